@@ -1,0 +1,108 @@
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Cluster, image and installation build on each other; the speed comes from pytest's workers.
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+WORKERS ?= auto
+E2E_WORKERS ?= 4
+PYTEST_ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+PYTEST := $(BIN)/python -m pytest
+# By their first line, so that a new script is checked without being named here.
+SHELL_SCRIPTS = $(shell grep -rlE '^\#!.*\b(ba)?sh\b' .ci tools 2>/dev/null)
+
+.PHONY: help demo test check fix generate verify cluster cluster-down image install e2e unit lock
+
+# What make can do.
+help:
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: cluster image install  ## Show one run from start to released node, on the kind cluster
+	@echo "demo: one training run, watched from start to released node"
+	@$(BIN)/python tools/demo/demo.py
+
+test: check unit cluster image install e2e  ## Everything: check, unit tests, then the tests on a kind cluster
+	@echo "test: all passed"
+
+check: $(READY) verify  ## Format, lint, types, layers, shell scripts, generated files
+	@echo "check: format and lint"
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@echo "check: types"
+	@$(BIN)/mypy --no-error-summary
+	@echo "check: layers"
+	@$(BIN)/lint-imports --no-logo >.venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
+	@echo "check: shell scripts"
+	@$(if $(SHELL_SCRIPTS),$(BIN)/shellcheck $(SHELL_SCRIPTS),true)
+
+fix: $(READY)  ## Format, and repair what the linter can
+	@echo "fix: format and lint"
+	@$(BIN)/ruff check --fix --exit-zero --quiet .
+	@$(BIN)/ruff format --quiet .
+
+generate: $(READY)  ## Write crds/ from the models in operator/trainingrun_operator/api
+	@echo "generate: crds/"
+	@$(BIN)/python -m trainingrun_operator.api.crd crds
+
+verify: $(READY)  ## Fail when crds/ is not what the models say
+	@echo "verify: crds/ is what the models say"
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	$(BIN)/python -m trainingrun_operator.api.crd "$$fresh" >/dev/null; \
+	diff -ru crds "$$fresh" || { echo "verify: run 'make generate' and commit crds/" >&2; exit 1; }
+
+cluster: $(READY)  ## Start the kind cluster (idempotent)
+	@echo "cluster: starting kind"
+	@tools/cluster/cluster up
+
+cluster-down:  ## Remove the kind cluster
+	@echo "cluster-down: removing kind"
+	@tools/cluster/cluster down
+
+image: $(READY)  ## Build the operator's image and load it into the cluster
+	@echo "image: building and loading"
+	@tools/image
+
+install: $(READY)  ## Install the operator into the cluster
+	@echo "install: operator into the cluster"
+	@tools/install
+
+e2e: $(READY)  ## Tests on the running cluster, with the installed operator
+	@echo "e2e: tests on the cluster"
+	@$(PYTEST) -m cluster -n $(E2E_WORKERS) $(PYTEST_ARGS)
+
+# Part of `test`; alone it is the quick loop while writing code.
+unit: $(READY)
+	@echo "unit: tests without a cluster"
+	@$(PYTEST) -m "not cluster" -n $(WORKERS) --cov --cov-report= $(PYTEST_ARGS)
+	@echo "unit: every branch of core and api is covered"
+	@$(BIN)/coverage report --include='*/trainingrun_operator/core/*,*/trainingrun_operator/api/*' --fail-under=100
+
+# pip reads both locks; writing them needs uv. No index address goes in.
+lock:
+	@echo "lock: requirements.lock, requirements-dev.lock"
+	@command -v uv >/dev/null || { echo "lock: uv is needed to resolve (pip install uv)" >&2; exit 1; }
+	@uv pip compile pyproject.toml --output-file requirements.lock $(LOCK_FLAGS)
+	@uv pip compile pyproject.toml --group dev --constraint requirements.lock --output-file requirements-dev.lock $(LOCK_FLAGS)
+	@! grep -n '://' requirements.lock requirements-dev.lock
+
+LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command 'make lock' $(UPGRADE)
+
+$(READY): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); set PYTHON=python3.x" >&2; exit 1; }
+	@echo "set-up: .venv from requirements-dev.lock"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@if command -v uv >/dev/null; then \
+		uv pip sync --quiet --python $(BIN)/python --require-hashes requirements-dev.lock; \
+		uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps --editable .; \
+	else \
+		$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-dev.lock; \
+		$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .; \
+	fi
+	@touch $@

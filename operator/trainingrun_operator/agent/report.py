@@ -1,0 +1,131 @@
+"""What the agent says about itself: the threads write here, `GET /progress` reads. Ages are computed when asked."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trainingrun_operator.agent import detect
+from trainingrun_operator.agent.look import View
+from trainingrun_operator.api.exchange import AgentError, AgentReport, CommitSeen, Found, MarkerSeen
+
+if TYPE_CHECKING:
+    from trainingrun_operator.agent.cargo import Tally
+    from trainingrun_operator.agent.detect import Seen
+
+NOTHING = View()
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why something does not work now."""
+
+    code: str
+    message: str
+    since: float
+    """`time.monotonic`."""
+
+
+class Board:
+    """Shared by all threads; every change is one assignment under the lock."""
+
+    def __init__(self, pod_uid: str, since_ns: int) -> None:
+        self._lock = threading.Lock()
+        self._pod_uid = pod_uid
+        self._since_ns = since_ns
+        self._view = NOTHING
+        self._markers: tuple[tuple[MarkerSeen, float], ...] = ()
+        self._foreign = False
+        self._unsaved: int | None = None
+        self._epoch: int | None = None
+        self._commit: CommitSeen | None = None
+        self._working_on: str | None = None
+        self._tally: Tally | None = None
+        self._trouble: dict[str, Trouble] = {}
+
+    def looked(self, view: View, markers: tuple[MarkerSeen, ...], *, foreign: bool) -> None:
+        """A look at the volume is over."""
+        at = time.monotonic()
+        with self._lock:
+            self._view = view
+            self._markers = tuple((marker, at) for marker in markers)
+            self._foreign = foreign
+
+    def unsaved(self, size: int) -> None:
+        """That much lies in the volume and in no commit."""
+        with self._lock:
+            self._unsaved = size
+
+    def claimed(self, epoch: int | None, commit: CommitSeen | None) -> None:
+        """The bucket was read: this is the writer's epoch, this its newest commit."""
+        with self._lock:
+            self._epoch = epoch
+            self._commit = commit
+
+    def working_on(self, request_id: str | None) -> None:
+        """A save request is in hand, or none."""
+        with self._lock:
+            self._working_on = request_id
+
+    def shipping(self, tally: Tally | None) -> None:
+        """A generation is on its way, or none."""
+        with self._lock:
+            self._tally = tally
+
+    def failed(self, source: str, code: str, message: str) -> bool:
+        """Something does not work; returns whether that is news."""
+        with self._lock:
+            known = self._trouble.get(source)
+            news = known is None or known.code != code
+            since = known.since if known and not news else time.monotonic()
+            self._trouble[source] = Trouble(code, message, since)
+            return news
+
+    def works(self, source: str) -> None:
+        """It works again."""
+        with self._lock:
+            self._trouble.pop(source, None)
+
+    def report(self) -> AgentReport:
+        """The page of this moment."""
+        with self._lock:
+            at, wall = time.monotonic(), time.time()
+            view = self._view
+            entries = view.scan.entries
+            whole = detect.newest(view.seen, self._since_ns)
+            partial = detect.newest(view.seen, self._since_ns, complete=False)
+            if whole and partial and partial.unit.mtime_ns < whole.unit.mtime_ns:
+                partial = None
+            total = sum(entry.size for entry in entries.values())
+            trouble = next((self._trouble[source] for source in ("volume", "store") if source in self._trouble), None)
+            return AgentReport(
+                pod_uid=self._pod_uid,
+                agent_epoch=self._epoch,
+                newest=_found(whole, wall),
+                unfinished=_found(partial, wall),
+                files=len(entries),
+                bytes=total,
+                unsaved_bytes=total if self._unsaved is None else self._unsaved,
+                uploaded_bytes=self._tally.sent_bytes + self._tally.kept_bytes if self._tally else 0,
+                last_change_seconds=None if view.changed_at is None else max(at - view.changed_at, 0.0),
+                commit=self._commit,
+                working_on=self._working_on,
+                foreign_stop_file=self._foreign,
+                markers=tuple(
+                    MarkerSeen(name=marker.name, age_seconds=marker.age_seconds + at - seen_at)
+                    for marker, seen_at in self._markers
+                ),
+                error=AgentError(code=trouble.code, message=trouble.message, since_seconds=at - trouble.since)
+                if trouble
+                else None,
+            )
+
+
+def _found(seen: Seen | None, wall: float) -> Found | None:
+    if seen is None:
+        return None
+    unit = seen.unit
+    age = max(wall - unit.mtime_ns / 1e9, 0.0)
+    return Found(dir=unit.dir, step=unit.step, complete=seen.complete, age_seconds=age, bytes=unit.bytes)

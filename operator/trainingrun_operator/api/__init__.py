@@ -1,0 +1,1 @@
+"""What users write and read: pure data, no clock, no I/O."""

@@ -1,0 +1,188 @@
+"""What every model of the API is built from: the frozen base, the markers of a CRD schema, the description of a kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import GetJsonSchemaHandler
+    from pydantic_core import CoreSchema
+
+RULES = "x-kubernetes-validations"
+PRESERVE = "x-kubernetes-preserve-unknown-fields"
+
+
+@dataclass(frozen=True)
+class Cel:
+    """A CEL rule that the API server enforces: on a field by ``Annotated``, on a model by ``cel_rules``.
+
+    A rule that reads ``oldSelf`` is a transition rule; on a field it is bypassed by removing the field, so put it on
+    the nearest required object.
+    """
+
+    rule: str
+    message: str
+    reason: str | None = None
+    """``FieldValueInvalid``, ``FieldValueForbidden``, ``FieldValueRequired`` or ``FieldValueDuplicate``."""
+    field_path: str | None = None
+    """The field that the complaint is about, relative to where the rule stands: ``.stopRules``."""
+    optional_old_self: bool = False
+    """Run on creation as well; ``oldSelf`` is then an optional value."""
+
+    def as_schema(self) -> dict[str, Any]:
+        """Return the entry of ``x-kubernetes-validations``."""
+        entry = {"rule": self.rule, "message": self.message, "reason": self.reason, "fieldPath": self.field_path}
+        if self.optional_old_self:
+            return {k: v for k, v in entry.items() if v is not None} | {"optionalOldSelf": True}
+        return {k: v for k, v in entry.items() if v is not None}
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = dict(handler(core))
+        return schema | {RULES: [*schema.get(RULES, []), self.as_schema()]}
+
+
+class ListMap:
+    """A list whose items are told apart by these keys, so that two writers can each own some of them."""
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = keys
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return dict(handler(core)) | {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(self.keys)}
+
+
+@dataclass(frozen=True)
+class ListSet:
+    """A list of scalars without duplicates."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return dict(handler(core)) | {"x-kubernetes-list-type": "set"}
+
+
+@dataclass(frozen=True)
+class Preserved:
+    """An object that the API server keeps as it was written, unchecked: another API's type."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "object", PRESERVE: True}
+
+
+PreservedObject = Annotated[dict[str, Any], Preserved()]
+"""A pod template, a raw Kubernetes object: stored whole."""
+
+Name = Annotated[str, Field(max_length=63)]
+"""A label-sized name."""
+ObjectName = Annotated[str, Field(max_length=253)]
+"""The name of a Kubernetes object."""
+Word = Annotated[str, Field(max_length=128)]
+"""A reason, an id, a class: one word."""
+Text = Annotated[str, Field(max_length=1024)]
+"""A sentence or two."""
+Message = Annotated[str, Field(max_length=4096)]
+"""What a person is told; truncated before it is written."""
+Uri = Annotated[str, Field(max_length=2048)]
+"""The address of an object or a service."""
+Timestamp = Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
+"""RFC 3339, as the API server writes it."""
+Seconds = Annotated[int, Field(ge=0, le=315_360_000)]
+"""A duration in whole seconds; at most ten years, so that sums fit everywhere."""
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+"""How many of something small."""
+BigCount = Annotated[int, Field(ge=0, le=2**53 - 1)]
+"""Bytes and steps; at most what every JSON reader keeps exact."""
+
+
+class Model(BaseModel):
+    """The base of everything that users write and read: frozen, snake_case here and camelCase there.
+
+    Unknown fields are ignored, so that an older operator survives what a newer one stored; ``parse_strict`` refuses
+    them.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+    )
+
+    cel_rules: ClassVar[tuple[Cel, ...]] = ()
+    """Rules over the whole object."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler(core)
+        definition = handler.resolve_ref_schema(schema)
+        if cls.cel_rules:
+            definition[RULES] = [rule.as_schema() for rule in cls.cel_rules]
+        for name, field in cls.model_fields.items():
+            # pydantic leaves factories out, and would freeze a nested model's defaults in a copy.
+            default = field.get_default(call_default_factory=True, validated_data={})
+            if isinstance(default, Model):
+                definition["properties"][field.alias or name]["default"] = default.model_dump(
+                    mode="json", by_alias=True, exclude_defaults=True
+                )
+        return schema
+
+    @classmethod
+    def parse(cls, stored: Mapping[str, Any]) -> Self:
+        """Read a stored object, camelCase; fields that this version does not know are ignored.
+
+        Raises:
+            pydantic.ValidationError: a field has a value that its type refuses.
+        """
+        return cls.model_validate(stored, by_alias=True, by_name=False)
+
+    @classmethod
+    def parse_strict(cls, written: Mapping[str, Any]) -> Self:
+        """Read what a person wrote, camelCase; a field that does not exist is an error at any depth.
+
+        Raises:
+            pydantic.ValidationError: an unknown field, or a value that its type refuses.
+        """
+        return cls.model_validate(written, by_alias=True, by_name=False, extra="forbid")
+
+    def dump(self) -> dict[str, Any]:
+        """Return what the API server stores: camelCase, JSON values, without the absent."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of ``kubectl get``; ``wide`` ones show with ``-o wide``."""
+
+    name: str
+    path: str
+    """JSONPath with a leading dot: ``.status.phase``."""
+    type: str = "string"
+    """``string``, ``integer``, ``number``, ``boolean`` or ``date``."""
+    wide: bool = False
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One kind: what its CustomResourceDefinition says beyond the fields."""
+
+    kind: str
+    plural: str
+    spec: type[Model]
+    status: type[Model]
+    description: str
+    """What ``kubectl explain`` prints for the kind."""
+    scope: str = "Namespaced"
+    """``Namespaced`` or ``Cluster``."""
+    short_names: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = ()
+    selectable_fields: tuple[str, ...] = ()
+    """JSONPaths that a field selector may use: ``.status.phase``."""
+    cel_rules: tuple[Cel, ...] = ()
+    """Rules over the whole object; of ``metadata`` only ``name`` and ``generateName`` are visible to them."""

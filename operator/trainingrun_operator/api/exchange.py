@@ -1,0 +1,139 @@
+"""What operator and agent say to each other.
+
+Operator to agent: annotations on the pod, read through the downward API, level-triggered. Agent to operator: one JSON page,
+`GET /progress`. Everything that measures time is an age or a duration in seconds taken on one clock, never a time of day, because
+the two ends run on different machines. What the agent reports is advice; only what the operator reads back from the bucket is proof.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from trainingrun_operator.api.base import Model
+
+AGENT_CONFIG_ENV = "TRAININGRUN_AGENT_CONFIG"
+"""`AgentConfig` as JSON, in the environment of agent and restore."""
+
+
+class StopMode(StrEnum):
+    """Which checkpoint a stop waits for."""
+
+    AUTO = "Auto"
+    """Ask; the training saves and leaves, or the grace is spent."""
+    NEXT_CHECKPOINT = "NextCheckpoint"
+    """Ask, and be content with the next complete checkpoint too."""
+    LAST_CHECKPOINT = "LastCheckpoint"
+    """Do not wait: the last complete checkpoint is enough."""
+
+
+class StopRequest(Model):
+    """Annotation `trainingrun.dev/stop`: ask the training to leave."""
+
+    id: str
+    mode: StopMode = StopMode.AUTO
+    grace_seconds: int = 120
+
+
+class SaveRequest(Model):
+    """Annotation `trainingrun.dev/save`: ship what is missing, then commit with this id and attempt.
+
+    With ``ended`` the training has exited: whatever lies there is final, half-written or empty as it may be. Without it the
+    training still runs, and the agent waits until at least one checkpoint is complete.
+    """
+
+    id: str
+    attempt: int = 1
+    ended: bool
+
+
+class AgentConfig(Model):
+    """All that agent and restore need to know, as the operator pinned it when it made the Job."""
+
+    namespace: str
+    run: str
+    run_uid: str
+    path: str
+    destination: str
+    """``s3://bucket/prefix``."""
+    endpoint_url: str = ""
+    region: str = ""
+    ca_file: str = ""
+    include: tuple[str, ...] = ("**",)
+    exclude: tuple[str, ...] = ()
+    settle_seconds: float = 10
+    """A file of no known format counts as complete once unchanged for this long."""
+    stop_file: str = "STOP_TRAINING"
+    marker_files: tuple[str, ...] = ()
+    port: int = 18790
+
+
+class Found(Model):
+    """One checkpoint as it lies in the volume."""
+
+    dir: str
+    """Relative to the checkpoint path; ``.`` for the path itself."""
+    step: int | None = None
+    complete: bool
+    age_seconds: float
+    """Since its newest file was last written."""
+    bytes: int = 0
+
+
+class CommitSeen(Model):
+    """The newest commit that this agent wrote."""
+
+    key: str
+    epoch: int
+    generation: int
+    step: int | None = None
+    final: bool = False
+    id: str | None = None
+    """The save request that it answers, if any."""
+    attempt: int = 0
+
+
+class MarkerSeen(Model):
+    """A completion marker that was written after the pod started."""
+
+    name: str
+    age_seconds: float
+
+
+class AgentError(Model):
+    """Why the agent cannot do its work now; it goes on trying."""
+
+    code: str
+    """CamelCase: ``Unreadable``, ``NoSuchBucket``, ``AccessDenied``, ``InvalidAccessKeyId``, ``Unreachable``, ``Fenced``, …"""
+    message: str
+    since_seconds: float = 0
+
+
+class AgentReport(Model):
+    """``GET /progress`` of the agent."""
+
+    pod_uid: str
+    agent_epoch: int | None = None
+    """None until the claim in the bucket succeeded."""
+    newest: Found | None = None
+    """The newest complete checkpoint in the volume."""
+    unfinished: Found | None = None
+    """A newer one that is still being written."""
+    files: int = 0
+    bytes: int = 0
+    unsaved_bytes: int = 0
+    """In the volume and not yet in any commit."""
+    uploaded_bytes: int = 0
+    """Of the generation that is being shipped now."""
+    last_change_seconds: Annotated[
+        float | None, Field(description="Since anything under the path changed; None if nothing was ever there")
+    ] = None
+    commit: CommitSeen | None = None
+    working_on: str | None = None
+    """Id of the save request in hand."""
+    foreign_stop_file: bool = False
+    """A stop file lies there that is newer than the pod and that the agent did not write."""
+    markers: tuple[MarkerSeen, ...] = ()
+    error: AgentError | None = None

@@ -1,0 +1,75 @@
+"""Every name that crosses a process or ends up on an object: group, labels, annotations, finalizer, child names.
+
+Operator, agent, gate and restore all read this module, so a name is spelled once.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+GROUP: Final = "trainingrun.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+RUN_KIND: Final = "TrainingRun"
+RUN_PLURAL: Final = "trainingruns"
+POOL_KIND: Final = "GPUNodePool"
+POOL_PLURAL: Final = "gpunodepools"
+
+FINALIZER: Final = f"{GROUP}/checkpoint"
+"""On a run from before its Job exists until everything it owned is settled."""
+
+# -- labels on children -----------------------------------------------------------------------------------
+RUN_LABEL: Final = f"{GROUP}/run"
+RUN_UID_LABEL: Final = f"{GROUP}/run-uid"
+KUEUE_QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+
+# -- annotations on a pod: the operator's side of the conversation with the agent, level-triggered --------
+STOP_ANNOTATION: Final = f"{GROUP}/stop"
+"""`exchange.StopRequest` as JSON: ask the training to leave."""
+SAVE_ANNOTATION: Final = f"{GROUP}/save"
+"""`exchange.SaveRequest` as JSON: ship what is missing and commit under this id."""
+RELEASED_ANNOTATION: Final = f"{GROUP}/released"
+"""Present: agent and gate may leave; everything that matters is verified or given up on purpose."""
+
+# -- taint and annotation on a node -----------------------------------------------------------------------
+RELEASING_TAINT: Final = f"{GROUP}/releasing"
+"""`NoSchedule`; the value is the uid of the run that releases the node."""
+
+# -- what the operator adds to a pod ----------------------------------------------------------------------
+AGENT_CONTAINER: Final = "checkpoint-agent"
+GATE_CONTAINER: Final = "checkpoint-gate"
+RESTORE_CONTAINER: Final = "checkpoint-restore"
+OWN_CONTAINERS: Final = frozenset({AGENT_CONTAINER, GATE_CONTAINER, RESTORE_CONTAINER})
+
+CONTROL_VOLUME: Final = "trainingrun-control"
+PODINFO_VOLUME: Final = "trainingrun-podinfo"
+CHECKPOINT_VOLUME: Final = "trainingrun-checkpoints"
+CA_VOLUME: Final = "trainingrun-s3-ca"
+
+CONTROL_PATH: Final = "/var/run/trainingrun/control"
+PODINFO_PATH: Final = "/var/run/trainingrun/podinfo"
+CA_PATH: Final = "/var/run/trainingrun/ca"
+AGENT_PORT: Final = 18790
+
+CHECKPOINT_DIR_ENV: Final = "TRAININGRUN_CHECKPOINT_DIR"
+CONTROL_ENV: Final = "TRAININGRUN_CONTROL"
+
+JOB_NAME_MAX: Final = 52
+"""A run's name becomes its Job's, and pods append to that: DNS-1035, at most this long."""
+
+
+def job_name(run_name: str) -> str:
+    """The Job of a run carries the run's own name."""
+    return run_name
+
+
+def child_labels(run_name: str, run_uid: str) -> dict[str, str]:
+    """Labels of everything the operator makes for a run."""
+    return {
+        RUN_LABEL: run_name,
+        RUN_UID_LABEL: run_uid,
+        "app.kubernetes.io/name": "trainingrun",
+        "app.kubernetes.io/instance": run_name,
+        "app.kubernetes.io/managed-by": "trainingrun-operator",
+    }

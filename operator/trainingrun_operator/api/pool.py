@@ -1,0 +1,82 @@
+"""`GPUNodePool`: which nodes may be released, and by which provider. Written by the administrator; no run ever names a cloud resource."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.base import Cel, Column, Count, Model, ObjectName, Resource, Seconds
+
+LabelKey = Annotated[str, Field(max_length=317)]
+LabelValue = Annotated[str, Field(max_length=63)]
+
+
+class IgnoredPods(Model):
+    """Pods that do not keep a node: an exporter that runs everywhere without being a DaemonSet."""
+
+    namespace: ObjectName
+    """Their namespace."""
+    labels: Annotated[dict[LabelKey, LabelValue], Field(min_length=1, max_length=16)]
+    """Labels that all of them carry."""
+
+
+class AWSAutoScaling(Model):
+    """EC2 Auto Scaling, EKS managed node groups included: the instance is terminated by its id and the desired capacity lowered with it."""
+
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]+$", max_length=63)]
+    """Region of the groups."""
+    groups: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=255)], ...], Field(min_length=1, max_length=64)
+    ]
+    """Names of the Auto Scaling groups that the pool's machines belong to."""
+
+
+class GPUNodePoolSpec(Model):
+    """Which nodes, and who releases them."""
+
+    cel_rules = (
+        Cel(
+            "!('node-role.kubernetes.io/control-plane' in self.nodeSelector)",
+            "a pool cannot select control-plane nodes",
+            field_path=".nodeSelector",
+        ),
+        Cel("has(self.awsAutoScaling)", "exactly one provider is required: awsAutoScaling"),
+    )
+
+    node_selector: Annotated[dict[LabelKey, LabelValue], Field(min_length=1, max_length=16)]
+    """Labels of the pool's nodes; never empty."""
+    min_nodes: Count = 0
+    """So many nodes are always kept. Default 0."""
+    max_idle_seconds: Seconds = 7200
+    """Waiting demand keeps an empty node no longer than this, in seconds. Default 7200."""
+    settle_seconds: Seconds = 10
+    """Between tainting a node and looking once more whether it is empty, in seconds. Default 10."""
+    ignore_pods: Annotated[tuple[IgnoredPods, ...], Field(max_length=32)] = ()
+    """Pods that do not keep a node, besides those of DaemonSets."""
+    alert_after_seconds: Seconds = 900
+    """A release that takes longer is said to be overdue, in seconds. Default 900."""
+    aws_auto_scaling: AWSAutoScaling | None = None
+    """EC2 Auto Scaling, EKS managed node groups included."""
+
+
+class GPUNodePoolStatus(Model):
+    """What the operator knows about the pool."""
+
+
+RESOURCE = Resource(
+    kind=names.POOL_KIND,
+    plural=names.POOL_PLURAL,
+    spec=GPUNodePoolSpec,
+    status=GPUNodePoolStatus,
+    scope="Cluster",
+    short_names=("gnp",),
+    categories=("training",),
+    description="GPU nodes that may be released when a training run has ended, and the provider that releases them.",
+    columns=(
+        Column("Groups", ".spec.awsAutoScaling.groups"),
+        Column("Min", ".spec.minNodes", type="integer"),
+        Column("Age", ".metadata.creationTimestamp", type="date"),
+    ),
+)

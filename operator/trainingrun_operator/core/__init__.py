@@ -1,0 +1,1 @@
+"""Decisions: pure functions over frozen values; no clock, no I/O, no kopf."""

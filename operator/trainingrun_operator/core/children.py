@@ -1,0 +1,229 @@
+"""The one child that a run has: its Job, with everything that the operator adds to the author's pod.
+
+What the author wrote is kept. Added are three containers of the operator's own image: `checkpoint-restore` puts the newest proven checkpoint
+back before the training starts, `checkpoint-agent` (a native sidecar) ships checkpoints while it runs, and `checkpoint-gate` keeps the pod alive
+after it has exited, for as long as proving takes: a native sidecar alone would be killed with the pod's grace.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, Final
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.exchange import AGENT_CONFIG_ENV, AgentConfig
+from trainingrun_operator.api.run import CheckpointMode
+
+if TYPE_CHECKING:
+    from trainingrun_operator.api.run import TrainingRunSpec
+    from trainingrun_operator.core.observed import Defaults, Run
+
+Manifest = dict[str, Any]
+
+NEVER_BACK_OFF: Final = 2**31 - 1
+"""Restarts are counted by the operator; the Job must not give up before it."""
+AGENT_GRACE_SECONDS: Final = 300
+"""On top of the training's own grace, for the last commit."""
+AGENT_UID: Final = 65532
+CREDENTIALS: Final = (("AWS_ACCESS_KEY_ID", False), ("AWS_SECRET_ACCESS_KEY", False), ("AWS_SESSION_TOKEN", True))
+GATE_RESOURCES: Final = {"cpu": "10m", "memory": "32Mi"}
+
+
+def job(run: Run, defaults: Defaults) -> Manifest:
+    """Build the Job of a run. It has no ownerReference: foreground deletion would end it although our finalizer still stands."""
+    labels = names.child_labels(run.name, run.uid)
+    queue = (
+        {names.KUEUE_QUEUE_LABEL: run.labels[names.KUEUE_QUEUE_LABEL]} if names.KUEUE_QUEUE_LABEL in run.labels else {}
+    )
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": names.job_name(run.name), "namespace": run.namespace, "labels": labels | queue},
+        "spec": {
+            "backoffLimit": NEVER_BACK_OFF,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {
+                "rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
+            },
+            "template": pod_template(run, defaults),
+        },
+    }
+
+
+def pod_template(run: Run, defaults: Defaults) -> Manifest:
+    """Build the pod: the author's template with agent, gate and restore."""
+    template = deepcopy(run.spec.template)
+    meta, spec = template.setdefault("metadata", {}) or {}, template["spec"]
+    annotations = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
+    main = main_container(run.spec)
+    mounts = [_checkpoint_mount(run.spec, spec, main), {"name": names.CONTROL_VOLUME, "mountPath": names.CONTROL_PATH}]
+    for container in spec["containers"]:
+        _equip(container, run.spec, mounts if container["name"] == main else mounts[1:])
+    spec["volumes"] = [*spec.get("volumes", []), *_volumes(run.spec, spec, mounts[0]["name"])]
+    own = _own_containers(run, defaults, spec, mounts)
+    spec["initContainers"] = [
+        *([own["restore"]] if _uploads(run.spec) else []),
+        own["agent"],
+        *spec.get("initContainers", []),
+    ]
+    spec["containers"].append(own["gate"])
+    spec["restartPolicy"] = "Never"
+    spec["terminationGracePeriodSeconds"] = max(
+        spec.get("terminationGracePeriodSeconds", 30), run.spec.shutdown.grace_seconds + AGENT_GRACE_SECONDS
+    )
+    return {
+        "metadata": meta
+        | {
+            "labels": (meta.get("labels") or {}) | names.child_labels(run.name, run.uid),
+            "annotations": annotations | (meta.get("annotations") or {}),
+        },
+        "spec": spec,
+    }
+
+
+def main_container(spec: TrainingRunSpec) -> str:
+    """The container that trains."""
+    return spec.metrics.container or str(spec.template["spec"]["containers"][0]["name"])
+
+
+def _uploads(spec: TrainingRunSpec) -> bool:
+    return spec.checkpoint.mode is CheckpointMode.UPLOAD
+
+
+def _checkpoint_mount(spec: TrainingRunSpec, pod: Manifest, main: str) -> Manifest:
+    """The mount that the checkpoint path lies on; where there is none, one of an emptyDir of ours."""
+    path = spec.checkpoint.path
+    container = next(c for c in pod["containers"] if c["name"] == main)
+    candidates = [
+        m
+        for m in container.get("volumeMounts") or []
+        if path == m["mountPath"] or path.startswith(m["mountPath"].rstrip("/") + "/")
+    ]
+    if candidates:
+        return dict(max(candidates, key=lambda mount: len(mount["mountPath"])))
+    return {"name": names.CHECKPOINT_VOLUME, "mountPath": path}
+
+
+def _equip(container: Manifest, spec: TrainingRunSpec, mounts: list[Manifest]) -> None:
+    """Give one of the author's containers the variables and volumes, behind nothing that the author named the same."""
+    has = {variable["name"] for variable in container.get("env") or []}
+    ours = {names.CHECKPOINT_DIR_ENV: spec.checkpoint.path, names.CONTROL_ENV: names.CONTROL_PATH}
+    container["env"] = [{"name": name, "value": value} for name, value in ours.items() if name not in has] + (
+        container.get("env") or []
+    )
+    mounted = {mount["mountPath"] for mount in container.get("volumeMounts") or []}
+    shm = [{"name": "trainingrun-shm", "mountPath": "/dev/shm"}] if _wants_gpu(container) else []  # noqa: S108 - the kernel's own path, not a temporary file
+    added = [mount for mount in (*mounts, *shm) if mount["mountPath"] not in mounted]
+    container["volumeMounts"] = [*(container.get("volumeMounts") or []), *added]
+
+
+def _wants_gpu(container: Manifest) -> bool:
+    limits = (container.get("resources") or {}).get("limits") or {}
+    return any(name.endswith("/gpu") for name in limits)
+
+
+def _volumes(spec: TrainingRunSpec, pod: Manifest, checkpoint_volume: str) -> list[Manifest]:
+    mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+    volumes: list[Manifest] = [
+        {"name": names.CONTROL_VOLUME, "emptyDir": {}},
+        {
+            "name": names.PODINFO_VOLUME,
+            "downwardAPI": {"items": [{"path": "annotations", "fieldRef": {"fieldPath": "metadata.annotations"}}]},
+        },
+    ]
+    if checkpoint_volume == names.CHECKPOINT_VOLUME:
+        volumes.append({"name": names.CHECKPOINT_VOLUME, "emptyDir": {}})
+    if "trainingrun-shm" in mounted:
+        volumes.append({"name": "trainingrun-shm", "emptyDir": {"medium": "Memory"}})
+    if secret := spec.checkpoint.s3.credentials_secret_name:
+        volumes.append(
+            {
+                "name": names.CA_VOLUME,
+                "secret": {"secretName": secret, "optional": True, "items": [{"key": "ca.crt", "path": "ca.crt"}]},
+            }
+        )
+    return volumes
+
+
+def _own_containers(run: Run, defaults: Defaults, pod: Manifest, mounts: list[Manifest]) -> dict[str, Manifest]:
+    podinfo = {"name": names.PODINFO_VOLUME, "mountPath": names.PODINFO_PATH, "readOnly": True}
+    common = {
+        "image": defaults.agent_image,
+        "imagePullPolicy": defaults.agent_pull_policy,
+        "securityContext": _security(run.spec, pod),
+    }
+    secret = run.spec.checkpoint.s3.credentials_secret_name
+    ca = [{"name": names.CA_VOLUME, "mountPath": names.CA_PATH, "readOnly": True}] if secret else []
+    ships: Manifest = {"env": _agent_env(run, defaults), "volumeMounts": [*mounts, podinfo, *ca]}
+    if defaults.agent_resources:
+        ships["resources"] = dict(defaults.agent_resources)
+    return {
+        "restore": {"name": names.RESTORE_CONTAINER, "args": ["restore"], **common, **ships},
+        "agent": {
+            "name": names.AGENT_CONTAINER,
+            "args": ["agent"],
+            "restartPolicy": "Always",
+            "ports": [{"name": "ckpt-agent", "containerPort": names.AGENT_PORT}],
+            **common,
+            **ships,
+        },
+        "gate": {
+            "name": names.GATE_CONTAINER,
+            "args": ["gate"],
+            **common,
+            "volumeMounts": [podinfo],
+            "resources": {"requests": GATE_RESOURCES, "limits": GATE_RESOURCES},
+        },
+    }
+
+
+def _agent_env(run: Run, defaults: Defaults) -> list[Manifest]:
+    spec = run.spec
+    config = AgentConfig(
+        namespace=run.namespace,
+        run=run.name,
+        run_uid=run.uid,
+        path=spec.checkpoint.path,
+        destination=(spec.checkpoint.destination or "") if _uploads(spec) else "",
+        endpoint_url=spec.checkpoint.s3.endpoint_url,
+        region=spec.checkpoint.s3.region,
+        ca_file=f"{names.CA_PATH}/ca.crt" if spec.checkpoint.s3.credentials_secret_name else "",
+        include=spec.checkpoint.include,
+        exclude=spec.checkpoint.exclude,
+        settle_seconds=defaults.agent_settle_seconds,
+        stop_file=spec.shutdown.file,
+        marker_files=spec.completion.marker_files,
+        port=names.AGENT_PORT,
+    )
+    fields = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid", "NODE_NAME": "spec.nodeName"}
+    secret = spec.checkpoint.s3.credentials_secret_name
+    keys = (
+        [
+            {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": optional}}}
+            for key, optional in CREDENTIALS
+        ]
+        if secret
+        else []
+    )
+    return [
+        {"name": AGENT_CONFIG_ENV, "value": config.model_dump_json(by_alias=True)},
+        *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()),
+        *keys,
+    ]
+
+
+def _security(spec: TrainingRunSpec, pod: Manifest) -> Manifest:
+    """Restricted, under the user that trains, so that the agent can read what the training writes."""
+    main = next(c for c in pod["containers"] if c["name"] == main_container(spec))
+    own, shared = main.get("securityContext") or {}, pod.get("securityContext") or {}
+    user = own.get("runAsUser", shared.get("runAsUser", AGENT_UID))
+    group = own.get("runAsGroup", shared.get("runAsGroup"))
+    return {
+        "runAsUser": user,
+        **({"runAsGroup": group} if group is not None else {}),
+        "runAsNonRoot": user != 0,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }

@@ -1,0 +1,171 @@
+"""The closed set of things that a decision may ask for. `edge.execute` knows how to do each of them, and nothing else is ever done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainingrun_operator.api.run import NodeStatus, Phase, Termination
+
+
+@dataclass(frozen=True)
+class AddFinalizer:
+    """From now on the run cannot vanish before its checkpoint is settled."""
+
+
+@dataclass(frozen=True)
+class RemoveFinalizer:
+    """Nothing of the run is left to protect."""
+
+
+@dataclass(frozen=True)
+class CreateJob:
+    """Dry-run first; the API server's complaint becomes a `Problem`."""
+
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AdoptJob:
+    """Hand the Job to the garbage collector: it goes when the run is deleted."""
+
+    uid: str
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Write the intent to end the run; refused by the API server if the run has changed meanwhile."""
+
+    termination: Termination
+
+
+@dataclass(frozen=True)
+class Advance:
+    """Write the next phase of a stop; refused unless id, phase and attempt are still what they were."""
+
+    termination: Termination
+    was_phase: Phase
+    was_attempt: int
+    completion: bool = False
+    """Also write the completion time."""
+
+
+@dataclass(frozen=True)
+class RecordNodes:
+    """Write ``status.nodes``; refused if the run has changed meanwhile."""
+
+    nodes: tuple[NodeStatus, ...]
+
+
+@dataclass(frozen=True)
+class Annotate:
+    """Tell agent and gate of one pod something; refused for a pod of another uid."""
+
+    pod: str
+    pod_uid: str
+    key: str
+    value: str
+
+
+@dataclass(frozen=True)
+class EndReplacements:
+    """Set the Job's backoffLimit to 0, so that no exit code starts another pod."""
+
+    job_uid: str
+
+
+@dataclass(frozen=True)
+class SuspendJob:
+    """End pods whose training still runs, with their grace."""
+
+    job_uid: str
+
+
+@dataclass(frozen=True)
+class DeletePod:
+    """With its uid as precondition; already gone is success."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class DeleteJob:
+    """With its uid as precondition; already gone is success."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class TaintNode:
+    """Keep new pods off; refused for a node of another uid."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class UntaintNode:
+    """Take back what `TaintNode` did, and nothing else."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class ReleaseMachine:
+    """Ask the pool's provider to terminate exactly this machine."""
+
+    pool: str
+    provider_id: str
+
+
+@dataclass(frozen=True)
+class DeleteNode:
+    """Remove the Node of a machine that is gone, with its uid as precondition."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class Tell:
+    """An Event on the run."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+
+Effect = (
+    AddFinalizer
+    | RemoveFinalizer
+    | CreateJob
+    | AdoptJob
+    | Begin
+    | Advance
+    | RecordNodes
+    | Annotate
+    | EndReplacements
+    | SuspendJob
+    | DeletePod
+    | DeleteJob
+    | TaintNode
+    | UntaintNode
+    | ReleaseMachine
+    | DeleteNode
+    | Tell
+)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do now, in order, and when to look again at the latest."""
+
+    effects: tuple[Effect, ...] = ()
+    again_seconds: float | None = None
+    """None: at the next event."""
+    note: str = ""
+    """What the run waits for, for logs."""

@@ -1,0 +1,222 @@
+"""The gates before a node goes, and the phases of its way back.
+
+::
+
+    InUse → WaitIdle → Cordoned → Releasing → Verifying → Released
+                ↑__________│ (somebody came)      └→ Retained
+
+A node is released by the identity that was recorded while the run's pod was on it, only when empty, and it is released only once both its
+machine and its Node are gone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, assert_never
+
+from trainingrun_operator.api.run import NodePhase, NodePoolPolicy, NodeStatus
+from trainingrun_operator.core.effects import DeleteNode, Effect, RecordNodes, ReleaseMachine, TaintNode, UntaintNode
+from trainingrun_operator.core.observed import Instance, Training
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trainingrun_operator.core.observed import NodeFacts, Observed, Pool
+
+SETTLED = frozenset({NodePhase.RELEASED, NodePhase.RETAINED})
+Step = tuple[NodeStatus, tuple[Effect, ...]]
+
+
+def settled(nodes: tuple[NodeStatus, ...]) -> bool:
+    """Whether every node is gone, or kept on purpose."""
+    return all(node.phase in SETTLED for node in nodes)
+
+
+def unrecorded(seen: Observed) -> tuple[NodeStatus, ...]:
+    """Nodes that a pod of the run is on and whose identity is not written down yet."""
+    known = {node.uid for node in seen.run.status.nodes}
+    used = {pod.node for pod in seen.live_pods if pod.node and pod.training is not Training.NOT_STARTED}
+    return tuple(
+        NodeStatus(
+            name=facts.name,
+            uid=facts.uid,
+            provider_id=facts.provider_id,
+            pool=_pool_of(seen, facts),
+            phase_at=seen.wall,
+        )
+        for facts in seen.nodes
+        if facts.uid is not None and facts.name in used and facts.uid not in known
+    )
+
+
+def _pool_of(seen: Observed, facts: NodeFacts) -> str:
+    named = seen.run.spec.node_pool.ref
+    selecting = [pool.name for pool in seen.pools if pool.selects(facts.labels) and named in ("", pool.name)]
+    return selecting[0] if len(selecting) == 1 else ""
+
+
+def next_effects(seen: Observed) -> tuple[Effect, ...]:
+    """Take every node of the run one look further: the record first, then what it allows."""
+    nodes: list[NodeStatus] = []
+    effects: list[Effect] = []
+    facts = {found.name: found for found in seen.nodes}
+    for node in seen.run.status.nodes:
+        status, wanted = _step(seen, node, facts.get(node.name))
+        nodes.append(status)
+        effects += wanted
+    changed = tuple(nodes) != seen.run.status.nodes
+    # What a phase allows is done only once the phase is written; taking back our own taint is always allowed.
+    untaints = tuple(effect for effect in effects if isinstance(effect, UntaintNode))
+    return (*untaints, RecordNodes(tuple(nodes))) if changed else tuple(effects)
+
+
+def _step(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Step:
+    if node.phase in SETTLED:
+        return node, ()
+    pool = next((pool for pool in seen.pools if pool.name == node.pool), None)
+    if seen.run.spec.node_pool.policy is NodePoolPolicy.NEVER:
+        return _to(seen, node, NodePhase.RETAINED, "Kept: spec.nodePool.policy is Never."), ()
+    if not node.pool:
+        return _to(seen, node, NodePhase.RETAINED, "Kept: no GPUNodePool, or more than one, selects this node."), ()
+    if pool is None or facts is None:
+        return _to(
+            seen, node, node.phase, f"GPUNodePool {node.pool!r} is gone: nobody says how to release this node."
+        ), ()
+    match node.phase:
+        case NodePhase.IN_USE | NodePhase.WAIT_IDLE:
+            return _when_idle(seen, node, facts, pool)
+        case NodePhase.CORDONED:
+            return _when_settled(seen, node, facts, pool)
+        case NodePhase.RELEASING:
+            return _release(seen, node, facts, pool)
+        case NodePhase.VERIFYING:
+            return _verify(seen, node, facts, pool)
+        case NodePhase.RELEASED | NodePhase.RETAINED:  # pragma: no cover - settled above
+            return node, ()
+        case _ as never:  # pragma: no cover - mypy proves that there is no other phase
+            assert_never(never)
+
+
+def _when_idle(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
+    if facts.instance is Instance.GONE or facts.uid is None:
+        return _to(seen, node, NodePhase.VERIFYING if facts.instance is Instance.GONE else NodePhase.RELEASING), ()
+    if facts.tainted_by not in (None, seen.run.uid):
+        return _to(seen, node, NodePhase.RETAINED, "Handed over: another run is releasing this node already."), ()
+    if kept := _handed_over(seen, facts):
+        return _to(seen, node, NodePhase.RETAINED, kept), ()
+    if facts.at_minimum:
+        return _to(seen, node, NodePhase.RETAINED, f"Kept: GPUNodePool {pool.name} is at its minimum."), ()
+    if why := _busy(seen, node, facts, pool):
+        return _to(seen, node, NodePhase.WAIT_IDLE, why), ()
+    return _to(seen, node, NodePhase.CORDONED, "Empty: tainted, looked at once more before it goes."), ()
+
+
+def _handed_over(seen: Observed, facts: NodeFacts) -> str:
+    """Why another run will release the node: every pod on it belongs to a run whose own release comes later."""
+    runs = [pod for pod in facts.occupants or () if pod.run_uid and pod.run_uid not in seen.ending_runs]
+    if not runs or len(runs) != len(facts.occupants or ()):
+        return ""
+    return f"Handed over: {', '.join(sorted({pod.key for pod in runs}))} still runs on it and releases it when it ends."
+
+
+def _busy(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> str:
+    """Why the node must stay for now."""
+    if facts.occupants is None:
+        return "The pods on this node could not be listed: it counts as occupied."
+    if facts.occupants:
+        return f"Occupied by {', '.join(pod.key for pod in facts.occupants[:5])}."
+    if facts.instance is Instance.UNKNOWN:
+        return f"The provider of GPUNodePool {pool.name} does not say how this machine is. {facts.problem}".rstrip()
+    waited = seen.node_seconds.get(node.uid, 0) if node.phase is NodePhase.WAIT_IDLE else 0
+    if facts.demand and waited < pool.spec.max_idle_seconds:
+        return f"Kept for {', '.join(pod.key for pod in facts.demand[:5])}, which waits for a node like this."
+    return ""
+
+
+def _when_settled(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
+    if facts.uid is None:
+        return _to(seen, node, NodePhase.RELEASING, "The Node is gone; the machine is released."), ()
+    back = (UntaintNode(node.name, node.uid),)
+    if kept := _handed_over(seen, facts):
+        return _to(seen, node, NodePhase.RETAINED, kept), back
+    if why := _busy(seen, node, facts, pool):
+        return _to(seen, node, NodePhase.WAIT_IDLE, why), back
+    if facts.tainted_by != seen.run.uid:
+        return node, (TaintNode(node.name, node.uid),)
+    if seen.node_seconds.get(node.uid, 0) < pool.spec.settle_seconds:
+        return node, ()
+    return _to(seen, node, NodePhase.RELEASING, "Empty after it was tainted: the machine is released."), ()
+
+
+def _release(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
+    if facts.instance in (Instance.TERMINATING, Instance.GONE):
+        return _to(
+            seen, node, NodePhase.VERIFYING, "The machine goes; waiting until machine and Node are both gone."
+        ), ()
+    if facts.at_minimum and facts.uid is not None:
+        return _to(seen, node, NodePhase.RETAINED, f"Kept: GPUNodePool {pool.name} is at its minimum."), (
+            UntaintNode(node.name, node.uid),
+        )
+    overdue = seen.node_seconds.get(node.uid, 0) >= pool.spec.alert_after_seconds
+    message = f"{'Overdue. ' if overdue else ''}{facts.problem}".strip()
+    return _to(seen, node, node.phase, message or node.message), (ReleaseMachine(pool.name, node.provider_id),)
+
+
+def _verify(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
+    waited = seen.node_seconds.get(node.uid, 0)
+    match facts.instance, facts.uid:
+        case Instance.GONE, None:
+            return _to(seen, node, NodePhase.RELEASED, "Machine and Node are gone."), ()
+        case Instance.GONE, str():
+            return node, (DeleteNode(node.name, node.uid),) if waited >= seen.defaults.node_removal_seconds else ()
+        case Instance.RUNNING, _:
+            ghost = "A machine without a Node still runs and is billed. " if facts.uid is None else ""
+            overdue = "Overdue. " if waited >= pool.spec.alert_after_seconds else ""
+            return _to(seen, node, node.phase, f"{overdue}{ghost}Asked again to go. {facts.problem}".strip()), (
+                ReleaseMachine(pool.name, node.provider_id),
+            )
+        case _:
+            return node, ()
+
+
+def _to(seen: Observed, node: NodeStatus, phase: NodePhase, message: str = "") -> NodeStatus:
+    if phase is node.phase:
+        return node.model_copy(update={"message": message})
+    released = seen.wall if phase is NodePhase.RELEASED else node.released_at
+    return node.model_copy(update={"phase": phase, "phase_at": seen.wall, "message": message, "released_at": released})
+
+
+# -- demand ---------------------------------------------------------------------------------------------------
+
+
+def wants(pod: Mapping[str, Any], labels: Mapping[str, str], taints: tuple[Mapping[str, Any], ...], gpus: int) -> bool:
+    """Whether a stored pod waits for a node like this one. What cannot be told from the pod (affinity) counts as a wish."""
+    spec = pod.get("spec") or {}
+    if (
+        spec.get("nodeName")
+        or (pod.get("status") or {}).get("phase", "Pending") != "Pending"
+        or "deletionTimestamp" in pod["metadata"]
+    ):
+        return False
+    asked = gpus_of(pod)
+    fits = 0 < asked <= gpus and all(
+        labels.get(key) == value for key, value in (spec.get("nodeSelector") or {}).items()
+    )
+    return fits and all(_tolerated(taint, spec.get("tolerations") or ()) for taint in taints)
+
+
+def gpus_of(pod: Mapping[str, Any]) -> int:
+    """How many GPUs a stored pod asks for."""
+    containers = (pod.get("spec") or {}).get("containers") or ()
+    limits = [(container.get("resources") or {}).get("limits") or {} for container in containers]
+    return sum(int(amount) for limit in limits for name, amount in limit.items() if name.endswith("/gpu"))
+
+
+def _tolerated(taint: Mapping[str, Any], tolerations: tuple[Mapping[str, Any], ...]) -> bool:
+    if taint.get("effect") == "PreferNoSchedule":
+        return True
+    return any(
+        t.get("key") in (None, "", taint["key"])
+        and t.get("effect") in (None, "", taint.get("effect"))
+        and (t.get("operator") == "Exists" or t.get("value", "") == taint.get("value", ""))
+        for t in tolerations
+    )

@@ -1,0 +1,336 @@
+"""What a run's status says: phase, conditions, progress, sentence. Derived from what is seen, and never a truth of its own.
+
+`status.termination`, `terminationStatus`, `nodes` and `completionTime` are not here: they are written by compare-and-swap with the decision.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.manifest import order_of_commit
+from trainingrun_operator.api.run import (
+    CheckpointMode,
+    CheckpointStatus,
+    Condition,
+    Lag,
+    NodePhase,
+    NodeStatus,
+    Phase,
+    PhaseChange,
+    PodStatus,
+    Progress,
+    Saved,
+    Termination,
+    TerminationStatus,
+    TrainingRunStatus,
+    WorkloadRef,
+)
+from trainingrun_operator.core import acceptance, release, stopping
+from trainingrun_operator.core.observed import Mismatch, Training, Unreachable
+from trainingrun_operator.core.termination import clipped, saved_from, sentence_of
+
+if TYPE_CHECKING:
+    from trainingrun_operator.core.observed import Observed, Pod
+
+MESSAGE_MAX: Final = 4000
+HISTORY_MAX: Final = 20
+SUCCEEDS: Final = frozenset({TerminationStatus.AUTO_LOW_LOSS.value, TerminationStatus.AUTO_COMPLETE.value})
+STOPS: Final = frozenset({TerminationStatus.USER_STOP.value, TerminationStatus.DELETED.value})
+
+
+class Fact(NamedTuple):
+    """A condition before it is dated."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str = ""
+
+
+def render(seen: Observed) -> TrainingRunStatus:
+    """Everything that the observer writes."""
+    before = seen.run.status
+    stop = before.termination
+    facts = _facts(seen)
+    phase = _phase(seen, {fact.type: fact for fact in facts})
+    return TrainingRunStatus(
+        conditions=_dated(seen, facts),
+        observed_generation=seen.run.generation,
+        phase=phase,
+        termination_message=_sentence(seen, stop) if stop else None,
+        effective=stopping.in_force(seen).model_copy(
+            update={"node_pool": next((n.pool for n in before.nodes if n.pool), "")}
+        ),
+        start_time=before.start_time or next((pod.started_at for pod in seen.pods if pod.started_at), None),
+        progress=_progress(seen),
+        workload=WorkloadRef(api_version="batch/v1", kind="Job", name=seen.job.name, uid=seen.job.uid)
+        if seen.job
+        else before.workload,
+        pods=tuple(_pod(pod) for pod in seen.pods[-64:]) if seen.pods else (),
+        checkpoint=_checkpoint(seen),
+        shadow=stopping.shadow(seen),
+        history=_history(seen, phase),
+    )
+
+
+# -- phase, sentence ------------------------------------------------------------------------------------------
+
+
+def _phase(seen: Observed, facts: dict[str, Fact]) -> str:
+    stop = seen.run.status.termination
+    if stop is None:
+        started = any(pod.training is not Training.NOT_STARTED for pod in seen.live_pods)
+        return "Running" if started else "Pending"
+    if stop.phase is not Phase.DONE:
+        return "Held" if stop.phase is Phase.HELD else "Stopping"
+    if facts["Succeeded"].status == "True":
+        return "Succeeded"
+    return "Stopped" if stop.status in STOPS else "Failed"
+
+
+def _sentence(seen: Observed, stop: Termination) -> str:
+    parts = [stop.message, _checkpoint_sentence(stop), _nodes_sentence(seen.run.status.nodes)]
+    return clipped(" ".join(part for part in parts if part), MESSAGE_MAX)
+
+
+def _checkpoint_sentence(stop: Termination) -> str:
+    if stop.data_loss and (stop.saved is None or not stop.saved.files):
+        return stop.data_loss
+    if stop.saved is not None:
+        return " ".join(filter(None, (sentence_of(stop.saved), stop.data_loss)))
+    return f"Held: {stop.hold_reason}" if stop.hold_reason else ""
+
+
+def _nodes_sentence(nodes: tuple[NodeStatus, ...]) -> str:
+    released = [node.name for node in nodes if node.phase is NodePhase.RELEASED]
+    kept = [f"{node.name}: {node.message}" for node in nodes if node.phase is NodePhase.RETAINED]
+    gone = f"{'Node' if len(released) == 1 else 'Nodes'} {', '.join(released)} released." if released else ""
+    return " ".join(filter(None, (gone, *(f"Node {one}" for one in kept))))
+
+
+# -- conditions -----------------------------------------------------------------------------------------------
+
+
+def _facts(seen: Observed) -> tuple[Fact, ...]:
+    accepted = _accepted(seen)
+    saved = _checkpoint_saved(seen)
+    return (
+        accepted,
+        _metrics_available(seen),
+        saved,
+        _nodes_released(seen),
+        _finished(seen),
+        _succeeded(seen, saved),
+        # kstatus's meaning only: Argo CD, Flux and Helm show a refused run as failed.
+        Fact(
+            "Stalled",
+            "True" if accepted.status == "False" else "False",
+            accepted.reason,
+            accepted.message if accepted.status == "False" else "",
+        ),
+    )
+
+
+def _accepted(seen: Observed) -> Fact:
+    problem = seen.problem or (
+        acceptance.complaint(seen.run, seen.pools) if seen.job is None and seen.run.status.termination is None else None
+    )
+    if problem is not None:
+        return Fact("Accepted", "False", problem.reason, problem.message)
+    if seen.job is None and seen.run.status.termination is None:
+        return Fact("Accepted", "Unknown", "Checking", "The spec is being checked.")
+    return Fact("Accepted", "True", "Accepted", "The spec can be acted on.")
+
+
+def _metrics_available(seen: Observed) -> Fact:
+    kind = "MetricsAvailable"
+    running = any(pod.training is Training.RUNNING for pod in seen.live_pods)
+    if not running:
+        return Fact(
+            kind, "False" if seen.run.status.termination else "Unknown", "NotRunning", "No training is running."
+        )
+    if seen.pod is not None and seen.pod.host_network:
+        return Fact(
+            kind,
+            "False",
+            "HostNetwork",
+            "The pod is on the host's network; its metrics are not read, for they could be another pod's.",
+        )
+    if seen.track.oddity is not None:
+        return Fact(kind, "False", seen.track.oddity.reason, seen.track.oddity.message)
+    if seen.track.loss_at is None:
+        return Fact(kind, "Unknown", "NotReadYet", "The metrics have not been read yet.")
+    if seen.now - seen.track.loss_at > seen.defaults.stale_after_seconds:
+        return Fact(kind, "False", "Stale", f"No loss was read for {seen.now - seen.track.loss_at:.0f} seconds.")
+    return Fact(kind, "True", "Fresh", "A finite, fresh loss is read.")
+
+
+def _checkpoint_saved(seen: Observed) -> Fact:
+    kind, stop = "CheckpointSaved", seen.run.status.termination
+    if seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED:
+        return Fact(kind, "False", "Disabled", "spec.checkpoint.mode is Disabled: nothing is saved.")
+    if stop is not None and stop.data_loss:
+        return Fact(kind, "False", "DataLoss", stop.data_loss)
+    if stop is not None and stop.saved is not None:
+        return (
+            Fact(kind, "True", "Verified", sentence_of(stop.saved))
+            if stop.saved.files
+            else Fact(kind, "False", "NothingFound", stop.saved.note)
+        )
+    if stop is not None and stop.phase is Phase.HELD:
+        return Fact(kind, "False", "Held", stop.hold_reason or "")
+    if trouble := _saving_trouble(seen):
+        return Fact(kind, "False", *trouble)
+    if seen.verified is not None and seen.verified.commit.total_files:
+        return Fact(kind, "True", "Verified", sentence_of(saved_from(seen.verified)))
+    if seen.agent is not None and seen.agent.files == 0 and seen.track.advanced:
+        path = seen.run.spec.checkpoint.path
+        return Fact(
+            kind,
+            "False",
+            "NothingFound",
+            f"Steps advance, but nothing lies under {path}: does the training write its checkpoints there (${names.CHECKPOINT_DIR_ENV})?",
+        )
+    before = next((c for c in seen.run.status.conditions if c.type == kind and c.status == "True"), None)
+    if before is not None:
+        return Fact(kind, before.status, before.reason, before.message)
+    return Fact(kind, "Unknown", "NothingYet", "No checkpoint has been verified yet.")
+
+
+def _saving_trouble(seen: Observed) -> tuple[str, str] | None:
+    if seen.agent is not None and seen.agent.error is not None:
+        return seen.agent.error.code, seen.agent.error.message
+    if isinstance(seen.answer, Mismatch):
+        return "Mismatch", seen.answer.complaint
+    if isinstance(seen.answer, Unreachable):
+        return seen.answer.code, seen.answer.message
+    return None
+
+
+def _nodes_released(seen: Observed) -> Fact:
+    kind, nodes, stop = "NodesReleased", seen.run.status.nodes, seen.run.status.termination
+    if not nodes:
+        return Fact(
+            kind,
+            "True" if stop and stop.phase is Phase.DONE else "Unknown",
+            "NoNodes",
+            "No node was used." if stop else "No node is used yet.",
+        )
+    waiting = [node for node in nodes if node.phase not in release.SETTLED]
+    if waiting:
+        busy = stop is not None and stop.phase is Phase.RELEASING
+        message = " ".join(f"{node.name}: {node.message or node.phase.value}" for node in waiting)
+        return Fact(kind, "False", waiting[0].phase.value if busy else "InUse", message)
+    reason = "Released" if all(node.phase is NodePhase.RELEASED for node in nodes) else "Retained"
+    return Fact(kind, "True", reason, _nodes_sentence(nodes))
+
+
+def _finished(seen: Observed) -> Fact:
+    stop = seen.run.status.termination
+    if stop is None:
+        return Fact("Finished", "False", "NotStopping", "The run has not ended.")
+    if stop.phase is not Phase.DONE:
+        return Fact("Finished", "False", stop.phase.value, stop.message)
+    return Fact("Finished", "True", camel(stop.status), stop.message)
+
+
+def _succeeded(seen: Observed, saved: Fact) -> Fact:
+    stop = seen.run.status.termination
+    if stop is None or stop.phase is not Phase.DONE:
+        return Fact("Succeeded", "Unknown", "NotFinished")
+    if stop.status not in SUCCEEDS:
+        return Fact("Succeeded", "False", camel(stop.status), stop.message)
+    if saved.status != "True" and saved.reason != "Disabled":
+        return Fact("Succeeded", "False", saved.reason, saved.message)
+    return Fact("Succeeded", "True", camel(stop.status), stop.message)
+
+
+def camel(status: str) -> str:
+    """`auto_low_loss` as a condition's reason: `AutoLowLoss`."""
+    return "".join(word.capitalize() for word in status.split("_"))
+
+
+def _dated(seen: Observed, facts: tuple[Fact, ...]) -> tuple[Condition, ...]:
+    before = {condition.type: condition for condition in seen.run.status.conditions}
+    return tuple(
+        Condition(
+            type=fact.type,
+            status=fact.status,
+            reason=fact.reason,
+            message=clipped(fact.message, MESSAGE_MAX),
+            observed_generation=seen.run.generation,
+            last_transition_time=was.last_transition_time
+            if (was := before.get(fact.type)) and was.status == fact.status
+            else seen.wall,
+        )
+        for fact in facts
+    )
+
+
+# -- progress, pods, checkpoint -------------------------------------------------------------------------------
+
+
+def _progress(seen: Observed) -> Progress | None:
+    track, before = seen.track, seen.run.status.progress
+    if not track.advanced:
+        return before
+    newest = track.newest
+    moved = before is None or newest is None or before.step != newest.step
+    return Progress(
+        loss=stopping.shown(track.loss) if track.loss is not None else None,
+        best_loss=stopping.shown(track.best_loss)
+        if track.best_loss is not None
+        else (before.best_loss if before else None),
+        step=track.step,
+        epoch=f"{track.epoch:g}" if track.epoch is not None else None,
+        total_epochs=int(track.total_epochs) if track.total_epochs is not None else None,
+        percent=track.percent,
+        eta_seconds=track.eta_seconds(seen.now),
+        stall_polls=track.polls_without_advance if track.in_final_epoch else 0,
+        last_observation_time=seen.wall if moved or before is None else before.last_observation_time,
+    )
+
+
+def _pod(pod: Pod) -> PodStatus:
+    exited = pod.training is Training.EXITED and not pod.terminal
+    return PodStatus(
+        name=pod.name, uid=pod.uid, node=pod.node, phase="Exited" if exited else pod.phase, exit_code=pod.exit_code
+    )
+
+
+def _checkpoint(seen: Observed) -> CheckpointStatus | None:
+    before, stop = seen.run.status.checkpoint, seen.run.status.termination
+    saved: Saved | None = stop.saved if stop is not None and stop.saved is not None else None
+    if saved is None and seen.verified is not None:
+        saved = saved_from(seen.verified)
+    lag = Lag(bytes=seen.agent.unsaved_bytes) if seen.agent is not None else None
+    if saved is None or not saved.commit:
+        loss = stop.data_loss if stop else None
+        return before if loss is None else (before or CheckpointStatus()).model_copy(update={"data_loss": loss})
+    return CheckpointStatus(
+        uri=saved.uri,
+        commit=saved.commit,
+        generation=_generation(saved.commit),
+        dir=saved.dir,
+        step=saved.step,
+        digest=saved.digest,
+        bytes=saved.bytes,
+        files=saved.files,
+        complete=saved.complete,
+        verified_at=before.verified_at if before and before.digest == saved.digest else seen.wall,
+        lag=lag,
+        data_loss=stop.data_loss if stop else None,
+    )
+
+
+def _generation(commit_key: str) -> int | None:
+    order = order_of_commit(commit_key)
+    return order.generation if order else None
+
+
+def _history(seen: Observed, phase: str) -> tuple[PhaseChange, ...]:
+    before = seen.run.status.history
+    if before and before[-1].phase == phase:
+        return before
+    return (*before, PhaseChange(phase=phase, at=seen.wall))[-HISTORY_MAX:]

@@ -1,0 +1,385 @@
+"""The phases of a stop, and which evidence lets each end.
+
+::
+
+    Requested → Draining → Saving → Verifying → Deleting → Releasing → Done
+                              └→ Held: not proven yet; pod and bytes are kept
+
+Every phase is written before any effect of it happens, and every effect may happen again. A stop is known by one id for ever: a run ends once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, assert_never
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.exchange import SaveRequest, StopRequest
+from trainingrun_operator.api.run import CheckpointMode, OnFailure, Phase, Saved, Termination
+from trainingrun_operator.core import release
+from trainingrun_operator.core.effects import (
+    AdoptJob,
+    Advance,
+    Annotate,
+    Begin,
+    Decision,
+    DeleteJob,
+    DeletePod,
+    Effect,
+    EndReplacements,
+    RemoveFinalizer,
+    SuspendJob,
+    Tell,
+)
+from trainingrun_operator.core.observed import Mismatch, Training, Unreachable, Verified
+
+if TYPE_CHECKING:
+    from trainingrun_operator.core.observed import Observed, Pod
+    from trainingrun_operator.core.verdict import Verdict
+
+MESSAGE_MAX: Final = 2000
+ACTOR_MAX: Final = 500
+
+
+def begin(seen: Observed, verdict: Verdict) -> Decision:
+    """Write down that the run ends, and why, before anything is done about it."""
+    termination = Termination(
+        id=f"stop-{seen.run.uid}",
+        status=verdict.status.value,
+        message=clipped(verdict.message, MESSAGE_MAX),
+        actor=clipped(verdict.actor, ACTOR_MAX),
+        phase=Phase.REQUESTED,
+        inferred=verdict.inferred,
+        requested_at=seen.wall,
+        phase_at=seen.wall,
+        evidence=verdict.evidence,
+    )
+    told = [Tell("Stopping", f"{termination.status}: {termination.message}")]
+    if verdict.warning:
+        told.append(Tell("CompletedWithError", verdict.warning, warning=True))
+    return Decision((Begin(termination), *told), again_seconds=0)
+
+
+def step(seen: Observed, stop: Termination) -> Decision:
+    """Take a stop in progress one look further."""
+    match stop.phase:
+        case Phase.REQUESTED:
+            return _advance(seen, stop, Phase.DRAINING)
+        case Phase.DRAINING:
+            return _drain(seen, stop)
+        case Phase.SAVING | Phase.HELD:
+            return _save(seen, stop)
+        case Phase.VERIFYING:
+            return _verify(seen, stop)
+        case Phase.DELETING:
+            return _delete(seen, stop)
+        case Phase.RELEASING:
+            return _release(seen, stop)
+        case Phase.DONE:
+            return _settle(seen)
+        case _ as never:  # pragma: no cover - mypy proves that there is no other phase
+            assert_never(never)
+
+
+# -- Draining -------------------------------------------------------------------------------------------------
+
+
+def _drain(seen: Observed, stop: Termination) -> Decision:
+    """Ask every pod whose training runs to leave; go on when none does any more, or its grace is spent."""
+    grace = seen.run.spec.shutdown.grace_seconds
+    running = [pod for pod in seen.live_pods if pod.training is Training.RUNNING]
+    if not running or seen.phase_seconds >= grace:
+        return _advance(
+            seen,
+            stop,
+            Phase.DELETING if _disabled(seen) else Phase.SAVING,
+            saved=_not_saved(seen) if _disabled(seen) else None,
+        )
+    ask = StopRequest(id=stop.id, grace_seconds=grace).model_dump_json(by_alias=True)
+    asks = tuple(Annotate(pod.name, pod.uid, names.STOP_ANNOTATION, ask) for pod in running if pod.stop is None)
+    return _wait(seen, *asks, note="the training was asked to leave")
+
+
+def _disabled(seen: Observed) -> bool:
+    return seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED
+
+
+def _not_saved(seen: Observed) -> Saved:
+    return Saved(final=_ended(seen), note="Nothing was saved: spec.checkpoint.mode is Disabled.")
+
+
+def _ended(seen: Observed) -> bool:
+    """No training of the run runs any more, or ever did."""
+    return all(pod.training is not Training.RUNNING for pod in seen.live_pods)
+
+
+# -- Saving, Held ---------------------------------------------------------------------------------------------
+
+
+def _save(seen: Observed, stop: Termination) -> Decision:
+    """Have the agent ship what is missing. Ends with a commit of this id, or with certainty that there is nothing to commit."""
+    if isinstance(seen.answer, Verified | Mismatch):
+        return _advance(seen, stop, Phase.VERIFYING)
+    holders = [pod for pod in seen.live_pods if pod.training is not Training.NOT_STARTED]
+    if not holders:
+        return _without_holder(seen, stop)
+    if _never_stepped(seen):
+        return _advance(
+            seen, stop, Phase.DELETING, saved=Saved(note="There was nothing to save: no step had been made.")
+        )
+    if why := _why_failing(seen):
+        return _hold(seen, stop, why, holders)
+    return _wait(seen, *_asks(seen, stop, holders), note="the agent saves")
+
+
+def _asks(seen: Observed, stop: Termination, holders: list[Pod]) -> tuple[Annotate, ...]:
+    return tuple(
+        ask
+        for pod in holders
+        if (ask := ask_to_save(pod, SaveRequest(id=stop.id, attempt=stop.attempt, ended=_ended(seen))))
+    )
+
+
+def ask_to_save(pod: Pod, request: SaveRequest) -> Annotate | None:
+    """Tell the agent, unless it was told already."""
+    return (
+        None
+        if pod.save == request
+        else Annotate(pod.name, pod.uid, names.SAVE_ANNOTATION, request.model_dump_json(by_alias=True))
+    )
+
+
+def _without_holder(seen: Observed, stop: Termination) -> Decision:
+    """No pod holds bytes any more: what is in the bucket is all there will ever be."""
+    if isinstance(seen.answer, Unreachable):
+        return _hold(seen, stop, f"The bucket cannot be read: {seen.answer.message}", [])
+    if seen.verified is not None:
+        saved = saved_from(seen.verified)
+        loss = (
+            None
+            if saved.final or not seen.pods
+            else f"The pod went before its last bytes were saved. The last commit is {saved.uri or saved.commit}; whatever was written after it is lost."
+        )
+        return _advance(seen, stop, Phase.DELETING, saved=saved, data_loss=loss)
+    if all(pod.training is Training.NOT_STARTED for pod in seen.pods) and not seen.run.status.start_time:
+        return _advance(
+            seen,
+            stop,
+            Phase.DELETING,
+            saved=Saved(final=True, note="There was nothing to save: the training never started."),
+        )
+    lost = "The pod went before anything was saved: nothing of this run is in the bucket."
+    return _advance(seen, stop, Phase.DELETING, saved=Saved(final=True, note=lost), data_loss=lost)
+
+
+def _never_stepped(seen: Observed) -> bool:
+    """The training runs, has made no step, and has written nothing: waiting for a checkpoint would be waiting for ever."""
+    wrote_nothing = seen.agent is not None and seen.agent.files == 0
+    return (
+        not _ended(seen)
+        and wrote_nothing
+        and not seen.track.advanced
+        and seen.run.status.progress is None
+        and seen.verified is None
+    )
+
+
+def _why_failing(seen: Observed) -> str:
+    """Why nothing is proven yet, once it has taken long enough to worry a person."""
+    if seen.save_failing_seconds < seen.defaults.hold_after_seconds:
+        return ""
+    if isinstance(seen.answer, Unreachable):
+        return f"The bucket cannot be read: {seen.answer.message}"
+    if seen.agent is None:
+        return "The agent in the pod does not answer."
+    if seen.agent.error is not None:
+        return f"The agent cannot save: {seen.agent.error.code}: {seen.agent.error.message}"
+    if seen.agent.newest is None and not _ended(seen):
+        return "The training still runs and has not written a complete checkpoint yet."
+    return ""
+
+
+def _hold(seen: Observed, stop: Termination, why: str, holders: list[Pod]) -> Decision:
+    """Keep everything, say why, go on asking; or go on without proof where the spec says so."""
+    if seen.run.spec.checkpoint.on_failure is OnFailure.PROCEED:
+        last = saved_from(seen.verified) if seen.verified is not None else Saved()
+        note = f"Ended without proof (spec.checkpoint.onFailure is Proceed). {why}"
+        return _advance(
+            seen,
+            stop,
+            Phase.DELETING,
+            saved=last.model_copy(update={"note": note, "final": _ended(seen)}),
+            data_loss=note,
+        )
+    why = clipped(why, MESSAGE_MAX)
+    if stop.phase is not Phase.HELD:
+        decision = _advance(seen, stop, Phase.HELD, hold_reason=why)
+        return Decision(
+            (*decision.effects, Tell("CheckpointHeld", f"Nothing is deleted. {why}", warning=True)),
+            decision.again_seconds,
+        )
+    return _wait(seen, *_asks(seen, stop, holders), note=why)
+
+
+# -- Verifying ------------------------------------------------------------------------------------------------
+
+
+def _verify(seen: Observed, stop: Termination) -> Decision:
+    """Go on only with a commit of which every object was read back and matched."""
+    match seen.answer:
+        case Verified() as proven:
+            if _ended(seen) and seen.live_pods and not proven.commit.final:
+                # The training left while its last checkpoint was being proven: there may be a newer one.
+                return _advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1)
+            told = Tell("CheckpointSaved", sentence_of(saved_from(proven)))
+            decision = _advance(seen, stop, Phase.DELETING, saved=saved_from(proven))
+            return Decision((*decision.effects, told), decision.again_seconds)
+        case Mismatch() as wrong:
+            if not seen.live_pods:
+                return _hold(
+                    seen,
+                    stop,
+                    f"The commit does not verify, and no pod holds the bytes any more: {wrong.complaint}",
+                    [],
+                )
+            again = _advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1)
+            told = Tell(
+                "CheckpointMismatch",
+                f"Asked to be saved again (attempt {stop.attempt + 1}): {wrong.complaint}",
+                warning=True,
+            )
+            return Decision((*again.effects, told), again_seconds=min(60.0, 2.0 ** min(stop.attempt, 6)))
+        case _:
+            return _wait(seen, note="the bucket is read back")
+
+
+def saved_from(proven: Verified) -> Saved:
+    """The record that deletion rests on."""
+    commit = proven.commit
+    return Saved(
+        commit=proven.key,
+        digest=proven.digest,
+        uri=proven.uri if commit.total_files else "",
+        dir=commit.checkpoint.dir if commit.checkpoint else "",
+        step=commit.checkpoint.step if commit.checkpoint else None,
+        bytes=commit.total_bytes,
+        files=commit.total_files,
+        complete=commit.checkpoint.complete if commit.checkpoint else True,
+        final=commit.final,
+        note="" if commit.total_files else "Nothing lay under the checkpoint path.",
+    )
+
+
+def sentence_of(saved: Saved) -> str:
+    """What became of the checkpoint."""
+    if not saved.files:
+        return saved.note
+    what = "Files" if saved.dir in ("", ".") else f"Checkpoint {saved.dir}"
+    half = "" if saved.complete else " (half-written, saved as it was)"
+    return f"{what}{half} verified at {saved.uri}.{' ' + saved.note if saved.note else ''}"
+
+
+# -- Deleting -------------------------------------------------------------------------------------------------
+
+
+def _delete(seen: Observed, stop: Termination) -> Decision:
+    """End the pods: through the gate where the training has ended and all of it is proven, else with their grace."""
+    job = seen.job
+    if not seen.pods and (job is None or job.finished or job.suspended):
+        return _advance(seen, stop, Phase.RELEASING, saved=_improved(seen, stop))
+    terminal = tuple(DeletePod(pod.name, pod.uid) for pod in seen.pods if pod.terminal and not pod.deleting)
+    if job is None or job.finished:
+        return _wait(
+            seen, *(DeletePod(pod.name, pod.uid) for pod in seen.pods if not pod.deleting), note="the pods are deleted"
+        )
+    through_gate = (
+        stop.saved is not None and stop.saved.final and _ended(seen) and not job.suspended and bool(seen.pods)
+    )
+    if not through_gate or seen.phase_seconds >= seen.defaults.terminal_pod_seconds:
+        return _wait(
+            seen,
+            *(() if job.suspended else (SuspendJob(job.uid),)),
+            *terminal,
+            note="the pods are ended with their grace",
+        )
+    if job.backoff_limit != 0:
+        return _wait(seen, EndReplacements(job.uid), note="no exit code shall start another pod")
+    opens = tuple(
+        Annotate(pod.name, pod.uid, names.RELEASED_ANNOTATION, stop.id) for pod in seen.live_pods if not pod.released
+    )
+    return _wait(seen, *opens, note="the gate is open, the Job finishes")
+
+
+def _improved(seen: Observed, stop: Termination) -> Saved | None:
+    """A commit made on SIGTERM is newer than the one that deletion rested on."""
+    newer = seen.verified
+    if stop.saved is None or newer is None or newer.key == stop.saved.commit or newer.commit.checkpoint is None:
+        return stop.saved
+    further = (newer.commit.checkpoint.step or 0) >= (stop.saved.step or 0)
+    return saved_from(newer) if newer.commit.checkpoint.complete and further else stop.saved
+
+
+# -- Releasing, Done ------------------------------------------------------------------------------------------
+
+
+def _release(seen: Observed, stop: Termination) -> Decision:
+    """Give back every node of the run, and keep looking until machine and Node are both gone."""
+    if release.settled(seen.run.status.nodes):
+        decision = _advance(seen, stop, Phase.DONE)
+        advance = decision.effects[0]
+        if not isinstance(advance, Advance):  # pragma: no cover - _advance begins with its Advance
+            raise TypeError(advance)
+        told = Tell("Finished", f"{stop.status}: {stop.message}")
+        return Decision(
+            (Advance(advance.termination, advance.was_phase, advance.was_attempt, completion=True), told),
+            again_seconds=0,
+        )
+    return _wait(seen, *release.next_effects(seen), note="the nodes are released")
+
+
+def _settle(seen: Observed) -> Decision:
+    """Nothing is left to protect: whatever remains goes with the run."""
+    if names.FINALIZER not in seen.run.finalizers:
+        return Decision()
+    if seen.run.deleting and seen.job is not None:
+        return _wait(
+            seen, *(() if seen.job.deleting else (DeleteJob(seen.job.name, seen.job.uid),)), note="the Job is deleted"
+        )
+    if seen.job is not None and not seen.job.owned:
+        return Decision((AdoptJob(seen.job.uid),), again_seconds=0)
+    return Decision((RemoveFinalizer(),))
+
+
+# -- common ---------------------------------------------------------------------------------------------------
+
+
+def _advance(
+    seen: Observed,
+    stop: Termination,
+    phase: Phase,
+    *,
+    attempt: int | None = None,
+    saved: Saved | None = None,
+    hold_reason: str | None = None,
+    data_loss: str | None = None,
+) -> Decision:
+    changes = {
+        "phase": phase,
+        "phase_at": seen.wall,
+        "attempt": attempt or stop.attempt,
+        "saved": saved or stop.saved,
+        "hold_reason": hold_reason,
+        "data_loss": data_loss or stop.data_loss,
+    }
+    effects: list[Effect] = [Advance(stop.model_copy(update=changes), stop.phase, stop.attempt)]
+    if data_loss:
+        effects.append(Tell("DataLoss", data_loss, warning=True))
+    return Decision(tuple(effects), again_seconds=0)
+
+
+def _wait(seen: Observed, *effects: Effect, note: str) -> Decision:
+    return Decision(effects, again_seconds=seen.defaults.termination_look_seconds, note=note)
+
+
+def clipped(text: str, most: int) -> str:
+    """At most so many characters: what is too long is refused by the schema."""
+    return text if len(text) <= most else text[: most - 1] + "…"

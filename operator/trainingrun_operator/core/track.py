@@ -1,0 +1,165 @@
+"""What is remembered of a run's samples: folded one reading at a time, so that polls are never mistaken for observations.
+
+An *observation* is a reading whose step has advanced. A gauge still at its first value is none, a failed reading is none, and a reading of
+the same step again is none; only its absence is counted (`polls_without_advance`), and only while readings succeed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import isfinite
+from statistics import median
+from typing import Final
+
+from trainingrun_operator.core.sample import Sample, ScrapeFailure
+
+_REMEMBERED: Final = 16
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One step forward."""
+
+    step: int
+    loss: float | None
+    """Finite, or None."""
+    at: float
+
+
+@dataclass(frozen=True)
+class Track:
+    """Of one pod's training; the best loss is the run's."""
+
+    pod_uid: str = ""
+    observations: tuple[Observation, ...] = ()
+    """The newest few, oldest first."""
+    baseline: int | None = None
+    """The first step seen, which may be a gauge's initial value."""
+    epoch: float | None = None
+    total_epochs: float | None = None
+    epoch_base: int | None = None
+    """0 or 1: what the first epoch is called. None: unknown."""
+    began: tuple[float, float] | None = None
+    """When the first epoch was seen, and which it was."""
+    polls_without_advance: int = 0
+    best_loss: float | None = None
+    loss_at: float | None = None
+    """When a finite loss was last read."""
+    oddity: ScrapeFailure | None = None
+    """Why the newest reading is no loss to decide by."""
+
+    @property
+    def newest(self) -> Observation | None:
+        """The last step forward."""
+        return self.observations[-1] if self.observations else None
+
+    @property
+    def advanced(self) -> bool:
+        """Whether the step has advanced since the pod was first read."""
+        return bool(self.observations)
+
+    @property
+    def step(self) -> int | None:
+        """The newest step, the initial one included."""
+        return self.observations[-1].step if self.observations else self.baseline
+
+    @property
+    def loss(self) -> float | None:
+        """The newest finite loss."""
+        return next((o.loss for o in reversed(self.observations) if o.loss is not None), None)
+
+    @property
+    def typical_interval(self) -> float | None:
+        """Median seconds between observations; None with fewer than two intervals."""
+        times = [o.at for o in self.observations]
+        gaps = [later - earlier for earlier, later in pairwise(times)]
+        return median(gaps) if len(gaps) > 1 else None
+
+    @property
+    def in_final_epoch(self) -> bool:
+        """Whether the last epoch has begun; False while it is unknown how epochs are counted."""
+        if self.epoch is None or self.total_epochs is None or self.epoch_base is None:
+            return False
+        return self.epoch >= self.total_epochs - 1 + self.epoch_base
+
+    @property
+    def percent(self) -> int | None:
+        """Share of all epochs that is behind us, 0 to 100."""
+        if self.epoch is None or not self.total_epochs or self.epoch_base is None:
+            return None
+        return int(max(0.0, min(1.0, (self.epoch - self.epoch_base) / self.total_epochs)) * 100)
+
+    def eta_seconds(self, now: float) -> int | None:
+        """Seconds to the end of the last epoch at the pace so far."""
+        if self.began is None or self.epoch is None or self.total_epochs is None or self.epoch_base is None:
+            return None
+        since, first = self.began
+        if self.epoch <= first or now <= since:
+            return None
+        return max(0, int((self.total_epochs + self.epoch_base - self.epoch) * (now - since) / (self.epoch - first)))
+
+
+def fold(track: Track, reading: Sample | ScrapeFailure, *, pod_uid: str, now: float) -> Track:
+    """Add one reading of the pod's metrics, taken at `now`. A new pod begins a new track."""
+    if track.pod_uid != pod_uid:
+        track = Track(pod_uid=pod_uid, best_loss=track.best_loss)
+    if isinstance(reading, ScrapeFailure):
+        return replace(track, oddity=reading)
+    return _fold_epoch(_fold_step(_fold_loss(track, reading, now), reading, now), reading, now)
+
+
+def _fold_loss(track: Track, sample: Sample, now: float) -> Track:
+    if sample.loss is None:
+        return replace(
+            track,
+            oddity=ScrapeFailure(
+                "NoSuchMetric",
+                "The metrics page has a step but no loss under any of the names in spec.metrics.names.loss.",
+            ),
+        )
+    if not isfinite(sample.loss):
+        return replace(
+            track, oddity=ScrapeFailure("NotFinite", f"The loss is {sample.loss}: nothing is decided by it.")
+        )
+    return replace(track, oddity=None, loss_at=now)
+
+
+def _fold_step(track: Track, sample: Sample, now: float) -> Track:
+    if sample.step is None or not isfinite(sample.step):
+        oddity = track.oddity or ScrapeFailure(
+            "NoStep", "The metrics page has no finite step under any of the names in spec.metrics.names.step."
+        )
+        return replace(track, oddity=oddity)
+    step = int(sample.step)
+    known = track.step
+    if known is None:
+        return replace(track, baseline=step, oddity=track.oddity or _never_advanced(step))
+    if step <= known:
+        still = None if track.advanced else _never_advanced(step)
+        return replace(track, polls_without_advance=track.polls_without_advance + 1, oddity=track.oddity or still)
+    loss = sample.loss if track.oddity is None else None
+    best = track.best_loss if loss is None else min(loss, track.best_loss if track.best_loss is not None else loss)
+    observations = (*track.observations, Observation(step, loss, now))[-_REMEMBERED:]
+    return replace(track, observations=observations, polls_without_advance=0, best_loss=best)
+
+
+def _never_advanced(step: int) -> ScrapeFailure:
+    return ScrapeFailure(
+        "NeverAdvanced", f"The step still stands at {step}, its first value: nothing is decided before it advances."
+    )
+
+
+def _fold_epoch(track: Track, sample: Sample, now: float) -> Track:
+    if not track.advanced or sample.epoch is None or not isfinite(sample.epoch):
+        return track
+    total = (
+        sample.total_epochs if sample.total_epochs is not None and isfinite(sample.total_epochs) else track.total_epochs
+    )
+    base = track.epoch_base
+    if track.began is None and 0 <= sample.epoch <= 1:
+        # 1.0 exactly may also be the end of a fractional epoch 0; taking it for the first of a count from 1 only makes a stall fire later.
+        base = 0 if sample.epoch < 1 else 1
+    return replace(
+        track, epoch=sample.epoch, total_epochs=total, epoch_base=base, began=track.began or (now, sample.epoch)
+    )

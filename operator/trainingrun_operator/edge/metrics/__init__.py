@@ -1,0 +1,1 @@
+"""Where a run's numbers are read from; every source yields the same `Sample`."""

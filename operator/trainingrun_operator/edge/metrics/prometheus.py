@@ -1,0 +1,173 @@
+"""Reading a run's metrics page: only the wanted lines, in bounded time and memory, whatever the pod answers.
+
+The address is a pod that runs somebody's code, so nothing that it sends is followed, trusted or quoted.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import zlib
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+
+from trainingrun_operator.core.sample import Sample, ScrapeFailure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from trainingrun_operator.api.run import MetricNames
+
+TIMEOUT_SECONDS: Final = 3.0
+CAP_BYTES: Final = 1 << 20
+
+_HEADERS: Final = {"Accept": "text/plain;version=0.0.4, */*;q=0.1", "Accept-Encoding": "identity"}
+_INFLATABLE: Final = frozenset({"gzip", "x-gzip", "deflate"})
+_UNREACHABLE: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM})
+
+# Possessive throughout and never across a line's end: a page of opened braces and quotes costs one pass, not one per line.
+# A value longer than any number is none; it is not handed to float(), which takes quadratic time.
+_LINE: Final = r"""^[ \t]*+({names})(?:[ \t]*+\{{((?:[^"}}\n]++|"(?:[^"\\\n]++|\\.)*+")*+)\}}[ \t]*+|[ \t]++)([^\s]{{1,64}}+)(?=\s|\Z)"""
+
+
+class _PageError(Exception):
+    """The page cannot be used; carries the failure's reason and sentence."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.failure = ScrapeFailure(reason, message)
+
+
+def make_session() -> aiohttp.ClientSession:
+    """Return the session that all scrapes share: pooled, without cookies, proxies or unbounded inflating.
+
+    Must be called with the event loop running; the caller closes it.
+    """
+    return aiohttp.ClientSession(
+        # 256: a pod that hangs holds one of these for the timeout, never the others' turn.
+        connector=aiohttp.TCPConnector(limit=256, limit_per_host=4, keepalive_timeout=30, force_close=False),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        auto_decompress=False,
+    )
+
+
+async def scrape(
+    session: aiohttp.ClientSession,
+    url: str,
+    wanted: MetricNames,
+    *,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    cap_bytes: int = CAP_BYTES,
+) -> Sample | ScrapeFailure:
+    """Read one metrics page; never raises for anything that the other end does.
+
+    Args:
+        session: from `make_session`.
+        url: ``http://<pod IP>:<port><path>``.
+        wanted: of each list, the first name that is on the page is taken.
+        timeout_seconds: for everything together, the body to its last byte included.
+        cap_bytes: of the page, inflated if it came compressed.
+    """
+    try:
+        page = await _fetch(session, url, timeout_seconds, cap_bytes)
+    except _PageError as error:
+        return error.failure
+    except TimeoutError:
+        return ScrapeFailure(
+            "Timeout", f"{url} has not answered in full within {timeout_seconds:g} s: is the training's metrics thread starved?"
+        )
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        return _connection_failure(url, error)
+    sample = parse(page, wanted)
+    if sample.loss is None and sample.step is None:
+        looked_for = ", ".join((*wanted.loss, *wanted.step))
+        return ScrapeFailure("NoSuchMetric", f"{url} has none of {looked_for}: write the training's own names in spec.metrics.names.")
+    return sample
+
+
+def parse(page: bytes, wanted: MetricNames) -> Sample:
+    """Take the wanted values from a page in Prometheus' text format or OpenMetrics.
+
+    Of several series of one name the one without labels counts, else the first.
+    """
+    bare: dict[bytes, float] = {}
+    labelled: dict[bytes, float] = {}
+    for name, labels, text in _lines(wanted).findall(page):
+        try:
+            value = float(text)
+        except ValueError:
+            continue
+        (labelled if labels.strip() else bare).setdefault(name, value)
+    values = labelled | bare
+    return Sample(
+        loss=_first(values, wanted.loss),
+        step=_first(values, wanted.step),
+        epoch=_first(values, wanted.epoch),
+        total_epochs=_first(values, wanted.total_epochs),
+    )
+
+
+def _first(values: Mapping[bytes, float], names: Iterable[str]) -> float | None:
+    return next((values[name.encode()] for name in names if name.encode() in values), None)
+
+
+@lru_cache(maxsize=1024)
+def _lines(wanted: MetricNames) -> re.Pattern[bytes]:
+    names = dict.fromkeys((*wanted.loss, *wanted.step, *wanted.epoch, *wanted.total_epochs))
+    return re.compile(_LINE.format(names="|".join(re.escape(name) for name in names)).encode(), re.MULTILINE)
+
+
+async def _fetch(session: aiohttp.ClientSession, url: str, timeout_seconds: float, cap_bytes: int) -> bytes:
+    timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+    async with session.get(url, headers=_HEADERS, allow_redirects=False, timeout=timeout) as response:
+        status = response.status
+        if status in range(300, 400):
+            raise _PageError("Redirect", f"{url} redirects (HTTP {status}), which is not followed: write the page's own address in spec.metrics.path.")
+        if status != 200:  # noqa: PLR2004 - HTTP's own number
+            raise _PageError("HTTPStatus", f"{url} answers HTTP {status}: are spec.metrics.port and spec.metrics.path right?")
+        return _inflated(await _body(response, url, cap_bytes), response.headers.get("Content-Encoding", ""), url, cap_bytes)
+
+
+async def _body(response: aiohttp.ClientResponse, url: str, cap_bytes: int) -> bytes:
+    page = bytearray()
+    if (response.content_length or 0) > cap_bytes:
+        raise _too_large(url, cap_bytes)
+    async for chunk in response.content.iter_any():
+        page += chunk
+        if len(page) > cap_bytes:
+            raise _too_large(url, cap_bytes)
+    return bytes(page)
+
+
+def _inflated(body: bytes, encoding: str, url: str, cap_bytes: int) -> bytes:
+    """A server that compresses although it was asked not to is still read, but never beyond the cap."""
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in _INFLATABLE:
+        raise _PageError("ContentEncoding", f"{url} answers with a Content-Encoding that was not asked for: serve the page uncompressed.")
+    try:
+        page = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, cap_bytes + 1)
+    except zlib.error:
+        raise _PageError("BadResponse", f"{url} answers with compressed bytes that cannot be read: serve the page uncompressed.") from None
+    if len(page) > cap_bytes:
+        raise _too_large(url, cap_bytes)
+    return page
+
+
+def _too_large(url: str, cap_bytes: int) -> _PageError:
+    return _PageError("TooLarge", f"{url} is larger than {cap_bytes} bytes: serve the training's own metrics on a page of their own.")
+
+
+def _connection_failure(url: str, error: Exception) -> ScrapeFailure:
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.ECONNREFUSED:
+        return ScrapeFailure("ConnectionRefused", f"Nothing listens at {url}: is spec.metrics.port right?")
+    if number in _UNREACHABLE or isinstance(error, aiohttp.ClientConnectorDNSError):
+        return ScrapeFailure("HostUnreachable", f"{url} cannot be reached: does a NetworkPolicy keep the operator from the pod?")
+    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError):
+        return ScrapeFailure("Disconnected", f"{url} closed the connection before it had answered: has its process just ended?")
+    return ScrapeFailure("BadResponse", f"{url} does not answer as a web server ({type(error).__name__}): is spec.metrics.port right?")

@@ -1,0 +1,91 @@
+"""A real S3 server for tests: versitygw over a folder, on loopback, one process per call."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ACCESS_KEY = "test-access"
+SECRET_KEY = "test-secret"
+REGION = "us-east-1"
+START_SECONDS = 15
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server; its one account may do everything."""
+
+    endpoint_url: str
+    folder: Path
+    """Holds one folder per bucket, and in it the objects as files."""
+    access_key: str = ACCESS_KEY
+    secret_key: str = SECRET_KEY
+    region: str = REGION
+
+
+def find_binary() -> Path:
+    """$TRAININGRUN_VERSITYGW, then PATH, then the newest one that `make cluster` has built.
+
+    Raises:
+        RuntimeError: there is none; says how to get it. A test that needs it must fail, not skip.
+    """
+    if named := os.environ.get("TRAININGRUN_VERSITYGW"):
+        return Path(named)
+    if on_path := shutil.which("versitygw"):
+        return Path(on_path)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trainingrun"
+    built = sorted((path for path in cache.rglob("versitygw") if path.is_file()), key=lambda path: path.stat().st_mtime)
+    if built:
+        return built[-1]
+    raise RuntimeError(
+        "These tests need the S3 server versitygw: run `make cluster` once, or `go install github.com/versity/versitygw/cmd/versitygw@latest`"
+        f" and put it on PATH, or name it in TRAININGRUN_VERSITYGW. Looked on PATH and under {cache}."
+    )
+
+
+@contextlib.contextmanager
+def running(folder: Path, *, cert: Path | None = None, key: Path | None = None) -> Iterator[S3Server]:
+    """Run a server over an empty folder; with certificate and key it speaks TLS. Its log is ``server.log`` beside the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    command = [str(find_binary()), "--access", ACCESS_KEY, "--secret", SECRET_KEY, "--region", REGION, "--port", f"127.0.0.1:{port}"]
+    if cert and key:
+        command += ["--cert", str(cert), "--key", str(key)]
+    log = folder.parent / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen([*command, "posix", str(folder)], stdout=output, stderr=subprocess.STDOUT)
+    try:
+        _wait(process, port, log)
+        yield S3Server(f"{'https' if cert else 'http'}://127.0.0.1:{port}", folder)
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=0.2):
+            return
+        time.sleep(0.02)
+    raise RuntimeError(f"versitygw does not listen on port {port}. Its log:\n{log.read_text(errors='replace')}")

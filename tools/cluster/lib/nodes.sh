@@ -1,0 +1,191 @@
+# shellcheck shell=bash
+# The cluster's nodes: made by kind, joined later as kind's own would be, wired, given GPUs and images.
+
+kubectl() { command kubectl --kubeconfig "$LOCAL/kubeconfig" "$@"; }
+
+# Beside our own engine its own client; a newer one on PATH may refuse to speak with it.
+docker() { if [ "$ENGINE" = own ]; then command /usr/bin/docker "$@"; else command docker "$@"; fi; }
+docker_run() { if [ "$ENGINE" = own ]; then "$HERE/standin/docker" run "$@"; else command docker run "$@"; fi; }
+kind() { KIND_EXPERIMENTAL_DOCKER_NETWORK=$NODE_NETWORK command kind "$@"; }
+
+address() { docker inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$1"; }
+running() { [ "$(docker inspect -f '{{.State.Running}}' "$1" 2> /dev/null)" = true ]; }
+
+# kubeadm's flags are a map up to its v1beta3, which kind writes for Kubernetes before 1.36, and a list after it.
+api_server_flags() {
+  local name value
+  while read -r name value; do
+    if [ "$ENGINE" = own ]; then printf '      %s: "%s"\n' "$name" "$value"; else printf '    - {name: %s, value: "%s"}\n' "$name" "$value"; fi
+  done << 'FLAGS'
+audit-policy-file /etc/kubernetes/audit/policy.yaml
+audit-log-path /var/log/kubernetes/audit/audit.log
+audit-log-maxsize 1000
+default-not-ready-toleration-seconds 5
+default-unreachable-toleration-seconds 5
+FLAGS
+}
+
+kind_config() {
+  cat << CONFIG
+kind: Cluster
+apiVersion: kind.x-k8s.io/v1alpha4
+$([ "$ENGINE" = machine ] || echo 'networking: {disableDefaultCNI: true, podSubnet: 10.244.0.0/16}')
+kubeadmConfigPatches:
+- |
+  kind: ClusterConfiguration
+  apiServer:
+    extraArgs:
+$(api_server_flags)
+    extraVolumes:
+    - {name: audit-policy, hostPath: /etc/kubernetes/audit, mountPath: /etc/kubernetes/audit, readOnly: true, pathType: Directory}
+    - {name: audit-log, hostPath: /var/log/kubernetes/audit, mountPath: /var/log/kubernetes/audit, pathType: DirectoryOrCreate}
+- |
+  kind: KubeletConfiguration
+  imageGCHighThresholdPercent: 100
+  evictionHard: {nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.available: "0%"}
+$([ "$ENGINE" = machine ] || echo '  failCgroupV1: false')
+nodes:
+- role: control-plane
+  extraMounts:
+  - {hostPath: "$LOCAL/audit-policy", containerPath: /etc/kubernetes/audit}
+  - {hostPath: "$LOCAL/audit", containerPath: /var/log/kubernetes/audit}
+  extraPortMappings:
+  - {containerPort: $S3_NODE_PORT, listenAddress: 127.0.0.1}
+  - {containerPort: $CLOUD_NODE_PORT, listenAddress: 127.0.0.1}
+CONFIG
+}
+
+# Complete: made to the end by this script, of this node image, and running.
+cluster_stands() {
+  [ -f "$LOCAL/created" ] && running "$CONTROL_PLANE" &&
+    [ "$(cat "$LOCAL/created")" = "$(docker inspect -f '{{.Id}}' "$CONTROL_PLANE") $NODE_IMAGE" ]
+}
+
+create_nodes() {
+  rm -rf "$LOCAL/created" "$LOCAL/audit" "$LOCAL/images.tar" "$LOCAL/images"
+  remove_machines "$CLUSTER"
+  mkdir -p "$LOCAL/audit" "$LOCAL/audit-policy"
+  cp "$HERE/audit-policy.yaml" "$LOCAL/audit-policy/policy.yaml"
+  kind_config > "$LOCAL/kind.yaml"
+  kind create cluster --name "$CLUSTER" --image "$NODE_IMAGE" --config "$LOCAL/kind.yaml" --kubeconfig "$LOCAL/kubeconfig" --wait 0s
+  command -v kubectl > /dev/null || docker cp "$CONTROL_PLANE:/usr/bin/kubectl" "$LOCAL/bin/kubectl"
+  kubectl taint node "$CONTROL_PLANE" node-role.kubernetes.io/control-plane- 2> /dev/null || true
+  kubectl -n kube-system scale deployment coredns --replicas 1
+  wire "$CONTROL_PLANE"
+  ready "$CONTROL_PLANE"
+  printf '%s %s\n' "$(docker inspect -f '{{.Id}}' "$CONTROL_PLANE")" "$NODE_IMAGE" > "$LOCAL/created"
+}
+
+# wire NODE   Stands in for kindnet where its image is not to be had: a bridge by the node's podCIDR, and routes both ways.
+# A restarted node has lost its routes, so this is repeated then.
+wire() {
+  [ "$ENGINE" = own ] || return 0
+  local node=$1 cidr='' other other_cidr i
+  for ((i = 0; i < 120; i++)); do
+    cidr=$(kubectl get node "$node" -o jsonpath='{.spec.podCIDR}' 2> /dev/null || true)
+    [ -z "$cidr" ] || break
+    sleep 0.25
+  done
+  docker exec -i "$node" tee /etc/cni/net.d/10-bridge.conflist > /dev/null << CNI
+{"cniVersion": "0.4.0", "name": "pods", "plugins": [
+  {"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
+   "ipam": {"type": "host-local", "ranges": [[{"subnet": "$cidr"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+  {"type": "portmap", "capabilities": {"portMappings": true}}]}
+CNI
+  kubectl get nodes -o jsonpath='{range .items[*]}{.metadata.name} {.spec.podCIDR}{"\n"}{end}' > "$LOCAL/log/nodes.$node"
+  while read -r other other_cidr; do
+    if [ "$other" = "$node" ] || [ -z "$other_cidr" ] || ! running "$other"; then continue; fi
+    docker exec "$other" ip route replace "$cidr" via "$(address "$node")" || true
+    docker exec "$node" ip route replace "$other_cidr" via "$(address "$other")" || true
+  done < "$LOCAL/log/nodes.$node"
+  rm -f "$LOCAL/log/nodes.$node"
+}
+
+ready() { kubectl wait --for=condition=Ready --timeout=90s "node/$1"; }
+
+# A GPU is an extended resource on the Node's status, admitted like a device plugin's.
+give_gpus() {
+  local path=nvidia.com~1gpu
+  kubectl patch node "$1" --subresource=status --type json -p "[
+    {\"op\": \"add\", \"path\": \"/status/capacity/$path\", \"value\": \"$GPUS_PER_NODE\"},
+    {\"op\": \"add\", \"path\": \"/status/allocatable/$path\", \"value\": \"$GPUS_PER_NODE\"}]"
+}
+
+# --- images on nodes ------------------------------------------------------------------------------------------------------------
+
+import_archive() { docker exec -i "$1" ctr -n k8s.io images import --snapshotter overlayfs - < "$2" > /dev/null; }
+
+# The archive may be replaced by a `load` while it is read: then once more.
+import_remembered() {
+  local before
+  while [ -f "$LOCAL/images.tar" ]; do
+    before=$(ls -li "$LOCAL/images.tar")
+    import_archive "$1" "$LOCAL/images.tar"
+    [ "$before" != "$(ls -li "$LOCAL/images.tar")" ] || break
+  done
+}
+
+load_images() {
+  local node pids=() pid failed=''
+  { cat "$LOCAL/images" 2> /dev/null || true; printf '%s\n' "$@"; } | sort -u > "$LOCAL/images.part"
+  # shellcheck disable=SC2046  # a list of names; saved together, so that shared layers are there once
+  docker save -o "$LOCAL/images.tar.part" $(cat "$LOCAL/images.part")
+  mv "$LOCAL/images.part" "$LOCAL/images"
+  mv "$LOCAL/images.tar.part" "$LOCAL/images.tar"
+  for node in $(kubectl get nodes -o name); do
+    node=${node#node/}
+    running "$node" || continue
+    import_archive "$node" "$LOCAL/images.tar" &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || failed=yes; done
+  [ -z "$failed" ]
+}
+
+# --- machines of the cloud ------------------------------------------------------------------------------------------------------
+
+# join_machine NODE INSTANCE ZONE   A brand-new worker: kind's own container, joined by kubeadm under the cloud's id.
+# It shows its GPUs and turns Ready only when everything it needs is there.
+join_machine() {
+  local node=$1 instance=$2 zone=$3 i importing
+  docker rm -f -v "$node" > /dev/null 2>&1 || true
+  kubectl delete node "$node" --ignore-not-found    # of an interrupted join
+  docker_run -d --tty --name "$node" --hostname "$node" --label "io.x-k8s.kind.cluster=$CLUSTER" --label io.x-k8s.kind.role=worker \
+    --label "trainingrun.dev/instance=$instance" --privileged --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
+    --tmpfs /tmp --tmpfs /run --volume /var --volume /lib/modules:/lib/modules:ro --net "$NODE_NETWORK" --restart=on-failure:1 \
+    --init=false --cgroupns=private "$(docker inspect -f '{{.Config.Image}}' "$CONTROL_PLANE")" > /dev/null
+  for ((i = 0; i < 150; i++)); do docker exec "$node" ctr version > /dev/null 2>&1 && break; sleep 0.2; done
+  (import_remembered "$node") &
+  importing=$!
+  docker exec "$CONTROL_PLANE" kubeadm token create abcdef.0123456789abcdef > /dev/null 2>&1 || true    # kind's own; it lives a day
+  docker exec -i "$node" tee /kind/kubeadm.conf > /dev/null << CONFIG
+apiVersion: kubeadm.k8s.io/v1beta4
+kind: JoinConfiguration
+nodeRegistration:
+  criSocket: unix:///run/containerd/containerd.sock
+  kubeletExtraArgs:
+    - {name: node-ip, value: "$(address "$node")"}
+    - {name: provider-id, value: "aws:///$zone/$instance"}
+    - {name: node-labels, value: "pool=$GROUP,topology.kubernetes.io/zone=$zone,node.kubernetes.io/instance-type=p5.48xlarge"}
+  taints: [{key: nvidia.com/gpu, value: present, effect: NoSchedule}]
+discovery:
+  bootstrapToken: {token: abcdef.0123456789abcdef, apiServerEndpoint: "$CONTROL_PLANE:6443", unsafeSkipCAVerification: true}
+CONFIG
+  docker exec "$node" kubeadm join --config /kind/kubeadm.conf --skip-phases=preflight
+  wait "$importing"
+  docker exec "$node" touch /kind/joined
+  mend_machine "$node"
+}
+
+# After a boot: its routes and GPUs are gone. A machine whose join was interrupted is removed, to be built again.
+mend_machine() {
+  docker exec "$1" test -e /kind/joined || { end_machine "$1"; return; }
+  give_gpus "$1"
+  wire "$1"
+  ready "$1"
+}
+
+wire_machine() { wire "$1"; }
+
+# A terminated instance: gone with its disk; its Node stays until the cloud controller removes it.
+end_machine() { docker rm -f -v "$1"; }

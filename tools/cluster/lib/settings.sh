@@ -1,0 +1,41 @@
+# shellcheck shell=bash disable=SC2034  # read by the other parts
+# Where things live, and the versions this ground is made of.
+
+CHECKOUT=$(cd "$HERE/../.." && pwd -P)
+LOCAL=$CHECKOUT/.cluster                                    # this checkout's cluster; git-ignored
+CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/trainingrun           # shared by all of this user's checkouts
+ENGINE_DIR=$CACHE/engine
+
+KUBERNETES=1.34.4
+KIND=v0.33.0
+OFFICIAL_NODE=kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5    # the default of that kind
+ETCD=v3.6.7
+COREDNS=v1.15.0
+HELM=v4.3.1
+VERSITYGW=v1.8.0
+DEBIAN=bookworm
+
+OFFICIAL_BASE=python:3.11-slim-bookworm
+OWN_BASE=trainingrun-base:bookworm
+OPERATOR_IMAGE=trainingrun-operator:dev
+TRAINING_IMAGE=trainingrun-training:dev
+
+GPUS_PER_NODE=8
+S3_NODE_PORT=30443
+CLOUD_NODE_PORT=30500
+REGION=us-east-1
+GROUP=gpu
+BUCKET=trainingrun-checkpoints
+S3_USER=trainingrun
+S3_SECRET=trainingrun-secret
+
+digest() { if command -v sha256sum > /dev/null; then sha256sum; else shasum -a 256; fi | cut -c "1-${1:-12}"; }
+
+CLUSTER=tr-$(printf %s "$CHECKOUT" | digest 6)
+CONTROL_PLANE=$CLUSTER-control-plane
+MAX_GPU_NODES=4
+
+# One interface for `docker build` and one for the nodes, by names of our own, so that `down` can tell them from anybody else's.
+BUILD_BRIDGE=trainingrun0
+NODE_BRIDGE=trainingrun1
+NODE_NETWORK=trainingrun
