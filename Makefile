@@ -16,6 +16,8 @@ PYTEST := $(BIN)/python -m pytest
 # By their first line, so that a new script is checked without being named here.
 SHELL_SCRIPTS = $(shell grep -rlE '^\#!.*\b(ba)?sh\b' .ci tools 2>/dev/null)
 
+CHART_CRDS := charts/trainingrun-operator/files/crds
+
 .PHONY: help demo test check fix generate verify cluster cluster-down image install e2e unit lock
 
 # What make can do.
@@ -26,7 +28,7 @@ demo: cluster image install  ## Show one run from start to released node, on the
 	@echo "demo: one training run, watched from start to released node"
 	@$(BIN)/python tools/demo/demo.py
 
-test: check unit cluster image install e2e  ## Everything: check, unit tests, then the tests on a kind cluster
+test: check cluster unit image install e2e  ## Everything: check, unit tests, then the tests on a kind cluster
 	@echo "test: all passed"
 
 check: $(READY) verify  ## Format, lint, types, layers, shell scripts, generated files
@@ -46,14 +48,15 @@ fix: $(READY)  ## Format, and repair what the linter can
 	@$(BIN)/ruff format --quiet .
 
 generate: $(READY)  ## Write crds/ from the models in operator/trainingrun_operator/api
-	@echo "generate: crds/"
+	@echo "generate: crds/, and the chart's copy"
 	@$(BIN)/python -m trainingrun_operator.api.crd crds
+	@rm -f $(CHART_CRDS)/*.yaml && cp crds/*.yaml $(CHART_CRDS)/
 
 verify: $(READY)  ## Fail when crds/ is not what the models say
 	@echo "verify: crds/ is what the models say"
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	$(BIN)/python -m trainingrun_operator.api.crd "$$fresh" >/dev/null; \
-	diff -ru crds "$$fresh" || { echo "verify: run 'make generate' and commit crds/" >&2; exit 1; }
+	diff -ru crds "$$fresh" && diff -ru crds $(CHART_CRDS) || { echo "verify: run 'make generate' and commit crds/ and $(CHART_CRDS)/" >&2; exit 1; }
 
 cluster: $(READY)  ## Start the kind cluster (idempotent)
 	@echo "cluster: starting kind"

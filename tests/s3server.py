@@ -58,7 +58,17 @@ def running(folder: Path, *, cert: Path | None = None, key: Path | None = None) 
     """Run a server over an empty folder; with certificate and key it speaks TLS. Its log is ``server.log`` beside the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     port = _free_port()
-    command = [str(find_binary()), "--access", ACCESS_KEY, "--secret", SECRET_KEY, "--region", REGION, "--port", f"127.0.0.1:{port}"]
+    command = [
+        str(find_binary()),
+        "--access",
+        ACCESS_KEY,
+        "--secret",
+        SECRET_KEY,
+        "--region",
+        REGION,
+        "--port",
+        f"127.0.0.1:{port}",
+    ]
     if cert and key:
         command += ["--cert", str(cert), "--key", str(key)]
     log = folder.parent / "server.log"

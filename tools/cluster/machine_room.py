@@ -78,7 +78,7 @@ class Cloud:
     """The group, by the same API that the operator speaks."""
 
     def __init__(self) -> None:
-        config = Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 1})
+        config = Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 2})
         where = {"endpoint_url": os.environ["TRAININGRUN_CLOUD_ENDPOINT"], "region_name": os.environ["AWS_REGION"], "config": config}
         self.scaling = boto3.client("autoscaling", **where)
         self.ec2 = boto3.client("ec2", **where)
@@ -233,6 +233,8 @@ class Room:
             self.wired[CONTROL_PLANE] = control_plane
             self.start(CONTROL_PLANE, f"routes of {CONTROL_PLANE}", "wire", CONTROL_PLANE)
         for node, machine in machines.items():
+            if node in self.work:
+                self.wired.setdefault(node, machine.started)  # a join wires too
             if node not in instances or not machine.running or node in self.work:
                 continue
             restarted = self.wired.get(node) != machine.started

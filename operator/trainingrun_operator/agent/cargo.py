@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from trainingrun_operator.agent.watch import Entry
-from trainingrun_operator.api.manifest import FileEntry, Skipped
+if TYPE_CHECKING:
+    from trainingrun_operator.agent.watch import Entry
+    from trainingrun_operator.api.manifest import FileEntry, Skipped
 
 
 class ChangedError(Exception):

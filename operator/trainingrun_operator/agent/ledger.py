@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from trainingrun_operator.agent import wire
 from trainingrun_operator.agent.bucket import Bucket, ConflictError
 from trainingrun_operator.agent.cargo import Sent
+from trainingrun_operator.agent.watch import Kind
 from trainingrun_operator.api.exchange import CommitSeen
 from trainingrun_operator.api.manifest import (
     COMMIT_MAX_BYTES,
@@ -194,7 +195,8 @@ class Ledger:
             files[path] = (file.size, file.mtime_ns)
             if over or path not in self._sent:
                 self._sent[path] = Sent(file.size, file.mtime_ns, file.key, file.crc64nvme)
-        about = (manifest.checkpoint.dir, manifest.checkpoint.complete) if manifest.checkpoint else None
+        checkpoint = manifest.checkpoint
+        about = (wire.from_text(checkpoint.dir), checkpoint.complete) if checkpoint else None
         known = Known(ref, about, files)
         self._known = [known, *self._known] if over else [*self._known, known]
         del self._known[HISTORY_MAX:]
@@ -202,24 +204,32 @@ class Ledger:
     def earlier(self, path: str, entry: Entry) -> Sent | None:
         """The same file in an earlier commit, if size and time are the same."""
         sent = self._sent.get(path)
-        return sent if sent and (sent.size, sent.mtime_ns) == (entry.size, entry.mtime_ns) else None
+        return sent if sent and (sent.size, sent.mtime_ns) == _stamp(entry) else None
 
     def covers(self, unit: Unit) -> bool:
         """Whether every file of a unit is in some commit as it is now."""
-        return all(_same_or_link(self.earlier(path, entry), entry) for path, entry in unit.files.items())
+        return all(self.earlier(path, entry) for path, entry in unit.files.items() if entry.kind is not Kind.OTHER)
 
     def unsaved_bytes(self, entries: Mapping[str, Entry]) -> int:
         """How much lies in the volume and in no commit."""
-        return sum(entry.size for path, entry in entries.items() if self.earlier(path, entry) is None)
+        files = ((path, entry) for path, entry in entries.items() if entry.kind is Kind.FILE)
+        return sum(entry.size for path, entry in files if self.earlier(path, entry) is None)
 
     def manifest_of(self, unit: Unit, *, complete: bool) -> RankManifest | None:
         """The newest manifest that is about a unit and holds all of it as it is now."""
         for known in self._known:
             if known.checkpoint == (unit.dir, complete) and all(
-                known.files.get(path) == (entry.size, entry.mtime_ns) for path, entry in unit.files.items()
+                known.files.get(path) == _stamp(entry)
+                for path, entry in unit.files.items()
+                if entry.kind is not Kind.OTHER
             ):
                 return known.ref
         return None
+
+    def totals_of(self, ref: RankManifest) -> tuple[int, int]:
+        """Files and bytes of a known manifest."""
+        files = next((known.files for known in self._known if known.ref == ref), {})
+        return len(files), sum(size for size, _ in files.values())
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -289,8 +299,9 @@ class Ledger:
         return body
 
 
-def _same_or_link(sent: Sent | None, entry: Entry) -> bool:
-    return sent is not None or entry.kind.value == "other"
+def _stamp(entry: Entry) -> tuple[int, int]:
+    """Size and time as a manifest has them: a link has no bytes of its own."""
+    return (0 if entry.kind is Kind.LINK else entry.size, entry.mtime_ns)
 
 
 def _seen(key: str, commit: Commit) -> CommitSeen:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from trainingrun_operator.agent import detect
+from trainingrun_operator.agent import detect, wire
 from trainingrun_operator.agent.cargo import Sent, Wanted
 from trainingrun_operator.agent.ledger import Answer
 from trainingrun_operator.agent.units import Unit, is_log
@@ -43,10 +43,8 @@ class Wish(NamedTuple):
     ended: bool = False
     answer: Answer = Answer()
 
-    @property
-    def afresh(self) -> bool:
-        """The operator could not verify what was shipped for the attempt before."""
-        return self.answer.attempt > 1
+    afresh: bool = False
+    """The operator could not verify what was shipped for the attempt before: nothing of it is named or copied again."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,9 @@ def _about(seen: Seen | None, beside: Seen | None = None) -> Checkpoint | None:
     evidence = seen.verdict.evidence
     if beside and beside.unit.mtime_ns > seen.unit.mtime_ns:
         evidence += f"; {beside.unit.name} beside it is half-written ({beside.verdict.evidence})"
-    return Checkpoint(dir=seen.unit.dir, step=seen.unit.step, complete=seen.complete, evidence=evidence)
+    return Checkpoint(
+        dir=wire.to_text(seen.unit.dir), step=seen.unit.step, complete=seen.complete, evidence=wire.to_text(evidence)
+    )
 
 
 def _wanted(unit: Unit, covered: Covered, wish: Wish) -> list[Wanted]:

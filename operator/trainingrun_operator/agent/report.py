@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trainingrun_operator.agent import detect
+from trainingrun_operator.agent import detect, wire
 from trainingrun_operator.agent.look import View
 from trainingrun_operator.api.exchange import AgentError, AgentReport, CommitSeen, Found, MarkerSeen
 
@@ -80,7 +80,7 @@ class Board:
             known = self._trouble.get(source)
             news = known is None or known.code != code
             since = known.since if known and not news else time.monotonic()
-            self._trouble[source] = Trouble(code, message, since)
+            self._trouble[source] = Trouble(code, wire.to_text(message), since)
             return news
 
     def works(self, source: str) -> None:
@@ -128,4 +128,4 @@ def _found(seen: Seen | None, wall: float) -> Found | None:
         return None
     unit = seen.unit
     age = max(wall - unit.mtime_ns / 1e9, 0.0)
-    return Found(dir=unit.dir, step=unit.step, complete=seen.complete, age_seconds=age, bytes=unit.bytes)
+    return Found(dir=wire.to_text(unit.dir), step=unit.step, complete=seen.complete, age_seconds=age, bytes=unit.bytes)

@@ -124,7 +124,7 @@ class Shipment:
         copies: dict[str, Future[Stored | None]] = {}
         for one in listed:
             key = wire.to_key(self._folder, one.path)
-            if one.earlier and key not in self._there and key not in self._begun:
+            if one.earlier and one.entry.kind is Kind.FILE and key not in self._there and key not in self._begun:
                 copies[one.path] = self._task(one, 0, partial(self._copy, one.earlier, key))
         for one in listed:
             stored = copies[one.path].result() if one.path in copies else None

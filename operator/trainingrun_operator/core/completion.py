@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.run import CheckpointMode, Evidence, TerminationStatus
+from trainingrun_operator.core.bounds import TEXT_MAX, clipped
 from trainingrun_operator.core.observed import Training
 from trainingrun_operator.core.verdict import Verdict
 
@@ -31,7 +32,7 @@ def exited(seen: Observed) -> Verdict | None:
             evidence=(Evidence(what="exitCode", value="0"),),
         )
     if seen.agent is not None and seen.agent.markers:
-        name = seen.agent.markers[0].name
+        name = clipped(seen.agent.markers[0].name, TEXT_MAX)
         return Verdict(
             TerminationStatus.AUTO_COMPLETE,
             f"Training wrote the marker {name} and then ended with exit code {pod.exit_code}.",
@@ -64,7 +65,7 @@ def _crashed_for_good(seen: Observed, pod: Pod) -> Verdict | None:
 
 
 def never_started(seen: Observed) -> Verdict | None:
-    """Pods fail before any training starts, or the image cannot be had."""
+    """Pods fail before any training starts, the image cannot be had, or the Job ended and left nobody to tell how."""
     pod = seen.pod
     if seen.job is not None and not seen.live_pods and seen.job.failed > seen.run.spec.backoff_limit:
         return Verdict(
@@ -73,9 +74,15 @@ def never_started(seen: Observed) -> Verdict | None:
             f"{' Last lines of the log: ' + seen.log_tail if seen.log_tail else ''}",
             actor="Job",
         )
+    if seen.job is not None and seen.job.finished and not seen.live_pods:
+        return Verdict(
+            TerminationStatus.FAILED,
+            "The Job ended, and no pod is left to tell how its training did: somebody deleted or evicted it.",
+            actor="Job",
+        )
     if (
         pod is None
-        or pod.waiting_reason not in _CANNOT_START
+        or pod.waiting_reason not in CANNOT_START
         or seen.waiting_seconds < seen.defaults.image_error_seconds
     ):
         return None
@@ -87,7 +94,7 @@ def never_started(seen: Observed) -> Verdict | None:
     )
 
 
-_CANNOT_START: Final = frozenset(
+CANNOT_START: Final = frozenset(
     {
         "ErrImagePull",
         "ImagePullBackOff",
@@ -109,7 +116,7 @@ def inferred(seen: Observed) -> Verdict | None:
 def _marker(seen: Observed) -> Verdict | None:
     if seen.agent is None or not seen.agent.markers:
         return None
-    name = seen.agent.markers[0].name
+    name = clipped(seen.agent.markers[0].name, TEXT_MAX)
     return Verdict(
         TerminationStatus.AUTO_COMPLETE,
         f"Training wrote the completion marker {name}.",

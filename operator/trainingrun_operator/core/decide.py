@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest
 from trainingrun_operator.api.run import CheckpointMode, Evidence, OnFailure, Phase, TerminationStatus
-from trainingrun_operator.core import children, completion, release, stopping, termination
+from trainingrun_operator.core import acceptance, children, completion, release, stopping, termination
 from trainingrun_operator.core.effects import AddFinalizer, Annotate, CreateJob, Decision, Effect, RecordNodes, Tell
 from trainingrun_operator.core.observed import Mismatch, Training, Verified
 from trainingrun_operator.core.verdict import Verdict
 
 if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed, Pod
+
+NODES_MAX: Final = 64
+"""As the schema bounds ``status.nodes``; of a run that wandered over more, the newest are given back."""
 
 
 def decide(seen: Observed) -> Decision:
@@ -22,7 +25,7 @@ def decide(seen: Observed) -> Decision:
     if stop is not None and stop.phase is Phase.DONE:
         return termination.step(seen, stop)
     if new := release.unrecorded(seen):
-        return Decision((RecordNodes((*seen.run.status.nodes, *new)),), again_seconds=0)
+        return Decision((RecordNodes((*seen.run.status.nodes, *new)[-NODES_MAX:]),), again_seconds=0)
     if stop is not None:
         return termination.step(seen, stop)
     if seen.run.deleting and names.FINALIZER not in seen.run.finalizers:
@@ -100,8 +103,10 @@ def _settled_completion(seen: Observed) -> Verdict | None:
 
 def _start(seen: Observed) -> Decision:
     """Refuse with words, or protect the run and only then create something."""
-    if seen.problem is not None:
-        return Decision(note=seen.problem.message)
+    if (problem := seen.problem or acceptance.complaint(seen.run, seen.pools)) is not None:
+        return Decision(
+            again_seconds=None if problem.permanent else seen.run.spec.poll_interval_seconds, note=problem.message
+        )
     if names.FINALIZER not in seen.run.finalizers:
         return Decision((AddFinalizer(),), again_seconds=0)
     return Decision(

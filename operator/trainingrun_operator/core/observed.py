@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from pydantic import ValidationError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest, StopRequest
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from trainingrun_operator.api.manifest import Commit
     from trainingrun_operator.api.pool import GPUNodePoolSpec
     from trainingrun_operator.core.track import Track
+
+Request = TypeVar("Request", StopRequest, SaveRequest)
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class Run:
     status: TrainingRunStatus
     labels: Mapping[str, str] = field(default_factory=dict)
     finalizers: tuple[str, ...] = ()
+    has_status: bool = False
+    """Whether anything was ever written under ``status``."""
     deleting: bool = False
     created: str = ""
     stop_manager: str = ""
@@ -86,6 +92,7 @@ class Run:
             status=TrainingRunStatus.parse(stored.get("status") or {}),
             labels=meta.get("labels") or {},
             finalizers=tuple(meta.get("finalizers") or ()),
+            has_status="status" in stored,
             deleting="deletionTimestamp" in meta,
             created=meta.get("creationTimestamp", ""),
             stop_manager=_manager_of_stop(meta.get("managedFields") or ()),
@@ -181,7 +188,6 @@ class Pod:
         phase = status.get("phase", "Pending")
         training, exit_code, started_at = _training(spec, status)
         waiting_reason, waiting_message = _waiting(status)
-        stop, save = annotations.get(names.STOP_ANNOTATION), annotations.get(names.SAVE_ANNOTATION)
         return cls(
             name=meta["name"],
             uid=meta["uid"],
@@ -195,11 +201,19 @@ class Pod:
             started_at=started_at,
             waiting_reason=waiting_reason,
             waiting_message=waiting_message,
-            stop=StopRequest.model_validate_json(stop) if stop else None,
-            save=SaveRequest.model_validate_json(save) if save else None,
+            stop=_request(StopRequest, annotations.get(names.STOP_ANNOTATION)),
+            save=_request(SaveRequest, annotations.get(names.SAVE_ANNOTATION)),
             released=names.RELEASED_ANNOTATION in annotations,
             created=meta.get("creationTimestamp", ""),
         )
+
+
+def _request(model: type[Request], annotation: str | None) -> Request | None:
+    """Read what was asked; an annotation that somebody broke counts as not asked, and is written again."""
+    try:
+        return model.model_validate_json(annotation) if annotation else None
+    except ValidationError:
+        return None
 
 
 def _training(spec: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[Training, int | None, str]:

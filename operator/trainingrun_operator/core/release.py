@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from trainingrun_operator.api.run import NodePhase, NodePoolPolicy, NodeStatus
 from trainingrun_operator.core.effects import DeleteNode, Effect, RecordNodes, ReleaseMachine, TaintNode, UntaintNode
-from trainingrun_operator.core.observed import Instance, Training
+from trainingrun_operator.core.observed import Instance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +34,7 @@ def settled(nodes: tuple[NodeStatus, ...]) -> bool:
 def unrecorded(seen: Observed) -> tuple[NodeStatus, ...]:
     """Nodes that a pod of the run is on and whose identity is not written down yet."""
     known = {node.uid for node in seen.run.status.nodes}
-    used = {pod.node for pod in seen.live_pods if pod.node and pod.training is not Training.NOT_STARTED}
+    used = {pod.node for pod in seen.live_pods if pod.node}
     return tuple(
         NodeStatus(
             name=facts.name,
@@ -58,15 +58,22 @@ def next_effects(seen: Observed) -> tuple[Effect, ...]:
     """Take every node of the run one look further: the record first, then what it allows."""
     nodes: list[NodeStatus] = []
     effects: list[Effect] = []
-    facts = {found.name: found for found in seen.nodes}
     for node in seen.run.status.nodes:
-        status, wanted = _step(seen, node, facts.get(node.name))
+        status, wanted = _step(seen, node, _facts_of(seen, node))
         nodes.append(status)
         effects += wanted
     changed = tuple(nodes) != seen.run.status.nodes
     # What a phase allows is done only once the phase is written; taking back our own taint is always allowed.
     untaints = tuple(effect for effect in effects if isinstance(effect, UntaintNode))
     return (*untaints, RecordNodes(tuple(nodes))) if changed else tuple(effects)
+
+
+def _facts_of(seen: Observed, node: NodeStatus) -> NodeFacts | None:
+    """What is seen of a recorded node. Names are used again: a Node of another uid is another machine."""
+    alike = [facts for facts in seen.nodes if facts.name == node.name]
+    present = (facts for facts in alike if facts.uid == node.uid)
+    gone = (facts for facts in alike if facts.uid is None and facts.provider_id in ("", node.provider_id))
+    return next(present, None) or next(gone, None)
 
 
 def _step(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Step:

@@ -27,13 +27,13 @@ from trainingrun_operator.api.run import (
     WorkloadRef,
 )
 from trainingrun_operator.core import acceptance, release, stopping
+from trainingrun_operator.core.bounds import COUNT_MAX, MESSAGE_MAX, WORD_MAX, clipped, counted
 from trainingrun_operator.core.observed import Mismatch, Training, Unreachable
-from trainingrun_operator.core.termination import clipped, saved_from, sentence_of
+from trainingrun_operator.core.termination import saved_from, sentence_of
 
 if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed, Pod
 
-MESSAGE_MAX: Final = 4000
 HISTORY_MAX: Final = 20
 SUCCEEDS: Final = frozenset({TerminationStatus.AUTO_LOW_LOSS.value, TerminationStatus.AUTO_COMPLETE.value})
 STOPS: Final = frozenset({TerminationStatus.USER_STOP.value, TerminationStatus.DELETED.value})
@@ -257,7 +257,7 @@ def _dated(seen: Observed, facts: tuple[Fact, ...]) -> tuple[Condition, ...]:
         Condition(
             type=fact.type,
             status=fact.status,
-            reason=fact.reason,
+            reason=clipped(fact.reason, WORD_MAX),
             message=clipped(fact.message, MESSAGE_MAX),
             observed_generation=seen.run.generation,
             last_transition_time=was.last_transition_time
@@ -273,22 +273,20 @@ def _dated(seen: Observed, facts: tuple[Fact, ...]) -> tuple[Condition, ...]:
 
 def _progress(seen: Observed) -> Progress | None:
     track, before = seen.track, seen.run.status.progress
-    if not track.advanced:
+    if (newest := track.newest) is None:
         return before
-    newest = track.newest
-    moved = before is None or newest is None or before.step != newest.step
     return Progress(
         loss=stopping.shown(track.loss) if track.loss is not None else None,
         best_loss=stopping.shown(track.best_loss)
         if track.best_loss is not None
         else (before.best_loss if before else None),
-        step=track.step,
+        step=newest.step,
         epoch=f"{track.epoch:g}" if track.epoch is not None else None,
         total_epochs=int(track.total_epochs) if track.total_epochs is not None else None,
         percent=track.percent,
         eta_seconds=track.eta_seconds(seen.now),
         stall_polls=track.polls_without_advance if track.in_final_epoch else 0,
-        last_observation_time=seen.wall if moved or before is None else before.last_observation_time,
+        last_observation_time=before.last_observation_time if before and before.step == newest.step else seen.wall,
     )
 
 
@@ -304,7 +302,7 @@ def _checkpoint(seen: Observed) -> CheckpointStatus | None:
     saved: Saved | None = stop.saved if stop is not None and stop.saved is not None else None
     if saved is None and seen.verified is not None:
         saved = saved_from(seen.verified)
-    lag = Lag(bytes=seen.agent.unsaved_bytes) if seen.agent is not None else None
+    lag = Lag(bytes=min(max(seen.agent.unsaved_bytes, 0), COUNT_MAX)) if seen.agent is not None else None
     if saved is None or not saved.commit:
         loss = stop.data_loss if stop else None
         return before if loss is None else (before or CheckpointStatus()).model_copy(update={"data_loss": loss})
@@ -326,7 +324,7 @@ def _checkpoint(seen: Observed) -> CheckpointStatus | None:
 
 def _generation(commit_key: str) -> int | None:
     order = order_of_commit(commit_key)
-    return order.generation if order else None
+    return counted(order.generation) if order else None
 
 
 def _history(seen: Observed, phase: str) -> tuple[PhaseChange, ...]:

@@ -16,6 +16,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest, StopRequest
 from trainingrun_operator.api.run import CheckpointMode, OnFailure, Phase, Saved, Termination
 from trainingrun_operator.core import release
+from trainingrun_operator.core.bounds import COUNT_MAX, FILES_MAX, TEXT_MAX, clipped, counted
 from trainingrun_operator.core.effects import (
     AdoptJob,
     Advance,
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed, Pod
     from trainingrun_operator.core.verdict import Verdict
 
-MESSAGE_MAX: Final = 2000
+VERDICT_MAX: Final = 2000
+"""Characters of why a run ends; the sentences about checkpoint and nodes follow it."""
 ACTOR_MAX: Final = 500
 
 
@@ -45,7 +47,7 @@ def begin(seen: Observed, verdict: Verdict) -> Decision:
     termination = Termination(
         id=f"stop-{seen.run.uid}",
         status=verdict.status.value,
-        message=clipped(verdict.message, MESSAGE_MAX),
+        message=clipped(verdict.message, VERDICT_MAX),
         actor=clipped(verdict.actor, ACTOR_MAX),
         phase=Phase.REQUESTED,
         inferred=verdict.inferred,
@@ -117,6 +119,8 @@ def _ended(seen: Observed) -> bool:
 
 def _save(seen: Observed, stop: Termination) -> Decision:
     """Have the agent ship what is missing. Ends with a commit of this id, or with certainty that there is nothing to commit."""
+    if isinstance(seen.answer, Mismatch) and not seen.live_pods:
+        return _hold(seen, stop, _bytes_gone(seen.answer), [])
     if isinstance(seen.answer, Verified | Mismatch):
         return _advance(seen, stop, Phase.VERIFYING)
     holders = [pod for pod in seen.live_pods if pod.training is not Training.NOT_STARTED]
@@ -156,7 +160,7 @@ def _without_holder(seen: Observed, stop: Termination) -> Decision:
         saved = saved_from(seen.verified)
         loss = (
             None
-            if saved.final or not seen.pods
+            if saved.final
             else f"The pod went before its last bytes were saved. The last commit is {saved.uri or saved.commit}; whatever was written after it is lost."
         )
         return _advance(seen, stop, Phase.DELETING, saved=saved, data_loss=loss)
@@ -200,6 +204,7 @@ def _why_failing(seen: Observed) -> str:
 
 def _hold(seen: Observed, stop: Termination, why: str, holders: list[Pod]) -> Decision:
     """Keep everything, say why, go on asking; or go on without proof where the spec says so."""
+    why = clipped(why, VERDICT_MAX)
     if seen.run.spec.checkpoint.on_failure is OnFailure.PROCEED:
         last = saved_from(seen.verified) if seen.verified is not None else Saved()
         note = f"Ended without proof (spec.checkpoint.onFailure is Proceed). {why}"
@@ -210,7 +215,6 @@ def _hold(seen: Observed, stop: Termination, why: str, holders: list[Pod]) -> De
             saved=last.model_copy(update={"note": note, "final": _ended(seen)}),
             data_loss=note,
         )
-    why = clipped(why, MESSAGE_MAX)
     if stop.phase is not Phase.HELD:
         decision = _advance(seen, stop, Phase.HELD, hold_reason=why)
         return Decision(
@@ -235,12 +239,7 @@ def _verify(seen: Observed, stop: Termination) -> Decision:
             return Decision((*decision.effects, told), decision.again_seconds)
         case Mismatch() as wrong:
             if not seen.live_pods:
-                return _hold(
-                    seen,
-                    stop,
-                    f"The commit does not verify, and no pod holds the bytes any more: {wrong.complaint}",
-                    [],
-                )
+                return _hold(seen, stop, _bytes_gone(wrong), [])
             again = _advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1)
             told = Tell(
                 "CheckpointMismatch",
@@ -248,24 +247,34 @@ def _verify(seen: Observed, stop: Termination) -> Decision:
                 warning=True,
             )
             return Decision((*again.effects, told), again_seconds=min(60.0, 2.0 ** min(stop.attempt, 6)))
-        case _:
+        case _ if seen.save_failing_seconds < seen.defaults.hold_after_seconds:
             return _wait(seen, note="the bucket is read back")
+        case Unreachable() as away:
+            return _hold(seen, stop, f"The bucket cannot be read: {away.message}", [])
+        case _:
+            # The commit that answered is not in the bucket any more.
+            return _advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1)
+
+
+def _bytes_gone(wrong: Mismatch) -> str:
+    return f"The commit does not verify, and no pod holds the bytes any more: {wrong.complaint}"
 
 
 def saved_from(proven: Verified) -> Saved:
     """The record that deletion rests on."""
     commit = proven.commit
+    files = min(max(commit.total_files, 0), FILES_MAX)
     return Saved(
         commit=proven.key,
         digest=proven.digest,
-        uri=proven.uri if commit.total_files else "",
-        dir=commit.checkpoint.dir if commit.checkpoint else "",
-        step=commit.checkpoint.step if commit.checkpoint else None,
-        bytes=commit.total_bytes,
-        files=commit.total_files,
+        uri=proven.uri if files else "",
+        dir=clipped(commit.checkpoint.dir, TEXT_MAX) if commit.checkpoint else "",
+        step=counted(commit.checkpoint.step) if commit.checkpoint else None,
+        bytes=min(max(commit.total_bytes, 0), COUNT_MAX),
+        files=files,
         complete=commit.checkpoint.complete if commit.checkpoint else True,
         final=commit.final,
-        note="" if commit.total_files else "Nothing lay under the checkpoint path.",
+        note="" if files else "Nothing lay under the checkpoint path.",
     )
 
 
@@ -378,8 +387,3 @@ def _advance(
 
 def _wait(seen: Observed, *effects: Effect, note: str) -> Decision:
     return Decision(effects, again_seconds=seen.defaults.termination_look_seconds, note=note)
-
-
-def clipped(text: str, most: int) -> str:
-    """At most so many characters: what is too long is refused by the schema."""
-    return text if len(text) <= most else text[: most - 1] + "…"

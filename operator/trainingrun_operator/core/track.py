@@ -10,11 +10,14 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isfinite
 from statistics import median
-from typing import Final
+from typing import Final, TypeGuard
 
+from trainingrun_operator.core.bounds import COUNT_MAX
 from trainingrun_operator.core.sample import Sample, ScrapeFailure
 
 _REMEMBERED: Final = 16
+_ETA_MAX: Final = 315_360_000
+"""Ten years: what is further away is no estimate."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ class Track:
         since, first = self.began
         if self.epoch <= first or now <= since:
             return None
-        return max(0, int((self.total_epochs + self.epoch_base - self.epoch) * (now - since) / (self.epoch - first)))
+        eta = (self.total_epochs + self.epoch_base - self.epoch) * (now - since) / (self.epoch - first)
+        return max(0, int(eta)) if eta <= _ETA_MAX else None
 
 
 def fold(track: Track, reading: Sample | ScrapeFailure, *, pod_uid: str, now: float) -> Track:
@@ -115,7 +119,7 @@ def _fold_loss(track: Track, sample: Sample, now: float) -> Track:
             track,
             oddity=ScrapeFailure(
                 "NoSuchMetric",
-                "The metrics page has a step but no loss under any of the names in spec.metrics.names.loss.",
+                "The metrics page has no loss under any of the names in spec.metrics.names.loss.",
             ),
         )
     if not isfinite(sample.loss):
@@ -126,9 +130,9 @@ def _fold_loss(track: Track, sample: Sample, now: float) -> Track:
 
 
 def _fold_step(track: Track, sample: Sample, now: float) -> Track:
-    if sample.step is None or not isfinite(sample.step):
+    if not _counts(sample.step):
         oddity = track.oddity or ScrapeFailure(
-            "NoStep", "The metrics page has no finite step under any of the names in spec.metrics.names.step."
+            "NoStep", "The metrics page has no finite step from 0 up under any of the names in spec.metrics.names.step."
         )
         return replace(track, oddity=oddity)
     step = int(sample.step)
@@ -144,6 +148,11 @@ def _fold_step(track: Track, sample: Sample, now: float) -> Track:
     return replace(track, observations=observations, polls_without_advance=0, best_loss=best)
 
 
+def _counts(value: float | None) -> TypeGuard[float]:
+    """Whether a gauge can be a step or an epoch: finite, not negative, and not larger than what every JSON reader keeps exact."""
+    return value is not None and 0 <= value <= COUNT_MAX
+
+
 def _never_advanced(step: int) -> ScrapeFailure:
     return ScrapeFailure(
         "NeverAdvanced", f"The step still stands at {step}, its first value: nothing is decided before it advances."
@@ -151,13 +160,11 @@ def _never_advanced(step: int) -> ScrapeFailure:
 
 
 def _fold_epoch(track: Track, sample: Sample, now: float) -> Track:
-    if not track.advanced or sample.epoch is None or not isfinite(sample.epoch):
+    if not track.advanced or not _counts(sample.epoch):
         return track
-    total = (
-        sample.total_epochs if sample.total_epochs is not None and isfinite(sample.total_epochs) else track.total_epochs
-    )
+    total = sample.total_epochs if _counts(sample.total_epochs) else track.total_epochs
     base = track.epoch_base
-    if track.began is None and 0 <= sample.epoch <= 1:
+    if track.began is None and sample.epoch <= 1:
         # 1.0 exactly may also be the end of a fractional epoch 0; taking it for the first of a count from 1 only makes a stall fire later.
         base = 0 if sample.epoch < 1 else 1
     return replace(

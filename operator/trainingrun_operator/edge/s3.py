@@ -6,19 +6,22 @@ Nothing that a store writes is quoted: its address may be a tenant's, and a stat
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import re
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import boto3
 from botocore import exceptions
 from botocore.config import Config
 
+from trainingrun_operator.api.manifest import Layout, Order, order_of_commit
 from trainingrun_operator.core.observed import Unreachable
 
 if TYPE_CHECKING:
@@ -62,10 +65,8 @@ _ADVICE: Final = {
     "InternalError": "the store is in trouble: it is tried again",
 }
 _REGION: Final = "us-east-1"
-
-
-class MissingObjectError(Exception):
-    """The bucket answers, and has no such object."""
+_BODY_SECONDS: Final = 60.0
+_CHUNK_BYTES: Final = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class Clients:
         )
 
     def _ca_file(self, pem: str) -> str | None:
-        """botocore takes certificates only by path."""
+        """Botocore takes certificates only by path."""
         if not pem:
             return None
         self._folder = self._folder or tempfile.TemporaryDirectory(prefix="trainingrun-ca-")
@@ -167,9 +168,73 @@ class Clients:
         return str(path)
 
 
-def is_missing(error: Exception) -> bool:
-    """Whether the bucket answered that it has no such object."""
-    return isinstance(error, exceptions.ClientError) and str(error.response.get("Error", {}).get("Code")) in _MISSING
+class TooLargeError(Exception):
+    """An object is larger than what it may be."""
+
+
+class Found(NamedTuple):
+    """An object as the store describes it."""
+
+    size: int
+    crc64nvme: str
+    """Of the full object, base64; empty if the store keeps none."""
+
+
+def list_one(layout: Layout, client: S3Client) -> None:
+    """List the run's prefix, without looking at what is there."""
+    client.list_objects_v2(Bucket=layout.bucket, Prefix=layout.base, MaxKeys=1)
+
+
+def list_commits(layout: Layout, client: S3Client) -> tuple[str, ...]:
+    """Return the keys of all commits, newest first."""
+    found: dict[str, Order] = {}
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=layout.bucket, Prefix=layout.commits):
+        for item in page.get("Contents", ()):
+            order = order_of_commit(item["Key"])
+            # As we would write it ourselves: `e01-g1` speaks of the same order and is none of ours.
+            if order is not None and item["Key"] == layout.commit(order):
+                found[item["Key"]] = order
+    return tuple(sorted(found, key=found.__getitem__, reverse=True))
+
+
+def read_object(bucket: str, key: str, limit: int, client: S3Client) -> bytes | None:
+    """Return an object's bytes, None if there is none.
+
+    Raises:
+        TooLargeError: it has more than `limit` bytes.
+        TimeoutError: it drips. botocore's own timeout begins anew with every byte.
+    """
+    deadline = time.monotonic() + _BODY_SECONDS
+    try:
+        answer = client.get_object(Bucket=bucket, Key=key)
+    except exceptions.ClientError as error:
+        if _is_missing(error):
+            return None
+        raise
+    body = bytearray()
+    with contextlib.closing(answer["Body"]) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            body += chunk
+            if len(body) > limit:
+                raise TooLargeError
+            if time.monotonic() > deadline:
+                raise TimeoutError(key)
+    return bytes(body)
+
+
+def head_object(bucket: str, key: str, client: S3Client) -> Found | None:
+    """Return size and checksum of an object, None if there is none."""
+    try:
+        answer = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+    except exceptions.ClientError as error:
+        if _is_missing(error):
+            return None
+        raise
+    return Found(answer["ContentLength"], answer.get("ChecksumCRC64NVME", ""))
+
+
+def _is_missing(error: exceptions.ClientError) -> bool:
+    return str(error.response.get("Error", {}).get("Code")) in _MISSING
 
 
 def code_of(error: Exception) -> str:
@@ -178,11 +243,17 @@ def code_of(error: Exception) -> str:
         code = str(error.response.get("Error", {}).get("Code", ""))
         code = _CODES.get(code, code)
         return code if re.fullmatch(r"[A-Z][A-Za-z0-9]{1,63}", code) else "StoreError"
-    if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError | exceptions.CredentialRetrievalError):
+    if isinstance(
+        error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError | exceptions.CredentialRetrievalError
+    ):
         return "NoCredentials"
     if isinstance(error, exceptions.SSLError):
         # OpenSSL names a file without a certificate in it so; the same class also stands for an untrusted one.
-        return "BadCertificate" if "NO_CERTIFICATE_OR_CRL" in str(error) or "PEM" in str(error) else "CertificateNotTrusted"
+        return (
+            "BadCertificate"
+            if "NO_CERTIFICATE_OR_CRL" in str(error) or "PEM" in str(error)
+            else "CertificateNotTrusted"
+        )
     if isinstance(error, exceptions.ConnectTimeoutError | exceptions.ReadTimeoutError | TimeoutError):
         return "Timeout"
     return "InvalidEndpoint" if isinstance(error, ValueError) else "Unreachable"

@@ -7,30 +7,26 @@ asked for, whatever a manifest says.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-from pydantic import ValidationError
-
-from trainingrun_operator.api.manifest import (
-    COMMIT_MAX_BYTES,
-    FILES_MAX,
-    MANIFEST_MAX_BYTES,
-    SCHEMA,
-    Commit,
-    FileEntry,
-    Layout,
-    Manifest,
-    RankManifest,
-    order_of_commit,
-)
+from trainingrun_operator.api.manifest import COMMIT_MAX_BYTES, FILES_MAX, MANIFEST_MAX_BYTES, Commit, FileEntry, Layout
 from trainingrun_operator.core.observed import Mismatch, Unreachable, Verified
-from trainingrun_operator.edge.s3 import CALLS_PER_ACCESS, STORE_ERRORS, Access, Clients, Door, MissingObjectError, is_missing, unreachable
+from trainingrun_operator.edge import s3
+from trainingrun_operator.edge.proof import (
+    ReadCommit,
+    WrongError,
+    check_owned,
+    checked_commit,
+    checked_manifest,
+    complaint_about,
+    said,
+    uri_of,
+)
+from trainingrun_operator.edge.s3 import STORE_ERRORS, Access
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,28 +36,20 @@ if TYPE_CHECKING:
 __all__ = ["Access", "Store"]
 
 _THREADS: Final = 32
-_BODY_SECONDS: Final = 60.0
 _REMEMBERED: Final = 2048
 
 T = TypeVar("T")
-Document = TypeVar("Document", Commit, Manifest)
 
 
-class _WrongError(Exception):
-    """What was read does not add up; the text is the complaint."""
+class _Place(NamedTuple):
+    """A commit, and who asks for it: nobody is told from memory what they could not read themselves."""
 
-
-@dataclass(frozen=True)
-class _Read:
-    """One commit as it was read."""
-
+    access: Access
+    bucket: str
     key: str
-    digest: str
-    commit: Commit
 
 
-@dataclass(frozen=True)
-class _Proof:
+class _Proof(NamedTuple):
     verified: Verified
     at: float
 
@@ -70,11 +58,10 @@ class Store:
     """Reads any number of buckets through a bounded pool of threads."""
 
     def __init__(self, *, threads: int = _THREADS, clients: int = 64) -> None:
-        self._clients = Clients(clients)
+        self._clients = s3.Clients(clients)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
-        # Commits are written once. By address, credentials and key: nobody is told what they could not read themselves.
-        self._read: OrderedDict[tuple[Access, str, str], _Read] = OrderedDict()
-        self._proven: OrderedDict[tuple[Access, str, str], _Proof] = OrderedDict()
+        self._read: OrderedDict[_Place, ReadCommit] = OrderedDict()
+        self._proven: OrderedDict[_Place, _Proof] = OrderedDict()
 
     def close(self) -> None:
         """Let running calls end, drop the waiting ones, close all connections."""
@@ -84,30 +71,30 @@ class Store:
     async def probe(self, access: Access, layout: Layout) -> Unreachable | None:
         """Whether the run's prefix can be listed; None if so."""
         try:
-            await self._call(access, partial(_list_one, layout))
+            await self._call(access, partial(s3.list_one, layout))
         except STORE_ERRORS as error:
-            return unreachable(access, layout.bucket, error)
+            return s3.unreachable(access, layout.bucket, error)
         return None
 
     async def commits(self, access: Access, layout: Layout) -> tuple[str, ...] | Unreachable:
         """Keys of the run's commits, newest first."""
         try:
-            return await self._call(access, partial(_list_commits, layout))
+            return await self._call(access, partial(s3.list_commits, layout))
         except STORE_ERRORS as error:
-            return unreachable(access, layout.bucket, error)
+            return s3.unreachable(access, layout.bucket, error)
 
     async def verify(self, access: Access, layout: Layout, commit_key: str) -> Verified | Mismatch | Unreachable:
         """Read a commit, its manifests, and size and checksum of every object, all of it now."""
-        read: _Read | None = None
+        read: ReadCommit | None = None
         try:
             read = await self._commit(access, layout, commit_key)
             verified = Verified(commit_key, read.digest, await self._prove(access, layout, read.commit), read.commit)
-        except _WrongError as error:
+        except WrongError as error:
             asked = (read.commit.termination_id, read.commit.attempt) if read else (None, 0)
             return Mismatch(commit_key, f"{layout.uri(commit_key)}: {error}", *asked)
         except STORE_ERRORS as error:
-            return unreachable(access, layout.bucket, error)
-        _keep(self._proven, (access, layout.bucket, commit_key), _Proof(verified, time.monotonic()))
+            return s3.unreachable(access, layout.bucket, error)
+        _keep(self._proven, _Place(access, layout.bucket, commit_key), _Proof(verified, time.monotonic()))
         return verified
 
     async def find(
@@ -131,140 +118,89 @@ class Store:
         for key in keys[:depth]:
             try:
                 read = await self._commit(access, layout, key)
-            except _WrongError as error:
+            except WrongError as error:
                 if key == keys[0]:
                     unreadable = Mismatch(key, f"{layout.uri(key)}: {error}")
                 continue
             except STORE_ERRORS as error:
-                return unreachable(access, layout.bucket, error)
+                return s3.unreachable(access, layout.bucket, error)
             if wanted(read.commit):
-                proof = self._proven.get((access, layout.bucket, key))
+                proof = self._proven.get(_Place(access, layout.bucket, key))
                 if proof is not None and time.monotonic() - proof.at < max_age_seconds:
                     return proof.verified
                 return await self.verify(access, layout, key)
         return unreadable
 
     async def _call(self, access: Access, call: Callable[[S3Client], T]) -> T:
-        door = await self._door(access)
+        loop = asyncio.get_running_loop()
+        door = await loop.run_in_executor(self._pool, self._clients.door, access)
         async with door.calls:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call, door.client)
-
-    async def _door(self, access: Access) -> Door:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._clients.door, access)
+            return await loop.run_in_executor(self._pool, call, door.client)
 
     async def _get(self, access: Access, layout: Layout, key: str, limit: int) -> bytes:
-        if not layout.owns(key):
-            raise _WrongError(f"it names {_said(key)}, which is outside of this run's prefix {layout.uri(layout.base)}")
+        check_owned(layout, key)
         try:
-            return await self._call(access, partial(_read_object, layout.bucket, key, limit))
-        except MissingObjectError:
-            raise _WrongError(f"{_said(key)} is not in the bucket") from None
+            body = await self._call(access, partial(s3.read_object, layout.bucket, key, limit))
+        except s3.TooLargeError:
+            raise WrongError(f"{said(key)} is larger than {limit} bytes") from None
+        if body is None:
+            raise WrongError(f"{said(key)} is not in the bucket")
+        return body
 
-    async def _commit(self, access: Access, layout: Layout, key: str) -> _Read:
-        known = self._read.get((access, layout.bucket, key))
-        if known is not None:
-            self._read.move_to_end((access, layout.bucket, key))
-            return known
-        body = await self._get(access, layout, key, COMMIT_MAX_BYTES)
-        read = _Read(key, hashlib.sha256(body).hexdigest(), _parsed(Commit, body, "the commit"))
-        _check_commit(layout, read)
-        _keep(self._read, (access, layout.bucket, key), read)
+    async def _commit(self, access: Access, layout: Layout, key: str) -> ReadCommit:
+        place = _Place(access, layout.bucket, key)
+        read = self._read.get(place)
+        if read is None:
+            # Written once, so what was read stays true.
+            read = checked_commit(layout, key, await self._get(access, layout, key, COMMIT_MAX_BYTES))
+        _keep(self._read, place, read)
         return read
 
     async def _prove(self, access: Access, layout: Layout, commit: Commit) -> str:
-        """Return the checkpoint's address once everything matched; ranks one after the other, so that one manifest is in memory."""
-        left, files, size, uri = FILES_MAX, 0, 0, ""
+        """Return the checkpoint's address once everything matched. One rank after the other: one manifest in memory at a time."""
+        listed, files, size, uri = 0, 0, 0, ""
         for entry in sorted(commit.ranks, key=lambda rank: rank.rank):
             body = await self._get(access, layout, entry.key, MANIFEST_MAX_BYTES)
-            manifest = await asyncio.get_running_loop().run_in_executor(self._pool, _checked_manifest, commit, entry, body)
-            left -= len(manifest.files)
-            if left < 0:
-                raise _WrongError(f"it has more than {FILES_MAX} files: leave some out with spec.checkpoint.exclude")
-            await self._prove_files(access, layout, [file for file in manifest.files if file.link_target is None])
-            files, size = files + manifest.total_files, size + manifest.total_bytes
-            uri = uri or _uri(layout, manifest)
-        if (files, size) != (commit.total_files, commit.total_bytes):
-            raise _WrongError(
-                f"it speaks of {commit.total_files} files and {commit.total_bytes} bytes, its manifests of {files} and {size}"
+            manifest = await asyncio.get_running_loop().run_in_executor(
+                self._pool, checked_manifest, commit, entry, body
             )
+            listed += len(manifest.files)
+            if listed > FILES_MAX:
+                raise WrongError(f"it has more than {FILES_MAX} files: leave some out with spec.checkpoint.exclude")
+            await self._prove_files(access, layout, [file for file in manifest.files if file.link_target is None])
+            files, size, uri = (
+                files + manifest.total_files,
+                size + manifest.total_bytes,
+                uri or uri_of(layout, manifest),
+            )
+        if (files, size) != (commit.total_files, commit.total_bytes):
+            said_and_listed = (
+                f"{commit.total_files} files and {commit.total_bytes} bytes, its manifests of {files} and {size}"
+            )
+            raise WrongError(f"it speaks of {said_and_listed}")
         return uri
 
     async def _prove_files(self, access: Access, layout: Layout, files: list[FileEntry]) -> None:
         for file in files:
-            if not layout.owns(file.key):
-                raise _WrongError(f"it names {_said(file.key)}, which is outside of this run's prefix {layout.uri(layout.base)}")
-        remaining: Iterator[FileEntry] = iter(files)
+            check_owned(layout, file.key)
+        remaining = iter(files)
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(CALLS_PER_ACCESS, len(files))):
-                    group.create_task(self._prove_each(access, layout, remaining))
+                for _ in range(min(s3.CALLS_PER_ACCESS, len(files))):
+                    group.create_task(self._prove_each(access, layout.bucket, remaining))
         except ExceptionGroup as errors:
             # The first to fail ended the others.
             raise errors.exceptions[0] from None
 
-    async def _prove_each(self, access: Access, layout: Layout, files: Iterator[FileEntry]) -> None:
-        for file in files:
-            if complaint := await self._call(access, partial(_compare, layout.bucket, file)):
-                raise _WrongError(complaint)
+    async def _prove_each(self, access: Access, bucket: str, remaining: Iterator[FileEntry]) -> None:
+        for file in remaining:
+            found = await self._call(access, partial(s3.head_object, bucket, file.key))
+            if complaint := complaint_about(file, found):
+                raise WrongError(complaint)
 
 
-# -- what is checked without asking anybody -------------------------------------------------------------------
-
-
-def _check_commit(layout: Layout, read: _Read) -> None:
-    commit, run = read.commit, read.commit.run
-    if commit.schema_ != SCHEMA:
-        raise _WrongError(f"its schema is {commit.schema_}, this operator reads {SCHEMA}")
-    if not layout.base.endswith(f"{run.namespace}/{run.name}/{run.uid}/") or "/" in run.name + run.uid:
-        raise _WrongError(f"it belongs to the run {_said(f'{run.namespace}/{run.name}')} with uid {_said(run.uid)}, not to this one")
-    if read.key != layout.commit(commit.order):
-        raise _WrongError(f"its key does not say what it is: epoch {commit.epoch}, generation {commit.generation}")
-    if sorted(entry.rank for entry in commit.ranks) != list(range(commit.world_size)) or not commit.ranks:
-        raise _WrongError(f"it has the ranks {sorted(entry.rank for entry in commit.ranks)[:64]}, of {commit.world_size}")
-
-
-def _checked_manifest(commit: Commit, entry: RankManifest, body: bytes) -> Manifest:
-    if hashlib.sha256(body).hexdigest() != entry.sha256:
-        raise _WrongError(f"the manifest {_said(entry.key)} is not the one that the commit names (SHA-256 differs)")
-    manifest = _parsed(Manifest, body, f"the manifest {_said(entry.key)}")
-    where = f"the manifest of rank {entry.rank}"
-    if manifest.schema_ != SCHEMA:
-        raise _WrongError(f"{where} has schema {manifest.schema_}, this operator reads {SCHEMA}")
-    if manifest.run != commit.run:
-        raise _WrongError(f"{where} belongs to another run, with uid {_said(manifest.run.uid)}")
-    if (manifest.epoch, manifest.generation) != commit.order:
-        raise _WrongError(f"{where} is of epoch {manifest.epoch}, generation {manifest.generation}")
-    if manifest.pod.rank != entry.rank or manifest.pod.world_size != commit.world_size:
-        raise _WrongError(f"{where} was written by rank {manifest.pod.rank} of {manifest.pod.world_size}, the commit has {commit.world_size}")
-    mine, whole = manifest.checkpoint, commit.checkpoint
-    if (mine and (mine.dir, mine.step, mine.complete)) != (whole and (whole.dir, whole.step, whole.complete)):
-        raise _WrongError(f"{where} is about {_about(manifest)}, the commit about {_about(commit)}")
-    if left_out := next((one for one in manifest.skipped if one.regular), None):
-        raise _WrongError(f"the file {_said(left_out.path)} was left out: {_said(left_out.reason)}")
-    if (manifest.total_files > 0) != bool(manifest.files):
-        raise _WrongError(f"{where} speaks of {manifest.total_files} files and lists {len(manifest.files)}")
-    return manifest
-
-
-def _about(document: Commit | Manifest) -> str:
-    checkpoint = document.checkpoint
-    if checkpoint is None:
-        return "nothing"
-    return f"{'' if checkpoint.complete else 'the unfinished '}{_said(checkpoint.dir)} at step {checkpoint.step}"
-
-
-def _parsed(model: type[Document], body: bytes, what: str) -> Document:
-    try:
-        return model.model_validate_json(body, by_alias=True, by_name=False)
-    except ValidationError as error:
-        # Where, not what: the body is not quoted.
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "its JSON"
-        raise _WrongError(f"{what} cannot be read: {place} is wrong ({first['type']})") from None
-
-
-def _uri(layout: Layout, manifest: Manifest) -> str:
-    if manifest.checkpoint is None:
-        return ""
-    folder = layout.folder(manifest.pod.rank, commit_order(manifest), manifest.pod.name)
-    return layout.uri(folder + ("" if manifest.checkpoint.dir == "." else f"{manifest.checkpoint.dir.rstrip('/')}/"))
+def _keep(remembered: OrderedDict[_Place, T], place: _Place, value: T) -> None:
+    remembered[place] = value
+    remembered.move_to_end(place)
+    if len(remembered) > _REMEMBERED:
+        remembered.popitem(last=False)

@@ -29,9 +29,8 @@ manifests() {
 # Everything in it is in place when its own Deployments are.
 deploy_cloud() {
   certificates
-  docker save "$S3_IMAGE" "$CLOUD_IMAGE" -o "$LOCAL/simulation.tar"
-  import_archive "$CONTROL_PLANE" "$LOCAL/simulation.tar"
-  rm -f "$LOCAL/simulation.tar"
+  # the node image built here has them already
+  [ "$ENGINE" = own ] || docker save "$S3_IMAGE" "$CLOUD_IMAGE" | docker exec -i "$CONTROL_PLANE" ctr -n k8s.io images import --snapshotter overlayfs -
   apply_from create namespace "$NAMESPACE"
   apply_from -n "$NAMESPACE" create secret tls s3-tls --cert "$LOCAL/tls/s3.crt" --key "$LOCAL/tls/s3.key"
   apply_from -n "$NAMESPACE" create configmap ca --from-file "ca.crt=$LOCAL/tls/ca.crt"

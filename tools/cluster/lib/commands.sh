@@ -11,8 +11,8 @@ up() {
   binaries
   tool_folder
   engine
-  node_image
   simulation_images
+  node_image
   printf '%s\n' "$ENGINE" > "$LOCAL/engine"
   register_checkout
   if ! cluster_stands; then
@@ -62,7 +62,7 @@ down() {
       step 'stopping the container engine' stop_engine
     fi
   fi
-  rm -rf "$LOCAL/created" "$LOCAL/engine" "$LOCAL/kubeconfig" "$LOCAL/images" "$LOCAL/images.tar"
+  rm -rf "$LOCAL/created" "$LOCAL/engine" "$LOCAL/kubeconfig" "$LOCAL/images"
 }
 
 require_cluster() {
@@ -103,7 +103,7 @@ status() {
   if ! engine_answers; then echo "engine        $ENGINE, does not answer (cluster up)"; return; fi
   printf 'engine        %s, %s\n' "$ENGINE" "$(docker version --format 'Docker {{.Server.Version}}')"
   if pid=$(room_pid); then echo "machine room  process $pid, log $LOCAL/machine-room.log"; else echo 'machine room  does not run (cluster up)'; fi
-  printf 'images        %s\n' "$(tr '\n' ' ' < "$LOCAL/images" 2> /dev/null || true)"
+  printf 'images        %s\n' "$(tr '\n' ' ' < "$LOCAL/images/list" 2> /dev/null || true)"
   docker ps -a --filter "label=io.x-k8s.kind.cluster=$CLUSTER" --format 'machine       {{.Names}}  {{.Status}}'
   if [ -f "$LOCAL/created" ] && running "$CONTROL_PLANE"; then
     PATH=$LOCAL/bin:$PATH

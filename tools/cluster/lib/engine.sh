@@ -40,6 +40,9 @@ start_engine() {
   [ "${#SOCKET}" -lt 104 ] || { echo "$SOCKET is too long for a socket: set XDG_CACHE_HOME to a shorter folder"; return 1; }
   mkdir -p "$ENGINE_DIR"
   sweep_wreck
+  # Nodes are made to restart on failure. After a killed engine they would come back half, without network, and those of a lost checkout
+  # would make its folders again: they stay down until their own `up` replaces them.
+  find "$ENGINE_DIR/data/containers" -name hostconfig.json -exec sed -i 's/"Name":"on-failure"/"Name":"no"/' {} + 2> /dev/null || true
   ip link add name "$BUILD_BRIDGE" type bridge
   ip address add 10.99.0.1/24 dev "$BUILD_BRIDGE"
   ip link set "$BUILD_BRIDGE" up
@@ -62,7 +65,7 @@ engine() {
   [ "$ENGINE" = own ] || return 0
   if ! engine_answers; then
     step 'container engine' start_engine
-    clear_wrecks
+    remove_machines "$CLUSTER"    # wrecks by now; `up` makes them anew
   fi
   forget_lost_checkouts
   docker network inspect "$NODE_NETWORK" > /dev/null 2>&1 ||
@@ -124,7 +127,7 @@ stop_engine() {
   pid=$(cat "$ENGINE_DIR/docker.pid" 2> /dev/null || true)
   if [ -n "$pid" ] && engine_processes | grep -qx "$pid"; then
     kill "$pid"
-    for ((i = 0; i < 100; i++)); do kill -0 "$pid" 2> /dev/null || break; sleep 0.1; done
+    for ((i = 0; i < 100; i++)); do engine_processes | grep -qx "$pid" || break; sleep 0.1; done    # not kill -0: it may be a zombie
   fi
   sweep_wreck
 }
@@ -144,21 +147,11 @@ remove_machines() {
   [ -z "$ids" ] || docker rm -f -v $ids > /dev/null
 }
 
-# Containers that an engine finds at its start are wrecks: their networks and processes are gone, and their restart policy revives
-# them half. Ours are made anew by `up`; those of other checkouts stand still until their own `up`.
-clear_wrecks() {
-  local ids
-  remove_machines "$CLUSTER"
-  ids=$(docker ps -q --filter label=io.x-k8s.kind.cluster)
-  # shellcheck disable=SC2086  # a list of ids
-  [ -z "$ids" ] || docker kill $ids > /dev/null
-}
-
 forget_lost_checkouts() {
   local name home
   for name in $(all_clusters); do
     home=$(cat "$CACHE/clusters/$name" 2> /dev/null || true)
-    if [ "$name" = "$CLUSTER" ] || { [ -n "$home" ] && [ -d "$home" ]; }; then continue; fi
+    if [ "$name" = "$CLUSTER" ] || { [ -n "$home" ] && [ -e "$home/tools/cluster/cluster" ]; }; then continue; fi
     say "removing cluster $name: its checkout ${home:-(unknown)} is gone"
     remove_machines "$name"
     forget_checkout "$name"

@@ -10,6 +10,7 @@ build_own_base() {
   wheels "$CACHE/wheels-pip" pip
   cp "$CACHE"/wheels-pip/pip-*.whl "$root/tmp/"
   rm -f "$root"/usr/lib/python3*/EXTERNALLY-MANAGED
+  # shellcheck disable=SC2016  # expanded in there
   chroot "$root" bash -ec '
     for wheel in /tmp/pip-*.whl; do python3 -B "$wheel/pip" install --no-cache-dir --no-index --root-user-action ignore "$wheel"; rm "$wheel"; done
     ln -sf python3 /usr/bin/python'

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The node image where none can be pulled: Debian, kind's own node files out of its Go module, and the Kubernetes binaries, with the
-# control plane's images already in the node's containerd. Named by the hash of all it is made of.
+# images of the control plane and of the simulation already in the node's containerd. Named by the hash of all it is made of.
 
 NODE_PACKAGES=systemd,systemd-sysv,dbus,ca-certificates,curl,jq,procps,mount,util-linux,iproute2,iptables,nftables,conntrack,ethtool,socat
 NODE_PACKAGES+=,kmod,hostname,libseccomp2,containerd,runc,containernetworking-plugins,nfs-common,openssl
@@ -67,6 +67,8 @@ process.pop("oomScoreAdj", None)
 for kind, names in process.get("capabilities", {}).items():
     process["capabilities"][kind] = [n for n in names if n != "CAP_SYS_RESOURCE"]
 json.dump(spec, sys.stdout)' > "$root/etc/containerd/cri-base.json"
+  install -m 755 "$HERE"/node/{seal,seed,add}-images "$root/kind/bin/"
+  install -D -m 644 "$HERE/node/seed-images.conf" "$root/etc/systemd/system/containerd.service.d/seed-images.conf"
   install -m 755 "$KUBERNETES_BIN"/{kubeadm,kubelet,kubectl} "$root/usr/bin/"
   printf 'v%s' "$KUBERNETES" > "$root/kind/version"
 }
@@ -125,10 +127,11 @@ C
   printf '%s\n' "$listed" > "$work/images.list"
 }
 
-# preload ROOT ARCHIVE   Into the node's own store, by a containerd over it.
+# preload ROOT ARCHIVE   Into the store a node is born with, by a containerd over it. Not under /var, which is a volume that the
+# engine would fill by copying, for each node.
 preload() {
   local root=$1 archive=$2 work=$3 pid i
-  printf 'version = 2\nroot = "%s/var/lib/containerd"\nstate = "%s/state"\n[grpc]\n  address = "%s/containerd.sock"\n' "$root" "$work" "$work" > "$work/containerd.toml"
+  printf 'version = 2\nroot = "%s/preloaded/seed"\nstate = "%s/state"\n[grpc]\n  address = "%s/containerd.sock"\n' "$root" "$work" "$work" > "$work/containerd.toml"
   (unlocked; exec containerd --config "$work/containerd.toml" > "$work/containerd.log" 2>&1) &
   pid=$!
   on_exit "kill $pid"
@@ -136,6 +139,8 @@ preload() {
   ctr -a "$work/containerd.sock" -n k8s.io images import "$archive"
   kill "$pid"
   wait "$pid" || true
+  "$HERE/node/seal-images" "$root/preloaded/seed" "$root/preloaded" /preloaded
+  rm -rf "$root/var/lib/containerd"
 }
 
 build_node_image() {
@@ -149,7 +154,7 @@ build_node_image() {
   kube_proxy_image "$root"
   control_plane_images "$work"
   # shellcheck disable=SC2046  # a list of names
-  docker save -o "$work/images.tar" $(cat "$work/images.list")
+  docker save -o "$work/images.tar" $(cat "$work/images.list") "$S3_IMAGE" "$CLOUD_IMAGE"
   preload "$root" "$work/images.tar" "$work"
   # shellcheck disable=SC2046  # a list of names
   docker rmi $(cat "$work/images.list") > /dev/null || true
@@ -161,7 +166,7 @@ build_node_image() {
 node_image() {
   if [ "$ENGINE" = machine ]; then NODE_IMAGE=$OFFICIAL_NODE; return; fi
   KUBERNETES_BIN=$(bin_dir "kubernetes-$KUBERNETES")
-  NODE_IMAGE=trainingrun-node:v$KUBERNETES-$({ cat "$HERE/lib/node_image.sh"; printf '%s\n' "$KIND" "$ETCD" "$COREDNS" "$DEBIAN"; } | digest)
+  NODE_IMAGE=trainingrun-node:v$KUBERNETES-$({ cat "$HERE/lib/node_image.sh" "$HERE"/node/*; printf '%s\n' "$KIND" "$ETCD" "$COREDNS" "$DEBIAN" "$S3_IMAGE" "$CLOUD_IMAGE"; } | digest)
   docker image inspect "$NODE_IMAGE" > /dev/null 2>&1 && return
   golang
   step 'node image from Debian and the binaries (three minutes)' build_node_image

@@ -49,6 +49,7 @@ nodes:
   extraMounts:
   - {hostPath: "$LOCAL/audit-policy", containerPath: /etc/kubernetes/audit}
   - {hostPath: "$LOCAL/audit", containerPath: /var/log/kubernetes/audit}
+  - {hostPath: "$LOCAL/images", containerPath: /images}
   extraPortMappings:
   - {containerPort: $S3_NODE_PORT, listenAddress: 127.0.0.1}
   - {containerPort: $CLOUD_NODE_PORT, listenAddress: 127.0.0.1}
@@ -62,9 +63,10 @@ cluster_stands() {
 }
 
 create_nodes() {
-  rm -rf "$LOCAL/created" "$LOCAL/audit" "$LOCAL/images.tar" "$LOCAL/images"
+  rm -f "$LOCAL/created"
   remove_machines "$CLUSTER"
-  mkdir -p "$LOCAL/audit" "$LOCAL/audit-policy"
+  rm -rf "$LOCAL/audit" "$LOCAL/images"
+  mkdir -p "$LOCAL/audit" "$LOCAL/audit-policy" "$LOCAL/images"
   cp "$HERE/audit-policy.yaml" "$LOCAL/audit-policy/policy.yaml"
   kind_config > "$LOCAL/kind.yaml"
   kind create cluster --name "$CLUSTER" --image "$NODE_IMAGE" --config "$LOCAL/kind.yaml" --kubeconfig "$LOCAL/kubeconfig" --wait 0s
@@ -115,30 +117,44 @@ give_gpus() {
 
 import_archive() { docker exec -i "$1" ctr -n k8s.io images import --snapshotter overlayfs - < "$2" > /dev/null; }
 
-# The archive may be replaced by a `load` while it is read: then once more.
+# What machines that join later are born with. Beside our own engine they share one unpacked copy (`current`, whose number changes
+# with each load); elsewhere each imports the archive.
+births() { if [ "$ENGINE" = own ]; then readlink "$LOCAL/images/current" || true; else ls -li "$LOCAL/images/archive.tar" 2> /dev/null || true; fi; }
+
+remember_images() {
+  if [ "$ENGINE" = own ]; then
+    docker exec -i "$CONTROL_PLANE" /kind/bin/add-images "$(date +%s%N)" < "$1"
+  else
+    # shellcheck disable=SC2046  # a list of names; saved together, so that shared layers are there once
+    docker save -o "$LOCAL/images/archive.part" $(cat "$LOCAL/images/list")
+    mv "$LOCAL/images/archive.part" "$LOCAL/images/archive.tar"
+  fi
+}
+
+# A `load` may come between a machine's birth and its joining: then what was loaded is imported.
 import_remembered() {
-  local before
-  while [ -f "$LOCAL/images.tar" ]; do
-    before=$(ls -li "$LOCAL/images.tar")
-    import_archive "$1" "$LOCAL/images.tar"
-    [ "$before" != "$(ls -li "$LOCAL/images.tar")" ] || break
+  local node=$1 born_with=$2
+  while [ "$born_with" != "$(births)" ]; do
+    born_with=$(births)
+    # shellcheck disable=SC2046  # a list of names
+    docker save $(cat "$LOCAL/images/list") | docker exec -i "$node" ctr -n k8s.io images import --snapshotter overlayfs - > /dev/null
   done
 }
 
 load_images() {
-  local node pids=() pid failed=''
-  { cat "$LOCAL/images" 2> /dev/null || true; printf '%s\n' "$@"; } | sort -u > "$LOCAL/images.part"
-  # shellcheck disable=SC2046  # a list of names; saved together, so that shared layers are there once
-  docker save -o "$LOCAL/images.tar.part" $(cat "$LOCAL/images.part")
-  mv "$LOCAL/images.part" "$LOCAL/images"
-  mv "$LOCAL/images.tar.part" "$LOCAL/images.tar"
+  local node pids=() pid failed='' archive=$LOCAL/images/load.tar
+  { cat "$LOCAL/images/list" 2> /dev/null || true; printf '%s\n' "$@"; } | sort -u > "$LOCAL/images/list.part"
+  mv "$LOCAL/images/list.part" "$LOCAL/images/list"
+  docker save -o "$archive" "$@"
+  remember_images "$archive"
   for node in $(kubectl get nodes -o name); do
     node=${node#node/}
     running "$node" || continue
-    import_archive "$node" "$LOCAL/images.tar" &
+    import_archive "$node" "$archive" &
     pids+=($!)
   done
   for pid in "${pids[@]}"; do wait "$pid" || failed=yes; done
+  rm -f "$archive"
   [ -z "$failed" ]
 }
 
@@ -147,15 +163,19 @@ load_images() {
 # join_machine NODE INSTANCE ZONE   A brand-new worker: kind's own container, joined by kubeadm under the cloud's id.
 # It shows its GPUs and turns Ready only when everything it needs is there.
 join_machine() {
-  local node=$1 instance=$2 zone=$3 i importing
+  local node=$1 instance=$2 zone=$3 i importing born_with='' sharing=()
   docker rm -f -v "$node" > /dev/null 2>&1 || true
   kubectl delete node "$node" --ignore-not-found    # of an interrupted join
+  if [ "$ENGINE" = own ]; then
+    born_with=$(births)
+    sharing=(--volume "$LOCAL/images:/images:ro")
+  fi
   docker_run -d --tty --name "$node" --hostname "$node" --label "io.x-k8s.kind.cluster=$CLUSTER" --label io.x-k8s.kind.role=worker \
-    --label "trainingrun.dev/instance=$instance" --privileged --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
+    --label "trainingrun.dev/instance=$instance" ${sharing[@]+"${sharing[@]}"} --privileged --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
     --tmpfs /tmp --tmpfs /run --volume /var --volume /lib/modules:/lib/modules:ro --net "$NODE_NETWORK" --restart=on-failure:1 \
     --init=false --cgroupns=private "$(docker inspect -f '{{.Config.Image}}' "$CONTROL_PLANE")" > /dev/null
   for ((i = 0; i < 150; i++)); do docker exec "$node" ctr version > /dev/null 2>&1 && break; sleep 0.2; done
-  (import_remembered "$node") &
+  import_remembered "$node" "$born_with" &
   importing=$!
   docker exec "$CONTROL_PLANE" kubeadm token create abcdef.0123456789abcdef > /dev/null 2>&1 || true    # kind's own; it lives a day
   docker exec -i "$node" tee /kind/kubeadm.conf > /dev/null << CONFIG

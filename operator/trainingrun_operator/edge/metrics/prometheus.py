@@ -77,14 +77,17 @@ async def scrape(
         return error.failure
     except TimeoutError:
         return ScrapeFailure(
-            "Timeout", f"{url} has not answered in full within {timeout_seconds:g} s: is the training's metrics thread starved?"
+            "Timeout",
+            f"{url} has not answered in full within {timeout_seconds:g} s: is the training's metrics thread starved?",
         )
     except (aiohttp.ClientError, OSError, ValueError) as error:
         return _connection_failure(url, error)
     sample = parse(page, wanted)
     if sample.loss is None and sample.step is None:
         looked_for = ", ".join((*wanted.loss, *wanted.step))
-        return ScrapeFailure("NoSuchMetric", f"{url} has none of {looked_for}: write the training's own names in spec.metrics.names.")
+        return ScrapeFailure(
+            "NoSuchMetric", f"{url} has none of {looked_for}: write the training's own names in spec.metrics.names."
+        )
     return sample
 
 
@@ -125,10 +128,17 @@ async def _fetch(session: aiohttp.ClientSession, url: str, timeout_seconds: floa
     async with session.get(url, headers=_HEADERS, allow_redirects=False, timeout=timeout) as response:
         status = response.status
         if status in range(300, 400):
-            raise _PageError("Redirect", f"{url} redirects (HTTP {status}), which is not followed: write the page's own address in spec.metrics.path.")
+            raise _PageError(
+                "Redirect",
+                f"{url} redirects (HTTP {status}), which is not followed: write the page's own address in spec.metrics.path.",
+            )
         if status != 200:  # noqa: PLR2004 - HTTP's own number
-            raise _PageError("HTTPStatus", f"{url} answers HTTP {status}: are spec.metrics.port and spec.metrics.path right?")
-        return _inflated(await _body(response, url, cap_bytes), response.headers.get("Content-Encoding", ""), url, cap_bytes)
+            raise _PageError(
+                "HTTPStatus", f"{url} answers HTTP {status}: are spec.metrics.port and spec.metrics.path right?"
+            )
+        return _inflated(
+            await _body(response, url, cap_bytes), response.headers.get("Content-Encoding", ""), url, cap_bytes
+        )
 
 
 async def _body(response: aiohttp.ClientResponse, url: str, cap_bytes: int) -> bytes:
@@ -148,18 +158,25 @@ def _inflated(body: bytes, encoding: str, url: str, cap_bytes: int) -> bytes:
     if encoding in ("", "identity"):
         return body
     if encoding not in _INFLATABLE:
-        raise _PageError("ContentEncoding", f"{url} answers with a Content-Encoding that was not asked for: serve the page uncompressed.")
+        raise _PageError(
+            "ContentEncoding",
+            f"{url} answers with a Content-Encoding that was not asked for: serve the page uncompressed.",
+        )
     try:
         page = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, cap_bytes + 1)
     except zlib.error:
-        raise _PageError("BadResponse", f"{url} answers with compressed bytes that cannot be read: serve the page uncompressed.") from None
+        raise _PageError(
+            "BadResponse", f"{url} answers with compressed bytes that cannot be read: serve the page uncompressed."
+        ) from None
     if len(page) > cap_bytes:
         raise _too_large(url, cap_bytes)
     return page
 
 
 def _too_large(url: str, cap_bytes: int) -> _PageError:
-    return _PageError("TooLarge", f"{url} is larger than {cap_bytes} bytes: serve the training's own metrics on a page of their own.")
+    return _PageError(
+        "TooLarge", f"{url} is larger than {cap_bytes} bytes: serve the training's own metrics on a page of their own."
+    )
 
 
 def _connection_failure(url: str, error: Exception) -> ScrapeFailure:
@@ -167,7 +184,13 @@ def _connection_failure(url: str, error: Exception) -> ScrapeFailure:
     if number == errno.ECONNREFUSED:
         return ScrapeFailure("ConnectionRefused", f"Nothing listens at {url}: is spec.metrics.port right?")
     if number in _UNREACHABLE or isinstance(error, aiohttp.ClientConnectorDNSError):
-        return ScrapeFailure("HostUnreachable", f"{url} cannot be reached: does a NetworkPolicy keep the operator from the pod?")
+        return ScrapeFailure(
+            "HostUnreachable", f"{url} cannot be reached: does a NetworkPolicy keep the operator from the pod?"
+        )
     if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError):
-        return ScrapeFailure("Disconnected", f"{url} closed the connection before it had answered: has its process just ended?")
-    return ScrapeFailure("BadResponse", f"{url} does not answer as a web server ({type(error).__name__}): is spec.metrics.port right?")
+        return ScrapeFailure(
+            "Disconnected", f"{url} closed the connection before it had answered: has its process just ended?"
+        )
+    return ScrapeFailure(
+        "BadResponse", f"{url} does not answer as a web server ({type(error).__name__}): is spec.metrics.port right?"
+    )

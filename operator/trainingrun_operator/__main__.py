@@ -1,0 +1,43 @@
+"""One binary, several jobs. Each job imports only its own parts: the gate and the agent ride in every training pod."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Run the job that the first argument names; returns the exit code."""
+    job, *rest = sys.argv[1:] or [""]
+    match job:
+        case "operator":
+            from trainingrun_operator import settings  # noqa: PLC0415 - see above
+            from trainingrun_operator.controller import main as operator  # noqa: PLC0415
+
+            try:
+                return operator.run(settings.load())
+            except settings.SettingsError as error:
+                sys.exit(f"trainingrun-operator: {error}")
+        case "agent":
+            from trainingrun_operator.agent import main as agent  # noqa: PLC0415
+
+            return agent.run()
+        case "restore":
+            from trainingrun_operator.agent import restore  # noqa: PLC0415
+
+            return restore.run()
+        case "gate":
+            from trainingrun_operator.agent import gate  # noqa: PLC0415
+
+            return gate.run()
+        case "stub-training":
+            from trainingrun_operator import stub_training  # noqa: PLC0415
+
+            return stub_training.main(rest)
+        case _:
+            sys.exit(
+                f"trainingrun-operator: unknown job {job!r}: expected operator, agent, restore, gate or stub-training"
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

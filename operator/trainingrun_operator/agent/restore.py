@@ -1,0 +1,151 @@
+"""The restore before the training: the furthest advanced checkpoint of this run, from the bucket into the volume."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from trainingrun_operator.agent import bucket as buckets
+from trainingrun_operator.agent import detect, process, stop, wire
+from trainingrun_operator.agent.bucket import Bucket, StoreError, code_of, describe
+from trainingrun_operator.agent.config import Paths, Task
+from trainingrun_operator.agent.download import Download
+from trainingrun_operator.agent.ledger import BadCommitError, load_commit, load_manifest
+from trainingrun_operator.agent.look import Watcher
+from trainingrun_operator.agent.units import WHOLE
+from trainingrun_operator.api.manifest import Commit, order_of_commit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+log = logging.getLogger(__name__)
+
+LIMIT_ENV = "TRAININGRUN_RESTORE_LIMIT_SECONDS"
+"""How long to go on trying while the bucket does not answer; absent: for ever, because starting from zero is worse."""
+RETRY_SECONDS = 5.0
+COMMITS_MAX = 1000
+"""The newest ones; more are never read."""
+READERS = 16
+
+
+def candidates(commits: Iterable[Commit]) -> list[Commit]:
+    """Commits that one could start from, the best first: the furthest advanced, then the newest.
+
+    A later attempt that has trained less does not supersede an earlier one. A manifest that several commits name counts once.
+    """
+    best = sorted(
+        (commit for commit in commits if commit.checkpoint and commit.checkpoint.complete and commit.total_files),
+        key=lambda commit: (_step(commit), commit.order),
+        reverse=True,
+    )
+    chosen: dict[tuple[str, ...], Commit] = {}
+    for commit in best:
+        chosen.setdefault(tuple(ref.sha256 for ref in commit.ranks), commit)
+    return list(chosen.values())
+
+
+def _step(commit: Commit) -> int:
+    step = commit.checkpoint.step if commit.checkpoint else None
+    return -1 if step is None else step
+
+
+class Restore:
+    """One pod's restore."""
+
+    def __init__(self, task: Task, paths: Paths, bucket: Bucket) -> None:
+        self._task = task
+        self._paths = paths
+        self._bucket = bucket
+        self._layout = task.layout
+
+    def once(self) -> bool:
+        """Try once; False if there are checkpoints and none of them is whole.
+
+        Raises:
+            ClientError, BotoCoreError: the bucket does not answer.
+            OSError: the volume cannot be written.
+        """
+        chosen = candidates(self._commits())
+        if not chosen:
+            log.info("Nothing to restore: no checkpoint of this run is in the bucket.")
+            return True
+        if self._is_further(chosen[0]):
+            return True
+        for commit in chosen:
+            try:
+                self._fetch(commit)
+            except BadCommitError as bad:
+                log.warning("e%d-g%04d cannot be restored, going back one: %s.", *commit.order, bad)
+            else:
+                return True
+        log.error("None of %d checkpoints in the bucket is whole.", len(chosen))
+        return False
+
+    def _commits(self) -> list[Commit]:
+        keys = {order: key for key, _ in self._bucket.keys(self._layout.commits) if (order := order_of_commit(key))}
+        newest = [keys[order] for order in sorted(keys, reverse=True)[:COMMITS_MAX]]
+        with ThreadPoolExecutor(READERS) as pool:
+            return [commit for commit in pool.map(self._load, newest) if commit]
+
+    def _load(self, key: str) -> Commit | None:
+        try:
+            return load_commit(self._bucket, key)
+        except BadCommitError as bad:
+            log.warning("Passing over a commit: %s.", bad)
+            return None
+
+    def _is_further(self, best: Commit) -> bool:
+        """Whether a lasting volume holds a complete checkpoint that no commit has yet: then that one is resumed from."""
+        view = Watcher(self._task.config, stop.inside(self._task.config.stop_file)).look(ended=True)
+        local = detect.newest(view.seen, 0)
+        if local is None or local.unit.step is None or local.unit.step <= _step(best):
+            return False
+        log.info("Nothing to restore: %s in the volume is further than the bucket.", local.unit.dir)
+        self._resume_from(local.unit.dir)
+        return True
+
+    def _fetch(self, commit: Commit) -> None:
+        ref = next((ref for ref in commit.ranks if ref.rank == self._task.pod.rank), None)
+        if ref is None or commit.checkpoint is None:
+            raise BadCommitError(f"it names no manifest of rank {self._task.pod.rank}")
+        manifest = load_manifest(self._bucket, self._layout, ref)
+        started = time.monotonic()
+        size = Download(self._bucket, self._layout, self._task.root).fetch(manifest)
+        self._resume_from(wire.from_text(commit.checkpoint.dir))
+        log.info(
+            "Restored %s of e%d-g%04d: %d of %d bytes downloaded in %.1f s.",
+            commit.checkpoint.dir,
+            *commit.order,
+            size,
+            manifest.total_bytes,
+            time.monotonic() - started,
+        )
+
+    def _resume_from(self, folder: str) -> None:
+        path = self._task.root if folder == WHOLE else self._task.root / folder
+        self._paths.resume_from.write_bytes(os.fsencode(f"{path}\n"))
+
+
+def run(paths: Paths | None = None, limit_seconds: float | None = None) -> int:
+    """Restore, however long the bucket takes to answer; 0 also when there is nothing to restore."""
+    process.set_up()
+    task = Task.from_env()
+    if limit_seconds is None and (limit := os.environ.get(LIMIT_ENV)):
+        limit_seconds = float(limit)
+    started = time.monotonic()
+    restore = Restore(task, paths or Paths(), Bucket(buckets.client(task.config), task.layout.bucket))
+    while True:
+        try:
+            return 0 if restore.once() else 1
+        except StoreError as failure:
+            waited = time.monotonic() - started
+            log.warning("Waiting for the bucket since %.0f s: %s: %s.", waited, code_of(failure), describe(failure))
+            if limit_seconds is not None and waited + RETRY_SECONDS > limit_seconds:
+                return 1
+        except OSError as failure:
+            log.error("The volume cannot be written: %s.", failure)  # noqa: TRY400  # no traceback: foreseen
+            return 1
+        time.sleep(RETRY_SECONDS)

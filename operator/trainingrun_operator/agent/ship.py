@@ -1,0 +1,265 @@
+"""The shipper: one thread that plans, sends and commits one generation after the other, for as long as it takes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from trainingrun_operator import __version__
+from trainingrun_operator.agent import ledger as ledgers
+from trainingrun_operator.agent import plan
+from trainingrun_operator.agent.bucket import ConflictError, CorruptedError, StoreError, code_of, describe
+from trainingrun_operator.agent.cargo import Cargo, ChangedError, PreemptedError, Tally
+from trainingrun_operator.agent.ledger import Answer, FencedError, TooLargeError
+from trainingrun_operator.agent.upload import Shipment
+from trainingrun_operator.api.manifest import Commit, Manifest
+
+if TYPE_CHECKING:
+    from trainingrun_operator.agent.bucket import Bucket
+    from trainingrun_operator.agent.config import Pace, Task
+    from trainingrun_operator.agent.ledger import Ledger
+    from trainingrun_operator.agent.look import View, Watcher
+    from trainingrun_operator.agent.plan import Job, Wish
+    from trainingrun_operator.agent.report import Board
+    from trainingrun_operator.api.exchange import SaveRequest
+    from trainingrun_operator.api.manifest import RankManifest
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_SECONDS = 0.25
+CHANGES_MAX = 5
+"""Tries against a volume that changes although the training has ended; then what will not hold still is skipped."""
+
+
+class Shipper:
+    """Everything that talks to the bucket, on one thread; the others only leave wishes here."""
+
+    def __init__(self, task: Task, bucket: Bucket, ledger: Ledger, watcher: Watcher, board: Board, pace: Pace) -> None:
+        self._task = task
+        self._bucket = bucket
+        self._ledger = ledger
+        self._watcher = watcher
+        self._board = board
+        self._pace = pace
+        self._woken = threading.Event()
+        self._closed = False
+        self._view: View | None = None
+        self._save: SaveRequest | None = None
+        self._stop_id: str | None = None
+        self._terminating = False
+        self._fenced = False
+        self._wish = plan.Wish()
+        self._changes = 0
+        self._failures = 0
+        self._fence_seen = 0.0
+        self.since_ns = 0
+        self.outcome: int | None = None
+        """The exit code, once there is nothing more to do."""
+
+    # -- left here by other threads ----------------------------------------------------------------------------
+
+    def ask(self, save: SaveRequest | None, stop_id: str | None) -> None:
+        """What the annotations ask for now."""
+        self._stop_id = stop_id
+        if save != self._save:
+            self._save = save
+            self._woken.set()
+        pending = save if save and Answer(save.id, save.attempt) not in self._ledger.answered else None
+        self._board.working_on(pending.id if pending else None)
+
+    def terminate(self) -> None:
+        """The pod is being ended: commit what is there and be done."""
+        if self._terminating:
+            return
+        self._terminating = True
+        if self._fenced:
+            self.outcome = 1
+        self._woken.set()
+
+    def looked(self, view: View) -> None:
+        """The volume was looked at."""
+        self._view = view
+        self._board.unsaved(self._ledger.unsaved_bytes(view.scan.entries))
+        self._woken.set()
+
+    def close(self) -> None:
+        """Leave at once; nothing more is to be finished."""
+        self._closed = True
+        self._woken.set()
+
+    # -- the thread ----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Work until closed, fenced or terminated."""
+        while self._goes_on():
+            self._woken.clear()
+            pause = self._turn()
+            if pause and self._goes_on():
+                self._woken.wait(pause)
+                if self._failures:
+                    time.sleep(min(pause, FIRST_BACKOFF_SECONDS))
+
+    def _goes_on(self) -> bool:
+        return not self._closed and not self._fenced and self.outcome is None
+
+    def _turn(self) -> float:
+        """One step; returns how long to rest, at most, before the next."""
+        try:
+            rest = self._step()
+        except PreemptedError:
+            return 0.0
+        except ChangedError as changed:
+            self._changes += 1
+            self._view = None
+            log.info("Not committed: %s.", changed)
+            return self._pace.scan / 2
+        except ConflictError as conflict:
+            log.warning("Generation %d is spoilt, going on with the next: %s.", self._ledger.generation, conflict)
+            self._ledger.generation += 1
+            return self._failed("Conflict", str(conflict))
+        except FencedError as fenced:
+            log.error("Fenced: %s. This agent commits nothing more.", fenced)  # noqa: TRY400  # no traceback: foreseen
+            self._board.failed("store", "Fenced", str(fenced))
+            self._fenced = True
+            self.outcome = 1 if self._terminating else None
+            return 0.0
+        except TooLargeError as large:
+            return self._failed("TooManyFiles", str(large))
+        except CorruptedError as corrupted:
+            return self._failed("ChecksumMismatch", str(corrupted))
+        except StoreError as failure:
+            return self._failed(code_of(failure), describe(failure))
+        self._board.works("store")
+        self._failures = 0
+        return rest
+
+    def _failed(self, code: str, message: str) -> float:
+        if self._board.failed("store", code, message):
+            log.warning("%s: %s. Trying on.", code, message)
+        self._failures += 1
+        return float(min(FIRST_BACKOFF_SECONDS * 2 ** min(self._failures, 10), self._pace.backoff_max))
+
+    def _step(self) -> float:
+        if self._ledger.epoch is None:
+            self._ledger.open()
+            if self._view:
+                self._board.unsaved(self._ledger.unsaved_bytes(self._view.scan.entries))
+            self._board.claimed(self._ledger.epoch, self._ledger.newest)
+        self._wish = wish = self._current_wish()
+        view = None if wish.ended else self._view
+        view = view or self._watcher.look(ended=wish.ended)
+        job = plan.next_job(view, self._ledger, wish, self.since_ns)
+        if job and self._is_said_already(job):
+            self.outcome = 0
+            return 0.0
+        if job:
+            self._ship(job, view)
+            return 0.0
+        if time.monotonic() - self._fence_seen > self._pace.fence:
+            self._ledger.check_fence()
+            self._fence_seen = time.monotonic()
+        return self._pace.scan
+
+    def _current_wish(self) -> Wish:
+        save = self._save
+        pending = save is not None and Answer(save.id, save.attempt) not in self._ledger.answered
+        if self._terminating:
+            answer = Answer(save.id, save.attempt) if save else Answer(self._stop_id)
+            return plan.Wish("sigterm", ended=True, answer=answer, afresh=pending and answer.attempt > 1)
+        if save is not None and pending:
+            answer = Answer(save.id, save.attempt)
+            return plan.Wish("save", ended=save.ended, answer=answer, afresh=save.attempt > 1)
+        return plan.Wish()
+
+    def _is_said_already(self, job: Job) -> bool:
+        """Whether the last word was spoken before SIGTERM came, and nothing was written since."""
+        newest = self._ledger.newest
+        if job.wish.reason != "sigterm" or newest is None or not newest.final:
+            return False
+        same = Answer(newest.id, newest.attempt) == job.wish.answer or job.wish.answer.id is None
+        return same and all(one.earlier for one in job.files)
+
+    def _halted(self) -> bool:
+        """Whether something more urgent than the shipment on its way has come up."""
+        return self._closed or (not self._wish.ended and self._current_wish().ended)
+
+    # -- one generation ------------------------------------------------------------------------------------------------
+
+    def _ship(self, job: Job, view: View) -> None:
+        self._ledger.check_fence()
+        tally, started = Tally(), time.monotonic()
+        manifest: Manifest | None = None
+        if job.again:
+            ref = job.again
+        else:
+            self._board.shipping(tally)
+            try:
+                manifest, ref = self._send(job, tally)
+            finally:
+                self._board.shipping(None)
+        commit = self._commit(job, ref, manifest)
+        seen = self._ledger.put_commit(commit, manifest)
+        self._changes = 0
+        self._board.claimed(self._ledger.epoch, seen)
+        self._board.unsaved(self._ledger.unsaved_bytes(view.scan.entries))
+        if job.wish.reason == "sigterm":
+            self.outcome = 0
+        log.info(
+            "Committed e%d-g%04d (%s%s): %s, %d files, %d bytes sent and %d kept (%d parts) in %.1f s.",
+            seen.epoch,
+            seen.generation,
+            job.wish.reason,
+            ", final" if commit.final else "",
+            job.checkpoint.dir if job.checkpoint else "no checkpoint",
+            commit.total_files,
+            tally.sent_bytes,
+            tally.kept_bytes,
+            tally.kept_parts,
+            time.monotonic() - started,
+        )
+
+    def _send(self, job: Job, tally: Tally) -> tuple[Manifest, RankManifest]:
+        shipment = Shipment(self._bucket, self._task.config.path, self._ledger.folder, tally, self._halted)
+        cargo = shipment.send(job.files, skip_changed=job.wish.ended and self._changes >= CHANGES_MAX)
+        manifest = self._manifest(job, cargo)
+        return manifest, self._ledger.put_manifest(manifest)
+
+    def _manifest(self, job: Job, cargo: Cargo) -> Manifest:
+        epoch, generation = self._ledger.order
+        return Manifest(
+            run=self._task.run,
+            pod=self._task.pod,
+            epoch=epoch,
+            generation=generation,
+            previous=self._ledger.previous,
+            checkpoint=job.checkpoint,
+            files=tuple(sorted(cargo.files, key=lambda file: file.path)),
+            skipped=tuple(sorted(cargo.skipped, key=lambda file: file.path)),
+            total_files=len(cargo.files),
+            total_bytes=sum(file.size for file in cargo.files),
+            agent_version=__version__,
+            written_at=ledgers.now(),
+        )
+
+    def _commit(self, job: Job, ref: RankManifest, manifest: Manifest | None) -> Commit:
+        epoch, generation = self._ledger.order
+        totals = self._ledger.totals_of(ref) if manifest is None else (manifest.total_files, manifest.total_bytes)
+        return Commit(
+            run=self._task.run,
+            epoch=epoch,
+            generation=generation,
+            reason=job.wish.reason,
+            termination_id=job.wish.answer.id,
+            attempt=job.wish.answer.attempt,
+            final=job.wish.ended,
+            checkpoint=job.checkpoint,
+            ranks=(ref,),
+            world_size=self._task.pod.world_size,
+            pod_uid=self._task.pod.uid,
+            total_files=totals[0],
+            total_bytes=totals[1],
+            agent_version=__version__,
+            written_at=ledgers.now(),
+        )

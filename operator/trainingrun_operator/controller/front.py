@@ -1,0 +1,142 @@
+"""kopf is the front end only: it watches, and every handler here is a line or two. No timers, no daemons, no indexes, no changing handlers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+import kopf
+
+from trainingrun_operator.api import names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trainingrun_operator.controller.reconciler import Reconciler
+    from trainingrun_operator.controller.scheduler import Scheduler
+    from trainingrun_operator.edge.cache import Cache
+    from trainingrun_operator.edge.kube import Kube
+
+Json = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+
+def settings() -> kopf.OperatorSettings:
+    """Return kopf's settings: no scanning, no peering, no events of its own, our finalizer only."""
+    chosen = kopf.OperatorSettings()
+    chosen.scanning.disabled = True
+    chosen.peering.standalone = True
+    chosen.posting.enabled = False
+    chosen.watching.chunk_size = 500
+    chosen.watching.label_selectors["pods"] = names.RUN_UID_LABEL
+    chosen.watching.label_selectors["jobs"] = names.RUN_UID_LABEL
+    chosen.persistence.finalizer = names.FINALIZER
+    return chosen
+
+
+def connection() -> tuple[kopf.ConnectionInfo, dict[str, Any]]:
+    """Return how kopf reaches the API server, and the same as the fields of `edge.kube.Connection`.
+
+    Raises:
+        kopf.LoginError: neither a ServiceAccount nor a kubeconfig is there.
+    """
+    chosen = settings()
+    info = kopf.login_with_service_account(settings=chosen) or kopf.login_with_kubeconfig(settings=chosen)
+    if info is None:
+        message = "There is no ServiceAccount token and no kubeconfig: run in a pod, or set KUBECONFIG."
+        raise kopf.LoginError(message)
+    fields = (
+        "server",
+        "ca_path",
+        "ca_data",
+        "token",
+        "certificate_path",
+        "certificate_data",
+        "private_key_path",
+        "private_key_data",
+    )
+    return info, {name: getattr(info, name) for name in fields} | {"insecure": bool(info.insecure)}
+
+
+class Watch:
+    """Turns events into cached objects and woken runs, and knows when it last had proof that events still come."""
+
+    def __init__(self, cache: Cache, scheduler: Scheduler, reconciler: Reconciler, kube: Kube) -> None:
+        self._cache, self._scheduler, self._reconciler, self._kube = cache, scheduler, reconciler, kube
+        self._missed: dict[str, str] = {}
+        self.proven = time.monotonic()
+        """When an event came, or a list agreed with what the events had told."""
+        self.listed = False
+        """The first complete list was taken in."""
+
+    def register(self, registry: kopf.OperatorRegistry, login: Callable[..., kopf.ConnectionInfo | None]) -> None:
+        """Hook up all handlers."""
+        kopf.on.login(registry=registry)(login)
+        kopf.on.event(names.GROUP, names.VERSION, names.RUN_PLURAL, registry=registry)(self.on_run)
+        kopf.on.event(names.GROUP, names.VERSION, names.POOL_PLURAL, registry=registry)(self.on_pool)
+        kopf.on.event("", "v1", "pods", registry=registry)(self.on_pod)
+        kopf.on.event("batch", "v1", "jobs", registry=registry)(self.on_job)
+
+    async def on_run(self, event: Any, **_: Any) -> None:
+        """A TrainingRun was listed, added, changed or removed."""
+        self.proven = time.monotonic()
+        self.take_run(event["object"], deleted=event["type"] == "DELETED")
+
+    async def on_pool(self, event: Any, **_: Any) -> None:
+        """A GPUNodePool was listed, added, changed or removed."""
+        self._cache.put_pool(event["object"], deleted=event["type"] == "DELETED")
+
+    async def on_pod(self, event: Any, **_: Any) -> None:
+        """A pod of a run was listed, added, changed or removed."""
+        self._take_child("Pod", event)
+
+    async def on_job(self, event: Any, **_: Any) -> None:
+        """A Job of a run was listed, added, changed or removed."""
+        self._take_child("Job", event)
+
+    def take_run(self, stored: Json, *, deleted: bool = False) -> None:
+        """Keep a run, and wake it if a person changed it; an echo of our own status write wakes nobody."""
+        stored = dict(stored)
+        uid = stored["metadata"]["uid"]
+        if deleted:
+            self._cache.forget_run(uid)
+            self._scheduler.forget(uid)
+            self._reconciler.forget(uid)
+            return
+        known = self._cache.runs.get(uid)
+        if self._cache.put_run(stored) and (known is None or _asked(known) != _asked(stored)):
+            self._scheduler.wake(uid)
+
+    def _take_child(self, kind: str, event: Any) -> None:
+        self.proven = time.monotonic()
+        uid = self._cache.put_child(kind, dict(event["object"]), deleted=event["type"] == "DELETED")
+        if uid is not None and uid in self._cache.runs:
+            self._scheduler.wake(uid)
+
+    async def relist(self) -> None:
+        """Compare a fresh list with what the events told: missed deletions are real, and a watch can fall silent."""
+        listed = {run["metadata"]["uid"]: run async for run in self._kube.runs()}
+        missed = {uid: run["metadata"]["resourceVersion"] for uid, run in listed.items() if self._behind(uid, run)}
+        gone = [run for uid, run in self._cache.runs.items() if uid not in listed]
+        # What was missed at two lists in a row was not merely on its way.
+        if not (missed.items() & self._missed.items()):
+            self.proven = time.monotonic()
+        else:
+            log.warning("the watch has missed %d changes; they are taken from a list", len(missed))
+        self._missed = missed
+        for run in listed.values():
+            self.take_run(run)
+        for run in gone:
+            self.take_run(run, deleted=True)
+        self.listed = True
+
+    def _behind(self, uid: str, run: Json) -> bool:
+        known = self._cache.runs.get(uid)
+        return known is None or known["metadata"].get("generation") != run["metadata"].get("generation")
+
+
+def _asked(run: Json) -> tuple[Any, ...]:
+    """What a person may change: the spec, and whether it is deleted."""
+    return run["metadata"].get("generation"), "deletionTimestamp" in run["metadata"]

@@ -1,0 +1,132 @@
+"""Puts the operator together and runs it until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+import kopf
+from aiohttp import web
+
+from trainingrun_operator import exporter
+from trainingrun_operator.controller import front
+from trainingrun_operator.controller.front import Watch
+from trainingrun_operator.controller.reconciler import Reconciler
+from trainingrun_operator.controller.scheduler import Scheduler
+from trainingrun_operator.core.observed import Defaults
+from trainingrun_operator.edge.cache import Cache
+from trainingrun_operator.edge.execute import Executor
+from trainingrun_operator.edge.kube import Connection, Kube, KubeError
+from trainingrun_operator.edge.metrics import prometheus
+from trainingrun_operator.edge.observe import Observer
+from trainingrun_operator.edge.store import Store
+
+if TYPE_CHECKING:
+    from trainingrun_operator.settings import Settings
+
+BEAT_MAX_SECONDS: Final = 30
+"""A scheduler that has not turned for so long is stuck."""
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings) -> int:
+    """Run the operator; returns its exit code."""
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    # One line per request and event of a library's own is noise beside ours.
+    for noisy in ("kopf", "botocore", "urllib3", "aiohttp.access"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        asyncio.run(_run(settings))
+    except kopf.LoginError as error:
+        log.error("%s", error)  # noqa: TRY400 - a sentence, not a crash
+        return 1
+    return 0
+
+
+async def _run(settings: Settings) -> None:
+    info, fields = front.connection()
+    cache, telemetry, store = Cache(), exporter.Telemetry(), Store()
+    async with Kube(Connection(**fields)) as kube, prometheus.make_session() as session:
+        observer = Observer(kube, store, session, cache, defaults(settings), recheck_seconds=settings.recheck_seconds)
+        reconciler = Reconciler(kube, cache, observer, Executor(kube, cache), telemetry, settings.status_seconds)
+        scheduler = Scheduler(reconciler.look, lambda uid: _namespace(cache, uid), telemetry.lateness)
+        watch = Watch(cache, scheduler, reconciler, kube)
+        health = Health(watch, scheduler, settings.list_seconds)
+        server = await exporter.serve(
+            telemetry, settings.port, web.get("/livez", health.live), web.get("/readyz", health.ready)
+        )
+        registry = kopf.OperatorRegistry()
+        watch.register(registry, lambda **_: info if info.token is None else front.connection()[0])
+        loops = [asyncio.create_task(scheduler.run()), asyncio.create_task(_relist(watch, settings.list_seconds))]
+        log.info("watching TrainingRuns; agent image %s", settings.agent_image)
+        try:
+            await kopf.operator(registry=registry, settings=front.settings(), clusterwide=True, standalone=True)
+        finally:
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            await server.cleanup()
+            store.close()
+
+
+def defaults(settings: Settings) -> Defaults:
+    """Return what the installation sets for every run."""
+    return Defaults(
+        auto_stop_loss=settings.default_auto_stop_loss,
+        auto_stop_action=settings.default_auto_stop_action,
+        hold_after_seconds=settings.hold_after_seconds,
+        image_error_seconds=settings.image_error_seconds,
+        stale_after_seconds=settings.stale_after_seconds,
+        termination_look_seconds=settings.termination_look_seconds,
+        node_removal_seconds=settings.node_removal_seconds,
+        terminal_pod_seconds=settings.terminal_pod_seconds,
+        agent_image=settings.agent_image,
+        agent_pull_policy=settings.agent_image_pull_policy,
+        agent_resources=settings.agent_resources,
+        agent_settle_seconds=settings.agent_settle_seconds,
+    )
+
+
+def _namespace(cache: Cache, uid: str) -> str:
+    run = cache.runs.get(uid)
+    return run["metadata"]["namespace"] if run else ""
+
+
+async def _relist(watch: Watch, every_seconds: float) -> None:
+    """Now, and then every so often; the API server being away is no reason to stop trying."""
+    while True:
+        wait = every_seconds
+        try:
+            await watch.relist()
+        except KubeError as error:
+            log.warning("cannot list TrainingRuns: %s", error)
+            wait = min(5.0, every_seconds)
+        await asyncio.sleep(wait)
+
+
+class Health:
+    """Answers the kubelet's probes, by looking: at the scheduler's beat and at the last proof that the watch works."""
+
+    def __init__(self, watch: Watch, scheduler: Scheduler, list_seconds: float) -> None:
+        self._watch, self._scheduler, self._list_seconds = watch, scheduler, list_seconds
+
+    async def live(self, _: web.Request) -> web.Response:
+        """Whether a restart would help: the scheduler is stuck, or the watch has been silent for three lists."""
+        now = time.monotonic()
+        beat, proof = now - self._scheduler.beat, now - self._watch.proven
+        if beat > BEAT_MAX_SECONDS:
+            return web.Response(status=503, text=f"the scheduler has not turned for {beat:.0f} s\n")
+        if proof > 3 * self._list_seconds + BEAT_MAX_SECONDS:
+            return web.Response(
+                status=503, text=f"no event, and no list that agrees with the events, for {proof:.0f} s\n"
+            )
+        return web.Response(text=f"ok: scheduler {beat:.1f} s ago, watch proven {proof:.0f} s ago\n")
+
+    async def ready(self, _: web.Request) -> web.Response:
+        """Whether the first complete list was taken in."""
+        if not self._watch.listed:
+            return web.Response(status=503, text="the TrainingRuns have not been listed yet\n")
+        return web.Response(text="ok\n")

@@ -1,0 +1,183 @@
+"""One look at a run: observe, decide, execute, say. Level-triggered: any look may be the first, and a repeated one changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import ValidationError
+
+from trainingrun_operator.core.decide import decide
+from trainingrun_operator.core.effects import Begin, Tell
+from trainingrun_operator.core.observed import Unreachable
+from trainingrun_operator.core.status import render
+from trainingrun_operator.edge.execute import StaleError
+from trainingrun_operator.edge.kube import KubeError
+from trainingrun_operator.edge.memory import Memory
+from trainingrun_operator.exporter import series_of
+
+if TYPE_CHECKING:
+    from trainingrun_operator.api.run import TrainingRunStatus
+    from trainingrun_operator.core.effects import Decision
+    from trainingrun_operator.core.observed import Observed
+    from trainingrun_operator.edge.cache import Cache
+    from trainingrun_operator.edge.execute import Executor
+    from trainingrun_operator.edge.kube import Kube
+    from trainingrun_operator.edge.observe import Observer
+    from trainingrun_operator.exporter import Telemetry
+
+Json = dict[str, Any]
+
+STEPS_AT_ONCE: Final = 12
+"""A stop may pass through so many phases in one look before others get their turn."""
+BACKOFF_MAX_SECONDS: Final = 60.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Reconciler:
+    """Looks at one run at a time, by uid."""
+
+    kube: Kube
+    cache: Cache
+    observer: Observer
+    executor: Executor
+    telemetry: Telemetry
+    status_seconds: float
+    memories: dict[str, Memory] = field(default_factory=dict)
+    _failures: dict[str, int] = field(default_factory=dict)
+
+    async def look(self, uid: str) -> float | None:
+        """Return when to look again, in seconds; None: at the next event."""
+        if uid not in self.cache.runs:
+            self.forget(uid)
+            return None
+        began = time.monotonic()
+        try:
+            again = await self._look(uid)
+        except StaleError as stale:
+            log.debug("stale: %s", stale)
+            return await self._reread(uid)
+        except KubeError as error:
+            self.telemetry.reconcile_error()
+            log.warning("%s: %s", self._name(uid), error)
+            return self._backoff(uid)
+        except ValidationError as error:
+            self.telemetry.reconcile_error()
+            log.error("%s: stored object is not understood: %s", self._name(uid), error.errors(include_url=False)[:3])  # noqa: TRY400 - the trace says nothing more
+            return BACKOFF_MAX_SECONDS
+        self._failures.pop(uid, None)
+        self.telemetry.reconciled(time.monotonic() - began)
+        return again
+
+    def forget(self, uid: str) -> None:
+        """The run is gone."""
+        self.memories.pop(uid, None)
+        self._failures.pop(uid, None)
+        self.telemetry.runs.pop(uid, None)
+
+    async def _look(self, uid: str) -> float | None:
+        memory = self.memories.setdefault(uid, Memory())
+        for _ in range(STEPS_AT_ONCE):
+            stored = self.cache.runs.get(uid)
+            if stored is None:
+                return None
+            seen = await self.observer.observe(stored, memory)
+            decision = decide(seen)
+            written = await self.executor.execute(seen, decision.effects, memory)
+            self._count(seen, decision)
+            if written is not None:
+                self.cache.put_run(written)
+            if decision.again_seconds != 0:
+                await self._say(seen if written is None else await self.observer.observe(written, memory), memory)
+                return decision.again_seconds
+        return 0
+
+    # -- status ------------------------------------------------------------------------------------------
+
+    async def _say(self, seen: Observed, memory: Memory) -> None:
+        """Write what is derived: at once on a transition, else every so often."""
+        status = render(seen)
+        self.telemetry.runs[seen.run.uid] = series_of(
+            seen.run.namespace, seen.run.name, seen.run.spec, _whole(seen, status)
+        )
+        body = status.dump()
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        shown = (
+            str(status.phase),
+            str(status.termination_message),
+            *(f"{c.type}{c.status}{c.reason}" for c in status.conditions),
+        )
+        due = shown != memory.shown or seen.now - memory.written_at >= self.status_seconds
+        if digest == memory.written or not due:
+            return
+        run = seen.run
+        try:
+            written = await self.kube.apply_run_status(run.namespace, run.name, run.uid, run.resource_version, body)
+        except KubeError as error:
+            if error.gone and run.deleting:
+                return
+            if error.conflict or error.gone:
+                raise StaleError(str(error)) from error
+            raise
+        self.cache.put_run(written)
+        memory.written, memory.written_at, memory.shown = digest, seen.now, shown
+
+    # -- counting, failing -------------------------------------------------------------------------------
+
+    def _count(self, seen: Observed, decision: Decision) -> None:
+        for effect in decision.effects:
+            match effect:
+                case Begin(termination):
+                    self.telemetry.terminated(termination.status)
+                    log.info("%s: ends as %s: %s", seen.run.key, termination.status, termination.message)
+                case Tell(reason, message, _):
+                    log.info("%s: %s: %s", seen.run.key, reason, message)
+                case _:
+                    log.info("%s: %s", seen.run.key, effect.__class__.__name__)
+        if seen.track.oddity is not None and seen.run.status.termination is None:
+            self.telemetry.poll_error("metrics", seen.track.oddity.reason)
+        if isinstance(seen.answer, Unreachable):
+            self.telemetry.poll_error("store", seen.answer.code)
+
+    async def _reread(self, uid: str) -> float | None:
+        stored = self.cache.runs.get(uid)
+        if stored is None:
+            return None
+        meta = stored["metadata"]
+        try:
+            fresh = await self.kube.run(meta["namespace"], meta["name"])
+        except KubeError:
+            return self._backoff(uid)
+        if fresh is None or fresh["metadata"]["uid"] != uid:
+            self.cache.forget_run(uid)
+            self.forget(uid)
+            return None
+        self.cache.put_run(fresh)
+        # The same refusal of an unchanged run is a bug or a schema's: never a tight loop.
+        return 0.2 if fresh["metadata"]["resourceVersion"] != meta["resourceVersion"] else self._backoff(uid)
+
+    def _backoff(self, uid: str) -> float:
+        self._failures[uid] = count = self._failures.get(uid, 0) + 1
+        return float(min(BACKOFF_MAX_SECONDS, 0.5 * 2 ** min(count, 10)))
+
+    def _name(self, uid: str) -> str:
+        meta = self.cache.runs.get(uid, {}).get("metadata", {})
+        return f"{meta.get('namespace')}/{meta.get('name')}"
+
+
+def _whole(seen: Observed, derived: TrainingRunStatus) -> TrainingRunStatus:
+    """The status as stored after the write: what is derived, and what the stop wrote."""
+    before = seen.run.status
+    kept = {
+        "termination": before.termination,
+        "termination_status": before.termination_status,
+        "nodes": before.nodes,
+        "completion_time": before.completion_time,
+    }
+    return derived.model_copy(update=kept)

@@ -1,0 +1,96 @@
+"""What the watches have brought: raw objects by kind. A cache: whatever deletion hangs on is read again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.pool import GPUNodePoolSpec
+from trainingrun_operator.api.run import NodePoolPolicy, Phase
+from trainingrun_operator.core.observed import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Json = dict[str, Any]
+
+_PAST_HANDOVER: Final = frozenset({Phase.RELEASING.value, Phase.DONE.value})
+
+
+@dataclass
+class Cache:
+    """Owned by the controller's event handlers; read by `observe`."""
+
+    runs: dict[str, Json] = field(default_factory=dict)
+    """By uid."""
+    pods: dict[str, dict[str, Json]] = field(default_factory=dict)
+    """By the run's uid, then by the pod's."""
+    jobs: dict[str, Json] = field(default_factory=dict)
+    """By the run's uid."""
+    pools: dict[str, Pool] = field(default_factory=dict)
+    """By name."""
+
+    def put_run(self, stored: Json) -> bool:
+        """Keep a run unless what is kept is newer. Returns whether it was."""
+        uid = stored["metadata"]["uid"]
+        known = self.runs.get(uid)
+        if known is not None and version(stored) < version(known):
+            return False
+        self.runs[uid] = _slim(stored)
+        return True
+
+    def put_child(self, kind: str, stored: Json, *, deleted: bool) -> str | None:
+        """Keep, or forget, a pod or Job. Returns the uid of the run that it belongs to."""
+        run_uid: str | None = (stored["metadata"].get("labels") or {}).get(names.RUN_UID_LABEL)
+        if run_uid is None:
+            return None
+        if kind == "Job":
+            if deleted:
+                self.jobs.pop(run_uid, None)
+            else:
+                self.jobs[run_uid] = stored
+            return run_uid
+        pods = self.pods.setdefault(run_uid, {})
+        if deleted:
+            pods.pop(stored["metadata"]["uid"], None)
+        else:
+            pods[stored["metadata"]["uid"]] = stored
+        return run_uid
+
+    def put_pool(self, stored: Json, *, deleted: bool) -> None:
+        """Keep, or forget, a pool."""
+        name = stored["metadata"]["name"]
+        if deleted:
+            self.pools.pop(name, None)
+        else:
+            self.pools[name] = Pool(name, GPUNodePoolSpec.parse(stored["spec"]))
+
+    def forget_run(self, uid: str) -> None:
+        """The run and everything of it is gone."""
+        for kept in (self.runs, self.pods, self.jobs):
+            kept.pop(uid, None)
+
+    def ending_runs(self) -> frozenset[str]:
+        """UIDs of runs that will not release a node from now on: releasing already, done, or told never to."""
+        return frozenset(uid for uid, run in self.runs.items() if _releases_no_more(run))
+
+
+def _releases_no_more(run: Mapping[str, Any]) -> bool:
+    phase = ((run.get("status") or {}).get("termination") or {}).get("phase")
+    policy = (run["spec"].get("nodePool") or {}).get("policy")
+    return phase in _PAST_HANDOVER or policy == NodePoolPolicy.NEVER.value
+
+
+def version(stored: Mapping[str, Any]) -> int:
+    """An object's resourceVersion: comparable as a number between versions of one object."""
+    return int(stored["metadata"].get("resourceVersion") or 0)
+
+
+def _slim(stored: Json) -> Json:
+    """Without what is only of interest to the API server, but for who set `spec.stop`."""
+    meta = dict(stored["metadata"])
+    meta["managedFields"] = [
+        e for e in meta.get("managedFields") or () if "f:stop" in ((e.get("fieldsV1") or {}).get("f:spec") or {})
+    ]
+    return {**stored, "metadata": meta}

@@ -1,0 +1,277 @@
+"""EC2 Auto Scaling, EKS managed node groups included: the named instance is terminated and the desired capacity lowered with it.
+
+Lowering the capacity alone would let AWS choose the victim; `ec2:TerminateInstances` alone would be replaced by the group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import boto3
+from botocore import exceptions
+from botocore.config import Config
+
+from trainingrun_operator.core.observed import Instance
+from trainingrun_operator.edge.nodes.provider import Denied, ProviderError, Refused, Retryable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mypy_boto3_autoscaling import AutoScalingClient
+    from mypy_boto3_autoscaling.type_defs import AutoScalingGroupTypeDef
+    from mypy_boto3_ec2 import EC2Client
+
+    from trainingrun_operator.api.pool import AWSAutoScaling
+    from trainingrun_operator.core.observed import Pool
+
+T = TypeVar("T")
+
+_THREADS: Final = 8
+_PROVIDER_ID: Final = re.compile(r"aws:///(?P<zone>[a-z0-9-]+)/(?P<instance>i-[0-9a-f]{8,17})\Z")
+_LEAVING: Final = ("Terminating", "Terminated")
+_DENIED: Final = frozenset(
+    {
+        "AccessDenied",
+        "AccessDeniedException",
+        "AuthFailure",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidClientTokenId",
+        "OptInRequired",
+        "SignatureDoesNotMatch",
+        "UnauthorizedOperation",
+        "UnrecognizedClientException",
+    }
+)
+_BUSY: Final = frozenset(
+    {
+        "EC2ThrottledException",
+        "InternalError",
+        "InternalFailure",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "ResourceContention",
+        "ResourceInUse",
+        "ScalingActivityInProgress",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Unavailable",
+    }
+)
+_SERVER_ERROR: Final = 500
+
+
+@dataclass(frozen=True)
+class _Clients:
+    scaling: AutoScalingClient
+    ec2: EC2Client
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """One instance as its provider id and its pool name it."""
+
+    pool: str
+    cloud: AWSAutoScaling
+    min_nodes: int
+    id: str
+
+
+@dataclass(frozen=True)
+class _Membership:
+    group: str
+    lifecycle: str
+
+    @property
+    def leaving(self) -> bool:
+        """The capacity was lowered already, or the group gives it up for a reason of its own."""
+        return self.lifecycle.startswith(_LEAVING)
+
+
+class AWSAutoScalingProvider:
+    """Implements `Provider`. Endpoints, credentials and proxies are botocore's own: environment, profile, workload identity."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="aws")
+        self._session: boto3.session.Session | None = None
+        self._clients: dict[str, _Clients] = {}
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Let running calls end and drop the waiting ones."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for clients in self._clients.values():
+            clients.scaling.close()
+            clients.ec2.close()
+
+    async def instance(self, pool: Pool, provider_id: str) -> Instance:
+        """See `Provider`."""
+        try:
+            return await self._run(_instance, _machine(pool, provider_id))
+        except Retryable:
+            return Instance.UNKNOWN
+
+    async def at_minimum(self, pool: Pool, provider_id: str) -> bool:
+        """See `Provider`."""
+        return await self._run(_at_minimum, _machine(pool, provider_id))
+
+    async def release(self, pool: Pool, provider_id: str) -> None:
+        """See `Provider`."""
+        await self._run(_release, _machine(pool, provider_id))
+
+    async def _run(self, call: Callable[[_Clients, _Machine], T], machine: _Machine) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._blocking, call, machine)
+
+    def _blocking(self, call: Callable[[_Clients, _Machine], T], machine: _Machine) -> T:
+        try:
+            return call(self._client(machine.cloud.region), machine)
+        except (exceptions.ClientError, exceptions.BotoCoreError, OSError, ValueError) as error:
+            raise _translated(error, machine) from error
+
+    def _client(self, region: str) -> _Clients:
+        with self._lock:
+            if region not in self._clients:
+                self._session = self._session or boto3.session.Session()
+                # One attempt: a terminate that was done although its answer was lost must be looked at before it is asked for again.
+                config = Config(
+                    connect_timeout=3, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 1}
+                )
+                self._clients[region] = _Clients(
+                    self._session.client("autoscaling", region_name=region, config=config),
+                    self._session.client("ec2", region_name=region, config=config),
+                )
+            return self._clients[region]
+
+
+def _machine(pool: Pool, provider_id: str) -> _Machine:
+    cloud, match = pool.spec.aws_auto_scaling, _PROVIDER_ID.match(provider_id)
+    if cloud is None:
+        raise Refused(f"GPUNodePool {pool.name} has no spec.awsAutoScaling.")
+    if match is None:
+        raise Refused(
+            f"The node's providerID {provider_id!r} is not of the form aws:///zone/i-…: it is no EC2 instance."
+        )
+    if not match["zone"].startswith(cloud.region):
+        # Asked in another region, AWS would say that there is no such instance, which must not pass for gone.
+        raise Refused(
+            f"The node's providerID {provider_id!r} is not in region {cloud.region}: correct spec.awsAutoScaling.region of GPUNodePool {pool.name}."
+        )
+    return _Machine(pool.name, cloud, pool.spec.min_nodes, match["instance"])
+
+
+def _instance(clients: _Clients, machine: _Machine) -> Instance:
+    match _ec2_state(clients, machine):
+        case None:
+            # AWS forgets an instance about an hour after its end. Asked with another account's credentials it would say the same.
+            if not _groups(clients, machine):
+                groups = ", ".join(machine.cloud.groups)
+                raise Refused(
+                    f"AWS knows neither the instance {machine.id} nor any group of GPUNodePool {machine.pool} ({groups}): is it the right account?"
+                )
+            return Instance.GONE
+        case "terminated":
+            return Instance.GONE
+        case "shutting-down":
+            return Instance.TERMINATING
+        case _:
+            membership = _membership(clients, machine)
+            return Instance.TERMINATING if membership is not None and membership.leaving else Instance.RUNNING
+
+
+def _at_minimum(clients: _Clients, machine: _Machine) -> bool:
+    membership = _staying(clients, machine)
+    return membership is not None and _would_violate(_groups(clients, machine), membership.group, machine.min_nodes)
+
+
+def _would_violate(groups: list[AutoScalingGroupTypeDef], group: str, min_nodes: int) -> bool:
+    """The pool's own minimum is over all of its groups, each group's only its own."""
+    desired = {one["AutoScalingGroupName"]: one["DesiredCapacity"] for one in groups}
+    minimum = {one["AutoScalingGroupName"]: one["MinSize"] for one in groups}
+    return desired[group] - 1 < minimum[group] or sum(desired.values()) - 1 < min_nodes
+
+
+def _release(clients: _Clients, machine: _Machine) -> None:
+    membership = _staying(clients, machine)
+    if membership is None:
+        return
+    if _would_violate(_groups(clients, machine), membership.group, machine.min_nodes):
+        raise _at_its_minimum(machine)
+    clients.scaling.terminate_instance_in_auto_scaling_group(InstanceId=machine.id, ShouldDecrementDesiredCapacity=True)
+
+
+def _staying(clients: _Clients, machine: _Machine) -> _Membership | None:
+    """Return where the instance belongs; None if it is on its way out or gone already."""
+    membership = _membership(clients, machine)
+    if membership is None and _ec2_state(clients, machine) in (None, "terminated", "shutting-down"):
+        return None
+    membership = _checked(membership, machine)
+    return None if membership.leaving else membership
+
+
+def _checked(membership: _Membership | None, machine: _Machine) -> _Membership:
+    if membership is None or membership.group not in machine.cloud.groups:
+        raise Refused(
+            f"The instance {machine.id} is in none of the groups of GPUNodePool {machine.pool} ({', '.join(machine.cloud.groups)}):"
+            " correct spec.nodeSelector or spec.awsAutoScaling.groups."
+        )
+    return membership
+
+
+def _membership(clients: _Clients, machine: _Machine) -> _Membership | None:
+    found = clients.scaling.describe_auto_scaling_instances(InstanceIds=[machine.id])["AutoScalingInstances"]
+    return _Membership(found[0]["AutoScalingGroupName"], found[0]["LifecycleState"]) if found else None
+
+
+def _groups(clients: _Clients, machine: _Machine) -> list[AutoScalingGroupTypeDef]:
+    return clients.scaling.describe_auto_scaling_groups(
+        AutoScalingGroupNames=list(machine.cloud.groups), MaxRecords=100
+    )["AutoScalingGroups"]
+
+
+def _ec2_state(clients: _Clients, machine: _Machine) -> str | None:
+    """The instance's own state; None if AWS does not know it."""
+    try:
+        reservations = clients.ec2.describe_instances(InstanceIds=[machine.id])["Reservations"]
+    except exceptions.ClientError as error:
+        if error.response.get("Error", {}).get("Code") == "InvalidInstanceID.NotFound":
+            return None
+        raise
+    return next((one["State"]["Name"] for reservation in reservations for one in reservation["Instances"]), None)
+
+
+def _at_its_minimum(machine: _Machine) -> Refused:
+    return Refused(f"GPUNodePool {machine.pool} is at its minimum: the instance {machine.id} is kept.")
+
+
+def _translated(error: Exception, machine: _Machine) -> ProviderError:
+    where = f"AWS Auto Scaling in {machine.cloud.region}"
+    if isinstance(error, exceptions.ClientError):
+        return _translated_answer(error, machine, where)
+    if isinstance(
+        error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError | exceptions.CredentialRetrievalError
+    ):
+        return Denied(f"The operator has no credentials for {where}: give its ServiceAccount a role.")
+    return Retryable(f"{where} does not answer ({type(error).__name__}).")
+
+
+def _translated_answer(error: exceptions.ClientError, machine: _Machine, where: str) -> ProviderError:
+    detail, status = (
+        error.response.get("Error", {}),
+        error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0),
+    )
+    code, text, call = str(detail.get("Code", "")), str(detail.get("Message", "")), error.operation_name
+    if code in _DENIED:
+        return Denied(f"{where} denies {call} ({code}): give the operator's role that permission.")
+    if code in _BUSY or code.startswith("Throttl") or status >= _SERVER_ERROR:
+        return Retryable(f"{where} cannot do {call} now ({code}).")
+    if "violate group's min size" in text or "desiredSize equals minSize" in text:
+        return _at_its_minimum(machine)
+    if "not found" in text.lower():
+        # It left its group between two calls: the next look says whether it is gone.
+        return Retryable(f"{where} no longer knows the instance {machine.id} ({code}).", after=1)
+    return Refused(f"{where} refuses {call} for the instance {machine.id} ({code}).")

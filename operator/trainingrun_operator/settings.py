@@ -1,0 +1,81 @@
+"""The operator's settings: the only reader of the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "TRAININGRUN_"
+
+
+class SettingsError(Exception):
+    """A setting has a value that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """As the chart sets them; times in seconds."""
+
+    agent_image: str = "trainingrun-operator:dev"
+    agent_image_pull_policy: str = "IfNotPresent"
+    agent_resources: Mapping[str, Any] = field(default_factory=dict)
+    agent_settle_seconds: float = 10
+    default_auto_stop_loss: float = 0.5
+    default_auto_stop_action: str = "Shadow"
+    hold_after_seconds: float = 120
+    image_error_seconds: float = 300
+    stale_after_seconds: float = 120
+    termination_look_seconds: float = 1
+    node_removal_seconds: float = 300
+    terminal_pod_seconds: float = 60
+    recheck_seconds: float = 30
+    status_seconds: float = 60
+    list_seconds: float = 300
+    port: int = 8080
+    log_level: str = "INFO"
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read `TRAININGRUN_…` variables; what is absent keeps its default.
+
+    Raises:
+        SettingsError: with the variable, its value and what was expected.
+    """
+    environ = os.environ if environ is None else environ
+    defaults = Settings()
+    found: dict[str, Any] = {}
+    for name in Settings.__dataclass_fields__:
+        variable = PREFIX + name.upper()
+        if text := environ.get(variable, ""):
+            found[name] = _parse(variable, text, getattr(defaults, name))
+    settings = Settings(**found)
+    settings = replace(settings, log_level=settings.log_level.upper())
+    if settings.default_auto_stop_action not in ("Shadow", "Stop"):
+        message = f"{PREFIX}DEFAULT_AUTO_STOP_ACTION is {settings.default_auto_stop_action!r}: expected Shadow or Stop"
+        raise SettingsError(message)
+    return settings
+
+
+def _parse(variable: str, text: str, default: Any) -> Any:
+    try:
+        match default:
+            case int() | float() if (number := type(default)(text)) >= 0:
+                return number
+            case str():
+                return text
+            case dict() if isinstance(parsed := json.loads(text), dict):
+                return parsed
+            case _:
+                problem = None
+    except ValueError as error:
+        problem = error
+    expected = {int: "a whole number, 0 or more", float: "a number of seconds, 0 or more"}.get(
+        type(default), "a JSON object"
+    )
+    message = f"{variable} is {text!r}: expected {expected}"
+    raise SettingsError(message) from problem

@@ -1,0 +1,196 @@
+"""A training pod as folders and processes: volume, control, podinfo, and a real agent or restore beside them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import boto3
+from botocore.config import Config
+
+from trainingrun_operator.api import exchange, names
+from trainingrun_operator.api.exchange import AgentConfig, AgentReport
+from trainingrun_operator.api.manifest import Commit, Layout, Manifest, order_of_commit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from s3server import S3Server
+
+T = TypeVar("T")
+
+BUCKET = "runs"
+AGENT = """
+import sys
+from pathlib import Path
+from trainingrun_operator.agent import config, main
+main.run(config.Paths(Path(sys.argv[1]), Path(sys.argv[2])), config.Pace(scan=0.2, backoff_max=1.0, fence=0.5))
+"""
+RESTORE = """
+import sys
+from pathlib import Path
+from trainingrun_operator.agent import config, restore
+sys.exit(restore.run(config.Paths(Path(sys.argv[1]), Path(sys.argv[2])), limit_seconds=10))
+"""
+_uids = itertools.count()
+
+
+def wait_for(look: Callable[[], T], seconds: float = 10) -> T:
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"nothing within {seconds} s"
+        time.sleep(0.02)
+    return found
+
+
+def quote(value: str) -> str:
+    """Go's strconv.Quote, for what JSON can hold."""
+    return json.dumps(value)
+
+
+@dataclass
+class Store:
+    """One run's objects, read by the test with a client of its own."""
+
+    server: S3Server
+    uid: str = field(default_factory=lambda: f"uid-{os.getpid()}-{next(_uids)}")
+
+    def __post_init__(self) -> None:
+        self.layout = Layout.of(f"s3://{BUCKET}/prefix", "team", "llm", self.uid)
+        self.s3 = boto3.client(
+            "s3",
+            endpoint_url=self.server.endpoint_url,
+            aws_access_key_id=self.server.access_key,
+            aws_secret_access_key=self.server.secret_key,
+            region_name=self.server.region,
+            config=Config(s3={"addressing_style": "path"}),
+        )
+
+    def keys(self, prefix: str = "") -> list[str]:
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=self.layout.base + prefix)
+        return [item["Key"] for page in pages for item in page.get("Contents", ())]
+
+    def read(self, key: str) -> bytes:
+        return self.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+
+    def commits(self) -> list[Commit]:
+        keys = [key for key in self.keys("commits/") if order_of_commit(key)]
+        commits = [Commit.model_validate_json(self.read(key), by_alias=True, by_name=False) for key in keys]
+        return sorted(commits, key=lambda commit: commit.order)
+
+    def manifest(self, commit: Commit) -> Manifest:
+        return Manifest.model_validate_json(self.read(commit.ranks[0].key), by_alias=True, by_name=False)
+
+    def content(self, commit: Commit) -> dict[str, bytes]:
+        return {file.path: self.read(file.key) for file in self.manifest(commit).files if file.link_target is None}
+
+
+@dataclass
+class Pod:
+    """One pod of the run."""
+
+    folder: Path
+    store: Store
+    name: str = "llm-0"
+    endpoint: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.volume = self.folder / "checkpoints"
+        self.control = self.folder / f"{self.name}-control"
+        self.podinfo = self.folder / f"{self.name}-podinfo"
+        for one in (self.volume, self.control, self.podinfo):
+            one.mkdir(parents=True, exist_ok=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.annotations: dict[str, str] = {}
+        self.log = self.folder / f"{self.name}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def environment(self) -> dict[str, str]:
+        config = AgentConfig(
+            namespace="team",
+            run="llm",
+            run_uid=self.store.uid,
+            path=str(self.volume),
+            destination=f"s3://{BUCKET}/prefix",
+            endpoint_url=self.endpoint or self.store.server.endpoint_url,
+            region=self.store.server.region,
+            port=self.port,
+            **({"settle_seconds": 0.5} | self.options),
+        )
+        credentials = {
+            "AWS_ACCESS_KEY_ID": self.store.server.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.store.server.secret_key,
+        }
+        pod = {"POD_NAME": self.name, "POD_UID": f"{self.store.uid}-{self.name}", "NODE_NAME": "gpu-7"}
+        given = {exchange.AGENT_CONFIG_ENV: json.dumps(config.dump())}
+        return os.environ | credentials | pod | given | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+    def _spawn(self, code: str) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-c", code, str(self.podinfo), str(self.control)]
+            return subprocess.Popen(command, env=self.environment(), stdout=log, stderr=subprocess.STDOUT)
+
+    def start(self) -> Pod:
+        self.process = self._spawn(AGENT)
+        return self
+
+    def restore(self) -> int:
+        return self._spawn(RESTORE).wait(timeout=20)
+
+    def resume_from(self) -> str:
+        return (self.control / "resume_from").read_text().strip()
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def wait(self, seconds: float = 15) -> int:
+        assert self.process is not None
+        return self.process.wait(timeout=seconds)
+
+    def annotate(self, **requests: Any) -> None:
+        """``stop``, ``save`` or ``released``, swapped in as the kubelet does."""
+        for name, request in requests.items():
+            self.annotations[f"{names.GROUP}/{name}"] = request if isinstance(request, str) else json.dumps(request.dump())
+        text = "".join(f"{key}={quote(value)}\n" for key, value in sorted(self.annotations.items()))
+        fresh = self.podinfo / "..annotations"
+        fresh.write_text(text)
+        fresh.replace(self.podinfo / "annotations")
+
+    def report(self) -> AgentReport | None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/progress", timeout=2) as answer:
+                return AgentReport.model_validate_json(answer.read(), by_alias=True, by_name=False)
+        except OSError:
+            return None
+
+    def reports(self, fits: Callable[[AgentReport], Any], seconds: float = 10) -> AgentReport:
+        """Wait until the agent's page fits."""
+        last: AgentReport | None = None
+
+        def look() -> AgentReport | None:
+            nonlocal last
+            last = self.report() or last
+            return last if last and fits(last) else None
+
+        try:
+            return wait_for(look, seconds)
+        except AssertionError as none:
+            raise AssertionError(f"last report: {last}\nlog:\n{self.log.read_text()}") from none

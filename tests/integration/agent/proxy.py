@@ -1,0 +1,118 @@
+"""A proxy in front of the S3 server that loses answers, refuses and delays on demand, and writes down what passed."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import threading
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive"}
+
+
+class Request(NamedTuple):
+    method: str
+    path: str
+    query: str
+
+    @property
+    def is_part(self) -> bool:
+        return self.method == "PUT" and "partNumber=" in self.query
+
+    @property
+    def is_begin(self) -> bool:
+        return self.method == "POST" and self.query == "uploads"
+
+    @property
+    def is_completion(self) -> bool:
+        return self.method == "POST" and "uploadId=" in self.query
+
+
+class Do(Enum):
+    PASS = "pass"
+    REFUSE = "refuse"
+    """Closed before the server sees it."""
+    LOSE_ANSWER = "lose"
+    """The server has done it; nobody hears of it."""
+
+
+@dataclass
+class Proxy:
+    target: str
+    rule: Callable[[Request], Do] = lambda _: Do.PASS
+    delay: Callable[[Request], float] = lambda _: 0.0
+    seen: list[Request] = field(default_factory=list)
+    url: str = ""
+
+    def count(self, fits: Callable[[Request], bool]) -> int:
+        return sum(fits(request) for request in list(self.seen))
+
+
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, request, client_address):
+        """A killed client is part of the test."""
+
+
+@contextlib.contextmanager
+def between(target: str) -> Iterator[Proxy]:
+    proxy = Proxy(target)
+    host = urlsplit(target).netloc
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            split = urlsplit(self.path)
+            request = Request(self.command, split.path, split.query)
+            time.sleep(proxy.delay(request))
+            do = proxy.rule(request)
+            if do is Do.REFUSE:
+                self.close_connection = True
+                return
+            with contextlib.closing(http.client.HTTPConnection(host, timeout=30)) as server:
+                server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+                for name, value in self.headers.items():
+                    if name.lower() not in HOP_BY_HOP | {"expect"}:
+                        server.putheader(name, value)
+                server.endheaders(body or None)
+                answer = server.getresponse()
+                content = answer.read()
+            proxy.seen.append(request)
+            if do is Do.LOSE_ANSWER:
+                self.close_connection = True
+                return
+            self.send_response_only(answer.status, answer.reason)
+            for name, value in answer.getheaders():
+                if name.lower() not in HOP_BY_HOP | ({"content-length"} if self.command != "HEAD" else set()):
+                    self.send_header(name, value)
+            if self.command != "HEAD":
+                self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
+
+        def log_message(self, format, *args):
+            pass
+
+    server = _Quiet(("127.0.0.1", 0), Handler)
+    proxy.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        server.shutdown()
+        server.server_close()

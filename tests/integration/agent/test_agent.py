@@ -1,0 +1,402 @@
+"""The agent against a real S3 server, as a real process."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from integration.agent.pods import BUCKET, Pod, Store, wait_for
+from integration.agent.proxy import Do, Proxy, Request
+from trainingrun_operator.api.exchange import SaveRequest, StopRequest
+
+pytestmark = pytest.mark.s3
+
+MIB = 1 << 20
+
+
+def zipped(size: int = 1000) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        file.writestr("archive/data.pkl", os.urandom(size))
+    return out.getvalue()
+
+
+def safetensors(size: int = 1000) -> bytes:
+    header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    return len(header).to_bytes(8, "little") + header + os.urandom(size)
+
+
+def hf_checkpoint(volume: Path, step: int, size: int = 1000) -> dict[str, bytes]:
+    """Write a checkpoint as Hugging Face's Trainer does, and return its files."""
+    folder = volume / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    files = {
+        "model.safetensors": safetensors(size),
+        "optimizer.pt": zipped(),
+        "training_args.bin": zipped(),
+        "trainer_state.json": json.dumps({"global_step": step}).encode(),
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return {f"checkpoint-{step}/{name}": content for name, content in files.items()}
+
+
+def committed(store: Store, count: int = 1, seconds: float = 10):
+    return wait_for(lambda: found if len(found := store.commits()) >= count else None, seconds)
+
+
+def test_a_complete_checkpoint_is_committed_while_the_training_runs(make_pod, store):
+    pod = make_pod().start()
+    files = hf_checkpoint(pod.volume, 100)
+    (commit,) = committed(store)
+    assert commit.reason == "checkpoint"
+    assert not commit.final
+    assert commit.checkpoint.dir == "checkpoint-100"
+    assert commit.checkpoint.step == 100
+    assert commit.checkpoint.complete
+    assert store.content(commit) == files
+    report = pod.reports(lambda report: report.commit and report.unsaved_bytes == 0)
+    assert report.agent_epoch == 1
+    assert report.newest.step == 100
+    assert report.files == 4
+
+
+def test_a_killed_agent_resumes_the_parts_that_the_bucket_holds(make_pod, store, proxy):
+    proxy.delay = lambda request: 0.2 * int(request.query.split("partNumber=")[1]) if request.is_part else 0.0
+    pod = make_pod(endpoint=proxy.url)
+    files = hf_checkpoint(pod.volume, 100, 9 * 16 * MIB)
+    pod.start()
+    wait_for(lambda: proxy.count(lambda request: request.is_part) >= 4)
+    pod.kill()
+    before = proxy.count(lambda request: request.is_part)
+    pod.start()
+    (commit,) = committed(store)
+    parts = len({request for request in proxy.seen if request.is_part})
+    sent = proxy.count(lambda request: request.is_part)
+    assert commit.order == (1, 1)
+    assert parts == 10, sorted(request.query for request in proxy.seen if request.is_part)
+    assert sent < 10 + before
+    assert store.content(commit) == files
+    kept = int(pod.log.read_text().split(" kept (")[1].split(" ")[0])
+    assert kept >= 4
+
+
+@pytest.mark.parametrize(
+    ("size", "lost"),
+    [
+        (1000, lambda request: request.path.endswith("model.safetensors")),
+        (20 * MIB, lambda request: request.is_completion),
+        (1000, lambda request: request.path.endswith(".manifest.json")),
+        (1000, lambda request: "/commits/" in request.path),
+        (1000, lambda request: "/epochs/" in request.path),
+    ],
+    ids=["of a small file", "of a completion", "of the manifest", "of the commit", "of the claim"],
+)
+def test_a_lost_answer_is_a_success(make_pod, store, proxy, size, lost):
+    losses = []
+
+    def rule(request: Request) -> Do:
+        if request.method in {"PUT", "POST"} and lost(request) and not losses:
+            losses.append(request)
+            return Do.LOSE_ANSWER
+        return Do.PASS
+
+    proxy.rule = rule
+    pod = make_pod(endpoint=proxy.url)
+    files = hf_checkpoint(pod.volume, 100, size)
+    pod.start()
+    (commit,) = committed(store)
+    assert losses
+    assert store.content(commit) == files
+    pod.reports(lambda report: report.commit and report.error is None)
+    assert [one.order for one in store.commits()] == [commit.order]
+
+
+def test_another_object_at_a_key_is_never_overwritten(make_pod, store):
+    pod = make_pod()
+    files = hf_checkpoint(pod.volume, 100, 20 * MIB)
+    folder = f"{store.layout.base}r0/e1-g0001-llm-0/checkpoint-100/"
+    others = {folder + "model.safetensors": b"another", folder + "optimizer.pt": b"yet another"}
+    for key, body in others.items():
+        store.s3.put_object(Bucket=BUCKET, Key=key, Body=body)
+    pod.start()
+    (commit,) = committed(store)
+    assert commit.generation == 2
+    assert {key: store.read(key) for key in others} == others
+    assert store.content(commit) == files
+
+
+def test_of_two_agents_the_older_is_fenced_and_commits_nothing_more(make_pod, store):
+    old = make_pod("old", folder="node-1").start()
+    hf_checkpoint(old.volume, 100)
+    committed(store)
+    new = make_pod("new", folder="node-2").start()
+    new.reports(lambda report: report.agent_epoch == 2)
+    old.reports(lambda report: report.error and report.error.code == "Fenced")
+    hf_checkpoint(old.volume, 200)
+    hf_checkpoint(new.volume, 150)
+    committed(store, 2)
+    old.signal(signal.SIGTERM)
+    assert old.wait() == 1
+    assert [(commit.epoch, commit.checkpoint.step) for commit in store.commits()] == [(1, 100), (2, 150)]
+
+
+def test_a_save_request_outlasts_a_store_that_is_away(make_pod, store, proxy):
+    proxy.rule = lambda _: Do.REFUSE
+    pod = make_pod(endpoint=proxy.url)
+    files = hf_checkpoint(pod.volume, 100)
+    pod.start()
+    pod.annotate(save=SaveRequest(id="t1", ended=True))
+    report = pod.reports(lambda report: report.error)
+    assert report.error.code == "Unreachable"
+    assert report.working_on == "t1"
+    proxy.rule = lambda _: Do.PASS
+    (commit,) = committed(store)
+    assert (commit.termination_id, commit.attempt, commit.final, commit.reason) == ("t1", 1, True, "save")
+    assert store.content(commit) == files
+    report = pod.reports(lambda report: report.error is None and report.working_on is None)
+    assert report.commit.id == "t1"
+
+
+def test_a_file_that_changes_while_it_is_read_is_committed_as_it_is_afterwards(make_pod, store, proxy):
+    pod = make_pod(endpoint=proxy.url)
+    hf_checkpoint(pod.volume, 100, 32 * MIB)
+    changed = []
+
+    def rule(request: Request) -> Do:
+        if request.is_part and not changed:
+            changed.append(request)
+            content = safetensors(32 * MIB)
+            (pod.volume / "checkpoint-100/model.safetensors").write_bytes(content)
+        return Do.PASS
+
+    proxy.rule = rule
+    pod.start()
+    committed(store)
+    assert changed
+    for commit in store.commits():
+        on_disk = {str(path.relative_to(pod.volume)): path.read_bytes() for path in pod.volume.glob("*/*")}
+        assert store.content(commit) == on_disk
+
+
+def test_a_half_written_checkpoint_is_shipped_as_partial_only_when_nothing_else_will_come(make_pod, store):
+    pod = make_pod().start()
+    half = safetensors()[:-1]
+    (pod.volume / "step_200").mkdir()
+    (pod.volume / "step_200/model.safetensors").write_bytes(half)
+    pod.annotate(save=SaveRequest(id="t1", ended=False))
+    report = pod.reports(lambda report: report.unfinished)
+    assert (report.newest, report.unfinished.dir, report.working_on) == (None, "step_200", "t1")
+    time.sleep(1.5)
+    assert not store.commits()
+    pod.annotate(save=SaveRequest(id="t1", attempt=2, ended=True))
+    (commit,) = committed(store)
+    assert commit.final
+    assert not commit.checkpoint.complete
+    assert "bytes" in commit.checkpoint.evidence
+    assert store.content(commit) == {"step_200/model.safetensors": half}
+
+
+def test_a_half_written_checkpoint_travels_beside_the_last_complete_one(make_pod, store):
+    pod = make_pod().start()
+    files = hf_checkpoint(pod.volume, 100)
+    committed(store)
+    half = safetensors()[:-1]
+    (pod.volume / "checkpoint-200").mkdir()
+    (pod.volume / "checkpoint-200/model.safetensors").write_bytes(half)
+    pod.annotate(save=SaveRequest(id="t1", ended=True))
+    _, final = committed(store, 2)
+    assert (final.checkpoint.dir, final.checkpoint.complete, final.final) == ("checkpoint-100", True, True)
+    assert "checkpoint-200 beside it is half-written" in final.checkpoint.evidence
+    assert store.content(final) == files | {"checkpoint-200/model.safetensors": half}
+
+
+def test_an_empty_volume_is_committed_as_empty_when_the_training_has_ended(make_pod, store):
+    pod = make_pod().start()
+    pod.annotate(save=SaveRequest(id="t1", ended=False))
+    pod.reports(lambda report: report.working_on == "t1")
+    pod.annotate(save=SaveRequest(id="t1", ended=True))
+    (commit,) = committed(store)
+    assert (commit.checkpoint, commit.total_files, commit.final) == (None, 0, True)
+    assert store.manifest(commit).files == ()
+
+
+def test_a_save_while_training_waits_for_the_first_complete_checkpoint(make_pod, store):
+    pod = make_pod().start()
+    pod.annotate(save=SaveRequest(id="t1", ended=False))
+    pod.reports(lambda report: report.agent_epoch)
+    assert not store.commits()
+    hf_checkpoint(pod.volume, 100)
+    (commit,) = committed(store)
+    assert (commit.termination_id, commit.final, commit.checkpoint.step) == ("t1", False, 100)
+
+
+def test_a_request_is_answered_once_also_by_a_restarted_agent(make_pod, store):
+    pod = make_pod().start()
+    hf_checkpoint(pod.volume, 100)
+    pod.annotate(save=SaveRequest(id="t1", ended=True))
+    committed(store)
+    pod.kill()
+    pod.start()
+    report = pod.reports(lambda report: report.commit and report.working_on is None)
+    assert (report.commit.id, report.agent_epoch, report.unsaved_bytes) == ("t1", 1, 0)
+    time.sleep(0.5)
+    assert len(store.commits()) == 1
+
+
+def test_a_new_attempt_uploads_everything_afresh_and_an_old_one_names_what_is_there(make_pod, store):
+    pod = make_pod().start()
+    files = hf_checkpoint(pod.volume, 100)
+    committed(store)
+    pod.annotate(save=SaveRequest(id="t1", ended=True))
+    first, again = committed(store, 2)
+    assert again.ranks == first.ranks
+    assert (again.final, again.total_files) == (True, 4)
+    pod.annotate(save=SaveRequest(id="t1", attempt=2, ended=True))
+    *_, afresh = committed(store, 3)
+    assert afresh.attempt == 2
+    assert not {file.key for file in store.manifest(afresh).files} & {file.key for file in store.manifest(first).files}
+    assert store.content(afresh) == files
+
+
+def test_a_final_commit_brings_what_was_skipped_and_the_rest(make_pod, store):
+    pod = make_pod()
+    files = hf_checkpoint(pod.volume, 100) | hf_checkpoint(pod.volume, 200) | hf_checkpoint(pod.volume, 300)
+    (pod.volume / "large.dat").write_bytes(os.urandom(2 * MIB))
+    (pod.volume / "config.json").write_text("{}")
+    (pod.volume / "STOP_TRAINING").write_text("")
+    (pod.volume / "done").write_text("")
+    pod.options["marker_files"] = ("done",)
+    pod.start()
+    (first,) = committed(store)
+    assert first.checkpoint.step == 300
+    assert set(store.content(first)) == {path for path in files if "-300/" in path} | {"config.json"}
+    pod.annotate(save=SaveRequest(id="t1", ended=True))
+    _, final = committed(store, 2)
+    rest = {"large.dat": (pod.volume / "large.dat").read_bytes(), "config.json": b"{}"}
+    assert store.content(final) == files | rest
+
+
+def test_sigterm_ends_in_a_final_commit(make_pod, store, proxy):
+    proxy.delay = lambda request: 0.7 if request.is_part else 0.0
+    pod = make_pod(endpoint=proxy.url)
+    hf_checkpoint(pod.volume, 100, 64 * MIB)
+    pod.annotate(stop=StopRequest(id="t7"))
+    pod.start()
+    wait_for(lambda: any(request.is_begin for request in proxy.seen))
+    files = hf_checkpoint(pod.volume, 200)
+    pod.signal(signal.SIGTERM)
+    pod.signal(signal.SIGTERM)
+    assert pod.wait() == 0
+    (commit,) = store.commits()
+    assert (commit.reason, commit.final, commit.termination_id) == ("sigterm", True, "t7")
+    assert commit.checkpoint.step == 200
+    content = store.content(commit)
+    assert len(content) == 8
+    assert content.items() >= files.items()
+
+
+def test_sigterm_after_the_last_word_adds_nothing(make_pod, store):
+    pod = make_pod().start()
+    hf_checkpoint(pod.volume, 100)
+    pod.annotate(save=SaveRequest(id="t1", ended=True))
+    committed(store)
+    pod.reports(lambda report: report.working_on is None)
+    pod.signal(signal.SIGTERM)
+    assert pod.wait() == 0
+    assert len(store.commits()) == 1
+
+
+def test_a_released_agent_leaves_although_the_store_is_away(make_pod, proxy):
+    proxy.rule = lambda _: Do.REFUSE
+    pod = make_pod(endpoint=proxy.url).start()
+    pod.reports(lambda report: report.error)
+    pod.annotate(released="true")
+    assert pod.wait(3) == 0
+
+
+def test_a_stop_reaches_the_training_within_a_second_and_is_not_taken_for_a_persons(make_pod):
+    pod = make_pod().start()
+    pod.reports(lambda report: True)
+    asked = time.monotonic()
+    pod.annotate(stop=StopRequest(id="t1"))
+    text = wait_for(lambda: (pod.volume / "STOP_TRAINING").exists() and (pod.volume / "STOP_TRAINING").read_text())
+    assert time.monotonic() - asked < 1
+    assert "t1" in text
+    assert (pod.control / "STOP_TRAINING").read_text() == text
+    time.sleep(0.5)
+    report = pod.report()
+    assert not report.foreign_stop_file
+    assert report.files == 0
+
+
+def test_a_persons_stop_file_and_a_marker_are_reported(make_pod):
+    pod = make_pod(marker_files=("done",)).start()
+    pod.reports(lambda report: True)
+    (pod.volume / "STOP_TRAINING").write_text("")
+    (pod.volume / "done").write_text("")
+    report = pod.reports(lambda report: report.foreign_stop_file and report.markers)
+    assert report.markers[0].name == "done"
+    assert report.markers[0].age_seconds < 5
+
+
+def test_what_an_earlier_pod_left_is_no_news(make_pod):
+    first = make_pod("first").start()
+    first.reports(lambda report: True)
+    first.annotate(stop=StopRequest(id="t1"))
+    wait_for((first.volume / "STOP_TRAINING").exists)
+    first.kill()
+    (first.volume / "done").write_text("")
+    (first.volume / "STOP_BY_HAND").write_text("")
+    time.sleep(0.1)
+    second = make_pod("second", marker_files=("done",)).start()
+    report = second.reports(lambda report: report.agent_epoch)
+    assert not report.markers
+    assert not (second.volume / "STOP_TRAINING").exists()
+
+
+def test_a_path_that_cannot_be_read_is_said_at_once(make_pod):
+    pod = make_pod()
+    pod.volume.rmdir()
+    pod.volume.write_text("not a directory")
+    pod.start()
+    report = pod.reports(lambda report: report.error)
+    assert report.error.code == "Unreadable"
+    assert "checkpoints" in report.error.message
+
+
+def test_wrong_credentials_are_said_by_the_stores_code(make_pod, store):
+    pod = make_pod()
+    environment = pod.environment()
+    pod.environment = lambda: environment | {"AWS_SECRET_ACCESS_KEY": "wrong"}
+    pod.start()
+    report = pod.reports(lambda report: report.error)
+    assert report.error.code == "SignatureDoesNotMatch"
+    assert report.agent_epoch is None
+
+
+def test_memory_stays_bounded_and_the_page_answers_while_uploading(make_pod, store):
+    pod = make_pod().start()
+    pod.reports(lambda report: report.agent_epoch)
+
+    def resident(field: str) -> int:
+        status = Path(f"/proc/{pod.process.pid}/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith(field)).split()[1]) // 1024
+
+    idle = resident("VmRSS")
+    large = pod.volume / "step_1.dat"
+    large.touch()
+    os.truncate(large, 320 * MIB)
+    pod.reports(lambda report: report.uploaded_bytes)
+    committed(store)
+    peak = resident("VmHWM")
+    print(f"resident: {idle} MiB idle, {peak} MiB at most; {pod.log.read_text().splitlines()[-1]}")
+    assert idle <= 100
+    assert peak <= 350

@@ -1,0 +1,94 @@
+"""Helm as the tests use it: rendering only, without a cluster."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[3]
+CHART = ROOT / "charts" / "trainingrun-operator"
+RELEASE = ("trainingrun-operator", str(CHART), "--namespace", "trainingrun-system")
+
+
+def find_helm():
+    """On PATH, or where `make cluster` puts it."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trainingrun"
+    built = sorted(cache.glob("bin/helm-*/helm"))
+    candidates = [shutil.which("helm"), ROOT / ".cluster" / "bin" / "helm", *built]
+    return next((str(path) for path in candidates if path and os.access(path, os.X_OK) and Path(path).is_file()), None)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What Helm would apply: the documents, and their text for goldens."""
+
+    text: str
+
+    @property
+    def documents(self):
+        return [document for document in yaml.safe_load_all(self.text) if document]
+
+    def of(self, kind, suffix=""):
+        """Return the documents of a kind, or the one whose name ends like this."""
+        return [each for each in self.documents if each["kind"] == kind and each["metadata"]["name"].endswith(suffix)]
+
+    @property
+    def pod(self):
+        (deployment,) = self.of("Deployment")
+        return deployment["spec"]["template"]
+
+    @property
+    def container(self):
+        (container,) = self.pod["spec"]["containers"]
+        return container
+
+    @property
+    def env(self):
+        return {each["name"]: each.get("value") for each in self.container["env"]}
+
+    def without(self, kind):
+        """Return the text without the documents of a kind."""
+        documents = re.split(r"(?m)^---\n", self.text)
+        return "---\n".join(each for each in documents if f"\nkind: {kind}\n" not in each)
+
+
+@dataclass(frozen=True)
+class Helm:
+    """The helm binary."""
+
+    binary: str
+
+    def run(self, *arguments):
+        environment = os.environ | {"KUBECONFIG": os.devnull}
+        return subprocess.run([self.binary, *arguments], env=environment, capture_output=True, text=True, check=False)
+
+    def render(self, *options):
+        done = self.run("template", *RELEASE, *options)
+        assert done.returncode == 0, done.stderr
+        return Rendered(done.stdout)
+
+    def refusal(self, *options):
+        """Return what Helm says when it refuses to render."""
+        done = self.run("template", *RELEASE, *options)
+        assert done.returncode != 0, f"helm accepted {options}"
+        return done.stderr
+
+
+@pytest.fixture(scope="session")
+def helm():
+    binary = find_helm()
+    if binary is None:
+        pytest.fail("helm is not there: `make cluster` builds it, or put helm 4 on PATH", pytrace=False)
+    return Helm(binary)
+
+
+@pytest.fixture(scope="session")
+def default(helm):
+    return helm.render()

@@ -1,0 +1,300 @@
+"""Whatever a pod answers on its metrics page, a look at it ends in time with a Sample or a sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import math
+import socket
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from trainingrun_operator.api.run import MetricNames
+from trainingrun_operator.core.sample import Sample, ScrapeFailure
+from trainingrun_operator.edge.metrics.prometheus import make_session, parse, scrape
+
+NAMES = MetricNames()
+
+
+@asynccontextmanager
+async def page(answer):
+    """A real server on loopback; `answer` is an aiohttp handler or the page's text. Yields the page's address."""
+
+    async def text(_):
+        return web.Response(text=answer)
+
+    app = web.Application()
+    app.router.add_get("/metrics", answer if callable(answer) else text)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/metrics"
+    finally:
+        await runner.cleanup()
+
+
+async def look(url, names=NAMES, **limits):
+    async with make_session() as session:
+        return await scrape(session, url, names, **limits)
+
+
+async def look_at(answer, names=NAMES, **limits):
+    async with page(answer) as url:
+        return await look(url, names, **limits)
+
+
+def same(found, expected):
+    """Equal, with NaN equal to itself."""
+    return repr(found) == repr(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("training_loss 0.25\ntraining_step 7\n", Sample(0.25, 7.0), id="loss and step are read"),
+        pytest.param(
+            "step 5\nglobal_step 6\ntraining_step 7\n",
+            Sample(step=7.0),
+            id="the first name of the list wins, whatever the order of the page",
+        ),
+        pytest.param("loss 3\ntrain_loss 2\nstep 1\n", Sample(2.0, 1.0), id="the first name that is there is taken"),
+        pytest.param("loss NaN\nstep 1\n", Sample(math.nan, 1.0), id="NaN is a reading"),
+        pytest.param("loss +Inf\nstep 1\n", Sample(math.inf, 1.0), id="+Inf is a reading"),
+        pytest.param("loss -Inf\nstep 1\n", Sample(-math.inf, 1.0), id="-Inf is a reading"),
+        pytest.param("step 1\n", Sample(step=1.0), id="a step without a loss is a reading"),
+        pytest.param("loss 1\n", Sample(loss=1.0), id="a loss without a step is a reading"),
+        pytest.param(
+            "loss 1e-05 1700000000000\n", Sample(loss=1e-05), id="a timestamp behind the value is not the value"
+        ),
+        pytest.param('loss 1 # {trace_id="a"} 2\n', Sample(loss=1.0), id="an exemplar is not the value"),
+        pytest.param('loss{rank="0"} 1\nloss{rank="1"} 2\n', Sample(loss=1.0), id="of several series the first counts"),
+        pytest.param(
+            'loss{rank="0"} 1\nloss 2\n', Sample(loss=2.0), id="the series without labels goes before those with labels"
+        ),
+        pytest.param('loss{rank="0"} 1\nloss{} 2\n', Sample(loss=2.0), id="empty braces are no labels"),
+        pytest.param(
+            'loss{a="}",b="\\" 9"} 1\n', Sample(loss=1.0), id="a brace or a quote inside a label ends nothing"
+        ),
+        pytest.param('loss {a="b"}1\n', Sample(loss=1.0), id="blanks around the labels do not matter"),
+        pytest.param("loss\t1\n", Sample(loss=1.0), id="a tab separates as well"),
+        pytest.param("loss 1\r\nstep 2\r\n", Sample(1.0, 2.0), id="Windows line ends do not matter"),
+        pytest.param("loss 1", Sample(loss=1.0), id="the last line needs no end"),
+        pytest.param("# loss 9\n# HELP loss 9\nloss 1\n", Sample(loss=1.0), id="comments are no readings"),
+        pytest.param(
+            "validation_loss 9\nloss_total 9\nmy:loss 9\nloss 1\n",
+            Sample(loss=1.0),
+            id="a name inside another name is not meant",
+        ),
+        pytest.param("loss many\nloss 1\n", Sample(loss=1.0), id="a line whose value is no number is passed over"),
+        pytest.param(
+            "loss " + "1" * 100_000 + "\nstep 1\n", Sample(step=1.0), id="a number longer than any number is none"
+        ),
+        pytest.param('loss{a="' + "x" * 500_000 + '"} 1\nstep 2\n', Sample(1.0, 2.0), id="a huge line is read"),
+        pytest.param(
+            "training_epoch 1.5\ntotal_epochs 3\nstep 1\n",
+            Sample(step=1.0, epoch=1.5, total_epochs=3.0),
+            id="epochs are read",
+        ),
+    ],
+)
+def test_a_page_says(text, expected):
+    assert same(parse(text.encode(), NAMES), expected)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        pytest.param("loss{a\n" * 150_000, id="braces that never close"),
+        pytest.param('loss{a="\n' * 120_000, id="quotes that never close"),
+        pytest.param('loss{"' + 'a"b"' * 250_000, id="one line of quotes"),
+        pytest.param("loss{" + "," * 1_000_000, id="one line without an end"),
+        pytest.param(" " * 1_000_000, id="a page of blanks"),
+        pytest.param("loss " * 200_000, id="the same word for ever"),
+    ],
+)
+def test_a_hostile_page_costs_one_pass(hostile):
+    began = time.process_time()
+    assert parse(hostile.encode(), NAMES) == Sample()
+    assert time.process_time() - began < 1
+
+
+async def test_a_gauge_is_read_over_the_wire():
+    assert await look_at("training_loss 0.5\ntraining_step 3\n") == Sample(0.5, 3.0)
+
+
+async def test_names_with_special_characters_are_taken_literally():
+    names = MetricNames(loss=("my:loss",), step=("my:step",))
+    assert await look_at("my:loss 1\nmyXloss 2\nmy:step 3\n", names) == Sample(1.0, 3.0)
+
+
+async def test_a_page_without_loss_and_step_lists_the_names_looked_for():
+    found = await look_at("up 1\ntraining_epoch 3\n")
+    assert isinstance(found, ScrapeFailure)
+    assert found.reason == "NoSuchMetric"
+    assert "training_loss, train_loss, loss, training_step, global_step, step" in found.message
+
+
+async def test_a_page_of_ten_megabytes_is_given_up_at_the_cap():
+    async def endless(request):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(160):
+            await response.write(b"a" * 65_536)
+        return response
+
+    assert (await look_at(endless)).reason == "TooLarge"
+
+
+async def test_a_page_that_says_itself_that_it_is_too_large_is_not_read():
+    assert (await look_at("a" * 2_000, cap_bytes=1_000)).reason == "TooLarge"
+
+
+async def test_a_page_of_exactly_the_cap_is_read():
+    text = "loss 1\n".ljust(1_000, "#")
+    assert await look_at(text, cap_bytes=1_000) == Sample(loss=1.0)
+
+
+async def test_a_server_that_hangs_is_left_in_time():
+    async def hang(_):
+        await asyncio.sleep(30)
+
+    began = time.monotonic()
+    found = await look_at(hang, timeout_seconds=0.2)
+    assert found.reason == "Timeout"
+    assert "0.2 s" in found.message
+    assert time.monotonic() - began < 2
+
+
+async def test_a_body_that_drips_is_left_in_time():
+    async def drip(request):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(300):
+            await response.write(b"#")
+            await asyncio.sleep(0.05)
+        return response
+
+    began = time.monotonic()
+    assert (await look_at(drip, timeout_seconds=0.3)).reason == "Timeout"
+    assert time.monotonic() - began < 2
+
+
+async def test_a_port_where_nothing_listens_asks_whether_it_is_the_right_one():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}/metrics"
+    found = await look(url)
+    assert found == ScrapeFailure("ConnectionRefused", f"Nothing listens at {url}: is spec.metrics.port right?")
+
+
+async def test_an_address_without_a_route_is_unreachable():
+    # No connection leads to the broadcast address: the kernel itself refuses, no packet leaves.
+    found = await look("http://255.255.255.255:8000/metrics")
+    assert found.reason == "HostUnreachable"
+    assert "NetworkPolicy" in found.message
+
+
+async def test_a_redirect_is_not_followed():
+    followed = []
+
+    async def redirect(request):
+        if "again" in request.query:
+            followed.append(request)
+        raise web.HTTPFound("/metrics?again=1")
+
+    found = await look_at(redirect)
+    assert found.reason == "Redirect"
+    assert "HTTP 302" in found.message
+    assert not followed
+
+
+@pytest.mark.parametrize("status", [204, 404, 500, 503])
+async def test_any_other_status_is_named(status):
+    async def refuse(_):
+        return web.Response(status=status, text="" if status == 204 else "loss 1\nsecret of the pod")
+
+    found = await look_at(refuse)
+    assert found.reason == "HTTPStatus"
+    assert f"HTTP {status}" in found.message
+    assert "secret" not in found.message
+
+
+async def test_no_compression_is_asked_for_and_no_cookie_is_kept():
+    seen = []
+
+    async def show(request):
+        seen.append(dict(request.headers))
+        response = web.Response(text="loss 1\n")
+        response.set_cookie("session", "1")
+        return response
+
+    async with page(show) as url, make_session() as session:
+        await scrape(session, url, NAMES)
+        await scrape(session, url, NAMES)
+    assert [one["Accept-Encoding"] for one in seen] == ["identity", "identity"]
+    assert not any("Cookie" in one for one in seen)
+
+
+async def test_a_proxy_in_the_environment_is_not_used(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert await look_at("loss 1\n") == Sample(loss=1.0)
+
+
+def encoded(body, encoding):
+    async def answer(_):
+        return web.Response(body=body, headers={"Content-Encoding": encoding})
+
+    return answer
+
+
+async def test_a_page_that_comes_compressed_all_the_same_is_read():
+    assert await look_at(encoded(gzip.compress(b"loss 1\n"), "gzip")) == Sample(loss=1.0)
+
+
+async def test_a_small_answer_that_inflates_beyond_the_cap_is_too_large():
+    assert (await look_at(encoded(gzip.compress(b"a" * (64 << 20)), "gzip"))).reason == "TooLarge"
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "reason"),
+    [
+        pytest.param(b"loss 1\n", "br", "ContentEncoding", id="an encoding that is not read"),
+        pytest.param(b"loss 1\n", "gzip", "BadResponse", id="bytes that are not what they say"),
+    ],
+)
+async def test_what_cannot_be_inflated_is_a_failure(body, encoding, reason):
+    assert (await look_at(encoded(body, encoding))).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        pytest.param(b"", "Disconnected", id="a server that closes at once"),
+        pytest.param(b"SSH-2.0-OpenSSH\r\n\r\n", "BadResponse", id="a server that speaks something else"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nloss 1\n",
+            "BadResponse",
+            id="a body that is shorter than said",
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000 + b"\r\n\r\n", "BadResponse", id="a header without an end"
+        ),
+    ],
+)
+async def test_a_broken_server_is_a_failure(answer, reason):
+    async def talk(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        found = await look(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/metrics")
+    assert isinstance(found, ScrapeFailure)
+    assert found.reason == reason
