@@ -26,6 +26,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ DOCKER = os.environ.get("DOCKER", "docker")
 PERIOD_SECONDS = 1.0
 JOINS_AT_ONCE = 2
 RETRY_SECONDS = 5.0
+BOOT_SECONDS = 60.0
 NODE_DELETION_DELAY_SECONDS = float(os.environ.get("TRAININGRUN_NODE_DELETION_DELAY", "3"))
 
 log = logging.getLogger("machine-room")
@@ -136,17 +138,16 @@ class Kubernetes:
                 raise
 
 
-def engine(*args: str) -> list[str]:
+def engine(*args: str, check: bool = True) -> list[str]:
     """The lines of a docker command."""
-    return subprocess.run([DOCKER, *args], check=True, capture_output=True, text=True, timeout=30).stdout.splitlines()  # noqa: S603
+    return subprocess.run([DOCKER, *args], check=check, capture_output=True, text=True, timeout=30).stdout.splitlines()  # noqa: S603
 
 
 def containers() -> tuple[dict[str, Machine], str]:
     """The machines by node name, and when the control plane was started."""
     ids = engine("ps", "-aq", "--filter", f"label=io.x-k8s.kind.cluster={CLUSTER}")
-    lines = engine(
-        "inspect", "--format", f'{{{{.Name}}}} {{{{.State.Running}}}} {{{{.State.StartedAt}}}} {{{{index .Config.Labels "{INSTANCE_LABEL}"}}}}', *ids
-    ) if ids else []
+    fields = f'{{{{.Name}}}} {{{{.State.Running}}}} {{{{.State.StartedAt}}}} {{{{index .Config.Labels "{INSTANCE_LABEL}"}}}}'
+    lines = engine("inspect", "--format", fields, *ids, check=False) if ids else []  # one may be removed meanwhile
     machines, control_plane = {}, ""
     for line in lines:
         name, running, started, *instance = line.split()
@@ -168,10 +169,16 @@ def gpus_of(node: dict[str, Any]) -> int:
 
 
 def accepts_pods(node: dict[str, Any]) -> bool:
-    """Ready, not cordoned, not going, and with no other taint than the usual one of GPU nodes."""
+    """Ready with its GPUs, not cordoned, not going, and with no other taint than the usual one of GPU nodes."""
     conditions = {c["type"]: c["status"] for c in node["status"].get("conditions", [])}
     other = [t for t in node["spec"].get("taints", []) if t["key"] != GPU and t["effect"] != "PreferNoSchedule"]
-    return conditions.get("Ready") == "True" and not other and not node["metadata"].get("deletionTimestamp")
+    return conditions.get("Ready") == "True" and gpus_of(node) > 0 and not other and not node["metadata"].get("deletionTimestamp")
+
+
+def is_new(node: dict[str, Any]) -> bool:
+    """Registered a moment ago: what it lacks will come."""
+    created = datetime.fromisoformat(node["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
+    return (datetime.now(timezone.utc) - created).total_seconds() < BOOT_SECONDS
 
 
 def waits_for_gpu(pod: dict[str, Any]) -> bool:
@@ -287,9 +294,9 @@ class Room:
             node = pod["spec"].get("nodeName", "")
             used[node] = used.get(node, 0) + gpus_requested(pod)
         desired, greatest = self.cloud.capacity()
-        present = [n for n in instances if n in nodes and gpus_of(nodes[n])]
-        usable = [n for n in present if accepts_pods(nodes[n]) and n in machines and machines[n].running]
-        booting = max(len(instances), desired) - len(present)
+        usable = [n for n in instances if n in nodes and n in machines and machines[n].running and accepts_pods(nodes[n])]
+        unfit = [n for n in instances if n in nodes and n not in usable and n not in self.work and not is_new(nodes[n])]
+        booting = max(len(instances), desired) - len(usable) - len(unfit)
         free = [gpus_of(nodes[n]) - used.get(n, 0) for n in usable] + [GPUS_PER_NODE] * booting
         target = min(greatest, desired + nodes_lacking(list(waiting.values()), free))
         if target > desired:

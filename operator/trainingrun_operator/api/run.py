@@ -323,7 +323,7 @@ class PodStatus(Model):
     """Where it runs."""
     phase: Word = ""
     """Pending, Running, Exited (training ended, the pod is kept until its checkpoint is proven), Succeeded or Failed."""
-    exit_code: Annotated[int | None, Field(ge=-1024, le=1024)] = None
+    exit_code: Annotated[int | None, Field(ge=-(2**31), le=2**31 - 1)] = None
     """Of the training, once it ended."""
 
 
@@ -447,6 +447,8 @@ class NodeStatus(Model):
     """When the phase began."""
     message: Message = ""
     """Why it is where it is: who still uses it, why it is kept, what the cloud answered."""
+    waited_out: bool = False
+    """It was kept for waiting pods for as long as its pool allows."""
     released_at: Timestamp | None = None
     """When both machine and Node were found gone."""
 

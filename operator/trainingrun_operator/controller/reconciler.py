@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import Begin, Tell
 from trainingrun_operator.core.observed import Unreachable
-from trainingrun_operator.core.status import render
+from trainingrun_operator.core.status import observed_fields, render
 from trainingrun_operator.edge.execute import StaleError
 from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.edge.memory import Memory
@@ -106,7 +106,7 @@ class Reconciler:
         self.telemetry.runs[seen.run.uid] = series_of(
             seen.run.namespace, seen.run.name, seen.run.spec, _whole(seen, status)
         )
-        body = status.dump()
+        body = observed_fields(status)
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         shown = (
             str(status.phase),

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pydantic import StrictInt, ValidationError
+
 from trainingrun_operator.api import names
+from trainingrun_operator.api.base import Model
 from trainingrun_operator.api.manifest import Layout
 from trainingrun_operator.api.run import CheckpointMode
+from trainingrun_operator.core.bounds import clipped
 from trainingrun_operator.core.observed import Problem
 
 if TYPE_CHECKING:
@@ -16,6 +20,50 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Pool, Run
 
 
+class _Named(Model):
+    name: str
+
+
+class _Mount(_Named):
+    mount_path: str
+
+
+class _Resources(Model):
+    limits: dict[str, Any] | None = None
+
+
+class _SecurityContext(Model):
+    run_as_user: StrictInt | None = None
+    run_as_group: StrictInt | None = None
+
+
+class _Container(_Named):
+    env: list[_Named] | None = None
+    resources: _Resources | None = None
+    security_context: _SecurityContext | None = None
+    volume_mounts: list[_Mount] | None = None
+
+
+class _Pod(Model):
+    containers: list[_Container]
+    init_containers: list[_Named] | None = None
+    security_context: _SecurityContext | None = None
+    termination_grace_period_seconds: StrictInt | None = None
+    volumes: list[_Named] | None = None
+
+
+class _Metadata(Model):
+    annotations: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+
+
+class _Template(Model):
+    """As much of a pod template as `children` reads; the rest is the API server's to check, when the Job is dry-run."""
+
+    metadata: _Metadata | None = None
+    spec: _Pod
+
+
 def complaint(run: Run, pools: tuple[Pool, ...]) -> Problem | None:
     """Return the first thing in the spec that cannot be acted on, with the offending value and what to do."""
     return _template(run.spec) or _containers(run.spec) or _checkpoint(run) or _pool(run.spec, pools)
@@ -23,26 +71,25 @@ def complaint(run: Run, pools: tuple[Pool, ...]) -> Problem | None:
 
 def _template(spec: TrainingRunSpec) -> Problem | None:
     pod = spec.template.get("spec")
-    if not isinstance(pod, dict) or not _well_formed(pod.get("containers")):
+    if not isinstance(pod, dict) or not pod.get("containers"):
         return Problem(
             "InvalidTemplate",
             "spec.template.spec.containers is empty: give it at least one container with a name and an image, as in a Job.",
         )
-    if pod.get("activeDeadlineSeconds") is not None:
-        seconds = pod["activeDeadlineSeconds"]
+    try:
+        _Template.parse(spec.template)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in ("spec", "template", *first["loc"]))
+        written = clipped(repr(first["input"]), 100)
+        said = first["msg"].lower().partition(" or instance")[0]
+        return Problem("InvalidTemplate", f"{path} is {written}: {said}, as in a Job.")
+    if (seconds := pod.get("activeDeadlineSeconds")) is not None:
         return Problem(
             "InvalidTemplate",
             f"spec.template.spec.activeDeadlineSeconds is {seconds}: it would end the pod before its checkpoint is saved. Remove it.",
         )
     return None
-
-
-def _well_formed(containers: Any) -> bool:
-    return (
-        isinstance(containers, list)
-        and bool(containers)
-        and all(isinstance(c, dict) and isinstance(c.get("name"), str) for c in containers)
-    )
 
 
 def _containers(spec: TrainingRunSpec) -> Problem | None:
@@ -86,4 +133,5 @@ def _pool(spec: TrainingRunSpec, pools: tuple[Pool, ...]) -> Problem | None:
     return Problem(
         "UnknownNodePool",
         f"spec.nodePool.ref is {wanted!r}, but there is no such GPUNodePool (there is: {known}). kubectl get gnp lists them.",
+        permanent=False,
     )

@@ -59,17 +59,17 @@ def pod_template(run: Run, defaults: Defaults) -> Manifest:
     mounts = [_checkpoint_mount(run.spec, spec, main), {"name": names.CONTROL_VOLUME, "mountPath": names.CONTROL_PATH}]
     for container in spec["containers"]:
         _equip(container, run.spec, mounts if container["name"] == main else mounts[1:])
-    spec["volumes"] = [*spec.get("volumes", []), *_volumes(run.spec, spec, mounts[0]["name"])]
+    spec["volumes"] = [*(spec.get("volumes") or []), *_volumes(run.spec, spec, mounts[0]["name"])]
     own = _own_containers(run, defaults, spec, mounts)
     spec["initContainers"] = [
         *([own["restore"]] if _uploads(run.spec) else []),
         own["agent"],
-        *spec.get("initContainers", []),
+        *(spec.get("initContainers") or []),
     ]
     spec["containers"].append(own["gate"])
     spec["restartPolicy"] = "Never"
     spec["terminationGracePeriodSeconds"] = max(
-        spec.get("terminationGracePeriodSeconds", 30), run.spec.shutdown.grace_seconds + AGENT_GRACE_SECONDS
+        spec.get("terminationGracePeriodSeconds") or 0, run.spec.shutdown.grace_seconds + AGENT_GRACE_SECONDS
     )
     return {
         "metadata": meta
@@ -92,16 +92,12 @@ def _uploads(spec: TrainingRunSpec) -> bool:
 
 def _checkpoint_mount(spec: TrainingRunSpec, pod: Manifest, main: str) -> Manifest:
     """The mount that the checkpoint path lies on; where there is none, one of an emptyDir of ours."""
-    path = spec.checkpoint.path
+    path = f"{spec.checkpoint.path.rstrip('/')}/"
     container = next(c for c in pod["containers"] if c["name"] == main)
-    candidates = [
-        m
-        for m in container.get("volumeMounts") or []
-        if path == m["mountPath"] or path.startswith(m["mountPath"].rstrip("/") + "/")
-    ]
+    candidates = [m for m in container.get("volumeMounts") or [] if path.startswith(m["mountPath"].rstrip("/") + "/")]
     if candidates:
         return dict(max(candidates, key=lambda mount: len(mount["mountPath"])))
-    return {"name": names.CHECKPOINT_VOLUME, "mountPath": path}
+    return {"name": names.CHECKPOINT_VOLUME, "mountPath": spec.checkpoint.path}
 
 
 def _equip(container: Manifest, spec: TrainingRunSpec, mounts: list[Manifest]) -> None:
@@ -111,9 +107,9 @@ def _equip(container: Manifest, spec: TrainingRunSpec, mounts: list[Manifest]) -
     container["env"] = [{"name": name, "value": value} for name, value in ours.items() if name not in has] + (
         container.get("env") or []
     )
-    mounted = {mount["mountPath"] for mount in container.get("volumeMounts") or []}
+    mounted = {mount["mountPath"].rstrip("/") for mount in container.get("volumeMounts") or []}
     shm = [{"name": "trainingrun-shm", "mountPath": "/dev/shm"}] if _wants_gpu(container) else []  # noqa: S108 - the kernel's own path, not a temporary file
-    added = [mount for mount in (*mounts, *shm) if mount["mountPath"] not in mounted]
+    added = [mount for mount in (*mounts, *shm) if mount["mountPath"].rstrip("/") not in mounted]
     container["volumeMounts"] = [*(container.get("volumeMounts") or []), *added]
 
 

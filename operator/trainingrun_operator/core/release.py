@@ -11,9 +11,10 @@ machine and its Node are gone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from trainingrun_operator.api.run import NodePhase, NodePoolPolicy, NodeStatus
+from trainingrun_operator.core.bounds import MESSAGE_MAX, clipped
 from trainingrun_operator.core.effects import DeleteNode, Effect, RecordNodes, ReleaseMachine, TaintNode, UntaintNode
 from trainingrun_operator.core.observed import Instance
 
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.core.observed import NodeFacts, Observed, Pool
 
-SETTLED = frozenset({NodePhase.RELEASED, NodePhase.RETAINED})
+SETTLED: Final = frozenset({NodePhase.RELEASED, NodePhase.RETAINED})
+_GOING: Final = frozenset({Instance.TERMINATING, Instance.GONE})
+_GOES: Final = "The machine goes; waiting until machine and Node are both gone."
+_NODE_GONE: Final = "The Node is gone; the machine is released."
+_TAKEN: Final = "Handed over: another run is releasing this node already."
 Step = tuple[NodeStatus, tuple[Effect, ...]]
 
 
@@ -79,15 +84,14 @@ def _facts_of(seen: Observed, node: NodeStatus) -> NodeFacts | None:
 def _step(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Step:
     if node.phase in SETTLED:
         return node, ()
+    if why := _kept_for_good(seen, node):
+        return _to(seen, node, NodePhase.RETAINED, why), _back(seen, node, facts)
     pool = next((pool for pool in seen.pools if pool.name == node.pool), None)
-    if seen.run.spec.node_pool.policy is NodePoolPolicy.NEVER:
-        return _to(seen, node, NodePhase.RETAINED, "Kept: spec.nodePool.policy is Never."), ()
-    if not node.pool:
-        return _to(seen, node, NodePhase.RETAINED, "Kept: no GPUNodePool, or more than one, selects this node."), ()
-    if pool is None or facts is None:
-        return _to(
-            seen, node, node.phase, f"GPUNodePool {node.pool!r} is gone: nobody says how to release this node."
-        ), ()
+    if pool is None:
+        gone = f"GPUNodePool {node.pool!r} is gone: nobody says how to release this node."
+        return _to(seen, node, node.phase, gone), ()
+    if facts is None:
+        return node, ()
     match node.phase:
         case NodePhase.IN_USE | NodePhase.WAIT_IDLE:
             return _when_idle(seen, node, facts, pool)
@@ -103,18 +107,34 @@ def _step(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Step:
             assert_never(never)
 
 
+def _kept_for_good(seen: Observed, node: NodeStatus) -> str:
+    if seen.run.spec.node_pool.policy is NodePoolPolicy.NEVER:
+        return "Kept: spec.nodePool.policy is Never."
+    return "" if node.pool else "Kept: no GPUNodePool, or more than one, selects this node."
+
+
+def _back(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> tuple[Effect, ...]:
+    """Take back our own taint, and no other."""
+    ours = facts is not None and facts.uid is not None and facts.tainted_by == seen.run.uid
+    return (UntaintNode(node.name, node.uid),) if ours else ()
+
+
 def _when_idle(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
-    if facts.instance is Instance.GONE or facts.uid is None:
-        return _to(seen, node, NodePhase.VERIFYING if facts.instance is Instance.GONE else NodePhase.RELEASING), ()
+    if facts.instance in _GOING:
+        return _to(seen, node, NodePhase.VERIFYING, _GOES), ()
+    if facts.uid is None:
+        return _to(seen, node, NodePhase.RELEASING, _NODE_GONE), ()
     if facts.tainted_by not in (None, seen.run.uid):
-        return _to(seen, node, NodePhase.RETAINED, "Handed over: another run is releasing this node already."), ()
+        return _to(seen, node, NodePhase.RETAINED, _TAKEN), ()
     if kept := _handed_over(seen, facts):
         return _to(seen, node, NodePhase.RETAINED, kept), ()
     if facts.at_minimum:
         return _to(seen, node, NodePhase.RETAINED, f"Kept: GPUNodePool {pool.name} is at its minimum."), ()
     if why := _busy(seen, node, facts, pool):
         return _to(seen, node, NodePhase.WAIT_IDLE, why), ()
-    return _to(seen, node, NodePhase.CORDONED, "Empty: tainted, looked at once more before it goes."), ()
+    # With demand, it was kept for as long as the pool allows: that is not asked again after the taint.
+    cordoned = _to(seen, node, NodePhase.CORDONED, "Empty: tainted, looked at once more before it goes.")
+    return cordoned.model_copy(update={"waited_out": bool(facts.demand)}), ()
 
 
 def _handed_over(seen: Observed, facts: NodeFacts) -> str:
@@ -127,22 +147,28 @@ def _handed_over(seen: Observed, facts: NodeFacts) -> str:
 
 def _busy(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> str:
     """Why the node must stay for now."""
-    if facts.occupants is None:
-        return "The pods on this node could not be listed: it counts as occupied."
-    if facts.occupants:
-        return f"Occupied by {', '.join(pod.key for pod in facts.occupants[:5])}."
+    if why := _occupied(facts):
+        return why
     if facts.instance is Instance.UNKNOWN:
         return f"The provider of GPUNodePool {pool.name} does not say how this machine is. {facts.problem}".rstrip()
     waited = seen.node_seconds.get(node.uid, 0) if node.phase is NodePhase.WAIT_IDLE else 0
-    if facts.demand and waited < pool.spec.max_idle_seconds:
+    if facts.demand and not node.waited_out and waited < pool.spec.max_idle_seconds:
         return f"Kept for {', '.join(pod.key for pod in facts.demand[:5])}, which waits for a node like this."
     return ""
 
 
+def _occupied(facts: NodeFacts) -> str:
+    if facts.occupants is None:
+        return "The pods on this node could not be listed: it counts as occupied."
+    return f"Occupied by {', '.join(pod.key for pod in facts.occupants[:5])}." if facts.occupants else ""
+
+
 def _when_settled(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
     if facts.uid is None:
-        return _to(seen, node, NodePhase.RELEASING, "The Node is gone; the machine is released."), ()
-    back = (UntaintNode(node.name, node.uid),)
+        return _to(seen, node, NodePhase.RELEASING, _NODE_GONE), ()
+    if facts.tainted_by not in (None, seen.run.uid):
+        return _to(seen, node, NodePhase.RETAINED, _TAKEN), ()
+    back = _back(seen, node, facts)
     if kept := _handed_over(seen, facts):
         return _to(seen, node, NodePhase.RETAINED, kept), back
     if why := _busy(seen, node, facts, pool):
@@ -155,17 +181,25 @@ def _when_settled(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool
 
 
 def _release(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
-    if facts.instance in (Instance.TERMINATING, Instance.GONE):
-        return _to(
-            seen, node, NodePhase.VERIFYING, "The machine goes; waiting until machine and Node are both gone."
-        ), ()
+    if facts.instance in _GOING:
+        return _to(seen, node, NodePhase.VERIFYING, _GOES), ()
     if facts.at_minimum and facts.uid is not None:
-        return _to(seen, node, NodePhase.RETAINED, f"Kept: GPUNodePool {pool.name} is at its minimum."), (
-            UntaintNode(node.name, node.uid),
-        )
+        kept = f"Kept: GPUNodePool {pool.name} is at its minimum."
+        return _to(seen, node, NodePhase.RETAINED, kept), _back(seen, node, facts)
+    if why := _not_ours(seen, facts):
+        return _to(seen, node, NodePhase.WAIT_IDLE, why), _back(seen, node, facts)
     overdue = seen.node_seconds.get(node.uid, 0) >= pool.spec.alert_after_seconds
     message = f"{'Overdue. ' if overdue else ''}{facts.problem}".strip()
     return _to(seen, node, node.phase, message or node.message), (ReleaseMachine(pool.name, node.provider_id),)
+
+
+def _not_ours(seen: Observed, facts: NodeFacts) -> str:
+    """Why a Node that is still there must not go, whatever was found before."""
+    if facts.uid is None:
+        return ""
+    if facts.tainted_by != seen.run.uid:
+        return "Its taint was taken away: everything is looked at again."
+    return _occupied(facts)
 
 
 def _verify(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
@@ -175,6 +209,8 @@ def _verify(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> S
             return _to(seen, node, NodePhase.RELEASED, "Machine and Node are gone."), ()
         case Instance.GONE, str():
             return node, (DeleteNode(node.name, node.uid),) if waited >= seen.defaults.node_removal_seconds else ()
+        case Instance.RUNNING, _ if why := _not_ours(seen, facts):
+            return _to(seen, node, NodePhase.WAIT_IDLE, why), _back(seen, node, facts)
         case Instance.RUNNING, _:
             ghost = "A machine without a Node still runs and is billed. " if facts.uid is None else ""
             overdue = "Overdue. " if waited >= pool.spec.alert_after_seconds else ""
@@ -185,11 +221,13 @@ def _verify(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> S
             return node, ()
 
 
-def _to(seen: Observed, node: NodeStatus, phase: NodePhase, message: str = "") -> NodeStatus:
+def _to(seen: Observed, node: NodeStatus, phase: NodePhase, message: str) -> NodeStatus:
+    message = clipped(message, MESSAGE_MAX)
     if phase is node.phase:
         return node.model_copy(update={"message": message})
     released = seen.wall if phase is NodePhase.RELEASED else node.released_at
-    return node.model_copy(update={"phase": phase, "phase_at": seen.wall, "message": message, "released_at": released})
+    changes = {"phase": phase, "phase_at": seen.wall, "message": message, "released_at": released, "waited_out": False}
+    return node.model_copy(update=changes)
 
 
 # -- demand ---------------------------------------------------------------------------------------------------
@@ -215,7 +253,9 @@ def gpus_of(pod: Mapping[str, Any]) -> int:
     """How many GPUs a stored pod asks for."""
     containers = (pod.get("spec") or {}).get("containers") or ()
     limits = [(container.get("resources") or {}).get("limits") or {} for container in containers]
-    return sum(int(amount) for limit in limits for name, amount in limit.items() if name.endswith("/gpu"))
+    asked = [str(amount) for limit in limits for name, amount in limit.items() if name.endswith("/gpu")]
+    # "1k" is a quantity as well, of which no node has that many.
+    return sum(int(amount) for amount in asked if amount.isdecimal())
 
 
 def _tolerated(taint: Mapping[str, Any], tolerations: tuple[Mapping[str, Any], ...]) -> bool:

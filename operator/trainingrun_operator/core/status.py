@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.manifest import order_of_commit
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed, Pod
 
 HISTORY_MAX: Final = 20
+WRITTEN_BY_THE_STOP: Final = frozenset({"termination", "terminationStatus", "nodes", "completionTime"})
 SUCCEEDS: Final = frozenset({TerminationStatus.AUTO_LOW_LOSS.value, TerminationStatus.AUTO_COMPLETE.value})
 STOPS: Final = frozenset({TerminationStatus.USER_STOP.value, TerminationStatus.DELETED.value})
 
@@ -46,6 +47,11 @@ class Fact(NamedTuple):
     status: Literal["True", "False", "Unknown"]
     reason: str
     message: str = ""
+
+
+def observed_fields(status: TrainingRunStatus) -> dict[str, Any]:
+    """What of a rendered status the observer writes: never what the stop writes, not even as empty."""
+    return {name: value for name, value in status.dump().items() if name not in WRITTEN_BY_THE_STOP}
 
 
 def render(seen: Observed) -> TrainingRunStatus:

@@ -105,31 +105,50 @@ class Store:
         *,
         depth: int = 8,
         max_age_seconds: float = 300,
+        fall_back: bool = False,
     ) -> Verified | Mismatch | Unreachable | None:
         """The newest commit that satisfies `wanted` among the newest `depth`, verified; None if there is none.
 
-        A proof younger than `max_age_seconds` is used again. A newest commit that cannot be read is a Mismatch unless an older one is
-        wanted.
+        Args:
+            access: how the bucket is reached.
+            layout: where the run's bytes lie.
+            wanted: which commits count.
+            depth: how many of the newest are looked at.
+            max_age_seconds: a proof younger than this is used again.
+            fall_back: go on to older ones when the newest does not verify; the Mismatch is the answer only if none does.
+
+        A newest commit that cannot even be read is a Mismatch, unless an older one is wanted.
         """
         keys = await self.commits(access, layout)
         if isinstance(keys, Unreachable):
             return keys
-        unreadable: Mismatch | None = None
+        complaint: Mismatch | None = None
         for key in keys[:depth]:
-            try:
-                read = await self._commit(access, layout, key)
-            except WrongError as error:
-                if key == keys[0]:
-                    unreadable = Mismatch(key, f"{layout.uri(key)}: {error}")
+            found = await self._prove_if(access, layout, key, wanted, max_age_seconds)
+            if found is None:
                 continue
-            except STORE_ERRORS as error:
-                return s3.unreachable(access, layout.bucket, error)
-            if wanted(read.commit):
-                proof = self._proven.get(_Place(access, layout.bucket, key))
-                if proof is not None and time.monotonic() - proof.at < max_age_seconds:
-                    return proof.verified
-                return await self.verify(access, layout, key)
-        return unreadable
+            # An unreadable commit answers nobody: it stands in nobody's way, and is worth a word only as the newest.
+            read = _Place(access, layout.bucket, key) in self._read
+            if not isinstance(found, Mismatch) or (read and not fall_back):
+                return found
+            complaint = complaint or (found if read or key == keys[0] else None)
+        return complaint
+
+    async def _prove_if(
+        self, access: Access, layout: Layout, key: str, wanted: Callable[[Commit], bool], max_age_seconds: float
+    ) -> Verified | Mismatch | Unreachable | None:
+        try:
+            read = await self._commit(access, layout, key)
+        except WrongError as error:
+            return Mismatch(key, f"{layout.uri(key)}: {error}")
+        except STORE_ERRORS as error:
+            return s3.unreachable(access, layout.bucket, error)
+        if not wanted(read.commit):
+            return None
+        proof = self._proven.get(_Place(access, layout.bucket, key))
+        if proof is not None and time.monotonic() - proof.at < max_age_seconds:
+            return proof.verified
+        return await self.verify(access, layout, key)
 
     async def _call(self, access: Access, call: Callable[[S3Client], T]) -> T:
         loop = asyncio.get_running_loop()

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import s3server
-
 from integration.agent.pods import BUCKET, Pod, Store
 from integration.agent.proxy import Proxy, between
 

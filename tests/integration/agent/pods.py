@@ -12,7 +12,6 @@ import sys
 import time
 import urllib.request
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
@@ -24,6 +23,7 @@ from trainingrun_operator.api.manifest import Commit, Layout, Manifest, order_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from s3server import S3Server
 
@@ -45,7 +45,7 @@ sys.exit(restore.run(config.Paths(Path(sys.argv[1]), Path(sys.argv[2])), limit_s
 _uids = itertools.count()
 
 
-def wait_for(look: Callable[[], T], seconds: float = 10) -> T:
+def wait_for(look: Callable[[], T | None], seconds: float = 10) -> T:
     deadline = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < deadline, f"nothing within {seconds} s"
@@ -168,7 +168,9 @@ class Pod:
     def annotate(self, **requests: Any) -> None:
         """``stop``, ``save`` or ``released``, swapped in as the kubelet does."""
         for name, request in requests.items():
-            self.annotations[f"{names.GROUP}/{name}"] = request if isinstance(request, str) else json.dumps(request.dump())
+            self.annotations[f"{names.GROUP}/{name}"] = (
+                request if isinstance(request, str) else json.dumps(request.dump())
+            )
         text = "".join(f"{key}={quote(value)}\n" for key, value in sorted(self.annotations.items()))
         fresh = self.podinfo / "..annotations"
         fresh.write_text(text)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
 
 import pytest
-
 from integration.agent.pods import BUCKET, wait_for
 from integration.agent.proxy import Do
+
 from trainingrun_operator.api.exchange import SaveRequest
 from trainingrun_operator.api.manifest import Checkpoint, Commit, FileEntry, Manifest, PodRef, RankManifest, RunRef
 
@@ -22,14 +23,13 @@ WEIRD = [b"with space.bin", "größe-模型.dat".encode(), b"not-utf8-\xff\xfe.d
 def tree(root: Path) -> dict[bytes, tuple[bytes, int, int]]:
     """Content, mode and time of every file by its path; the target of every link."""
     found = {}
-    base = os.fsencode(root)
-    for folder, _, names in os.walk(base):
-        for name in names:
-            path = os.path.join(folder, name)
-            stat = os.lstat(path)
-            content = os.readlink(path) if os.path.islink(path) else Path(os.fsdecode(path)).read_bytes()
-            mode = 0 if os.path.islink(path) else stat.st_mode & 0o777
-            found[os.path.relpath(path, base)] = (content, mode, stat.st_mtime_ns)
+    for path in root.rglob("*"):
+        if path.is_dir():
+            continue
+        now = path.lstat()
+        content = os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes()
+        mode = 0 if path.is_symlink() else now.st_mode & 0o777
+        found[os.fsencode(path.relative_to(root))] = (content, mode, now.st_mtime_ns)
     return found
 
 
@@ -43,7 +43,7 @@ def checkpoint(root: Path, step: int, size: int = 1000) -> Path:
 
 def save(pod, store, count: int, attempt: int = 1) -> Commit:
     pod.annotate(save=SaveRequest(id="t1", attempt=attempt, ended=True))
-    return wait_for(lambda: commits[-1] if len(commits := store.commits()) >= count else None)
+    return wait_for(lambda: (store.commits()[count - 1 :] or [None])[-1])
 
 
 def test_a_restored_checkpoint_is_the_one_that_was_saved(make_pod, store):
@@ -152,8 +152,6 @@ def test_a_manifest_that_leads_out_is_refused(make_pod, store, path, link, forei
         run=run, pod=PodRef(name="x", uid="x"), epoch=9, generation=1, checkpoint=about, files=(file,), total_files=1
     )
     body = json.dumps(manifest.dump()).encode()
-    import hashlib
-
     ref = RankManifest(rank=0, key=f"{base}r0/e9-g0001-x.manifest.json", sha256=hashlib.sha256(body).hexdigest())
     commit = Commit(run=run, epoch=9, generation=1, reason="save", checkpoint=about, ranks=(ref,), total_files=1)
     store.s3.put_object(Bucket=BUCKET, Key=ref.key, Body=body)

@@ -278,9 +278,7 @@ async def test_two_releases_at_once_leave_the_minimum(cloud, provider, group):
     answers = await asyncio.gather(
         *(provider.release(pool, named(one)) for one in (first, second)), return_exceptions=True
     )
-    assert sorted(type(answer) for answer in answers) == sorted([type(None), Refused], key=str) or [
-        str(a) for a in answers
-    ]
+    assert sorted(str(answer)[:20] for answer in answers) == ["GPUNodePool a100 is ", "None"]
     assert cloud.desired(group) == 1
     assert len(cloud.instances(group)) == 1
 
@@ -362,7 +360,7 @@ class Trouble:
 async def troubled(environment):
     trouble = Trouble()
     app = web.Application()
-    app.router.add_post("/", lambda request: trouble.answer(request))
+    app.router.add_post("/", trouble.answer)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

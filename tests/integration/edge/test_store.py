@@ -503,6 +503,19 @@ async def test_a_wanted_commit_that_does_not_verify_is_a_mismatch_though_an_olde
     found = await store.find(access, layout, lambda _: True)
     assert isinstance(found, Mismatch)
     assert found.key == newer.commit_key
+    found = await store.find(access, layout, lambda _: True, fall_back=True)
+    assert isinstance(found, Verified)
+    assert found.key == shipment.commit_key
+
+
+async def test_the_complaint_about_the_newest_is_the_answer_when_none_verifies(store, access, layout, shipment):
+    for generation in (7, 8):
+        one = replace(shipment, order=Order(2, generation))
+        one.send()
+        lose_a_file(one)
+    found = await store.find(access, layout, lambda _: True, fall_back=True)
+    assert isinstance(found, Mismatch)
+    assert found.key == layout.commit(Order(2, 8))
 
 
 async def test_an_unreadable_newest_commit_does_not_hide_an_older_one(store, access, layout, shipment):

@@ -26,11 +26,14 @@ manifests() {
     -e "s#\${REGION}#$REGION#; s#\${GROUP}#$GROUP#; s#\${MAX_GPU_NODES}#$MAX_GPU_NODES#" "$HERE/cloud.yaml"
 }
 
-# Everything in it is in place when its own Deployments are.
 deploy_cloud() {
+  local image
   certificates
-  # the node image built here has them already
-  [ "$ENGINE" = own ] || docker save "$S3_IMAGE" "$CLOUD_IMAGE" | docker exec -i "$CONTROL_PLANE" ctr -n k8s.io images import --snapshotter overlayfs -
+  rm -f "$LOCAL/deployed"
+  for image in "$S3_IMAGE" "$CLOUD_IMAGE"; do    # the node image built here was born with them
+    docker exec "$CONTROL_PLANE" ctr -n k8s.io images ls -q | grep -qx "docker.io/library/$image" ||
+      docker save "$image" | docker exec -i "$CONTROL_PLANE" ctr -n k8s.io images import --snapshotter overlayfs -
+  done
   apply_from create namespace "$NAMESPACE"
   apply_from -n "$NAMESPACE" create secret tls s3-tls --cert "$LOCAL/tls/s3.crt" --key "$LOCAL/tls/s3.key"
   apply_from -n "$NAMESPACE" create configmap ca --from-file "ca.crt=$LOCAL/tls/ca.crt"
@@ -38,11 +41,12 @@ deploy_cloud() {
   manifests | kubectl apply -f -
   kubectl -n "$NAMESPACE" rollout status --timeout=120s deployment/s3
   kubectl -n "$NAMESPACE" rollout status --timeout=120s deployment/cloud
+  manifests | digest > "$LOCAL/deployed"
 }
 
 cloud_stands() {
-  [ "$(kubectl -n "$NAMESPACE" get deployments -o jsonpath='{range .items[*]}{.metadata.name}={.spec.template.spec.containers[0].image}={.status.readyReplicas} {end}' 2> /dev/null)" \
-    = "cloud=$CLOUD_IMAGE=1 s3=$S3_IMAGE=1 " ]
+  [ "$(cat "$LOCAL/deployed" 2> /dev/null)" = "$(manifests | digest)" ] &&
+    [ "$(kubectl -n "$NAMESPACE" get deployments s3 cloud -o jsonpath='{.items[*].status.readyReplicas}' 2> /dev/null)" = '1 1' ]
 }
 
 s3_bucket() { with_env "$PYTHON" "$HERE/s3_check.py" "$BUCKET"; }

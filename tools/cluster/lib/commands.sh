@@ -12,12 +12,14 @@ up() {
   tool_folder
   engine
   simulation_images
-  node_image
-  printf '%s\n' "$ENGINE" > "$LOCAL/engine"
+  name_node_image
   register_checkout
-  if ! cluster_stands; then
+  if cluster_stands; then
+    mention_older_image
+  else
     rm -f "$LOCAL/env"
     stop_room
+    node_image
     step 'Kubernetes' create_nodes
   fi
   unlock_cache    # from here on the engine is in use, and nobody stops it
@@ -62,7 +64,7 @@ down() {
       step 'stopping the container engine' stop_engine
     fi
   fi
-  rm -rf "$LOCAL/created" "$LOCAL/engine" "$LOCAL/kubeconfig" "$LOCAL/images"
+  rm -rf "$LOCAL/created" "$LOCAL/engine" "$LOCAL/deployed" "$LOCAL/kubeconfig" "$LOCAL/images"
 }
 
 require_cluster() {

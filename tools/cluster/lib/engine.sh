@@ -11,7 +11,7 @@ use_own_engine() { ENGINE=own; export DOCKER_HOST=unix://$SOCKET; }
 engine_answers() { docker version > /dev/null 2>&1; }
 
 # The engine this checkout's cluster was made with; empty when there is none.
-recorded_engine() { cat "$LOCAL/engine" 2> /dev/null || true; }
+recorded_engine() { cat "$LOCAL/engine" 2> /dev/null || cat "$CACHE/clusters/$CLUSTER.engine" 2> /dev/null || true; }
 
 use_recorded_engine() {
   ENGINE=$(recorded_engine)
@@ -134,8 +134,13 @@ stop_engine() {
 
 # --- clusters on it -------------------------------------------------------------------------------------------------------------
 
-register_checkout() { mkdir -p "$CACHE/clusters"; printf '%s\n' "$CHECKOUT" > "$CACHE/clusters/$CLUSTER"; }
-forget_checkout() { rm -f "$CACHE/clusters/$1"; }
+# Name to checkout, and once more the engine, for a checkout whose .cluster was deleted by hand.
+register_checkout() {
+  mkdir -p "$CACHE/clusters"
+  printf '%s\n' "$CHECKOUT" > "$CACHE/clusters/$CLUSTER"
+  printf '%s\n' "$ENGINE" | tee "$CACHE/clusters/$CLUSTER.engine" > "$LOCAL/engine"
+}
+forget_checkout() { rm -f "$CACHE/clusters/$1" "$CACHE/clusters/$1.engine"; }
 
 machines_of() { docker ps -aq --filter "label=io.x-k8s.kind.cluster=$1"; }
 all_clusters() { docker ps -a --filter label=io.x-k8s.kind.cluster --format '{{.Label "io.x-k8s.kind.cluster"}}' | sort -u; }

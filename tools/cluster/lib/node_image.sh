@@ -163,11 +163,14 @@ build_node_image() {
   rm -rf "$work"
 }
 
-node_image() {
+name_node_image() {
   if [ "$ENGINE" = machine ]; then NODE_IMAGE=$OFFICIAL_NODE; return; fi
-  KUBERNETES_BIN=$(bin_dir "kubernetes-$KUBERNETES")
   NODE_IMAGE=trainingrun-node:v$KUBERNETES-$({ cat "$HERE/lib/node_image.sh" "$HERE"/node/*; printf '%s\n' "$KIND" "$ETCD" "$COREDNS" "$DEBIAN" "$S3_IMAGE" "$CLOUD_IMAGE"; } | digest)
-  docker image inspect "$NODE_IMAGE" > /dev/null 2>&1 && return
+}
+
+node_image() {
+  has_image "$NODE_IMAGE" && return
+  KUBERNETES_BIN=$(bin_dir "kubernetes-$KUBERNETES")
   golang
   step 'node image from Debian and the binaries (three minutes)' build_node_image
 }

@@ -56,10 +56,15 @@ nodes:
 CONFIG
 }
 
-# Complete: made to the end by this script, of this node image, and running.
+# `created` names the control plane that was made to the end, and its image.
 cluster_stands() {
   [ -f "$LOCAL/created" ] && running "$CONTROL_PLANE" &&
-    [ "$(cat "$LOCAL/created")" = "$(docker inspect -f '{{.Id}}' "$CONTROL_PLANE") $NODE_IMAGE" ]
+    [ "$(cut -d ' ' -f 1 "$LOCAL/created")" = "$(docker inspect -f '{{.Id}}' "$CONTROL_PLANE")" ]
+}
+
+# A running cluster is not thrown away because a script changed.
+mention_older_image() {
+  [ "$(cut -d ' ' -f 2 "$LOCAL/created")" = "$NODE_IMAGE" ] || say 'its node image is not the one these scripts make: `down` and `up` renew it'
 }
 
 create_nodes() {

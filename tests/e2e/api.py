@@ -1,0 +1,279 @@
+"""The API server for tests: requests, watches and logs over plain HTTP, so that a wait is a watch and never a sleep."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import ssl
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlencode, urlsplit
+
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Json = dict[str, Any]
+Predicate = "Callable[[Json], Any]"
+
+MERGE = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+APPLY = "application/apply-patch+yaml"
+
+RUNS = "/apis/trainingrun.dev/v1alpha1"
+POLL_SECONDS = 0.25
+"""Between looks at what sends no events: bucket and cloud."""
+
+
+class ApiError(Exception):
+    """The API server refused."""
+
+    def __init__(self, status: int, body: str) -> None:
+        try:
+            said: Json = json.loads(body)
+        except ValueError:
+            said = {"message": body[:500]}
+        self.status = status
+        self.reason = str(said.get("reason", ""))
+        self.message = str(said.get("message", ""))
+        self.causes = list((said.get("details") or {}).get("causes") or ())
+        super().__init__(f"{status} {self.reason}: {self.message}")
+
+
+class Api:
+    """One administrator's connection; a TCP connection for each call, so any thread may use it."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        config = yaml.safe_load(kubeconfig.read_text())
+        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+        split = urlsplit(cluster["server"])
+        self._host, self._port = str(split.hostname), split.port or 443
+        self._tls = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
+        with tempfile.NamedTemporaryFile("wb", suffix=".pem") as pem:
+            pem.write(base64.b64decode(user["client-certificate-data"]) + base64.b64decode(user["client-key-data"]))
+            pem.flush()
+            self._tls.load_cert_chain(pem.name)
+
+    # -- requests ------------------------------------------------------------------------------------------
+
+    def call(
+        self, method: str, path: str, body: Any = None, content_type: str = "application/json", **params: str
+    ) -> str:
+        with self._open(method, path, body, content_type, 30, **params) as answer:
+            text = answer.read().decode(errors="replace")
+        if answer.status >= 400:
+            raise ApiError(answer.status, text)
+        return text
+
+    def request(
+        self, method: str, path: str, body: Any = None, content_type: str = "application/json", **params: str
+    ) -> Json:
+        answer: Json = json.loads(self.call(method, path, body, content_type, **params))
+        return answer
+
+    def get(self, path: str) -> Json | None:
+        try:
+            return self.request("GET", path)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def list(self, path: str, **params: str) -> list[Json]:
+        items: list[Json] = self.request("GET", path, **params)["items"]
+        return items
+
+    def create(self, path: str, body: Json) -> Json:
+        return self.request("POST", path, body)
+
+    def merge(self, path: str, patch: Json) -> Json:
+        return self.request("PATCH", path, patch, MERGE)
+
+    def delete(self, path: str, **options: Any) -> None:
+        """Gone already is success."""
+        try:
+            self.call("DELETE", path, {"apiVersion": "v1", "kind": "DeleteOptions", **options})
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+    @contextlib.contextmanager
+    def _open(
+        self, method: str, path: str, body: Any, content_type: str, timeout: float, **params: str
+    ) -> Iterator[http.client.HTTPResponse]:
+        connection = http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=self._tls)
+        try:
+            url = path + (f"?{urlencode(params)}" if params else "")
+            data = None if body is None else json.dumps(body)
+            connection.request(method, url, data, {"Content-Type": content_type, "Accept": "application/json, */*"})
+            answer = connection.getresponse()
+            yield answer
+            answer.close()
+        finally:
+            connection.close()
+
+    # -- waiting -------------------------------------------------------------------------------------------
+
+    def watch(self, path: str, version: str, seconds: float, **params: str) -> Iterator[tuple[str, Json]]:
+        """Events after a resourceVersion, until the time is up or the server ends the watch."""
+        asked = {
+            **params,
+            "watch": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(max(1, int(seconds))),
+        }
+        with self._open("GET", path, None, "application/json", seconds + 10, **asked) as answer:
+            if answer.status >= 400:
+                raise ApiError(answer.status, answer.read().decode(errors="replace"))
+            while line := answer.readline():
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    return  # too old: the caller lists again
+                yield event["type"], event["object"]
+
+    def wait(
+        self,
+        collection: str,
+        fits: Callable[[Json | None], Any],
+        sentence: str,
+        timeout: float,
+        *,
+        name: str = "",
+        selector: str = "",
+    ) -> Json | None:
+        """Watch the object of this name (or any object of this label selector) until `fits` of it is true; None stands for its absence.
+
+        Raises:
+            AssertionError: it never was; with the sentence and the object as it was seen last.
+        """
+        params = {"fieldSelector": f"metadata.name={name}"} if name else {"labelSelector": selector}
+        deadline = time.monotonic() + timeout
+        last: Json | None = None
+        while True:
+            listed = self.request("GET", collection, **params)
+            for item in listed["items"] or [None]:
+                last = item
+                if fits(item):
+                    return item
+            left = deadline - time.monotonic()
+            if left <= 0:
+                shown = yaml.safe_dump(_readable(last)) if last else "nothing"
+                raise AssertionError(f"{sentence}: not so after {timeout:g} s. Last seen:\n{shown}")
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                for kind, item in self.watch(collection, listed["metadata"]["resourceVersion"], min(left, 30), **params):
+                    last = None if kind == "DELETED" else item
+                    if fits(last):
+                        return last
+                    if time.monotonic() > deadline:
+                        break
+
+    # -- logs ----------------------------------------------------------------------------------------------
+
+    def log(self, namespace: str, pod: str, container: str, **params: str) -> str:
+        """What the container has written so far; what went wrong instead, if there is none."""
+        try:
+            return self.call("GET", f"/api/v1/namespaces/{namespace}/pods/{pod}/log", container=container, **params)
+        except (ApiError, OSError) as error:
+            return f"(no log: {error})"
+
+    def follow(self, namespace: str, pod: str, container: str) -> Log:
+        """Collect a started container's log in the background, until it ends: the pod will be gone when the test reads it."""
+        log = Log(pod)
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
+
+        def collect() -> None:
+            try:
+                with self._open("GET", path, None, "", 600, container=container, follow="true", timestamps="true") as text:
+                    while line := text.readline():
+                        log.add(line.decode(errors="replace").rstrip("\n"))
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                log.add(f"1970-01-01T00:00:00Z (log broken off: {error!r})")
+            finally:
+                log.end()
+
+        threading.Thread(target=collect, name=f"log of {pod}", daemon=True).start()
+        return log
+
+
+class Line(NamedTuple):
+    """One line of a log."""
+
+    at: float
+    """Seconds since the epoch, by the node's clock; nodes share the machine's."""
+    text: str
+
+
+@dataclass
+class Log:
+    """A log that is being followed."""
+
+    pod: str
+    lines: list[Line] = field(default_factory=list)
+    ended: bool = False
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def add(self, stamped: str) -> None:
+        stamp, _, text = stamped.partition(" ")
+        with self._changed:
+            self.lines.append(Line(seconds_of(stamp), text))
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        with self._changed:
+            self.ended = True
+            self._changed.notify_all()
+
+    def wait(self, part: str, timeout: float = 60) -> Line:
+        """The first line that contains `part`.
+
+        Raises:
+            AssertionError: there was none before the log ended or time was up.
+        """
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while True:
+                if found := next((line for line in self.lines if part in line.text), None):
+                    return found
+                left = deadline - time.monotonic()
+                if self.ended or left <= 0:
+                    raise AssertionError(f"The training {self.pod} never said {part!r} in {timeout:g} s. It said:\n{self.text}")
+                self._changed.wait(left)
+
+    def wait_end(self, timeout: float = 60) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.ended, timeout), f"The log of {self.pod} has not ended."
+
+    @property
+    def text(self) -> str:
+        return "\n".join(line.text for line in self.lines)
+
+
+def seconds_of(stamp: str) -> float:
+    """RFC 3339 with up to nanoseconds."""
+    whole, _, fraction = stamp.rstrip("Z").partition(".")
+    try:
+        return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
+    except ValueError:
+        return 0.0
+
+
+def eventually(look: Callable[[], Any], sentence: str, timeout: float = 30) -> Any:
+    """Look until the answer is true; for what sends no events. Returns the answer."""
+    deadline = time.monotonic() + timeout
+    while True:
+        if answer := look():
+            return answer
+        assert time.monotonic() < deadline, f"{sentence}: not so after {timeout:g} s. Last answer: {answer!r}"
+        time.sleep(POLL_SECONDS)
+
+
+def _readable(item: Json) -> Json:
+    return {**item, "metadata": {k: v for k, v in item["metadata"].items() if k != "managedFields"}}

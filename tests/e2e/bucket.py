@@ -1,0 +1,84 @@
+"""The bucket as a person outside of the cluster sees it: boto3, the S3 server's own port, its CA."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+
+from trainingrun_operator.api.manifest import Commit, Manifest, order_of_commit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectTypeDef
+
+    from e2e.ground import Ground
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Reads everything; writes nothing."""
+
+    client: S3Client
+    name: str
+
+    @classmethod
+    def of(cls, ground: Ground) -> Bucket:
+        client = boto3.client(
+            "s3",
+            endpoint_url=ground["TRAININGRUN_S3_ENDPOINT"],
+            verify=ground["TRAININGRUN_S3_CA"],
+            region_name=ground["AWS_REGION"],
+            aws_access_key_id=ground["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=ground["AWS_SECRET_ACCESS_KEY"],
+            config=Config(s3={"addressing_style": "path"}, connect_timeout=5, read_timeout=20),
+        )
+        return cls(client, ground.bucket)
+
+    def objects(self, prefix: str) -> list[ObjectTypeDef]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
+        return [one for page in pages for one in page.get("Contents", [])]
+
+    def etags(self, prefix: str) -> dict[str, str]:
+        """Every object with what identifies its bytes."""
+        return {one["Key"]: one["ETag"] for one in self.objects(prefix)}
+
+    def read(self, key: str) -> bytes:
+        return self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+
+    def commits(self, base: str) -> list[Commit]:
+        """Of one run, oldest first."""
+        found = []
+        for one in self.objects(f"{base}commits/"):
+            if (order := order_of_commit(one["Key"])) is not None:
+                found.append((order, one["Key"]))
+        return [Commit.model_validate_json(self.read(key)) for _, key in sorted(found)]
+
+    def files(self, base: str) -> dict[str, str]:
+        """Every file of any manifest of the run that a commit names: path to the SHA-256 of what the bucket holds. The newest wins."""
+        found: dict[str, str] = {}
+        for commit in self.commits(base):
+            for rank in commit.ranks:
+                manifest = Manifest.model_validate_json(self.read(rank.key))
+                for file in manifest.files:
+                    found[file.path] = hashlib.sha256(self.read(file.key)).hexdigest()
+        return found
+
+    def download(self, uri: str, folder: Path) -> list[Path]:
+        """What `aws s3 sync` would do."""
+        split = urlsplit(uri)
+        prefix = split.path.lstrip("/")
+        assert split.netloc == self.name, f"The checkpoint is said to be at {uri}, which is another bucket."
+        written = []
+        for one in self.objects(prefix):
+            target = folder / one["Key"].removeprefix(prefix).lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(self.read(one["Key"]))
+            written.append(target)
+        return written

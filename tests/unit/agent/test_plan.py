@@ -1,0 +1,121 @@
+"""What is shipped next."""
+
+from __future__ import annotations
+
+import pytest
+
+from trainingrun_operator.agent import detect, plan, units
+from trainingrun_operator.agent.cargo import Sent
+from trainingrun_operator.agent.ledger import Answer
+from trainingrun_operator.agent.look import View
+from trainingrun_operator.agent.plan import Wish
+from trainingrun_operator.agent.watch import Entry, Scan
+from trainingrun_operator.api.manifest import RankManifest
+
+REF = RankManifest(rank=0, key="manifest", sha256="0")
+SAVE = Wish("save", ended=False, answer=Answer("t1", 1))
+FINAL = Wish("save", ended=True, answer=Answer("t1", 1))
+AFRESH = Wish("save", ended=True, answer=Answer("t1", 2), afresh=True)
+
+
+class Bucket:
+    """Covers some paths; holds one manifest about some directory."""
+
+    def __init__(self, *paths: str, about: str = "") -> None:
+        self.paths = paths
+        self.about = about
+
+    def earlier(self, path, entry):
+        return Sent(entry.size, entry.mtime_ns, path, "crc") if path in self.paths else None
+
+    def covers(self, unit):
+        return all(path in self.paths for path in unit.files)
+
+    def manifest_of(self, unit, *, complete):
+        return REF if complete and unit.dir == self.about else None
+
+
+def view(*complete: int, half: tuple[int, ...] = (), rest: tuple[str, ...] = (), error: str = "") -> View:
+    seen = []
+    for step in sorted((*complete, *half)):
+        files = {f"step_{step}/w": Entry(1, step, step, 0o644)}
+        unit = units.Unit(f"step_{step}", f"step_{step}", files, units.Number(step, step))
+        seen.append(detect.Seen(unit, detect.Verdict(step in complete, "so it is")))
+    others = {path: Entry(1, 1, 1, 0o644) for path in rest}
+    entries = others | {path: entry for one in seen for path, entry in one.unit.files.items()}
+    beside = units.Unit(".", ".", others) if others else None
+    return View(Scan(entries, error=error), tuple(seen), beside)
+
+
+@pytest.mark.parametrize(
+    ("volume", "bucket", "wish", "steps"),
+    [
+        (view(1, 2, 3), Bucket(), Wish(), ["step_3"]),
+        (view(1, 2, rest=("latest",)), Bucket(), Wish(), ["latest", "step_2"]),
+        (view(1, 2), Bucket("step_2/w"), Wish(), None),
+        (view(half=(1,)), Bucket(), Wish(), None),
+        (view(half=(1,)), Bucket(), SAVE, None),
+        (view(1, half=(2,)), Bucket(), SAVE, ["step_1"]),
+        (view(1), Bucket("step_1/w", about="step_1"), SAVE, "again"),
+        (view(1, 2, 3), Bucket("step_1/w"), FINAL, ["step_2", "step_3"]),
+        (view(1, half=(2,), rest=("a",)), Bucket(), FINAL, ["a", "step_1", "step_2"]),
+        (view(half=(2,)), Bucket(), FINAL, ["step_2"]),
+        (view(), Bucket(), FINAL, []),
+        (view(1, rest=("a",)), Bucket("step_1/w", "a", about="step_1"), FINAL, "again"),
+        (view(1, rest=("a",)), Bucket("step_1/w", about="step_1"), FINAL, ["a", "step_1"]),
+        (view(1, 2), Bucket("step_1/w", "step_2/w", about="step_2"), AFRESH, ["step_1", "step_2"]),
+        (view(1, error="/checkpoints/x: Permission denied"), Bucket(), FINAL, None),
+    ],
+    ids=[
+        "while training only the newest is shipped",
+        "with the small files beside it",
+        "and only if no commit has it",
+        "an unfinished one is not shipped",
+        "also not when a save is asked for",
+        "a save ships the complete one",
+        "a save names again what is there",
+        "the end ships what no commit has",
+        "and the half-written one and the rest",
+        "also if there is nothing else",
+        "and says so if there is nothing",
+        "and names again what is there, if that is all",
+        "but stands whole if anything is new",
+        "a new attempt ships everything afresh",
+        "what cannot be read is not committed around",
+    ],
+)
+def test_the_next_job(volume, bucket, wish, steps):
+    job = plan.next_job(volume, bucket, wish, since_ns=0)
+    if steps is None:
+        assert job is None
+    elif steps == "again":
+        assert job
+        assert (job.again, job.files) == (REF, ())
+    else:
+        assert job
+        assert sorted(one.path.partition("/")[0] for one in job.files) == steps
+        assert all(one.earlier is None for one in job.files) or not wish.afresh
+
+
+def test_the_checkpoint_is_the_last_complete_one_and_says_what_lies_beside_it():
+    job = plan.next_job(view(1, half=(2,)), Bucket(), FINAL, since_ns=0)
+    assert job
+    assert job.checkpoint
+    assert (job.checkpoint.dir, job.checkpoint.complete) == ("step_1", True)
+    assert "step_2 beside it is half-written" in job.checkpoint.evidence
+
+
+def test_without_a_complete_one_the_half_written_is_marked_so():
+    job = plan.next_job(view(half=(2,)), Bucket(), FINAL, since_ns=0)
+    assert job
+    assert job.checkpoint
+    assert (job.checkpoint.step, job.checkpoint.complete) == (2, False)
+
+
+def test_logs_alone_are_shipped_but_are_no_checkpoint():
+    unit = units.Unit(".", ".", {"train.log": Entry(1, 1, 1, 0o644)})
+    volume = View(Scan(unit.files), (detect.Seen(unit, detect.Verdict(complete=True, evidence="")),))
+    job = plan.next_job(volume, Bucket(), FINAL, since_ns=0)
+    assert job
+    assert job.checkpoint is None
+    assert [one.path for one in job.files] == ["train.log"]

@@ -1,0 +1,207 @@
+"""Readings become observations only when the step has advanced."""
+
+from __future__ import annotations
+
+from math import inf, isnan, nan
+
+import pytest
+from builders import POD_UID, track_of
+
+from trainingrun_operator.core.sample import Sample, ScrapeFailure
+from trainingrun_operator.core.track import Track, fold
+
+REFUSED = ScrapeFailure("ConnectionRefused", "Nothing listens on 10.0.0.7:8000.")
+S = Sample
+
+
+def at_every_10(*readings):
+    return track_of(*((10.0 * i, reading) for i, reading in enumerate(readings)))
+
+
+@pytest.mark.parametrize(
+    ("readings", "steps"),
+    [
+        pytest.param([], [], id="no reading is no observation"),
+        pytest.param([S(loss=0.0, step=0)], [], id="a gauge at its initial 0 is no observation"),
+        pytest.param([S(loss=0.1, step=0)] * 5, [], id="a gauge that stays at 0 never becomes one"),
+        pytest.param([S(loss=2, step=500)], [], id="the first step seen may be a gauge's initial value"),
+        pytest.param([S(loss=2, step=0), S(loss=1.5, step=10)], [10], id="a step forward is an observation"),
+        pytest.param([S(loss=2, step=0), *[S(loss=1, step=10)] * 3], [10], id="the same step read again is none"),
+        pytest.param([S(loss=2, step=5), S(loss=1, step=3)], [], id="a step that goes backwards is none"),
+        pytest.param(
+            [S(loss=2, step=5), S(loss=1, step=8), S(loss=1, step=6), S(loss=1, step=9)],
+            [8, 9],
+            id="after going backwards it counts again once it is further than ever",
+        ),
+        pytest.param([S(loss=2, step=0), REFUSED, S(loss=1, step=10)], [10], id="a failed scrape keeps the track"),
+        pytest.param([S(loss=2, step=0), S(loss=1, step=None)], [], id="a page without a step is none"),
+        pytest.param([S(loss=2, step=0), S(loss=1, step=nan)], [], id="NaN is no step"),
+        pytest.param([S(loss=2, step=0), S(loss=1, step=inf)], [], id="infinity is no step"),
+        pytest.param([S(loss=2, step=-9), S(loss=1, step=-3)], [], id="a negative number is no step"),
+        pytest.param(
+            [S(loss=2, step=0), S(loss=1, step=1e300)], [], id="a number that no reader keeps exact is no step"
+        ),
+        pytest.param([S(loss=2, step=0), S(loss=1, step=10.9)], [10], id="a fraction of a step is cut off"),
+    ],
+)
+def test_observations(readings, steps):
+    assert [o.step for o in at_every_10(*readings).observations] == steps
+
+
+@pytest.mark.parametrize(
+    ("readings", "reason"),
+    [
+        pytest.param([S(loss=2, step=0)], "NeverAdvanced", id="the first reading has not advanced"),
+        pytest.param([S(loss=2, step=0)] * 2, "NeverAdvanced", id="standing still from the start is said"),
+        pytest.param([S(loss=2, step=0), S(loss=1, step=1)], None, id="a step forward is sound"),
+        pytest.param([S(loss=2, step=0), S(loss=1, step=1), S(loss=1, step=1)], None, id="so is reading it again"),
+        pytest.param([S(loss=nan, step=1)], "NotFinite", id="NaN is said"),
+        pytest.param([S(loss=-inf, step=1)], "NotFinite", id="infinity is said"),
+        pytest.param([S(loss=None, step=1)], "NoSuchMetric", id="a page without a loss is said"),
+        pytest.param([S()], "NoSuchMetric", id="an empty page lacks the loss first"),
+        pytest.param([S(loss=1)], "NoStep", id="a page without a step is said"),
+        pytest.param([S(loss=nan)], "NotFinite", id="a NaN loss comes before a missing step"),
+        pytest.param([S(loss=2, step=0), REFUSED], "ConnectionRefused", id="a failed scrape is said"),
+        pytest.param([REFUSED, S(loss=2, step=0), S(loss=2, step=1)], None, id="and forgotten with the next good one"),
+    ],
+)
+def test_oddity(readings, reason):
+    oddity = at_every_10(*readings).oddity
+    assert (oddity.reason if oddity else None) == reason
+
+
+@pytest.mark.parametrize(
+    ("readings", "polls"),
+    [
+        pytest.param([S(loss=2, step=0), *[S(loss=1, step=1)] * 4], 3, id="readings of the same step are counted"),
+        pytest.param([S(loss=2, step=0), S(loss=1, step=1), *[REFUSED] * 9], 0, id="failed scrapes are not"),
+        pytest.param(
+            [S(loss=2, step=0), *[S(loss=1, step=1)] * 4, S(loss=1, step=2)], 0, id="a step forward begins anew"
+        ),
+        pytest.param([S(loss=2, step=0), S(loss=1, step=1), S(loss=1)], 0, id="pages without a step are not"),
+    ],
+)
+def test_polls_without_advance(readings, polls):
+    assert at_every_10(*readings).polls_without_advance == polls
+
+
+def test_a_new_pod_begins_a_new_track_but_keeps_the_best_loss():
+    before = at_every_10(S(loss=2, step=0), S(loss=0.3, step=10), S(loss=0.4, step=20))
+    after = fold(before, S(loss=9, step=5), pod_uid="another", now=50)
+    assert (after.pod_uid, after.observations, after.step, after.best_loss) == ("another", (), 5, 0.3)
+
+
+def test_a_failed_scrape_of_a_new_pod_begins_a_new_track_too():
+    before = at_every_10(S(loss=2, step=0), S(loss=0.3, step=10))
+    assert fold(before, REFUSED, pod_uid="another", now=50) == Track("another", best_loss=0.3, oddity=REFUSED)
+
+
+def test_a_step_with_a_nan_loss_is_an_observation_without_a_loss():
+    track = at_every_10(S(loss=2, step=0), S(loss=1.0, step=1), S(loss=nan, step=2))
+    assert [(o.step, o.loss) for o in track.observations] == [(1, 1.0), (2, None)]
+    assert (track.loss, track.best_loss, track.loss_at) == (1.0, 1.0, 10.0)
+
+
+def test_only_the_newest_observations_are_remembered():
+    track = at_every_10(*(S(loss=1, step=i) for i in range(100)))
+    assert (len(track.observations), track.step) == (16, 99)
+
+
+def test_the_best_loss_is_the_lowest_of_all():
+    assert at_every_10(S(loss=0.1, step=0), *(S(loss=v, step=i + 1) for i, v in enumerate((3, 1, 2)))).best_loss == 1
+
+
+def test_nothing_is_known_of_an_empty_track():
+    track = Track()
+    assert (track.newest, track.step, track.loss, track.typical_interval, track.percent, track.advanced) == (
+        None, None, None, None, None, False,
+    )  # fmt: skip
+    assert track.eta_seconds(0) is None
+    assert not track.in_final_epoch
+
+
+def test_the_typical_interval_is_the_median_of_at_least_two():
+    two = at_every_10(S(loss=1, step=0), S(loss=1, step=1), S(loss=1, step=2))
+    assert two.typical_interval is None
+    three = fold(two, S(loss=1, step=3), pod_uid=POD_UID, now=60)
+    assert three.typical_interval == 25
+
+
+def epochs(*pairs, total=3.0):
+    """One reading per (step, epoch), 10 seconds apart."""
+    return at_every_10(*(S(loss=1, step=step, epoch=epoch, total_epochs=total) for step, epoch in pairs))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "base", "final"),
+    [
+        pytest.param([(0, 0), (1, 0)], 0, False, id="the first of three from 0 is not the last"),
+        pytest.param([(0, 0), (1, 0), (2, 2)], 0, True, id="from 0 the last of three is called 2"),
+        pytest.param([(0, 1), (1, 1), (2, 2)], 1, False, id="from 1 the second of three is called 2"),
+        pytest.param([(0, 1), (1, 1), (2, 3)], 1, True, id="from 1 the last of three is called 3"),
+        pytest.param([(0, 0), (1, 0.01), (2, 2.4)], 0, True, id="fractions count from 0"),
+        pytest.param([(0, 0), (1, 0.01), (2, 1.99)], 0, False, id="a fraction of the second is not the last"),
+        pytest.param([(0, 2), (1, 2), (2, 2)], None, False, id="first seen in the middle, the count is unknown"),
+        pytest.param([(0, 0), (1, 1)], 1, False, id="a gauge's initial 0 does not say that epochs count from 0"),
+        pytest.param([(0, 0), (1, nan), (2, 0)], 0, False, id="NaN is no epoch"),
+        pytest.param([(0, 0), (1, None)], None, False, id="without an epoch the count is unknown"),
+        pytest.param([(0, 0), (1, -1)], None, False, id="a negative number is no epoch"),
+    ],
+)
+def test_the_count_of_epochs_is_taken_from_the_first_one_seen(pairs, base, final):
+    track = epochs(*pairs)
+    assert (track.epoch_base, track.in_final_epoch) == (base, final)
+
+
+@pytest.mark.parametrize(
+    "total",
+    [
+        pytest.param(None, id="without a total"),
+        pytest.param(nan, id="with a total of NaN"),
+        pytest.param(inf, id="with an infinite total"),
+        pytest.param(-3.0, id="with a negative total"),
+    ],
+)
+def test_no_epoch_is_the_last_one(total):
+    track = epochs((0, 0), (1, 0), (2, 99), total=total)
+    assert (track.in_final_epoch, track.percent, track.eta_seconds(100)) == (False, None, None)
+
+
+def test_a_total_that_is_missing_once_is_remembered():
+    track = fold(epochs((0, 0), (1, 0)), S(loss=1, step=2, epoch=2), pod_uid=POD_UID, now=90)
+    assert (track.total_epochs, track.in_final_epoch) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "percent"),
+    [
+        pytest.param([(0, 0), (1, 0)], 0, id="nothing is behind us in the first"),
+        pytest.param([(0, 0), (1, 0.1), (2, 1.5)], 50, id="half of three"),
+        pytest.param([(0, 1), (1, 1), (2, 4)], 100, id="at the end of a count from 1"),
+        pytest.param([(0, 0), (1, 0), (2, 7)], 100, id="never more than all"),
+        pytest.param([(0, 5), (1, 5)], None, id="unknown while the count is"),
+    ],
+)
+def test_percent(pairs, percent):
+    assert epochs(*pairs).percent == percent
+
+
+@pytest.mark.parametrize(
+    ("pairs", "now", "eta"),
+    [
+        pytest.param([(0, 0), (1, 0)], 60, None, id="no pace in the first epoch"),
+        pytest.param([(0, 0), (1, 0), (2, 1)], 20, 20, id="two to go at ten seconds each"),
+        pytest.param([(0, 0), (1, 0), (2, 1)], 10, None, id="no time has passed"),
+        pytest.param([(0, 0), (1, 0), (2, 5)], 60, 0, id="never negative"),
+        pytest.param([(0, 0), (1, 0), (2, 1e-12)], 60, None, id="more than ten years is no estimate"),
+        pytest.param([(0, 5), (1, 5), (2, 6)], 60, None, id="unknown while the count is"),
+    ],
+)
+def test_eta(pairs, now, eta):
+    assert epochs(*pairs).eta_seconds(now) == eta
+
+
+def test_a_loss_is_dated_when_it_was_read_even_if_the_step_stands():
+    track = at_every_10(S(loss=2, step=0), S(loss=1, step=1), S(loss=1, step=1))
+    assert track.loss_at == 20
+    assert not isnan(track.loss)
