@@ -26,7 +26,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,11 @@ class Cloud:
 
     def __init__(self) -> None:
         config = Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 2})
-        where = {"endpoint_url": os.environ["TRAININGRUN_CLOUD_ENDPOINT"], "region_name": os.environ["AWS_REGION"], "config": config}
+        where = {
+            "endpoint_url": os.environ["TRAININGRUN_CLOUD_ENDPOINT"],
+            "region_name": os.environ["AWS_REGION"],
+            "config": config,
+        }
         self.scaling = boto3.client("autoscaling", **where)
         self.ec2 = boto3.client("ec2", **where)
 
@@ -101,6 +105,7 @@ class Cloud:
         return group["DesiredCapacity"], group["MaxSize"]
 
     def want(self, desired: int) -> None:
+        """Sets desired capacity."""
         self.scaling.set_desired_capacity(AutoScalingGroupName=GROUP, DesiredCapacity=desired)
 
 
@@ -108,7 +113,9 @@ class Kubernetes:
     """Four requests to the API server, with the credentials of the kubeconfig."""
 
     def __init__(self) -> None:
-        view = subprocess.run(["kubectl", "config", "view", "--raw", "--minify", "-o", "json"], check=True, capture_output=True)  # noqa: S607
+        view = subprocess.run(
+            ["kubectl", "config", "view", "--raw", "--minify", "-o", "json"], check=True, capture_output=True
+        )
         config = json.loads(view.stdout)
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
         self.server = cluster["server"]
@@ -119,18 +126,22 @@ class Kubernetes:
             self.tls.load_cert_chain(pair.name)
 
     def request(self, path: str, method: str = "GET") -> dict[str, Any]:
+        """The answer's JSON."""
         request = urllib.request.Request(self.server + path, method=method)  # noqa: S310  the kubeconfig's https
         with urllib.request.urlopen(request, context=self.tls, timeout=10) as answer:  # noqa: S310
             return json.load(answer)  # type: ignore[no-any-return]
 
     def nodes(self) -> dict[str, dict[str, Any]]:
+        """Every Node by its name."""
         return {n["metadata"]["name"]: n for n in self.request("/api/v1/nodes")["items"]}
 
     def pods(self) -> list[dict[str, Any]]:
+        """Every pod that has not ended."""
         unfinished = "fieldSelector=status.phase!=Succeeded,status.phase!=Failed"
         return self.request(f"/api/v1/pods?{unfinished}")["items"]  # type: ignore[no-any-return]
 
     def delete_node(self, name: str) -> None:
+        """Deletes a Node that may be gone already."""
         try:
             self.request(f"/api/v1/nodes/{name}", "DELETE")
         except urllib.error.HTTPError as error:
@@ -140,13 +151,15 @@ class Kubernetes:
 
 def engine(*args: str, check: bool = True) -> list[str]:
     """The lines of a docker command."""
-    return subprocess.run([DOCKER, *args], check=check, capture_output=True, text=True, timeout=30).stdout.splitlines()  # noqa: S603
+    return subprocess.run([DOCKER, *args], check=check, capture_output=True, text=True, timeout=30).stdout.splitlines()
 
 
 def containers() -> tuple[dict[str, Machine], str]:
     """The machines by node name, and when the control plane was started."""
     ids = engine("ps", "-aq", "--filter", f"label=io.x-k8s.kind.cluster={CLUSTER}")
-    fields = f'{{{{.Name}}}} {{{{.State.Running}}}} {{{{.State.StartedAt}}}} {{{{index .Config.Labels "{INSTANCE_LABEL}"}}}}'
+    fields = (
+        f'{{{{.Name}}}} {{{{.State.Running}}}} {{{{.State.StartedAt}}}} {{{{index .Config.Labels "{INSTANCE_LABEL}"}}}}'
+    )
     lines = engine("inspect", "--format", fields, *ids, check=False) if ids else []  # one may be removed meanwhile
     machines, control_plane = {}, ""
     for line in lines:
@@ -160,11 +173,12 @@ def containers() -> tuple[dict[str, Machine], str]:
 
 
 def gpus_requested(pod: dict[str, Any]) -> int:
-    containers_ = pod["spec"].get("containers", [])
-    return sum(int(c.get("resources", {}).get("requests", {}).get(GPU, 0)) for c in containers_)
+    """GPUs of all its containers together."""
+    return sum(int(c.get("resources", {}).get("requests", {}).get(GPU, 0)) for c in pod["spec"].get("containers", []))
 
 
 def gpus_of(node: dict[str, Any]) -> int:
+    """GPUs that its status offers."""
     return int(node.get("status", {}).get("allocatable", {}).get(GPU, 0))
 
 
@@ -172,20 +186,31 @@ def accepts_pods(node: dict[str, Any]) -> bool:
     """Ready with its GPUs, not cordoned, not going, and with no other taint than the usual one of GPU nodes."""
     conditions = {c["type"]: c["status"] for c in node["status"].get("conditions", [])}
     other = [t for t in node["spec"].get("taints", []) if t["key"] != GPU and t["effect"] != "PreferNoSchedule"]
-    return conditions.get("Ready") == "True" and gpus_of(node) > 0 and not other and not node["metadata"].get("deletionTimestamp")
+    return (
+        conditions.get("Ready") == "True"
+        and gpus_of(node) > 0
+        and not other
+        and not node["metadata"].get("deletionTimestamp")
+    )
 
 
 def is_new(node: dict[str, Any]) -> bool:
     """Registered a moment ago: what it lacks will come."""
     created = datetime.fromisoformat(node["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
-    return (datetime.now(timezone.utc) - created).total_seconds() < BOOT_SECONDS
+    return (datetime.now(UTC) - created).total_seconds() < BOOT_SECONDS
 
 
 def waits_for_gpu(pod: dict[str, Any]) -> bool:
     """The scheduler found no node for it, and a node of this pool could be one."""
-    if pod["spec"].get("nodeName") or pod["metadata"].get("deletionTimestamp") or not 0 < gpus_requested(pod) <= GPUS_PER_NODE:
+    if (
+        pod["spec"].get("nodeName")
+        or pod["metadata"].get("deletionTimestamp")
+        or not 0 < gpus_requested(pod) <= GPUS_PER_NODE
+    ):
         return False
-    unschedulable = any(c["type"] == "PodScheduled" and c.get("reason") == "Unschedulable" for c in pod["status"].get("conditions", []))
+    unschedulable = any(
+        c["type"] == "PodScheduled" and c.get("reason") == "Unschedulable" for c in pod["status"].get("conditions", [])
+    )
     return unschedulable and pod["spec"].get("nodeSelector", {}).get("pool", GROUP) == GROUP
 
 
@@ -216,6 +241,7 @@ class Room:
     gone_since: dict[str, float] = field(default_factory=dict)
 
     def once(self) -> None:
+        """One pass."""
         instances = {i.node: i for i in self.cloud.instances()}
         machines, control_plane = containers()
         nodes = self.kubernetes.nodes()
@@ -233,7 +259,11 @@ class Room:
         self.raise_desired(instances, machines, nodes)
 
     def follow_restarts(
-        self, control_plane: str, instances: dict[str, Instance], machines: dict[str, Machine], nodes: dict[str, dict[str, Any]]
+        self,
+        control_plane: str,
+        instances: dict[str, Instance],
+        machines: dict[str, Machine],
+        nodes: dict[str, dict[str, Any]],
     ) -> None:
         """Routes do not outlive a node's restart, nor do GPUs that no device plugin reports again."""
         if control_plane and self.wired.get(CONTROL_PLANE) != control_plane:
@@ -258,14 +288,16 @@ class Room:
         return True
 
     def run(self, *action: str) -> None:
+        """Does one thing to one machine, by the script that knows how."""
         began = time.monotonic()
-        done = subprocess.run([COMMAND, "machine", *action], check=False, capture_output=True, text=True, timeout=300)  # noqa: S603
+        done = subprocess.run([COMMAND, "machine", *action], check=False, capture_output=True, text=True, timeout=300)
         if done.returncode:
             last = " | ".join((done.stdout + done.stderr).strip().splitlines()[-3:])
             raise RuntimeError(f"{' '.join(action)}: exit {done.returncode}: {last}")
         log.info("%s: done in %.1f s", " ".join(action[:2]), time.monotonic() - began)
 
     def collect(self, work: dict[str, Future[None]]) -> None:
+        """Forgets finished work; what failed waits a little before it is tried again."""
         for node, future in list(work.items()):
             if future.done():
                 del work[node]
@@ -273,7 +305,9 @@ class Room:
                     log.warning("%s; again in %.0f s", error, RETRY_SECONDS)
                     self.not_before[node] = time.monotonic() + RETRY_SECONDS
 
-    def delete_nodes(self, instances: dict[str, Instance], machines: dict[str, Machine], nodes: dict[str, dict[str, Any]]) -> None:
+    def delete_nodes(
+        self, instances: dict[str, Instance], machines: dict[str, Machine], nodes: dict[str, dict[str, Any]]
+    ) -> None:
         """The cloud controller's part: the Node of an instance that is no more."""
         ours = {name for name, node in nodes.items() if node["spec"].get("providerID", "").startswith(PROVIDER)}
         gone = ours - instances.keys() - machines.keys()
@@ -283,10 +317,16 @@ class Room:
                 log.info("cloud controller: deleting Node %s, whose instance is gone", node)
                 self.kubernetes.delete_node(node)
 
-    def raise_desired(self, instances: dict[str, Instance], machines: dict[str, Machine], nodes: dict[str, dict[str, Any]]) -> None:
+    def raise_desired(
+        self, instances: dict[str, Instance], machines: dict[str, Machine], nodes: dict[str, dict[str, Any]]
+    ) -> None:
         """The cluster autoscaler's part."""
         pods = self.kubernetes.pods()
-        waiting = {p["metadata"]["namespace"] + "/" + p["metadata"]["name"]: gpus_requested(p) for p in pods if waits_for_gpu(p)}
+        waiting = {
+            p["metadata"]["namespace"] + "/" + p["metadata"]["name"]: gpus_requested(p)
+            for p in pods
+            if waits_for_gpu(p)
+        }
         if not waiting:
             return
         used: dict[str, int] = {}
@@ -294,17 +334,25 @@ class Room:
             node = pod["spec"].get("nodeName", "")
             used[node] = used.get(node, 0) + gpus_requested(pod)
         desired, greatest = self.cloud.capacity()
-        usable = [n for n in instances if n in nodes and n in machines and machines[n].running and accepts_pods(nodes[n])]
+        usable = [
+            n for n in instances if n in nodes and n in machines and machines[n].running and accepts_pods(nodes[n])
+        ]
         unfit = [n for n in instances if n in nodes and n not in usable and n not in self.work and not is_new(nodes[n])]
         booting = max(len(instances), desired) - len(usable) - len(unfit)
         free = [gpus_of(nodes[n]) - used.get(n, 0) for n in usable] + [GPUS_PER_NODE] * booting
         target = min(greatest, desired + nodes_lacking(list(waiting.values()), free))
         if target > desired:
-            log.info("stand-in for the autoscaler: %s fit no GPU node; desired capacity %d -> %d", ", ".join(sorted(waiting)), desired, target)
+            log.info(
+                "stand-in for the autoscaler: %s fit no GPU node; desired capacity %d -> %d",
+                ", ".join(sorted(waiting)),
+                desired,
+                target,
+            )
             self.cloud.want(target)
 
 
 def main(pid_file: str) -> None:
+    """Passes for ever."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     Path(pid_file).write_text(f"{os.getpid()}\n")
     log.info("machine room of %s: process %d", CLUSTER, os.getpid())

@@ -23,6 +23,7 @@ def refusal(call: object, **arguments: object) -> str:
 
 
 def main(bucket: str) -> int:
+    """The exit status."""
     s3 = boto3.client(
         "s3",
         endpoint_url=os.environ["TRAININGRUN_S3_ENDPOINT"],

@@ -213,7 +213,7 @@ class Bucket:
                 ChecksumAlgorithm="CRC64NVME",
             )
             return self.same(key, size, crc)
-        except (exceptions.ClientError, ConflictError):
+        except (*StoreError, ConflictError):
             return None
 
     def uploads(self, prefix: str) -> dict[str, str]:

@@ -45,7 +45,7 @@ class Pace:
     """The volume; stretched so that scanning takes at most a tenth of the time."""
     backoff_max: float = 5.0
     """Between two tries against the bucket."""
-    fence: float = 15.0
+    fence: float = 60.0
     """For a newer writer, while there is nothing to commit."""
 
 

@@ -115,6 +115,18 @@ def judge(unit: Unit, probes: Mapping[str, Probe], about: Circumstances) -> Verd
     return Verdict(complete=False, evidence=f"changed {about.quiet:.1f} s ago, needs {about.settle:g} s of quiet")
 
 
+def format_of(unit: Unit) -> str:
+    """What a unit looks like, in the API's words; for people, nothing is decided by it."""
+    inside = unit.within()
+    if mark := marker(unit):
+        return "TorchDCP" if mark == ".metadata" else "HFTrainer"
+    if any(name.endswith(".ckpt") for name in inside):
+        return "Lightning"
+    if any(name.endswith(".safetensors") for name in inside):
+        return "Safetensors"
+    return "Files"
+
+
 def pointed_at(name: str, text: str) -> int | None:
     """The number that a pointer file names: ``global_step1200`` or ``1200``."""
     if name not in _POINTERS:

@@ -34,10 +34,11 @@ if TYPE_CHECKING:
     from trainingrun_operator.agent.config import PodMemory, Task
     from trainingrun_operator.agent.units import Unit
     from trainingrun_operator.agent.watch import Entry
+    from trainingrun_operator.api.exchange import SaveRequest
 
 log = logging.getLogger(__name__)
 
-HISTORY_MAX = 20
+HISTORY_MAX = 50
 """Commits that are read back at the start: enough to know what is covered."""
 
 
@@ -209,6 +210,11 @@ class Ledger:
     def covers(self, unit: Unit) -> bool:
         """Whether every file of a unit is in some commit as it is now."""
         return all(self.earlier(path, entry) for path, entry in unit.files.items() if entry.kind is not Kind.OTHER)
+
+    def has_answered(self, save: SaveRequest) -> bool:
+        """Whether a request was answered; one that now says that the training has ended, by a final commit."""
+        answer = self.answered.get(Answer(save.id, save.attempt))
+        return answer is not None and (answer.final or not save.ended)
 
     def unsaved_bytes(self, entries: Mapping[str, Entry]) -> int:
         """How much lies in the volume and in no commit."""

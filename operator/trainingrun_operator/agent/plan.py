@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from trainingrun_operator.agent import detect, wire
@@ -54,6 +54,7 @@ class Job:
     wish: Wish
     checkpoint: Checkpoint | None
     files: tuple[Wanted, ...] = ()
+    format: str = "Files"
     again: RankManifest | None = None
     """A manifest that holds all of it already: the commit names it once more."""
 
@@ -65,14 +66,15 @@ def next_job(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job | N
     if wish.ended:
         return _final(view, covered, wish, since_ns)
     newest = detect.newest(_checkpoints(view), since_ns)
-    if newest is None or (wish.reason == "checkpoint" and covered.covers(newest.unit)):
+    if newest is None or (wish.reason == "checkpoint" and covered.covers(_without_logs(newest.unit))):
         return None
     checkpoint = _about(newest)
     again = None if wish.afresh else covered.manifest_of(newest.unit, complete=True)
     if again:
         return Job(wish, checkpoint, again=again)
     beside = _small(view.rest) if view.rest else ()
-    return Job(wish, checkpoint, (*_wanted(newest.unit, covered, wish), *beside))
+    files = (*_wanted(newest.unit, covered, wish), *beside)
+    return Job(wish, checkpoint, files, detect.format_of(newest.unit))
 
 
 def _final(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job:
@@ -91,12 +93,17 @@ def _final(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job:
     first = [about.unit] if about else []
     others = [unit for unit in everything if unit not in first and (unit in missing or unit is view.rest)]
     files = [one for unit in (*first, *others) for one in _wanted(unit, covered, wish)]
-    return Job(wish, checkpoint, tuple(files))
+    return Job(wish, checkpoint, tuple(files), detect.format_of(about.unit) if about else "Files")
 
 
 def _checkpoints(view: View) -> list[Seen]:
     """The units that may be a checkpoint: logs alone are none."""
     return [one for one in view.seen if not all(is_log(path) for path in one.unit.files)]
+
+
+def _without_logs(unit: Unit) -> Unit:
+    """What has to change for a unit to be worth another generation: a log does all the time."""
+    return replace(unit, files={path: entry for path, entry in unit.files.items() if not is_log(path)})
 
 
 def _about(seen: Seen | None, beside: Seen | None = None) -> Checkpoint | None:

@@ -8,6 +8,9 @@ import logging
 import sys
 
 PR_SET_DUMPABLE = 4
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
+LARGE_BYTES = 1 << 20
+"""Buffers from this size on are given back to the system at once; glibc would learn to keep them, idle or not."""
 
 
 def set_up() -> None:
@@ -18,4 +21,8 @@ def set_up() -> None:
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format=form, force=True)
     for library in ("boto3", "botocore", "urllib3", "s3transfer"):
         logging.getLogger(library).setLevel(logging.ERROR)
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if hasattr(libc, "mallopt"):  # glibc
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        libc.mallopt(M_ARENA_MAX, 2)

@@ -129,7 +129,7 @@ class Restore:
         self._paths.resume_from.write_bytes(os.fsencode(f"{path}\n"))
 
 
-def run(paths: Paths | None = None, limit_seconds: float | None = None) -> int:
+def run(paths: Paths | None = None, limit_seconds: float | None = None, retry_seconds: float = RETRY_SECONDS) -> int:
     """Restore, however long the bucket takes to answer; 0 also when there is nothing to restore."""
     process.set_up()
     task = Task.from_env()
@@ -143,9 +143,9 @@ def run(paths: Paths | None = None, limit_seconds: float | None = None) -> int:
         except StoreError as failure:
             waited = time.monotonic() - started
             log.warning("Waiting for the bucket since %.0f s: %s: %s.", waited, code_of(failure), describe(failure))
-            if limit_seconds is not None and waited + RETRY_SECONDS > limit_seconds:
+            if limit_seconds is not None and waited + retry_seconds > limit_seconds:
                 return 1
         except OSError as failure:
             log.error("The volume cannot be written: %s.", failure)  # noqa: TRY400  # no traceback: foreseen
             return 1
-        time.sleep(RETRY_SECONDS)
+        time.sleep(retry_seconds)

@@ -66,7 +66,7 @@ class Shipper:
         if save != self._save:
             self._save = save
             self._woken.set()
-        pending = save if save and Answer(save.id, save.attempt) not in self._ledger.answered else None
+        pending = save if save and not self._ledger.has_answered(save) else None
         self._board.working_on(pending.id if pending else None)
 
     def terminate(self) -> None:
@@ -164,7 +164,7 @@ class Shipper:
 
     def _current_wish(self) -> Wish:
         save = self._save
-        pending = save is not None and Answer(save.id, save.attempt) not in self._ledger.answered
+        pending = save is not None and not self._ledger.has_answered(save)
         if self._terminating:
             answer = Answer(save.id, save.attempt) if save else Answer(self._stop_id)
             return plan.Wish("sigterm", ended=True, answer=answer, afresh=pending and answer.attempt > 1)
@@ -234,6 +234,7 @@ class Shipper:
             epoch=epoch,
             generation=generation,
             previous=self._ledger.previous,
+            format=job.format,
             checkpoint=job.checkpoint,
             files=tuple(sorted(cargo.files, key=lambda file: file.path)),
             skipped=tuple(sorted(cargo.skipped, key=lambda file: file.path)),

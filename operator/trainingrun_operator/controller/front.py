@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def settings() -> kopf.OperatorSettings:
-    """Return kopf's settings: no scanning, no peering, no events of its own, our finalizer only."""
+    """Return kopf's settings: no scanning, no peering, no events and no finalizer of its own."""
     chosen = kopf.OperatorSettings()
     chosen.scanning.disabled = True
     chosen.peering.standalone = True
@@ -32,7 +32,8 @@ def settings() -> kopf.OperatorSettings:
     chosen.watching.chunk_size = 500
     chosen.watching.label_selectors["pods"] = names.RUN_UID_LABEL
     chosen.watching.label_selectors["jobs"] = names.RUN_UID_LABEL
-    chosen.persistence.finalizer = names.FINALIZER
+    # kopf takes its own finalizer off whatever no handler of its own needs: with our name here, it would take ours off.
+    chosen.persistence.finalizer = f"{names.GROUP}/not-used"
     return chosen
 
 

@@ -56,11 +56,6 @@ def low_loss(seen: Observed) -> Verdict | None:
     )
 
 
-def waits_for_checkpoint(seen: Observed) -> bool:
-    """The loss is low enough, but stopping now would leave the run with nothing."""
-    return bool(_low(seen)) and in_force(seen).auto_stop_action == STOP and not _has_checkpoint(seen)
-
-
 def shadow(seen: Observed) -> tuple[Shadow, ...]:
     """When the threshold would have ended the run, had it been enforced. The first time is kept."""
     known = seen.run.status.shadow

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 AGENT_TIMEOUT_SECONDS: Final = 3
 REPORT_MAX_BYTES: Final = 256 * 1024
 LOG_LINES: Final = 5
+PROOF_SECONDS: Final = 300
 LOG_BYTES: Final = 1000
 
 _SAVING: Final = frozenset({Phase.SAVING, Phase.HELD, Phase.VERIFYING})
@@ -202,7 +203,9 @@ class Observer:
             return Unreachable(access.reason, access.message)
         layout = Layout.of(run.spec.checkpoint.destination or "", run.namespace, run.name, run.uid)
         if wanted := _wanted(run, pods):
-            answer = await self._store.find(access, layout, wanted)
+            # Deletion rests on what Verifying reads: all of it, now. Before that a recent proof will do.
+            fresh = stop is not None and stop.phase is Phase.VERIFYING
+            answer = await self._store.find(access, layout, wanted, max_age_seconds=0 if fresh else PROOF_SECONDS)
             _remember(memory, answer)
             holds = any(pod.training is not Training.NOT_STARTED for pod in pods if not pod.terminal)
             return answer if answer is not None or holds else await self._newest(access, layout, memory)
@@ -212,7 +215,7 @@ class Observer:
 
     async def _newest(self, access: Access, layout: Layout, memory: Memory) -> Answer | None:
         """Whatever the bucket has, once no pod can add to it. Only a failure to read it is an answer."""
-        found = await self._store.find(access, layout, lambda _: True)
+        found = await self._store.find(access, layout, lambda _: True, fall_back=True)
         _remember(memory, found)
         return found if isinstance(found, Unreachable) else None
 

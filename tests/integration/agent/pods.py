@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from mypy_boto3_s3 import S3Client
     from s3server import S3Server
 
 T = TypeVar("T")
@@ -40,7 +42,7 @@ RESTORE = """
 import sys
 from pathlib import Path
 from trainingrun_operator.agent import config, restore
-sys.exit(restore.run(config.Paths(Path(sys.argv[1]), Path(sys.argv[2])), limit_seconds=10))
+sys.exit(restore.run(config.Paths(Path(sys.argv[1]), Path(sys.argv[2])), limit_seconds=30, retry_seconds=0.3))
 """
 _uids = itertools.count()
 
@@ -58,6 +60,18 @@ def quote(value: str) -> str:
     return json.dumps(value)
 
 
+@functools.cache
+def client(server: S3Server) -> S3Client:
+    return boto3.client(
+        "s3",
+        endpoint_url=server.endpoint_url,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        region_name=server.region,
+        config=Config(s3={"addressing_style": "path"}),
+    )
+
+
 @dataclass
 class Store:
     """One run's objects, read by the test with a client of its own."""
@@ -67,14 +81,7 @@ class Store:
 
     def __post_init__(self) -> None:
         self.layout = Layout.of(f"s3://{BUCKET}/prefix", "team", "llm", self.uid)
-        self.s3 = boto3.client(
-            "s3",
-            endpoint_url=self.server.endpoint_url,
-            aws_access_key_id=self.server.access_key,
-            aws_secret_access_key=self.server.secret_key,
-            region_name=self.server.region,
-            config=Config(s3={"addressing_style": "path"}),
-        )
+        self.s3 = client(self.server)
 
     def keys(self, prefix: str = "") -> list[str]:
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=self.layout.base + prefix)

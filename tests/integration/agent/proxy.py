@@ -64,53 +64,57 @@ class _Quiet(ThreadingHTTPServer):
         """A killed client is part of the test."""
 
 
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    proxy: Proxy
+
+    def handle_any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        split = urlsplit(self.path)
+        request = Request(self.command, split.path, split.query)
+        time.sleep(self.proxy.delay(request))
+        do = self.proxy.rule(request)
+        if do is Do.REFUSE:
+            self.close_connection = True
+            return
+        status, headers, content = self.forward(body)
+        self.proxy.seen.append(request)
+        if do is Do.LOSE_ANSWER:
+            self.close_connection = True
+            return
+        self.send_response_only(status)
+        for name, value in headers:
+            if name.lower() not in HOP_BY_HOP | ({"content-length"} if self.command != "HEAD" else set()):
+                self.send_header(name, value)
+        if self.command != "HEAD":
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        host = urlsplit(self.proxy.target).netloc
+        with contextlib.closing(http.client.HTTPConnection(host, timeout=30)) as server:
+            server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in HOP_BY_HOP | {"expect"}:
+                    server.putheader(name, value)
+            server.endheaders(body or None)
+            answer = server.getresponse()
+            return answer.status, answer.getheaders(), answer.read()
+
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        if name.startswith("do_"):
+            return self.handle_any
+        raise AttributeError(name)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # http.server's name
+        """The test looks at what it needs."""
+
+
 @contextlib.contextmanager
 def between(target: str) -> Iterator[Proxy]:
     proxy = Proxy(target)
-    host = urlsplit(target).netloc
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def handle_any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            split = urlsplit(self.path)
-            request = Request(self.command, split.path, split.query)
-            time.sleep(proxy.delay(request))
-            do = proxy.rule(request)
-            if do is Do.REFUSE:
-                self.close_connection = True
-                return
-            with contextlib.closing(http.client.HTTPConnection(host, timeout=30)) as server:
-                server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-                for name, value in self.headers.items():
-                    if name.lower() not in HOP_BY_HOP | {"expect"}:
-                        server.putheader(name, value)
-                server.endheaders(body or None)
-                answer = server.getresponse()
-                content = answer.read()
-            proxy.seen.append(request)
-            if do is Do.LOSE_ANSWER:
-                self.close_connection = True
-                return
-            self.send_response_only(answer.status, answer.reason)
-            for name, value in answer.getheaders():
-                if name.lower() not in HOP_BY_HOP | ({"content-length"} if self.command != "HEAD" else set()):
-                    self.send_header(name, value)
-            if self.command != "HEAD":
-                self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def __getattr__(self, name: str) -> Callable[[], None]:
-            if name.startswith("do_"):
-                return self.handle_any
-            raise AttributeError(name)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # http.server's name
-            """The test looks at what it needs."""
-
-    server = _Quiet(("127.0.0.1", 0), Handler)
+    server = _Quiet(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": proxy}))
     proxy.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

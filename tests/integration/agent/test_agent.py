@@ -233,6 +233,30 @@ def test_a_save_while_training_waits_for_the_first_complete_checkpoint(make_pod,
     assert (commit.termination_id, commit.final, commit.checkpoint.step) == ("t1", False, 100)
 
 
+def test_a_request_answered_while_training_is_answered_again_when_it_has_ended(make_pod, store):
+    pod = make_pod().start()
+    hf_checkpoint(pod.volume, 100)
+    pod.annotate(save=SaveRequest(id="t1", ended=False))
+    committed(store)
+    (pod.volume / "late.dat").write_text("x")
+    pod.annotate(save=SaveRequest(id="t1", ended=True))
+    wait_for(lambda: store.commits()[-1].final)
+    assert "late.dat" in store.content(store.commits()[-1])
+
+
+def test_a_log_that_grows_brings_no_new_generation(make_pod, store):
+    pod = make_pod()
+    (pod.volume / "weights.dat").write_bytes(os.urandom(100))
+    pod.start()
+    with (pod.volume / "train.log").open("w") as log:
+        committed(store)
+        for _ in range(20):
+            log.write("step\n")
+            log.flush()
+            time.sleep(0.1)
+    assert len(store.commits()) == 1
+
+
 def test_a_request_is_answered_once_also_by_a_restarted_agent(make_pod, store):
     pod = make_pod().start()
     hf_checkpoint(pod.volume, 100)
@@ -394,3 +418,4 @@ def test_memory_stays_bounded_and_the_page_answers_while_uploading(make_pod, sto
     peak = resident("VmHWM")
     assert idle <= 100
     assert peak <= 350
+    assert resident("VmRSS") <= 100

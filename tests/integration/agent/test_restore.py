@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from integration.agent.pods import BUCKET, wait_for
@@ -13,6 +13,9 @@ from integration.agent.proxy import Do
 
 from trainingrun_operator.api.exchange import SaveRequest
 from trainingrun_operator.api.manifest import Checkpoint, Commit, FileEntry, Manifest, PodRef, RankManifest, RunRef
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.s3
 
@@ -43,7 +46,8 @@ def checkpoint(root: Path, step: int, size: int = 1000) -> Path:
 
 def save(pod, store, count: int, attempt: int = 1) -> Commit:
     pod.annotate(save=SaveRequest(id="t1", attempt=attempt, ended=True))
-    return wait_for(lambda: (store.commits()[count - 1 :] or [None])[-1])
+    commits: list[Commit] = wait_for(lambda: store.commits()[count - 1 :])
+    return commits[-1]
 
 
 def test_a_restored_checkpoint_is_the_one_that_was_saved(make_pod, store):
@@ -122,11 +126,12 @@ def test_a_store_that_is_away_is_waited_for(make_pod, store, proxy):
 
     def rule(request):
         refusals.append(request)
-        return Do.REFUSE if len(refusals) <= 3 else Do.PASS
+        return Do.REFUSE if len(refusals) <= 8 else Do.PASS
 
     proxy.rule = rule
     other = make_pod("llm-1", folder="other-node", endpoint=proxy.url)
     assert other.restore() == 0
+    assert "Waiting for the bucket" in other.log.read_text()
     assert (other.volume / "step_100/weights.dat").exists()
 
 

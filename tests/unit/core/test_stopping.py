@@ -107,27 +107,25 @@ LOW = losses(2.0, 0.4, 0.3)
 
 
 @pytest.mark.parametrize(
-    ("spec", "agent", "ends", "waits"),
+    ("spec", "agent", "ends"),
     [
-        pytest.param({}, make_agent(), True, False, id="with a complete checkpoint it ends"),
-        pytest.param({}, EMPTY_HANDED, False, True, id="it waits for the first complete checkpoint"),
-        pytest.param({}, None, False, True, id="it waits while the agent does not answer"),
+        pytest.param({}, make_agent(), True, id="with a complete checkpoint it ends"),
+        pytest.param({}, EMPTY_HANDED, False, id="it waits for the first complete checkpoint"),
+        pytest.param({}, None, False, id="it waits while the agent does not answer"),
         pytest.param(
             {},
             make_agent(newest=None, commit=CommitSeen(key="k", epoch=1, generation=1)),
             True,
-            False,
             id="a commit of an earlier checkpoint is enough",
         ),
-        pytest.param({"checkpoint": {"mode": "Disabled"}}, None, True, False, id="where nothing is saved it waits for nothing"),
-        pytest.param({"autoStopLoss": -1}, EMPTY_HANDED, False, False, id="off waits for nothing"),
-        pytest.param({"autoStopLoss": None}, EMPTY_HANDED, False, False, id="a watched threshold waits for nothing"),
+        pytest.param({"checkpoint": {"mode": "Disabled"}}, None, True, id="where nothing is saved it waits for nothing"),
+        pytest.param({"autoStopLoss": -1}, EMPTY_HANDED, False, id="off waits for nothing"),
+        pytest.param({"autoStopLoss": None}, EMPTY_HANDED, False, id="a watched threshold waits for nothing"),
     ],
 )  # fmt: skip
-def test_stopping_never_means_losing_everything(spec, agent, ends, waits):
+def test_stopping_never_means_losing_everything(spec, agent, ends):
     seen = make_observed(run=make_run(spec=spec), agent=agent, track=LOW)
     assert (stopping.low_loss(seen) is not None) == ends
-    assert stopping.waits_for_checkpoint(seen) == waits
 
 
 SHADOWED = {"autoStopLoss": None}

@@ -44,9 +44,13 @@ def set_desired_capacity(self: AutoScalingBackend, group_name: str, desired_capa
     if group is None:
         raise ValidationError("AutoScalingGroup name not found - null")
     if desired_capacity > group.max_size:
-        raise ValidationError(f"New SetDesiredCapacity value {desired_capacity} is above max value {group.max_size} for the AutoScalingGroup.")
+        raise ValidationError(
+            f"New SetDesiredCapacity value {desired_capacity} is above max value {group.max_size} for the AutoScalingGroup."
+        )
     if desired_capacity < group.min_size:
-        raise ValidationError(f"New SetDesiredCapacity value {desired_capacity} is below min value {group.min_size} for the AutoScalingGroup.")
+        raise ValidationError(
+            f"New SetDesiredCapacity value {desired_capacity} is below min value {group.min_size} for the AutoScalingGroup."
+        )
     moto_set_desired(self, group_name, desired_capacity)
 
 

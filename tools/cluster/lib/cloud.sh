@@ -31,7 +31,7 @@ deploy_cloud() {
   certificates
   rm -f "$LOCAL/deployed"
   for image in "$S3_IMAGE" "$CLOUD_IMAGE"; do    # the node image built here was born with them
-    docker exec "$CONTROL_PLANE" ctr -n k8s.io images ls -q | grep -qx "docker.io/library/$image" ||
+    docker exec "$CONTROL_PLANE" ctr -n k8s.io images ls -q | grep -x "docker.io/library/$image" > /dev/null ||
       docker save "$image" | docker exec -i "$CONTROL_PLANE" ctr -n k8s.io images import --snapshotter overlayfs -
   done
   apply_from create namespace "$NAMESPACE"
@@ -84,7 +84,7 @@ room_pid() {
   local pid
   pid=$(cat "$LOCAL/machine-room.pid" 2> /dev/null) || return 1
   # the id may have been given to another process since
-  ps -o args= -p "$pid" 2> /dev/null | grep -qF "$HERE/machine_room.py" && echo "$pid"
+  ps -o args= -p "$pid" 2> /dev/null | grep -F "$HERE/machine_room.py" > /dev/null && echo "$pid"
 }
 
 start_room() {

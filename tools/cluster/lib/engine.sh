@@ -4,7 +4,6 @@
 # It publishes ports by its proxy process and routes nothing, so it writes no iptables rule and there is none to leave behind.
 
 SOCKET=$ENGINE_DIR/docker.sock
-CGROUP=trainingrun
 
 own_engine_here() { [ "$(uname -s)" = Linux ] && [ "$(id -u)" -eq 0 ]; }
 use_own_engine() { ENGINE=own; export DOCKER_HOST=unix://$SOCKET; }
@@ -44,7 +43,7 @@ start_engine() {
   # would make its folders again: they stay down until their own `up` replaces them.
   find "$ENGINE_DIR/data/containers" -name hostconfig.json -exec sed -i 's/"Name":"on-failure"/"Name":"no"/' {} + 2> /dev/null || true
   ip link add name "$BUILD_BRIDGE" type bridge
-  ip address add 10.99.0.1/24 dev "$BUILD_BRIDGE"
+  ip address add "$BUILD_ADDRESS" dev "$BUILD_BRIDGE"
   ip link set "$BUILD_BRIDGE" up
   (
     unlocked
@@ -125,9 +124,9 @@ stop_engine() {
   local i pid
   if engine_answers; then docker network rm "$NODE_NETWORK" || true; fi
   pid=$(cat "$ENGINE_DIR/docker.pid" 2> /dev/null || true)
-  if [ -n "$pid" ] && engine_processes | grep -qx "$pid"; then
+  if [ -n "$pid" ] && engine_processes | grep -x "$pid" > /dev/null; then
     kill "$pid"
-    for ((i = 0; i < 100; i++)); do engine_processes | grep -qx "$pid" || break; sleep 0.1; done    # not kill -0: it may be a zombie
+    for ((i = 0; i < 100; i++)); do engine_processes | grep -x "$pid" > /dev/null || break; sleep 0.1; done    # not kill -0: it may be a zombie
   fi
   sweep_wreck
 }

@@ -161,6 +161,8 @@ build_node_image() {
   tar -C "$root" -c . | docker import -c 'ENV container=docker' -c 'ENTRYPOINT ["/usr/local/bin/entrypoint","/sbin/init"]' - "$NODE_IMAGE" > /dev/null
   unmount_under "$work"
   rm -rf "$work"
+  # the newest three stay, and what a container uses
+  docker images --format '{{.Repository}}:{{.Tag}}' trainingrun-node | tail -n +4 | xargs -r /usr/bin/docker rmi || true
 }
 
 name_node_image() {

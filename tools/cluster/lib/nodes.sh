@@ -64,7 +64,7 @@ cluster_stands() {
 
 # A running cluster is not thrown away because a script changed.
 mention_older_image() {
-  [ "$(cut -d ' ' -f 2 "$LOCAL/created")" = "$NODE_IMAGE" ] || say 'its node image is not the one these scripts make: `down` and `up` renew it'
+  [ "$(cut -d ' ' -f 2 "$LOCAL/created")" = "$NODE_IMAGE" ] || say 'its node image is not the one these scripts make: down and up renew it'
 }
 
 create_nodes() {

@@ -33,7 +33,7 @@ packages() {
 }
 
 # Go of any version since 1.21 fetches the toolchain a module asks for by itself.
-go_works() { command -v go > /dev/null && go version | grep -qE 'go1\.(2[1-9]|[3-9][0-9])|go[2-9]'; }
+go_works() { command -v go > /dev/null && go version | grep -E 'go1\.(2[1-9]|[3-9][0-9])|go[2-9]' > /dev/null; }
 
 fetch_go() {
   rm -rf "$CACHE/go.part"

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # What a person sees: one line per step with its seconds; a long step counts aloud; a failed one shows the end of its log.
+# (No `| grep -q` anywhere: it ends its writer early, which `pipefail` takes for a failure.)
 
 STEP='' ALIVE=''
 

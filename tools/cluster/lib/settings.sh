@@ -35,7 +35,10 @@ CLUSTER=tr-$(printf %s "$CHECKOUT" | digest 6)
 CONTROL_PLANE=$CLUSTER-control-plane
 MAX_GPU_NODES=4
 
-# One interface for `docker build` and one for the nodes, by names of our own, so that `down` can tell them from anybody else's.
-BUILD_BRIDGE=trainingrun0
-NODE_BRIDGE=trainingrun1
+# What our own engine has outside its folder carries the folder's hash, so that `down` takes away its own and nobody else's.
+ENGINE_ID=$(printf %s "$ENGINE_DIR" | digest 6)
+CGROUP=trainingrun-$ENGINE_ID
+BUILD_BRIDGE=tr-build-$ENGINE_ID
+BUILD_ADDRESS=10.99.$((16#${ENGINE_ID:0:2})).1/24
+NODE_BRIDGE=tr-nodes-$ENGINE_ID
 NODE_NETWORK=trainingrun

@@ -1,0 +1,142 @@
+"""What every test on the cluster has: the ground, a namespace of its own, and its turn."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from e2e.api import Api
+from e2e.bucket import Bucket
+from e2e.cloud import Cloud
+from e2e.faults import S3Proxy
+from e2e.ground import Ground, NoGroundError
+from e2e.runs import Space, remove_namespaces, unique
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+CLEAN_UP_SECONDS = 20
+HERE = Path(__file__).parent
+# The longest first, those that need the operator for themselves last: what is short fills the gaps.
+FIRST = ("test_s3_away", "test_low_loss", "test_two_runs")
+LAST = ("test_operator_away", "test_audit")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put these tests in the order in which they take the least time; others keep their places."""
+    places = [place for place, item in enumerate(items) if item.path.is_relative_to(HERE)]
+    ordered = sorted((items[place] for place in places), key=_rank)
+    for place, item in zip(places, ordered, strict=True):
+        items[place] = item
+
+
+def _rank(item: pytest.Item) -> int:
+    name = item.path.stem
+    return FIRST.index(name) - len(FIRST) if name in FIRST else 1 + LAST.index(name) if name in LAST else 0
+
+
+@pytest.fixture(scope="session")
+def ground() -> Ground:
+    try:
+        return Ground.find()
+    except NoGroundError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def api(ground: Ground) -> Api:
+    return Api(ground.kubeconfig)
+
+
+@pytest.fixture(scope="session")
+def bucket(ground: Ground) -> Iterator[Bucket]:
+    bucket = Bucket.of(ground)
+    yield bucket
+    bucket.client.close()
+
+
+@pytest.fixture(scope="session")
+def cloud(ground: Ground) -> Iterator[Cloud]:
+    cloud = Cloud.of(ground)
+    yield cloud
+    cloud.scaling.close()
+    cloud.ec2.close()
+
+
+@pytest.fixture(scope="session")
+def _spaces() -> Iterator[list[Space]]:
+    spaces: list[Space] = []
+    yield spaces
+    remove_namespaces(spaces, CLEAN_UP_SECONDS)
+
+
+@contextlib.contextmanager
+def turn(ground: Ground, name: str, *, alone: bool) -> Iterator[None]:
+    """Hold a lock that test processes share, or hold it alone."""
+    file = os.open(ground.locks / f"e2e-{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(file)
+
+
+@pytest.fixture
+def _operator_is_there(request: pytest.FixtureRequest, ground: Ground) -> Iterator[None]:
+    """The operator stays while a test runs, but for those that take it away, each of which waits until it is alone."""
+    with turn(ground, "operator", alone="alone" in request.fixturenames):
+        yield
+
+
+@pytest.fixture
+def alone(_operator_is_there: None) -> None:
+    """No other test is under way: the operator may be taken away."""
+
+
+@pytest.fixture
+def gpu_nodes(ground: Ground) -> Iterator[None]:
+    """No other test uses GPU nodes, so what happens to them is this test's doing."""
+    with turn(ground, "gpu", alone=True):
+        yield
+
+
+@pytest.fixture
+def space(
+    ground: Ground,
+    api: Api,
+    bucket: Bucket,
+    cloud: Cloud,
+    tmp_path: Path,
+    _spaces: list[Space],
+    _operator_is_there: None,
+) -> Iterator[Space]:
+    space = Space(ground, api, bucket, cloud, unique("e2e"), tmp_path)
+    space.open()
+    _spaces.append(space)
+    yield space
+    space.close()
+
+
+@pytest.fixture
+def s3_proxy(space: Space) -> S3Proxy:
+    return S3Proxy.open(space)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure comes with everything that explains it."""
+    report = yield
+    space = getattr(item, "funcargs", {}).get("space")
+    if report.failed and report.when == "call" and isinstance(space, Space):
+        try:
+            report.sections.append(("the cluster", space.dump()))
+        except Exception as error:  # noqa: BLE001 - the failure itself must be shown, whatever the cluster answers
+            report.sections.append(("the cluster", f"could not be read: {error!r}"))
+    return report

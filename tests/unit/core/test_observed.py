@@ -1,0 +1,265 @@
+"""Stored objects as they come from the API server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from builders import make_node_facts, make_observed, make_pod, make_pool, make_run, occupant, pending_pod, spec_dict
+from pydantic import ValidationError
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.exchange import SaveRequest, StopRequest
+from trainingrun_operator.core.observed import Job, Pod, Run, Training
+
+STARTED = "2026-01-02T03:00:00Z"
+LATER = "2026-01-02T03:00:09Z"
+
+
+def running(at=STARTED):
+    return {"running": {"startedAt": at}}
+
+
+def ended(code, at=STARTED):
+    return {"terminated": {"exitCode": code, "reason": "Completed", "startedAt": at, "finishedAt": LATER}}
+
+
+def waiting(reason, message=""):
+    return {"waiting": {"reason": reason, **({"message": message} if message else {})}}
+
+
+def statuses(**states):
+    return [{"name": name.replace("_", "-"), "state": state, "restartCount": 0} for name, state in states.items()]
+
+
+def stored_pod(
+    *, authors=("train",), init=None, phase="Running", meta=None, conditions=None, **states
+) -> dict[str, Any]:
+    """A pod as the operator's Job makes it, with the kubelet's words."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "bert-x7k2p",
+            "uid": "pod-uid",
+            "creationTimestamp": STARTED,
+            "labels": names.child_labels("bert", "run-uid"),
+            **(meta or {}),
+        },
+        "spec": {
+            "nodeName": "gpu-1",
+            "initContainers": [{"name": "checkpoint-restore"}, {"name": "checkpoint-agent", "restartPolicy": "Always"}],
+            "containers": [*({"name": name} for name in authors), {"name": "checkpoint-gate"}],
+        },
+        "status": {
+            "phase": phase,
+            "podIP": "10.0.0.7",
+            "initContainerStatuses": statuses(
+                **({"checkpoint_restore": ended(0), "checkpoint_agent": running()} if init is None else init)
+            ),
+            "containerStatuses": statuses(**states),
+            "conditions": conditions or [{"type": "PodScheduled", "status": "True"}],
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("stored", "training", "code", "started"),
+    [
+        pytest.param(stored_pod(train=running(), checkpoint_gate=running()), Training.RUNNING, None, STARTED, id="it trains"),
+        pytest.param(stored_pod(train=ended(0), checkpoint_gate=running()), Training.EXITED, 0, STARTED, id="exited 0; the gate keeps the pod"),
+        pytest.param(stored_pod(train=ended(137), checkpoint_gate=running()), Training.EXITED, 137, STARTED, id="killed; the gate keeps the pod"),
+        pytest.param(stored_pod(phase="Succeeded", train=ended(0), checkpoint_gate=ended(0)), Training.EXITED, 0, STARTED, id="over"),
+        pytest.param(stored_pod(train=waiting("PodInitializing"), checkpoint_gate=waiting("PodInitializing")), Training.NOT_STARTED, None, "", id="restoring"),
+        pytest.param(stored_pod(authors=("train", "log"), train=ended(0), log=running(LATER)), Training.RUNNING, None, STARTED, id="one of two still runs"),
+        pytest.param(stored_pod(authors=("train", "log"), train=ended(0), log=ended(3, LATER)), Training.EXITED, 3, STARTED, id="the one that failed speaks for both"),
+        pytest.param(stored_pod(authors=("train", "log"), train=ended(5), log=ended(3)), Training.EXITED, 5, STARTED, id="the first that failed speaks for both"),
+        pytest.param(stored_pod(authors=("train", "log"), train=ended(0)), Training.NOT_STARTED, None, "", id="one of two is not there yet"),
+        pytest.param(stored_pod(train=ended(1, None)), Training.EXITED, 1, "", id="ended without ever having started"),
+        pytest.param(stored_pod(checkpoint_gate=running()), Training.NOT_STARTED, None, "", id="the operator's own containers do not count"),
+        pytest.param(stored_pod(train={}), Training.NOT_STARTED, None, "", id="a state that says nothing"),
+    ],
+)  # fmt: skip
+def test_where_the_training_stands(stored, training, code, started):
+    pod = Pod.of(stored)
+    assert (pod.training, pod.exit_code, pod.started_at) == (training, code, started)
+
+
+UNSCHEDULABLE = {
+    "type": "PodScheduled",
+    "status": "False",
+    "reason": "Unschedulable",
+    "message": "0/3 nodes are available",
+}
+
+
+@pytest.mark.parametrize(
+    ("stored", "reason", "message"),
+    [
+        pytest.param(stored_pod(train=running()), "", "", id="nothing"),
+        pytest.param(stored_pod(train=waiting("ContainerCreating")), "", "", id="creating is normal"),
+        pytest.param(stored_pod(train=waiting("PodInitializing")), "", "", id="so is initializing"),
+        pytest.param(stored_pod(train=waiting("ImagePullBackOff", "not found")), "ImagePullBackOff", "not found", id="an image"),
+        pytest.param(
+            stored_pod(init={"checkpoint_restore": waiting("CreateContainerConfigError", 'secret "s3" not found')}),
+            "CreateContainerConfigError",
+            'secret "s3" not found',
+            id="an init container's secret comes first",
+        ),
+        pytest.param(stored_pod(conditions=[{"type": "Ready", "status": "False"}, UNSCHEDULABLE]), "Unschedulable", "0/3 nodes are available", id="a node"),
+        pytest.param(stored_pod(conditions=[{"type": "PodScheduled", "status": "False"}]), "", "", id="a scheduler of few words"),
+    ],
+)  # fmt: skip
+def test_what_a_pod_waits_for(stored, reason, message):
+    pod = Pod.of(stored)
+    assert (pod.waiting_reason, pod.waiting_message) == (reason, message)
+
+
+def test_everything_else_of_a_pod():
+    stop, save = StopRequest(id="s", grace_seconds=30), SaveRequest(id="s", attempt=2, ended=True)
+    annotations = {
+        names.STOP_ANNOTATION: stop.model_dump_json(by_alias=True),
+        names.SAVE_ANNOTATION: save.model_dump_json(by_alias=True),
+        names.RELEASED_ANNOTATION: "s",
+    }
+    meta = {"annotations": annotations, "deletionTimestamp": LATER}
+    stored = stored_pod(meta=meta, train=running())
+    stored["spec"]["hostNetwork"] = True
+    assert Pod.of(stored) == Pod(
+        name="bert-x7k2p",
+        uid="pod-uid",
+        node="gpu-1",
+        ip="10.0.0.7",
+        phase="Running",
+        host_network=True,
+        deleting=True,
+        training=Training.RUNNING,
+        started_at=STARTED,
+        stop=stop,
+        save=save,
+        released=True,
+        created=STARTED,
+    )
+
+
+def test_a_pod_that_was_just_made():
+    pod = Pod.of({"metadata": {"name": "p", "uid": "u"}})
+    assert pod == Pod(name="p", uid="u")
+    assert not pod.terminal
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"id": 1}', "null", ""])
+def test_an_annotation_that_somebody_broke_counts_as_not_asked(text):
+    meta = {"annotations": {names.STOP_ANNOTATION: text, names.SAVE_ANNOTATION: text}}
+    pod = Pod.of(stored_pod(meta=meta))
+    assert (pod.stop, pod.save) == (None, None)
+
+
+# -- Job ----------------------------------------------------------------------------------------------------------
+
+
+def stored_job(*, meta=None, status=None, **spec):
+    return {
+        "metadata": {"name": "bert", "uid": "job-uid", "labels": names.child_labels("bert", "run-uid"), **(meta or {})},
+        "spec": {"backoffLimit": 2147483647, **spec},
+        "status": status or {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("stored", "changes"),
+    [
+        pytest.param(stored_job(), {}, id="fresh"),
+        pytest.param(stored_job(suspend=True), {"suspended": True}, id="suspended"),
+        pytest.param(stored_job(backoffLimit=0), {"backoff_limit": 0}, id="without replacements"),
+        pytest.param(stored_job(status={"failed": 2}), {"failed": 2}, id="with failed pods"),
+        pytest.param(stored_job(status={"conditions": [{"type": "Complete", "status": "True"}]}), {"finished": True}, id="complete"),
+        pytest.param(stored_job(status={"conditions": [{"type": "Failed", "status": "True"}]}), {"finished": True}, id="failed"),
+        pytest.param(stored_job(status={"conditions": [{"type": "Failed", "status": "False"}]}), {}, id="not failed"),
+        pytest.param(stored_job(status={"conditions": [{"type": "FailureTarget", "status": "True"}]}), {}, id="about to fail"),
+        pytest.param(stored_job(meta={"deletionTimestamp": LATER}), {"deleting": True}, id="being deleted"),
+        pytest.param(stored_job(meta={"ownerReferences": [{"kind": "TrainingRun"}]}), {"owned": True}, id="handed over"),
+        pytest.param(stored_job(meta={"labels": None}), {"run_uid": ""}, id="somebody else's"),
+    ],
+)  # fmt: skip
+def test_job(stored, changes):
+    fresh = {"name": "bert", "uid": "job-uid", "run_uid": "run-uid", "backoff_limit": 2147483647}
+    assert Job.of(stored) == Job(**{**fresh, **changes})
+
+
+def test_a_job_that_was_just_made():
+    assert Job.of({"metadata": {"name": "j", "uid": "u"}}) == Job(name="j", uid="u", run_uid="", backoff_limit=6)
+
+
+# -- TrainingRun --------------------------------------------------------------------------------------------------
+
+
+def stored_run(**meta):
+    return {"metadata": {"namespace": "ml", "name": "bert", "uid": "run-uid", **meta}, "spec": spec_dict()}
+
+
+def test_a_run_that_was_just_made():
+    run = Run.of(stored_run())
+    assert (run.key, run.generation, run.labels, run.finalizers, run.deleting, run.stop_manager) == (
+        "ml/bert", 1, {}, (), False, "",
+    )  # fmt: skip
+    assert run.status.termination is None
+
+
+def test_everything_of_a_run():
+    managed = [
+        {"manager": "kubectl-create", "fieldsV1": {"f:spec": {"f:template": {}}}},
+        {"manager": "operator"},
+        {"manager": "kubectl-patch", "fieldsV1": {"f:spec": {"f:stop": {}}}},
+    ]
+    stored = stored_run(
+        resourceVersion="42",
+        generation=3,
+        labels={"team": "nlp"},
+        finalizers=[names.FINALIZER],
+        deletionTimestamp=LATER,
+        creationTimestamp=STARTED,
+        managedFields=managed,
+    )
+    run = Run.of({**stored, "status": {"phase": "Running", "unknown": 1}})
+    assert (run.resource_version, run.generation, run.labels, run.finalizers) == (
+        "42",
+        3,
+        {"team": "nlp"},
+        (names.FINALIZER,),
+    )
+    assert (run.deleting, run.created, run.stop_manager, run.status.phase) == (
+        True,
+        STARTED,
+        "kubectl-patch",
+        "Running",
+    )
+
+
+def test_a_run_that_nobody_stopped_has_no_actor():
+    assert Run.of(stored_run(managedFields=[{"manager": "kubectl", "fieldsV1": {"f:metadata": {}}}])).stop_manager == ""
+
+
+def test_a_spec_that_this_version_does_not_understand_is_an_error():
+    with pytest.raises(ValidationError):
+        Run.of({**stored_run(), "spec": {"template": {}, "checkpoint": {"mode": "Later"}}})
+
+
+# -- small things -------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_pod_is_the_last_and_only_those_that_run_are_live():
+    old, new = make_pod(uid="old", phase="Failed"), pending_pod(uid="new")
+    seen = make_observed(pods=(old, new))
+    assert (seen.pod, seen.live_pods) == (new, (new,))
+    assert make_observed(pods=()).pod is None
+
+
+def test_a_pool_selects_by_all_of_its_labels():
+    pool = make_pool(nodeSelector={"pool": "a100", "zone": "b"})
+    assert pool.selects({"pool": "a100", "zone": "b", "more": "x"})
+    assert not pool.selects({"pool": "a100"})
+
+
+def test_keys_as_people_say_them():
+    assert (make_run().key, occupant("x").key, make_node_facts().name) == ("ml/bert", "team/x", "gpu-1")

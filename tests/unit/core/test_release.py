@@ -1,0 +1,433 @@
+"""The gates before a node goes, and the phases of its way back."""
+
+from __future__ import annotations
+
+import pytest
+from builders import (
+    NODE_UID,
+    PROVIDER_ID,
+    RUN_UID,
+    WALL,
+    exited_pod,
+    make_node,
+    make_node_facts,
+    make_observed,
+    make_pod,
+    make_pool,
+    make_run,
+    make_status,
+    make_stop,
+    occupant,
+    pending_pod,
+    releasing,
+)
+
+from trainingrun_operator.api.run import NodePhase, Phase
+from trainingrun_operator.core.decide import decide
+from trainingrun_operator.core.effects import DeleteNode, RecordNodes, ReleaseMachine, TaintNode, UntaintNode
+from trainingrun_operator.core.observed import Instance
+from trainingrun_operator.core.release import gpus_of, wants
+
+UNTAINT, TAINT = UntaintNode("gpu-1", NODE_UID), TaintNode("gpu-1", NODE_UID)
+RELEASE, DELETE = ReleaseMachine("a100", PROVIDER_ID), DeleteNode("gpu-1", NODE_UID)
+IN_USE, WAIT_IDLE, CORDONED = NodePhase.IN_USE, NodePhase.WAIT_IDLE, NodePhase.CORDONED
+RELEASING, VERIFYING = NodePhase.RELEASING, NodePhase.VERIFYING
+RELEASED, RETAINED = NodePhase.RELEASED, NodePhase.RETAINED
+
+OTHERS = occupant("notebook")
+LATER = occupant("gpt-abcde", run_uid="later-run")
+EVERY_PHASE = [pytest.param(p, id=p.value) for p in NodePhase if p not in (RELEASED, RETAINED)]
+
+
+def facts(**fields):
+    return make_node_facts(**fields)
+
+
+def tainted(**fields):
+    return facts(**{"tainted_by": RUN_UID, **fields})
+
+
+def gone(**fields):
+    """No Node of this name and uid any more."""
+    return facts(**{"uid": None, "provider_id": "", **fields})
+
+
+def look(phase, found, *, node=None, **observed):
+    """What becomes of the only node: its new record, and the effects besides writing it."""
+    seen = releasing(make_node(phase, **(node or {})), found, **observed)
+    effects = decide(seen).effects
+    records = [effect.nodes[0] for effect in effects if isinstance(effect, RecordNodes)]
+    rest = [effect for effect in effects if not isinstance(effect, RecordNodes)]
+    return (records[0] if records else seen.run.status.nodes[0]), rest
+
+
+# -- WaitIdle -----------------------------------------------------------------------------------------------------
+
+EMPTY = "Empty: tainted, looked at once more before it goes."
+GOES = "The machine goes; waiting until machine and Node are both gone."
+NODE_GONE = "The Node is gone; the machine is released."
+TAKEN = "Handed over: another run is releasing this node already."
+AT_MINIMUM = "Kept: GPUNodePool a100 is at its minimum."
+KEPT_FOR = "Kept for team/notebook, which waits for a node like this."
+UNLISTED = "The pods on this node could not be listed: it counts as occupied."
+
+
+@pytest.mark.parametrize("phase", [pytest.param(IN_USE, id="in use"), pytest.param(WAIT_IDLE, id="waiting")])
+@pytest.mark.parametrize(
+    ("found", "more", "becomes", "message"),
+    [
+        pytest.param(facts(), {}, CORDONED, EMPTY, id="empty: it is tainted"),
+        pytest.param(tainted(), {}, CORDONED, EMPTY, id="empty and tainted by us before a crash: it goes on"),
+        pytest.param(
+            facts(occupants=(OTHERS,)), {}, WAIT_IDLE, "Occupied by team/notebook.", id="a foreign pod keeps it"
+        ),
+        pytest.param(facts(occupants=None), {}, WAIT_IDLE, UNLISTED, id="a failed list counts as occupied"),
+        pytest.param(
+            facts(occupants=(LATER,)),
+            {},
+            RETAINED,
+            "Handed over: team/gpt-abcde still runs on it and releases it when it ends.",
+            id="a later run takes it over",
+        ),
+        pytest.param(
+            facts(occupants=(LATER,)),
+            {"ending_runs": frozenset({"later-run"})},
+            WAIT_IDLE,
+            "Occupied by team/gpt-abcde.",
+            id="both runs end: no leak, this one waits",
+        ),
+        pytest.param(
+            facts(occupants=(LATER, OTHERS)),
+            {},
+            WAIT_IDLE,
+            "Occupied by team/gpt-abcde, team/notebook.",
+            id="a later run and a foreign pod: nobody takes it over",
+        ),
+        pytest.param(facts(tainted_by="other-run"), {}, RETAINED, TAKEN, id="another run is releasing it"),
+        pytest.param(facts(at_minimum=True), {}, RETAINED, AT_MINIMUM, id="at the minimum it is not even tainted"),
+        pytest.param(facts(demand=(OTHERS,)), {}, WAIT_IDLE, KEPT_FOR, id="a waiting pod keeps it"),
+        pytest.param(
+            facts(instance=Instance.UNKNOWN, problem="AccessDenied"),
+            {},
+            WAIT_IDLE,
+            "The provider of GPUNodePool a100 does not say how this machine is. AccessDenied",
+            id="a machine that nobody knows is not touched",
+        ),
+        pytest.param(gone(), {}, RELEASING, NODE_GONE, id="its Node is gone: the machine must go too"),
+        pytest.param(facts(instance=Instance.GONE), {}, VERIFYING, GOES, id="the machine is gone already"),
+        pytest.param(facts(instance=Instance.TERMINATING), {}, VERIFYING, GOES, id="the cloud is taking it"),
+    ],
+)
+def test_when_idle(phase, found, more, becomes, message):
+    node, effects = look(phase, found, **more)
+    assert (node.phase, node.message, effects) == (becomes, message, [])
+    assert node.phase_at == (make_node().phase_at if becomes is phase else WALL)
+
+
+@pytest.mark.parametrize(
+    ("phase", "seconds", "becomes"),
+    [
+        pytest.param(IN_USE, 99_999, WAIT_IDLE, id="time in use does not count"),
+        pytest.param(WAIT_IDLE, 7199, WAIT_IDLE, id="as long as the pool allows"),
+        pytest.param(WAIT_IDLE, 7200, CORDONED, id="and no longer"),
+    ],
+)
+def test_waiting_demand_keeps_an_empty_node(phase, seconds, becomes):
+    node, _ = look(phase, facts(demand=(OTHERS,)), seconds=seconds)
+    assert (node.phase, node.waited_out) == (becomes, becomes is CORDONED)
+
+
+def test_demand_that_was_waited_out_is_not_asked_again_after_the_taint():
+    node, effects = look(CORDONED, tainted(demand=(OTHERS,)), node={"waited_out": True}, seconds=10)
+    assert (node.phase, effects) == (RELEASING, [])
+
+
+# -- Cordoned -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "seconds", "becomes", "message", "wanted"),
+    [
+        pytest.param(facts(), 99, CORDONED, "", [TAINT], id="first it is tainted"),
+        pytest.param(tainted(), 9, CORDONED, "", [], id="then it settles"),
+        pytest.param(tainted(), 10, RELEASING, "Empty after it was tainted: the machine is released.", [], id="empty after the taint"),
+        pytest.param(tainted(occupants=(OTHERS,)), 10, WAIT_IDLE, "Occupied by team/notebook.", [UNTAINT], id="a pod arrived after the taint"),
+        pytest.param(facts(occupants=(OTHERS,)), 10, WAIT_IDLE, "Occupied by team/notebook.", [], id="a pod arrived before the taint: none is taken back"),
+        pytest.param(tainted(occupants=None), 10, WAIT_IDLE, UNLISTED, [UNTAINT], id="a failed list counts as occupied"),
+        pytest.param(tainted(demand=(OTHERS,)), 10, WAIT_IDLE, KEPT_FOR, [UNTAINT], id="a pod waits for it since"),
+        pytest.param(
+            tainted(occupants=(LATER,)),
+            10,
+            RETAINED,
+            "Handed over: team/gpt-abcde still runs on it and releases it when it ends.",
+            [UNTAINT],
+            id="a later run came first: handed over without our taint",
+        ),
+        pytest.param(facts(tainted_by="other-run"), 10, RETAINED, TAKEN, [], id="another run was faster: its taint stays"),
+        pytest.param(gone(), 10, RELEASING, NODE_GONE, [], id="its Node is gone"),
+        pytest.param(
+            tainted(instance=Instance.UNKNOWN),
+            10,
+            WAIT_IDLE,
+            "The provider of GPUNodePool a100 does not say how this machine is.",
+            [UNTAINT],
+            id="the provider went silent",
+        ),
+    ],
+)  # fmt: skip
+def test_when_settled(found, seconds, becomes, message, wanted):
+    node, effects = look(CORDONED, found, seconds=seconds)
+    assert (node.phase, node.message, effects) == (becomes, message, wanted)
+
+
+def test_the_taint_is_taken_back_before_the_record_is_written():
+    seen = releasing(make_node(CORDONED), tainted(occupants=(OTHERS,)))
+    assert [type(effect) for effect in decide(seen).effects] == [UntaintNode, RecordNodes]
+
+
+# -- Releasing ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "seconds", "becomes", "message", "wanted"),
+    [
+        pytest.param(tainted(), 0, RELEASING, "", [RELEASE], id="exactly this machine is asked to go"),
+        pytest.param(gone(), 0, RELEASING, "", [RELEASE], id="also without its Node"),
+        pytest.param(tainted(instance=Instance.UNKNOWN), 0, RELEASING, "", [RELEASE], id="also if nobody knows how it is"),
+        pytest.param(tainted(instance=Instance.TERMINATING), 0, VERIFYING, GOES, [], id="it goes"),
+        pytest.param(tainted(instance=Instance.GONE), 0, VERIFYING, GOES, [], id="it is gone"),
+        pytest.param(tainted(at_minimum=True), 0, RETAINED, AT_MINIMUM, [UNTAINT], id="the pool came to its minimum"),
+        pytest.param(gone(at_minimum=True), 0, RELEASING, "", [RELEASE], id="a machine without a Node is no node of the minimum"),
+        pytest.param(tainted(occupants=(OTHERS,)), 0, WAIT_IDLE, "Occupied by team/notebook.", [UNTAINT], id="a pod tolerates everything"),
+        pytest.param(tainted(occupants=None), 0, WAIT_IDLE, UNLISTED, [UNTAINT], id="a failed list counts as occupied"),
+        pytest.param(facts(), 0, WAIT_IDLE, "Its taint was taken away: everything is looked at again.", [], id="somebody took the taint away"),
+        pytest.param(tainted(problem="Throttled"), 0, RELEASING, "Throttled", [], id="what the provider answers is said first"),
+        pytest.param(tainted(problem="Throttled"), 900, RELEASING, "Overdue. Throttled", [], id="overdue is said"),
+    ],
+)  # fmt: skip
+def test_releasing(found, seconds, becomes, message, wanted):
+    node, effects = look(RELEASING, found, seconds=seconds)
+    assert (node.phase, node.message, effects) == (becomes, message, wanted)
+
+
+def test_what_the_provider_answers_does_not_end_the_asking():
+    node, effects = look(RELEASING, tainted(problem="Throttled"), node={"message": "Throttled"})
+    assert (node.message, effects) == ("Throttled", [RELEASE])
+
+
+# -- Verifying ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "seconds", "becomes", "message", "wanted"),
+    [
+        pytest.param(gone(instance=Instance.GONE), 0, RELEASED, "Machine and Node are gone.", [], id="gone, gone: released"),
+        pytest.param(tainted(instance=Instance.GONE), 299, VERIFYING, "", [], id="gone, present: the cloud removes the Node"),
+        pytest.param(tainted(instance=Instance.GONE), 300, VERIFYING, "", [DELETE], id="gone, present for long: it is deleted"),
+        pytest.param(tainted(), 0, VERIFYING, "Asked again to go.", [], id="running, present: said"),
+        pytest.param(tainted(problem="Throttled"), 900, VERIFYING, "Overdue. Asked again to go. Throttled", [], id="running, present for long: overdue"),
+        pytest.param(gone(), 0, VERIFYING, "A machine without a Node still runs and is billed. Asked again to go.", [], id="running, gone: a ghost machine"),
+        pytest.param(gone(), 900, VERIFYING, "Overdue. A machine without a Node still runs and is billed. Asked again to go.", [], id="a ghost for long"),
+        pytest.param(tainted(instance=Instance.UNKNOWN), 99_999, VERIFYING, "", [], id="unknown, present: for ever"),
+        pytest.param(gone(instance=Instance.UNKNOWN), 99_999, VERIFYING, "", [], id="unknown, gone: for ever"),
+        pytest.param(tainted(instance=Instance.TERMINATING), 99_999, VERIFYING, "", [], id="still going"),
+        pytest.param(facts(), 0, WAIT_IDLE, "Its taint was taken away: everything is looked at again.", [], id="running again without our taint"),
+        pytest.param(tainted(occupants=(OTHERS,)), 0, WAIT_IDLE, "Occupied by team/notebook.", [UNTAINT], id="running again with a pod on it"),
+    ],
+)  # fmt: skip
+def test_verifying(found, seconds, becomes, message, wanted):
+    node, effects = look(VERIFYING, found, seconds=seconds)
+    assert (node.phase, node.message, effects) == (becomes, message, wanted)
+    assert (node.released_at is not None) == (becomes is RELEASED)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        pytest.param(tainted(), "Asked again to go.", id="running, present"),
+        pytest.param(
+            gone(), "A machine without a Node still runs and is billed. Asked again to go.", id="running, gone"
+        ),
+    ],
+)
+def test_a_machine_that_stays_is_asked_again_by_id(found, message):
+    _, effects = look(VERIFYING, found, node={"message": message})
+    assert effects == [RELEASE]
+
+
+# -- kept on purpose ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", EVERY_PHASE)
+def test_never_keeps_the_node_and_takes_our_taint_back(phase):
+    node, effects = look(phase, tainted(), spec={"nodePool": {"policy": "Never"}})
+    assert (node.phase, node.message, effects) == (RETAINED, "Kept: spec.nodePool.policy is Never.", [UNTAINT])
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        pytest.param(facts(), id="without a taint"),
+        pytest.param(facts(tainted_by="other-run"), id="with the taint of another run"),
+        pytest.param(gone(tainted_by=RUN_UID), id="without a Node"),
+        pytest.param(None, id="without anything seen"),
+    ],
+)
+def test_no_other_taint_is_taken_back(found):
+    node, effects = look(CORDONED, found, spec={"nodePool": {"policy": "Never"}})
+    assert (node.phase, effects) == (RETAINED, [])
+
+
+def test_a_node_of_no_pool_is_kept():
+    node, effects = look(IN_USE, facts(), node={"pool": ""})
+    assert (node.phase, effects) == (RETAINED, [])
+    assert node.message == "Kept: no GPUNodePool, or more than one, selects this node."
+
+
+@pytest.mark.parametrize("phase", EVERY_PHASE)
+def test_a_pool_that_is_gone_is_waited_for(phase):
+    node, effects = look(phase, facts(), pools=())
+    assert (node.phase, effects) == (phase, [])
+    assert node.message == "GPUNodePool 'a100' is gone: nobody says how to release this node."
+
+
+@pytest.mark.parametrize("phase", EVERY_PHASE)
+def test_a_node_that_was_not_looked_at_is_left_alone(phase):
+    assert look(phase, None) == (make_node(phase), [])
+
+
+@pytest.mark.parametrize("phase", [pytest.param(RELEASED, id="released"), pytest.param(RETAINED, id="retained")])
+def test_a_settled_node_is_looked_at_no_more(phase):
+    status = make_status(
+        termination=make_stop(Phase.RELEASING), nodes=(make_node(phase), make_node(uid="other", name="gpu-2"))
+    )
+    seen = make_observed(run=make_run(status=status), pods=(), nodes=(facts(occupants=(OTHERS,)),))
+    assert decide(seen).effects == ()
+
+
+def test_a_name_that_was_used_again_is_another_machine():
+    old = make_node(CORDONED, uid="old", provider_id="aws:///i-old")
+    new = make_node(CORDONED, uid="new", provider_id="aws:///i-new")
+    status = make_status(termination=make_stop(Phase.RELEASING), nodes=(old, new))
+    seen = make_observed(
+        run=make_run(status=status),
+        pods=(),
+        nodes=(gone(provider_id="aws:///i-old"), tainted(uid="new", provider_id="aws:///i-new")),
+    )
+    record = decide(seen).effects[0]
+    assert isinstance(record, RecordNodes)
+    assert [(node.uid, node.phase) for node in record.nodes] == [("old", RELEASING), ("new", CORDONED)]
+
+
+def test_what_a_provider_answers_is_cut_to_what_the_status_can_say():
+    node, _ = look(RELEASING, tainted(problem="x" * 99_999))
+    assert len(node.message) == 4000
+
+
+# -- who the node is ----------------------------------------------------------------------------------------------
+
+SPARE = make_pool("spare", nodeSelector={"pool": "a100"})
+
+
+@pytest.mark.parametrize(
+    ("spec", "pools", "pool"),
+    [
+        pytest.param({}, (make_pool(),), "a100", id="the one pool that selects it"),
+        pytest.param({}, (make_pool(nodeSelector={"pool": "h100"}),), "", id="no pool selects it"),
+        pytest.param({}, (make_pool(), SPARE), "", id="two pools select it"),
+        pytest.param({"nodePool": {"ref": "spare"}}, (make_pool(), SPARE), "spare", id="the run names one of two"),
+        pytest.param({"nodePool": {"ref": "other"}}, (make_pool(),), "", id="the run names another"),
+    ],
+)
+def test_identity_is_recorded_while_the_pod_is_on_the_node(spec, pools, pool):
+    seen = make_observed(run=make_run(spec=spec), pools=pools, nodes=(facts(),))
+    assert decide(seen).effects == (RecordNodes((make_node(pool=pool, phase_at=WALL),)),)
+
+
+@pytest.mark.parametrize(
+    ("pods", "nodes", "found", "recorded"),
+    [
+        pytest.param((make_pod(),), (), facts(), True, id="its pod trains on it"),
+        pytest.param(
+            (pending_pod(node="gpu-1"),), (), facts(), True, id="its pod never started: the node was had all the same"
+        ),
+        pytest.param((exited_pod(0),), (), facts(), True, id="its pod has exited and is kept"),
+        pytest.param((pending_pod(),), (), facts(), False, id="its pod is on no node"),
+        pytest.param((make_pod(phase="Failed"),), (), facts(), False, id="its pod is over"),
+        pytest.param((make_pod(node="gpu-2"),), (), facts(), False, id="its pod is on another"),
+        pytest.param((make_pod(),), (make_node(),), facts(), False, id="it is recorded"),
+        pytest.param((make_pod(),), (make_node(uid="old"),), facts(), True, id="another of the same name is recorded"),
+        pytest.param((make_pod(),), (), gone(), False, id="there is no such Node"),
+    ],
+)
+def test_a_node_is_recorded_once(pods, nodes, found, recorded):
+    seen = make_observed(run=make_run(status=make_status(nodes=nodes)), pods=pods, nodes=(found,))
+    assert any(isinstance(effect, RecordNodes) for effect in decide(seen).effects) == recorded
+
+
+def test_of_more_nodes_than_the_status_can_hold_the_newest_are_kept():
+    nodes = tuple(make_node(uid=f"n{i}", name=f"gpu-{i}") for i in range(100, 164))
+    record = decide(make_observed(run=make_run(status=make_status(nodes=nodes)), nodes=(facts(),))).effects[0]
+    assert isinstance(record, RecordNodes)
+    assert (len(record.nodes), record.nodes[0].uid, record.nodes[-1].uid) == (64, "n101", NODE_UID)
+
+
+# -- demand -------------------------------------------------------------------------------------------------------
+
+GPU_TAINT = {"key": "nvidia.com/gpu", "value": "true", "effect": "NoSchedule"}
+
+
+def waiting(gpus="1", *, meta=None, status=None, **spec):
+    limits = {"limits": {"nvidia.com/gpu": gpus}} if gpus else {}
+    containers = [{"name": "c", "resources": limits}]
+    return {
+        "metadata": {"name": "p", **(meta or {})},
+        "spec": {"containers": containers, **spec},
+        "status": status or {"phase": "Pending"},
+    }
+
+
+TOLERATES = {"tolerations": [{"key": "nvidia.com/gpu", "operator": "Equal", "value": "true", "effect": "NoSchedule"}]}
+
+
+@pytest.mark.parametrize(
+    ("pod", "taints", "wish"),
+    [
+        pytest.param(waiting(), (), True, id="a pod that fits"),
+        pytest.param({"metadata": {}, "spec": waiting()["spec"]}, (), True, id="one without a status yet"),
+        pytest.param({"metadata": {}}, (), False, id="one without anything"),
+        pytest.param(waiting("8"), (), True, id="one that needs all of it"),
+        pytest.param(waiting("9"), (), False, id="one that needs more"),
+        pytest.param(waiting(None), (), False, id="one that needs no GPU"),
+        pytest.param(waiting("1k"), (), False, id="one that asks for a thousand in its own way"),
+        pytest.param(waiting(nodeName="gpu-2"), (), False, id="one that has a node"),
+        pytest.param(waiting(status={"phase": "Running"}), (), False, id="one that runs"),
+        pytest.param(waiting(meta={"deletionTimestamp": "now"}), (), False, id="one that is being deleted"),
+        pytest.param(waiting(schedulingGates=[{"name": "kueue"}]), (), True, id="one that is gated"),
+        pytest.param(waiting(nodeSelector={"pool": "a100"}), (), True, id="one that selects this pool"),
+        pytest.param(waiting(nodeSelector={"pool": "h100"}), (), False, id="one that selects another"),
+        pytest.param(waiting(affinity={"nodeAffinity": {}}), (), True, id="one whose affinity cannot be told"),
+        pytest.param(waiting(), (GPU_TAINT,), False, id="one that does not tolerate the node"),
+        pytest.param(waiting(**TOLERATES), (GPU_TAINT,), True, id="one that tolerates it"),
+        pytest.param(waiting(tolerations=[{"operator": "Exists"}]), (GPU_TAINT,), True, id="one that tolerates everything"),
+        pytest.param(waiting(tolerations=[{"key": "nvidia.com/gpu", "value": "no"}]), (GPU_TAINT,), False, id="one that tolerates another value"),
+        pytest.param(waiting(tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoExecute"}]), (GPU_TAINT,), False, id="one that tolerates another effect"),
+        pytest.param(waiting(tolerations=[{"key": "dedicated", "operator": "Exists"}]), (GPU_TAINT,), False, id="one that tolerates another taint"),
+        pytest.param(waiting(), ({"key": "slow", "effect": "PreferNoSchedule"},), True, id="one that would rather not"),
+    ],
+)  # fmt: skip
+def test_demand(pod, taints, wish):
+    assert wants(pod, {"pool": "a100"}, taints, 8) == wish
+
+
+def test_gpus_of_all_containers_are_added_up():
+    pod = {
+        "spec": {
+            "containers": [
+                {"resources": {"limits": {"nvidia.com/gpu": 2, "cpu": "4"}}},
+                {"resources": None},
+                {"resources": {"limits": {"amd.com/gpu": "1"}}},
+            ]
+        }
+    }
+    assert gpus_of(pod) == 3

@@ -1,0 +1,281 @@
+#!/usr/bin/env python3
+"""Three real trainings side by side, ended in three ways; every promise is checked before the demo says that it is true.
+
+    make demo           cluster, image, operator, this, and the cluster removed again
+    KEEP=1 make demo    the cluster stays, for trying more
+
+The runs are those of manifests/samples: one whose loss gets low enough, one that a person stops, one that is complete. Leaves with 0 only
+if each ended for its reason, its checkpoint loads from the bucket with the numbers that the training reported, and its node is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import proof
+import story
+from ground import BUSY, NAMESPACE, ROOT, Ground, Look, TroubleError, ground
+from view import View
+
+Json = dict[str, Any]
+
+SAMPLES = {
+    "low-loss": proof.Ending("auto_low_loss", "Succeeded"),
+    "user-stop": proof.Ending("user_stop", "Stopped"),
+    "complete": proof.Ending("auto_complete", "Succeeded"),
+}
+MANIFESTS = ROOT / "build" / "demo"
+SECRET = "s3-credentials"  # noqa: S105 - its name
+STOPPED = "user-stop"
+STOP_AT_STEP = 100
+STOP = ("kubectl", "patch", "trainingrun", STOPPED, "--type", "merge", "-p", '{"spec":{"stop":true}}')
+
+LOOK_SECONDS = 1.0
+BUSY_SECONDS = 30.0
+CLEAR_SECONDS = 120.0
+START_SECONDS = 120.0
+END_SECONDS = 240.0
+
+TRY_NEXT = f"""
+The cluster stays. What to try next:
+
+  . .cluster/env && kubectl config set-context --current --namespace {NAMESPACE}
+  kubectl get trun                          # the three runs; with -o wide also best loss, checkpoint and nodes
+  kubectl describe trun low-loss            # why it ended, where its checkpoint is, what became of its node
+  kubectl explain trun.spec                 # every field, explained
+
+  sed 's/name: user-stop/name: again/' {MANIFESTS.relative_to(ROOT)}/user-stop.yaml | kubectl apply -f -
+  kubectl get trun -w                       # a machine is booted for it, and it trains
+  kubectl logs -f job/again -c train        # what the training itself prints
+  kubectl patch trun again --type merge -p '{{"spec":{{"stop":true}}}}'
+  kubectl wait --for=condition=Finished trun/again --timeout=3m
+
+  make cluster-down                         # the end of it
+"""
+
+
+class Demo:
+    """The demo from a clean namespace to the last check."""
+
+    def __init__(self, base: Ground, view: View) -> None:
+        self.base, self.view = base, view
+        self.pool = base.pool()
+        self.pace = story.Pace()
+        self.stopped = False
+        self.began = time.monotonic()
+
+    def play(self) -> tuple[list[proof.Report], proof.Check]:
+        """Start, watch, stop, examine. Raises TroubleError with the first promise that can no longer come true."""
+        self.prepare()
+        self.start()
+        look = self.watch()
+        self.view.tell(
+            "demo", "all three are over; now what their statuses say is checked against bucket, cluster and cloud"
+        )
+        reports = [
+            proof.examine(self.base, look.runs[name], ending, self.pace.of(name)) for name, ending in SAMPLES.items()
+        ]
+        return reports, proof.capacity(self.base, self.pool)
+
+    # -- before -------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """A namespace without runs, with the Secret that the runs name."""
+        if not self.base.operator_ready():
+            raise TroubleError("The operator is not installed, or not ready: run `make install`.")
+        self.base.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}}
+        )
+        self.clear()
+        env = self.base.env
+        data = {
+            "AWS_ACCESS_KEY_ID": env["AWS_ACCESS_KEY_ID"],
+            "AWS_SECRET_ACCESS_KEY": env["AWS_SECRET_ACCESS_KEY"],
+            "ca.crt": Path(env["TRAININGRUN_S3_CA"]).read_text(),
+        }
+        self.base.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": data})
+        self.view.tell("demo", f"namespace {NAMESPACE} with the Secret {SECRET}: keys and CA of the bucket")
+
+    def clear(self) -> None:
+        """Delete what an earlier demo left. Their checkpoints stay in the bucket."""
+        if not (left := self.base.leftovers()):
+            return
+        self.view.tell("demo", f"deletes what an earlier demo left: {', '.join(left)}")
+        self.base.run("kubectl", "delete", "trainingruns", "--all", "--wait=false")
+        until = time.monotonic() + CLEAR_SECONDS
+        while left := self.base.leftovers():
+            if time.monotonic() > until:
+                raise TroubleError(
+                    f"What an earlier demo left is still there after {CLEAR_SECONDS:.0f} s: {', '.join(left)}."
+                )
+            time.sleep(LOOK_SECONDS)
+
+    def start(self) -> None:
+        """Apply the samples with the cluster's own bucket in them."""
+        MANIFESTS.mkdir(parents=True, exist_ok=True)
+        for name in SAMPLES:
+            sample = (ROOT / "manifests" / "samples" / f"{name}.yaml").read_text()
+            (MANIFESTS / f"{name}.yaml").write_text(for_bucket(sample, self.base.env))
+        command = (
+            "kubectl",
+            "apply",
+            *(part for name in SAMPLES for part in ("-f", f"{MANIFESTS.relative_to(ROOT)}/{name}.yaml")),
+        )
+        self.began = self.view.began = time.monotonic()
+        self.view.tell("$", shlex.join(command), "bold")
+        self.base.run(*command)
+
+    # -- meanwhile ----------------------------------------------------------------------------------------------
+
+    def watch(self) -> Look:
+        """Show and tell until all three are over."""
+        before = Look(at=0)
+        while True:
+            look = self.look()
+            self.pace.add(look)
+            for who, what in story.sentences(before, look):
+                self.view.tell(who, what)
+            self.view.show(look)
+            if all(name in look.runs and story.finished(look.runs[name]) for name in SAMPLES):
+                return look
+            self.judge(look)
+            if not self.stopped and story.step_of(look.runs[STOPPED]) >= STOP_AT_STEP:
+                self.stop()
+            before = look
+            time.sleep(LOOK_SECONDS)
+
+    def look(self) -> Look:
+        """One look; a cluster that is busy is asked again for a while."""
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return self.base.look(self.pool, time.monotonic() - self.began)
+            except BUSY as error:
+                if time.monotonic() > until:
+                    raise TroubleError(
+                        f"The cluster or its cloud has not answered for {BUSY_SECONDS:.0f} s: {error}"
+                    ) from error
+            time.sleep(LOOK_SECONDS)
+
+    def judge(self, look: Look) -> None:
+        """Nothing is waited for that cannot come, or has taken too long."""
+        for name in SAMPLES:
+            if name not in look.runs:
+                raise TroubleError(f"Somebody deleted the run {name}.")
+            run = look.runs[name]
+            accepted = story.condition(run, "Accepted")
+            if accepted["status"] == "False":
+                raise TroubleError(f"{name} was refused: {accepted['message']}")
+            if look.at > START_SECONDS and not run.get("status", {}).get("startTime"):
+                raise TroubleError(f"{name} does not train after {START_SECONDS:.0f} s: {self.base.why_pending(name)}")
+            if look.at > END_SECONDS and not story.finished(run):
+                raise TroubleError(f"{name} is not over after {END_SECONDS:.0f} s: {story.standing(run)}")
+        if not self.stopped and look.runs[STOPPED].get("status", {}).get("termination"):
+            raise TroubleError(f"{STOPPED} ended before anybody stopped it: {story.standing(look.runs[STOPPED])}")
+
+    def stop(self) -> None:
+        """The user's stop, exactly as a user types it."""
+        self.stopped = True
+        self.view.tell("$", shlex.join(STOP), "bold")
+        self.view.tell("", self.base.run(*STOP).strip())
+
+
+# What enforces that a run's pod gets no more than any pod should; agent and gate keep to it as well.
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
+def for_bucket(sample: str, env: dict[str, str]) -> str:
+    """A sample with the cluster's bucket and endpoint, its comments kept."""
+    places = {
+        r"destination: \S+": f"destination: s3://{env['TRAININGRUN_BUCKET']}/{NAMESPACE}",
+        r"endpointURL: .*": f"endpointURL: {env['TRAININGRUN_S3_ENDPOINT_IN_CLUSTER']}",
+        r"image: trainingrun-training:dev": f"image: {env['TRAININGRUN_TRAINING_IMAGE']}",
+    }
+    for pattern, place in places.items():
+        sample, found = re.subn(pattern, lambda _, place=place: place, sample)
+        if found != 1:
+            raise TroubleError(f"The sample has {found} lines like `{pattern}`, and should have one:\n{sample}")
+    return sample
+
+
+def summary(view: View, reports: list[proof.Report], capacity: proof.Check, seconds: float) -> list[str]:
+    """Print what came of it; the sentences that are not true."""
+    say = view.line
+    say()
+    for report in reports:
+        status = report.run.get("status", {})
+        say(report.name, "bold")
+        say(f"  {status.get('terminationMessage', 'It has not ended.')}")
+        if uri := status.get("checkpoint", {}).get("uri"):
+            say(f"  checkpoint: {uri}")
+        for check in report.checks:
+            view.check(check)
+        say(f"  saved: {report.saving or 'not known, too few steps were seen'}", "dim")
+        say()
+    view.check(capacity)
+    minutes = sum(report.saving.gpu_minutes for report in reports if report.saving)
+    say(
+        f"  saved in all, estimated: {minutes:.1f} GPU minutes (idle time of the machine not counted); this took {seconds:.0f} s"
+    )
+    say()
+    wrong = [f"{report.name} {check.sentence}" for report in reports for check in report.checks if not check.true]
+    return wrong if capacity.true else [*wrong, capacity.sentence]
+
+
+def fail(view: View, base: Ground, sentences: list[str]) -> int:
+    """Say which promise was not kept, and show the objects."""
+    view.line()
+    view.line(base.describe())
+    for sentence in sentences:
+        view.line(f"The demo failed: {sentence}", "bold red")
+    view.line("The cluster stays for a look (. .cluster/env); `make cluster-down` removes it.")
+    return 1
+
+
+def end(view: View, *, keep: bool) -> int:
+    """All of it is true."""
+    view.line("All of it is true.", "bold green")
+    if keep:
+        view.line(TRY_NEXT)
+        return 0
+    view.line()
+    view.line("The cluster is removed (KEEP=1 make demo keeps it).")
+    sys.stdout.flush()
+    return subprocess.run([str(ROOT / "tools" / "cluster" / "cluster"), "down"], check=False).returncode
+
+
+def main() -> int:
+    """Run the demo; the exit code."""
+    view = View()
+    try:
+        with ground() as base:
+            try:
+                with view:
+                    demo = Demo(base, view)
+                    reports, capacity = demo.play()
+            except TroubleError as trouble:
+                return fail(view, base, [str(trouble)])
+            if wrong := summary(view, reports, capacity, time.monotonic() - demo.began):
+                return fail(view, base, wrong)
+        return end(view, keep=os.environ.get("KEEP", "0") not in ("", "0"))
+    except TroubleError as trouble:
+        view.line(f"The demo cannot start: {trouble}", "bold red")
+        return 1
+    except KeyboardInterrupt:
+        view.line()
+        view.line(
+            f"Stopped watching. Runs that were started go on by themselves in namespace {NAMESPACE}, and the cluster stays:"
+            " `make demo` starts anew, `make cluster-down` removes it."
+        )
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Whether what the statuses say is true: asked of the bucket, the cluster and the cloud, not of the operator."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import story
+from ground import BUSY, TroubleError, gpus_of, nodes_of
+
+if TYPE_CHECKING:
+    from ground import Ground
+
+Json = dict[str, Any]
+CAPACITY_SECONDS = 20.0
+"""So long the cloud may take to count down a machine that is gone already."""
+
+
+class Ending(NamedTuple):
+    """How a sample ends when everything works."""
+
+    status: str
+    phase: str
+
+
+class Check(NamedTuple):
+    """Something that must be true, as a sentence that says what was found."""
+
+    true: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """One run, after its end."""
+
+    run: Json
+    checks: tuple[Check, ...]
+    saving: story.Saving | None
+
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        return str(self.run["metadata"]["name"])
+
+
+def examine(ground: Ground, run: Json, ending: Ending, seconds_per_step: float | None) -> Report:
+    """Everything about one run that has an end."""
+    loaded, state = _loads(ground, run)
+    saving = None
+    if state is not None and seconds_per_step is not None:
+        saving = story.Saving(state["max_steps"] - state["step"], seconds_per_step, gpus_of(run))
+    return Report(run, (_ended_as(run, ending), loaded, *_released(ground, run)), saving)
+
+
+def _ended_as(run: Json, ending: Ending) -> Check:
+    status = run.get("status", {})
+    found = Ending(status.get("terminationStatus", "not ended"), status.get("phase", "Pending"))
+    if story.finished(run) and found == ending:
+        return Check(true=True, sentence=f"ended as {found.status}, {found.phase}")
+    return Check(
+        true=False, sentence=f"is {found.status}, {found.phase}, but should be {ending.status}, {ending.phase}"
+    )
+
+
+def _loads(ground: Ground, run: Json) -> tuple[Check, Json | None]:
+    """The checkpoint, fetched from the bucket, is worth exactly what the training wrote down when it saved it."""
+    proven = story.condition(run, "CheckpointSaved")
+    saved = run.get("status", {}).get("checkpoint", {})
+    uri, name = saved.get("uri", ""), saved.get("dir", "")
+    if proven["status"] != "True" or not uri:
+        return Check(true=False, sentence=f"has no proven checkpoint: {proven['message'] or proven['reason']}"), None
+    folder = ground.folder / run["metadata"]["name"]
+    folder.mkdir()
+    folder.chmod(0o755)  # the image's user reads it
+    try:
+        files = ground.download(uri, folder)
+        wrote: Json = json.loads((folder / "trainer_state.json").read_text())
+        worth = ground.score(folder)
+    except (*BUSY, TroubleError, ValueError) as error:
+        return Check(true=False, sentence=f"has a checkpoint that does not load from {uri}: {error}"), None
+    reported = {key: wrote.get(key) for key in worth}
+    if worth != reported or worth["step"] != saved.get("step"):
+        wrong = f"{name} is worth {worth}, but the training reported {reported} and the status says step {saved.get('step')}"
+        return Check(true=False, sentence=wrong), wrote
+    numbers = f"loss {worth['loss']:.6f}, accuracy {worth['accuracy']:.6f}"
+    right = f"{name} loads: {files} files from the bucket, {numbers} recomputed, equal to what the training reported"
+    return Check(true=True, sentence=right), wrote
+
+
+def _released(ground: Ground, run: Json) -> list[Check]:
+    nodes = nodes_of(run)
+    if not nodes:
+        return [Check(true=False, sentence="has no node in its status, though it asked for a GPU")]
+    return [_node_released(ground, node) for node in nodes]
+
+
+def _node_released(ground: Ground, node: Json) -> Check:
+    name, instance = node["name"], node["providerID"].rpartition("/")[2]
+    if node["phase"] != "Released" or not node.get("releasedAt"):
+        return Check(true=False, sentence=f"did not release node {name}: it is {node['phase']}{story.said(node)}")
+    if ground.node_uid(name) == node["uid"]:
+        return Check(true=False, sentence=f"says that node {name} is released, but the Node is still in the cluster")
+    if (state := ground.states([instance])[instance]) != "terminated":
+        return Check(true=False, sentence=f"says that node {name} is released, but its machine {instance} is {state}")
+    return Check(
+        true=True, sentence=f"node {name} released at {node['releasedAt']}: Node gone, machine {instance} terminated"
+    )
+
+
+def capacity(ground: Ground, pool: Json) -> Check:
+    """Nothing is left that costs: the cloud wants no machine, unless pods of others need it."""
+    until = time.monotonic() + CAPACITY_SECONDS
+    while True:
+        look = ground.look(pool, 0)
+        if look.desired == 0:
+            return Check(true=True, sentence="the cloud's group wants 0 machines: nothing is left that costs")
+        if look.others:
+            pods = "one pod" if look.others == 1 else f"{look.others} pods"
+            return Check(
+                true=True,
+                sentence=f"the cloud's group wants {look.desired}: {pods} of other namespaces use or want GPUs",
+            )
+        if time.monotonic() > until:
+            left = ", ".join(machine.instance for machine in look.machines if machine.state != "terminated")
+            return Check(
+                true=False,
+                sentence=f"the cloud's group still wants {look.desired} machines ({left or 'none runs'}), though nobody uses them",
+            )
+        time.sleep(1)
