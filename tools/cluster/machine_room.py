@@ -196,7 +196,7 @@ def accepts_pods(node: dict[str, Any]) -> bool:
 
 def is_new(node: dict[str, Any]) -> bool:
     """Registered a moment ago: what it lacks will come."""
-    created = datetime.fromisoformat(node["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
+    created = datetime.fromisoformat(node["metadata"]["creationTimestamp"])
     return (datetime.now(UTC) - created).total_seconds() < BOOT_SECONDS
 
 

@@ -33,6 +33,7 @@ SAMPLES = {
 }
 MANIFESTS = ROOT / "build" / "demo"
 SECRET = "s3-credentials"  # noqa: S105 - its name
+GPUS_OF_A_MACHINE = 8  # as tools/cluster/lib/settings.sh says
 STOPPED = "user-stop"
 STOP_AT_STEP = 100
 STOP = ("kubectl", "patch", "trainingrun", STOPPED, "--type", "merge", "-p", '{"spec":{"stop":true}}')
@@ -40,8 +41,8 @@ STOP = ("kubectl", "patch", "trainingrun", STOPPED, "--type", "merge", "-p", '{"
 LOOK_SECONDS = 1.0
 BUSY_SECONDS = 30.0
 CLEAR_SECONDS = 120.0
-START_SECONDS = 120.0
-END_SECONDS = 240.0
+START_SECONDS = 150.0
+END_SECONDS = 300.0
 
 TRY_NEXT = f"""
 The cluster stays. What to try next:
@@ -74,8 +75,7 @@ class Demo:
     def play(self) -> tuple[list[proof.Report], proof.Check]:
         """Start, watch, stop, examine. Raises TroubleError with the first promise that can no longer come true."""
         self.prepare()
-        self.start()
-        look = self.watch()
+        look = self.watch(self.start())
         self.view.tell(
             "demo", "all three are over; now what their statuses say is checked against bucket, cluster and cloud"
         )
@@ -117,26 +117,27 @@ class Demo:
                 )
             time.sleep(LOOK_SECONDS)
 
-    def start(self) -> None:
-        """Apply the samples with the cluster's own bucket in them."""
+    def start(self) -> Look:
+        """Apply the samples with the cluster's own bucket in them; how it looked just before."""
         MANIFESTS.mkdir(parents=True, exist_ok=True)
         for name in SAMPLES:
             sample = (ROOT / "manifests" / "samples" / f"{name}.yaml").read_text()
-            (MANIFESTS / f"{name}.yaml").write_text(for_bucket(sample, self.base.env))
+            (MANIFESTS / f"{name}.yaml").write_text(adapted(sample, self.base.env))
         command = (
             "kubectl",
             "apply",
             *(part for name in SAMPLES for part in ("-f", f"{MANIFESTS.relative_to(ROOT)}/{name}.yaml")),
         )
-        self.began = self.view.began = time.monotonic()
+        before = self.look()
+        self.began = time.monotonic()
         self.view.tell("$", shlex.join(command), "bold")
         self.base.run(*command)
+        return before
 
     # -- meanwhile ----------------------------------------------------------------------------------------------
 
-    def watch(self) -> Look:
+    def watch(self, before: Look) -> Look:
         """Show and tell until all three are over."""
-        before = Look(at=0)
         while True:
             look = self.look()
             self.pace.add(look)
@@ -191,11 +192,12 @@ class Demo:
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
-def for_bucket(sample: str, env: dict[str, str]) -> str:
-    """A sample with the cluster's bucket and endpoint, its comments kept."""
+def adapted(sample: str, env: dict[str, str]) -> str:
+    """A sample with the cluster's bucket and endpoint, and with all GPUs of a machine: each run then has, and gives back, one of its own."""
     places = {
-        r"destination: \S+": f"destination: s3://{env['TRAININGRUN_BUCKET']}/{NAMESPACE}",
+        r"destination: \S+": f"destination: s3://{env['TRAININGRUN_BUCKET']}/runs",
         r"endpointURL: .*": f"endpointURL: {env['TRAININGRUN_S3_ENDPOINT_IN_CLUSTER']}",
+        r"nvidia\.com/gpu: 1": f"nvidia.com/gpu: {GPUS_OF_A_MACHINE}",
         r"image: trainingrun-training:dev": f"image: {env['TRAININGRUN_TRAINING_IMAGE']}",
     }
     for pattern, place in places.items():
@@ -230,9 +232,10 @@ def summary(view: View, reports: list[proof.Report], capacity: proof.Check, seco
 
 
 def fail(view: View, base: Ground, sentences: list[str]) -> int:
-    """Say which promise was not kept, and show the objects."""
+    """Say which promise was not kept, and show the runs that it was made for; all of them where it names none."""
     view.line()
-    view.line(base.describe())
+    named = [name for name in SAMPLES if any(sentence.startswith(f"{name} ") for sentence in sentences)]
+    view.line(base.describe(named))
     for sentence in sentences:
         view.line(f"The demo failed: {sentence}", "bold red")
     view.line("The cluster stays for a look (. .cluster/env); `make cluster-down` removes it.")

@@ -157,12 +157,12 @@ class Ground:
         words += [one.message for one in status.conditions or () if one.status == "False" and one.message]
         return f"its pod is {status.phase}. {'; '.join(dict.fromkeys(words))}"
 
-    def describe(self) -> str:
-        """Runs and pods of the demo as `kubectl describe` shows them."""
+    def describe(self, names: list[str]) -> str:
+        """Runs, or all runs, and the pods that are left, as `kubectl describe` shows them."""
         told = []
-        for kind in ("trainingruns", "pods"):
+        for what in (("trainingruns", *names), ("pods",)):
             with contextlib.suppress(TroubleError):
-                told.append(self.run("kubectl", "describe", kind))
+                told.append(self.run("kubectl", "describe", *what))
         return "\n".join(told)
 
     def pool(self) -> Json:

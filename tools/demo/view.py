@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 import story
-from ground import nodes_of
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -136,5 +135,4 @@ def _plain(name: str, run: Json) -> str:
         facts.append(f"step {progress['step']} loss {progress.get('loss', '-')}")
     if status.get("checkpoint", {}).get("dir"):
         facts.append(status["checkpoint"]["dir"])
-    facts += [f"{node['name']} {node['phase']}" for node in nodes_of(run)]
     return f"{name}: {', '.join(facts)}"

@@ -7,6 +7,7 @@ State is in memory: a restart forgets every instance, and the machine room then 
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 import boto3
@@ -24,7 +25,7 @@ moto_terminate = AutoScalingBackend.terminate_instance
 moto_set_desired = AutoScalingBackend.set_desired_capacity
 
 
-def terminate_instance(self: AutoScalingBackend, instance_id: str, should_decrement: bool) -> Any:
+def terminate_instance(self: AutoScalingBackend, instance_id: str, should_decrement: bool) -> Any:  # noqa: FBT001  moto's signature
     """As AWS does: an unknown instance and a shrink below the minimum are ValidationErrors."""
     groups = self.autoscaling_groups.values()
     group = next((g for g in groups if any(s.instance.id == instance_id for s in g.instance_states)), None)
@@ -79,4 +80,4 @@ if __name__ == "__main__":
     server.start()
     make_group()
     print(f"group {GROUP} of 0 to {MAX_SIZE} machines in {REGION}", flush=True)
-    server._thread.join()
+    signal.pause()

@@ -1,0 +1,85 @@
+"""When a run is complete, and when it only looks so."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from e2e.runs import condition_of
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+
+# 20 steps in one epoch, some two seconds.
+SHORT = ("--epochs", "1", "--batch", "72", "--step-seconds", "0.1", "--save-every", "10")
+
+
+def test_exit_code_0_is_complete(space):
+    run = space.run("exit", *SHORT)
+    run.wait_training()
+    status = run.wait_finished()
+    assert (status["phase"], status["terminationStatus"]) == ("Succeeded", "auto_complete")
+    assert status["terminationMessage"].startswith("Training finished with exit code 0.")
+    assert status["checkpoint"]["step"] == 20, "The last checkpoint is the one that was proven."
+    run.assert_checkpoint_proven(status)
+    run.assert_ended_once()
+    job = space.jobs()[0]
+    assert [c["type"] for c in job["status"]["conditions"] if c["status"] == "True"][-1] == "Complete", (
+        "The Job's own outcome is right too."
+    )
+
+
+def test_a_marker_is_complete_although_the_process_lives(space):
+    run = space.run("marker", *SHORT, "--marker", "done", "--linger", "600", completion={"settleSeconds": 2})
+    run.wait_training()
+    status = run.wait_finished()
+    assert (status["phase"], status["terminationStatus"]) == ("Succeeded", "auto_complete")
+    assert status["terminationMessage"].startswith("Training wrote the completion marker done.")
+    assert status["termination"]["inferred"] is True
+    run.assert_checkpoint_proven(status)
+    assert status["checkpoint"]["step"] == 20
+
+
+def test_a_final_epoch_that_stands_still_is_complete_although_the_process_lives(space):
+    run = space.run("stall", *SHORT, "--linger", "600", completion={"settleSeconds": 2})
+    run.wait_training()
+    status = run.wait_finished()
+    assert (status["phase"], status["terminationStatus"]) == ("Succeeded", "auto_complete")
+    assert status["terminationMessage"].startswith("Final epoch reached and no step since 20 for ")
+    assert status["termination"]["inferred"] is True
+    assert {one["what"] for one in status["termination"]["evidence"]} == {"epoch", "stallPolls"}
+    run.assert_checkpoint_proven(status)
+    assert status["checkpoint"]["step"] == 20
+
+
+def test_slow_steps_and_a_long_evaluation_are_not_completion(space):
+    # Four steps of 3 s at polls of 1 s, then 16 s of evaluation in the only epoch, and only then the last checkpoint.
+    slow = ("--epochs", "1", "--batch", "360", "--step-seconds", "3", "--save-every", "3", "--evaluate-seconds", "16")
+    run = space.run("slow", *slow, stallPolls=3, completion={"settleSeconds": 1})
+    run.wait_training()
+    evaluating = run.log.wait("evaluation after epoch 1")
+    run.log.wait("Training complete", timeout=60)
+    status = run.wait_finished()
+    assert status["termination"]["actor"] == "exit code", "Only its own exit ended it, after the evaluation."
+    assert run.log.lines[-1].at - evaluating.at > 15, "Nobody interrupted the evaluation."
+    assert "STOP_TRAINING found" not in run.log.text
+    assert status["checkpoint"]["step"] == 4
+
+
+def test_a_marker_before_a_crash_is_complete_with_a_warning(space):
+    run = space.run("teardown", *SHORT, "--marker", "done", "--exit-code", "134")
+    status = run.wait_finished()
+    assert status["terminationStatus"] == "auto_complete"
+    assert "ended with exit code 134" in status["terminationMessage"]
+    assert run.wait_event("CompletedWithError")["type"] == "Warning"
+    assert condition_of(status, "Succeeded")["status"] == "True"
+
+
+def test_a_run_that_is_done_is_left_alone(space):
+    run = space.run("still", *SHORT)
+    run.wait_finished()
+    version = run.read()["metadata"]["resourceVersion"]
+    writes = len(space.audit("patch", "trainingruns/status"))
+    time.sleep(7)  # longer than tools/install-values.yaml's statusSeconds: what would be written, would be by now
+    assert run.read()["metadata"]["resourceVersion"] == version, "Nothing is written about a run that is done."
+    assert len(space.audit("patch", "trainingruns/status")) == writes

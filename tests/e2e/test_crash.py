@@ -1,0 +1,72 @@
+"""A training that crashes: saved behind its gate, replaced, restored; and failed when its attempts are spent."""
+
+from __future__ import annotations
+
+import pytest
+
+from e2e.runs import condition_of, state_of
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+
+# A crash of digits.py is exit code 1; the issue's is 3.
+WITH_3 = ["sh", "-c", 'digits.py "$@" || exit 3', "train"]
+CRASHING = ("--epochs", "1", "--batch", "36", "--step-seconds", "0.1", "--save-every", "10", "--crash-at-step", "15")
+
+
+def test_a_crashed_pod_is_saved_and_replaced_and_its_training_goes_on_from_the_checkpoint(space):
+    run = space.run("crash", *CRASHING, command=WITH_3, backoffLimit=1)
+    first = run.wait_training()["metadata"]
+    run.log.wait("crash at step 15, as asked")
+    told = run.wait_event("Restarting")
+    assert "exit code 3" in told["message"]
+    assert "1 of 1 restarts" in told["message"]
+    assert f"crash-{first['uid']}" in [commit.termination_id for commit in run.commits()], (
+        "What the crashed pod left was committed before it was replaced."
+    )
+    second = run.wait_training(but=(first["name"],))["metadata"]
+    assert second["uid"] != first["uid"]
+    run.log.wait("resumed from checkpoint-10 at step 10")
+    status = run.wait_finished()
+    assert (status["phase"], status["terminationStatus"]) == ("Succeeded", "auto_complete")
+    assert status["checkpoint"]["step"] == 40
+    run.assert_checkpoint_proven(status)
+    assert len(space.audit("create", "pods")) == 2, "One crash, one replacement."
+    run.assert_ended_once()
+
+
+def test_without_an_attempt_left_the_run_has_failed_with_log_and_exit_code_and_its_checkpoint_is_proven(space):
+    run = space.run("spent", *CRASHING, command=WITH_3, backoffLimit=0)
+    run.wait_training()
+    status = run.wait_finished()
+    assert (status["phase"], status["terminationStatus"]) == ("Failed", "failed")
+    assert "with exit code 3" in status["terminationMessage"]
+    assert "crash at step 15, as asked" in status["terminationMessage"], "The end of its log is in the message."
+    assert condition_of(status, "Succeeded") == {
+        **condition_of(status, "Succeeded"),
+        "status": "False",
+        "reason": "Failed",
+    }
+    run.assert_checkpoint_proven(status)
+    assert status["checkpoint"]["step"] == 10
+    assert len(space.audit("create", "pods")) == 1, "No exit code started another pod."
+    run.assert_ended_once()
+
+
+def test_attempts_are_counted_over_all_pods(space):
+    # Resumed from its last step, it has nothing left to do, and leaves with 3 again.
+    always = ("--epochs", "1", "--batch", "144", "--step-seconds", "0.05", "--exit-code", "3")
+    run = space.run("twice", *always, backoffLimit=1)
+    status = run.wait_finished(150)
+    assert status["terminationStatus"] == "failed"
+    assert "crashed 2 times (backoffLimit 1), last with exit code 3" in status["terminationMessage"]
+    assert len(space.audit("create", "pods")) == 2
+
+
+def test_a_crash_before_any_checkpoint_does_not_hold_the_run(space):
+    run = space.run("early", command=["sh", "-c", "echo no such option >&2; exit 2"], backoffLimit=0)
+    status = run.wait_finished()
+    assert status["terminationStatus"] == "failed"
+    assert "exit code 2" in status["terminationMessage"]
+    assert "no such option" in status["terminationMessage"]
+    assert condition_of(status, "CheckpointSaved")["reason"] == "NothingFound"
+    assert all(state_of(pod, "train") != "running" for pod in run.pods())

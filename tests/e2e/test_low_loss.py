@@ -1,0 +1,139 @@
+"""The loss is low enough: the run ends by itself, its checkpoint is worth what the training said, its machine is gone."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from e2e.api import Json, eventually
+from e2e.runs import condition_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from e2e.runs import Space
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420), pytest.mark.xdist_group("gpu")]
+
+
+def scored(space: Space, files: list[Path]) -> Json:
+    """What digits.py finds when it loads a downloaded checkpoint, in a pod that knows nothing of the run."""
+    data = {file.name: base64.b64encode(file.read_bytes()).decode() for file in files}
+    base = f"/api/v1/namespaces/{space.name}"
+    space.api.create(f"{base}/configmaps", {"metadata": {"name": "checkpoint"}, "binaryData": data})
+    pod = {
+        "metadata": {"name": "score"},
+        "spec": {
+            "restartPolicy": "Never",
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 1000,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "score",
+                    "image": space.ground.training_image,
+                    "args": ["--score", "/checkpoint"],
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                    "volumeMounts": [{"name": "checkpoint", "mountPath": "/checkpoint"}],
+                }
+            ],
+            "volumes": [{"name": "checkpoint", "configMap": {"name": "checkpoint"}}],
+        },
+    }
+    space.api.create(f"{base}/pods", pod)
+    space.api.wait(
+        f"{base}/pods",
+        lambda pod: pod is not None and pod["status"].get("phase") in ("Succeeded", "Failed"),
+        "the checkpoint is scored",
+        60,
+        name="score",
+    )
+    score: dict[str, Any] = json.loads(space.api.log(space.name, "score", "score"))
+    return score
+
+
+def test_a_low_loss_ends_the_run_and_gives_its_machine_back(space, gpu_nodes, tmp_path):
+    others_before = space.cloud.running()
+    run = space.run(
+        "low-loss", "--epochs", "20", "--step-seconds", "0.1", "--save-every", "20", gpus=8, autoStopLoss=0.3
+    )
+    pod = run.wait_training(timeout=180)
+    node = run.wait(lambda s: s.get("nodes"), "its node is recorded")["nodes"][0]
+    desired_while_running = space.cloud.desired
+    status = run.wait_finished(180)
+
+    # Why it ended, with loss, threshold and step.
+    assert (status["phase"], status["terminationStatus"]) == ("Succeeded", "auto_low_loss")
+    said = re.match(r"Loss (0\.\d+) < 0\.3 at step (\d+)\.", status["terminationMessage"])
+    assert said, f"The message names loss, threshold and step: {status['terminationMessage']}"
+    evidence = status["termination"]["evidence"]
+    assert len(evidence) == 2, "Two successive observations decided."
+    assert all(float(one["value"]) < 0.3 for one in evidence), f"Both were below the threshold: {evidence}"
+    assert int(said[2]) == evidence[-1]["step"], "The message speaks of the observation that decided."
+    assert condition_of(status, "Succeeded")["reason"] == "AutoLowLoss"
+    assert status["effective"] == {**status["effective"], "autoStopLoss": 0.3, "autoStopAction": "Stop"}
+
+    # The checkpoint that the status names loads, and is worth what the training said.
+    run.assert_checkpoint_proven(status)
+    files = space.bucket.download(status["checkpoint"]["uri"], tmp_path / "checkpoint")
+    state = json.loads(next(file for file in files if file.name == "trainer_state.json").read_text())
+    score = scored(space, files)
+    assert score == {key: state[key] for key in ("step", "loss", "accuracy")}, "It scores what the training reported."
+    assert score["step"] == status["checkpoint"]["step"], "It is of the step that the status names."
+    assert score["loss"] < 0.3, "The model that was kept is the good one."
+    assert score["accuracy"] > 0.85, "It reads digits that it never saw."
+    assert f"saved checkpoint-{score['step']} loss {score['loss']:.4f}" in run.log.text, "It is the one it said it saved."
+
+    # The machine: this one, all of it, and nothing else.
+    assert node["name"] == pod["spec"]["nodeName"]
+    instance = node["providerID"].rpartition("/")[2]
+    assert [(n["name"], n["phase"]) for n in status["nodes"]] == [(node["name"], "Released")]
+    assert condition_of(status, "NodesReleased") == {
+        **condition_of(status, "NodesReleased"),
+        "status": "True",
+        "reason": "Released",
+    }
+    assert f"Node {node['name']} released." in status["terminationMessage"]
+    assert space.cloud.states().get(instance, "terminated") == "terminated", "Its instance was terminated."
+    assert space.api.get(f"/api/v1/nodes/{node['name']}") is None, "Its Node is gone."
+    assert space.cloud.desired == desired_while_running - 1, "Desired capacity fell by one."
+    assert others_before - {instance} <= space.cloud.running(), "No other instance was touched."
+    run.assert_ended_once()
+
+
+def test_without_a_threshold_the_run_goes_on_and_says_when_it_would_have_stopped(space):
+    run = space.run("shadow", "--epochs", "20", "--step-seconds", "0.1", autoStopLoss=None)
+    status = run.wait(lambda s: s.get("shadow"), "it says when it would have stopped")
+    (shadow,) = status["shadow"]
+    assert shadow["rule"] == "autoStopLoss"
+    assert float(shadow["value"]) < 0.5, "The installation's default is 0.5."
+    assert status["effective"]["autoStopAction"] == "Shadow"
+    status = run.wait_step(shadow["step"] + 20)
+    assert "terminationStatus" not in status, "Twenty steps later it still trains."
+
+
+def test_a_negative_threshold_is_off_however_low_the_loss(space):
+    run = space.run("off", "--epochs", "20", "--step-seconds", "0.05", autoStopLoss=-1)
+    status = run.wait(
+        lambda s: float((s.get("progress") or {}).get("bestLoss", 9)) < 0.3, "the loss is below all thresholds"
+    )
+    assert "terminationStatus" not in status
+    assert "shadow" not in status
+    assert status["effective"]["autoStopAction"] == "Off"
+
+
+def test_a_low_loss_waits_for_the_first_checkpoint(space):
+    run = space.run("patient", "--epochs", "20", "--step-seconds", "0.1", "--save-every", "150", autoStopLoss=2.0)
+    run.wait_training()
+    run.wait(lambda s: float((s.get("progress") or {}).get("loss", 9)) < 1.5, "the loss is far below the threshold")
+    assert "terminationStatus" not in run.status, "Stopping now would leave the run with nothing."
+    status = run.wait_finished()
+    assert status["terminationStatus"] == "auto_low_loss"
+    assert status["checkpoint"]["step"] >= 150
+    eventually(lambda: not run.pods(), "its pod is gone")

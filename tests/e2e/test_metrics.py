@@ -1,0 +1,75 @@
+"""Gauges that lie, break or hang: no decision from them, a reason with words, and nobody else is delayed."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from e2e.runs import condition_of
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+
+LONG = ("--epochs", "200", "--step-seconds", "0.1")
+# digits.py, saying when it is scraped.
+TELLING = """
+import http.server, runpy, time
+answer = http.server.BaseHTTPRequestHandler.send_response
+def telling(self, *args):
+    print("scraped", time.monotonic(), flush=True)
+    answer(self, *args)
+http.server.BaseHTTPRequestHandler.send_response = telling
+runpy.run_path("/usr/local/bin/digits.py", run_name="__main__")
+"""
+BAD = {
+    "stays at 0": (("--gauge", "zero"), {}, "NeverAdvanced", "its first value"),
+    "is NaN": (("--gauge", "nan"), {}, "NotFinite", "nan"),
+    "is infinite": (("--gauge", "inf"), {}, "NotFinite", "inf"),
+    "is missing": (("--gauge", "missing"), {}, "NoSuchMetric", "spec.metrics.names.loss"),
+    "is on another port": ((), {"metrics": {"port": 8001}}, "ConnectionRefused", "spec.metrics.port"),
+}
+
+
+@pytest.mark.parametrize(("args", "spec", "reason", "words"), BAD.values(), ids=BAD)
+def test_no_run_is_stopped_by_a_loss_that(args, spec, reason, words, space):
+    run = space.run("bad", *LONG, *args, autoStopLoss=5, **spec)
+    run.wait_training()
+    condition = run.wait_condition("MetricsAvailable", "False", reason)
+    assert words in condition["message"]
+    run.log.wait("step 30/")
+    assert "terminationStatus" not in run.status, "Any real loss is below this threshold, and this one decided nothing."
+
+
+def test_a_page_of_10_mb_and_one_that_never_ends_delay_nobody(space):
+    well = space.run("well", *LONG, command=["python3", "-u", "-c", TELLING])
+    well.wait_training()
+    well.wait_condition("MetricsAvailable")
+    huge = space.run("huge", *LONG, "--gauge", "huge", autoStopLoss=5)
+    hang = space.run("hang", *LONG, "--gauge", "hang", autoStopLoss=5)
+    assert "larger than" in huge.wait_condition("MetricsAvailable", "False", "TooLarge")["message"]
+    assert "3 s" in hang.wait_condition("MetricsAvailable", "False", "Timeout")["message"]
+
+    begun = len(scrapes(well.log.lines))
+    until = well.status["progress"]["step"] + 100
+    well.log.wait(f"step {until - until % 10}/", timeout=60)
+    gaps = [later - earlier for earlier, later in pairwise(scrapes(well.log.lines)[begun:])]
+    assert len(gaps) >= 5, "It was polled all the while."
+    assert sorted(gaps)[len(gaps) // 2] < 1.5, f"Every second, as asked: {gaps}"
+    assert max(gaps) < 3, f"No poll waited for the others' timeouts: {gaps}"
+    for run in (huge, hang):
+        assert "terminationStatus" not in run.status
+    assert condition_of(well.status, "MetricsAvailable")["status"] == "True"
+
+
+def test_a_loss_that_turns_to_nan_half_way_is_never_low(space):
+    run = space.run("late", *LONG, "--gauge", "nan", "--gauge-from", "20", autoStopLoss=0.3)
+    run.wait_training()
+    run.wait_condition("MetricsAvailable", "False", "NotFinite")
+    run.log.wait("step 140/")
+    status = run.status
+    assert "terminationStatus" not in status, "The true loss is below the threshold by now, but nobody has read it."
+    assert status["progress"]["step"] > 100, "Its steps are followed all the same."
+
+
+def scrapes(lines):
+    return [float(line.text.split()[1]) for line in lines if line.text.startswith("scraped ")]

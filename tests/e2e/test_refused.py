@@ -1,0 +1,136 @@
+"""A run that cannot be acted on: a clear condition with the words to act on, and nothing half-created."""
+
+from __future__ import annotations
+
+import pytest
+
+from e2e.api import ApiError
+from e2e.runs import condition_of
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+
+LONG = ("--epochs", "200", "--step-seconds", "0.05")
+REFUSED = {
+    "whose access key nobody has": (
+        {"checkpoint": {"s3": {"credentialsSecretName": "wrong-key"}}},
+        "InvalidAccessKeyId",
+        ["AWS_ACCESS_KEY_ID in the credentials Secret"],
+    ),
+    "whose secret key is wrong": (
+        {"checkpoint": {"s3": {"credentialsSecretName": "wrong-secret"}}},
+        "SignatureDoesNotMatch",
+        ["AWS_SECRET_ACCESS_KEY in the credentials Secret"],
+    ),
+    "whose Secret lacks a key": (
+        {"checkpoint": {"s3": {"credentialsSecretName": "incomplete"}}},
+        "SecretIncomplete",
+        ["'incomplete'", "AWS_SECRET_ACCESS_KEY"],
+    ),
+    "whose Secret is missing": (
+        {"checkpoint": {"s3": {"credentialsSecretName": "nobodys"}}},
+        "SecretNotFound",
+        ["'nobodys'", "no such Secret in this namespace"],
+    ),
+    "whose bucket does not exist": (
+        {"checkpoint": {"destination": "s3://no-such-bucket/runs"}},
+        "NoSuchBucket",
+        ["no-such-bucket", "create it, or correct spec.checkpoint.destination"],
+    ),
+    "whose S3 server is nowhere": (
+        {"checkpoint": {"s3": {"endpointURL": "https://nowhere.trainingrun-cloud.svc"}}},
+        "Unreachable",
+        ["spec.checkpoint.s3.endpointURL"],
+    ),
+    "whose pool is unknown": (
+        {"nodePool": {"ref": "a100"}},
+        "UnknownNodePool",
+        ["'a100'", "there is: gpu", "kubectl get gnp"],
+    ),
+    "whose template has no containers": (
+        {"template": {"spec": {"containers": []}}},
+        "InvalidTemplate",
+        ["spec.template.spec.containers is empty"],
+    ),
+    "whose template Kubernetes refuses": (
+        {"template": {"spec": {"containers": [{"name": "Train!", "image": "x"}]}}},
+        "InvalidTemplate",
+        ["Train!"],
+    ),
+    "whose template has a deadline": (
+        {"template": {"spec": {"activeDeadlineSeconds": 60, "containers": [{"name": "train", "image": "x"}]}}},
+        "InvalidTemplate",
+        ["activeDeadlineSeconds is 60"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("spec", "reason", "words"), REFUSED.values(), ids=REFUSED)
+def test_a_run_is_refused(spec, reason, words, space):
+    space.secret("wrong-key", AWS_ACCESS_KEY_ID="nobody")
+    space.secret("wrong-secret", AWS_SECRET_ACCESS_KEY="wrong")
+    space.secret("incomplete", AWS_SECRET_ACCESS_KEY="")
+    template = spec.get("template")
+    run = space.run("refused", **{key: value for key, value in spec.items() if key != "template"}) if not template else None
+    if run is None:
+        run = space.apply_template("refused", template)
+    condition = run.wait_condition("Accepted", "False", reason, timeout=45)
+    for word in words:
+        assert word in condition["message"], f"The message has the words to act on: {condition['message']}"
+    status = run.status
+    stalled = condition_of(status, "Stalled")
+    assert (stalled["status"], stalled["message"]) == ("True", condition["message"]), "Argo, Flux and Helm see it too."
+    assert status["phase"] == "Pending"
+    assert not space.jobs(), "No Job was created."
+    assert not space.pods()
+    assert not run.read()["metadata"].get("finalizers"), "Nothing is to be protected, so nothing holds it."
+
+
+def test_a_run_whose_secret_comes_later_starts_by_itself(space):
+    run = space.run("late", *LONG, checkpoint={"s3": {"credentialsSecretName": "later"}})
+    run.wait_condition("Accepted", "False", "SecretNotFound")
+    space.secret("later")
+    run.wait_condition("Accepted", "True")
+    run.wait_training()
+
+
+def test_an_image_that_does_not_exist_fails_the_run_with_the_kubelets_words(space):
+    run = space.run("image", container={"image": "registry.invalid/nobody/nothing:1"})
+    status = run.wait_finished()
+    assert (status["phase"], status["terminationStatus"]) == ("Failed", "failed")
+    assert "The pod cannot start: " in status["terminationMessage"]
+    assert "ImagePull" in status["terminationMessage"]
+    assert "registry.invalid/nobody/nothing:1" in status["terminationMessage"]
+    assert status["termination"]["actor"] == "kubelet"
+    run.assert_ended_once()
+
+
+def test_a_name_that_a_job_of_somebody_else_has_is_refused(space):
+    job = {
+        "metadata": {"name": "taken"},
+        "spec": {
+            "suspend": True,
+            "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "x"}]}},
+        },
+    }
+    created = space.api.create(f"/apis/batch/v1/namespaces/{space.name}/jobs", job)
+    run = space.run("taken", *LONG)
+    condition = run.wait_condition("Accepted", "False", "JobNameTaken")
+    assert "'taken'" in condition["message"]
+    (left,) = space.jobs()
+    assert left["metadata"]["uid"] == created["metadata"]["uid"], "It is left alone."
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"checkpoint": {"destination": None}}, "checkpoint.destination is required (s3://bucket/prefix)"),
+        ({"checkpoint": {"destination": "https://bucket/runs"}}, "spec.checkpoint.destination"),
+        ({"pollIntervalSeconds": 0}, "spec.pollIntervalSeconds"),
+    ],
+    ids=["without a destination", "with a destination that is none", "that polls without a pause"],
+)
+def test_the_api_server_itself_refuses_a_run(spec, words, space):
+    with pytest.raises(ApiError) as refusal:
+        space.run("refused", **spec)
+    assert refusal.value.status == 422
+    assert words in refusal.value.message

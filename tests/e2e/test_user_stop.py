@@ -1,0 +1,110 @@
+"""A person says stop: by a patch, or by a file."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import pytest
+
+from e2e.ground import OUTPUTS
+from e2e.runs import condition_of
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+
+STOP = """kubectl patch trainingrun x --type merge -p '{"spec":{"stop":true}}'"""
+TAKEN_BACK = STOP.replace("true", "false")
+GOAL_SECONDS = 1.0
+MOST_SECONDS = 5.0
+"""With a step of 50 ms, and tests beside it on two cores."""
+
+
+def test_a_patch_stops_the_run_and_the_training_saves_and_leaves(space, capsys):
+    run = space.run("x", "--epochs", "200", "--step-seconds", "0.05")
+    run.wait_training()
+    run.wait_step(10)
+
+    before = time.time()
+    space.shell(STOP)
+    patched = time.time()
+    seen = run.log.wait("STOP_TRAINING found")
+    latency = seen.at - patched
+    words = f"patch answered to stop file seen by the training: {latency:.2f} s (kubectl took {patched - before:.2f} s before)"
+    with capsys.disabled():
+        sys.stderr.write(f"\n{words}; the goal is {GOAL_SECONDS:g} s\n")
+    OUTPUTS.mkdir(parents=True, exist_ok=True)
+    (OUTPUTS / "stop-latency.txt").write_text(words + "\n")
+    assert latency < MOST_SECONDS, words
+
+    status = run.wait_finished()
+    assert (status["phase"], status["terminationStatus"]) == ("Stopped", "user_stop")
+    assert status["terminationMessage"].startswith("Stopped by hand: spec.stop is true.")
+    assert status["termination"]["actor"] == "kubectl-patch", "It says by what the stop was written."
+    assert condition_of(status, "Succeeded")["status"] == "False", "A run stopped by hand has not succeeded."
+    run.assert_checkpoint_proven(status)
+    last = run.log.text.rsplit("saved checkpoint-", 1)[1].split()[0]
+    assert status["checkpoint"]["step"] == int(last), "What it saved on its way out is what was proven."
+    assert f"stopped at step {last}/" in run.log.text
+    run.assert_ended_once()
+
+    refusal = space.shell(TAKEN_BACK, fails=True)
+    assert "spec.stop is one way: a stopped run does not start again; create a new TrainingRun" in refusal
+
+
+def test_a_reason_given_with_the_stop_is_told(space):
+    run = space.run("x", "--epochs", "200", "--step-seconds", "0.05")
+    run.wait_step(5)
+    space.shell("""kubectl patch trun x --type merge -p '{"spec":{"stop":true,"stopReason":"overfitting"}}'""")
+    status = run.wait_finished()
+    assert "(overfitting)" in status["terminationMessage"]
+
+
+def test_a_stop_file_that_a_person_wrote_is_a_user_stop(space):
+    run = space.run("x", "--epochs", "200", "--step-seconds", "0.05")
+    pod = run.wait_training()["metadata"]["name"]
+    run.wait_step(5)
+    space.shell(f"kubectl exec {pod} --container train -- touch /checkpoints/STOP_TRAINING")
+    run.log.wait("STOP_TRAINING found")
+    status = run.wait_finished()
+    assert status["terminationStatus"] == "user_stop"
+    assert status["termination"]["actor"] == "stop file"
+    run.assert_checkpoint_proven(status)
+    assert not [key for key in space.bucket.etags(run.layout.base) if key.endswith("STOP_TRAINING")], (
+        "The stop file itself is not saved: a restored run must not stop at once."
+    )
+
+
+def test_a_training_that_does_not_listen_is_ended_when_its_grace_is_spent(space):
+    run = space.run("x", "--epochs", "200", "--step-seconds", "0.05", "--deaf", shutdown={"graceSeconds": 3})
+    run.wait_training()
+    run.wait_commits()
+    run.merge({"spec": {"stop": True}})
+    status = run.wait_finished()
+    assert status["terminationStatus"] == "user_stop"
+    run.assert_checkpoint_proven(status)
+    run.assert_ended_once()
+
+
+def test_a_stop_before_anything_was_trained_ends_with_nothing_saved_and_says_so(space):
+    run = space.run("x", pod={"nodeSelector": {"nobody": "has-this"}})
+    run.wait_condition("Accepted")
+    run.merge({"spec": {"stop": True}})
+    status = run.wait_finished()
+    assert (status["phase"], status["terminationStatus"]) == ("Stopped", "user_stop")
+    assert "There was nothing to save: the training never started." in status["terminationMessage"]
+    run.assert_ended_once()
+
+
+def test_with_mode_disabled_nothing_is_saved_and_the_status_says_so(space):
+    run = space.run("x", "--epochs", "200", "--step-seconds", "0.05", checkpoint={"mode": "Disabled", "destination": None, "s3": None})
+    run.wait_training()
+    run.wait_step(5)
+    assert condition_of(run.status, "CheckpointSaved")["reason"] == "Disabled"
+    run.merge({"spec": {"stop": True}})
+    run.log.wait("STOP_TRAINING found")
+    status = run.wait_finished()
+    assert status["terminationStatus"] == "user_stop"
+    assert "Nothing was saved: spec.checkpoint.mode is Disabled." in status["terminationMessage"]
+    assert "checkpoint" not in status
+    assert not space.bucket.objects(run.layout.base)
+    run.assert_ended_once()
