@@ -12,7 +12,6 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
@@ -20,6 +19,7 @@ import yaml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 Json = dict[str, Any]
 Predicate = "Callable[[Json], Any]"
@@ -168,7 +168,9 @@ class Api:
                 shown = yaml.safe_dump(_readable(last)) if last else "nothing"
                 raise AssertionError(f"{sentence}: not so after {timeout:g} s. Last seen:\n{shown}")
             with contextlib.suppress(TimeoutError, ConnectionError):
-                for kind, item in self.watch(collection, listed["metadata"]["resourceVersion"], min(left, 30), **params):
+                for kind, item in self.watch(
+                    collection, listed["metadata"]["resourceVersion"], min(left, 30), **params
+                ):
                     last = None if kind == "DELETED" else item
                     if fits(last):
                         return last
@@ -191,7 +193,9 @@ class Api:
 
         def collect() -> None:
             try:
-                with self._open("GET", path, None, "", 600, container=container, follow="true", timestamps="true") as text:
+                with self._open(
+                    "GET", path, None, "", 600, container=container, follow="true", timestamps="true"
+                ) as text:
                     while line := text.readline():
                         log.add(line.decode(errors="replace").rstrip("\n"))
             except (OSError, ValueError, http.client.HTTPException) as error:
@@ -244,7 +248,9 @@ class Log:
                     return found
                 left = deadline - time.monotonic()
                 if self.ended or left <= 0:
-                    raise AssertionError(f"The training {self.pod} never said {part!r} in {timeout:g} s. It said:\n{self.text}")
+                    raise AssertionError(
+                        f"The training {self.pod} never said {part!r} in {timeout:g} s. It said:\n{self.text}"
+                    )
                 self._changed.wait(left)
 
     def wait_end(self, timeout: float = 60) -> None:

@@ -15,10 +15,9 @@ from trainingrun_operator.api.manifest import Commit, Manifest, order_of_commit
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from e2e.ground import Ground
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import ObjectTypeDef
-
-    from e2e.ground import Ground
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,9 @@ class Bucket:
 
     def commits(self, base: str) -> list[Commit]:
         """Of one run, oldest first."""
-        found = []
-        for one in self.objects(f"{base}commits/"):
-            if (order := order_of_commit(one["Key"])) is not None:
-                found.append((order, one["Key"]))
-        return [Commit.model_validate_json(self.read(key)) for _, key in sorted(found)]
+        keys = [one["Key"] for one in self.objects(f"{base}commits/")]
+        ordered = sorted((order, key) for key in keys if (order := order_of_commit(key)) is not None)
+        return [Commit.model_validate_json(self.read(key)) for _, key in ordered]
 
     def files(self, base: str) -> dict[str, str]:
         """Every file of any manifest of the run that a commit names: path to the SHA-256 of what the bucket holds. The newest wins."""

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 import boto3
 from botocore.config import Config
-
 from e2e.ground import POOL
 
 if TYPE_CHECKING:
+    from e2e.ground import Ground
     from mypy_boto3_autoscaling import AutoScalingClient
     from mypy_boto3_ec2 import EC2Client
-
-    from e2e.ground import Ground
 
 
 @dataclass(frozen=True)

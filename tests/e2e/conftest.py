@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
 from e2e.api import Api
 from e2e.bucket import Bucket
 from e2e.cloud import Cloud

@@ -12,19 +12,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import yaml
-
 from e2e.api import RUNS, Api, ApiError, Json, Log, eventually, seconds_of
 from e2e.audit import OPERATOR_USER, Request, requests
-from e2e.bucket import Bucket
 from e2e.ground import OPERATOR, OPERATOR_NAMESPACE, OUTPUTS
+
 from trainingrun_operator.api.manifest import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from e2e.bucket import Bucket
     from e2e.cloud import Cloud
     from e2e.ground import Ground
+
     from trainingrun_operator.api.manifest import Commit
 
 SECRET = "s3-credentials"
@@ -222,15 +223,15 @@ class Space:
 
     def dump(self) -> str:
         """Everything that explains a failure."""
-        parts = [run.story() for run in self.made]
-        for pod in self.pods():
-            parts.append(_pod_story(self.api, pod))
+        parts = [run.story() for run in self.made] + [_pod_story(self.api, pod) for pod in self.pods()]
         told = self.shell("kubectl get events --sort-by=.metadata.creationTimestamp | tail -n 40 || true")
         parts.append(f"--- events\n{told}")
         selector = f"app.kubernetes.io/instance={OPERATOR}"
         for pod in self.api.list(f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods", labelSelector=selector):
             log = self.api.log(OPERATOR_NAMESPACE, pod["metadata"]["name"], "operator", tailLines="3000").splitlines()
-            mine = [line for line in log if self.name in line or " ERROR " in line or line.startswith((" ", "Traceback"))]
+            mine = [
+                line for line in log if self.name in line or " ERROR " in line or line.startswith((" ", "Traceback"))
+            ]
             parts.append(f"--- operator {pod['metadata']['name']}\n" + "\n".join(mine[-2 * DUMPED_LINES :]))
         return "\n".join(parts)
 
@@ -295,9 +296,7 @@ class Run:
     def wait_phase(self, phase: str, timeout: float = WAIT_SECONDS) -> Json:
         return self.wait(lambda status: status.get("phase") == phase, f"{self.name} is {phase}", timeout)
 
-    def wait_condition(
-        self, kind: str, state: str = "True", reason: str = "", timeout: float = WAIT_SECONDS
-    ) -> Json:
+    def wait_condition(self, kind: str, state: str = "True", reason: str = "", timeout: float = WAIT_SECONDS) -> Json:
         """Returns the condition."""
 
         def fits(status: Json) -> bool:
@@ -371,7 +370,9 @@ class Run:
 
     def wait_exit(self, timeout: float = WAIT_SECONDS) -> Json:
         """Until the training in one of its pods has exited. Returns the pod."""
-        return self.wait_pod(lambda pod: state_of(pod, "train") == "terminated", f"the training of {self.name} has exited", timeout)
+        return self.wait_pod(
+            lambda pod: state_of(pod, "train") == "terminated", f"the training of {self.name} has exited", timeout
+        )
 
     @property
     def log(self) -> Log:
@@ -403,7 +404,9 @@ class Run:
         held = {one["Key"]: one["Size"] for one in self.space.bucket.objects(self.layout.base)}
         prefix = checkpoint["uri"].removeprefix(f"s3://{self.space.bucket.name}/")
         inside = {key: size for key, size in held.items() if key.startswith(prefix)}
-        assert checkpoint["commit"] in held, f"The status names a commit that is not in the bucket: {checkpoint['commit']}"
+        assert checkpoint["commit"] in held, (
+            f"The status names a commit that is not in the bucket: {checkpoint['commit']}"
+        )
         assert inside, f"Nothing lies at {checkpoint['uri']}; the run's objects are {sorted(held)}"
         assert checkpoint["verifiedAt"], "The operator says when it verified the checkpoint."
         assert condition_of(status, "CheckpointSaved")["status"] == "True", "CheckpointSaved is True."

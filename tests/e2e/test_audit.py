@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 import pytest
-
 from e2e.api import eventually, seconds_of
 from e2e.audit import OPERATOR_USER, requests
 from e2e.ground import OPERATOR, OPERATOR_NAMESPACE
@@ -50,7 +49,11 @@ def test_nothing_is_granted_that_was_never_used(ground, granted, rolled_out):
 
 
 def test_nothing_was_forbidden(ground, rolled_out):
-    refused = Counter((*one.right, one.name if one.group.startswith("authorization") else "") for one in asked(ground, rolled_out) if one.code == 403)
+    refused = Counter(
+        (*one.right, one.name if one.group.startswith("authorization") else "")
+        for one in asked(ground, rolled_out)
+        if one.code == 403
+    )
     assert not refused, f"The operator asked for what its role does not grant: {refused}"
 
 

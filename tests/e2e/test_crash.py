@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from e2e.runs import condition_of, state_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]

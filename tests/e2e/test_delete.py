@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from e2e.api import seconds_of
 from e2e.audit import OPERATOR_USER
 
@@ -72,7 +71,9 @@ def test_the_operator_deletes_only_what_is_the_runs_own(space):
     run = space.run("x", "--epochs", "1", "--batch", "144", "--step-seconds", "0.05")
     run.wait_finished()
     run.assert_ended_once()
-    assert [one.name for one in space.audit("delete", "pods") if one.user == OPERATOR_USER and one.name == "bystander"] == []
+    assert [
+        one.name for one in space.audit("delete", "pods") if one.user == OPERATOR_USER and one.name == "bystander"
+    ] == []
     (left,) = space.pods()
     assert left["metadata"]["name"] == "bystander"
     assert "deletionTimestamp" not in left["metadata"]

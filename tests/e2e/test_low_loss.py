@@ -8,7 +8,6 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
 from e2e.api import Json, eventually
 from e2e.runs import condition_of
 
@@ -88,7 +87,9 @@ def test_a_low_loss_ends_the_run_and_gives_its_machine_back(space, gpu_nodes, tm
     assert score["step"] == status["checkpoint"]["step"], "It is of the step that the status names."
     assert score["loss"] < 0.3, "The model that was kept is the good one."
     assert score["accuracy"] > 0.85, "It reads digits that it never saw."
-    assert f"saved checkpoint-{score['step']} loss {score['loss']:.4f}" in run.log.text, "It is the one it said it saved."
+    assert f"saved checkpoint-{score['step']} loss {score['loss']:.4f}" in run.log.text, (
+        "It is the one it said it saved."
+    )
 
     # The machine: this one, all of it, and nothing else.
     assert node["name"] == pod["spec"]["nodeName"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-
 from e2e.runs import condition_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]

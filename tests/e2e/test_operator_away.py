@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from e2e.audit import OPERATOR_USER
 from e2e.faults import operator_away
 from e2e.runs import condition_of
@@ -63,7 +62,8 @@ def test_an_operator_killed_in_the_middle_of_a_stop_goes_on_where_it_was(alone, 
     begins = [
         one
         for one in space.audit("patch", "trainingruns/status")
-        if one.user == OPERATOR_USER and any(op.get("path") == "/status/terminationStatus" for op in _operations(one.body))
+        if one.user == OPERATOR_USER
+        and any(op.get("path") == "/status/terminationStatus" for op in _operations(one.body))
     ]
     assert len(begins) == 1, "It was decided once."
     run.assert_ended_once()

@@ -24,10 +24,20 @@ def test_kubectl_reads_well_while_a_run_trains_and_when_it_is_done(space):
     assert header[8:] == ["BEST", "ETA", "CHECKPOINT", "NODES"]
     cells = dict(zip(header, row, strict=False))
     assert float(cells["BEST"]) < 0.4
-    assert any(cell.startswith("s3://") and "checkpoint-" in cell for cell in row), "The checkpoint can be copied from here."
+    assert any(cell.startswith("s3://") and "checkpoint-" in cell for cell in row), (
+        "The checkpoint can be copied from here."
+    )
 
     described = space.captured("describe", "kubectl describe trun digits")
-    for words in ("Termination Message:", "Loss 0.", "CheckpointSaved", "Finished", "Events:", "Stopping", "auto_low_loss"):
+    for words in (
+        "Termination Message:",
+        "Loss 0.",
+        "CheckpointSaved",
+        "Finished",
+        "Events:",
+        "Stopping",
+        "auto_low_loss",
+    ):
         assert words in described, f"`kubectl describe` shows {words}"
     events = described.split("Events:")[1]
     for reason in ("Started", "Stopping", "CheckpointSaved", "Finished"):

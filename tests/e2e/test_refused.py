@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from e2e.api import ApiError
-from e2e.runs import condition_of
+from e2e.runs import base_spec, condition_of, merged
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -69,10 +68,7 @@ def test_a_run_is_refused(spec, reason, words, space):
     space.secret("wrong-key", AWS_ACCESS_KEY_ID="nobody")
     space.secret("wrong-secret", AWS_SECRET_ACCESS_KEY="wrong")
     space.secret("incomplete", AWS_SECRET_ACCESS_KEY="")
-    template = spec.get("template")
-    run = space.run("refused", **{key: value for key, value in spec.items() if key != "template"}) if not template else None
-    if run is None:
-        run = space.apply_template("refused", template)
+    run = space.apply("refused", merged(base_spec(space.ground), spec))
     condition = run.wait_condition("Accepted", "False", reason, timeout=45)
     for word in words:
         assert word in condition["message"], f"The message has the words to act on: {condition['message']}"

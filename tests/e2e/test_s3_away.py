@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 import pytest
-
 from e2e.faults import kill_container
 from e2e.runs import condition_of, started_at, state_of
 
@@ -107,7 +106,9 @@ def test_a_hold_ends_without_proof_when_a_person_says_proceed(space, s3_proxy):
 
 
 def restarts(pod, container):
-    return sum(one["restartCount"] for one in pod["status"].get("initContainerStatuses") or () if one["name"] == container)
+    return sum(
+        one["restartCount"] for one in pod["status"].get("initContainerStatuses") or () if one["name"] == container
+    )
 
 
 def digests(text):

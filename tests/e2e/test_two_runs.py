@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
-from e2e.api import JSON_PATCH
+from e2e.api import JSON_PATCH, eventually
+from e2e.audit import OPERATOR_USER, requests
 from e2e.runs import condition_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.xdist_group("gpu")]
@@ -20,7 +20,9 @@ def test_a_node_stays_until_the_last_run_on_it_has_ended(space, gpu_nodes):
     assert second.wait_training(timeout=120)["spec"]["nodeName"] == node
     second.wait_commits()
     first.wait_commits()
-    instance = second.wait(lambda s: s.get("nodes"), "its node is recorded")["nodes"][0]["providerID"].rpartition("/")[2]
+    instance = second.wait(lambda s: s.get("nodes"), "its node is recorded")["nodes"][0]["providerID"].rpartition("/")[
+        2
+    ]
 
     first.merge({"spec": {"stop": True}})
     status = first.wait_finished()
@@ -43,12 +45,19 @@ def test_a_node_stays_until_the_last_run_on_it_has_ended(space, gpu_nodes):
     space.undo.append(let_go)
     second.merge({"spec": {"stop": True}})
     second.wait(
-        lambda s: (s.get("nodes") or [{}])[0].get("phase") == "Verifying", "the machine goes, its Node is waited for", 120
+        lambda s: (s.get("nodes") or [{}])[0].get("phase") == "Verifying",
+        "the machine goes, its Node is waited for",
+        120,
     )
-    space.api.wait(
-        "/api/v1/nodes", lambda one: one is None or _deletes(space, node) > 0, "the operator deletes the Node", 120, name=node
-    ) if False else None
-    _wait_for_the_operators_delete(space, node)
+    eventually(
+        lambda: [
+            r
+            for r in requests(space.ground.audit_log, node, '"delete"')
+            if (r.user, r.resource) == (OPERATOR_USER, "nodes")
+        ],
+        "the operator removes the Node whose machine is gone",
+        90,
+    )
     assert condition_of(second.status, "NodesReleased")["status"] == "False", "The machine is gone, the Node is not."
     assert instance not in space.cloud.running()
     let_go()

@@ -6,7 +6,6 @@ import sys
 import time
 
 import pytest
-
 from e2e.ground import OUTPUTS
 from e2e.runs import condition_of
 
@@ -96,7 +95,14 @@ def test_a_stop_before_anything_was_trained_ends_with_nothing_saved_and_says_so(
 
 
 def test_with_mode_disabled_nothing_is_saved_and_the_status_says_so(space):
-    run = space.run("x", "--epochs", "200", "--step-seconds", "0.05", checkpoint={"mode": "Disabled", "destination": None, "s3": None})
+    run = space.run(
+        "x",
+        "--epochs",
+        "200",
+        "--step-seconds",
+        "0.05",
+        checkpoint={"mode": "Disabled", "destination": None, "s3": None},
+    )
     run.wait_training()
     run.wait_step(5)
     assert condition_of(run.status, "CheckpointSaved")["reason"] == "Disabled"

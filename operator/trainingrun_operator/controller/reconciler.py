@@ -89,6 +89,8 @@ class Reconciler:
                 return None
             seen = await self.observer.observe(stored, memory)
             decision = decide(seen)
+            if any(isinstance(effect, Begin) for effect in decision.effects) and not await self.observer.confirms(seen):
+                raise StaleError("pods or Job are not what the decision to end the run was made from")
             written = await self.executor.execute(seen, decision.effects, memory)
             self._count(seen, decision)
             if written is not None:

@@ -25,9 +25,9 @@ from trainingrun_operator.core.effects import (
     Tell,
     UntaintNode,
 )
-from trainingrun_operator.core.observed import Problem
 from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.edge.nodes import ProviderError, provider_for
+from trainingrun_operator.edge.preflight import REFUSED, refused_job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,10 +134,8 @@ class Executor:
         try:
             created = await self.kube.create_job(manifest)
         except KubeError as error:
-            if error.status in (400, 403, 422):
-                memory.problem = Problem(
-                    "InvalidTemplate", f"The API server refuses the Job that spec.template makes: {error.message}"
-                )
+            if error.status in REFUSED:
+                memory.problem = refused_job(error)
             if error.exists:
                 raise StaleError(error.message) from error
             raise

@@ -41,8 +41,6 @@ class Memory:
     problem: Problem | None = None
     problem_at: float = float("-inf")
     problem_generation: int = 0
-    created_job: bool = False
-    """A Job was created by this process; the watch may not have brought it yet."""
     log_tails: dict[str, str] = field(default_factory=dict)
     """By pod uid."""
     identities: dict[str, NodeFacts] = field(default_factory=dict)

@@ -1,0 +1,72 @@
+"""The Job of a run, as paired files: a TrainingRun, and what is made of it. UPDATE_GOLDENS=1 rewrites the outputs."""
+
+from __future__ import annotations
+
+import os
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import yaml
+from builders import make_run, template
+
+from trainingrun_operator.core import children
+from trainingrun_operator.core.acceptance import complaint
+from trainingrun_operator.core.observed import Defaults, Run
+
+GOLDENS = Path(__file__).parents[2] / "golden" / "children"
+CASES = sorted(path.name.removesuffix(".input.yaml") for path in GOLDENS.glob("*.input.yaml"))
+RESOURCES = {"requests": {"cpu": "100m", "memory": "256Mi"}}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden(case):
+    stored = yaml.safe_load((GOLDENS / f"{case}.input.yaml").read_text(encoding="utf-8"))
+    run = Run.of(stored)
+    assert complaint(run, ()) is None
+    made = yaml.safe_dump(children.job(run, Defaults()), sort_keys=False, width=120)
+    output = GOLDENS / f"{case}.output.yaml"
+    if os.environ.get("UPDATE_GOLDENS"):
+        output.write_text(made, encoding="utf-8")
+    assert made == output.read_text(encoding="utf-8")
+
+
+def test_every_output_has_an_input():
+    assert sorted(path.name.removesuffix(".output.yaml") for path in GOLDENS.glob("*.output.yaml")) == CASES
+
+
+def test_the_template_that_was_seen_is_not_changed():
+    written = template(volumes=[{"name": "data", "emptyDir": {}}])
+    run = make_run(spec={"template": deepcopy(written)})
+    children.job(run, Defaults())
+    assert run.spec.template == written
+
+
+def test_the_agent_has_the_resources_that_the_installation_gives_it():
+    pod = children.pod_template(make_run(), Defaults(agent_resources=RESOURCES))["spec"]
+    assert [c.get("resources") == RESOURCES for c in pod["initContainers"]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("mount", "path"),
+    [
+        pytest.param("/checkpoints", "/checkpoints", id="the path itself"),
+        pytest.param("/checkpoints/", "/checkpoints", id="the path with a slash at its end"),
+        pytest.param("/checkpoints", "/checkpoints/", id="the path with a slash that the mount lacks"),
+        pytest.param("/", "/checkpoints", id="the root"),
+        pytest.param("/data", "/data/run/checkpoints", id="a folder above"),
+    ],
+)
+def test_an_authors_mount_is_used_and_nothing_is_mounted_over_it(mount, path):
+    container = {"name": "train", "image": "acme/bert", "volumeMounts": [{"name": "data", "mountPath": mount}]}
+    spec = {"template": template(containers=[container], volumes=[{"name": "data", "emptyDir": {}}])}
+    run = make_run(spec={**spec, "checkpoint": {"mode": "Disabled", "path": path}})
+    pod = children.pod_template(run, Defaults())["spec"]
+    assert [m["name"] for m in pod["containers"][0]["volumeMounts"]] == ["data", "trainingrun-control"]
+    assert pod["initContainers"][0]["volumeMounts"][0] == {"name": "data", "mountPath": mount}
+
+
+def test_a_sibling_of_the_path_is_not_its_mount():
+    container = {"name": "train", "image": "acme/bert", "volumeMounts": [{"name": "data", "mountPath": "/check"}]}
+    pod = children.pod_template(make_run(spec={"template": template(containers=[container])}), Defaults())["spec"]
+    assert [m["name"] for m in pod["containers"][0]["volumeMounts"]] == ["data", "trainingrun-checkpoints", "trainingrun-control"]

@@ -1,0 +1,190 @@
+"""The story of a run, top to bottom."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+from builders import (
+    POD_UID,
+    checkpoint_spec,
+    exited_pod,
+    finished_pod,
+    losses,
+    make_agent,
+    make_job,
+    make_mismatch,
+    make_observed,
+    make_pod,
+    make_run,
+    make_status,
+    make_unreachable,
+    make_verified,
+    pending_pod,
+)
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.exchange import MarkerSeen, SaveRequest
+from trainingrun_operator.api.run import WorkloadRef
+from trainingrun_operator.core.decide import decide, why_end
+from trainingrun_operator.core.effects import AddFinalizer, Annotate, Begin, CreateJob, Decision, Tell
+
+DISABLED = {"checkpoint": {"mode": "Disabled"}}
+PROCEED = {"checkpoint": checkpoint_spec(onFailure="Proceed")}
+NO_JOB = {"job": None, "pods": (), "agent": None}
+
+
+def test_a_run_is_protected_before_anything_is_created():
+    decision = decide(make_observed(run=make_run(finalizers=("other",)), **NO_JOB))
+    assert decision == Decision((AddFinalizer(),), again_seconds=0)
+
+
+def test_then_its_job_is_created():
+    create, tell = decide(make_observed(**NO_JOB)).effects
+    assert isinstance(create, CreateJob)
+    assert (create.manifest["kind"], create.manifest["metadata"]["name"]) == ("Job", "bert")
+    assert tell == Tell("Started", "The Job was created.")
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        pytest.param(make_pod(), id="it trains"),
+        pytest.param(pending_pod(), id="it waits for a node"),
+        pytest.param(exited_pod(1, released=True), id="its crashed pod is let go"),
+        pytest.param(finished_pod(1), id="its crashed pod is over"),
+    ],
+)
+def test_then_it_is_watched(pod):
+    assert decide(make_observed(pods=(pod,))) == Decision(again_seconds=10, note="watching")
+
+
+def test_a_run_that_is_deleted_before_anything_of_it_existed_is_left_alone():
+    decision = decide(make_observed(run=make_run(deleting=True, finalizers=()), **NO_JOB))
+    assert decision.effects == ()
+
+
+WORKLOAD = WorkloadRef(api_version="batch/v1", kind="Job", name="bert", uid="job")
+STOP_FILE = make_agent(foreign_stop_file=True)
+MARKED = make_agent(markers=(MarkerSeen(name="done", age_seconds=1),))
+LOW = losses(2.0, 0.4, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("seen", "status", "message", "actor"),
+    [
+        pytest.param(
+            make_observed(run=make_run(deleting=True, spec={"stop": True})),
+            "deleted",
+            "The TrainingRun was deleted.",
+            "kubectl delete",
+            id="deleted, before everything else",
+        ),
+        pytest.param(
+            make_observed(run=make_run(spec={"stop": True}), agent=STOP_FILE),
+            "user_stop",
+            "Stopped by hand: spec.stop is true.",
+            "spec.stop",
+            id="a person's word, before a person's file",
+        ),
+        pytest.param(
+            make_observed(agent=STOP_FILE, pods=(exited_pod(0),)),
+            "user_stop",
+            "Stopped by hand: somebody wrote the stop file STOP_TRAINING.",
+            "stop file",
+            id="a stop file, before the exit that follows it",
+        ),
+        pytest.param(
+            make_observed(run=make_run(status=make_status(workload=WORKLOAD)), **NO_JOB),
+            "failed",
+            "Its Job bert was deleted by somebody else.",
+            "Job",
+            id="somebody deleted its Job",
+        ),
+        pytest.param(
+            make_observed(pods=(exited_pod(0),), track=LOW),
+            "auto_complete",
+            "Training finished with exit code 0.",
+            "exit code",
+            id="an exit code, before a low loss",
+        ),
+        pytest.param(
+            make_observed(track=LOW, agent=MARKED, candidate_seconds=999),
+            "auto_low_loss",
+            "Loss 0.3 < 0.5 at step 1300.",
+            "autoStopLoss",
+            id="a low loss, before what is only inferred",
+        ),
+        pytest.param(
+            make_observed(agent=MARKED, candidate_seconds=999),
+            "auto_complete",
+            "Training wrote the completion marker done.",
+            "marker",
+            id="a marker, last of all",
+        ),
+    ],
+)
+def test_the_first_reason_decides(seen, status, message, actor):
+    verdict = why_end(seen)
+    assert verdict is not None
+    assert (verdict.status, verdict.message, verdict.actor) == (status, message, actor)
+    begin = decide(seen).effects[0]
+    assert isinstance(begin, Begin)
+    assert begin.termination.status == status
+
+
+@pytest.mark.parametrize("stop", [pytest.param(None, id="absent"), pytest.param(False, id="false")])
+def test_a_run_that_nobody_stops_goes_on(stop):
+    assert why_end(make_observed(run=make_run(spec={"stop": stop}))) is None
+
+
+# -- a crash with attempts left -----------------------------------------------------------------------------------
+
+LET_GO = Annotate("bert-x7k2p", POD_UID, names.RELEASED_ANNOTATION, f"crash-{POD_UID}")
+
+
+def ask(attempt=1):
+    request = SaveRequest(id=f"crash-{POD_UID}", attempt=attempt, ended=True)
+    return request, Annotate("bert-x7k2p", POD_UID, names.SAVE_ANNOTATION, request.model_dump_json(by_alias=True))
+
+
+@pytest.mark.parametrize(
+    ("spec", "save", "fields", "wanted"),
+    [
+        pytest.param({}, None, {}, ask()[1], id="what it left is saved first"),
+        pytest.param({}, ask()[0], {}, None, id="and asked for once"),
+        pytest.param({}, ask()[0], {"answer": make_mismatch()}, ask(2)[1], id="again if it does not verify"),
+        pytest.param({}, ask()[0], {"answer": make_verified()}, LET_GO, id="proven: it is let go"),
+        pytest.param(DISABLED, None, {}, LET_GO, id="nothing is to be saved: it is let go at once"),
+        pytest.param(
+            {},
+            ask()[0],
+            {"answer": make_unreachable(), "save_failing_seconds": 9e9},
+            None,
+            id="not proven: it is kept for ever",
+        ),
+        pytest.param(PROCEED, ask()[0], {"save_failing_seconds": 119}, None, id="Proceed gives it its time"),
+        pytest.param(PROCEED, ask()[0], {"save_failing_seconds": 120}, LET_GO, id="and then goes on without proof"),
+    ],
+)
+def test_a_crashed_pod_is_replaced_once_what_it_left_is_proven(spec, save, fields, wanted):
+    pod = exited_pod(134, save=save)
+    decision = decide(make_observed(run=make_run(spec=spec), pods=(pod,), job=make_job(failed=1), **fields))
+    assert [e for e in decision.effects if not isinstance(e, Tell)] == ([wanted] if wanted else [])
+    assert decision.again_seconds == 1
+
+
+def test_a_replacement_is_told_with_how_many_are_left():
+    decision = decide(make_observed(pods=(exited_pod(134),), job=make_job(failed=1), answer=make_verified()))
+    assert decision.effects[1] == Tell(
+        "Restarting",
+        "Training ended with exit code 134; what it left is saved, and pod bert-x7k2p is replaced (2 of 3 restarts).",
+        warning=True,
+    )
+
+
+def test_nothing_that_was_seen_is_changed():
+    seen = make_observed(**NO_JOB)
+    before = deepcopy(seen.run.spec.template)
+    decide(seen)
+    assert seen.run.spec.template == before
