@@ -6,6 +6,7 @@ import base64
 import os
 import re
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import boto3
@@ -120,7 +121,8 @@ def client(config: AgentConfig) -> S3Client:
         "s3",
         endpoint_url=endpoint,
         region_name=region,
-        verify=config.ca_file or None,
+        # The Secret need not have a ca.crt: the file is there only if it has.
+        verify=config.ca_file if config.ca_file and Path(config.ca_file).exists() else None,
         config=Config(
             s3={"addressing_style": "path" if endpoint else "auto", "payload_signing_enabled": not secure},
             request_checksum_calculation="when_required",

@@ -19,7 +19,7 @@ from trainingrun_operator.agent.config import Pace, Paths, PodMemory, Task
 from trainingrun_operator.agent.ledger import Ledger
 from trainingrun_operator.agent.look import Watcher
 from trainingrun_operator.agent.report import Board
-from trainingrun_operator.agent.ship import Shipper
+from trainingrun_operator.agent.ship import NoShipper, Shipper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,12 +46,17 @@ class Agent:
         self._markers = tuple(stop.inside(name) for name in task.config.marker_files)
         self._watcher = Watcher(task.config, stop.inside(task.config.stop_file))
         self._board = Board(task.pod.uid, since_ns)
-        store = bucket.Bucket(bucket.client(task.config), task.layout.bucket)
-        self._shipper = Shipper(task, store, Ledger(store, task, memory), self._watcher, self._board, pace)
-        self._shipper.since_ns = since_ns
+        self._shipper = self._make_shipper(memory, since_ns) if task.config.destination else NoShipper()
         self._sigterm = False
         self._dead = False
         self._complained: tuple[str, ...] = ()
+
+    def _make_shipper(self, memory: PodMemory, since_ns: int) -> Shipper:
+        store = bucket.Bucket(bucket.client(self._task.config), self._task.layout.bucket)
+        ledger = Ledger(store, self._task, memory)
+        shipper = Shipper(self._task, store, ledger, self._watcher, self._board, self._pace)
+        shipper.since_ns = since_ns
+        return shipper
 
     def run(self) -> int:
         """Work until released, or until the last commit after SIGTERM is written."""
@@ -62,7 +67,13 @@ class Agent:
         self._start("watch", self._watch)
         self._start("ship", self._shipper.run)
         config = self._task.config
-        log.info("Watching %s for %s/%s, to %s.", config.path, config.namespace, config.run, config.destination)
+        log.info(
+            "Watching %s for %s/%s, to %s.",
+            config.path,
+            config.namespace,
+            config.run,
+            config.destination or "nowhere: nothing is saved",
+        )
         while True:
             code = self._poll()
             if code is not None:

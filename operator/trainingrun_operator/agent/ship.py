@@ -33,6 +33,28 @@ CHANGES_MAX = 5
 """Tries against a volume that changes although the training has ended; then what will not hold still is skipped."""
 
 
+class NoShipper:
+    """In place of a `Shipper` where nothing is to be saved (`checkpoint.mode: Disabled`): the stop is passed on all the same."""
+
+    outcome: int | None = None
+
+    def ask(self, save: SaveRequest | None, stop_id: str | None) -> None:
+        """Nobody asks."""
+
+    def looked(self, view: View) -> None:
+        """Nothing follows from what lies in the volume."""
+
+    def terminate(self) -> None:
+        """There is no last commit to wait for."""
+        self.outcome = 0
+
+    def run(self) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 class Shipper:
     """Everything that talks to the bucket, on one thread; the others only leave wishes here."""
 
