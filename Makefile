@@ -100,7 +100,11 @@ $(READY): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); set PYTHON=python3.x" >&2; exit 1; }
 	@echo "set-up: .venv from requirements-dev.lock"
-	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "set-up: installing Debian's python3-venv on this machine"; \
+		{ apt-get update && apt-get install -y --no-install-recommends python3-venv; } >/dev/null || \
+		{ echo "set-up: $(PYTHON) has no venv and it cannot be installed from here: install python3-venv" >&2; exit 1; }; }
+	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear .venv
 	@if command -v uv >/dev/null; then \
 		uv pip sync --quiet --python $(BIN)/python --require-hashes requirements-dev.lock; \
 		uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps --editable .; \

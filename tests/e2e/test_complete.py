@@ -40,15 +40,17 @@ def test_a_marker_is_complete_although_the_process_lives(space):
 
 
 def test_a_final_epoch_that_stands_still_is_complete_although_the_process_lives(space):
-    run = space.run("stall", *SHORT, "--linger", "600", completion={"settleSeconds": 2})
+    # 60 steps in 12 s: the operator must have seen it advance, even on a busy machine.
+    steps = ("--epochs", "1", "--batch", "24", "--step-seconds", "0.2", "--save-every", "20")
+    run = space.run("stall", *steps, "--linger", "600", completion={"settleSeconds": 2})
     run.wait_training()
     status = run.wait_finished()
     assert (status["phase"], status["terminationStatus"]) == ("Succeeded", "auto_complete")
-    assert status["terminationMessage"].startswith("Final epoch reached and no step since 20 for ")
+    assert status["terminationMessage"].startswith("Final epoch reached and no step since 60 for ")
     assert status["termination"]["inferred"] is True
     assert {one["what"] for one in status["termination"]["evidence"]} == {"epoch", "stallPolls"}
     run.assert_checkpoint_proven(status)
-    assert status["checkpoint"]["step"] == 20
+    assert status["checkpoint"]["step"] == 60
 
 
 def test_slow_steps_and_a_long_evaluation_are_not_completion(space):

@@ -75,10 +75,10 @@ class Ground:
         # What a person types has no --namespace, so the demo's kubectl has its own default.
         self.env["KUBECONFIG"] = str(self.kubeconfig)
         kubernetes.config.load_kube_config(str(self.kubeconfig))
-        self.core = kubernetes.client.CoreV1Api()
-        self.batch = kubernetes.client.BatchV1Api()
-        self.custom = kubernetes.client.CustomObjectsApi()
-        keys = {
+        self.core: Any = kubernetes.client.CoreV1Api()
+        self.batch: Any = kubernetes.client.BatchV1Api()
+        self.custom: Any = kubernetes.client.CustomObjectsApi()
+        keys: dict[str, Any] = {
             "aws_access_key_id": self.env["AWS_ACCESS_KEY_ID"],
             "aws_secret_access_key": self.env["AWS_SECRET_ACCESS_KEY"],
             "region_name": self.env["AWS_REGION"],
@@ -128,7 +128,8 @@ class Ground:
     def operator_ready(self) -> bool:
         """Whether an operator serves this cluster."""
         label = "app.kubernetes.io/name=trainingrun-operator"
-        listed = kubernetes.client.AppsV1Api().list_deployment_for_all_namespaces(label_selector=label).items
+        apps: Any = kubernetes.client.AppsV1Api()
+        listed = apps.list_deployment_for_all_namespaces(label_selector=label).items
         return any(deployment.status.ready_replicas for deployment in listed)
 
     def leftovers(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -67,14 +68,14 @@ def _of_run(before: Json, now: Json) -> Iterator[str]:
     stop, stopped = status.get("termination"), was.get("termination")
     if stop and not stopped:
         yield f"ends: {stop['status']}. {stop['message']}"
-    if stop and stop["phase"] != (stopped or {}).get("phase"):
+    if stop and stop["phase"] not in ((stopped or {}).get("phase"), "Done"):
         yield _phase(stop)
     nodes = {node["uid"]: node["phase"] for node in was.get("nodes", ())}
     for node in status.get("nodes", ()):
         if node["phase"] != nodes.get(node["uid"], "InUse") and node["phase"] != "InUse":
             yield f"node {node['name']}: {node['phase']}{said(node)}"
     if finished(now) and not finished(before):
-        yield f"finished, {status.get('phase')}"
+        yield f"finished: {status.get('phase')}"
 
 
 _PHASES = {
@@ -84,7 +85,6 @@ _PHASES = {
     "Verifying": "the operator reads the checkpoint back",
     "Deleting": "the checkpoint is proven; now the pod may go",
     "Releasing": "the pod is gone; now the node",
-    "Done": "all of it is done",
 }
 
 
@@ -122,25 +122,26 @@ def size(number: int) -> str:
 
 
 class Pace:
-    """Seconds per step of each run, from the first and the last step that was seen."""
+    """Seconds per step of each run, between the first and the last step that the operator wrote down."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[float, int, float, int]] = {}
+        self._seen: dict[str, list[tuple[int, datetime]]] = {}
 
     def add(self, look: Look) -> None:
-        """Note the steps of one look; only an advance counts."""
+        """Note the steps of one look."""
         for name, run in look.runs.items():
-            step = step_of(run)
-            first_at, first, _, last = self._seen.get(name, (look.at, step, look.at, step))
-            if not first:
-                first_at, first = look.at, step
-            if step > last or name not in self._seen:
-                self._seen[name] = (first_at, first, look.at, step)
+            progress = run.get("status", {}).get("progress", {})
+            if progress.get("step") and progress.get("lastObservationTime"):
+                at = datetime.fromisoformat(progress["lastObservationTime"])
+                self._seen.setdefault(name, []).append((progress["step"], at))
 
     def of(self, name: str) -> float | None:
-        """None: too little was seen."""
-        first_at, first, last_at, last = self._seen.get(name, (0, 0, 0, 0))
-        return (last_at - first_at) / (last - first) if last > first else None
+        """None: too little was seen. A training that was restarted counts from then on."""
+        seen = self._seen.get(name, [])
+        start = max((i for i in range(1, len(seen)) if seen[i][0] < seen[i - 1][0]), default=0)
+        if not seen or seen[-1][0] == seen[start][0]:
+            return None
+        return (seen[-1][1] - seen[start][1]).total_seconds() / (seen[-1][0] - seen[start][0])
 
 
 @dataclass(frozen=True)

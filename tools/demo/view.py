@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Self
 import story
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -79,7 +78,7 @@ class View:
 
 def _runs(look: Look) -> Table:
     table = Table(title="Training runs", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    for heading in ("run", "phase", "loss", "stops below", "step", "progress", "newest proven checkpoint"):
+    for heading in ("run", "phase", "loss", "stops below", "step", "epoch", "newest proven checkpoint"):
         table.add_column(heading, header_style="dim", no_wrap=heading != "newest proven checkpoint")
     for name, run in sorted(look.runs.items()):
         status = run.get("status", {})
@@ -91,7 +90,7 @@ def _runs(look: Look) -> Table:
             progress.get("loss", "-"),
             str(status.get("effective", {}).get("autoStopLoss", "never")),
             str(progress.get("step", "-")),
-            ProgressBar(total=100, completed=progress.get("percent") or 0, width=12),
+            f"{progress.get('epoch', '-')} of {progress.get('totalEpochs', '-')}",
             f"{saved.get('dir') or '-'} {story.size(saved['bytes'])}" if saved.get("digest") else "-",
         )
     return table

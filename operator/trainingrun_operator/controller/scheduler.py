@@ -7,7 +7,7 @@ import heapq
 import itertools
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ class Scheduler:
         self._slots, self._share = slots, max(1, slots // 2)
         self._heap: list[tuple[float, int, str]] = []
         self._due: dict[str, float] = {}
-        self._parked: dict[str, deque[str]] = {}
+        self._parked: dict[str, dict[str, float]] = {}
+        """By namespace, in their order: runs that were due when their namespace had no slot left, and since when."""
         self._taken: Counter[str] = Counter()
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._woken: set[str] = set()
@@ -48,7 +49,9 @@ class Scheduler:
         if uid in self._looking and after <= 0:
             self._woken.add(uid)
             return
-        due = time.monotonic() + after
+        self._push(uid, time.monotonic() + after)
+
+    def _push(self, uid: str, due: float) -> None:
         if due < self._due.get(uid, float("inf")):
             self._due[uid] = due
             heapq.heappush(self._heap, (due, next(self._order), uid))
@@ -58,6 +61,10 @@ class Scheduler:
         """Nobody needs to look at it any more."""
         self._due.pop(uid, None)
         self._woken.discard(uid)
+        # It may have been the one that a free slot was promised to.
+        for namespace, parked in self._parked.items():
+            parked.pop(uid, None)
+            self._unpark(namespace)
 
     async def run(self) -> None:
         """Hand out looks until cancelled."""
@@ -82,12 +89,23 @@ class Scheduler:
             if self._due.get(uid) != due:
                 continue
             del self._due[uid]
+            if uid in self._looking:
+                self._woken.add(uid)
+                continue
             namespace = self._namespace_of(uid)
             if self._taken[namespace] >= self._share:
-                self._parked.setdefault(namespace, deque()).append(uid)
+                self._parked.setdefault(namespace, {}).setdefault(uid, due)
                 continue
+            due = self._parked.get(namespace, {}).pop(uid, due)
             self._on_late(now - due)
             self._start(uid, namespace)
+
+    def _unpark(self, namespace: str) -> None:
+        """With a free slot in the namespace, who has waited longest for one is due again, as early as it was."""
+        parked = self._parked.get(namespace)
+        if parked and self._taken[namespace] < self._share:
+            uid = next(iter(parked))
+            self._push(uid, parked.pop(uid))
 
     def _start(self, uid: str, namespace: str) -> None:
         self._taken[namespace] += 1
@@ -105,8 +123,7 @@ class Scheduler:
         finally:
             del self._looking[uid]
             self._taken[namespace] -= 1
-            if self._parked.get(namespace):
-                self.wake(self._parked[namespace].popleft())
+            self._unpark(namespace)
             if uid in self._woken:
                 self._woken.discard(uid)
                 again = 0

@@ -18,7 +18,7 @@ def test_without_a_destination_there_is_no_bucket_and_the_agent_leaves_on_sigter
     config = AgentConfig(namespace="ml", run="bert", run_uid="u1", path=str(tmp_path), destination="")
     agent = main.Agent(Task(config, PodRef(name="bert-0", uid="p1")), Paths(tmp_path, tmp_path), Pace())
 
-    shipper = agent._shipper  # noqa: SLF001 - what it was given is the point
+    shipper = agent._shipper
     assert isinstance(shipper, NoShipper)
     shipper.terminate()
     assert shipper.outcome == 0

@@ -1,0 +1,346 @@
+"""Anything that may be observed: whatever the API server, an agent, a bucket or a cloud can say, in any combination."""
+
+from __future__ import annotations
+
+from builders import BASE, make_node, make_pool, make_run, make_stop, spec_dict
+from hypothesis import strategies as st
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.exchange import (
+    AgentError,
+    AgentReport,
+    CommitSeen,
+    Found,
+    MarkerSeen,
+    SaveRequest,
+    StopRequest,
+)
+from trainingrun_operator.api.manifest import Checkpoint, Commit, RunRef
+from trainingrun_operator.api.run import (
+    CheckpointStatus,
+    Condition,
+    Effective,
+    NodePhase,
+    Phase,
+    PhaseChange,
+    Progress,
+    Saved,
+    Shadow,
+    TerminationStatus,
+    TrainingRunStatus,
+    WorkloadRef,
+)
+from trainingrun_operator.core.observed import (
+    Defaults,
+    Instance,
+    Job,
+    Mismatch,
+    NodeFacts,
+    Observed,
+    Occupant,
+    Pod,
+    Problem,
+    Training,
+    Unreachable,
+    Verified,
+)
+from trainingrun_operator.core.sample import Sample, ScrapeFailure
+from trainingrun_operator.core.track import Track, fold
+
+WALL = "2026-01-02T03:04:05Z"
+UIDS = ("run-a", "run-b")
+POD_UIDS = ("pod-a", "pod-b", "pod-c")
+NODES = ("gpu-1", "gpu-2")
+
+TEXT = st.one_of(st.sampled_from(["", "x", "AccessDenied"]), st.integers(0, 9000).map(lambda n: "é" * n))
+BOOLS = st.booleans()
+GAUGE = st.one_of(
+    st.none(),
+    st.integers(-2, 5).map(float),
+    st.floats(allow_nan=True, allow_infinity=True),
+    st.floats(min_value=0, max_value=3),
+)
+SECONDS = st.sampled_from([0.0, 9.0, 59.0, 119.0, 120.0, 300.0, 7200.0, 1e6])
+COUNTS = st.sampled_from([-1, 0, 1, 3, 2**31, 2**53, 2**70])
+STEPS = st.one_of(st.none(), st.integers(-1, 5), st.just(2**60))
+
+SAMPLES = st.builds(Sample, loss=GAUGE, step=GAUGE, epoch=GAUGE, total_epochs=GAUGE)
+READINGS = st.one_of(SAMPLES, st.builds(ScrapeFailure, TEXT, TEXT))
+
+
+@st.composite
+def advancing(draw):
+    """A training whose numbers make sense: it advances, comes to its last epoch, and may then stand still."""
+    steps = draw(st.integers(0, 6))
+    total = draw(st.sampled_from([None, 1.0, 3.0]))
+    base = draw(st.sampled_from([0, 1]))
+    loss = draw(st.sampled_from([2.0, 0.3]))
+    still = draw(st.integers(0, 5))
+    last = base + (total or 3) - 1
+    rows = [Sample(loss, float(i), base if i < 2 else last, total) for i in range(steps)]
+    return [*rows, *(rows[-1:] * still)]
+
+
+@st.composite
+def tracks(draw):
+    """What is remembered after some readings, and when the last of them was taken."""
+    readings = draw(st.one_of(st.lists(READINGS, max_size=6), advancing()))
+    every = draw(st.sampled_from([0.0, 1.0, 10.0]))
+    track, now = Track(), 1000.0
+    for reading in readings:
+        now += every
+        track = fold(track, reading, pod_uid=draw(st.sampled_from(POD_UIDS[:1])), now=now)
+    return track, now
+
+
+CHECKPOINTS = st.one_of(
+    st.none(), st.builds(Checkpoint, dir=TEXT, step=STEPS, complete=BOOLS, evidence=st.just("words"))
+)
+FOUND = st.one_of(
+    st.none(),
+    st.builds(Found, dir=TEXT, step=STEPS, complete=BOOLS, age_seconds=st.sampled_from([0.0, 20.0, 1e9, float("nan")])),
+)
+AGENTS = st.builds(
+    AgentReport,
+    pod_uid=st.sampled_from(POD_UIDS),
+    newest=FOUND,
+    unfinished=FOUND,
+    files=COUNTS,
+    unsaved_bytes=COUNTS,
+    last_change_seconds=st.sampled_from([None, 0.0, 60.0]),
+    commit=st.one_of(st.none(), st.builds(CommitSeen, key=st.just("k"), epoch=st.just(1), generation=st.just(1))),
+    foreign_stop_file=BOOLS,
+    markers=st.lists(st.builds(MarkerSeen, name=TEXT, age_seconds=st.just(1.0)), max_size=2).map(tuple),
+    error=st.one_of(st.none(), st.builds(AgentError, code=TEXT, message=TEXT)),
+)
+COMMITS = st.builds(
+    Commit,
+    run=st.just(RunRef(namespace="ml", name="bert", uid="run-a")),
+    epoch=st.integers(0, 3),
+    generation=st.sampled_from([0, 7, 2**60]),
+    reason=st.sampled_from(["checkpoint", "save", "sigterm"]),
+    final=BOOLS,
+    checkpoint=CHECKPOINTS,
+    total_files=COUNTS,
+    total_bytes=COUNTS,
+)
+
+
+def verified(commit: Commit) -> Verified:
+    key = f"{BASE}commits/e{commit.epoch}-g{commit.generation:04d}.json"
+    return Verified(key=key, digest=f"sha256-{key[-12:]}", uri=f"s3://bucket/{BASE}", commit=commit)
+
+
+VERIFIED = COMMITS.map(verified)
+ANSWERS = st.one_of(
+    st.none(),
+    VERIFIED,
+    st.builds(Mismatch, key=st.just("k"), complaint=TEXT),
+    st.builds(Unreachable, code=TEXT, message=TEXT),
+)
+STOPS = st.one_of(st.none(), st.just(StopRequest(id="stop-run-a")))
+SAVES = st.one_of(
+    st.none(),
+    st.builds(SaveRequest, id=st.sampled_from(["stop-run-a", "crash-pod-a"]), attempt=st.integers(1, 3), ended=BOOLS),
+)
+PODS = st.builds(
+    Pod,
+    name=st.sampled_from(POD_UIDS),
+    uid=st.sampled_from(POD_UIDS),
+    node=st.sampled_from(["", *NODES]),
+    ip=st.just("10.0.0.7"),
+    phase=st.sampled_from(["Pending", "Running", "Succeeded", "Failed", "Unknown"]),
+    host_network=BOOLS,
+    deleting=BOOLS,
+    training=st.sampled_from(Training),
+    exit_code=st.sampled_from([None, 0, 1, 137, -1, 3221225477 - 2**32]),
+    started_at=st.sampled_from(["", WALL]),
+    waiting_reason=st.sampled_from(["", "ImagePullBackOff", "Unschedulable"]),
+    waiting_message=TEXT,
+    stop=STOPS,
+    save=SAVES,
+    released=BOOLS,
+)
+JOBS = st.one_of(
+    st.none(),
+    st.builds(
+        Job,
+        name=st.just("bert"),
+        uid=st.just("job"),
+        run_uid=st.just("run-a"),
+        suspended=BOOLS,
+        backoff_limit=st.sampled_from([0, 2**31 - 1]),
+        failed=st.sampled_from([0, 1, 4, 99]),
+        finished=BOOLS,
+        deleting=BOOLS,
+        owned=BOOLS,
+    ),
+)
+
+CONTAINER = st.one_of(
+    st.just({"name": "train", "image": "acme/bert"}),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "name": st.sampled_from(["train", "checkpoint-agent", 1]),
+            "env": st.sampled_from([None, [], [{"name": "A"}], [{}], {"A": "1"}]),
+            "volumeMounts": st.sampled_from([None, [{"name": "d", "mountPath": "/"}], [{"name": "d"}], "d"]),
+            "resources": st.sampled_from(
+                [None, {}, {"limits": None}, {"limits": {"nvidia.com/gpu": "1"}}, {"limits": 1}]
+            ),
+            "securityContext": st.sampled_from([None, {"runAsUser": 0}, {"runAsUser": "0"}, []]),
+        },
+    ),
+)
+TEMPLATES = st.one_of(
+    st.just(spec_dict()["template"]),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "metadata": st.sampled_from([None, {}, {"labels": None}, {"labels": {"a": "b"}}, {"labels": 1}, "m"]),
+            "spec": st.one_of(
+                st.none(),
+                st.fixed_dictionaries(
+                    {"containers": st.one_of(st.none(), st.just("train"), st.lists(CONTAINER, max_size=2))},
+                    optional={
+                        "volumes": st.sampled_from([None, [], [{"name": "d"}], [None], 1]),
+                        "initContainers": st.sampled_from([None, [{"name": "i"}], ["i"]]),
+                        "terminationGracePeriodSeconds": st.sampled_from([None, 7, "7", 1e9]),
+                        "activeDeadlineSeconds": st.sampled_from([None, 1]),
+                        "securityContext": st.sampled_from([None, {}, {"runAsUser": 1}, 7]),
+                    },
+                ),
+            ),
+        },
+    ),
+)
+
+
+@st.composite
+def specs(draw):
+    checkpoint = draw(
+        st.sampled_from(
+            [
+                spec_dict()["checkpoint"],
+                {"mode": "Disabled"},
+                {**spec_dict()["checkpoint"], "onFailure": "Proceed"},
+                {"destination": "s3://bucket/a//b"},
+                {},
+            ]
+        )
+    )
+    return {
+        "template": draw(TEMPLATES),
+        "checkpoint": checkpoint,
+        "autoStopLoss": draw(st.sampled_from([None, 0.5, -1, 1e300])),
+        "stop": draw(st.sampled_from([None, None, True])),
+        "stopReason": draw(st.sampled_from([None, "x" * 1024])),
+        "backoffLimit": draw(st.sampled_from([0, 3])),
+        "completion": {"settleSeconds": draw(st.sampled_from([0, 300]))},
+        "nodePool": draw(st.sampled_from([{}, {"ref": "a100"}, {"ref": "gone"}, {"policy": "Never"}])),
+        "metrics": {"container": draw(st.sampled_from(["", "", "train", "none"]))},
+    }
+
+
+SAVED = st.one_of(
+    st.none(),
+    st.just(Saved(note="There was nothing to save: no step had been made.")),
+    VERIFIED.map(lambda proven: Saved(commit=proven.key, files=3, final=proven.commit.final, step=3)),
+)
+
+
+@st.composite
+def stops(draw):
+    phase = draw(st.sampled_from(Phase))
+    proven = draw(SAVED)
+    return make_stop(
+        phase,
+        id="stop-run-a",
+        status=draw(st.sampled_from([*TerminationStatus, "auto_plateau"])).__str__(),
+        attempt=draw(st.sampled_from([1, 2, 99])),
+        saved=proven if phase in (Phase.DELETING, Phase.RELEASING, Phase.DONE) else None,
+        hold_reason=draw(st.sampled_from([None, "x" * 2000])),
+        data_loss=draw(st.sampled_from([None, "Lost."])),
+    )
+
+
+NODE_RECORDS = st.builds(
+    make_node,
+    st.sampled_from(NodePhase),
+    name=st.sampled_from(NODES),
+    uid=st.sampled_from(["n1", "n2", "n3"]),
+    pool=st.sampled_from(["a100", "", "gone"]),
+    message=st.sampled_from(["", "Throttled"]),
+    waited_out=BOOLS,
+)
+OCCUPANTS = st.lists(st.builds(Occupant, st.just("team"), TEXT, st.sampled_from(["", "run-b"])), max_size=8).map(tuple)
+NODE_FACTS = st.builds(
+    NodeFacts,
+    name=st.sampled_from(NODES),
+    uid=st.sampled_from([None, "n1", "n2", "n3"]),
+    provider_id=st.sampled_from(["", "aws:///us-east-1a/i-0123456789abcdef0"]),
+    labels=st.sampled_from([{}, {"pool": "a100"}]),
+    tainted_by=st.sampled_from([None, *UIDS]),
+    occupants=st.one_of(st.none(), st.just(()), OCCUPANTS),
+    demand=st.one_of(st.just(()), OCCUPANTS),
+    instance=st.sampled_from(Instance),
+    at_minimum=BOOLS,
+    problem=TEXT,
+)
+
+
+@st.composite
+def statuses(draw):
+    return TrainingRunStatus(
+        termination=draw(st.one_of(st.none(), stops())),
+        start_time=draw(st.sampled_from([None, WALL])),
+        progress=draw(st.sampled_from([None, Progress(step=3, best_loss="0.3", last_observation_time=WALL)])),
+        checkpoint=draw(st.sampled_from([None, CheckpointStatus(digest="d", verified_at=WALL)])),
+        effective=draw(st.sampled_from([None, Effective(auto_stop_loss=0.5, auto_stop_action="Shadow")])),
+        workload=draw(st.sampled_from([None, WorkloadRef(api_version="batch/v1", kind="Job", name="bert", uid="job")])),
+        shadow=draw(st.sampled_from([(), (Shadow(rule="autoStopLoss", would_stop_at=WALL, value="0.3"),)])),
+        history=draw(st.sampled_from([(), tuple(PhaseChange(phase=f"P{i}", at=WALL) for i in range(20))])),
+        nodes=draw(st.lists(NODE_RECORDS, max_size=3, unique_by=lambda node: node.uid).map(tuple)),
+        conditions=draw(
+            st.sampled_from(
+                [(), (Condition(type="CheckpointSaved", status="True", reason="Verified", last_transition_time=WALL),)]
+            )
+        ),
+    )
+
+
+@st.composite
+def observations(draw):
+    """An `Observed`, as contradictory as it comes."""
+    track, read_at = draw(tracks())
+    run = make_run(
+        uid="run-a",
+        spec=draw(specs()),
+        status=draw(statuses()),
+        finalizers=draw(st.sampled_from([(), (names.FINALIZER,), ("other", names.FINALIZER)])),
+        deleting=draw(BOOLS),
+        labels=draw(st.sampled_from([{}, {names.KUEUE_QUEUE_LABEL: "gpus"}])),
+        stop_manager=draw(st.sampled_from(["", "kubectl-patch", "m" * 9000])),
+    )
+    return Observed(
+        run=run,
+        now=read_at + draw(SECONDS),
+        wall=WALL,
+        track=track,
+        defaults=Defaults(auto_stop_action=draw(st.sampled_from(["Shadow", "Stop"]))),
+        job=draw(JOBS),
+        pods=tuple(draw(st.lists(PODS, max_size=3, unique_by=lambda pod: pod.uid))),
+        agent=draw(st.one_of(st.none(), AGENTS)),
+        verified=draw(st.one_of(st.none(), VERIFIED)),
+        answer=draw(ANSWERS),
+        save_failing_seconds=draw(SECONDS),
+        phase_seconds=draw(SECONDS),
+        nodes=tuple(draw(st.lists(NODE_FACTS, max_size=3))),
+        node_seconds=dict.fromkeys(("n1", "n2"), draw(SECONDS)),
+        ending_runs=frozenset(draw(st.sampled_from([(), ("run-b",)]))),
+        pools=draw(st.sampled_from([(), (make_pool("a100"),), (make_pool("a100"), make_pool("spare"))])),
+        problem=draw(st.one_of(st.none(), st.none(), st.builds(Problem, TEXT, TEXT, BOOLS))),
+        log_tail=draw(TEXT),
+        waiting_seconds=draw(SECONDS),
+        candidate_seconds=draw(st.sampled_from([None, 0.0, 300.0])),
+    )

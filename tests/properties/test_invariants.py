@@ -1,0 +1,238 @@
+"""The invariants of docs/, over anything that may be observed. Each of them can fail."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import yaml
+from hypothesis import HealthCheck, event, given, settings
+from properties.strategies import READINGS, WALL, observations
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.run import CheckpointMode, NodePhase, OnFailure, Phase, TrainingRunStatus
+from trainingrun_operator.core.decide import decide
+from trainingrun_operator.core.effects import (
+    Advance,
+    Annotate,
+    Begin,
+    DeleteJob,
+    DeleteNode,
+    DeletePod,
+    RecordNodes,
+    ReleaseMachine,
+    RemoveFinalizer,
+    SuspendJob,
+    TaintNode,
+    UntaintNode,
+)
+from trainingrun_operator.core.observed import Instance, Verified
+from trainingrun_operator.core.status import render
+from trainingrun_operator.core.track import Track, fold
+
+CRD = Path(__file__).parents[2] / "crds" / "trainingrun.dev_trainingruns.yaml"
+SCHEMA = yaml.safe_load(CRD.read_text(encoding="utf-8"))["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+STATUS = jsonschema.Draft202012Validator(SCHEMA["properties"]["status"])
+
+ENDING = (Phase.DELETING, Phase.RELEASING, Phase.DONE)
+RANK = {p: i for i, p in enumerate((Phase.REQUESTED, Phase.DRAINING, Phase.SAVING, *ENDING))}
+RANK |= {Phase.VERIFYING: RANK[Phase.SAVING], Phase.HELD: RANK[Phase.SAVING]}
+
+look = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def effects_of(seen, *kinds):
+    return [effect for effect in decide(seen).effects if isinstance(effect, kinds)]
+
+
+def refused(status: TrainingRunStatus):
+    """What the API server would complain about."""
+    return [f"{'/'.join(map(str, error.path))}: {error.message[:200]}" for error in STATUS.iter_errors(status.dump())]
+
+
+def facts_of(seen, node):
+    return [f for f in seen.nodes if f.name == node.name and f.uid in (node.uid, None)]
+
+
+# -- I9 -----------------------------------------------------------------------------------------------------------
+
+
+def whatever_is_seen_there_is_a_decision_and_a_status_that_the_api_server_takes(seen):
+    decision = decide(seen)
+    status = render(seen)
+    assert refused(status) == []
+    for effect in decision.effects:
+        match effect:
+            case Begin(termination) | Advance(termination):
+                assert refused(TrainingRunStatus(termination=termination)) == []
+            case RecordNodes(nodes):
+                assert refused(TrainingRunStatus(nodes=nodes)) == []
+            case _:
+                pass
+
+
+def deciding_twice_is_deciding_once_and_changes_nothing_that_was_seen(seen):
+    template = deepcopy(seen.run.spec.template)
+    status = seen.run.status.dump()
+    first, shown = decide(seen), render(seen)
+    assert (decide(seen), render(seen)) == (first, shown)
+    assert seen.run.spec.template == template
+    assert seen.run.status.dump() == status
+
+
+@look
+@given(READINGS, READINGS, READINGS)
+def test_any_readings_can_be_folded(one, two, three):
+    track = Track()
+    for now, reading in enumerate((one, two, three)):
+        track = fold(track, reading, pod_uid="p", now=float(now))
+    assert track.loss is None or track.best_loss is not None
+    assert [o.step for o in track.observations] == sorted({o.step for o in track.observations})
+    assert track.eta_seconds(1e9) is None or track.advanced
+
+
+# -- I1 -----------------------------------------------------------------------------------------------------------
+
+
+def nothing_is_deleted_without_a_record_of_what_was_saved(seen):
+    stop = seen.run.status.termination
+    destroying = effects_of(seen, DeletePod, SuspendJob, DeleteJob, ReleaseMachine, DeleteNode, TaintNode)
+    releasing = [e for e in effects_of(seen, Annotate) if e.key == names.RELEASED_ANNOTATION]
+    if destroying:
+        assert stop is not None
+        assert stop.phase in ENDING
+    if releasing and stop is not None:
+        assert stop.phase is Phase.DELETING
+        assert stop.saved is not None
+        assert stop.saved.final
+    if releasing and stop is None:
+        spec = seen.run.spec.checkpoint
+        assert (
+            isinstance(seen.answer, Verified)
+            or spec.mode is CheckpointMode.DISABLED
+            or (spec.on_failure is OnFailure.PROCEED and seen.save_failing_seconds >= seen.defaults.hold_after_seconds)
+        )
+
+
+def a_stop_comes_to_deleting_only_with_a_record(seen):
+    for effect in effects_of(seen, Advance):
+        if effect.termination.phase is Phase.DELETING:
+            saved = effect.termination.saved
+            assert saved is not None
+            assert saved.note or isinstance(seen.answer, Verified) or seen.verified is not None
+
+
+# -- I3 -----------------------------------------------------------------------------------------------------------
+
+
+def why_a_run_ends_never_changes_and_its_phases_only_go_forward(seen):
+    stop = seen.run.status.termination
+    begins, advances = effects_of(seen, Begin), effects_of(seen, Advance)
+    assert len(begins) + len(advances) <= 1
+    if stop is not None:
+        assert begins == []
+    for effect in advances:
+        assert stop is not None
+        after = effect.termination
+        assert (after.id, after.status, after.message, after.actor, after.evidence, after.requested_at) == (
+            stop.id, stop.status, stop.message, stop.actor, stop.evidence, stop.requested_at,
+        )  # fmt: skip
+        assert (effect.was_phase, effect.was_attempt) == (stop.phase, stop.attempt)
+        assert after.phase is not stop.phase
+        assert RANK[after.phase] >= RANK[stop.phase]
+        assert after.attempt >= stop.attempt
+
+
+def intent_comes_before_effect(seen):
+    """A decision that writes a stop's next phase does nothing else to the world."""
+    if effects_of(seen, Advance, Begin):
+        assert effects_of(seen, Annotate, DeletePod, DeleteJob, SuspendJob, ReleaseMachine, DeleteNode, TaintNode) == []
+
+
+# -- I5 -----------------------------------------------------------------------------------------------------------
+
+
+def no_decision_from_a_stale_an_odd_or_a_never_advanced_sample(seen):
+    for effect in effects_of(seen, Begin):
+        by_loss = effect.termination.status == "auto_low_loss"
+        if by_loss or effect.termination.actor == "stallPolls":
+            assert seen.track.advanced
+            assert seen.track.oddity is None
+        if by_loss:
+            assert seen.track.loss_at is not None
+            assert seen.now - seen.track.loss_at <= seen.defaults.stale_after_seconds
+
+
+# -- nodes --------------------------------------------------------------------------------------------------------
+
+
+def a_machine_goes_only_when_it_is_empty_and_ours(seen):
+    for effect in effects_of(seen, ReleaseMachine):
+        asked = [n for n in seen.run.status.nodes if n.provider_id == effect.provider_id and n.pool == effect.pool]
+        assert any(node.phase in (NodePhase.RELEASING, NodePhase.VERIFYING) for node in asked)
+        found = [f for node in asked for f in facts_of(seen, node)]
+        assert any(f.uid is None or (f.occupants == () and f.tainted_by == seen.run.uid) for f in found)
+    for effect in effects_of(seen, DeleteNode):
+        assert any(f.uid == effect.uid and f.instance is Instance.GONE for f in seen.nodes)
+
+
+def only_our_own_taint_is_taken_back_and_none_is_written_over(seen):
+    taints = {(f.name, f.uid): f.tainted_by for f in reversed(seen.nodes)}
+    for effect in effects_of(seen, UntaintNode):
+        assert taints[effect.name, effect.uid] == seen.run.uid
+    for effect in effects_of(seen, TaintNode):
+        assert taints[effect.name, effect.uid] is None
+
+
+def a_settled_node_stays_settled(seen):
+    settled = {n.uid: n for n in seen.run.status.nodes if n.phase in (NodePhase.RELEASED, NodePhase.RETAINED)}
+    for effect in effects_of(seen, RecordNodes):
+        written = {node.uid: node for node in effect.nodes}
+        assert all(written[uid] == node for uid, node in settled.items())
+
+
+# -- the end ------------------------------------------------------------------------------------------------------
+
+
+def the_finalizer_goes_only_when_everything_is_done(seen):
+    if effects_of(seen, RemoveFinalizer):
+        stop = seen.run.status.termination
+        assert stop is not None
+        assert stop.phase is Phase.DONE
+
+
+def done_without_a_finalizer_does_nothing(seen):
+    stop = seen.run.status.termination
+    if stop is None:
+        return
+    done = seen.run.status.model_copy(update={"termination": stop.model_copy(update={"phase": Phase.DONE})})
+    after = replace(seen, run=replace(seen.run, status=done, finalizers=()))
+    assert decide(after).effects == ()
+    assert render(replace(after, wall=WALL)).phase in ("Succeeded", "Stopped", "Failed")
+
+
+INVARIANTS = (
+    whatever_is_seen_there_is_a_decision_and_a_status_that_the_api_server_takes,
+    deciding_twice_is_deciding_once_and_changes_nothing_that_was_seen,
+    nothing_is_deleted_without_a_record_of_what_was_saved,
+    a_stop_comes_to_deleting_only_with_a_record,
+    why_a_run_ends_never_changes_and_its_phases_only_go_forward,
+    intent_comes_before_effect,
+    no_decision_from_a_stale_an_odd_or_a_never_advanced_sample,
+    a_machine_goes_only_when_it_is_empty_and_ours,
+    only_our_own_taint_is_taken_back_and_none_is_written_over,
+    a_settled_node_stays_settled,
+    the_finalizer_goes_only_when_everything_is_done,
+    done_without_a_finalizer_does_nothing,
+)
+
+
+@look
+@given(observations())
+def test_every_invariant_holds(seen):
+    """Together, because making up what is seen costs more than looking at it."""
+    event(f"phase {seen.run.status.termination.phase.value if seen.run.status.termination else 'none'}")
+    for holds in INVARIANTS:
+        holds(seen)
