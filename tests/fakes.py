@@ -55,7 +55,7 @@ _DISCOVERY: Final[Mapping[str, Json]] = {
                 "versions": [{"groupVersion": f"{group}/{version}", "version": version}],
                 "preferredVersion": {"groupVersion": f"{group}/{version}", "version": version},
             }
-            for group, version in (("batch", "v1"), (names.GROUP, names.VERSION))
+            for group, version in (("apiextensions.k8s.io", "v1"), ("batch", "v1"), (names.GROUP, names.VERSION))
         ]
     },
     **{
@@ -67,7 +67,8 @@ _DISCOVERY: Final[Mapping[str, Json]] = {
             ]
         }
         for path, kinds in {
-            "/api/v1": [("pods", "Pod", True)],
+            "/api/v1": [("pods", "Pod", True), ("namespaces", "Namespace", False), ("events", "Event", True)],
+            "/apis/apiextensions.k8s.io/v1": [("customresourcedefinitions", "CustomResourceDefinition", False)],
             "/apis/batch/v1": [("jobs", "Job", True)],
             f"/apis/{names.API_VERSION}": [
                 (names.RUN_PLURAL, names.RUN_KIND, True),
@@ -371,10 +372,14 @@ class ApiServer:
             case "application/json-patch+json":
                 after = _json_patched(before, sent.body)
             case "application/merge-patch+json":
-                _check_meta(before, sent.body)
+                if (sent.body.get("metadata") or {}).get("uid", before["metadata"]["uid"]) != before["metadata"]["uid"]:
+                    immutable = [{"reason": "FieldValueInvalid", "field": "metadata.uid", "message": "immutable"}]
+                    raise ApiError(422, "Invalid", "metadata.uid: Invalid value: field is immutable", immutable)
+                _check_version(before, sent.body)
                 after = _merged(before, sent.body)
             case "application/apply-patch+yaml":
-                _check_meta(before, sent.body)
+                # Seen on a real one: a uid in an apply to a status is not looked at.
+                _check_version(before, sent.body)
                 after = self._applied(path, before, sent)
             case _:
                 raise ApiError(415, "UnsupportedMediaType", sent.content_type)
@@ -475,10 +480,10 @@ def _selected(stored: Json, sent: Sent) -> bool:
     return True
 
 
-def _check_meta(before: Json, body: Json) -> None:
-    for name in ("uid", "resourceVersion"):
-        if (body.get("metadata") or {}).get(name, before["metadata"].get(name)) != before["metadata"].get(name):
-            raise ApiError(409, "Conflict", f"Precondition failed: {name}")
+def _check_version(before: Json, body: Json) -> None:
+    known = before["metadata"]["resourceVersion"]
+    if (body.get("metadata") or {}).get("resourceVersion", known) != known:
+        raise ApiError(409, "Conflict", "the object has been modified; please apply your changes to the latest version")
 
 
 def _merged(before: Any, patch: Any) -> Any:

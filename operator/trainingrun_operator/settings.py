@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX = "TRAININGRUN_"
+_CHOICES: Final = {
+    "default_auto_stop_action": ("Shadow", "Stop"),
+    "agent_image_pull_policy": ("Always", "IfNotPresent", "Never"),
+    "log_level": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+}
 
 
 class SettingsError(Exception):
@@ -24,18 +30,18 @@ class Settings:
     agent_image: str = "trainingrun-operator:dev"
     agent_image_pull_policy: str = "IfNotPresent"
     agent_resources: Mapping[str, Any] = field(default_factory=dict)
-    agent_settle_seconds: float = 10
+    agent_settle_seconds: float = 10.0
     default_auto_stop_loss: float = 0.5
     default_auto_stop_action: str = "Shadow"
-    hold_after_seconds: float = 120
-    image_error_seconds: float = 300
-    stale_after_seconds: float = 120
-    termination_look_seconds: float = 1
-    node_removal_seconds: float = 300
-    terminal_pod_seconds: float = 60
-    recheck_seconds: float = 30
-    status_seconds: float = 60
-    list_seconds: float = 300
+    hold_after_seconds: float = 120.0
+    image_error_seconds: float = 300.0
+    stale_after_seconds: float = 120.0
+    termination_look_seconds: float = 1.0
+    node_removal_seconds: float = 300.0
+    terminal_pod_seconds: float = 60.0
+    recheck_seconds: float = 30.0
+    status_seconds: float = 60.0
+    list_seconds: float = 300.0
     port: int = 8080
     log_level: str = "INFO"
 
@@ -55,16 +61,17 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
             found[name] = _parse(variable, text, getattr(defaults, name))
     settings = Settings(**found)
     settings = replace(settings, log_level=settings.log_level.upper())
-    if settings.default_auto_stop_action not in ("Shadow", "Stop"):
-        message = f"{PREFIX}DEFAULT_AUTO_STOP_ACTION is {settings.default_auto_stop_action!r}: expected Shadow or Stop"
-        raise SettingsError(message)
+    for name, choices in _CHOICES.items():
+        if (chosen := getattr(settings, name)) not in choices:
+            message = f"{PREFIX}{name.upper()} is {chosen!r}: expected {', '.join(choices[:-1])} or {choices[-1]}"
+            raise SettingsError(message)
     return settings
 
 
 def _parse(variable: str, text: str, default: Any) -> Any:
     try:
         match default:
-            case int() | float() if (number := type(default)(text)) >= 0:
+            case int() | float() if (number := type(default)(text)) >= 0 and isfinite(number):
                 return number
             case str():
                 return text
@@ -74,8 +81,6 @@ def _parse(variable: str, text: str, default: Any) -> Any:
                 problem = None
     except ValueError as error:
         problem = error
-    expected = {int: "a whole number, 0 or more", float: "a number of seconds, 0 or more"}.get(
-        type(default), "a JSON object"
-    )
+    expected = {int: "a whole number, 0 or more", float: "a number, 0 or more"}.get(type(default), "a JSON object")
     message = f"{variable} is {text!r}: expected {expected}"
     raise SettingsError(message) from problem

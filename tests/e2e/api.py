@@ -159,10 +159,10 @@ class Api:
         last: Json | None = None
         while True:
             listed = self.request("GET", collection, **params)
-            for item in listed["items"] or [None]:
-                last = item
-                if fits(item):
-                    return item
+            found: list[Json | None] = listed["items"] or [None]
+            for last in found:
+                if fits(last):
+                    return last
             left = deadline - time.monotonic()
             if left <= 0:
                 shown = yaml.safe_dump(_readable(last)) if last else "nothing"

@@ -29,6 +29,8 @@ class Request:
     namespace: str
     name: str
     code: int
+    allowed: bool
+    """By its role; a request that was allowed may still be refused for what it asks."""
     body: dict[str, Any]
 
     @property
@@ -60,5 +62,6 @@ def _request(entry: dict[str, Any]) -> Request:
         namespace=about.get("namespace", ""),
         name=about.get("name", ""),
         code=(entry.get("responseStatus") or {}).get("code", 0),
+        allowed=entry.get("annotations", {}).get("authorization.k8s.io/decision") == "allow",
         body=entry.get("requestObject") or {},
     )

@@ -24,12 +24,11 @@ class Cloud:
 
     @classmethod
     def of(cls, ground: Ground) -> Cloud:
-        endpoint, region = ground["TRAININGRUN_CLOUD_ENDPOINT"], ground["AWS_REGION"]
-        config = Config(connect_timeout=5, read_timeout=20)
-        key = {"aws_access_key_id": "simulated", "aws_secret_access_key": "simulated"}
+        session = boto3.session.Session("simulated", "simulated", region_name=ground["AWS_REGION"])
+        endpoint, config = ground["TRAININGRUN_CLOUD_ENDPOINT"], Config(connect_timeout=5, read_timeout=20)
         return cls(
-            boto3.client("autoscaling", endpoint_url=endpoint, region_name=region, config=config, **key),
-            boto3.client("ec2", endpoint_url=endpoint, region_name=region, config=config, **key),
+            session.client("autoscaling", endpoint_url=endpoint, config=config),
+            session.client("ec2", endpoint_url=endpoint, config=config),
         )
 
     @property

@@ -58,13 +58,12 @@ def scored(space: Space, files: list[Path]) -> Json:
 
 
 def test_a_low_loss_ends_the_run_and_gives_its_machine_back(space, gpu_nodes, tmp_path):
-    others_before = space.cloud.running()
     run = space.run(
         "low-loss", "--epochs", "20", "--step-seconds", "0.1", "--save-every", "20", gpus=8, autoStopLoss=0.3
     )
     pod = run.wait_training(timeout=180)
     node = run.wait(lambda s: s.get("nodes"), "its node is recorded")["nodes"][0]
-    desired_while_running = space.cloud.desired
+    desired_before, running_before = space.cloud.desired, space.cloud.running()
     status = run.wait_finished(180)
 
     # Why it ended, with loss, threshold and step.
@@ -103,8 +102,11 @@ def test_a_low_loss_ends_the_run_and_gives_its_machine_back(space, gpu_nodes, tm
     assert f"Node {node['name']} released." in status["terminationMessage"]
     assert space.cloud.states().get(instance, "terminated") == "terminated", "Its instance was terminated."
     assert space.api.get(f"/api/v1/nodes/{node['name']}") is None, "Its Node is gone."
-    assert space.cloud.desired == desired_while_running - 1, "Desired capacity fell by one."
-    assert others_before - {instance} <= space.cloud.running(), "No other instance was touched."
+    running_after = space.cloud.running()
+    went, came = running_before - running_after, running_after - running_before
+    assert went == {instance}, "It went, and no other instance."
+    assert not came, "None was bought in its place."
+    assert space.cloud.desired == desired_before - 1, "Desired capacity fell by one."
     run.assert_ended_once()
 
 
@@ -125,7 +127,7 @@ def test_a_negative_threshold_is_off_however_low_the_loss(space):
         lambda s: float((s.get("progress") or {}).get("bestLoss", 9)) < 0.3, "the loss is below all thresholds"
     )
     assert "terminationStatus" not in status
-    assert "shadow" not in status
+    assert not status.get("shadow")
     assert status["effective"]["autoStopAction"] == "Off"
 
 

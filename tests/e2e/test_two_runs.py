@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from e2e.api import JSON_PATCH, eventually
 from e2e.audit import OPERATOR_USER, requests
@@ -28,7 +30,7 @@ def test_a_node_stays_until_the_last_run_on_it_has_ended(space, gpu_nodes):
     status = first.wait_finished()
     (kept,) = status["nodes"]
     assert (kept["name"], kept["phase"]) == (node, "Retained")
-    assert "second still runs on it" in kept["message"], f"It says who keeps the node: {kept['message']}"
+    assert re.search(r"/second-\w+ still runs on it", kept["message"]), f"It says who keeps the node: {kept['message']}"
     assert condition_of(status, "NodesReleased")["reason"] == "Retained"
     assert instance in space.cloud.running()
     taints = [taint["key"] for taint in space.api.get(f"/api/v1/nodes/{node}")["spec"].get("taints") or ()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from builders import BASE, make_node, make_pool, make_run, make_stop, spec_dict
 from hypothesis import strategies as st
 
@@ -310,7 +312,7 @@ def statuses(draw):
 
 
 @st.composite
-def observations(draw):
+def contradictions(draw):
     """An `Observed`, as contradictory as it comes."""
     track, read_at = draw(tracks())
     run = make_run(
@@ -344,3 +346,65 @@ def observations(draw):
         waiting_seconds=draw(SECONDS),
         candidate_seconds=draw(st.sampled_from([None, 0.0, 300.0])),
     )
+
+
+def on_the_way(seen, stop, **status):
+    """The same, with a stop that stands here and a spec that was accepted."""
+    changed = seen.run.status.model_copy(update={"termination": stop, **status})
+    spec = make_run(spec={"checkpoint": seen.run.spec.checkpoint.model_dump(by_alias=True)}).spec
+    return replace(seen, run=replace(seen.run, status=changed, spec=spec), problem=None)
+
+
+@st.composite
+def deleting(draw):
+    """A stop that has come to its deletions, with pods and a Job to delete."""
+    seen = draw(contradictions())
+    stop = make_stop(Phase.DELETING, id="stop-run-a", saved=draw(SAVED.filter(bool)))
+    pods = tuple(draw(st.lists(PODS, min_size=1, max_size=2, unique_by=lambda pod: pod.uid)))
+    job = Job("bert", "job", "run-a", backoff_limit=0, suspended=draw(BOOLS), finished=draw(BOOLS))
+    return replace(on_the_way(seen, stop), pods=pods, job=job, nodes=(), phase_seconds=0.0)
+
+
+@st.composite
+def crashed(draw):
+    """A pod whose training has crashed waits behind its gate."""
+    seen = draw(contradictions())
+    pod = replace(draw(PODS), phase="Running", training=Training.EXITED, exit_code=1, released=False)
+    seen = on_the_way(seen, None, workload=None)
+    job = Job("bert", "job", "run-a", failed=0)
+    run = replace(seen.run, deleting=False)
+    return replace(seen, run=run, pods=(pod,), job=job, nodes=(), agent=None)
+
+
+@st.composite
+def releasing(draw):
+    """One node on its way back, with what is seen of it."""
+    seen = draw(contradictions())
+    phase = draw(st.sampled_from([*NodePhase, NodePhase.RELEASING, NodePhase.VERIFYING]))
+    node = draw(NODE_RECORDS).model_copy(update={"name": "gpu-1", "uid": "n1", "pool": "a100", "phase": phase})
+    found = replace(
+        draw(NODE_FACTS),
+        name="gpu-1",
+        uid=draw(st.sampled_from(["n1", "n1", "n1", None])),
+        tainted_by=draw(st.sampled_from(["run-a", "run-a", None, "run-b"])),
+        occupants=draw(st.sampled_from([(), (), None, (Occupant("team", "notebook"),)])),
+        instance=draw(st.sampled_from([Instance.RUNNING, *Instance])),
+        at_minimum=draw(st.sampled_from([False, False, True])),
+        problem="",
+    )
+    if phase is NodePhase.VERIFYING and found.instance is Instance.RUNNING:
+        ghost = "A machine without a Node still runs and is billed. " if found.uid is None else ""
+        node = node.model_copy(update={"message": f"{ghost}Asked again to go."})
+    seen = on_the_way(seen, make_stop(Phase.RELEASING), nodes=(node,))
+    return replace(
+        seen,
+        nodes=(found,),
+        pods=(),
+        pools=(make_pool("a100"),),
+        node_seconds={"n1": draw(st.sampled_from([0.0, 60.0]))},
+    )
+
+
+def observations():
+    """Anything that may be observed, with more than chance would give of what matters most."""
+    return st.one_of(contradictions(), contradictions(), deleting(), crashed(), releasing(), releasing())

@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import yaml
 from hypothesis import HealthCheck, event, given, settings
-from properties.strategies import READINGS, WALL, observations
+from properties.strategies import READINGS, WALL, observations, releasing
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.run import CheckpointMode, NodePhase, OnFailure, Phase, TrainingRunStatus
@@ -40,7 +40,7 @@ ENDING = (Phase.DELETING, Phase.RELEASING, Phase.DONE)
 RANK = {p: i for i, p in enumerate((Phase.REQUESTED, Phase.DRAINING, Phase.SAVING, *ENDING))}
 RANK |= {Phase.VERIFYING: RANK[Phase.SAVING], Phase.HELD: RANK[Phase.SAVING]}
 
-look = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+look = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def effects_of(seen, *kinds):
@@ -234,5 +234,12 @@ INVARIANTS = (
 def test_every_invariant_holds(seen):
     """Together, because making up what is seen costs more than looking at it."""
     event(f"phase {seen.run.status.termination.phase.value if seen.run.status.termination else 'none'}")
+    for holds in INVARIANTS:
+        holds(seen)
+
+
+@look
+@given(releasing())
+def test_every_invariant_holds_for_a_node_on_its_way_back(seen):
     for holds in INVARIANTS:
         holds(seen)

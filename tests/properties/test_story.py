@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import Phase as HypothesisPhase
 from hypothesis import strategies as st
 from properties.world import Scenario, World, node_phase
 
@@ -47,13 +48,20 @@ def test_every_way_out_comes_to_an_end(cause, mode):
 
 
 @pytest.mark.parametrize("when", [pytest.param("before", id="before"), pytest.param("after", id="after")])
-@pytest.mark.parametrize("cause", [pytest.param("low loss", id="low loss"), pytest.param("exit", id="exit code 0")])
+@pytest.mark.parametrize("cause", [pytest.param(cause, id=cause) for cause in ENDS])
 def test_killed_once_at_every_single_effect(cause, when):
     undisturbed = told(Scenario(cause))
-    assert undisturbed.count > 15
+    assert undisturbed.count > 10
     for effect in range(undisturbed.count):
         world = told(Scenario(cause), {effect: when})
         assert world.run.status.termination_status == undisturbed.run.status.termination_status
+
+
+@pytest.mark.parametrize(
+    "seconds", [pytest.param(s, id=f"{s} s") for s in (1, 20, 999, *(round(28 + 0.2 * i, 1) for i in range(50)))]
+)
+def test_a_training_may_leave_at_any_moment_of_its_stop(seconds):
+    told(Scenario("user stop", leaves_after=seconds))
 
 
 INTERVALS = st.one_of(
@@ -63,7 +71,7 @@ SCENARIOS = st.builds(
     Scenario,
     cause=st.sampled_from(list(ENDS)),
     mode=st.sampled_from(["Upload", "Upload", "Disabled"]),
-    stubborn=st.booleans(),
+    leaves_after=st.sampled_from([3.0, 30.0, 31.0, 32.0, 33.0, 34.0, 35.0, float("inf")]),
     bucket_away=INTERVALS,
     corrupt=st.booleans(),
     neighbour=INTERVALS,
@@ -72,7 +80,16 @@ SCENARIOS = st.builds(
 KILLS = st.dictionaries(st.integers(0, 60), st.sampled_from(["before", "after"]), max_size=12)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(
+        HypothesisPhase.explicit,
+        HypothesisPhase.reuse,
+        HypothesisPhase.generate,
+    ),  # to shrink a story takes minutes
+)
 @given(SCENARIOS, KILLS)
 def test_whatever_happens_it_comes_to_the_same_end(scenario, kills):
     told(scenario, kills)

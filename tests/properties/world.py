@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from builders import BASE, NAME, NAMESPACE, RUN_UID, make_agent, make_found, make_pool, make_run, make_status
-from pydantic import BaseModel
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import MarkerSeen, SaveRequest, StopRequest
@@ -19,6 +18,7 @@ from trainingrun_operator.core import effects as do
 from trainingrun_operator.core.completion import inferred
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.observed import (
+    Defaults,
     Instance,
     Job,
     Mismatch,
@@ -54,8 +54,8 @@ class Scenario:
     cause: str = "low loss"
     """low loss, exit, marker, crashes, user stop, user stop while pending, delete, bad image"""
     mode: str = "Upload"
-    stubborn: bool = False
-    """The training does not leave when it is asked to."""
+    leaves_after: float = 3
+    """Seconds until the training has saved and left after it was asked to; the grace is 30."""
     bucket_away: tuple[float, float] = (0, 0)
     corrupt: bool = False
     """The first commit that answers a save request does not verify."""
@@ -166,7 +166,7 @@ class World:
 
     def _train(self, pod: SimPod) -> None:
         age = self.now - pod.born - pod.start_after
-        if pod.stop is not None and not self.scenario.stubborn and self.now >= pod.stop_at + 3:
+        if pod.stop is not None and self.now >= pod.stop_at + self.scenario.leaves_after:
             pod.written = pod.step
             pod.training, pod.exit_code = Training.EXITED, 0
             return
@@ -255,6 +255,7 @@ class World:
             now=now,
             wall=WALL,
             track=memory.track,
+            defaults=Defaults(node_removal_seconds=20),
             job=self.job,
             pods=pods,
             agent=self._report(newest),
@@ -371,7 +372,7 @@ class World:
     def _status(self, **changes: Any) -> None:
         self.run = replace(self.run, status=self.run.status.model_copy(update=changes))
 
-    def apply(self, effect: do.Effect) -> None:
+    def apply(self, effect: do.Effect) -> None:  # noqa: C901, PLR0912 - one short arm per effect
         stop = self.run.status.termination
         match effect:
             case do.AddFinalizer():
@@ -435,12 +436,11 @@ class World:
         pod = self._find(uid)
         self._expect(pod)
         assert pod is not None
-        asked: type[BaseModel] = StopRequest if key == names.STOP_ANNOTATION else SaveRequest
         match key:
             case names.STOP_ANNOTATION:
-                pod.stop, pod.stop_at = asked.model_validate_json(value), self.now  # type: ignore[assignment]
+                pod.stop, pod.stop_at = StopRequest.model_validate_json(value), self.now
             case names.SAVE_ANNOTATION:
-                pod.save, pod.save_at = asked.model_validate_json(value), self.now  # type: ignore[assignment]
+                pod.save, pod.save_at = SaveRequest.model_validate_json(value), self.now
             case _:
                 self._safe_to_lose(pod)
                 pod.released = True
@@ -473,7 +473,7 @@ class World:
         done = stop is not None and stop.phase is Phase.DONE
         return done and names.FINALIZER not in self.run.finalizers
 
-    def tell(self, looks: int = 900) -> None:
+    def tell(self, looks: int = 1500) -> None:
         """Let the story happen, to its end or until patience is over."""
         for _ in range(looks):
             again = self.look()

@@ -88,8 +88,6 @@ class Demo:
 
     def prepare(self) -> None:
         """A namespace without runs, with the Secret that the runs name."""
-        if not self.base.operator_ready():
-            raise TroubleError("The operator is not installed, or not ready: run `make install`.")
         self.base.apply(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}}
         )
@@ -259,16 +257,17 @@ def main() -> int:
     view = View()
     try:
         with ground() as base:
+            base.require_operator()
             try:
                 with view:
                     demo = Demo(base, view)
                     reports, capacity = demo.play()
-            except TroubleError as trouble:
+            except (TroubleError, *BUSY) as trouble:
                 return fail(view, base, [str(trouble)])
             if wrong := summary(view, reports, capacity, time.monotonic() - demo.began):
                 return fail(view, base, wrong)
         return end(view, keep=os.environ.get("KEEP", "0") not in ("", "0"))
-    except TroubleError as trouble:
+    except (TroubleError, *BUSY) as trouble:
         view.line(f"The demo cannot start: {trouble}", "bold red")
         return 1
     except KeyboardInterrupt:

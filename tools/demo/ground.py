@@ -125,12 +125,13 @@ class Ground:
         """Create an object, or make it what the manifest says."""
         self.run("kubectl", "apply", "--filename", "-", given=yaml.safe_dump(manifest))
 
-    def operator_ready(self) -> bool:
-        """Whether an operator serves this cluster."""
-        label = "app.kubernetes.io/name=trainingrun-operator"
+    def require_operator(self) -> None:
+        """Raise TroubleError unless an operator serves this cluster."""
         apps: Any = kubernetes.client.AppsV1Api()
+        label = "app.kubernetes.io/name=trainingrun-operator"
         listed = apps.list_deployment_for_all_namespaces(label_selector=label).items
-        return any(deployment.status.ready_replicas for deployment in listed)
+        if not any(deployment.status.ready_replicas for deployment in listed):
+            raise TroubleError("The operator is not installed, or not ready: run `make install`.")
 
     def leftovers(self) -> list[str]:
         """What there is of runs in the demo's namespace."""
@@ -220,6 +221,15 @@ class Ground:
             if error.status == 404:  # noqa: PLR2004 - HTTP's own number
                 return ""
             raise
+
+    def pods_of_others(self, node: str) -> list[str]:
+        """Pods of other namespaces that have a GPU of this node."""
+        pods = self.core.list_pod_for_all_namespaces(field_selector=f"spec.nodeName={node}").items
+        return sorted(
+            f"{pod.metadata.namespace}/{pod.metadata.name}"
+            for pod in pods
+            if _gpus_of(pod) and pod.metadata.namespace != NAMESPACE
+        )
 
     def download(self, uri: str, folder: Path) -> int:
         """Fetch everything under an s3:// folder; how many files there were."""

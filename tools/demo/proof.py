@@ -99,11 +99,17 @@ def _released(ground: Ground, run: Json) -> list[Check]:
 
 def _node_released(ground: Ground, node: Json) -> Check:
     name, instance = node["name"], node["providerID"].rpartition("/")[2]
+    there, state = ground.node_uid(name) == node["uid"], ground.states([instance])[instance]
+    if node["phase"] == "Retained" and there and (others := ground.pods_of_others(name)):
+        # Only on a cluster with other users: what the operator must do then is to leave the node to them.
+        return Check(true=True, sentence=f"node {name} is free of it, and stays for {', '.join(others)}")
+    if node["phase"] == "Retained" and not there and state == "terminated":
+        return Check(true=True, sentence=f"node {name} is gone, given back by the run that it was handed over to")
     if node["phase"] != "Released" or not node.get("releasedAt"):
         return Check(true=False, sentence=f"did not release node {name}: it is {node['phase']}{story.said(node)}")
-    if ground.node_uid(name) == node["uid"]:
+    if there:
         return Check(true=False, sentence=f"says that node {name} is released, but the Node is still in the cluster")
-    if (state := ground.states([instance])[instance]) != "terminated":
+    if state != "terminated":
         return Check(true=False, sentence=f"says that node {name} is released, but its machine {instance} is {state}")
     return Check(
         true=True, sentence=f"node {name} released at {node['releasedAt']}: Node gone, machine {instance} terminated"

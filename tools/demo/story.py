@@ -64,7 +64,7 @@ def _of_run(before: Json, now: Json) -> Iterator[str]:
         yield f"trains on {(status.get('pods') or [{}])[0].get('node') or 'its node'}"
     saved = status.get("checkpoint", {})
     if saved.get("digest") and saved["digest"] != was.get("checkpoint", {}).get("digest"):
-        yield f"{saved.get('dir') or 'its files'} read back from the bucket and matched, {size(saved.get('bytes', 0))}"
+        yield f"{saved.get('dir') or 'its files'} is in the bucket, checked file by file, {size(saved.get('bytes', 0))}"
     stop, stopped = status.get("termination"), was.get("termination")
     if stop and not stopped:
         yield f"ends: {stop['status']}. {stop['message']}"
@@ -82,7 +82,7 @@ _PHASES = {
     "Requested": "stop written down, before anything is done about it",
     "Draining": "the training is asked to save and leave",
     "Saving": "the agent ships what is not in the bucket yet",
-    "Verifying": "the operator reads the checkpoint back",
+    "Verifying": "the operator checks every file in the bucket",
     "Deleting": "the checkpoint is proven; now the pod may go",
     "Releasing": "the pod is gone; now the node",
 }

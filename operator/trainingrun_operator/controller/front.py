@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import kopf
 
 from trainingrun_operator.api import names
+from trainingrun_operator.edge.cache import version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,9 +67,10 @@ class Watch:
 
     def __init__(self, cache: Cache, scheduler: Scheduler, reconciler: Reconciler, kube: Kube) -> None:
         self._cache, self._scheduler, self._reconciler, self._kube = cache, scheduler, reconciler, kube
-        self._missed: dict[str, str] = {}
+        self._untold: dict[str, int] = {}
+        """What a list brought and no event has told yet: uid and resourceVersion."""
         self.proven = time.monotonic()
-        """When an event came, or a list agreed with what the events had told."""
+        """When an event of a run came, or a list agreed with what the events had told."""
         self.listed = False
         """The first complete list was taken in."""
 
@@ -83,6 +85,9 @@ class Watch:
     async def on_run(self, event: Any, **_: Any) -> None:
         """A TrainingRun was listed, added, changed or removed."""
         self.proven = time.monotonic()
+        uid = event["object"]["metadata"]["uid"]
+        if version(event["object"]) >= self._untold.get(uid, 0):
+            self._untold.pop(uid, None)
         self.take_run(event["object"], deleted=event["type"] == "DELETED")
 
     async def on_pool(self, event: Any, **_: Any) -> None:
@@ -111,22 +116,23 @@ class Watch:
             self._scheduler.wake(uid)
 
     def _take_child(self, kind: str, event: Any) -> None:
-        self.proven = time.monotonic()
         uid = self._cache.put_child(kind, dict(event["object"]), deleted=event["type"] == "DELETED")
         if uid is not None and uid in self._cache.runs:
             self._scheduler.wake(uid)
 
     async def relist(self) -> None:
         """Compare a fresh list with what the events told: missed deletions are real, and a watch can fall silent."""
+        # Whatever the events add while the list is on its way is not missing from it.
+        known = set(self._cache.runs)
         listed = {run["metadata"]["uid"]: run async for run in self._kube.runs()}
-        missed = {uid: run["metadata"]["resourceVersion"] for uid, run in listed.items() if self._behind(uid, run)}
-        gone = [run for uid, run in self._cache.runs.items() if uid not in listed]
-        # What was missed at two lists in a row was not merely on its way.
-        if not (missed.items() & self._missed.items()):
+        # What a list brought and no event has told by the next was not merely on its way.
+        silent = {uid: at for uid, at in self._untold.items() if uid in listed}
+        if not silent:
             self.proven = time.monotonic()
         else:
-            log.warning("the watch has missed %d changes; they are taken from a list", len(missed))
-        self._missed = missed
+            log.warning("the watch has missed %d changes; they are taken from a list", len(silent))
+        self._untold = silent | {uid: version(run) for uid, run in listed.items() if self._behind(uid, run)}
+        gone = [run for uid, run in self._cache.runs.items() if uid in known and uid not in listed]
         for run in listed.values():
             self.take_run(run)
         for run in gone:
@@ -135,7 +141,7 @@ class Watch:
 
     def _behind(self, uid: str, run: Json) -> bool:
         known = self._cache.runs.get(uid)
-        return known is None or known["metadata"].get("generation") != run["metadata"].get("generation")
+        return known is None or (version(known) < version(run) and _asked(known) != _asked(run))
 
 
 def _asked(run: Json) -> tuple[Any, ...]:

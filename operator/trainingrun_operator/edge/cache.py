@@ -58,6 +58,13 @@ class Cache:
             pods[stored["metadata"]["uid"]] = stored
         return run_uid
 
+    def put_children(self, run_uid: str, pods: list[Json], job: Json | None) -> None:
+        """Replace what is known of a run's pods and Job by what the API server says."""
+        self.pods[run_uid] = {pod["metadata"]["uid"]: pod for pod in pods}
+        self.jobs.pop(run_uid, None)
+        if job is not None:
+            self.put_child("Job", job, deleted=False)
+
     def put_pool(self, stored: Json, *, deleted: bool) -> None:
         """Keep, or forget, a pool."""
         name = stored["metadata"]["name"]

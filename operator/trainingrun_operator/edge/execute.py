@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from trainingrun_operator.edge.memory import Memory
 
 Json = dict[str, Any]
+
+log = logging.getLogger(__name__)
 
 
 class StaleError(Exception):
@@ -124,7 +127,11 @@ class Executor:
             case DeleteNode(name, uid):
                 await kube.delete_node(name, uid)
             case Tell(reason, message, warning):
-                await kube.tell(_reference(run), reason, message, warning=warning, wall=wall)
+                try:
+                    await kube.tell(_reference(run), reason, message, warning=warning, wall=wall)
+                except KubeError as error:
+                    # The word about a deed is not the deed: a namespace that is being deleted takes no event any more.
+                    log.warning("%s: could not tell %s: %s", run.key, reason, error)
             case _ as never:  # pragma: no cover - mypy proves that there is no other effect
                 assert_never(never)
         return None

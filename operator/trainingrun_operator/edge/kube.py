@@ -61,9 +61,11 @@ class KubeError(Exception):
     def conflict(self) -> bool:
         """The object is not what it was when it was looked at: read again, decide again.
 
-        A failed `test` of a JSON patch is a 422 without causes; a refusal by the schema is a 422 with causes.
+        A failed `test` of a JSON patch is a 422 without causes, a merge patch that carries another uid is a 422 about `metadata.uid`; a
+        refusal by the schema is a 422 with other causes.
         """
-        return self.status == _CONFLICT or (self.status == _INVALID and not self.causes)
+        another = any(cause.get("field") == "metadata.uid" for cause in self.causes)
+        return self.status == _CONFLICT or (self.status == _INVALID and (another or not self.causes))
 
     @property
     def exists(self) -> bool:
@@ -277,9 +279,11 @@ class Kube:
                 method, self._url(path), data=data, headers=headers, params=params
             ) as answer:
                 text = await answer.text()
-                if answer.ok:
-                    return dict(json.loads(text))
-                raise _error(answer.status, text)
+                if not answer.ok:
+                    raise _error(answer.status, text)
+                return dict(json.loads(text))
+        except (TypeError, ValueError) as error:
+            raise KubeError(0, "NotKubernetes", f"{method} {path}: the answer is not a JSON object") from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise KubeError(0, "Unreachable", f"{method} {path}: {type(error).__name__} {error}") from error
 
@@ -323,8 +327,8 @@ class Kube:
 
 def _error(status: int, text: str) -> KubeError:
     try:
-        said = json.loads(text)
-    except ValueError:
+        said = dict(json.loads(text))
+    except (TypeError, ValueError):
         return KubeError(status, "HTTP", text[:200])
     return KubeError(
         status, said.get("reason", ""), said.get("message", ""), (said.get("details") or {}).get("causes") or ()
@@ -332,7 +336,7 @@ def _error(status: int, text: str) -> KubeError:
 
 
 def _of_uid(uid: str, patch: Json) -> Json:
-    """Make a merge patch that the API server refuses (409) for an object of another uid."""
+    """Make a merge patch that the API server refuses (422, about `metadata.uid`) for an object of another uid."""
     return {**patch, "metadata": {**patch.get("metadata", {}), "uid": uid}}
 
 

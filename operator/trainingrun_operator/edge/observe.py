@@ -124,19 +124,22 @@ class Observer:
         cached = self._cache.jobs.get(run.uid)
         if run.status.termination is None and not run.deleting and cached is not None:
             return _own(run, list(self._cache.pods.get(run.uid, {}).values()), cached)
-        return await self._read_children(run)
+        return _own(run, *await self._read_children(run))
 
-    async def _read_children(self, run: Run) -> tuple[tuple[Pod, ...], Job | None]:
-        pods, job = await asyncio.gather(
+    async def _read_children(self, run: Run) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+        return await asyncio.gather(
             self._kube.pods_of(run.namespace, run.uid),
             self._kube.job(run.namespace, names.job_name(run.name)),
         )
-        return _own(run, pods, job)
 
     async def confirms(self, seen: Observed) -> bool:
         """Whether pods and Job are, in the API server itself, what a decision to end the run was made from."""
-        pods, job = await self._read_children(seen.run)
-        return _gist(pods, job) == _gist(seen.pods, seen.job)
+        stored, job = await self._read_children(seen.run)
+        if _gist(*_own(seen.run, stored, job)) == _gist(seen.pods, seen.job):
+            return True
+        # An event was missed, or is still on its way: the next look must not see the same again.
+        self._cache.put_children(seen.run.uid, stored, job)
+        return False
 
     # -- the pod: metrics and agent ----------------------------------------------------------------------
 
@@ -165,7 +168,11 @@ class Observer:
             async with self._session.get(
                 url, timeout=aiohttp.ClientTimeout(total=AGENT_TIMEOUT_SECONDS), allow_redirects=False
             ) as answer:
-                body = await answer.content.read(REPORT_MAX_BYTES)
+                body = bytearray()
+                async for chunk in answer.content.iter_any():
+                    body += chunk
+                    if len(body) > REPORT_MAX_BYTES:
+                        return None
                 report = AgentReport.model_validate_json(body) if answer.status == 200 else None  # noqa: PLR2004 - HTTP's OK
         except (aiohttp.ClientError, TimeoutError, OSError, ValidationError):
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from trainingrun_operator.api import names
@@ -79,4 +80,6 @@ class Preflight:
 
 def refused_job(error: KubeError) -> Problem:
     """The API server's complaint about the Job, in the condition's words."""
-    return Problem("InvalidTemplate", f"The API server refuses the Job that spec.template makes: {error.message}")
+    message = f"The API server refuses the Job that spec.template makes: {error.message}"
+    # A quota, or a policy, may allow tomorrow what it forbids today.
+    return Problem("InvalidTemplate", message, permanent=error.status != HTTPStatus.FORBIDDEN)

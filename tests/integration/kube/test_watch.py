@@ -13,6 +13,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.controller import front
 from trainingrun_operator.controller.front import Watch
 from trainingrun_operator.edge.cache import Cache
+from trainingrun_operator.edge.kube import _error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,25 +42,27 @@ def watching(kube) -> tuple[Watch, Cache, Woken]:
 
 
 async def until(fits: Callable[[], Any], sentence: str, seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not fits():
-            await asyncio.sleep(0.05)
-    assert fits(), sentence
+    for _ in range(int(seconds / 0.05)):
+        if fits():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{sentence}: not so after {seconds:g} s")
 
 
 def test_a_watch_from_a_version_that_is_no_longer_kept_is_told_410(api, runs):
     text = api.call("GET", runs.collection, watch="true", resourceVersion="1", timeoutSeconds="5")
     event = json.loads(text.splitlines()[0])
     assert (event["type"], event["object"]["code"], event["object"]["reason"]) == ("ERROR", 410, "Expired")
+    error = _error(410, json.dumps(event["object"]))
+    assert (error.gone, error.conflict) == (False, False), "Nothing counts as deleted or changed because of it."
 
 
 async def test_a_list_brings_what_no_event_told_of(kube, runs):
     watch, cache, woken = watching(kube)
-    run = runs.make()
-    assert not watch.listed
+    uid = runs.make()["metadata"]["uid"]
+    assert uid not in cache.runs
     await watch.relist()
-    uid = run["metadata"]["uid"]
-    assert watch.listed
+    assert watch.listed, "From now on the operator counts as ready."
     assert uid in cache.runs
     assert uid in woken.uids, "It is looked at."
 

@@ -71,4 +71,8 @@ def test_an_authors_mount_is_used_and_nothing_is_mounted_over_it(mount, path):
 def test_a_sibling_of_the_path_is_not_its_mount():
     container = {"name": "train", "image": "acme/bert", "volumeMounts": [{"name": "data", "mountPath": "/check"}]}
     pod = children.pod_template(make_run(spec={"template": template(containers=[container])}), Defaults())["spec"]
-    assert [m["name"] for m in pod["containers"][0]["volumeMounts"]] == ["data", "trainingrun-checkpoints", "trainingrun-control"]
+    assert [m["name"] for m in pod["containers"][0]["volumeMounts"]] == [
+        "data",
+        "trainingrun-checkpoints",
+        "trainingrun-control",
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 from builders import (
@@ -31,7 +32,7 @@ from trainingrun_operator.core.effects import AddFinalizer, Annotate, Begin, Cre
 
 DISABLED = {"checkpoint": {"mode": "Disabled"}}
 PROCEED = {"checkpoint": checkpoint_spec(onFailure="Proceed")}
-NO_JOB = {"job": None, "pods": (), "agent": None}
+NO_JOB: dict[str, Any] = {"job": None, "pods": (), "agent": None}
 
 
 def test_a_run_is_protected_before_anything_is_created():

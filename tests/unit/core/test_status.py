@@ -45,7 +45,7 @@ from trainingrun_operator.api.run import (
 )
 from trainingrun_operator.core.observed import Problem
 from trainingrun_operator.core.sample import Sample, ScrapeFailure
-from trainingrun_operator.core.status import camel, render
+from trainingrun_operator.core.status import WRITTEN_BY_THE_STOP, camel, observed_fields, render
 from trainingrun_operator.core.track import Track
 
 DISABLED = {"checkpoint": {"mode": "Disabled"}}
@@ -503,3 +503,9 @@ def test_history_grows_with_the_phase_and_no_further_than_it_may():
 )
 def test_camel(status, reason):
     assert camel(status) == reason
+
+
+def test_the_observer_never_writes_what_the_stop_writes_not_even_as_empty():
+    fields = observed_fields(render(done(nodes=(RELEASED,))))
+    assert not WRITTEN_BY_THE_STOP & fields.keys()
+    assert {"conditions", "phase", "terminationMessage", "history"} <= fields.keys()

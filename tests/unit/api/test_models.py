@@ -1,0 +1,124 @@
+"""What users write is read as they wrote it, and nothing that ends a run comes from a default."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.pool import GPUNodePoolSpec
+from trainingrun_operator.api.run import NodePhase, NodeStatus, Phase, Termination, TrainingRunSpec, TrainingRunStatus
+
+LEAST = {"template": {"spec": {"containers": []}}, "checkpoint": {"destination": "s3://bucket/runs"}}
+POOL = {"nodeSelector": {"pool": "a100"}, "awsAutoScaling": {"region": "us-east-1", "groups": ["g"]}}
+
+
+def test_the_least_that_works():
+    spec = TrainingRunSpec.parse(LEAST)
+    assert (spec.auto_stop_loss, spec.stop, spec.backoff_limit, spec.stall_polls, spec.poll_interval_seconds) == (
+        None, None, 3, 3, 10,
+    )  # fmt: skip
+    assert (spec.checkpoint.path, spec.checkpoint.mode, spec.checkpoint.on_failure) == (
+        "/checkpoints",
+        "Upload",
+        "Hold",
+    )
+    assert (spec.shutdown.grace_seconds, spec.completion.settle_seconds, spec.node_pool.policy) == (
+        120,
+        300,
+        "WhenEmpty",
+    )
+
+
+def test_names_that_people_and_clouds_write_their_own_way():
+    spec = TrainingRunSpec.parse({**LEAST, "checkpoint": {"s3": {"endpointURL": "http://minio:9000"}}})
+    assert spec.checkpoint.s3.endpoint_url == "http://minio:9000"
+    node = NodeStatus(name="gpu-1", uid="n", provider_id="aws:///i-1")
+    assert node.dump()["providerID"] == "aws:///i-1"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        pytest.param("backoffLimit", -1, id="a negative limit"),
+        pytest.param("stallPolls", 0, id="no polls at all"),
+        pytest.param("pollIntervalSeconds", 0, id="without a pause"),
+        pytest.param("autoStopLoss", "low", id="a loss in words"),
+        pytest.param("checkpoint", {"mode": "Maybe"}, id="a mode that does not exist"),
+        pytest.param("checkpoint", {"path": "relative"}, id="a relative path"),
+        pytest.param("checkpoint", {"s3": {"endpointURL": "minio:9000"}}, id="an address without a scheme"),
+        pytest.param("checkpoint", {"include": [""]}, id="an empty glob"),
+        pytest.param("metrics", {"port": 0}, id="port 0"),
+        pytest.param("metrics", {"path": "metrics"}, id="a path without a slash"),
+        pytest.param("metrics", {"path": "/metrics?x=1"}, id="a path with a query"),
+        pytest.param("metrics", {"names": {"loss": []}}, id="no name for the loss"),
+        pytest.param("metrics", {"names": {"loss": ["train loss"]}}, id="a name that no metric has"),
+        pytest.param("shutdown", {"file": "a/b"}, id="a stop file in a folder"),
+        pytest.param("shutdown", {"graceSeconds": 86_401}, id="more than a day of grace"),
+        pytest.param("completion", {"markerFiles": ["/done"]}, id="an absolute marker"),
+        pytest.param("nodePool", {"policy": "Always"}, id="a policy that does not exist"),
+    ],
+)
+def test_refused(path, value):
+    with pytest.raises(ValidationError):
+        TrainingRunSpec.parse({**LEAST, path: value})
+
+
+def test_unknown_fields_are_ignored_in_what_is_stored_and_refused_in_what_is_written():
+    later = {**LEAST, "budget": {"maxCost": 25}}
+    assert TrainingRunSpec.parse(later) == TrainingRunSpec.parse(LEAST)
+    with pytest.raises(ValidationError, match="budget"):
+        TrainingRunSpec.parse_strict(later)
+    with pytest.raises(ValidationError, match=r"checkpoint\.later"):
+        TrainingRunSpec.parse_strict({**LEAST, "checkpoint": {"later": 1}})
+
+
+def test_snake_case_is_not_what_people_write():
+    assert TrainingRunSpec.parse({**LEAST, "auto_stop_loss": 0.3}).auto_stop_loss is None
+
+
+def test_models_are_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        TrainingRunSpec.parse(LEAST).stop = True  # type: ignore[misc]
+
+
+def test_what_is_absent_is_not_dumped():
+    assert TrainingRunStatus().dump() == {
+        "conditions": [], "pods": [], "nodes": [], "shadow": [], "history": [],
+    }  # fmt: skip
+
+
+def test_a_stop_is_stored_and_read_back():
+    stop = Termination(id="s", status="auto_low_loss", message="m", phase=Phase.HELD, requested_at="t", phase_at="t")
+    status = TrainingRunStatus(termination=stop, nodes=(NodeStatus(name="gpu-1", uid="n", phase=NodePhase.CORDONED),))
+    assert TrainingRunStatus.parse(status.dump()) == status
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        pytest.param("nodeSelector", {}, id="every node"),
+        pytest.param("awsAutoScaling", {"region": "us-east-1", "groups": []}, id="no group"),
+        pytest.param("minNodes", -1, id="a negative minimum"),
+        pytest.param("ignorePods", [{"namespace": "x", "labels": {}}], id="every pod of a namespace"),
+    ],
+)
+def test_a_pool_is_refused(field, value):
+    with pytest.raises(ValidationError):
+        GPUNodePoolSpec.parse({**POOL, field: value})
+
+
+def test_a_pool():
+    pool = GPUNodePoolSpec.parse(POOL)
+    assert (pool.min_nodes, pool.max_idle_seconds, pool.settle_seconds, pool.alert_after_seconds) == (0, 7200, 10, 900)
+
+
+def test_every_child_carries_the_same_labels():
+    assert names.child_labels("bert", "u-1") == {
+        "trainingrun.dev/run": "bert",
+        "trainingrun.dev/run-uid": "u-1",
+        "app.kubernetes.io/name": "trainingrun",
+        "app.kubernetes.io/instance": "bert",
+        "app.kubernetes.io/managed-by": "trainingrun-operator",
+    }
+    assert names.job_name("bert") == "bert"

@@ -1,0 +1,368 @@
+"""What the watches bring becomes cached objects and woken runs; what they fail to bring is found by a list."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import SimpleNamespace
+
+import kopf
+import pytest
+from builders import POD_UID, RUN_UID
+from fakes import ALL_RUNS, RUN, api_server, stored_job, stored_pod, stored_pool, stored_run
+
+from trainingrun_operator.api import names
+from trainingrun_operator.controller import front
+from trainingrun_operator.controller.front import Watch
+from trainingrun_operator.edge.cache import Cache
+from trainingrun_operator.edge.kube import Connection, Kube, KubeError
+
+
+class Noted:
+    """Scheduler and reconciler in one: who was woken, who was forgotten."""
+
+    def __init__(self):
+        self.woken, self.forgotten = [], []
+
+    def wake(self, uid, after=0):
+        self.woken.append(uid)
+
+    def forget(self, uid):
+        self.forgotten.append(uid)
+
+
+class Lists:
+    """Answers the only call that the watch makes: each list in turn, the last one for ever."""
+
+    def __init__(self, *lists):
+        self.lists = list(lists)
+        self.meanwhile = lambda: None
+
+    async def runs(self):
+        listed = self.lists.pop(0) if len(self.lists) > 1 else self.lists[0]
+        for run in listed:
+            yield run
+        self.meanwhile()
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(front, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def place(clock):
+    """A watch with everyone it talks to."""
+    noted, cache, lists = Noted(), Cache(), Lists([])
+    return SimpleNamespace(watch=Watch(cache, noted, noted, lists), cache=cache, noted=noted, lists=lists, clock=clock)
+
+
+def event(stored, kind="MODIFIED"):
+    return {"type": kind, "object": stored}
+
+
+def run_at(version, *, generation=1, uid=RUN_UID, **more):
+    return stored_run(uid=uid, resourceVersion=str(version), generation=generation, **more)
+
+
+# -- events -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [pytest.param(None, id="listed"), pytest.param("ADDED", id="added")])
+async def test_a_run_that_was_not_known_is_looked_at(place, kind):
+    await place.watch.on_run(event(run_at(7), kind))
+    assert place.noted.woken == [RUN_UID]
+    assert RUN_UID in place.cache.runs
+
+
+@pytest.mark.parametrize(
+    ("change", "woken"),
+    [
+        pytest.param({"status": {"phase": "Running"}}, [], id="the echo of our own status write wakes nobody"),
+        pytest.param({"labels": {"team": "a"}}, [], id="a label wakes nobody"),
+        pytest.param({"generation": 2}, [RUN_UID], id="a changed spec wakes"),
+        pytest.param({"deletionTimestamp": "2026-01-01T00:00:00Z"}, [RUN_UID], id="a deletion wakes"),
+    ],
+)
+async def test_only_what_a_person_asked_for_wakes_a_known_run(place, change, woken):
+    await place.watch.on_run(event(run_at(7)))
+    place.noted.woken.clear()
+    await place.watch.on_run(event(run_at(8, **change)))
+    assert place.noted.woken == woken
+    assert place.cache.runs[RUN_UID]["metadata"]["resourceVersion"] == "8"
+
+
+async def test_a_run_that_is_gone_is_forgotten_by_everybody(place):
+    await place.watch.on_run(event(run_at(7)))
+    await place.watch.on_pod(event(stored_pod()))
+    await place.watch.on_run(event(run_at(9), "DELETED"))
+    assert place.noted.forgotten == [RUN_UID, RUN_UID], "by the scheduler and by the reconciler"
+    assert not place.cache.runs
+    assert not place.cache.pods
+
+
+async def test_an_older_version_never_replaces_a_newer_and_wakes_nobody(place):
+    await place.watch.on_run(event(run_at(10)))
+    place.noted.woken.clear()
+    await place.watch.on_run(event(run_at(9, generation=2)))
+    assert place.cache.runs[RUN_UID]["metadata"]["resourceVersion"] == "10"
+    assert place.noted.woken == []
+
+
+async def test_a_version_is_a_number_and_not_a_text(place):
+    await place.watch.on_run(event(run_at(9)))
+    await place.watch.on_run(event(run_at(10)))
+    assert place.cache.runs[RUN_UID]["metadata"]["resourceVersion"] == "10"
+
+
+@pytest.mark.parametrize("kind", ["ADDED", "MODIFIED", "DELETED"])
+async def test_whatever_happens_to_a_pod_or_job_wakes_its_run(place, kind):
+    await place.watch.on_run(event(run_at(7)))
+    place.noted.woken.clear()
+    await place.watch.on_pod(event(stored_pod(), kind))
+    await place.watch.on_job(event(stored_job(), kind))
+    assert place.noted.woken == [RUN_UID, RUN_UID]
+    assert (POD_UID in place.cache.pods[RUN_UID]) == (kind != "DELETED")
+    assert (RUN_UID in place.cache.jobs) == (kind != "DELETED")
+
+
+async def test_a_pod_of_a_run_that_is_not_known_yet_is_kept_and_wakes_nobody(place):
+    await place.watch.on_pod(event(stored_pod()))
+    assert place.noted.woken == []
+    assert POD_UID in place.cache.pods[RUN_UID]
+
+
+async def test_a_pod_of_nobody_is_not_kept(place):
+    await place.watch.on_pod(event(stored_pod(labels=None)))
+    assert not place.cache.pods
+
+
+async def test_a_pool_is_kept_until_it_is_deleted(place):
+    await place.watch.on_pool(event(stored_pool()))
+    assert place.cache.pools["a100"].spec.node_selector == {"pool": "a100"}
+    await place.watch.on_pool(event(stored_pool(), "DELETED"))
+    assert not place.cache.pools
+
+
+# -- lists ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_first_list_makes_the_operator_ready(place):
+    assert not place.watch.listed
+    await place.watch.relist()
+    assert place.watch.listed
+
+
+async def test_a_list_that_fails_makes_nobody_ready_and_forgets_nobody(place):
+    await place.watch.on_run(event(run_at(7)))
+
+    def away():
+        raise KubeError(503, "ServiceUnavailable", "away")
+
+    place.lists.meanwhile = away
+    with pytest.raises(KubeError):
+        await place.watch.relist()
+    assert not place.watch.listed
+    assert RUN_UID in place.cache.runs
+
+
+async def test_a_list_finds_a_missed_addition(place):
+    place.lists.lists = [[run_at(7)]]
+    await place.watch.relist()
+    assert place.noted.woken == [RUN_UID]
+
+
+async def test_a_list_finds_a_missed_change(place):
+    await place.watch.on_run(event(run_at(7)))
+    place.noted.woken.clear()
+    place.lists.lists = [[run_at(8, generation=2)]]
+    await place.watch.relist()
+    assert place.noted.woken == [RUN_UID]
+
+
+async def test_a_list_finds_a_missed_deletion(place):
+    await place.watch.on_run(event(run_at(7)))
+    await place.watch.relist()
+    assert place.noted.forgotten == [RUN_UID, RUN_UID]
+    assert not place.cache.runs
+
+
+async def test_a_run_that_is_added_while_the_list_is_on_its_way_is_not_a_missed_deletion(place):
+    place.lists.meanwhile = lambda: place.watch.take_run(run_at(7))
+    await place.watch.relist()
+    assert place.noted.forgotten == []
+    assert RUN_UID in place.cache.runs
+
+
+async def test_a_list_that_is_older_than_the_events_changes_nothing(place):
+    await place.watch.on_run(event(run_at(9, generation=2)))
+    place.noted.woken.clear()
+    place.lists.lists = [[run_at(7)]]
+    await place.watch.relist()
+    assert place.noted.woken == []
+    assert place.cache.runs[RUN_UID]["metadata"]["generation"] == 2
+
+
+# -- the proof of the watch -------------------------------------------------------------------------------------
+
+
+async def proofs(place, *lists):
+    """How many seconds after the start the watch was last proven, after each of these lists, one a minute."""
+    place.lists.lists = [*lists]
+    proven = []
+    for _ in lists:
+        place.clock.now += 60
+        await place.watch.relist()
+        proven.append(place.watch.proven - 1000)
+    return proven
+
+
+async def test_an_event_of_a_run_proves_the_watch(place):
+    place.clock.now += 50
+    await place.watch.on_run(event(run_at(7)))
+    assert place.watch.proven == 1050
+
+
+async def test_an_event_of_a_pod_does_not_prove_that_those_of_runs_come(place):
+    place.clock.now += 50
+    await place.watch.on_pod(event(stored_pod()))
+    assert place.watch.proven == 1000
+
+
+async def test_lists_that_agree_with_the_events_prove_the_watch(place):
+    await place.watch.on_run(event(run_at(7)))
+    assert await proofs(place, [run_at(7)], [run_at(7)]) == [60, 120]
+
+
+async def test_what_one_list_finds_may_merely_be_on_its_way(place):
+    assert await proofs(place, [run_at(7)]) == [60]
+
+
+async def test_what_no_event_has_told_by_the_next_list_stops_the_proof(place):
+    assert await proofs(place, [run_at(7)], [run_at(7)], [run_at(7)]) == [60, 60, 60]
+
+
+async def test_a_silent_watch_stays_silent_though_the_run_goes_on_changing(place):
+    await place.watch.on_run(event(run_at(7)))
+    lists = [[run_at(7 + i, generation=i)] for i in (2, 3, 4)]
+    assert await proofs(place, *lists) == [60, 60, 60]
+
+
+async def test_the_event_of_what_a_list_brought_proves_the_watch_again(place):
+    assert await proofs(place, [run_at(7)], [run_at(7)]) == [60, 60]
+    await place.watch.on_run(event(run_at(7)))
+    assert await proofs(place, [run_at(7)]) == [180]
+
+
+async def test_an_event_older_than_what_the_list_brought_does_not_tell_it(place):
+    await proofs(place, [run_at(7)])
+    await place.watch.on_run(event(run_at(6)))
+    place.clock.now += 5
+    assert await proofs(place, [run_at(7)]) == [60]
+
+
+async def test_a_run_that_was_found_by_a_list_and_is_gone_by_the_next_is_no_disagreement(place):
+    assert await proofs(place, [run_at(7)], []) == [60, 120]
+
+
+async def test_our_own_status_writes_are_no_disagreement(place):
+    await place.watch.on_run(event(run_at(7)))
+    assert await proofs(place, [run_at(8)], [run_at(9)]) == [60, 120]
+
+
+# -- kopf -------------------------------------------------------------------------------------------------------
+
+
+def test_kopf_takes_no_finalizer_for_its_own_that_is_ours():
+    assert front.settings().persistence.finalizer != names.FINALIZER
+
+
+def test_kopf_posts_no_events_and_scans_and_pauses_nothing():
+    settings = front.settings()
+    assert settings.posting.enabled is False
+    assert settings.scanning.disabled is True
+    assert settings.peering.standalone is True
+
+
+def test_kopf_asks_in_chunks():
+    assert front.settings().watching.chunk_size == 500
+
+
+def test_no_cluster_to_log_in_to_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(kopf, "login_with_service_account", lambda **_: None)
+    monkeypatch.setattr(kopf, "login_with_kubeconfig", lambda **_: None)
+    with pytest.raises(
+        kopf.LoginError, match="no ServiceAccount token and no kubeconfig: run in a pod, or set KUBECONFIG"
+    ):
+        front.connection()
+
+
+def test_kube_is_reached_as_kopf_is(monkeypatch):
+    info = kopf.ConnectionInfo(server="https://10.0.0.1", ca_data="Q0E=", token="t", insecure=None)
+    monkeypatch.setattr(kopf, "login_with_service_account", lambda **_: info)
+    found, fields = front.connection()
+    assert found is info
+    assert Connection(**fields) == Connection(server="https://10.0.0.1", ca_data="Q0E=", token="t")
+
+
+@contextlib.asynccontextmanager
+async def kopf_watching(api, noted):
+    """Real kopf, with our settings and handlers, on the API server in memory."""
+    cache = Cache()
+    async with Kube(Connection(api.url)) as kube:
+        registry = kopf.OperatorRegistry()
+        watch = Watch(cache, noted, noted, kube)
+        watch.register(registry, lambda **_: kopf.ConnectionInfo(server=api.url))
+        ready = asyncio.Event()
+        operator = asyncio.create_task(
+            kopf.operator(
+                registry=registry, settings=front.settings(), clusterwide=True, standalone=True, ready_flag=ready
+            )
+        )
+        try:
+            yield cache
+        finally:
+            operator.cancel()
+            await asyncio.gather(operator, return_exceptions=True)
+
+
+async def until(condition):
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail("it has not happened within 10 seconds")
+
+
+async def test_kopf_brings_every_kind_and_writes_nothing_not_even_to_take_a_finalizer_off():
+    stored = (
+        stored_run(),
+        stored_job(),
+        stored_pod(),
+        stored_pod(name="foreign", uid="foreign", labels={}),
+        stored_pool(),
+    )
+    async with api_server(*stored) as api, kopf_watching(api, noted := Noted()) as cache:
+        await until(lambda: cache.runs and cache.jobs and cache.pods and cache.pools)
+        assert list(cache.pods[RUN_UID]) == [POD_UID]
+        # As many versions as there are: the first event of an object is handled apart from the later ones.
+        for phase in ("Running", "Stopping"):
+            await api.tell("MODIFIED", {**api.objects[RUN], "status": {"phase": phase}})
+            await until(lambda: cache.runs[RUN_UID].get("status") == {"phase": phase})  # noqa: B023 - awaited at once
+        await api.tell("DELETED", stored_run())
+        await until(lambda: not cache.runs)
+        assert noted.forgotten == [RUN_UID, RUN_UID]
+        assert api.lines("PATCH", "POST", "PUT", "DELETE") == []
+        selectors = {sent.path: sent.query.get("labelSelector") for sent in api.sent if "resourceVersion" in sent.query}
+        assert selectors["/api/v1/pods"] == names.RUN_UID_LABEL
+        assert selectors["/apis/batch/v1/jobs"] == names.RUN_UID_LABEL
+        assert selectors[ALL_RUNS] is None

@@ -1,0 +1,323 @@
+"""One look at a run: what is written and when, and what becomes of a look that fails."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from aiohttp import web
+from builders import (
+    NAME,
+    NAMESPACE,
+    NOW,
+    RUN_UID,
+    losses,
+    make_job,
+    make_node_facts,
+    make_observed,
+    make_pod,
+    make_stop,
+)
+from fakes import EVENTS, RUN, ApiError, api_server, stored_job, stored_pod, stored_run
+
+from trainingrun_operator.api.run import Phase
+from trainingrun_operator.controller.reconciler import BACKOFF_MAX_SECONDS, Reconciler
+from trainingrun_operator.core.observed import Run
+from trainingrun_operator.core.sample import ScrapeFailure
+from trainingrun_operator.core.status import WRITTEN_BY_THE_STOP
+from trainingrun_operator.edge.cache import Cache
+from trainingrun_operator.edge.execute import Executor
+from trainingrun_operator.edge.kube import Connection, Kube, KubeError
+from trainingrun_operator.exporter import Telemetry
+
+STATUS = f"PATCH {RUN}/status"
+OTHER_UID = "other-run"
+
+
+class FakeObserver:
+    """Sees the run as it is stored, and around it whatever the test says."""
+
+    def __init__(self):
+        self.fields, self.confirmed, self.looks, self.trouble = {}, True, 0, None
+
+    async def observe(self, stored, memory):
+        self.looks += 1
+        if self.trouble is not None:
+            raise self.trouble
+        run = Run.of(stored)
+        own = {"job": make_job(name=run.name, run_uid=run.uid)}
+        return make_observed(run=run, **{**own, **self.fields})
+
+    async def confirms(self, seen):
+        return self.confirmed
+
+
+@pytest.fixture
+async def place():
+    """A reconciler on an API server in memory with one run that trains on a recorded node."""
+    async with api_server(stored_run(status={}), stored_job(), stored_pod()) as api, Kube(Connection(api.url)) as kube:
+        cache, observer, telemetry = Cache(), FakeObserver(), Telemetry()
+        cache.put_run(api.objects[RUN])
+        reconciler = Reconciler(kube, cache, observer, Executor(kube, cache), telemetry, 60)
+        yield SimpleNamespace(
+            api=api, cache=cache, observer=observer, telemetry=telemetry, reconciler=reconciler, look=reconciler.look
+        )
+
+
+def written(api):
+    """The bodies of all status applies."""
+    return [sent.body["status"] for sent in api.sent if sent.content_type == "application/apply-patch+yaml"]
+
+
+def count(telemetry, name):
+    return telemetry.registry.get_sample_value(f"trainingrun_{name}")
+
+
+def stop(phase, **fields):
+    return make_stop(phase, **fields).dump()
+
+
+# -- writing the status -----------------------------------------------------------------------------------------
+
+
+async def test_the_first_look_writes_the_status_with_uid_and_version(place):
+    assert await place.look(RUN_UID) == 10
+    (sent,) = [sent for sent in place.api.sent if sent.method == "PATCH"]
+    assert sent.line == STATUS
+    assert sent.query == {"fieldManager": "trainingrun-observer", "force": "true"}
+    assert sent.body["metadata"] == {"name": NAME, "namespace": NAMESPACE, "uid": RUN_UID, "resourceVersion": "7"}
+    assert sent.body["status"]["phase"] == "Running"
+
+
+async def test_what_was_written_is_what_is_known(place):
+    await place.look(RUN_UID)
+    assert place.cache.runs[RUN_UID] == place.api.objects[RUN] | {
+        "metadata": {**place.api.objects[RUN]["metadata"], "managedFields": []}
+    }
+
+
+async def test_looking_again_at_the_same_writes_nothing(place):
+    for _ in range(5):
+        await place.look(RUN_UID)
+    assert len(written(place.api)) == 1
+
+
+async def test_progress_alone_is_written_once_a_minute(place):
+    for seconds in range(0, 130, 10):
+        now = NOW + seconds
+        place.observer.fields = {"now": now, "track": losses(2.0, 1.5, until=now, first_step=1000 + 10 * seconds)}
+        await place.look(RUN_UID)
+    steps = [status["progress"]["step"] for status in written(place.api)]
+    assert steps == [1200, 1800, 2400]
+
+
+async def test_a_transition_is_written_at_once(place):
+    await place.look(RUN_UID)
+    place.observer.fields = {"now": NOW + 1, "pods": (make_pod(deleting=True),), "agent": None}
+    place.observer.fields["track"] = losses(2.0, 1.5, until=NOW - 500)
+    await place.look(RUN_UID)
+    before, after = [{c["type"]: c["status"] for c in status["conditions"]} for status in written(place.api)]
+    assert (before["MetricsAvailable"], after["MetricsAvailable"]) == ("True", "False")
+
+
+async def test_another_reason_for_the_same_state_is_written_at_once(place):
+    for i, reason in enumerate(("Timeout", "ConnectionRefused")):
+        track = losses(2.0, 1.5)
+        track = type(track)(**{**vars(track), "oddity": ScrapeFailure(reason, "It does not answer.")})
+        place.observer.fields = {"now": NOW + i, "track": track}
+        await place.look(RUN_UID)
+    assert len(written(place.api)) == 2
+
+
+async def test_the_observer_never_names_what_the_stop_writes(place):
+    place.observer.fields = {"nodes": (make_node_facts(),)}
+    await place.look(RUN_UID)
+    assert place.api.objects[RUN]["status"]["nodes"]
+    stored = stored_run(
+        status={
+            "termination": stop(Phase.DONE),
+            "terminationStatus": "auto_low_loss",
+            "completionTime": "2026-01-01T00:00:00Z",
+        },
+        resourceVersion="900",
+        finalizers=[],
+    )
+    place.api.put(stored)
+    place.cache.put_run(stored)
+    place.observer.fields = {"job": make_job(finished=True, owned=True), "pods": (), "agent": None}
+    await place.look(RUN_UID)
+    assert len(written(place.api)) == 2
+    assert not any(status.keys() & WRITTEN_BY_THE_STOP for status in written(place.api))
+    assert place.api.objects[RUN]["status"]["termination"]["phase"] == "Done"
+    assert place.api.objects[RUN]["status"]["completionTime"]
+
+
+async def test_a_node_is_recorded_before_anything_else_is_said(place):
+    place.observer.fields = {"nodes": (make_node_facts(),)}
+    await place.look(RUN_UID)
+    first, second = place.api.sent
+    assert [operation["path"] for operation in first.body][-1] == "/status/nodes"
+    assert second.content_type == "application/apply-patch+yaml"
+    assert place.api.objects[RUN]["status"]["nodes"][0]["name"] == "gpu-1"
+
+
+async def test_what_is_exported_has_what_the_stop_wrote_too(place):
+    stored = stored_run(status={"termination": stop(Phase.HELD), "terminationStatus": "auto_low_loss"})
+    place.api.put(stored)
+    place.cache.put_run(stored)
+    await place.look(RUN_UID)
+    series = place.telemetry.runs[RUN_UID]
+    assert series.phases["trainingrun_termination_phase"] == "Held"
+    assert series.gauges["trainingrun_checkpoint_held"] == 1
+
+
+# -- ending a run -----------------------------------------------------------------------------------------------
+
+
+async def test_a_decision_to_end_is_written_and_counted_once(place):
+    place.observer.fields = {"track": losses(2.0, 0.4, 0.3)}
+    await place.look(RUN_UID)
+    patches = [sent.body for sent in place.api.sent if sent.content_type == "application/json-patch+json"]
+    begun = [body for body in patches if body[-1]["path"] == "/status/terminationStatus"]
+    assert len(begun) == 1
+    assert place.api.objects[RUN]["status"]["terminationStatus"] == "auto_low_loss"
+    assert place.telemetry.registry.get_sample_value("trainingrun_terminations_total", {"status": "auto_low_loss"}) == 1
+    assert f"POST {EVENTS}" in place.api.lines()
+
+
+async def test_a_decision_to_end_that_the_api_server_does_not_confirm_is_not_written(place):
+    place.observer.fields = {"track": losses(2.0, 0.4, 0.3)}
+    place.observer.confirmed = False
+    assert await place.look(RUN_UID) > 0
+    assert place.api.lines("PATCH", "POST") == []
+
+
+async def test_what_needs_no_ending_needs_no_confirmation(place):
+    place.observer.confirmed = False
+    assert await place.look(RUN_UID) == 10
+    assert len(written(place.api)) == 1
+
+
+# -- stale, gone, refused ---------------------------------------------------------------------------------------
+
+
+async def test_a_stale_look_reads_again_and_looks_again_soon(place):
+    place.api.objects[RUN]["metadata"]["resourceVersion"] = "8"
+    place.api.objects[RUN]["spec"]["stop"] = True
+    assert await place.look(RUN_UID) == 0.2
+    assert place.cache.runs[RUN_UID]["spec"]["stop"] is True
+    await place.look(RUN_UID)
+    assert place.api.objects[RUN]["status"]["terminationStatus"] == "user_stop"
+
+
+async def test_the_same_refusal_of_an_unchanged_run_is_no_tight_loop(place):
+    waits = []
+    for _ in range(4):
+        place.api.refuse(STATUS, ApiError(422, "Invalid"))
+        waits.append(await place.look(RUN_UID))
+    assert waits == [1, 2, 4, 8]
+
+
+@pytest.mark.parametrize(
+    "now_stored",
+    [
+        pytest.param([], id="nothing"),
+        pytest.param([stored_run(uid=OTHER_UID, resourceVersion="900")], id="another run of the same name"),
+    ],
+)
+async def test_a_run_that_turns_out_to_be_gone_is_forgotten(place, now_stored):
+    await place.look(RUN_UID)
+    place.observer.fields = {"now": NOW + 100, "track": losses(2.0, 1.5, until=NOW + 100)}
+    place.api.objects.clear()
+    place.api.put(*now_stored)
+    assert await place.look(RUN_UID) is None
+    assert RUN_UID not in place.cache.runs
+    assert not place.reconciler.memories
+    assert not place.telemetry.runs
+
+
+async def test_a_run_that_nobody_knows_is_not_looked_at(place):
+    assert await place.look("nobody") is None
+    assert place.observer.looks == 0
+
+
+async def test_a_run_that_goes_with_its_finalizer_ends_in_peace(place):
+    stored = stored_run(
+        deletionTimestamp="2026-01-01T00:00:00Z",
+        status={
+            "termination": stop(Phase.DONE),
+            "terminationStatus": "deleted",
+            "completionTime": "2026-01-01T00:00:00Z",
+        },
+    )
+    place.api.put(stored)
+    place.cache.put_run(stored)
+    place.observer.fields = {"job": None, "pods": (), "agent": None}
+    await place.look(RUN_UID)
+    assert RUN not in place.api.objects
+    assert count(place.telemetry, "reconcile_errors_total") == 0
+
+
+# -- failing ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(ApiError(500, "InternalError"), id="an internal error"),
+        pytest.param(ApiError(403, "Forbidden"), id="a missing permission"),
+        pytest.param(ApiError(422, "Invalid", causes=[{"field": "status.phase"}]), id="a refusal by the schema"),
+        pytest.param(web.Response(text="<html>"), id="a page of something in between"),
+    ],
+)
+async def test_a_call_that_fails_is_tried_again_later_and_counted(place, answer):
+    place.api.refuse(STATUS, answer)
+    assert await place.look(RUN_UID) == 1
+    assert count(place.telemetry, "reconcile_errors_total") == 1
+
+
+async def test_the_backoff_grows_to_a_minute_and_a_success_resets_it(place):
+    place.observer.trouble = KubeError(503, "ServiceUnavailable", "away")
+    waits = [await place.look(RUN_UID) for _ in range(8)]
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    place.observer.trouble = None
+    assert await place.look(RUN_UID) == 10
+    place.observer.trouble = KubeError(503, "ServiceUnavailable", "away")
+    assert await place.look(RUN_UID) == 1
+
+
+async def test_the_failures_of_one_run_are_not_anothers(place):
+    place.cache.put_run(stored_run(name="other", uid=OTHER_UID))
+    place.observer.trouble = KubeError(0, "Unreachable", "away")
+    for _ in range(5):
+        await place.look(RUN_UID)
+    assert await place.look(OTHER_UID) == 1
+
+
+async def test_a_stored_run_that_is_not_understood_is_said_and_harms_nobody_else(place, caplog):
+    place.cache.put_run(stored_run(name="odd", uid=OTHER_UID, spec={"pollIntervalSeconds": "often"}))
+    assert await place.look(OTHER_UID) == BACKOFF_MAX_SECONDS
+    assert f"{NAMESPACE}/odd: stored object is not understood" in caplog.text
+    assert "pollIntervalSeconds" in caplog.text
+    assert await place.look(RUN_UID) == 10
+
+
+async def test_a_status_that_is_not_understood_is_not_overwritten(place):
+    place.cache.put_run(stored_run(status={"termination": {"phase": "Someday"}}, resourceVersion="8"))
+    assert await place.look(RUN_UID) == BACKOFF_MAX_SECONDS
+    assert place.api.sent == []
+
+
+async def test_a_look_is_timed(place):
+    await place.look(RUN_UID)
+    assert count(place.telemetry, "reconcile_duration_seconds_count") == 1
+
+
+async def test_a_reading_that_failed_is_counted_while_the_run_trains(place):
+    track = losses(2.0)
+    place.observer.fields = {
+        "track": type(track)(**{**vars(track), "oddity": ScrapeFailure("Timeout", "It is silent.")})
+    }
+    await place.look(RUN_UID)
+    labels = {"source": "metrics", "reason": "Timeout"}
+    assert place.telemetry.registry.get_sample_value("trainingrun_poll_errors_total", labels) == 1

@@ -1,0 +1,364 @@
+"""Who is looked at when: in the order of due times, one look per run at a time, a bounded number at once, and nobody is ever forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from types import SimpleNamespace
+
+import looptime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainingrun_operator.controller import scheduler as module
+from trainingrun_operator.controller.scheduler import Scheduler
+
+pytestmark = pytest.mark.looptime
+
+
+def now():
+    return asyncio.get_running_loop().time()
+
+
+@pytest.fixture(autouse=True)
+def one_clock(monkeypatch):
+    """The scheduler's clock is the loop's, which jumps."""
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=now))
+
+
+class World:
+    """Runs named `namespace/name`; each look takes `lasts` seconds and says `again`. Rules that hold always are checked at every look."""
+
+    def __init__(self, *, slots=4, lasts=0.0):
+        self.lasts, self.default = {}, lasts
+        self.again = {}
+        self.began, self.ended, self.late = [], [], []
+        self.slots, self.most, self.now_looking = slots, 0, Counter()
+        self.scheduler = Scheduler(self.look, self.namespace, self.late.append, slots=slots)
+
+    @staticmethod
+    def namespace(uid):
+        return uid.partition("/")[0]
+
+    async def look(self, uid):
+        self.now_looking[uid] += 1
+        assert self.now_looking[uid] == 1, "two looks at one run at once"
+        in_namespace = sum(n for one, n in self.now_looking.items() if self.namespace(one) == self.namespace(uid))
+        assert in_namespace <= max(1, self.slots // 2)
+        self.most = max(self.most, self.now_looking.total())
+        assert self.now_looking.total() <= self.slots
+        self.began.append((uid, round(now(), 3)))
+        try:
+            await asyncio.sleep(self.lasts.get(uid, self.default))
+            again = self.again.get(uid)
+            if isinstance(again, list):
+                again = again.pop(0) if again else None
+            if isinstance(again, Exception):
+                raise again
+            return again
+        finally:
+            self.now_looking[uid] -= 1
+            self.ended.append((uid, round(now(), 3)))
+
+    def looks(self, uid):
+        return [at for one, at in self.began if one == uid]
+
+    @contextlib.asynccontextmanager
+    async def running(self):
+        task = asyncio.create_task(self.scheduler.run())
+        try:
+            yield self.scheduler
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def test_looks_are_handed_out_in_the_order_of_their_due_times():
+    world = World()
+    async with world.running() as scheduler:
+        scheduler.wake("a/late", 3)
+        scheduler.wake("b/soon", 1)
+        scheduler.wake("c/between", 2)
+        await asyncio.sleep(5)
+    assert world.began == [("b/soon", 1), ("c/between", 2), ("a/late", 3)]
+
+
+async def test_what_a_look_returns_is_when_it_is_due_again():
+    world = World(lasts=0.5)
+    world.again = {"a/1": 10}
+    async with world.running() as scheduler:
+        scheduler.wake("a/1")
+        await asyncio.sleep(25)
+    assert world.looks("a/1") == [0, 10.5, 21]
+
+
+async def test_none_means_at_the_next_wake():
+    world = World()
+    async with world.running() as scheduler:
+        scheduler.wake("a/1")
+        await asyncio.sleep(100)
+        scheduler.wake("a/1")
+        await asyncio.sleep(1)
+    assert world.looks("a/1") == [0, 100]
+
+
+async def test_waking_a_run_earlier_than_it_is_due_replaces_its_due_time():
+    world = World()
+    async with world.running() as scheduler:
+        scheduler.wake("a/1", 60)
+        scheduler.wake("a/1", 5)
+        await asyncio.sleep(100)
+    assert world.looks("a/1") == [5]
+
+
+async def test_waking_a_run_later_than_it_is_due_changes_nothing():
+    world = World()
+    async with world.running() as scheduler:
+        scheduler.wake("a/1", 5)
+        scheduler.wake("a/1", 60)
+        await asyncio.sleep(100)
+    assert world.looks("a/1") == [5]
+
+
+async def test_waking_a_run_many_times_before_its_look_is_one_look():
+    world = World()
+    async with world.running() as scheduler:
+        for _ in range(10):
+            scheduler.wake("a/1")
+        await asyncio.sleep(5)
+    assert world.looks("a/1") == [0]
+
+
+async def test_a_wake_during_a_look_is_one_more_look_right_after_it():
+    world = World(lasts=3)
+    async with world.running() as scheduler:
+        scheduler.wake("a/1")
+        await asyncio.sleep(1)
+        scheduler.wake("a/1")
+        scheduler.wake("a/1")
+        await asyncio.sleep(20)
+    assert world.looks("a/1") == [0, 3]
+
+
+async def test_a_wake_during_a_look_goes_before_what_the_look_returns():
+    world = World(lasts=3)
+    world.again = {"a/1": [30]}
+    async with world.running() as scheduler:
+        scheduler.wake("a/1")
+        await asyncio.sleep(1)
+        scheduler.wake("a/1")
+        await asyncio.sleep(50)
+    assert world.looks("a/1") == [0, 3]
+
+
+async def test_a_wake_that_comes_due_during_a_look_waits_for_its_end():
+    world = World(lasts=3)
+    async with world.running() as scheduler:
+        scheduler.wake("a/1")
+        await asyncio.sleep(1)
+        scheduler.wake("a/1", 1)
+        await asyncio.sleep(20)
+    assert world.looks("a/1") == [0, 3]
+
+
+async def test_no_more_looks_at_once_than_there_are_slots():
+    world = World(slots=3, lasts=2)
+    async with world.running() as scheduler:
+        for i in range(9):
+            scheduler.wake(f"namespace-{i}/1")
+        await asyncio.sleep(10)
+    assert world.most == 3
+    assert [at for _, at in world.began] == [0, 0, 0, 2, 2, 2, 4, 4, 4]
+
+
+async def test_a_namespace_gets_half_of_the_slots_and_others_go_on():
+    world = World(slots=4, lasts=100)
+    world.lasts = {"quiet/1": 1}
+    async with world.running() as scheduler:
+        for i in range(20):
+            scheduler.wake(f"busy/{i}")
+        scheduler.wake("quiet/1", 5)
+        await asyncio.sleep(50)
+    assert sum(uid.startswith("busy") for uid, _ in world.began) == 2
+    assert world.looks("quiet/1") == [5]
+
+
+async def test_a_lone_slot_is_everybodys():
+    world = World(slots=1, lasts=1)
+    async with world.running() as scheduler:
+        scheduler.wake("a/1")
+        scheduler.wake("a/2")
+        await asyncio.sleep(5)
+    assert world.began == [("a/1", 0), ("a/2", 1)]
+
+
+async def test_a_parked_run_is_looked_at_when_a_slot_of_its_namespace_frees():
+    world = World(slots=4, lasts=7)
+    async with world.running() as scheduler:
+        for i in range(5):
+            scheduler.wake(f"busy/{i}")
+        await asyncio.sleep(30)
+    assert world.began == [("busy/0", 0), ("busy/1", 0), ("busy/2", 7), ("busy/3", 7), ("busy/4", 14)]
+
+
+async def test_who_has_been_parked_longest_goes_first():
+    world = World(slots=2, lasts=10)
+    async with world.running() as scheduler:
+        scheduler.wake("busy/first")
+        for i, name in enumerate(("second", "third", "fourth")):
+            scheduler.wake(f"busy/{name}", i + 1)
+        await asyncio.sleep(60)
+    assert [uid for uid, _ in world.began] == ["busy/first", "busy/second", "busy/third", "busy/fourth"]
+
+
+async def test_a_parked_run_that_is_woken_again_is_looked_at_once():
+    world = World(slots=2, lasts=10)
+    async with world.running() as scheduler:
+        scheduler.wake("busy/first")
+        scheduler.wake("busy/second", 1)
+        await asyncio.sleep(5)
+        scheduler.wake("busy/second")
+        await asyncio.sleep(60)
+    assert world.looks("busy/second") == [10]
+
+
+async def test_forgetting_the_run_that_a_free_slot_was_promised_to_promises_it_to_the_next():
+    world = World(slots=2, lasts=10)
+
+    async def look(uid):
+        again = await world.look(uid)
+        if uid == "busy/first":
+            # Between the end of this look and the next turn of the loop.
+            asyncio.get_running_loop().call_soon(world.scheduler.forget, "busy/second")
+        return again
+
+    world.scheduler._look = look
+    async with world.running() as scheduler:
+        scheduler.wake("busy/first")
+        scheduler.wake("busy/second", 1)
+        scheduler.wake("busy/third", 2)
+        await asyncio.sleep(60)
+    assert world.began == [("busy/first", 0), ("busy/third", 10)]
+
+
+async def test_a_failing_look_costs_only_its_run(caplog):
+    world = World(slots=2, lasts=1)
+    world.again = {"a/broken": [RuntimeError("a bug")], "b/fine": 10}
+    async with world.running() as scheduler:
+        scheduler.wake("a/broken")
+        scheduler.wake("b/fine")
+        await asyncio.sleep(20)
+    assert world.looks("b/fine") == [0, 11]
+    assert world.looks("a/broken") == [0, 2], "looked at again after a second"
+    assert "look failed" in caplog.text
+    assert "a bug" in caplog.text
+
+
+async def test_a_failing_look_gives_its_slot_back():
+    world = World(slots=2, lasts=1)
+    world.again = {f"a/{i}": [RuntimeError()] for i in range(3)}
+    async with world.running() as scheduler:
+        for i in range(3):
+            scheduler.wake(f"a/{i}")
+        await asyncio.sleep(60)
+    assert all(len(world.looks(f"a/{i}")) == 2 for i in range(3))
+
+
+async def test_lateness_is_how_long_a_run_waited_for_a_slot():
+    world = World(slots=1, lasts=10)
+    async with world.running() as scheduler:
+        scheduler.wake("a/1")
+        scheduler.wake("b/1", 4)
+        await asyncio.sleep(30)
+    assert world.late == pytest.approx([0, 6])
+
+
+async def test_lateness_counts_the_time_that_a_run_was_parked():
+    world = World(slots=4, lasts=10)
+    async with world.running() as scheduler:
+        for i in range(3):
+            scheduler.wake(f"busy/{i}")
+        await asyncio.sleep(30)
+    assert world.late == pytest.approx([0, 0, 10])
+
+
+async def test_a_forgotten_run_is_not_looked_at():
+    world = World(slots=2, lasts=10)
+    async with world.running() as scheduler:
+        scheduler.wake("a/due", 5)
+        scheduler.wake("a/looking")
+        scheduler.wake("a/parked", 1)
+        await asyncio.sleep(2)
+        scheduler.wake("a/looking")
+        for uid in ("a/due", "a/looking", "a/parked", "a/never-known"):
+            scheduler.forget(uid)
+        await asyncio.sleep(60)
+    assert world.began == [("a/looking", 0)]
+
+
+async def test_the_beat_turns_though_nothing_is_due():
+    world = World()
+    async with world.running() as scheduler:
+        await asyncio.sleep(100)
+        assert now() - scheduler.beat <= 1
+
+
+async def test_the_beat_turns_though_every_slot_is_taken():
+    world = World(slots=1, lasts=1000)
+    async with world.running() as scheduler:
+        scheduler.wake("a/1")
+        scheduler.wake("a/2")
+        await asyncio.sleep(100)
+        assert now() - scheduler.beat <= 1
+
+
+async def test_a_loop_that_has_ended_beats_no_more():
+    world = World()
+    async with world.running() as scheduler:
+        await asyncio.sleep(5)
+    await asyncio.sleep(60)
+    assert now() - scheduler.beat >= 60
+
+
+UIDS = [f"{namespace}/{i}" for namespace in "ab" for i in range(4)]
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.0, 0.5, 1.0, 2.0]),
+        st.sampled_from(["wake", "wake", "wake later", "forget"]),
+        st.sampled_from(UIDS),
+    ),
+    max_size=40,
+)
+HABITS = st.dictionaries(
+    st.sampled_from(UIDS), st.tuples(st.sampled_from([0.0, 0.5, 3.0]), st.sampled_from([None, 0, 1, "bug"]))
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(actions=ACTIONS, habits=HABITS, slots=st.integers(1, 5))
+def test_whatever_happens_in_whatever_order_every_woken_run_is_looked_at(actions, habits, slots):
+    asked: dict[str, float] = {}
+
+    async def story():
+        world = World(slots=slots)
+        world.lasts = {uid: lasts for uid, (lasts, _) in habits.items()}
+        world.again = {uid: [RuntimeError() if again == "bug" else again] * 3 for uid, (_, again) in habits.items()}
+        async with world.running() as scheduler:
+            for pause, what, uid in actions:
+                await asyncio.sleep(pause)
+                if what == "forget":
+                    scheduler.forget(uid)
+                    asked.pop(uid, None)
+                else:
+                    scheduler.wake(uid, after := 2 if what == "wake later" else 0)
+                    asked[uid] = max(asked.get(uid, 0), now()) if not after else asked.get(uid, 0)
+            await asyncio.sleep(120)
+        for uid, since in asked.items():
+            assert any(at >= round(since, 3) for at in world.looks(uid)), f"{uid}, woken at {since}, was lost"
+
+    with contextlib.closing(looptime.new_event_loop()) as loop:
+        loop.setup_looptime(start=0)
+        loop.run_until_complete(story())

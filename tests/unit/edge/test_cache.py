@@ -1,0 +1,122 @@
+"""What is kept of what the watches bring."""
+
+from __future__ import annotations
+
+import pytest
+from builders import JOB_UID, NAME, POD_UID, RUN_UID
+from fakes import stored_job, stored_pod, stored_pool, stored_run
+
+from trainingrun_operator.edge.cache import Cache
+
+
+@pytest.fixture
+def cache():
+    return Cache()
+
+
+def field(manager, *spec):
+    return {"manager": manager, "fieldsV1": {"f:spec": {f"f:{name}": {} for name in spec}}}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept"),
+    [
+        pytest.param("7", "8", True, id="a newer version is kept"),
+        pytest.param("9", "10", True, id="versions are numbers, not texts"),
+        pytest.param("8", "8", True, id="the same version again is kept"),
+        pytest.param("8", "7", False, id="an older version is not"),
+        pytest.param("8", "", False, id="no version is older than any"),
+    ],
+)
+def test_a_run_is_kept_unless_a_newer_one_is_known(cache, first, second, kept):
+    cache.put_run(stored_run(resourceVersion=first))
+    assert cache.put_run(stored_run(resourceVersion=second)) is kept
+    assert cache.runs[RUN_UID]["metadata"]["resourceVersion"] == (second if kept else first)
+
+
+def test_of_who_wrote_what_only_who_stopped_is_kept(cache):
+    stop, others = field("kubectl-patch", "stop"), [field("kubectl-create", "template"), {"manager": "x"}]
+    cache.put_run(stored_run(managedFields=[*others, stop]))
+    assert cache.runs[RUN_UID]["metadata"]["managedFields"] == [stop]
+
+
+def test_what_was_handed_in_is_not_changed(cache):
+    stored = stored_run(managedFields=[field("kubectl-create", "template")])
+    cache.put_run(stored)
+    assert len(stored["metadata"]["managedFields"]) == 1
+
+
+@pytest.mark.parametrize("kind", ["Pod", "Job"])
+@pytest.mark.parametrize("labels", [None, {}, {"app": "other"}])
+def test_an_object_without_our_label_is_nobodys(cache, kind, labels):
+    assert cache.put_child(kind, stored_pod(labels=labels), deleted=False) is None
+    assert not cache.pods
+    assert not cache.jobs
+
+
+def test_pods_are_kept_by_run_and_uid(cache):
+    for uid in ("first", "second"):
+        assert cache.put_child("Pod", stored_pod(uid=uid), deleted=False) == RUN_UID
+    cache.put_child("Pod", stored_pod(uid="first", name="the same under another name"), deleted=True)
+    assert list(cache.pods[RUN_UID]) == ["second"]
+
+
+def test_forgetting_a_pod_that_was_never_known_is_nothing(cache):
+    assert cache.put_child("Pod", stored_pod(), deleted=True) == RUN_UID
+    assert cache.pods[RUN_UID] == {}
+
+
+def test_a_job_is_kept_until_it_is_deleted(cache):
+    cache.put_child("Job", stored_job(), deleted=False)
+    assert cache.jobs[RUN_UID]["metadata"]["uid"] == JOB_UID
+    cache.put_child("Job", stored_job(), deleted=True)
+    assert not cache.jobs
+
+
+def test_what_the_api_server_says_replaces_what_the_watch_has_missed(cache):
+    cache.put_child("Pod", stored_pod(uid="gone"), deleted=False)
+    cache.put_child("Job", stored_job(), deleted=False)
+    cache.put_children(RUN_UID, [stored_pod()], None)
+    assert list(cache.pods[RUN_UID]) == [POD_UID]
+    assert not cache.jobs
+    cache.put_children(RUN_UID, [], stored_job())
+    assert cache.pods[RUN_UID] == {}
+    assert cache.jobs[RUN_UID]["metadata"]["name"] == NAME
+
+
+def test_a_forgotten_run_takes_everything_with_it(cache):
+    cache.put_run(stored_run())
+    cache.put_child("Pod", stored_pod(), deleted=False)
+    cache.put_child("Job", stored_job(), deleted=False)
+    cache.forget_run(RUN_UID)
+    cache.forget_run(RUN_UID)
+    assert (cache.runs, cache.pods, cache.jobs) == ({}, {}, {})
+
+
+def test_a_pool_is_parsed_and_replaced_as_a_whole(cache):
+    cache.put_pool(stored_pool(), deleted=False)
+    cache.put_pool(stored_pool(spec={"nodeSelector": {"pool": "other"}}), deleted=False)
+    assert cache.pools["a100"].selects({"pool": "other"})
+    assert not cache.pools["a100"].selects({"pool": "a100"})
+    cache.put_pool(stored_pool(), deleted=True)
+    cache.put_pool(stored_pool(), deleted=True)
+    assert not cache.pools
+
+
+@pytest.mark.parametrize(
+    ("run", "ending"),
+    [
+        pytest.param({}, False, id="one that trains will release its node"),
+        pytest.param({"status": {"termination": {"phase": "Deleting"}}}, False, id="one whose pods go will"),
+        pytest.param({"status": {"termination": None}}, False, id="one without a stop will"),
+        pytest.param(
+            {"status": {"termination": {"phase": "Releasing"}}}, True, id="one that releases already does not"
+        ),
+        pytest.param({"status": {"termination": {"phase": "Done"}}}, True, id="one that is done does not"),
+        pytest.param({"spec": {"nodePool": {"policy": "Never"}}}, True, id="one that was told never to does not"),
+        pytest.param({"spec": {"nodePool": {"policy": "WhenEmpty"}}}, False, id="one that was told to will"),
+    ],
+)
+def test_who_releases_no_node_any_more(cache, run, ending):
+    cache.put_run(stored_run(**run))
+    assert cache.ending_runs() == (frozenset({RUN_UID}) if ending else frozenset())

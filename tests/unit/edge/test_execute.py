@@ -1,0 +1,539 @@
+"""Each effect as the request that it becomes, and what happens when it was done already or is not allowed any more."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from builders import (
+    EARLIER,
+    JOB_UID,
+    NAME,
+    NAMESPACE,
+    NODE_UID,
+    POD_UID,
+    PROVIDER_ID,
+    RUN_UID,
+    STOP_ID,
+    WALL,
+    make_node,
+    make_observed,
+    make_pool,
+    make_stop,
+)
+from fakes import (
+    EVENTS,
+    JOB,
+    JOBS,
+    NODE,
+    POD,
+    RUN,
+    ApiError,
+    FakeProvider,
+    api_server,
+    stored_job,
+    stored_node,
+    stored_pod,
+    stored_run,
+)
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.run import Phase
+from trainingrun_operator.core.effects import (
+    AddFinalizer,
+    AdoptJob,
+    Advance,
+    Annotate,
+    Begin,
+    CreateJob,
+    DeleteJob,
+    DeleteNode,
+    DeletePod,
+    EndReplacements,
+    RecordNodes,
+    ReleaseMachine,
+    RemoveFinalizer,
+    SuspendJob,
+    TaintNode,
+    Tell,
+    UntaintNode,
+)
+from trainingrun_operator.core.observed import Run
+from trainingrun_operator.edge import execute as module
+from trainingrun_operator.edge.cache import Cache
+from trainingrun_operator.edge.execute import Executor, StaleError
+from trainingrun_operator.edge.kube import Connection, Kube, KubeError
+from trainingrun_operator.edge.memory import Memory
+from trainingrun_operator.edge.nodes import Refused
+
+POD_NAME = f"{NAME}-x7k2p"
+STOP = make_stop(Phase.SAVING)
+STOPPING = {"termination": STOP.dump(), "terminationStatus": STOP.status}
+MERGE, JSON_PATCH, PLAIN = "application/merge-patch+json", "application/json-patch+json", "application/json"
+OURS = {"key": names.RELEASING_TAINT, "value": RUN_UID, "effect": "NoSchedule"}
+THEIRS = {**OURS, "value": "other-run"}
+GPU = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+CORDON = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule", "timeAdded": EARLIER}
+
+
+@pytest.fixture
+async def place(monkeypatch):
+    """An executor, and everything that it can be told to touch."""
+    provider = FakeProvider()
+    monkeypatch.setattr(module, "provider_for", lambda pool: provider)
+    stored = (stored_run(status=STOPPING), stored_job(), stored_pod(), stored_node())
+    async with api_server(*stored) as api, Kube(Connection(api.url)) as kube:
+        cache, memory = Cache(), Memory()
+        cache.pools["a100"] = make_pool()
+        executor = Executor(kube, cache)
+
+        async def do(*effects, seen=None):
+            seen = seen or make_observed(run=Run.of(api.objects[RUN]), wall=WALL)
+            return await executor.execute(seen, effects, memory)
+
+        yield SimpleNamespace(api=api, cache=cache, memory=memory, provider=provider, do=do)
+
+
+def unchanged(version="7"):
+    return [
+        {"op": "test", "path": "/metadata/uid", "value": RUN_UID},
+        {"op": "test", "path": "/metadata/resourceVersion", "value": version},
+    ]
+
+
+def add(path, value):
+    return {"op": "add", "path": path, "value": value}
+
+
+NODES = (make_node(),)
+ADVANCED = make_stop(Phase.VERIFYING)
+GUARDED = [
+    {"op": "test", "path": "/metadata/uid", "value": RUN_UID},
+    {"op": "test", "path": "/status/termination/id", "value": STOP_ID},
+    {"op": "test", "path": "/status/termination/phase", "value": "Saving"},
+    {"op": "test", "path": "/status/termination/attempt", "value": 1},
+    {"op": "replace", "path": "/status/termination", "value": ADVANCED.dump()},
+]
+OWNER = {
+    "apiVersion": names.API_VERSION,
+    "kind": names.RUN_KIND,
+    "name": NAME,
+    "uid": RUN_UID,
+    "controller": False,
+    "blockOwnerDeletion": False,
+}
+
+
+def delete_options(uid):
+    return {
+        "apiVersion": "v1",
+        "kind": "DeleteOptions",
+        "preconditions": {"uid": uid},
+        "propagationPolicy": "Background",
+    }
+
+
+@pytest.mark.parametrize(
+    ("effect", "line", "content_type", "body"),
+    [
+        pytest.param(
+            AddFinalizer(),
+            f"PATCH {RUN}",
+            JSON_PATCH,
+            [*unchanged(), add("/metadata/finalizers", [names.FINALIZER, names.FINALIZER])],
+            id="a finalizer is added behind those of others",
+        ),
+        pytest.param(
+            RemoveFinalizer(),
+            f"PATCH {RUN}",
+            JSON_PATCH,
+            [*unchanged(), {"op": "replace", "path": "/metadata/finalizers", "value": []}],
+            id="our finalizer is taken off",
+        ),
+        pytest.param(
+            Begin(STOP),
+            f"PATCH {RUN}/status",
+            JSON_PATCH,
+            [
+                *unchanged(),
+                add("/status/termination", STOP.dump()),
+                add("/status/terminationStatus", "auto_low_loss"),
+            ],
+            id="the intent is written with its reason",
+        ),
+        pytest.param(
+            Advance(ADVANCED, Phase.SAVING, 1),
+            f"PATCH {RUN}/status",
+            JSON_PATCH,
+            GUARDED,
+            id="the next phase is written from the one before",
+        ),
+        pytest.param(
+            Advance(ADVANCED, Phase.SAVING, 1, completion=True),
+            f"PATCH {RUN}/status",
+            JSON_PATCH,
+            [*GUARDED, add("/status/completionTime", WALL)],
+            id="the last phase is written with its time",
+        ),
+        pytest.param(
+            RecordNodes(NODES),
+            f"PATCH {RUN}/status",
+            JSON_PATCH,
+            [*unchanged(), add("/status/nodes", [node.dump() for node in NODES])],
+            id="nodes are recorded",
+        ),
+        pytest.param(
+            AdoptJob(JOB_UID),
+            f"PATCH {JOB}",
+            MERGE,
+            {"metadata": {"uid": JOB_UID, "ownerReferences": [OWNER]}},
+            id="the Job is handed to the garbage collector",
+        ),
+        pytest.param(
+            EndReplacements(JOB_UID),
+            f"PATCH {JOB}",
+            MERGE,
+            {"metadata": {"uid": JOB_UID}, "spec": {"backoffLimit": 0}},
+            id="no pod is replaced any more",
+        ),
+        pytest.param(
+            SuspendJob(JOB_UID),
+            f"PATCH {JOB}",
+            MERGE,
+            {"metadata": {"uid": JOB_UID}, "spec": {"suspend": True}},
+            id="the Job is suspended",
+        ),
+        pytest.param(
+            Annotate(POD_NAME, POD_UID, names.RELEASED_ANNOTATION, STOP_ID),
+            f"PATCH {POD}",
+            MERGE,
+            {"metadata": {"uid": POD_UID, "annotations": {names.RELEASED_ANNOTATION: STOP_ID}}},
+            id="a pod is annotated by its uid",
+        ),
+        pytest.param(
+            DeletePod(POD_NAME, POD_UID),
+            f"DELETE {POD}",
+            PLAIN,
+            delete_options(POD_UID),
+            id="a pod is deleted by its uid",
+        ),
+        pytest.param(
+            DeleteJob(NAME, JOB_UID),
+            f"DELETE {JOB}",
+            PLAIN,
+            delete_options(JOB_UID),
+            id="the Job is deleted by its uid",
+        ),
+        pytest.param(
+            DeleteNode("gpu-1", NODE_UID),
+            f"DELETE {NODE}",
+            PLAIN,
+            delete_options(NODE_UID),
+            id="a Node is deleted by its uid",
+        ),
+        pytest.param(
+            CreateJob({"metadata": {"namespace": NAMESPACE, "name": "new"}}),
+            f"POST {JOBS}",
+            PLAIN,
+            {"metadata": {"namespace": NAMESPACE, "name": "new"}},
+            id="a Job is created as it was built",
+        ),
+        pytest.param(
+            TaintNode("gpu-1", NODE_UID),
+            f"PATCH {NODE}",
+            MERGE,
+            {"metadata": {"uid": NODE_UID, "resourceVersion": "7"}, "spec": {"taints": [OURS]}},
+            id="a node is tainted as it was read",
+        ),
+    ],
+)
+async def test_the_request_that_an_effect_becomes(place, effect, line, content_type, body):
+    await place.do(effect)
+    sent = place.api.sent[-1]
+    assert (sent.line, sent.content_type, sent.body) == (line, content_type, body)
+    if sent.method in ("PATCH", "POST"):
+        assert sent.query == {"fieldManager": "trainingrun-operator"}
+
+
+async def test_an_event_is_told_of_the_run(place):
+    await place.do(Tell("Stopping", "auto_low_loss: Loss 0.3 < 0.5."))
+    sent = place.api.sent[-1]
+    assert sent.line == f"POST {EVENTS}"
+    said = (sent.body["type"], sent.body["reason"], sent.body["message"], sent.body["firstTimestamp"])
+    assert said == ("Normal", "Stopping", "auto_low_loss: Loss 0.3 < 0.5.", WALL)
+    assert sent.body["involvedObject"]["uid"] == RUN_UID
+
+
+async def test_nothing_waits_for_an_event_that_cannot_be_told(place, caplog):
+    place.api.refuse(f"POST {EVENTS}", ApiError(403, "Forbidden", "the namespace is being terminated"))
+    await place.do(Tell("Stopping", "It stops."), DeletePod(POD_NAME, POD_UID))
+    assert POD not in place.api.objects
+    assert "the namespace is being terminated" in caplog.text
+
+
+async def test_a_run_that_never_had_a_status_gets_one_before_its_parts(place):
+    place.api.put(stored_run())
+    await place.do(Begin(STOP))
+    assert place.api.sent[-1].body[2] == add("/status", {})
+    assert place.api.objects[RUN]["status"] == STOPPING
+    place.api.put(stored_run())
+    await place.do(RecordNodes(NODES))
+    assert place.api.objects[RUN]["status"]["nodes"][0]["uid"] == NODE_UID
+
+
+async def test_finalizers_of_others_stay(place):
+    place.api.put(stored_run(finalizers=["foregroundDeletion", names.FINALIZER, "acme/backup"]))
+    await place.do(RemoveFinalizer())
+    assert place.api.objects[RUN]["metadata"]["finalizers"] == ["foregroundDeletion", "acme/backup"]
+    await place.do(AddFinalizer())
+    assert place.api.objects[RUN]["metadata"]["finalizers"] == ["foregroundDeletion", "acme/backup", names.FINALIZER]
+
+
+# -- order and results --------------------------------------------------------------------------------------------
+
+
+async def test_effects_are_done_in_order_and_the_last_write_to_the_run_is_returned(place):
+    written = await place.do(
+        EndReplacements(JOB_UID), Advance(ADVANCED, Phase.SAVING, 1), Annotate(POD_NAME, POD_UID, "a", "b")
+    )
+    assert place.api.lines("PATCH") == [f"PATCH {JOB}", f"PATCH {RUN}/status", f"PATCH {POD}"]
+    assert written["status"]["termination"]["phase"] == "Verifying"
+
+
+async def test_without_a_write_to_the_run_nothing_is_returned(place):
+    assert await place.do(EndReplacements(JOB_UID)) is None
+    assert await place.do() is None
+
+
+async def test_nothing_behind_an_effect_that_is_stale_is_done(place):
+    place.api.objects[RUN]["status"]["termination"]["phase"] = "Verifying"
+    with pytest.raises(StaleError, match="^Advance: 422 Invalid"):
+        await place.do(Advance(ADVANCED, Phase.SAVING, 1), DeletePod(POD_NAME, POD_UID))
+    assert POD in place.api.objects
+
+
+async def test_nothing_behind_an_effect_that_fails_is_done(place):
+    place.api.refuse(f"PATCH {RUN}/status", ApiError(500, "InternalError"))
+    with pytest.raises(KubeError):
+        await place.do(Advance(ADVANCED, Phase.SAVING, 1), DeletePod(POD_NAME, POD_UID))
+    assert POD in place.api.objects
+
+
+# -- preconditions ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "effect", [AddFinalizer(), RemoveFinalizer(), Begin(STOP), RecordNodes(NODES)], ids=lambda e: type(e).__name__
+)
+@pytest.mark.parametrize(
+    "now_stored",
+    [
+        pytest.param([stored_run(status=STOPPING, resourceVersion="8")], id="changed meanwhile"),
+        pytest.param([stored_run(status=STOPPING, uid="another")], id="another of its name"),
+        pytest.param([], id="gone"),
+    ],
+)
+async def test_a_run_that_is_not_as_it_was_read_is_not_written_to(place, effect, now_stored):
+    seen = make_observed(run=Run.of(place.api.objects[RUN]))
+    del place.api.objects[RUN]
+    place.api.put(*now_stored)
+    before = json.dumps(place.api.objects, sort_keys=True)
+    with pytest.raises(StaleError, match=type(effect).__name__):
+        await place.do(effect, seen=seen)
+    assert json.dumps(place.api.objects, sort_keys=True) == before
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        pytest.param({"id": "another stop"}, id="another stop"),
+        pytest.param({"phase": "Held"}, id="another phase"),
+        pytest.param({"attempt": 2}, id="another attempt"),
+    ],
+)
+async def test_a_stop_that_is_not_where_it_was_is_not_advanced(place, now):
+    place.api.put(stored_run(status={**STOPPING, "termination": {**STOP.dump(), **now}}))
+    with pytest.raises(StaleError):
+        await place.do(Advance(ADVANCED, Phase.SAVING, 1))
+
+
+async def test_a_stop_is_advanced_though_something_else_in_the_run_has_changed(place):
+    place.api.objects[RUN]["metadata"] |= {"resourceVersion": "99", "labels": {"team": "a"}}
+    await place.do(Advance(ADVANCED, Phase.SAVING, 1))
+    assert place.api.objects[RUN]["status"]["termination"]["phase"] == "Verifying"
+
+
+async def test_two_operators_that_decide_the_same_do_it_once(place):
+    seen = make_observed(run=Run.of(place.api.objects[RUN]))
+    await place.do(Advance(ADVANCED, Phase.SAVING, 1), seen=seen)
+    with pytest.raises(StaleError):
+        await place.do(Advance(ADVANCED, Phase.SAVING, 1), seen=seen)
+
+
+async def test_a_refusal_by_the_schema_is_not_stale_but_an_error(place):
+    place.api.refuse(f"PATCH {RUN}/status", ApiError(422, "Invalid", causes=[{"field": "status.nodes"}]))
+    with pytest.raises(KubeError):
+        await place.do(RecordNodes(NODES))
+
+
+@pytest.mark.parametrize(
+    "effect",
+    [
+        AdoptJob("another"),
+        EndReplacements("another"),
+        SuspendJob("another"),
+        Annotate(POD_NAME, "another", "key", "value"),
+        Annotate("nobody", POD_UID, "key", "value"),
+        TaintNode("gpu-1", "another"),
+        UntaintNode("gpu-1", "another"),
+        TaintNode("nobody", NODE_UID),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+async def test_an_object_that_is_not_the_one_meant_is_not_changed(place, effect):
+    before = json.dumps(place.api.objects, sort_keys=True)
+    with pytest.raises(StaleError):
+        await place.do(effect)
+    assert json.dumps(place.api.objects, sort_keys=True) == before
+
+
+@pytest.mark.parametrize(
+    ("effect", "path"),
+    [
+        pytest.param(DeletePod(POD_NAME, POD_UID), POD, id="pod"),
+        pytest.param(DeleteJob(NAME, JOB_UID), JOB, id="job"),
+        pytest.param(DeleteNode("gpu-1", NODE_UID), NODE, id="node"),
+    ],
+)
+async def test_what_is_deleted_already_is_deleted(place, effect, path):
+    await place.do(effect)
+    await place.do(effect)
+    assert path not in place.api.objects
+
+
+@pytest.mark.parametrize(
+    ("effect", "path"),
+    [
+        pytest.param(DeletePod(POD_NAME, "ours"), POD, id="pod"),
+        pytest.param(DeleteJob(NAME, "ours"), JOB, id="job"),
+        pytest.param(DeleteNode("gpu-1", "ours"), NODE, id="node"),
+    ],
+)
+async def test_one_of_the_same_name_means_that_ours_is_gone_and_is_left_alone(place, effect, path):
+    await place.do(effect)
+    assert path in place.api.objects
+
+
+# -- the Job ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_created_job_is_known_before_the_watch_brings_it(place):
+    del place.api.objects[JOB]
+    await place.do(CreateJob({"metadata": stored_job()["metadata"]}))
+    assert place.cache.jobs[RUN_UID]["metadata"]["name"] == NAME
+
+
+async def test_a_job_that_is_there_already_is_looked_at_again(place):
+    with pytest.raises(StaleError):
+        await place.do(CreateJob({"metadata": {"namespace": NAMESPACE, "name": NAME}}))
+    assert place.api.objects[JOB]["metadata"]["uid"] == JOB_UID
+
+
+@pytest.mark.parametrize(
+    ("answer", "permanent"),
+    [
+        pytest.param(ApiError(422, "Invalid", "spec.template: bad", causes=[{"field": "spec"}]), True, id="invalid"),
+        pytest.param(ApiError(400, "BadRequest", "spec.template: bad"), True, id="not a Job at all"),
+        pytest.param(ApiError(403, "Forbidden", "exceeded quota"), False, id="a quota may be raised"),
+    ],
+)
+async def test_a_job_that_is_refused_becomes_the_runs_problem(place, answer, permanent):
+    place.api.refuse(f"POST {JOBS}", answer)
+    with pytest.raises(KubeError):
+        await place.do(CreateJob({"metadata": {"namespace": NAMESPACE, "name": "new"}}))
+    assert place.memory.problem.reason == "InvalidTemplate"
+    assert answer.status["message"] in place.memory.problem.message
+    assert place.memory.problem.permanent is permanent
+
+
+async def test_an_api_server_in_trouble_is_not_the_runs_problem(place):
+    place.api.refuse(f"POST {JOBS}", ApiError(500, "InternalError"))
+    with pytest.raises(KubeError):
+        await place.do(CreateJob({"metadata": {"namespace": NAMESPACE, "name": "new"}}))
+    assert place.memory.problem is None
+
+
+# -- the node -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("taints", "effect", "expected"),
+    [
+        pytest.param([], TaintNode, [OURS], id="a bare node is tainted"),
+        pytest.param([GPU, CORDON], TaintNode, [GPU, CORDON, OURS], id="taints and cordons of others stay"),
+        pytest.param([OURS, GPU], UntaintNode, [GPU], id="only our taint is taken back"),
+        pytest.param([OURS, CORDON], UntaintNode, [CORDON], id="a cordon of others stays"),
+    ],
+)
+async def test_taints(place, taints, effect, expected):
+    place.api.put(stored_node(spec={"taints": taints, "unschedulable": True}))
+    await place.do(effect("gpu-1", NODE_UID))
+    assert place.api.objects[NODE]["spec"]["taints"] == expected
+    assert place.api.objects[NODE]["spec"]["unschedulable"] is True
+    assert "unschedulable" not in place.api.sent[-1].body["spec"]
+
+
+@pytest.mark.parametrize(
+    ("taints", "effect"),
+    [
+        pytest.param([GPU, OURS], TaintNode, id="tainted already"),
+        pytest.param([GPU], UntaintNode, id="not tainted"),
+        pytest.param([], UntaintNode, id="without any taint"),
+    ],
+)
+async def test_a_node_that_is_as_wanted_is_not_written_to(place, taints, effect):
+    place.api.put(stored_node(spec={"taints": taints}))
+    await place.do(effect("gpu-1", NODE_UID))
+    assert place.api.lines() == [f"GET {NODE}"]
+
+
+@pytest.mark.parametrize("effect", [TaintNode, UntaintNode])
+async def test_the_taint_of_another_run_is_not_touched(place, effect):
+    place.api.put(stored_node(spec={"taints": [THEIRS]}))
+    with pytest.raises(StaleError, match="is being released by run other-run"):
+        await place.do(effect("gpu-1", NODE_UID))
+    assert place.api.lines("PATCH") == []
+
+
+async def test_a_taint_that_came_between_reading_and_writing_is_not_lost(place):
+    def meanwhile(sent):
+        if sent.line == f"PATCH {NODE}":
+            place.api.put(stored_node(spec={"taints": [GPU]}, resourceVersion="8"))
+
+    place.api.before = meanwhile
+    with pytest.raises(StaleError):
+        await place.do(TaintNode("gpu-1", NODE_UID))
+    assert place.api.objects[NODE]["spec"]["taints"] == [GPU]
+
+
+# -- the machine --------------------------------------------------------------------------------------------------
+
+
+async def test_a_machine_is_released_through_its_pool(place):
+    place.memory.provider_said[PROVIDER_ID] = "what it said before"
+    await place.do(ReleaseMachine("a100", PROVIDER_ID))
+    assert place.provider.released == [("a100", PROVIDER_ID)]
+    assert place.memory.provider_said == {}
+
+
+async def test_what_the_cloud_refuses_is_remembered_and_ends_nothing(place):
+    place.provider.trouble = Refused("The group is at its minimum of 2.")
+    await place.do(ReleaseMachine("a100", PROVIDER_ID), DeletePod(POD_NAME, POD_UID))
+    assert place.memory.provider_said == {PROVIDER_ID: "The group is at its minimum of 2."}
+    assert POD not in place.api.objects
+
+
+async def test_a_pool_that_is_gone_releases_nothing(place):
+    await place.do(ReleaseMachine("gone", PROVIDER_ID))
+    assert place.provider.released == []

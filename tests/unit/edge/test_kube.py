@@ -1,0 +1,385 @@
+"""What is sent to the API server, and what its answers mean."""
+
+from __future__ import annotations
+
+import base64
+import ssl
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from aiohttp import web
+from builders import JOB_UID, NAME, NAMESPACE, NODE_UID, POD_UID, RUN_UID
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from fakes import (
+    ALL_RUNS,
+    EVENTS,
+    JOB,
+    JOBS,
+    NODE,
+    POD,
+    PODS,
+    RUN,
+    SECRET,
+    ApiError,
+    api_server,
+    stored_job,
+    stored_node,
+    stored_pod,
+    stored_run,
+    stored_secret,
+)
+
+from trainingrun_operator.api import names
+from trainingrun_operator.edge import kube as module
+from trainingrun_operator.edge.kube import Connection, Kube, KubeError
+
+pytestmark = pytest.mark.usefixtures("no_token_file")
+
+
+@pytest.fixture
+def no_token_file(monkeypatch, tmp_path):
+    """The tests may themselves run in a pod."""
+    monkeypatch.setattr(module, "TOKEN_FILE", tmp_path / "token")
+    return tmp_path / "token"
+
+
+@pytest.fixture
+async def api():
+    async with api_server(stored_run(), stored_job(), stored_pod(), stored_node()) as api:
+        yield api
+
+
+@pytest.fixture
+async def kube(api):
+    async with Kube(Connection(api.url, token="from kubeconfig")) as kube:
+        yield kube
+
+
+async def refused(call):
+    with pytest.raises(KubeError) as caught:
+        await call
+    return caught.value
+
+
+# -- errors -----------------------------------------------------------------------------------------------------
+
+SCHEMA = [{"reason": "FieldValueInvalid", "field": "status.phase", "message": "no"}]
+ANOTHER = [{"reason": "FieldValueInvalid", "field": "metadata.uid", "message": "immutable"}]
+
+
+@pytest.mark.parametrize(
+    ("answer", "gone", "conflict", "exists"),
+    [
+        pytest.param(ApiError(404, "NotFound"), True, False, False, id="404 is gone"),
+        pytest.param(ApiError(409, "Conflict"), False, True, False, id="409 is a conflict"),
+        pytest.param(ApiError(409, "AlreadyExists"), False, True, True, id="409 AlreadyExists is there already"),
+        pytest.param(ApiError(422, "Invalid"), False, True, False, id="422 without causes is a failed test"),
+        pytest.param(ApiError(422, "Invalid", causes=ANOTHER), False, True, False, id="422 about the uid is another's"),
+        pytest.param(
+            ApiError(422, "Invalid", causes=SCHEMA), False, False, False, id="422 with causes is the schema's"
+        ),
+        pytest.param(ApiError(403, "Forbidden"), False, False, False, id="403 is neither"),
+        pytest.param(ApiError(410, "Expired"), False, False, False, id="410 is neither"),
+        pytest.param(ApiError(500, "InternalError"), False, False, False, id="500 is neither"),
+    ],
+)
+async def test_what_a_refusal_means(api, kube, answer, gone, conflict, exists):
+    api.refuse(f"PATCH {RUN}", answer)
+    error = await refused(kube.patch_run(NAMESPACE, NAME, []))
+    assert (error.gone, error.conflict, error.exists) == (gone, conflict, exists)
+    assert (error.status, error.reason, error.message) == (answer.code, answer.status["reason"], "refused")
+    assert str(error) == f"{answer.code} {answer.status['reason']}: refused"
+
+
+async def test_causes_are_kept(api, kube):
+    api.refuse(f"PATCH {RUN}", ApiError(422, "Invalid", causes=SCHEMA))
+    assert (await refused(kube.patch_run(NAMESPACE, NAME, []))).causes == tuple(SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "reason"),
+    [
+        pytest.param(
+            web.Response(status=502, text="<html>bad gateway" + "x" * 500), 502, "HTTP", id="a page of a proxy"
+        ),
+        pytest.param(web.Response(status=500, text='"words"'), 500, "HTTP", id="JSON that is no object"),
+        pytest.param(web.Response(status=500, text="null"), 500, "HTTP", id="null"),
+        pytest.param(web.Response(status=500, text='{"details": null}'), 500, "", id="a status without anything"),
+        pytest.param(web.Response(text="<html>log in"), 0, "NotKubernetes", id="success that is not JSON"),
+        pytest.param(web.Response(text="[1]"), 0, "NotKubernetes", id="success that is no object"),
+        pytest.param(web.Response(body=b"\xff\xfe", charset="utf-8"), 0, "NotKubernetes", id="success that is no text"),
+    ],
+)
+async def test_whatever_answers_instead_of_the_api_server_is_an_error_like_others(api, kube, answer, status, reason):
+    api.refuse(f"GET {RUN}", answer)
+    error = await refused(kube.run(NAMESPACE, NAME))
+    assert (error.status, error.reason) == (status, reason)
+    assert len(error.message) <= 200
+    assert not error.conflict
+
+
+async def test_an_api_server_that_is_away_is_status_0(unused_tcp_port):
+    async with Kube(Connection(f"http://127.0.0.1:{unused_tcp_port}")) as kube:
+        error = await refused(kube.run(NAMESPACE, NAME))
+    assert (error.status, error.reason) == (0, "Unreachable")
+    assert f"GET {RUN}" in error.message
+
+
+async def test_an_api_server_that_does_not_answer_is_given_up(api, monkeypatch):
+    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.05)
+    async with Kube(Connection(api.url)) as kube:
+        error = await refused(kube._call("GET", ALL_RUNS, params={"watch": "true"}))
+    assert (error.status, error.reason) == (0, "Unreachable")
+    assert "TimeoutError" in error.message
+
+
+@pytest.mark.parametrize("call", ["run", "job", "secret"])
+async def test_reading_what_is_not_there_is_none(kube, call):
+    assert await getattr(kube, call)(NAMESPACE, "nobody") is None
+
+
+async def test_a_node_that_is_not_there_is_none(kube):
+    assert await kube.node("nobody") is None
+
+
+async def test_reading_what_may_not_be_read_is_an_error(api, kube):
+    api.refuse(f"GET {JOB}", ApiError(403, "Forbidden"))
+    assert (await refused(kube.job(NAMESPACE, NAME))).status == 403
+
+
+# -- who we are -------------------------------------------------------------------------------------------------
+
+
+async def test_the_token_of_a_kubeconfig_is_shown(api, kube):
+    await kube.run(NAMESPACE, NAME)
+    assert api.sent[-1].authorization == "Bearer from kubeconfig"
+
+
+async def test_without_a_token_none_is_shown(api, no_token_file):
+    no_token_file.write_text("not for a client certificate")
+    async with Kube(Connection(api.url)) as kube:
+        await kube.run(NAMESPACE, NAME)
+    assert api.sent[-1].authorization == ""
+
+
+async def test_the_token_of_a_service_account_is_read_again_every_minute(api, kube, no_token_file, monkeypatch):
+    class Clock:
+        now = 0.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    shown = []
+    for seconds, token in ((0, "first\n"), (30, "second"), (61, "third"), (100, "fourth")):
+        no_token_file.write_text(token)
+        clock.now = seconds
+        await kube.run(NAMESPACE, NAME)
+        shown.append(api.sent[-1].authorization.removeprefix("Bearer "))
+    assert shown == ["first", "first", "third", "third"]
+
+
+def certificate():
+    """A self-signed certificate and its key, PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kubernetes")])
+    start = datetime.now(UTC) - timedelta(hours=1)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(start)
+        .not_valid_after(start + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return made.public_bytes(serialization.Encoding.PEM), secret
+
+
+def test_only_the_clusters_own_ca_is_trusted():
+    pem, _ = certificate()
+    context = Connection("https://x", ca_data=base64.b64encode(pem).decode()).ssl_context()
+    assert len(context.get_ca_certs()) == 1
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+
+
+def test_the_ca_may_be_a_file(tmp_path):
+    pem, _ = certificate()
+    (tmp_path / "ca.crt").write_bytes(pem)
+    assert len(Connection("https://x", ca_path=str(tmp_path / "ca.crt")).ssl_context().get_ca_certs()) == 1
+
+
+def test_insecure_is_only_what_the_kubeconfig_says():
+    context = Connection("https://x", insecure=True).ssl_context()
+    assert context.verify_mode is ssl.CERT_NONE
+    assert not context.check_hostname
+
+
+def test_a_client_certificate_is_loaded_from_data_and_from_files(tmp_path):
+    pem, key = certificate()
+    (tmp_path / "crt").write_bytes(pem)
+    (tmp_path / "key").write_bytes(key)
+    data = {"certificate_data": base64.b64encode(pem).decode(), "private_key_data": base64.b64encode(key).decode()}
+    Connection("https://x", **data).ssl_context()
+    Connection(
+        "https://x", certificate_path=str(tmp_path / "crt"), private_key_path=str(tmp_path / "key")
+    ).ssl_context()
+    with pytest.raises(ssl.SSLError):
+        Connection("https://x", **(data | {"private_key_data": data["certificate_data"]})).ssl_context()
+
+
+# -- lists ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def chunks_of_two(monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 2)
+
+
+@pytest.mark.usefixtures("chunks_of_two")
+async def test_a_list_comes_in_chunks_and_is_complete(api, kube):
+    api.put(*(stored_run(name=f"run-{i}", uid=f"uid-{i}") for i in range(4)))
+    found = [run["metadata"]["name"] async for run in kube.runs()]
+    assert sorted(found) == [NAME, "run-0", "run-1", "run-2", "run-3"]
+    assert api.lines() == [f"GET {ALL_RUNS}"] * 3
+    assert [sent.query.get("continue") for sent in api.sent] == [None, "2", "4"]
+    assert {sent.query["limit"] for sent in api.sent} == {"2"}
+
+
+@pytest.mark.usefixtures("chunks_of_two")
+async def test_a_chunk_that_has_expired_is_an_error_and_not_a_shorter_list(api, kube):
+    api.put(*(stored_run(name=f"run-{i}", uid=f"uid-{i}") for i in range(4)))
+    api.expired = True
+
+    async def listed():
+        return [run async for run in kube.runs()]
+
+    assert (await refused(listed())).status == 410
+
+
+@pytest.mark.usefixtures("chunks_of_two")
+async def test_the_selector_is_repeated_with_every_chunk(api, kube):
+    api.put(*(stored_pod(name=f"pod-{i}", uid=f"uid-{i}") for i in range(3)), stored_pod(name="x", uid="x", labels={}))
+    assert len(await kube.pods_of(NAMESPACE, RUN_UID)) == 4
+    assert {sent.query["labelSelector"] for sent in api.sent} == {f"{names.RUN_UID_LABEL}={RUN_UID}"}
+    assert api.lines() == [f"GET {PODS}"] * 2
+
+
+async def test_a_quorum_read_names_no_version(api, kube):
+    await kube.pods_of(NAMESPACE, RUN_UID)
+    await kube.pods_on("gpu-1")
+    assert not any("resourceVersion" in sent.query for sent in api.sent)
+
+
+async def test_the_pods_on_a_node_are_those_of_every_namespace(api, kube):
+    api.put(
+        stored_pod(name="theirs", uid="theirs", namespace="team"),
+        stored_pod(name="elsewhere", uid="elsewhere", spec={"nodeName": "gpu-2"}),
+    )
+    found = await kube.pods_on("gpu-1")
+    assert sorted(pod["metadata"]["name"] for pod in found) == [f"{NAME}-x7k2p", "theirs"]
+    assert api.sent[-1].query["fieldSelector"] == "spec.nodeName=gpu-1"
+
+
+async def test_pods_that_wait_are_those_without_a_node(api, kube):
+    api.put(stored_pod(name="waits", uid="waits", spec={"nodeName": ""}, status={"phase": "Pending"}))
+    assert [pod["metadata"]["name"] for pod in await kube.pending_pods()] == ["waits"]
+
+
+# -- requests ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_secret_is_decoded(api, kube):
+    api.put(stored_secret(AWS_ACCESS_KEY_ID="a2V5"))
+    assert await kube.secret(NAMESPACE, "s3-credentials") == {"AWS_ACCESS_KEY_ID": b"key"}
+    assert api.lines() == [f"GET {SECRET}"]
+
+
+async def test_a_secret_without_data_is_empty(api, kube):
+    api.put({**stored_secret(), "data": None})
+    assert await kube.secret(NAMESPACE, "s3-credentials") == {}
+
+
+async def test_a_dry_run_creates_nothing(api, kube):
+    manifest = stored_job(name="new")
+    made = await kube.create_job(manifest, dry_run=True)
+    assert made["metadata"]["name"] == "new"
+    assert f"{JOBS}/new" not in api.objects
+    assert api.sent[-1].query == {"fieldManager": "trainingrun-operator", "dryRun": "All"}
+
+
+async def test_an_event_is_about_the_run_and_never_too_long(api, kube):
+    involved = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.RUN_KIND,
+        "namespace": NAMESPACE,
+        "name": "n" * 52,
+        "uid": RUN_UID,
+    }
+    await kube.tell(involved, "CheckpointHeld", "w" * 5000, warning=True, wall="2026-01-01T00:00:00Z")
+    sent = api.sent[-1]
+    assert sent.line == f"POST {EVENTS}"
+    assert sent.body == {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": "n" * 40 + "-", "namespace": NAMESPACE},
+        "involvedObject": involved,
+        "type": "Warning",
+        "reason": "CheckpointHeld",
+        "message": "w" * 1024,
+        "source": {"component": "trainingrun-operator"},
+        "firstTimestamp": "2026-01-01T00:00:00Z",
+        "lastTimestamp": "2026-01-01T00:00:00Z",
+        "count": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("call", "path"),
+    [
+        pytest.param(lambda kube, uid: kube.delete_pod(NAMESPACE, f"{NAME}-x7k2p", uid), POD, id="pod"),
+        pytest.param(lambda kube, uid: kube.delete_job(NAMESPACE, NAME, uid), JOB, id="job"),
+        pytest.param(lambda kube, uid: kube.delete_node("gpu-1", uid), NODE, id="node"),
+    ],
+)
+async def test_a_delete_is_of_this_uid_alone_and_what_is_gone_already_is_success(api, kube, call, path):
+    uid = {POD: POD_UID, JOB: JOB_UID, NODE: NODE_UID}[path]
+    await call(kube, "another")
+    assert path in api.objects
+    await call(kube, uid)
+    assert path not in api.objects
+    await call(kube, uid)
+    assert api.lines() == [f"DELETE {path}"] * 3
+    assert api.sent[1].body == {
+        "apiVersion": "v1",
+        "kind": "DeleteOptions",
+        "preconditions": {"uid": uid},
+        "propagationPolicy": "Background",
+    }
+
+
+async def test_a_delete_that_is_forbidden_is_an_error(api, kube):
+    api.refuse(f"DELETE {POD}", ApiError(403, "Forbidden"))
+    assert (await refused(kube.delete_pod(NAMESPACE, f"{NAME}-x7k2p", POD_UID))).status == 403
+
+
+async def test_the_end_of_a_log_is_what_tells(api, kube):
+    api.put(stored_pod() | {"log": "x" * 100 + "CUDA out of memory"})
+    assert await kube.log_tail(NAMESPACE, f"{NAME}-x7k2p", "train", lines=5, most_bytes=18) == "CUDA out of memory"
+    assert api.sent[-1].query == {"container": "train", "tailLines": "5"}
+
+
+async def test_a_log_that_cannot_be_had_is_empty(api, kube, unused_tcp_port):
+    assert await kube.log_tail(NAMESPACE, "nobody", "train", lines=5, most_bytes=18) == ""
+    async with Kube(Connection(f"http://127.0.0.1:{unused_tcp_port}")) as away:
+        assert await away.log_tail(NAMESPACE, "nobody", "train", lines=5, most_bytes=18) == ""

@@ -1,0 +1,108 @@
+"""One binary, several jobs: which parts each of them loads, and what an unknown one is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from trainingrun_operator import __main__, stub_training
+from trainingrun_operator.agent import gate, restore
+from trainingrun_operator.agent import main as agent
+from trainingrun_operator.controller import main as operator
+
+
+def main(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["trainingrun-operator", *arguments])
+    return __main__.main()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param(["dance"], "unknown job 'dance'", id="a job that does not exist"),
+        pytest.param([], "unknown job ''", id="no job"),
+        pytest.param(["Operator"], "unknown job 'Operator'", id="a job in capitals"),
+    ],
+)
+def test_an_unknown_job_is_told_which_there_are(monkeypatch, arguments, said):
+    with pytest.raises(SystemExit) as caught:
+        main(monkeypatch, *arguments)
+    assert caught.value.code == (
+        f"trainingrun-operator: {said}: expected operator, agent, restore, gate or stub-training"
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "module", "function"),
+    [
+        pytest.param("agent", agent, "run", id="agent"),
+        pytest.param("restore", restore, "run", id="restore"),
+        pytest.param("gate", gate, "run", id="gate"),
+    ],
+)
+def test_each_job_returns_its_own_exit_code(monkeypatch, job, module, function):
+    monkeypatch.setattr(module, function, lambda: 7)
+    assert main(monkeypatch, job) == 7
+
+
+def test_the_stub_gets_its_arguments(monkeypatch):
+    monkeypatch.setattr(stub_training, "main", len)
+    assert main(monkeypatch, "stub-training", "--steps", "3") == 2
+
+
+def test_the_operator_runs_with_its_settings(monkeypatch):
+    monkeypatch.setenv("TRAININGRUN_PORT", "9091")
+    monkeypatch.setattr(operator, "run", lambda settings: settings.port)
+    assert main(monkeypatch, "operator") == 9091
+
+
+def test_a_bad_setting_is_a_sentence_and_no_trace(monkeypatch):
+    monkeypatch.setenv("TRAININGRUN_PORT", "http")
+    with pytest.raises(SystemExit) as caught:
+        main(monkeypatch, "operator")
+    assert caught.value.code == "trainingrun-operator: TRAININGRUN_PORT is 'http': expected a whole number, 0 or more"
+
+
+LOADED = """
+import sys
+sys.argv = ["trainingrun-operator", {job!r}]
+from trainingrun_operator import __main__
+from trainingrun_operator.agent import {module} as job
+job.run = lambda: 0
+__main__.main()
+print(*sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("job", "module", "never"),
+    [
+        pytest.param(
+            "gate",
+            "gate",
+            {"pydantic", "boto3", "botocore", "kopf", "kubernetes", "aiohttp", "asyncio", "yaml", "awscrt"},
+            id="the gate loads the standard library only",
+        ),
+        pytest.param(
+            "agent",
+            "main",
+            {"kopf", "kubernetes", "aiohttp", "prometheus_client"},
+            id="the agent loads no Kubernetes client",
+        ),
+        pytest.param(
+            "restore", "restore", {"kopf", "kubernetes", "aiohttp", "prometheus_client"}, id="nor does restore"
+        ),
+    ],
+)
+def test_what_rides_in_every_training_pod_stays_small(job, module, never):
+    loaded = subprocess.run(
+        [sys.executable, "-c", LOADED.format(job=job, module=module)], capture_output=True, text=True, check=True
+    )
+    assert never & set(loaded.stdout.split()) == set()
+    assert not {
+        name
+        for name in loaded.stdout.split()
+        if name.startswith(("trainingrun_operator.controller", "trainingrun_operator.edge"))
+    }

@@ -1,0 +1,102 @@
+"""Every variable of the environment, and what becomes of a bad value."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from trainingrun_operator.settings import Settings, SettingsError, load
+
+GOOD = {
+    "agent_image": ("registry.example/operator:1", "registry.example/operator:1"),
+    "agent_image_pull_policy": ("Always", "Always"),
+    "agent_resources": ('{"limits": {"cpu": "1"}}', {"limits": {"cpu": "1"}}),
+    "agent_settle_seconds": ("2.5", 2.5),
+    "default_auto_stop_loss": ("0.25", 0.25),
+    "default_auto_stop_action": ("Stop", "Stop"),
+    "hold_after_seconds": ("1", 1.0),
+    "image_error_seconds": ("2", 2.0),
+    "stale_after_seconds": ("3", 3.0),
+    "termination_look_seconds": ("0.5", 0.5),
+    "node_removal_seconds": ("5", 5.0),
+    "terminal_pod_seconds": ("6", 6.0),
+    "recheck_seconds": ("7", 7.0),
+    "status_seconds": ("8", 8.0),
+    "list_seconds": ("9", 9.0),
+    "port": ("9090", 9090),
+    "log_level": ("debug", "DEBUG"),
+}
+
+
+def variable(name):
+    return f"TRAININGRUN_{name.upper()}"
+
+
+def test_every_setting_is_in_the_table():
+    assert [field.name for field in fields(Settings)] == list(GOOD)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_variable_sets_its_setting_and_no_other(name):
+    text, value = GOOD[name]
+    loaded = load({variable(name): text})
+    assert getattr(loaded, name) == value
+    others = [other for other in GOOD if other != name]
+    assert [getattr(loaded, other) for other in others] == [getattr(Settings(), other) for other in others]
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_an_empty_variable_is_an_absent_one(name):
+    assert load({variable(name): ""}) == Settings()
+
+
+def test_numbers_keep_their_kind():
+    loaded = load({variable(name): text for name, (text, _) in GOOD.items()})
+    assert [type(getattr(loaded, name)) for name in GOOD] == [type(value) for _, value in GOOD.values()]
+
+
+def test_variables_of_others_are_not_read():
+    assert load({"PORT": "1", "TRAININGRUN_AGENT_CONFIG": "{}", "PATH": "/bin"}) == Settings()
+
+
+def test_without_an_argument_it_is_the_process_environment(monkeypatch):
+    monkeypatch.setenv("TRAININGRUN_PORT", "9091")
+    assert load().port == 9091
+
+
+NUMBER, WHOLE = "a number, 0 or more", "a whole number, 0 or more"
+SECONDS = [name for name, (_, value) in GOOD.items() if isinstance(value, float)]
+
+
+@pytest.mark.parametrize("name", SECONDS)
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", "5s", "1,5"])
+def test_what_is_no_number_is_refused_with_variable_value_and_what_was_expected(name, text):
+    with pytest.raises(SettingsError) as caught:
+        load({variable(name): text})
+    assert str(caught.value) == f"{variable(name)} is {text!r}: expected {NUMBER}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        pytest.param("port", "http", WHOLE, id="a port in words"),
+        pytest.param("port", "80.5", WHOLE, id="half a port"),
+        pytest.param("port", "-1", WHOLE, id="a negative port"),
+        pytest.param("agent_resources", "{cpu: 1}", "a JSON object", id="resources in YAML"),
+        pytest.param("agent_resources", "[1]", "a JSON object", id="resources as a list"),
+        pytest.param("default_auto_stop_action", "stop", "Shadow or Stop", id="an action in lower case"),
+        pytest.param("default_auto_stop_action", "Off", "Shadow or Stop", id="an action that does not exist"),
+        pytest.param("agent_image_pull_policy", "Sometimes", "Always, IfNotPresent or Never", id="a pull policy"),
+        pytest.param("log_level", "LOUD", "DEBUG, INFO, WARNING, ERROR or CRITICAL", id="a log level"),
+    ],
+)
+def test_a_bad_value_is_refused_with_variable_value_and_what_was_expected(name, text, expected):
+    with pytest.raises(SettingsError) as caught:
+        load({variable(name): text})
+    assert str(caught.value) == f"{variable(name)} is {text!r}: expected {expected}"
+
+
+def test_the_first_bad_value_is_said():
+    with pytest.raises(SettingsError, match="TRAININGRUN_PORT"):
+        load({"TRAININGRUN_PORT": "x", "TRAININGRUN_LOG_LEVEL": "LOUD"})
