@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from aiohttp import web
 
 from trainingrun_operator.api import names
 from trainingrun_operator.core.observed import Instance
+from trainingrun_operator.edge.kube import Connection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -77,6 +79,13 @@ _DISCOVERY: Final[Mapping[str, Json]] = {
         }.items()
     },
 }
+
+
+class Plain(Connection):
+    """To a server on loopback: no certificates are loaded, which takes longer than most tests."""
+
+    def ssl_context(self) -> ssl.SSLContext:
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 # -- stored objects -------------------------------------------------------------------------------------------

@@ -387,6 +387,9 @@ class World:
                 self._status(termination=termination, termination_status=termination.status)
             case do.Advance(termination, phase, attempt, completion):
                 self._expect(stop is not None and (stop.phase, stop.attempt) == (phase, attempt))
+                if termination.phase is Phase.DELETING:
+                    for pod in self.pods:
+                        self._safe_to_lose(pod)
                 self._status(termination=termination, **({"completion_time": WALL} if completion else {}))
             case do.RecordNodes(nodes):
                 self._status(nodes=nodes)
@@ -428,8 +431,9 @@ class World:
             case do.EndReplacements():
                 self.job = replace(self.job, backoff_limit=0)
             case do.SuspendJob():
+                # The agent ships what came after the proof with the grace that it has.
                 for pod in self.pods:
-                    self._safe_to_lose(pod)
+                    self._safe_to_lose(pod, with_grace=True)
                 self.job = replace(self.job, suspended=True)
 
     def _annotate(self, uid: str, key: str, value: str) -> None:
@@ -456,16 +460,14 @@ class World:
     def _find(self, uid: str) -> SimPod | None:
         return next((pod for pod in self.pods if pod.uid == uid), None)
 
-    def _safe_to_lose(self, pod: SimPod) -> None:
+    def _safe_to_lose(self, pod: SimPod, *, with_grace: bool = False) -> None:
         """The ground truth behind I1: what the volume holds is in the bucket, or nothing was to be saved."""
         if self.run.spec.checkpoint.mode is CheckpointMode.DISABLED or not pod.written:
             return
         sound = [c for c in self.bucket if not (self.scenario.corrupt and c.attempt == 1)]
         best = max((c.checkpoint.step or 0 for c in sound if c.checkpoint and c.pod_uid == pod.uid), default=0)
-        still_trains = pod.training is Training.RUNNING
-        assert best >= pod.written or (still_trains and best), (
-            f"{pod.uid} holds step {pod.written}, the bucket has {best}"
-        )
+        may_lag = with_grace or pod.training is Training.RUNNING
+        assert best >= pod.written or (may_lag and best), f"{pod.uid} holds step {pod.written}, the bucket has {best}"
 
     @property
     def settled(self) -> bool:

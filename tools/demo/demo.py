@@ -69,7 +69,7 @@ class Demo:
         self.base, self.view = base, view
         self.pool = base.pool()
         self.pace = story.Pace()
-        self.stopped = False
+        self.stopped = self.shared = False
         self.began = time.monotonic()
 
     def play(self) -> tuple[list[proof.Report], proof.Check]:
@@ -82,7 +82,7 @@ class Demo:
         reports = [
             proof.examine(self.base, look.runs[name], ending, self.pace.of(name)) for name, ending in SAMPLES.items()
         ]
-        return reports, proof.capacity(self.base, self.pool)
+        return reports, proof.capacity(self.base, self.pool, shared=self.shared)
 
     # -- before -------------------------------------------------------------------------------------------------
 
@@ -127,6 +127,7 @@ class Demo:
             *(part for name in SAMPLES for part in ("-f", f"{MANIFESTS.relative_to(ROOT)}/{name}.yaml")),
         )
         before = self.look()
+        self.shared = bool(before.others or before.desired)
         self.began = time.monotonic()
         self.view.tell("$", shlex.join(command), "bold")
         self.base.run(*command)
@@ -138,6 +139,7 @@ class Demo:
         """Show and tell until all three are over."""
         while True:
             look = self.look()
+            self.shared |= bool(look.others)
             self.pace.add(look)
             for who, what in story.sentences(before, look):
                 self.view.tell(who, what)

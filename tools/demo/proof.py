@@ -116,23 +116,21 @@ def _node_released(ground: Ground, node: Json) -> Check:
     )
 
 
-def capacity(ground: Ground, pool: Json) -> Check:
-    """Nothing is left that costs: the cloud wants no machine, unless pods of others need it."""
+def capacity(ground: Ground, pool: Json, *, shared: bool) -> Check:
+    """Nothing is left that costs: the cloud wants no machine. On a cluster that others use too, theirs may be there."""
     until = time.monotonic() + CAPACITY_SECONDS
     while True:
         look = ground.look(pool, 0)
         if look.desired == 0:
             return Check(true=True, sentence="the cloud's group wants 0 machines: nothing is left that costs")
-        if look.others:
-            pods = "one pod" if look.others == 1 else f"{look.others} pods"
+        left = ", ".join(machine.instance for machine in look.machines if machine.state != "terminated") or "none runs"
+        if shared:
             return Check(
                 true=True,
-                sentence=f"the cloud's group wants {look.desired}: {pods} of other namespaces use or want GPUs",
+                sentence=f"the cloud's group wants {look.desired} ({left}), none for these runs: others use this cluster too",
             )
         if time.monotonic() > until:
-            left = ", ".join(machine.instance for machine in look.machines if machine.state != "terminated")
             return Check(
-                true=False,
-                sentence=f"the cloud's group still wants {look.desired} machines ({left or 'none runs'}), though nobody uses them",
+                true=False, sentence=f"the cloud's group still wants {look.desired} ({left}), though nobody uses them"
             )
         time.sleep(1)

@@ -88,8 +88,8 @@ class Agent:
         """Read what is asked, pass it on; returns the exit code once there is one."""
         asked = self._asked()
         if asked.released:
-            log.info("Released.")
-            return 0
+            # Not before the kubelet says so: a sidecar that leaves while the gate still closes is started again.
+            return 0 if self._sigterm else None
         if asked.stop:
             self._stop_file.write(asked.stop.id)
         self._shipper.ask(asked.save, asked.stop.id if asked.stop else None)

@@ -97,7 +97,7 @@ class Reconciler:
                 self.cache.put_run(written)
             if decision.again_seconds != 0:
                 await self._say(seen if written is None else await self.observer.observe(written, memory), memory)
-                return decision.again_seconds
+                return _on_the_beat(decision.again_seconds, seen, memory)
         return 0
 
     # -- status ------------------------------------------------------------------------------------------
@@ -171,6 +171,12 @@ class Reconciler:
     def _name(self, uid: str) -> str:
         meta = self.cache.runs.get(uid, {}).get("metadata", {})
         return f"{meta.get('namespace')}/{meta.get('name')}"
+
+
+def _on_the_beat(again: float | None, seen: Observed, memory: Memory) -> float | None:
+    """While a training is polled, what a look took is not added to the poll interval."""
+    polled = seen.run.status.termination is None and memory.next_scrape > seen.now
+    return max(0.0, memory.next_scrape - time.monotonic()) if polled and again is not None else again
 
 
 def _whole(seen: Observed, derived: TrainingRunStatus) -> TrainingRunStatus:

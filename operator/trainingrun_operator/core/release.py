@@ -142,7 +142,11 @@ def _handed_over(seen: Observed, facts: NodeFacts) -> str:
     runs = [pod for pod in facts.occupants or () if pod.run_uid and pod.run_uid not in seen.ending_runs]
     if not runs or len(runs) != len(facts.occupants or ()):
         return ""
-    return f"Handed over: {', '.join(sorted({pod.key for pod in runs}))} still runs on it and releases it when it ends."
+    others = sorted({pod.key for pod in runs})
+    run, release, end = (
+        ("runs", "releases", "it ends") if len(others) == 1 else ("run", "the last releases", "they end")
+    )
+    return f"Handed over: {', '.join(others)} still {run} on it and {release} it when {end}."
 
 
 def _busy(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> str:

@@ -33,6 +33,7 @@ from trainingrun_operator.core.termination import saved_from, sentence_of
 
 if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed, Pod
+    from trainingrun_operator.core.track import Observation
 
 HISTORY_MAX: Final = 20
 WRITTEN_BY_THE_STOP: Final = frozenset({"termination", "terminationStatus", "nodes", "completionTime"})
@@ -278,9 +279,22 @@ def _dated(seen: Observed, facts: tuple[Fact, ...]) -> tuple[Condition, ...]:
 
 
 def _progress(seen: Observed) -> Progress | None:
-    track, before = seen.track, seen.run.status.progress
+    track, before, stop = seen.track, seen.run.status.progress, seen.run.status.termination
     if (newest := track.newest) is None:
-        return before
+        return _ended_progress(before, stop) if before and stop else before
+    progress = _progress_of(seen, newest)
+    return _ended_progress(progress, stop) if stop else progress
+
+
+def _ended_progress(progress: Progress, stop: Termination) -> Progress:
+    """Nothing lies ahead any more; what was saved may be further than what was last read."""
+    further = {"step": stop.saved.step} if stop.saved and (stop.saved.step or 0) > (progress.step or 0) else {}
+    whole = {"percent": 100} if stop.status == TerminationStatus.AUTO_COMPLETE.value else {}
+    return progress.model_copy(update={"eta_seconds": None, **further, **whole})
+
+
+def _progress_of(seen: Observed, newest: Observation) -> Progress:
+    track, before = seen.track, seen.run.status.progress
     return Progress(
         loss=stopping.shown(track.loss) if track.loss is not None else None,
         best_loss=stopping.shown(track.best_loss)

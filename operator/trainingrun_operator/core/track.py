@@ -45,6 +45,8 @@ class Track:
     """0 or 1: what the first epoch is called. None: unknown."""
     began: tuple[float, float] | None = None
     """When the first epoch was seen, and which it was."""
+    epoch_at: float = 0
+    """When the present epoch was first seen."""
     polls_without_advance: int = 0
     best_loss: float | None = None
     loss_at: float | None = None
@@ -98,9 +100,11 @@ class Track:
         if self.began is None or self.epoch is None or self.total_epochs is None or self.epoch_base is None:
             return None
         since, first = self.began
-        if self.epoch <= first or now <= since:
+        if self.epoch <= first or self.epoch_at <= since:
             return None
-        eta = (self.total_epochs + self.epoch_base - self.epoch) * (now - since) / (self.epoch - first)
+        pace = (self.epoch_at - since) / (self.epoch - first)
+        # From when the present epoch began: a whole epoch says nothing of how much of it is done.
+        eta = (self.total_epochs + self.epoch_base - self.epoch) * pace - (now - self.epoch_at)
         return max(0, int(eta)) if eta <= _ETA_MAX else None
 
 
@@ -168,5 +172,10 @@ def _fold_epoch(track: Track, sample: Sample, now: float) -> Track:
         # 1.0 exactly may also be the end of a fractional epoch 0; taking it for the first of a count from 1 only makes a stall fire later.
         base = 0 if sample.epoch < 1 else 1
     return replace(
-        track, epoch=sample.epoch, total_epochs=total, epoch_base=base, began=track.began or (now, sample.epoch)
+        track,
+        epoch=sample.epoch,
+        total_epochs=total,
+        epoch_base=base,
+        began=track.began or (now, sample.epoch),
+        epoch_at=track.epoch_at if sample.epoch == track.epoch else now,
     )

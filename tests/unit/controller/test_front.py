@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from types import SimpleNamespace
+from typing import Any
 
 import kopf
 import pytest
 from builders import POD_UID, RUN_UID
-from fakes import ALL_RUNS, RUN, api_server, stored_job, stored_pod, stored_pool, stored_run
+from fakes import ALL_RUNS, RUN, Plain, api_server, stored_job, stored_pod, stored_pool, stored_run
 
 from trainingrun_operator.api import names
 from trainingrun_operator.controller import front
@@ -62,7 +63,9 @@ def clock(monkeypatch):
 @pytest.fixture
 def place(clock):
     """A watch with everyone it talks to."""
-    noted, cache, lists = Noted(), Cache(), Lists([])
+    cache = Cache()
+    noted: Any = Noted()
+    lists: Any = Lists([])
     return SimpleNamespace(watch=Watch(cache, noted, noted, lists), cache=cache, noted=noted, lists=lists, clock=clock)
 
 
@@ -318,7 +321,7 @@ def test_kube_is_reached_as_kopf_is(monkeypatch):
 async def kopf_watching(api, noted):
     """Real kopf, with our settings and handlers, on the API server in memory."""
     cache = Cache()
-    async with Kube(Connection(api.url)) as kube:
+    async with Kube(Plain(api.url)) as kube:
         registry = kopf.OperatorRegistry()
         watch = Watch(cache, noted, noted, kube)
         watch.register(registry, lambda **_: kopf.ConnectionInfo(server=api.url))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -24,8 +25,9 @@ def clock(monkeypatch):
 
 def health(*, beat=0.0, proof=0.0, listed=True):
     """`beat` and `proof` are seconds ago."""
-    watch = SimpleNamespace(proven=NOW - proof, listed=listed)
-    return Health(watch, SimpleNamespace(beat=NOW - beat), list_seconds=300)
+    watch: Any = SimpleNamespace(proven=NOW - proof, listed=listed)
+    scheduler: Any = SimpleNamespace(beat=NOW - beat)
+    return Health(watch, scheduler, list_seconds=300)
 
 
 @pytest.mark.parametrize(
@@ -86,9 +88,10 @@ async def test_the_runs_are_listed_at_the_start_and_then(trouble, expected):
         if trouble:
             raise trouble.pop()
 
+    watch: Any = SimpleNamespace(relist=relist)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(expected[-1] + 1):
-            await module._relist(SimpleNamespace(relist=relist), 300)
+            await module._relist(watch, 300)
     assert at == expected
 
 

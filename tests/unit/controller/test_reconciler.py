@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
@@ -18,7 +19,7 @@ from builders import (
     make_pod,
     make_stop,
 )
-from fakes import EVENTS, RUN, ApiError, api_server, stored_job, stored_pod, stored_run
+from fakes import EVENTS, RUN, ApiError, Plain, api_server, stored_job, stored_pod, stored_run
 
 from trainingrun_operator.api.run import Phase
 from trainingrun_operator.controller.reconciler import BACKOFF_MAX_SECONDS, Reconciler
@@ -27,7 +28,7 @@ from trainingrun_operator.core.sample import ScrapeFailure
 from trainingrun_operator.core.status import WRITTEN_BY_THE_STOP
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.execute import Executor
-from trainingrun_operator.edge.kube import Connection, Kube, KubeError
+from trainingrun_operator.edge.kube import Kube, KubeError
 from trainingrun_operator.exporter import Telemetry
 
 STATUS = f"PATCH {RUN}/status"
@@ -55,10 +56,10 @@ class FakeObserver:
 @pytest.fixture
 async def place():
     """A reconciler on an API server in memory with one run that trains on a recorded node."""
-    async with api_server(stored_run(status={}), stored_job(), stored_pod()) as api, Kube(Connection(api.url)) as kube:
+    async with api_server(stored_run(status={}), stored_job(), stored_pod()) as api, Kube(Plain(api.url)) as kube:
         cache, observer, telemetry = Cache(), FakeObserver(), Telemetry()
         cache.put_run(api.objects[RUN])
-        reconciler = Reconciler(kube, cache, observer, Executor(kube, cache), telemetry, 60)
+        reconciler = Reconciler(kube, cache, cast("Any", observer), Executor(kube, cache), telemetry, 60)
         yield SimpleNamespace(
             api=api, cache=cache, observer=observer, telemetry=telemetry, reconciler=reconciler, look=reconciler.look
         )
@@ -234,6 +235,36 @@ async def test_a_run_that_turns_out_to_be_gone_is_forgotten(place, now_stored):
     assert RUN_UID not in place.cache.runs
     assert not place.reconciler.memories
     assert not place.telemetry.runs
+
+
+async def test_a_stale_look_that_cannot_read_again_backs_off(place):
+    place.api.refuse(STATUS, ApiError(409, "Conflict"))
+    place.api.refuse(f"GET {RUN}", ApiError(503, "ServiceUnavailable"))
+    assert await place.look(RUN_UID) == 1
+
+
+async def test_a_run_that_the_watch_forgets_during_a_look_is_not_read_again(place):
+    place.api.refuse(STATUS, ApiError(409, "Conflict"))
+    place.api.before = lambda _: place.cache.forget_run(RUN_UID)
+    assert await place.look(RUN_UID) is None
+    assert f"GET {RUN}" not in place.api.lines()
+
+
+async def test_a_stop_that_runs_through_its_phases_gives_others_their_turn(place):
+    place.observer.fields = {"job": None, "pods": (), "agent": None, "nodes": ()}
+    place.api.put(stored_run(status={}, finalizers=[]))
+    place.cache.put_run(place.api.objects[RUN])
+
+    real = place.observer.observe
+
+    async def observe(stored, memory):
+        # Somebody takes our finalizer off as often as it is written.
+        stored["metadata"]["finalizers"] = []
+        return await real(stored, memory)
+
+    place.observer.observe = observe
+    assert await place.look(RUN_UID) == 0
+    assert place.api.lines("PATCH") == [f"PATCH {RUN}"] * 12
 
 
 async def test_a_run_that_nobody_knows_is_not_looked_at(place):

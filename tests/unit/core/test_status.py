@@ -372,10 +372,30 @@ def test_progress():
         epoch="2",
         total_epochs=3,
         percent=66,
-        eta_seconds=20,
+        eta_seconds=0,
         stall_polls=2,
         last_observation_time=WALL,
     )
+
+
+@pytest.mark.parametrize(
+    ("status", "saved_step", "progress"),
+    [
+        pytest.param("auto_complete", 120, (120, 100, None), id="complete: all of it, as far as was saved"),
+        pytest.param("user_stop", 120, (120, 40, None), id="stopped: as far as was saved, and nothing lies ahead"),
+        pytest.param("user_stop", 90, (100, 40, None), id="what was read may be further than what was saved"),
+    ],
+)
+@pytest.mark.parametrize("remembers", [True, False], ids=["same process", "restarted"])
+def test_progress_of_a_run_that_ends(status, saved_step, progress, remembers):
+    before = Progress(step=100, percent=40, eta_seconds=60)
+    stop = make_stop(Phase.DELETING, status=status, saved=make_saved(step=saved_step))
+    rows = ((10.0, 0, 0.0), (20.0, 10, 0.0), (30.0, 100, 0.4))
+    track = track_of(*((at, Sample(loss=1.0, step=step, epoch=epoch, total_epochs=1)) for at, step, epoch in rows))
+    run = make_run(status=make_status(termination=stop, progress=before))
+    shown = render(make_observed(run=run, track=track if remembers else Track())).progress
+    assert shown is not None
+    assert (shown.step, shown.percent, shown.eta_seconds) == progress
 
 
 def test_progress_of_a_run_that_knows_no_epochs():

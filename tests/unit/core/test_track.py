@@ -191,7 +191,7 @@ def test_percent(pairs, percent):
     [
         pytest.param([(0, 0), (1, 0)], 60, None, id="no pace in the first epoch"),
         pytest.param([(0, 0), (1, 0), (2, 1)], 20, 20, id="two to go at ten seconds each"),
-        pytest.param([(0, 0), (1, 0), (2, 1)], 10, None, id="no time has passed"),
+        pytest.param([(0, 0), (1, 0), (2, 1)], 25, 15, id="time passes within an epoch, too"),
         pytest.param([(0, 0), (1, 0), (2, 5)], 60, 0, id="never negative"),
         pytest.param([(0, 0), (1, 0), (2, 1e-12)], 60, None, id="more than ten years is no estimate"),
         pytest.param([(0, 5), (1, 5), (2, 6)], 60, None, id="unknown while the count is"),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from builders import NODE_UID, PROVIDER_ID, RUN_UID, make_node, make_pool, occupant
-from fakes import ApiError, FakeProvider, api_server, stored_node, stored_pod
+from fakes import ApiError, FakeProvider, Plain, api_server, stored_node, stored_pod
 
 from trainingrun_operator.api import names
 from trainingrun_operator.core.observed import Instance, NodeFacts, Occupant
-from trainingrun_operator.edge.kube import Connection, Kube, KubeError
+from trainingrun_operator.edge.kube import Kube, KubeError
 from trainingrun_operator.edge.nodes import Denied, Refused, facts, provider_for
 from trainingrun_operator.edge.nodes.facts import gather, identity
 
 OURS = {"key": names.RELEASING_TAINT, "value": RUN_UID, "effect": "NoSchedule"}
 GPU = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
-OF_NOBODY = {"labels": {}, "ownerReferences": []}
+OF_NOBODY: dict[str, Any] = {"labels": {}, "ownerReferences": []}
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ async def api():
 
 @pytest.fixture
 async def kube(api):
-    async with Kube(Connection(api.url)) as kube:
+    async with Kube(Plain(api.url)) as kube:
         yield kube
 
 
@@ -85,7 +87,7 @@ async def test_a_node_that_is_not_the_one_recorded_has_no_uid(api, kube, provide
 
 # -- occupants ----------------------------------------------------------------------------------------------------
 
-IGNORED = {"ignorePods": [{"namespace": "kube-system", "labels": {"app": "dns"}}]}
+IGNORED: dict[str, Any] = {"ignorePods": [{"namespace": "kube-system", "labels": {"app": "dns"}}]}
 
 
 @pytest.mark.parametrize(

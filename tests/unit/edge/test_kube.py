@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import ssl
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -24,6 +25,7 @@ from fakes import (
     RUN,
     SECRET,
     ApiError,
+    Plain,
     api_server,
     stored_job,
     stored_node,
@@ -54,7 +56,7 @@ async def api():
 
 @pytest.fixture
 async def kube(api):
-    async with Kube(Connection(api.url, token="from kubeconfig")) as kube:
+    async with Kube(Plain(api.url, token="from kubeconfig")) as kube:
         yield kube
 
 
@@ -122,7 +124,7 @@ async def test_whatever_answers_instead_of_the_api_server_is_an_error_like_other
 
 
 async def test_an_api_server_that_is_away_is_status_0(unused_tcp_port):
-    async with Kube(Connection(f"http://127.0.0.1:{unused_tcp_port}")) as kube:
+    async with Kube(Plain(f"http://127.0.0.1:{unused_tcp_port}")) as kube:
         error = await refused(kube.run(NAMESPACE, NAME))
     assert (error.status, error.reason) == (0, "Unreachable")
     assert f"GET {RUN}" in error.message
@@ -130,7 +132,7 @@ async def test_an_api_server_that_is_away_is_status_0(unused_tcp_port):
 
 async def test_an_api_server_that_does_not_answer_is_given_up(api, monkeypatch):
     monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.05)
-    async with Kube(Connection(api.url)) as kube:
+    async with Kube(Plain(api.url)) as kube:
         error = await refused(kube._call("GET", ALL_RUNS, params={"watch": "true"}))
     assert (error.status, error.reason) == (0, "Unreachable")
     assert "TimeoutError" in error.message
@@ -160,7 +162,7 @@ async def test_the_token_of_a_kubeconfig_is_shown(api, kube):
 
 async def test_without_a_token_none_is_shown(api, no_token_file):
     no_token_file.write_text("not for a client certificate")
-    async with Kube(Connection(api.url)) as kube:
+    async with Kube(Plain(api.url)) as kube:
         await kube.run(NAMESPACE, NAME)
     assert api.sent[-1].authorization == ""
 
@@ -229,7 +231,10 @@ def test_a_client_certificate_is_loaded_from_data_and_from_files(tmp_path):
     pem, key = certificate()
     (tmp_path / "crt").write_bytes(pem)
     (tmp_path / "key").write_bytes(key)
-    data = {"certificate_data": base64.b64encode(pem).decode(), "private_key_data": base64.b64encode(key).decode()}
+    data: dict[str, Any] = {
+        "certificate_data": base64.b64encode(pem).decode(),
+        "private_key_data": base64.b64encode(key).decode(),
+    }
     Connection("https://x", **data).ssl_context()
     Connection(
         "https://x", certificate_path=str(tmp_path / "crt"), private_key_path=str(tmp_path / "key")
@@ -381,5 +386,5 @@ async def test_the_end_of_a_log_is_what_tells(api, kube):
 
 async def test_a_log_that_cannot_be_had_is_empty(api, kube, unused_tcp_port):
     assert await kube.log_tail(NAMESPACE, "nobody", "train", lines=5, most_bytes=18) == ""
-    async with Kube(Connection(f"http://127.0.0.1:{unused_tcp_port}")) as away:
+    async with Kube(Plain(f"http://127.0.0.1:{unused_tcp_port}")) as away:
         assert await away.log_tail(NAMESPACE, "nobody", "train", lines=5, most_bytes=18) == ""

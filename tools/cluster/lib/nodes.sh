@@ -20,7 +20,7 @@ api_server_flags() {
 audit-policy-file /etc/kubernetes/audit/policy.yaml
 audit-log-path /var/log/kubernetes/audit/audit.log
 audit-log-maxsize 1000
-default-not-ready-toleration-seconds 5
+default-not-ready-toleration-seconds 30
 default-unreachable-toleration-seconds 5
 FLAGS
 }
