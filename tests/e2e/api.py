@@ -235,8 +235,8 @@ class Log:
             self.ended = True
             self._changed.notify_all()
 
-    def wait(self, part: str, timeout: float = 60) -> Line:
-        """The first line that contains `part`.
+    def wait(self, part: str, timeout: float = 60, *, times: int = 1) -> Line:
+        """The first line that contains `part`; with `times`, that many-th.
 
         Raises:
             AssertionError: there was none before the log ended or time was up.
@@ -244,12 +244,13 @@ class Log:
         deadline = time.monotonic() + timeout
         with self._changed:
             while True:
-                if found := next((line for line in self.lines if part in line.text), None):
-                    return found
+                found = [line for line in self.lines if part in line.text]
+                if len(found) >= times:
+                    return found[times - 1]
                 left = deadline - time.monotonic()
                 if self.ended or left <= 0:
                     raise AssertionError(
-                        f"The training {self.pod} never said {part!r} in {timeout:g} s. It said:\n{self.text}"
+                        f"The training {self.pod} said {part!r} {len(found)} of {times} times in {timeout:g} s. It said:\n{self.text}"
                     )
                 self._changed.wait(left)
 

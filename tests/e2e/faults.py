@@ -143,10 +143,10 @@ def kill_container(run: Run, container: str) -> None:
     """SIGKILL to the main process of a pod's container, from its node, where nothing can catch it."""
     pod = run.pods()[-1]
     node = pod["spec"]["nodeName"]
-    find = f"crictl ps --quiet --name '^{container}$' --label io.kubernetes.pod.uid={pod['metadata']['uid']}"
-    script = f"kill -9 $(crictl inspect --output go-template --template '{{{{.info.pid}}}}' $({find}))"
+    statuses = (*pod["status"].get("initContainerStatuses", ()), *pod["status"]["containerStatuses"])
+    identity = next(one["containerID"] for one in statuses if one["name"] == container).removeprefix("containerd://")
     done = subprocess.run(
-        ["docker", "exec", node, "bash", "-euc", script],
+        ["docker", "exec", node, "ctr", "--namespace", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", identity],
         env=run.space.environ,
         capture_output=True,
         text=True,

@@ -224,6 +224,12 @@ class Space:
     def dump(self) -> str:
         """Everything that explains a failure."""
         parts = [run.story() for run in self.made] + [_pod_story(self.api, pod) for pod in self.pods()]
+        for pod in self.pods():
+            # What the kubelet has projected, which may be less than what was annotated.
+            read = "cat /var/run/trainingrun/podinfo/annotations"
+            name = pod["metadata"]["name"]
+            seen = self.shell(f"kubectl exec {name} -c checkpoint-agent -- {read} || true")
+            parts.append(f"--- annotations in {name}\n{seen}")
         told = self.shell("kubectl get events --sort-by=.metadata.creationTimestamp | tail -n 40 || true")
         parts.append(f"--- events\n{told}")
         selector = f"app.kubernetes.io/instance={OPERATOR}"
@@ -458,7 +464,18 @@ def _pod_story(api: Api, pod: Json) -> str:
         for container in containers
     )
     brief = {"annotations": pod["metadata"].get("annotations"), "status": pod.get("status")}
-    return f"--- pod {name}\n{json.dumps(brief)}\n{logs}"
+    return f"--- pod {name}\n{json.dumps(brief)}\n{_agent_says(api, pod)}{logs}"
+
+
+def _agent_says(api: Api, pod: Json) -> str:
+    """The page that the operator reads."""
+    if state_of(pod, "checkpoint-agent") != "running":
+        return ""
+    name, space = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    try:
+        return f"{api.call('GET', f'/api/v1/namespaces/{space}/pods/{name}:18790/proxy/progress')}\n"
+    except (ApiError, OSError) as error:
+        return f"(the agent says nothing: {error})\n"
 
 
 def unique(prefix: str) -> str:

@@ -49,10 +49,8 @@ def test_a_page_of_10_mb_and_one_that_never_ends_delay_nobody(space):
     assert "3 s" in hang.wait_condition("MetricsAvailable", "False", "Timeout")["message"]
 
     begun = len(scrapes(well.log.lines))
-    until = well.status["progress"]["step"] + 100
-    well.log.wait(f"step {until - until % 10}/", timeout=60)
+    well.log.wait("scraped ", times=begun + 10, timeout=30)
     gaps = [later - earlier for earlier, later in pairwise(scrapes(well.log.lines)[begun:])]
-    assert len(gaps) >= 5, "It was polled all the while."
     assert sorted(gaps)[len(gaps) // 2] < 1.5, f"Every second, as asked: {gaps}"
     assert max(gaps) < 3, f"No poll waited for the others' timeouts: {gaps}"
     for run in (huge, hang):

@@ -50,7 +50,15 @@ async def _run(settings: Settings) -> None:
     info, fields = front.connection()
     cache, telemetry, store = Cache(), exporter.Telemetry(), Store()
     async with Kube(Connection(**fields)) as kube, prometheus.make_session() as session:
-        observer = Observer(kube, store, session, cache, defaults(settings), recheck_seconds=settings.recheck_seconds)
+        observer = Observer(
+            kube,
+            store,
+            session,
+            cache,
+            defaults(settings),
+            recheck_seconds=settings.recheck_seconds,
+            relist_seconds=settings.list_seconds,
+        )
         reconciler = Reconciler(kube, cache, observer, Executor(kube, cache), telemetry, settings.status_seconds)
         scheduler = Scheduler(reconciler.look, lambda uid: _namespace(cache, uid), telemetry.lateness)
         watch = Watch(cache, scheduler, reconciler, kube)

@@ -93,7 +93,8 @@ class Reconciler:
                 raise StaleError("pods or Job are not what the decision to end the run was made from")
             written = await self.executor.execute(seen, decision.effects, memory)
             self._count(seen, decision)
-            if written is not None:
+            # Deleted meanwhile: what the write returned is already history.
+            if written is not None and uid in self.cache.runs:
                 self.cache.put_run(written)
             if decision.again_seconds != 0:
                 await self._say(seen if written is None else await self.observer.observe(written, memory), memory)

@@ -46,6 +46,8 @@ class Cache:
         if run_uid is None:
             return None
         if kind == "Job":
+            if not self._names_its_run(stored, run_uid):
+                return None
             if deleted:
                 self.jobs.pop(run_uid, None)
             else:
@@ -57,6 +59,14 @@ class Cache:
         else:
             pods[stored["metadata"]["uid"]] = stored
         return run_uid
+
+    def _names_its_run(self, job: Json, run_uid: str) -> bool:
+        """A label is anybody's to write: a Job elsewhere, or of another name, must not stand in for the run's own."""
+        run = self.runs.get(run_uid)
+        if run is None:
+            return True
+        meta, owner = job["metadata"], run["metadata"]
+        return bool(meta["namespace"] == owner["namespace"] and meta["name"] == names.job_name(owner["name"]))
 
     def put_children(self, run_uid: str, pods: list[Json], job: Json | None) -> None:
         """Replace what is known of a run's pods and Job by what the API server says."""

@@ -43,6 +43,8 @@ class Memory:
     problem_generation: int = 0
     log_tails: dict[str, str] = field(default_factory=dict)
     """By pod uid."""
+    children_at: float = float("-inf")
+    """When pods and Job were last read from the API server itself: a watch can miss an event."""
     identities: dict[str, NodeFacts] = field(default_factory=dict)
     """Nodes of the run's pods, by name, as they were when first seen."""
     provider_said: dict[str, str] = field(default_factory=dict)

@@ -45,10 +45,7 @@ if TYPE_CHECKING:
 AGENT_TIMEOUT_SECONDS: Final = 3
 REPORT_MAX_BYTES: Final = 256 * 1024
 LOG_LINES: Final = 5
-PROOF_SECONDS: Final = 300
 LOG_BYTES: Final = 1000
-
-_SAVING: Final = frozenset({Phase.SAVING, Phase.HELD, Phase.VERIFYING})
 
 
 def wall_clock() -> str:
@@ -68,8 +65,10 @@ class Observer:
         defaults: Defaults,
         *,
         recheck_seconds: float,
+        relist_seconds: float,
     ) -> None:
         self._kube, self._session, self._cache, self._defaults = kube, session, cache, defaults
+        self._relist_seconds = relist_seconds
         self._evidence = Evidence(kube, store)
         self._preflight = Preflight(kube, store, self._evidence, cache, defaults, recheck_seconds)
 
@@ -82,7 +81,7 @@ class Observer:
         """
         run = Run.of(stored)
         now = time.monotonic()
-        pods, job = await self._children(run)
+        pods, job = await self._children(run, memory, now)
         pod = pods[-1] if pods else None
         await self._ask_pod(run, pod, memory, now)
         answer = await self._evidence.ask(run, pods, memory)
@@ -119,12 +118,16 @@ class Observer:
 
     # -- children ----------------------------------------------------------------------------------------
 
-    async def _children(self, run: Run) -> tuple[tuple[Pod, ...], Job | None]:
-        """From the API server while a stop is in progress or the Job is not known, else from the watch."""
+    async def _children(self, run: Run, memory: Memory, now: float) -> tuple[tuple[Pod, ...], Job | None]:
+        """From the watch while a run is on its way, but now and then, and in every stop, from the API server itself."""
         cached = self._cache.jobs.get(run.uid)
-        if run.status.termination is None and not run.deleting and cached is not None:
+        recent = now - memory.children_at < self._relist_seconds
+        if run.status.termination is None and not run.deleting and cached is not None and recent:
             return _own(run, list(self._cache.pods.get(run.uid, {}).values()), cached)
-        return _own(run, *await self._read_children(run))
+        pods, job = await self._read_children(run)
+        self._cache.put_children(run.uid, pods, job)
+        memory.children_at = now
+        return _own(run, pods, job)
 
     async def _read_children(self, run: Run) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
         return await asyncio.gather(

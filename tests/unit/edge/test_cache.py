@@ -73,6 +73,23 @@ def test_a_job_is_kept_until_it_is_deleted(cache):
     assert not cache.jobs
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param({"namespace": "elsewhere"}, id="in another namespace"),
+        pytest.param({"name": "another"}, id="of another name"),
+    ],
+)
+def test_a_job_that_only_carries_the_label_does_not_stand_in_for_the_runs_own(cache, where):
+    cache.put_run(stored_run())
+    cache.put_child("Job", stored_job(), deleted=False)
+    pretender = stored_job()
+    pretender["metadata"] |= {"uid": "pretender", **where}
+    assert cache.put_child("Job", pretender, deleted=False) is None
+    assert cache.put_child("Job", pretender, deleted=True) is None
+    assert cache.jobs[RUN_UID]["metadata"]["uid"] == JOB_UID
+
+
 def test_what_the_api_server_says_replaces_what_the_watch_has_missed(cache):
     cache.put_child("Pod", stored_pod(uid="gone"), deleted=False)
     cache.put_child("Job", stored_job(), deleted=False)

@@ -59,6 +59,7 @@ from trainingrun_operator.edge.observe import Observer
 
 KEY = commit_key(1, 7)
 COMMIT = CommitSeen(key=KEY, epoch=1, generation=7)
+RELIST_SECONDS = 300
 
 
 class Clock:
@@ -75,7 +76,15 @@ class Place:
         self.api, self.pages = api, pages
         self.store, self.cache, self.memory, self.clock = FakeStore(), Cache(), Memory(), Clock()
         self.cache.pools["a100"] = make_pool()
-        self.observer = Observer(kube, cast("Any", self.store), session, self.cache, Defaults(), recheck_seconds=30)
+        self.observer = Observer(
+            kube,
+            cast("Any", self.store),
+            session,
+            self.cache,
+            Defaults(),
+            recheck_seconds=30,
+            relist_seconds=RELIST_SECONDS,
+        )
         self.spec = {"metrics": {"port": pages.port}, "pollIntervalSeconds": 10}
 
     def stored(self, *, spec=None, stop=None, **meta):
@@ -85,7 +94,8 @@ class Place:
         return stored_run(spec={**self.spec, **(spec or {})}, status=status, **meta)
 
     def watched(self, *pods, job=True):
-        """The watch has brought these, and the API server has them."""
+        """The watch has brought these, and the API server has them; they were read just now."""
+        self.memory.children_at = self.clock.now
         if job:
             self.api.put(stored_job())
             self.cache.put_child("Job", stored_job(), deleted=False)
@@ -122,6 +132,17 @@ async def place(monkeypatch):
 
 
 # -- what a look costs --------------------------------------------------------------------------------------------
+
+
+async def test_a_missed_event_is_made_good_by_a_read_now_and_then(place):
+    place.watched()
+    place.cache.pods.clear()  # the watch never told of the pod
+    assert (await place.look()).pods == ()
+    place.clock.now += RELIST_SECONDS
+    assert [pod.name for pod in (await place.look()).pods] == [stored_pod()["metadata"]["name"]]
+    assert any("/pods" in call for call in place.calls)
+    await place.look()
+    assert not any("/pods" in call for call in place.calls), "it is not read again at every look"
 
 
 async def test_the_first_look_at_a_training_run_asks_who_its_node_is(place):
