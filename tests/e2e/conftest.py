@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 CLEAN_UP_SECONDS = 20
 HERE = Path(__file__).parent
-# The longest first, those that need the operator for themselves last: what is short fills the gaps.
-FIRST = ("test_s3_away", "test_low_loss", "test_two_runs")
-LAST = ("test_operator_away", "test_audit")
+# The longest first: what is short fills the gaps. The audit looks back at all others.
+FIRST = ("test_s3_away", "test_two_runs", "test_low_loss", "test_operator_away")
+LAST = ("test_audit",)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -86,15 +86,17 @@ def turn(ground: Ground, name: str, *, alone: bool) -> Iterator[None]:
 
 
 @pytest.fixture
-def _operator_is_there(request: pytest.FixtureRequest, ground: Ground) -> Iterator[None]:
-    """The operator stays while a test runs, but for those that take it away, each of which waits until it is alone."""
-    with turn(ground, "operator", alone="alone" in request.fixturenames):
+def steady_operator(ground: Ground) -> Iterator[None]:
+    """Nobody takes the operator away meanwhile. For what is measured in seconds: everything else must come through that."""
+    with turn(ground, "operator", alone=False):
         yield
 
 
 @pytest.fixture
-def alone(_operator_is_there: None) -> None:
-    """No other test is under way: the operator may be taken away."""
+def own_operator(ground: Ground) -> Iterator[None]:
+    """This test may take the operator away."""
+    with turn(ground, "operator", alone=True):
+        yield
 
 
 @pytest.fixture
@@ -112,7 +114,6 @@ def space(
     cloud: Cloud,
     tmp_path: Path,
     _spaces: list[Space],
-    _operator_is_there: None,
 ) -> Iterator[Space]:
     space = Space(ground, api, bucket, cloud, unique("e2e"), tmp_path)
     space.open()

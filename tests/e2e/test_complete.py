@@ -7,7 +7,7 @@ import time
 import pytest
 from e2e.runs import condition_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
 # 20 steps in one epoch, some two seconds.
 SHORT = ("--epochs", "1", "--batch", "72", "--step-seconds", "0.1", "--save-every", "10")
@@ -76,7 +76,7 @@ def test_a_marker_before_a_crash_is_complete_with_a_warning(space):
     assert condition_of(status, "Succeeded")["status"] == "True"
 
 
-def test_a_run_that_is_done_is_left_alone(space):
+def test_a_run_that_is_done_is_left_alone(steady_operator, space):
     run = space.run("still", *SHORT)
     run.wait_finished()
     version = run.read()["metadata"]["resourceVersion"]

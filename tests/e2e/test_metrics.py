@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from e2e.runs import condition_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
 LONG = ("--epochs", "200", "--step-seconds", "0.1")
 # digits.py, saying when it is scraped.
@@ -39,7 +39,7 @@ def test_no_run_is_stopped_by_a_loss_that(args, spec, reason, words, space):
     assert "terminationStatus" not in run.status, "Any real loss is below this threshold, and this one decided nothing."
 
 
-def test_a_page_of_10_mb_and_one_that_never_ends_delay_nobody(space):
+def test_a_page_of_10_mb_and_one_that_never_ends_delay_nobody(steady_operator, space):
     well = space.run("well", *LONG, command=["python3", "-u", "-c", TELLING])
     well.wait_training()
     well.wait_condition("MetricsAvailable")

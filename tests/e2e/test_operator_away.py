@@ -13,7 +13,7 @@ SHORT = ("--epochs", "1", "--batch", "72", "--step-seconds", "0.2", "--save-ever
 LONG = ("--epochs", "200", "--step-seconds", "0.05")
 
 
-def test_a_training_that_exits_while_the_operator_is_away_is_done_and_not_run_again(alone, space):
+def test_a_training_that_exits_while_the_operator_is_away_is_done_and_not_run_again(own_operator, space):
     run = space.run("x", *SHORT)
     run.wait_training()
     with operator_away(space.api):
@@ -28,7 +28,7 @@ def test_a_training_that_exits_while_the_operator_is_away_is_done_and_not_run_ag
     run.assert_ended_once()
 
 
-def test_a_stop_and_a_deletion_written_while_the_operator_is_away_are_carried_out_when_it_is_back(alone, space):
+def test_a_stop_and_a_deletion_written_while_the_operator_is_away_are_carried_out_when_it_is_back(own_operator, space):
     stopped = space.run("stopped", *LONG)
     deleted = space.run("deleted", *LONG)
     for run in (stopped, deleted):
@@ -45,7 +45,7 @@ def test_a_stop_and_a_deletion_written_while_the_operator_is_away_are_carried_ou
     assert deleted.commits()[-1].final, "It was saved before it went."
 
 
-def test_an_operator_killed_in_the_middle_of_a_stop_goes_on_where_it_was(alone, space):
+def test_an_operator_killed_in_the_middle_of_a_stop_goes_on_where_it_was(own_operator, space):
     run = space.run("x", *LONG, "--deaf", shutdown={"graceSeconds": 6})
     run.wait_training()
     run.wait_commits()

@@ -9,7 +9,7 @@ import pytest
 from e2e.ground import OUTPUTS
 from e2e.runs import condition_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
 STOP = """kubectl patch trainingrun x --type merge -p '{"spec":{"stop":true}}'"""
 TAKEN_BACK = STOP.replace("true", "false")
@@ -18,7 +18,7 @@ MOST_SECONDS = 5.0
 """With a step of 50 ms, and tests beside it on two cores."""
 
 
-def test_a_patch_stops_the_run_and_the_training_saves_and_leaves(space, capsys):
+def test_a_patch_stops_the_run_and_the_training_saves_and_leaves(steady_operator, space, capsys):
     run = space.run("x", "--epochs", "200", "--step-seconds", "0.05")
     run.wait_training()
     run.wait_step(10)

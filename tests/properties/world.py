@@ -80,6 +80,7 @@ class SimPod:
     save: SaveRequest | None = None
     save_at: float = 0
     released: bool = False
+    nudge: str = ""
     written: int = 0
     """Step of the newest complete checkpoint in the volume."""
     shipped: int = 0
@@ -288,6 +289,7 @@ class World:
             stop=pod.stop,
             save=pod.save,
             released=pod.released,
+            nudge=pod.nudge,
         )
 
     def _report(self, pod: SimPod | None) -> Any:
@@ -445,9 +447,13 @@ class World:
                 pod.stop, pod.stop_at = StopRequest.model_validate_json(value), self.now
             case names.SAVE_ANNOTATION:
                 pod.save, pod.save_at = SaveRequest.model_validate_json(value), self.now
-            case _:
+            case names.RELEASED_ANNOTATION:
                 self._safe_to_lose(pod)
                 pod.released = True
+            case names.NUDGE_ANNOTATION:
+                pod.nudge = value
+            case _:
+                raise AssertionError(key)
 
     def _delete_pod(self, uid: str) -> None:
         pod = self._find(uid)

@@ -31,6 +31,8 @@ SAVE_ANNOTATION: Final = f"{GROUP}/save"
 """`exchange.SaveRequest` as JSON: ship what is missing and commit under this id."""
 RELEASED_ANNOTATION: Final = f"{GROUP}/released"
 """Present: agent and gate may leave; everything that matters is verified or given up on purpose."""
+NUDGE_ANNOTATION: Final = f"{GROUP}/nudge"
+"""Asks for nothing: a change that makes the kubelet look at the other annotations again."""
 
 # -- taint and annotation on a node -----------------------------------------------------------------------
 RELEASING_TAINT: Final = f"{GROUP}/releasing"

@@ -125,8 +125,9 @@ def _replace(seen: Observed, pod: Pod) -> Decision:
     attempt = pod.save.attempt if pod.save is not None else 1
     request = SaveRequest(id=f"crash-{pod.uid}", attempt=attempt + isinstance(seen.answer, Mismatch), ended=True)
     ask = termination.ask_to_save(pod, request)
+    nudge = termination.nudges(seen, "Saving", seen.save_failing_seconds)
     return Decision(
-        (ask,) if ask else (),
+        (ask, *nudge) if ask else nudge,
         again_seconds=seen.defaults.termination_look_seconds,
         note="a crashed pod is saved behind its gate",
     )

@@ -173,6 +173,7 @@ class Pod:
     stop: StopRequest | None = None
     save: SaveRequest | None = None
     released: bool = False
+    nudge: str = ""
     created: str = ""
 
     @property
@@ -204,6 +205,7 @@ class Pod:
             stop=_request(StopRequest, annotations.get(names.STOP_ANNOTATION)),
             save=_request(SaveRequest, annotations.get(names.SAVE_ANNOTATION)),
             released=names.RELEASED_ANNOTATION in annotations,
+            nudge=annotations.get(names.NUDGE_ANNOTATION, ""),
             created=meta.get("creationTimestamp", ""),
         )
 

@@ -333,11 +333,14 @@ def test_sigterm_after_the_last_word_adds_nothing(make_pod, store):
     assert len(store.commits()) == 1
 
 
-def test_a_released_agent_leaves_although_the_store_is_away(make_pod, proxy):
+def test_a_released_agent_stays_until_the_kubelet_ends_it_and_then_leaves_although_the_store_is_away(make_pod, proxy):
     proxy.rule = lambda _: Do.REFUSE
     pod = make_pod(endpoint=proxy.url).start()
     pod.reports(lambda report: report.error)
     pod.annotate(released="true")
+    time.sleep(0.5)
+    assert pod.report(), "a sidecar that leaves before the gate would be started again"
+    pod.signal(signal.SIGTERM)
     assert pod.wait(3) == 0
 
 
