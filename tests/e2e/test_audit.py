@@ -11,7 +11,7 @@ from e2e.ground import OPERATOR, OPERATOR_NAMESPACE
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.xdist_group("operator")]
 
-OTHERS_FINISH_SECONDS = 240
+OTHERS_FINISH_SECONDS = 120
 """When tests run side by side, the last rows may still be under way when this one comes to its turn."""
 
 

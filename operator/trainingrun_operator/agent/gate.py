@@ -12,6 +12,8 @@ from pathlib import Path
 from trainingrun_operator.api import names
 
 POLL_SECONDS = 0.2
+SIGTERMED = 128 + signal.SIGTERM
+"""A pod that is ended from outside must not count as succeeded, even if its training leaves with 0: the Job replaces it."""
 
 
 def is_released(annotations: str) -> bool:
@@ -20,11 +22,11 @@ def is_released(annotations: str) -> bool:
 
 
 def _leave(*_: object) -> None:
-    raise SystemExit(0)
+    raise SystemExit(SIGTERMED)
 
 
 def run(podinfo: Path | None = None) -> int:
-    """Wait for the release or for SIGTERM; both end in 0, because the gate never has an opinion of its own."""
+    """Wait for the release, which ends in 0, or for SIGTERM, which does not."""
     file = (podinfo or Path(names.PODINFO_PATH)) / "annotations"
     try:
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -32,7 +34,8 @@ def run(podinfo: Path | None = None) -> int:
         while not _look(file):
             time.sleep(POLL_SECONDS)
     except SystemExit:
-        pass  # raised out of the sleep, so that the gate costs the agent none of the pod's grace
+        # Raised out of the sleep, so that the gate costs the agent none of the pod's grace.
+        return 0 if _look(file) else SIGTERMED
     return 0
 
 

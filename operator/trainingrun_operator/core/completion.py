@@ -22,7 +22,8 @@ STALL_INTERVALS: Final = 3
 def exited(seen: Observed) -> Verdict | None:
     """The training has ended by itself and must not, or need not, run again."""
     pod = seen.pod
-    if pod is None or pod.training is not Training.EXITED or pod.released:
+    # A pod that is being deleted was told to leave: whatever code its training leaves with, nobody knows what it would have done.
+    if pod is None or pod.training is not Training.EXITED or pod.released or pod.deleting:
         return None
     if pod.exit_code == 0:
         return Verdict(

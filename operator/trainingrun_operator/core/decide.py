@@ -34,7 +34,7 @@ def decide(seen: Observed) -> Decision:
         return termination.begin(seen, verdict)
     if seen.job is None:
         return _start(seen)
-    if (pod := seen.pod) is not None and pod.training is Training.EXITED and not pod.released and not pod.terminal:
+    if (pod := seen.pod) is not None and _waits_behind_gate(pod):
         return _replace(seen, pod)
     return Decision(again_seconds=seen.run.spec.poll_interval_seconds, note="watching")
 
@@ -113,6 +113,11 @@ def _start(seen: Observed) -> Decision:
         (CreateJob(children.job(seen.run, seen.defaults)), Tell("Started", "The Job was created.")),
         again_seconds=seen.run.spec.poll_interval_seconds,
     )
+
+
+def _waits_behind_gate(pod: Pod) -> bool:
+    """Its training has ended, and nothing but its gate keeps it."""
+    return pod.training is Training.EXITED and not pod.released and not pod.terminal and not pod.deleting
 
 
 def _replace(seen: Observed, pod: Pod) -> Decision:

@@ -45,8 +45,17 @@ def test_it_leaves_at_once_on_sigterm(gate):
     time.sleep(0.3)
     started = time.monotonic()
     gate.send_signal(signal.SIGTERM)
-    assert gate.wait(2) == 0
+    assert gate.wait(2) == 143, "a pod that is ended from outside has not succeeded"
     assert time.monotonic() - started < 0.2
+
+
+def test_a_released_gate_that_is_told_to_leave_has_still_succeeded(gate, tmp_path):
+    time.sleep(0.3)
+    gate.send_signal(signal.SIGSTOP)
+    (tmp_path / "annotations").write_text('trainingrun.dev/released="true"\n')
+    gate.send_signal(signal.SIGTERM)
+    gate.send_signal(signal.SIGCONT)
+    assert gate.wait(2) == 0
 
 
 def test_it_is_small_because_it_rides_in_every_pod(gate):

@@ -45,6 +45,10 @@ MARKED = make_agent(markers=(MarkerSeen(name="COMPLETE", age_seconds=5),))
         pytest.param(exited_pod(1), make_agent(), 2, None, id="a crash with attempts left is not"),
         pytest.param(exited_pod(137), None, 0, None, id="nor is the first crash, whatever its code"),
         pytest.param(exited_pod(0, released=True), None, 0, None, id="a pod that was let go is judged no more"),
+        pytest.param(
+            exited_pod(0, deleting=True), None, 0, None, id="exit code 0 of a pod that was told to go is not complete"
+        ),
+        pytest.param(exited_pod(143, deleting=True), None, 3, None, id="nor is it a crash"),
         pytest.param(finished_pod(1), None, 3, None, id="a crashed pod that is over is counted by its Job"),
         pytest.param(finished_pod(1), None, 4, FAILED, id="and is the end when it was one too many"),
     ],

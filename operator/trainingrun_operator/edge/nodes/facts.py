@@ -39,7 +39,14 @@ async def gather(
     )
     problem = problem or provider_said.get(node.provider_id, "")
     if found is None or found["metadata"]["uid"] != node.uid:
-        return NodeFacts(name=node.name, occupants=occupants, instance=instance, at_minimum=at_minimum, problem=problem)
+        return NodeFacts(
+            name=node.name,
+            provider_id=node.provider_id,
+            occupants=occupants,
+            instance=instance,
+            at_minimum=at_minimum,
+            problem=problem,
+        )
     known = _facts(found)
     return NodeFacts(
         name=known.name,
