@@ -81,7 +81,7 @@ async def test_a_node_that_is_not_the_one_recorded_has_no_uid(api, kube, provide
     api.put(*node)
     provider.state = Instance.TERMINATING
     found = await look(kube, node=asked)
-    assert (found.uid, found.provider_id, found.instance) == (None, "", Instance.TERMINATING)
+    assert (found.uid, found.provider_id, found.instance) == (None, asked.provider_id, Instance.TERMINATING)
     assert not any(sent.query.get("fieldSelector", "").startswith("spec.nodeName=,") for sent in api.sent)
 
 
