@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 WORKERS ?= auto
-E2E_WORKERS ?= 4
+E2E_WORKERS ?= 6
 PYTEST_ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
@@ -24,8 +24,8 @@ CHART_CRDS := charts/trainingrun-operator/files/crds
 help:
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-demo: cluster image install  ## Show one run from start to released node, on the kind cluster
-	@echo "demo: one training run, watched from start to released node"
+demo: cluster image install  ## Three real trainings ended in three ways, on a kind cluster
+	@echo "demo: three trainings, each watched until its node is released"
 	@$(BIN)/python tools/demo/demo.py
 
 test: check cluster unit image install e2e  ## Everything: check, unit tests, then the tests on a kind cluster
@@ -76,7 +76,7 @@ install: $(READY)  ## Install the operator into the cluster
 
 e2e: $(READY)  ## Tests on the running cluster, with the installed operator
 	@echo "e2e: tests on the cluster"
-	@$(PYTEST) -m cluster -n $(E2E_WORKERS) $(PYTEST_ARGS)
+	@$(PYTEST) -m cluster -n $(E2E_WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 # Part of `test`; alone it is the quick loop while writing code.
 unit: $(READY)

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ConnectionClosedError, EndpointConnectionError, SSLError
 
 from trainingrun_operator.api.manifest import Commit, Manifest, order_of_commit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from e2e.ground import Ground
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import ObjectTypeDef
+
+
+T = TypeVar("T")
+TRIES = 4
+
+
+def again(read: Callable[[], T]) -> T:
+    """Read, and once more where the way to the server broke: on a busy machine the mapped port now and then ends a handshake."""
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(SSLError, ConnectionError, ConnectionClosedError, EndpointConnectionError):
+            return read()
+    return read()
 
 
 @dataclass(frozen=True)
@@ -36,20 +51,26 @@ class Bucket:
             region_name=ground["AWS_REGION"],
             aws_access_key_id=ground["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=ground["AWS_SECRET_ACCESS_KEY"],
-            config=Config(s3={"addressing_style": "path"}, connect_timeout=5, read_timeout=20),
+            config=Config(
+                s3={"addressing_style": "path"}, connect_timeout=5, read_timeout=20, retries={"mode": "standard"}
+            ),
         )
         return cls(client, ground.bucket)
 
     def objects(self, prefix: str) -> list[ObjectTypeDef]:
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
-        return [one for page in pages for one in page.get("Contents", [])]
+        pages = self.client.get_paginator("list_objects_v2")
+        return again(
+            lambda: [
+                one for page in pages.paginate(Bucket=self.name, Prefix=prefix) for one in page.get("Contents", [])
+            ]
+        )
 
     def etags(self, prefix: str) -> dict[str, str]:
         """Every object with what identifies its bytes."""
         return {one["Key"]: one["ETag"] for one in self.objects(prefix)}
 
     def read(self, key: str) -> bytes:
-        return self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+        return again(self.client.get_object(Bucket=self.name, Key=key)["Body"].read)
 
     def commits(self, base: str) -> list[Commit]:
         """Of one run, oldest first."""

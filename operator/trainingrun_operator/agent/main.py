@@ -63,7 +63,7 @@ class Agent:
         # Handlers only set a flag: the main thread may hold any lock when they run.
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._on_signal)
-        serve.start(self._task.config.port, lambda: self._board.report().model_dump_json(by_alias=True))
+        serve.start(self._task.config.port, self._page)
         self._start("watch", self._watch)
         self._start("ship", self._shipper.run)
         config = self._task.config
@@ -109,6 +109,11 @@ class Agent:
                 log.warning("Annotation %s does not parse; passed over.", name)
         return asked
 
+    def _page(self) -> str:
+        """`GET /progress`. What was said by files is looked at now: a training that says it may leave at once."""
+        markers = stop.markers(self._task.root, self._markers, self._since, time.time())
+        return self._board.report(markers, foreign=self._stop_file.is_foreign()).model_dump_json(by_alias=True)
+
     def _watch(self) -> None:
         while True:
             view = self._watcher.look()
@@ -118,8 +123,7 @@ class Agent:
                 self._trouble("Unreadable", view.error)
             else:
                 self._board.works("volume")
-            seen = stop.markers(self._task.root, self._markers, self._since, time.time())
-            self._board.looked(view, seen, foreign=self._stop_file.is_foreign())
+            self._board.looked(view)
             self._shipper.looked(view)
             time.sleep(max(self._pace.scan, view.scan.seconds * SCAN_SHARE))
 

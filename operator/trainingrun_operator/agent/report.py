@@ -36,8 +36,6 @@ class Board:
         self._pod_uid = pod_uid
         self._since_ns = since_ns
         self._view = NOTHING
-        self._markers: tuple[tuple[MarkerSeen, float], ...] = ()
-        self._foreign = False
         self._unsaved: int | None = None
         self._epoch: int | None = None
         self._commit: CommitSeen | None = None
@@ -45,13 +43,10 @@ class Board:
         self._tally: Tally | None = None
         self._trouble: dict[str, Trouble] = {}
 
-    def looked(self, view: View, markers: tuple[MarkerSeen, ...], *, foreign: bool) -> None:
+    def looked(self, view: View) -> None:
         """A look at the volume is over."""
-        at = time.monotonic()
         with self._lock:
             self._view = view
-            self._markers = tuple((marker, at) for marker in markers)
-            self._foreign = foreign
 
     def unsaved(self, size: int) -> None:
         """That much lies in the volume and in no commit."""
@@ -88,7 +83,7 @@ class Board:
         with self._lock:
             self._trouble.pop(source, None)
 
-    def report(self) -> AgentReport:
+    def report(self, markers: tuple[MarkerSeen, ...] = (), *, foreign: bool = False) -> AgentReport:
         """The page of this moment."""
         with self._lock:
             at, wall = time.monotonic(), time.time()
@@ -112,11 +107,8 @@ class Board:
                 last_change_seconds=None if view.changed_at is None else max(at - view.changed_at, 0.0),
                 commit=self._commit,
                 working_on=self._working_on,
-                foreign_stop_file=self._foreign,
-                markers=tuple(
-                    MarkerSeen(name=marker.name, age_seconds=marker.age_seconds + at - seen_at)
-                    for marker, seen_at in self._markers
-                ),
+                foreign_stop_file=foreign,
+                markers=markers,
                 error=AgentError(code=trouble.code, message=trouble.message, since_seconds=at - trouble.since)
                 if trouble
                 else None,

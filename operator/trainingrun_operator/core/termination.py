@@ -302,9 +302,9 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
         return _wait(
             seen, *(DeletePod(pod.name, pod.uid) for pod in seen.pods if not pod.deleting), note="the pods are deleted"
         )
-    through_gate = (
-        stop.saved is not None and stop.saved.final and _ended(seen) and not job.suspended and bool(seen.pods)
-    )
+    # A pod that never started would wait behind an open gate for a training that cannot end.
+    exited = bool(seen.pods) and all(pod.training is Training.EXITED for pod in seen.live_pods)
+    through_gate = stop.saved is not None and stop.saved.final and exited and not job.suspended
     if not through_gate or seen.phase_seconds >= seen.defaults.terminal_pod_seconds:
         return _wait(
             seen,

@@ -206,7 +206,7 @@ def test_the_operator_reads_only_the_secrets_that_it_was_given(helm):
 def test_the_operator_cannot_change_what_users_write(default):
     allowed = {resource: verbs for _, resource, verbs in rules(operator_role(default))}
     assert not allowed["trainingruns"] & {"create", "update", "delete"}
-    assert allowed["gpunodepools"] == {"get", "list", "watch"}
+    assert allowed["gpunodepools"] == {"list", "watch"}
 
 
 def test_kubernetes_own_roles_read_and_write_runs(default):

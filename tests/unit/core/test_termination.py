@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from builders import (
     POD_UID,
@@ -484,7 +486,7 @@ OPEN = {"pods": (exited_pod(0),), "job": JOB}
         pytest.param(OPEN, [LET_GO], id="training ended and proven: through the gate"),
         pytest.param({**OPEN, "pods": (exited_pod(0, released=True),)}, [], id="the gate is open already"),
         pytest.param({**OPEN, "pods": (finished_pod(0),)}, [], id="the Job sees its pod finish first"),
-        pytest.param({**OPEN, "pods": (pending_pod(),)}, [LET_GO], id="a pod that never started has a gate too"),
+        pytest.param({**OPEN, "pods": (pending_pod(),)}, [SuspendJob(JOB.uid)], id="a pod that never started cannot leave through its gate"),
         pytest.param({**OPEN, "phase_seconds": 60}, [SuspendJob(JOB.uid)], id="a gate that never opens is not waited for"),
         pytest.param({**OPEN, "pods": (make_pod(),)}, [SuspendJob(JOB.uid)], id="training runs: suspended, with its grace"),
         pytest.param({**OPEN, "stop": {"saved": make_saved(final=False)}}, [SuspendJob(JOB.uid)], id="not all is proven: with its grace, for a last commit"),
@@ -591,3 +593,25 @@ def test_done(run, job, wanted):
 
 def test_done_and_let_go_is_the_end():
     assert decide(make_observed(run=make_run(status=DONE, finalizers=()))) == Decision()
+
+
+# -- nudges -------------------------------------------------------------------------------------------------------
+
+ASKED = make_pod(save=SaveRequest(id=STOP_ID, ended=True))
+
+
+@pytest.mark.parametrize(
+    ("pod", "seconds", "nudge"),
+    [
+        pytest.param(ASKED, 2.9, None, id="what was asked has its time first"),
+        pytest.param(ASKED, 3, "Saving 1", id="after three seconds without an effect"),
+        pytest.param(ASKED, 6, "Saving 2", id="and after twice that"),
+        pytest.param(ASKED, 48, "Saving 5", id="and at last after 48"),
+        pytest.param(ASKED, 96, None, id="by then the kubelet has looked by itself"),
+        pytest.param(replace(ASKED, nudge="Saving 1"), 4, None, id="once for each"),
+        pytest.param(make_pod(), 3, None, id="a pod that nothing is asked of needs none"),
+    ],
+)
+def test_the_kubelet_is_nudged_to_look_again(pod, seconds, nudge):
+    told = termination.nudges(make_observed(pods=(pod,)), "Saving", seconds)
+    assert [(one.key, one.value) for one in told] == ([] if nudge is None else [(names.NUDGE_ANNOTATION, nudge)])
