@@ -77,11 +77,12 @@ install: $(READY)  ## Install the operator into the cluster
 e2e: $(READY)  ## Tests on the running cluster, with the installed operator
 	@echo "e2e: tests on the cluster"
 	@$(PYTEST) -m cluster -n $(E2E_WORKERS) --dist worksteal $(PYTEST_ARGS)
+	@[ -n "$(PYTEST_ARGS)" ] || { echo "e2e: what the API server wrote down of the operator"; $(PYTEST) -m audit --durations=0; }
 
 # Part of `test`; alone it is the quick loop while writing code.
 unit: $(READY)
 	@echo "unit: tests without a cluster"
-	@$(PYTEST) -m "not cluster" -n $(WORKERS) --cov --cov-report= $(PYTEST_ARGS)
+	@$(PYTEST) -m "not cluster and not audit" -n $(WORKERS) --cov --cov-report= $(PYTEST_ARGS)
 	@echo "unit: every branch of core and api is covered"
 	@$(BIN)/coverage report --include='*/trainingrun_operator/core/*,*/trainingrun_operator/api/*' --fail-under=100
 

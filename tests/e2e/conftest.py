@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
 CLEAN_UP_SECONDS = 20
 HERE = Path(__file__).parent
-# The longest first: what is short fills the gaps. The audit looks back at all others.
+# The longest first: what is short fills the gaps.
 FIRST = ("test_s3_away", "test_two_runs", "test_low_loss", "test_operator_away")
-LAST = ("test_audit",)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _rank(item: pytest.Item) -> int:
     name = item.path.stem
-    return FIRST.index(name) - len(FIRST) if name in FIRST else 1 + LAST.index(name) if name in LAST else 0
+    return FIRST.index(name) - len(FIRST) if name in FIRST else 0
 
 
 @pytest.fixture(scope="session")
