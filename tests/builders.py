@@ -9,15 +9,8 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AgentReport, Found
 from trainingrun_operator.api.manifest import Checkpoint, Commit, Order, RunRef
 from trainingrun_operator.api.pool import GPUNodePoolSpec
-from trainingrun_operator.api.run import (
-    NodePhase,
-    NodeStatus,
-    Phase,
-    Saved,
-    Termination,
-    TrainingRunSpec,
-    TrainingRunStatus,
-)
+from trainingrun_operator.api.run import TrainingRunSpec
+from trainingrun_operator.api.status import NodePhase, NodeStatus, Phase, Saved, Termination, TrainingRunStatus
 from trainingrun_operator.core.observed import (
     Instance,
     Job,

@@ -18,12 +18,14 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from trainingrun_operator import __version__
-from trainingrun_operator.api.run import NodePhase, Phase, TrainingRunSpec, TrainingRunStatus
+from trainingrun_operator.api.status import NodePhase, Phase, TrainingRunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
     from prometheus_client.metrics_core import Metric
+
+    from trainingrun_operator.api.run import TrainingRunSpec
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -18,7 +18,7 @@ from trainingrun_operator.api.exchange import (
     StopRequest,
 )
 from trainingrun_operator.api.manifest import Checkpoint, Commit, RunRef
-from trainingrun_operator.api.run import (
+from trainingrun_operator.api.status import (
     CheckpointStatus,
     Condition,
     Effective,

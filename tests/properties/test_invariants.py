@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, event, given, settings
 from properties.strategies import READINGS, WALL, observations, releasing
 
 from trainingrun_operator.api import names
-from trainingrun_operator.api.run import CheckpointMode, NodePhase, OnFailure, Phase, TrainingRunStatus
+from trainingrun_operator.api.run import CheckpointMode, OnFailure
+from trainingrun_operator.api.status import NodePhase, Phase, TrainingRunStatus
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import (
     Advance,

@@ -8,7 +8,7 @@ from hypothesis import Phase as HypothesisPhase
 from hypothesis import strategies as st
 from properties.world import Scenario, World, node_phase
 
-from trainingrun_operator.api.run import NodePhase
+from trainingrun_operator.api.status import NodePhase
 from trainingrun_operator.core.decide import decide
 
 ENDS = {

@@ -13,7 +13,8 @@ from builders import BASE, NAME, NAMESPACE, RUN_UID, make_agent, make_found, mak
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import MarkerSeen, SaveRequest, StopRequest
 from trainingrun_operator.api.manifest import Checkpoint, Commit, RunRef
-from trainingrun_operator.api.run import CheckpointMode, NodePhase, Phase
+from trainingrun_operator.api.run import CheckpointMode
+from trainingrun_operator.api.status import NodePhase, Phase
 from trainingrun_operator.core import effects as do
 from trainingrun_operator.core.completion import inferred
 from trainingrun_operator.core.decide import decide

@@ -9,7 +9,8 @@ from aiohttp import ClientSession, web
 from aiohttp.test_utils import make_mocked_request
 from prometheus_client.parser import text_string_to_metric_families
 
-from trainingrun_operator.api.run import TrainingRunSpec, TrainingRunStatus
+from trainingrun_operator.api.run import TrainingRunSpec
+from trainingrun_operator.api.status import TrainingRunStatus
 from trainingrun_operator.exporter import Telemetry, metrics_handler, series_of, serve
 
 SPEC = {"template": {}, "checkpoint": {"destination": "s3://bucket/prefix"}, "stallPolls": 4}

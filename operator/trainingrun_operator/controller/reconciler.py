@@ -21,7 +21,7 @@ from trainingrun_operator.edge.memory import Memory
 from trainingrun_operator.exporter import series_of
 
 if TYPE_CHECKING:
-    from trainingrun_operator.api.run import TrainingRunStatus
+    from trainingrun_operator.api.status import TrainingRunStatus
     from trainingrun_operator.core.effects import Decision
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.edge.cache import Cache

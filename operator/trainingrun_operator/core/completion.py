@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from trainingrun_operator.api.run import CheckpointMode, Evidence, TerminationStatus
+from trainingrun_operator.api.run import CheckpointMode
+from trainingrun_operator.api.status import Evidence, TerminationStatus
 from trainingrun_operator.core.bounds import TEXT_MAX, clipped
 from trainingrun_operator.core.observed import Training
 from trainingrun_operator.core.verdict import Verdict

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest
-from trainingrun_operator.api.run import CheckpointMode, Evidence, OnFailure, Phase, TerminationStatus
+from trainingrun_operator.api.run import CheckpointMode, OnFailure
+from trainingrun_operator.api.status import Evidence, Phase, TerminationStatus
 from trainingrun_operator.core import acceptance, children, completion, release, stopping, termination
 from trainingrun_operator.core.effects import AddFinalizer, Annotate, CreateJob, Decision, Effect, RecordNodes, Tell
 from trainingrun_operator.core.observed import Mismatch, Training, Verified

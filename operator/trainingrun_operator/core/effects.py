@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainingrun_operator.api.run import NodeStatus, Phase, Termination
+    from trainingrun_operator.api.status import NodeStatus, Phase, Termination
 
 
 @dataclass(frozen=True)

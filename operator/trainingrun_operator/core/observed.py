@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest, StopRequest
-from trainingrun_operator.api.run import TrainingRunSpec, TrainingRunStatus
+from trainingrun_operator.api.run import TrainingRunSpec
+from trainingrun_operator.api.status import TrainingRunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
-from trainingrun_operator.api.run import NodePhase, NodePoolPolicy, NodeStatus
+from trainingrun_operator.api.run import NodePoolPolicy
+from trainingrun_operator.api.status import NodePhase, NodeStatus
 from trainingrun_operator.core.bounds import MESSAGE_MAX, clipped
 from trainingrun_operator.core.effects import DeleteNode, Effect, RecordNodes, ReleaseMachine, TaintNode, UntaintNode
 from trainingrun_operator.core.observed import Instance

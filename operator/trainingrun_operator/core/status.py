@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.manifest import order_of_commit
-from trainingrun_operator.api.run import (
-    CheckpointMode,
+from trainingrun_operator.api.run import CheckpointMode
+from trainingrun_operator.api.status import (
     CheckpointStatus,
     Condition,
     Lag,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from trainingrun_operator.api.run import CheckpointMode, Effective, Evidence, Shadow, TerminationStatus
+from trainingrun_operator.api.run import CheckpointMode
+from trainingrun_operator.api.status import Effective, Evidence, Shadow, TerminationStatus
 from trainingrun_operator.core.verdict import Verdict
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest, StopRequest
-from trainingrun_operator.api.run import CheckpointMode, OnFailure, Phase, Saved, Termination
+from trainingrun_operator.api.run import CheckpointMode, OnFailure
+from trainingrun_operator.api.status import Phase, Saved, Termination
 from trainingrun_operator.core import release
 from trainingrun_operator.core.bounds import COUNT_MAX, FILES_MAX, TEXT_MAX, clipped, counted
 from trainingrun_operator.core.effects import (

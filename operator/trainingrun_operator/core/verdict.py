@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trainingrun_operator.api.run import Evidence, TerminationStatus
+    from trainingrun_operator.api.status import Evidence, TerminationStatus
 
 
 @dataclass(frozen=True)

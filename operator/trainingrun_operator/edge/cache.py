@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.pool import GPUNodePoolSpec
-from trainingrun_operator.api.run import NodePoolPolicy, Phase
+from trainingrun_operator.api.run import NodePoolPolicy
+from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.observed import Pool
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.manifest import Layout
-from trainingrun_operator.api.run import CheckpointMode, Phase
+from trainingrun_operator.api.run import CheckpointMode
+from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core import children
 from trainingrun_operator.core.observed import Mismatch, Problem, Training, Unreachable, Verified
 from trainingrun_operator.edge.s3 import Access

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AgentReport
-from trainingrun_operator.api.run import NodePhase, Phase
+from trainingrun_operator.api.status import NodePhase, Phase
 from trainingrun_operator.core import children, completion
 from trainingrun_operator.core.observed import (
     Job,

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.pool import GPUNodePoolSpec
-from trainingrun_operator.api.run import NodePhase, NodeStatus, Phase, Termination, TrainingRunSpec, TrainingRunStatus
+from trainingrun_operator.api.run import TrainingRunSpec
+from trainingrun_operator.api.status import NodePhase, NodeStatus, Phase, Termination, TrainingRunStatus
 
 LEAST = {"template": {"spec": {"containers": []}}, "checkpoint": {"destination": "s3://bucket/runs"}}
 POOL = {"nodeSelector": {"pool": "a100"}, "awsAutoScaling": {"region": "us-east-1", "groups": ["g"]}}

@@ -21,7 +21,7 @@ from builders import (
 )
 from fakes import EVENTS, RUN, ApiError, Plain, api_server, stored_job, stored_pod, stored_run
 
-from trainingrun_operator.api.run import Phase
+from trainingrun_operator.api.status import Phase
 from trainingrun_operator.controller.reconciler import BACKOFF_MAX_SECONDS, Reconciler
 from trainingrun_operator.core.observed import Run
 from trainingrun_operator.core.sample import ScrapeFailure

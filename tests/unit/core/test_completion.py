@@ -21,7 +21,7 @@ from builders import (
 )
 
 from trainingrun_operator.api.exchange import MarkerSeen
-from trainingrun_operator.api.run import TerminationStatus
+from trainingrun_operator.api.status import TerminationStatus
 from trainingrun_operator.core import completion
 from trainingrun_operator.core.decide import decide, why_end
 from trainingrun_operator.core.effects import Annotate, Begin

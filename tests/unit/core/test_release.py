@@ -22,7 +22,7 @@ from builders import (
     releasing,
 )
 
-from trainingrun_operator.api.run import NodePhase, Phase
+from trainingrun_operator.api.status import NodePhase, Phase
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import DeleteNode, RecordNodes, ReleaseMachine, TaintNode, UntaintNode
 from trainingrun_operator.core.observed import Instance

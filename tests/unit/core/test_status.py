@@ -32,7 +32,7 @@ from builders import (
 )
 
 from trainingrun_operator.api.exchange import AgentError
-from trainingrun_operator.api.run import (
+from trainingrun_operator.api.status import (
     CheckpointStatus,
     Condition,
     Lag,

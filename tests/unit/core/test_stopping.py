@@ -18,7 +18,7 @@ from builders import (
 )
 
 from trainingrun_operator.api.exchange import CommitSeen
-from trainingrun_operator.api.run import Effective, Shadow
+from trainingrun_operator.api.status import Effective, Shadow
 from trainingrun_operator.core import stopping
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import Begin

@@ -31,7 +31,7 @@ from builders import (
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AgentError, SaveRequest, StopRequest
 from trainingrun_operator.api.manifest import Checkpoint
-from trainingrun_operator.api.run import NodePhase, Phase, Progress, TerminationStatus
+from trainingrun_operator.api.status import NodePhase, Phase, Progress, TerminationStatus
 from trainingrun_operator.core import termination
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import (

@@ -40,7 +40,7 @@ from fakes import (
 )
 
 from trainingrun_operator.api import names
-from trainingrun_operator.api.run import Phase
+from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.effects import (
     AddFinalizer,
     AdoptJob,

@@ -46,7 +46,7 @@ from fakes import (
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import CommitSeen, SaveRequest
-from trainingrun_operator.api.run import NodePhase, Phase
+from trainingrun_operator.api.status import NodePhase, Phase
 from trainingrun_operator.core.observed import Defaults, Instance, Training, Unreachable
 from trainingrun_operator.core.sample import ScrapeFailure
 from trainingrun_operator.edge import observe as module

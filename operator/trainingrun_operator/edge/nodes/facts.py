@@ -13,7 +13,7 @@ from trainingrun_operator.edge.nodes import ProviderError, provider_for
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.pool import IgnoredPods
-    from trainingrun_operator.api.run import NodeStatus
+    from trainingrun_operator.api.status import NodeStatus
     from trainingrun_operator.core.observed import Pool
     from trainingrun_operator.edge.kube import Kube
 
