@@ -134,7 +134,7 @@ def _replace(seen: Observed, pod: Pod) -> Decision:
     nudge = termination.nudges(seen, "Saving", seen.save_failing_seconds)
     return Decision(
         (ask, *nudge) if ask else nudge,
-        again_seconds=seen.defaults.termination_look_seconds,
+        again_seconds=termination.patience(seen, seen.save_failing_seconds),
         note="a crashed pod is saved behind its gate",
     )
 

@@ -37,6 +37,12 @@ def settled(nodes: tuple[NodeStatus, ...]) -> bool:
     return all(node.phase in SETTLED for node in nodes)
 
 
+def seconds_still(seen: Observed) -> float:
+    """How long no node that is still to be settled has changed its phase."""
+    waiting = [node.uid for node in seen.run.status.nodes if node.phase not in SETTLED]
+    return min((seen.node_seconds.get(uid, 0.0) for uid in waiting), default=0.0)
+
+
 def unrecorded(seen: Observed) -> tuple[NodeStatus, ...]:
     """Nodes that a pod of the run is on and whose identity is not written down yet."""
     known = {node.uid for node in seen.run.status.nodes}

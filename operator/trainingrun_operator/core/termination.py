@@ -10,6 +10,7 @@ Every phase is written before any effect of it happens, and every effect may hap
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, assert_never
 
 from trainingrun_operator.api import names
@@ -42,6 +43,7 @@ VERDICT_MAX: Final = 2000
 """Characters of why a run ends; the sentences about checkpoint and nodes follow it."""
 ACTOR_MAX: Final = 500
 NUDGE_SECONDS: Final = 3
+LOOK_MAX_SECONDS: Final = 60.0
 NUDGES: Final = 5
 
 
@@ -345,7 +347,8 @@ def _release(seen: Observed, stop: Termination) -> Decision:
             (Advance(advance.termination, advance.was_phase, advance.was_attempt, completion=True), told),
             again_seconds=0,
         )
-    return _wait(seen, *release.next_effects(seen), note="the nodes are released")
+    decision = _wait(seen, *release.next_effects(seen), note="the nodes are released")
+    return replace(decision, again_seconds=patience(seen, release.seconds_still(seen)))
 
 
 def _settle(seen: Observed) -> Decision:
@@ -391,7 +394,12 @@ def _advance(
 def _wait(seen: Observed, *effects: Effect, note: str) -> Decision:
     stop = seen.run.status.termination
     nudge = nudges(seen, stop.phase.value if stop else "", seen.phase_seconds)
-    return Decision((*effects, *nudge), again_seconds=seen.defaults.termination_look_seconds, note=note)
+    return Decision((*effects, *nudge), again_seconds=patience(seen, seen.phase_seconds), note=note)
+
+
+def patience(seen: Observed, waited: float) -> float:
+    """Seconds to the next look: a tenth of what was waited already, so that what takes hours costs a look a minute. Events come in between."""
+    return min(LOOK_MAX_SECONDS, max(seen.defaults.termination_look_seconds, waited / 10))
 
 
 def nudges(seen: Observed, what: str, seconds: float) -> tuple[Annotate, ...]:

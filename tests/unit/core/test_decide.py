@@ -170,9 +170,11 @@ def ask(attempt=1):
 )
 def test_a_crashed_pod_is_replaced_once_what_it_left_is_proven(spec, save, fields, wanted):
     pod = exited_pod(134, save=save)
-    decision = decide(make_observed(run=make_run(spec=spec), pods=(pod,), job=make_job(failed=1), **fields))
+    seen = make_observed(run=make_run(spec=spec), pods=(pod,), job=make_job(failed=1), **fields)
+    decision = decide(seen)
     assert [e for e in decision.effects if not isinstance(e, Tell)] == ([wanted] if wanted else [])
-    assert decision.again_seconds == 1
+    let_go = wanted is not None and wanted.key == names.RELEASED_ANNOTATION
+    assert decision.again_seconds == (1 if let_go else max(1, min(60, seen.save_failing_seconds / 10)))
 
 
 def test_a_replacement_is_told_with_how_many_are_left():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from builders import (
@@ -615,3 +616,29 @@ ASKED = make_pod(save=SaveRequest(id=STOP_ID, ended=True))
 def test_the_kubelet_is_nudged_to_look_again(pod, seconds, nudge):
     told = termination.nudges(make_observed(pods=(pod,)), "Saving", seconds)
     assert [(one.key, one.value) for one in told] == ([] if nudge is None else [(names.NUDGE_ANNOTATION, nudge)])
+
+
+# -- patience -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("waited", "again"),
+    [
+        pytest.param(0, 1, id="at first every second"),
+        pytest.param(10, 1, id="for the first ten seconds"),
+        pytest.param(90, 9, id="then after a tenth of the wait"),
+        pytest.param(7200, 60, id="what takes hours costs a look a minute"),
+    ],
+)
+def test_a_stop_that_waits_is_looked_at_less_and_less(waited, again):
+    held = make_status(termination=make_stop(Phase.HELD, hold_reason="The bucket cannot be read."))
+    seen = make_observed(run=make_run(status=held), pods=(exited_pod(0),), phase_seconds=waited)
+    assert decide(seen).again_seconds == again
+
+
+def test_a_node_that_moves_on_after_hours_is_looked_at_at_once_again():
+    node = make_node(NodePhase.CORDONED)
+    releasing = make_status(termination=make_stop(Phase.RELEASING), nodes=(node,))
+    fields: dict[str, Any] = {"run": make_run(status=releasing), "pods": (), "phase_seconds": 7200.0}
+    assert decide(make_observed(node_seconds={node.uid: 2.0}, **fields)).again_seconds == 1
+    assert decide(make_observed(node_seconds={node.uid: 7200.0}, **fields)).again_seconds == 60
