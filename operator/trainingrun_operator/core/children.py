@@ -26,8 +26,8 @@ AGENT_GRACE_SECONDS: Final = 300
 """On top of the training's own grace, for the last commit."""
 AGENT_UID: Final = 65532
 CREDENTIALS: Final = (("AWS_ACCESS_KEY_ID", False), ("AWS_SECRET_ACCESS_KEY", False), ("AWS_SESSION_TOKEN", True))
-GATE_RESOURCES: Final = {"cpu": "100m", "memory": "32Mi"}
-"""With a tenth of this its start took 6 s, in which the kubelet reports nothing of the training and a SIGTERM is lost."""
+GATE_RESOURCES: Final = {"cpu": "50m", "memory": "32Mi"}
+"""With a fifth of this its start took 6 s, in which the kubelet reports nothing of the training and a SIGTERM is lost."""
 
 
 def job(run: Run, defaults: Defaults) -> Manifest:
