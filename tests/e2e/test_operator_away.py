@@ -69,5 +69,18 @@ def test_an_operator_killed_in_the_middle_of_a_stop_goes_on_where_it_was(own_ope
     run.assert_ended_once()
 
 
+def test_a_final_epoch_that_stood_still_while_the_operator_was_away_is_complete(own_operator, space):
+    steps = ("--epochs", "1", "--batch", "24", "--step-seconds", "0.2", "--save-every", "20")
+    run = space.run("stall", *steps, "--linger", "600", completion={"settleSeconds": 2})
+    run.wait_training()
+    run.wait(lambda s: (s.get("progress") or {}).get("stepInterval"), "the usual time between steps is written down")
+    with operator_away(space.api):
+        run.log.wait("Training complete")
+    status = run.wait_finished()
+    assert (status["terminationStatus"], status["termination"]["actor"]) == ("auto_complete", "stallPolls")
+    assert status["terminationMessage"].startswith("Final epoch reached and no step since 60 for ")
+    run.assert_checkpoint_proven(status)
+
+
 def _operations(body):
     return body if isinstance(body, list) else []

@@ -110,6 +110,12 @@ class Progress(Model):
     """Polls without a step in the final epoch."""
     last_observation_time: Timestamp | None = None
     """When the step was last seen to advance."""
+    step_interval: Word | None = None
+    """Usual seconds between two looks that saw the step advance."""
+    epoch_base: Annotated[int | None, Field(ge=0, le=1)] = None
+    """What the first epoch is called, 0 or 1; absent while it is unknown."""
+    pod_uid: Annotated[Word | None, Field(alias="podUID")] = None
+    """Of the pod that all of this was read from: an operator that starts goes on from here."""
 
 
 class WorkloadRef(Model):

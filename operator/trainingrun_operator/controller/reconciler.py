@@ -21,7 +21,7 @@ from trainingrun_operator.edge.memory import Memory
 from trainingrun_operator.exporter import series_of
 
 if TYPE_CHECKING:
-    from trainingrun_operator.api.status import TrainingRunStatus
+    from trainingrun_operator.api.status import Progress, TrainingRunStatus
     from trainingrun_operator.core.effects import Decision
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.edge.cache import Cache
@@ -114,6 +114,7 @@ class Reconciler:
         shown = (
             str(status.phase),
             str(status.termination_message),
+            *_resumable(status.progress),
             *(f"{c.type}{c.status}{c.reason}" for c in status.conditions),
         )
         due = shown != memory.shown or seen.now - memory.written_at >= self.status_seconds
@@ -172,6 +173,15 @@ class Reconciler:
     def _name(self, uid: str) -> str:
         meta = self.cache.runs.get(uid, {}).get("metadata", {})
         return f"{meta.get('namespace')}/{meta.get('name')}"
+
+
+def _resumable(progress: Progress | None) -> tuple[str, ...]:
+    """What an operator that starts now could not find out by itself any more; None of a run that has made no step."""
+    return (
+        ()
+        if progress is None
+        else (str(progress.pod_uid), str(progress.epoch_base), str(progress.step_interval is None))
+    )
 
 
 def _on_the_beat(again: float | None, seen: Observed, memory: Memory) -> float | None:

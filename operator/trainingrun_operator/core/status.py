@@ -307,6 +307,9 @@ def _progress_of(seen: Observed, newest: Observation) -> Progress:
         eta_seconds=track.eta_seconds(seen.now),
         stall_polls=track.polls_without_advance if track.in_final_epoch else 0,
         last_observation_time=before.last_observation_time if before and before.step == newest.step else seen.wall,
+        step_interval=f"{track.typical_interval:.3g}" if track.typical_interval is not None else None,
+        epoch_base=track.epoch_base,
+        pod_uid=track.pod_uid,
     )
 
 

@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isfinite
 from statistics import median
-from typing import Final, TypeGuard
+from typing import TYPE_CHECKING, Final, TypeGuard
 
 from trainingrun_operator.core.bounds import COUNT_MAX
 from trainingrun_operator.core.sample import Sample, ScrapeFailure
+
+if TYPE_CHECKING:
+    from trainingrun_operator.api.status import Progress
 
 _REMEMBERED: Final = 16
 _ETA_MAX: Final = 315_360_000
@@ -48,6 +51,8 @@ class Track:
     epoch_at: float = 0
     """When the present epoch was first seen."""
     polls_without_advance: int = 0
+    known_interval: float | None = None
+    """Usual seconds between observations, as an operator before this one measured them."""
     best_loss: float | None = None
     loss_at: float | None = None
     """When a finite loss was last read."""
@@ -76,10 +81,10 @@ class Track:
 
     @property
     def typical_interval(self) -> float | None:
-        """Median seconds between observations; None with fewer than two intervals."""
+        """Median seconds between observations; None with fewer than two intervals that anybody has measured."""
         times = [o.at for o in self.observations]
         gaps = [later - earlier for earlier, later in pairwise(times)]
-        return median(gaps) if len(gaps) > 1 else None
+        return median(gaps) if len(gaps) > 1 else self.known_interval
 
     @property
     def in_final_epoch(self) -> bool:
@@ -106,6 +111,34 @@ class Track:
         # From when the present epoch began: a whole epoch says nothing of how much of it is done.
         eta = (self.total_epochs + self.epoch_base - self.epoch) * pace - (now - self.epoch_at)
         return max(0, int(eta)) if eta <= _ETA_MAX else None
+
+
+def resumed(progress: Progress | None, *, pod_uid: str, now: float) -> Track:
+    """Go on from what an operator before this one wrote down of the same pod.
+
+    The step that it saw counts as seen now, without a loss: nothing is decided by losses that this process has not read, and a stall is measured from
+    here. Of another pod, or before the step had advanced, a track is empty.
+    """
+    if progress is None or progress.pod_uid != pod_uid or progress.step is None:
+        return Track()
+    return Track(
+        pod_uid=pod_uid,
+        observations=(Observation(progress.step, None, now),),
+        epoch=_number(progress.epoch),
+        total_epochs=progress.total_epochs,
+        epoch_base=progress.epoch_base,
+        epoch_at=now,
+        known_interval=_number(progress.step_interval),
+        best_loss=_number(progress.best_loss),
+    )
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if isfinite(number) else None
 
 
 def fold(track: Track, reading: Sample | ScrapeFailure, *, pod_uid: str, now: float) -> Track:
@@ -168,7 +201,7 @@ def _fold_epoch(track: Track, sample: Sample, now: float) -> Track:
         return track
     total = sample.total_epochs if _counts(sample.total_epochs) else track.total_epochs
     base = track.epoch_base
-    if track.began is None and sample.epoch <= 1:
+    if base is None and track.began is None and sample.epoch <= 1:
         # 1.0 exactly may also be the end of a fractional epoch 0; taking it for the first of a count from 1 only makes a stall fire later.
         base = 0 if sample.epoch < 1 else 1
     return replace(

@@ -26,7 +26,7 @@ from trainingrun_operator.core.observed import (
     Run,
     Training,
 )
-from trainingrun_operator.core.track import fold
+from trainingrun_operator.core.track import Track, fold, resumed
 from trainingrun_operator.edge.evidence import Evidence, asked
 from trainingrun_operator.edge.memory import Stopwatch
 from trainingrun_operator.edge.metrics import prometheus
@@ -162,6 +162,8 @@ class Observer:
         reading = await prometheus.scrape(
             self._session, f"http://{_host(pod.ip)}:{metrics.port}{metrics.path}", metrics.names
         )
+        if memory.track == Track():
+            memory.track = resumed(run.status.progress, pod_uid=pod.uid, now=now)
         memory.track = fold(memory.track, reading, pod_uid=pod.uid, now=now)
 
     async def _report(self, pod: Pod) -> AgentReport | None:

@@ -112,6 +112,16 @@ async def test_progress_alone_is_written_once_a_minute(place):
     assert steps == [1200, 1800, 2400]
 
 
+async def test_what_an_operator_that_starts_could_not_find_out_is_written_at_once(place):
+    place.observer.fields = {"now": NOW, "track": losses(2.0, until=NOW)}
+    await place.look(RUN_UID)
+    for seconds, values in ((1, (2.0, 1.9)), (2, (2.0, 1.9, 1.8)), (3, (2.0, 1.9, 1.8, 1.7))):
+        place.observer.fields = {"now": NOW + seconds, "track": losses(*values, until=NOW + seconds)}
+        await place.look(RUN_UID)
+    usual = [status["progress"].get("stepInterval") for status in written(place.api)]
+    assert usual == [None, "10"], "as soon as the usual time between steps is known, and not again with every step"
+
+
 async def test_a_transition_is_written_at_once(place):
     await place.look(RUN_UID)
     place.observer.fields = {"now": NOW + 1, "pods": (make_pod(deleting=True),), "agent": None}

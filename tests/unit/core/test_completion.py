@@ -21,12 +21,12 @@ from builders import (
 )
 
 from trainingrun_operator.api.exchange import MarkerSeen
-from trainingrun_operator.api.status import TerminationStatus
+from trainingrun_operator.api.status import Progress, TerminationStatus
 from trainingrun_operator.core import completion
 from trainingrun_operator.core.decide import decide, why_end
 from trainingrun_operator.core.effects import Annotate, Begin
 from trainingrun_operator.core.sample import Sample, ScrapeFailure
-from trainingrun_operator.core.track import Track, fold
+from trainingrun_operator.core.track import Track, fold, resumed
 
 COMPLETE, FAILED = TerminationStatus.AUTO_COMPLETE, TerminationStatus.FAILED
 MARKED = make_agent(markers=(MarkerSeen(name="COMPLETE", age_seconds=5),))
@@ -192,10 +192,24 @@ def agent(**fields):
 SLOW = final_epoch(total=1, epoch=0.6, every=40.0, polls=15)
 
 
+def written_down(**fields):
+    """What an operator wrote of the last epoch before it was restarted; then as many polls as it takes."""
+    before = {"step": 500, "epoch": "2", "total_epochs": 3, "epoch_base": 0, "step_interval": "10", "pod_uid": POD_UID}
+    track = resumed(Progress(**{**before, **fields}), pod_uid=POD_UID, now=NOW - 30)
+    for poll in (1, 2, 3):
+        track = fold(
+            track, Sample(loss=1, step=500, epoch=2, total_epochs=3), pod_uid=POD_UID, now=NOW - 30 + 10 * poll
+        )
+    return track
+
+
 @pytest.mark.parametrize(
     ("seen", "fires"),
     [
         pytest.param(stalled(), True, id="every guard holds"),
+        pytest.param(stalled(track=written_down()), True, id="seen to begin by the operator before this one"),
+        pytest.param(stalled(track=written_down(step_interval=None)), False, id="the one before had not seen enough steps"),
+        pytest.param(stalled(track=written_down(step_interval="15")), False, id="after a restart it must be quiet anew"),
         pytest.param(stalled(track=final_epoch(base=1)), True, id="also where epochs count from 1"),
         pytest.param(stalled(track=final_epoch(polls=2)), False, id="too few polls without a step"),
         pytest.param(stalled(track=final_epoch(epoch=1)), False, id="not the last epoch"),

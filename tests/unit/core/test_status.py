@@ -375,6 +375,9 @@ def test_progress():
         eta_seconds=0,
         stall_polls=2,
         last_observation_time=WALL,
+        step_interval="10",
+        epoch_base=0,
+        pod_uid=POD_UID,
     )
 
 
@@ -400,7 +403,7 @@ def test_progress_of_a_run_that_ends(status, saved_step, progress, remembers):
 
 def test_progress_of_a_run_that_knows_no_epochs():
     assert render(make_observed(track=losses(2.0, 1.5))).progress == Progress(
-        loss="1.5", best_loss="1.5", step=1200, stall_polls=0, last_observation_time=WALL
+        loss="1.5", best_loss="1.5", step=1200, stall_polls=0, last_observation_time=WALL, pod_uid=POD_UID
     )
 
 

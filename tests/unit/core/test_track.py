@@ -7,8 +7,9 @@ from math import inf, isnan, nan
 import pytest
 from builders import POD_UID, track_of
 
+from trainingrun_operator.api.status import Progress
 from trainingrun_operator.core.sample import Sample, ScrapeFailure
-from trainingrun_operator.core.track import Track, fold
+from trainingrun_operator.core.track import Observation, Track, fold, resumed
 
 REFUSED = ScrapeFailure("ConnectionRefused", "Nothing listens on 10.0.0.7:8000.")
 S = Sample
@@ -205,3 +206,50 @@ def test_a_loss_is_dated_when_it_was_read_even_if_the_step_stands():
     track = at_every_10(S(loss=2, step=0), S(loss=1, step=1), S(loss=1, step=1))
     assert track.loss_at == 20
     assert not isnan(track.loss)
+
+
+# -- going on from what was written down ---------------------------------------------------------------------------
+
+WRITTEN = Progress(
+    step=200, epoch="2", total_epochs=3, best_loss="0.31", epoch_base=0, step_interval="10", pod_uid=POD_UID
+)
+
+
+def test_an_operator_that_starts_goes_on_where_the_one_before_it_was():
+    track = resumed(WRITTEN, pod_uid=POD_UID, now=1000)
+    assert (track.step, track.advanced, track.in_final_epoch) == (200, True, True)
+    assert (track.typical_interval, track.best_loss, track.polls_without_advance) == (10, 0.31, 0)
+    still = fold(track, S(loss=0.4, step=200, epoch=2, total_epochs=3), pod_uid=POD_UID, now=1010)
+    assert (still.polls_without_advance, still.oddity, still.in_final_epoch) == (1, None, True)
+    assert still.newest == Observation(200, None, 1000), "The quiet is measured from here, and no loss is taken over."
+
+
+def test_what_is_measured_anew_is_believed_more_than_what_was_written():
+    track = resumed(WRITTEN, pod_uid=POD_UID, now=1000)
+    for i in (1, 2):
+        track = fold(track, S(loss=1, step=200 + i, epoch=2), pod_uid=POD_UID, now=1000 + 30 * i)
+    assert track.typical_interval == 30
+
+
+def test_the_count_of_epochs_that_was_written_is_not_guessed_again():
+    first = WRITTEN.model_copy(update={"epoch": "1", "epoch_base": 0})
+    track = fold(resumed(first, pod_uid=POD_UID, now=0), S(loss=1, step=201, epoch=1), pod_uid=POD_UID, now=10)
+    assert track.epoch_base == 0
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        pytest.param(None, id="nothing was written"),
+        pytest.param(WRITTEN.model_copy(update={"pod_uid": "another"}), id="it was another pod"),
+        pytest.param(WRITTEN.model_copy(update={"step": None}), id="no step was written"),
+    ],
+)
+def test_an_operator_that_starts_begins_anew(written):
+    assert resumed(written, pod_uid=POD_UID, now=1000) == Track()
+
+
+@pytest.mark.parametrize("text", [None, "", "many", "nan", "inf"])
+def test_what_is_written_and_no_number_is_unknown(text):
+    track = resumed(WRITTEN.model_copy(update={"step_interval": text, "epoch": text}), pod_uid=POD_UID, now=0)
+    assert (track.typical_interval, track.epoch) == (None, None)

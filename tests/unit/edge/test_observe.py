@@ -87,8 +87,8 @@ class Place:
         )
         self.spec = {"metrics": {"port": pages.port}, "pollIntervalSeconds": 10}
 
-    def stored(self, *, spec=None, stop=None, **meta):
-        status = {"startTime": EARLIER}
+    def stored(self, *, spec=None, stop=None, progress=None, **meta):
+        status = {"startTime": EARLIER} | ({"progress": progress} if progress else {})
         if stop is not None:
             status |= {"termination": stop.dump(), "terminationStatus": stop.status}
         return stored_run(spec={**self.spec, **(spec or {})}, status=status, **meta)
@@ -167,6 +167,15 @@ async def test_the_metrics_are_not_read_before_they_are_due(place):
     place.clock.now += 9
     await place.look()
     assert place.calls == ["/progress"]
+
+
+async def test_the_first_reading_of_a_process_goes_on_from_what_was_written(place):
+    place.watched()
+    written = {"step": 1200, "epochBase": 0, "stepInterval": "10", "podUID": stored_pod()["metadata"]["uid"]}
+    track = (await place.look(progress=written)).track
+    assert (track.advanced, track.polls_without_advance, track.typical_interval) == (True, 1, 10)
+    place.clock.now += 10
+    assert (await place.look(progress=written)).track.polls_without_advance == 2
 
 
 async def test_a_run_whose_pod_does_not_train_yet_is_not_scraped(place):
