@@ -42,6 +42,8 @@ class Settings:
     recheck_seconds: float = 30.0
     status_seconds: float = 60.0
     list_seconds: float = 300.0
+    run_selector: str = ""
+    """Label selector of the TrainingRuns that this operator answers for; empty: all of them."""
     port: int = 8080
     log_level: str = "INFO"
 

@@ -24,6 +24,7 @@ GOOD = {
     "recheck_seconds": ("7", 7.0),
     "status_seconds": ("8", 8.0),
     "list_seconds": ("9", 9.0),
+    "run_selector": ("team=vision", "team=vision"),
     "port": ("9090", 9090),
     "log_level": ("debug", "DEBUG"),
 }

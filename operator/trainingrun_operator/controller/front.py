@@ -24,8 +24,8 @@ Json = dict[str, Any]
 log = logging.getLogger(__name__)
 
 
-def settings() -> kopf.OperatorSettings:
-    """Return kopf's settings: no scanning, no peering, no events and no finalizer of its own."""
+def settings(run_selector: str = "") -> kopf.OperatorSettings:
+    """Return kopf's settings: no scanning, no peering, no events and no finalizer of its own. Only runs of the label selector are watched."""
     chosen = kopf.OperatorSettings()
     chosen.scanning.disabled = True
     chosen.peering.standalone = True
@@ -33,6 +33,8 @@ def settings() -> kopf.OperatorSettings:
     chosen.watching.chunk_size = 500
     chosen.watching.label_selectors["pods"] = names.RUN_UID_LABEL
     chosen.watching.label_selectors["jobs"] = names.RUN_UID_LABEL
+    if run_selector:
+        chosen.watching.label_selectors[names.RUN_PLURAL] = run_selector
     # kopf takes its own finalizer off whatever no handler of its own needs: with our name here, it would take ours off.
     chosen.persistence.finalizer = f"{names.GROUP}/not-used"
     return chosen
@@ -65,8 +67,11 @@ def connection() -> tuple[kopf.ConnectionInfo, dict[str, Any]]:
 class Watch:
     """Turns events into cached objects and woken runs, and knows when it last had proof that events still come."""
 
-    def __init__(self, cache: Cache, scheduler: Scheduler, reconciler: Reconciler, kube: Kube) -> None:
+    def __init__(
+        self, cache: Cache, scheduler: Scheduler, reconciler: Reconciler, kube: Kube, run_selector: str = ""
+    ) -> None:
         self._cache, self._scheduler, self._reconciler, self._kube = cache, scheduler, reconciler, kube
+        self._run_selector = run_selector
         self._untold: dict[str, int] = {}
         """What a list brought and no event has told yet: uid and resourceVersion."""
         self.proven = time.monotonic()
@@ -124,7 +129,7 @@ class Watch:
         """Compare a fresh list with what the events told: missed deletions are real, and a watch can fall silent."""
         # Whatever the events add while the list is on its way is not missing from it.
         known = set(self._cache.runs)
-        listed = {run["metadata"]["uid"]: run async for run in self._kube.runs()}
+        listed = {run["metadata"]["uid"]: run async for run in self._kube.runs(self._run_selector)}
         # What a list brought and no event has told by the next was not merely on its way.
         silent = {uid: at for uid, at in self._untold.items() if uid in listed}
         if not silent:

@@ -61,7 +61,7 @@ async def _run(settings: Settings) -> None:
         )
         reconciler = Reconciler(kube, cache, observer, Executor(kube, cache), telemetry, settings.status_seconds)
         scheduler = Scheduler(reconciler.look, lambda uid: _namespace(cache, uid), telemetry.lateness)
-        watch = Watch(cache, scheduler, reconciler, kube)
+        watch = Watch(cache, scheduler, reconciler, kube, settings.run_selector)
         health = Health(watch, scheduler, settings.list_seconds)
         server = await exporter.serve(
             telemetry, settings.port, web.get("/livez", health.live), web.get("/readyz", health.ready)
@@ -71,7 +71,7 @@ async def _run(settings: Settings) -> None:
         loops = [asyncio.create_task(scheduler.run()), asyncio.create_task(_relist(watch, settings.list_seconds))]
         log.info("watching TrainingRuns; agent image %s", settings.agent_image)
         try:
-            await kopf.operator(registry=registry, settings=front.settings(), clusterwide=True, standalone=True)
+            await kopf.operator(registry=registry, settings=front.settings(settings.run_selector), clusterwide=True, standalone=True)
         finally:
             for loop in loops:
                 loop.cancel()

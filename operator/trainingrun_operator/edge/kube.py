@@ -127,9 +127,10 @@ class Kube:
         """RBAC: get trainingruns."""
         return await self._get(_run(namespace, name))
 
-    async def runs(self) -> AsyncIterator[Json]:
-        """Chunked. RBAC: list trainingruns."""
-        async for item in self._list(f"/apis/{names.API_VERSION}/{names.RUN_PLURAL}"):
+    async def runs(self, selector: str = "") -> AsyncIterator[Json]:
+        """Chunked; those of a label selector, or all. RBAC: list trainingruns."""
+        params = {"labelSelector": selector} if selector else {}
+        async for item in self._list(f"/apis/{names.API_VERSION}/{names.RUN_PLURAL}", params):
             yield item
 
     async def patch_run(self, namespace: str, name: str, operations: Sequence[Json]) -> Json:
@@ -139,6 +140,10 @@ class Kube:
     async def patch_run_status(self, namespace: str, name: str, operations: Sequence[Json]) -> Json:
         """JSON patch, the compare-and-swap of a stop. RBAC: patch trainingruns/status."""
         return await self._patch(_run(namespace, name) + "/status", list(operations), JSON_PATCH)
+
+    async def delete_run(self, namespace: str, name: str, uid: str, resource_version: str) -> None:
+        """Only as it was read; gone already is success. RBAC: delete trainingruns."""
+        await self._delete(_run(namespace, name), uid, resource_version)
 
     async def apply_run_status(self, namespace: str, name: str, uid: str, resource_version: str, status: Json) -> Json:
         """Server-side apply of everything that the observer writes. RBAC: patch trainingruns/status."""
@@ -310,18 +315,18 @@ class Kube:
     async def _patch(self, path: str, body: Any, content_type: str, params: Mapping[str, str] | None = None) -> Json:
         return await self._call("PATCH", path, body, content_type, params or {"fieldManager": OPERATOR})
 
-    async def _delete(self, path: str, uid: str) -> None:
-        """Already gone, and replaced by another of the same name, are both success: ours is gone."""
+    async def _delete(self, path: str, uid: str, resource_version: str = "") -> None:
+        """Already gone, and replaced by another of the same name, are both success: ours is gone. Changed meanwhile is a conflict."""
         body = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
-            "preconditions": {"uid": uid},
+            "preconditions": {"uid": uid} | ({"resourceVersion": resource_version} if resource_version else {}),
             "propagationPolicy": "Background",
         }
         try:
             await self._call("DELETE", path, body)
         except KubeError as error:
-            if not (error.gone or error.status == _CONFLICT):
+            if not (error.gone or (error.status == _CONFLICT and not resource_version)):
                 raise
 
 

@@ -158,6 +158,11 @@ def test_cloud_credentials_and_endpoints_reach_the_operator(helm):
 # -- security -------------------------------------------------------------------------------------------------
 
 
+def test_a_release_answers_for_the_runs_of_its_selector(helm, default):
+    assert "TRAININGRUN_RUN_SELECTOR" not in default.env
+    assert helm.render("--set", "runSelector=team=vision").env["TRAININGRUN_RUN_SELECTOR"] == "team=vision"
+
+
 def test_the_pod_is_as_restricted_as_kubernetes_knows(default):
     pod, container = default.pod["spec"], default.container
     assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}

@@ -39,7 +39,7 @@ class Lists:
         self.lists = list(lists)
         self.meanwhile = lambda: None
 
-    async def runs(self):
+    async def runs(self, selector):
         listed = self.lists.pop(0) if len(self.lists) > 1 else self.lists[0]
         for run in listed:
             yield run
@@ -318,20 +318,25 @@ def test_kube_is_reached_as_kopf_is(monkeypatch):
 
 
 @contextlib.asynccontextmanager
-async def kopf_watching(api, noted):
+async def kopf_watching(api, noted, selector=""):
     """Real kopf, with our settings and handlers, on the API server in memory."""
     cache = Cache()
     async with Kube(Plain(api.url)) as kube:
         registry = kopf.OperatorRegistry()
-        watch = Watch(cache, noted, noted, kube)
+        watch = Watch(cache, noted, noted, kube, selector)
         watch.register(registry, lambda **_: kopf.ConnectionInfo(server=api.url))
         ready = asyncio.Event()
         operator = asyncio.create_task(
             kopf.operator(
-                registry=registry, settings=front.settings(), clusterwide=True, standalone=True, ready_flag=ready
+                registry=registry,
+                settings=front.settings(selector),
+                clusterwide=True,
+                standalone=True,
+                ready_flag=ready,
             )
         )
         try:
+            await watch.relist()
             yield cache
         finally:
             operator.cancel()
@@ -369,3 +374,11 @@ async def test_kopf_brings_every_kind_and_writes_nothing_not_even_to_take_a_fina
         assert selectors["/api/v1/pods"] == names.RUN_UID_LABEL
         assert selectors["/apis/batch/v1/jobs"] == names.RUN_UID_LABEL
         assert selectors[ALL_RUNS] is None
+
+
+async def test_only_the_runs_of_the_selector_are_watched_and_listed():
+    async with api_server(stored_run()) as api, kopf_watching(api, Noted(), "team=vision"):
+        await until(lambda: any("watch" in sent.query for sent in api.sent if sent.path == ALL_RUNS))
+        asked = [sent.query.get("labelSelector") for sent in api.sent if sent.path == ALL_RUNS]
+        assert set(asked) == {"team=vision"}
+        assert len(asked) >= 3, "kopf's list and watch, and the list that they are compared with"
