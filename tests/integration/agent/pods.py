@@ -87,6 +87,10 @@ class Store:
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=self.layout.base + prefix)
         return [item["Key"] for page in pages for item in page.get("Contents", ())]
 
+    def etags(self) -> dict[str, str]:
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=self.layout.base)
+        return {item["Key"]: item["ETag"] for page in pages for item in page.get("Contents", ())}
+
     def read(self, key: str) -> bytes:
         return self.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
 

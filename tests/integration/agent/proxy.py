@@ -49,6 +49,8 @@ class Proxy:
     target: str
     rule: Callable[[Request], Do] = lambda _: Do.PASS
     delay: Callable[[Request], float] = lambda _: 0.0
+    lost: Callable[[], None] = lambda: None
+    """Called when the server has answered and the answer is about to be lost."""
     seen: list[Request] = field(default_factory=list)
     url: str = ""
 
@@ -80,6 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
         status, headers, content = self.forward(body)
         self.proxy.seen.append(request)
         if do is Do.LOSE_ANSWER:
+            self.proxy.lost()
             self.close_connection = True
             return
         self.send_response_only(status)
