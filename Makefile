@@ -9,6 +9,9 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 WORKERS ?= auto
 E2E_WORKERS ?= 6
+N ?= 1000
+SEED ?= 1
+CHAOS_CLUSTER ?= 8
 PYTEST_ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
@@ -18,7 +21,7 @@ SHELL_SCRIPTS = $(shell grep -rlE '^\#!.*\b(ba)?sh\b' .ci tools 2>/dev/null)
 
 CHART_CRDS := charts/trainingrun-operator/files/crds
 
-.PHONY: help demo test check fix generate verify cluster cluster-down image install e2e unit lock
+.PHONY: help demo test check fix generate verify cluster cluster-down image install e2e unit chaos lock
 
 # What make can do.
 help:
@@ -85,6 +88,9 @@ unit: $(READY)
 	@$(PYTEST) -m "not cluster and not audit" -n $(WORKERS) --cov --cov-report= $(PYTEST_ARGS)
 	@echo "unit: every branch of core and api is covered"
 	@$(BIN)/coverage report --include='*/trainingrun_operator/core/*,*/trainingrun_operator/api/*' --fail-under=100
+
+chaos: $(READY) $(if $(filter-out 0,$(CHAOS_CLUSTER)),cluster image install)  ## N terminations in memory and CHAOS_CLUSTER real ones, under faults drawn from SEED
+	@cd tests && ../$(BIN)/python -m chaos --runs $(N) --seed $(SEED) --cluster $(CHAOS_CLUSTER)
 
 # pip reads both locks; writing them needs uv. No index address goes in.
 lock:

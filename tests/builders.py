@@ -306,5 +306,6 @@ def releasing(
         "agent": None,
         "nodes": (facts,) if facts is not None else (),
         "node_seconds": {node.uid: seconds},
+        "gate_seconds": {node.uid: seconds},
     }
     return make_observed(run=make_run(spec=spec, status=status), **{**seen, **fields})

@@ -171,6 +171,18 @@ def stored_pod(
     }
 
 
+def stored_budget(**meta: Any) -> Json:
+    """What keeps the run's pods from being evicted."""
+    said = {"namespace": builders.NAMESPACE, "name": f"{builders.NAME}-checkpoint", "uid": "budget-uid"}
+    labels = names.child_labels(builders.NAME, builders.RUN_UID)
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {**said, "resourceVersion": "7", "labels": labels} | meta,
+        "spec": {},
+    }
+
+
 def stored_node(*, spec: Json | None = None, status: Json | None = None, **meta: Any) -> Json:
     """The node of the pool."""
     said = {"name": "gpu-1", "uid": builders.NODE_UID, "resourceVersion": "7", "labels": {"pool": "a100"}}
@@ -179,7 +191,11 @@ def stored_node(*, spec: Json | None = None, status: Json | None = None, **meta:
         "kind": "Node",
         "metadata": said | meta,
         "spec": {"providerID": builders.PROVIDER_ID, **(spec or {})},
-        "status": {"allocatable": {"nvidia.com/gpu": "8"}, **(status or {})},
+        "status": {
+            "allocatable": {"nvidia.com/gpu": "8"},
+            "conditions": [{"type": "Ready", "status": "True"}],
+            **(status or {}),
+        },
     }
 
 
@@ -419,9 +435,9 @@ class ApiServer:
 
     def _delete(self, path: str, options: Json) -> Json:
         stored = self._get(path)
-        wanted = (options.get("preconditions") or {}).get("uid")
-        if wanted not in (None, stored["metadata"]["uid"]):
-            raise ApiError(409, "Conflict", "the UID in the precondition does not match")
+        for key, wanted in (options.get("preconditions") or {}).items():
+            if wanted != stored["metadata"].get(key):
+                raise ApiError(409, "Conflict", f"the {key} in the precondition does not match")
         if stored["metadata"].get("finalizers"):
             stored["metadata"]["deletionTimestamp"] = builders.WALL
             self._touch(stored)

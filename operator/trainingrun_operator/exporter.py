@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import prometheus_client
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
@@ -186,6 +186,9 @@ class Telemetry:
         self._terminations = Counter(
             "trainingrun_terminations", "Runs that ended, by why.", ("status",), registry=self.registry
         )
+        self._data_losses = Counter(
+            "trainingrun_data_losses", "Runs that ended without all that they had written.", registry=self.registry
+        )
         self._poll_errors = Counter(
             "trainingrun_poll_errors",
             "Readings that failed, by source and reason.",
@@ -210,7 +213,20 @@ class Telemetry:
         prometheus_client.Info("trainingrun_build", "The operator's version.", registry=self.registry).info(
             {"version": __version__}
         )
+        self._leader = Gauge(
+            "trainingrun_leader",
+            "1 while this replica looks at the runs, 0 while another does. Only the one with 1 has series of runs.",
+            registry=self.registry,
+        )
         self._reasons: set[tuple[str, str]] = set()
+
+    def leads(self, leads: Callable[[], bool]) -> None:
+        """Whom to ask, whenever it is read, whether this replica leads."""
+        self._leader.set_function(leads)
+
+    def lost_data(self) -> None:
+        """A run ended without all that it had written."""
+        self._data_losses.inc()
 
     def terminated(self, status: str) -> None:
         """A run has ended, for this reason."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
+from trainingrun_operator.core.destinations import Destination, destinations_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -16,6 +18,11 @@ _CHOICES: Final = {
     "default_auto_stop_action": ("Shadow", "Stop"),
     "agent_image_pull_policy": ("Always", "IfNotPresent", "Never"),
     "log_level": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+}
+_EXPECTED: Final = {
+    int: "a whole number, 0 or more",
+    float: "a number, 0 or more",
+    tuple: "a JSON list of destinations",
 }
 
 
@@ -35,15 +42,27 @@ class Settings:
     default_auto_stop_action: str = "Shadow"
     hold_after_seconds: float = 120.0
     image_error_seconds: float = 300.0
+    unschedulable_seconds: float = 0.0
     stale_after_seconds: float = 120.0
     termination_look_seconds: float = 1.0
     node_removal_seconds: float = 300.0
     terminal_pod_seconds: float = 60.0
+    evictable_after_seconds: float = 30.0
     recheck_seconds: float = 30.0
     status_seconds: float = 60.0
     list_seconds: float = 300.0
+    allowed_destinations: tuple[Destination, ...] = ()
+    """Where runs may send their checkpoints; empty: to AWS itself, any bucket."""
     run_selector: str = ""
     """Label selector of the TrainingRuns that this operator answers for; empty: all of them."""
+    lease_name: str = "trainingrun-operator"
+    """The Lease by which the replicas agree on one that acts. Operators that share it share their runs."""
+    lease_namespace: str = ""
+    """Empty: the pod's own, and outside of a pod `default`."""
+    lease_seconds: int = 15
+    """So long the others wait for a holder that says nothing."""
+    pod_name: str = ""
+    """Whoever held the Lease from the pod of this name is dead when another operator starts in it. Empty: not in a pod."""
     port: int = 8080
     log_level: str = "INFO"
 
@@ -67,6 +86,9 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         if (chosen := getattr(settings, name)) not in choices:
             message = f"{PREFIX}{name.upper()} is {chosen!r}: expected {', '.join(choices[:-1])} or {choices[-1]}"
             raise SettingsError(message)
+    if settings.lease_seconds < 1:
+        message = f"{PREFIX}LEASE_SECONDS is '{settings.lease_seconds}': expected a whole number, 1 or more"
+        raise SettingsError(message)
     return settings
 
 
@@ -79,10 +101,13 @@ def _parse(variable: str, text: str, default: Any) -> Any:
                 return text
             case dict() if isinstance(parsed := json.loads(text), dict):
                 return parsed
+            case tuple() if isinstance(parsed := json.loads(text), list):
+                return destinations_of(parsed)
             case _:
                 problem = None
     except ValueError as error:
         problem = error
-    expected = {int: "a whole number, 0 or more", float: "a number, 0 or more"}.get(type(default), "a JSON object")
-    message = f"{variable} is {text!r}: expected {expected}"
+    expected = _EXPECTED.get(type(default), "a JSON object")
+    said = f" ({problem})" if isinstance(default, tuple) and problem is not None else ""
+    message = f"{variable} is {text!r}: expected {expected}{said}"
     raise SettingsError(message) from problem

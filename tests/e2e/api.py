@@ -49,14 +49,17 @@ class ApiError(Exception):
 
 
 class Api:
-    """One administrator's connection; a TCP connection for each call, so any thread may use it."""
+    """Somebody's connection: the administrator's, or with a token its owner's. A TCP connection for each call, so any thread may use it."""
 
-    def __init__(self, kubeconfig: Path) -> None:
+    def __init__(self, kubeconfig: Path, token: str = "") -> None:
         config = yaml.safe_load(kubeconfig.read_text())
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
         split = urlsplit(cluster["server"])
         self._host, self._port = str(split.hostname), split.port or 443
         self._tls = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
+        self._who = {"Authorization": f"Bearer {token}"} if token else {}
+        if token:
+            return
         with tempfile.NamedTemporaryFile("wb", suffix=".pem") as pem:
             pem.write(base64.b64decode(user["client-certificate-data"]) + base64.b64decode(user["client-key-data"]))
             pem.flush()
@@ -113,7 +116,8 @@ class Api:
         try:
             url = path + (f"?{urlencode(params)}" if params else "")
             data = None if body is None else json.dumps(body)
-            connection.request(method, url, data, {"Content-Type": content_type, "Accept": "application/json, */*"})
+            headers = {"Content-Type": content_type, "Accept": "application/json, */*", **self._who}
+            connection.request(method, url, data, headers)
             answer = connection.getresponse()
             yield answer
             answer.close()

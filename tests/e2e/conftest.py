@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CLEAN_UP_SECONDS = 20
 HERE = Path(__file__).parent
 # The longest first: what is short fills the gaps.
-FIRST = ("test_s3_away", "test_two_runs", "test_low_loss", "test_operator_away")
+FIRST = ("test_s3_away", "test_two_runs", "test_low_loss", "test_operator_away", "test_two_operators")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 
 PORT = 9443
 # Bytes pass as they are: TLS is between the two ends, whose certificate names every Service of this namespace.
+# Of the peers in SLOW, each request waits: of what a client sends, only its first record of all, number 22, is none.
 FORWARD = f"""
-import asyncio
-async def pour(reader, writer):
+import asyncio, os
+SLOW = os.environ["SLOW"].split()
+SECONDS = float(os.environ["SECONDS"])
+async def pour(reader, writer, slow=False):
     try:
         while data := await reader.read(65536):
+            if slow and data[0] != 22:
+                await asyncio.sleep(SECONDS)
             writer.write(data)
             await writer.drain()
     except OSError:
@@ -31,7 +36,8 @@ async def pour(reader, writer):
         writer.close()
 async def serve(reader, writer):
     there = await asyncio.open_connection("s3.{CLOUD_NAMESPACE}.svc", 443)
-    await asyncio.gather(pour(reader, there[1]), pour(there[0], writer))
+    slow = writer.get_extra_info("peername")[0] in SLOW
+    await asyncio.gather(pour(reader, there[1], slow), pour(there[0], writer))
 async def main():
     server = await asyncio.start_server(serve, "0.0.0.0", {PORT})
     await server.serve_forever()
@@ -75,7 +81,12 @@ class S3Proxy:
             self.space.api.delete(f"{self._pods}/{pod['metadata']['name']}", gracePeriodSeconds=0)
         self._wait_endpoints(ready=False)
 
-    def mend(self) -> None:
+    def slow_down(self, peers: list[str], seconds: float) -> None:
+        """Have every request of the clients at these addresses wait for so long; everybody else's pass as they are."""
+        self.cut()
+        self.mend(SLOW=" ".join(peers), SECONDS=str(seconds))
+
+    def mend(self, **env: str) -> None:
         """Let bytes through again; returns when it is so."""
         pod = {
             "metadata": {"name": unique(self.name), "labels": {"e2e-proxy": self.name}},
@@ -90,6 +101,9 @@ class S3Proxy:
                         "image": self.space.ground.training_image,
                         "imagePullPolicy": "IfNotPresent",
                         "command": ["python3", "-u", "-c", FORWARD],
+                        "env": [
+                            {"name": key, "value": value} for key, value in ({"SLOW": "", "SECONDS": "0"} | env).items()
+                        ],
                         "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
                     }
                 ],
@@ -140,17 +154,21 @@ def scale(api: Api, replicas: int) -> None:
 
 
 def kill_container(run: Run, container: str) -> None:
-    """SIGKILL to the main process of a pod's container, from its node, where nothing can catch it."""
-    pod = run.pods()[-1]
+    """SIGKILL to the main process of a container in the run's newest pod."""
+    signal_container(run.space, run.pods()[-1], container, "SIGKILL")
+
+
+def signal_container(space: Space, pod: Json, container: str, signal: str) -> None:
+    """Send a signal to the main process of a pod's container from its node, where nothing can catch SIGKILL or SIGSTOP."""
     node = pod["spec"]["nodeName"]
     statuses = (*pod["status"].get("initContainerStatuses", ()), *pod["status"]["containerStatuses"])
     identity = next(one["containerID"] for one in statuses if one["name"] == container).removeprefix("containerd://")
     done = subprocess.run(
-        ["docker", "exec", node, "ctr", "--namespace", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", identity],
-        env=run.space.environ,
+        ["docker", "exec", node, "ctr", "--namespace", "k8s.io", "tasks", "kill", "--signal", signal, identity],
+        env=space.environ,
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
-    assert done.returncode == 0, f"{container} could not be killed on node {node}: {done.stderr}"
+    assert done.returncode == 0, f"{signal} did not reach {container} on node {node}: {done.stderr}"

@@ -14,7 +14,7 @@ OUTPUTS = REPOSITORY / "build" / "outputs"
 
 OPERATOR_NAMESPACE = "trainingrun-system"
 OPERATOR = "trainingrun-operator"
-"""Deployment, ServiceAccount, Service and ClusterRole all carry the release's name."""
+"""Deployment, ServiceAccount, Service, ClusterRole, Role and Lease all carry the release's name."""
 CLOUD_NAMESPACE = "trainingrun-cloud"
 POOL = "gpu"
 """The GPUNodePool, and the Auto Scaling group behind it."""

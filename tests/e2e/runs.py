@@ -17,6 +17,7 @@ from e2e.audit import OPERATOR_USER, Request, requests
 from e2e.ground import OPERATOR, OPERATOR_NAMESPACE, OUTPUTS
 
 from trainingrun_operator.api.manifest import Layout
+from trainingrun_operator.api.names import FINALIZER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,6 +101,8 @@ class Space:
     made: list[Run] = field(default_factory=list)
     undo: list[Callable[[], None]] = field(default_factory=list)
     """What was changed outside of the namespace, taken back at the end, last first."""
+    explain: list[Callable[[], str]] = field(default_factory=list)
+    """What else explains a failure."""
     _kubeconfig: Path | None = None
 
     def open(self) -> None:
@@ -122,6 +125,7 @@ class Space:
         gpus: int = 0,
         pod: Json | None = None,
         container: Json | None = None,
+        labels: dict[str, str] | None = None,
         **spec: Any,
     ) -> Run:
         """Apply a TrainingRun of digits.py with these arguments; `spec`, `pod` and `container` are merged into what is usual."""
@@ -136,14 +140,14 @@ class Space:
         whole["template"]["spec"] = merged(whole["template"]["spec"], pod or {})
         if container:
             whole["template"]["spec"]["containers"][0] = merged(training, container)
-        return self.apply(name, whole)
+        return self.apply(name, whole, labels)
 
-    def apply(self, name: str, spec: Json) -> Run:
+    def apply(self, name: str, spec: Json, labels: dict[str, str] | None = None) -> Run:
         """Create a TrainingRun of exactly this spec."""
         body = {
             "apiVersion": "trainingrun.dev/v1alpha1",
             "kind": "TrainingRun",
-            "metadata": {"name": name},
+            "metadata": {"name": name, "labels": labels or {}},
             "spec": spec,
         }
         created = self.api.create(f"{RUNS}/namespaces/{self.name}/trainingruns", body)
@@ -239,7 +243,7 @@ class Space:
                 line for line in log if self.name in line or " ERROR " in line or line.startswith((" ", "Traceback"))
             ]
             parts.append(f"--- operator {pod['metadata']['name']}\n" + "\n".join(mine[-2 * DUMPED_LINES :]))
-        return "\n".join(parts)
+        return "\n".join([*parts, *(told() for told in self.explain)])
 
 
 @dataclass
@@ -321,6 +325,26 @@ class Run:
     def wait_finished(self, timeout: float = WAIT_SECONDS) -> Json:
         self.wait_condition("Finished", timeout=timeout)
         return self.status
+
+    def wait_settled(self, *, job: bool = True, timeout: float = WAIT_SECONDS) -> Json:
+        """Until nothing of it is protected any more; then nothing is left but its Job, which goes with it, or not even that. Returns the status."""
+        found = self.api.wait(
+            f"{RUNS}/namespaces/{self.space.name}/trainingruns",
+            lambda run: run and _is(run, "Finished") and FINALIZER not in (run["metadata"].get("finalizers") or ()),
+            f"{self.name} is finished and free to go",
+            timeout,
+            name=self.name,
+        )
+        assert found is not None
+        self.assert_ended_once()
+        jobs = [
+            one for one in self.space.jobs() if one["metadata"]["labels"].get("trainingrun.dev/run-uid") == self.uid
+        ]
+        assert len(jobs) == job, f"Its Job is {'gone' if job else 'still there'}."
+        for one in jobs:
+            owners = [owner["uid"] for owner in one["metadata"].get("ownerReferences") or ()]
+            assert owners == [self.uid], f"Its Job goes with {owners}."
+        return dict(found["status"])
 
     def wait_gone(self, timeout: float = WAIT_SECONDS) -> None:
         self.api.wait(

@@ -24,10 +24,12 @@ def rolled_out(api) -> float:
 
 @pytest.fixture
 def granted(api):
-    role = api.get(f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{OPERATOR}")
+    rbac = "/apis/rbac.authorization.k8s.io/v1"
+    everywhere = api.get(f"{rbac}/clusterroles/{OPERATOR}")
+    at_home = api.get(f"{rbac}/namespaces/{OPERATOR_NAMESPACE}/roles/{OPERATOR}")
     return {
         (group, resource, verb)
-        for rule in role["rules"]
+        for rule in (*everywhere["rules"], *at_home["rules"])
         for group in rule.get("apiGroups", ())
         for resource in rule.get("resources", ())
         for verb in rule["verbs"]

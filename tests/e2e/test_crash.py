@@ -54,11 +54,21 @@ def test_without_an_attempt_left_the_run_has_failed_with_log_and_exit_code_and_i
 def test_attempts_are_counted_over_all_pods(space):
     # Resumed from its last step, it has nothing left to do, and leaves with 3 again.
     always = ("--epochs", "1", "--batch", "144", "--step-seconds", "0.05", "--exit-code", "3")
-    run = space.run("twice", *always, backoffLimit=1)
-    status = run.wait_finished(150)
-    assert status["terminationStatus"] == "failed"
-    assert "crashed 2 times (backoffLimit 1), last with exit code 3" in status["terminationMessage"]
-    assert len(space.audit("create", "pods")) == 2
+    run = space.run("thrice", *always, backoffLimit=2)
+    status = run.wait_settled(timeout=180)
+    assert (status["phase"], status["terminationStatus"]) == ("Failed", "failed")
+    assert "crashed 3 times (backoffLimit 2), last with exit code 3" in status["terminationMessage"]
+    assert status["termination"]["evidence"] == [{"what": "exitCode", "value": "3"}]
+    finished, succeeded = condition_of(status, "Finished"), condition_of(status, "Succeeded")
+    assert (finished["status"], finished["reason"]) == ("True", "Failed")
+    assert (succeeded["status"], succeeded["reason"]) == ("False", "Failed")
+    told = sorted(event["message"].rpartition("replaced ")[2] for event in run.events("Restarting"))
+    assert told == ["(1 of 2 restarts).", "(2 of 2 restarts)."]
+    assert len(space.audit("create", "pods")) == 3, "Two attempts more, and no third."
+    run.assert_checkpoint_proven(status)
+    assert "dataLoss" not in status["checkpoint"]
+    crashes = [commit.termination_id for commit in run.commits() if (commit.termination_id or "").startswith("crash-")]
+    assert len(set(crashes)) == 2, "What each pod left was committed before it was replaced."
 
 
 def test_a_crash_before_any_checkpoint_does_not_hold_the_run(space):

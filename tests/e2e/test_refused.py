@@ -55,6 +55,11 @@ REFUSED = {
         "InvalidTemplate",
         ["Train!"],
     ),
+    "whose signal is for a user that nobody knows": (
+        {"shutdown": {"signal": "SIGUSR1"}, "template": {"spec": {"securityContext": None}}},
+        "InvalidTemplate",
+        ["spec.shutdown.signal is SIGUSR1", "securityContext.runAsUser"],
+    ),
     "whose template has a deadline": (
         {"template": {"spec": {"activeDeadlineSeconds": 60, "containers": [{"name": "train", "image": "x"}]}}},
         "InvalidTemplate",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from builders import BASE, make_node, make_pool, make_run, make_stop, spec_dict
+from builders import BASE, EARLIER, make_node, make_pool, make_run, make_stop, spec_dict
 from hypothesis import strategies as st
 
 from trainingrun_operator.api import names
@@ -28,6 +28,7 @@ from trainingrun_operator.api.status import (
     Progress,
     Saved,
     Shadow,
+    StopMode,
     TerminationStatus,
     TrainingRunStatus,
     WorkloadRef,
@@ -112,6 +113,7 @@ AGENTS = st.builds(
     last_change_seconds=st.sampled_from([None, 0.0, 60.0]),
     commit=st.one_of(st.none(), st.builds(CommitSeen, key=st.just("k"), epoch=st.just(1), generation=st.just(1))),
     foreign_stop_file=BOOLS,
+    signal_trouble=TEXT,
     markers=st.lists(st.builds(MarkerSeen, name=TEXT, age_seconds=st.just(1.0)), max_size=2).map(tuple),
     error=st.one_of(st.none(), st.builds(AgentError, code=TEXT, message=TEXT)),
 )
@@ -210,6 +212,7 @@ TEMPLATES = st.one_of(
                         "terminationGracePeriodSeconds": st.sampled_from([None, 7, "7", 1e9]),
                         "activeDeadlineSeconds": st.sampled_from([None, 1]),
                         "securityContext": st.sampled_from([None, {}, {"runAsUser": 1}, 7]),
+                        "shareProcessNamespace": st.sampled_from([None, True, False, "no"]),
                     },
                 ),
             ),
@@ -237,6 +240,9 @@ def specs(draw):
         "autoStopLoss": draw(st.sampled_from([None, 0.5, -1, 1e300])),
         "stop": draw(st.sampled_from([None, None, True])),
         "stopReason": draw(st.sampled_from([None, "x" * 1024])),
+        "stopMode": draw(st.sampled_from(StopMode)).value,
+        "shutdown": {"signal": draw(st.sampled_from(["", "", "SIGTERM"]))},
+        "ttlSecondsAfterFinished": draw(st.sampled_from([None, 0, 300])),
         "backoffLimit": draw(st.sampled_from([0, 3])),
         "completion": {"settleSeconds": draw(st.sampled_from([0, 300]))},
         "nodePool": draw(st.sampled_from([{}, {"ref": "a100"}, {"ref": "gone"}, {"policy": "Never"}])),
@@ -258,6 +264,7 @@ def stops(draw):
     return make_stop(
         phase,
         id="stop-run-a",
+        mode=draw(st.sampled_from(StopMode)),
         status=draw(st.sampled_from([*TerminationStatus, "auto_plateau"])).__str__(),
         attempt=draw(st.sampled_from([1, 2, 99])),
         saved=proven if phase in (Phase.DELETING, Phase.RELEASING, Phase.DONE) else None,
@@ -296,6 +303,7 @@ def statuses(draw):
     return TrainingRunStatus(
         termination=draw(st.one_of(st.none(), stops())),
         start_time=draw(st.sampled_from([None, WALL])),
+        completion_time=draw(st.sampled_from([None, EARLIER, WALL])),
         progress=draw(st.sampled_from([None, Progress(step=3, best_loss="0.3", last_observation_time=WALL)])),
         checkpoint=draw(st.sampled_from([None, CheckpointStatus(digest="d", verified_at=WALL)])),
         effective=draw(st.sampled_from([None, Effective(auto_stop_loss=0.5, auto_stop_action="Shadow")])),
@@ -323,13 +331,17 @@ def contradictions(draw):
         deleting=draw(BOOLS),
         labels=draw(st.sampled_from([{}, {names.KUEUE_QUEUE_LABEL: "gpus"}])),
         stop_manager=draw(st.sampled_from(["", "kubectl-patch", "m" * 9000])),
+        abandoned_by=draw(st.sampled_from(["", "", "", "kubectl-annotate", "m" * 9000])),
     )
     return Observed(
         run=run,
         now=read_at + draw(SECONDS),
         wall=WALL,
         track=track,
-        defaults=Defaults(auto_stop_action=draw(st.sampled_from(["Shadow", "Stop"]))),
+        defaults=Defaults(
+            auto_stop_action=draw(st.sampled_from(["Shadow", "Stop"])),
+            unschedulable_seconds=draw(st.sampled_from([0, 60])),
+        ),
         job=draw(JOBS),
         pods=tuple(draw(st.lists(PODS, max_size=3, unique_by=lambda pod: pod.uid))),
         agent=draw(st.one_of(st.none(), AGENTS)),

@@ -22,6 +22,7 @@ from trainingrun_operator.core.effects import (
     DeleteJob,
     DeleteNode,
     DeletePod,
+    DeleteRun,
     RecordNodes,
     ReleaseMachine,
     RemoveFinalizer,
@@ -141,7 +142,9 @@ def why_a_run_ends_never_changes_and_its_phases_only_go_forward(seen):
             stop.id, stop.status, stop.message, stop.actor, stop.evidence, stop.requested_at,
         )  # fmt: skip
         assert (effect.was_phase, effect.was_attempt) == (stop.phase, stop.attempt)
-        assert after.phase is not stop.phase
+        mode = seen.run.spec.stop_mode
+        only_its_mode = after != stop and after == stop.model_copy(update={"mode": mode})
+        assert after.phase is not stop.phase or after.attempt > stop.attempt or only_its_mode
         assert RANK[after.phase] >= RANK[stop.phase]
         assert after.attempt >= stop.attempt
 
@@ -204,13 +207,16 @@ def the_finalizer_goes_only_when_everything_is_done(seen):
         assert stop.phase is Phase.DONE
 
 
-def done_without_a_finalizer_does_nothing(seen):
+def done_without_a_finalizer_does_nothing_but_go_when_its_time_is_over(seen):
     stop = seen.run.status.termination
     if stop is None:
         return
     done = seen.run.status.model_copy(update={"termination": stop.model_copy(update={"phase": Phase.DONE})})
-    after = replace(seen, run=replace(seen.run, status=done, finalizers=()))
-    assert decide(after).effects == ()
+    job = replace(seen.job, finished=True) if seen.job is not None else None
+    after = replace(seen, run=replace(seen.run, status=done, finalizers=()), job=job)
+    goes = after.run.spec.ttl_seconds_after_finished in (0, 300) and done.completion_time and not after.run.deleting
+    effects = decide(after).effects
+    assert effects in ((), (DeleteRun(),) if goes else ())
     assert render(replace(after, wall=WALL)).phase in ("Succeeded", "Stopped", "Failed")
 
 
@@ -226,7 +232,7 @@ INVARIANTS = (
     only_our_own_taint_is_taken_back_and_none_is_written_over,
     a_settled_node_stays_settled,
     the_finalizer_goes_only_when_everything_is_done,
-    done_without_a_finalizer_does_nothing,
+    done_without_a_finalizer_does_nothing_but_go_when_its_time_is_over,
 )
 
 

@@ -172,6 +172,7 @@ async def test_the_series_of_a_run_vanish_with_it(telemetry):
 async def test_what_the_operator_does_is_counted(telemetry):
     telemetry.terminated("user_stop")
     telemetry.terminated("user_stop")
+    telemetry.lost_data()
     telemetry.poll_error("metrics", "Timeout")
     telemetry.lateness(0.2)
     telemetry.lateness(-1)
@@ -179,11 +180,20 @@ async def test_what_the_operator_does_is_counted(telemetry):
     telemetry.reconcile_error()
     found = await samples(telemetry)
     assert found["trainingrun_terminations_total", (("status", "user_stop"),)] == 2
+    assert found["trainingrun_data_losses_total", ()] == 1
     assert found["trainingrun_poll_errors_total", (("reason", "Timeout"), ("source", "metrics"))] == 1
     assert found["trainingrun_scheduler_lateness_seconds_count", ()] == 2
     assert found["trainingrun_scheduler_lateness_seconds_sum", ()] == 0.2
     assert found["trainingrun_reconcile_duration_seconds_sum", ()] == 0.3
     assert found["trainingrun_reconcile_errors_total", ()] == 1
+
+
+async def test_whether_this_replica_leads_is_asked_whenever_it_is_read(telemetry):
+    assert await samples(telemetry, "trainingrun_leader") == {("trainingrun_leader", ()): 0}
+    said = [True, False]
+    telemetry.leads(lambda: said.pop(0))
+    assert await samples(telemetry, "trainingrun_leader") == {("trainingrun_leader", ()): 1}
+    assert await samples(telemetry, "trainingrun_leader") == {("trainingrun_leader", ()): 0}
 
 
 async def test_made_up_codes_do_not_become_series_without_end(telemetry):

@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import pytest
 
+from trainingrun_operator.core.destinations import Destination
 from trainingrun_operator.settings import Settings, SettingsError, load
 
 GOOD = {
@@ -17,14 +18,24 @@ GOOD = {
     "default_auto_stop_action": ("Stop", "Stop"),
     "hold_after_seconds": ("1", 1.0),
     "image_error_seconds": ("2", 2.0),
+    "unschedulable_seconds": ("10", 10.0),
     "stale_after_seconds": ("3", 3.0),
     "termination_look_seconds": ("0.5", 0.5),
     "node_removal_seconds": ("5", 5.0),
     "terminal_pod_seconds": ("6", 6.0),
+    "evictable_after_seconds": ("11", 11.0),
     "recheck_seconds": ("7", 7.0),
     "status_seconds": ("8", 8.0),
     "list_seconds": ("9", 9.0),
+    "allowed_destinations": (
+        '[{"bucket": "models", "prefix": "a/b"}]',
+        (Destination(bucket="models", segments=("a", "b")),),
+    ),
     "run_selector": ("team=vision", "team=vision"),
+    "lease_name": ("another", "another"),
+    "lease_namespace": ("operators", "operators"),
+    "lease_seconds": ("12", 12),
+    "pod_name": ("operator-x7k2p", "operator-x7k2p"),
     "port": ("9090", 9090),
     "log_level": ("debug", "DEBUG"),
 }
@@ -84,8 +95,17 @@ def test_what_is_no_number_is_refused_with_variable_value_and_what_was_expected(
         pytest.param("port", "http", WHOLE, id="a port in words"),
         pytest.param("port", "80.5", WHOLE, id="half a port"),
         pytest.param("port", "-1", WHOLE, id="a negative port"),
+        pytest.param("lease_seconds", "0", "a whole number, 1 or more", id="a Lease of no time"),
+        pytest.param("lease_seconds", "1.5", WHOLE, id="a Lease of half a second"),
         pytest.param("agent_resources", "{cpu: 1}", "a JSON object", id="resources in YAML"),
         pytest.param("agent_resources", "[1]", "a JSON object", id="resources as a list"),
+        pytest.param("allowed_destinations", "{}", "a JSON list of destinations", id="destinations that are no list"),
+        pytest.param(
+            "allowed_destinations",
+            '[{"bucket": ""}]',
+            "a JSON list of destinations (item 0: bucket is '': string should have at least 1 character)",
+            id="a destination that cannot be meant",
+        ),
         pytest.param("default_auto_stop_action", "stop", "Shadow or Stop", id="an action in lower case"),
         pytest.param("default_auto_stop_action", "Off", "Shadow or Stop", id="an action that does not exist"),
         pytest.param("agent_image_pull_policy", "Sometimes", "Always, IfNotPresent or Never", id="a pull policy"),

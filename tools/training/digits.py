@@ -124,16 +124,19 @@ def batches(seed: int, batch: int, first_step: int, last_step: int) -> Iterator[
 
 
 class Termination:
-    """SIGTERM ends the process at once, unless it is saving: then right after."""
+    """SIGTERM ends the process at once, unless it is saving: then right after. With `later`, it is only noted."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, later: bool) -> None:
         self.saving = self.asked = False
+        self.later = later
         signal.signal(signal.SIGTERM, self)
 
     def __call__(self, _signal: int, _frame: FrameType | None) -> None:
         """Handle the signal."""
         self.asked = True
-        if not self.saving:
+        if self.later:
+            print(f"SIGTERM {'in the middle of a save' if self.saving else 'between two steps'}", flush=True)
+        elif not self.saving:
             sys.exit(TERMINATED)
 
     @contextlib.contextmanager
@@ -142,7 +145,7 @@ class Termination:
         self.saving = True
         yield
         self.saving = False
-        if self.asked:
+        if self.asked and not self.later:
             sys.exit(TERMINATED)
 
 
@@ -239,7 +242,7 @@ class Training:
         self.options = options
         self.data = Digits.load()
         self.checkpoints = Checkpoints(options.checkpoint_dir)
-        self.termination = Termination()
+        self.termination = Termination(later=options.sigterm_only)
         self.metrics = MetricsPage(options.port, options.gauge, options.gauge_from)
         self.steps_per_epoch = math.ceil(TRAINED_ON / options.batch)
         self.total_steps = options.epochs * self.steps_per_epoch
@@ -253,6 +256,8 @@ class Training:
         for step, chosen in batches(self.options.seed, self.options.batch, self.step + 1, self.total_steps):
             if self.stop_requested():
                 return self.leave_early()
+            if self.termination.asked:
+                return self.leave_on_signal()
             time.sleep(self.options.step_seconds)
             take_step(self.weights, self.data.pixels[chosen], self.data.labels[chosen], self.options.learning_rate)
             self.step, self.loss = step, mean_loss(self.weights, self.data)
@@ -293,7 +298,8 @@ class Training:
 
     def stop_requested(self) -> bool:
         """Whether a stop file lies in one of its two places."""
-        return not self.options.deaf and any(path.exists() for path in self.stop_files)
+        deaf = self.options.deaf or self.options.sigterm_only
+        return not deaf and any(path.exists() for path in self.stop_files)
 
     def save(self) -> None:
         """Write a checkpoint of the current step, if a step was taken."""
@@ -316,6 +322,12 @@ class Training:
         self.save()
         print(f"stopped at step {self.step}/{self.total_steps}: {STOP_FILE} found", flush=True)
         return 0
+
+    def leave_on_signal(self) -> int:
+        """Save and leave because SIGTERM says so."""
+        self.save()
+        print(f"stopped at step {self.step}/{self.total_steps}: SIGTERM", flush=True)
+        return TERMINATED
 
     def complete(self) -> int:
         """The last step was taken."""
@@ -370,6 +382,9 @@ def arguments() -> argparse.Namespace:
         "--evaluate-seconds", type=float, default=0, metavar="S", help="no step for S seconds after every epoch"
     )
     test.add_argument("--deaf", action="store_true", help="ignore the stop file")
+    test.add_argument(
+        "--sigterm-only", action="store_true", help="ignore the stop file; on SIGTERM save after the step, and exit 143"
+    )
     test.add_argument("--first-epoch", type=int, choices=(0, 1), default=1, help="what the first epoch is called (1)")
     test.add_argument(
         "--gauge",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +90,7 @@ class Task:
 
 
 class PodMemory:
-    """A file in the control directory, which lives as long as the pod: first start and claimed epoch.
+    """A file in the control directory, which lives as long as the pod: first start, claimed epoch, and which stop's signal was sent.
 
     A file of another pod is not believed; a directory that cannot be written costs a restarted agent its epoch only.
     """
@@ -97,16 +98,23 @@ class PodMemory:
     def __init__(self, control: Path, pod_uid: str) -> None:
         self._file = control / "agent.json"
         self._pod_uid = pod_uid
+        self._lock = threading.Lock()
         stored = self._read()
         self.first_start = not stored
         self.started_at = float(stored.get("startedAt", time.time() - CLOCK_SLACK_SECONDS))
         """Wall clock of this node: what lies in the volume and is older, was there before the pod."""
         self.epoch: int | None = stored.get("epoch")
+        self.signalled: str | None = stored.get("signalled")
         self._write()
 
     def remember_epoch(self, epoch: int) -> None:
         """Keep the claim for a restarted agent of the same pod."""
         self.epoch = epoch
+        self._write()
+
+    def remember_signal(self, request_id: str) -> None:
+        """Keep, before it is sent, that this stop's signal was: a training may take a second one for impatience."""
+        self.signalled = request_id
         self._write()
 
     def _read(self) -> dict[str, Any]:
@@ -117,10 +125,12 @@ class PodMemory:
         return stored if isinstance(stored, dict) and stored.get("podUid") == self._pod_uid else {}
 
     def _write(self) -> None:
-        text = json.dumps({"podUid": self._pod_uid, "startedAt": self.started_at, "epoch": self.epoch})
+        kept = {"startedAt": self.started_at, "epoch": self.epoch, "signalled": self.signalled}
+        text = json.dumps({"podUid": self._pod_uid, **kept})
         temporary = self._file.with_suffix(".tmp")
         try:
-            temporary.write_text(text)
-            temporary.replace(self._file)
+            with self._lock:
+                temporary.write_text(text)
+                temporary.replace(self._file)
         except OSError:
             return

@@ -12,7 +12,7 @@ from pathlib import Path
 from trainingrun_operator.api import names
 
 POLL_SECONDS = 0.2
-SIGTERMED = 128 + signal.SIGTERM
+SIGTERMED = names.GATE_SIGTERMED
 """A pod that is ended from outside must not count as succeeded, even if its training leaves with 0: the Job replaces it."""
 
 

@@ -20,6 +20,7 @@ from trainingrun_operator.agent.ledger import Ledger
 from trainingrun_operator.agent.look import Watcher
 from trainingrun_operator.agent.report import Board
 from trainingrun_operator.agent.ship import NoShipper, Shipper
+from trainingrun_operator.agent.signals import Signaller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +45,7 @@ class Agent:
         if memory.first_start:
             self._stop_file.clear_stale()
         self._markers = tuple(stop.inside(name) for name in task.config.marker_files)
+        self._signaller = Signaller(task, memory)
         self._watcher = Watcher(task.config, stop.inside(task.config.stop_file))
         self._board = Board(task.pod.uid, since_ns)
         self._shipper = self._make_shipper(memory, since_ns) if task.config.destination else NoShipper()
@@ -92,6 +94,7 @@ class Agent:
             return 0 if self._sigterm else None
         if asked.stop:
             self._stop_file.write(asked.stop.id)
+            self._signaller.ask(asked.stop)
         self._shipper.ask(asked.save, asked.stop.id if asked.stop else None)
         if self._sigterm:
             self._shipper.terminate()
@@ -125,6 +128,9 @@ class Agent:
                 self._board.works("volume")
             self._board.looked(view)
             self._shipper.looked(view)
+            why = self._signaller.look(view)
+            if self._board.not_signalled(why) and why:
+                log.warning("%s not sent: %s.", self._task.config.stop_signal, why)
             time.sleep(max(self._pace.scan, view.scan.seconds * SCAN_SHARE))
 
     def _trouble(self, code: str, message: str) -> None:

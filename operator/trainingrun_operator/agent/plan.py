@@ -45,6 +45,8 @@ class Wish(NamedTuple):
 
     afresh: bool = False
     """The operator could not verify what was shipped for the attempt before: nothing of it is named or copied again."""
+    status: str | None = None
+    """Why the run ends, if it does."""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class Board:
         self._working_on: str | None = None
         self._tally: Tally | None = None
         self._trouble: dict[str, Trouble] = {}
+        self._signal_trouble = ""
 
     def looked(self, view: View) -> None:
         """A look at the volume is over."""
@@ -83,6 +84,12 @@ class Board:
         with self._lock:
             self._trouble.pop(source, None)
 
+    def not_signalled(self, why: str) -> bool:
+        """Why the training was not sent the signal that it is due, empty if it was; returns whether that is news."""
+        with self._lock:
+            news, self._signal_trouble = why != self._signal_trouble, why
+            return news
+
     def report(self, markers: tuple[MarkerSeen, ...] = (), *, foreign: bool = False) -> AgentReport:
         """The page of this moment."""
         with self._lock:
@@ -109,6 +116,7 @@ class Board:
                 working_on=self._working_on,
                 foreign_stop_file=foreign,
                 markers=markers,
+                signal_trouble=self._signal_trouble,
                 error=AgentError(code=trouble.code, message=trouble.message, since_seconds=at - trouble.since)
                 if trouble
                 else None,

@@ -189,10 +189,11 @@ class Shipper:
         pending = save is not None and not self._ledger.has_answered(save)
         if self._terminating:
             answer = Answer(save.id, save.attempt) if save else Answer(self._stop_id)
-            return plan.Wish("sigterm", ended=True, answer=answer, afresh=pending and answer.attempt > 1)
+            status = save.status if save else None
+            return plan.Wish("sigterm", ended=True, answer=answer, afresh=pending and answer.attempt > 1, status=status)
         if save is not None and pending:
             answer = Answer(save.id, save.attempt)
-            return plan.Wish("save", ended=save.ended, answer=answer, afresh=save.attempt > 1)
+            return plan.Wish("save", ended=save.ended, answer=answer, afresh=save.attempt > 1, status=save.status)
         return plan.Wish()
 
     def _is_said_already(self, job: Job) -> bool:
@@ -276,6 +277,7 @@ class Shipper:
             reason=job.wish.reason,
             termination_id=job.wish.answer.id,
             attempt=job.wish.answer.attempt,
+            status=job.wish.status,
             final=job.wish.ended,
             checkpoint=job.checkpoint,
             ranks=(ref,),

@@ -94,6 +94,28 @@ class Filter:
         return self._all or self._include.fullmatch(path) is not None
 
 
+def temporaries(root: str, limit: int = FILES_MAX) -> frozenset[tuple[str, int, int]]:
+    """Name, size and modification time of everything that is named as not there yet: who changes that is in the middle of a write."""
+    found: set[tuple[str, int, int]] = set()
+    pending, seen = [("", False)], 0
+    while pending and seen <= limit:
+        folder, unfinished = pending.pop()
+        try:
+            with os.scandir(f"{root}/{folder}") as listing:
+                for item in listing:
+                    seen += 1
+                    path = f"{folder}/{item.name}"
+                    temporary = unfinished or _TEMPORARY.fullmatch(item.name) is not None
+                    if item.is_dir(follow_symlinks=False):
+                        pending.append((path, temporary))
+                    if temporary:
+                        stat_now = item.stat(follow_symlinks=False)
+                        found.add((path, stat_now.st_size, stat_now.st_mtime_ns))
+        except OSError:
+            continue  # renamed under the walk: the next one sees what became of it
+    return frozenset(found)
+
+
 def _kind(mode: int) -> Kind:
     if stat.S_ISREG(mode):
         return Kind.FILE

@@ -80,6 +80,8 @@ Name = Annotated[str, Field(max_length=63)]
 """A label-sized name."""
 ObjectName = Annotated[str, Field(max_length=253)]
 """The name of a Kubernetes object."""
+ObjectRef = Annotated[str, Field(pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$", max_length=253)]
+"""The name of a Kubernetes object as a person writes it, or nothing. Without a slash: it becomes part of an address."""
 Word = Annotated[str, Field(max_length=128)]
 """A reason, an id, a class: one word."""
 Text = Annotated[str, Field(max_length=1024)]

@@ -7,7 +7,6 @@ the two ends run on different machines. What the agent reports is advice; only w
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
@@ -18,22 +17,10 @@ AGENT_CONFIG_ENV = "TRAININGRUN_AGENT_CONFIG"
 """`AgentConfig` as JSON, in the environment of agent and restore."""
 
 
-class StopMode(StrEnum):
-    """Which checkpoint a stop waits for."""
-
-    AUTO = "Auto"
-    """Ask; the training saves and leaves, or the grace is spent."""
-    NEXT_CHECKPOINT = "NextCheckpoint"
-    """Ask, and be content with the next complete checkpoint too."""
-    LAST_CHECKPOINT = "LastCheckpoint"
-    """Do not wait: the last complete checkpoint is enough."""
-
-
 class StopRequest(Model):
     """Annotation `trainingrun.dev/stop`: ask the training to leave."""
 
     id: str
-    mode: StopMode = StopMode.AUTO
     grace_seconds: int = 120
 
 
@@ -47,6 +34,8 @@ class SaveRequest(Model):
     id: str
     attempt: int = 1
     ended: bool
+    status: str | None = None
+    """Why the run ends, in the words of ``terminationStatus``; kept in the commit. None: it goes on."""
 
 
 class AgentConfig(Model):
@@ -66,6 +55,8 @@ class AgentConfig(Model):
     settle_seconds: float = 10
     """A file of no known format counts as complete once unchanged for this long."""
     stop_file: str = "STOP_TRAINING"
+    stop_signal: str = ""
+    """Sent to the training at half the grace, when the stop file had no effect: ``SIGTERM``, ``SIGUSR1``, …"""
     marker_files: tuple[str, ...] = ()
     port: int = 18790
 
@@ -136,4 +127,6 @@ class AgentReport(Model):
     foreign_stop_file: bool = False
     """A stop file lies there that is newer than the pod and that the agent did not write."""
     markers: tuple[MarkerSeen, ...] = ()
+    signal_trouble: str = ""
+    """Why the training was not, or not yet, sent the signal that it is due."""
     error: AgentError | None = None

@@ -201,6 +201,8 @@ class Commit(Model):
     termination_id: str | None = None
     """The save request's id."""
     attempt: int = 0
+    status: str | None = None
+    """Why the run ended, as the save request said: where the cluster has forgotten it, the bucket has not."""
     final: bool = False
     """The training had ended before this was read from the volume: there is nothing after it."""
     checkpoint: Checkpoint | None = None

@@ -34,6 +34,10 @@ RELEASED_ANNOTATION: Final = f"{GROUP}/released"
 NUDGE_ANNOTATION: Final = f"{GROUP}/nudge"
 """Asks for nothing: a change that makes the kubelet look at the other annotations again."""
 
+# -- annotations on a run: a person's side -----------------------------------------------------------------
+ABANDON_RELEASE_ANNOTATION: Final = f"{GROUP}/abandon-release"
+"""Present, and not ``false``: nodes that are still to be released are kept as they are, and nobody waits for them any more."""
+
 # -- taint and annotation on a node -----------------------------------------------------------------------
 RELEASING_TAINT: Final = f"{GROUP}/releasing"
 """`NoSchedule`; the value is the uid of the run that releases the node."""
@@ -42,6 +46,8 @@ RELEASING_TAINT: Final = f"{GROUP}/releasing"
 AGENT_CONTAINER: Final = "checkpoint-agent"
 GATE_CONTAINER: Final = "checkpoint-gate"
 RESTORE_CONTAINER: Final = "checkpoint-restore"
+GATE_SIGTERMED: Final = 128 + 15
+"""Exit code of a gate that was told to leave without a release: somebody ends the pod, whatever its training made of it."""
 OWN_CONTAINERS: Final = frozenset({AGENT_CONTAINER, GATE_CONTAINER, RESTORE_CONTAINER})
 
 CONTROL_VOLUME: Final = "trainingrun-control"
@@ -56,9 +62,16 @@ AGENT_PORT: Final = 18790
 
 CHECKPOINT_DIR_ENV: Final = "TRAININGRUN_CHECKPOINT_DIR"
 CONTROL_ENV: Final = "TRAININGRUN_CONTROL"
+TRAINS_ENV: Final = "TRAININGRUN_TRAINS"
+"""Only in the container that trains, and only where it may be sent a signal: the agent knows its process by it."""
 
 JOB_NAME_MAX: Final = 52
 """A run's name becomes its Job's, and pods append to that: DNS-1035, at most this long."""
+
+
+def stop_id(run_uid: str) -> str:
+    """Names a run's only stop, in its status, on its pods and in the bucket: a run ends once."""
+    return f"stop-{run_uid}"
 
 
 def job_name(run_name: str) -> str:

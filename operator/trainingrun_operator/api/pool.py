@@ -2,15 +2,71 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.base import Cel, Column, Count, Model, ObjectName, Resource, Seconds
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 LabelKey = Annotated[str, Field(max_length=317)]
 LabelValue = Annotated[str, Field(max_length=63)]
+
+
+class SelectorOperator(StrEnum):
+    """How a label is compared, as everywhere in Kubernetes."""
+
+    IN = "In"
+    NOT_IN = "NotIn"
+    EXISTS = "Exists"
+    DOES_NOT_EXIST = "DoesNotExist"
+
+
+class LabelRequirement(Model):
+    """One thing that the labels must fulfil."""
+
+    cel_rules = (
+        Cel(
+            "(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)",
+            "values is written for In and NotIn, and only for them",
+        ),
+    )
+
+    key: LabelKey
+    """The label."""
+    operator: SelectorOperator
+    """In, NotIn, Exists or DoesNotExist."""
+    values: Annotated[tuple[LabelValue, ...], Field(max_length=64)] = ()
+    """For In and NotIn: the values. Default none."""
+
+    def fits(self, labels: Mapping[str, str]) -> bool:
+        """Whether the labels fulfil it. A label that is absent has none of the values."""
+        match self.operator:
+            case SelectorOperator.IN:
+                return labels.get(self.key) in self.values
+            case SelectorOperator.NOT_IN:
+                return labels.get(self.key) not in self.values
+            case SelectorOperator.EXISTS:
+                return self.key in labels
+            case _:
+                return self.key not in labels
+
+
+class NamespaceSelector(Model):
+    """Namespaces by their labels; all of it must fit."""
+
+    match_labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=16)] = Field(default_factory=dict)
+    """Labels that the namespace carries. Default none."""
+    match_expressions: Annotated[tuple[LabelRequirement, ...], Field(max_length=16)] = ()
+    """What else its labels must fulfil; `kubernetes.io/metadata.name` is its name. Default nothing."""
+
+    def fits(self, labels: Mapping[str, str]) -> bool:
+        """Whether a namespace with these labels is meant."""
+        return self.match_labels.items() <= labels.items() and all(each.fits(labels) for each in self.match_expressions)
 
 
 class IgnoredPods(Model):
@@ -47,6 +103,8 @@ class GPUNodePoolSpec(Model):
 
     node_selector: Annotated[dict[LabelKey, LabelValue], Field(min_length=1, max_length=16)]
     """Labels of the pool's nodes; never empty."""
+    namespace_selector: NamespaceSelector | None = None
+    """Namespaces whose runs may use the pool. Default absent: all."""
     min_nodes: Count = 0
     """So many nodes are always kept. Default 0."""
     max_idle_seconds: Seconds = 7200

@@ -15,13 +15,13 @@ from trainingrun_operator.api.base import (
     Cel,
     Column,
     Model,
-    ObjectName,
+    ObjectRef,
     PreservedObject,
     Resource,
     Seconds,
     Text,
 )
-from trainingrun_operator.api.status import TrainingRunStatus
+from trainingrun_operator.api.status import StopMode, TrainingRunStatus
 
 MetricName = Annotated[str, Field(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$", max_length=128)]
 RelativePath = Annotated[str, Field(pattern=r"^[^/]", max_length=255)]
@@ -35,6 +35,10 @@ class Shutdown(Model):
     """How long the training may take to save and leave after it was asked, in seconds. Default 120."""
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=63)] = "STOP_TRAINING"
     """Name of the file that asks it to: written under the checkpoint path and in $TRAININGRUN_CONTROL. Default STOP_TRAINING."""
+    signal: Annotated[str, Field(pattern=r"^(SIG(TERM|INT|HUP|QUIT|USR1|USR2))?$", max_length=7)] = ""
+    """For a training that saves on a signal: SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1 or SIGUSR2. Sent once to its main process (behind a shell,
+    to the one command that it runs), when half the grace has passed and the file had no effect, never while a checkpoint is being written. The pod's
+    containers then share their processes, and the template must say runAsUser. Default empty: no signal. Cannot be changed."""
 
 
 class Completion(Model):
@@ -89,7 +93,7 @@ class S3(Model):
     """Address of an S3-compatible server; empty for AWS. Default empty."""
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]*$", max_length=63)] = ""
     """Region of the bucket. Default us-east-1."""
-    credentials_secret_name: ObjectName = ""
+    credentials_secret_name: ObjectRef = ""
     """Secret in the run's namespace with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and optionally AWS_SESSION_TOKEN and ca.crt. Only the
     agent and the operator read it, never the training."""
 
@@ -140,7 +144,7 @@ class NodePoolPolicy(StrEnum):
 class NodePoolRef(Model):
     """Which nodes the run gives back, and whether."""
 
-    ref: ObjectName = ""
+    ref: ObjectRef = ""
     """The GPUNodePool. Default: the one that selects the node."""
     policy: NodePoolPolicy = NodePoolPolicy.WHEN_EMPTY
     """WhenEmpty: release the run's nodes once nothing else is on them. Never: keep them. Default WhenEmpty."""
@@ -160,10 +164,23 @@ class TrainingRunSpec(Model):
             "spec.stop is one way: a stopped run does not start again; create a new TrainingRun, its checkpoints are kept",
         ),
         Cel(
+            "!has(self.stoppedBy) || (has(self.stop) && self.stop)",
+            "spec.stoppedBy says who stops the run: write it together with spec.stop: true",
+        ),
+        Cel(
+            "!has(oldSelf.stoppedBy) || (has(self.stoppedBy) && self.stoppedBy == oldSelf.stoppedBy)",
+            "spec.stoppedBy never changes: the run was stopped by that person",
+        ),
+        Cel(
             "self.checkpoint.path == oldSelf.checkpoint.path"
             " && has(self.checkpoint.destination) == has(oldSelf.checkpoint.destination)"
             " && (!has(self.checkpoint.destination) || self.checkpoint.destination == oldSelf.checkpoint.destination)",
             "checkpoint.path and checkpoint.destination cannot be changed: a run's checkpoints stay in one place",
+        ),
+        Cel(
+            "(has(self.shutdown.signal) ? self.shutdown.signal : '') == (has(oldSelf.shutdown.signal) ? oldSelf.shutdown.signal : '')",
+            "shutdown.signal cannot be changed: the running pod shares its processes, or does not, because of it",
+            field_path=".shutdown.signal",
         ),
         Cel(
             "self.checkpoint.mode == 'Disabled' || has(self.checkpoint.destination)",
@@ -186,6 +203,12 @@ class TrainingRunSpec(Model):
     """true ends the run by hand, with its checkpoint saved and its node released. One way. Default absent."""
     stop_reason: Text | None = None
     """Why it was stopped by hand; shown in the status. Default absent."""
+    stopped_by: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    """Who stops it by hand: your own user name, as `kubectl auth whoami` says it, written together with stop. The installation's admission policy
+    refuses any other. Shown in the status. Default absent: the status names the program that wrote stop."""
+    stop_mode: StopMode = StopMode.AUTO
+    """Which checkpoint a stop waits for. Auto: the training is asked to save and leave. NextCheckpoint: the same, but its next complete checkpoint is
+    enough. LastCheckpoint: the last complete checkpoint is enough, nothing is waited for. May be changed while stopping. Default Auto."""
     shutdown: Shutdown = Field(default_factory=Shutdown)
     """How the training is asked to leave."""
     completion: Completion = Field(default_factory=Completion)
@@ -196,6 +219,9 @@ class TrainingRunSpec(Model):
     """Where checkpoints lie, and where they go."""
     node_pool: NodePoolRef = Field(default_factory=NodePoolRef)
     """Which nodes are given back."""
+    ttl_seconds_after_finished: Seconds | None = None
+    """Delete the TrainingRun, and its Job with it, so many seconds after it has finished; its checkpoints stay in the bucket. Default absent: it is
+    kept."""
 
 
 RESOURCE = Resource(

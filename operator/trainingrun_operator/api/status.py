@@ -46,6 +46,17 @@ class Phase(StrEnum):
     DONE = "Done"
 
 
+class StopMode(StrEnum):
+    """Which checkpoint a stop waits for."""
+
+    AUTO = "Auto"
+    """Ask; the training saves and leaves, or its grace is spent."""
+    NEXT_CHECKPOINT = "NextCheckpoint"
+    """Ask, and be content with the next complete checkpoint too."""
+    LAST_CHECKPOINT = "LastCheckpoint"
+    """Do not wait: the last complete checkpoint is enough."""
+
+
 class NodePhase(StrEnum):
     """Where the release of one node stands."""
 
@@ -229,6 +240,8 @@ class Termination(Model):
     """Why, as a sentence; never changes."""
     actor: Text = ""
     """Who or what asked for it."""
+    mode: StopMode = StopMode.AUTO
+    """Which checkpoint it waits for: spec.stopMode as it was last followed."""
     phase: Phase
     """How far it is."""
     attempt: Annotated[int, Field(ge=1, le=100_000)] = 1

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import signal
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import kopf
 
 from trainingrun_operator.api import names
+from trainingrun_operator.api.status import Phase
 from trainingrun_operator.edge.cache import version
 
 if TYPE_CHECKING:
@@ -20,6 +23,15 @@ if TYPE_CHECKING:
     from trainingrun_operator.edge.kube import Kube
 
 Json = dict[str, Any]
+
+_FORWARD: Final = {
+    Phase.REQUESTED.value: 1,
+    Phase.DRAINING.value: 2,
+    **dict.fromkeys((Phase.SAVING.value, Phase.VERIFYING.value, Phase.HELD.value), 3),
+    Phase.DELETING.value: 4,
+    Phase.RELEASING.value: 5,
+    Phase.DONE.value: 6,
+}
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +74,27 @@ def connection() -> tuple[kopf.ConnectionInfo, dict[str, Any]]:
         "private_key_data",
     )
     return info, {name: getattr(info, name) for name in fields} | {"insecure": bool(info.insecure)}
+
+
+async def watch_while(leading: asyncio.Task[Any], registry: kopf.OperatorRegistry, run_selector: str = "") -> None:
+    """Watch until `leading` ends, which SIGTERM and SIGINT cancel.
+
+    Left to itself, kopf would return before anybody hears of the signal, and only when looks at runs have ended, or after five seconds of waiting
+    for them: so long nobody could take over.
+    """
+    ended = asyncio.Event()
+    leading.add_done_callback(lambda _: ended.set())
+
+    async def take_signals(**_: Any) -> None:
+        # kopf starts this before it sets its own handlers, in the same turn of the loop.
+        await asyncio.sleep(0)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, leading.cancel)
+
+    kopf.on.startup(registry=registry)(take_signals)
+    await kopf.operator(
+        registry=registry, settings=settings(run_selector), clusterwide=True, standalone=True, stop_flag=ended
+    )
 
 
 class Watch:
@@ -108,7 +141,7 @@ class Watch:
         self._take_child("Job", event)
 
     def take_run(self, stored: Json, *, deleted: bool = False) -> None:
-        """Keep a run, and wake it if a person changed it; an echo of our own status write wakes nobody."""
+        """Keep a run, and wake it if a person changed it, or its stop has gone back; an echo of our own status write wakes nobody."""
         stored = dict(stored)
         uid = stored["metadata"]["uid"]
         if deleted:
@@ -117,7 +150,13 @@ class Watch:
             self._reconciler.forget(uid)
             return
         known = self._cache.runs.get(uid)
-        if self._cache.put_run(stored) and (known is None or _asked(known) != _asked(stored)):
+        if not self._cache.put_run(stored):
+            return
+        if known is not None and _how_far(stored) < _how_far(known):
+            # No operator writes that: a backup was restored. What is remembered may not have happened.
+            self._reconciler.forget(uid)
+            self._scheduler.wake(uid)
+        elif known is None or _asked(known) != _asked(stored):
             self._scheduler.wake(uid)
 
     def _take_child(self, kind: str, event: Any) -> None:
@@ -128,7 +167,7 @@ class Watch:
     async def relist(self) -> None:
         """Compare a fresh list with what the events told: missed deletions are real, and a watch can fall silent."""
         # Whatever the events add while the list is on its way is not missing from it.
-        known = set(self._cache.runs)
+        known = {uid: version(run) for uid, run in self._cache.runs.items()}
         listed = {run["metadata"]["uid"]: run async for run in self._kube.runs(self._run_selector)}
         # What a list brought and no event has told by the next was not merely on its way.
         silent = {uid: at for uid, at in self._untold.items() if uid in listed}
@@ -138,7 +177,12 @@ class Watch:
             log.warning("the watch has missed %d changes; they are taken from a list", len(silent))
         self._untold = silent | {uid: version(run) for uid, run in listed.items() if self._behind(uid, run)}
         gone = [run for uid, run in self._cache.runs.items() if uid in known and uid not in listed]
-        for run in listed.values():
+        for uid, run in listed.items():
+            if version(run) < known.get(uid, 0):
+                # A list is no older than what was known before it was asked for, unless the whole cluster is.
+                log.warning("the API server has gone back to an older state: runs are taken from there")
+                self._cache.forget_run(uid)
+                self._reconciler.forget(uid)
             self.take_run(run)
         for run in gone:
             self.take_run(run, deleted=True)
@@ -147,6 +191,11 @@ class Watch:
     def _behind(self, uid: str, run: Json) -> bool:
         known = self._cache.runs.get(uid)
         return known is None or (version(known) < version(run) and _asked(known) != _asked(run))
+
+
+def _how_far(run: Json) -> int:
+    """How far the run's stop is; there is no way back."""
+    return _FORWARD.get(((run.get("status") or {}).get("termination") or {}).get("phase", ""), 0)
 
 
 def _asked(run: Json) -> tuple[Any, ...]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import kopf
@@ -13,6 +16,7 @@ from aiohttp import web
 from trainingrun_operator import exporter
 from trainingrun_operator.controller import front
 from trainingrun_operator.controller.front import Watch
+from trainingrun_operator.controller.lease import Lease
 from trainingrun_operator.controller.reconciler import Reconciler
 from trainingrun_operator.controller.scheduler import Scheduler
 from trainingrun_operator.core.observed import Defaults
@@ -27,7 +31,8 @@ if TYPE_CHECKING:
     from trainingrun_operator.settings import Settings
 
 BEAT_MAX_SECONDS: Final = 30
-"""A scheduler that has not turned for so long is stuck."""
+"""A scheduler, or a candidate for the Lease, that has not turned for so long is stuck."""
+NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +54,11 @@ def run(settings: Settings) -> int:
 async def _run(settings: Settings) -> None:
     info, fields = front.connection()
     cache, telemetry, store = Cache(), exporter.Telemetry(), Store()
-    async with Kube(Connection(**fields)) as kube, prometheus.make_session() as session:
+    connection = Connection(**fields)
+    # The Lease has connections of its own: a burst of looks must not keep its renewal waiting.
+    async with Kube(connection) as kube, Kube(connection) as aside, prometheus.make_session() as session:
+        lease = candidate(aside, settings)
+        telemetry.leads(lease.held)
         observer = Observer(
             kube,
             store,
@@ -59,25 +68,35 @@ async def _run(settings: Settings) -> None:
             recheck_seconds=settings.recheck_seconds,
             relist_seconds=settings.list_seconds,
         )
-        reconciler = Reconciler(kube, cache, observer, Executor(kube, cache), telemetry, settings.status_seconds)
+        executor = Executor(kube, cache, lease.held)
+        reconciler = Reconciler(kube, cache, observer, executor, telemetry, settings.status_seconds)
         scheduler = Scheduler(reconciler.look, lambda uid: _namespace(cache, uid), telemetry.lateness)
         watch = Watch(cache, scheduler, reconciler, kube, settings.run_selector)
-        health = Health(watch, scheduler, settings.list_seconds)
+        health = Health(watch, scheduler, lease, settings.list_seconds)
         server = await exporter.serve(
             telemetry, settings.port, web.get("/livez", health.live), web.get("/readyz", health.ready)
         )
         registry = kopf.OperatorRegistry()
         watch.register(registry, lambda **_: info if info.token is None else front.connection()[0])
-        loops = [asyncio.create_task(scheduler.run()), asyncio.create_task(_relist(watch, settings.list_seconds))]
+        term = Term(cache, scheduler, reconciler)
+        leading = asyncio.create_task(lease.run(term.begin, term.end))
+        loops = [
+            leading,
+            asyncio.create_task(scheduler.run()),
+            asyncio.create_task(_relist(watch, settings.list_seconds)),
+        ]
         log.info("watching TrainingRuns; agent image %s", settings.agent_image)
         try:
-            await kopf.operator(registry=registry, settings=front.settings(settings.run_selector), clusterwide=True, standalone=True)
+            await front.watch_while(leading, registry, settings.run_selector)
         finally:
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
             await server.cleanup()
             store.close()
+        if not leading.cancelled():
+            # It never ends by itself: a bug, and the reason why everything has.
+            leading.result()
 
 
 def defaults(settings: Settings) -> Defaults:
@@ -87,15 +106,49 @@ def defaults(settings: Settings) -> Defaults:
         auto_stop_action=settings.default_auto_stop_action,
         hold_after_seconds=settings.hold_after_seconds,
         image_error_seconds=settings.image_error_seconds,
+        unschedulable_seconds=settings.unschedulable_seconds,
         stale_after_seconds=settings.stale_after_seconds,
         termination_look_seconds=settings.termination_look_seconds,
         node_removal_seconds=settings.node_removal_seconds,
         terminal_pod_seconds=settings.terminal_pod_seconds,
+        evictable_after_seconds=settings.evictable_after_seconds,
         agent_image=settings.agent_image,
         agent_pull_policy=settings.agent_image_pull_policy,
         agent_resources=settings.agent_resources,
         agent_settle_seconds=settings.agent_settle_seconds,
+        allowed_destinations=settings.allowed_destinations,
     )
+
+
+def candidate(kube: Kube, settings: Settings) -> Lease:
+    """Return this process as a candidate for the Lease that the installation names."""
+    in_pod = NAMESPACE_FILE.read_text().strip() if NAMESPACE_FILE.exists() else ""
+    return Lease(
+        kube,
+        settings.lease_namespace or in_pod or "default",
+        settings.lease_name,
+        settings.lease_seconds,
+        pod=settings.pod_name,
+        machine=socket.gethostname(),
+    )
+
+
+@dataclass(frozen=True)
+class Term:
+    """What begins and ends with the Lease: looks at runs, and what is remembered and exported of them. The watches and their cache go on."""
+
+    cache: Cache
+    scheduler: Scheduler
+    reconciler: Reconciler
+
+    def begin(self) -> None:
+        """Look at every run."""
+        self.scheduler.start(tuple(self.cache.runs))
+
+    async def end(self) -> None:
+        """Look at none; returns when no look is on its way."""
+        await self.scheduler.stop()
+        self.reconciler.forget_all()
 
 
 def _namespace(cache: Cache, uid: str) -> str:
@@ -116,17 +169,19 @@ async def _relist(watch: Watch, every_seconds: float) -> None:
 
 
 class Health:
-    """Answers the kubelet's probes, by looking: at the scheduler's beat and at the last proof that the watch works."""
+    """Answers the kubelet's probes, by looking: at the beats of scheduler and candidate, and at the last proof that the watch works."""
 
-    def __init__(self, watch: Watch, scheduler: Scheduler, list_seconds: float) -> None:
-        self._watch, self._scheduler, self._list_seconds = watch, scheduler, list_seconds
+    def __init__(self, watch: Watch, scheduler: Scheduler, lease: Lease, list_seconds: float) -> None:
+        self._watch, self._scheduler, self._lease, self._list_seconds = watch, scheduler, lease, list_seconds
 
     async def live(self, _: web.Request) -> web.Response:
-        """Whether a restart would help: the scheduler is stuck, or the watch has been silent for three lists."""
+        """Whether a restart would help: scheduler or candidate are stuck, or the watch has been silent for three lists."""
         now = time.monotonic()
         beat, proof = now - self._scheduler.beat, now - self._watch.proven
         if beat > BEAT_MAX_SECONDS:
             return web.Response(status=503, text=f"the scheduler has not turned for {beat:.0f} s\n")
+        if (asked := now - self._lease.beat) > BEAT_MAX_SECONDS + self._lease.seconds:
+            return web.Response(status=503, text=f"the Lease has not been asked for since {asked:.0f} s\n")
         if proof > 3 * self._list_seconds + BEAT_MAX_SECONDS:
             return web.Response(
                 status=503, text=f"no event, and no list that agrees with the events, for {proof:.0f} s\n"
@@ -134,7 +189,9 @@ class Health:
         return web.Response(text=f"ok: scheduler {beat:.1f} s ago, watch proven {proof:.0f} s ago\n")
 
     async def ready(self, _: web.Request) -> web.Response:
-        """Whether the first complete list was taken in."""
+        """Whether the first complete list was taken in and the Lease is known: a standby is as ready as the one that leads."""
         if not self._watch.listed:
             return web.Response(status=503, text="the TrainingRuns have not been listed yet\n")
-        return web.Response(text="ok\n")
+        if not self._lease.known:
+            return web.Response(status=503, text="the Lease has not been read yet\n")
+        return web.Response(text=f"ok: {self._lease.described()}\n")

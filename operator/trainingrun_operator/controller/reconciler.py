@@ -15,7 +15,7 @@ from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import Begin, Tell
 from trainingrun_operator.core.observed import Unreachable
 from trainingrun_operator.core.status import observed_fields, render
-from trainingrun_operator.edge.execute import StaleError
+from trainingrun_operator.edge.execute import NotLeadingError, StaleError
 from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.edge.memory import Memory
 from trainingrun_operator.exporter import series_of
@@ -63,6 +63,9 @@ class Reconciler:
         except StaleError as stale:
             log.debug("stale: %s", stale)
             return await self._reread(uid)
+        except NotLeadingError:
+            log.info("%s: not looked at any more: this operator does not lead", self._name(uid))
+            return self._backoff(uid)
         except KubeError as error:
             self.telemetry.reconcile_error()
             log.warning("%s: %s", self._name(uid), error)
@@ -80,6 +83,11 @@ class Reconciler:
         self.memories.pop(uid, None)
         self._failures.pop(uid, None)
         self.telemetry.runs.pop(uid, None)
+
+    def forget_all(self) -> None:
+        """Somebody else looks at the runs: what is remembered of them grows old, and is not exported any more."""
+        for kept in (self.memories, self._failures, self.telemetry.runs):
+            kept.clear()
 
     async def _look(self, uid: str) -> float | None:
         memory = self.memories.setdefault(uid, Memory())
@@ -112,15 +120,18 @@ class Reconciler:
         body = observed_fields(status)
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         shown = (
+            str(status.observed_generation),
             str(status.phase),
             str(status.termination_message),
             *_resumable(status.progress),
             *(f"{c.type}{c.status}{c.reason}" for c in status.conditions),
         )
         due = shown != memory.shown or seen.now - memory.written_at >= self.status_seconds
-        if digest == memory.written or not due:
+        # A status that is gone was not lost on the way: the cluster was restored from a backup.
+        if (digest == memory.written and seen.run.status.conditions) or not due:
             return
         run = seen.run
+        self.executor.check_leads()
         try:
             written = await self.kube.apply_run_status(run.namespace, run.name, run.uid, run.resource_version, body)
         except KubeError as error:
@@ -140,6 +151,9 @@ class Reconciler:
                 case Begin(termination):
                     self.telemetry.terminated(termination.status)
                     log.info("%s: ends as %s: %s", seen.run.key, termination.status, termination.message)
+                case Tell("DataLoss", message, _):
+                    self.telemetry.lost_data()
+                    log.warning("%s: DataLoss: %s", seen.run.key, message)
                 case Tell(reason, message, _):
                     log.info("%s: %s: %s", seen.run.key, reason, message)
                 case _:

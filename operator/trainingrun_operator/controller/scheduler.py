@@ -1,4 +1,8 @@
-"""One heap of due times, and a bounded number of looks at once: a slow pod costs a slot, never the tick, and a namespace never takes them all."""
+"""One heap of due times, and a bounded number of looks at once: a slow pod costs a slot, never the tick, and a namespace never takes them all.
+
+Slots are shared between groups: the runs of one namespace whose last look was slow, and its others. Alone, the slow take a third of all and the others half;
+whoever comes next, the same of what is left. So there is a slot for whoever comes last, and runs that wait for what does not answer wait among themselves.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,15 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
 SLOTS: Final = 64
+SLOW_SECONDS: Final = 2.5
+"""A look that takes longer has waited for something that does not answer."""
 _IDLE_SECONDS: Final = 1.0
+
+_Group = tuple[str, bool]
+"""A namespace, and whether its slow runs are meant."""
 
 log = logging.getLogger(__name__)
 
@@ -31,18 +40,40 @@ class Scheduler:
         slots: int = SLOTS,
     ) -> None:
         self._look, self._namespace_of, self._on_late = look, namespace_of, on_late
-        self._slots, self._share = slots, max(1, slots // 2)
+        self._slots = slots
         self._heap: list[tuple[float, int, str]] = []
         self._due: dict[str, float] = {}
-        self._parked: dict[str, dict[str, float]] = {}
-        """By namespace, in their order: runs that were due when their namespace had no slot left, and since when."""
-        self._taken: Counter[str] = Counter()
+        self._slow: set[str] = set()
+        """Runs whose last look was slow."""
+        self._parked: dict[_Group, dict[str, float]] = {}
+        """Runs that were due when their group had no slot left, and since when."""
+        self._taken: Counter[_Group] = Counter()
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._woken: set[str] = set()
         self._order = itertools.count()
+        self._started = False
         self._alarm = asyncio.Event()
         self.beat = time.monotonic()
         """When the loop last turned; liveness looks at it."""
+
+    def start(self, uids: Iterable[str]) -> None:
+        """From now on runs are looked at, these at once. Before it, and after `stop`, nobody is due: who is woken then is in the next `start`."""
+        self._started = True
+        for uid in uids:
+            self.wake(uid)
+
+    async def stop(self) -> None:
+        """Hand out no look any more. Those on the way are cancelled; returns when they have ended."""
+        self._started = False
+        for kept in (self._heap, self._due, self._parked, self._woken, self._slow):
+            kept.clear()
+        looking = tuple(self._looking.values())
+        for task in looking:
+            task.cancel()
+        await asyncio.gather(*looking, return_exceptions=True)
+        # One that was cancelled before its first step has not tidied up after itself.
+        self._looking.clear()
+        self._taken.clear()
 
     def wake(self, uid: str, after: float = 0) -> None:
         """Have a run looked at in `after` seconds, or earlier if it is due earlier. During a look: once more, right after it."""
@@ -52,7 +83,7 @@ class Scheduler:
         self._push(uid, time.monotonic() + after)
 
     def _push(self, uid: str, due: float) -> None:
-        if due < self._due.get(uid, float("inf")):
+        if self._started and due < self._due.get(uid, float("inf")):
             self._due[uid] = due
             heapq.heappush(self._heap, (due, next(self._order), uid))
             self._alarm.set()
@@ -61,10 +92,11 @@ class Scheduler:
         """Nobody needs to look at it any more."""
         self._due.pop(uid, None)
         self._woken.discard(uid)
-        # It may have been the one that a free slot was promised to.
-        for namespace, parked in self._parked.items():
+        self._slow.discard(uid)
+        for parked in self._parked.values():
             parked.pop(uid, None)
-            self._unpark(namespace)
+        # It may have been the one that a free slot was promised to.
+        self._unpark()
 
     async def run(self) -> None:
         """Hand out looks until cancelled."""
@@ -92,28 +124,34 @@ class Scheduler:
             if uid in self._looking:
                 self._woken.add(uid)
                 continue
-            namespace = self._namespace_of(uid)
-            if self._taken[namespace] >= self._share:
-                self._parked.setdefault(namespace, {}).setdefault(uid, due)
+            group = self._namespace_of(uid), uid in self._slow
+            if not self._may_look(group):
+                self._parked.setdefault(group, {}).setdefault(uid, due)
                 continue
-            due = self._parked.get(namespace, {}).pop(uid, due)
+            due = self._parked.get(group, {}).pop(uid, due)
             self._on_late(now - due)
-            self._start(uid, namespace)
+            self._start(uid, group)
 
-    def _unpark(self, namespace: str) -> None:
-        """With a free slot in the namespace, who has waited longest for one is due again, as early as it was."""
-        parked = self._parked.get(namespace)
-        if parked and self._taken[namespace] < self._share:
-            uid = next(iter(parked))
-            self._push(uid, parked.pop(uid))
+    def _may_look(self, group: _Group) -> bool:
+        _, slow = group
+        return self._taken[group] * (2 if slow else 1) < self._slots - len(self._looking)
 
-    def _start(self, uid: str, namespace: str) -> None:
-        self._taken[namespace] += 1
-        task = asyncio.create_task(self._one(uid, namespace), name=f"look {uid}")
+    def _unpark(self) -> None:
+        """In each group that may take a slot, who has waited longest for one is due again, as early as it was."""
+        self._parked = {group: parked for group, parked in self._parked.items() if parked}
+        for group, parked in self._parked.items():
+            if self._may_look(group):
+                uid = min(parked, key=parked.__getitem__)
+                self._push(uid, parked.pop(uid))
+
+    def _start(self, uid: str, group: _Group) -> None:
+        self._taken[group] += 1
+        task = asyncio.create_task(self._one(uid, group), name=f"look {uid}")
         self._looking[uid] = task
 
-    async def _one(self, uid: str, namespace: str) -> None:
+    async def _one(self, uid: str, group: _Group) -> None:
         again: float | None = None
+        began = time.monotonic()
         try:
             again = await self._look(uid)
         except Exception:
@@ -122,8 +160,13 @@ class Scheduler:
             again = _IDLE_SECONDS
         finally:
             del self._looking[uid]
-            self._taken[namespace] -= 1
-            self._unpark(namespace)
+            self._taken[group] -= 1
+            # Only of one that is looked at again, which is where a run that is gone is noticed: nobody is remembered for ever.
+            if again is not None and time.monotonic() - began > SLOW_SECONDS:
+                self._slow.add(uid)
+            else:
+                self._slow.discard(uid)
+            self._unpark()
             if uid in self._woken:
                 self._woken.discard(uid)
                 again = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import StrictInt, ValidationError
@@ -10,6 +11,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.base import Model
 from trainingrun_operator.api.manifest import Layout
 from trainingrun_operator.api.run import CheckpointMode
+from trainingrun_operator.core import children, destinations
 from trainingrun_operator.core.bounds import clipped
 from trainingrun_operator.core.observed import Problem
 
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trainingrun_operator.api.run import TrainingRunSpec
-    from trainingrun_operator.core.observed import Pool, Run
+    from trainingrun_operator.core.destinations import Destination
+    from trainingrun_operator.core.observed import Observed, Pool, Run
 
 
 class _Named(Model):
@@ -48,6 +51,7 @@ class _Pod(Model):
     containers: list[_Container]
     init_containers: list[_Named] | None = None
     security_context: _SecurityContext | None = None
+    share_process_namespace: bool | None = None
     termination_grace_period_seconds: StrictInt | None = None
     volumes: list[_Named] | None = None
 
@@ -64,9 +68,33 @@ class _Template(Model):
     spec: _Pod
 
 
-def complaint(run: Run, pools: tuple[Pool, ...]) -> Problem | None:
-    """Return the first thing in the spec that cannot be acted on, with the offending value and what to do."""
-    return _template(run.spec) or _containers(run.spec) or _checkpoint(run) or _pool(run.spec, pools)
+def refusal(seen: Observed) -> Problem | None:
+    """Return the first thing that keeps what is seen from being acted on."""
+    return complaint(seen.run, seen.pools, seen.defaults.allowed_destinations, seen.namespace_labels)
+
+
+def complaint(
+    run: Run,
+    pools: tuple[Pool, ...],
+    listed: tuple[Destination, ...] = (),
+    namespace_labels: Mapping[str, str] = MappingProxyType({}),
+) -> Problem | None:
+    """Return the first thing in the spec that cannot be acted on, with the offending value and what to do.
+
+    Args:
+        run: as stored.
+        pools: all of them.
+        listed: where runs may send their checkpoints; empty: to AWS itself.
+        namespace_labels: of the run's namespace.
+    """
+    return (
+        _template(run.spec)
+        or _ours(run.spec)
+        or _containers(run.spec)
+        or _signal(run.spec)
+        or _checkpoint(run, listed)
+        or _pool(run, pools, namespace_labels)
+    )
 
 
 def _template(spec: TrainingRunSpec) -> Problem | None:
@@ -92,14 +120,27 @@ def _template(spec: TrainingRunSpec) -> Problem | None:
     return None
 
 
+def _ours(spec: TrainingRunSpec) -> Problem | None:
+    """What the operator says to its agent by annotation is not the author's to say."""
+    written = (spec.template.get("metadata") or {}).get("annotations") or {}
+    taken = [key for key in written if key.startswith(f"{names.GROUP}/")]
+    if not taken:
+        return None
+    return Problem(
+        "InvalidTemplate",
+        f"spec.template.metadata.annotations has {clipped(min(taken), 100)!r}: annotations of {names.GROUP} are the operator's own. Remove it.",
+    )
+
+
 def _containers(spec: TrainingRunSpec) -> Problem | None:
     pod: Mapping[str, Any] = spec.template["spec"]
     written = [c["name"] for c in pod["containers"]]
-    if taken := names.OWN_CONTAINERS.intersection(written):
-        return Problem(
-            "InvalidTemplate",
-            f"spec.template.spec.containers: the name {min(taken)!r} is the operator's own. Choose another.",
-        )
+    for field in ("containers", "initContainers"):
+        if taken := names.OWN_CONTAINERS.intersection(c["name"] for c in pod.get(field) or ()):
+            return Problem(
+                "InvalidTemplate",
+                f"spec.template.spec.{field}: the name {min(taken)!r} is the operator's own. Choose another.",
+            )
     if spec.metrics.container and spec.metrics.container not in written:
         return Problem(
             "InvalidTemplate",
@@ -108,7 +149,28 @@ def _containers(spec: TrainingRunSpec) -> Problem | None:
     return None
 
 
-def _checkpoint(run: Run) -> Problem | None:
+def _signal(spec: TrainingRunSpec) -> Problem | None:
+    """A signal reaches only a process that the agent sees, and that runs as the same user."""
+    signal, pod = spec.shutdown.signal, spec.template["spec"]
+    if not signal:
+        return None
+    if pod.get("shareProcessNamespace") is False:
+        return Problem(
+            "InvalidTemplate",
+            f"spec.template.spec.shareProcessNamespace is false, but spec.shutdown.signal is {signal}: the agent could not see the training. Remove one.",
+        )
+    main = children.main_container(spec)
+    own = next(c for c in pod["containers"] if c["name"] == main).get("securityContext") or {}
+    if own.get("runAsUser", (pod.get("securityContext") or {}).get("runAsUser")) is None:
+        return Problem(
+            "InvalidTemplate",
+            f"spec.shutdown.signal is {signal}, but the template does not say as which user {main!r} runs: set securityContext.runAsUser, of the pod or"
+            " of this container, so that the agent runs as the same user and may signal it.",
+        )
+    return None
+
+
+def _checkpoint(run: Run, listed: tuple[Destination, ...]) -> Problem | None:
     checkpoint = run.spec.checkpoint
     if checkpoint.mode is CheckpointMode.DISABLED:
         return None
@@ -116,6 +178,8 @@ def _checkpoint(run: Run) -> Problem | None:
         Layout.of(checkpoint.destination or "", run.namespace, run.name, run.uid)
     except ValueError as error:
         return Problem("InvalidDestination", f"spec.checkpoint: {error}.")
+    if isinstance(answer := destinations.allowed(run, listed), Problem):
+        return answer
     if not checkpoint.s3.credentials_secret_name:
         return Problem(
             "NoCredentials",
@@ -125,11 +189,21 @@ def _checkpoint(run: Run) -> Problem | None:
     return None
 
 
-def _pool(spec: TrainingRunSpec, pools: tuple[Pool, ...]) -> Problem | None:
-    wanted = spec.node_pool.ref
-    if not wanted or any(pool.name == wanted for pool in pools):
+def _pool(run: Run, pools: tuple[Pool, ...], namespace_labels: Mapping[str, str]) -> Problem | None:
+    wanted = run.spec.node_pool.ref
+    if not wanted:
         return None
-    known = ", ".join(pool.name for pool in pools) or "none"
+    usable = [pool.name for pool in pools if pool.allows(namespace_labels)]
+    if wanted in usable:
+        return None
+    known = ", ".join(usable) or "none"
+    if any(pool.name == wanted for pool in pools):
+        return Problem(
+            "NodePoolNotAllowed",
+            f"spec.nodePool.ref is {wanted!r}, which does not allow runs of namespace {run.namespace} (these do: {known}). Use another, or ask"
+            " whoever looks after the pools: its spec.namespaceSelector decides.",
+            permanent=False,
+        )
     return Problem(
         "UnknownNodePool",
         f"spec.nodePool.ref is {wanted!r}, but there is no such GPUNodePool (there is: {known}). kubectl get gnp lists them.",

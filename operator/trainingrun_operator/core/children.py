@@ -1,4 +1,4 @@
-"""The one child that a run has: its Job, with everything that the operator adds to the author's pod.
+"""What a run owns: its Job, with everything that the operator adds to the author's pod.
 
 What the author wrote is kept. Added are three containers of the operator's own image: `checkpoint-restore` puts the newest proven checkpoint
 back before the training starts, `checkpoint-agent` (a native sidecar) ships checkpoints while it runs, and `checkpoint-gate` keeps the pod alive
@@ -16,12 +16,20 @@ from trainingrun_operator.api.run import CheckpointMode
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.run import TrainingRunSpec
-    from trainingrun_operator.core.observed import Defaults, Run
+    from trainingrun_operator.core.observed import Defaults, Job, Run
 
 Manifest = dict[str, Any]
 
 NEVER_BACK_OFF: Final = 2**31 - 1
 """Restarts are counted by the operator; the Job must not give up before it."""
+NO_CRASHES: Final = (
+    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    {
+        "action": "Ignore",
+        "onExitCodes": {"containerName": names.GATE_CONTAINER, "operator": "In", "values": [names.GATE_SIGTERMED]},
+    },
+)
+"""Pods that were evicted, and pods that somebody deleted: both are replaced, and neither counts against `backoffLimit`."""
 AGENT_GRACE_SECONDS: Final = 300
 """On top of the training's own grace, for the last commit."""
 AGENT_UID: Final = 65532
@@ -43,11 +51,34 @@ def job(run: Run, defaults: Defaults) -> Manifest:
         "spec": {
             "backoffLimit": NEVER_BACK_OFF,
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {
-                "rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
-            },
+            "podFailurePolicy": {"rules": [*NO_CRASHES]},
             "template": pod_template(run, defaults),
         },
+    }
+
+
+def budget_name(run_name: str) -> str:
+    """The name of the run's PodDisruptionBudget."""
+    return f"{run_name}-checkpoint"
+
+
+def disruption_budget(run: Run, made: Job) -> Manifest:
+    """Build what keeps the run's pods from being evicted. It goes with the Job, should nobody delete it before.
+
+    Not maxUnavailable: that needs an owner with a scale subresource, which a Job has not; the budget then blocks by failing, with a warning Event
+    every few seconds. A run has one pod at a time.
+    """
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": made.name, "uid": made.uid, "controller": False}
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {
+            "name": budget_name(run.name),
+            "namespace": run.namespace,
+            "labels": names.child_labels(run.name, run.uid),
+            "ownerReferences": [{**owner, "blockOwnerDeletion": False}],
+        },
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {names.RUN_UID_LABEL: run.uid}}},
     }
 
 
@@ -68,6 +99,8 @@ def pod_template(run: Run, defaults: Defaults) -> Manifest:
         *(spec.get("initContainers") or []),
     ]
     spec["containers"].append(own["gate"])
+    if run.spec.shutdown.signal:
+        spec["shareProcessNamespace"] = True
     spec["restartPolicy"] = "Never"
     spec["terminationGracePeriodSeconds"] = max(
         spec.get("terminationGracePeriodSeconds") or 0, run.spec.shutdown.grace_seconds + AGENT_GRACE_SECONDS
@@ -105,6 +138,8 @@ def _equip(container: Manifest, spec: TrainingRunSpec, mounts: list[Manifest]) -
     """Give one of the author's containers the variables and volumes, behind nothing that the author named the same."""
     has = {variable["name"] for variable in container.get("env") or []}
     ours = {names.CHECKPOINT_DIR_ENV: spec.checkpoint.path, names.CONTROL_ENV: names.CONTROL_PATH}
+    if spec.shutdown.signal and container["name"] == main_container(spec):
+        ours[names.TRAINS_ENV] = "1"
     container["env"] = [{"name": name, "value": value} for name, value in ours.items() if name not in has] + (
         container.get("env") or []
     )
@@ -189,6 +224,7 @@ def _agent_env(run: Run, defaults: Defaults) -> list[Manifest]:
         exclude=spec.checkpoint.exclude,
         settle_seconds=defaults.agent_settle_seconds,
         stop_file=spec.shutdown.file,
+        stop_signal=spec.shutdown.signal,
         marker_files=spec.completion.marker_files,
         port=names.AGENT_PORT,
     )

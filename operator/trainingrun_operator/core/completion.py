@@ -82,20 +82,36 @@ def never_started(seen: Observed) -> Verdict | None:
             "The Job ended, and no pod is left to tell how its training did: somebody deleted or evicted it.",
             actor="Job",
         )
-    if (
-        pod is None
-        or pod.waiting_reason not in CANNOT_START
-        or seen.waiting_seconds < seen.defaults.image_error_seconds
-    ):
+    return _cannot_start(seen, pod) if pod is not None else None
+
+
+def _cannot_start(seen: Observed, pod: Pod) -> Verdict | None:
+    """The pod has waited for too long for what it lacks: an image, or a node."""
+    match lacks(pod):
+        case "image":
+            actor, patience = "kubelet", seen.defaults.image_error_seconds
+        case "node" if seen.defaults.unschedulable_seconds:
+            actor, patience = "scheduler", seen.defaults.unschedulable_seconds
+        case _:
+            return None
+    if seen.waiting_seconds < patience:
         return None
     return Verdict(
         TerminationStatus.FAILED,
         f"The pod cannot start: {pod.waiting_reason}: {pod.waiting_message}",
-        actor="kubelet",
+        actor=actor,
         evidence=(Evidence(what="waiting", value=pod.waiting_reason),),
     )
 
 
+def lacks(pod: Pod) -> str:
+    """What keeps a pod from starting: ``image`` (or another thing of the kubelet's), ``node``, or nothing that is known. Its waiting is timed by it."""
+    if pod.waiting_reason in CANNOT_START:
+        return "image"
+    return "node" if pod.waiting_reason == UNSCHEDULABLE else ""
+
+
+UNSCHEDULABLE: Final = "Unschedulable"
 CANNOT_START: Final = frozenset(
     {
         "ErrImagePull",

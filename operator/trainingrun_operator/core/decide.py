@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest
 from trainingrun_operator.api.run import CheckpointMode, OnFailure
 from trainingrun_operator.api.status import Evidence, Phase, TerminationStatus
-from trainingrun_operator.core import acceptance, children, completion, release, stopping, termination
+from trainingrun_operator.core import acceptance, children, completion, disruption, release, stopping, termination
+from trainingrun_operator.core.bounds import TEXT_MAX, clipped
 from trainingrun_operator.core.effects import AddFinalizer, Annotate, CreateJob, Decision, Effect, RecordNodes, Tell
 from trainingrun_operator.core.observed import Mismatch, Training, Verified
 from trainingrun_operator.core.verdict import Verdict
@@ -22,6 +24,11 @@ NODES_MAX: Final = 64
 
 def decide(seen: Observed) -> Decision:
     """Return what to do now. Total: whatever is seen, there is a decision."""
+    decision = _story(seen)
+    return replace(decision, effects=(*disruption.effects(seen), *release.deserted(seen), *decision.effects))
+
+
+def _story(seen: Observed) -> Decision:
     stop = seen.run.status.termination
     if stop is not None and stop.phase is Phase.DONE:
         return termination.step(seen, stop)
@@ -44,6 +51,7 @@ def why_end(seen: Observed) -> Verdict | None:
     """Return the first reason to end the run: what people said, what the training said, what its numbers say."""
     return (
         _deleted(seen)
+        or _ended_before(seen)
         or _user_stop(seen)
         or _stop_file(seen)
         or _job_gone(seen)
@@ -62,6 +70,21 @@ def _deleted(seen: Observed) -> Verdict | None:
     )
 
 
+def _ended_before(seen: Observed) -> Verdict | None:
+    """A cluster that was restored from a backup may know less of a run than the bucket: a run ends once."""
+    if seen.job is not None or seen.ended_before is None:
+        return None
+    commit = seen.ended_before.commit
+    known = next((status for status in TerminationStatus if status.value == commit.status), None)
+    why = f"as {known.value}" if known else "for a reason that is not known any more"
+    return Verdict(
+        known or TerminationStatus.FAILED,
+        f"This run had ended before, {why}: its bucket knows more of it than the cluster, which was restored from a backup.",
+        actor="bucket",
+        evidence=(Evidence(what="commit", value=clipped(seen.ended_before.key, TEXT_MAX)),),
+    )
+
+
 def _user_stop(seen: Observed) -> Verdict | None:
     if not seen.run.spec.stop:
         return None
@@ -69,7 +92,7 @@ def _user_stop(seen: Observed) -> Verdict | None:
     return Verdict(
         TerminationStatus.USER_STOP,
         f"Stopped by hand: spec.stop is true{reason}.",
-        actor=seen.run.stop_manager or "spec.stop",
+        actor=seen.run.spec.stopped_by or seen.run.stop_manager or "spec.stop",
     )
 
 
@@ -88,6 +111,8 @@ def _stop_file(seen: Observed) -> Verdict | None:
 def _job_gone(seen: Observed) -> Verdict | None:
     if seen.job is not None or seen.run.status.workload is None:
         return None
+    if seen.namespace_ends:
+        return Verdict(TerminationStatus.DELETED, "The namespace was deleted.", actor="kubectl delete")
     return Verdict(
         TerminationStatus.FAILED, f"Its Job {seen.run.status.workload.name} was deleted by somebody else.", actor="Job"
     )
@@ -104,7 +129,7 @@ def _settled_completion(seen: Observed) -> Verdict | None:
 
 def _start(seen: Observed) -> Decision:
     """Refuse with words, or protect the run and only then create something."""
-    if (problem := seen.problem or acceptance.complaint(seen.run, seen.pools)) is not None:
+    if (problem := seen.problem or acceptance.refusal(seen)) is not None:
         return Decision(
             again_seconds=None if problem.permanent else seen.run.spec.poll_interval_seconds, note=problem.message
         )

@@ -20,6 +20,11 @@ class RemoveFinalizer:
 
 
 @dataclass(frozen=True)
+class DeleteRun:
+    """Its time after the end is over; refused by the API server if the run has changed meanwhile."""
+
+
+@dataclass(frozen=True)
 class CreateJob:
     """Dry-run first; the API server's complaint becomes a `Problem`."""
 
@@ -99,6 +104,21 @@ class DeleteJob:
 
 
 @dataclass(frozen=True)
+class CreateBudget:
+    """Keep the run's pods from being evicted. Not being able to is no reason to do nothing else."""
+
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DeleteBudget:
+    """With its uid as precondition; already gone is success."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
 class TaintNode:
     """Keep new pods off; refused for a node of another uid."""
 
@@ -142,6 +162,7 @@ class Tell:
 Effect = (
     AddFinalizer
     | RemoveFinalizer
+    | DeleteRun
     | CreateJob
     | AdoptJob
     | Begin
@@ -152,6 +173,8 @@ Effect = (
     | SuspendJob
     | DeletePod
     | DeleteJob
+    | CreateBudget
+    | DeleteBudget
     | TaintNode
     | UntaintNode
     | ReleaseMachine

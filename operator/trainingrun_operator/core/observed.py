@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.api.manifest import Commit
     from trainingrun_operator.api.pool import GPUNodePoolSpec
+    from trainingrun_operator.core.destinations import Destination
     from trainingrun_operator.core.track import Track
 
 Request = TypeVar("Request", StopRequest, SaveRequest)
@@ -38,6 +39,8 @@ class Defaults:
     """How long saving may fail before the run counts as held."""
     image_error_seconds: float = 300
     """How long an image may fail to be pulled before the run has failed."""
+    unschedulable_seconds: float = 0
+    """How long a pod may find no node before the run has failed; 0: for ever, as in a queue."""
     stale_after_seconds: float = 120
     """A loss older than this is no longer available."""
     termination_look_seconds: float = 1
@@ -46,6 +49,8 @@ class Defaults:
     """How long the cloud has to remove the Node of a machine that is gone."""
     terminal_pod_seconds: float = 60
     """How long a released pod may take to end before it is deleted all the same."""
+    evictable_after_seconds: float = 30
+    """How long everything must have been proven before a pod that trains may be evicted."""
     agent_image: str = "trainingrun-operator:dev"
     """Image of agent, gate and restore: the operator's own."""
     agent_pull_policy: str = "IfNotPresent"
@@ -53,6 +58,8 @@ class Defaults:
     """Resources of the agent, as in a pod."""
     agent_settle_seconds: float = 10
     """A checkpoint file of no known format counts as complete once unchanged for this long."""
+    allowed_destinations: tuple[Destination, ...] = ()
+    """Where runs may send their checkpoints; empty: to AWS itself, any bucket."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,8 @@ class Run:
     created: str = ""
     stop_manager: str = ""
     """Field manager that set ``spec.stop``: the actor of a plain patch."""
+    abandoned_by: str = ""
+    """Field manager that annotated the run to give up on releasing its nodes; empty: nobody did."""
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Self:
@@ -96,7 +105,8 @@ class Run:
             has_status="status" in stored,
             deleting="deletionTimestamp" in meta,
             created=meta.get("creationTimestamp", ""),
-            stop_manager=_manager_of_stop(meta.get("managedFields") or ()),
+            stop_manager=_manager_of(("f:spec", "f:stop"), meta),
+            abandoned_by=_abandoned_by(meta),
         )
 
     @property
@@ -105,11 +115,22 @@ class Run:
         return f"{self.namespace}/{self.name}"
 
 
-def _manager_of_stop(managed: Any) -> str:
-    for entry in managed:
-        if "f:stop" in ((entry.get("fieldsV1") or {}).get("f:spec") or {}):
+def _manager_of(field_path: tuple[str, ...], meta: Mapping[str, Any]) -> str:
+    """Who wrote a field, as the API server keeps it; empty if it does not say."""
+    for entry in meta.get("managedFields") or ():
+        fields = entry.get("fieldsV1") or {}
+        for key in field_path[:-1]:
+            fields = fields.get(key) or {}
+        if field_path[-1] in fields:
             return str(entry.get("manager", ""))
     return ""
+
+
+def _abandoned_by(meta: Mapping[str, Any]) -> str:
+    name = names.ABANDON_RELEASE_ANNOTATION
+    if (meta.get("annotations") or {}).get(name, "false") == "false":
+        return ""
+    return _manager_of(("f:metadata", "f:annotations", f"f:{name}"), meta) or "an annotation"
 
 
 @dataclass(frozen=True)
@@ -176,11 +197,15 @@ class Pod:
     released: bool = False
     nudge: str = ""
     created: str = ""
+    unreachable: bool = False
+    """Its Node has fallen silent, is being removed, or is gone."""
+    lost: bool = False
+    """And its machine is gone: nothing of it runs, although nobody is left to say so."""
 
     @property
     def terminal(self) -> bool:
         """Nothing of it runs any more, agent and gate included."""
-        return self.phase in ("Succeeded", "Failed")
+        return self.lost or self.phase in ("Succeeded", "Failed")
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Self:
@@ -342,6 +367,11 @@ class Pool:
         """Whether a node with these labels belongs to the pool."""
         return all(labels.get(key) == value for key, value in self.spec.node_selector.items())
 
+    def allows(self, namespace_labels: Mapping[str, str]) -> bool:
+        """Whether runs of a namespace with these labels may use the pool."""
+        selector = self.spec.namespace_selector
+        return selector is None or selector.fits(namespace_labels)
+
 
 # -- all of it ------------------------------------------------------------------------------------------------
 
@@ -383,15 +413,27 @@ class Observed:
     """In the order of ``status.nodes``."""
     node_seconds: Mapping[str, float] = field(default_factory=dict)
     """How long this process has seen each node, by uid, in its present phase."""
+    gate_seconds: Mapping[str, float] = field(default_factory=dict)
+    """How long, by uid, what its phase waits through has been so: empty, tainted, its machine gone (`release.gate_holds`)."""
     ending_runs: frozenset[str] = frozenset()
     """UIDs of runs that will not release a node after this one: finished, releasing, or told never to."""
     pools: tuple[Pool, ...] = ()
+    namespace_labels: Mapping[str, str] = field(default_factory=dict)
+    """Of the run's namespace; read only where a pool may depend on them."""
+    namespace_ends: bool = False
+    """The run's namespace is being deleted; known only where its Job is gone, or nobody is left who could save."""
     problem: Problem | None = None
     """Found on the way to the first Job: unknown secret, refused template, missing bucket."""
+    ended_before: Verified | None = None
+    """What a stop of this very run left in the bucket, although the cluster knows of no stop: its state is older than the bucket."""
     log_tail: str = ""
     """Last lines of a training that crashed."""
     waiting_seconds: float = 0
-    """How long the newest pod has been waiting for the same reason."""
+    """How long the newest pod has been lacking the same thing, in the words of `completion.lacks`."""
+    budget: str | None = None
+    """uid of the budget that keeps the run's pods from being evicted; empty: there is none; None: not known."""
+    proven_seconds: float = 0
+    """How long everything that the volume holds has been proven without interruption."""
     candidate_seconds: float | None = None
     """How long a completion has been inferred without interruption; None if it is not."""
 

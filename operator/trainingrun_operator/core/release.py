@@ -13,14 +13,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
+from trainingrun_operator.api import names
 from trainingrun_operator.api.run import NodePoolPolicy
 from trainingrun_operator.api.status import NodePhase, NodeStatus
 from trainingrun_operator.core.bounds import MESSAGE_MAX, clipped
-from trainingrun_operator.core.effects import DeleteNode, Effect, RecordNodes, ReleaseMachine, TaintNode, UntaintNode
+from trainingrun_operator.core.effects import (
+    DeleteNode,
+    Effect,
+    RecordNodes,
+    ReleaseMachine,
+    TaintNode,
+    Tell,
+    UntaintNode,
+)
 from trainingrun_operator.core.observed import Instance
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from trainingrun_operator.core.observed import NodeFacts, Observed, Pool
 
@@ -62,7 +71,8 @@ def unrecorded(seen: Observed) -> tuple[NodeStatus, ...]:
 
 def _pool_of(seen: Observed, facts: NodeFacts) -> str:
     named = seen.run.spec.node_pool.ref
-    selecting = [pool.name for pool in seen.pools if pool.selects(facts.labels) and named in ("", pool.name)]
+    open_to_it = [pool for pool in seen.pools if pool.allows(seen.namespace_labels) and named in ("", pool.name)]
+    selecting = [pool.name for pool in open_to_it if pool.selects(facts.labels)]
     return selecting[0] if len(selecting) == 1 else ""
 
 
@@ -71,34 +81,68 @@ def next_effects(seen: Observed) -> tuple[Effect, ...]:
     nodes: list[NodeStatus] = []
     effects: list[Effect] = []
     for node in seen.run.status.nodes:
-        status, wanted = _step(seen, node, _facts_of(seen, node))
+        status, wanted = _step(seen, node, facts_of(seen.nodes, node))
         nodes.append(status)
         effects += wanted
     changed = tuple(nodes) != seen.run.status.nodes
     # What a phase allows is done only once the phase is written; taking back our own taint is always allowed.
     untaints = tuple(effect for effect in effects if isinstance(effect, UntaintNode))
-    return (*untaints, RecordNodes(tuple(nodes))) if changed else tuple(effects)
+    tellings = tuple(effect for effect in effects if isinstance(effect, Tell))
+    return (*untaints, RecordNodes(tuple(nodes)), *tellings) if changed else tuple(effects)
 
 
-def _facts_of(seen: Observed, node: NodeStatus) -> NodeFacts | None:
-    """What is seen of a recorded node. Names are used again: a Node of another uid is another machine."""
-    alike = [facts for facts in seen.nodes if facts.name == node.name]
+def facts_of(nodes: Sequence[NodeFacts], node: NodeStatus) -> NodeFacts | None:
+    """What is seen of a recorded node. Names are used again: a Node of another uid is another machine, unless its providerID is the same."""
+    alike = [facts for facts in nodes if facts.name == node.name]
     present = (facts for facts in alike if facts.uid == node.uid)
+    anew = (facts for facts in alike if facts.uid is not None and facts.provider_id == node.provider_id != "")
     gone = (facts for facts in alike if facts.uid is None and facts.provider_id in ("", node.provider_id))
-    return next(present, None) or next(gone, None)
+    return next(present, None) or next(anew, None) or next(gone, None)
+
+
+def gate_holds(run_uid: str, node: NodeStatus, facts: NodeFacts | None) -> bool:
+    """Whether what a node's phase waits through is so now: its time runs from there, not from the beginning of the phase."""
+    if facts is None:
+        return False
+    match node.phase:
+        case NodePhase.WAIT_IDLE:
+            return facts.occupants == ()
+        case NodePhase.CORDONED:
+            return facts.tainted_by == run_uid
+        case NodePhase.IN_USE | NodePhase.VERIFYING:
+            return facts.instance is Instance.GONE
+        case _:
+            return False
+
+
+def deserted(seen: Observed) -> tuple[Effect, ...]:
+    """Remove the Node of a machine that has gone under the run, long before its end: until then its pods are not replaced."""
+    wait = seen.defaults.node_removal_seconds
+    return tuple(
+        DeleteNode(node.name, node.uid)
+        for node in seen.run.status.nodes
+        if (facts := facts_of(seen.nodes, node)) is not None
+        and node.phase is NodePhase.IN_USE
+        and (facts.uid, facts.instance) == (node.uid, Instance.GONE)
+        and seen.gate_seconds.get(node.uid, 0) >= wait
+    )
 
 
 def _step(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Step:
     if node.phase in SETTLED:
         return node, ()
-    if why := _kept_for_good(seen, node):
-        return _to(seen, node, NodePhase.RETAINED, why), _back(seen, node, facts)
+    if kept := _kept(seen, node, facts):
+        return kept
     pool = next((pool for pool in seen.pools if pool.name == node.pool), None)
     if pool is None:
         gone = f"GPUNodePool {node.pool!r} is gone: nobody says how to release this node."
         return _to(seen, node, node.phase, gone), ()
     if facts is None:
         return node, ()
+    return _anew(seen, node, facts) or _further(seen, node, facts, pool)
+
+
+def _further(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
     match node.phase:
         case NodePhase.IN_USE | NodePhase.WAIT_IDLE:
             return _when_idle(seen, node, facts, pool)
@@ -114,10 +158,40 @@ def _step(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Step:
             assert_never(never)
 
 
+def _kept(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Step | None:
+    """The run does not release this node, or does no longer; None if it does."""
+    if why := _kept_for_good(seen, node):
+        return _to(seen, node, NodePhase.RETAINED, why), _back(seen, node, facts)
+    return _abandon(seen, node, facts) if seen.run.abandoned_by else None
+
+
 def _kept_for_good(seen: Observed, node: NodeStatus) -> str:
     if seen.run.spec.node_pool.policy is NodePoolPolicy.NEVER:
         return "Kept: spec.nodePool.policy is Never."
-    return "" if node.pool else "Kept: no GPUNodePool, or more than one, selects this node."
+    return "" if node.pool else "Kept: no GPUNodePool, or more than one, selects this node and allows this namespace."
+
+
+def _abandon(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Step:
+    """A person gives up on a release that does not end: the node stays as it is, and that person looks after it."""
+    stood = f" {node.message}" if node.message else ""
+    message = (
+        f"Abandoned by {seen.run.abandoned_by} ({names.ABANDON_RELEASE_ANNOTATION}) while {node.phase.value}: nobody waits for it any more,"
+        f" and its machine may still run and be billed.{stood}"
+    )
+    going = facts is not None and facts.instance in _GOING
+    told = Tell("ReleaseAbandoned", f"Node {node.name}: {message}", warning=True)
+    return _to(seen, node, NodePhase.RETAINED, message), (told, *(() if going else _back(seen, node, facts)))
+
+
+def _anew(seen: Observed, node: NodeStatus, facts: NodeFacts) -> Step | None:
+    """Follow a machine whose Node was deleted and came back: whoever is on it is looked at again, under the uid that it has now."""
+    if facts.uid in (None, node.uid):
+        return None
+    if any(other.uid == facts.uid for other in seen.run.status.nodes):
+        twice = "The same machine is known by a newer Node, which is recorded as well."
+        return _to(seen, node, NodePhase.RETAINED, twice), ()
+    again = _to(seen, node, NodePhase.WAIT_IDLE, "Its Node was made anew: everything is looked at again.")
+    return again.model_copy(update={"uid": facts.uid}), ()
 
 
 def _back(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> tuple[Effect, ...]:
@@ -162,7 +236,7 @@ def _busy(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> str
         return why
     if facts.instance is Instance.UNKNOWN:
         return f"The provider of GPUNodePool {pool.name} does not say how this machine is. {facts.problem}".rstrip()
-    waited = seen.node_seconds.get(node.uid, 0) if node.phase is NodePhase.WAIT_IDLE else 0
+    waited = seen.gate_seconds.get(node.uid, 0) if node.phase is NodePhase.WAIT_IDLE else 0
     if facts.demand and not node.waited_out and waited < pool.spec.max_idle_seconds:
         return f"Kept for {', '.join(pod.key for pod in facts.demand[:5])}, which waits for a node like this."
     return ""
@@ -186,7 +260,7 @@ def _when_settled(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool
         return _to(seen, node, NodePhase.WAIT_IDLE, why), back
     if facts.tainted_by != seen.run.uid:
         return node, (TaintNode(node.name, node.uid),)
-    if seen.node_seconds.get(node.uid, 0) < pool.spec.settle_seconds:
+    if seen.gate_seconds.get(node.uid, 0) < pool.spec.settle_seconds:
         return node, ()
     return _to(seen, node, NodePhase.RELEASING, "Empty after it was tainted: the machine is released."), ()
 
@@ -214,20 +288,23 @@ def _not_ours(seen: Observed, facts: NodeFacts) -> str:
 
 
 def _verify(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
-    waited = seen.node_seconds.get(node.uid, 0)
+    overdue = "Overdue. " if seen.node_seconds.get(node.uid, 0) >= pool.spec.alert_after_seconds else ""
     match facts.instance, facts.uid:
         case Instance.GONE, None:
             return _to(seen, node, NodePhase.RELEASED, "Machine and Node are gone."), ()
         case Instance.GONE, str():
-            return node, (DeleteNode(node.name, node.uid),) if waited >= seen.defaults.node_removal_seconds else ()
+            removes = seen.gate_seconds.get(node.uid, 0) >= seen.defaults.node_removal_seconds
+            return node, (DeleteNode(node.name, node.uid),) if removes else ()
         case Instance.RUNNING, _ if why := _not_ours(seen, facts):
             return _to(seen, node, NodePhase.WAIT_IDLE, why), _back(seen, node, facts)
         case Instance.RUNNING, _:
             ghost = "A machine without a Node still runs and is billed. " if facts.uid is None else ""
-            overdue = "Overdue. " if waited >= pool.spec.alert_after_seconds else ""
             return _to(seen, node, node.phase, f"{overdue}{ghost}Asked again to go. {facts.problem}".strip()), (
                 ReleaseMachine(pool.name, node.provider_id),
             )
+        case _ if overdue:
+            answer = facts.problem or f"Of the machine the cloud says: {facts.instance.value}."
+            return _to(seen, node, node.phase, f"{overdue}It was told to go and has not gone. {answer}"), ()
         case _:
             return node, ()
 

@@ -141,7 +141,7 @@ def _facts(seen: Observed) -> tuple[Fact, ...]:
 
 def _accepted(seen: Observed) -> Fact:
     problem = seen.problem or (
-        acceptance.complaint(seen.run, seen.pools) if seen.job is None and seen.run.status.termination is None else None
+        acceptance.refusal(seen) if seen.job is None and seen.run.status.termination is None else None
     )
     if problem is not None:
         return Fact("Accepted", "False", problem.reason, problem.message)
@@ -153,10 +153,15 @@ def _accepted(seen: Observed) -> Fact:
 def _metrics_available(seen: Observed) -> Fact:
     kind = "MetricsAvailable"
     running = any(pod.training is Training.RUNNING for pod in seen.live_pods)
+    lost = next((pod for pod in seen.pods if pod.lost), None)
+    if not running and lost is not None and seen.run.status.termination is None:
+        gone = f"The machine of node {lost.node} is gone, and pod {lost.name} with it: the Job replaces it once the Node is removed."
+        return Fact(kind, "Unknown", "NodeLost", gone)
     if not running:
-        return Fact(
-            kind, "False" if seen.run.status.termination else "Unknown", "NotRunning", "No training is running."
-        )
+        waiting = seen.pod is not None and seen.run.status.termination is None and seen.pod.waiting_reason
+        why = f" The pod waits: {seen.pod.waiting_reason}: {seen.pod.waiting_message}" if waiting and seen.pod else ""
+        status: Literal["False", "Unknown"] = "False" if seen.run.status.termination else "Unknown"
+        return Fact(kind, status, "NotRunning", f"No training is running.{why}")
     if seen.pod is not None and seen.pod.host_network:
         return Fact(
             kind,
@@ -238,7 +243,9 @@ def _finished(seen: Observed) -> Fact:
     if stop is None:
         return Fact("Finished", "False", "NotStopping", "The run has not ended.")
     if stop.phase is not Phase.DONE:
-        return Fact("Finished", "False", stop.phase.value, stop.message)
+        trouble = seen.agent.signal_trouble if seen.agent is not None else ""
+        unsent = f" {seen.run.spec.shutdown.signal} was not sent to the training: {trouble}." if trouble else ""
+        return Fact("Finished", "False", stop.phase.value, f"{stop.message}{unsent}")
     return Fact("Finished", "True", camel(stop.status), stop.message)
 
 

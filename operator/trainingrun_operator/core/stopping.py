@@ -38,7 +38,9 @@ def effective(spec: TrainingRunSpec, pinned: Effective | None, defaults: Default
 
 
 def in_force(seen: Observed) -> Effective:
-    """What is in force for the observed run."""
+    """What is in force for the observed run; once it ends, what was in force then."""
+    if seen.run.status.termination is not None and seen.run.status.effective is not None:
+        return seen.run.status.effective
     return effective(seen.run.spec, seen.run.status.effective, seen.defaults)
 
 
@@ -61,7 +63,7 @@ def shadow(seen: Observed) -> tuple[Shadow, ...]:
     """When the threshold would have ended the run, had it been enforced. The first time is kept."""
     known = seen.run.status.shadow
     low = _low(seen)
-    if known or not low or in_force(seen).auto_stop_action != SHADOW:
+    if known or not low or seen.run.status.termination is not None or in_force(seen).auto_stop_action != SHADOW:
         return known
     return (Shadow(rule="autoStopLoss", would_stop_at=seen.wall, step=low[-1].step, value=shown(low[-1].loss)),)
 

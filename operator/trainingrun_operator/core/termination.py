@@ -11,12 +11,13 @@ Every phase is written before any effect of it happens, and every effect may hap
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, assert_never
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest, StopRequest
 from trainingrun_operator.api.run import CheckpointMode, OnFailure
-from trainingrun_operator.api.status import Phase, Saved, Termination
+from trainingrun_operator.api.status import Phase, Saved, StopMode, Termination
 from trainingrun_operator.core import release
 from trainingrun_operator.core.bounds import COUNT_MAX, FILES_MAX, TEXT_MAX, clipped, counted
 from trainingrun_operator.core.effects import (
@@ -27,6 +28,7 @@ from trainingrun_operator.core.effects import (
     Decision,
     DeleteJob,
     DeletePod,
+    DeleteRun,
     Effect,
     EndReplacements,
     RemoveFinalizer,
@@ -50,10 +52,11 @@ NUDGES: Final = 5
 def begin(seen: Observed, verdict: Verdict) -> Decision:
     """Write down that the run ends, and why, before anything is done about it."""
     termination = Termination(
-        id=f"stop-{seen.run.uid}",
+        id=names.stop_id(seen.run.uid),
         status=verdict.status.value,
         message=clipped(verdict.message, VERDICT_MAX),
         actor=clipped(verdict.actor, ACTOR_MAX),
+        mode=seen.run.spec.stop_mode,
         phase=Phase.REQUESTED,
         inferred=verdict.inferred,
         requested_at=seen.wall,
@@ -91,10 +94,12 @@ def step(seen: Observed, stop: Termination) -> Decision:
 
 
 def _drain(seen: Observed, stop: Termination) -> Decision:
-    """Ask every pod whose training runs to leave; go on when none does any more, or its grace is spent."""
+    """Ask every pod whose training runs to leave; go on when none does any more, its grace is spent, or the mode is content."""
+    if stop.mode is not seen.run.spec.stop_mode:
+        return _change_mode(stop, seen.run.spec.stop_mode)
     grace = seen.run.spec.shutdown.grace_seconds
     running = [pod for pod in seen.live_pods if pod.training is Training.RUNNING]
-    if not running or seen.phase_seconds >= grace:
+    if not running or seen.phase_seconds >= grace or _content(seen, stop):
         return _advance(
             seen,
             stop,
@@ -104,6 +109,28 @@ def _drain(seen: Observed, stop: Termination) -> Decision:
     ask = StopRequest(id=stop.id, grace_seconds=grace).model_dump_json(by_alias=True)
     asks = tuple(Annotate(pod.name, pod.uid, names.STOP_ANNOTATION, ask) for pod in running if pod.stop is None)
     return _wait(seen, *asks, note="the training was asked to leave")
+
+
+def _content(seen: Observed, stop: Termination) -> bool:
+    """Whether the mode asks for no more than what lies there, although the training still runs."""
+    newest = seen.agent.newest if seen.agent is not None else None
+    match stop.mode:
+        case StopMode.AUTO:
+            return False
+        case StopMode.NEXT_CHECKPOINT:
+            return newest is not None and newest.age_seconds < seen.phase_seconds
+        case StopMode.LAST_CHECKPOINT:
+            # Without any, the training is asked like any other: stopping must not mean losing everything.
+            return newest is not None or _disabled(seen)
+        case _ as never:  # pragma: no cover - mypy proves that there is no other mode
+            assert_never(never)
+
+
+def _change_mode(stop: Termination, mode: StopMode) -> Decision:
+    """Follow a person who has changed their mind about what to wait for; nothing else of the stop changes."""
+    told = Tell("StopModeChanged", f"spec.stopMode is {mode.value} now; it was {stop.mode.value}.")
+    changed = stop.model_copy(update={"mode": mode})
+    return Decision((Advance(changed, stop.phase, stop.attempt), told), again_seconds=0)
 
 
 def _disabled(seen: Observed) -> bool:
@@ -144,7 +171,11 @@ def _asks(seen: Observed, stop: Termination, holders: list[Pod]) -> tuple[Annota
     return tuple(
         ask
         for pod in holders
-        if (ask := ask_to_save(pod, SaveRequest(id=stop.id, attempt=stop.attempt, ended=_ended(seen))))
+        if (
+            ask := ask_to_save(
+                pod, SaveRequest(id=stop.id, attempt=stop.attempt, ended=_ended(seen), status=stop.status)
+            )
+        )
     )
 
 
@@ -162,13 +193,7 @@ def _without_holder(seen: Observed, stop: Termination) -> Decision:
     if isinstance(seen.answer, Unreachable):
         return _hold(seen, stop, f"The bucket cannot be read: {seen.answer.message}", [])
     if seen.verified is not None:
-        saved = saved_from(seen.verified)
-        loss = (
-            None
-            if saved.final
-            else f"The pod went before its last bytes were saved. The last commit is {saved.uri or saved.commit}; whatever was written after it is lost."
-        )
-        return _advance(seen, stop, Phase.DELETING, saved=saved, data_loss=loss)
+        return _settle_for(seen, stop, seen.verified)
     if all(pod.training is Training.NOT_STARTED for pod in seen.pods) and not seen.run.status.start_time:
         return _advance(
             seen,
@@ -178,6 +203,27 @@ def _without_holder(seen: Observed, stop: Termination) -> Decision:
         )
     lost = "The pod went before anything was saved: nothing of this run is in the bucket."
     return _advance(seen, stop, Phase.DELETING, saved=Saved(final=True, note=lost), data_loss=lost)
+
+
+def _settle_for(seen: Observed, stop: Termination, proven: Verified) -> Decision:
+    """Take the last commit that there will ever be, and say so where it is not all that there was."""
+    saved = saved_from(proven)
+    loss = (
+        None
+        if saved.final and not _trained_after(seen, proven)
+        else f"The pod went before its last bytes were saved. The last commit is {saved.uri or saved.commit}; whatever was written after it is lost."
+    )
+    return _advance(seen, stop, Phase.DELETING, saved=saved, data_loss=loss)
+
+
+def _trained_after(seen: Observed, proven: Verified) -> bool:
+    """Whether another pod was seen to train on from this commit, and is gone: what it wrote is in no commit."""
+    track, progress = seen.track, seen.run.status.progress
+    last = track if track.advanced else progress
+    if last is None or not last.pod_uid or last.pod_uid == proven.commit.pod_uid:
+        return False
+    saved = proven.commit.checkpoint.step if proven.commit.checkpoint else None
+    return saved is None or last.step is None or last.step > saved
 
 
 def _never_stepped(seen: Observed) -> bool:
@@ -210,9 +256,9 @@ def _why_failing(seen: Observed) -> str:
 def _hold(seen: Observed, stop: Termination, why: str, holders: list[Pod]) -> Decision:
     """Keep everything, say why, go on asking; or go on without proof where the spec says so."""
     why = clipped(why, VERDICT_MAX)
-    if seen.run.spec.checkpoint.on_failure is OnFailure.PROCEED:
+    if because := _cannot_hold(seen):
         last = saved_from(seen.verified) if seen.verified is not None else Saved()
-        note = f"Ended without proof (spec.checkpoint.onFailure is Proceed). {why}"
+        note = f"Ended without proof ({because}). {why}"
         return _advance(
             seen,
             stop,
@@ -229,6 +275,13 @@ def _hold(seen: Observed, stop: Termination, why: str, holders: list[Pod]) -> De
     return _wait(seen, *_asks(seen, stop, holders), note=why)
 
 
+def _cannot_hold(seen: Observed) -> str:
+    """Why nothing is kept although nothing is proven; empty: it is."""
+    if seen.run.spec.checkpoint.on_failure is OnFailure.PROCEED:
+        return "spec.checkpoint.onFailure is Proceed"
+    return "the namespace is being deleted, and the pods in it are gone" if seen.namespace_ends else ""
+
+
 # -- Verifying ------------------------------------------------------------------------------------------------
 
 
@@ -236,9 +289,11 @@ def _verify(seen: Observed, stop: Termination) -> Decision:
     """Go on only with a commit of which every object was read back and matched."""
     match seen.answer:
         case Verified() as proven:
-            if _ended(seen) and seen.live_pods and not proven.commit.final:
-                # The training left while its last checkpoint was being proven: there may be a newer one.
-                return _advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1)
+            if _ended(seen) and not proven.commit.final:
+                # The training left while its last checkpoint was being proven: there may be a newer one, or there was.
+                if seen.live_pods:
+                    return _advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1)
+                return _settle_for(seen, stop, proven)
             told = Tell("CheckpointSaved", sentence_of(saved_from(proven)))
             decision = _advance(seen, stop, Phase.DELETING, saved=saved_from(proven))
             return Decision((*decision.effects, told), decision.again_seconds)
@@ -298,15 +353,18 @@ def sentence_of(saved: Saved) -> str:
 def _delete(seen: Observed, stop: Termination) -> Decision:
     """End the pods: through the gate where the training has ended and all of it is proven, else with their grace."""
     job = seen.job
-    if not seen.pods and (job is None or job.finished or job.suspended):
+    standing = [pod for pod in seen.pods if not _out_of_reach(seen, pod)]
+    if not standing and (job is None or job.finished or job.suspended):
         return _advance(seen, stop, Phase.RELEASING, saved=_improved(seen, stop))
-    terminal = tuple(DeletePod(pod.name, pod.uid) for pod in seen.pods if pod.terminal and not pod.deleting)
+    terminal = tuple(DeletePod(pod.name, pod.uid) for pod in standing if pod.terminal and not pod.deleting)
     if job is None or job.finished:
         return _wait(
-            seen, *(DeletePod(pod.name, pod.uid) for pod in seen.pods if not pod.deleting), note="the pods are deleted"
+            seen, *(DeletePod(pod.name, pod.uid) for pod in standing if not pod.deleting), note="the pods are deleted"
         )
+    if (late := _left_late(seen, stop)) is not None:
+        return late
     # A pod that never started would wait behind an open gate for a training that cannot end.
-    exited = bool(seen.pods) and all(pod.training is Training.EXITED for pod in seen.live_pods)
+    exited = bool(standing) and all(pod.training is Training.EXITED for pod in seen.live_pods)
     through_gate = stop.saved is not None and stop.saved.final and exited and not job.suspended
     if not through_gate or seen.phase_seconds >= seen.defaults.terminal_pod_seconds:
         return _wait(
@@ -321,6 +379,34 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
         Annotate(pod.name, pod.uid, names.RELEASED_ANNOTATION, stop.id) for pod in seen.live_pods if not pod.released
     )
     return _wait(seen, *opens, note="the gate is open, the Job finishes")
+
+
+def _out_of_reach(seen: Observed, pod: Pod) -> bool:
+    """Nothing of the pod runs any more, or nothing that a longer wait would end: only its machine's release will."""
+    waited = seen.phase_seconds >= seen.defaults.node_removal_seconds
+    return pod.lost or (pod.unreachable and pod.deleting and waited)
+
+
+def _left_late(seen: Observed, stop: Termination) -> Decision | None:
+    """The training left after its last checkpoint was proven, and before it was made to: what it wrote since is saved behind its gate.
+
+    None: it was not so, or has been tried for long enough; then the pod is ended with its grace, in which the agent tries on.
+    """
+    behind_gate = bool(seen.live_pods) and all(
+        pod.training is Training.EXITED and not pod.released and not pod.deleting for pod in seen.live_pods
+    )
+    proven_before = stop.saved is not None and not stop.saved.final and stop.data_loss is None and not _disabled(seen)
+    if seen.job is None or seen.job.suspended or not behind_gate or not proven_before:
+        return None
+    if isinstance(seen.answer, Verified):
+        saved = saved_from(seen.answer)
+        decision = _advance(seen, stop, Phase.DELETING, attempt=stop.attempt + 1, saved=saved)
+        return Decision((*decision.effects, Tell("CheckpointSaved", sentence_of(saved))), decision.again_seconds)
+    if seen.phase_seconds >= seen.defaults.hold_after_seconds:
+        return None
+    request = SaveRequest(id=stop.id, attempt=stop.attempt + 1, ended=True, status=stop.status)
+    asks = tuple(ask for pod in seen.live_pods if (ask := ask_to_save(pod, request)))
+    return _wait(seen, *asks, note="what the training wrote at last is saved")
 
 
 def _improved(seen: Observed, stop: Termination) -> Saved | None:
@@ -353,8 +439,11 @@ def _release(seen: Observed, stop: Termination) -> Decision:
 
 def _settle(seen: Observed) -> Decision:
     """Nothing is left to protect: whatever remains goes with the run."""
+    if (job := seen.job) is not None and not (job.finished or job.suspended or job.deleting):
+        # Made by an operator that had stood still since before the end, or set going again by hand: nobody would ever end it.
+        return _wait(seen, DeleteJob(job.name, job.uid), note="a Job that came after the end is deleted")
     if names.FINALIZER not in seen.run.finalizers:
-        return Decision()
+        return _expire(seen)
     if seen.run.deleting and seen.job is not None:
         return _wait(
             seen, *(() if seen.job.deleting else (DeleteJob(seen.job.name, seen.job.uid),)), note="the Job is deleted"
@@ -362,6 +451,17 @@ def _settle(seen: Observed) -> Decision:
     if seen.job is not None and not seen.job.owned:
         return Decision((AdoptJob(seen.job.uid),), again_seconds=0)
     return Decision((RemoveFinalizer(),))
+
+
+def _expire(seen: Observed) -> Decision:
+    """Delete a run that nobody wants to look at any more. The checkpoints are in the bucket, and stay."""
+    ttl, done = seen.run.spec.ttl_seconds_after_finished, seen.run.status.completion_time
+    if ttl is None or done is None or seen.run.deleting:
+        return Decision()
+    left = ttl - (datetime.fromisoformat(seen.wall) - datetime.fromisoformat(done)).total_seconds()
+    if left > 0:
+        return Decision(again_seconds=left, note="the run is kept until its time is over")
+    return Decision((DeleteRun(),))
 
 
 # -- common ---------------------------------------------------------------------------------------------------

@@ -106,9 +106,13 @@ def version(stored: Mapping[str, Any]) -> int:
 
 
 def _slim(stored: Json) -> Json:
-    """Without what is only of interest to the API server, but for who set `spec.stop`."""
+    """Without what is only of interest to the API server, but for who asked for something by hand."""
     meta = dict(stored["metadata"])
-    meta["managedFields"] = [
-        e for e in meta.get("managedFields") or () if "f:stop" in ((e.get("fieldsV1") or {}).get("f:spec") or {})
-    ]
+    meta["managedFields"] = [e for e in meta.get("managedFields") or () if _is_a_persons_word(e.get("fieldsV1") or {})]
     return {**stored, "metadata": meta}
+
+
+def _is_a_persons_word(fields: Json) -> bool:
+    """Whether a manager's entry speaks of what a person asked for by hand: its manager is the actor."""
+    annotations = (fields.get("f:metadata") or {}).get("f:annotations") or {}
+    return "f:stop" in (fields.get("f:spec") or {}) or f"f:{names.ABANDON_RELEASE_ANNOTATION}" in annotations

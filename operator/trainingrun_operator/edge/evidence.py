@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.manifest import Layout
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core import children
+from trainingrun_operator.core.destinations import allowed
 from trainingrun_operator.core.observed import Mismatch, Problem, Training, Unreachable, Verified
 from trainingrun_operator.edge.s3 import Access
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.api.manifest import Commit
     from trainingrun_operator.api.run import TrainingRunSpec
+    from trainingrun_operator.core.destinations import Destination
     from trainingrun_operator.core.observed import Answer, Pod, Run
     from trainingrun_operator.edge.kube import Kube
     from trainingrun_operator.edge.memory import Memory
@@ -30,8 +33,8 @@ _SILENT: Final = frozenset({Phase.REQUESTED, Phase.RELEASING, Phase.DONE})
 class Evidence:
     """Reads the bucket of any run, with the run's own credentials."""
 
-    def __init__(self, kube: Kube, store: Store) -> None:
-        self._kube, self._store = kube, store
+    def __init__(self, kube: Kube, store: Store, listed: tuple[Destination, ...] = ()) -> None:
+        self._kube, self._store, self._listed = kube, store, listed
 
     async def ask(self, run: Run, pods: Sequence[Pod], memory: Memory) -> Answer | None:
         """Return what the bucket says to the save request in hand, or about a checkpoint that the agent has just shipped.
@@ -44,12 +47,16 @@ class Evidence:
         layout = layout_of(run)
         wanted = _wanted(run, pods)
         shipped = _shipped(layout, memory)
-        all_gone = stop is not None and stop.phase is Phase.DELETING and not pods
+        all_gone = stop is not None and stop.phase is Phase.DELETING and all(pod.lost for pod in pods)
         if wanted is None and shipped is None and not all_gone:
             return None
         access = await self.access(run)
+        if isinstance(access, Problem) and access.reason == "SecretNotFound" and stop is not None and memory.access:
+            # Deleted with its namespace, most likely: what the agent still saves is proven with what was known.
+            access = memory.access
         if isinstance(access, Problem):
             return Unreachable(access.reason, access.message)
+        memory.access = access
         if wanted is None:
             return await (
                 self._newest(access, layout, memory) if shipped is None else self._new(access, layout, shipped, memory)
@@ -62,9 +69,18 @@ class Evidence:
         return answer if answer is not None or holds else await self._newest(access, layout, memory)
 
     async def access(self, run: Run) -> Access | Problem:
-        """The run's credentials, read now: a Secret that was mended helps at once."""
+        """The run's credentials, read now: a Secret that was mended helps at once.
+
+        The server is checked against the list before every use: `endpointURL` can be changed.
+        """
+        destination = allowed(run, self._listed)
+        if isinstance(destination, Problem):
+            return destination
         secret = await self._kube.secret(run.namespace, run.spec.checkpoint.s3.credentials_secret_name)
-        return access_of(run.spec, secret)
+        access = access_of(run.spec, secret)
+        if isinstance(access, Problem):
+            return access
+        return replace(access, expected_bucket_owner=destination.expected_bucket_owner)
 
     async def _newest(self, access: Access, layout: Layout, memory: Memory) -> Answer | None:
         """Whatever the bucket has, once no pod can add to it. Only a failure to read it is an answer."""
@@ -91,12 +107,14 @@ def layout_of(run: Run) -> Layout:
 
 
 def asked(run: Run, pods: Sequence[Pod]) -> tuple[str, int] | None:
-    """The save request in hand, by id and attempt: of a stop, or of a crashed pod that waits behind its gate."""
+    """The save request in hand, by id and attempt: of a stop, also for what was written after its proof, or of a crashed pod behind its gate."""
     stop = run.status.termination
-    if stop is not None:
-        return (stop.id, stop.attempt) if stop.phase in SAVING else None
+    if stop is not None and stop.phase in SAVING:
+        return stop.id, stop.attempt
     pod = pods[-1] if pods else None
     if pod is None or pod.terminal or pod.released or pod.save is None:
+        return None
+    if stop is not None and (stop.phase is not Phase.DELETING or pod.save.attempt <= stop.attempt):
         return None
     return pod.save.id, pod.save.attempt
 

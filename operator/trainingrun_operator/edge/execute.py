@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from trainingrun_operator.api import names
 from trainingrun_operator.core.effects import (
@@ -13,10 +13,13 @@ from trainingrun_operator.core.effects import (
     Advance,
     Annotate,
     Begin,
+    CreateBudget,
     CreateJob,
+    DeleteBudget,
     DeleteJob,
     DeleteNode,
     DeletePod,
+    DeleteRun,
     EndReplacements,
     RecordNodes,
     ReleaseMachine,
@@ -31,7 +34,7 @@ from trainingrun_operator.edge.nodes import ProviderError, provider_for
 from trainingrun_operator.edge.preflight import REFUSED, refused_job
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from trainingrun_operator.core.effects import Effect
     from trainingrun_operator.core.observed import Observed, Run
@@ -41,11 +44,18 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+NAMESPACE_ENDS: Final = "NamespaceTerminating"
+"""The API server's cause for refusing whatever is new in a namespace that is being deleted."""
+
 log = logging.getLogger(__name__)
 
 
 class StaleError(Exception):
     """Something is not what it was when it was looked at: look again, decide again."""
+
+
+class NotLeadingError(Exception):
+    """Somebody else may be acting by now: what was decided is not done."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,13 @@ class Executor:
 
     kube: Kube
     cache: Cache
+    leads: Callable[[], bool] = lambda: True
+    """Whether this process may act, asked before each effect: between two of them it may have been stopped for long."""
+
+    def check_leads(self) -> None:
+        """Raises NotLeadingError unless this process may act."""
+        if not self.leads():
+            raise NotLeadingError
 
     async def execute(self, seen: Observed, effects: Sequence[Effect], memory: Memory) -> Json | None:
         """Do each effect in order. Returns the run as the last write left it, if one was made.
@@ -61,10 +78,12 @@ class Executor:
         Raises:
             StaleError: a precondition failed; nothing after it was done.
             KubeError: the API server refused or could not be reached; nothing after it was done.
+            NotLeadingError: this process may not act any more; nothing after it was done.
         """
         written: Json | None = None
         run = seen.run
         for effect in effects:
+            self.check_leads()
             try:
                 written = await self._do(run, effect, memory, seen.wall) or written
             except KubeError as error:
@@ -89,6 +108,8 @@ class Executor:
                     run.name,
                     [*_unchanged(run), {"op": "replace", "path": "/metadata/finalizers", "value": left}],
                 )
+            case DeleteRun():
+                await kube.delete_run(space, run.name, run.uid, run.resource_version)
             case Begin(termination):
                 return await kube.patch_run_status(
                     space, run.name, [*_unchanged(run), *_begin(run, termination.dump(), termination.status)]
@@ -103,7 +124,7 @@ class Executor:
                 ]
                 return await kube.patch_run_status(space, run.name, operations)
             case CreateJob(manifest):
-                await self._create_job(manifest, memory)
+                await self._create_job(run, manifest, memory)
             case AdoptJob(uid):
                 await kube.patch_job(
                     space, names.job_name(run.name), uid, {"metadata": {"ownerReferences": [_owner(run)]}}
@@ -118,6 +139,8 @@ class Executor:
                 await kube.annotate_pod(space, pod, uid, key, value)
             case DeletePod(name, uid):
                 await kube.delete_pod(space, name, uid)
+            case CreateBudget() | DeleteBudget():
+                await self._guard(space, effect, memory)
             case TaintNode(name, uid):
                 await self._taint(name, uid, run.uid)
             case UntaintNode(name, uid):
@@ -126,18 +149,14 @@ class Executor:
                 await self._release(pool, provider_id, memory)
             case DeleteNode(name, uid):
                 await kube.delete_node(name, uid)
-            case Tell(reason, message, warning):
-                try:
-                    await kube.tell(_reference(run), reason, message, warning=warning, wall=wall)
-                except KubeError as error:
-                    # The word about a deed is not the deed: a namespace that is being deleted takes no event any more.
-                    log.warning("%s: could not tell %s: %s", run.key, reason, error)
+            case Tell():
+                await self._tell(run, effect, wall)
             case _ as never:  # pragma: no cover - mypy proves that there is no other effect
                 assert_never(never)
         return None
 
-    async def _create_job(self, manifest: Json, memory: Memory) -> None:
-        """Create the Job; ours already being there is success."""
+    async def _create_job(self, run: Run, manifest: Json, memory: Memory) -> None:
+        """Create the Job, or take it back: creating cannot be made to depend on the run, which may have ended and gone in the meantime."""
         try:
             created = await self.kube.create_job(manifest)
         except KubeError as error:
@@ -146,7 +165,42 @@ class Executor:
             if error.exists:
                 raise StaleError(error.message) from error
             raise
+        there = await self.kube.run(run.namespace, run.name)
+        if there is None or there["metadata"]["uid"] != run.uid:
+            await self.kube.delete_job(run.namespace, created["metadata"]["name"], created["metadata"]["uid"])
+            raise StaleError(f"run {run.key} was gone when its Job was created")
         self.cache.put_child("Job", created, deleted=False)
+
+    async def _tell(self, run: Run, told: Tell, wall: str) -> None:
+        """Post an Event. The word about a deed is not the deed: failing is told to the log."""
+        try:
+            await self.kube.tell(_reference(run), told.reason, told.message, warning=told.warning, wall=wall)
+        except KubeError as error:
+            log.warning("%s: could not tell %s: %s", run.key, told.reason, error)
+            if told.reason == "DataLoss" and any(cause.get("reason") == NAMESPACE_ENDS for cause in error.causes):
+                await self._tell_outside(run, told, wall)
+
+    async def _tell_outside(self, run: Run, told: Tell, wall: str) -> None:
+        """A namespace that is being deleted takes no Event any more, and would take it along: what was lost is told about the namespace itself."""
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "name": run.namespace}
+        message = f"TrainingRun {run.key}: {told.message}"
+        try:
+            await self.kube.tell(namespace, told.reason, message, warning=True, wall=wall)
+        except KubeError as error:
+            log.warning("%s: could not tell %s outside of its namespace: %s", run.key, told.reason, error)
+
+    async def _guard(self, namespace: str, effect: CreateBudget | DeleteBudget, memory: Memory) -> None:
+        """Put the disruption budget up or take it down. Failing is told to the log: nothing else may wait for it."""
+        try:
+            match effect:
+                case CreateBudget(manifest):
+                    memory.budget = (await self.kube.create_budget(manifest))["metadata"]["uid"]
+                case DeleteBudget(name, uid):
+                    await self.kube.delete_budget(namespace, name, uid)
+                    memory.budget = ""
+        except KubeError as error:
+            log.warning("%s: %s: %s", namespace, type(effect).__name__, error)
+            memory.budget = None
 
     async def _taint(self, name: str, uid: str, owner: str | None, *, only: str | None = None) -> None:
         """Set, or take back, our taint on the Node as it was read just now; taints of others stay as they are."""

@@ -6,6 +6,7 @@ no library wraps; what is left is an HTTP request.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import ssl
@@ -14,6 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import quote
 
 import aiohttp
 
@@ -27,6 +29,11 @@ Json = dict[str, Any]
 TIMEOUT_SECONDS: Final = 20
 TOKEN_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 TOKEN_READ_SECONDS: Final = 60
+BUSY: Final = frozenset({429, 503})
+"""Answers of an API server that protects itself: with `Retry-After` nothing was done, and it says when to come again."""
+BUSY_TRIES: Final = 8
+BUSY_SECONDS: Final = 5.0
+"""It is waited for as long as it says, but no longer than this at once."""
 CHUNK: Final = 500
 EVENT_MAX: Final = 1024
 """The API server refuses a longer message."""
@@ -158,11 +165,12 @@ class Kube:
         )
 
     async def tell(self, involved: Json, reason: str, message: str, *, warning: bool, wall: str) -> None:
-        """Post an Event on the object that `involved` refers to. RBAC: create events."""
+        """Post an Event on the object that `involved` refers to; one of no namespace is told in `default`. RBAC: create events."""
+        namespace = involved.get("namespace", "default")
         body = {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"generateName": f"{involved['name'][:40]}-", "namespace": involved["namespace"]},
+            "metadata": {"generateName": f"{involved['name'][:40]}-", "namespace": namespace},
             "involvedObject": involved,
             "type": "Warning" if warning else "Normal",
             "reason": reason,
@@ -172,13 +180,14 @@ class Kube:
             "lastTimestamp": wall,
             "count": 1,
         }
-        await self._call("POST", f"/api/v1/namespaces/{involved['namespace']}/events", body)
+        await self._call("POST", f"/api/v1/namespaces/{namespace}/events", body)
 
     # -- Secrets -----------------------------------------------------------------------------------------
 
     async def secret(self, namespace: str, name: str) -> dict[str, bytes] | None:
         """RBAC: get secrets, one by name; never list, never watch."""
-        found = await self._get(f"/api/v1/namespaces/{namespace}/secrets/{name}")
+        # A person wrote the name: were it `../../other/secrets/x`, it would be another namespace's.
+        found = await self._get(f"/api/v1/namespaces/{namespace}/secrets/{quote(name, safe='')}")
         return (
             None
             if found is None
@@ -205,6 +214,19 @@ class Kube:
     async def delete_job(self, namespace: str, name: str, uid: str) -> None:
         """RBAC: delete jobs."""
         await self._delete(_job(namespace, name), uid)
+
+    async def budget(self, namespace: str, name: str) -> Json | None:
+        """RBAC: get poddisruptionbudgets."""
+        return await self._get(_budget(namespace, name))
+
+    async def create_budget(self, manifest: Json) -> Json:
+        """RBAC: create poddisruptionbudgets."""
+        path = _budget(manifest["metadata"]["namespace"], "").rstrip("/")
+        return await self._call("POST", path, manifest, params={"fieldManager": OPERATOR})
+
+    async def delete_budget(self, namespace: str, name: str, uid: str) -> None:
+        """RBAC: delete poddisruptionbudgets."""
+        await self._delete(_budget(namespace, name), uid)
 
     async def pods_of(self, namespace: str, run_uid: str) -> list[Json]:
         """Quorum read. RBAC: list pods."""
@@ -243,7 +265,17 @@ class Kube:
         except (aiohttp.ClientError, TimeoutError):
             return ""
 
-    # -- Nodes and pools ---------------------------------------------------------------------------------
+    # -- Namespaces, nodes and pools ---------------------------------------------------------------------
+
+    async def namespace_labels(self, name: str) -> dict[str, str]:
+        """Labels of a namespace; none of one that is gone. RBAC: get namespaces."""
+        found = await self._get(f"/api/v1/namespaces/{name}")
+        return {} if found is None else dict(found["metadata"].get("labels") or {})
+
+    async def namespace_ends(self, name: str) -> bool:
+        """Whether a namespace is being deleted, or gone. RBAC: get namespaces."""
+        found = await self._get(f"/api/v1/namespaces/{name}")
+        return found is None or "deletionTimestamp" in found["metadata"]
 
     async def node(self, name: str) -> Json | None:
         """RBAC: get nodes."""
@@ -257,6 +289,27 @@ class Kube:
     async def delete_node(self, name: str, uid: str) -> None:
         """RBAC: delete nodes."""
         await self._delete(_node(name), uid)
+
+    # -- the Lease ---------------------------------------------------------------------------------------
+
+    async def lease(self, namespace: str, name: str) -> Json | None:
+        """RBAC: get leases."""
+        return await self._get(f"{_leases(namespace)}/{name}")
+
+    async def create_lease(self, namespace: str, name: str, spec: Json) -> Json:
+        """RBAC: create leases."""
+        body = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": spec,
+        }
+        return await self._call("POST", _leases(namespace), body, params={"fieldManager": OPERATOR})
+
+    async def patch_lease(self, namespace: str, name: str, resource_version: str, spec: Json) -> Json:
+        """Merge patch of the Lease as it was read. RBAC: patch leases."""
+        body = {"metadata": {"resourceVersion": resource_version}, "spec": spec}
+        return await self._patch(f"{_leases(namespace)}/{name}", body, MERGE)
 
     # -- requests ----------------------------------------------------------------------------------------
 
@@ -280,13 +333,19 @@ class Kube:
         headers = {**self._headers(), "Content-Type": content_type, "Accept": "application/json"}
         data = None if body is None else json.dumps(body)
         try:
-            async with self._session.request(
-                method, self._url(path), data=data, headers=headers, params=params
-            ) as answer:
-                text = await answer.text()
-                if not answer.ok:
+            tries = BUSY_TRIES
+            while True:
+                async with self._session.request(
+                    method, self._url(path), data=data, headers=headers, params=params
+                ) as answer:
+                    text = await answer.text()
+                    if answer.ok:
+                        return dict(json.loads(text))
+                tries -= 1
+                wait = answer.headers.get("Retry-After", "")
+                if not tries or answer.status not in BUSY or not wait.isdecimal():
                     raise _error(answer.status, text)
-                return dict(json.loads(text))
+                await asyncio.sleep(min(float(wait), BUSY_SECONDS))
         except (TypeError, ValueError) as error:
             raise KubeError(0, "NotKubernetes", f"{method} {path}: the answer is not a JSON object") from error
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -355,6 +414,14 @@ def _job(namespace: str, name: str) -> str:
 
 def _pod(namespace: str, name: str) -> str:
     return f"/api/v1/namespaces/{namespace}/pods/{name}"
+
+
+def _leases(namespace: str) -> str:
+    return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+
+
+def _budget(namespace: str, name: str) -> str:
+    return f"/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets/{name}"
 
 
 def _node(name: str) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from trainingrun_operator.core.release import facts_of, gate_holds
 from trainingrun_operator.core.track import Track
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Sequence
 
     from trainingrun_operator.api.exchange import AgentReport
-    from trainingrun_operator.core.observed import NodeFacts, Problem, Verified
+    from trainingrun_operator.core.observed import NodeFacts, Problem, Run, Verified
+    from trainingrun_operator.edge.nodes.lost import Fate
+    from trainingrun_operator.edge.s3 import Access
 
 
 @dataclass
@@ -41,22 +44,50 @@ class Memory:
     problem: Problem | None = None
     problem_at: float = float("-inf")
     problem_generation: int = 0
+    ended_before: Verified | None = None
+    """What the stop of this very run left in the bucket, found before anything was created."""
+    access: Access | None = None
+    """As the bucket was last reached: a namespace that is being deleted loses its Secret before its pods."""
     log_tails: dict[str, str] = field(default_factory=dict)
     """By pod uid."""
     children_at: float = float("-inf")
     """When pods and Job were last read from the API server itself: a watch can miss an event."""
     identities: dict[str, NodeFacts] = field(default_factory=dict)
-    """Nodes of the run's pods, by name, as they were when first seen."""
+    """Who the node of a pod is, by the pod's uid: names are used again."""
+    identities_at: float = float("-inf")
+    """When they were last read: a Node can be made anew under a pod that goes on running."""
+    budget: str | None = None
+    """uid of the run's disruption budget; empty: there is none; None: not known."""
+    budget_at: float = float("-inf")
+    """When that was last read."""
     provider_said: dict[str, str] = field(default_factory=dict)
     """What the provider answered last, by providerID, if it refused."""
     written: str = ""
     """Digest of the last status that was applied."""
     written_at: float = float("-inf")
     shown: tuple[str, ...] = ()
-    """What must be written at once when it changes: phase and the conditions' states."""
+    """What must be written at once when it changes: the generation that was seen, phase and the conditions' states."""
     phase: Stopwatch = field(default_factory=Stopwatch)
     saving: Stopwatch = field(default_factory=Stopwatch)
     waiting: Stopwatch = field(default_factory=Stopwatch)
     candidate: Stopwatch = field(default_factory=Stopwatch)
+    proven: Stopwatch = field(default_factory=Stopwatch)
     nodes: dict[str, Stopwatch] = field(default_factory=dict)
     """By node uid."""
+    gates: dict[str, Stopwatch] = field(default_factory=dict)
+    """By node uid."""
+    silence: Stopwatch = field(default_factory=Stopwatch)
+    """Of the newest pod's agent."""
+    fates: dict[str, Fate] = field(default_factory=dict)
+    """By pod uid, of pods from which nothing is heard."""
+    fates_at: float = float("-inf")
+    """When they were last asked for."""
+
+    def gate_seconds(self, run: Run, nodes: Sequence[NodeFacts], now: float) -> dict[str, float]:
+        """How long what each node's phase waits through has been so, by uid."""
+        seconds: dict[str, float] = {}
+        for node in run.status.nodes:
+            holds = gate_holds(run.uid, node, facts_of(nodes, node))
+            since = self.gates.setdefault(node.uid, Stopwatch()).of((node.phase, holds), now)
+            seconds[node.uid] = since if holds else 0
+        return seconds

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AgentReport
 from trainingrun_operator.api.status import NodePhase, Phase
-from trainingrun_operator.core import children, completion
+from trainingrun_operator.core import children, completion, disruption
 from trainingrun_operator.core.observed import (
     Job,
     Observed,
@@ -27,9 +27,10 @@ from trainingrun_operator.core.observed import (
     Training,
 )
 from trainingrun_operator.core.track import Track, fold, resumed
-from trainingrun_operator.edge.evidence import Evidence, asked
+from trainingrun_operator.edge.evidence import SAVING, Evidence, asked
 from trainingrun_operator.edge.memory import Stopwatch
 from trainingrun_operator.edge.metrics import prometheus
+from trainingrun_operator.edge.nodes import lost
 from trainingrun_operator.edge.nodes.facts import gather, identity
 from trainingrun_operator.edge.preflight import Preflight
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 AGENT_TIMEOUT_SECONDS: Final = 3
 REPORT_MAX_BYTES: Final = 256 * 1024
+BUDGET_RETRY_SECONDS: Final = 10
 LOG_LINES: Final = 5
 LOG_BYTES: Final = 1000
 
@@ -69,7 +71,7 @@ class Observer:
     ) -> None:
         self._kube, self._session, self._cache, self._defaults = kube, session, cache, defaults
         self._relist_seconds = relist_seconds
-        self._evidence = Evidence(kube, store)
+        self._evidence = Evidence(kube, store, defaults.allowed_destinations)
         self._preflight = Preflight(kube, store, self._evidence, cache, defaults, recheck_seconds)
 
     async def observe(self, stored: dict[str, Any], memory: Memory) -> Observed:
@@ -84,8 +86,11 @@ class Observer:
         pods, job = await self._children(run, memory, now)
         pod = pods[-1] if pods else None
         await self._ask_pod(run, pod, memory, now)
+        pods = await lost.ask(self._kube, run, pods, self._cache.pools, memory, now)
         answer = await self._evidence.ask(run, pods, memory)
         stop = run.status.termination
+        nodes = await self._nodes(run, pods, memory, now)
+        labels = await self._namespace_labels(run, job, nodes)
         seen = Observed(
             run=run,
             now=now,
@@ -99,22 +104,26 @@ class Observer:
             answer=answer,
             save_failing_seconds=_saving_seconds(run, pods, memory, now),
             phase_seconds=memory.phase.of((stop.phase, stop.attempt) if stop else None, now),
-            nodes=await self._nodes(run, pods, memory),
+            nodes=nodes,
             node_seconds={
                 node.uid: memory.nodes.setdefault(node.uid, Stopwatch()).of(node.phase, now)
                 for node in run.status.nodes
             },
+            gate_seconds=memory.gate_seconds(run, nodes, now),
             ending_runs=self._cache.ending_runs() if stop and stop.phase is Phase.RELEASING else frozenset(),
             pools=tuple(self._cache.pools.values()),
-            problem=await self._preflight.problem(run, job, memory, now),
+            namespace_labels=labels,
+            namespace_ends=await self._namespace_ends(run, pods, job),
+            problem=await self._preflight.problem(run, job, memory, now, labels),
+            ended_before=memory.ended_before,
             log_tail=await self._log_tail(run, pod, memory),
-            waiting_seconds=memory.waiting.of(
-                (pod.uid, pod.waiting_reason in completion.CANNOT_START) if pod else None, now
-            ),
+            waiting_seconds=memory.waiting.of((pod.uid, completion.lacks(pod)) if pod else None, now),
+            budget=await self._budget(run, job, memory, now),
         )
+        proven = memory.proven.of(disruption.all_proven(seen), now)
         verdict = completion.inferred(seen)
         held = memory.candidate.of((verdict.actor, pod.uid) if verdict and pod else None, now)
-        return seen if verdict is None else replace(seen, candidate_seconds=held)
+        return replace(seen, proven_seconds=proven, candidate_seconds=None if verdict is None else held)
 
     # -- children ----------------------------------------------------------------------------------------
 
@@ -134,6 +143,17 @@ class Observer:
             self._kube.pods_of(run.namespace, run.uid),
             self._kube.job(run.namespace, names.job_name(run.name)),
         )
+
+    async def _budget(self, run: Run, job: Job | None, memory: Memory, now: float) -> str | None:
+        """Read seldom: it is the operator's own, and is put up again should somebody take it away."""
+        if job is None or names.FINALIZER not in run.finalizers:
+            return None
+        believed = self._relist_seconds if memory.budget is not None else BUDGET_RETRY_SECONDS
+        if now - memory.budget_at >= believed:
+            found = await self._kube.budget(run.namespace, children.budget_name(run.name))
+            ours = found is not None and (found["metadata"].get("labels") or {}).get(names.RUN_UID_LABEL) == run.uid
+            memory.budget, memory.budget_at = found["metadata"]["uid"] if found and ours else "", now
+        return memory.budget
 
     async def confirms(self, seen: Observed) -> bool:
         """Whether pods and Job are, in the API server itself, what a decision to end the run was made from."""
@@ -199,7 +219,7 @@ class Observer:
 
     # -- nodes -------------------------------------------------------------------------------------------
 
-    async def _nodes(self, run: Run, pods: Sequence[Pod], memory: Memory) -> tuple[NodeFacts, ...]:
+    async def _nodes(self, run: Run, pods: Sequence[Pod], memory: Memory, now: float) -> tuple[NodeFacts, ...]:
         """Identity of nodes that are in use; everything about them once they are to be released."""
         stop = run.status.termination
         if stop is not None and stop.phase is Phase.RELEASING:
@@ -210,11 +230,31 @@ class Observer:
                     *(gather(self._kube, run.uid, node, pools.get(node.pool), memory.provider_said) for node in waiting)
                 )
             )
-        used = {pod.node for pod in pods if pod.node and not pod.terminal}
-        for name in used - memory.identities.keys():
-            if (found := await identity(self._kube, name)) is not None:
-                memory.identities[name] = found
-        return tuple(memory.identities[name] for name in sorted(used) if name in memory.identities)
+        if now - memory.identities_at >= self._relist_seconds:
+            memory.identities, memory.identities_at = {}, now
+        for pod in pods:
+            unknown = pod.node and not pod.terminal and pod.uid not in memory.identities
+            if unknown and (found := await identity(self._kube, pod.node)) is not None:
+                memory.identities[pod.uid] = found
+        gone = {pod.uid: fate.node for pod in pods if (fate := memory.fates.get(pod.uid)) and fate.node and pod.lost}
+        known = memory.identities | gone
+        return tuple({facts.uid: facts for pod in pods if (facts := known.get(pod.uid))}.values())
+
+    async def _namespace_ends(self, run: Run, pods: Sequence[Pod], job: Job | None) -> bool:
+        """Whether all that is in the run's namespace goes. Asked only where it makes a difference: its Job may go before the run itself."""
+        stop, job_gone = run.status.termination, job is None and run.status.workload is not None
+        if stop is None:
+            matters = job_gone and not run.deleting
+        else:
+            matters = stop.phase in SAVING and (run.deleting or job_gone) and all(pod.terminal for pod in pods)
+        return matters and await self._kube.namespace_ends(run.namespace)
+
+    async def _namespace_labels(self, run: Run, job: Job | None, nodes: Sequence[NodeFacts]) -> dict[str, str]:
+        """Labels of the run's namespace, read only when a pool may depend on them: before the first Job, and when a node is to be recorded."""
+        known = {node.uid for node in run.status.nodes}
+        asked_now = (job is None and run.status.termination is None) or any(node.uid not in known for node in nodes)
+        depends = any(pool.spec.namespace_selector is not None for pool in self._cache.pools.values())
+        return await self._kube.namespace_labels(run.namespace) if asked_now and depends else {}
 
 
 def _own(run: Run, pods: list[dict[str, Any]], stored: dict[str, Any] | None) -> tuple[tuple[Pod, ...], Job | None]:
@@ -222,9 +262,13 @@ def _own(run: Run, pods: list[dict[str, Any]], stored: dict[str, Any] | None) ->
     job = Job.of(stored) if stored else None
     job = job if job is not None and job.run_uid == run.uid else None
     owners = {job.uid if job else None, run.status.workload.uid if run.status.workload else None} - {None}
-    owned = [pod for pod in pods if any(o["uid"] in owners for o in pod["metadata"].get("ownerReferences") or ())]
+    owned = [pod for pod in pods if _owners(pod) & owners and pod["metadata"]["namespace"] == run.namespace]
     owned.sort(key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), pod["metadata"]["name"]))
     return tuple(Pod.of(pod) for pod in owned), job
+
+
+def _owners(pod: dict[str, Any]) -> set[str]:
+    return {owner["uid"] for owner in pod["metadata"].get("ownerReferences") or ()}
 
 
 def _gist(pods: Sequence[Pod], job: Job | None) -> tuple[object, ...]:

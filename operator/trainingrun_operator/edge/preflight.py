@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING
 from trainingrun_operator.api import names
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.core import acceptance, children
-from trainingrun_operator.core.observed import Job, Problem
+from trainingrun_operator.core.observed import Job, Mismatch, Problem, Unreachable, Verified
 from trainingrun_operator.edge.evidence import layout_of
 from trainingrun_operator.edge.kube import KubeError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trainingrun_operator.core.observed import Defaults, Run
     from trainingrun_operator.edge.cache import Cache
     from trainingrun_operator.edge.evidence import Evidence
     from trainingrun_operator.edge.kube import Kube
     from trainingrun_operator.edge.memory import Memory
+    from trainingrun_operator.edge.s3 import Access
     from trainingrun_operator.edge.store import Store
 
 REFUSED: frozenset[int] = frozenset({400, 403, 422})
@@ -36,18 +39,21 @@ class Preflight:
     defaults: Defaults
     recheck_seconds: float
 
-    async def problem(self, run: Run, job: Job | None, memory: Memory, now: float) -> Problem | None:
+    async def problem(
+        self, run: Run, job: Job | None, memory: Memory, now: float, namespace_labels: Mapping[str, str]
+    ) -> Problem | None:
         """Why nothing can be created yet; None for a run that has begun, or can."""
         if job is not None or run.status.termination is not None or run.status.workload is not None or run.deleting:
             return None
         recent = run.generation == memory.problem_generation and now - memory.problem_at < self.recheck_seconds
         if memory.problem is None or not recent:
-            memory.problem = await self._look(run)
+            memory.problem = await self._look(run, namespace_labels, memory)
             memory.problem_at, memory.problem_generation = now, run.generation
         return memory.problem
 
-    async def _look(self, run: Run) -> Problem | None:
-        if found := acceptance.complaint(run, tuple(self.cache.pools.values())):
+    async def _look(self, run: Run, namespace_labels: Mapping[str, str], memory: Memory) -> Problem | None:
+        pools = tuple(self.cache.pools.values())
+        if found := acceptance.complaint(run, pools, self.defaults.allowed_destinations, namespace_labels):
             return found
         if run.spec.checkpoint.mode is not CheckpointMode.DISABLED:
             access = await self.evidence.access(run)
@@ -55,7 +61,24 @@ class Preflight:
                 return access
             if (refusal := await self.store.probe(access, layout_of(run))) is not None:
                 return Problem(refusal.code, refusal.message, permanent=False)
+            before = await self._ended_before(run, access)
+            if isinstance(before, Problem):
+                return before
+            memory.ended_before = before
         return await self._dry_run(run)
+
+    async def _ended_before(self, run: Run, access: Access) -> Verified | Problem | None:
+        """What the run's own stop left in the bucket, if this is not its beginning: a cluster restored from a backup knows of no end."""
+        stop_id = names.stop_id(run.uid)
+        found = await self.store.find(access, layout_of(run), lambda c: c.termination_id == stop_id, fall_back=True)
+        match found:
+            case Verified() | None:
+                return found
+            case Unreachable(code, message):
+                return Problem(code, message, permanent=False)
+            case Mismatch(complaint=complaint):
+                said = f"This run has ended before, but what it left in the bucket does not verify: {complaint}"
+                return Problem("EndedBefore", said, permanent=False)
 
     async def _dry_run(self, run: Run) -> Problem | None:
         try:

@@ -14,8 +14,9 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import boto3
 from botocore import exceptions
@@ -23,6 +24,7 @@ from botocore.config import Config
 
 from trainingrun_operator.api.manifest import Layout, Order, order_of_commit
 from trainingrun_operator.core.observed import Unreachable
+from trainingrun_operator.edge.guard import caused_by_guard, guarded
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -60,6 +62,7 @@ _ADVICE: Final = {
     "BadCertificate": "ca.crt in the credentials Secret is not a PEM certificate: correct it",
     "Timeout": "the server does not answer in time: is it up, and does a NetworkPolicy keep the operator from it?",
     "Unreachable": "nothing answers there: is spec.checkpoint.s3.endpointURL right, and does a NetworkPolicy keep the operator from it?",
+    "ForbiddenAddress": "its name stands for an address at which the cloud hands out credentials: nothing was asked there; correct spec.checkpoint.s3.endpointURL",
     "InvalidEndpoint": "that is no address of a server: correct spec.checkpoint.s3.endpointURL",
     "SlowDown": "the store asks for patience: it is tried again",
     "InternalError": "the store is in trouble: it is tried again",
@@ -80,6 +83,8 @@ class Access:
     secret_key: str = field(default="", repr=False)
     session_token: str = field(default="", repr=False)
     ca_pem: str = field(default="", repr=False)
+    expected_bucket_owner: str = ""
+    """AWS account that the bucket must belong to; empty: whichever. S3 refuses every call about a bucket of another."""
     own_identity: bool = False
     """Ask as the operator itself, with whatever boto3 finds. Never a fallback for a Secret without keys: that would lend the operator's
     rights to whoever writes the Secret."""
@@ -139,7 +144,7 @@ class Clients:
             raise exceptions.NoCredentialsError
         # One session: its loader keeps the parsed service models for all clients.
         self._session = self._session or boto3.session.Session()
-        return self._session.client(
+        client = self._session.client(
             "s3",
             endpoint_url=access.endpoint_url or None,
             region_name=access.region or _REGION,
@@ -157,6 +162,9 @@ class Clients:
                 max_pool_connections=CALLS_PER_ACCESS,
             ),
         )
+        if owner := access.expected_bucket_owner:
+            client.meta.events.register("before-parameter-build.s3", partial(_expect, owner))
+        return guarded(client)
 
     def _ca_file(self, pem: str) -> str | None:
         """Botocore takes certificates only by path."""
@@ -166,6 +174,10 @@ class Clients:
         path = Path(self._folder.name) / f"{hashlib.sha256(pem.encode()).hexdigest()}.pem"
         path.write_text(pem, encoding="utf-8")
         return str(path)
+
+
+def _expect(owner: str, params: dict[str, Any], **_: Any) -> None:
+    params["ExpectedBucketOwner"] = owner
 
 
 class TooLargeError(Exception):
@@ -247,6 +259,8 @@ def code_of(error: Exception) -> str:
         error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError | exceptions.CredentialRetrievalError
     ):
         return "NoCredentials"
+    if caused_by_guard(error):
+        return "ForbiddenAddress"
     if isinstance(error, exceptions.SSLError):
         # OpenSSL names a file without a certificate in it so; the same class also stands for an untrusted one.
         return (

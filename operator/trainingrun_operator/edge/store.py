@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Access", "Store"]
 
-_THREADS: Final = 32
+THREADS: Final = 512
+"""For everything that all looks may ask at once. A dead bucket keeps a thread for 20 s; were there fewer threads than that, dead buckets would keep
+everybody's proofs waiting. A thread that nobody needs is not made."""
 _REMEMBERED: Final = 2048
 
 T = TypeVar("T")
@@ -57,7 +59,7 @@ class _Proof(NamedTuple):
 class Store:
     """Reads any number of buckets through a bounded pool of threads."""
 
-    def __init__(self, *, threads: int = _THREADS, clients: int = 64) -> None:
+    def __init__(self, *, threads: int = THREADS, clients: int = 64) -> None:
         self._clients = s3.Clients(clients)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
         self._read: OrderedDict[_Place, ReadCommit] = OrderedDict()

@@ -186,9 +186,10 @@ def test_an_empty_volume_is_committed_as_empty_when_the_training_has_ended(make_
     pod = make_pod().start()
     pod.annotate(save=SaveRequest(id="t1", ended=False))
     pod.reports(lambda report: report.working_on == "t1")
-    pod.annotate(save=SaveRequest(id="t1", ended=True))
+    pod.annotate(save=SaveRequest(id="t1", ended=True, status="failed"))
     (commit,) = committed(store)
     assert (commit.checkpoint, commit.total_files, commit.final) == (None, 0, True)
+    assert commit.status == "failed", "Why the run ended is kept where a restored cluster can read it."
     assert store.manifest(commit).files == ()
 
 

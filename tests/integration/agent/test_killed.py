@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
 from integration.agent.checkpoints import MIB, hf_checkpoint
@@ -37,6 +38,10 @@ def answers(store: Store):
     return [commit for commit in store.commits() if commit.termination_id == SAVE.id]
 
 
+def gone(pod: Pod, killed: list[str]) -> bool:
+    return bool(killed) and pod.process is not None and pod.process.poll() is not None
+
+
 def every_write(make_pod, store: Store, proxy: Proxy, size: int) -> list[str]:
     """Of a save that nobody disturbs; of one with a large file, those that only a large file needs."""
     pod = make_pod(folder="clean", endpoint=proxy.url)
@@ -68,11 +73,11 @@ def test_killed_at_every_write_of_a_save_one_whole_commit_answers(make_pod, serv
 
         proxy.rule, proxy.lost = rule, pod.kill
         files = save(pod, size)
-        wait_for(lambda killed=killed, pod=pod: killed and pod.process.poll() is not None)
+        wait_for(partial(gone, pod, killed))
         assert not answers(place) or "commits/" in write
         before = place.etags()
         pod.start()
-        (commit,) = wait_for(lambda place=place: answers(place))
+        (commit,) = wait_for(partial(answers, place))
         pod.reports(lambda report: report.commit and report.error is None)
         pod.kill()
         assert len(answers(place)) == 1

@@ -49,8 +49,19 @@ def test_stop_may_be_written_as_false_first(runs):
         ),
         ({"checkpoint": {"path": "/elsewhere"}}, "checkpoint.path and checkpoint.destination cannot be changed"),
         ({"checkpoint": {"destination": None, "mode": "Disabled"}}, "a run's checkpoints stay in one place"),
+        (
+            {"shutdown": {"signal": "SIGTERM"}},
+            "shutdown.signal cannot be changed: the running pod shares its processes",
+        ),
     ],
-    ids=["its template", "the template's metadata", "its destination", "its path", "that it has a destination"],
+    ids=[
+        "its template",
+        "the template's metadata",
+        "its destination",
+        "its path",
+        "that it has a destination",
+        "its signal",
+    ],
 )
 def test_a_run_keeps(spec, sentence, runs):
     runs.make()
@@ -59,7 +70,15 @@ def test_a_run_keeps(spec, sentence, runs):
 
 @pytest.mark.parametrize(
     "spec",
-    [{"autoStopLoss": 0.1}, {"stallPolls": 9}, {"checkpoint": {"onFailure": "Proceed"}}, {"pollIntervalSeconds": 60}],
+    [
+        {"autoStopLoss": 0.1},
+        {"stallPolls": 9},
+        {"checkpoint": {"onFailure": "Proceed"}},
+        {"pollIntervalSeconds": 60},
+        {"stopMode": "NextCheckpoint"},
+        {"ttlSecondsAfterFinished": 60},
+        {"shutdown": {"graceSeconds": 5}},
+    ],
     ids=lambda spec: next(iter(spec)),
 )
 def test_thresholds_and_limits_may_change(spec, runs):
@@ -95,6 +114,9 @@ def test_a_name_of_52_characters_is_taken(runs):
         ({"metrics": {"port": 70_000}}, "spec.metrics.port"),
         ({"metrics": {"path": "metrics"}}, "spec.metrics.path"),
         ({"shutdown": {"file": "../STOP"}}, "spec.shutdown.file"),
+        ({"shutdown": {"signal": "SIGKILL"}}, "spec.shutdown.signal"),
+        ({"stopMode": "Now"}, "spec.stopMode"),
+        ({"ttlSecondsAfterFinished": -1}, "spec.ttlSecondsAfterFinished"),
         ({"autoStopLoss": "low"}, "spec.autoStopLoss"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -46,13 +46,13 @@ def test_what_the_operator_asks_for():
     text = (
         'kubernetes.io/config.seen="2026-01-01T00:00:00Z"\n'
         r'trainingrun.dev/save="{\"id\":\"t1\",\"attempt\":2,\"ended\":true}"' + "\n"
-        r'trainingrun.dev/stop="{\"id\":\"t1\",\"mode\":\"NextCheckpoint\",\"graceSeconds\":30}"'
+        r'trainingrun.dev/stop="{\"id\":\"t1\",\"graceSeconds\":30}"'
     )
     asked = podinfo.asked(text)
     assert asked.save
     assert asked.stop
     assert (asked.save.id, asked.save.attempt, asked.save.ended) == ("t1", 2, True)
-    assert (asked.stop.mode, asked.stop.grace_seconds) == ("NextCheckpoint", 30)
+    assert asked.stop.grace_seconds == 30
     assert not asked.released
 
 

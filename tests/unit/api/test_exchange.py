@@ -15,7 +15,6 @@ from trainingrun_operator.api.exchange import (
     Found,
     MarkerSeen,
     SaveRequest,
-    StopMode,
     StopRequest,
 )
 
@@ -39,7 +38,7 @@ CONFIG = AgentConfig(
 @pytest.mark.parametrize(
     "said",
     [
-        pytest.param(StopRequest(id="s", mode=StopMode.LAST_CHECKPOINT, grace_seconds=5), id="a stop"),
+        pytest.param(StopRequest(id="s", grace_seconds=5), id="a stop"),
         pytest.param(SaveRequest(id="s", attempt=2, ended=True), id="a save"),
         pytest.param(CONFIG, id="a configuration"),
         pytest.param(REPORT, id="a report"),
@@ -53,8 +52,9 @@ def test_what_is_said_is_understood(said):
 
 
 def test_the_words_on_the_wire():
-    assert SaveRequest(id="s", ended=False).model_dump_json(by_alias=True) == '{"id":"s","attempt":1,"ended":false}'
-    assert StopRequest(id="s").model_dump_json(by_alias=True) == '{"id":"s","mode":"Auto","graceSeconds":120}'
+    said = '{"id":"s","attempt":1,"ended":false,"status":"failed"}'
+    assert SaveRequest(id="s", ended=False, status="failed").model_dump_json(by_alias=True) == said
+    assert StopRequest(id="s").model_dump_json(by_alias=True) == '{"id":"s","graceSeconds":120}'
 
 
 def test_what_a_newer_agent_adds_is_ignored():

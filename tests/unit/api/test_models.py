@@ -48,6 +48,11 @@ def test_names_that_people_and_clouds_write_their_own_way():
         pytest.param("checkpoint", {"mode": "Maybe"}, id="a mode that does not exist"),
         pytest.param("checkpoint", {"path": "relative"}, id="a relative path"),
         pytest.param("checkpoint", {"s3": {"endpointURL": "minio:9000"}}, id="an address without a scheme"),
+        pytest.param(
+            "checkpoint",
+            {"s3": {"credentialsSecretName": "../../other/secrets/theirs"}},
+            id="a Secret of another namespace",
+        ),
         pytest.param("checkpoint", {"include": [""]}, id="an empty glob"),
         pytest.param("metrics", {"port": 0}, id="port 0"),
         pytest.param("metrics", {"path": "metrics"}, id="a path without a slash"),
@@ -58,6 +63,8 @@ def test_names_that_people_and_clouds_write_their_own_way():
         pytest.param("shutdown", {"graceSeconds": 86_401}, id="more than a day of grace"),
         pytest.param("completion", {"markerFiles": ["/done"]}, id="an absolute marker"),
         pytest.param("nodePool", {"policy": "Always"}, id="a policy that does not exist"),
+        pytest.param("nodePool", {"ref": "a/b"}, id="a pool with a slash"),
+        pytest.param("stoppedBy", "", id="nobody as the one who stopped it"),
     ],
 )
 def test_refused(path, value):

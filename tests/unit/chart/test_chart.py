@@ -11,12 +11,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+from trainingrun_operator.api import names
 from trainingrun_operator.api.run import TrainingRunSpec
+from trainingrun_operator.core.destinations import destinations_of
+from trainingrun_operator.settings import load
 
 ROOT = Path(__file__).parents[3]
 CHART = ROOT / "charts" / "trainingrun-operator"
 GOLDEN = ROOT / "tests" / "golden" / "chart" / "default.yaml"
 CRDS = sorted(path.name for path in (ROOT / "crds").glob("*.yaml"))
+POLICIES = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+OPERATOR_USER = "system:serviceaccount:trainingrun-system:trainingrun-operator"
 DIGEST = "sha256:" + "a" * 64
 
 
@@ -27,6 +32,11 @@ def rules(role):
         for group in rule["apiGroups"]
         for resource in rule["resources"]
     ]
+
+
+def lease_role(rendered):
+    (role,) = rendered.of("Role")
+    return role
 
 
 def operator_role(rendered):
@@ -59,7 +69,7 @@ def test_the_chart_carries_the_version_of_the_operator():
 
 def test_two_releases_share_no_name_in_the_cluster(helm, default):
     other = helm.render("--set", "fullnameOverride=second")
-    cluster_wide = ("ClusterRole", "ClusterRoleBinding")
+    cluster_wide = ("ClusterRole", "ClusterRoleBinding", *POLICIES)
     first, second = (
         {each["metadata"]["name"] for kind in cluster_wide for each in rendered.of(kind)}
         for rendered in (default, other)
@@ -96,6 +106,8 @@ def test_every_value_is_explained():
         pytest.param("timming.holdAfterSeconds=5", r"'timming' not allowed", id="a misspelt section"),
         pytest.param("timing.holdAfterSecond=5", r"/timing.*'holdAfterSecond' not allowed", id="a misspelt value"),
         pytest.param("timing.statusSeconds=0", r"/timing/statusSeconds.*got 0, want 1", id="an interval of nothing"),
+        pytest.param("timing.leaseSeconds=2", r"/timing/leaseSeconds.*got 2, want 3", id="a Lease too short to renew"),
+        pytest.param("replicas=-1", r"/replicas.*got -1, want 0", id="less than no replica"),
         pytest.param("timing.statusSeconds=1.5", r"/timing/statusSeconds.*want integer", id="a fraction of a second"),
         pytest.param("timing.statusSeconds=null", r"/timing.*missing property 'statusSeconds'", id="a value taken away"),
         pytest.param("defaults.autoStopAction=stop", r"/defaults/autoStopAction.*'Shadow', 'Stop'", id="an action that does not exist"),
@@ -103,6 +115,9 @@ def test_every_value_is_explained():
         pytest.param("image.pullPolicy=Sometimes", r"/image/pullPolicy.*'IfNotPresent'", id="a pull policy that does not exist"),
         pytest.param("image.digest=sha256:abc", r"/image/digest.*does not match", id="half a digest"),
         pytest.param("agent.resources.requests.memory=512mb", r"/agent/resources/requests/memory.*does not match", id="a quantity with a wrong unit"),
+        pytest.param("allowedDestinations[0].buckets=b", r"/allowedDestinations/0.*'buckets' not allowed", id="a destination with a misspelt key"),
+        pytest.param("allowedDestinations[0].endpoint=minio:9000", r"/allowedDestinations/0/endpoint.*does not match", id="a server without a scheme"),
+        pytest.param("admissionPolicies.jobControllers=null", r"/admissionPolicies.*missing property 'jobControllers'", id="nobody who makes pods"),
         pytest.param("podLabels.team=7", r"/podLabels/team.*want string", id="a label that is a number"),
     ],
 )  # fmt: skip
@@ -155,6 +170,51 @@ def test_cloud_credentials_and_endpoints_reach_the_operator(helm):
     assert rendered.env["AWS_ENDPOINT_URL_EC2"] == "http://cloud"
 
 
+# -- replicas -------------------------------------------------------------------------------------------------
+
+
+def source_of(rendered, variable):
+    (found,) = [each for each in rendered.container["env"] if each["name"] == variable]
+    return found["valueFrom"]["fieldRef"]["fieldPath"]
+
+
+def test_the_replicas_of_a_release_share_a_lease_of_its_own(helm, default):
+    other = helm.render("--set", "fullnameOverride=second", "--set", "timing.leaseSeconds=30")
+    assert default.env["TRAININGRUN_LEASE_NAME"] == "trainingrun-operator"
+    assert (other.env["TRAININGRUN_LEASE_NAME"], other.env["TRAININGRUN_LEASE_SECONDS"]) == ("second", "30")
+    assert lease_role(other)["rules"][0]["resourceNames"] == ["second"]
+    assert source_of(default, "TRAININGRUN_LEASE_NAMESPACE") == "metadata.namespace"
+    assert source_of(default, "TRAININGRUN_POD_NAME") == "metadata.name"
+
+
+def test_a_new_operator_stands_by_before_the_old_one_goes(default):
+    (deployment,) = default.of("Deployment")
+    assert deployment["spec"]["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+    }
+
+
+def test_one_replica_is_neither_spread_nor_kept_from_leaving(default):
+    (deployment,) = default.of("Deployment")
+    assert deployment["spec"]["replicas"] == 1
+    assert "topologySpreadConstraints" not in default.pod["spec"]
+    assert not default.of("PodDisruptionBudget"), "A drain would wait for it for ever."
+
+
+def test_two_replicas_are_spread_if_possible_and_leave_one_at_a_time(helm):
+    rendered = helm.render("--set", "replicas=2")
+    (deployment,) = rendered.of("Deployment")
+    assert deployment["spec"]["replicas"] == 2
+    selector = deployment["spec"]["selector"]["matchLabels"]
+    constraints = rendered.pod["spec"]["topologySpreadConstraints"]
+    assert {each["topologyKey"] for each in constraints} == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
+    assert {each["whenUnsatisfiable"] for each in constraints} == {"ScheduleAnyway"}
+    assert all(each["labelSelector"]["matchLabels"] == selector for each in constraints)
+    (budget,) = rendered.of("PodDisruptionBudget")
+    assert (budget["spec"]["maxUnavailable"], budget["spec"]["selector"]["matchLabels"]) == (1, selector)
+
+
 # -- security -------------------------------------------------------------------------------------------------
 
 
@@ -176,7 +236,8 @@ def test_the_pod_is_as_restricted_as_kubernetes_knows(default):
 
 
 def test_the_operator_may_do_what_each_of_its_calls_says_it_needs(default):
-    granted = {(verb, resource) for _, resource, verbs in rules(operator_role(default)) for verb in verbs}
+    roles = (operator_role(default), lease_role(default))
+    granted = {(verb, resource) for role in roles for _, resource, verbs in rules(role) for verb in verbs}
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "operator").rglob("*.py")]
     needed = {pair for source in sources for pair in re.findall(r"RBAC: (\w+) ([\w/]+)", source)}
     assert needed
@@ -184,7 +245,7 @@ def test_the_operator_may_do_what_each_of_its_calls_says_it_needs(default):
 
 
 def test_no_role_has_a_wildcard(default):
-    roles = default.of("ClusterRole")
+    roles = default.of("ClusterRole") + default.of("Role")
     assert roles
     assert "*" not in {part for role in roles for rule in role["rules"] for key in rule for part in rule[key]}
 
@@ -195,6 +256,18 @@ def test_the_operator_cannot_exec_into_pods(default):
         "pods/attach",
         "pods/ephemeralcontainers",
     }
+
+
+def test_the_operator_may_write_its_own_lease_and_no_other(default):
+    role = lease_role(default)
+    assert role["metadata"]["namespace"] == "trainingrun-system"
+    named, unnamed = role["rules"]
+    assert named["resourceNames"] == [default.env["TRAININGRUN_LEASE_NAME"]]
+    assert set(named["verbs"]) == {"get", "patch"}
+    assert unnamed["verbs"] == ["create"], "Kubernetes cannot limit this one by name."
+    (binding,) = default.of("RoleBinding")
+    assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) == ("Role", role["metadata"]["name"])
+    assert [each["name"] for each in binding["subjects"]] == [default.pod["spec"]["serviceAccountName"]]
 
 
 def test_the_operator_reads_secrets_only_by_name(default):
@@ -210,7 +283,7 @@ def test_the_operator_reads_only_the_secrets_that_it_was_given(helm):
 
 def test_the_operator_cannot_change_what_users_write(default):
     allowed = {resource: verbs for _, resource, verbs in rules(operator_role(default))}
-    assert not allowed["trainingruns"] & {"create", "update", "delete"}
+    assert not allowed["trainingruns"] & {"create", "update"}
     assert allowed["gpunodepools"] == {"list", "watch"}
 
 
@@ -225,6 +298,62 @@ def test_kubernetes_own_roles_read_and_write_runs(default):
 def test_kubernetes_own_roles_are_left_alone_on_request(helm):
     rendered = helm.render("--set", "rbac.aggregate.enabled=false")
     assert [each["metadata"]["name"] for each in rendered.of("ClusterRole")] == ["trainingrun-operator"]
+
+
+# -- admission policies ---------------------------------------------------------------------------------------
+
+
+def test_every_policy_is_bound_denies_and_never_lets_pass_what_it_could_not_look_at(default):
+    policies, bindings = (default.of(kind) for kind in POLICIES)
+    assert policies
+    assert {each["spec"]["policyName"] for each in bindings} == {each["metadata"]["name"] for each in policies}
+    assert {tuple(each["spec"]["validationActions"]) for each in bindings} == {("Deny",)}
+    assert {each["spec"]["failurePolicy"] for each in policies} == {"Fail"}
+
+
+def test_every_refusal_is_a_sentence(default):
+    validations = [each for policy in default.of(POLICIES[0]) for each in policy["spec"]["validations"]]
+    assert all(each.get("message") or each.get("messageExpression") for each in validations)
+    assert not [each for each in validations if "\n" in each.get("messageExpression", "")]
+
+
+def test_the_policies_guard_what_the_operator_goes_by(default):
+    said = json.dumps([policy["spec"] for policy in default.of(POLICIES[0])])
+    for name in (names.FINALIZER, names.RUN_LABEL, names.RUN_UID_LABEL):
+        assert f"'{name}'" in said
+    ours = (names.STOP_ANNOTATION, names.SAVE_ANNOTATION, names.RELEASED_ANNOTATION, names.NUDGE_ANNOTATION)
+    assert all(name.startswith("trainingrun.dev/") for name in ours)
+    assert "key.startsWith('trainingrun.dev/')" in said
+
+
+def test_the_operator_is_known_by_its_account_and_by_whom_the_administrator_names(helm, default):
+    assert f'in ["{OPERATOR_USER}"]' in str(default.of(POLICIES[0], "-status"))
+    more = helm.render("--set", "admissionPolicies.trustedUsers={ada}", "--set", "serviceAccount.name=other")
+    assert 'in ["system:serviceaccount:trainingrun-system:other","ada"]' in str(more.of(POLICIES[0], "-status"))
+
+
+def test_policies_are_left_out_on_request(helm):
+    rendered = helm.render("--set", "admissionPolicies.enabled=false")
+    assert not [each for kind in POLICIES for each in rendered.of(kind)]
+
+
+# -- destinations ---------------------------------------------------------------------------------------------
+
+
+def test_without_a_list_of_destinations_the_operator_knows_of_none(default):
+    assert "TRAININGRUN_ALLOWED_DESTINATIONS" not in default.env
+
+
+def test_the_list_of_destinations_reaches_the_operator_as_it_reads_it(helm):
+    listed = [{"namespaces": ["it's-mine"], "endpoint": "https://s3.svc", "bucket": "b", "prefix": "a/b", "expectedBucketOwner": "123456789012"}]  # fmt: skip
+    env = helm.render("--set-json", f"allowedDestinations={json.dumps(listed)}").env
+    name = "TRAININGRUN_ALLOWED_DESTINATIONS"
+    assert load({name: env[name]}).allowed_destinations == destinations_of(listed)
+
+
+def test_the_destinations_of_the_test_ground_can_be_read(helm):
+    env = helm.render("--values", str(ROOT / "tools" / "install-values.yaml")).env
+    assert load({key: value for key, value in env.items() if value}).allowed_destinations
 
 
 # -- custom resource definitions ------------------------------------------------------------------------------

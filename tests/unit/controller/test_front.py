@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from types import SimpleNamespace
 from typing import Any
 
@@ -206,13 +208,59 @@ async def test_a_run_that_is_added_while_the_list_is_on_its_way_is_not_a_missed_
     assert RUN_UID in place.cache.runs
 
 
-async def test_a_list_that_is_older_than_the_events_changes_nothing(place):
+async def test_a_list_that_is_older_than_the_events_meanwhile_changes_nothing(place):
+    await place.watch.on_run(event(run_at(7)))
+    place.lists.lists = [[run_at(7)]]
+    place.lists.meanwhile = lambda: place.watch.take_run(run_at(9, generation=2))
+    await place.watch.relist()
+    assert place.noted.woken == [RUN_UID, RUN_UID]
+    assert place.noted.forgotten == []
+    assert place.cache.runs[RUN_UID]["metadata"]["generation"] == 2
+
+
+async def test_a_cluster_that_went_back_in_time_is_followed(place):
     await place.watch.on_run(event(run_at(9, generation=2)))
     place.noted.woken.clear()
     place.lists.lists = [[run_at(7)]]
     await place.watch.relist()
-    assert place.noted.woken == []
-    assert place.cache.runs[RUN_UID]["metadata"]["generation"] == 2
+    assert (place.noted.forgotten, place.noted.woken) == ([RUN_UID], [RUN_UID])
+    assert place.cache.runs[RUN_UID]["metadata"]["resourceVersion"] == "7"
+
+
+SAVING = {"termination": {"phase": "Saving", "attempt": 1}}
+
+
+@pytest.mark.parametrize(
+    ("known", "restored"),
+    [
+        pytest.param({"termination": {"phase": "Done", "attempt": 1}}, SAVING, id="an earlier phase"),
+        pytest.param(SAVING, {"phase": "Running"}, id="no stop at all"),
+        pytest.param(SAVING, None, id="no status at all"),
+    ],
+)
+async def test_a_stop_that_is_not_where_it_was_left_is_looked_at_without_what_is_remembered(place, known, restored):
+    await place.watch.on_run(event(run_at(7, status=known)))
+    place.noted.woken.clear()
+    await place.watch.on_run(event(run_at(8, status=restored)))
+    assert (place.noted.forgotten, place.noted.woken) == ([RUN_UID], [RUN_UID])
+
+
+@pytest.mark.parametrize(
+    ("known", "written"),
+    [
+        pytest.param(None, "Requested", id="the intent"),
+        pytest.param("Draining", "Saving", id="the next phase"),
+        pytest.param("Held", "Saving", id="out of a hold"),
+        pytest.param("Releasing", "Done", id="the end"),
+    ],
+)
+async def test_the_echo_of_what_we_wrote_to_a_stop_wakes_nobody_even_if_it_comes_before_the_answer(
+    place, known, written
+):
+    await place.watch.on_run(event(run_at(7, status={"termination": {"phase": known}} if known else None)))
+    place.noted.woken.clear()
+    await place.watch.on_run(event(run_at(8, status={"termination": {"phase": written}})))
+    assert (place.noted.forgotten, place.noted.woken) == ([], [])
 
 
 # -- the proof of the watch -------------------------------------------------------------------------------------
@@ -382,3 +430,41 @@ async def test_only_the_runs_of_the_selector_are_watched_and_listed():
         asked = [sent.query.get("labelSelector") for sent in api.sent if sent.path == ALL_RUNS]
         assert set(asked) == {"team=vision"}
         assert len(asked) >= 3, "kopf's list and watch, and the list that they are compared with"
+
+
+# -- the end ------------------------------------------------------------------------------------------------------
+
+
+def watching_registry(api):
+    registry = kopf.OperatorRegistry()
+    cache, noted = Cache(), Noted()
+    other: Any = noted
+    Watch(cache, other, other, other).register(registry, lambda **_: kopf.ConnectionInfo(server=api.url))
+    return registry
+
+
+async def test_a_signal_ends_what_leads_at_once_and_not_when_kopf_has_waited_for_looks_on_their_way():
+    async with api_server(stored_run()) as api:
+        leading = asyncio.create_task(asyncio.Event().wait())
+        watching = asyncio.create_task(front.watch_while(leading, watching_registry(api)))
+        await until(lambda: any(sent.query.get("watch") == "true" for sent in api.sent))
+        look = asyncio.create_task(asyncio.Event().wait())
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait({leading}, timeout=2)
+        assert (leading.cancelled(), look.done(), watching.done()) == (True, False, False)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_without_anybody_who_could_lead_nobody_watches(monkeypatch):
+    async def operator(*, stop_flag, **_):
+        await stop_flag.wait()
+
+    async def fail():
+        raise RuntimeError
+
+    monkeypatch.setattr(kopf, "operator", operator)
+    leading = asyncio.create_task(fail())
+    async with asyncio.timeout(2):
+        await front.watch_while(leading, kopf.OperatorRegistry())
+    assert isinstance(leading.exception(), RuntimeError)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from trainingrun_operator.controller import main as module
-from trainingrun_operator.controller.main import Health, defaults
+from trainingrun_operator.controller.main import Health, Term, candidate, defaults
+from trainingrun_operator.core.destinations import Destination
 from trainingrun_operator.core.observed import Defaults
 from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.settings import Settings
@@ -23,11 +24,12 @@ def clock(monkeypatch):
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: NOW))
 
 
-def health(*, beat=0.0, proof=0.0, listed=True):
-    """`beat` and `proof` are seconds ago."""
+def health(*, beat=0.0, asked=0.0, proof=0.0, listed=True, known=True, described="leading"):
+    """`beat`, `asked` and `proof` are seconds ago."""
     watch: Any = SimpleNamespace(proven=NOW - proof, listed=listed)
     scheduler: Any = SimpleNamespace(beat=NOW - beat)
-    return Health(watch, scheduler, list_seconds=300)
+    lease: Any = SimpleNamespace(beat=NOW - asked, seconds=15, known=known, described=lambda: described)
+    return Health(watch, scheduler, lease, list_seconds=300)
 
 
 @pytest.mark.parametrize(
@@ -35,9 +37,21 @@ def health(*, beat=0.0, proof=0.0, listed=True):
     [
         pytest.param({}, 200, "ok: scheduler 0.0 s ago, watch proven 0 s ago\n", id="all is well"),
         pytest.param(
-            {"beat": 29, "proof": 929}, 200, "ok: scheduler 29.0 s ago, watch proven 929 s ago\n", id="just in time"
+            {"beat": 29, "asked": 44, "proof": 929},
+            200,
+            "ok: scheduler 29.0 s ago, watch proven 929 s ago\n",
+            id="just in time",
         ),
         pytest.param({"beat": 31}, 503, "the scheduler has not turned for 31 s\n", id="a stuck scheduler is not alive"),
+        pytest.param(
+            {"asked": 46}, 503, "the Lease has not been asked for since 46 s\n", id="a stuck candidate is not alive"
+        ),
+        pytest.param(
+            {"known": False, "described": "standby: the Lease is held by b"},
+            200,
+            "ok: scheduler 0.0 s ago, watch proven 0 s ago\n",
+            id="a standby is alive",
+        ),
         pytest.param(
             {"proof": 931},
             503,
@@ -61,14 +75,23 @@ async def test_live(ago, status, text):
 
 
 @pytest.mark.parametrize(
-    ("listed", "status", "text"),
+    ("facts", "status", "text"),
     [
-        pytest.param(True, 200, "ok\n", id="ready once the runs were listed"),
-        pytest.param(False, 503, "the TrainingRuns have not been listed yet\n", id="not ready before"),
+        pytest.param({}, 200, "ok: leading\n", id="ready once the runs were listed"),
+        pytest.param({"listed": False}, 503, "the TrainingRuns have not been listed yet\n", id="not ready before"),
+        pytest.param(
+            {"described": "standby: the Lease is held by b"},
+            200,
+            "ok: standby: the Lease is held by b\n",
+            id="a standby is ready",
+        ),
+        pytest.param(
+            {"known": False}, 503, "the Lease has not been read yet\n", id="who may not read the Lease is not ready"
+        ),
     ],
 )
-async def test_ready(listed, status, text):
-    answer = await health(listed=listed).ready(None)
+async def test_ready(facts, status, text):
+    answer = await health(**facts).ready(None)
     assert (answer.status, answer.text) == (status, text)
 
 
@@ -105,26 +128,94 @@ def test_what_the_installation_sets_reaches_the_decisions():
         default_auto_stop_action="Stop",
         hold_after_seconds=2,
         image_error_seconds=3,
+        unschedulable_seconds=8,
         stale_after_seconds=4,
         termination_look_seconds=5,
         node_removal_seconds=6,
         terminal_pod_seconds=7,
+        evictable_after_seconds=9,
+        allowed_destinations=(Destination(bucket="models"),),
     )
     assert defaults(said) == Defaults(
         auto_stop_loss=0.25,
         auto_stop_action="Stop",
         hold_after_seconds=2,
         image_error_seconds=3,
+        unschedulable_seconds=8,
         stale_after_seconds=4,
         termination_look_seconds=5,
         node_removal_seconds=6,
         terminal_pod_seconds=7,
+        evictable_after_seconds=9,
         agent_image="registry.example/agent:1",
         agent_pull_policy="Always",
         agent_resources={"limits": {"cpu": "1"}},
         agent_settle_seconds=1,
+        allowed_destinations=(Destination(bucket="models"),),
     )
 
 
 def test_without_settings_both_have_the_same_defaults():
     assert defaults(Settings()) == Defaults()
+
+
+# -- the Lease --------------------------------------------------------------------------------------------------
+
+
+async def test_with_the_lease_all_runs_are_looked_at_and_without_it_none_and_nothing_is_remembered():
+    told = []
+
+    class Told:
+        def start(self, uids):
+            told.append(("start", *uids))
+
+        async def stop(self):
+            told.append(("stop",))
+
+        def forget_all(self):
+            told.append(("forget_all",))
+
+    both: Any = Told()
+    cache: Any = SimpleNamespace(runs={"one": {}, "two": {}})
+    term = Term(cache, both, both)
+    term.begin()
+    await term.end()
+    assert told == [("start", "one", "two"), ("stop",), ("forget_all",)]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "in_pod", "namespace"),
+    [
+        pytest.param("operators", "elsewhere", "operators", id="as set"),
+        pytest.param("", "elsewhere", "elsewhere", id="the pod's own"),
+        pytest.param("", None, "default", id="outside of a pod"),
+    ],
+)
+async def test_where_the_lease_lies(monkeypatch, tmp_path, chosen, in_pod, namespace):
+    file = tmp_path / "namespace"
+    if in_pod is not None:
+        file.write_text(in_pod)
+    monkeypatch.setattr(module, "NAMESPACE_FILE", file)
+    asked, was_asked = [], asyncio.Event()
+
+    async def lease(*where):
+        asked.append(where)
+        was_asked.set()
+        raise KubeError(0, "Unreachable", "away")
+
+    kube: Any = SimpleNamespace(lease=lease)
+    it = candidate(kube, Settings(lease_namespace=chosen, lease_name="one", lease_seconds=7))
+    task = asyncio.create_task(it.run(lambda: None, lambda: asyncio.sleep(0)))
+    await was_asked.wait()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert set(asked) == {(namespace, "one")}
+    assert it.seconds == 7
+
+
+def test_a_candidate_has_the_name_of_its_pod_or_machine(monkeypatch):
+    monkeypatch.setattr(module, "socket", SimpleNamespace(gethostname=lambda: "machine"))
+    kube: Any = None
+    assert candidate(kube, Settings(pod_name="operator-x7k2p")).identity.startswith("operator-x7k2p_")
+    assert candidate(kube, Settings()).identity.startswith("machine_")

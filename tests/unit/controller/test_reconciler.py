@@ -59,9 +59,17 @@ async def place():
     async with api_server(stored_run(status={}), stored_job(), stored_pod()) as api, Kube(Plain(api.url)) as kube:
         cache, observer, telemetry = Cache(), FakeObserver(), Telemetry()
         cache.put_run(api.objects[RUN])
-        reconciler = Reconciler(kube, cache, cast("Any", observer), Executor(kube, cache), telemetry, 60)
+        lease = SimpleNamespace(held=True)
+        executor = Executor(kube, cache, lambda: lease.held)
+        reconciler = Reconciler(kube, cache, cast("Any", observer), executor, telemetry, 60)
         yield SimpleNamespace(
-            api=api, cache=cache, observer=observer, telemetry=telemetry, reconciler=reconciler, look=reconciler.look
+            api=api,
+            cache=cache,
+            observer=observer,
+            telemetry=telemetry,
+            reconciler=reconciler,
+            look=reconciler.look,
+            lease=lease,
         )
 
 
@@ -129,6 +137,16 @@ async def test_a_transition_is_written_at_once(place):
     await place.look(RUN_UID)
     before, after = [{c["type"]: c["status"] for c in status["conditions"]} for status in written(place.api)]
     assert (before["MetricsAvailable"], after["MetricsAvailable"]) == ("True", "False")
+
+
+async def test_that_a_changed_spec_was_seen_is_written_at_once(place):
+    await place.look(RUN_UID)
+    changed = {**place.api.objects[RUN], "metadata": {**place.api.objects[RUN]["metadata"], "generation": 2}}
+    place.api.put(changed)
+    place.cache.put_run(changed)
+    place.observer.fields = {"now": NOW + 1}
+    await place.look(RUN_UID)
+    assert [status["observedGeneration"] for status in written(place.api)] == [1, 2]
 
 
 async def test_another_reason_for_the_same_state_is_written_at_once(place):
@@ -362,3 +380,31 @@ async def test_a_reading_that_failed_is_counted_while_the_run_trains(place):
     await place.look(RUN_UID)
     labels = {"source": "metrics", "reason": "Timeout"}
     assert place.telemetry.registry.get_sample_value("trainingrun_poll_errors_total", labels) == 1
+
+
+# -- the Lease --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [pytest.param({}, id="a status to write"), pytest.param({"track": losses(0.1)}, id="an end to write")],
+)
+async def test_without_the_lease_a_look_writes_nothing_and_counts_as_no_error(place, fields):
+    place.observer.fields = fields
+    place.lease.held = False
+    assert await place.look(RUN_UID) == 1
+    assert place.api.lines("PATCH", "POST", "DELETE") == []
+    assert count(place.telemetry, "reconcile_errors_total") == 0
+    place.lease.held = True
+    await place.look(RUN_UID)
+    assert place.api.lines("PATCH")
+
+
+async def test_with_everything_forgotten_nothing_is_exported_and_the_next_look_is_a_first_one(place):
+    await place.look(RUN_UID)
+    before = place.reconciler.memories[RUN_UID]
+    assert place.telemetry.runs
+    place.reconciler.forget_all()
+    assert (place.telemetry.runs, place.reconciler.memories) == ({}, {})
+    await place.look(RUN_UID)
+    assert place.reconciler.memories[RUN_UID] is not before

@@ -39,6 +39,7 @@ class World:
         self.slots, self.most = slots, 0
         self.now_looking: Counter[str] = Counter()
         self.scheduler = Scheduler(self.look, self.namespace, self.late.append, slots=slots)
+        self.scheduler.start(())
 
     @staticmethod
     def namespace(uid):
@@ -48,7 +49,8 @@ class World:
         self.now_looking[uid] += 1
         assert self.now_looking[uid] == 1, "two looks at one run at once"
         in_namespace = sum(n for one, n in self.now_looking.items() if self.namespace(one) == self.namespace(uid))
-        assert in_namespace <= max(1, self.slots // 2)
+        # Half by those whose looks are short, and of the other half a third by the slow.
+        assert in_namespace <= max(1, self.slots * 3 // 4)
         self.most = max(self.most, self.now_looking.total())
         assert self.now_looking.total() <= self.slots
         self.began.append((uid, round(now(), 3)))
@@ -187,6 +189,63 @@ async def test_a_namespace_gets_half_of_the_slots_and_others_go_on():
     assert world.looks("quiet/1") == [5]
 
 
+async def test_though_two_namespaces_are_full_of_slow_looks_a_third_is_looked_at_at_once():
+    world = World(slots=8, lasts=100)
+    world.lasts = {"quiet/1": 1}
+    async with world.running() as scheduler:
+        for i in range(20):
+            scheduler.wake(f"busy/{i}")
+            scheduler.wake(f"busy-too/{i}")
+        scheduler.wake("quiet/1", 5)
+        await asyncio.sleep(50)
+    assert world.looks("quiet/1") == [5]
+
+
+async def test_slow_looks_do_not_delay_the_others_of_their_namespace():
+    world = World(slots=8, lasts=20)
+    world.lasts = {"busy/fine": 0.1}
+    world.again = {f"busy/{i}": 0 for i in range(20)} | {"busy/fine": 4.9}
+    async with world.running() as scheduler:
+        for i in range(20):
+            scheduler.wake(f"busy/{i}")
+        # Who is slow shows by its first look.
+        await asyncio.sleep(120)
+        scheduler.wake("busy/fine")
+        await asyncio.sleep(50)
+    assert world.looks("busy/fine") == list(range(120, 170, 5))
+
+
+async def test_a_run_whose_look_was_slow_once_is_like_the_others_after_a_short_one():
+    world = World(slots=4, lasts=20)
+    world.lasts = {"busy/fine": 3}
+    world.again = {f"busy/{i}": 0 for i in range(4)} | {"busy/fine": 1}
+    async with world.running() as scheduler:
+        scheduler.wake("busy/fine")
+        await asyncio.sleep(2)
+        world.lasts["busy/fine"] = 0
+        await asyncio.sleep(8)
+        for i in range(4):
+            scheduler.wake(f"busy/{i}")
+        await asyncio.sleep(90)
+    looks = world.looks("busy/fine")
+    assert len(looks) > 40, "They are slow, it is not."
+
+
+async def test_whoever_was_slow_and_is_gone_is_not_remembered():
+    world = World(slots=4, lasts=20)
+    # As with the reconciler: the next look finds that it is gone.
+    world.again = {"a/1": [1, None]}
+    async with world.running() as scheduler:
+        scheduler.wake("a/1")
+        await asyncio.sleep(5)
+        scheduler.forget("a/1")
+        await asyncio.sleep(15.5)
+        world.lasts["a/1"] = 0
+        assert scheduler._slow == {"a/1"}
+        await asyncio.sleep(60)
+        assert not scheduler._slow
+
+
 async def test_a_lone_slot_is_everybodys():
     world = World(slots=1, lasts=1)
     async with world.running() as scheduler:
@@ -298,6 +357,70 @@ async def test_a_forgotten_run_is_not_looked_at():
             scheduler.forget(uid)
         await asyncio.sleep(60)
     assert world.began == [("a/looking", 0)]
+
+
+async def test_before_it_is_started_nobody_is_looked_at_and_then_everybody_is_at_once():
+    world = World()
+    world.scheduler = Scheduler(world.look, world.namespace, world.late.append, slots=4)
+    async with world.running() as scheduler:
+        scheduler.wake("a/1")
+        await asyncio.sleep(10)
+        assert world.began == []
+        scheduler.start(("a/1", "b/1"))
+        await asyncio.sleep(1)
+    assert world.began == [("a/1", 10), ("b/1", 10)]
+    assert max(world.late) < 1, "What came before does not count as late."
+
+
+async def test_stopping_cancels_looks_on_their_way_and_returns_when_they_have_ended():
+    world, ended = World(slots=4), []
+
+    async def look(uid):
+        world.began.append((uid, now()))
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.5)
+            ended.append((uid, now()))
+
+    world.scheduler = Scheduler(look, world.namespace, slots=2)
+    async with world.running() as scheduler:
+        # Two look, one waits for a slot, one is parked by its namespace, one is due later.
+        scheduler.start(("a/1", "b/1", "a/2", "c/1"))
+        scheduler.wake("d/1", 3)
+        await asyncio.sleep(1)
+        scheduler.wake("a/1")
+        await scheduler.stop()
+        assert ended == [("a/1", 1.5), ("b/1", 1.5)]
+        scheduler.wake("a/1")
+        await asyncio.sleep(100)
+        assert len(world.began) == 2
+
+
+async def test_a_look_that_had_no_time_to_begin_leaves_no_trace_when_it_is_stopped():
+    world = World(slots=1)
+    async with world.running() as scheduler:
+        await asyncio.sleep(0)
+        scheduler.start(("a/1",))
+        scheduler._hand_out()
+        await scheduler.stop()
+        assert world.began == []
+        scheduler.start(("b/1", "a/1"))
+        await asyncio.sleep(1)
+    assert [uid for uid, _ in world.began] == ["b/1", "a/1"]
+
+
+async def test_started_again_everybody_is_looked_at_again():
+    world = World(lasts=0.5)
+    world.again = {"a/1": 10}
+    async with world.running() as scheduler:
+        scheduler.wake("a/1")
+        await asyncio.sleep(0.2)
+        await scheduler.stop()
+        await asyncio.sleep(49.8)
+        scheduler.start(("a/1",))
+        await asyncio.sleep(15)
+    assert world.looks("a/1") == [0, 50, 60.5]
 
 
 async def test_the_beat_turns_though_nothing_is_due():

@@ -7,10 +7,12 @@ from builders import checkpoint_spec, make_observed, make_pool, make_run, pendin
 
 from trainingrun_operator.core.acceptance import complaint
 from trainingrun_operator.core.decide import decide
-from trainingrun_operator.core.observed import Problem
+from trainingrun_operator.core.destinations import destinations_of
+from trainingrun_operator.core.observed import Defaults, Problem
 
 POOLS = (make_pool("a100"), make_pool("h100"))
 TRAIN = {"name": "train", "image": "acme/bert"}
+SIGNAL = {"shutdown": {"signal": "SIGUSR1"}}
 
 
 def of(**pod):
@@ -33,6 +35,9 @@ def container(**fields):
         pytest.param(container(env=None, volumeMounts=None, resources=None, securityContext=None), id="keys of a container without a value"),
         pytest.param({"template": {**template(), "metadata": None}}, id="metadata without a value"),
         pytest.param(of(activeDeadlineSeconds=None), id="no deadline"),
+        pytest.param({**of(securityContext={"runAsUser": 1000}), **SIGNAL}, id="a signal for the pod's user"),
+        pytest.param({**container(securityContext={"runAsUser": 0}), **SIGNAL}, id="a signal for the container's user, be it root"),
+        pytest.param(of(shareProcessNamespace=False), id="processes apart, without a signal"),
     ],
 )  # fmt: skip
 def test_accepted(spec):
@@ -41,6 +46,11 @@ def test_accepted(spec):
     assert decide(make_observed(run=run, job=None, pods=(), agent=None, pools=POOLS)).effects
 
 
+SIGNAL_USER = (
+    "spec.shutdown.signal is SIGUSR1, but the template does not say as which user 'train' runs: set securityContext.runAsUser, of the pod or of this"
+    " container, so that the agent runs as the same user and may signal it."
+)
+SIGNAL_APART = "spec.template.spec.shareProcessNamespace is false, but spec.shutdown.signal is SIGUSR1: the agent could not see the training. Remove one."
 EMPTY = "spec.template.spec.containers is empty: give it at least one container with a name and an image, as in a Job."
 
 
@@ -48,6 +58,19 @@ EMPTY = "spec.template.spec.containers is empty: give it at least one container 
     ("spec", "reason", "message"),
     [
         pytest.param({"template": {}}, "InvalidTemplate", EMPTY, id="an empty template"),
+        pytest.param(SIGNAL, "InvalidTemplate", SIGNAL_USER, id="a signal for nobody in particular"),
+        pytest.param(
+            {**of(securityContext=None), **SIGNAL},
+            "InvalidTemplate",
+            SIGNAL_USER,
+            id="a signal, and no word about the user",
+        ),
+        pytest.param(
+            {**of(shareProcessNamespace=False), **SIGNAL},
+            "InvalidTemplate",
+            SIGNAL_APART,
+            id="a signal for processes apart",
+        ),
         pytest.param({"template": {"spec": []}}, "InvalidTemplate", EMPTY, id="a pod spec that is none"),
         pytest.param(of(containers=[]), "InvalidTemplate", EMPTY, id="no container"),
         pytest.param(
@@ -105,6 +128,18 @@ EMPTY = "spec.template.spec.containers is empty: give it at least one container 
             id="a container named like the operator's own",
         ),
         pytest.param(
+            of(initContainers=[{"name": "prepare"}, {"name": "checkpoint-restore"}]),
+            "InvalidTemplate",
+            "spec.template.spec.initContainers: the name 'checkpoint-restore' is the operator's own. Choose another.",
+            id="an init container named like the operator's own",
+        ),
+        pytest.param(
+            {"template": {**template(), "metadata": {"annotations": {"a": "b", "trainingrun.dev/released": ""}}}},
+            "InvalidTemplate",
+            "spec.template.metadata.annotations has 'trainingrun.dev/released': annotations of trainingrun.dev are the operator's own. Remove it.",
+            id="an annotation by which the operator speaks to its agent",
+        ),
+        pytest.param(
             {"metrics": {"container": "trainer"}},
             "InvalidTemplate",
             "spec.metrics.container is 'trainer', but the template has only train.",
@@ -144,6 +179,49 @@ def test_refused(spec, reason, message):
     assert (problem.reason, problem.message) == (reason, message)
     decision = decide(make_observed(run=run, job=None, pods=(), agent=None, pools=POOLS))
     assert (decision.effects, decision.note) == ((), message)
+
+
+MINE = make_pool("a100", namespaceSelector={"matchLabels": {"team": "ml"}})
+OTHERS = make_pool("h100", namespaceSelector={"matchLabels": {"team": "vision"}})
+ML = {"team": "ml"}
+
+
+def test_a_pool_that_allows_the_namespace_is_accepted():
+    assert complaint(make_run(spec={"nodePool": {"ref": "a100"}}), (MINE, OTHERS), namespace_labels=ML) is None
+
+
+def test_a_pool_that_does_not_allow_the_namespace_is_refused_until_it_does():
+    run = make_run(spec={"nodePool": {"ref": "h100"}})
+    problem = complaint(run, (MINE, OTHERS), namespace_labels=ML)
+    assert problem == Problem(
+        "NodePoolNotAllowed",
+        "spec.nodePool.ref is 'h100', which does not allow runs of namespace ml (these do: a100). Use another, or ask"
+        " whoever looks after the pools: its spec.namespaceSelector decides.",
+        permanent=False,
+    )
+    seen = make_observed(run=run, job=None, pods=(), agent=None, pools=(MINE, OTHERS), namespace_labels=ML)
+    assert (decide(seen).effects, decide(seen).note) == ((), problem.message)
+
+
+def test_pools_of_others_are_not_told():
+    problem = complaint(make_run(spec={"nodePool": {"ref": "b200"}}), (MINE, OTHERS), namespace_labels=ML)
+    assert problem is not None
+    assert "(there is: a100)" in problem.message
+
+
+def test_a_destination_that_is_not_listed_is_refused():
+    run = make_run()
+    elsewhere = destinations_of([{"bucket": "elsewhere"}])
+    problem = complaint(run, POOLS, elsewhere)
+    assert problem is not None
+    assert problem.reason == "DestinationNotAllowed"
+    seen = make_observed(run=run, job=None, pods=(), agent=None, defaults=Defaults(allowed_destinations=elsewhere))
+    assert decide(seen).effects == ()
+
+
+def test_what_is_not_uploaded_needs_no_destination_that_is_allowed():
+    run = make_run(spec={"checkpoint": {"mode": "Disabled"}})
+    assert complaint(run, POOLS, destinations_of([{"bucket": "elsewhere"}])) is None
 
 
 def test_a_pool_is_looked_for_again():

@@ -25,6 +25,7 @@ from trainingrun_operator.api.status import Progress, TerminationStatus
 from trainingrun_operator.core import completion
 from trainingrun_operator.core.decide import decide, why_end
 from trainingrun_operator.core.effects import Annotate, Begin
+from trainingrun_operator.core.observed import Defaults
 from trainingrun_operator.core.sample import Sample, ScrapeFailure
 from trainingrun_operator.core.track import Track, fold, resumed
 
@@ -120,6 +121,32 @@ def test_image_errors(reason, seconds, ends):
     if verdict is not None:
         assert verdict.status is FAILED
         assert verdict.message == f'The pod cannot start: {reason}: pull "acme/bert": not found'
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds", "ends"),
+    [
+        pytest.param(0, 9e9, False, id="for ever where the installation does not say how long"),
+        pytest.param(600, 599, False, id="for as long as it says"),
+        pytest.param(600, 600, True, id="and no longer"),
+    ],
+)
+def test_a_pod_waits_for_a_node(limit, seconds, ends):
+    pod = pending_pod(waiting_reason="Unschedulable", waiting_message="0/3 nodes are available")
+    defaults = Defaults(unschedulable_seconds=limit)
+    verdict = completion.never_started(make_observed(pods=(pod,), waiting_seconds=seconds, defaults=defaults))
+    assert (verdict is not None) == ends
+    if verdict is not None:
+        assert (verdict.status, verdict.actor) == (FAILED, "scheduler")
+        assert verdict.message == "The pod cannot start: Unschedulable: 0/3 nodes are available"
+
+
+@pytest.mark.parametrize(
+    ("reason", "lacks"),
+    [("ErrImagePull", "image"), ("ImagePullBackOff", "image"), ("Unschedulable", "node"), ("SchedulingGated", ""), ("", "")],
+)  # fmt: skip
+def test_waiting_is_timed_by_what_a_pod_lacks_whatever_it_is_called(reason, lacks):
+    assert completion.lacks(pending_pod(waiting_reason=reason)) == lacks
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ def test_a_run_that_is_deleted_before_anything_of_it_existed_is_left_alone():
 
 
 WORKLOAD = WorkloadRef(api_version="batch/v1", kind="Job", name="bert", uid="job")
+RESTORED = make_run(status=make_status(start_time=None), finalizers=())
 STOP_FILE = make_agent(foreign_stop_file=True)
 MARKED = make_agent(markers=(MarkerSeen(name="done", age_seconds=1),))
 LOW = losses(2.0, 0.4, 0.3)
@@ -89,6 +90,22 @@ LOW = losses(2.0, 0.4, 0.3)
             id="a person's word, before a person's file",
         ),
         pytest.param(
+            make_observed(
+                run=make_run(spec={"stop": True, "stoppedBy": "ada@example.com"}, stop_manager="kubectl-patch")
+            ),
+            "user_stop",
+            "Stopped by hand: spec.stop is true.",
+            "ada@example.com",
+            id="a person who said their name",
+        ),
+        pytest.param(
+            make_observed(run=make_run(spec={"stop": True}, stop_manager="kubectl-patch")),
+            "user_stop",
+            "Stopped by hand: spec.stop is true.",
+            "kubectl-patch",
+            id="the program of a person who did not",
+        ),
+        pytest.param(
             make_observed(agent=STOP_FILE, pods=(exited_pod(0),)),
             "user_stop",
             "Stopped by hand: somebody wrote the stop file STOP_TRAINING.",
@@ -101,6 +118,27 @@ LOW = losses(2.0, 0.4, 0.3)
             "Its Job bert was deleted by somebody else.",
             "Job",
             id="somebody deleted its Job",
+        ),
+        pytest.param(
+            make_observed(run=make_run(status=make_status(workload=WORKLOAD)), namespace_ends=True, **NO_JOB),
+            "deleted",
+            "The namespace was deleted.",
+            "kubectl delete",
+            id="its namespace was deleted, which takes the Job first",
+        ),
+        pytest.param(
+            make_observed(run=RESTORED, ended_before=make_verified(status="auto_low_loss"), **NO_JOB),
+            "auto_low_loss",
+            "This run had ended before, as auto_low_loss: its bucket knows more of it than the cluster, which was restored from a backup.",
+            "bucket",
+            id="its bucket knows how it ended",
+        ),
+        pytest.param(
+            make_observed(run=RESTORED, ended_before=make_verified(status="auto_newer"), **NO_JOB),
+            "failed",
+            "This run had ended before, for a reason that is not known any more: its bucket knows more of it than the cluster, which was restored from a backup.",
+            "bucket",
+            id="its bucket knows that it ended, in words that nobody knows",
         ),
         pytest.param(
             make_observed(pods=(exited_pod(0),), track=LOW),

@@ -261,5 +261,29 @@ def test_a_pool_selects_by_all_of_its_labels():
     assert not pool.selects({"pool": "a100"})
 
 
+@pytest.mark.parametrize(
+    ("selector", "labels", "allowed"),
+    [
+        pytest.param(None, {}, True, id="without a selector every namespace"),
+        pytest.param({}, {}, True, id="a selector of nothing selects everything"),
+        pytest.param({"matchLabels": {"team": "ml"}}, {"team": "ml", "more": "x"}, True, id="a label"),
+        pytest.param({"matchLabels": {"team": "ml"}}, {"team": "vision"}, False, id="the label of another"),
+        pytest.param({"matchLabels": {"team": "ml"}}, {}, False, id="no label"),
+        pytest.param({"matchExpressions": [{"key": "team", "operator": "In", "values": ["ml", "nlp"]}]}, {"team": "nlp"}, True, id="one of several"),
+        pytest.param({"matchExpressions": [{"key": "team", "operator": "In", "values": ["ml"]}]}, {}, False, id="none of several"),
+        pytest.param({"matchExpressions": [{"key": "team", "operator": "NotIn", "values": ["ml"]}]}, {}, True, id="not one that is not there"),
+        pytest.param({"matchExpressions": [{"key": "team", "operator": "NotIn", "values": ["ml"]}]}, {"team": "ml"}, False, id="just that one"),
+        pytest.param({"matchExpressions": [{"key": "team", "operator": "Exists"}]}, {"team": ""}, True, id="it is there"),
+        pytest.param({"matchExpressions": [{"key": "team", "operator": "Exists"}]}, {}, False, id="it is not there"),
+        pytest.param({"matchExpressions": [{"key": "team", "operator": "DoesNotExist"}]}, {}, True, id="rightly not there"),
+        pytest.param({"matchExpressions": [{"key": "team", "operator": "DoesNotExist"}]}, {"team": "ml"}, False, id="wrongly there"),
+        pytest.param({"matchLabels": {"team": "ml"}, "matchExpressions": [{"key": "lab", "operator": "Exists"}]}, {"team": "ml"}, False, id="all of it must fit"),
+    ],
+)  # fmt: skip
+def test_a_pool_allows_the_namespaces_that_it_selects(selector, labels, allowed):
+    fields = {} if selector is None else {"namespaceSelector": selector}
+    assert make_pool(**fields).allows(labels) is allowed
+
+
 def test_keys_as_people_say_them():
     assert (make_run().key, occupant("x").key, make_node_facts().name) == ("ml/bert", "team/x", "gpu-1")

@@ -26,7 +26,7 @@ from trainingrun_operator.api.status import NodePhase, Phase
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import DeleteNode, RecordNodes, ReleaseMachine, TaintNode, UntaintNode
 from trainingrun_operator.core.observed import Instance
-from trainingrun_operator.core.release import gpus_of, wants
+from trainingrun_operator.core.release import gate_holds, gpus_of, wants
 
 UNTAINT, TAINT = UntaintNode("gpu-1", NODE_UID), TaintNode("gpu-1", NODE_UID)
 RELEASE, DELETE = ReleaseMachine("a100", PROVIDER_ID), DeleteNode("gpu-1", NODE_UID)
@@ -215,6 +215,9 @@ def test_what_the_provider_answers_does_not_end_the_asking():
     assert (node.message, effects) == ("Throttled", [RELEASE])
 
 
+STUCK = "Overdue. It was told to go and has not gone."
+
+
 # -- Verifying ----------------------------------------------------------------------------------------------------
 
 
@@ -228,9 +231,11 @@ def test_what_the_provider_answers_does_not_end_the_asking():
         pytest.param(tainted(problem="Throttled"), 900, VERIFYING, "Overdue. Asked again to go. Throttled", [], id="running, present for long: overdue"),
         pytest.param(gone(), 0, VERIFYING, "A machine without a Node still runs and is billed. Asked again to go.", [], id="running, gone: a ghost machine"),
         pytest.param(gone(), 900, VERIFYING, "Overdue. A machine without a Node still runs and is billed. Asked again to go.", [], id="a ghost for long"),
-        pytest.param(tainted(instance=Instance.UNKNOWN), 99_999, VERIFYING, "", [], id="unknown, present: for ever"),
-        pytest.param(gone(instance=Instance.UNKNOWN), 99_999, VERIFYING, "", [], id="unknown, gone: for ever"),
-        pytest.param(tainted(instance=Instance.TERMINATING), 99_999, VERIFYING, "", [], id="still going"),
+        pytest.param(tainted(instance=Instance.UNKNOWN), 899, VERIFYING, "", [], id="unknown, present: for a while"),
+        pytest.param(tainted(instance=Instance.UNKNOWN, problem="Throttled"), 900, VERIFYING, f"{STUCK} Throttled", [], id="unknown, present: for ever, overdue"),
+        pytest.param(gone(instance=Instance.UNKNOWN), 99_999, VERIFYING, f"{STUCK} Of the machine the cloud says: Unknown.", [], id="unknown, gone: for ever, overdue"),
+        pytest.param(tainted(instance=Instance.TERMINATING), 899, VERIFYING, "", [], id="still going"),
+        pytest.param(tainted(instance=Instance.TERMINATING), 900, VERIFYING, f"{STUCK} Of the machine the cloud says: Terminating.", [], id="going for long: overdue"),
         pytest.param(facts(), 0, WAIT_IDLE, "Its taint was taken away: everything is looked at again.", [], id="running again without our taint"),
         pytest.param(tainted(occupants=(OTHERS,)), 0, WAIT_IDLE, "Occupied by team/notebook.", [UNTAINT], id="running again with a pod on it"),
     ],
@@ -253,6 +258,96 @@ def test_verifying(found, seconds, becomes, message, wanted):
 def test_a_machine_that_stays_is_asked_again_by_id(found, message):
     _, effects = look(VERIFYING, found, node={"message": message})
     assert effects == [RELEASE]
+
+
+# -- from when a wait counts ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("phase", "found", "holds"),
+    [
+        pytest.param(WAIT_IDLE, facts(), True, id="idle: empty"),
+        pytest.param(WAIT_IDLE, facts(occupants=(OTHERS,)), False, id="idle: not while somebody is on it"),
+        pytest.param(WAIT_IDLE, facts(occupants=None), False, id="idle: not while nobody knows"),
+        pytest.param(CORDONED, tainted(), True, id="settling: from our taint"),
+        pytest.param(CORDONED, facts(), False, id="settling: not before the taint is there"),
+        pytest.param(CORDONED, facts(tainted_by="other-run"), False, id="settling: not by another's taint"),
+        pytest.param(VERIFYING, facts(instance=Instance.GONE), True, id="its Node's removal: from when the machine is gone"),
+        pytest.param(VERIFYING, facts(instance=Instance.TERMINATING), False, id="its Node's removal: not while the machine goes"),
+        pytest.param(IN_USE, facts(instance=Instance.GONE), True, id="in use: a machine that has gone under the run"),
+        pytest.param(IN_USE, facts(), False, id="in use: not while its machine runs"),
+        pytest.param(RELEASING, facts(), False, id="releasing: waits for nothing"),
+        pytest.param(WAIT_IDLE, None, False, id="nothing is seen of it"),
+    ],
+)  # fmt: skip
+def test_what_a_phase_waits_through(phase, found, holds):
+    assert gate_holds(RUN_UID, make_node(phase), found) is holds
+
+
+@pytest.mark.parametrize(
+    ("phase", "found"),
+    [
+        pytest.param(WAIT_IDLE, facts(demand=(OTHERS,)), id="idle time, not time in the phase"),
+        pytest.param(CORDONED, tainted(), id="time since the taint"),
+        pytest.param(VERIFYING, tainted(instance=Instance.GONE), id="time since the machine has gone"),
+    ],
+)
+def test_a_long_phase_is_not_a_long_wait(phase, found):
+    node, effects = look(phase, found, node_seconds={NODE_UID: 99_999}, gate_seconds={NODE_UID: 0})
+    assert (node.phase, effects) == (phase, [])
+
+
+# -- a machine that is gone before the run ends ---------------------------------------------------------------------
+
+
+def training_on(found, seconds, phase=IN_USE):
+    run = make_run(status=make_status(nodes=(make_node(phase),)))
+    return make_observed(run=run, pods=(make_pod(lost=True),), nodes=(found,), gate_seconds={NODE_UID: seconds})
+
+
+@pytest.mark.parametrize(
+    ("found", "seconds", "wanted"),
+    [
+        pytest.param(facts(instance=Instance.GONE), 299, [], id="its Node is left to the cloud for a while"),
+        pytest.param(
+            facts(instance=Instance.GONE), 300, [DELETE], id="then it is removed, so that the pod is replaced"
+        ),
+        pytest.param(facts(instance=Instance.RUNNING), 99_999, [], id="never while the machine runs"),
+        pytest.param(facts(instance=Instance.UNKNOWN), 99_999, [], id="never while nobody knows"),
+        pytest.param(facts(instance=Instance.GONE, uid=None), 300, [], id="it is removed already"),
+        pytest.param(facts(instance=Instance.GONE, name="gpu-2"), 300, [], id="another node is none of it"),
+    ],
+)
+def test_the_node_of_a_machine_that_died_under_a_training(found, seconds, wanted):
+    assert [effect for effect in decide(training_on(found, seconds)).effects if effect == DELETE] == wanted
+
+
+def test_a_node_on_its_way_back_is_removed_on_that_way_only():
+    assert DELETE not in decide(training_on(facts(instance=Instance.GONE), 300, phase=RELEASED)).effects
+
+
+# -- a Node that was made anew --------------------------------------------------------------------------------------
+
+
+def test_a_machine_is_followed_to_its_new_node_and_looked_at_again():
+    node, effects = look(RELEASING, facts(uid="anew", occupants=(OTHERS,)))
+    assert (node.uid, node.phase, effects) == ("anew", WAIT_IDLE, [])
+    assert node.message == "Its Node was made anew: everything is looked at again."
+
+
+def test_a_machine_that_is_recorded_under_its_new_node_is_released_once():
+    old, new = make_node(WAIT_IDLE), make_node(WAIT_IDLE, uid="anew")
+    status = make_status(termination=make_stop(Phase.RELEASING), nodes=(old, new))
+    seen = make_observed(run=make_run(status=status), pods=(), job=None, nodes=(facts(uid="anew"), facts(uid="anew")))
+    (record,) = decide(seen).effects
+    assert isinstance(record, RecordNodes)
+    assert [node.phase for node in record.nodes] == [RETAINED, CORDONED]
+    assert record.nodes[0].message == "The same machine is known by a newer Node, which is recorded as well."
+
+
+def test_another_machine_of_the_same_name_is_not_followed():
+    node, effects = look(WAIT_IDLE, facts(uid="another", provider_id="aws:///us-east-1a/i-0fedcba9876543210"))
+    assert (node.uid, node.phase, effects) == (NODE_UID, WAIT_IDLE, [])
 
 
 # -- kept on purpose ----------------------------------------------------------------------------------------------
@@ -281,7 +376,7 @@ def test_no_other_taint_is_taken_back(found):
 def test_a_node_of_no_pool_is_kept():
     node, effects = look(IN_USE, facts(), node={"pool": ""})
     assert (node.phase, effects) == (RETAINED, [])
-    assert node.message == "Kept: no GPUNodePool, or more than one, selects this node."
+    assert node.message == "Kept: no GPUNodePool, or more than one, selects this node and allows this namespace."
 
 
 @pytest.mark.parametrize("phase", EVERY_PHASE)
@@ -329,6 +424,9 @@ def test_what_a_provider_answers_is_cut_to_what_the_status_can_say():
 SPARE = make_pool("spare", nodeSelector={"pool": "a100"})
 
 
+FENCED = make_pool("fenced", namespaceSelector={"matchLabels": {"team": "others"}})
+
+
 @pytest.mark.parametrize(
     ("spec", "pools", "pool"),
     [
@@ -337,6 +435,10 @@ SPARE = make_pool("spare", nodeSelector={"pool": "a100"})
         pytest.param({}, (make_pool(), SPARE), "", id="two pools select it"),
         pytest.param({"nodePool": {"ref": "spare"}}, (make_pool(), SPARE), "spare", id="the run names one of two"),
         pytest.param({"nodePool": {"ref": "other"}}, (make_pool(),), "", id="the run names another"),
+        pytest.param({}, (make_pool(), FENCED), "a100", id="the other of two does not allow the namespace"),
+        pytest.param(
+            {"nodePool": {"ref": "fenced"}}, (FENCED,), "", id="the run names one that does not allow the namespace"
+        ),
     ],
 )
 def test_identity_is_recorded_while_the_pod_is_on_the_node(spec, pools, pool):

@@ -123,6 +123,17 @@ def reading(sample, at=NOW):
         pytest.param({"pods": ()}, ("Unknown", "NotRunning", "No training is running."), id="no pod"),
         pytest.param({"pods": (pending_pod(),)}, ("Unknown", "NotRunning", "No training is running."), id="a pending pod"),
         pytest.param(
+            {"pods": (pending_pod(waiting_reason="Unschedulable", waiting_message="0/3 nodes are available"),)},
+            ("Unknown", "NotRunning", "No training is running. The pod waits: Unschedulable: 0/3 nodes are available"),
+            id="a pending pod that says what it waits for",
+        ),
+        pytest.param(
+            {"pods": (make_pod(lost=True),)},
+            ("Unknown", "NodeLost", "The machine of node gpu-1 is gone, and pod bert-x7k2p with it: the Job replaces it once the Node is removed."),
+            id="a pod whose machine is gone",
+        ),
+        pytest.param({"pods": (make_pod(lost=True), make_pod(uid="next"))}, ("True", "Fresh", "A finite, fresh loss is read."), id="which was replaced"),
+        pytest.param(
             {"pods": (make_pod(host_network=True),)},
             ("False", "HostNetwork", "The pod is on the host's network; its metrics are not read, for they could be another pod's."),
             id="a pod on the host's network",
@@ -157,6 +168,8 @@ def test_metrics_available(fields, wanted):
 
 def test_metrics_are_not_available_once_the_run_ends():
     assert said(done(), "MetricsAvailable") == ("False", "NotRunning", "No training is running.")
+    lost = replace(done(), pods=(make_pod(lost=True),))
+    assert said(lost, "MetricsAvailable") == ("False", "NotRunning", "No training is running.")
 
 
 BEFORE = Condition(

@@ -13,6 +13,7 @@ from builders import (
     checkpoint_spec,
     exited_pod,
     finished_pod,
+    losses,
     make_agent,
     make_job,
     make_mismatch,
@@ -75,7 +76,7 @@ def asks(seen, key):
 
 
 def save_ask(*, attempt=1, ended=True):
-    return SaveRequest(id=STOP_ID, attempt=attempt, ended=ended)
+    return SaveRequest(id=STOP_ID, attempt=attempt, ended=ended, status="auto_low_loss")
 
 
 # -- the beginning ------------------------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ def test_draining_asks_every_pod_that_trains_to_leave():
     pods = (make_pod(), make_pod(name="bert-2", uid="second"), exited_pod(1, name="bert-3", uid="third"))
     seen = stopping_at(Phase.DRAINING, pods=pods, spec={"shutdown": {"graceSeconds": 30}})
     assert effects(seen) == [
-        Annotate(pod.name, pod.uid, names.STOP_ANNOTATION, '{"id":"stop-0a1b2c3d-run","mode":"Auto","graceSeconds":30}')
+        Annotate(pod.name, pod.uid, names.STOP_ANNOTATION, '{"id":"stop-0a1b2c3d-run","graceSeconds":30}')
         for pod in pods[:2]
     ]
 
@@ -286,6 +287,29 @@ def test_without_a_pod_the_bucket_says_all_there_will_ever_be(phase, pods, verif
     assert stop.saved.commit == (verified.key if verified else "")
 
 
+@pytest.mark.parametrize(
+    ("progress", "track", "commit", "lost"),
+    [
+        pytest.param({"pod_uid": "next", "step": 1300}, Track(), {}, True, id="the next pod had gone on from it"),
+        pytest.param({"pod_uid": "next", "step": 1200}, Track(), {}, False, id="the next pod had made no new step"),
+        pytest.param({"pod_uid": "next", "step": None}, Track(), {}, True, id="how far the next pod was is not known"),
+        pytest.param({"pod_uid": "next", "step": 1300}, Track(), {"checkpoint": None}, True, id="what was saved has no step"),
+        pytest.param({"pod_uid": POD_UID, "step": 1300}, Track(), {}, False, id="it is of the pod that trained last"),
+        pytest.param({"step": 1300}, Track(), {}, False, id="no pod is known to have trained after it"),
+        pytest.param(None, Track(), {}, False, id="no step was ever seen"),
+        pytest.param({"pod_uid": POD_UID, "step": 9}, replace(losses(2.0, 1.0, first_step=1200), pod_uid="next"), {}, True, id="this process has seen the next pod go on"),
+    ],
+)  # fmt: skip
+def test_a_final_commit_of_an_older_pod_hides_no_loss(progress, track, commit, lost):
+    status = make_status(termination=make_stop(Phase.SAVING), progress=Progress(**progress) if progress else None)
+    seen = make_observed(
+        run=make_run(status=status), pods=(), verified=make_verified(**commit), agent=None, track=track
+    )
+    stop = advanced(seen)
+    assert stop is not None
+    assert (stop.phase, stop.data_loss is not None) == (Phase.DELETING, lost)
+
+
 def test_a_commit_without_files_is_named_by_its_key_when_bytes_are_lost():
     verified = make_verified(final=False, total_files=0, checkpoint=None)
     stop = advanced(stopping_at(Phase.SAVING, pods=(), verified=verified))
@@ -369,6 +393,23 @@ def test_proceed_ends_the_run_though_nothing_could_be_proven(phase, verified, co
     assert ("DataLoss", True) in told(seen)
 
 
+@pytest.mark.parametrize("phase", [pytest.param(Phase.SAVING, id="saving"), pytest.param(Phase.HELD, id="held")])
+def test_a_namespace_that_is_deleted_is_not_held(phase):
+    seen = stopping_at(
+        phase, pods=(), verified=make_verified(final=False), answer=make_unreachable(), namespace_ends=True
+    )
+    stop = advanced(seen)
+    assert stop is not None
+    assert stop.saved is not None
+    assert stop.phase is Phase.DELETING
+    assert stop.data_loss == (
+        "Ended without proof (the namespace is being deleted, and the pods in it are gone)."
+        " The bucket cannot be read: s3://bucket answers AccessDenied."
+    )
+    assert stop.saved.commit.endswith("e1-g0007.json"), "What was proven before is named."
+    assert ("DataLoss", True) in told(seen)
+
+
 def test_a_reason_that_is_too_long_for_the_schema_is_cut():
     answer = make_unreachable(message="x" * 99_999)
     for spec in ({}, PROCEED):
@@ -397,9 +438,12 @@ def test_a_training_that_exits_while_its_checkpoint_is_proven_is_saved_once_more
     assert advanced(exited) == make_stop(Phase.SAVING, phase_at=WALL, attempt=2)
 
 
-def test_a_pod_that_goes_while_its_checkpoint_is_proven_leaves_what_was_proven():
+def test_a_pod_that_goes_while_its_checkpoint_is_proven_leaves_what_was_proven_and_a_loss():
     gone = stopping_at(Phase.VERIFYING, pods=(), answer=make_verified(final=False))
-    assert advanced(gone) == make_stop(Phase.DELETING, phase_at=WALL, saved=make_saved(final=False))
+    assert advanced(gone) == make_stop(
+        Phase.DELETING, phase_at=WALL, saved=make_saved(final=False), data_loss=LOST_TAIL
+    )
+    assert ("DataLoss", True) in told(gone)
 
 
 @pytest.mark.parametrize(
@@ -477,7 +521,9 @@ def test_what_a_commit_says_is_cut_to_what_the_status_can_say():
 JOB = make_job(backoff_limit=0)
 LET_GO = Annotate("bert-x7k2p", POD_UID, names.RELEASED_ANNOTATION, STOP_ID)
 GONE = DeletePod("bert-x7k2p", POD_UID)
-OPEN = {"pods": (exited_pod(0),), "job": JOB}
+OPEN: dict[str, Any] = {"pods": (exited_pod(0),), "job": JOB}
+UNPROVEN: dict[str, Any] = {"stop": {"saved": make_saved(final=False)}}
+LATE = Annotate("bert-x7k2p", POD_UID, names.SAVE_ANNOTATION, save_ask(attempt=2).model_dump_json(by_alias=True))
 
 
 @pytest.mark.parametrize(
@@ -490,7 +536,14 @@ OPEN = {"pods": (exited_pod(0),), "job": JOB}
         pytest.param({**OPEN, "pods": (pending_pod(),)}, [SuspendJob(JOB.uid)], id="a pod that never started cannot leave through its gate"),
         pytest.param({**OPEN, "phase_seconds": 60}, [SuspendJob(JOB.uid)], id="a gate that never opens is not waited for"),
         pytest.param({**OPEN, "pods": (make_pod(),)}, [SuspendJob(JOB.uid)], id="training runs: suspended, with its grace"),
-        pytest.param({**OPEN, "stop": {"saved": make_saved(final=False)}}, [SuspendJob(JOB.uid)], id="not all is proven: with its grace, for a last commit"),
+        pytest.param({**OPEN, "stop": {"saved": make_saved(final=False)}}, [LATE], id="it left after the proof: the rest is saved behind its gate"),
+        pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, save=save_ask(attempt=2)),)}, [], id="and is asked for once"),
+        pytest.param({**OPEN, **UNPROVEN, "phase_seconds": 120}, [SuspendJob(JOB.uid)], id="that does not succeed: with its grace, in which the agent tries on"),
+        pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, deleting=True),)}, [SuspendJob(JOB.uid)], id="it is told to go already: the grace is all there is"),
+        pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, released=True),)}, [SuspendJob(JOB.uid)], id="its gate is open already"),
+        pytest.param({**OPEN, **UNPROVEN, "job": make_job(suspended=True)}, [], id="suspended already: the grace is all there is"),
+        pytest.param({**OPEN, "stop": {"saved": make_saved(final=False), "data_loss": "All."}}, [SuspendJob(JOB.uid)], id="given up on: nothing more is asked for"),
+        pytest.param({**OPEN, **UNPROVEN, "spec": {"checkpoint": {"mode": "Disabled"}}}, [SuspendJob(JOB.uid)], id="nothing is saved at all"),
         pytest.param({**OPEN, "stop": {"saved": None}}, [SuspendJob(JOB.uid)], id="a stop without a record is never let through the gate"),
         pytest.param({"pods": (make_pod(),), "job": make_job(suspended=True)}, [], id="suspended: the pods are going"),
         pytest.param({"pods": (finished_pod(143),), "job": make_job(suspended=True)}, [GONE], id="suspended: what is over is deleted"),
@@ -499,12 +552,36 @@ OPEN = {"pods": (exited_pod(0),), "job": JOB}
         pytest.param({"pods": (finished_pod(0, deleting=True),), "job": make_job(finished=True)}, [], id="and not twice"),
         pytest.param({"pods": (make_pod(),), "job": None}, [GONE], id="somebody deleted the Job: its pods are deleted"),
         pytest.param({"pods": ()}, [SuspendJob(JOB.uid)], id="no pod, but a Job that would make one"),
+        pytest.param({"pods": (make_pod(lost=True),)}, [SuspendJob(JOB.uid)], id="its machine is gone: nobody makes another pod"),
+        pytest.param({"pods": (exited_pod(0, unreachable=True),), "job": make_job(suspended=True), "phase_seconds": 999}, [], id="silent, but not told to go"),
+        pytest.param({"pods": (make_pod(unreachable=True, deleting=True),), "job": make_job(suspended=True), "phase_seconds": 299}, [], id="silent: it may come back"),
     ],
 )  # fmt: skip
 def test_deleting(fields, wanted):
     fields = dict(fields)
     seen = stopping_at(Phase.DELETING, stop=fields.pop("stop", None), **fields)
     assert effects(seen) == wanted
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        pytest.param(make_pod(lost=True), id="its machine is gone"),
+        pytest.param(make_pod(lost=True, deleting=True), id="its machine is gone, Terminating for ever"),
+        pytest.param(make_pod(unreachable=True, deleting=True), id="its node is silent for long: only the machine's release ends it"),
+    ],
+)  # fmt: skip
+def test_a_pod_that_nobody_can_end_is_not_waited_for(pod):
+    seen = stopping_at(Phase.DELETING, pods=(pod,), job=make_job(suspended=True), phase_seconds=300)
+    assert advanced(seen).phase is Phase.RELEASING
+
+
+def test_what_a_training_wrote_after_the_proof_takes_its_place():
+    late = make_verified(generation=8, attempt=2)
+    seen = stopping_at(Phase.DELETING, **OPEN, **UNPROVEN, answer=late)
+    stop = advanced(seen)
+    assert (stop.phase, stop.attempt, stop.saved) == (Phase.DELETING, 2, termination.saved_from(late))
+    assert stop.saved.final
 
 
 NEWER = make_verified(generation=8)
@@ -573,16 +650,20 @@ def test_releasing_ends_when_every_node_is_settled(nodes):
 
 
 DONE = make_status(termination=make_stop(Phase.DONE))
+ENDED = make_job(finished=True)
 
 
 @pytest.mark.parametrize(
     ("run", "job", "wanted"),
     [
-        pytest.param({}, make_job(), (AdoptJob(JOB.uid),), id="the Job goes with the run from now on"),
-        pytest.param({}, make_job(owned=True), (RemoveFinalizer(),), id="then nothing is left to protect"),
+        pytest.param({}, ENDED, (AdoptJob(JOB.uid),), id="the Job goes with the run from now on"),
+        pytest.param({}, replace(ENDED, owned=True), (RemoveFinalizer(),), id="then nothing is left to protect"),
         pytest.param({}, None, (RemoveFinalizer(),), id="nor is it without a Job"),
-        pytest.param({"finalizers": ()}, make_job(), (), id="afterwards nothing is done any more"),
-        pytest.param({"deleting": True}, make_job(), (DeleteJob("bert", JOB.uid),), id="deleted: the Job is deleted"),
+        pytest.param({"finalizers": ()}, ENDED, (), id="afterwards nothing is done any more"),
+        pytest.param(
+            {"finalizers": ()}, make_job(suspended=True), (), id="nor to a Job that was ended by suspending it"
+        ),
+        pytest.param({"deleting": True}, ENDED, (DeleteJob("bert", JOB.uid),), id="deleted: the Job is deleted"),
         pytest.param({"deleting": True}, make_job(deleting=True), (), id="deleted: and not twice"),
         pytest.param({"deleting": True}, None, (RemoveFinalizer(),), id="deleted: then the finalizer lets go"),
     ],
@@ -593,7 +674,17 @@ def test_done(run, job, wanted):
 
 
 def test_done_and_let_go_is_the_end():
-    assert decide(make_observed(run=make_run(status=DONE, finalizers=()))) == Decision()
+    assert decide(make_observed(run=make_run(status=DONE, finalizers=()), job=ENDED)) == Decision()
+
+
+@pytest.mark.parametrize(
+    "finalizers", [pytest.param((names.FINALIZER,), id="before the run is let go"), pytest.param((), id="and after")]
+)
+def test_a_job_that_comes_after_the_end_is_deleted_once(finalizers):
+    """An operator that stood still between its decision and its request may create one whenever it goes on."""
+    run = make_run(status=DONE, finalizers=finalizers)
+    assert effects(make_observed(run=run, job=make_job())) == [DeleteJob("bert", JOB.uid)]
+    assert DeleteJob("bert", JOB.uid) not in effects(make_observed(run=run, job=make_job(deleting=True)))
 
 
 # -- nudges -------------------------------------------------------------------------------------------------------

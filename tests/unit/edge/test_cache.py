@@ -6,6 +6,7 @@ import pytest
 from builders import JOB_UID, NAME, POD_UID, RUN_UID
 from fakes import stored_job, stored_pod, stored_pool, stored_run
 
+from trainingrun_operator.api import names
 from trainingrun_operator.edge.cache import Cache
 
 
@@ -34,10 +35,12 @@ def test_a_run_is_kept_unless_a_newer_one_is_known(cache, first, second, kept):
     assert cache.runs[RUN_UID]["metadata"]["resourceVersion"] == (second if kept else first)
 
 
-def test_of_who_wrote_what_only_who_stopped_is_kept(cache):
+def test_of_who_wrote_what_only_who_asked_for_something_by_hand_is_kept(cache):
     stop, others = field("kubectl-patch", "stop"), [field("kubectl-create", "template"), {"manager": "x"}]
-    cache.put_run(stored_run(managedFields=[*others, stop]))
-    assert cache.runs[RUN_UID]["metadata"]["managedFields"] == [stop]
+    annotations: dict[str, dict[str, str]] = {f"f:{names.ABANDON_RELEASE_ANNOTATION}": {}}
+    abandon = {"manager": "kubectl-annotate", "fieldsV1": {"f:metadata": {"f:annotations": annotations}}}
+    cache.put_run(stored_run(managedFields=[*others, stop, abandon]))
+    assert cache.runs[RUN_UID]["metadata"]["managedFields"] == [stop, abandon]
 
 
 def test_what_was_handed_in_is_not_changed(cache):

@@ -17,9 +17,11 @@ from builders import (
     RUN_UID,
     STOP_ID,
     WALL,
+    make_job,
     make_node,
     make_observed,
     make_pool,
+    make_run,
     make_stop,
 )
 from fakes import (
@@ -41,16 +43,20 @@ from fakes import (
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.status import Phase
+from trainingrun_operator.core.children import disruption_budget
 from trainingrun_operator.core.effects import (
     AddFinalizer,
     AdoptJob,
     Advance,
     Annotate,
     Begin,
+    CreateBudget,
     CreateJob,
+    DeleteBudget,
     DeleteJob,
     DeleteNode,
     DeletePod,
+    DeleteRun,
     EndReplacements,
     RecordNodes,
     ReleaseMachine,
@@ -63,7 +69,7 @@ from trainingrun_operator.core.effects import (
 from trainingrun_operator.core.observed import Run
 from trainingrun_operator.edge import execute as module
 from trainingrun_operator.edge.cache import Cache
-from trainingrun_operator.edge.execute import Executor, StaleError
+from trainingrun_operator.edge.execute import Executor, NotLeadingError, StaleError
 from trainingrun_operator.edge.kube import Kube, KubeError
 from trainingrun_operator.edge.memory import Memory
 from trainingrun_operator.edge.nodes import Refused
@@ -85,15 +91,15 @@ async def place(monkeypatch):
     monkeypatch.setattr(module, "provider_for", lambda pool: provider)
     stored = (stored_run(status=STOPPING), stored_job(), stored_pod(), stored_node())
     async with api_server(*stored) as api, Kube(Plain(api.url)) as kube:
-        cache, memory = Cache(), Memory()
+        cache, memory, lease = Cache(), Memory(), SimpleNamespace(held=True)
         cache.pools["a100"] = make_pool()
-        executor = Executor(kube, cache)
+        executor = Executor(kube, cache, lambda: lease.held)
 
         async def do(*effects, seen=None):
             seen = seen or make_observed(run=Run.of(api.objects[RUN]), wall=WALL)
             return await executor.execute(seen, effects, memory)
 
-        yield SimpleNamespace(api=api, cache=cache, memory=memory, provider=provider, do=do)
+        yield SimpleNamespace(api=api, cache=cache, memory=memory, provider=provider, do=do, lease=lease)
 
 
 def unchanged(version="7"):
@@ -126,11 +132,11 @@ OWNER = {
 }
 
 
-def delete_options(uid):
+def delete_options(uid, **preconditions):
     return {
         "apiVersion": "v1",
         "kind": "DeleteOptions",
-        "preconditions": {"uid": uid},
+        "preconditions": {"uid": uid, **preconditions},
         "propagationPolicy": "Background",
     }
 
@@ -220,6 +226,13 @@ def delete_options(uid):
             id="the Job is deleted by its uid",
         ),
         pytest.param(
+            DeleteRun(),
+            f"DELETE {RUN}",
+            PLAIN,
+            delete_options(RUN_UID, resourceVersion="7"),
+            id="the run is deleted as it was read",
+        ),
+        pytest.param(
             DeleteNode("gpu-1", NODE_UID),
             f"DELETE {NODE}",
             PLAIN,
@@ -244,7 +257,7 @@ def delete_options(uid):
 )
 async def test_the_request_that_an_effect_becomes(place, effect, line, content_type, body):
     await place.do(effect)
-    sent = place.api.sent[-1]
+    sent = next(request for request in place.api.sent if request.line == line)
     assert (sent.line, sent.content_type, sent.body) == (line, content_type, body)
     if sent.method in ("PATCH", "POST"):
         assert sent.query == {"fieldManager": "trainingrun-operator"}
@@ -264,6 +277,68 @@ async def test_nothing_waits_for_an_event_that_cannot_be_told(place, caplog):
     await place.do(Tell("Stopping", "It stops."), DeletePod(POD_NAME, POD_UID))
     assert POD not in place.api.objects
     assert "the namespace is being terminated" in caplog.text
+
+
+GOING = [
+    {"reason": "NamespaceTerminating", "message": "namespace ml is being terminated", "field": "metadata.namespace"}
+]
+
+
+async def test_what_was_lost_in_a_namespace_that_goes_is_told_about_the_namespace(place):
+    place.api.refuse(f"POST {EVENTS}", ApiError(403, "Forbidden", "ml is being terminated", GOING))
+    await place.do(Tell("DataLoss", "All is lost.", warning=True))
+    sent = place.api.sent[-1]
+    assert sent.line == "POST /api/v1/namespaces/default/events"
+    assert sent.body["involvedObject"] == {"apiVersion": "v1", "kind": "Namespace", "name": NAMESPACE}
+    assert (sent.body["metadata"]["namespace"], sent.body["reason"]) == ("default", "DataLoss")
+    assert sent.body["message"] == f"TrainingRun {NAMESPACE}/{NAME}: All is lost."
+
+
+async def test_nothing_else_is_told_about_a_namespace(place):
+    place.api.refuse(f"POST {EVENTS}", ApiError(403, "Forbidden", "ml is being terminated", GOING))
+    await place.do(Tell("Finished", "It is over."))
+    place.api.refuse(f"POST {EVENTS}", ApiError(403, "Forbidden", "quota"))
+    await place.do(Tell("DataLoss", "All is lost.", warning=True))
+    assert [line for line in place.api.lines() if "default" in line] == []
+
+
+async def test_nothing_waits_for_what_cannot_be_told_anywhere(place, caplog):
+    place.api.refuse(f"POST {EVENTS}", ApiError(403, "Forbidden", "ml is being terminated", GOING))
+    place.api.refuse("POST /api/v1/namespaces/default/events", ApiError(403, "Forbidden", "not there either"))
+    await place.do(Tell("DataLoss", "All is lost.", warning=True), DeletePod(POD_NAME, POD_UID))
+    assert POD not in place.api.objects
+    assert "not there either" in caplog.text
+
+
+# -- the disruption budget ----------------------------------------------------------------------------------------
+
+BUDGET = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/{NAME}-checkpoint"
+
+
+async def test_a_budget_is_put_up_and_taken_down_by_its_uid(place):
+    await place.do(CreateBudget(disruption_budget(make_run(), make_job())))
+    assert place.memory.budget == place.api.objects[BUDGET]["metadata"]["uid"]
+    await place.do(DeleteBudget(f"{NAME}-checkpoint", place.memory.budget))
+    assert place.api.sent[-1].body["preconditions"]["uid"]
+    assert BUDGET not in place.api.objects
+    assert place.memory.budget == ""
+
+
+@pytest.mark.parametrize(
+    ("effect", "line"),
+    [
+        pytest.param(
+            CreateBudget(disruption_budget(make_run(), make_job())), f"POST {BUDGET.rpartition('/')[0]}", id="put up"
+        ),
+        pytest.param(DeleteBudget(f"{NAME}-checkpoint", "budget-uid"), f"DELETE {BUDGET}", id="taken down"),
+    ],
+)
+async def test_nothing_waits_for_a_budget_that_cannot_be(place, effect, line):
+    place.memory.budget = "somehow"
+    place.api.refuse(line, ApiError(403, "Forbidden", "the namespace is being terminated"))
+    await place.do(effect, DeletePod(POD_NAME, POD_UID))
+    assert POD not in place.api.objects
+    assert place.memory.budget is None, "It is looked for again."
 
 
 async def test_a_run_that_never_had_a_status_gets_one_before_its_parts(place):
@@ -314,6 +389,49 @@ async def test_nothing_behind_an_effect_that_fails_is_done(place):
     place.api.refuse(f"PATCH {RUN}/status", ApiError(500, "InternalError"))
     with pytest.raises(KubeError):
         await place.do(Advance(ADVANCED, Phase.SAVING, 1), DeletePod(POD_NAME, POD_UID))
+    assert POD in place.api.objects
+
+
+# -- the Lease ----------------------------------------------------------------------------------------------------
+
+TO_DO = (
+    AddFinalizer(),
+    RemoveFinalizer(),
+    DeleteRun(),
+    Begin(STOP),
+    Advance(ADVANCED, Phase.SAVING, 1),
+    RecordNodes(NODES),
+    CreateJob(stored_job()),
+    AdoptJob(JOB_UID),
+    EndReplacements(JOB_UID),
+    SuspendJob(JOB_UID),
+    DeleteJob(NAME, JOB_UID),
+    Annotate(POD_NAME, POD_UID, "a", "b"),
+    DeletePod(POD_NAME, POD_UID),
+    TaintNode("gpu-1", NODE_UID),
+    UntaintNode("gpu-1", NODE_UID),
+    ReleaseMachine("a100", PROVIDER_ID),
+    DeleteNode("gpu-1", NODE_UID),
+    Tell("Stopping", "It stops.", warning=False),
+)
+
+
+@pytest.mark.parametrize("effect", TO_DO, ids=lambda effect: type(effect).__name__)
+async def test_without_the_lease_nothing_is_begun(place, effect):
+    place.lease.held = False
+    with pytest.raises(NotLeadingError):
+        await place.do(effect)
+    assert (place.api.sent, place.provider.released) == ([], [])
+
+
+async def test_the_lease_is_asked_right_before_each_effect(place):
+    def run_out(sent):
+        place.lease.held = False
+
+    place.api.before = run_out
+    with pytest.raises(NotLeadingError):
+        await place.do(EndReplacements(JOB_UID), DeletePod(POD_NAME, POD_UID))
+    assert place.api.lines() == [f"PATCH {JOB}"]
     assert POD in place.api.objects
 
 
@@ -422,6 +540,21 @@ async def test_one_of_the_same_name_means_that_ours_is_gone_and_is_left_alone(pl
     assert path in place.api.objects
 
 
+async def test_a_run_that_changed_after_it_was_read_is_not_deleted(place):
+    seen = make_observed(run=Run.of(place.api.objects[RUN]))
+    place.api.put(stored_run(finalizers=None, resourceVersion="8"))
+    with pytest.raises(StaleError):
+        await place.do(DeleteRun(), seen=seen)
+    assert RUN in place.api.objects
+
+
+async def test_a_run_that_is_gone_already_is_deleted(place):
+    seen = make_observed(run=Run.of(place.api.objects[RUN]))
+    del place.api.objects[RUN]
+    await place.do(DeleteRun(), seen=seen)
+    assert place.api.lines() == [f"DELETE {RUN}"]
+
+
 # -- the Job ------------------------------------------------------------------------------------------------------
 
 
@@ -429,6 +562,16 @@ async def test_a_created_job_is_known_before_the_watch_brings_it(place):
     del place.api.objects[JOB]
     await place.do(CreateJob({"metadata": stored_job()["metadata"]}))
     assert place.cache.jobs[RUN_UID]["metadata"]["name"] == NAME
+
+
+async def test_a_job_that_is_created_for_a_run_that_is_gone_is_taken_back(place):
+    """As an operator does that stood still between its decision and its request."""
+    seen = make_observed(run=Run.of(place.api.objects[RUN]), wall=WALL)
+    del place.api.objects[RUN], place.api.objects[JOB]
+    with pytest.raises(StaleError):
+        await place.do(CreateJob({"metadata": stored_job()["metadata"]}), seen=seen)
+    assert JOB not in place.api.objects
+    assert RUN_UID not in place.cache.jobs
 
 
 async def test_a_job_that_is_there_already_is_looked_at_again(place):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from builders import NODE_UID, PROVIDER_ID, RUN_UID, make_node, make_pool, occupant
+from builders import EARLIER, NODE_UID, PROVIDER_ID, RUN_UID, make_node, make_pool, occupant
 from fakes import ApiError, FakeProvider, Plain, api_server, stored_node, stored_pod
 
 from trainingrun_operator.api import names
@@ -16,6 +16,7 @@ from trainingrun_operator.edge.nodes.facts import gather, identity
 
 OURS = {"key": names.RELEASING_TAINT, "value": RUN_UID, "effect": "NoSchedule"}
 GPU = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+SILENT = stored_node(status={"conditions": [{"type": "Ready", "status": "Unknown"}]})
 OF_NOBODY: dict[str, Any] = {"labels": {}, "ownerReferences": []}
 
 
@@ -73,7 +74,11 @@ async def test_without_its_pool_nothing_is_asked_and_nothing_is_known(api, kube)
     ("node", "asked"),
     [
         pytest.param([], make_node(), id="gone"),
-        pytest.param([stored_node(uid="another")], make_node(), id="replaced by another of its name"),
+        pytest.param(
+            [stored_node(uid="another", spec={"providerID": "aws:///us-east-1a/i-0fedcba9876543210"})],
+            make_node(),
+            id="replaced by another of its name",
+        ),
     ],
 )
 async def test_a_node_that_is_not_the_one_recorded_has_no_uid(api, kube, provider, node, asked):
@@ -83,6 +88,12 @@ async def test_a_node_that_is_not_the_one_recorded_has_no_uid(api, kube, provide
     found = await look(kube, node=asked)
     assert (found.uid, found.provider_id, found.instance) == (None, asked.provider_id, Instance.TERMINATING)
     assert not any(sent.query.get("fieldSelector", "").startswith("spec.nodeName=,") for sent in api.sent)
+
+
+async def test_a_node_that_was_made_anew_for_the_same_machine_is_seen_under_its_new_uid(api, kube, provider):
+    api.put(stored_node(uid="anew"), stored_pod(**{"name": "notebook", "namespace": "team", **OF_NOBODY}))
+    found = await look(kube)
+    assert (found.uid, [one.name for one in found.occupants]) == ("anew", ["notebook"])
 
 
 # -- occupants ----------------------------------------------------------------------------------------------------
@@ -114,6 +125,20 @@ async def test_who_keeps_a_node(api, kube, provider, pod, keeps):
     api.put(stored_pod(**{"name": "notebook", "namespace": "team", **OF_NOBODY, **pod}))
     found = await look(kube, pool=make_pool(**IGNORED))
     assert [one.name for one in found.occupants] == (["notebook"] if keeps else [])
+
+
+@pytest.mark.parametrize(
+    ("node", "pod", "keeps"),
+    [
+        pytest.param(SILENT, {"deletionTimestamp": EARLIER}, False, id="our own, Terminating on a node that has fallen silent"),
+        pytest.param(SILENT, {}, True, id="our own, not told to go"),
+        pytest.param(SILENT, {"deletionTimestamp": EARLIER, "labels": {names.RUN_UID_LABEL: "other"}}, True, id="another run's"),
+        pytest.param(stored_node(), {"deletionTimestamp": EARLIER}, True, id="our own, Terminating on a node that answers"),
+    ],
+)  # fmt: skip
+async def test_a_pod_that_only_its_nodes_end_can_end_does_not_keep_it(api, kube, provider, node, pod, keeps):
+    api.put(node, stored_pod(**pod))
+    assert bool((await look(kube)).occupants) is keeps
 
 
 async def test_a_pod_of_another_run_is_known_as_such(api, kube, provider):

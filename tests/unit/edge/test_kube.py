@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -99,6 +100,47 @@ async def test_what_a_refusal_means(api, kube, answer, gone, conflict, exists):
 async def test_causes_are_kept(api, kube):
     api.refuse(f"PATCH {RUN}", ApiError(422, "Invalid", causes=SCHEMA))
     assert (await refused(kube.patch_run(NAMESPACE, NAME, []))).causes == tuple(SCHEMA)
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """How long was waited, without waiting."""
+    waited: list[float] = []
+
+    async def sleep(seconds):
+        waited.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    return waited
+
+
+def busy(status, wait):
+    return web.json_response(
+        {"reason": "TooManyRequests"}, status=status, headers={"Retry-After": wait} if wait else {}
+    )
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_busy_api_server_is_asked_again_when_it_says(api, kube, waits, status):
+    for wait in ("1", "2", "900"):
+        api.refuse(f"PATCH {RUN}", busy(status, wait))
+    await kube.patch_run(NAMESPACE, NAME, [])
+    assert waits == [1, 2, module.BUSY_SECONDS], "never longer than that at once"
+    assert api.lines("PATCH") == [f"PATCH {RUN}"] * 4
+
+
+async def test_an_api_server_that_stays_busy_is_an_error_after_a_while(api, kube, waits):
+    for _ in range(module.BUSY_TRIES):
+        api.refuse(f"GET {RUN}", busy(429, "1"))
+    assert (await refused(kube.run(NAMESPACE, NAME))).status == 429
+    assert len(waits) == module.BUSY_TRIES - 1
+
+
+@pytest.mark.parametrize("wait", ["", "soon"])
+async def test_a_busy_answer_that_does_not_say_when_is_an_error_at_once(api, kube, waits, wait):
+    api.refuse(f"GET {RUN}", busy(429, wait))
+    assert (await refused(kube.run(NAMESPACE, NAME))).status == 429
+    assert waits == []
 
 
 @pytest.mark.parametrize(
@@ -310,6 +352,20 @@ async def test_a_secret_is_decoded(api, kube):
     assert api.lines() == [f"GET {SECRET}"]
 
 
+@pytest.mark.parametrize("name", ["../../other/secrets/s3-credentials", "..%2F..%2Fother%2Fsecrets%2Fs3-credentials"])
+async def test_a_secret_is_looked_for_in_the_runs_own_namespace_whatever_its_name_says(api, kube, name):
+    api.put(stored_secret() | {"metadata": {"name": "s3-credentials", "namespace": "other"}})
+    assert await kube.secret(NAMESPACE, name) is None
+    (line,) = api.lines()
+    assert line.startswith(f"GET /api/v1/namespaces/{NAMESPACE}/secrets/")
+
+
+async def test_labels_of_a_namespace_are_read_and_those_of_one_that_is_gone_are_none(api, kube):
+    api.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ml", "labels": {"team": "ml"}}})
+    api.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "plain"}})
+    assert [await kube.namespace_labels(name) for name in ("ml", "plain", "gone")] == [{"team": "ml"}, {}, {}]
+
+
 async def test_a_secret_without_data_is_empty(api, kube):
     api.put({**stored_secret(), "data": None})
     assert await kube.secret(NAMESPACE, "s3-credentials") == {}
@@ -376,6 +432,22 @@ async def test_a_delete_is_of_this_uid_alone_and_what_is_gone_already_is_success
 async def test_a_delete_that_is_forbidden_is_an_error(api, kube):
     api.refuse(f"DELETE {POD}", ApiError(403, "Forbidden"))
     assert (await refused(kube.delete_pod(NAMESPACE, f"{NAME}-x7k2p", POD_UID))).status == 403
+
+
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/operators/leases"
+
+
+async def test_a_lease_is_made_once_and_changed_only_as_it_was_read(api, kube):
+    assert await kube.lease("operators", "one") is None
+    made = await kube.create_lease("operators", "one", {"holderIdentity": "a", "leaseTransitions": 0})
+    assert (made["kind"], made["apiVersion"]) == ("Lease", "coordination.k8s.io/v1")
+    assert (await refused(kube.create_lease("operators", "one", {"holderIdentity": "b"}))).exists
+    version = made["metadata"]["resourceVersion"]
+    changed = await kube.patch_lease("operators", "one", version, {"holderIdentity": "b"})
+    assert changed["spec"] == {"holderIdentity": "b", "leaseTransitions": 0}
+    assert (await refused(kube.patch_lease("operators", "one", version, {"holderIdentity": "c"}))).status == 409
+    assert await kube.lease("operators", "one") == api.objects[f"{LEASES}/one"] == changed
+    assert [sent.content_type for sent in api.sent if sent.method == "PATCH"] == ["application/merge-patch+json"] * 2
 
 
 async def test_the_end_of_a_log_is_what_tells(api, kube):

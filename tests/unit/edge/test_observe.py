@@ -12,7 +12,10 @@ from builders import (
     EARLIER,
     JOB_UID,
     NAME,
+    NAMESPACE,
+    NODE_UID,
     POD_UID,
+    WALL,
     checkpoint_spec,
     commit_key,
     make_agent,
@@ -37,6 +40,7 @@ from fakes import (
     Plain,
     api_server,
     pod_pages,
+    stored_budget,
     stored_job,
     stored_node,
     stored_pod,
@@ -47,6 +51,7 @@ from fakes import (
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import CommitSeen, SaveRequest
 from trainingrun_operator.api.status import NodePhase, Phase
+from trainingrun_operator.core.destinations import destinations_of
 from trainingrun_operator.core.observed import Defaults, Instance, Training, Unreachable
 from trainingrun_operator.core.sample import ScrapeFailure
 from trainingrun_operator.edge import observe as module
@@ -57,6 +62,7 @@ from trainingrun_operator.edge.metrics import prometheus
 from trainingrun_operator.edge.nodes import facts
 from trainingrun_operator.edge.observe import Observer
 
+BUDGET = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/{NAME}-checkpoint"
 KEY = commit_key(1, 7)
 COMMIT = CommitSeen(key=KEY, epoch=1, generation=7)
 RELIST_SECONDS = 300
@@ -81,7 +87,11 @@ class Place:
             cast("Any", self.store),
             session,
             self.cache,
-            Defaults(),
+            Defaults(
+                allowed_destinations=destinations_of(
+                    [{"expectedBucketOwner": "123456789012"}, {"endpoint": "https://s3.example"}]
+                )
+            ),
             recheck_seconds=30,
             relist_seconds=RELIST_SECONDS,
         )
@@ -148,9 +158,127 @@ async def test_a_missed_event_is_made_good_by_a_read_now_and_then(place):
 async def test_the_first_look_at_a_training_run_asks_who_its_node_is(place):
     place.watched()
     seen = await place.look()
-    assert place.calls == [f"GET {NODE}", "/metrics", "/progress"]
+    assert place.calls == [f"GET {NODE}", f"GET {BUDGET}", "/metrics", "/progress"]
     assert (seen.pod.training, seen.agent, seen.track.step) == (Training.RUNNING, make_agent(), 1200)
     assert [node.provider_id for node in seen.nodes]
+
+
+# -- the disruption budget ----------------------------------------------------------------------------------------
+
+
+async def test_the_budget_is_looked_for_once_and_then_seldom(place):
+    place.watched()
+    assert (await place.look()).budget == ""
+    place.clock.now += 10
+    assert (await place.look()).budget == ""
+    assert f"GET {BUDGET}" not in place.calls
+    place.api.put(stored_budget())
+    place.clock.now += RELIST_SECONDS
+    assert (await place.look()).budget == "budget-uid"
+
+
+async def test_a_budget_of_that_name_that_is_not_ours_is_none(place):
+    place.watched()
+    place.api.put(stored_budget(labels={}))
+    assert (await place.look()).budget == ""
+
+
+async def test_after_a_failure_it_is_looked_for_again_soon(place):
+    place.watched()
+    await place.look()
+    place.memory.budget = None
+    assert (await place.look()).budget is None
+    place.clock.now += module.BUDGET_RETRY_SECONDS
+    assert (await place.look()).budget == ""
+
+
+async def test_nobody_looks_for_the_budget_of_a_run_that_is_over(place):
+    place.watched()
+    await place.look(stop=make_stop(Phase.DONE), finalizers=[])
+    assert f"GET {BUDGET}" not in place.calls
+
+
+async def test_how_long_everything_has_been_proven(place):
+    place.watched()
+    place.pages.report = make_agent(commit=COMMIT)
+    place.store.commits = [make_verified()]
+    assert (await place.look()).proven_seconds == 0
+    place.clock.now += 31
+    assert (await place.look()).proven_seconds == 31
+    place.pages.report = make_agent(commit=None)
+    assert (await place.look()).proven_seconds == 0
+
+
+# -- a namespace that goes ----------------------------------------------------------------------------------------
+
+NAMESPACE_PATH = f"/api/v1/namespaces/{NAMESPACE}"
+
+
+def stored_namespace(**meta):
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "uid": "ns", **meta}}
+
+
+@pytest.mark.parametrize(
+    ("meta", "ends"),
+    [pytest.param({}, False, id="it stays"), pytest.param({"deletionTimestamp": EARLIER}, True, id="it goes")],
+)
+async def test_whether_the_namespace_goes_is_asked_once_nobody_can_save_any_more(place, meta, ends):
+    place.api.put(stored_job(), stored_namespace(**meta))
+    seen = await place.look(stop=make_stop(Phase.HELD), deletionTimestamp=EARLIER)
+    assert seen.namespace_ends is ends
+
+
+async def test_whether_the_namespace_goes_is_asked_when_the_job_has_gone_before_the_run(place):
+    place.api.put(stored_namespace(deletionTimestamp=EARLIER))
+    stored = place.stored()
+    stored["status"]["workload"] = {"apiVersion": "batch/v1", "kind": "Job", "name": NAME, "uid": JOB_UID}
+    assert (await place.observer.observe(stored, place.memory)).namespace_ends
+
+
+@pytest.mark.parametrize(
+    ("phase", "meta", "pods"),
+    [
+        pytest.param(Phase.HELD, {}, (), id="the run itself is not deleted"),
+        pytest.param(Phase.DELETING, {"deletionTimestamp": EARLIER}, (), id="everything is proven"),
+        pytest.param(Phase.SAVING, {"deletionTimestamp": EARLIER}, (stored_pod(),), id="its pod still can"),
+    ],
+)
+async def test_otherwise_nobody_asks_for_the_namespace(place, phase, meta, pods):
+    place.api.put(stored_job(), *pods)
+    await place.look(stop=make_stop(phase), **meta)
+    assert f"GET {NAMESPACE_PATH}" not in place.calls
+
+
+async def test_a_stop_whose_secret_is_gone_is_proven_with_what_was_known_of_it(place):
+    place.watched()
+    place.pages.report = make_agent(commit=COMMIT)
+    place.store.commits = [make_verified()]
+    await place.look()
+    del place.api.objects[SECRET]
+    assert (await place.look(stop=make_stop(Phase.SAVING))).answer == make_verified()
+    place.memory.access = None
+    assert (await place.look(stop=make_stop(Phase.SAVING))).answer.code == "SecretNotFound"
+
+
+# -- who a node is ------------------------------------------------------------------------------------------------
+
+
+async def test_a_node_that_was_made_anew_under_its_pod_is_seen_before_long(place):
+    place.watched()
+    assert [node.uid for node in (await place.look()).nodes] == [NODE_UID]
+    place.api.put(stored_node(uid="anew"))
+    place.clock.now += 10
+    assert [node.uid for node in (await place.look()).nodes] == [NODE_UID]
+    place.clock.now += RELIST_SECONDS
+    assert [node.uid for node in (await place.look()).nodes] == ["anew"]
+
+
+async def test_the_next_pod_on_a_node_of_the_same_name_is_asked_about_at_once(place):
+    place.watched()
+    await place.look()
+    place.api.put(stored_node(uid="anew"))
+    place.watched(stored_pod(uid="next", name="bert-next", creationTimestamp=WALL))
+    assert {node.uid for node in (await place.look()).nodes} == {NODE_UID, "anew"}
 
 
 async def test_a_steady_run_costs_its_scrape_and_its_report(place):
@@ -228,7 +356,7 @@ async def test_a_run_without_its_job_is_read_from_the_api_server(place):
     place.watched(job=False)
     place.api.put(stored_job())
     seen = await place.look()
-    assert place.calls == [f"GET {PODS}", f"GET {NODE}", f"GET {JOB}", "/metrics", "/progress"]
+    assert set(place.calls) == {f"GET {PODS}", f"GET {NODE}", f"GET {JOB}", f"GET {BUDGET}", "/metrics", "/progress"}
     assert (seen.job.uid, seen.pod.uid) == (JOB_UID, POD_UID)
 
 
@@ -354,6 +482,12 @@ async def test_a_pod_that_only_carries_our_label_is_not_ours(place, owners):
     assert place.pages.asked == []
 
 
+async def test_a_pod_of_another_namespace_is_not_ours_whatever_it_carries(place):
+    forged = stored_pod(namespace="evil", uid="forged", creationTimestamp="2027-01-01T00:00:00Z")
+    place.watched(stored_pod(), forged)
+    assert [pod.uid for pod in (await place.look()).pods] == [POD_UID]
+
+
 async def test_the_newest_pod_is_the_last(place):
     later = "2026-01-02T04:00:00Z"
     place.watched(
@@ -476,6 +610,23 @@ async def test_what_an_agent_said_is_not_believed_once_it_is_silent(place):
     assert (await place.look()).agent is None
 
 
+async def test_a_destination_that_is_not_allowed_any_more_gets_no_request_and_no_secret_is_read_for_it(place):
+    place.watched()
+    s3 = {"credentialsSecretName": "s3-credentials", "endpointURL": "http://169.254.169.254"}
+    seen = await place.look(spec={"checkpoint": checkpoint_spec(s3=s3)}, stop=make_stop(Phase.SAVING))
+    assert isinstance(seen.answer, Unreachable)
+    assert seen.answer.code == "DestinationNotAllowed"
+    assert "'http://169.254.169.254'" in seen.answer.message
+    assert place.store.asked == []
+    assert f"GET {SECRET}" not in place.calls
+
+
+async def test_the_bucket_must_belong_to_whom_the_list_says(place):
+    place.watched()
+    await place.look(stop=make_stop(Phase.SAVING))
+    assert {access.expected_bucket_owner for access in place.store.accesses} == {"123456789012"}
+
+
 @pytest.mark.parametrize(
     "pod",
     [
@@ -564,11 +715,57 @@ async def test_credentials_are_read_whole_and_without_the_newline_of_an_editor(p
 
 async def test_a_run_that_can_be_started_has_no_problem(place):
     seen = await place.look()
-    assert seen.problem is None
-    assert place.store.asked == ["probe"]
+    assert (seen.problem, seen.ended_before) == (None, None)
+    assert place.store.asked == ["probe", "find max_age=300 fall back"]
     dry = next(sent for sent in place.api.sent if sent.method == "POST")
     assert (dry.line, dry.query["dryRun"]) == (f"POST {JOBS}", "All")
     assert JOB not in place.api.objects
+
+
+async def test_a_run_that_its_bucket_knows_to_have_ended_is_seen_so(place):
+    place.store.commits = [make_verified(termination_id=None), make_verified(status="auto_complete")]
+    seen = await place.look()
+    assert seen.ended_before.commit.status == "auto_complete"
+
+
+async def test_an_end_that_cannot_be_proven_keeps_a_run_from_being_started(place):
+    place.store.commits = [make_mismatch()]
+    problem = (await place.look()).problem
+    assert (problem.reason, problem.permanent) == ("EndedBefore", False)
+    assert JOB not in place.api.objects
+
+
+async def test_a_bucket_that_fails_between_two_questions_keeps_a_run_from_being_started(place, monkeypatch):
+    async def find(*_, **__):
+        return make_unreachable()
+
+    monkeypatch.setattr(place.store, "find", find)
+    assert (await place.look()).problem.reason == "AccessDenied"
+
+
+SELECTIVE: dict[str, Any] = {"namespaceSelector": {"matchLabels": {"team": "ml"}}}
+
+
+async def test_a_pool_that_does_not_allow_the_namespace_is_a_problem(place):
+    place.cache.pools["a100"] = make_pool(**SELECTIVE)
+    spec = {"nodePool": {"ref": "a100"}}
+    assert (await place.look(spec=spec)).problem.reason == "NodePoolNotAllowed"
+    place.api.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ml", "labels": {"team": "ml"}}})
+    place.clock.now += 30
+    seen = await place.look(spec=spec)
+    assert (seen.problem, seen.namespace_labels) == (None, {"team": "ml"})
+
+
+async def test_the_namespace_is_read_only_where_a_pool_depends_on_it(place):
+    place.watched(stored_pod())
+    place.api.put(stored_node())
+    place.cache.pools["a100"] = make_pool(**SELECTIVE)
+    await place.look()
+    assert place.calls.count("GET /api/v1/namespaces/ml") == 1, "To see which pool the new node belongs to."
+    stored = place.stored()
+    stored["status"]["nodes"] = [make_node().dump()]
+    await place.observer.observe(stored, place.memory)
+    assert place.calls.count("GET /api/v1/namespaces/ml") == 1, "The node is recorded."
 
 
 async def test_a_bad_spec_costs_no_call_beyond_the_children(place):

@@ -32,13 +32,17 @@ async def gather(
     """Everything that the gates look at. Whatever cannot be read counts against releasing."""
     if pool is None:
         return NodeFacts(name=node.name)
-    found, occupants, (instance, at_minimum, problem) = await asyncio.gather(
+    found, pods, (instance, at_minimum, problem) = await asyncio.gather(
         kube.node(node.name),
-        _occupants(kube, node.name, pool),
-        _machine(pool, node.provider_id),
+        _pods_on(kube, node.name, pool),
+        machine(pool, node.provider_id),
     )
     problem = problem or provider_said.get(node.provider_id, "")
-    if found is None or found["metadata"]["uid"] != node.uid:
+    # On a node that has fallen silent our own pod stays Terminating for as long as the Node is there, and the Node for as long as the pod.
+    silent = found is not None and not answers(found)
+    left = None if pods is None else [pod for pod in pods if not (silent and _ours_and_going(pod, run_uid))]
+    occupants = None if left is None else tuple(_occupant(pod) for pod in left)
+    if found is None or not _same_machine(found, node):
         return NodeFacts(
             name=node.name,
             provider_id=node.provider_id,
@@ -73,12 +77,30 @@ def _facts(node: Json) -> NodeFacts:
     )
 
 
-async def _occupants(kube: Kube, node: str, pool: Pool) -> tuple[Occupant, ...] | None:
+def answers(node: Json) -> bool:
+    """Whether a Node is Ready, and to stay."""
+    conditions = (node.get("status") or {}).get("conditions") or ()
+    ready = any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    return ready and "deletionTimestamp" not in node["metadata"]
+
+
+def _same_machine(found: Json, node: NodeStatus) -> bool:
+    """Of the same uid; or made anew for the same machine, on which others may run by now."""
+    anew = bool(node.provider_id) and found["spec"].get("providerID", "") == node.provider_id
+    return found["metadata"]["uid"] == node.uid or anew
+
+
+def _ours_and_going(pod: Json, run_uid: str) -> bool:
+    meta = pod["metadata"]
+    return (meta.get("labels") or {}).get(names.RUN_UID_LABEL) == run_uid and "deletionTimestamp" in meta
+
+
+async def _pods_on(kube: Kube, node: str, pool: Pool) -> list[Json] | None:
     try:
         pods = await kube.pods_on(node)
     except KubeError:
         return None
-    return tuple(_occupant(pod) for pod in pods if occupies(pod, pool.spec.ignore_pods))
+    return [pod for pod in pods if occupies(pod, pool.spec.ignore_pods)]
 
 
 def occupies(pod: Json, ignored: tuple[IgnoredPods, ...]) -> bool:
@@ -111,7 +133,8 @@ async def _demand(kube: Kube, node: Json, run_uid: str) -> tuple[Occupant, ...]:
     return tuple(pod for pod in waiting if pod.run_uid != run_uid)
 
 
-async def _machine(pool: Pool, provider_id: str) -> tuple[Instance, bool, str]:
+async def machine(pool: Pool, provider_id: str) -> tuple[Instance, bool, str]:
+    """What the provider says of a machine, whether its pool may not lose it, and what is wrong with the answer."""
     try:
         provider = provider_for(pool)
         instance = await provider.instance(pool, provider_id)

@@ -1,0 +1,229 @@
+"""Where runs may send their checkpoints: the administrator's list (`allowedDestinations` of the chart).
+
+The operator speaks to a bucket from its own place in the network. Without this list, whoever may create a run could have it send requests to
+any address that it can reach.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Annotated, Final, Self
+
+from pydantic import Field, ValidationError
+
+from trainingrun_operator.api.base import Model
+from trainingrun_operator.api.manifest import Layout
+from trainingrun_operator.core.observed import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    from trainingrun_operator.core.observed import Run
+
+SHOWN: Final = 4
+"""So many entries of the list are told to who is refused."""
+
+METADATA: Final = tuple(
+    ip_network(each)
+    for each in (
+        "169.254.0.0/16",  # link-local: EC2, Google, Azure and others
+        "fe80::/10",
+        "fd00:ec2::/32",  # EC2
+        "fd20:ce::254/128",  # Google
+        "100.100.100.200/32",  # Alibaba
+        "168.63.129.16/32",  # Azure's wire server
+        "192.0.0.192/32",  # Oracle
+    )
+)
+"""Addresses at which clouds hand out credentials and machine data to whoever asks. No request ever goes there."""
+
+# Strict, so that it cannot be read in two ways: no user, query or fragment, no escape, no upper case where two spellings would differ.
+_ADDRESS: Final = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[a-z0-9*]([a-z0-9.*-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:(?P<port>\d{1,5}|\*))?(?P<path>/[A-Za-z0-9._~/-]*)?\Z",
+    re.IGNORECASE,
+)
+_PORTS: Final = {"http": "80", "https": "443"}
+
+
+@dataclass(frozen=True)
+class Address:
+    """An S3 server: of a run, or a pattern of the list, whose host may begin with ``*.`` and whose port may be ``*``."""
+
+    scheme: str
+    host: str
+    port: str
+    path: str = ""
+
+    @classmethod
+    def of(cls, url: str) -> Self:
+        """Read ``https://host[:port][/path]``.
+
+        Raises:
+            ValueError: it is no such address.
+        """
+        match = _ADDRESS.match(url)
+        if match is None:
+            message = f"{url!r} is not of the form https://host[:port][/path]"
+            raise ValueError(message)
+        scheme = match["scheme"].lower()
+        host = match["host"].lower().strip("[]")
+        return cls(scheme, host, match["port"] or _PORTS[scheme], (match["path"] or "").rstrip("/"))
+
+    def covers(self, other: Address) -> bool:
+        """Whether an address fits this pattern."""
+        host = other.host == self.host
+        if self.host.startswith("*."):
+            first, _, rest = other.host.partition(".")
+            host = bool(first) and rest == self.host.removeprefix("*.")
+        return host and self.port in ("*", other.port) and (self.scheme, self.path) == (other.scheme, other.path)
+
+
+def is_metadata(host: str) -> bool:
+    """Whether an IP address is one at which a cloud tells secrets; False for a name."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return any(address in network for network in METADATA)
+
+
+class _Entry(Model):
+    """One item of the list, as the administrator writes it."""
+
+    namespaces: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ("*",)
+    endpoint: str = ""
+    bucket: Annotated[str, Field(min_length=1)] = "*"
+    prefix: str = ""
+    expected_bucket_owner: Annotated[str, Field(pattern=r"^(\d{12})?$")] = ""
+
+
+@dataclass(frozen=True)
+class Destination:
+    """What the runs of some namespaces may write to."""
+
+    namespaces: tuple[str, ...] = ("*",)
+    """Names, in which ``*`` stands for anything."""
+    address: Address | None = None
+    """None: AWS itself."""
+    bucket: str = "*"
+    segments: tuple[str, ...] = ()
+    """What the prefix begins with, segment by segment."""
+    expected_bucket_owner: str = ""
+    """AWS account that the bucket must belong to; empty: whichever."""
+    words: str = field(default="", compare=False)
+    """As people say it."""
+
+    @classmethod
+    def of(cls, written: Mapping[str, Any]) -> Self:
+        """Read one item of the list.
+
+        Raises:
+            ValueError: it has an unknown key, or a value that cannot be meant.
+        """
+        try:
+            entry = _Entry.parse_strict(written)
+        except ValidationError as error:
+            first = error.errors()[0]
+            message = f"{'.'.join(map(str, first['loc'])) or 'an item'} is {first['input']!r}: {first['msg'].lower()}"
+            raise ValueError(message) from error
+        address = Address.of(entry.endpoint) if entry.endpoint else None
+        if address is not None:
+            _check(entry.endpoint, address)
+        segments = tuple(filter(None, entry.prefix.split("/")))
+        bucket = f"s3://{entry.bucket}/{'/'.join(segments)}".rstrip("/") if entry.bucket != "*" else "any bucket"
+        return cls(
+            namespaces=entry.namespaces,
+            address=address,
+            bucket=entry.bucket,
+            segments=segments,
+            expected_bucket_owner=entry.expected_bucket_owner,
+            words=f"{bucket} at {entry.endpoint or 'AWS'}",
+        )
+
+    def holds_for(self, namespace: str) -> bool:
+        """Whether runs of a namespace may use it."""
+        return any(fnmatchcase(namespace, pattern) for pattern in self.namespaces)
+
+    def covers(self, address: Address | None, layout: Layout) -> bool:
+        """Whether a run's server, bucket and keys lie within."""
+        if (address is None) != (self.address is None):
+            return False
+        if address is not None and self.address is not None and not self.address.covers(address):
+            return False
+        within = tuple(layout.base.split("/"))[: len(self.segments)] == self.segments
+        return self.bucket in ("*", layout.bucket) and within
+
+
+def _check(endpoint: str, address: Address) -> None:
+    """Refuse what an administrator cannot have meant."""
+    stars = address.host.count("*")
+    if stars and (stars > 1 or not address.host.startswith("*.") or address.host.count(".") < 2):  # noqa: PLR2004 - *.name.domain
+        message = f"endpoint is {endpoint!r}: a * stands for the whole first part of a name with at least two more, as in https://*.s3.svc"
+        raise ValueError(message)
+    if is_metadata(address.host):
+        message = f"endpoint is {endpoint!r}: there the cloud hands out credentials, so no run may use it"
+        raise ValueError(message)
+
+
+AWS: Final = Destination(words="any bucket at AWS")
+"""What the list stands for while it is empty: with the run's own Secret, any bucket of AWS, and no other server."""
+
+
+def destinations_of(written: Iterable[Mapping[str, Any]]) -> tuple[Destination, ...]:
+    """Read the list.
+
+    Raises:
+        ValueError: with the item, its value and what was expected.
+    """
+    found = []
+    for place, item in enumerate(written):
+        try:
+            found.append(Destination.of(item))
+        except ValueError as error:
+            message = f"item {place}: {error}"
+            raise ValueError(message) from error
+    return tuple(found)
+
+
+def allowed(run: Run, listed: tuple[Destination, ...]) -> Destination | Problem:
+    """The entry that allows a run's destination, or why there is none. For a run that uploads, and whose destination is one."""
+    url, destination = run.spec.checkpoint.s3.endpoint_url, run.spec.checkpoint.destination or ""
+    mine = [each for each in listed or (AWS,) if each.holds_for(run.namespace)]
+    layout = Layout.of(destination, run.namespace, run.name, run.uid)
+    try:
+        address = Address.of(url) if url else None
+        # Only the list has patterns: a star of the run's own is no name.
+        readable = address is None or "*" not in address.host + address.port
+    except ValueError:
+        address, readable = None, False
+    fitting = (each for each in mine if readable and each.covers(address, layout))
+    return next(fitting, None) or _refused(run, mine, about_bucket=_reaches(mine, address) if readable else False)
+
+
+def _reaches(mine: list[Destination], address: Address | None) -> bool:
+    """Whether the server is not the problem."""
+    return any(
+        (each.address is None) if address is None else (each.address is not None and each.address.covers(address))
+        for each in mine
+    )
+
+
+def _refused(run: Run, mine: list[Destination], *, about_bucket: bool) -> Problem:
+    checkpoint = run.spec.checkpoint
+    wrong = (
+        f"spec.checkpoint.destination is {checkpoint.destination!r}"
+        if about_bucket or not checkpoint.s3.endpoint_url
+        else f"spec.checkpoint.s3.endpointURL is {checkpoint.s3.endpoint_url!r}"
+    )
+    words = "; ".join(each.words for each in mine[:SHOWN]) or "nothing"
+    more = f" and {len(mine) - SHOWN} more" if len(mine) > SHOWN else ""
+    return Problem(
+        "DestinationNotAllowed",
+        f"{wrong}, which runs of namespace {run.namespace} may not use. They may use: {words}{more}. No request was made."
+        " Change it, or ask whoever installed the operator to add it to allowedDestinations.",
+    )

@@ -1,0 +1,16 @@
+"""What every story has."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def untraced():
+    """Stories show what becomes of a run, not which lines ran; without coverage's tracer they take half the time."""
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    yield
+    sys.settrace(tracer)

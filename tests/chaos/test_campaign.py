@@ -1,0 +1,121 @@
+"""`make chaos`: thousands of stories with faults at random; and that it sees what it is there to see."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from chaos.__main__ import story_seed
+from chaos.scenario import Fault, Scenario, drawn
+from chaos.story import Account, Story
+from chaos.tally import Tally
+
+from trainingrun_operator.core import decide as deciding
+from trainingrun_operator.core import release, termination
+from trainingrun_operator.core.observed import Verified
+
+TESTS = Path(__file__).parents[1]
+LAST = re.compile(
+    r"chaos: runs=(\d+) faults=(\d+) lost_bytes=(\d+) double_deletes=(\d+) double_releases=(\d+) unconverged=(\d+) seed=(\d+)"
+)
+
+
+def campaign(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "chaos", *map(str, arguments)], cwd=TESTS, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("seed", [pytest.param(seed, id=f"seed {seed}") for seed in range(1, 11)])
+def test_of_a_thousand_runs_none_loses_doubles_or_sticks(seed):
+    ended = campaign("--runs", 100, "--seed", seed, "--jobs", 1)
+    said = LAST.fullmatch(ended.stdout.splitlines()[-1])
+    assert said is not None, ended.stderr
+    runs, faults, *bad, its_seed = map(int, said.groups())
+    assert (runs, bad, its_seed, ended.returncode) == (100, [0, 0, 0, 0], seed, 0), ended.stdout
+    assert faults > 300
+
+
+def test_a_story_of_a_campaign_is_told_again_by_its_seed_alone():
+    again = story_seed(story_seed(1, 42), 0)
+    assert drawn(again) == drawn(story_seed(1, 42))
+    ended = campaign("--runs", 1, "--seed", again)
+    assert "Advance" in ended.stdout
+    assert ended.stdout.splitlines()[-1].endswith(f"seed={again}")
+
+
+def test_two_campaigns_share_no_story():
+    assert not {story_seed(1, i) for i in range(1000)} & {story_seed(2, i) for i in range(1000)}
+
+
+@pytest.mark.parametrize(
+    "account",
+    [
+        pytest.param(Account(lost_bytes=1), id="lost bytes"),
+        pytest.param(Account(double_deletes=1), id="a pod deleted twice"),
+        pytest.param(Account(double_releases=1), id="a machine released twice"),
+        pytest.param(Account(complaints=("stuck",)), id="a story without an end"),
+    ],
+)
+def test_a_campaign_is_good_only_without(account):
+    assert Tally().plus(Account(faults=9)).good
+    assert not Tally().plus(account).good
+
+
+# -- what a broken operator does is seen --------------------------------------------------------------------------
+
+
+def test_a_final_commit_of_an_older_pod_would_hide_a_loss(monkeypatch):
+    scenario = Scenario("crashes", agent_away=(75, 140), evicted_at=100, deleted_at=100)
+    assert Story(scenario).tell().good
+    monkeypatch.setattr(termination, "_trained_after", lambda seen, proven: False)
+    assert Story(scenario).tell().lost_bytes > 0
+
+
+def test_letting_go_of_a_crashed_pod_unsaved_is_a_loss(monkeypatch):
+    scenario = Scenario("crashes", bucket_away=(40, 90))
+    assert Story(scenario).tell().good
+    monkeypatch.setattr(deciding, "_waits_behind_gate", lambda pod: False)
+    assert not Story(scenario).tell().good
+    monkeypatch.undo()
+    monkeypatch.setattr(deciding, "_replace", deciding._let_go)
+    assert Story(scenario).tell().lost_bytes > 0
+
+
+def test_deleting_without_reading_back_is_complained_of(monkeypatch):
+    scenario = Scenario("exit", spoilt=tuple(range(2, 6)))
+    assert Story(scenario).tell().good
+    verify = termination._verify
+
+    def believe(seen, stop):
+        wrong = seen.answer
+        sound = Verified(wrong.key, "", "", replace_commit(seen)) if wrong is not None else wrong
+        return verify(replace(seen, answer=sound), stop)
+
+    def replace_commit(seen):
+        return seen.verified.commit.model_copy(update={"final": True})
+
+    monkeypatch.setattr(termination, "_verify", believe)
+    complaints = Story(scenario).tell().complaints
+    assert any("without a proven checkpoint" in complaint for complaint in complaints)
+
+
+def test_a_machine_that_goes_under_a_guest_is_complained_of(monkeypatch):
+    scenario = Scenario("exit", guest=(30, 300))
+    assert Story(scenario).tell().good
+    monkeypatch.setattr(release, "_occupied", lambda facts: "")
+    complaints = Story(scenario).tell().complaints
+    assert any("the guest" in complaint for complaint in complaints)
+
+
+def test_a_job_that_comes_after_the_end_would_be_left(monkeypatch):
+    scenario = Scenario("user stop while pending", faults=((1, Fault("paused", 40)),))
+    assert Story(scenario).tell().good
+    settle = termination._settle
+    blind = lambda seen: settle(replace(seen, job=replace(seen.job, finished=True) if seen.job else None))  # noqa: E731 - shorter than a def
+    monkeypatch.setattr(termination, "_settle", blind)
+    assert Story(scenario).tell().complaints

@@ -1,0 +1,651 @@
+"""A small world in memory: API server, Job controller, kubelet, trainings, agents, bucket, nodes and cloud. It holds the truth.
+
+Only as true as it must be for the stories told in it; the same stories are told against the real things in tests/e2e. Operators look at it and act on
+it (`process.py`); what it counts, no operator can talk away.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, assert_never
+
+from builders import NAMESPACE, make_pool, make_run, make_status
+from chaos.scenario import NEVER, Scenario
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.exchange import SaveRequest, StopRequest
+from trainingrun_operator.api.manifest import Checkpoint, Commit, RunRef
+from trainingrun_operator.api.run import CheckpointMode
+from trainingrun_operator.api.status import NodePhase, Phase, Termination, TrainingRunStatus
+from trainingrun_operator.core import effects as do
+from trainingrun_operator.core.observed import Instance, Job, Observed, Run, Training
+from trainingrun_operator.core.release import SETTLED
+from trainingrun_operator.edge.evidence import layout_of
+
+STEP_SECONDS: Final = 5.0
+CHECKPOINT_STEPS: Final = 4
+STEP_BYTES: Final = 1000
+POD_GRACE_SECONDS: Final = 5.0
+MACHINE_SECONDS: Final = 15.0
+"""To boot one, and to terminate one."""
+EVICTION_SECONDS: Final = 60.0
+"""How long pods are left alone on a Node that has fallen silent."""
+ORDER: Final = {
+    Phase.REQUESTED: 0, Phase.DRAINING: 1, Phase.SAVING: 2, Phase.VERIFYING: 2, Phase.HELD: 2,
+    Phase.DELETING: 3, Phase.RELEASING: 4, Phase.DONE: 5,
+}  # fmt: skip
+
+
+class StaleError(Exception):
+    """A precondition failed: look again."""
+
+
+@dataclass(eq=False)
+class Machine:
+    """A machine, and the Node that it is known by."""
+
+    id: str
+    name: str
+    uid: str
+    ready_at: float
+    state: Instance = Instance.RUNNING
+    gone_at: float = NEVER
+    has_node: bool = True
+    tainted_by: str | None = None
+
+    @property
+    def provider_id(self) -> str:
+        return f"aws:///zone/{self.id}"
+
+
+@dataclass(eq=False)
+class SimPod:
+    """A pod, with what lies in its volume. Steps stand for bytes."""
+
+    uid: str
+    machine: Machine | None = None
+    ready_at: float = NEVER
+    began: float = NEVER
+    restored: int = 0
+    step: int = 0
+    written: int = 0
+    """Step of the newest complete checkpoint in the volume."""
+    training: Training = Training.NOT_STARTED
+    exit_code: int | None = None
+    phase: str = "Pending"
+    counted: bool = False
+    deleting_since: float | None = None
+    ended_by_us: bool = False
+    trained_when_told: bool = False
+    """The operator that ended it had seen its training run: what came after the proven checkpoint is shipped with the pod's grace, as far as it goes."""
+    stop: StopRequest | None = None
+    stop_at: float = 0
+    save: SaveRequest | None = None
+    save_at: float = 0
+    answered: SaveRequest | None = None
+    upload: tuple[SaveRequest | None, int, float] | None = None
+    """What it is for, the step that it is of, when it is done."""
+    newest_commit: Commit | None = None
+    released: bool = False
+    nudge: str = ""
+
+    @property
+    def over(self) -> bool:
+        return self.phase in ("Succeeded", "Failed")
+
+
+@dataclass(eq=False)
+class SimRun:
+    """A run as the API server has it, and everything that belongs to it."""
+
+    name: str
+    cause: str
+    created_at: float
+    run: Run
+    job: Job | None = None
+    jobs: int = 0
+    pods: list[SimPod] = field(default_factory=list)
+    all_pods: list[SimPod] = field(default_factory=list)
+    bucket: list[Commit] = field(default_factory=list)
+    exists: bool = True
+    budget: str = ""
+    """uid of its PodDisruptionBudget; empty: there is none."""
+    changed: int = 0
+    """Counts what a watch would tell."""
+    lost: list[tuple[SimPod, int]] = field(default_factory=list)
+    """Volumes that went with steps that no sound commit has."""
+
+    def __post_init__(self) -> None:
+        self.layout = layout_of(make_run(name=self.name, uid=self.run.uid))
+
+    @property
+    def saves(self) -> bool:
+        return self.run.spec.checkpoint.mode is not CheckpointMode.DISABLED
+
+    @property
+    def settled(self) -> bool:
+        stop = self.run.status.termination
+        done = stop is not None and stop.phase is Phase.DONE
+        return not self.exists or (done and names.FINALIZER not in self.run.finalizers)
+
+    def find(self, uid: str) -> SimPod | None:
+        return next((pod for pod in self.pods if pod.uid == uid), None)
+
+
+class World:
+    """Everything but the operators."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.now = 0.0
+        self.runs = [self._new_run("bert", scenario.cause, 0.0)]
+        if scenario.second_run is not None:
+            self.runs.append(self._new_run("gpt", *scenario.second_run))
+        self.machines: list[Machine] = []
+        self.pool = make_pool()
+        self.guest_on: Machine | None = None
+        self.guest_came = False
+        self.struck: set[str] = set()
+        self.deletions: Counter[str] = Counter()
+        self.releases: Counter[str] = Counter()
+        self.complaints: list[str] = []
+        """What must never happen, and did."""
+
+    def _new_run(self, name: str, cause: str, created_at: float) -> SimRun:
+        spec: dict[str, Any] = {
+            "completion": {"settleSeconds": 20},
+            "shutdown": {"graceSeconds": 30},
+            "stopMode": self.scenario.stop_mode,
+        }
+        if self.scenario.mode != "Upload":
+            spec["checkpoint"] = {"mode": self.scenario.mode}
+        elif self.scenario.proceed:
+            made = make_run().spec.checkpoint.model_dump(mode="json", by_alias=True, exclude_none=True)
+            spec["checkpoint"] = {**made, "onFailure": "Proceed"}
+        run = make_run(spec=spec, status=make_status(start_time=None), finalizers=(), name=name, uid=f"{name}-uid")
+        return SimRun(name, cause, created_at, replace(run, resource_version="1"))
+
+    @property
+    def wall(self) -> str:
+        seconds = int(self.now)
+        return f"2026-01-02T{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}Z"
+
+    @property
+    def settled(self) -> bool:
+        return all(sim.settled for sim in self.runs)
+
+    @property
+    def calm(self) -> bool:
+        """Nothing moves by itself from second to second."""
+        return not any(_moves(pod) for sim in self.runs for pod in sim.pods)
+
+    def during(self, name: str) -> bool:
+        """Whether a trouble of the scenario lasts now."""
+        start, end = getattr(self.scenario, name)
+        return bool(start <= self.now < end)
+
+    def once(self, name: str) -> bool:
+        """Whether a trouble of the scenario strikes now: it does so once."""
+        at: float = getattr(self.scenario, name)
+        return bool(at) and self.now >= at and name not in self.struck
+
+    # -- time --------------------------------------------------------------------------------------------------
+
+    def tick(self, seconds: float = 1.0) -> None:
+        """Let time pass."""
+        self.now += seconds
+        self._people()
+        self._guest()
+        for machine in self.machines:
+            self._cloud(machine)
+        for sim in self.runs:
+            for pod in list(sim.pods):
+                self._kubelet(sim, pod)
+            self._job_controller(sim)
+
+    def _people(self) -> None:
+        for sim in self.runs:
+            age = self.now - sim.created_at
+            stops_at = {"user stop": 40.0, "user stop while pending": 4.0}.get(sim.cause, NEVER)
+            if sim.exists and age >= stops_at and not sim.run.spec.stop:
+                sim.run = replace(sim.run, spec=sim.run.spec.model_copy(update={"stop": True}))
+                self._wrote(sim)
+            if (sim.cause == "delete" and age >= 40) or (self.scenario.deleted_at and age >= self.scenario.deleted_at):
+                self._delete_run(sim)
+
+    def _delete_run(self, sim: SimRun) -> None:
+        if not sim.exists or sim.run.deleting:
+            return
+        sim.run = replace(sim.run, deleting=True)
+        self._wrote(sim)
+        self._forget_if_free(sim)
+
+    def _forget_if_free(self, sim: SimRun) -> None:
+        if sim.run.deleting and names.FINALIZER not in sim.run.finalizers:
+            sim.exists = False
+            if sim.job is not None and sim.job.owned:
+                self._delete_job(sim)
+
+    def _guest(self) -> None:
+        if self.guest_on is not None and (not self.during("guest") or self.guest_on.state is Instance.GONE):
+            self.guest_on = None
+        if self.during("guest") and not self.guest_came:
+            self.guest_came = True
+            self.guest_on = next((machine for machine in self.machines if self._takes_pods(machine)), None)
+
+    def _takes_pods(self, machine: Machine) -> bool:
+        return machine.has_node and machine.state is Instance.RUNNING and not machine.tainted_by
+
+    # -- machines ----------------------------------------------------------------------------------------------
+
+    def _cloud(self, machine: Machine) -> None:
+        if machine.state is Instance.TERMINATING and self.now >= machine.gone_at:
+            self._gone(machine)
+        tidies = self.scenario.cloud_tidies
+        if machine.state is Instance.GONE and machine.has_node and tidies and self.now >= machine.gone_at + 30:
+            machine.has_node = False
+        if not machine.has_node:
+            # The garbage collector: a pod whose Node is gone.
+            for sim in self.runs:
+                for pod in [pod for pod in sim.pods if pod.machine is machine and self.now >= machine.gone_at + 20]:
+                    self._vanish(sim, pod)
+
+    def _gone(self, machine: Machine) -> None:
+        machine.state, machine.gone_at = Instance.GONE, self.now
+        if self.guest_on is machine:
+            self.guest_on = None
+
+    def node(self, name: str) -> Machine | None:
+        """The Node of this name, if there is one."""
+        return next((m for m in reversed(self.machines) if m.name == name and m.has_node), None)
+
+    def _schedule(self, pod: SimPod) -> None:
+        machine = next((m for m in self.machines if self._takes_pods(m)), None)
+        if machine is None:
+            number = len(self.machines) + 1
+            free = [m.name for m in self.machines if self.node(m.name) is None]
+            name = free[0] if free and self.scenario.same_name else f"gpu-{number}"
+            machine = Machine(f"i-{number}", name, f"node-{number}", self.now + (MACHINE_SECONDS if number > 1 else 0))
+            self.machines.append(machine)
+        if self.now >= machine.ready_at:
+            pod.machine, pod.ready_at = machine, self.now + 3
+
+    # -- pods --------------------------------------------------------------------------------------------------
+
+    def _kubelet(self, sim: SimRun, pod: SimPod) -> None:
+        if self._struck_by_others(sim, pod):
+            return
+        if pod.machine is None:
+            self._schedule(pod)
+            return
+        if pod.machine.state is Instance.GONE:
+            if self.now >= pod.machine.gone_at + EVICTION_SECONDS:
+                self._tell_to_go(sim, pod)  # and it stays, Terminating, for as long as its Node does
+            return
+        if pod.phase == "Pending" and pod.deleting_since is None and self.now >= pod.ready_at:
+            self._start(sim, pod)
+        if pod.training is Training.RUNNING:
+            self._train(sim, pod)
+        self._agent(sim, pod)
+        if pod.training is Training.EXITED and pod.released and not pod.over:
+            pod.phase = "Failed" if pod.exit_code else "Succeeded"
+            sim.changed += 1
+        if pod.deleting_since is not None and self.now >= pod.deleting_since + POD_GRACE_SECONDS:
+            self._sigterm(sim, pod)
+            self._vanish(sim, pod)
+
+    def _struck_by_others(self, sim: SimRun, pod: SimPod) -> bool:
+        if sim is not self.runs[0] or pod is not sim.pods[-1]:
+            return False
+        if self.once("evicted_at"):
+            self.struck.add("evicted_at")
+            self._vanish(sim, pod)
+            return True
+        if self.once("pod_deleted_at"):
+            self.struck.add("pod_deleted_at")
+            self._tell_to_go(sim, pod)
+            return pod not in sim.pods
+        if self.once("node_lost_at") and pod.machine is not None:
+            self.struck.add("node_lost_at")
+            self._gone(pod.machine)
+        return False
+
+    def _start(self, sim: SimRun, pod: SimPod) -> None:
+        if sim.cause in ("bad image", "user stop while pending"):
+            return
+        if sim.saves and self.during("bucket_away"):
+            return  # the init container that restores tries on
+        pod.restored = pod.step = pod.written = max((self.step_of(c) for c in self.sound(sim)), default=0)
+        pod.phase, pod.training, pod.began = "Running", Training.RUNNING, self.now
+        sim.changed += 1
+
+    def _train(self, sim: SimRun, pod: SimPod) -> None:
+        age = self.now - pod.began
+        pod.step = pod.restored + int(age // STEP_SECONDS)
+        pod.written = max(pod.written, pod.step - pod.step % CHECKPOINT_STEPS)
+        if pod.stop is not None and self.now >= pod.stop_at + self.scenario.leaves_after:
+            self._exit(sim, pod, self.scenario.leaves_with)
+        elif sim.cause == "exit" and age >= 60:
+            self._exit(sim, pod, 0)
+        elif sim.cause == "crashes" and age >= 45:
+            self._exit(sim, pod, 1)
+
+    def _exit(self, sim: SimRun, pod: SimPod, code: int) -> None:
+        pod.written = pod.step
+        pod.training, pod.exit_code = Training.EXITED, code
+        sim.changed += 1
+
+    def _vanish(self, sim: SimRun, pod: SimPod) -> None:
+        sim.pods.remove(pod)
+        sim.changed += 1
+        if not pod.over and sim.job is not None and not sim.job.suspended and not sim.job.finished and not pod.counted:
+            sim.job = replace(sim.job, failed=sim.job.failed + 1)
+        missing = pod.written - self.covered(sim, pod)
+        if missing > 0 and sim.saves:
+            sim.lost.append((pod, missing))
+
+    def _tell_to_go(self, sim: SimRun, pod: SimPod) -> None:
+        """Delete a pod, with its grace if anything of it may run."""
+        if pod.deleting_since is not None:
+            return
+        pod.deleting_since = self.now
+        sim.changed += 1
+        if pod.over or pod.machine is None:
+            self._vanish(sim, pod)  # the API server waits for no kubelet
+
+    # -- agent and bucket --------------------------------------------------------------------------------------
+
+    @staticmethod
+    def step_of(commit: Commit) -> int:
+        return commit.checkpoint.step or 0 if commit.checkpoint else 0
+
+    def sound(self, sim: SimRun) -> list[Commit]:
+        """Those commits that verify."""
+        return [commit for commit in sim.bucket if commit.generation not in self.scenario.spoilt]
+
+    def covered(self, sim: SimRun, pod: SimPod) -> int:
+        """The newest step of this volume that the bucket has, whole."""
+        return max((self.step_of(c) for c in self.sound(sim) if c.pod_uid == pod.uid), default=pod.restored)
+
+    def _agent(self, sim: SimRun, pod: SimPod) -> None:
+        if not sim.saves or pod.over or pod.training is Training.NOT_STARTED:
+            return
+        if self.during("agent_away") or self.during("bucket_away"):
+            pod.upload = None
+            return
+        if pod.upload is not None:
+            asked, step, done_at = pod.upload
+            if self.now >= done_at:
+                self._commit(sim, pod, asked, step)
+            return
+        asked = pod.save if pod.save != pod.answered and self.now >= pod.save_at + 1 else None
+        wanted = asked is not None and (asked.ended or pod.written)
+        committed = self.step_of(pod.newest_commit) if pod.newest_commit else pod.restored
+        if wanted or pod.written > committed:
+            pod.upload = (asked if wanted else None, pod.written, self.now + self.scenario.upload_seconds)
+
+    def _sigterm(self, sim: SimRun, pod: SimPod) -> None:
+        """The agent's last word, with the grace that the pod has."""
+        away = self.during("agent_away") or self.during("bucket_away") or not sim.saves
+        if not away and pod.training is not Training.NOT_STARTED and pod.written > self.covered(sim, pod):
+            self._commit(sim, pod, SaveRequest(id="", attempt=0, ended=True), pod.written)
+
+    def _commit(self, sim: SimRun, pod: SimPod, asked: SaveRequest | None, step: int) -> None:
+        found = Checkpoint(dir=f"checkpoint-{step}", step=step, complete=True, evidence="written") if step else None
+        pod.newest_commit = Commit(
+            run=RunRef(namespace=NAMESPACE, name=sim.name, uid=sim.run.uid),
+            epoch=sim.all_pods.index(pod) + 1,
+            generation=len(sim.bucket),
+            reason="save" if asked else "checkpoint",
+            termination_id=asked.id if asked else None,
+            attempt=asked.attempt if asked else 0,
+            final=bool(asked and asked.ended),
+            checkpoint=found,
+            pod_uid=pod.uid,
+            total_files=3 if step else 0,
+        )
+        sim.bucket.append(pod.newest_commit)
+        pod.upload, pod.answered = None, asked or pod.answered
+
+    # -- Job ---------------------------------------------------------------------------------------------------
+
+    def _job_controller(self, sim: SimRun) -> None:
+        job = sim.job
+        if job is None or job.finished:
+            return
+        if job.suspended:
+            for pod in list(sim.pods):
+                if not pod.over:
+                    self._tell_to_go(sim, pod)
+            return
+        over = [pod for pod in sim.pods if pod.over]
+        failed = job.failed
+        for pod in over:
+            if not pod.counted:
+                failed += pod.phase == "Failed"
+                pod.counted = True
+        finished = any(pod.phase == "Succeeded" for pod in over) or failed > job.backoff_limit
+        if failed != job.failed or finished:
+            sim.job = replace(job, failed=failed, finished=finished)
+            sim.changed += 1
+        if not finished and len(over) == len(sim.pods):
+            pod = SimPod(f"{sim.name}-pod-{len(sim.all_pods) + 1}")
+            sim.pods.append(pod)
+            sim.all_pods.append(pod)
+            sim.changed += 1
+
+    def _delete_job(self, sim: SimRun) -> None:
+        sim.job = None
+        sim.changed += 1
+        for pod in list(sim.pods):
+            self._tell_to_go(sim, pod)
+
+    # -- what an operator does -----------------------------------------------------------------------------------
+
+    def apply(self, sim: SimRun, effect: do.Effect, seen: Observed) -> None:  # noqa: C901, PLR0912, PLR0915 - one short arm per effect
+        """Do an effect as the API server and the cloud would, from what the operator had seen.
+
+        Raises:
+            StaleError: a precondition does not hold.
+        """
+        run = seen.run
+        match effect:
+            case do.AddFinalizer():
+                self._unchanged(sim, run)
+                sim.run = replace(sim.run, finalizers=(names.FINALIZER,))
+                self._wrote(sim)
+            case do.RemoveFinalizer():
+                self._unchanged(sim, run)
+                sim.run = replace(sim.run, finalizers=())
+                self._wrote(sim)
+                self._forget_if_free(sim)
+            case do.DeleteRun():
+                self._unchanged(sim, run)
+                self._delete_run(sim)
+            case do.CreateJob():
+                self._expect(sim.job is None)
+                sim.jobs += 1
+                sim.job = Job(
+                    names.job_name(sim.name), f"{sim.name}-job-{sim.jobs}", sim.run.uid, backoff_limit=2**31 - 1
+                )
+            case do.Begin(termination):
+                self._unchanged(sim, run)
+                self.write(sim, termination=termination, termination_status=termination.status)
+            case do.Advance(termination, phase, attempt, completion):
+                stop = sim.run.status.termination
+                self._expect(sim.exists and stop is not None and (stop.phase, stop.attempt) == (phase, attempt))
+                self.write(sim, termination=termination, **({"completion_time": seen.wall} if completion else {}))
+            case do.RecordNodes(nodes):
+                self._unchanged(sim, run)
+                self.write(sim, nodes=nodes)
+            case do.Annotate(_, uid, key, value):
+                self._annotate(sim, uid, key, value, seen)
+            case do.DeletePod(_, uid):
+                pod = sim.find(uid)
+                if pod is not None and pod.deleting_since is None:
+                    self._ended_by_us(pod, seen)
+                    self._tell_to_go(sim, pod)
+                    self.deletions[uid] += 1
+            case do.DeleteJob(_, uid):
+                if sim.job is not None and sim.job.uid == uid:
+                    self._delete_job(sim)
+            case do.AdoptJob(uid) | do.EndReplacements(uid) | do.SuspendJob(uid):
+                self._patch_job(sim, uid, effect, seen)
+            case do.TaintNode(name, uid):
+                node = self._same_node(name, uid)
+                self._expect(node.tainted_by in (None, run.uid))
+                node.tainted_by = run.uid
+            case do.UntaintNode(name, uid):
+                node = self._same_node(name, uid)
+                self._expect(node.tainted_by in (None, run.uid))
+                node.tainted_by = None
+            case do.ReleaseMachine(_, provider_id):
+                self._release(provider_id)
+            case do.DeleteNode(name, uid):
+                node = self._same_node(name, uid)
+                if node.state is not Instance.GONE:
+                    self.complaints.append(f"Node {name} was deleted while its machine is {node.state}")
+                node.has_node = False
+            case do.Tell() | do.CreateBudget() | do.DeleteBudget():
+                pass
+            case _ as never:  # pragma: no cover - mypy proves that there is no other effect
+                assert_never(never)
+
+    def _expect(self, holds: object) -> None:
+        if not holds:
+            raise StaleError
+
+    def _unchanged(self, sim: SimRun, run: Run) -> None:
+        self._expect(sim.exists and sim.run.resource_version == run.resource_version)
+
+    def _same_node(self, name: str, uid: str) -> Machine:
+        node = self.node(name)
+        if node is None or node.uid != uid:
+            raise StaleError
+        return node
+
+    def write(self, sim: SimRun, **changes: Any) -> None:
+        """Write under `status`, as far as the schema's transition rules allow."""
+        after = sim.run.status.model_copy(update=changes)
+        self._check(sim, sim.run.status, after)
+        sim.run = replace(sim.run, status=after)
+        self._wrote(sim)
+
+    def _wrote(self, sim: SimRun) -> None:
+        sim.run = replace(sim.run, resource_version=str(int(sim.run.resource_version) + 1))
+        sim.changed += 1
+
+    def _check(self, sim: SimRun, before: TrainingRunStatus, after: TrainingRunStatus) -> None:
+        was, stop = before.termination, after.termination
+        if stop is None or stop is was:
+            return
+        if was is not None and (
+            (stop.id, stop.status, stop.message) != (was.id, was.status, was.message)
+            or ORDER[stop.phase] < ORDER[was.phase]
+        ):
+            self.complaints.append(f"{sim.name}: {was.status} in {was.phase} became {stop.status} in {stop.phase}")
+        if stop.phase is Phase.DELETING and (was is None or was.phase is not Phase.DELETING):
+            self._check_record(sim, stop)
+
+    def _check_record(self, sim: SimRun, stop: Termination) -> None:
+        """I1: what deletion rests on is a commit that verifies, or words about why there is none."""
+        keys = {sim.layout.commit(commit.order) for commit in self.sound(sim)}
+        if stop.saved is None or not (stop.saved.commit in keys or (not stop.saved.commit and stop.saved.note)):
+            self.complaints.append(f"{sim.name}: deletes without a proven checkpoint: {stop.saved}")
+
+    def _annotate(self, sim: SimRun, uid: str, key: str, value: str, seen: Observed) -> None:
+        pod = sim.find(uid)
+        if pod is None:
+            raise StaleError
+        match key:
+            case names.STOP_ANNOTATION:
+                pod.stop_at = self.now if pod.stop is None else pod.stop_at
+                pod.stop = StopRequest.model_validate_json(value)
+            case names.SAVE_ANNOTATION:
+                pod.save, pod.save_at = SaveRequest.model_validate_json(value), self.now
+            case names.RELEASED_ANNOTATION:
+                pod.released = True
+                self._ended_by_us(pod, seen)
+            case names.NUDGE_ANNOTATION:
+                pod.nudge = value
+            case _:
+                raise AssertionError(key)
+
+    def _ended_by_us(self, pod: SimPod, seen: Observed) -> None:
+        if pod.machine is not None and pod.machine.state is Instance.GONE:
+            return  # its volume was lost before
+        pod.ended_by_us = True
+        pod.trained_when_told = any(p.uid == pod.uid and p.training is Training.RUNNING for p in seen.pods)
+
+    def _patch_job(
+        self, sim: SimRun, uid: str, effect: do.AdoptJob | do.EndReplacements | do.SuspendJob, seen: Observed
+    ) -> None:
+        if sim.job is None or sim.job.uid != uid:
+            raise StaleError
+        match effect:
+            case do.AdoptJob():
+                sim.job = replace(sim.job, owned=True)
+            case do.EndReplacements():
+                sim.job = replace(sim.job, backoff_limit=0)
+            case do.SuspendJob():
+                sim.job = replace(sim.job, suspended=True)
+                for pod in sim.pods:
+                    if not pod.over and pod.deleting_since is None:
+                        self._ended_by_us(pod, seen)
+                        self.deletions[pod.uid] += 1
+
+    def _release(self, provider_id: str) -> None:
+        machine = next(m for m in self.machines if m.provider_id == provider_id)
+        if machine.state is not Instance.RUNNING:
+            return
+        self.releases[machine.id] += 1
+        machine.state, machine.gone_at = Instance.TERMINATING, self.now + MACHINE_SECONDS
+        pods = [pod.uid for sim in self.runs for pod in sim.pods if pod.machine is machine and not pod.over]
+        pods += ["the guest"] if self.guest_on is machine else []
+        if pods:
+            self.complaints.append(f"machine {machine.id} was released with {', '.join(pods)} on it")
+
+    # -- what is left ------------------------------------------------------------------------------------------
+
+    def lost_bytes(self) -> int:
+        """Bytes that no verified commit has: gone by our doing, or gone by themselves without a word in the status."""
+        return sum(missing * STEP_BYTES for sim in self.runs for pod, missing in sim.lost if self._counts(sim, pod))
+
+    def _counts(self, sim: SimRun, pod: SimPod) -> bool:
+        stop = sim.run.status.termination
+        told = stop is not None and bool(stop.data_loss)
+        went_on = any(
+            later.training is not Training.NOT_STARTED for later in sim.all_pods[sim.all_pods.index(pod) + 1 :]
+        )
+        if pod.ended_by_us:
+            # A person may give up bytes (Proceed); what a training makes after its checkpoint was proven may be cut off.
+            return not (pod.trained_when_told or (self.scenario.proceed and (told or went_on)))
+        return not (told or went_on)
+
+    def look_back(self) -> None:
+        """Complain about whatever must not be left behind."""
+        for sim in self.runs:
+            if sim.pods:
+                self.complaints.append(f"{sim.name}: pods are left: {[pod.uid for pod in sim.pods]}")
+            if not sim.exists and sim.job is not None:
+                self.complaints.append(f"{sim.name}: is gone, and its Job is left")
+            for node in sim.run.status.nodes:
+                machine = next(m for m in self.machines if m.uid == node.uid)
+                if node.phase is NodePhase.RELEASED and (machine.state is not Instance.GONE or machine.has_node):
+                    self.complaints.append(f"{sim.name}: says that {node.name} is released, but it is not")
+                if node.phase not in SETTLED:
+                    self.complaints.append(f"{sim.name}: ends with node {node.name} in {node.phase}")
+        recorded = {node.uid for sim in self.runs for node in sim.run.status.nodes}
+        for machine in self.machines:
+            if machine.uid in recorded and machine.state is Instance.RUNNING:
+                self.complaints.append(f"machine {machine.id} still runs, and nobody uses it")
+            if machine.tainted_by and machine.state is Instance.RUNNING:
+                self.complaints.append(f"node {machine.name} keeps the taint of {machine.tainted_by}")
+
+
+def _moves(pod: SimPod) -> bool:
+    if pod.machine is None or pod.machine.state is Instance.GONE:
+        return False
+    ending = pod.deleting_since is not None or (pod.released and not pod.over)
+    return ending or pod.training is Training.RUNNING or pod.upload is not None

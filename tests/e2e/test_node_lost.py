@@ -1,0 +1,82 @@
+"""A machine dies under its pods: what they had not saved is lost and said, nothing waits for them, and what trains goes on elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+from e2e.api import JSON_PATCH, eventually
+from e2e.audit import OPERATOR_USER, requests
+from e2e.runs import condition_of
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.xdist_group("gpu")]
+
+LONG = ("--epochs", "200", "--step-seconds", "0.1")
+FINALIZER = "e2e.trainingrun.dev/slow-cloud-controller"
+
+
+def hold_node(space, node):
+    """Keep a Node although its machine is gone, as where no cloud controller looks; returns how to let it go."""
+    path = f"/api/v1/nodes/{node}"
+    space.api.request("PATCH", path, [{"op": "add", "path": "/metadata/finalizers", "value": [FINALIZER]}], JSON_PATCH)
+
+    def let_go():
+        if space.api.get(path):
+            space.api.merge(path, {"metadata": {"finalizers": None}})
+
+    space.undo.append(let_go)
+    return let_go
+
+
+def test_a_machine_that_dies_under_a_stop_and_a_training(space, gpu_nodes):
+    trains = space.run("trains", *LONG, gpus=2)
+    pod = trains.wait_training(timeout=180)
+    first, node = pod["metadata"]["name"], pod["spec"]["nodeName"]
+    stops = space.run(
+        "stops", *LONG, "--deaf", gpus=2, pod={"nodeSelector": {"kubernetes.io/hostname": node}},
+        shutdown={"graceSeconds": 600},
+    )  # fmt: skip
+    stops.wait_training(timeout=120)
+    for run in (trains, stops):
+        run.wait_condition("CheckpointSaved")
+    machine = stops.wait(lambda s: s.get("nodes"), "its node is recorded")["nodes"][0]["providerID"].rpartition("/")[2]
+    stops.merge({"spec": {"stop": True}})
+    stops.wait(lambda s: s.get("termination", {}).get("phase") == "Draining", "the training was asked to leave")
+
+    let_go = hold_node(space, node)
+    space.cloud.scaling.terminate_instance_in_auto_scaling_group(
+        InstanceId=machine, ShouldDecrementDesiredCapacity=True
+    )
+
+    lost = stops.wait(
+        lambda s: s.get("termination", {}).get("phase") == "Releasing", "the stop does not wait for dead pods", 60
+    )
+    assert "whatever was written after it is lost" in lost["termination"]["dataLoss"]
+    assert lost["termination"]["saved"]["uri"] in lost["termination"]["dataLoss"], "It says what is left."
+    trains.wait_condition("MetricsAvailable", "Unknown", "NodeLost")
+    assert all(pod["status"]["phase"] == "Running" for pod in stops.pods()), "Nobody has told Kubernetes that it died."
+    eventually(
+        lambda: [
+            one
+            for one in requests(space.ground.audit_log, node, '"delete"')
+            if (one.user, one.resource) == (OPERATOR_USER, "nodes")
+        ],
+        "the operator removes the Node whose machine is gone",
+        90,
+    )
+    let_go()
+    status = stops.wait_finished(120)
+    assert (status["phase"], status["terminationStatus"]) == ("Stopped", "user_stop")
+    assert condition_of(status, "CheckpointSaved")["reason"] == "DataLoss"
+    assert status["checkpoint"]["dataLoss"] == lost["termination"]["dataLoss"]
+    assert [(one["name"], one["phase"]) for one in status["nodes"]] == [(node, "Released")]
+    assert stops.events("DataLoss")
+
+    moved = trains.wait_training(but=(first,), timeout=240)
+    trains.log.wait("resumed from checkpoint-")
+    assert moved["spec"]["nodeName"] != node
+    trains.merge({"spec": {"stop": True}})
+    status = trains.wait_finished(180)
+    trains.assert_checkpoint_proven(status)
+    assert [(one["name"], one["phase"]) for one in status["nodes"]] == [
+        (node, "Released"),
+        (moved["spec"]["nodeName"], "Released"),
+    ]

@@ -1,0 +1,247 @@
+"""What a stop waits for, who may give up on a release, and when a run that is over deletes itself."""
+
+from __future__ import annotations
+
+import pytest
+from builders import (
+    NODE_UID,
+    RUN_UID,
+    WALL,
+    losses,
+    make_agent,
+    make_found,
+    make_job,
+    make_node,
+    make_node_facts,
+    make_observed,
+    make_run,
+    make_status,
+    make_stop,
+    occupant,
+    releasing,
+    stopping_at,
+)
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.status import Effective, NodePhase, Phase, StopMode
+from trainingrun_operator.core.decide import decide
+from trainingrun_operator.core.effects import (
+    Advance,
+    Annotate,
+    Begin,
+    Decision,
+    DeleteRun,
+    RecordNodes,
+    Tell,
+    UntaintNode,
+)
+from trainingrun_operator.core.observed import Instance, Run
+from trainingrun_operator.core.status import render
+
+NEXT, LAST = StopMode.NEXT_CHECKPOINT, StopMode.LAST_CHECKPOINT
+DISABLED = {"mode": "Disabled"}
+
+
+def advanced(seen):
+    return next((effect.termination for effect in decide(seen).effects if isinstance(effect, Advance)), None)
+
+
+# -- spec.stopMode ------------------------------------------------------------------------------------------------
+
+
+def draining(mode, *, newest=30.0, seconds=20.0, **spec):
+    """A stop in this mode; its newest checkpoint was written so many seconds ago, None if there is none."""
+    found = None if newest is None else make_found(age_seconds=newest)
+    return stopping_at(
+        Phase.DRAINING,
+        stop={"mode": mode},
+        spec={"stopMode": mode.value, **spec},
+        agent=make_agent(newest=found),
+        phase_seconds=seconds,
+    )
+
+
+def test_a_stop_begins_in_the_mode_that_the_spec_says():
+    begin = decide(make_observed(run=make_run(spec={"stop": True, "stopMode": "NextCheckpoint"}))).effects[0]
+    assert isinstance(begin, Begin)
+    assert begin.termination.mode is NEXT
+
+
+@pytest.mark.parametrize(
+    ("seen", "phase"),
+    [
+        pytest.param(draining(StopMode.AUTO, newest=1), None, id="Auto: a checkpoint is not the training's end"),
+        pytest.param(draining(NEXT, newest=30), None, id="NextCheckpoint: one from before the stop is not the next"),
+        pytest.param(draining(NEXT, newest=20), None, id="NextCheckpoint: nor is one from its very moment"),
+        pytest.param(draining(NEXT, newest=19.9), Phase.SAVING, id="NextCheckpoint: one from after it is"),
+        pytest.param(draining(NEXT, newest=None), None, id="NextCheckpoint: none yet"),
+        pytest.param(draining(NEXT, newest=None, seconds=120), Phase.SAVING, id="NextCheckpoint: the grace is spent all the same"),
+        pytest.param(draining(LAST, newest=3000), Phase.SAVING, id="LastCheckpoint: any is enough, at once"),
+        pytest.param(draining(LAST, newest=None), None, id="LastCheckpoint: without any, the training is asked like any other"),
+        pytest.param(draining(LAST, newest=None, checkpoint=DISABLED), Phase.DELETING, id="LastCheckpoint: nothing is waited for where nothing is saved"),
+        pytest.param(draining(NEXT, newest=None, checkpoint=DISABLED), None, id="NextCheckpoint: it has its grace though nothing is saved"),
+    ],
+)  # fmt: skip
+def test_a_mode_ends_the_draining(seen, phase):
+    stop = advanced(seen)
+    assert (stop.phase if stop else None) == phase
+
+
+def test_the_training_is_asked_to_leave_in_every_mode_that_waits():
+    for seen in (draining(StopMode.AUTO), draining(NEXT), draining(LAST, newest=None)):
+        assert [e.key for e in decide(seen).effects if isinstance(e, Annotate)] == [names.STOP_ANNOTATION]
+
+
+def test_an_agent_that_does_not_answer_is_waited_for():
+    seen = stopping_at(Phase.DRAINING, stop={"mode": LAST}, spec={"stopMode": "LastCheckpoint"}, agent=None)
+    assert advanced(seen) is None
+
+
+def test_a_mode_that_changes_is_written_and_told_before_it_is_followed():
+    seen = stopping_at(Phase.DRAINING, spec={"stopMode": "LastCheckpoint"}, phase_seconds=300)
+    written, told = decide(seen).effects
+    assert isinstance(written, Advance)
+    assert seen.run.status.termination is not None
+    assert written.termination == seen.run.status.termination.model_copy(update={"mode": LAST}), "Nothing else changes."
+    assert (written.was_phase, written.was_attempt) == (Phase.DRAINING, 1)
+    assert told == Tell("StopModeChanged", "spec.stopMode is LastCheckpoint now; it was Auto.")
+
+
+@pytest.mark.parametrize("phase", [Phase.SAVING, Phase.VERIFYING, Phase.HELD, Phase.DELETING, Phase.RELEASING])
+def test_once_the_training_is_waited_for_no_longer_the_mode_does_not_matter(phase):
+    decision = decide(stopping_at(phase, spec={"stopMode": "LastCheckpoint"}))
+    assert "StopModeChanged" not in [effect.reason for effect in decision.effects if isinstance(effect, Tell)]
+
+
+# -- the annotation that abandons a release -----------------------------------------------------------------------
+
+ABANDONED = "Abandoned by kubectl-annotate (trainingrun.dev/abandon-release) while"
+UNSETTLED = [phase for phase in NodePhase if phase not in (NodePhase.RELEASED, NodePhase.RETAINED)]
+
+
+def abandoned(phase, facts, by="kubectl-annotate"):
+    seen = releasing(make_node(phase, message="Occupied by team/notebook."), facts)
+    return make_observed(
+        run=make_run(status=seen.run.status, abandoned_by=by),
+        pods=(),
+        job=make_job(finished=True),
+        agent=None,
+        nodes=seen.nodes,
+    )
+
+
+@pytest.mark.parametrize("phase", UNSETTLED, ids=str)
+def test_a_release_that_is_abandoned_keeps_the_node_and_says_who_did_it(phase):
+    record, told = decide(abandoned(phase, make_node_facts(occupants=(occupant(),)))).effects
+    assert isinstance(record, RecordNodes)
+    (node,) = record.nodes
+    message = (
+        f"{ABANDONED} {phase.value}: nobody waits for it any more, and its machine may still run and be billed."
+        " Occupied by team/notebook."
+    )
+    assert (node.phase, node.message, node.released_at) == (NodePhase.RETAINED, message, None)
+    assert told == Tell("ReleaseAbandoned", f"Node gpu-1: {message}", warning=True)
+
+
+@pytest.mark.parametrize(
+    ("facts", "untaints"),
+    [
+        pytest.param(make_node_facts(tainted_by=RUN_UID), True, id="our taint is taken back"),
+        pytest.param(make_node_facts(tainted_by="other-run"), False, id="another's is not"),
+        pytest.param(make_node_facts(), False, id="none is none"),
+        pytest.param(None, False, id="nothing is known of the node"),
+        pytest.param(
+            make_node_facts(tainted_by=RUN_UID, instance=Instance.TERMINATING), False, id="its machine goes: nothing shall come to it"
+        ),
+    ],
+)  # fmt: skip
+def test_an_abandoned_node_takes_pods_again(facts, untaints):
+    effects = decide(abandoned(NodePhase.RELEASING, facts)).effects
+    assert (UntaintNode("gpu-1", NODE_UID) in effects) == untaints
+
+
+def test_nodes_that_are_settled_are_not_abandoned():
+    seen = abandoned(NodePhase.RELEASED, None)
+    assert isinstance(decide(seen).effects[0], Advance)
+
+
+def annotated(value, *managed):
+    meta = {"namespace": "ml", "name": "bert", "uid": "u", "annotations": {names.ABANDON_RELEASE_ANNOTATION: value}}
+    spec = {"template": {}, "checkpoint": {"destination": "s3://bucket/runs"}}
+    return Run.of({"metadata": {**meta, "managedFields": list(managed)}, "spec": spec}).abandoned_by
+
+
+def manages(key, manager="kubectl-annotate"):
+    return {"manager": manager, "fieldsV1": {"f:metadata": {"f:annotations": {f"f:{key}": {}}}}}
+
+
+@pytest.mark.parametrize(
+    ("value", "managed", "actor"),
+    [
+        pytest.param("true", [manages(names.ABANDON_RELEASE_ANNOTATION)], "kubectl-annotate", id="the manager of the annotation"),
+        pytest.param("", [manages(names.ABANDON_RELEASE_ANNOTATION)], "kubectl-annotate", id="its presence is enough"),
+        pytest.param("true", [manages("other"), {"manager": "m"}], "an annotation", id="a manager that is not told"),
+        pytest.param("false", [manages(names.ABANDON_RELEASE_ANNOTATION)], "", id="false is no"),
+    ],
+)  # fmt: skip
+def test_who_abandons_a_release(value, managed, actor):
+    assert annotated(value, *managed) == actor
+
+
+# -- ttlSecondsAfterFinished --------------------------------------------------------------------------------------
+
+# WALL is five seconds past four minutes.
+DONE_AT = "2026-01-02T03:00:05Z"
+
+
+def over(ttl=300, *, completion_time=DONE_AT, **run):
+    """A run that is done, and no longer protected."""
+    status = make_status(termination=make_stop(Phase.DONE), completion_time=completion_time)
+    return make_observed(
+        run=make_run(spec={} if ttl is None else {"ttlSecondsAfterFinished": ttl}, status=status, **{"finalizers": (), **run}),
+        pods=(),
+        job=make_job(finished=True, owned=True),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seen", "decision"),
+    [
+        pytest.param(over(240), Decision((DeleteRun(),)), id="its time is over"),
+        pytest.param(over(0), Decision((DeleteRun(),)), id="at once"),
+        pytest.param(over(241), Decision(again_seconds=1, note="the run is kept until its time is over"), id="a second is left"),
+        pytest.param(over(None), Decision(), id="without a time it is kept"),
+        pytest.param(over(0, deleting=True), Decision(), id="it is deleted already"),
+        pytest.param(over(0, completion_time=None), Decision(), id="when it was done is not known"),
+    ],
+)  # fmt: skip
+def test_a_run_that_is_over_deletes_itself(seen, decision):
+    assert decide(seen) == decision
+
+
+def test_a_run_that_is_still_protected_is_not_deleted():
+    assert DeleteRun() not in decide(over(0, finalizers=(names.FINALIZER,))).effects
+
+
+# -- what changes nothing -----------------------------------------------------------------------------------------
+
+
+def test_what_was_in_force_when_a_run_ended_stays_in_its_status():
+    force = Effective(auto_stop_loss=0.3, auto_stop_action="Stop")
+    status = make_status(termination=make_stop(Phase.DONE), effective=force)
+    assert render(make_observed(run=make_run(spec={"autoStopLoss": 9}, status=status))).effective == force
+
+
+def test_a_run_that_has_ended_casts_no_shadow_any_more():
+    status = make_status(termination=make_stop(Phase.DONE))
+    seen = make_observed(run=make_run(spec={"autoStopLoss": None}, status=status), track=losses(0.1, 0.1))
+    assert render(seen).shadow == ()
+    trains = make_observed(run=make_run(spec={"autoStopLoss": None}), track=losses(0.1, 0.1))
+    assert [one.would_stop_at for one in render(trains).shadow] == [WALL]
+
+
+def test_a_signal_that_could_not_be_sent_is_said_while_the_training_is_asked_to_leave():
+    agent = make_agent(signal_trouble="checkpoint-40 is being written")
+    seen = stopping_at(Phase.DRAINING, agent=agent, spec={"shutdown": {"signal": "SIGTERM"}})
+    (finished,) = [one for one in render(seen).conditions if one.type == "Finished"]
+    assert finished.message.endswith(" SIGTERM was not sent to the training: checkpoint-40 is being written.")
