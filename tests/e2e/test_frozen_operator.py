@@ -9,7 +9,7 @@ from e2e.own_operator import OwnOperator
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 STUB = ("stub-training", "--epochs", "100", "--step-seconds", "0.2", "--save-every", "5")
-LEASE_SECONDS = 3
+LEASE_SECONDS = 5
 CLOUD = "cloud TerminateInstanceInAutoScalingGroup"
 # What the frozen one was about to do, and what becomes of it when it is sent after all.
 REFUSED = {

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from e2e.runs import Space
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420), pytest.mark.xdist_group("gpu")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
 
 def scored(space: Space, files: list[Path]) -> Json:

@@ -31,7 +31,6 @@ def told_of(space):
     )
 
 
-@pytest.mark.xdist_group("gpu")
 def test_a_namespace_is_not_held_by_a_bucket_that_cannot_be_reached(space, s3_proxy, gpu_nodes):
     run = space.run("x", *LONG, gpus=1, checkpoint={"s3": {"endpointURL": s3_proxy.url}})
     node = run.wait_training(timeout=180)["spec"]["nodeName"]

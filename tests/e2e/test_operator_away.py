@@ -7,7 +7,7 @@ from e2e.audit import OPERATOR_USER
 from e2e.faults import operator_away
 from e2e.runs import condition_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.xdist_group("operator")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 SHORT = ("--epochs", "1", "--batch", "72", "--step-seconds", "0.2", "--save-every", "10")
 LONG = ("--epochs", "200", "--step-seconds", "0.05")

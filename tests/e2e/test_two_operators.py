@@ -12,7 +12,7 @@ from e2e.audit import OPERATOR_USER
 from e2e.faults import scale, signal_container
 from e2e.ground import OPERATOR, OPERATOR_NAMESPACE, OUTPUTS
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.xdist_group("operator")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 LONG = ("--epochs", "200", "--step-seconds", "0.05")
 PODS = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods"

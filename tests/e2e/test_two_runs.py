@@ -9,7 +9,7 @@ from e2e.api import JSON_PATCH, eventually
 from e2e.audit import OPERATOR_USER, requests
 from e2e.runs import condition_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.xdist_group("gpu")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 LONG = ("--epochs", "200", "--step-seconds", "0.1")
 FINALIZER = "e2e.trainingrun.dev/look-again"

@@ -1,6 +1,6 @@
 """One heap of due times, and a bounded number of looks at once: a slow pod costs a slot, never the tick, and a namespace never takes them all.
 
-Slots are shared between groups: the runs of one namespace whose last look was slow, and its others. Alone, the slow take a third of all and the others half;
+Slots are shared between groups: the runs of one namespace whose looks are slow, and its others. Alone, the slow take a third of all and the others half;
 whoever comes next, the same of what is left. So there is a slot for whoever comes last, and runs that wait for what does not answer wait among themselves.
 """
 
@@ -44,7 +44,9 @@ class Scheduler:
         self._heap: list[tuple[float, int, str]] = []
         self._due: dict[str, float] = {}
         self._slow: set[str] = set()
-        """Runs whose last look was slow."""
+        """Runs whose looks are slow: the last one at least."""
+        self._excused: set[str] = set()
+        """Runs whose last look was short: one slow look may be the API server's fault."""
         self._parked: dict[_Group, dict[str, float]] = {}
         """Runs that were due when their group had no slot left, and since when."""
         self._taken: Counter[_Group] = Counter()
@@ -65,7 +67,7 @@ class Scheduler:
     async def stop(self) -> None:
         """Hand out no look any more. Those on the way are cancelled; returns when they have ended."""
         self._started = False
-        for kept in (self._heap, self._due, self._parked, self._woken, self._slow):
+        for kept in (self._heap, self._due, self._parked, self._woken, self._slow, self._excused):
             kept.clear()
         looking = tuple(self._looking.values())
         for task in looking:
@@ -93,6 +95,7 @@ class Scheduler:
         self._due.pop(uid, None)
         self._woken.discard(uid)
         self._slow.discard(uid)
+        self._excused.discard(uid)
         for parked in self._parked.values():
             parked.pop(uid, None)
         # It may have been the one that a free slot was promised to.
@@ -161,11 +164,7 @@ class Scheduler:
         finally:
             del self._looking[uid]
             self._taken[group] -= 1
-            # Only of one that is looked at again, which is where a run that is gone is noticed: nobody is remembered for ever.
-            if again is not None and time.monotonic() - began > SLOW_SECONDS:
-                self._slow.add(uid)
-            else:
-                self._slow.discard(uid)
+            self._remember(uid, slow=time.monotonic() - began > SLOW_SECONDS, goes_on=again is not None)
             self._unpark()
             if uid in self._woken:
                 self._woken.discard(uid)
@@ -173,3 +172,15 @@ class Scheduler:
             if again is not None:
                 self.wake(uid, again)
             self._alarm.set()
+
+    def _remember(self, uid: str, *, slow: bool, goes_on: bool) -> None:
+        excused = uid in self._excused
+        self._excused.discard(uid)
+        self._slow.discard(uid)
+        if not goes_on:
+            # Where a look finds that a run is gone, nothing is due: nobody is remembered for ever.
+            return
+        if not slow:
+            self._excused.add(uid)
+        elif not excused:
+            self._slow.add(uid)

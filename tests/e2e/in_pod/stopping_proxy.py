@@ -20,10 +20,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs
 
 import aiohttp
 from aiohttp import web
+
+Json = dict[str, Any]
 
 API_PORT, CLOUD_PORT, CONTROL_PORT = 8001, 8002, 9000
 ACCOUNT = Path("/var/run/account")
@@ -38,6 +41,8 @@ HOP_BY_HOP = {
     "content-length",
     "content-encoding",
 }
+
+MEMORY = {"rss_bytes": "VmRSS", "peak_bytes": "VmHWM"}
 
 # Forked for every start; the fork has one thread and no open connection.
 ZYGOTE = """
@@ -107,10 +112,10 @@ class Proxy:
 
     def __init__(self, operator: Operator, session: aiohttp.ClientSession) -> None:
         self.operator, self.session = operator, session
-        self.effects: list[dict] = []
-        self.halts: list[dict] = []
+        self.effects: list[Json] = []
+        self.halts: list[Json] = []
         self.frozen: dict[int, asyncio.Event] = {}
-        self.fault: dict = {}
+        self.fault: Json = {}
         self.requests = 0
 
     async def api(self, request: web.Request) -> web.StreamResponse:
@@ -121,7 +126,7 @@ class Proxy:
         keep = {"Authorization": request.headers["Authorization"]} if "Authorization" in request.headers else {}
         return await self.forward(request, os.environ["CLOUD"], keep)
 
-    async def forward(self, request: web.Request, upstream: str, headers: dict) -> web.StreamResponse:
+    async def forward(self, request: web.Request, upstream: str, headers: Json) -> web.StreamResponse:
         self.requests += 1
         body = await request.read()
         if upstream != os.environ["CLOUD"] and (refusal := await self.faulty(request)) is not None:
@@ -199,19 +204,25 @@ class Proxy:
             case _:
                 return None
 
-    def halt_for(self, effect: dict | None) -> dict | None:
+    def halt_for(self, effect: Json | None) -> Json | None:
+        """The first halt that is due at this effect; others count it as one that they let pass."""
+        due: Json | None = None
+        if effect is None:
+            return None
         for halt in self.halts:
-            if (
-                effect
-                and halt["effect"] == effect["effect"]
-                and re.fullmatch(halt["run"], effect["run"])
-                and not halt.get("done")
-            ):
-                halt["done"] = True
-                return halt
-        return None
+            fits = re.fullmatch(halt["effect"], effect["effect"]) and re.fullmatch(halt["run"], effect["run"])
+            if not fits or halt.get("done"):
+                continue
+            if halt.get("skip"):
+                halt["skip"] -= 1
+            else:
+                due = due or halt
+        if due is not None:
+            due["done"] = True
+        return due
 
-    async def do(self, halt: dict, effect: dict) -> None:
+    async def do(self, halt: Json, effect: Json | None) -> None:
+        assert effect is not None
         say(f"{halt['do']} {halt['side']} {effect['effect']} of {effect['run']}")
         effect["halted"] = halt["side"]
         if halt["do"] == "kill":
@@ -228,6 +239,10 @@ class Proxy:
         return web.json_response(
             {"effects": self.effects, "halts": self.halts, "starts": self.operator.starts, "frozen": list(self.frozen)}
         )
+
+    async def usage(self, _: web.Request) -> web.Response:
+        """Memory and processor time of the operator's process, and how much it has asked for."""
+        return web.json_response({**usage_of(self.operator.pid), "requests": self.requests})
 
     async def arm(self, request: web.Request) -> web.Response:
         """`{run, effect, side: before|after, do: kill|freeze}`; answers with its id."""
@@ -266,7 +281,7 @@ class Proxy:
             return web.Response(status=502, text=str(error))
 
 
-def named(method: str, path: str, query: str, body: bytes) -> dict | None:
+def named(method: str, path: str, query: str, body: bytes) -> Json | None:
     """Run and name of what a request changes; None for what changes nothing about a run."""
     if method in ("GET", "HEAD") or "dryRun" in query:
         return None
@@ -302,7 +317,7 @@ def named(method: str, path: str, query: str, body: bytes) -> dict | None:
     return {"run": run, "effect": what}
 
 
-def of_run(sub: str, said: dict | list) -> str:
+def of_run(sub: str, said: Any) -> str:
     """Of a write to a TrainingRun."""
     if isinstance(said, dict):
         return f"observe {(said.get('status') or {}).get('phase')}" if sub else "patch run"
@@ -316,6 +331,16 @@ def of_run(sub: str, said: dict | list) -> str:
     if "/metadata/finalizers" in written:
         return "add finalizer" if written["/metadata/finalizers"] else "remove finalizer"
     return f"patch {' '.join(written)}"
+
+
+def usage_of(pid: int) -> Json:
+    """What the kernel says of a process."""
+    said = Path(f"/proc/{pid}/status").read_text()
+    kilobytes = dict(re.findall(r"(\w+):\s+(\d+) kB", said))
+    memory = {key: int(kilobytes[name]) * 1024 for key, name in MEMORY.items()}
+    # utime and stime are the 14th and 15th of all fields; the second is the name, which may hold anything.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return {**memory, "cpu_seconds": (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")}
 
 
 def say(line: str) -> None:
@@ -357,6 +382,7 @@ async def main() -> None:
         await serve([web.route("*", "/{any:.*}", proxy.cloud)], "127.0.0.1", CLOUD_PORT)
         control = [
             web.get("/state", proxy.state),
+            web.get("/usage", proxy.usage),
             web.post("/halt", proxy.arm),
             web.post("/disarm", proxy.disarm),
             web.post("/thaw", proxy.thaw),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import struct
@@ -51,6 +52,8 @@ FILES = {
     "checkpoint-1200/empty": b"",
     "checkpoint-1200/trainer_state.json": b"{}",
 }
+DEAD = 48
+"""More than two namespaces full of them ask at once."""
 CHECKPOINT = Checkpoint(dir="checkpoint-1200", step=1200, complete=True, evidence="trainer_state.json parses")
 
 
@@ -706,3 +709,32 @@ async def test_only_a_trusted_server_is_asked(store, access, certificate, secure
     )
     assert isinstance(found, Unreachable)
     assert found.code == code
+
+
+async def test_buckets_that_never_answer_keep_nobody_waiting_for_theirs(access, layout):
+    everybody_asks = asyncio.Event()
+    asked = set()
+
+    async def silent(reader, writer):
+        asked.add(writer)
+        if len(asked) == DEAD:
+            everybody_asks.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", limit=1 << 20)
+    dead = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    # Nothing in common: what one set of credentials may have in flight is bounded by itself.
+    accesses = [Access(dead, f"region-{number}", "key", "secret") for number in range(DEAD)]
+    store = Store()
+    waiting = [asyncio.create_task(store.probe(one, layout)) for one in accesses]
+    try:
+        await asyncio.wait_for(everybody_asks.wait(), 30)
+        assert await asyncio.wait_for(store.probe(access, layout), 5) is None
+        assert not any(task.done() for task in waiting), "They still wait."
+    finally:
+        server.close()
+        for writer in asked:
+            writer.transport.abort()
+        await asyncio.gather(*waiting)
+        store.close()
