@@ -27,6 +27,7 @@ ALONE = {"gpu_nodes": "gpu", "own_operator": "operator"}
 FIRST = ("test_effects", "test_load", "test_frozen_operator", "test_s3_away", "test_ways_out", "test_api_trouble")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put these tests in the order in which they take the least time; others keep their places."""
     places = [place for place, item in enumerate(items) if item.path.is_relative_to(HERE)]

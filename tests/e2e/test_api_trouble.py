@@ -67,7 +67,7 @@ def test_an_api_server_that_is_away_in_mid_stop_is_waited_for(space, own):
     "trouble",
     [
         pytest.param("gone", id="every watch is answered 410"),
-        pytest.param("busy", id="two of three requests are answered 429"),
+        pytest.param("busy", id="one of three requests is answered 429"),
     ],
 )
 def test_a_run_ends_while_the_api_server_is_in_trouble(space, own, trouble):

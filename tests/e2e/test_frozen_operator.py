@@ -39,7 +39,7 @@ def frozen_while_the_other_ends_it(space, two, name, effect, **how):
     run.merge({"spec": {"stop": True}})
     places = list(zip(two, halts, strict=True))
     frozen, halt = eventually(
-        lambda: next((p for p in places if p[0].frozen(p[1])), None), f"{name} stands at {effect}", 60
+        lambda: next((p for p in places if p[0].frozen(p[1])), None), f"{name} stands at {effect}", 120
     )
     # The other's own halt must not hold it up.
     for own, other in places:

@@ -107,6 +107,8 @@ class Watch:
         self._run_selector = run_selector
         self._untold: dict[str, int] = {}
         """What a list brought and no event has told yet: uid and resourceVersion."""
+        self._told: dict[str, tuple[int, tuple[Any, ...]]] = {}
+        """The newest event of each run: its resourceVersion, and what was asked. Our own writes bring news as well, but prove no watch."""
         self.proven = time.monotonic()
         """When an event of a run came, or a list agreed with what the events had told."""
         self.listed = False
@@ -126,6 +128,9 @@ class Watch:
         uid = event["object"]["metadata"]["uid"]
         if version(event["object"]) >= self._untold.get(uid, 0):
             self._untold.pop(uid, None)
+        self._told[uid] = version(event["object"]), _asked(event["object"])
+        if event["type"] == "DELETED":
+            del self._told[uid]
         self.take_run(event["object"], deleted=event["type"] == "DELETED")
 
     async def on_pool(self, event: Any, **_: Any) -> None:
@@ -189,8 +194,8 @@ class Watch:
         self.listed = True
 
     def _behind(self, uid: str, run: Json) -> bool:
-        known = self._cache.runs.get(uid)
-        return known is None or (version(known) < version(run) and _asked(known) != _asked(run))
+        at, asked = self._told.get(uid, (0, ()))
+        return at < version(run) and asked != _asked(run)
 
 
 def _how_far(run: Json) -> int:

@@ -32,8 +32,8 @@ def _story(seen: Observed) -> Decision:
     stop = seen.run.status.termination
     if stop is not None and stop.phase is Phase.DONE:
         return termination.step(seen, stop)
-    if new := release.unrecorded(seen):
-        return Decision((RecordNodes((*seen.run.status.nodes, *new)[-NODES_MAX:]),), again_seconds=0)
+    if (nodes := release.recorded(seen)[-NODES_MAX:]) != seen.run.status.nodes:
+        return Decision((RecordNodes(nodes),), again_seconds=0)
     if stop is not None:
         return termination.step(seen, stop)
     if seen.run.deleting and names.FINALIZER not in seen.run.finalizers:

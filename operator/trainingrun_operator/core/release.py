@@ -52,11 +52,11 @@ def seconds_still(seen: Observed) -> float:
     return min((seen.node_seconds.get(uid, 0.0) for uid in waiting), default=0.0)
 
 
-def unrecorded(seen: Observed) -> tuple[NodeStatus, ...]:
-    """Nodes that a pod of the run is on and whose identity is not written down yet."""
+def recorded(seen: Observed) -> tuple[NodeStatus, ...]:
+    """What should be written down: also nodes that a pod of the run is on by now, and the pool of one that no pool had selected."""
     known = {node.uid for node in seen.run.status.nodes}
     used = {pod.node for pod in seen.live_pods if pod.node}
-    return tuple(
+    new = (
         NodeStatus(
             name=facts.name,
             uid=facts.uid,
@@ -67,6 +67,15 @@ def unrecorded(seen: Observed) -> tuple[NodeStatus, ...]:
         for facts in seen.nodes
         if facts.uid is not None and facts.name in used and facts.uid not in known
     )
+    return (*(_with_pool(seen, node) for node in seen.run.status.nodes), *new)
+
+
+def _with_pool(seen: Observed, node: NodeStatus) -> NodeStatus:
+    """A GPUNodePool may be made, or changed, while the run is on the node."""
+    facts = next((facts for facts in seen.nodes if facts.uid == node.uid), None)
+    if node.pool or node.phase is not NodePhase.IN_USE or facts is None:
+        return node
+    return node.model_copy(update={"pool": _pool_of(seen, facts)})
 
 
 def _pool_of(seen: Observed, facts: NodeFacts) -> str:

@@ -31,6 +31,8 @@ class Cache:
     """By the run's uid."""
     pools: dict[str, Pool] = field(default_factory=dict)
     """By name."""
+    pools_at: float = float("-inf")
+    """When all pools were last listed: before that, one that is not here may be there all the same."""
 
     def put_run(self, stored: Json) -> bool:
         """Keep a run unless what is kept is newer. Returns whether it was."""

@@ -311,6 +311,10 @@ class Kube:
         body = {"metadata": {"resourceVersion": resource_version}, "spec": spec}
         return await self._patch(f"{_leases(namespace)}/{name}", body, MERGE)
 
+    async def pools(self) -> list[Json]:
+        """RBAC: list gpunodepools."""
+        return [pool async for pool in self._list(f"/apis/{names.API_VERSION}/{names.POOL_PLURAL}")]
+
     # -- requests ----------------------------------------------------------------------------------------
 
     def _url(self, path: str) -> str:

@@ -71,6 +71,7 @@ class Observer:
     ) -> None:
         self._kube, self._session, self._cache, self._defaults = kube, session, cache, defaults
         self._relist_seconds = relist_seconds
+        self._listing_pools = asyncio.Lock()
         self._evidence = Evidence(kube, store, defaults.allowed_destinations)
         self._preflight = Preflight(kube, store, self._evidence, cache, defaults, recheck_seconds)
 
@@ -83,6 +84,7 @@ class Observer:
         """
         run = Run.of(stored)
         now = time.monotonic()
+        await self._know_pools(now)
         pods, job = await self._children(run, memory, now)
         pod = pods[-1] if pods else None
         await self._ask_pod(run, pod, memory, now)
@@ -124,6 +126,17 @@ class Observer:
         verdict = completion.inferred(seen)
         held = memory.candidate.of((verdict.actor, pod.uid) if verdict and pod else None, now)
         return replace(seen, proven_seconds=proven, candidate_seconds=None if verdict is None else held)
+
+    async def _know_pools(self, now: float) -> None:
+        """A node that is recorded without its pool is never released: the watch alone may come late, or miss one."""
+        async with self._listing_pools:
+            if now - self._cache.pools_at < self._relist_seconds:
+                return
+            pools = await self._kube.pools()
+            self._cache.pools.clear()
+            for pool in pools:
+                self._cache.put_pool(pool, deleted=False)
+            self._cache.pools_at = now
 
     # -- children ----------------------------------------------------------------------------------------
 

@@ -374,7 +374,7 @@ def test_no_other_taint_is_taken_back(found):
 
 
 def test_a_node_of_no_pool_is_kept():
-    node, effects = look(IN_USE, facts(), node={"pool": ""})
+    node, effects = look(IN_USE, facts(labels={}), node={"pool": ""})
     assert (node.phase, effects) == (RETAINED, [])
     assert node.message == "Kept: no GPUNodePool, or more than one, selects this node and allows this namespace."
 
@@ -444,6 +444,21 @@ FENCED = make_pool("fenced", namespaceSelector={"matchLabels": {"team": "others"
 def test_identity_is_recorded_while_the_pod_is_on_the_node(spec, pools, pool):
     seen = make_observed(run=make_run(spec=spec), pools=pools, nodes=(facts(),))
     assert decide(seen).effects == (RecordNodes((make_node(pool=pool, phase_at=WALL),)),)
+
+
+@pytest.mark.parametrize(
+    ("phase", "labels", "pool"),
+    [
+        pytest.param(IN_USE, {"pool": "a100"}, "a100", id="a pool that came later is written down"),
+        pytest.param(IN_USE, {}, "", id="one that does not select the node is not"),
+        pytest.param(RETAINED, {"pool": "a100"}, "", id="nor for a node that was kept for want of one"),
+    ],
+)
+def test_a_node_without_a_pool_gets_one_while_it_is_in_use(phase, labels, pool):
+    run = make_run(status=make_status(nodes=(make_node(phase=phase, pool=""),)))
+    decision = decide(make_observed(run=run, nodes=(facts(labels=labels),)))
+    found = [node.pool for effect in decision.effects if isinstance(effect, RecordNodes) for node in effect.nodes]
+    assert found == ([pool] if pool else [])
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ from fakes import (
     stored_job,
     stored_node,
     stored_pod,
+    stored_pool,
     stored_run,
     stored_secret,
 )
@@ -66,6 +67,7 @@ BUDGET = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/{NAME}-ch
 KEY = commit_key(1, 7)
 COMMIT = CommitSeen(key=KEY, epoch=1, generation=7)
 RELIST_SECONDS = 300
+POOLS = f"/apis/{names.API_VERSION}/{names.POOL_PLURAL}"
 
 
 class Clock:
@@ -81,7 +83,7 @@ class Place:
     def __init__(self, api, pages, kube, session):
         self.api, self.pages = api, pages
         self.store, self.cache, self.memory, self.clock = FakeStore(), Cache(), Memory(), Clock()
-        self.cache.pools["a100"] = make_pool()
+        self.cache.pools["a100"], self.cache.pools_at = make_pool(), self.clock.now
         self.observer = Observer(
             kube,
             cast("Any", self.store),
@@ -153,6 +155,20 @@ async def test_a_missed_event_is_made_good_by_a_read_now_and_then(place):
     assert any("/pods" in call for call in place.calls)
     await place.look()
     assert not any("/pods" in call for call in place.calls), "it is not read again at every look"
+
+
+async def test_no_run_is_looked_at_before_all_pools_are_known_and_they_are_read_again_now_and_then(place):
+    place.watched()
+    place.api.put(stored_pool("late"))
+    place.cache.pools_at = float("-inf")
+    seen = await place.look()
+    assert [pool.name for pool in seen.pools] == ["late"], "what a list does not bring is gone"
+    assert [call for call in place.calls if "gpunodepools" in call] == [f"GET {POOLS}"]
+    await place.look()
+    assert not [call for call in place.calls if "gpunodepools" in call]
+    place.clock.now += RELIST_SECONDS
+    await place.look()
+    assert [call for call in place.calls if "gpunodepools" in call] == [f"GET {POOLS}"]
 
 
 async def test_the_first_look_at_a_training_run_asks_who_its_node_is(place):
