@@ -14,10 +14,12 @@ import pytest
 from e2e.outputs import tell
 from e2e.own_operator import OwnOperator
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 
 SIDES = ("before", "after")
 AT_ONCE = 8
+SECONDS = 300
+"""For what a single run does in ten: every second or so the operator of all of them is killed."""
 ATTEMPTS = 3
 STUB = ("stub-training", "--epochs", "100", "--step-seconds", "0.2", "--save-every", "5")
 # How often these come depends on how long things take.
@@ -41,13 +43,13 @@ class End:
 def train(space, own, name, **how):
     image = {"image": space.ground["TRAININGRUN_IMAGE"]}
     run = space.run(name, *STUB, container=image, labels=own.labels, **how)
-    run.wait_condition("CheckpointSaved")
+    run.wait_condition("CheckpointSaved", timeout=SECONDS)
     return run
 
 
 def stop(run):
     run.merge({"spec": {"stop": True}})
-    run.wait_finished()
+    run.wait_finished(SECONDS)
     run.api.wait(
         run.path.rpartition("/")[0],
         lambda stored: not stored["metadata"].get("finalizers"),
