@@ -24,6 +24,7 @@ ATTEMPTS = 3
 STUB = ("stub-training", "--epochs", "100", "--step-seconds", "0.2", "--save-every", "5")
 # How often these come depends on how long things take.
 UNSTEADY = {"annotate nudge"}
+BUDGET = "delete poddisruptionbudgets"
 CLOUD = "cloud TerminateInstanceInAutoScalingGroup"
 
 
@@ -90,7 +91,7 @@ def test_killed_at_every_effect_of_a_stop_it_ends_the_same(space, capsys):
     stop(clean)
     expected, effects = end_of(clean), steps_of(own.effects("clean"))
     assert (expected.status, expected.finalizers) == ("user_stop", ())
-    assert {"begin", "advance Draining", "advance Done", "delete pod", "remove finalizer"} <= set(effects)
+    assert {"begin", "advance Draining", "advance Done", "delete pod", "remove finalizer", BUDGET} <= set(effects)
 
     def story(number, effect, side):
         """Several at once: each is also disturbed by the kills of the others, at whatever it is about then."""

@@ -30,6 +30,8 @@ Json = dict[str, Any]
 
 API_PORT, CLOUD_PORT, CONTROL_PORT = 8001, 8002, 9000
 ACCOUNT = Path("/var/run/account")
+SUFFIXES = {"pods": r"-[a-z0-9]{5}$", "poddisruptionbudgets": "-checkpoint$"}
+"""What the names of a run's objects have after the run's own."""
 KUBECONFIG = Path("/tmp/kubeconfig")  # noqa: S108 - the pod's own
 HOP_BY_HOP = {
     "connection",
@@ -313,7 +315,7 @@ def named(method: str, path: str, query: str, body: bytes) -> Json | None:
         case kind:
             keys = [*(said.get("spec") or {}), *(said.get("metadata") or {})] if method == "PATCH" else []
             what = " ".join([method.lower(), kind, *sorted(k for k in keys if k != "uid")])
-    run = re.sub(r"-[a-z0-9]{5}$", "", name) if found["kind"] == "pods" else name
+    run = re.sub(SUFFIXES.get(found["kind"], "$"), "", name)
     return {"run": run, "effect": what}
 
 

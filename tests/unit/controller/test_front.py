@@ -325,6 +325,12 @@ async def test_a_run_that_was_found_by_a_list_and_is_gone_by_the_next_is_no_disa
     assert await proofs(place, [run_at(7)], []) == [60, 120]
 
 
+async def test_news_that_our_own_writes_have_brought_do_not_prove_the_watch(place):
+    await place.watch.on_run(event(run_at(7)))
+    place.cache.put_run(run_at(9, generation=2))
+    assert await proofs(place, [run_at(9, generation=2)], [run_at(9, generation=2)]) == [60, 60]
+
+
 async def test_our_own_status_writes_are_no_disagreement(place):
     await place.watch.on_run(event(run_at(7)))
     assert await proofs(place, [run_at(8)], [run_at(9)]) == [60, 120]
