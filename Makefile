@@ -79,7 +79,7 @@ install: $(READY)  ## Install the operator into the cluster
 
 e2e: $(READY)  ## Tests on the running cluster, with the installed operator
 	@echo "e2e: tests on the cluster"
-	@$(PYTEST) -m cluster -n $(E2E_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	@$(PYTEST) -m cluster -n $(E2E_WORKERS) --dist loadscope $(PYTEST_ARGS)
 	@[ -n "$(PYTEST_ARGS)" ] || { echo "e2e: what the API server wrote down of the operator"; $(PYTEST) -m audit --durations=0; }
 
 # Part of `test`; alone it is the quick loop while writing code.

@@ -3,6 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+    from e2e.scheduling import Scheduling
+    from xdist.remote import Producer
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    """Of the tests on the cluster (`--dist loadscope`), some must share a worker."""
+    if config.getoption("dist") != "loadscope":
+        return None
+    from e2e.scheduling import Scheduling  # noqa: PLC0415 - xdist is not there where it is not asked for
+
+    return Scheduling(config, log)
 
 
 def pytest_configure() -> None:

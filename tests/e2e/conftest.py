@@ -21,27 +21,19 @@ if TYPE_CHECKING:
 
 CLEAN_UP_SECONDS = 20
 HERE = Path(__file__).parent
-# One worker runs what must be alone with the GPU nodes, one what takes the operator away: nobody waits for a lock.
-ALONE = {"gpu_nodes": "gpu", "own_operator": "operator"}
 # The longest first: what is short fills the gaps.
 FIRST = ("test_effects", "test_load", "test_frozen_operator", "test_s3_away", "test_ways_out", "test_api_trouble")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put these tests in the order in which they take the least time; others keep their places."""
     places = [place for place, item in enumerate(items) if item.path.is_relative_to(HERE)]
     ordered = sorted((items[place] for place in places), key=_rank)
     for place, item in zip(places, ordered, strict=True):
         items[place] = item
-        for fixture, group in ALONE.items():
-            if fixture in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group(group))
 
 
 def _rank(item: pytest.Item) -> int:
-    if any(fixture in getattr(item, "fixturenames", ()) for fixture in ALONE):
-        return -len(FIRST) - 1
     name = item.path.stem
     return FIRST.index(name) - len(FIRST) if name in FIRST else 0
 

@@ -37,6 +37,8 @@ STOPPED, STOPPED_NEIGHBOURS = 8, 2
 
 # A machine that runs many tests side by side is slow by itself. Were it for the trouble, it would be by timeouts in a row: 3 s of a scrape, 20 s of a bucket.
 LATE_SECONDS, LATE_P99_SECONDS = 1, 5
+BESIDE_SECONDS = 2
+"""Healthy runs in the namespace with most of the trouble may wait for its share."""
 STOP_SECONDS = 10
 PROOF_SECONDS = 6
 FINISHED_SECONDS = 90
@@ -157,7 +159,7 @@ in {until - since:.0f} s of trouble: {rates[0]:.1f} requests/s to the API server
 
     assert statistics.median(late) < LATE_SECONDS, text
     assert p99(late) < LATE_P99_SECONDS, text
-    assert statistics.median(late_beside) < LATE_SECONDS, text
+    assert statistics.median(late_beside) < BESIDE_SECONDS, text
     assert statistics.median(asked) < STOP_SECONDS, text
     assert statistics.median(proofs) < PROOF_SECONDS, text
     assert max(one.finished for one in stops.values()) < FINISHED_SECONDS, text
