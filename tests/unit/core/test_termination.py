@@ -33,7 +33,7 @@ from builders import (
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AgentError, SaveRequest, StopRequest
 from trainingrun_operator.api.manifest import Checkpoint
-from trainingrun_operator.api.status import NodePhase, Phase, Progress, TerminationStatus
+from trainingrun_operator.api.status import NodePhase, Phase, Progress, Saved, TerminationStatus
 from trainingrun_operator.core import termination
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import (
@@ -574,6 +574,22 @@ def test_deleting(fields, wanted):
 def test_a_pod_that_nobody_can_end_is_not_waited_for(pod):
     seen = stopping_at(Phase.DELETING, pods=(pod,), job=make_job(suspended=True), phase_seconds=300)
     assert advanced(seen).phase is Phase.RELEASING
+
+
+@pytest.mark.parametrize(
+    ("pod", "saved", "loss"),
+    [
+        pytest.param(make_pod(lost=True), make_saved(final=False), True, id="the machine went under a training that ran on"),
+        pytest.param(make_pod(lost=True), make_saved(final=True), False, id="everything had been proven"),
+        pytest.param(make_pod(lost=True), Saved(note="Disabled."), False, id="nothing was to be saved"),
+        pytest.param(make_pod(unreachable=True, deleting=True), make_saved(final=False), False, id="it may still be there"),
+        pytest.param(make_pod(lost=True), None, False, id="nothing is recorded"),
+    ],
+)  # fmt: skip
+def test_what_a_machine_took_with_it_after_the_proof_is_said(pod, saved, loss):
+    gone = {"pods": (pod,), "job": make_job(suspended=True), "phase_seconds": 300}
+    stop = advanced(stopping_at(Phase.DELETING, stop={"saved": saved}, **gone))
+    assert (stop.data_loss or "").startswith("The machine went before the last bytes on it were saved.") == loss
 
 
 def test_what_a_training_wrote_after_the_proof_takes_its_place():
