@@ -589,8 +589,10 @@ class World:
             case do.EndReplacements():
                 sim.job = replace(sim.job, backoff_limit=0)
             case do.SuspendJob():
+                # A Job that is suspended already ends nobody a second time.
+                running = () if sim.job.suspended else sim.pods
                 sim.job = replace(sim.job, suspended=True)
-                for pod in sim.pods:
+                for pod in running:
                     if not pod.over and pod.deleting_since is None:
                         self._ended_by_us(pod, seen)
                         self.deletions[pod.uid] += 1
