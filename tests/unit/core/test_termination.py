@@ -587,8 +587,8 @@ def test_a_pod_that_nobody_can_end_is_not_waited_for(pod):
     ],
 )  # fmt: skip
 def test_what_a_machine_took_with_it_after_the_proof_is_said(pod, saved, loss):
-    gone = {"pods": (pod,), "job": make_job(suspended=True), "phase_seconds": 300}
-    stop = advanced(stopping_at(Phase.DELETING, stop={"saved": saved}, **gone))
+    job = make_job(suspended=True)
+    stop = advanced(stopping_at(Phase.DELETING, stop={"saved": saved}, pods=(pod,), job=job, phase_seconds=300))
     assert (stop.data_loss or "").startswith("The machine went before the last bytes on it were saved.") == loss
 
 
