@@ -31,7 +31,7 @@ def stopped(run):
 
 
 def assert_ended_well(run):
-    status = run.wait_finished()
+    status = run.wait_finished(240)
     assert (status["phase"], status["terminationStatus"]) == ("Stopped", "user_stop")
     run.assert_checkpoint_proven(status)
     run.assert_ended_once()
@@ -67,7 +67,7 @@ def test_an_api_server_that_is_away_in_mid_stop_is_waited_for(space, own):
     "trouble",
     [
         pytest.param("gone", id="every watch is answered 410"),
-        pytest.param("busy", id="one of three requests is answered 429"),
+        pytest.param("busy", id="one of five requests is answered 429"),
     ],
 )
 def test_a_run_ends_while_the_api_server_is_in_trouble(space, own, trouble):

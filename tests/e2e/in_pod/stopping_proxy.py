@@ -193,7 +193,7 @@ class Proxy:
                     "message": "too old",
                 }
                 return web.json_response({"type": "ERROR", "object": status})
-            case "busy" if not watch and self.requests % 3 == 0:
+            case "busy" if not watch and self.requests % 5 == 0:
                 status = {
                     "kind": "Status",
                     "apiVersion": "v1",
