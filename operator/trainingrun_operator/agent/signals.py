@@ -131,13 +131,12 @@ class Signaller:
         stop = self._stop
         if self._number is None or stop is None or stop.id == self._memory.signalled or time.monotonic() < self._due:
             return ""
-        if writing := self._writing(view):
-            return writing
         try:
             process = main_process(self._proc, os.getpid())
-            return self._send(process, stop, self._number) if process else ""
         except NotFoundError as unknown:
             return str(unknown)
+        # The volume is walked only for a training that is still there.
+        return (self._writing(view) or self._send(process, stop, self._number)) if process else ""
 
     def _writing(self, view: View) -> str:
         """What is being written now; empty if nothing is."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import StrictInt, ValidationError
@@ -77,7 +76,7 @@ def complaint(
     run: Run,
     pools: tuple[Pool, ...],
     listed: tuple[Destination, ...] = (),
-    namespace_labels: Mapping[str, str] = MappingProxyType({}),
+    namespace_labels: Mapping[str, str] | None = None,
 ) -> Problem | None:
     """Return the first thing in the spec that cannot be acted on, with the offending value and what to do.
 
@@ -189,7 +188,7 @@ def _checkpoint(run: Run, listed: tuple[Destination, ...]) -> Problem | None:
     return None
 
 
-def _pool(run: Run, pools: tuple[Pool, ...], namespace_labels: Mapping[str, str]) -> Problem | None:
+def _pool(run: Run, pools: tuple[Pool, ...], namespace_labels: Mapping[str, str] | None) -> Problem | None:
     wanted = run.spec.node_pool.ref
     if not wanted:
         return None

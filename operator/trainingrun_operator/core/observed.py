@@ -367,10 +367,10 @@ class Pool:
         """Whether a node with these labels belongs to the pool."""
         return all(labels.get(key) == value for key, value in self.spec.node_selector.items())
 
-    def allows(self, namespace_labels: Mapping[str, str]) -> bool:
+    def allows(self, namespace_labels: Mapping[str, str] | None) -> bool:
         """Whether runs of a namespace with these labels may use the pool."""
         selector = self.spec.namespace_selector
-        return selector is None or selector.fits(namespace_labels)
+        return selector is None or (namespace_labels is not None and selector.fits(namespace_labels))
 
 
 # -- all of it ------------------------------------------------------------------------------------------------
@@ -418,8 +418,8 @@ class Observed:
     ending_runs: frozenset[str] = frozenset()
     """UIDs of runs that will not release a node after this one: finished, releasing, or told never to."""
     pools: tuple[Pool, ...] = ()
-    namespace_labels: Mapping[str, str] = field(default_factory=dict)
-    """Of the run's namespace; read only where a pool may depend on them."""
+    namespace_labels: Mapping[str, str] | None = None
+    """Of the run's namespace; None: not read, because no pool is chosen by them now."""
     namespace_ends: bool = False
     """The run's namespace is being deleted; known only where its Job is gone, or nobody is left who could save."""
     problem: Problem | None = None

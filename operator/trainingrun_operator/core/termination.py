@@ -356,7 +356,7 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
     standing = [pod for pod in seen.pods if not _out_of_reach(seen, pod)]
     if not standing and (job is None or job.finished or job.suspended):
         saved = _improved(seen, stop)
-        return _advance(seen, stop, Phase.RELEASING, saved=saved, data_loss=_lost_at_last(seen, saved))
+        return _advance(seen, stop, Phase.RELEASING, saved=saved, data_loss=_lost_at_last(seen, stop, saved))
     terminal = tuple(DeletePod(pod.name, pod.uid) for pod in standing if pod.terminal and not pod.deleting)
     if job is None or job.finished:
         return _wait(
@@ -382,9 +382,9 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
     return _wait(seen, *opens, note="the gate is open, the Job finishes")
 
 
-def _lost_at_last(seen: Observed, saved: Saved | None) -> str | None:
-    """The machine went, with what the training wrote after its last checkpoint was proven."""
-    if saved is None or saved.final or not saved.commit or not any(pod.lost for pod in seen.pods):
+def _lost_at_last(seen: Observed, stop: Termination, saved: Saved | None) -> str | None:
+    """The machine went, with what the training wrote after its last checkpoint was proven; None if it did not, or a loss is told already."""
+    if stop.data_loss or saved is None or saved.final or not saved.commit or not any(pod.lost for pod in seen.pods):
         return None
     return f"The machine went before the last bytes on it were saved. The last commit is {saved.uri or saved.commit}; whatever was written after it is lost."
 

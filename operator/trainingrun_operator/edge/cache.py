@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+import logging
 from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import ValidationError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.pool import GPUNodePoolSpec
@@ -16,12 +19,14 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+log = logging.getLogger(__name__)
+
 _PAST_HANDOVER: Final = frozenset({Phase.RELEASING.value, Phase.DONE.value})
 
 
 @dataclass
 class Cache:
-    """Owned by the controller's event handlers; read by `observe`."""
+    """Filled by the controller's event handlers, and by whoever has read or written something newer."""
 
     runs: dict[str, Json] = field(default_factory=dict)
     """By uid."""
@@ -80,11 +85,16 @@ class Cache:
 
     def put_pool(self, stored: Json, *, deleted: bool) -> None:
         """Keep, or forget, a pool."""
-        name = stored["metadata"]["name"]
         if deleted:
-            self.pools.pop(name, None)
-        else:
-            self.pools[name] = Pool(name, GPUNodePoolSpec.parse(stored["spec"]))
+            self.pools.pop(stored["metadata"]["name"], None)
+        elif (pool := _pool(stored)) is not None:
+            self.pools[pool.name] = pool
+
+    def put_pools(self, listed: list[Json], now: float) -> None:
+        """Replace what is known of all pools by what the API server says at `now`; one that is not understood stays as it was known."""
+        known = {stored["metadata"]["name"]: _pool(stored) for stored in listed}
+        kept = ((name, pool or self.pools.get(name)) for name, pool in known.items())
+        self.pools, self.pools_at = {name: pool for name, pool in kept if pool is not None}, now
 
     def forget_run(self, uid: str) -> None:
         """The run and everything of it is gone."""
@@ -94,6 +104,16 @@ class Cache:
     def ending_runs(self) -> frozenset[str]:
         """UIDs of runs that will not release a node from now on: releasing already, done, or told never to."""
         return frozenset(uid for uid, run in self.runs.items() if _releases_no_more(run))
+
+
+def _pool(stored: Json) -> Pool | None:
+    """None, and said: a pool that this version does not understand must not keep other pools from being used."""
+    name = stored["metadata"]["name"]
+    try:
+        return Pool(name, GPUNodePoolSpec.parse(stored["spec"]))
+    except ValidationError as error:
+        log.error("GPUNodePool %s is not understood: %s", name, error.errors(include_url=False)[:3])  # noqa: TRY400 - the trace says nothing more
+        return None
 
 
 def _releases_no_more(run: Mapping[str, Any]) -> bool:

@@ -60,6 +60,9 @@ class Memory:
     """uid of the run's disruption budget; empty: there is none; None: not known."""
     budget_at: float = float("-inf")
     """When that was last read."""
+    namespace_labels: dict[str, str] = field(default_factory=dict)
+    """As they were last read; and when."""
+    namespace_labels_at: float = float("-inf")
     provider_said: dict[str, str] = field(default_factory=dict)
     """What the provider answered last, by providerID, if it refused."""
     written: str = ""

@@ -7,9 +7,11 @@ itself, because deletions hang on them.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -28,6 +30,7 @@ from trainingrun_operator.core.observed import (
 )
 from trainingrun_operator.core.track import Track, fold, resumed
 from trainingrun_operator.edge.evidence import SAVING, Evidence, asked
+from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.edge.memory import Stopwatch
 from trainingrun_operator.edge.metrics import prometheus
 from trainingrun_operator.edge.nodes import lost
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
     from trainingrun_operator.edge.kube import Kube
     from trainingrun_operator.edge.memory import Memory
     from trainingrun_operator.edge.store import Store
+
+log = logging.getLogger(__name__)
 
 AGENT_TIMEOUT_SECONDS: Final = 3
 REPORT_MAX_BYTES: Final = 256 * 1024
@@ -92,7 +97,7 @@ class Observer:
         answer = await self._evidence.ask(run, pods, memory)
         stop = run.status.termination
         nodes = await self._nodes(run, pods, memory, now)
-        labels = await self._namespace_labels(run, job, nodes)
+        labels = await self._namespace_labels(run, job, nodes, memory, now)
         seen = Observed(
             run=run,
             now=now,
@@ -128,15 +133,22 @@ class Observer:
         return replace(seen, proven_seconds=proven, candidate_seconds=None if verdict is None else held)
 
     async def _know_pools(self, now: float) -> None:
-        """A node that is recorded without its pool is never released: the watch alone may come late, or miss one."""
+        """No run is refused for, and no node recorded without, a pool that the watch has not brought yet, or has missed.
+
+        Once they are known, a list that fails is no reason to look at no run.
+        """
+        if now - self._cache.pools_at < self._relist_seconds:
+            return
         async with self._listing_pools:
             if now - self._cache.pools_at < self._relist_seconds:
                 return
-            pools = await self._kube.pools()
-            self._cache.pools.clear()
-            for pool in pools:
-                self._cache.put_pool(pool, deleted=False)
-            self._cache.pools_at = now
+            try:
+                self._cache.put_pools(await self._kube.pools(), now)
+            except KubeError as error:
+                if not isfinite(self._cache.pools_at):
+                    raise
+                log.warning("GPUNodePools cannot be listed, those that are known are used: %s", error)
+                self._cache.pools_at = now
 
     # -- children ----------------------------------------------------------------------------------------
 
@@ -163,10 +175,18 @@ class Observer:
             return None
         believed = self._relist_seconds if memory.budget is not None else BUDGET_RETRY_SECONDS
         if now - memory.budget_at >= believed:
-            found = await self._kube.budget(run.namespace, children.budget_name(run.name))
-            ours = found is not None and (found["metadata"].get("labels") or {}).get(names.RUN_UID_LABEL) == run.uid
-            memory.budget, memory.budget_at = found["metadata"]["uid"] if found and ours else "", now
+            memory.budget, memory.budget_at = await self._read_budget(run), now
         return memory.budget
+
+    async def _read_budget(self, run: Run) -> str | None:
+        """Its uid; empty if there is none of ours; None if it cannot be read, which nothing else may wait for."""
+        try:
+            found = await self._kube.budget(run.namespace, children.budget_name(run.name))
+        except KubeError as error:
+            log.warning("%s: the disruption budget cannot be read: %s", run.key, error)
+            return None
+        ours = found is not None and (found["metadata"].get("labels") or {}).get(names.RUN_UID_LABEL) == run.uid
+        return found["metadata"]["uid"] if found and ours else ""
 
     async def confirms(self, seen: Observed) -> bool:
         """Whether pods and Job are, in the API server itself, what a decision to end the run was made from."""
@@ -262,12 +282,24 @@ class Observer:
             matters = stop.phase in SAVING and (run.deleting or job_gone) and all(pod.terminal for pod in pods)
         return matters and await self._kube.namespace_ends(run.namespace)
 
-    async def _namespace_labels(self, run: Run, job: Job | None, nodes: Sequence[NodeFacts]) -> dict[str, str]:
-        """Labels of the run's namespace, read only when a pool may depend on them: before the first Job, and when a node is to be recorded."""
-        known = {node.uid for node in run.status.nodes}
-        asked_now = (job is None and run.status.termination is None) or any(node.uid not in known for node in nodes)
-        depends = any(pool.spec.namespace_selector is not None for pool in self._cache.pools.values())
-        return await self._kube.namespace_labels(run.namespace) if asked_now and depends else {}
+    async def _namespace_labels(
+        self, run: Run, job: Job | None, nodes: Sequence[NodeFacts], memory: Memory, now: float
+    ) -> dict[str, str] | None:
+        """Labels of the run's namespace, where a pool depends on them; None: not read, and no pool may be chosen by them.
+
+        Read before the first Job and when a node is to be recorded; now and then while a node in use has no pool.
+        """
+        if all(pool.spec.namespace_selector is None for pool in self._cache.pools.values()):
+            return None
+        settled = {node.uid: node.pool != "" or node.phase is not NodePhase.IN_USE for node in run.status.nodes}
+        present = {facts.uid for facts in nodes if facts.uid is not None}
+        new = (job is None and run.status.termination is None) or not present <= settled.keys()
+        if not new and all(settled[uid] for uid in present):
+            return None
+        if new or now - memory.namespace_labels_at >= self._relist_seconds:
+            memory.namespace_labels = await self._kube.namespace_labels(run.namespace)
+            memory.namespace_labels_at = now
+        return memory.namespace_labels
 
 
 def _own(run: Run, pods: list[dict[str, Any]], stored: dict[str, Any] | None) -> tuple[tuple[Pod, ...], Job | None]:

@@ -40,7 +40,7 @@ class Preflight:
     recheck_seconds: float
 
     async def problem(
-        self, run: Run, job: Job | None, memory: Memory, now: float, namespace_labels: Mapping[str, str]
+        self, run: Run, job: Job | None, memory: Memory, now: float, namespace_labels: Mapping[str, str] | None
     ) -> Problem | None:
         """Why nothing can be created yet; None for a run that has begun, or can."""
         if job is not None or run.status.termination is not None or run.status.workload is not None or run.deleting:
@@ -51,7 +51,7 @@ class Preflight:
             memory.problem_at, memory.problem_generation = now, run.generation
         return memory.problem
 
-    async def _look(self, run: Run, namespace_labels: Mapping[str, str], memory: Memory) -> Problem | None:
+    async def _look(self, run: Run, namespace_labels: Mapping[str, str] | None, memory: Memory) -> Problem | None:
         pools = tuple(self.cache.pools.values())
         if found := acceptance.complaint(run, pools, self.defaults.allowed_destinations, namespace_labels):
             return found

@@ -285,5 +285,11 @@ def test_a_pool_allows_the_namespaces_that_it_selects(selector, labels, allowed)
     assert make_pool(**fields).allows(labels) is allowed
 
 
+def test_a_pool_with_a_selector_allows_no_namespace_whose_labels_were_not_read():
+    excluding = {"matchExpressions": [{"key": "team", "operator": "NotIn", "values": ["ml"]}]}
+    assert not make_pool(namespaceSelector=excluding).allows(None)
+    assert make_pool().allows(None)
+
+
 def test_keys_as_people_say_them():
     assert (make_run().key, occupant("x").key, make_node_facts().name) == ("ml/bert", "team/x", "gpu-1")

@@ -592,6 +592,14 @@ def test_what_a_machine_took_with_it_after_the_proof_is_said(pod, saved, loss):
     assert (stop.data_loss or "").startswith("The machine went before the last bytes on it were saved.") == loss
 
 
+def test_a_loss_that_was_told_before_the_machine_was_seen_to_be_gone_is_not_told_again():
+    stop = {"saved": make_saved(final=False), "data_loss": "The pod went before its last bytes were saved."}
+    gone = make_pod(lost=True)
+    seen = stopping_at(Phase.DELETING, stop=stop, pods=(gone,), job=make_job(suspended=True), phase_seconds=300)
+    assert advanced(seen).data_loss == stop["data_loss"]
+    assert not [effect for effect in decide(seen).effects if isinstance(effect, Tell)]
+
+
 def test_what_a_training_wrote_after_the_proof_takes_its_place():
     late = make_verified(generation=8, attempt=2)
     seen = stopping_at(Phase.DELETING, **OPEN, **UNPROVEN, answer=late)

@@ -113,6 +113,16 @@ def test_a_forgotten_run_takes_everything_with_it(cache):
     assert (cache.runs, cache.pods, cache.jobs) == ({}, {}, {})
 
 
+def test_a_list_of_pools_replaces_what_was_known_but_for_one_that_is_not_understood(cache, caplog):
+    cache.put_pools([stored_pool(), stored_pool("gone"), stored_pool("newer")], 5)
+    cache.put_pools(
+        [stored_pool(), stored_pool("newer", spec={"minNodes": "many"}), stored_pool("odd", spec={"minNodes": -1})], 9
+    )
+    assert (sorted(cache.pools), cache.pools_at) == (["a100", "newer"], 9)
+    assert "GPUNodePool newer is not understood" in caplog.text
+    assert "GPUNodePool odd is not understood" in caplog.text
+
+
 def test_a_pool_is_parsed_and_replaced_as_a_whole(cache):
     cache.put_pool(stored_pool(), deleted=False)
     cache.put_pool(stored_pool(spec={"nodeSelector": {"pool": "other"}}), deleted=False)

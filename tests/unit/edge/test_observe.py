@@ -52,7 +52,9 @@ from fakes import (
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import CommitSeen, SaveRequest
 from trainingrun_operator.api.status import NodePhase, Phase
+from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.destinations import destinations_of
+from trainingrun_operator.core.effects import RecordNodes
 from trainingrun_operator.core.observed import Defaults, Instance, Training, Unreachable
 from trainingrun_operator.core.sample import ScrapeFailure
 from trainingrun_operator.edge import observe as module
@@ -171,6 +173,18 @@ async def test_no_run_is_looked_at_before_all_pools_are_known_and_they_are_read_
     assert [call for call in place.calls if "gpunodepools" in call] == [f"GET {POOLS}"]
 
 
+async def test_pools_that_cannot_be_listed_keep_nobody_from_being_looked_at_once_they_are_known(place, caplog):
+    place.watched()
+    place.clock.now += RELIST_SECONDS
+    place.api.refuse(f"GET {POOLS}", ApiError(500, "InternalError"))
+    assert [pool.name for pool in (await place.look()).pools] == ["a100"]
+    assert "those that are known are used" in caplog.text
+    place.cache.pools_at = float("-inf")
+    place.api.refuse(f"GET {POOLS}", ApiError(500, "InternalError"))
+    with pytest.raises(KubeError):
+        await place.look()
+
+
 async def test_the_first_look_at_a_training_run_asks_who_its_node_is(place):
     place.watched()
     seen = await place.look()
@@ -191,6 +205,13 @@ async def test_the_budget_is_looked_for_once_and_then_seldom(place):
     place.api.put(stored_budget())
     place.clock.now += RELIST_SECONDS
     assert (await place.look()).budget == "budget-uid"
+
+
+async def test_a_budget_that_cannot_be_read_keeps_nobody_from_being_looked_at(place, caplog):
+    place.watched()
+    place.api.refuse(f"GET {BUDGET}", ApiError(403, "Forbidden"))
+    assert (await place.look()).budget is None
+    assert "the disruption budget cannot be read" in caplog.text
 
 
 async def test_a_budget_of_that_name_that_is_not_ours_is_none(place):
@@ -782,6 +803,35 @@ async def test_the_namespace_is_read_only_where_a_pool_depends_on_it(place):
     stored["status"]["nodes"] = [make_node().dump()]
     await place.observer.observe(stored, place.memory)
     assert place.calls.count("GET /api/v1/namespaces/ml") == 1, "The node is recorded."
+
+
+EXCLUDING: dict[str, Any] = {
+    "namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "NotIn", "values": ["ml"]}]}
+}
+
+
+async def test_a_node_that_was_recorded_without_a_pool_gets_none_that_excludes_the_namespace(place):
+    place.watched(stored_pod())
+    place.api.put(
+        stored_node(),
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ml", "labels": {"team": "ml"}}},
+    )
+    place.cache.pools["a100"] = make_pool(**EXCLUDING)
+    stored = place.stored()
+    stored["status"]["nodes"] = [make_node(pool="").dump()]
+    for _ in range(3):
+        seen = await place.observer.observe(stored, place.memory)
+        assert seen.namespace_labels == {"team": "ml"}
+        assert not [effect for effect in decide(seen).effects if isinstance(effect, RecordNodes)]
+    assert place.calls.count("GET /api/v1/namespaces/ml") == 1, "They are read again only now and then."
+
+
+async def test_the_namespace_of_a_run_whose_node_is_gone_is_not_read(place):
+    place.watched(stored_pod())
+    place.cache.pools["a100"] = make_pool(**SELECTIVE)
+    seen = await place.look(stop=make_stop(Phase.RELEASING))
+    assert seen.namespace_labels is None
+    assert "GET /api/v1/namespaces/ml" not in place.calls
 
 
 async def test_a_bad_spec_costs_no_call_beyond_the_children(place):
