@@ -15,8 +15,8 @@ from chaos.story import Account, Story
 from chaos.tally import Tally
 
 from trainingrun_operator.core import decide as deciding
-from trainingrun_operator.core import release, termination
-from trainingrun_operator.core.observed import Verified
+from trainingrun_operator.core import proving, release, termination
+from trainingrun_operator.core.observed import Pod, Verified
 
 TESTS = Path(__file__).parents[1]
 LAST = re.compile(
@@ -72,14 +72,14 @@ def test_a_campaign_is_good_only_without(account):
 def test_a_final_commit_of_an_older_pod_would_hide_a_loss(monkeypatch):
     scenario = Scenario("crashes", agent_away=(75, 140), evicted_at=100, deleted_at=100)
     assert Story(scenario).tell().good
-    monkeypatch.setattr(termination, "_trained_after", lambda seen, proven: False)
+    monkeypatch.setattr(proving, "_trained_after", lambda seen, proven: False)
     assert Story(scenario).tell().lost_bytes > 0
 
 
 def test_letting_go_of_a_crashed_pod_unsaved_is_a_loss(monkeypatch):
     scenario = Scenario("crashes", bucket_away=(40, 90))
     assert Story(scenario).tell().good
-    monkeypatch.setattr(deciding, "_waits_behind_gate", lambda pod: False)
+    monkeypatch.setattr(Pod, "waits_behind_gate", False)
     assert not Story(scenario).tell().good
     monkeypatch.undo()
     monkeypatch.setattr(deciding, "_replace", deciding._let_go)
@@ -89,7 +89,7 @@ def test_letting_go_of_a_crashed_pod_unsaved_is_a_loss(monkeypatch):
 def test_deleting_without_reading_back_is_complained_of(monkeypatch):
     scenario = Scenario("exit", spoilt=tuple(range(2, 6)))
     assert Story(scenario).tell().good
-    verify = termination._verify
+    verify = proving.verify
 
     def believe(seen, stop):
         wrong = seen.answer
@@ -99,7 +99,7 @@ def test_deleting_without_reading_back_is_complained_of(monkeypatch):
     def replace_commit(seen):
         return seen.verified.commit.model_copy(update={"final": True})
 
-    monkeypatch.setattr(termination, "_verify", believe)
+    monkeypatch.setattr(proving, "verify", believe)
     complaints = Story(scenario).tell().complaints
     assert any("without a proven checkpoint" in complaint for complaint in complaints)
 

@@ -14,6 +14,8 @@ TEXT_MAX: Final = 1024
 """`api.base.Text`."""
 MESSAGE_MAX: Final = 4000
 """`api.base.Message`, with room to spare."""
+VERDICT_MAX: Final = 2000
+"""Characters of why a run ends, or is held; the sentences about checkpoint and nodes follow it."""
 
 
 def clipped(text: str, most: int) -> str:

@@ -9,10 +9,19 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest
 from trainingrun_operator.api.run import CheckpointMode, OnFailure
 from trainingrun_operator.api.status import Evidence, Phase, TerminationStatus
-from trainingrun_operator.core import acceptance, children, completion, disruption, release, stopping, termination
+from trainingrun_operator.core import (
+    acceptance,
+    children,
+    completion,
+    disruption,
+    release,
+    steps,
+    stopping,
+    termination,
+)
 from trainingrun_operator.core.bounds import TEXT_MAX, clipped
 from trainingrun_operator.core.effects import AddFinalizer, Annotate, CreateJob, Decision, Effect, RecordNodes, Tell
-from trainingrun_operator.core.observed import Mismatch, Training, Verified
+from trainingrun_operator.core.observed import Mismatch, Verified
 from trainingrun_operator.core.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -42,7 +51,7 @@ def _story(seen: Observed) -> Decision:
         return termination.begin(seen, verdict)
     if seen.job is None:
         return _start(seen)
-    if (pod := seen.pod) is not None and _waits_behind_gate(pod):
+    if (pod := seen.pod) is not None and pod.waits_behind_gate:
         return _replace(seen, pod)
     return Decision(again_seconds=seen.run.spec.poll_interval_seconds, note="watching")
 
@@ -141,11 +150,6 @@ def _start(seen: Observed) -> Decision:
     )
 
 
-def _waits_behind_gate(pod: Pod) -> bool:
-    """Its training has ended, and nothing but its gate keeps it."""
-    return pod.training is Training.EXITED and not pod.released and not pod.terminal and not pod.deleting
-
-
 def _replace(seen: Observed, pod: Pod) -> Decision:
     """Save what a crashed pod left behind its gate, prove it, then let the Job replace the pod."""
     if seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED or isinstance(seen.answer, Verified):
@@ -155,11 +159,11 @@ def _replace(seen: Observed, pod: Pod) -> Decision:
         return _let_go(seen, pod)
     attempt = pod.save.attempt if pod.save is not None else 1
     request = SaveRequest(id=f"crash-{pod.uid}", attempt=attempt + isinstance(seen.answer, Mismatch), ended=True)
-    ask = termination.ask_to_save(pod, request)
-    nudge = termination.nudges(seen, "Saving", seen.save_failing_seconds)
+    ask = steps.ask_to_save(pod, request)
+    nudge = steps.nudges(seen, "Saving", seen.save_failing_seconds)
     return Decision(
         (ask, *nudge) if ask else nudge,
-        again_seconds=termination.patience(seen, seen.save_failing_seconds),
+        again_seconds=steps.patience(seen, seen.save_failing_seconds),
         note="a crashed pod is saved behind its gate",
     )
 

@@ -207,6 +207,11 @@ class Pod:
         """Nothing of it runs any more, agent and gate included."""
         return self.lost or self.phase in ("Succeeded", "Failed")
 
+    @property
+    def waits_behind_gate(self) -> bool:
+        """Its training has ended, and nothing but its gate keeps it."""
+        return self.training is Training.EXITED and not self.released and not self.terminal and not self.deleting
+
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Self:
         """Read a stored object."""

@@ -29,7 +29,7 @@ from trainingrun_operator.api.status import (
 from trainingrun_operator.core import acceptance, release, stopping
 from trainingrun_operator.core.bounds import COUNT_MAX, MESSAGE_MAX, WORD_MAX, clipped, counted
 from trainingrun_operator.core.observed import Mismatch, Training, Unreachable
-from trainingrun_operator.core.termination import saved_from, sentence_of
+from trainingrun_operator.core.proving import saved_from, sentence_of
 
 if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed, Pod

@@ -34,7 +34,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AgentError, SaveRequest, StopRequest
 from trainingrun_operator.api.manifest import Checkpoint
 from trainingrun_operator.api.status import NodePhase, Phase, Progress, Saved, TerminationStatus
-from trainingrun_operator.core import termination
+from trainingrun_operator.core import proving, steps, termination
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import (
     AdoptJob,
@@ -500,19 +500,19 @@ def test_verifying_waits_for(answer, seconds, phase, attempt):
     ],
 )
 def test_a_commit_as_a_sentence(verified, sentence):
-    assert termination.sentence_of(termination.saved_from(verified)) == sentence
+    assert proving.sentence_of(proving.saved_from(verified)) == sentence
 
 
 def test_a_note_follows_the_sentence():
     saved = make_saved(note="Ended without proof.")
-    assert termination.sentence_of(saved) == f"Checkpoint checkpoint-1200 verified at {saved.uri}. Ended without proof."
+    assert proving.sentence_of(saved) == f"Checkpoint checkpoint-1200 verified at {saved.uri}. Ended without proof."
 
 
 def test_what_a_commit_says_is_cut_to_what_the_status_can_say():
     wild = Checkpoint(dir="d" * 5000, step=2**60, complete=True, evidence="")
-    saved = termination.saved_from(make_verified(checkpoint=wild, total_files=2**40, total_bytes=2**70))
+    saved = proving.saved_from(make_verified(checkpoint=wild, total_files=2**40, total_bytes=2**70))
     assert (len(saved.dir), saved.step, saved.files, saved.bytes) == (1024, None, 2**31 - 1, 2**53 - 1)
-    below = termination.saved_from(make_verified(checkpoint=None, total_files=-1, total_bytes=-1))
+    below = proving.saved_from(make_verified(checkpoint=None, total_files=-1, total_bytes=-1))
     assert (below.files, below.bytes, below.uri) == (0, 0, "")
 
 
@@ -604,7 +604,7 @@ def test_what_a_training_wrote_after_the_proof_takes_its_place():
     late = make_verified(generation=8, attempt=2)
     seen = stopping_at(Phase.DELETING, **OPEN, **UNPROVEN, answer=late)
     stop = advanced(seen)
-    assert (stop.phase, stop.attempt, stop.saved) == (Phase.DELETING, 2, termination.saved_from(late))
+    assert (stop.phase, stop.attempt, stop.saved) == (Phase.DELETING, 2, proving.saved_from(late))
     assert stop.saved.final
 
 
@@ -729,7 +729,7 @@ ASKED = make_pod(save=SaveRequest(id=STOP_ID, ended=True))
     ],
 )
 def test_the_kubelet_is_nudged_to_look_again(pod, seconds, nudge):
-    told = termination.nudges(make_observed(pods=(pod,)), "Saving", seconds)
+    told = steps.nudges(make_observed(pods=(pod,)), "Saving", seconds)
     assert [(one.key, one.value) for one in told] == ([] if nudge is None else [(names.NUDGE_ANNOTATION, nudge)])
 
 

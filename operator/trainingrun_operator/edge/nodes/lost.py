@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.core.observed import Instance, NodeFacts
+from trainingrun_operator.core.steps import pause
 from trainingrun_operator.edge.nodes.facts import answers, machine
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 SILENT_SECONDS: Final = 5
 """An agent that says nothing for so long is worth a look at its node."""
 LOOK_SECONDS: Final = 5.0
-LOOK_MAX_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ async def ask(
     silent = memory.silence.of((newest.uid, memory.agent is None) if newest else None, now)
     unheard = memory.agent is None and silent >= SILENT_SECONDS
     suspects = [pod for pod in pods if pod.node and not pod.terminal and (unheard or pod is not newest)]
-    pause = min(LOOK_MAX_SECONDS, max(LOOK_SECONDS, silent / 10))
-    if now - memory.fates_at >= pause or not suspects:
-        memory.fates = {pod.uid: await _fate(kube, run, pod, pools) for pod in suspects}
-        memory.fates_at = now if suspects else memory.fates_at
+    if not suspects:
+        memory.fates = {}
+    elif now - memory.fates_at >= pause(silent, LOOK_SECONDS):
+        memory.fates, memory.fates_at = {pod.uid: await _fate(kube, run, pod, pools) for pod in suspects}, now
     fates = {pod.uid: memory.fates.get(pod.uid, Fate()) for pod in pods}
     return tuple(replace(pod, unreachable=fates[pod.uid].unreachable, lost=fates[pod.uid].lost) for pod in pods)
 
