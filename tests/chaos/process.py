@@ -218,10 +218,13 @@ class Process:
             waiting_seconds=memory.waiting.of((pod.uid, completion.lacks(pod)) if pod else None, now),
             budget=sim.budget if job is not None and names.FINALIZER in run.finalizers else None,
         )
-        proven = memory.proven.of(disruption.all_proven(seen), now)
+        proven = disruption.all_proven(seen)
+        proven_seconds = memory.proven.of(proven, now)
         verdict = completion.inferred(seen)
         held = memory.candidate.of((verdict.actor, pod.uid) if verdict and pod else None, now)
-        return replace(seen, proven_seconds=proven, candidate_seconds=held if verdict else None)
+        return replace(
+            seen, proven_seconds=proven_seconds if proven else None, candidate_seconds=held if verdict else None
+        )
 
     def _children(self, sim: SimRun, run: Run) -> tuple[tuple[Pod, ...], Job | None]:
         """From the watch while a run is on its way; in every stop from the API server itself."""

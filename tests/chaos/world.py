@@ -19,9 +19,9 @@ from trainingrun_operator.api.manifest import Checkpoint, Commit, RunRef
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import NodePhase, Phase, Termination, TrainingRunStatus
 from trainingrun_operator.core import effects as do
+from trainingrun_operator.core.destinations import layout_of
 from trainingrun_operator.core.observed import Instance, Job, Observed, Run, Training
 from trainingrun_operator.core.release import SETTLED
-from trainingrun_operator.edge.evidence import layout_of
 
 STEP_SECONDS: Final = 5.0
 CHECKPOINT_STEPS: Final = 4

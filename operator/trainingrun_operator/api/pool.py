@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, assert_never
 
 from pydantic import Field
 
@@ -52,8 +52,10 @@ class LabelRequirement(Model):
                 return labels.get(self.key) not in self.values
             case SelectorOperator.EXISTS:
                 return self.key in labels
-            case _:
+            case SelectorOperator.DOES_NOT_EXIST:
                 return self.key not in labels
+            case _ as never:  # pragma: no cover - mypy proves that there is no other operator
+                assert_never(never)
 
 
 class NamespaceSelector(Model):

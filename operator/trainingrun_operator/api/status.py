@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -55,6 +55,20 @@ class StopMode(StrEnum):
     """Ask, and be content with the next complete checkpoint too."""
     LAST_CHECKPOINT = "LastCheckpoint"
     """Do not wait: the last complete checkpoint is enough."""
+
+
+ORDER: Final = {
+    Phase.REQUESTED: 0,
+    Phase.DRAINING: 1,
+    Phase.SAVING: 2,
+    Phase.VERIFYING: 2,
+    Phase.HELD: 2,
+    Phase.DELETING: 3,
+    Phase.RELEASING: 4,
+    Phase.DONE: 5,
+}
+"""How far a stop is in each phase; it never goes back."""
+_ORDER: Final = str({phase.value: place for phase, place in ORDER.items()})
 
 
 class NodePhase(StrEnum):
@@ -322,8 +336,7 @@ class TrainingRunStatus(Model):
         ),
         Cel(
             "!has(oldSelf.termination) || !has(self.termination) ||"
-            " {'Requested': 0, 'Draining': 1, 'Saving': 2, 'Verifying': 2, 'Held': 2, 'Deleting': 3, 'Releasing': 4, 'Done': 5}[self.termination.phase]"
-            " >= {'Requested': 0, 'Draining': 1, 'Saving': 2, 'Verifying': 2, 'Held': 2, 'Deleting': 3, 'Releasing': 4, 'Done': 5}[oldSelf.termination.phase]",
+            f" {_ORDER}[self.termination.phase] >= {_ORDER}[oldSelf.termination.phase]",
             "the phases of a stop only go forward",
         ),
     )

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import signal
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import kopf
 
 from trainingrun_operator.api import names
-from trainingrun_operator.api.status import Phase
+from trainingrun_operator.api.status import ORDER
 from trainingrun_operator.edge.cache import version
 
 if TYPE_CHECKING:
@@ -23,15 +23,6 @@ if TYPE_CHECKING:
     from trainingrun_operator.edge.kube import Kube
 
 Json = dict[str, Any]
-
-_FORWARD: Final = {
-    Phase.REQUESTED.value: 1,
-    Phase.DRAINING.value: 2,
-    **dict.fromkeys((Phase.SAVING.value, Phase.VERIFYING.value, Phase.HELD.value), 3),
-    Phase.DELETING.value: 4,
-    Phase.RELEASING.value: 5,
-    Phase.DONE.value: 6,
-}
 
 log = logging.getLogger(__name__)
 
@@ -128,9 +119,10 @@ class Watch:
         uid = event["object"]["metadata"]["uid"]
         if version(event["object"]) >= self._untold.get(uid, 0):
             self._untold.pop(uid, None)
-        self._told[uid] = version(event["object"]), _asked(event["object"])
         if event["type"] == "DELETED":
-            del self._told[uid]
+            self._told.pop(uid, None)
+        else:
+            self._told[uid] = version(event["object"]), _asked(event["object"])
         self.take_run(event["object"], deleted=event["type"] == "DELETED")
 
     async def on_pool(self, event: Any, **_: Any) -> None:
@@ -200,7 +192,7 @@ class Watch:
 
 def _how_far(run: Json) -> int:
     """How far the run's stop is; there is no way back."""
-    return _FORWARD.get(((run.get("status") or {}).get("termination") or {}).get("phase", ""), 0)
+    return ORDER.get(((run.get("status") or {}).get("termination") or {}).get("phase", ""), -1)
 
 
 def _asked(run: Json) -> tuple[Any, ...]:

@@ -8,7 +8,6 @@ from pydantic import StrictInt, ValidationError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.base import Model
-from trainingrun_operator.api.manifest import Layout
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.core import children, destinations
 from trainingrun_operator.core.bounds import clipped
@@ -174,7 +173,7 @@ def _checkpoint(run: Run, listed: tuple[Destination, ...]) -> Problem | None:
     if checkpoint.mode is CheckpointMode.DISABLED:
         return None
     try:
-        Layout.of(checkpoint.destination or "", run.namespace, run.name, run.uid)
+        destinations.layout_of(run)
     except ValueError as error:
         return Problem("InvalidDestination", f"spec.checkpoint: {error}.")
     if isinstance(answer := destinations.allowed(run, listed), Problem):

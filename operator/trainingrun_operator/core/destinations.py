@@ -149,14 +149,16 @@ class Destination:
         """Whether runs of a namespace may use it."""
         return any(fnmatchcase(namespace, pattern) for pattern in self.namespaces)
 
+    def reaches(self, address: Address | None) -> bool:
+        """Whether a run's server is this one."""
+        if address is None or self.address is None:
+            return address is self.address
+        return self.address.covers(address)
+
     def covers(self, address: Address | None, layout: Layout) -> bool:
         """Whether a run's server, bucket and keys lie within."""
-        if (address is None) != (self.address is None):
-            return False
-        if address is not None and self.address is not None and not self.address.covers(address):
-            return False
         within = tuple(layout.base.split("/"))[: len(self.segments)] == self.segments
-        return self.bucket in ("*", layout.bucket) and within
+        return self.reaches(address) and self.bucket in ("*", layout.bucket) and within
 
 
 def _check(endpoint: str, address: Address) -> None:
@@ -190,11 +192,19 @@ def destinations_of(written: Iterable[Mapping[str, Any]]) -> tuple[Destination, 
     return tuple(found)
 
 
+def layout_of(run: Run) -> Layout:
+    """Where a run's bytes lie.
+
+    Raises:
+        ValueError: its destination is none.
+    """
+    return Layout.of(run.spec.checkpoint.destination or "", run.namespace, run.name, run.uid)
+
+
 def allowed(run: Run, listed: tuple[Destination, ...]) -> Destination | Problem:
     """The entry that allows a run's destination, or why there is none. For a run that uploads, and whose destination is one."""
-    url, destination = run.spec.checkpoint.s3.endpoint_url, run.spec.checkpoint.destination or ""
+    url, layout = run.spec.checkpoint.s3.endpoint_url, layout_of(run)
     mine = [each for each in listed or (AWS,) if each.holds_for(run.namespace)]
-    layout = Layout.of(destination, run.namespace, run.name, run.uid)
     try:
         address = Address.of(url) if url else None
         # Only the list has patterns: a star of the run's own is no name.
@@ -202,14 +212,8 @@ def allowed(run: Run, listed: tuple[Destination, ...]) -> Destination | Problem:
     except ValueError:
         address, readable = None, False
     fitting = (each for each in mine if readable and each.covers(address, layout))
-    return next(fitting, None) or _refused(run, mine, about_bucket=_reaches(mine, address) if readable else False)
-
-
-def _reaches(mine: list[Destination], address: Address | None) -> bool:
-    """Whether the server is not the problem."""
-    return any(
-        (each.address is None) if address is None else (each.address is not None and each.address.covers(address))
-        for each in mine
+    return next(fitting, None) or _refused(
+        run, mine, about_bucket=readable and any(each.reaches(address) for each in mine)
     )
 
 

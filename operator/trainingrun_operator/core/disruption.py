@@ -47,6 +47,8 @@ def _guarded(seen: Observed) -> bool:
         return False
     if stop is not None:
         return stop.phase in _UNPROVEN
-    if not seen.live_pods or (all_proven(seen) and seen.proven_seconds < seen.defaults.evictable_after_seconds):
+    if not seen.live_pods:
         return bool(seen.budget)
-    return not all_proven(seen)
+    if seen.proven_seconds is None:
+        return True
+    return bool(seen.budget) and seen.proven_seconds < seen.defaults.evictable_after_seconds

@@ -437,8 +437,8 @@ class Observed:
     """How long the newest pod has been lacking the same thing, in the words of `completion.lacks`."""
     budget: str | None = None
     """uid of the budget that keeps the run's pods from being evicted; empty: there is none; None: not known."""
-    proven_seconds: float = 0
-    """How long everything that the volume holds has been proven without interruption."""
+    proven_seconds: float | None = None
+    """How long everything in the volume has been proven, as `disruption.all_proven` says; None if it is not."""
     candidate_seconds: float | None = None
     """How long a completion has been inferred without interruption; None if it is not."""
 

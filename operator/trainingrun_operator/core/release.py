@@ -41,15 +41,15 @@ _TAKEN: Final = "Handed over: another run is releasing this node already."
 Step = tuple[NodeStatus, tuple[Effect, ...]]
 
 
-def settled(nodes: tuple[NodeStatus, ...]) -> bool:
-    """Whether every node is gone, or kept on purpose."""
-    return all(node.phase in SETTLED for node in nodes)
+def unsettled(nodes: tuple[NodeStatus, ...]) -> tuple[NodeStatus, ...]:
+    """Those that are neither gone nor kept on purpose."""
+    return tuple(node for node in nodes if node.phase not in SETTLED)
 
 
 def seconds_still(seen: Observed) -> float:
     """How long no node that is still to be settled has changed its phase."""
-    waiting = [node.uid for node in seen.run.status.nodes if node.phase not in SETTLED]
-    return min((seen.node_seconds.get(uid, 0.0) for uid in waiting), default=0.0)
+    waiting = unsettled(seen.run.status.nodes)
+    return min((seen.node_seconds.get(node.uid, 0.0) for node in waiting), default=0.0)
 
 
 def recorded(seen: Observed) -> tuple[NodeStatus, ...]:
@@ -126,15 +126,20 @@ def gate_holds(run_uid: str, node: NodeStatus, facts: NodeFacts | None) -> bool:
 
 def deserted(seen: Observed) -> tuple[Effect, ...]:
     """Remove the Node of a machine that has gone under the run, long before its end: until then its pods are not replaced."""
-    wait = seen.defaults.node_removal_seconds
+    in_use = (node for node in seen.run.status.nodes if node.phase is NodePhase.IN_USE)
     return tuple(
-        DeleteNode(node.name, node.uid)
-        for node in seen.run.status.nodes
+        effect
+        for node in in_use
         if (facts := facts_of(seen.nodes, node)) is not None
-        and node.phase is NodePhase.IN_USE
-        and (facts.uid, facts.instance) == (node.uid, Instance.GONE)
-        and seen.gate_seconds.get(node.uid, 0) >= wait
+        for effect in _left_behind(seen, node, facts)
     )
+
+
+def _left_behind(seen: Observed, node: NodeStatus, facts: NodeFacts) -> tuple[Effect, ...]:
+    """The Node of a machine that is gone, once the cloud has had its time to remove it."""
+    due = seen.gate_seconds.get(node.uid, 0) >= seen.defaults.node_removal_seconds
+    gone = (facts.uid, facts.instance) == (node.uid, Instance.GONE)
+    return (DeleteNode(node.name, node.uid),) if gone and due else ()
 
 
 def _step(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Step:
@@ -282,9 +287,13 @@ def _release(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> 
         return _to(seen, node, NodePhase.RETAINED, kept), _back(seen, node, facts)
     if why := _not_ours(seen, facts):
         return _to(seen, node, NodePhase.WAIT_IDLE, why), _back(seen, node, facts)
-    overdue = seen.node_seconds.get(node.uid, 0) >= pool.spec.alert_after_seconds
-    message = f"{'Overdue. ' if overdue else ''}{facts.problem}".strip()
+    message = f"{_overdue(seen, node, pool)}{facts.problem}".strip()
     return _to(seen, node, node.phase, message or node.message), (ReleaseMachine(pool.name, node.provider_id),)
+
+
+def _overdue(seen: Observed, node: NodeStatus, pool: Pool) -> str:
+    """How the message of a node begins that should be gone by now; empty: it still has time."""
+    return "Overdue. " if seen.node_seconds.get(node.uid, 0) >= pool.spec.alert_after_seconds else ""
 
 
 def _not_ours(seen: Observed, facts: NodeFacts) -> str:
@@ -297,13 +306,12 @@ def _not_ours(seen: Observed, facts: NodeFacts) -> str:
 
 
 def _verify(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
-    overdue = "Overdue. " if seen.node_seconds.get(node.uid, 0) >= pool.spec.alert_after_seconds else ""
+    overdue = _overdue(seen, node, pool)
     match facts.instance, facts.uid:
         case Instance.GONE, None:
             return _to(seen, node, NodePhase.RELEASED, "Machine and Node are gone."), ()
         case Instance.GONE, str():
-            removes = seen.gate_seconds.get(node.uid, 0) >= seen.defaults.node_removal_seconds
-            return node, (DeleteNode(node.name, node.uid),) if removes else ()
+            return node, _left_behind(seen, node, facts)
         case Instance.RUNNING, _ if why := _not_ours(seen, facts):
             return _to(seen, node, NodePhase.WAIT_IDLE, why), _back(seen, node, facts)
         case Instance.RUNNING, _:

@@ -153,15 +153,8 @@ def _accepted(seen: Observed) -> Fact:
 def _metrics_available(seen: Observed) -> Fact:
     kind = "MetricsAvailable"
     running = any(pod.training is Training.RUNNING for pod in seen.live_pods)
-    lost = next((pod for pod in seen.pods if pod.lost), None)
-    if not running and lost is not None and seen.run.status.termination is None:
-        gone = f"The machine of node {lost.node} is gone, and pod {lost.name} with it: the Job replaces it once the Node is removed."
-        return Fact(kind, "Unknown", "NodeLost", gone)
     if not running:
-        waiting = seen.pod is not None and seen.run.status.termination is None and seen.pod.waiting_reason
-        why = f" The pod waits: {seen.pod.waiting_reason}: {seen.pod.waiting_message}" if waiting and seen.pod else ""
-        status: Literal["False", "Unknown"] = "False" if seen.run.status.termination else "Unknown"
-        return Fact(kind, status, "NotRunning", f"No training is running.{why}")
+        return _not_running(seen, kind)
     if seen.pod is not None and seen.pod.host_network:
         return Fact(
             kind,
@@ -176,6 +169,17 @@ def _metrics_available(seen: Observed) -> Fact:
     if seen.now - seen.track.loss_at > seen.defaults.stale_after_seconds:
         return Fact(kind, "False", "Stale", f"No loss was read for {seen.now - seen.track.loss_at:.0f} seconds.")
     return Fact(kind, "True", "Fresh", "A finite, fresh loss is read.")
+
+
+def _not_running(seen: Observed, kind: str) -> Fact:
+    if seen.run.status.termination is not None:
+        return Fact(kind, "False", "NotRunning", "No training is running.")
+    if (lost := next((pod for pod in seen.pods if pod.lost), None)) is not None:
+        gone = f"The machine of node {lost.node} is gone, and pod {lost.name} with it: the Job replaces it once the Node is removed."
+        return Fact(kind, "Unknown", "NodeLost", gone)
+    pod = seen.pod
+    why = f" The pod waits: {pod.waiting_reason}: {pod.waiting_message}" if pod and pod.waiting_reason else ""
+    return Fact(kind, "Unknown", "NotRunning", f"No training is running.{why}")
 
 
 def _checkpoint_saved(seen: Observed) -> Fact:
@@ -229,7 +233,7 @@ def _nodes_released(seen: Observed) -> Fact:
             "NoNodes",
             "No node was used." if stop else "No node is used yet.",
         )
-    waiting = [node for node in nodes if node.phase not in release.SETTLED]
+    waiting = release.unsettled(nodes)
     if waiting:
         busy = stop is not None and stop.phase is Phase.RELEASING
         message = " ".join(f"{node.name}: {node.message or node.phase.value}" for node in waiting)

@@ -213,7 +213,7 @@ def _improved(seen: Observed, stop: Termination) -> Saved | None:
 
 def _release(seen: Observed, stop: Termination) -> Decision:
     """Give back every node of the run, and keep looking until machine and Node are both gone."""
-    if release.settled(seen.run.status.nodes):
+    if not release.unsettled(seen.run.status.nodes):
         return steps.advance(seen, stop, Phase.DONE, told=Tell("Finished", f"{stop.status}: {stop.message}"))
     decision = steps.wait(seen, *release.next_effects(seen), note="the nodes are released")
     return replace(decision, again_seconds=steps.patience(seen, release.seconds_still(seen)))

@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from trainingrun_operator.api.manifest import Layout
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core import children
-from trainingrun_operator.core.destinations import allowed
+from trainingrun_operator.core.destinations import allowed, layout_of
 from trainingrun_operator.core.observed import Mismatch, Problem, Training, Unreachable, Verified
 from trainingrun_operator.edge.s3 import Access
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from trainingrun_operator.api.manifest import Commit
+    from trainingrun_operator.api.manifest import Commit, Layout
     from trainingrun_operator.api.run import TrainingRunSpec
     from trainingrun_operator.core.destinations import Destination
     from trainingrun_operator.core.observed import Answer, Pod, Run
@@ -95,15 +94,6 @@ class Evidence:
         if isinstance(found, Mismatch):
             memory.unverifiable = key
         return None if isinstance(found, Verified) else found
-
-
-def layout_of(run: Run) -> Layout:
-    """Where the run's bytes lie.
-
-    Raises:
-        ValueError: the destination is none; acceptance refuses such a run first.
-    """
-    return Layout.of(run.spec.checkpoint.destination or "", run.namespace, run.name, run.uid)
 
 
 def asked(run: Run, pods: Sequence[Pod]) -> tuple[str, int] | None:

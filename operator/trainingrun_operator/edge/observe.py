@@ -28,6 +28,7 @@ from trainingrun_operator.core.observed import (
     Run,
     Training,
 )
+from trainingrun_operator.core.release import unsettled
 from trainingrun_operator.core.track import Track, fold, resumed
 from trainingrun_operator.edge.evidence import SAVING, Evidence, asked
 from trainingrun_operator.edge.kube import KubeError
@@ -127,10 +128,15 @@ class Observer:
             waiting_seconds=memory.waiting.of((pod.uid, completion.lacks(pod)) if pod else None, now),
             budget=await self._budget(run, job, memory, now),
         )
-        proven = memory.proven.of(disruption.all_proven(seen), now)
+        proven = disruption.all_proven(seen)
+        proven_seconds = memory.proven.of(proven, now)
         verdict = completion.inferred(seen)
         held = memory.candidate.of((verdict.actor, pod.uid) if verdict and pod else None, now)
-        return replace(seen, proven_seconds=proven, candidate_seconds=None if verdict is None else held)
+        return replace(
+            seen,
+            proven_seconds=proven_seconds if proven else None,
+            candidate_seconds=held if verdict is not None else None,
+        )
 
     async def _know_pools(self, now: float) -> None:
         """No run is refused for, and no node recorded without, a pool that the watch has not brought yet, or has missed.
@@ -256,7 +262,7 @@ class Observer:
         """Identity of nodes that are in use; everything about them once they are to be released."""
         stop = run.status.termination
         if stop is not None and stop.phase is Phase.RELEASING:
-            waiting = [node for node in run.status.nodes if node.phase not in (NodePhase.RELEASED, NodePhase.RETAINED)]
+            waiting = unsettled(run.status.nodes)
             pools = self._cache.pools
             return tuple(
                 await asyncio.gather(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from trainingrun_operator.api import names
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.core import acceptance, children
+from trainingrun_operator.core.destinations import layout_of
 from trainingrun_operator.core.observed import Job, Mismatch, Problem, Unreachable, Verified
-from trainingrun_operator.edge.evidence import layout_of
 from trainingrun_operator.edge.kube import KubeError
 
 if TYPE_CHECKING:

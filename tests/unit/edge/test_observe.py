@@ -243,7 +243,7 @@ async def test_how_long_everything_has_been_proven(place):
     place.clock.now += 31
     assert (await place.look()).proven_seconds == 31
     place.pages.report = make_agent(commit=None)
-    assert (await place.look()).proven_seconds == 0
+    assert (await place.look()).proven_seconds is None
 
 
 # -- a namespace that goes ----------------------------------------------------------------------------------------
