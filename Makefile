@@ -13,6 +13,9 @@ N ?= 1000
 SEED ?= 1
 CHAOS_CLUSTER ?= 8
 PYTEST_ARGS ?=
+# Programs that tests run beside Python's: what Debian calls them, and the command that makes them needless.
+UNIT_PACKAGES := prometheus:promtool
+E2E_PACKAGES := prometheus:prometheus prometheus-alertmanager:prometheus-alertmanager chromium:chromium
 BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
@@ -78,12 +81,14 @@ install: $(READY)  ## Install the operator into the cluster
 	@tools/install
 
 e2e: $(READY)  ## Tests on the running cluster, with the installed operator
+	@tools/debian $(E2E_PACKAGES)
 	@echo "e2e: tests on the cluster"
 	@$(PYTEST) -m cluster -n $(E2E_WORKERS) --dist loadscope $(PYTEST_ARGS)
 	@[ -n "$(PYTEST_ARGS)" ] || { echo "e2e: what the API server wrote down of the operator"; $(PYTEST) -m audit --durations=0; }
 
 # Part of `test`; alone it is the quick loop while writing code.
 unit: $(READY)
+	@tools/debian $(UNIT_PACKAGES)
 	@echo "unit: tests without a cluster"
 	@$(PYTEST) -m "not cluster and not audit" -n $(WORKERS) --cov --cov-report= $(PYTEST_ARGS)
 	@echo "unit: every branch of core and api is covered"

@@ -70,7 +70,10 @@ class Bucket:
         return {one["Key"]: one["ETag"] for one in self.objects(prefix)}
 
     def read(self, key: str) -> bytes:
-        return again(self.client.get_object(Bucket=self.name, Key=key)["Body"].read)
+        def whole() -> bytes:
+            return self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+
+        return again(whole)
 
     def commits(self, base: str) -> list[Commit]:
         """Of one run, oldest first."""

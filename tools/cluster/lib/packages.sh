@@ -3,33 +3,12 @@
 
 DEBIAN_PACKAGES=(docker.io containerd runc debootstrap iptables gcc libc6-dev iproute2 openssl)
 
-missing_packages() {
-  local p
-  for p in "${DEBIAN_PACKAGES[@]}"; do
-    [ "$(dpkg-query -W -f '${Status}' "$p" 2> /dev/null)" = 'install ok installed' ] || printf '%s ' "$p"
-  done
-}
-
-install_packages() {
-  # The distribution's engine must not start as a service: ours runs on a socket, a folder and bridges of its own.
-  if [ ! -e /usr/sbin/policy-rc.d ]; then
-    on_exit 'rm -f /usr/sbin/policy-rc.d'
-    printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
-    chmod 755 /usr/sbin/policy-rc.d
-  fi
-  export DEBIAN_FRONTEND=noninteractive
-  apt-get update
-  # shellcheck disable=SC2046  # a list of names
-  apt-get install -y --no-install-recommends $(missing_packages)
-}
-
 packages() {
   local missing
-  missing=$(missing_packages)
+  missing=$("$HERE/../debian" --missing "${DEBIAN_PACKAGES[@]}")
   [ -n "$missing" ] || return 0
-  command -v apt-get > /dev/null || die "needs $missing(or a Docker engine whose registry answers); this machine has no apt-get to install them by"
   say "installing Debian packages on this machine: $missing"
-  step 'Debian packages' install_packages
+  step 'Debian packages' "$HERE/../debian" "${DEBIAN_PACKAGES[@]}"
 }
 
 # Go of any version since 1.21 fetches the toolchain a module asks for by itself.
