@@ -24,7 +24,7 @@ SHELL_SCRIPTS = $(shell grep -rlE '^\#!.*\b(ba)?sh\b' .ci tools 2>/dev/null)
 
 CHART_CRDS := charts/trainingrun-operator/files/crds
 
-.PHONY: help demo test check fix generate verify cluster cluster-down image install e2e unit chaos lock
+.PHONY: help demo test check fix generate verify docs cluster cluster-down image install e2e unit chaos lock
 
 # What make can do.
 help:
@@ -37,7 +37,7 @@ demo: cluster image install  ## Three real trainings ended in three ways, on a k
 test: check cluster unit image install e2e  ## Everything: check, unit tests, then the tests on a kind cluster
 	@echo "test: all passed"
 
-check: $(READY) verify  ## Format, lint, types, layers, shell scripts, generated files
+check: $(READY) verify docs  ## Format, lint, types, layers, shell scripts, generated files, docs
 	@echo "check: format and lint"
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
@@ -53,16 +53,26 @@ fix: $(READY)  ## Format, and repair what the linter can
 	@$(BIN)/ruff check --fix --exit-zero --quiet .
 	@$(BIN)/ruff format --quiet .
 
-generate: $(READY)  ## Write crds/ from the models in operator/trainingrun_operator/api
+generate: $(READY)  ## Write crds/ from the models in operator/trainingrun_operator/api, and docs/reference/
 	@echo "generate: crds/, and the chart's copy"
 	@$(BIN)/python -m trainingrun_operator.api.crd crds
 	@rm -f $(CHART_CRDS)/*.yaml && cp crds/*.yaml $(CHART_CRDS)/
+	@echo "generate: docs/reference/"
+	@$(BIN)/python tools/docs/reference.py docs/reference
 
-verify: $(READY)  ## Fail when crds/ is not what the models say
+verify: $(READY)  ## Fail when a generated file is not what it is generated from
 	@echo "verify: crds/ is what the models say"
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	$(BIN)/python -m trainingrun_operator.api.crd "$$fresh" >/dev/null; \
 	diff -ru crds "$$fresh" && diff -ru crds $(CHART_CRDS) || { echo "verify: run 'make generate' and commit crds/ and $(CHART_CRDS)/" >&2; exit 1; }
+	@echo "verify: docs/reference/ is what it is about"
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	$(BIN)/python tools/docs/reference.py "$$fresh" >/dev/null; \
+	diff -ru docs/reference "$$fresh" || { echo "verify: run 'make generate' and commit docs/reference/" >&2; exit 1; }
+
+docs: $(READY)  ## Build docs/ into build/site; a dead link fails it
+	@echo "docs: build/site"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 cluster: $(READY)  ## Start the kind cluster (idempotent)
 	@echo "cluster: starting kind"

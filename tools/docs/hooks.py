@@ -23,7 +23,8 @@ def _expanded(nav: list[Any], docs: Path) -> list[Any]:
     found: list[Any] = []
     for item in nav:
         if isinstance(item, dict):
-            found.append({title: _expanded(x, docs) if isinstance(x, list) else x for title, x in item.items()})
+            sections = {title: _expanded(x, docs) if isinstance(x, list) else x for title, x in item.items()}
+            found += [{title: pages} for title, pages in sections.items() if pages]
         elif "*" in item:
             found += sorted(path.relative_to(docs).as_posix() for path in docs.glob(item))
         else:
