@@ -68,7 +68,8 @@ def _settle_for(seen: Observed, stop: Termination, proven: Verified) -> Decision
 def _settle_for_suspended(seen: Observed, stop: Termination, saved: Saved) -> Decision:
     """Take what the suspension has proven, as long as the bucket still has it: nothing was written since."""
     order, found = order_of_commit(saved.commit), seen.verified
-    if order is None or (found is not None and found.commit.order >= order):
+    there = order is not None and found is not None and found.commit.order >= order
+    if there or not saved.commit:
         return steps.advance(seen, stop, Phase.DELETING)
     gone = f"The checkpoint that the run was suspended with is not in the bucket any more, or does not verify: {saved.uri or saved.commit}."
     left = saved_from(found) if found is not None else Saved(final=True, note=gone)
