@@ -131,7 +131,7 @@ def test_its_pods_are_ended_by_suspending_the_job_and_never_through_the_gate(pod
     """Through the gate the Job would be complete, and never go on."""
     seen = stopping_at(Phase.DELETING, stop=THIS, spec={"suspend": True}, pods=(pod,))
     effects = [effect for effect in decide(seen).effects if not isinstance(effect, Annotate)]
-    assert effects == [SuspendJob(seen.job.uid)]
+    assert effects == [SuspendJob(make_job().uid)]
 
 
 def test_it_rests_once_its_nodes_are_settled_and_is_not_over():
