@@ -77,6 +77,11 @@ def stop_id(run_uid: str) -> str:
     return f"stop-{run_uid}"
 
 
+def suspension_id(run_uid: str, wall: str) -> str:
+    """Names one suspension of a run, begun at `wall` (RFC 3339, UTC). Never counted: a cluster that was restored from a backup would count again."""
+    return f"suspend-{run_uid}-{''.join(filter(str.isalnum, wall))}"
+
+
 def job_name(run_name: str) -> str:
     """The Job of a run carries the run's own name."""
     return run_name

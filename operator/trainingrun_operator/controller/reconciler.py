@@ -153,7 +153,7 @@ class Reconciler:
     def _count(self, seen: Observed, decision: Decision) -> None:
         for effect in decision.effects:
             match effect:
-                case Begin(termination):
+                case Begin(termination) if not termination.suspends:
                     self.telemetry.terminated(termination.status)
                     log.info("%s: ends as %s: %s", seen.run.key, termination.status, termination.message)
                 case Tell("DataLoss", message, _):
