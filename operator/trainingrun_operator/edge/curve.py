@@ -59,6 +59,7 @@ class _Kept:
     """What an operator before this one wrote is part of the line."""
     written: tuple[int, int] | None = None
     ended: bool = False
+    """Or suspended: nothing is added for now."""
     done: bool = False
     """Written after the run had ended."""
     due: float = float("-inf")
@@ -96,7 +97,9 @@ class Curves:
             self.forget(run.uid)
             return
         kept = self._kept.get(run.uid)
-        if kept is None:
+        ended = run.status.termination is not None
+        if kept is None or (kept.done and not ended):
+            # A suspended run that goes on: what is written is read again.
             kept = _Kept(run.namespace, run.name, run.uid)
         if kept.done:
             return
@@ -104,9 +107,10 @@ class Curves:
         if not kept.line.count:
             return
         self._kept[run.uid] = kept
-        if run.status.termination is not None and not kept.ended:
-            kept.ended, kept.due = True, float("-inf")
+        if ended and not kept.ended:
+            kept.due = float("-inf")
             self._alarm.set()
+        kept.ended = ended
 
     def forget(self, uid: str) -> None:
         """The run is gone."""

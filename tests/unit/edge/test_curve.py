@@ -96,6 +96,21 @@ async def test_the_end_of_a_run_is_written_at_once_and_once(place):
     assert place.api.lines("PATCH") == [f"PATCH {CURVE}"]
 
 
+async def test_a_suspended_run_that_is_resumed_goes_on_where_its_curve_ended(place):
+    await look(place, 2.0, ended=True)
+    await look(place, 2.0, after=600)
+    await look(place, 2.0, 1.5, after=EVERY)
+    await look(place, 2.0, 1.5, 1.2, after=1, ended=True)
+    assert stored(place) == [2.0, 1.5, 1.2]
+
+
+async def test_a_suspended_run_that_is_resumed_before_it_was_written_loses_nothing(place):
+    place.api.refuse(f"POST {ALL}", ApiError(500, "InternalError"))
+    await look(place, 2.0, ended=True)
+    await look(place, 2.0, 1.5, after=2)
+    assert stored(place) == [2.0, 1.5]
+
+
 async def test_the_end_of_a_run_wakes_the_writer(place, monkeypatch):
     monkeypatch.setattr(module, "LOOK_SECONDS", 600)
     writer = asyncio.create_task(place.curves.run())
