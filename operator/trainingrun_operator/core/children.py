@@ -92,7 +92,7 @@ def pod_template(run: Run, defaults: Defaults) -> Manifest:
     for container in spec["containers"]:
         _equip(container, run.spec, mounts if container["name"] == main else mounts[1:])
     spec["volumes"] = [*(spec.get("volumes") or []), *_volumes(run.spec, spec, mounts[0]["name"])]
-    own = _own_containers(run, defaults, spec, mounts)
+    own = _own_containers(run, defaults, mounts)
     spec["initContainers"] = [
         *([own["restore"]] if _uploads(run.spec) else []),
         own["agent"],
