@@ -5,7 +5,7 @@ A run's series carry its namespace and name only and vanish with it; no uid, ste
 
 from __future__ import annotations
 
-from trainingrun_operator.exporter.catalogue import Metric, catalogue
+from trainingrun_operator.exporter.metrics import Metric, catalogue
 from trainingrun_operator.exporter.series import Measured, RunSeries, series_of
 from trainingrun_operator.exporter.serve import metrics_handler, serve
 from trainingrun_operator.exporter.telemetry import Telemetry

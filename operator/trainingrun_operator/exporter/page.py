@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from trainingrun_operator.exporter.catalogue import RUN_METRICS
+from trainingrun_operator.exporter.metrics import RUN_METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trainingrun_operator.exporter.catalogue import Metric
+    from trainingrun_operator.exporter.metrics import Metric
     from trainingrun_operator.exporter.series import RunSeries
 
 _ESCAPES: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})

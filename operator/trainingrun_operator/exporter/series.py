@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trainingrun_operator.api.run import TrainingRunSpec
-    from trainingrun_operator.api.status import Condition, Progress
+    from trainingrun_operator.api.status import Condition
 
 _ON_THE_WAY: Final = frozenset({NodePhase.WAIT_IDLE, NodePhase.CORDONED, NodePhase.RELEASING, NodePhase.VERIFYING})
 _HOLDS_GPUS: Final = frozenset({"Pending", "Running", "Exited"})
@@ -52,15 +52,14 @@ def series_of(
     measured = measured or Measured()
     known: dict[str, float | None] = {
         "trainingrun_info": 1,
-        "trainingrun_auto_stop_loss": _threshold(spec, status),
-        "trainingrun_metrics_available": _metrics_available(status),
         "trainingrun_start_time_seconds": _seconds(status.start_time),
         "trainingrun_completion_time_seconds": _seconds(status.completion_time),
         "trainingrun_gpus": _gpus_held(spec, status) or None,
         "trainingrun_checkpoint_lag_seconds": measured.checkpoint_lag_seconds,
         "trainingrun_checkpoint_upload_failing_seconds": measured.upload_failing_seconds,
         "trainingrun_nodes_overdue": measured.nodes_overdue or None,
-        **_progress(spec, status),
+        **_progress(status),
+        **(_training(spec, status) if status.termination is None else {}),
         **_checkpoint(status),
         **_stop(status),
     }
@@ -86,40 +85,39 @@ def _metrics(status: TrainingRunStatus) -> Condition | None:
     return next((condition for condition in status.conditions if condition.type == "MetricsAvailable"), None)
 
 
-def _metrics_available(status: TrainingRunStatus) -> float | None:
-    condition = _metrics(status)
-    return None if condition is None or status.termination is not None else _BOOL.get(condition.status)
-
-
 def _gpus_held(spec: TrainingRunSpec, status: TrainingRunStatus) -> int:
     return gpus_of(spec.template) * sum(bool(pod.node) and pod.phase in _HOLDS_GPUS for pod in status.pods)
 
 
-def _progress(spec: TrainingRunSpec, status: TrainingRunStatus) -> dict[str, float | None]:
-    progress = status.progress
+def _progress(status: TrainingRunStatus) -> dict[str, float | None]:
+    progress, condition = status.progress, _metrics(status)
     if progress is None:
         return {}
-    condition = _metrics(status)
     # A gauge may begin as NaN: there is no progress before the step has advanced.
     not_finite = condition is not None and condition.reason == NOT_FINITE
-    known = {
+    return {
         "trainingrun_loss": nan if not_finite else _number(progress.loss),
         "trainingrun_loss_best": _number(progress.best_loss),
         "trainingrun_step": progress.step,
         "trainingrun_epoch": _number(progress.epoch),
         "trainingrun_progress_ratio": None if progress.percent is None else progress.percent / 100,
-        "trainingrun_eta_seconds": progress.eta_seconds,
-        "trainingrun_last_metric_timestamp_seconds": _seconds(progress.last_observation_time),
     }
-    return known | (_stall(spec, progress) if _in_final_epoch(progress) else {})
 
 
-def _in_final_epoch(progress: Progress) -> bool:
-    return is_final_epoch(_number(progress.epoch), progress.total_epochs, progress.epoch_base)
-
-
-def _stall(spec: TrainingRunSpec, progress: Progress) -> dict[str, float | None]:
-    return {"trainingrun_stall_polls": progress.stall_polls, "trainingrun_stall_polls_limit": spec.stall_polls}
+def _training(spec: TrainingRunSpec, status: TrainingRunStatus) -> dict[str, float | None]:
+    """What is so only until the run ends."""
+    progress, condition = status.progress, _metrics(status)
+    known = {
+        "trainingrun_auto_stop_loss": _threshold(spec, status),
+        "trainingrun_metrics_available": _BOOL.get(condition.status) if condition is not None else None,
+    }
+    if progress is not None:
+        known["trainingrun_eta_seconds"] = progress.eta_seconds
+        known["trainingrun_last_metric_timestamp_seconds"] = _seconds(progress.last_observation_time)
+        if is_final_epoch(_number(progress.epoch), progress.total_epochs, progress.epoch_base):
+            known["trainingrun_stall_polls"] = progress.stall_polls
+            known["trainingrun_stall_polls_limit"] = spec.stall_polls
+    return known
 
 
 def _checkpoint(status: TrainingRunStatus) -> dict[str, float | None]:

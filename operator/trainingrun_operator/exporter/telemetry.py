@@ -11,13 +11,13 @@ from prometheus_client.exposition import generate_latest
 
 from trainingrun_operator import __version__
 from trainingrun_operator.api.status import TerminationStatus
-from trainingrun_operator.exporter import catalogue
+from trainingrun_operator.exporter import metrics
 from trainingrun_operator.exporter.page import RunPage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from trainingrun_operator.exporter.catalogue import Metric
+    from trainingrun_operator.exporter.metrics import Metric
 
 SAVING: Final = (TerminationStatus.AUTO_LOW_LOSS, TerminationStatus.USER_STOP)
 """Ends that leave something undone: by a rule, by a person. Whoever deletes a run, or sees it crash, has saved nothing."""
@@ -42,7 +42,7 @@ class _Calls:
         return ()
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        metric = catalogue.API_CALLS
+        metric = metrics.API_CALLS
         family = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
         for api, count in self._made().items():
             family.add_metric((api,), count)
@@ -58,20 +58,20 @@ class Telemetry:
         self.registry = registry if registry is not None else CollectorRegistry()
         self.runs = RunPage()
         """By uid. Whoever forgets a run takes it out here."""
-        self._terminations = self._made(Counter, catalogue.TERMINATIONS)
-        self._data_losses = self._made(Counter, catalogue.DATA_LOSSES)
-        self._gpu_seconds = self._made(Counter, catalogue.GPU_SECONDS)
-        self._gpu_seconds_saved = self._made(Counter, catalogue.GPU_SECONDS_SAVED)
-        self._node_release = self._histogram(catalogue.NODE_RELEASE, _RELEASE_BUCKETS)
-        self._upload_duration = self._histogram(catalogue.UPLOAD_DURATION, _UPLOAD_BUCKETS)
-        self._upload_bytes = self._made(Counter, catalogue.UPLOAD_BYTES)
-        self._upload_failures = self._made(Counter, catalogue.UPLOAD_FAILURES)
-        self._poll_errors = self._made(Counter, catalogue.POLL_ERRORS)
-        self._lateness = self._histogram(catalogue.LATENESS, _LATENESS_BUCKETS)
-        self._reconcile = self._histogram(catalogue.RECONCILE, _LOOK_BUCKETS)
-        self._reconcile_errors = self._made(Counter, catalogue.RECONCILE_ERRORS)
-        self._leader = self._made(Gauge, catalogue.LEADER)
-        self._made(Gauge, catalogue.BUILD_INFO).labels(__version__).set(1)
+        self._terminations = self._made(Counter, metrics.TERMINATIONS)
+        self._data_losses = self._made(Counter, metrics.DATA_LOSSES)
+        self._gpu_seconds = self._made(Counter, metrics.GPU_SECONDS)
+        self._gpu_seconds_saved = self._made(Counter, metrics.GPU_SECONDS_SAVED)
+        self._node_release = self._histogram(metrics.NODE_RELEASE, _RELEASE_BUCKETS)
+        self._upload_duration = self._histogram(metrics.UPLOAD_DURATION, _UPLOAD_BUCKETS)
+        self._upload_bytes = self._made(Counter, metrics.UPLOAD_BYTES)
+        self._upload_failures = self._made(Counter, metrics.UPLOAD_FAILURES)
+        self._poll_errors = self._made(Counter, metrics.POLL_ERRORS)
+        self._lateness = self._histogram(metrics.LATENESS, _LATENESS_BUCKETS)
+        self._reconcile = self._histogram(metrics.RECONCILE, _LOOK_BUCKETS)
+        self._reconcile_errors = self._made(Counter, metrics.RECONCILE_ERRORS)
+        self._leader = self._made(Gauge, metrics.LEADER)
+        self._made(Gauge, metrics.BUILD_INFO).labels(__version__).set(1)
         self._reasons: set[tuple[str, str]] = set()
         # A counter that is born with its first event has no increase to be seen.
         for status in TerminationStatus:

@@ -30,20 +30,28 @@ RUN_METRICS: Final = (
     _of_run("trainingrun_status_phase", "The run's phase; only the current one is present, as 1.", "phase"),
     _of_run("trainingrun_loss", "The newest loss; NaN while the training reports one that is not finite."),
     _of_run("trainingrun_loss_best", "The lowest loss seen."),
-    _of_run("trainingrun_auto_stop_loss", "The loss below which the run ends by itself; absent where that is off."),
+    _of_run(
+        "trainingrun_auto_stop_loss",
+        "The loss below which the run ends by itself; absent where that is off, and once the run ends.",
+    ),
     _of_run("trainingrun_step", "The newest step."),
     _of_run("trainingrun_epoch", "The newest epoch."),
     _of_run("trainingrun_progress_ratio", "Share of all epochs that is done, 0 to 1."),
     _of_run("trainingrun_eta_seconds", "Estimated seconds to the end of the last epoch; absent once the run ends."),
-    _of_run("trainingrun_stall_polls", "Polls without a step in the final epoch; absent before it."),
+    _of_run(
+        "trainingrun_stall_polls", "Polls without a step in the final epoch; absent before it, and once the run ends."
+    ),
     _of_run(
         "trainingrun_stall_polls_limit",
-        "How many polls without a step in the final epoch complete the run; absent before it.",
+        "How many polls without a step in the final epoch complete the run; absent before it, and once the run ends.",
     ),
     _of_run(
-        "trainingrun_metrics_available", "1 while a fresh, finite loss is read from the training, 0 while it is not."
+        "trainingrun_metrics_available",
+        "1 while a fresh, finite loss is read from the training, 0 while it is not; absent while none runs.",
     ),
-    _of_run("trainingrun_last_metric_timestamp_seconds", "When the step was last seen to advance."),
+    _of_run(
+        "trainingrun_last_metric_timestamp_seconds", "When the step was last seen to advance; absent once the run ends."
+    ),
     _of_run("trainingrun_start_time_seconds", "When the training started."),
     _of_run("trainingrun_completion_time_seconds", "When the run was over, node released."),
     _of_run("trainingrun_gpus", "GPUs that the run's pods hold; absent while they hold none."),
