@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.api.status import Progress, TrainingRunStatus
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.edge.cache import Cache
+    from trainingrun_operator.edge.curve import Curves
     from trainingrun_operator.edge.execute import Executor
     from trainingrun_operator.edge.kube import Kube
     from trainingrun_operator.edge.observe import Observer
@@ -47,6 +48,7 @@ class Reconciler:
     observer: Observer
     executor: Executor
     telemetry: Telemetry
+    curves: Curves
     status_seconds: float
     memories: dict[str, Memory] = field(default_factory=dict)
     _failures: dict[str, int] = field(default_factory=dict)
@@ -82,12 +84,14 @@ class Reconciler:
         self.memories.pop(uid, None)
         self._failures.pop(uid, None)
         self.telemetry.runs.forget(uid)
+        self.curves.forget(uid)
 
     def forget_all(self) -> None:
         """Somebody else looks at the runs: what is remembered of them grows old, and is not exported any more."""
         self.memories.clear()
         self._failures.clear()
         self.telemetry.runs.clear()
+        self.curves.forget_all()
 
     async def _look(self, uid: str) -> float | None:
         memory = self.memories.setdefault(uid, Memory())
@@ -96,6 +100,7 @@ class Reconciler:
             if stored is None:
                 return None
             seen = await self.observer.observe(stored, memory)
+            self.curves.note(seen)
             decision = decide(seen)
             if any(isinstance(effect, Begin) for effect in decision.effects) and not await self.observer.confirms(seen):
                 raise StaleError("pods or Job are not what the decision to end the run was made from")

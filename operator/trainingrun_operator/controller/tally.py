@@ -9,9 +9,9 @@ from math import isfinite
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.api.status import NodePhase, Phase
+from trainingrun_operator.api.status import NodePhase
 from trainingrun_operator.core import disruption, release
-from trainingrun_operator.core.effects import Advance, Begin, RecordNodes, Tell
+from trainingrun_operator.core.effects import Begin, RecordNodes, Tell
 from trainingrun_operator.core.observed import Training, Unreachable
 from trainingrun_operator.exporter import Measured
 from trainingrun_operator.exporter.telemetry import SAVING
@@ -19,7 +19,7 @@ from trainingrun_operator.exporter.telemetry import SAVING
 if TYPE_CHECKING:
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.api.status import NodeStatus, Termination
-    from trainingrun_operator.core.effects import Decision, Effect
+    from trainingrun_operator.core.effects import Decision
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.edge.memory import Memory, Told
     from trainingrun_operator.exporter import Telemetry
@@ -34,7 +34,7 @@ def count(telemetry: Telemetry, seen: Observed, decision: Decision, memory: Memo
     """Count a look whose effects have all been done, and log them."""
     for effect in decision.effects:
         match effect:
-            case Begin(termination):
+            case Begin(termination) if not termination.suspends:
                 telemetry.terminated(termination.status)
                 _gpu_seconds_saved(telemetry, seen, termination)
                 log.info("%s: ends as %s: %s", seen.run.key, termination.status, termination.message)
@@ -44,8 +44,10 @@ def count(telemetry: Telemetry, seen: Observed, decision: Decision, memory: Memo
             case Tell(reason, message, _):
                 log.info("%s: %s: %s", seen.run.key, reason, message)
             case _:
-                _ends(telemetry, seen, effect)
+                if isinstance(effect, RecordNodes):
+                    _nodes_released(telemetry, seen, effect.nodes)
                 log.info("%s: %s", seen.run.key, effect.__class__.__name__)
+    _gpu_seconds(telemetry, seen, memory.told)
     _readings(telemetry, seen, memory)
     if seen.agent is not None:
         _uploads(telemetry, seen.agent, memory.told)
@@ -75,13 +77,6 @@ def _lag_seconds(seen: Observed, memory: Memory) -> float | None:
     return 0 if shipped else round(max(waited, agent.newest.age_seconds), 1)
 
 
-def _ends(telemetry: Telemetry, seen: Observed, effect: Effect) -> None:
-    if isinstance(effect, Advance):
-        _gpu_seconds(telemetry, seen, effect)
-    elif isinstance(effect, RecordNodes):
-        _nodes_released(telemetry, seen, effect.nodes)
-
-
 # -- GPUs and nodes -----------------------------------------------------------------------------------------------
 
 
@@ -91,11 +86,12 @@ def _gpu_seconds_saved(telemetry: Telemetry, seen: Observed, termination: Termin
         telemetry.gpu_seconds_saved(termination.status, eta * release.gpus_of(seen.run.spec.template))
 
 
-def _gpu_seconds(telemetry: Telemetry, seen: Observed, advance: Advance) -> None:
-    stop, started = advance.termination, seen.run.status.start_time
-    if stop.phase is Phase.RELEASING and advance.was_phase is not Phase.RELEASING and started:
-        gpus = release.gpus_of(seen.run.spec.template)
-        telemetry.gpu_seconds(stop.status, gpus * _seconds_between(started, seen.wall))
+def _gpu_seconds(telemetry: Telemetry, seen: Observed, told: Told) -> None:
+    """Count what the pods have held since the last look, as they were then."""
+    held, since = told.gpus
+    telemetry.gpu_seconds(held * (seen.now - since))
+    pods = sum(bool(pod.node) for pod in seen.live_pods)
+    told.gpus = (release.gpus_of(seen.run.spec.template) * pods, seen.now)
 
 
 def _nodes_released(telemetry: Telemetry, seen: Observed, nodes: tuple[NodeStatus, ...]) -> None:

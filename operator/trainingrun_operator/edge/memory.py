@@ -37,6 +37,8 @@ class Told:
 
     scrape: float = 0
     """When the next scrape after the last one that was counted was due."""
+    gpus: tuple[int, float] = (0, 0)
+    """How many the pods held at the last look, and when that was."""
     upload: tuple[int, int] | None = None
     """Epoch and generation of the newest upload; None: nothing is known, and what an agent says first was counted by an operator before this one."""
     failures: tuple[str, int] | None = None

@@ -32,33 +32,48 @@ RUN_METRICS: Final = (
     _of_run("trainingrun_loss_best", "The lowest loss seen."),
     _of_run(
         "trainingrun_auto_stop_loss",
-        "The loss below which the run ends by itself; absent where that is off, and once the run ends.",
+        "The loss below which the run ends by itself; absent where that is off, and once the run ends or is suspended.",
     ),
     _of_run("trainingrun_step", "The newest step."),
     _of_run("trainingrun_epoch", "The newest epoch."),
     _of_run("trainingrun_progress_ratio", "Share of all epochs that is done, 0 to 1."),
-    _of_run("trainingrun_eta_seconds", "Estimated seconds to the end of the last epoch; absent once the run ends."),
     _of_run(
-        "trainingrun_stall_polls", "Polls without a step in the final epoch; absent before it, and once the run ends."
+        "trainingrun_eta_seconds",
+        "Estimated seconds to the end of the last epoch; absent once the run ends or is suspended.",
+    ),
+    _of_run(
+        "trainingrun_stall_polls",
+        "Polls without a step in the final epoch; absent before it, and once the run ends or is suspended.",
     ),
     _of_run(
         "trainingrun_stall_polls_limit",
-        "How many polls without a step in the final epoch complete the run; absent before it, and once the run ends.",
+        "How many polls without a step in the final epoch complete the run; absent before it, and once the run ends or is suspended.",
     ),
     _of_run(
         "trainingrun_metrics_available",
         "1 while a fresh, finite loss is read from the training, 0 while it is not; absent while none runs.",
     ),
     _of_run(
-        "trainingrun_last_metric_timestamp_seconds", "When the step was last seen to advance; absent once the run ends."
+        "trainingrun_last_metric_timestamp_seconds",
+        "When the step was last seen to advance; absent once the run ends or is suspended.",
     ),
     _of_run("trainingrun_start_time_seconds", "When the training started."),
     _of_run("trainingrun_completion_time_seconds", "When the run was over, node released."),
     _of_run("trainingrun_gpus", "GPUs that the run's pods hold; absent while they hold none."),
     _of_run(
-        "trainingrun_termination_phase", "The phase of the run's stop; only the current one is present, as 1.", "phase"
+        "trainingrun_termination_phase",
+        "The phase of the run's stop, or of its suspension; only the current one is present, as 1.",
+        "phase",
     ),
-    _of_run("trainingrun_termination_requested_timestamp_seconds", "When it was decided that the run ends."),
+    _of_run(
+        "trainingrun_termination_status",
+        "Why the run ends or has ended, from the decision on; suspended while it is, or is being, suspended. Only what holds is present, as 1.",
+        "status",
+    ),
+    _of_run(
+        "trainingrun_termination_requested_timestamp_seconds",
+        "When it was decided that the run ends, or is suspended.",
+    ),
     _of_run(
         "trainingrun_checkpoint_last_verified_timestamp_seconds",
         "When a new checkpoint was last read back from the bucket and matched.",
@@ -76,12 +91,12 @@ RUN_METRICS: Final = (
     ),
     _of_run(
         "trainingrun_checkpoint_held",
-        "1 while the pod is kept because its checkpoint cannot be proven; absent before a stop.",
+        "1 while the pod is kept because its checkpoint cannot be proven; absent before a stop or a suspension.",
     ),
-    _of_run("trainingrun_checkpoint_data_loss", "1 if the run ended without all that it had written; else absent."),
+    _of_run("trainingrun_checkpoint_data_loss", "1 if something that the run had written was lost; else absent."),
     _of_run(
         "trainingrun_nodes_unreleased",
-        "Nodes on their way back to the pool that have not arrived; absent before a stop.",
+        "Nodes on their way back to the pool that have not arrived; absent before a stop or a suspension.",
     ),
     _of_run(
         "trainingrun_nodes_overdue",
@@ -102,8 +117,8 @@ DATA_LOSSES: Final = Metric(
 GPU_SECONDS: Final = Metric(
     "trainingrun_gpu_seconds_total",
     "counter",
-    ("status",),
-    "GPU seconds of runs that ended, by why: from the start of the training until its pods were gone, times their GPUs.",
+    (),
+    "GPU seconds that the pods of runs have held, counted as they pass.",
 )
 GPU_SECONDS_SAVED: Final = Metric(
     "trainingrun_gpu_seconds_saved_total",

@@ -49,7 +49,7 @@ def series_of(
     namespace: str, name: str, spec: TrainingRunSpec, status: TrainingRunStatus, measured: Measured | None = None
 ) -> RunSeries:
     """Everything about a run that is known and is a number."""
-    measured = measured or Measured()
+    measured, stop = measured or Measured(), status.termination
     known: dict[str, float | None] = {
         "trainingrun_info": 1,
         "trainingrun_start_time_seconds": _seconds(status.start_time),
@@ -69,7 +69,8 @@ def series_of(
         gauges={metric: value for metric, value in known.items() if value is not None},
         labelled={
             "trainingrun_status_phase": {status.phase: 1} if status.phase else {},
-            "trainingrun_termination_phase": {status.termination.phase.value: 1} if status.termination else {},
+            "trainingrun_termination_phase": {stop.phase.value: 1} if stop else {},
+            "trainingrun_termination_status": {stop.status: 1} if stop else {},
             "trainingrun_ghost_instances": measured.ghosts,
         },
     )
@@ -105,7 +106,7 @@ def _progress(status: TrainingRunStatus) -> dict[str, float | None]:
 
 
 def _training(spec: TrainingRunSpec, status: TrainingRunStatus) -> dict[str, float | None]:
-    """What is so only until the run ends."""
+    """What is so only until the run ends or is suspended."""
     progress, condition = status.progress, _metrics(status)
     known = {
         "trainingrun_auto_stop_loss": _threshold(spec, status),

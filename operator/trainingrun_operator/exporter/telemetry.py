@@ -76,7 +76,6 @@ class Telemetry:
         # A counter that is born with its first event has no increase to be seen.
         for status in TerminationStatus:
             self._terminations.labels(status)
-            self._gpu_seconds.labels(status)
         for status in SAVING:
             self._gpu_seconds_saved.labels(status)
 
@@ -108,9 +107,9 @@ class Telemetry:
         """A run has ended, for this reason."""
         self._terminations.labels(status).inc()
 
-    def gpu_seconds(self, status: str, seconds: float) -> None:
-        """A run that ended for this reason held GPUs for so long; several GPUs count as often."""
-        self._gpu_seconds.labels(status).inc(max(0.0, seconds))
+    def gpu_seconds(self, seconds: float) -> None:
+        """Pods have held GPUs for so much longer; several GPUs count as often."""
+        self._gpu_seconds.inc(seconds)
 
     def gpu_seconds_saved(self, status: str, seconds: float) -> None:
         """A run that was ended for this reason would have gone on for so long; several GPUs count as often."""

@@ -11,6 +11,8 @@ from builders import (
     NOW,
     POD_UID,
     commit_key,
+    exited_pod,
+    finished_pod,
     losses,
     make_agent,
     make_found,
@@ -19,18 +21,17 @@ from builders import (
     make_observed,
     make_pod,
     make_run,
-    make_status,
     make_stop,
     make_unreachable,
+    pending_pod,
     releasing,
-    stopping_at,
     track_of,
 )
 
 from trainingrun_operator.api.exchange import AgentError, CommitSeen, Upload
-from trainingrun_operator.api.status import NodePhase, Phase
+from trainingrun_operator.api.status import SUSPENDED, NodePhase, Phase
 from trainingrun_operator.controller import tally
-from trainingrun_operator.core.effects import Advance, Begin, Decision, RecordNodes, Tell
+from trainingrun_operator.core.effects import Begin, Decision, RecordNodes, Tell
 from trainingrun_operator.core.observed import Training
 from trainingrun_operator.core.sample import Sample, ScrapeFailure
 from trainingrun_operator.edge.memory import Memory
@@ -100,26 +101,34 @@ def test_nothing_is_saved_where(place, spec, track):
     assert place.count("gpu_seconds_saved_total", status="auto_low_loss") == 0
 
 
-def test_the_time_that_a_run_held_its_gpus_is_counted_once_its_pods_are_gone(place):
-    seen = stopping_at(Phase.DELETING, spec={"template": EIGHT}, wall=LATER)
-    for phase, was in (
-        (Phase.DELETING, Phase.SAVING),
-        (Phase.RELEASING, Phase.DELETING),
-        (Phase.DONE, Phase.RELEASING),
-    ):
-        place.look(seen, Advance(make_stop(phase), was, 1))
-    assert place.count("gpu_seconds_total", status="auto_low_loss") == 8 * 120
+def test_a_suspension_ends_nothing_and_saves_nothing_yet(place):
+    place.look(make_observed(track=halfway()), Begin(make_stop(Phase.REQUESTED, status=SUSPENDED)))
+    assert place.count("terminations_total", status=SUSPENDED) is None
+    assert place.count("gpu_seconds_saved_total", status=SUSPENDED) is None
 
 
-def test_a_mode_that_is_changed_while_releasing_counts_nothing_again(place):
-    place.look(stopping_at(Phase.RELEASING), Advance(make_stop(Phase.RELEASING), Phase.RELEASING, 1))
-    assert place.count("gpu_seconds_total", status="auto_low_loss") == 0
+def test_the_time_that_pods_hold_gpus_is_counted_as_it_passes(place):
+    run = make_run(spec={"template": EIGHT})
+    story = [
+        (0, (pending_pod(),), 0),
+        (30, (make_pod(),), 0),
+        (40, (make_pod(),), 10),
+        (50, (exited_pod(),), 20),
+        (55, (finished_pod(),), 25),
+        (90, (), 25),
+        (91, (make_pod(name="the-next"),), 25),
+        (95, (make_pod(name="the-next"),), 29),
+    ]
+    for seconds, pods, held in story:
+        place.look(make_observed(run=run, pods=pods, now=NOW + seconds))
+        assert place.count("gpu_seconds_total") == 8 * held, seconds
 
 
-def test_a_run_that_never_started_held_nothing(place):
-    seen = make_observed(run=make_run(status=make_status(start_time=None, termination=make_stop(Phase.DELETING))))
-    place.look(seen, Advance(make_stop(Phase.RELEASING), Phase.DELETING, 1))
-    assert place.count("gpu_seconds_total", status="auto_low_loss") == 0
+def test_a_run_without_gpus_holds_none(place):
+    run = make_run(spec={"template": {"spec": {"containers": [{"name": "cpu"}]}}})
+    for now in (NOW, NOW + 60):
+        place.look(make_observed(run=run, now=now))
+    assert place.count("gpu_seconds_total") == 0
 
 
 def test_how_long_a_node_took_to_go_is_counted_from_the_end_of_the_pods(place):

@@ -133,10 +133,12 @@ def test_what_is_so_only_of_a_training_is_absent_once_the_run_ends(metric):
 def test_only_the_current_phases_are_present():
     assert make_series().labelled["trainingrun_status_phase"] == {"Running": 1}
     assert make_series().labelled["trainingrun_termination_phase"] == {}
+    assert make_series().labelled["trainingrun_termination_status"] == {}
     labelled = make_series(status=ENDING, measured=MEASURED).labelled
     assert labelled == {
         "trainingrun_status_phase": {"Stopping": 1},
         "trainingrun_termination_phase": {"Held": 1},
+        "trainingrun_termination_status": {"user_stop": 1},
         "trainingrun_ghost_instances": {"a100": 1},
     }
 
