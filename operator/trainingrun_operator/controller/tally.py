@@ -43,9 +43,10 @@ def count(telemetry: Telemetry, seen: Observed, decision: Decision, memory: Memo
                 log.warning("%s: DataLoss: %s", seen.run.key, message)
             case Tell(reason, message, _):
                 log.info("%s: %s: %s", seen.run.key, reason, message)
+            case RecordNodes(nodes):
+                _nodes_released(telemetry, seen, nodes)
+                log.info("%s: RecordNodes", seen.run.key)
             case _:
-                if isinstance(effect, RecordNodes):
-                    _nodes_released(telemetry, seen, effect.nodes)
                 log.info("%s: %s", seen.run.key, effect.__class__.__name__)
     _gpu_seconds(telemetry, seen, memory.told)
     _readings(telemetry, seen, memory)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 if TYPE_CHECKING:
@@ -42,13 +43,16 @@ def metrics_handler(telemetry: Telemetry, *, page_seconds: float = PAGE_SECONDS)
 async def _send(request: web.Request, page: list[bytes]) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
     response.content_length = sum(len(chunk) for chunk in page)
-    await response.prepare(request)
-    for chunk in page:
-        whole = memoryview(chunk)
-        for start in range(0, len(whole), PIECE_BYTES):
-            await response.write(whole[start : start + PIECE_BYTES])
-            await asyncio.sleep(0)
-    await response.write_eof()
+    # A reader may leave in the middle: its own time was up.
+    with contextlib.suppress(ConnectionResetError):
+        await response.prepare(request)
+        # aiohttp would send the body of an answer to HEAD as well, and the next answer would be read from its middle.
+        for chunk in page if request.method != hdrs.METH_HEAD else ():
+            whole = memoryview(chunk)
+            for start in range(0, len(whole), PIECE_BYTES):
+                await response.write(whole[start : start + PIECE_BYTES])
+                await asyncio.sleep(0)
+        await response.write_eof()
     return response
 
 

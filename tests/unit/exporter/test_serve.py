@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession, TCPConnector, web
 
 from trainingrun_operator.exporter import RunSeries, metrics_handler, serve
 from trainingrun_operator.exporter.serve import PIECE_BYTES
@@ -81,6 +81,28 @@ async def test_a_page_of_many_pieces_arrives_whole(telemetry, served):
     page = await read(url)
     assert len(page) > 2 * PIECE_BYTES
     assert page.encode() == b"".join(telemetry.page())
+
+
+async def test_the_size_of_the_page_can_be_asked_for_without_the_page(telemetry, served):
+    url = await served(metrics_handler(telemetry))
+    connector = TCPConnector(limit=1)
+    async with ClientSession(connector=connector) as session:
+        async with session.head(url) as answer:
+            size = int(answer.headers["Content-Length"])
+        async with session.get(url) as answer:
+            assert len(await answer.read()) == size
+
+
+async def test_a_reader_that_leaves_in_the_middle_harms_nobody(telemetry, served, caplog):
+    for number in range(50_000):
+        telemetry.runs.put(str(number), RunSeries("ml", f"run-{number}", {"trainingrun_step": number}))
+    url = await served(metrics_handler(telemetry))
+    async with ClientSession() as session:
+        answer = await session.get(url)
+        await answer.content.read(1000)
+        answer.close()
+    assert "run-49999" in await read(url)
+    assert not [record for record in caplog.records if record.levelname in {"WARNING", "ERROR"}]
 
 
 async def test_others_get_their_turn_between_the_pieces(telemetry, served):
