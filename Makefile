@@ -25,7 +25,7 @@ SHELL_SCRIPTS = $(shell grep -rlE '^\#!.*\b(ba)?sh\b' .ci tools 2>/dev/null)
 CHART_FILES := charts/trainingrun-operator/files
 CHART_CRDS := $(CHART_FILES)/crds
 
-.PHONY: help demo test check fix generate verify cluster cluster-down image install e2e unit chaos lock
+.PHONY: help demo test check fix generate verify cluster cluster-down image install e2e unit chaos bench lock
 
 # What make can do.
 help:
@@ -104,6 +104,9 @@ unit: $(READY)
 
 chaos: $(READY) $(if $(filter-out 0,$(CHAOS_CLUSTER)),cluster image install)  ## N terminations in memory and CHAOS_CLUSTER real ones, under faults drawn from SEED
 	@cd tests && ../$(BIN)/python -m chaos --runs $(N) --seed $(SEED) --cluster $(CHAOS_CLUSTER)
+
+bench: $(READY)  ## What ten thousand runs cost the exporter, beside plain prometheus_client
+	@cd tests && ../$(BIN)/python -m bench
 
 # pip reads both locks; writing them needs uv. No index address goes in.
 lock:
