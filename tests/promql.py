@@ -19,11 +19,15 @@ def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def every_query(board: dict[str, Any]) -> list[Query]:
-    """Of panels and annotations."""
+    """Of panels, annotations, and of the variables' values."""
     shown = [
         Query(f"{board['title']}: {panel['title']} ({target.get('legendFormat') or target['refId']})", target["expr"])
         for panel in panels(board)
         for target in panel["targets"]
     ]
     marks = [Query(f"{board['title']}: mark {mark['name']}", mark["expr"]) for mark in board["annotations"]["list"]]
-    return shown + marks
+    choices = [
+        Query(f"{board['title']}: choice of {variable['name']}", variable["query"]["query"])
+        for variable in board["templating"]["list"]
+    ]
+    return shown + marks + choices

@@ -112,18 +112,21 @@ def _ends(made: build.Dashboard) -> None:
         "Runs that ended, by reason", {"{{status}}": "sum by (status) (round(increase(trainingrun_terminations_total[$__interval])))"},
         "In each interval, in all namespaces.",
     )  # fmt: skip
-    spent = bars(
-        "GPU hours of runs that ended, by reason", {"{{status}}": "sum by (status) (increase(trainingrun_gpu_seconds_total[$__interval])) / 3600"},
-        "In each interval, in all namespaces: from the start of the training until its pods were gone, times their GPUs.", unit="h",
-    )  # fmt: skip
     saved = bars(
         "GPU hours saved, by reason", {"{{status}}": "sum by (status) (increase(trainingrun_gpu_seconds_saved_total[$__interval])) / 3600"},
         "In each interval, in all namespaces: an estimate, the steps that were left at the pace that was seen, times the GPUs.", unit="h",
     )  # fmt: skip
-    for panel in (why, saved, spent):
+    for panel in (why, saved):
         for reason, meaning in WHY.items():
             colour(panel, reason, meaning)
         made.with_panel(panel)
+    made.with_panel(
+        areas(
+            "GPUs in use",
+            {"GPUs": "sum(rate(trainingrun_gpu_seconds_total[$__rate_interval]))"},
+            "GPUs that the pods of all runs held, in all namespaces.",
+        )
+    )
     made.with_panel(
         areas(
             "Runs by phase",
@@ -228,10 +231,10 @@ def _nodes(made: build.Dashboard) -> None:
     made.with_panel(lines(
         "Time to release a node",
         {
-            "{{pool}}, half": "histogram_quantile(0.5, sum by (le, pool) (increase(trainingrun_node_release_seconds_bucket[$__range])))",
-            "{{pool}}, 95 %": "histogram_quantile(0.95, sum by (le, pool) (increase(trainingrun_node_release_seconds_bucket[$__range])))",
+            "{{pool}}, half": "histogram_quantile(0.5, sum by (le, pool) (trainingrun_node_release_seconds_bucket))",
+            "{{pool}}, 95 %": "histogram_quantile(0.95, sum by (le, pool) (trainingrun_node_release_seconds_bucket))",
         },
-        "From the end of a run's pods until the machine and its Node were both gone, over the time shown.", unit="s",
+        "From the end of a run's pods until the machine and its Node were both gone; of all that this operator has released since it started.", unit="s",
     ))  # fmt: skip
 
 

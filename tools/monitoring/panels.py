@@ -136,6 +136,8 @@ def phases(
         .height(6)
         .show_value(common.VisibilityMode.NEVER)
         .merge_values(True)
+        .line_width(0)
+        .fill_opacity(70)
         .row_height(0.8)
     )
     for phase, colour in colours.items():

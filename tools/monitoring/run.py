@@ -13,7 +13,7 @@ from panels import BLUE, GREEN, GREY, RED, YELLOW, Mark, choice, colour, lines, 
 UID: Final = "trainingrun-run"
 OF: Final = '{namespace="$namespace",name="$name"}'
 RUN_PHASES: Final = {
-    "Pending": GREY, "Running": BLUE, "Stopping": YELLOW, "Held": RED, "Succeeded": GREEN, "Stopped": YELLOW, "Failed": RED,
+    "Pending": GREY, "Running": BLUE, "Stopping": YELLOW, "Held": RED, "Suspended": GREY, "Succeeded": GREEN, "Stopped": YELLOW, "Failed": RED,
 }  # fmt: skip
 STOP_PHASES: Final = {
     "Requested": GREY, "Draining": BLUE, "Saving": BLUE, "Verifying": BLUE, "Held": RED, "Deleting": BLUE, "Releasing": BLUE, "Done": GREEN,

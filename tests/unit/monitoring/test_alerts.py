@@ -11,7 +11,7 @@ import yaml
 from grafana_foundation_sdk.models import alerting
 from unit.monitoring.conftest import alerts
 
-from trainingrun_operator.exporter.catalogue import catalogue
+from trainingrun_operator.exporter import catalogue
 
 ROOT = Path(__file__).parents[3]
 ALERTS = ROOT / "alerts"

@@ -10,7 +10,7 @@ from grafana_foundation_sdk.models import dashboard
 from promql import every_query, panels
 from unit.monitoring.conftest import boards
 
-from trainingrun_operator.exporter.catalogue import catalogue
+from trainingrun_operator.exporter import catalogue
 
 BOARDS = pytest.mark.parametrize("board", boards().values(), ids=boards())
 BEYOND_THE_MODEL = ("useValueForTime", "titleFormat", "textFormat")
