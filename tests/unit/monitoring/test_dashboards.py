@@ -63,7 +63,7 @@ def test_every_panel_says_what_it_shows_and_asks_the_one_datasource(board):
 
 @BOARDS
 def test_panels_fill_rows_and_never_overlap(board):
-    taken = set()
+    taken: set[tuple[int, int]] = set()
     for panel in board["panels"]:
         place = panel["gridPos"]
         cells = {
