@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 RULES = REPOSITORY / "alerts" / "prometheus.yaml"
-SECONDS_AT_ONCE = "1s"
+AT_ONCE = "1s"
 """In the place of every `for:`, and between evaluations: the one thing that this test changes in the rules."""
 
 
@@ -168,15 +168,8 @@ class Prometheus:
         return max((float(value) for one in self.series(expr) for _, value in one["values"]), default=-math.inf)
 
 
-@contextlib.contextmanager
-def prometheus(folder: Path, ground: Ground, receiver: str) -> Iterator[Prometheus]:
-    """Scrape the operator every second, through the API server's way to its Service, and send alerts on."""
-    rules = yaml.safe_load(RULES.read_text())
-    for group in rules["groups"]:
-        group["interval"] = SECONDS_AT_ONCE
-        for rule in group["rules"]:
-            rule["for"] = SECONDS_AT_ONCE
-    (folder / "rules.yml").write_text(yaml.safe_dump(rules))
+def operator_target(folder: Path, ground: Ground) -> Json:
+    """How the operator in the cluster is scraped: through the API server's way to its Service, as an administrator."""
     kubeconfig = yaml.safe_load(ground.kubeconfig.read_text())
     cluster, user = kubeconfig["clusters"][0]["cluster"], kubeconfig["users"][0]["user"]
     secrets = {
@@ -186,20 +179,28 @@ def prometheus(folder: Path, ground: Ground, receiver: str) -> Iterator[Promethe
     }
     for name, data in secrets.items():
         (folder / name).write_bytes(base64.b64decode(data))
+    return {
+        "scheme": "https",
+        "metrics_path": f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/services/{OPERATOR}:8080/proxy/metrics",
+        "tls_config": {name: str(folder / name) for name in secrets},
+        "static_configs": [{"targets": [cluster["server"].partition("://")[2]]}],
+    }
+
+
+@contextlib.contextmanager
+def prometheus(folder: Path, target: Json, receiver: str) -> Iterator[Prometheus]:
+    """Scrape the target every second, evaluate the rules as often, and send what fires to an Alertmanager."""
+    rules = yaml.safe_load(RULES.read_text())
+    for group in rules["groups"]:
+        group["interval"] = AT_ONCE
+        for rule in group["rules"]:
+            rule["for"] = AT_ONCE
+    (folder / "rules.yml").write_text(yaml.safe_dump(rules))
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(folder / "rules.yml")],
         "alerting": {"alertmanagers": [{"static_configs": [{"targets": [receiver]}]}]},
-        "scrape_configs": [
-            {
-                "job_name": OPERATOR,
-                "honor_labels": True,
-                "scheme": "https",
-                "metrics_path": f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/services/{OPERATOR}:8080/proxy/metrics",
-                "tls_config": {name: str(folder / name) for name in secrets},
-                "static_configs": [{"targets": [cluster["server"].partition("://")[2]]}],
-            }
-        ],
+        "scrape_configs": [{"job_name": OPERATOR, "honor_labels": True, **target}],
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     address, started = f"127.0.0.1:{free_port()}", time.time()
