@@ -88,7 +88,7 @@ def _rule(item: dict[str, str], runbooks: str) -> Rule:
     annotations = {
         "summary": item["summary"].strip(),
         "description": item["description"].strip(),
-        "runbook_url": f"{runbooks}/{name}/",
+        "runbook_url": runbooks.replace("{alert}", name),
     }
     return Rule(name, item["uid"], item["severity"], item["for"], item["expr"].strip(), annotations)
 

@@ -75,13 +75,13 @@ def test_grafanas_rules_ask_the_datasource_that_was_named(helm, name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_runbooks_are_where_they_are_served(helm, name):
-    rules = rules_of(mode(helm, name, "--set", "alerts.runbookURL=https://wiki.example.com/training"), name)
+    rules = rules_of(mode(helm, name, "--set", "alerts.runbookURL=https://wiki.example.com/training?page={alert}&v=1"), name)
     urls = [rule["annotations"]["runbook_url"] for rule in rules]
-    assert urls == [f"https://wiki.example.com/training/{alert}/" for alert in alerts()]
+    assert urls == [f"https://wiki.example.com/training?page={alert}&v=1" for alert in alerts()]
 
 
 def test_a_prometheus_that_selects_by_label_finds_the_rules(helm):
-    rendered = mode(helm, "prometheus", "--set", "alerts.labels.release=stack", "--set", "alerts.namespace=monitoring")
+    rendered = mode(helm, "prometheus", "--set", "alerts.additionalLabels.release=stack", "--set", "alerts.namespace=monitoring")
     (rule,) = rendered.of("PrometheusRule")
     assert (rule["metadata"]["labels"]["release"], rule["metadata"]["namespace"]) == ("stack", "monitoring")
 
@@ -118,7 +118,7 @@ def test_a_kind_that_the_cluster_does_not_know_is_left_out_refused_or_rendered_a
     ("option", "complaint"),
     [
         pytest.param("alerts.mode=both", r"/alerts/mode.*'none', 'grafana', 'prometheus', 'operator'", id="two at once"),
-        pytest.param("alerts.runbookURL=https://x/", r"/alerts/runbookURL.*does not match", id="a slash too much"),
+        pytest.param("alerts.runbookURL=https://wiki.example.com/", r"/alerts/runbookURL.*does not match", id="one page for all alerts"),
         pytest.param("alerts.sidecarLabel=null", r"/alerts.*missing property 'sidecarLabel'", id="no label to be found by"),
         pytest.param("grafana.datasourceUid=my prom", r"/grafana/datasourceUid.*does not match", id="a name that is no uid"),
         pytest.param("grafana.dashboards.enable=true", r"/grafana/dashboards.*'enable' not allowed", id="a misspelt switch"),

@@ -62,7 +62,7 @@ def test_every_alert_has_a_runbook_and_every_runbook_an_alert():
 def test_an_alert_says_what_it_is_how_bad_and_where_to_read_on(rule):
     assert rule["labels"]["severity"] in {"info", "warning", "critical"}
     assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
-    assert rule["annotations"]["runbook_url"].endswith(f"/runbooks/{rule['alert']}/")
+    assert rule["annotations"]["runbook_url"].endswith(f"/runbooks/{rule['alert']}.html")
     assert all(rule["annotations"].values())
 
 
