@@ -75,13 +75,17 @@ def test_grafanas_rules_ask_the_datasource_that_was_named(helm, name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_runbooks_are_where_they_are_served(helm, name):
-    rules = rules_of(mode(helm, name, "--set", "alerts.runbookURL=https://wiki.example.com/training?page={alert}&v=1"), name)
+    rules = rules_of(
+        mode(helm, name, "--set", "alerts.runbookURL=https://wiki.example.com/training?page={alert}&v=1"), name
+    )
     urls = [rule["annotations"]["runbook_url"] for rule in rules]
     assert urls == [f"https://wiki.example.com/training?page={alert}&v=1" for alert in alerts()]
 
 
 def test_a_prometheus_that_selects_by_label_finds_the_rules(helm):
-    rendered = mode(helm, "prometheus", "--set", "alerts.additionalLabels.release=stack", "--set", "alerts.namespace=monitoring")
+    rendered = mode(
+        helm, "prometheus", "--set", "alerts.additionalLabels.release=stack", "--set", "alerts.namespace=monitoring"
+    )
     (rule,) = rendered.of("PrometheusRule")
     assert (rule["metadata"]["labels"]["release"], rule["metadata"]["namespace"]) == ("stack", "monitoring")
 
