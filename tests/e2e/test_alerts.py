@@ -142,7 +142,7 @@ def test_the_commands_of_the_runbooks_are_commands(space, tmp_path):
     run.wait_training()
     run.wait_commits()
     run.wait_step(3)
-    asked = {}
+    asked: dict[str, str] = {}
     for page, block in commands():
         asked.setdefault(block.replace("NAMESPACE", space.name).replace("NAME", run.name), page)
     assert len(asked) > 20
