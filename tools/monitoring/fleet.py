@@ -22,6 +22,7 @@ from panels import (
     colour,
     lines,
     number,
+    numbered,
     page,
     query,
     steps,
@@ -70,7 +71,7 @@ def fleet() -> dashboard.Dashboard:
     _checkpoints(made)
     _nodes(made)
     _operator(made)
-    return made.build()
+    return numbered(made)
 
 
 def _now(made: build.Dashboard) -> None:

@@ -8,7 +8,7 @@ from fleet import MARKS
 from fleet import UID as FLEET
 from grafana_foundation_sdk.builders import dashboard as build
 from grafana_foundation_sdk.models import dashboard
-from panels import BLUE, GREEN, GREY, RED, YELLOW, Mark, choice, colour, lines, number, page, phases, steps
+from panels import BLUE, GREEN, GREY, RED, YELLOW, Mark, choice, colour, lines, number, numbered, page, phases, steps
 
 UID: Final = "trainingrun-run"
 OF: Final = '{namespace="$namespace",name="$name"}'
@@ -40,7 +40,7 @@ def run() -> dashboard.Dashboard:
     _training(made)
     _checkpoints(made)
     _end(made)
-    return made.build()
+    return numbered(made)
 
 
 def _now(made: build.Dashboard) -> None:

@@ -62,6 +62,12 @@ def test_every_panel_says_what_it_shows_and_asks_the_one_datasource(board):
 
 
 @BOARDS
+def test_panels_have_numbers_of_their_own(board):
+    numbers = [panel["id"] for panel in board["panels"]]
+    assert len(set(numbers)) == len(numbers)
+
+
+@BOARDS
 def test_panels_fill_rows_and_never_overlap(board):
     taken: set[tuple[int, int]] = set()
     for panel in board["panels"]:
