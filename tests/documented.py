@@ -21,6 +21,9 @@ DOCUMENTS: Final = tuple(
     )
 )  # fmt: skip
 
+RUNBOOKS: Final = ROOT / "docs" / "runbooks"
+"""Their shell blocks are run by tests/e2e/test_alerts.py, all that there are, on a run that trains."""
+
 SHELL: Final = "sh"
 """Commands that a reader types."""
 CONSOLE: Final = "console"
@@ -46,6 +49,7 @@ RELEASED: Final = frozenset({"uninstall", "status", "list"})
 """Verbs of helm that the e2e test runs, the first with `--dry-run`."""
 ELSEWHERE: Final = {
     ". .cluster/env": "it is read by tests/e2e/ground.py, with the same result",
+    "kubectl -n trainingrun-system rollout restart": "the operator is everybody's; tests/e2e/test_operator_away.py takes it away and back",
     "docker tag": "no registry answers here; tools/image builds, names and loads the same image",
     "docker push": "no registry answers here",
     "docker kill": "tests/e2e/cloud.py does it to the same container",
@@ -109,6 +113,12 @@ class Command:
         return [_without_variables(words) for words in found if words]
 
 
+def verb_of(call: list[str]) -> str:
+    """What a program is asked to do: its first word that is neither ``-n`` nor the namespace behind it."""
+    words = call[3:] if call[1:2] == ["-n"] else call[1:]
+    return words[0] if words else ""
+
+
 def _without_variables(words: list[str]) -> list[str]:
     while words and re.fullmatch(r"\w+=.*", words[0]):
         words = words[1:]
@@ -169,8 +179,13 @@ def prose(path: Path) -> list[tuple[int, str]]:
 
 
 def commands() -> list[Command]:
-    """Every command of every document: of shell blocks, after the $ of a session, and between backquotes."""
-    found = [command for block in all_blocks(SHELL, CONSOLE) for command in _typed(block)]
+    """Every command of every document: of shell blocks, after the $ of a session, and between backquotes. Without the blocks of runbooks."""
+    found = [
+        command
+        for block in all_blocks(SHELL, CONSOLE)
+        if not block.path.is_relative_to(RUNBOOKS)
+        for command in _typed(block)
+    ]
     for path in DOCUMENTS:
         for number, line in prose(path):
             where = f"{path.relative_to(ROOT)}:{number}"

@@ -4,6 +4,7 @@
     reference.py docs/reference      `make generate` does it, `make verify` compares
 
 * api.md from crds/*.yaml: every field, its type, bounds and default, and the rules that the API server enforces;
+* metrics.md from the exporter's own catalogue;
 * permissions.md from the roles of the chart as it is reviewed (tests/golden/chart/default.yaml), each with the comment above it.
 """
 
@@ -15,8 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
+from trainingrun_operator.exporter import catalogue
+from trainingrun_operator.exporter.metrics import RUN_LABELS
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from trainingrun_operator.exporter import Metric
 
 ROOT: Final = Path(__file__).parents[2]
 CHART: Final = ROOT / "tests" / "golden" / "chart" / "default.yaml"
@@ -33,6 +39,14 @@ RIGHTS: Final = """\
 
 The roles that the chart gives with its default values. A test compares them with what each call of the operator says it needs, another with the API
 server's audit log after all other tests: nothing is missing, and nothing is given that is not used. What follows from it: [security](../security.md).
+"""
+
+
+METRICS: Final = """\
+# Metrics
+
+What the operator serves in Prometheus' text format on port 8080 of its Service, path `/metrics`. Alerts and dashboards that are made of them:
+[Grafana and Prometheus](../grafana.md).
 """
 
 
@@ -129,6 +143,36 @@ def _text(text: str) -> str:
     return text.replace("\n", " ").replace("|", "\\|").replace("<", "&lt;").strip()
 
 
+# -- metrics.md -----------------------------------------------------------------------------------------------
+
+
+def metrics() -> str:
+    """Every series that the operator exports."""
+    known = catalogue()
+    of_runs = [metric for metric in known if metric.labels[: len(RUN_LABELS)] == RUN_LABELS]
+    others = [metric for metric in known if metric not in of_runs]
+    return "\n".join(
+        [
+            NOTE,
+            METRICS,
+            "## Of each run\n",
+            "They come and go with the run, and only the replica that leads has them. All carry `namespace` and `name`.\n",
+            _metrics(of_runs, without=RUN_LABELS),
+            "## Of the operator\n",
+            "Counters begin at 0 with every start of the operator.\n",
+            _metrics(others),
+        ]
+    )
+
+
+def _metrics(known: Iterable[Metric], without: tuple[str, ...] = ()) -> str:
+    rows = ["| Metric | Type | More labels | |" if without else "| Metric | Type | Labels | |", "|---|---|---|---|"]
+    for metric in known:
+        labels = ", ".join(f"`{label}`" for label in metric.labels if label not in without)
+        rows.append(f"| `{metric.name}` | {metric.kind} | {labels} | {_text(metric.help)} |")
+    return "\n".join(rows) + "\n"
+
+
 # -- permissions.md -------------------------------------------------------------------------------------------
 
 
@@ -176,7 +220,7 @@ def _comments(lines: Iterator[str]) -> str:
     return " ".join(line.strip().removeprefix("#").strip() for line in lines if line.strip().startswith("#"))
 
 
-PAGES: Final[Mapping[str, Callable[[], str]]] = {"api.md": api, "permissions.md": permissions}
+PAGES: Final[Mapping[str, Callable[[], str]]] = {"api.md": api, "metrics.md": metrics, "permissions.md": permissions}
 
 
 def main() -> int:

@@ -14,11 +14,12 @@ import yaml
 from documented import DATA, DOCUMENTS, LANGUAGES, PICTURES, ROOT, all_blocks, links
 
 from trainingrun_operator.api import names
+from trainingrun_operator.api.base import Model
 from trainingrun_operator.api.pool import GPUNodePoolSpec
 from trainingrun_operator.api.run import TrainingRunSpec
 from trainingrun_operator.core.destinations import destinations_of
 
-MODELS = {names.RUN_KIND: TrainingRunSpec, names.POOL_KIND: GPUNodePoolSpec}
+MODELS: dict[str, type[Model]] = {names.RUN_KIND: TrainingRunSpec, names.POOL_KIND: GPUNodePoolSpec}
 SCHEMAS = {
     crd["spec"]["names"]["kind"]: crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     for crd in (yaml.safe_load(path.read_text()) for path in (ROOT / "crds").glob("*.yaml"))

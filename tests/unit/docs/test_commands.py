@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from documented import ELSEWHERE, READS, RELEASED, RENDERED, ROOT, WRITES, Command, commands, titled
+from documented import ELSEWHERE, READS, RELEASED, RENDERED, ROOT, WRITES, Command, commands, titled, verb_of
 from unit.chart.conftest import CHART
 
 TARGETS = set(re.findall(r"(?m)^([a-z0-9-]+):", (ROOT / "Makefile").read_text()))
@@ -16,7 +16,7 @@ OF_A_RELEASE = ("--create-namespace", "--install", "--reuse-values", "--wait")
 
 def complaint(words):
     """Why no test runs a call; empty if one does."""
-    program, verb = words[0], words[1] if len(words) > 1 else ""
+    program, verb = words[0], verb_of(words)
     match program:
         case "make":
             wanted = [word for word in words[1:] if "=" not in word]

@@ -149,7 +149,7 @@ def test_a_loop_stops_for_the_file_and_for_the_signal(page, load, tmp_path):
 
 def test_plain_pytorch_goes_on_from_the_highest_step_that_is_whole(load, tmp_path):
     train = load("pytorch")
-    loaded = []
+    loaded: list[str] = []
     model = SimpleNamespace(state_dict=lambda: "weights", load_state_dict=loaded.append)
     assert train.resume(model, model, None) == 0
     for step in (0, 90, 1200):
