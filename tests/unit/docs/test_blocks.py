@@ -6,6 +6,7 @@ import ast
 import copy
 import json
 import re
+from typing import TYPE_CHECKING
 
 import documented
 import jsonschema
@@ -14,10 +15,12 @@ import yaml
 from documented import DATA, DOCUMENTS, LANGUAGES, PICTURES, ROOT, all_blocks, links
 
 from trainingrun_operator.api import names
-from trainingrun_operator.api.base import Model
 from trainingrun_operator.api.pool import GPUNodePoolSpec
 from trainingrun_operator.api.run import TrainingRunSpec
 from trainingrun_operator.core.destinations import destinations_of
+
+if TYPE_CHECKING:
+    from trainingrun_operator.api.base import Model
 
 MODELS: dict[str, type[Model]] = {names.RUN_KIND: TrainingRunSpec, names.POOL_KIND: GPUNodePoolSpec}
 SCHEMAS = {
