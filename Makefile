@@ -22,7 +22,8 @@ PYTEST := $(BIN)/python -m pytest
 # By their first line, so that a new script is checked without being named here.
 SHELL_SCRIPTS = $(shell grep -rlE '^\#!.*\b(ba)?sh\b' .ci tools 2>/dev/null)
 
-CHART_CRDS := charts/trainingrun-operator/files/crds
+CHART := charts/trainingrun-operator
+CHART_CRDS := $(CHART)/files/crds
 
 .PHONY: help demo test check fix generate verify cluster cluster-down image install e2e unit chaos lock
 
@@ -53,16 +54,24 @@ fix: $(READY)  ## Format, and repair what the linter can
 	@$(BIN)/ruff check --fix --exit-zero --quiet .
 	@$(BIN)/ruff format --quiet .
 
-generate: $(READY)  ## Write crds/ from the models in operator/trainingrun_operator/api
+generate: $(READY)  ## Write crds/ from the models, the chart's README from its values, manifests/install.yaml from the chart
 	@echo "generate: crds/, and the chart's copy"
 	@$(BIN)/python -m trainingrun_operator.api.crd crds
 	@rm -f $(CHART_CRDS)/*.yaml && cp crds/*.yaml $(CHART_CRDS)/
+	@echo "generate: $(CHART)/README.md"
+	@$(BIN)/python tools/chart_readme.py $(CHART) >.venv/fresh && mv .venv/fresh $(CHART)/README.md
+	@echo "generate: manifests/install.yaml"
+	@tools/manifest >.venv/fresh && mv .venv/fresh manifests/install.yaml
 
-verify: $(READY)  ## Fail when crds/ is not what the models say
+verify: $(READY)  ## Fail when what is generated is not what it is made from
 	@echo "verify: crds/ is what the models say"
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	$(BIN)/python -m trainingrun_operator.api.crd "$$fresh" >/dev/null; \
 	diff -ru crds "$$fresh" && diff -ru crds $(CHART_CRDS) || { echo "verify: run 'make generate' and commit crds/ and $(CHART_CRDS)/" >&2; exit 1; }
+	@echo "verify: the chart's README says what its values say"
+	@$(BIN)/python tools/chart_readme.py $(CHART) | diff -u $(CHART)/README.md - || { echo "verify: run 'make generate' and commit $(CHART)/README.md" >&2; exit 1; }
+	@echo "verify: manifests/install.yaml is the chart"
+	@tools/manifest | diff -u manifests/install.yaml - || { echo "verify: run 'make generate' and commit manifests/install.yaml" >&2; exit 1; }
 
 cluster: $(READY)  ## Start the kind cluster (idempotent)
 	@echo "cluster: starting kind"

@@ -80,6 +80,12 @@ class Helm:
         assert done.returncode != 0, f"helm accepted {options}"
         return done.stderr
 
+    def notes(self, *options):
+        """Return what a person reads after installing."""
+        done = self.run("install", *RELEASE, "--dry-run=client", "--set", "crds.enabled=false", *options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.partition("\nNOTES:\n")[2]
+
 
 @pytest.fixture(scope="session")
 def helm():
