@@ -35,7 +35,8 @@ def values(chart: Path) -> list[Value]:
     """
     text = (chart / "values.yaml").read_text(encoding="utf-8")
     node = yaml.compose(text)
-    assert isinstance(node, yaml.MappingNode)
+    if not isinstance(node, yaml.MappingNode):
+        sys.exit("values.yaml: expected names and values")
     return list(_below(node, yaml.safe_load(text), text.splitlines(), ""))
 
 
@@ -55,9 +56,11 @@ def _comment(lines: list[str], key_line: int) -> str:
     first = key_line
     while first > 0 and lines[first - 1].lstrip().startswith("#"):
         first -= 1
-    block = " ".join(line.strip().removeprefix("#").strip() for line in lines[first:key_line])
-    _, mark, text = f" # {block}".partition(MARK)
-    return text if mark else ""
+    block = [line.strip() for line in lines[first:key_line]]
+    marked = [number for number, line in enumerate(block) if line.startswith(MARK)]
+    if not marked:
+        return ""
+    return " ".join(line.removeprefix(MARK).removeprefix("#").strip() for line in block[marked[-1] :])
 
 
 def cell(text: str) -> str:
@@ -68,7 +71,12 @@ def cell(text: str) -> str:
 def render(chart: Path) -> str:
     """Return the README."""
     loader = jinja2.FileSystemLoader(chart)
-    pages = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701 - Markdown
+    pages = jinja2.Environment(
+        loader=loader,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - Markdown
+    )
     pages.filters["cell"] = cell
     about = yaml.safe_load((chart / "Chart.yaml").read_text(encoding="utf-8"))
     return pages.get_template("README.md.j2").render(chart=about, values=values(chart))

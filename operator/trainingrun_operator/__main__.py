@@ -22,7 +22,9 @@ def main() -> int:
             from trainingrun_operator.controller import check  # noqa: PLC0415
 
             if len(rest) != 1:
-                sys.exit("trainingrun-operator: check needs the operator's address: check http://NAME.NAMESPACE.svc:8080")
+                sys.exit(
+                    "trainingrun-operator: check needs the operator's address: check http://NAME.NAMESPACE.svc:8080"
+                )
             try:
                 return check.run(settings.load(), rest[0])
             except settings.SettingsError as error:

@@ -80,7 +80,7 @@ async def _page(session: aiohttp.ClientSession, url: str) -> str:
                     return text
                 said = f"answers {answer.status}: {text.strip()[:200]}"
         except (aiohttp.ClientError, TimeoutError) as error:
-            said = f"does not answer: {error or type(error).__name__}"
+            said = f"does not answer: {str(error) or type(error).__name__}"
         if loop.time() >= deadline:
             raise CheckError(f"{url} {said}. Look at the operator's log: kubectl logs deployment/NAME.")
         await asyncio.sleep(AGAIN_SECONDS)

@@ -8,7 +8,7 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import kopf
 from aiohttp import web
@@ -191,7 +191,7 @@ async def _relist(watch: Watch, every_seconds: float) -> None:
 
 
 async def _readable_by_now(
-    kube: Kube, left_out: Sequence[str], every_seconds: float, leading: asyncio.Task[None]
+    kube: Kube, left_out: Sequence[str], every_seconds: float, leading: asyncio.Task[Any]
 ) -> None:
     """Leave, to be started anew, once a namespace that could not be watched can be: kopf takes none in later."""
     if left_out:

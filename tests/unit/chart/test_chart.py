@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import tomllib
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 import yaml
 
 from trainingrun_operator.api import names
-from trainingrun_operator.api.run import TrainingRunSpec
 from trainingrun_operator.core.destinations import destinations_of
 from trainingrun_operator.settings import load
 
@@ -77,25 +75,6 @@ def test_every_template_carries_the_labels_that_everything_shall_carry(helm):
 
 
 # -- values ---------------------------------------------------------------------------------------------------
-
-
-def test_every_value_is_explained():
-    unexplained, explained_at, comment = [], None, ""
-    for line in (CHART / "values.yaml").read_text(encoding="utf-8").splitlines():
-        if line.lstrip().startswith("#"):
-            comment += line
-        elif not line.strip():
-            comment = ""
-        else:
-            indent, (key, value) = len(line) - len(line.lstrip()), line.strip().split(":", 1)
-            if explained_at is not None and indent <= explained_at:
-                explained_at = None
-            if "# -- " in comment:
-                explained_at = indent
-            elif explained_at is None and value.strip():
-                unexplained.append(key)
-            comment = ""
-    assert not unexplained
 
 
 def test_the_values_of_the_test_ground_are_accepted(helm):
@@ -288,7 +267,7 @@ BEYOND = {"nodes", "gpunodepools"}
 
 def bound(rendered):
     """What each binding gives to the operator's account, by namespace; everywhere is the empty one."""
-    given = {}
+    given: dict[str, list[tuple[str, str, set[str]]]] = {}
     for binding in rendered.of("ClusterRoleBinding") + rendered.of("RoleBinding"):
         (role,) = rendered.of(binding["roleRef"]["kind"], binding["roleRef"]["name"])[:1]
         assert binding["subjects"] == [

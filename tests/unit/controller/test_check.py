@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestServer
 from builders import NAMESPACE
 from fakes import ALL_RUNS, ApiError, Plain, api_server, stored_pool, stored_run
 
-from trainingrun_operator.controller import check
+from trainingrun_operator.controller import check, front
 from trainingrun_operator.settings import Settings
 
 BUILD = 'trainingrun_build_info{version="0.1.0"} 1.0'
@@ -48,8 +48,8 @@ async def installed(monkeypatch, *objects):
     pages, app = Pages(), web.Application()
     app.add_routes([web.get("/readyz", pages.readyz), web.get("/metrics", pages.page)])
     async with api_server(*objects) as api, TestServer(app) as server:
-        monkeypatch.setattr(check.front, "connection", lambda: (None, {"server": api.url}))
-        monkeypatch.setattr(check, "Connection", lambda server: Plain(server))
+        monkeypatch.setattr(front, "connection", lambda: (None, {"server": api.url}))
+        monkeypatch.setattr(check, "Connection", Plain)
         monkeypatch.setattr(check, "AGAIN_SECONDS", 0.01)
 
         async def says(settings=SETTINGS):

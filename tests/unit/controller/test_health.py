@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from trainingrun_operator.controller import front
 from trainingrun_operator.controller import main as module
 from trainingrun_operator.controller.main import Health, Term, candidate, defaults
 from trainingrun_operator.core.destinations import Destination
@@ -110,7 +111,7 @@ async def test_a_namespace_that_may_be_read_by_now_makes_the_operator_start_anew
         assert names == left_out
         return next(looks)
 
-    monkeypatch.setattr(module.front, "readable", readable)
+    monkeypatch.setattr(front, "readable", readable)
     leading = asyncio.create_task(asyncio.Event().wait())
     kube: Any = None
     await module._readable_by_now(kube, left_out, 300, leading)
