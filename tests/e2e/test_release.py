@@ -43,7 +43,7 @@ def test_a_run_in_flight_outlives_upgrade_and_uninstall_and_ends_well(own_releas
     before = untouched(run)
 
     release.upgrade()
-    said = release.helm("test", OPERATOR, "--logs")
+    said = release.helm("test", OPERATOR)
     assert "TrainingRuns of all namespaces are served: " in said, said
     step = run.status["progress"]["step"]
     run.wait_step(step + 20)
@@ -97,7 +97,7 @@ def test_an_operator_of_one_namespace_sees_that_namespace_and_no_other(own_relea
     mine = space.run("x", *LONG, labels=release.labels)
     mine.wait_training()
     mine.wait_step(10)
-    said = release.helm("test", OPERATOR, "--logs")
+    said = release.helm("test", OPERATOR)
     assert f"TrainingRuns of namespace {space.name} are served: 1 found" in said, said
     space.shell(STOP)
     status = mine.wait_finished()
