@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import kopf
+from kopf._cogs.clients.errors import APIForbiddenError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.status import ORDER
@@ -68,6 +69,13 @@ def connection() -> tuple[kopf.ConnectionInfo, dict[str, Any]]:
     return info, {name: getattr(info, name) for name in fields} | {"insecure": bool(info.insecure)}
 
 
+class WatchRefusedError(Exception):
+    """The API server has refused a watch for a minute, and kopf has given up all of them."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(f"A watch is refused, so that nothing is watched any more; the operator starts anew. {said}")
+
+
 async def readable(kube: Kube, namespaces: Sequence[str]) -> tuple[str, ...]:
     """Return those whose runs may be listed, as far as the API server says anything.
 
@@ -95,6 +103,9 @@ async def watch_while(
 
     Left to itself, kopf would return before anybody hears of the signal, and only when looks at runs have ended, or after five seconds of waiting
     for them: so long nobody could take over.
+
+    Raises:
+        WatchRefusedError: a right is missing, or was taken away with its namespace.
     """
     ended = asyncio.Event()
     leading.add_done_callback(lambda _: ended.set())
@@ -106,14 +117,17 @@ async def watch_while(
             asyncio.get_running_loop().add_signal_handler(number, leading.cancel)
 
     kopf.on.startup(registry=registry)(take_signals)
-    await kopf.operator(
-        registry=registry,
-        settings=settings(run_selector),
-        clusterwide=not namespaces,
-        namespaces=namespaces,
-        standalone=True,
-        stop_flag=ended,
-    )
+    try:
+        await kopf.operator(
+            registry=registry,
+            settings=settings(run_selector),
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            standalone=True,
+            stop_flag=ended,
+        )
+    except APIForbiddenError as error:
+        raise WatchRefusedError(error.message or "") from error
 
 
 class Watch:

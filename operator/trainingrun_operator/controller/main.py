@@ -57,7 +57,7 @@ def run(settings: Settings) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         asyncio.run(_run(settings))
-    except (kopf.LoginError, NothingToWatchError) as error:
+    except (kopf.LoginError, NothingToWatchError, front.WatchRefusedError) as error:
         log.error("%s", error)  # noqa: TRY400 - a sentence, not a crash
         return 1
     return 0

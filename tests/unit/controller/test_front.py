@@ -491,6 +491,25 @@ async def test_all_runs_that_may_not_be_listed_are_an_error(clock):
             await Watch(Cache(), noted, noted, kube).relist()
 
 
+async def test_a_watch_that_is_refused_for_long_ends_the_operator_with_a_sentence(monkeypatch):
+    usual = front.settings
+
+    def impatient(selector=""):
+        chosen = usual(selector)
+        chosen.networking.error_backoffs = [0]
+        return chosen
+
+    monkeypatch.setattr(front, "settings", impatient)
+    async with api_server(stored_run()) as api:
+        for _ in range(2):
+            forbid(api, "gone")
+        leading = asyncio.create_task(asyncio.Event().wait())
+        async with asyncio.timeout(10):
+            with pytest.raises(front.WatchRefusedError, match=r"A watch is refused.* starts anew\. refused"):
+                await front.watch_while(leading, watching_registry(api), "", (NAMESPACE, "gone"))
+        leading.cancel()
+
+
 # -- the end ------------------------------------------------------------------------------------------------------
 
 
