@@ -20,7 +20,7 @@ STOP = """kubectl patch trainingrun x --type merge -p '{"spec":{"stop":true}}'""
 GOLDENS = Path(__file__).parents[1] / "golden" / "chart"
 MATRIX = ["default", *sorted(path.name.removesuffix(".values.yaml") for path in GOLDENS.glob("*.values.yaml"))]
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-OF_OTHERS = ("ServiceMonitor", "PrometheusRule", "GrafanaAlertRuleGroup")
+OF_OTHERS = ("ServiceMonitor", "PrometheusRule", "GrafanaFolder", "GrafanaAlertRuleGroup")
 """Kinds that this cluster does not know."""
 
 

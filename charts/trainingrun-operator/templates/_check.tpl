@@ -62,6 +62,13 @@ Whoever adds a value that can be written wrongly adds its sentence here.
 {{- end -}}
 {{- end -}}
 
+{{- if not (regexMatch "^https?://[^$ ]+\\{alert\\}[^$ ]*$" $v.alerts.runbookURL) -}}
+{{- $said = append $said (printf "alerts.runbookURL is %q: expected https://… with {alert} in the place of the alert's name, without spaces and $" $v.alerts.runbookURL) -}}
+{{- end -}}
+{{- if not (regexMatch "^[a-zA-Z0-9_-]{1,40}$" $v.grafana.datasourceUid) -}}
+{{- $said = append $said (printf "grafana.datasourceUid is %q: expected the uid of a datasource, letters, digits, - and _, as its page in Grafana has it in the address" $v.grafana.datasourceUid) -}}
+{{- end -}}
+
 {{- if $said -}}
 {{- fail (printf "values that cannot be meant:\n- %s\n" (join "\n- " $said)) -}}
 {{- end -}}
