@@ -139,7 +139,9 @@ def space(
 @pytest.fixture
 def elsewhere(space: Space, _spaces: list[Space]) -> Iterator[Space]:
     """Another namespace, of somebody else."""
-    other = Space(space.ground, space.api, space.bucket, space.cloud, unique("e2e"), space.folder)
+    folder = space.folder / "elsewhere"
+    folder.mkdir()
+    other = Space(space.ground, space.api, space.bucket, space.cloud, unique("e2e"), folder)
     other.open()
     _spaces.append(other)
     yield other

@@ -11,6 +11,7 @@ import kopf
 
 from trainingrun_operator.controller import front
 from trainingrun_operator.edge.kube import Connection, Kube, KubeError
+from trainingrun_operator.exporter.metrics import BUILD_INFO
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,7 +22,6 @@ PATIENCE_SECONDS: Final = 30.0
 """A Service needs a moment to know its pods, and a new replica to be ready."""
 AGAIN_SECONDS: Final = 1.0
 ASK_SECONDS: Final = 5
-BUILD_INFO: Final = "trainingrun_build_info"
 
 
 class CheckError(Exception):
@@ -55,9 +55,9 @@ async def checked(settings: Settings, address: str) -> AsyncIterator[str]:
         ready = (await _page(session, f"{address}/readyz")).strip()
         yield f"{address}/readyz answers: {ready}"
         page = await _page(session, f"{address}/metrics")
-    build = next((line for line in page.splitlines() if line.startswith(BUILD_INFO)), "")
+    build = next((line for line in page.splitlines() if line.startswith(BUILD_INFO.name)), "")
     if not build:
-        raise CheckError(f"{address}/metrics has no {BUILD_INFO}: another program answers there.")
+        raise CheckError(f"{address}/metrics has no {BUILD_INFO.name}: another program answers there.")
     yield f"{address}/metrics answers: {build}"
     async with Kube(Connection(**front.connection()[1])) as kube:
         for namespace in settings.namespaces or ("",):
