@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[1]
 DOCUMENTS: Final = tuple(
     sorted(
-        [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "tools" / "cluster" / "README.md", *ROOT.glob("docs/**/*.md")]
+        [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "charts" / "trainingrun-operator" / "README.md", ROOT / "tools" / "cluster" / "README.md", *ROOT.glob("docs/**/*.md")]
     )
 )  # fmt: skip
 
@@ -50,6 +50,8 @@ RELEASED: Final = frozenset({"uninstall", "status", "list"})
 ELSEWHERE: Final = {
     ". .cluster/env": "it is read by tests/e2e/ground.py, with the same result",
     "kubectl -n trainingrun-system rollout restart": "the operator is everybody's; tests/e2e/test_operator_away.py takes it away and back",
+    "helm test": "tests/e2e/test_release.py does",
+    "kubectl apply --server-side -f manifests/install.yaml": "over Helm's installation it would meet Helm's fields; `make verify` holds that it is the chart",
     "docker tag": "no registry answers here; tools/image builds, names and loads the same image",
     "docker push": "no registry answers here",
     "docker kill": "tests/e2e/cloud.py does it to the same container",

@@ -10,7 +10,7 @@ from unit.chart.conftest import CHART
 
 TARGETS = set(re.findall(r"(?m)^([a-z0-9-]+):", (ROOT / "Makefile").read_text()))
 COMMANDS = commands()
-OF_A_RELEASE = ("--create-namespace", "--install", "--reuse-values", "--wait")
+OF_A_RELEASE = ("--create-namespace", "--install", "--reset-then-reuse-values", "--reuse-values", "--wait")
 """Options that mean something only where a release is, or comes to be."""
 
 
