@@ -24,14 +24,14 @@ DOCUMENTS: Final = tuple(
 RUNBOOKS: Final = ROOT / "docs" / "runbooks"
 """Their shell blocks are run by tests/e2e/test_alerts.py, all that there are, on a run that trains."""
 
-SHELL: Final = "sh"
+SHELL: Final = ("sh", "shell", "bash")
 """Commands that a reader types."""
 CONSOLE: Final = "console"
 """A session: commands after a `$`, and what they answered."""
 PICTURES: Final = ("text", "mermaid")
 """Outputs and drawings: nothing to type."""
 DATA: Final = ("yaml", "json", "python", "dockerfile")
-LANGUAGES: Final = (SHELL, CONSOLE, *PICTURES, *DATA)
+LANGUAGES: Final = (*SHELL, CONSOLE, *PICTURES, *DATA)
 
 PROGRAMS: Final = ("kubectl", "helm", "make")
 """What is run by tests, whatever the arguments."""
@@ -43,6 +43,10 @@ READS: Final = frozenset({"get", "describe", "explain", "wait", "logs", "auth", 
 """Verbs of kubectl that the e2e test runs as they are."""
 WRITES: Final = frozenset({"apply", "create", "patch", "annotate", "label", "delete"})
 """Verbs of kubectl that it runs with `--dry-run=server`: the API server checks everything, and does nothing."""
+PLUGINS: Final = frozenset({"trainingrun"})
+"""Verbs that are a program of this package, which the e2e test runs; what they ask kubectl to write is a dry run again."""
+ENDLESS: Final = frozenset({"port-forward"})
+"""Verbs of kubectl that go on until somebody ends them: the e2e test does so once they work."""
 RENDERED: Final = frozenset({"install", "upgrade", "template"})
 """Verbs of helm that a unit test renders, with the same options."""
 RELEASED: Final = frozenset({"uninstall", "status", "list"})
@@ -62,7 +66,7 @@ ELSEWHERE: Final = {
 """What no test of the docs runs, by how it begins, and why. Keep it short."""
 
 _FENCE: Final = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<info>[^`\n]*)$")
-_INLINE: Final = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+_INLINE: Final = re.compile(r"(?<!`)`((?:[^`\n]|\n(?!\s*\n))+)`(?!`)")
 _HEREDOC: Final = re.compile(r"<<-?\s*'?(?P<end>\w+)'?")
 _LINK: Final = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)|!\[[^\]]*\]\((?P<image>[^)\s]+)\)")
 
@@ -184,15 +188,22 @@ def commands() -> list[Command]:
     """Every command of every document: of shell blocks, after the $ of a session, and between backquotes. Without the blocks of runbooks."""
     found = [
         command
-        for block in all_blocks(SHELL, CONSOLE)
+        for block in all_blocks(*SHELL, CONSOLE)
         if not block.path.is_relative_to(RUNBOOKS)
         for command in _typed(block)
     ]
     for path in DOCUMENTS:
-        for number, line in prose(path):
-            where = f"{path.relative_to(ROOT)}:{number}"
-            found += [Command(code, where) for code in _INLINE.findall(line) if is_command(code)]
+        found += [Command(code, f"{path.relative_to(ROOT)}:{line}") for line, code in inline(path) if is_command(code)]
     return found
+
+
+def inline(path: Path) -> list[tuple[int, str]]:
+    """What stands between backquotes in the text, by line; it may go on over the end of a line."""
+    lines = [""] * (len(path.read_text(encoding="utf-8").splitlines()) + 1)
+    for number, line in prose(path):
+        lines[number] = line
+    text = "\n".join(lines)
+    return [(text.count("\n", 0, code.start()), " ".join(code[1].split())) for code in _INLINE.finditer(text)]
 
 
 def is_command(code: str) -> bool:

@@ -9,7 +9,7 @@ import subprocess
 import documented
 import pytest
 import yaml
-from documented import ELSEWHERE, READS, RELEASED, RENDERED, ROOT, WRITES, titled
+from documented import ELSEWHERE, ENDLESS, PLUGINS, READS, RELEASED, RENDERED, ROOT, WRITES, titled
 from e2e.api import RUNS
 
 from trainingrun_operator.api import names
@@ -24,7 +24,8 @@ case " $* " in *" --watch "*) timeout {WATCHED_SECONDS} @KUBECTL@ "$@"; [ $? = 1
 verb=$1; [ "$1" != -n ] || verb=$3
 case $verb in
   {"|".join(sorted(WRITES))}) exec @KUBECTL@ "$@" --dry-run=server ;;
-  {"|".join(sorted(READS))}) exec @KUBECTL@ "$@" ;;
+  {"|".join(sorted(READS | PLUGINS))}) exec @KUBECTL@ "$@" ;;
+  {"|".join(sorted(ENDLESS))}) timeout {WATCHED_SECONDS} @KUBECTL@ "$@" | grep --max-count 1 Forwarding; exit ;;
 esac
 echo "nobody knows how to run kubectl $verb" >&2; exit 64
 """
@@ -80,7 +81,8 @@ class Desk:
             assert real, f"{name} is not on the PATH of .cluster/env."
             (programs / name).write_text(script.replace(f"@{name.upper()}@", real))
             (programs / name).chmod(0o755)
-        self.environ = environ | {"PATH": f"{programs}:{environ['PATH']}"}
+        plugins = ROOT / ".venv" / "bin"
+        self.environ = environ | {"PATH": f"{programs}:{plugins}:{environ['PATH']}"}
 
     def run(self, command):
         """What is wrong with a command; empty if nothing."""

@@ -98,7 +98,7 @@ def test_a_block_says_what_it_is(block):
     if block.language in PICTURES:
         typed = [line for line in block.text.splitlines() if re.match(r"(\$ |(kubectl|helm|make|docker) )", line)]
         assert not typed, (
-            f"Commands belong into a block of {documented.SHELL} or {documented.CONSOLE}, where they are tested."
+            f"Commands belong into a block of {documented.SHELL[0]} or {documented.CONSOLE}, where they are tested."
         )
 
 
