@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.effects import Decision
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.edge.cache import Cache
+    from trainingrun_operator.edge.curve import Curves
     from trainingrun_operator.edge.execute import Executor
     from trainingrun_operator.edge.kube import Kube
     from trainingrun_operator.edge.observe import Observer
@@ -48,6 +49,7 @@ class Reconciler:
     observer: Observer
     executor: Executor
     telemetry: Telemetry
+    curves: Curves
     status_seconds: float
     memories: dict[str, Memory] = field(default_factory=dict)
     _failures: dict[str, int] = field(default_factory=dict)
@@ -83,11 +85,13 @@ class Reconciler:
         self.memories.pop(uid, None)
         self._failures.pop(uid, None)
         self.telemetry.runs.pop(uid, None)
+        self.curves.forget(uid)
 
     def forget_all(self) -> None:
         """Somebody else looks at the runs: what is remembered of them grows old, and is not exported any more."""
         for kept in (self.memories, self._failures, self.telemetry.runs):
             kept.clear()
+        self.curves.forget_all()
 
     async def _look(self, uid: str) -> float | None:
         memory = self.memories.setdefault(uid, Memory())
@@ -96,6 +100,7 @@ class Reconciler:
             if stored is None:
                 return None
             seen = await self.observer.observe(stored, memory)
+            self.curves.note(seen)
             decision = decide(seen)
             if any(isinstance(effect, Begin) for effect in decision.effects) and not await self.observer.confirms(seen):
                 raise StaleError("pods or Job are not what the decision to end the run was made from")
@@ -148,7 +153,7 @@ class Reconciler:
     def _count(self, seen: Observed, decision: Decision) -> None:
         for effect in decision.effects:
             match effect:
-                case Begin(termination):
+                case Begin(termination) if not termination.suspends:
                     self.telemetry.terminated(termination.status)
                     log.info("%s: ends as %s: %s", seen.run.key, termination.status, termination.message)
                 case Tell("DataLoss", message, _):

@@ -194,6 +194,21 @@ class Kube:
             else {key: base64.b64decode(value) for key, value in (found.get("data") or {}).items()}
         )
 
+    # -- ConfigMaps --------------------------------------------------------------------------------------
+
+    async def config_map(self, namespace: str, name: str) -> Json | None:
+        """RBAC: get configmaps."""
+        return await self._get(_config_map(namespace, name))
+
+    async def create_config_map(self, manifest: Json) -> Json:
+        """RBAC: create configmaps."""
+        path = _config_map(manifest["metadata"]["namespace"], "").rstrip("/")
+        return await self._call("POST", path, manifest, params={"fieldManager": OPERATOR})
+
+    async def patch_config_map(self, namespace: str, name: str, uid: str, patch: Json) -> Json:
+        """Merge patch of the ConfigMap of this uid. RBAC: patch configmaps."""
+        return await self._patch(_config_map(namespace, name), _of_uid(uid, patch), MERGE)
+
     # -- Jobs and pods -----------------------------------------------------------------------------------
 
     async def job(self, namespace: str, name: str) -> Json | None:
@@ -426,6 +441,10 @@ def _leases(namespace: str) -> str:
 
 def _budget(namespace: str, name: str) -> str:
     return f"/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets/{name}"
+
+
+def _config_map(namespace: str, name: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/configmaps/{name}"
 
 
 def _node(name: str) -> str:

@@ -27,6 +27,7 @@ from trainingrun_operator.core.observed import Run
 from trainingrun_operator.core.sample import ScrapeFailure
 from trainingrun_operator.core.status import WRITTEN_BY_THE_STOP
 from trainingrun_operator.edge.cache import Cache
+from trainingrun_operator.edge.curve import Curves
 from trainingrun_operator.edge.execute import Executor
 from trainingrun_operator.edge.kube import Kube, KubeError
 from trainingrun_operator.exporter import Telemetry
@@ -61,7 +62,8 @@ async def place():
         cache.put_run(api.objects[RUN])
         lease = SimpleNamespace(held=True)
         executor = Executor(kube, cache, lambda: lease.held)
-        reconciler = Reconciler(kube, cache, cast("Any", observer), executor, telemetry, 60)
+        curves = Curves(kube, executor.leads, 30)
+        reconciler = Reconciler(kube, cache, cast("Any", observer), executor, telemetry, curves, 60)
         yield SimpleNamespace(
             api=api,
             cache=cache,
@@ -198,6 +200,23 @@ async def test_what_is_exported_has_what_the_stop_wrote_too(place):
     series = place.telemetry.runs[RUN_UID]
     assert series.phases["trainingrun_termination_phase"] == "Held"
     assert series.gauges["trainingrun_checkpoint_held"] == 1
+
+
+async def test_a_look_notes_the_loss_and_waits_for_no_curve(place):
+    place.observer.fields = {"track": losses(2.0, 1.5)}
+    await place.look(RUN_UID)
+    assert not [line for line in place.api.lines() if "configmaps" in line]
+    await place.reconciler.curves.write()
+    assert [line for line in place.api.lines("POST") if line.endswith("/configmaps")]
+
+
+async def test_the_curve_of_a_run_that_is_forgotten_is_forgotten(place):
+    place.observer.fields = {"track": losses(2.0, 1.5)}
+    for forget in (lambda: place.reconciler.forget(RUN_UID), place.reconciler.forget_all):
+        await place.look(RUN_UID)
+        forget()
+        await place.reconciler.curves.write()
+    assert not [line for line in place.api.lines() if "configmaps" in line]
 
 
 # -- ending a run -----------------------------------------------------------------------------------------------
