@@ -1,44 +1,23 @@
-"""A run's loss over time, as the operator keeps it in a ConfigMap beside the run: read by anybody who may read ConfigMaps there."""
+"""A run's loss curve, as the operator keeps it in a ConfigMap beside the run: for whoever may read ConfigMaps there."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.curve import Curve
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-KEY = "curve.json"
+    from trainingrun_operator.api.curve import Point
 
 
-@dataclass(frozen=True)
-class Point:
-    """One loss."""
-
-    at: str
-    """RFC 3339."""
-    loss: float
-    step: int | None = None
-
-
-def name_of(run: str) -> str:
-    """The ConfigMap of a run."""
-    return f"{run}-curve"
-
-
-def points_of(config_map: dict[str, Any] | None) -> tuple[Point, ...]:
-    """Read the curve, oldest first; empty if there is none, or none that can be read."""
-    try:
-        said = json.loads(((config_map or {}).get("data") or {}).get(KEY, "{}"))
-        return tuple(_points(said.get("points") or ()))
-    except (ValueError, AttributeError, TypeError):
+def points_of(config_map: dict[str, Any] | None, run_uid: str) -> tuple[Point, ...]:
+    """Read the curve of a run, in the order in which it was seen; empty if there is none, or it is not this run's, or cannot be read."""
+    if config_map is None or (config_map["metadata"].get("labels") or {}).get(names.RUN_UID_LABEL) != run_uid:
         return ()
-
-
-def _points(said: Iterable[dict[str, Any]]) -> Iterable[Point]:
-    for one in said:
-        loss, step = one.get("loss"), one.get("step")
-        if isinstance(loss, int | float) and isfinite(loss):
-            yield Point(str(one.get("at", "")), float(loss), step if isinstance(step, int) else None)
+    try:
+        return Curve.model_validate_json((config_map.get("data") or {}).get(names.CURVE_KEY, "{}")).points
+    except ValidationError:
+        return ()

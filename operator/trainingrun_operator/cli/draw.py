@@ -45,7 +45,7 @@ class Curve:
     """What is plotted."""
 
     points: Sequence[tuple[float, float]]
-    """Where on the horizontal axis, and the loss; in order."""
+    """Where on the horizontal axis, and the loss; in order. A step back begins another line: a pod was replaced."""
     threshold: float | None = None
     axis: str = "step"
     """What the horizontal axis counts."""
@@ -67,7 +67,7 @@ def plot(curve: Curve, width: int, height: int, *, plain: bool = False, logarith
     low, high = min(levels), max(levels)
     if high == low:
         low, high = low - 0.5, high + 0.5
-    cells = _Cells(max(8, width - LABEL - 2), height, points[0][0], points[-1][0], low, high)
+    cells = _Cells(max(8, width - LABEL - 2), height, points, low, high)
     cells.draw(points)
     rows = cells.rows(plain=plain)
     line = cells.row_of(threshold) if threshold is not None else None
@@ -110,9 +110,12 @@ def _foot(curve: Curve, cells: _Cells, *, plain: bool) -> list[str]:
 class _Cells:
     """Dots in braille cells, two to the right and four down; in plain characters one mark per cell that has any."""
 
-    def __init__(self, columns: int, height: int, left: float, right: float, low: float, high: float) -> None:
+    def __init__(
+        self, columns: int, height: int, points: Sequence[tuple[float, float]], low: float, high: float
+    ) -> None:
         self.columns, self.height = columns, height
-        self.left, self.right, self.low, self.high = left, right, low, high
+        self.low, self.high = low, high
+        self.left, self.right = min(x for x, _ in points), max(x for x, _ in points)
         self._cells = [[0] * columns for _ in range(height)]
 
     def column_of(self, x: float) -> int:
@@ -128,14 +131,13 @@ class _Cells:
 
     def draw(self, points: Sequence[tuple[float, float]]) -> None:
         """Join the points by lines."""
-        x0, y0 = self.column_of(points[0][0]), self._dot(points[0][1])
-        self._set(x0, y0)
-        for x, y in points[1:]:
-            x1, y1 = self.column_of(x), self._dot(y)
-            steps = max(abs(x1 - x0), abs(y1 - y0), 1)
+        dots = [(self.column_of(x), self._dot(y)) for x, y in points]
+        self._set(*dots[0])
+        for (x0, y0), (x1, y1) in pairwise(dots):
+            # Back to an earlier step: another pod went on from a checkpoint, and nothing joins the two.
+            steps = max(abs(x1 - x0), abs(y1 - y0), 1) if x1 >= x0 else 1
             for i in range(1, steps + 1):
                 self._set(x0 + round((x1 - x0) * i / steps), y0 + round((y1 - y0) * i / steps))
-            x0, y0 = x1, y1
 
     def _set(self, column: int, row: int) -> None:
         self._cells[row // 4][column // 2] |= _DOTS[row % 4][column % 2]

@@ -2,69 +2,36 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.run import OnFailure
 from trainingrun_operator.api.status import Phase, StopMode
-from trainingrun_operator.cli import live
-from trainingrun_operator.cli.session import RUN, Session, ask, in_session, parsed, where
-from trainingrun_operator.cli.trouble import Exit, TroubleError
+from trainingrun_operator.cli.following import TIMEOUT, WAIT
+from trainingrun_operator.cli.following import wait as wait_for
+from trainingrun_operator.cli.session import RUN, Session, ask, in_session, where
+from trainingrun_operator.cli.trouble import TroubleError
 from trainingrun_operator.core.release import unsettled
 
 if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Run
 
 YES = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-_DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?\Z")
-_PHASES: Final = {
-    Phase.REQUESTED: "it is decided and written down",
-    Phase.DRAINING: "its training is asked to save and leave",
-    Phase.SAVING: "what is not in the bucket yet is saved",
-    Phase.VERIFYING: "the bucket is read back, file by file",
-    Phase.HELD: "nothing is deleted, its checkpoint cannot be proven yet",
-    Phase.DELETING: "its checkpoint is proven, its pod goes",
-    Phase.RELEASING: "its pod is gone, its nodes are given back",
-    Phase.DONE: "finished",
-}
 
 
-class Duration(click.ParamType[int]):
-    """`90s`, `30m`, `1h30m`, or seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Seconds."""
-        if isinstance(value, int):
-            return value
-        match = _DURATION.match(value)
-        if match is None or not value:
-            self.fail(f"{value!r} is no duration: write 90s, 30m or 1h30m.", param, ctx)
-        hours, minutes, seconds = (int(part or 0) for part in match.groups())
-        return hours * 3600 + minutes * 60 + seconds
-
-
-@click.command()
+@click.command(short_help="End a run: checkpoint proven, node given back.")
 @click.argument("runs", type=RUN, nargs=-1, required=True, metavar="RUN...")
 @click.option("--reason", default="", metavar="TEXT", help="Why; shown in the status.")
 @click.option(
     "--mode",
-    type=click.Choice([mode.value for mode in StopMode], case_sensitive=False),
+    type=click.Choice([mode.value for mode in StopMode]),
     help="Which checkpoint to wait for. Auto: it saves and leaves. NextCheckpoint, LastCheckpoint: that one will do."
     " May be given again while the run stops.",
 )
-@click.option("--wait", is_flag=True, help="Wait until it is over, and tell how far it is.")
-@click.option(
-    "--timeout",
-    type=Duration(),
-    default=0,
-    metavar="DURATION",
-    help="With --wait: for so long at most, such as 30m.  [default: for ever]",
-)
+@WAIT
+@TIMEOUT
 @where
 @in_session
 def stop(session: Session, runs: tuple[str, ...], reason: str, mode: str | None, timeout: int, *, wait: bool) -> None:
@@ -78,11 +45,12 @@ def stop(session: Session, runs: tuple[str, ...], reason: str, mode: str | None,
         _stop(session, run, _patch(run, reason, mode, me), reason)
     if wait:
         for run in found:
-            _wait(session, run, timeout)
+            wait_for(session, run.name, timeout)
 
 
 def _may_be_stopped(run: Run) -> bool:
-    return run.status.termination is None and not run.spec.stop
+    stop = run.status.termination
+    return (stop is None or stop.suspends) and not run.spec.stop
 
 
 def _patch(run: Run, reason: str, mode: str | None, me: str) -> dict[str, Any]:
@@ -96,7 +64,8 @@ def _patch(run: Run, reason: str, mode: str | None, me: str) -> dict[str, Any]:
 
 
 def _over(run: Run) -> bool:
-    return run.status.termination is not None and run.status.termination.phase is Phase.DONE
+    stop = run.status.termination
+    return stop is not None and stop.phase is Phase.DONE and not stop.suspends
 
 
 def _stop(session: Session, run: Run, patch: dict[str, Any], reason: str) -> None:
@@ -105,6 +74,9 @@ def _stop(session: Session, run: Run, patch: dict[str, Any], reason: str) -> Non
     stop = run.status.termination
     if stop is not None and _over(run):
         session.screen.say(f"{run.name} has ended already ({stop.status}): {stop.message}")
+    elif stop is not None and stop.suspends and not run.spec.stop:
+        asleep = "is suspended, and ends with" if stop.phase is Phase.DONE else "is being suspended, and then ends with"
+        session.screen.say(f"{run.name} {asleep} the checkpoint of its suspension.")
     elif stop is not None or run.spec.stop:
         why = f" ({stop.status}: {stop.message})" if stop is not None else ""
         now = f" It waits for {patch['stopMode']} now." if patch else ""
@@ -116,44 +88,7 @@ def _stop(session: Session, run: Run, patch: dict[str, Any], reason: str) -> Non
         )
 
 
-def _wait(session: Session, run: Run, seconds: float) -> None:
-    """Tell each phase as it comes; returns when it is over.
-
-    Raises:
-        TroubleError: time is up, or it ended without a proven checkpoint.
-    """
-    told, held, now = "", "", run
-    try:
-        for kind, stored in session.kubectl.changes(run.name, seconds=seconds):
-            now = parsed(stored)
-            stop = now.status.termination
-            if stop is not None and stop.phase.value != told:
-                told = stop.phase.value
-                session.screen.say(f"{run.name}  {told}: {_PHASES[stop.phase]}")
-            if stop is not None and stop.hold_reason and stop.hold_reason != held:
-                held = stop.hold_reason
-                session.screen.say(f"{run.name}  Held: {held}")
-            if kind == "DELETED" or live.finished(stored):
-                break
-    except TroubleError as error:
-        if error.exit_code is not Exit.TIMEOUT:
-            raise
-        raise TroubleError(
-            f"{run.name} has not ended within {seconds:g} s; it goes on stopping. kubectl trainingrun explain {run.name} says how far it is.",
-            Exit.TIMEOUT,
-        ) from None
-    _tell_end(session, now)
-
-
-def _tell_end(session: Session, run: Run) -> None:
-    status = run.status
-    session.screen.say(status.termination_message or f"{run.name} has ended.")
-    saved = next((one for one in status.conditions if one.type == "CheckpointSaved"), None)
-    if saved is not None and saved.status == "False" and saved.reason == "DataLoss":
-        raise TroubleError(f"{run.name} ended without a proven checkpoint: {saved.message}", Exit.NOT_PROVEN)
-
-
-@click.command()
+@click.command(short_help="End a hold without a proven checkpoint.")
 @click.argument("run", type=RUN)
 @YES
 @where
@@ -184,7 +119,7 @@ def proceed(session: Session, run: str, *, yes: bool) -> None:
     )
 
 
-@click.command()
+@click.command(short_help="Wait no longer for the nodes of a run.")
 @click.argument("run", type=RUN)
 @YES
 @where

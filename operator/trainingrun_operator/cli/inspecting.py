@@ -9,23 +9,23 @@ from rich.text import Text
 
 from trainingrun_operator.api import names
 from trainingrun_operator.cli import live, policy, words
-from trainingrun_operator.cli.curve import name_of
 from trainingrun_operator.cli.draw import Curve, plot
 from trainingrun_operator.cli.explain import explain
 from trainingrun_operator.cli.rows import row_of
-from trainingrun_operator.cli.screen import note
+from trainingrun_operator.cli.screen import GAP, note
 from trainingrun_operator.cli.session import RUN, Session, in_session, where
 from trainingrun_operator.cli.trouble import Exit, TroubleError
 from trainingrun_operator.core import children
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
-    from trainingrun_operator.cli.curve import Point
+    from trainingrun_operator.api.curve import Point
+    from trainingrun_operator.cli.screen import Screen
     from trainingrun_operator.core.observed import Run
 
 HEIGHT = 16
 """Lines of a plot, unless --height says otherwise."""
+VALUE = 44
+"""Characters of a value in a table; what is longer pushes its source aside."""
 EVERYWHERE = click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="In all namespaces.")
 SELECTOR = click.option("-l", "--selector", default="", metavar="LABELS", help="Only runs with these labels.")
 
@@ -72,7 +72,7 @@ def watch(session: Session, run: str | None, selector: str, *, everywhere: bool)
 def _take_curves(session: Session, seen: live.Seen, run: str | None, *, everywhere: bool) -> None:
     """Who may not read them sees the trend from now on."""
     try:
-        one = session.kubectl.config_map(name_of(run)) if run else None
+        one = session.kubectl.config_map(names.curve_name(run)) if run else None
         many = [] if run else session.kubectl.config_maps(everywhere=everywhere, selector=names.RUN_LABEL)
     except TroubleError as error:
         if error.exit_code is not Exit.FORBIDDEN:
@@ -81,7 +81,7 @@ def _take_curves(session: Session, seen: live.Seen, run: str | None, *, everywhe
     seen.take_curves([one] if one else many)
 
 
-@click.command("explain")
+@click.command("explain", short_help="Say why a run has, or has not, stopped.")
 @click.argument("run", type=RUN)
 @where
 @in_session
@@ -90,7 +90,7 @@ def explain_(session: Session, run: str) -> None:
     session.screen.explanation(explain(session.run(run), session.now))
 
 
-@click.command("policy")
+@click.command("policy", short_help="Show what is in force, and where it comes from.")
 @click.argument("run", type=RUN)
 @where
 @in_session
@@ -98,33 +98,32 @@ def policy_(session: Session, run: str) -> None:
     """Show what is in force for RUN, and where it comes from."""
     topics = policy.in_force(session.run(run))
     rules = [rule for _, found in topics for rule in found]
-    first, second = (
-        max(len(words.clean(text)) for text in column) for column in ([r.what for r in rules], [r.value for r in rules])
-    )
+    screen = session.screen
+    first = max(len(rule.what) for rule in rules)
+    second = max(len(rule.value) for rule in rules if len(rule.value) <= VALUE)
+    if screen.is_terminal:
+        second = min(second, screen.width - first - 3 * GAP - len(policy.DEFAULT))
     for place, (topic, found) in enumerate(topics):
         if place:
-            session.screen.say()
-        session.screen.say(topic, "bold")
+            screen.say()
+        screen.say(topic, "bold")
         for rule in found:
-            _show(session, rule, first, second)
+            _show(screen, rule, first, second)
 
 
-def _show(session: Session, rule: policy.Rule, first: int, second: int) -> None:
+def _show(screen: Screen, rule: policy.Rule, first: int, second: int) -> None:
     """One line; at a terminal that is too narrow the source comes below."""
     what, value, source = (words.clean(text) for text in rule)
     style = "dim" if source == policy.DEFAULT else "cyan"
-    line = Text(f"  {what:<{first}}  ")
-    if session.screen.is_terminal and 2 + first + 2 + len(value) + 2 + len(source) > session.screen.width:
-        session.screen.raw(line + Text(value))
-        session.screen.raw(
-            Text(" " * (first + 4)) + Text(f"from {source}" if source != policy.DEFAULT else source, style=style)
-        )
+    line = Text(f"{'':{GAP}}{what:<{first}}{'':{GAP}}")
+    if screen.is_terminal and first + max(second, len(value)) + len(source) + 3 * GAP > screen.width:
+        screen.raw(line + Text(value))
+        screen.raw(Text(f"{'':{first + 2 * GAP}}") + Text(f"from {source}", style=style))
         return
-    pad = min(second, max(len(value), 36))
-    session.screen.raw(line + Text(f"{value:<{pad}}  ") + Text(source, style=style))
+    screen.raw(line + Text(f"{value:<{second}}{'':{GAP}}") + Text(source, style=style))
 
 
-@click.command("plot")
+@click.command("plot", short_help="Draw the loss of a run, its threshold and end.")
 @click.argument("run", type=RUN)
 @click.option("--height", type=click.IntRange(4, 100), default=HEIGHT, show_default=True, help="Lines of the plot.")
 @click.option("--log", "logarithmic", is_flag=True, help="Logarithmic loss.")
@@ -133,7 +132,7 @@ def _show(session: Session, rule: policy.Rule, first: int, second: int) -> None:
 def plot_(session: Session, run: str, height: int, *, logarithmic: bool) -> None:
     """Draw the loss of RUN over its steps, with its threshold and its end."""
     found = session.run(run)
-    points = session.curve(run)
+    points = session.curve(found)
     if not points:
         raise TroubleError(_no_curve(found), Exit.NO_SUCH_RUN)
     screen = session.screen
@@ -159,8 +158,8 @@ def _no_curve(run: Run) -> str:
 def _caption(run: Run, points: tuple[Point, ...]) -> str:
     last, best = points[-1], min(points, key=lambda point: point.loss)
     parts = [
-        f"{run.name}: loss {last.loss:.4g}{_at_step(last)}",
-        f"lowest {best.loss:.4g}{_at_step(best)}" if best is not last else "the lowest so far",
+        f"{run.name}: loss {last.loss:.4g} at step {last.step}",
+        f"lowest {best.loss:.4g} at step {best.step}" if best is not last else "the lowest so far",
     ]
     force = run.status.effective
     if force is not None and force.auto_stop_loss is not None:
@@ -172,29 +171,17 @@ def _caption(run: Run, points: tuple[Point, ...]) -> str:
     return ", ".join(parts)
 
 
-def _at_step(point: Point) -> str:
-    return f" at step {point.step}" if point.step is not None else ""
-
-
 def _curve(run: Run, points: tuple[Point, ...]) -> Curve:
-    """By steps, where all points have one; else by time."""
     force, stop = run.status.effective, run.status.termination
-    threshold = force.auto_stop_loss if force is not None else None
-    steps = [(float(point.step), point.loss) for point in points if point.step is not None]
-    if len(steps) == len(points):
-        decided = [one.step for one in stop.evidence if one.step is not None] if stop is not None else []
-        return Curve(steps, threshold, "step", float(decided[-1]) if decided else None)
-    begun = words.moment(points[0].at)
-    timed = [(_minutes(begun, point, place), point.loss) for place, point in enumerate(points)]
-    return Curve(timed, threshold, "minutes" if begun else "observations")
+    decided = [one.step for one in stop.evidence if one.step is not None] if stop is not None else []
+    return Curve(
+        [(float(point.step), point.loss) for point in points],
+        force.auto_stop_loss if force is not None else None,
+        stop=float(decided[-1]) if decided else None,
+    )
 
 
-def _minutes(begun: datetime | None, point: Point, place: int) -> float:
-    at = words.moment(point.at)
-    return (at - begun).total_seconds() / 60 if begun is not None and at is not None else float(place)
-
-
-@click.command("logs")
+@click.command("logs", short_help="Print what the training writes.")
 @click.argument("run", type=RUN)
 @click.option("-f", "--follow", is_flag=True, help="Go on printing until the training ends.")
 @click.option("--tail", type=int, metavar="LINES", help="Only so many of the last lines.")
@@ -242,9 +229,12 @@ def _started(session: Session, run: Run) -> Run:
 
 
 def _no_log(run: Run) -> str:
-    if run.status.termination is not None:
+    stop = run.status.termination
+    if stop is not None and stop.suspends:
+        return f"{run.name} is suspended: its pod is gone, and its log with it."
+    if stop is not None:
         return (
-            f"The pod of {run.name} is gone, and its log with it: {run.status.termination.message} Where logs are to be kept, a log collector must"
+            f"The pod of {run.name} is gone, and its log with it: {stop.message} Where logs are to be kept, a log collector must"
             " do that."
         )
     return f"{run.name} has no log yet: its training has not started. kubectl trainingrun explain {run.name} says why."

@@ -24,6 +24,8 @@ Json = dict[str, Any]
 KIND: Final = f"{names.RUN_PLURAL}.{names.GROUP}"
 MANAGER: Final = "kubectl-trainingrun"
 """Field manager of what the plugin writes."""
+AGAIN_SECONDS: Final = 1
+"""Before a watch that has ended is begun anew."""
 SHOWN: Final = 10
 """So many runs are named where one was not found."""
 
@@ -109,6 +111,7 @@ class Kubectl:
                     raise TroubleError("Time is up.", Exit.TIMEOUT)
                 if process.wait():
                     raise kubectl_failed(said)
+            time.sleep(AGAIN_SECONDS)
 
     # -- what belongs to a run --------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from trainingrun_operator.api import names
 from trainingrun_operator.cli import words
-from trainingrun_operator.cli.curve import name_of, points_of
+from trainingrun_operator.cli.curve import points_of
 from trainingrun_operator.cli.draw import sparkline
 from trainingrun_operator.cli.explain import explain
 from trainingrun_operator.cli.rows import Row, row_of
@@ -56,16 +57,15 @@ class Seen:
     def __init__(self, *, everywhere: bool, one: bool) -> None:
         self._everywhere, self._one = everywhere, one
         self.runs: dict[tuple[str, str], dict[str, Any]] = {}
-        self._losses: dict[tuple[str, str], list[float]] = {}
-        self._steps: dict[tuple[str, str], int] = {}
+        self._losses: dict[str, list[float]] = {}
+        self._told: dict[str, tuple[int, float]] = {}
+        """Of each run, by uid, the newest step that its status told, and its loss."""
 
     def take_curves(self, config_maps: Iterable[dict[str, Any]]) -> None:
-        """Begin the trends with what the operator has kept."""
+        """What the operator has kept of the runs before they were watched."""
         for one in config_maps:
-            meta = one["metadata"]
-            name = meta["name"].removesuffix(name_of(""))
-            if points := points_of(one):
-                self._losses[meta["namespace"], name] = [point.loss for point in points]
+            if uid := (one["metadata"].get("labels") or {}).get(names.RUN_UID_LABEL):
+                self._losses[uid] = [point.loss for point in points_of(one, uid)]
 
     def take(self, kind: str, stored: dict[str, Any]) -> None:
         """One change."""
@@ -75,14 +75,15 @@ class Seen:
             return
         self.runs[key] = stored
         progress = (stored.get("status") or {}).get("progress") or {}
-        loss, step = words.number(progress.get("loss")), progress.get("step")
-        if loss is not None and step is not None and step > self._steps.get(key, -1):
-            known = self._losses.setdefault(key, [])
-            # What the curve ends with may be what the status says first.
-            if key in self._steps or not known or f"{known[-1]:.4g}" != f"{loss:.4g}":
-                known.append(loss)
-            del known[:-KEPT]
-            self._steps[key] = step
+        loss, step, uid = words.number(progress.get("loss")), progress.get("step"), stored["metadata"]["uid"]
+        if loss is None or step is None or self._told.get(uid) == (step, loss):
+            return
+        losses = self._losses.setdefault(uid, [])
+        # What was kept already ends with what the status says first.
+        if uid in self._told or not losses:
+            losses.append(loss)
+            del losses[:-KEPT]
+        self._told[uid] = (step, loss)
 
     def drawn(self, width: int, *, plain: bool) -> list[Text]:
         """Everything, as lines."""
@@ -91,9 +92,9 @@ class Seen:
         rows = [
             [
                 *cells(row_of(stored, now), everywhere=self._everywhere),
-                sparkline(self._losses.get(key, []), TREND, plain=plain),
+                sparkline(self._losses.get(stored["metadata"]["uid"], []), TREND, plain=plain),
             ]
-            for key, stored in sorted(self.runs.items())
+            for _, stored in sorted(self.runs.items())
         ]
         lines = table(columns, rows, width)
         for run in self._explained():

@@ -84,7 +84,9 @@ def why(run: Run) -> str:
     """Why it is where it is, in a word or two: what ended it, what keeps it, what is wrong with it."""
     status, stop = run.status, run.status.termination
     if stop is not None:
-        return stop.status if stop.phase is Phase.DONE else f"{stop.status}: {stop.phase.value}"
+        if stop.phase is not Phase.DONE:
+            return f"{stop.status}: {stop.phase.value}"
+        return "" if stop.suspends else stop.status
     if not status.conditions:
         return "not looked at yet"
     if run.deleting or run.spec.stop:

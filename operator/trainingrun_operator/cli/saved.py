@@ -35,7 +35,7 @@ COLUMNS = (
 _WHY = {"checkpoint": "it was complete", "save": "asked for", "sigterm": "its pod was ended"}
 
 
-@click.group()
+@click.group(short_help="List, verify and download what lies in the bucket.")
 @where
 def checkpoints() -> None:
     """What of a run lies in its bucket.
@@ -116,7 +116,7 @@ def _cells(one: Listed, proven: str, session: Session) -> list[str]:
     ]
 
 
-@checkpoints.command()
+@checkpoints.command(short_help="Prove a checkpoint, file by file.")
 @click.argument("run", type=RUN)
 @click.argument("generation", required=False, default="")
 @click.option("--all", "all_of_them", is_flag=True, help="Every generation, not only the newest proven one.")
@@ -160,7 +160,7 @@ def _verified(session: Session, there: Checkpoints, one: Listed) -> str:
     return ""
 
 
-@checkpoints.command()
+@checkpoints.command(short_help="Write a checkpoint into a folder, proven.")
 @click.argument("run", type=RUN)
 @click.argument("generation", required=False, default="")
 @click.option(

@@ -27,6 +27,7 @@ PHASE_STYLES: Final = {
     "Failed": "red",
     "Held": "bold red",
     "Stopping": "yellow",
+    "Suspended": "blue",
     "Running": "cyan",
 }
 
@@ -39,12 +40,20 @@ class Column:
     drop: int = 0
 
 
+class Output(Console):
+    """Standard output."""
+
+    def on_broken_pipe(self) -> None:
+        """Whoever read has seen enough; `main` knows what that means."""
+        raise BrokenPipeError
+
+
 @dataclass
 class Screen:
     """Where output goes."""
 
     console: Console = field(
-        default_factory=lambda: Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
+        default_factory=lambda: Output(highlight=False, markup=False, emoji=False, soft_wrap=False)
     )
 
     @property
@@ -125,9 +134,11 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int |
     lines = [_line([columns[i].title for i in kept], [widths[i] for i in kept], style="bold")]
     for row in cleaned:
         lines.append(_line([row[i] for i in kept], [widths[i] for i in kept]))
+        at = 0
         for i in kept:
             if columns[i].title == "PHASE" and (style := PHASE_STYLES.get(row[i])):
-                lines[-1].highlight_words([row[i]], style)
+                lines[-1].stylize(style, at, at + len(row[i]))
+            at += widths[i] + GAP
     if width is not None:
         for line in lines:
             line.truncate(width, overflow="ellipsis")

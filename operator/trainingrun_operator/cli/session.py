@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from trainingrun_operator.cli.curve import name_of, points_of
+from trainingrun_operator.api import names
+from trainingrun_operator.cli.curve import points_of
 from trainingrun_operator.cli.kubectl import Kubectl
 from trainingrun_operator.cli.screen import Screen
 from trainingrun_operator.cli.trouble import Exit, TroubleError
@@ -20,7 +21,7 @@ from trainingrun_operator.core.observed import Run
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trainingrun_operator.cli.curve import Point
+    from trainingrun_operator.api.curve import Point
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,9 +49,9 @@ class Session:
         """
         return parsed(self.kubectl.run(name))
 
-    def curve(self, name: str) -> tuple[Point, ...]:
-        """The loss of a run over time; empty if none was kept."""
-        return points_of(self.kubectl.config_map(name_of(name)))
+    def curve(self, run: Run) -> tuple[Point, ...]:
+        """The losses of a run over its steps; empty if none were kept."""
+        return points_of(self.kubectl.config_map(names.curve_name(run.name)), run.uid)
 
 
 def parsed(stored: dict[str, Any]) -> Run:

@@ -8,6 +8,7 @@ from typing import Final
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+_WEEK = 7 * _DAY
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -23,7 +24,8 @@ def duration(seconds: float) -> str:
         return f"{whole}s"
     for unit, size, smaller, part in (("m", _MINUTE, "s", 1), ("h", _HOUR, "m", _MINUTE), ("d", _DAY, "h", _HOUR)):
         if whole < size * {"m": 60, "h": 24}.get(unit, whole):
-            rest = whole % size // part
+            # A day more or less is all that counts after a week.
+            rest = 0 if whole > _WEEK else whole % size // part
             return f"{whole // size}{unit}{rest}{smaller}" if rest else f"{whole // size}{unit}"
     raise AssertionError  # the last unit takes everything
 

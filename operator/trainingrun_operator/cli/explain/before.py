@@ -37,7 +37,24 @@ def unheard(facts: Facts) -> Explanation | None:
             else (),
             facts.operator_away(),
         )
+    if run.spec.suspend and run.status.phase in ("Running", "Pending") and run.status.workload is not None:
+        return Explanation(
+            f"{facts.name} has been told to suspend (spec.suspend is true), and the operator has not acted on it yet.",
+            (),
+            facts.operator_away(),
+        )
     return None
+
+
+def asleep(facts: Facts) -> Explanation | None:
+    """It was suspended before anything of it was made."""
+    if facts.run.status.phase != "Suspended":
+        return None
+    return Explanation(
+        f"{facts.name} has not started: it is suspended (spec.suspend is true).",
+        (),
+        ("To have it start:", facts.command("resume")),
+    )
 
 
 def refused(facts: Facts) -> Explanation | None:
@@ -72,4 +89,7 @@ def waiting(facts: Facts) -> Explanation | None:
 
 def _look(facts: Facts) -> tuple[str, ...]:
     selector = f"trainingrun.dev/run={facts.name}"
-    return (f"$ kubectl describe pods --selector {selector} --namespace {facts.run.namespace}",)
+    return (
+        "What its pod waits for, in full:",
+        f"$ kubectl describe pods --selector {selector} --namespace {facts.run.namespace}",
+    )

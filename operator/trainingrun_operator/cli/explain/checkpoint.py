@@ -47,6 +47,8 @@ def of_an_end(facts: Facts) -> str:
         return "Nothing was saved: spec.checkpoint.mode is Disabled."
     if state == "True":
         return message
+    if reason == "NothingFound":
+        return f"Nothing was saved: {message}"
     return f"Its checkpoint is not proven ({reason}): {message}" if state == "False" else ""
 
 

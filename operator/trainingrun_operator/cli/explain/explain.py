@@ -1,4 +1,4 @@
-"""Which of its situations a run is in: not begun, training, stopping, ended."""
+"""Which of its situations a run is in: not begun, training, stopping, suspended, ended."""
 
 from __future__ import annotations
 
@@ -24,8 +24,16 @@ def explain(run: Run, now: datetime) -> Explanation:
     facts = Facts(run, now)
     stop = run.status.termination
     if stop is not None:
-        return stopped.ended(facts, stop) if stop.phase is Phase.DONE else stopped.stopping(facts, stop)
-    told = before.unheard(facts) or before.refused(facts) or before.waiting(facts) or training.trains(facts)
+        if stop.phase is not Phase.DONE:
+            return stopped.stopping(facts, stop)
+        return stopped.suspended(facts, stop) if stop.suspends else stopped.ended(facts, stop)
+    told = (
+        before.unheard(facts)
+        or before.asleep(facts)
+        or before.refused(facts)
+        or before.waiting(facts)
+        or training.trains(facts)
+    )
     return _outdated(facts, told)
 
 

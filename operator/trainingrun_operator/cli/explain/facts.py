@@ -49,6 +49,11 @@ class Facts:
         """` (3m20s ago)`, or nothing."""
         return words.ago(stamp, self.now)
 
+    def lasting(self, stamp: str | None) -> str:
+        """` (for 3m20s)`, or nothing."""
+        past = words.age(stamp, self.now)
+        return f" (for {past})" if past else ""
+
     def command(self, what: str, *more: str) -> str:
         """A call of this plugin about the run."""
         return " ".join((f"$ kubectl trainingrun {what} {self.name} --namespace {self.run.namespace}", *more))

@@ -32,9 +32,34 @@ BY: Final = {
 def stopping(facts: Facts, stop: Termination) -> Explanation:
     """An end is decided, and on its way."""
     held = stop.phase is Phase.HELD
-    verb = "is held" if held else "is stopping"
-    because = (_by(stop), *_evidence(stop), _phase(facts, stop), *_signal(facts, stop), *_loss_told(stop))
-    return Explanation(f"{facts.name} {verb} ({stop.status}): {stop.message}", because, _help(facts, stop))
+    what = f"{facts.name} {'is held' if held else 'is stopping'} ({stop.status}): {stop.message}"
+    if stop.suspends:
+        what = f"{facts.name} is being suspended{', and held' if held else ''}: spec.suspend is true."
+    because = (
+        _by(stop),
+        *_evidence(stop),
+        _phase(facts, stop),
+        *_signal(facts, stop),
+        *_loss_told(stop),
+        *_afterwards(facts, stop),
+    )
+    return Explanation(what, because, _help(facts, stop))
+
+
+def suspended(facts: Facts, stop: Termination) -> Explanation:
+    """It rests, and may go on."""
+    run = facts.run
+    because = (_by(stop), *filter(None, (checkpoint.of_an_end(facts), _nodes(facts))), *_afterwards(facts, stop))
+    if run.spec.stop or run.deleting or not run.spec.suspend:
+        return Explanation(
+            f"{facts.name} is suspended{facts.lasting(stop.phase_at)}, and about to leave that.", because
+        )
+    goes_on = "from that checkpoint" if stop.saved is not None and stop.saved.files else "from its beginning"
+    return Explanation(
+        f"{facts.name} is suspended{facts.lasting(stop.phase_at)}: it can go on {goes_on}.",
+        because,
+        ("To have it go on:", facts.command("resume"), "To end it with what it has:", facts.command("stop")),
+    )
 
 
 def ended(facts: Facts, stop: Termination) -> Explanation:
@@ -55,9 +80,12 @@ def _by(stop: Termination) -> str:
     if known := BY.get(stop.actor):
         return known
     who = stop.actor or "somebody"
-    if stop.status != TerminationStatus.USER_STOP:
+    if stop.status != TerminationStatus.USER_STOP and not stop.suspends:
         return f"Decided by {who}."
-    return f"Asked for by {who}." + (" That is the program that wrote spec.stop." if who.startswith("kubectl") else "")
+    field = "suspend" if stop.suspends else "stop"
+    return f"Asked for by {who}." + (
+        f" That is the program that wrote spec.{field}." if who.startswith("kubectl") else ""
+    )
 
 
 def _evidence(stop: Termination) -> tuple[str, ...]:
@@ -72,17 +100,15 @@ def _evidence(stop: Termination) -> tuple[str, ...]:
 
 
 def _phase(facts: Facts, stop: Termination) -> str:
-    since = facts.ago(stop.phase_at)
+    since = facts.lasting(stop.phase_at)
     match stop.phase:
         case Phase.REQUESTED:
-            return f"It is decided and written down{since}; next its training is asked to leave."
+            return "It is decided and written down; next its training is asked to leave."
         case Phase.DRAINING:
             return _draining(facts, since)
         case Phase.SAVING:
-            again = f" (attempt {stop.attempt})" if stop.attempt > 1 else ""
-            return (
-                f"What is not in the bucket yet is being saved{again}, before its pod may go{since}.{_trouble(facts)}"
-            )
+            since = since.replace("(", f"(attempt {stop.attempt}, ") if stop.attempt > 1 else since
+            return f"What is not in the bucket yet is being saved{since}, before its pod may go.{_trouble(facts)}"
         case Phase.VERIFYING:
             return (
                 f"The operator reads the bucket back and compares the checksum of every file{since}.{_trouble(facts)}"
@@ -106,7 +132,7 @@ def _phase(facts: Facts, stop: Termination) -> str:
 
 def _draining(facts: Facts, since: str) -> str:
     shutdown = facts.run.spec.shutdown
-    asked = f"Its training was asked to save and leave{since}, by the file {shutdown.file}"
+    asked = f"Its training is asked to save and leave{since}, by the file {shutdown.file}"
     if shutdown.signal:
         asked += f" and at half time by {shutdown.signal}"
     content = {
@@ -152,6 +178,16 @@ def _help(facts: Facts, stop: Termination) -> tuple[str, ...]:
     return ()
 
 
+def _afterwards(facts: Facts, stop: Termination) -> tuple[str, ...]:
+    """What people have asked for meanwhile, which comes after a suspension."""
+    run = facts.run
+    if not stop.suspends:
+        return ()
+    if run.spec.stop or run.deleting:
+        return (f"Then it ends: {'it is being deleted' if run.deleting else 'spec.stop is true'}.",)
+    return () if run.spec.suspend else ("Then it goes on: spec.suspend is not true any more.",)
+
+
 # -- the end --------------------------------------------------------------------------------------------------
 
 
@@ -170,7 +206,7 @@ def _nodes(facts: Facts) -> str:
                 if released
                 else []
             ),
-            *(f"{node.name} is kept. {node.message}" for node in kept),
+            *(f"{node.name}: {node.message}" for node in kept),
         )
     )
 
@@ -180,7 +216,8 @@ def _success(facts: Facts, stop: Termination) -> str:
     state, reason, message = facts.state("Succeeded")
     if state != "False" or reason.lower() == stop.status.replace("_", ""):
         return ""
-    return f"It does not count as succeeded ({reason}): {message}"
+    known = checkpoint.of_an_end(facts)
+    return f"It does not count as succeeded ({reason})" + ("." if message and message in known else f": {message}")
 
 
 def _shadow(facts: Facts) -> str:

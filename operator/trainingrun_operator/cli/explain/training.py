@@ -29,7 +29,9 @@ def trains(facts: Facts) -> Explanation:
         return crashed
     loss = _loss(facts)
     because = (*loss.sentences, *_completion(facts), checkpoint.of_a_training(facts), "Nobody has asked it to stop.")
-    return Explanation(f"{facts.name} trains on: {loss.short}.", because, (*loss.todo, facts.command("stop")))
+    return Explanation(
+        f"{facts.name} trains on: {loss.short}.", because, (*loss.todo, "To end it by hand:", facts.command("stop"))
+    )
 
 
 def _crashed(facts: Facts) -> Explanation | None:
@@ -48,7 +50,7 @@ def _crashed(facts: Facts) -> Explanation | None:
             f"More than {limit} crashes (spec.backoffLimit) would end the run as failed.",
             checkpoint.of_a_training(facts),
         ),
-        (facts.command("logs"),),
+        ("What it said at last:", facts.command("logs", "--tail 20")),
     )
 
 
@@ -86,10 +88,15 @@ def _distance(facts: Facts, progress: Progress, loss: float, threshold: float) -
     """How far it has to go, and how near it has been."""
     best = words.number(progress.best_loss)
     step = f" at step {progress.step}" if progress.step is not None else ""
-    seen = f"Loss {progress.loss}{step}{facts.ago(progress.last_observation_time)} is {loss - threshold:.3g} above {threshold:g}"
+    above = (
+        f"{loss - threshold:.3g} above {threshold:g}"
+        if loss > threshold
+        else f"{threshold:g} itself, which is not below"
+    )
+    seen = f"Loss {progress.loss}{step}{facts.ago(progress.last_observation_time)} is {above}"
     if best is None or best >= loss:
         return f"{seen}, and the lowest so far."
-    once = ", which was below, but not twice in a row" if best < threshold else ""
+    once = f", which was below, but not {LOW_OBSERVATIONS} times in a row" if best < threshold else ""
     return f"{seen}; the lowest so far was {progress.best_loss}{once}."
 
 
@@ -122,7 +129,7 @@ def _watched(facts: Facts, threshold: float) -> Said:
         return Said(short, (would, *_reading(facts)), (enforce,))
     return Said(
         short,
-        (f"Its loss has not been below {threshold:g} {LOW_OBSERVATIONS} times in a row.", *_reading(facts)),
+        (f"Its loss has not been below {threshold:g} in {LOW_OBSERVATIONS} successive observations.", *_reading(facts)),
         (enforce,),
     )
 
@@ -151,10 +158,10 @@ def _completion(facts: Facts) -> tuple[str, ...]:
     files = words.listed(list(spec.completion.marker_files), "or")
     marked = (
         f", or {words.duration(spec.completion.settle_seconds)} after it has written {files} under {spec.checkpoint.path}"
-        if spec.completion.marker_files and not checkpoint.disabled(facts)
+        if spec.completion.marker_files
         else ""
     )
-    return (f"It is complete when it exits with 0{marked}: it has not.", _final_epoch(facts))
+    return (f"It is complete when it exits with 0{marked}.", _final_epoch(facts))
 
 
 def _final_epoch(facts: Facts) -> str:
@@ -183,6 +190,8 @@ def _stall(facts: Facts, progress: Progress) -> str:
     """The guards of a stall, those first that are known not to hold."""
     spec, polls = facts.run.spec, progress.stall_polls or 0
     begin = f"It is in its final epoch ({progress.epoch} of {progress.total_epochs})"
+    if not polls:
+        return f"{begin}, and its step still advances: {spec.stall_polls} polls without a step (spec.stallPolls) would count as a stall."
     if polls < spec.stall_polls:
         times = "once" if polls == 1 else f"{polls} times"
         return f"{begin}, and its step stood still {times} running: {spec.stall_polls} (spec.stallPolls) would count as a stall."
