@@ -118,7 +118,10 @@ def _show(screen: Screen, rule: policy.Rule, first: int, second: int) -> None:
     line = Text(f"{'':{GAP}}{what:<{first}}{'':{GAP}}")
     if screen.is_terminal and first + max(second, len(value)) + len(source) + 3 * GAP > screen.width:
         screen.raw(line + Text(value))
-        screen.raw(Text(f"{'':{first + 2 * GAP}}") + Text(f"from {source}", style=style))
+        screen.raw(
+            Text(f"{'':{first + 2 * GAP}}")
+            + Text(source if source == policy.DEFAULT else f"from {source}", style=style)
+        )
         return
     screen.raw(line + Text(f"{value:<{second}}{'':{GAP}}") + Text(source, style=style))
 

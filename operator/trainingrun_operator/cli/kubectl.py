@@ -10,9 +10,10 @@ import threading
 import time
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from trainingrun_operator.api import names
+from trainingrun_operator.cli.screen import note
 from trainingrun_operator.cli.trouble import Exit, TroubleError, kubectl_failed
 from trainingrun_operator.cli.words import listed
 
@@ -26,6 +27,8 @@ MANAGER: Final = "kubectl-trainingrun"
 """Field manager of what the plugin writes."""
 AGAIN_SECONDS: Final = 1
 """Before a watch that has ended is begun anew."""
+PATIENCE_SECONDS: Final = 3
+"""So long kubectl may take before what it writes aside is shown."""
 SHOWN: Final = 10
 """So many runs are named where one was not found."""
 
@@ -101,16 +104,14 @@ class Kubectl:
         late, deadline = threading.Event(), time.monotonic() + seconds
         while True:
             # The API server ends every watch after some time; what is told again then is known already.
-            with (
-                self._process(*arguments) as process,
-                _stopped_after(max(0.1, deadline - time.monotonic()) if seconds else 0, process, late),
-            ):
+            left = max(0.1, deadline - time.monotonic()) if seconds else 0
+            with self._process(*arguments) as process, _Aside(process) as aside, _stopped_after(left, process, late):
                 yield from _documents(process)
-                said = process.stderr.read() if process.stderr is not None else ""
-                if late.is_set():
-                    raise TroubleError("Time is up.", Exit.TIMEOUT)
-                if process.wait():
-                    raise kubectl_failed(said)
+                process.wait()
+            if late.is_set():
+                raise TroubleError("Time is up.", Exit.TIMEOUT)
+            if process.returncode:
+                raise kubectl_failed(aside.said)
             time.sleep(AGAIN_SECONDS)
 
     # -- what belongs to a run --------------------------------------------------------------------------------
@@ -163,11 +164,11 @@ class Kubectl:
         Raises:
             TroubleError: it failed; with its words as a sentence.
         """
-        command = [self._binary, *_with_flags(arguments, self.flags)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - kubectl, with arguments and no shell
-        if done.returncode:
-            raise kubectl_failed(done.stderr)
-        return done.stdout
+        with self._process(*arguments) as process, _Aside(process) as aside:
+            out = process.stdout.read() if process.stdout is not None else ""
+        if process.returncode:
+            raise kubectl_failed(aside.said)
+        return out
 
     def _json(self, *arguments: str) -> Json:
         return dict(json.loads(self.call(*arguments)))
@@ -199,6 +200,45 @@ class Kubectl:
             return f"{sentence} There are none there at all: is it the right one (--namespace)?"
         more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
         return f"{sentence} There {'is' if len(there) == 1 else 'are'}: {', '.join(there[:SHOWN])}{more}."
+
+
+class _Aside:
+    """What kubectl writes to stderr: kept, for it may be why it fails; shown once it takes long, for a login may ask for something there."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._lines: list[str] = []
+        self._shown = False
+        self._lock = threading.Lock()
+        self._patience = threading.Timer(PATIENCE_SECONDS, self._show)
+        self._reader = threading.Thread(target=self._read, args=(process,), daemon=True)
+
+    @property
+    def said(self) -> str:
+        """All of it."""
+        return "".join(self._lines)
+
+    def __enter__(self) -> Self:
+        self._patience.daemon = True
+        self._patience.start()
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._patience.cancel()
+        self._reader.join()
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        for line in process.stderr or ():
+            with self._lock:
+                self._lines.append(line)
+                if self._shown:
+                    note(line.rstrip("\n"))
+
+    def _show(self) -> None:
+        with self._lock:
+            self._shown = True
+            for line in self._lines:
+                note(line.rstrip("\n"))
 
 
 def _with_flags(arguments: tuple[str, ...], flags: tuple[str, ...]) -> tuple[str, ...]:

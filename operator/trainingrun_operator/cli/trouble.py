@@ -35,6 +35,8 @@ MEANINGS: Final = {
     Exit.INTERRUPTED: "interrupted",
 }
 
+_LOGGED: Final = re.compile(r"^[EIWF]\d{4} [\d:.]+ +\d+ \S+\] .*\n?", re.MULTILINE)
+"""What kubectl logs beside what it says."""
 _FROM_SERVER: Final = re.compile(r"^(?:Error from server(?: \((?P<reason>\w+)\))?|error): ", re.MULTILINE)
 _LACKS: Final = re.compile(
     r'User "(?P<user>[^"]+)" cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)" in API group "(?P<group>[^"]*)"'
@@ -79,7 +81,7 @@ class TroubleError(Exception):
 
 def kubectl_failed(said: str) -> TroubleError:
     """What kubectl wrote to stderr as a sentence: which right is missing, which cluster does not answer, what is wrong with what was sent."""
-    said = said.strip()
+    said = _LOGGED.sub("", said).strip()
     found = _FROM_SERVER.search(said)
     reason = (found["reason"] or "") if found else ""
     text = said[found.end() :].strip() if found else said
@@ -99,8 +101,10 @@ def kubectl_failed(said: str) -> TroubleError:
         return TroubleError(
             "kubectl knows no cluster: set KUBECONFIG, or give --kubeconfig or --context.", Exit.NO_CLUSTER
         )
-    if "context" in said and "does not exist" in said:
-        return TroubleError(f"{_sentence(text)} kubectl config get-contexts lists those that do.", Exit.NO_CLUSTER)
+    if "context was not found" in said or ("context" in said and "does not exist" in said):
+        return TroubleError(f"{_sentence(text)} kubectl config get-contexts lists those that are.", Exit.NO_CLUSTER)
+    if text.startswith(("stat ", "open ")):
+        return TroubleError(f"The kubeconfig cannot be read: {_sentence(text)}", Exit.NO_CLUSTER)
     if reason == "Unauthorized" or "(Unauthorized)" in said or "provide credentials" in said:
         return TroubleError(
             "The cluster does not accept your login: it may have expired. kubectl auth whoami must work first.",

@@ -313,6 +313,20 @@ def test_stop_of_a_run_that_does_not_just_train(kubectl, plugin, run, arguments,
     assert words in said.out
 
 
+def test_what_a_login_asks_for_is_shown_while_kubectl_waits(kubectl, plugin, monkeypatch):
+    monkeypatch.setattr("trainingrun_operator.cli.kubectl.PATIENCE_SECONDS", 0.1)
+    script = kubectl.folder / "bin" / "kubectl"
+    script.write_text(
+        "#!/bin/sh\necho 'open https://login.test and enter ABC' >&2\nsleep 0.5\necho '{\"items\": []}'\n"
+    )
+    said = plugin("list", "--all-namespaces")
+    assert said.code == 0
+    assert said.err.splitlines() == [
+        "open https://login.test and enter ABC",
+        "There is no TrainingRun in any namespace.",
+    ]
+
+
 def test_a_refused_stop_is_a_sentence(kubectl, plugin):
     kubectl.has(stored())
     kubectl.says(
@@ -558,7 +572,7 @@ def test_completion_without_a_cluster_is_silent(kubectl):
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(kubectl):
-    kubectl.has(*(stored(f"run-{number}") for number in range(400)))
+    kubectl.has(*(stored(f"run-{number}") for number in range(200)))
     script = Path(sys.executable).with_name("kubectl-trainingrun")
     assert shutil.which(str(script))
     whole = subprocess.run(

@@ -72,6 +72,25 @@ INVALID = 'The TrainingRun "bert" is invalid: spec: Invalid value: "object": spe
             id="no such context",
         ),
         pytest.param(
+            "Error in configuration: context was not found for specified context: prod",
+            Exit.NO_CLUSTER,
+            "context was not found for specified context: prod. kubectl config get-contexts",
+            id="no such context, as newer ones say it",
+        ),
+        pytest.param(
+            "error: stat /nowhere: no such file or directory",
+            Exit.NO_CLUSTER,
+            "The kubeconfig cannot be read: stat /nowhere: no such file or directory.",
+            id="no such kubeconfig",
+        ),
+        pytest.param(
+            'E1122 09:20:18.674816    2506 memcache.go:265] "Unhandled Error" err="couldn\'t get current server API group list: x"\n'
+            "The connection to the server localhost:8080 was refused - did you specify the right host or port?\n",
+            Exit.NO_CLUSTER,
+            "The cluster does not answer: The connection to the server localhost:8080 was refused - did you specify the right host or port?",
+            id="a log beside what is said",
+        ),
+        pytest.param(
             "error: Missing or incomplete configuration info.  Please point to an existing, complete config file:",
             Exit.NO_CLUSTER,
             "kubectl knows no cluster: set KUBECONFIG",
