@@ -20,6 +20,8 @@ from trainingrun_operator.cli.words import listed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from trainingrun_operator.core.observed import Run
+
 Json = dict[str, Any]
 
 KIND: Final = f"{names.RUN_PLURAL}.{names.GROUP}"
@@ -67,15 +69,15 @@ class Kubectl:
         found = self.call("get", KIND, f"--output=jsonpath={template}", *_scope(everywhere=everywhere)).split()
         return sorted(found if everywhere else (one.partition("/")[2] for one in found))
 
-    def patch(self, name: str, patch: Json) -> None:
-        """Merge a patch into a run.
+    def patch(self, run: Run, patch: Json) -> None:
+        """Merge a patch into a run, and into no other that has taken its name meanwhile.
 
         Raises:
             TroubleError: with the API server's own words, where it refuses.
         """
-        self.call(
-            "patch", KIND, "--type=merge", f"--field-manager={MANAGER}", f"--patch={json.dumps(patch)}", "--", name
-        )
+        named = {**patch, "metadata": {**patch.get("metadata", {}), "uid": run.uid}}
+        flags = ("--type=merge", f"--field-manager={MANAGER}", f"--patch={json.dumps(named)}")
+        self.call("patch", KIND, *flags, "--", run.name)
 
     def changes(
         self, name: str = "", *, everywhere: bool = False, selector: str = "", seconds: float = 0
