@@ -253,14 +253,10 @@ def _scope(*, everywhere: bool = False, selector: str = "") -> tuple[str, ...]:
 
 
 def _documents(process: subprocess.Popen[str]) -> Iterator[tuple[str, Json]]:
-    """Kubectl indents its JSON: a closing brace of its own ends a document."""
-    lines: list[str] = []
+    """Kubectl writes a watch event as one line."""
     for line in process.stdout or ():
-        lines.append(line)
-        if line.rstrip() == "}":
-            event = json.loads("".join(lines))
-            lines.clear()
-            yield str(event["type"]), dict(event["object"])
+        event = json.loads(line)
+        yield str(event["type"]), dict(event["object"])
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ class FakeKubectl:
             "get",
             KIND,
             "--watch",
-            out="".join(json.dumps({"type": "ADDED", "object": one}, indent=4) + "\n" for one in runs),
+            out="".join(json.dumps({"type": "ADDED", "object": one}) + "\n" for one in runs),
         )
         self.says("get", KIND, "--output=json", out={"items": list(runs)})
         listed = "".join(f"{one['metadata']['namespace']}/{one['metadata']['name']}\n" for one in runs)
