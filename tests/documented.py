@@ -54,6 +54,7 @@ RELEASED: Final = frozenset({"uninstall", "status", "list"})
 ELSEWHERE: Final = {
     ". .cluster/env": "it is read by tests/e2e/ground.py, with the same result",
     "kubectl -n trainingrun-system rollout restart": "the operator is everybody's; tests/e2e/test_operator_away.py takes it away and back",
+    "kubectl trainingrun": "tests/e2e/test_plugin.py does, on a run that trains, is ended and has checkpoints; a unit test holds that it does so with each",
     "helm test": "tests/e2e/test_release.py does",
     "kubectl apply --server-side -f manifests/install.yaml": "over Helm's installation it would meet Helm's fields; `make verify` holds that it is the chart",
     "docker tag": "no registry answers here; tools/image builds, names and loads the same image",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from e2e.bucket import again
+from e2e.bucket import TRIES, again
 from e2e.ground import OUTPUTS
 
 from trainingrun_operator.cli.trouble import Exit
@@ -44,21 +44,26 @@ def environment(space: Space) -> dict[str, str]:
 def plugin(space: Space, arguments: str, *, code: int = 0, keep: str = "") -> str:
     """What `kubectl trainingrun …` prints; with `keep`, kept for the README."""
     command = f"kubectl trainingrun {arguments}"
-    done = subprocess.run(
-        ["bash", "-c", command],
-        env=environment(space),
-        cwd=space.folder,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = _called(space, command)
+    for _ in range(TRIES - 1):
+        # On a busy machine the way to the bucket now and then breaks.
+        if code == Exit.NO_CLUSTER or done.returncode != Exit.NO_CLUSTER:
+            break
+        done = _called(space, command)
     said = done.stdout + done.stderr
     assert done.returncode == code, f"$ {command}\nleft with {done.returncode} and said:\n{said}"
     if keep:
         OUTPUTS.mkdir(parents=True, exist_ok=True)
         (OUTPUTS / f"plugin-{keep}.txt").write_text(f"$ {command}\n{said}")
     return said
+
+
+def _called(space: Space, command: str) -> subprocess.CompletedProcess[str]:
+    environ = environment(space)
+    shell = ["bash", "-c", command]
+    return subprocess.run(
+        shell, env=environ, cwd=space.folder, capture_output=True, text=True, timeout=240, check=False
+    )
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from builders import EARLIER, RUN_UID, checkpoint_spec, make_node, make_status, make_stop
+from documented import commands
 from fakes import stored_run
 from unit.cli.conftest import KIND
 
@@ -537,13 +538,22 @@ def test_every_exit_code_is_explained():
     assert set(MEANINGS) == set(Exit)
 
 
-def test_the_readme_has_the_same_exit_codes():
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+def test_the_docs_have_the_same_exit_codes():
+    page = (Path(__file__).parents[3] / "docs" / "kubectl.md").read_text(encoding="utf-8")
     assert [
         f"| {code.value} | {meaning} |"
         for code, meaning in MEANINGS.items()
-        if f"| {code.value} | {meaning} |" not in readme
+        if f"| {code.value} | {meaning} |" not in page
     ] == []
+
+
+def test_every_command_that_the_docs_show_is_run_on_the_cluster():
+    shown = {tuple(call[2:4]) for one in commands() for call in one.calls if call[:2] == ["kubectl", "trainingrun"]}
+    named = {words[0] if words[0] != "checkpoints" else " ".join(words) for words in shown if words}
+    assert {"list", "explain", "stop", "plot", "checkpoints verify"} <= named
+    tests = (Path(__file__).parents[2] / "e2e" / "test_plugin.py").read_text(encoding="utf-8")
+    run = set(re.findall(r'space, f?"((?:checkpoints )?[a-z]+)', tests))
+    assert named - run == set()
 
 
 @pytest.mark.parametrize(
