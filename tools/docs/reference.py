@@ -4,6 +4,7 @@
     reference.py docs/reference      `make generate` does it, `make verify` compares
 
 * api.md from crds/*.yaml: every field, its type, bounds and default, and the rules that the API server enforces;
+* kubectl.md from what the plugin says of itself;
 * metrics.md from the exporter's own catalogue;
 * permissions.md from the roles in manifests/install.yaml, which is the chart with its default values, each with the comment above it.
 """
@@ -14,8 +15,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import click
 import yaml
 
+from trainingrun_operator.cli.main import NAME, cli
 from trainingrun_operator.exporter import catalogue
 from trainingrun_operator.exporter.metrics import RUN_LABELS
 
@@ -42,6 +45,13 @@ server's audit log after all other tests: nothing is missing, and nothing is giv
 """
 
 
+HELP_WIDTH: Final = 100
+PLUGIN: Final = """\
+# kubectl trainingrun
+
+The plugin comes with this repository's Python package: `pip install`, `pipx` or `uv tool install` put `kubectl-trainingrun` on the PATH, where kubectl finds it.
+What each command says with `--help`:
+"""
 METRICS: Final = """\
 # Metrics
 
@@ -142,6 +152,24 @@ def _text(text: str) -> str:
     return text.replace("\n", " ").replace("|", "\\|").replace("<", "&lt;").strip()
 
 
+# -- kubectl.md -----------------------------------------------------------------------------------------------
+
+
+def kubectl() -> str:
+    """Every command of the plugin, as its own help has it."""
+    context = click.Context(cli, info_name=NAME, terminal_width=HELP_WIDTH, **cli.context_settings)
+    return "\n".join([PLUGIN, *_command(cli, context)])
+
+
+def _command(command: click.Command, context: click.Context) -> Iterator[str]:
+    yield f"## {context.command_path}\n"
+    yield f"```text\n{command.get_help(context)}\n```\n"
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            inner = command.commands[name]
+            yield from _command(inner, click.Context(inner, parent=context, info_name=name))
+
+
 # -- metrics.md -----------------------------------------------------------------------------------------------
 
 
@@ -218,7 +246,12 @@ def _comments(lines: Iterator[str]) -> str:
     return " ".join(line.strip().removeprefix("#").strip() for line in lines if line.strip().startswith("#"))
 
 
-PAGES: Final[Mapping[str, Callable[[], str]]] = {"api.md": api, "metrics.md": metrics, "permissions.md": permissions}
+PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "api.md": api,
+    "kubectl.md": kubectl,
+    "metrics.md": metrics,
+    "permissions.md": permissions,
+}
 
 
 def main() -> int:
