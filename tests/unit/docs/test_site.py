@@ -64,7 +64,7 @@ def test_every_page_is_in_the_nav():
     configured = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     config = SimpleNamespace(nav=configured["nav"], docs_dir=str(ROOT / "docs"))
     tool("hooks").on_config(config)
-    sections = [list(one.values())[0] if isinstance(one, dict) else [one] for one in config.nav]
+    sections = [next(iter(one.values())) if isinstance(one, dict) else [one] for one in config.nav]
     named = {page for section in sections for page in section}
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in documented.DOCUMENTS if path.is_relative_to(ROOT / "docs")}  # fmt: skip
     assert named == pages
