@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import documented
 import pytest
 import yaml
-from documented import ELSEWHERE, ENDLESS, PLUGINS, READS, RELEASED, RENDERED, ROOT, WRITES, titled
+from documented import ENDLESS, PLUGINS, READS, RELEASED, RENDERED, ROOT, WRITES, elsewhere, titled
 from e2e.api import RUNS
 
 from trainingrun_operator.api import names
@@ -46,7 +46,7 @@ def of_the_cluster():
     """Every command that asks the cluster, once, with where it stands."""
     found: dict[str, str] = {}
     for command in documented.commands():
-        if command.text.startswith(tuple(ELSEWHERE)):
+        if elsewhere(command.text):
             continue
         if {call[0] for call in command.calls} & set(ASKED) and {call[0] for call in command.calls} <= set(ASKED):
             found.setdefault(command.text, command.where)
