@@ -17,6 +17,14 @@ def main() -> int:
                 return operator.run(settings.load())
             except settings.SettingsError as error:
                 sys.exit(f"trainingrun-operator: {error}")
+        case "dashboard":
+            from trainingrun_operator import settings  # noqa: PLC0415
+            from trainingrun_operator.dashboard import main as dashboard  # noqa: PLC0415
+
+            try:
+                return dashboard.run(settings.load_dashboard())
+            except (settings.SettingsError, dashboard.NoClusterError) as error:
+                sys.exit(f"trainingrun-operator: {error}")
         case "agent":
             from trainingrun_operator.agent import main as agent  # noqa: PLC0415
 
@@ -35,7 +43,7 @@ def main() -> int:
             return stub_training.main(rest)
         case _:
             sys.exit(
-                f"trainingrun-operator: unknown job {job!r}: expected operator, agent, restore, gate or stub-training"
+                f"trainingrun-operator: unknown job {job!r}: expected operator, dashboard, agent, restore, gate or stub-training"
             )
 
 
