@@ -74,8 +74,19 @@ class Cluster(fakes.ApiServer):
         return web.json_response({**body, "status": {"allowed": allowed}}, status=201)
 
     async def _follow(self, request: web.Request, pod: str) -> web.StreamResponse:
+        line = f"GET {request.path}"
+        self.sent.append(
+            fakes.Sent("GET", request.path, dict(request.query), "", None, request.headers["Authorization"])
+        )
+        for refusal in self.refusals:
+            if refusal[0] == line:
+                self.refusals.remove(refusal)
+                assert isinstance(refusal[1], fakes.ApiError)
+                return web.json_response(refusal[1].status, status=refusal[1].code)
         if pod not in self.logs:
-            return _refused(400, "BadRequest", f'container "train" in pod "{pod}" is waiting to start: ContainerCreating')
+            return _refused(
+                400, "BadRequest", f'container "train" in pod "{pod}" is waiting to start: ContainerCreating'
+            )
         answer = web.StreamResponse()
         await answer.prepare(request)
         await answer.write(self.logs[pod].encode())

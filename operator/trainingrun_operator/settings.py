@@ -74,7 +74,7 @@ class DashboardSettings:
     """Of the web dashboard, as the chart sets them."""
 
     host: str = "127.0.0.1"
-    """Address that it listens on."""
+    """Address that it listens on; `*` is every one."""
     port: int = 8081
     origins: tuple[str, ...] = ()
     """Where people reach it, `https://runs.example.com`, besides loopback as `kubectl port-forward` has it. A request for another host is refused."""

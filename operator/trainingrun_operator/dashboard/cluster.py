@@ -71,7 +71,7 @@ def connection(environ: Mapping[str, str] | None = None) -> Connection:
             insecure=bool(found.get("insecure-skip-tls-verify")),
         )
     except (OSError, KeyError, StopIteration, TypeError, yaml.YAMLError) as error:
-        message = f"Neither in a pod nor with a kubeconfig that can be used ({path}: {type(error).__name__} {error}): set KUBECONFIG."
+        message = f"Neither in a pod nor with a kubeconfig that can be used ({path}: {type(error).__name__} {' '.join(str(error).split())}): set KUBECONFIG."
         raise NoClusterError(message) from error
 
 

@@ -115,20 +115,23 @@ class Watched:
     user: str
     may_patch: bool
     view: RunView | None = None
+    looks: int = 0
+    """How often it was seen."""
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def saw(self, stored: dict[str, Any]) -> RunView:
         """Take in a newer state."""
         self.view = RunView.of(stored)
+        self.looks += 1
         async with self._changed:
             self._changed.notify_all()
         return self.view
 
-    async def wait_change(self, seconds: float | None = None) -> None:
-        """Until it is seen anew, or so many seconds."""
+    async def wait_change(self, looks: int, seconds: float | None = None) -> None:
+        """Until it was seen more often than that, or for so many seconds."""
         try:
             async with asyncio.timeout(seconds), self._changed:
-                await self._changed.wait()
+                await self._changed.wait_for(lambda: self.looks > looks)
         except TimeoutError:
             return
 
@@ -189,8 +192,9 @@ class Watched:
         points: list[dict[str, Any]] = []
         loop, note, due = asyncio.get_running_loop(), "", 0.0
         while True:
+            looks = self.looks
             if self.view is None:
-                await self.wait_change()
+                await self.wait_change(looks)
                 continue
             settled = self.view.finished
             if loop.time() >= due:
@@ -201,7 +205,7 @@ class Watched:
                 shown = drawn
                 yield Event("curve", drawn)
             # What was read after the end is the last of it.
-            await self.wait_change(None if settled and points else max(0.1, due - loop.time()))
+            await self.wait_change(looks, None if settled and points else max(0.1, due - loop.time()))
 
     async def _points(self) -> tuple[list[dict[str, Any]], str]:
         """The points, or why they cannot be read."""
@@ -216,6 +220,7 @@ class Watched:
         """The log of the pod that trains, as it is written; of the next pod when that one is replaced."""
         followed = ""
         while True:
+            looks = self.looks
             pod = self.view.newest_pod if self.view else None
             if self.view is None or pod is None or pod.uid == followed:
                 if self.view is not None and pod is None:
@@ -225,7 +230,7 @@ class Watched:
                         else "No pod has started yet."
                     )
                     yield Event("log", {"note": gone, "lines": [], "reset": False})
-                await self.wait_change()
+                await self.wait_change(looks)
                 continue
             try:
                 yield Event(
@@ -250,7 +255,7 @@ class Watched:
                     else trouble(error, f"read logs in namespace {self.namespace}")
                 )
                 yield Event("log", {"note": note, "lines": [], "reset": True})
-                await self.wait_change(RETRY_SECONDS if waits or not error.status else None)
+                await self.wait_change(looks, RETRY_SECONDS if waits or not error.status else None)
 
 
 def lines_of(raw: list[str]) -> list[str]:

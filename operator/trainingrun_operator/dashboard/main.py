@@ -38,13 +38,15 @@ async def _serve(settings: DashboardSettings) -> None:
     async with Cluster(where) as cluster:
         config = uvicorn.Config(
             app.make(cluster, settings),
-            host=settings.host,
+            # Without a name asyncio listens on all addresses, IPv4 and IPv6; `::` would be IPv6 alone.
+            host="" if settings.host == "*" else settings.host,
             port=settings.port,
             # Addresses may carry what people typed; who did what is in the API server's audit log.
             access_log=False,
             log_config=None,
             server_header=False,
             lifespan="off",
+            ws="none",
             # Whom a proxy speaks for is nobody's business here: nothing is decided by it.
             proxy_headers=False,
             timeout_graceful_shutdown=GRACE_SECONDS,

@@ -153,12 +153,12 @@ class RunView:
     def gpu_time(self, now: datetime) -> str:
         """GPU hours since the training started, until its machine was given back or the run ended."""
         if not self.gpus:
-            return "No GPU is asked for"
+            return "none"
         if not (start := _moment(self.status.start_time)):
             return "Not started"
         end = _moment(self.status.completion_time) or now
         hours = self.gpus * (end - start).total_seconds() / 3600
-        return f"{hours:.1f} GPU hours" if hours >= 10 else f"{hours:.2f} GPU hours"  # noqa: PLR2004 - two significant digits do
+        return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.3g} h"  # noqa: PLR2004 - three digits do
 
     def running_time(self, now: datetime) -> str:
         """Since the training started."""

@@ -88,13 +88,12 @@ async def batched(source: AsyncIterator[Item], seconds: float) -> AsyncIterator[
         async for one in source:
             queue.put_nowait(one)
 
-    pumping = asyncio.create_task(pump())
+    tasks: list[asyncio.Task[Any]] = [pumping := asyncio.create_task(pump())]
     try:
         while True:
-            getting = asyncio.create_task(queue.get())
-            await asyncio.wait({getting, pumping}, return_when=asyncio.FIRST_COMPLETED)
+            tasks[1:] = [getting := asyncio.create_task(queue.get())]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if not getting.done():
-                getting.cancel()
                 pumping.result()
                 return
             batch = [getting.result()]
@@ -103,5 +102,6 @@ async def batched(source: AsyncIterator[Item], seconds: float) -> AsyncIterator[
                 batch.append(queue.get_nowait())
             yield batch
     finally:
-        pumping.cancel()
-        await asyncio.gather(pumping, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

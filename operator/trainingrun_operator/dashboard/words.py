@@ -69,7 +69,7 @@ STEPS: Final = (
     (Phase.VERIFYING, "Verifying", "Every file is read back and compared."),
     (Phase.DELETING, "Ending the pods", "The checkpoint is proven; now the pods may go."),
     (Phase.RELEASING, "Releasing the nodes", "Machines go back to the cloud once nobody else uses them."),
-    (Phase.DONE, "Done", "Nothing is left that costs."),
+    (Phase.DONE, "Done", "Everything is settled."),
 )
 """The phases of a stop, as a person follows them. Held is Saving that does not succeed."""
 

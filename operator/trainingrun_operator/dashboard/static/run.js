@@ -155,12 +155,12 @@
     const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 }, font: "12px system-ui, sans-serif" };
     plot = new uPlot({
       width: figure.clientWidth,
-      height: 280,
+      height: 270,
       legend: { show: false },
       cursor: { drag: { x: true, y: false }, points: { size: 7 } },
       scales: { x: { time: !byStep, range: byStep ? xRange : undefined }, y: logarithmic ? { distr: 3 } : { range } },
       axes: [
-        { ...axis, values: byStep ? (u, splits) => splits.map((value) => (Number.isInteger(value) ? value.toLocaleString("en") : "")) : undefined },
+        { ...axis, size: 32, values: byStep ? (u, splits) => splits.map((value) => (Number.isInteger(value) ? value.toLocaleString("en") : "")) : undefined },
         { ...axis, size: 60, values: (u, splits) => splits.map(short) },
       ],
       series: [{}, { stroke: colour("--busy"), width: 2, points: { show: drawn.x.length < 3, size: 6 } }],
@@ -213,7 +213,7 @@
   $("log-scale").addEventListener("change", draw);
   dark.addEventListener("change", draw);
   new ResizeObserver(() => {
-    if (plot && figure.clientWidth && figure.clientWidth !== plot.width) plot.setSize({ width: figure.clientWidth, height: 280 });
+    if (plot && figure.clientWidth && figure.clientWidth !== plot.width) plot.setSize({ width: figure.clientWidth, height: 270 });
   }).observe(figure);
 
   // -- the log ----------------------------------------------------------------------------------------------------
@@ -227,6 +227,7 @@
     const follows = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
     lines = (detail.reset ? [] : lines).concat(detail.lines).slice(-LINES);
     log.textContent = lines.join("\n");
+    log.hidden = !lines.length;
     if (detail.note) $("log-note").textContent = detail.note;
     if (follows) log.scrollTop = log.scrollHeight;
   });
