@@ -52,6 +52,7 @@ class Settings:
     evictable_after_seconds: float = 30.0
     recheck_seconds: float = 30.0
     status_seconds: float = 60.0
+    curve_seconds: float = 30.0
     list_seconds: float = 300.0
     allowed_destinations: tuple[Destination, ...] = ()
     """Where runs may send their checkpoints; empty: to AWS itself, any bucket."""

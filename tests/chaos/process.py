@@ -208,7 +208,7 @@ class Process:
             answer=answer,
             save_failing_seconds=memory.saving.of(request[0], now) if request else 0,
             phase_seconds=memory.phase.of((stop.phase, stop.attempt) if stop else None, now),
-            nodes=(nodes := self._nodes(sim, run, pods, memory)),
+            nodes=nodes,
             gate_seconds=memory.gate_seconds(run, nodes, now),
             node_seconds={
                 n.uid: memory.nodes.setdefault(n.uid, Stopwatch()).of(n.phase, now) for n in run.status.nodes

@@ -70,6 +70,8 @@ class Scenario:
     """A cloud controller removes the Nodes of machines that are gone."""
     deleted_at: float = 0
     """When the run is deleted, whatever else ends it."""
+    suspended: Span = (0, 0)
+    """While somebody has suspended the run, counted from its creation."""
     two_operators: Span = (0, 0)
     second_run: tuple[str, float] | None = None
     """Why a second run on the same node ends, and when it is created."""
@@ -122,4 +124,5 @@ def drawn(seed: int) -> Scenario:
             (number, Fault(chance.choice(kinds), float(chance.choice((1, 3, 15, 40, 120)))))
             for number in sorted(struck)
         ),
+        suspended=span(0.2, 150, 200),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from chaos.scenario import ENDS, NEVER, Fault, Scenario
 from chaos.story import Story
@@ -53,3 +55,34 @@ def test_another_operator_acts_while_the_first_stands_still_with_a_decision_in_h
 )
 def test_a_training_may_leave_at_any_moment_of_its_stop(seconds):
     told(Scenario("user stop", leaves_after=seconds))
+
+
+SUSPENDED = [
+    pytest.param(Scenario("exit", suspended=(20, 100)), 2, id="resumed, it goes on and completes"),
+    pytest.param(Scenario("exit", suspended=(20, 26)), 2, id="resumed while it is being suspended"),
+    pytest.param(Scenario("user stop", suspended=(8, NEVER)), 1, id="stopped while it is suspended"),
+    pytest.param(Scenario("user stop", suspended=(38, NEVER)), 1, id="stopped while it is being suspended"),
+    pytest.param(Scenario("delete", suspended=(8, NEVER)), 1, id="deleted while it is suspended"),
+    pytest.param(Scenario("user stop", suspended=(0, NEVER)), 0, id="suspended from its beginning, and stopped"),
+    pytest.param(Scenario("low loss", suspended=(0, 30)), 1, id="suspended from its beginning, and resumed"),
+]
+
+
+@pytest.mark.parametrize(("scenario", "pods"), SUSPENDED)
+def test_a_suspended_run_trains_on_or_ends_with_its_checkpoint(scenario, pods):
+    story = told(scenario)
+    run = story.world.runs[0]
+    assert run.run.status.termination_status == ENDS[scenario.cause]
+    assert len(run.all_pods) == pods
+    assert len(story.world.releases) == pods, "Suspended, it gave its node back."
+    assert [pod.restored > 0 for pod in run.all_pods] == [False, True][:pods], "It went on from its checkpoint."
+
+
+@pytest.mark.parametrize("kind", ONE_FAULT)
+@pytest.mark.parametrize(("scenario", "pods"), SUSPENDED)
+def test_struck_once_at_every_single_effect_of_a_suspension(scenario, pods, kind):
+    undisturbed = told(scenario)
+    for number in range(len(undisturbed.effects)):
+        story = told(replace(scenario, faults=((number, Fault(kind)),)))
+        assert story.world.runs[0].run.status.termination_status == ENDS[scenario.cause]
+        assert len(story.world.runs[0].all_pods) == pods

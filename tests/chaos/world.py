@@ -157,6 +157,7 @@ class World:
             "completion": {"settleSeconds": 20},
             "shutdown": {"graceSeconds": 30},
             "stopMode": self.scenario.stop_mode,
+            "suspend": self.scenario.suspended[0] <= 0 < self.scenario.suspended[1],
         }
         if self.scenario.mode != "Upload":
             spec["checkpoint"] = {"mode": self.scenario.mode}
@@ -210,6 +211,10 @@ class World:
             stops_at = {"user stop": 40.0, "user stop while pending": 4.0}.get(sim.cause, NEVER)
             if sim.exists and age >= stops_at and not sim.run.spec.stop:
                 sim.run = replace(sim.run, spec=sim.run.spec.model_copy(update={"stop": True}))
+                self._wrote(sim)
+            suspend = self.scenario.suspended[0] <= age < self.scenario.suspended[1]
+            if sim.exists and suspend != bool(sim.run.spec.suspend):
+                sim.run = replace(sim.run, spec=sim.run.spec.model_copy(update={"suspend": suspend}))
                 self._wrote(sim)
             if (sim.cause == "delete" and age >= 40) or (self.scenario.deleted_at and age >= self.scenario.deleted_at):
                 self._delete_run(sim)
@@ -471,7 +476,12 @@ class World:
                 )
             case do.Begin(termination):
                 self._unchanged(sim, run)
-                self.write(sim, termination=termination, termination_status=termination.status)
+                ends = {} if termination.suspends else {"termination_status": termination.status}
+                self.write(sim, termination=termination, **ends)
+            case do.Resume(suspension, nodes):
+                stop = sim.run.status.termination
+                self._expect(sim.exists and stop is not None and (stop.id, stop.phase) == (suspension, Phase.DONE))
+                self.write(sim, termination=None, nodes=nodes)
             case do.Advance(termination, phase, attempt, completion):
                 stop = sim.run.status.termination
                 self._expect(sim.exists and stop is not None and (stop.phase, stop.attempt) == (phase, attempt))
@@ -490,7 +500,7 @@ class World:
             case do.DeleteJob(_, uid):
                 if sim.job is not None and sim.job.uid == uid:
                     self._delete_job(sim)
-            case do.AdoptJob(uid) | do.EndReplacements(uid) | do.SuspendJob(uid):
+            case do.AdoptJob(uid) | do.EndReplacements(uid) | do.SuspendJob(uid) | do.ResumeJob(uid):
                 self._patch_job(sim, uid, effect, seen)
             case do.TaintNode(name, uid):
                 node = self._same_node(name, uid)
@@ -507,7 +517,11 @@ class World:
                 if node.state is not Instance.GONE:
                     self.complaints.append(f"Node {name} was deleted while its machine is {node.state}")
                 node.has_node = False
-            case do.Tell() | do.CreateBudget() | do.DeleteBudget():
+            case do.CreateBudget():
+                sim.budget = f"{sim.name}-budget"
+            case do.DeleteBudget():
+                sim.budget = ""
+            case do.Tell():
                 pass
             case _ as never:  # pragma: no cover - mypy proves that there is no other effect
                 assert_never(never)
@@ -538,11 +552,19 @@ class World:
 
     def _check(self, sim: SimRun, before: TrainingRunStatus, after: TrainingRunStatus) -> None:
         was, stop = before.termination, after.termination
-        if stop is None or stop is was:
+        rested = was is not None and was.suspends and was.phase is Phase.DONE
+        if stop is was or (stop is None and (was is None or rested)):
             return
-        if was is not None and (
-            (stop.id, stop.status, stop.message) != (was.id, was.status, was.message)
-            or ORDER[stop.phase] < ORDER[was.phase]
+        if stop is None:
+            self.complaints.append(f"{sim.name}: the stop was forgotten")
+            return
+        if (
+            not rested
+            and was is not None
+            and (
+                (stop.id, stop.status, stop.message) != (was.id, was.status, was.message)
+                or ORDER[stop.phase] < ORDER[was.phase]
+            )
         ):
             self.complaints.append(f"{sim.name}: {was.status} in {was.phase} became {stop.status} in {stop.phase}")
         if stop.phase is Phase.DELETING and (was is None or was.phase is not Phase.DELETING):
@@ -579,7 +601,11 @@ class World:
         pod.trained_when_told = any(p.uid == pod.uid and p.training is Training.RUNNING for p in seen.pods)
 
     def _patch_job(
-        self, sim: SimRun, uid: str, effect: do.AdoptJob | do.EndReplacements | do.SuspendJob, seen: Observed
+        self,
+        sim: SimRun,
+        uid: str,
+        effect: do.AdoptJob | do.EndReplacements | do.SuspendJob | do.ResumeJob,
+        seen: Observed,
     ) -> None:
         if sim.job is None or sim.job.uid != uid:
             raise StaleError
@@ -588,6 +614,8 @@ class World:
                 sim.job = replace(sim.job, owned=True)
             case do.EndReplacements():
                 sim.job = replace(sim.job, backoff_limit=0)
+            case do.ResumeJob():
+                sim.job = replace(sim.job, suspended=False)
             case do.SuspendJob():
                 # A Job that is suspended already ends nobody a second time.
                 running = () if sim.job.suspended else sim.pods

@@ -16,8 +16,9 @@ from e2e.api import RUNS, Api, ApiError, Json, Log, eventually, seconds_of
 from e2e.audit import OPERATOR_USER, Request, requests
 from e2e.ground import OPERATOR, OPERATOR_NAMESPACE, OUTPUTS
 
+from trainingrun_operator.api.curve import Curve
 from trainingrun_operator.api.manifest import Layout
-from trainingrun_operator.api.names import FINALIZER
+from trainingrun_operator.api.names import CURVE_KEY, FINALIZER, curve_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -419,6 +420,25 @@ class Run:
             timeout,
         )
         return found
+
+    def wait_curve(self, fits: Callable[[Curve], Any], sentence: str, timeout: float = WAIT_SECONDS) -> Curve:
+        """Until its loss curve, which is written beside everything else, fits."""
+
+        def read(stored: Json | None) -> Curve | None:
+            return Curve.model_validate_json(stored["data"][CURVE_KEY]) if stored is not None else None
+
+        found = self.api.wait(
+            f"/api/v1/namespaces/{self.space.name}/configmaps",
+            lambda stored: (curve := read(stored)) is not None and fits(curve),
+            sentence,
+            timeout,
+            name=curve_name(self.name),
+        )
+        curve = read(found)
+        assert found is not None
+        assert curve is not None
+        assert [owner["uid"] for owner in found["metadata"]["ownerReferences"]] == [self.uid], "It goes with the run."
+        return curve
 
     # -- what every ended run must show -------------------------------------------------------------------------
 

@@ -121,7 +121,8 @@ def figures(values):
 
 def test_trouble_of_many_delays_nobody_else(space, capsys):
     # No status is written for its age meanwhile: a hundred runs of one age would all be due at once.
-    env = {"TRAININGRUN_STATUS_SECONDS": "600", "TRAININGRUN_LOG_LEVEL": "info"}
+    # Curves are written as often as the chart has it.
+    env = {"TRAININGRUN_STATUS_SECONDS": "600", "TRAININGRUN_CURVE_SECONDS": "30", "TRAININGRUN_LOG_LEVEL": "info"}
     crowd = Crowd.open(space, ["calm", "troubled"], silent=SILENT + SILENT_TOO, env=env)
     own, empty = crowd.own, crowd.own.usage()
     image = {"image": space.ground["TRAININGRUN_IMAGE"]}

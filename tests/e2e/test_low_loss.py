@@ -11,6 +11,8 @@ import pytest
 from e2e.api import Json, eventually
 from e2e.runs import condition_of
 
+from trainingrun_operator.core.stopping import shown
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -76,6 +78,14 @@ def test_a_low_loss_ends_the_run_and_gives_its_machine_back(space, gpu_nodes, tm
     assert int(said[2]) == evidence[-1]["step"], "The message speaks of the observation that decided."
     assert condition_of(status, "Succeeded")["reason"] == "AutoLowLoss"
     assert status["effective"] == {**status["effective"], "autoStopLoss": 0.3, "autoStopAction": "Stop"}
+
+    # The loss curve that is kept: from the first steps down to the observation that decided.
+    last = evidence[-1]
+    curve = run.wait_curve(lambda c: c.points[-1].step == last["step"], "its curve ends where the decision was made")
+    assert shown(curve.points[-1].loss) == last["value"] == status["progress"]["loss"]
+    assert curve.points[0].loss > 1, "An untrained model guesses among ten digits."
+    assert min(point.loss for point in curve.points) < 0.3 < max(point.loss for point in curve.points)
+    assert len(curve.points) > 5, "It is a curve."
 
     # The checkpoint that the status names loads, and is worth what the training said.
     run.assert_checkpoint_proven(status)

@@ -19,6 +19,7 @@ from trainingrun_operator.api.exchange import (
 )
 from trainingrun_operator.api.manifest import Checkpoint, Commit, RunRef
 from trainingrun_operator.api.status import (
+    SUSPENDED,
     CheckpointStatus,
     Condition,
     Effective,
@@ -239,6 +240,7 @@ def specs(draw):
         "checkpoint": checkpoint,
         "autoStopLoss": draw(st.sampled_from([None, 0.5, -1, 1e300])),
         "stop": draw(st.sampled_from([None, None, True])),
+        "suspend": draw(st.sampled_from([None, None, True, False])),
         "stopReason": draw(st.sampled_from([None, "x" * 1024])),
         "stopMode": draw(st.sampled_from(StopMode)).value,
         "shutdown": {"signal": draw(st.sampled_from(["", "", "SIGTERM"]))},
@@ -265,9 +267,12 @@ def stops(draw):
         phase,
         id="stop-run-a",
         mode=draw(st.sampled_from(StopMode)),
-        status=draw(st.sampled_from([*TerminationStatus, "auto_plateau"])).__str__(),
+        status=draw(st.sampled_from([*TerminationStatus, "auto_plateau", SUSPENDED])).__str__(),
         attempt=draw(st.sampled_from([1, 2, 99])),
-        saved=proven if phase in (Phase.DELETING, Phase.RELEASING, Phase.DONE) else None,
+        # A stop of a suspended run brings its record along from the beginning.
+        saved=proven
+        if phase in (Phase.DELETING, Phase.RELEASING, Phase.DONE) or draw(st.integers(0, 4)) == 0
+        else None,
         hold_reason=draw(st.sampled_from([None, "x" * 2000])),
         data_loss=draw(st.sampled_from([None, "Lost."])),
     )

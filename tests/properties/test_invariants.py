@@ -26,6 +26,8 @@ from trainingrun_operator.core.effects import (
     RecordNodes,
     ReleaseMachine,
     RemoveFinalizer,
+    Resume,
+    ResumeJob,
     SuspendJob,
     TaintNode,
     UntaintNode,
@@ -106,6 +108,7 @@ def nothing_is_deleted_without_a_record_of_what_was_saved(seen):
         assert stop is not None
         assert stop.phase in ENDING
     if releasing and stop is not None:
+        assert not stop.suspends
         assert stop.phase is Phase.DELETING
         assert stop.saved is not None
         assert stop.saved.final
@@ -133,7 +136,7 @@ def why_a_run_ends_never_changes_and_its_phases_only_go_forward(seen):
     stop = seen.run.status.termination
     begins, advances = effects_of(seen, Begin), effects_of(seen, Advance)
     assert len(begins) + len(advances) <= 1
-    if stop is not None:
+    if stop is not None and not rests(stop):
         assert begins == []
     for effect in advances:
         assert stop is not None
@@ -147,6 +150,23 @@ def why_a_run_ends_never_changes_and_its_phases_only_go_forward(seen):
         assert after.phase is not stop.phase or after.attempt > stop.attempt or only_its_mode
         assert RANK[after.phase] >= RANK[stop.phase]
         assert after.attempt >= stop.attempt
+
+
+def rests(stop):
+    return stop.suspends and stop.phase is Phase.DONE
+
+
+def only_a_suspension_that_is_over_is_forgotten(seen):
+    stop = seen.run.status.termination
+    for effect in effects_of(seen, Resume):
+        assert stop is not None
+        assert rests(stop)
+        assert effect.id == stop.id
+    for _ in effects_of(seen, ResumeJob):
+        assert rests(stop)
+        assert not seen.run.spec.suspend
+        assert not seen.run.spec.stop
+        assert not seen.run.deleting
 
 
 def intent_comes_before_effect(seen):
@@ -205,11 +225,12 @@ def the_finalizer_goes_only_when_everything_is_done(seen):
         stop = seen.run.status.termination
         assert stop is not None
         assert stop.phase is Phase.DONE
+        assert not stop.suspends
 
 
 def done_without_a_finalizer_does_nothing_but_go_when_its_time_is_over(seen):
     stop = seen.run.status.termination
-    if stop is None:
+    if stop is None or stop.suspends:
         return
     done = seen.run.status.model_copy(update={"termination": stop.model_copy(update={"phase": Phase.DONE})})
     job = replace(seen.job, finished=True) if seen.job is not None else None
@@ -226,6 +247,7 @@ INVARIANTS = (
     nothing_is_deleted_without_a_record_of_what_was_saved,
     a_stop_comes_to_deleting_only_with_a_record,
     why_a_run_ends_never_changes_and_its_phases_only_go_forward,
+    only_a_suspension_that_is_over_is_forgotten,
     intent_comes_before_effect,
     no_decision_from_a_stale_an_odd_or_a_never_advanced_sample,
     a_machine_goes_only_when_it_is_empty_and_ours,

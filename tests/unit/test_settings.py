@@ -27,6 +27,7 @@ GOOD = {
     "evictable_after_seconds": ("11", 11.0),
     "recheck_seconds": ("7", 7.0),
     "status_seconds": ("8", 8.0),
+    "curve_seconds": ("13", 13.0),
     "list_seconds": ("9", 9.0),
     "allowed_destinations": (
         '[{"bucket": "models", "prefix": "a/b"}]',

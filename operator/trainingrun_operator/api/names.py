@@ -68,15 +68,28 @@ TRAINS_ENV: Final = "TRAININGRUN_TRAINS"
 JOB_NAME_MAX: Final = 52
 """A run's name becomes its Job's, and pods append to that: DNS-1035, at most this long."""
 
+CURVE_KEY: Final = "curve.json"
+"""In the ConfigMap of a run's loss curve: `curve.Curve`."""
+
 
 def stop_id(run_uid: str) -> str:
     """Names a run's only stop, in its status, on its pods and in the bucket: a run ends once."""
     return f"stop-{run_uid}"
 
 
+def suspension_id(run_uid: str, wall: str) -> str:
+    """Names one suspension of a run, begun at `wall` (RFC 3339, UTC). Never counted: a cluster that was restored from a backup would count again."""
+    return f"suspend-{run_uid}-{''.join(filter(str.isalnum, wall))}"
+
+
 def job_name(run_name: str) -> str:
     """The Job of a run carries the run's own name."""
     return run_name
+
+
+def curve_name(run_name: str) -> str:
+    """The ConfigMap of a run's loss curve. A run's name is at most `JOB_NAME_MAX` long, so this is a label's size as well."""
+    return f"{run_name}-curve"
 
 
 def child_labels(run_name: str, run_uid: str) -> dict[str, str]:

@@ -206,6 +206,9 @@ class TrainingRunSpec(Model):
     stopped_by: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     """Who stops it by hand: your own user name, as `kubectl auth whoami` says it, written together with stop. The installation's admission policy
     refuses any other. Shown in the status. Default absent: the status names the program that wrote stop."""
+    suspend: bool | None = None
+    """true saves the checkpoint, proves it, ends the pod and gives its node back, as a stop does; false again goes on from that checkpoint. A suspension
+    that has begun is carried through. On a suspended run, stop ends it with that checkpoint. Default absent."""
     stop_mode: StopMode = StopMode.AUTO
     """Which checkpoint a stop waits for. Auto: the training is asked to save and leave. NextCheckpoint: the same, but its next complete checkpoint is
     enough. LastCheckpoint: the last complete checkpoint is enough, nothing is waited for. May be changed while stopping. Default Auto."""

@@ -33,6 +33,10 @@ class TerminationStatus(StrEnum):
     DELETED = "deleted"
 
 
+SUSPENDED: Final = "suspended"
+"""What ``status.termination.status`` says of a run that does not end: it may be resumed."""
+
+
 class Phase(StrEnum):
     """Where a stop stands; the only truth about it is ``status.termination``."""
 
@@ -249,7 +253,7 @@ class Termination(Model):
     id: Word
     """Names this stop in every effect."""
     status: Word
-    """Why the run ends; never changes."""
+    """Why the run ends, or ``suspended``, of which it may be resumed; never changes."""
     message: Message
     """Why, as a sentence; never changes."""
     actor: Text = ""
@@ -274,6 +278,11 @@ class Termination(Model):
     """Why nothing could be proven yet."""
     data_loss: Message | None = None
     """What was lost and why, if anything was."""
+
+    @property
+    def suspends(self) -> bool:
+        """Whether the run does not end with it."""
+        return self.status == SUSPENDED
 
 
 class NodeStatus(Model):
@@ -331,11 +340,12 @@ class TrainingRunStatus(Model):
         ),
         Cel(
             "!has(oldSelf.termination) || (has(self.termination) && self.termination.id == oldSelf.termination.id"
-            " && self.termination.status == oldSelf.termination.status && self.termination.message == oldSelf.termination.message)",
-            "termination.id, status and message never change once written",
+            " && self.termination.status == oldSelf.termination.status && self.termination.message == oldSelf.termination.message)"
+            f" || (oldSelf.termination.status == '{SUSPENDED}' && oldSelf.termination.phase == '{Phase.DONE}')",
+            "termination.id, status and message never change once written, but for a suspension that is over",
         ),
         Cel(
-            "!has(oldSelf.termination) || !has(self.termination) ||"
+            "!has(oldSelf.termination) || !has(self.termination) || self.termination.id != oldSelf.termination.id ||"
             f" {_ORDER}[self.termination.phase] >= {_ORDER}[oldSelf.termination.phase]",
             "the phases of a stop only go forward",
         ),
@@ -346,7 +356,7 @@ class TrainingRunStatus(Model):
     observed_generation: BigCount | None = None
     """The generation of the spec that this status speaks of."""
     phase: Word | None = None
-    """For display: Pending, Running, Stopping, Held, Succeeded, Stopped or Failed."""
+    """For display: Pending, Running, Stopping, Held, Suspended, Succeeded, Stopped or Failed."""
     termination_status: Word | None = None
     """Why the run ended: auto_low_loss, auto_complete, user_stop, failed, deleted. Never changes."""
     termination_message: Message | None = None

@@ -20,7 +20,9 @@ from trainingrun_operator.controller.lease import Lease
 from trainingrun_operator.controller.reconciler import Reconciler
 from trainingrun_operator.controller.scheduler import Scheduler
 from trainingrun_operator.core.observed import Defaults
+from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.cache import Cache
+from trainingrun_operator.edge.curve import Curves
 from trainingrun_operator.edge.execute import Executor
 from trainingrun_operator.edge.kube import Connection, Kube, KubeError
 from trainingrun_operator.edge.metrics import prometheus
@@ -55,10 +57,16 @@ async def _run(settings: Settings) -> None:
     info, fields = front.connection()
     cache, telemetry, store = Cache(), exporter.Telemetry(), Store()
     connection = Connection(**fields)
-    # The Lease has connections of its own: a burst of looks must not keep its renewal waiting.
-    async with Kube(connection) as kube, Kube(connection) as aside, prometheus.make_session() as session:
+    # The Lease has connections of its own: a burst of looks must not keep its renewal waiting. So have the curves: no look waits for them.
+    async with (
+        Kube(connection) as kube,
+        Kube(connection) as aside,
+        Kube(connection) as beside,
+        prometheus.make_session() as session,
+    ):
         lease = candidate(aside, settings)
         telemetry.leads(lease.held)
+        telemetry.calls(calls.made)
         observer = Observer(
             kube,
             store,
@@ -69,7 +77,8 @@ async def _run(settings: Settings) -> None:
             relist_seconds=settings.list_seconds,
         )
         executor = Executor(kube, cache, lease.held)
-        reconciler = Reconciler(kube, cache, observer, executor, telemetry, settings.status_seconds)
+        curves = Curves(beside, lease.held, settings.curve_seconds)
+        reconciler = Reconciler(kube, cache, observer, executor, telemetry, curves, settings.status_seconds)
         scheduler = Scheduler(reconciler.look, lambda uid: _namespace(cache, uid), telemetry.lateness)
         watch = Watch(cache, scheduler, reconciler, kube, settings.run_selector)
         health = Health(watch, scheduler, lease, settings.list_seconds)
@@ -83,6 +92,7 @@ async def _run(settings: Settings) -> None:
         loops = [
             leading,
             asyncio.create_task(scheduler.run()),
+            asyncio.create_task(curves.run()),
             asyncio.create_task(_relist(watch, settings.list_seconds)),
         ]
         log.info("watching TrainingRuns; agent image %s", settings.agent_image)

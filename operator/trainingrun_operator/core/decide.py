@@ -17,6 +17,7 @@ from trainingrun_operator.core import (
     release,
     steps,
     stopping,
+    suspension,
     termination,
 )
 from trainingrun_operator.core.bounds import TEXT_MAX, clipped
@@ -25,6 +26,7 @@ from trainingrun_operator.core.observed import Mismatch, Verified
 from trainingrun_operator.core.verdict import Verdict
 
 if TYPE_CHECKING:
+    from trainingrun_operator.api.status import Termination
     from trainingrun_operator.core.observed import Observed, Pod
 
 NODES_MAX: Final = 64
@@ -40,7 +42,7 @@ def decide(seen: Observed) -> Decision:
 def _story(seen: Observed) -> Decision:
     stop = seen.run.status.termination
     if stop is not None and stop.phase is Phase.DONE:
-        return termination.step(seen, stop)
+        return _suspended(seen, stop) if stop.suspends else termination.step(seen, stop)
     if (nodes := release.recorded(seen)[-NODES_MAX:]) != seen.run.status.nodes:
         return Decision((RecordNodes(nodes),), again_seconds=0)
     if stop is not None:
@@ -51,6 +53,8 @@ def _story(seen: Observed) -> Decision:
         return termination.begin(seen, verdict)
     if seen.job is None:
         return _start(seen)
+    if seen.run.spec.suspend:
+        return suspension.begin(seen)
     if (pod := seen.pod) is not None and pod.waits_behind_gate:
         return _replace(seen, pod)
     return Decision(again_seconds=seen.run.spec.poll_interval_seconds, note="watching")
@@ -69,6 +73,13 @@ def why_end(seen: Observed) -> Verdict | None:
         or stopping.low_loss(seen)
         or _settled_completion(seen)
     )
+
+
+def _suspended(seen: Observed, stop: Termination) -> Decision:
+    """A run that rests ends only for what people do to it, and with the checkpoint that it was suspended with."""
+    if verdict := _deleted(seen) or _user_stop(seen) or _job_gone(seen):
+        return termination.begin(seen, verdict, stop)
+    return suspension.rest(seen, stop)
 
 
 def _deleted(seen: Observed) -> Verdict | None:
@@ -137,11 +148,13 @@ def _settled_completion(seen: Observed) -> Verdict | None:
 
 
 def _start(seen: Observed) -> Decision:
-    """Refuse with words, or protect the run and only then create something."""
+    """Refuse with words, or protect the run and only then create something; of a run that is suspended from its beginning, nothing."""
     if (problem := seen.problem or acceptance.refusal(seen)) is not None:
         return Decision(
             again_seconds=None if problem.permanent else seen.run.spec.poll_interval_seconds, note=problem.message
         )
+    if seen.run.spec.suspend:
+        return Decision(note="suspended before it began")
     if names.FINALIZER not in seen.run.finalizers:
         return Decision((AddFinalizer(),), again_seconds=0)
     return Decision(

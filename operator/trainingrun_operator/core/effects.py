@@ -88,6 +88,21 @@ class SuspendJob:
 
 
 @dataclass(frozen=True)
+class ResumeJob:
+    """Let a suspended Job make its pod again."""
+
+    job_uid: str
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Forget a suspension that is over; refused unless it is the one that was looked at. With the nodes that are to be remembered."""
+
+    id: str
+    nodes: tuple[NodeStatus, ...]
+
+
+@dataclass(frozen=True)
 class DeletePod:
     """With its uid as precondition; already gone is success."""
 
@@ -171,6 +186,8 @@ Effect = (
     | Annotate
     | EndReplacements
     | SuspendJob
+    | ResumeJob
+    | Resume
     | DeletePod
     | DeleteJob
     | CreateBudget

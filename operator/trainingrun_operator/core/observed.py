@@ -81,6 +81,8 @@ class Run:
     created: str = ""
     stop_manager: str = ""
     """Field manager that set ``spec.stop``: the actor of a plain patch."""
+    suspend_manager: str = ""
+    """Likewise of ``spec.suspend``."""
     abandoned_by: str = ""
     """Field manager that annotated the run to give up on releasing its nodes; empty: nobody did."""
 
@@ -106,6 +108,7 @@ class Run:
             deleting="deletionTimestamp" in meta,
             created=meta.get("creationTimestamp", ""),
             stop_manager=_manager_of(("f:spec", "f:stop"), meta),
+            suspend_manager=_manager_of(("f:spec", "f:suspend"), meta),
             abandoned_by=_abandoned_by(meta),
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from trainingrun_operator.api.manifest import order_of_commit
 from trainingrun_operator.api.run import OnFailure
 from trainingrun_operator.api.status import Phase, Saved, Termination
 from trainingrun_operator.core import steps
@@ -38,6 +39,8 @@ def _without_holder(seen: Observed, stop: Termination) -> Decision:
     """No pod holds bytes any more: what is in the bucket is all there will ever be."""
     if isinstance(seen.answer, Unreachable):
         return _hold(seen, stop, f"The bucket cannot be read: {seen.answer.message}", [])
+    if stop.saved is not None:
+        return _settle_for_suspended(seen, stop, stop.saved)
     if seen.verified is not None:
         return _settle_for(seen, stop, seen.verified)
     if all(pod.training is Training.NOT_STARTED for pod in seen.pods) and not seen.run.status.start_time:
@@ -60,6 +63,17 @@ def _settle_for(seen: Observed, stop: Termination, proven: Verified) -> Decision
         else f"The pod went before its last bytes were saved. {nothing_after(saved)}"
     )
     return steps.advance(seen, stop, Phase.DELETING, saved=saved, data_loss=loss)
+
+
+def _settle_for_suspended(seen: Observed, stop: Termination, saved: Saved) -> Decision:
+    """Take what the suspension has proven, as long as the bucket still has it: nothing was written since."""
+    order, found = order_of_commit(saved.commit), seen.verified
+    there = order is not None and found is not None and found.commit.order >= order
+    if there or not saved.commit:
+        return steps.advance(seen, stop, Phase.DELETING)
+    gone = f"The checkpoint that the run was suspended with is not in the bucket any more, or does not verify: {saved.uri or saved.commit}."
+    left = saved_from(found) if found is not None else Saved(final=True, note=gone)
+    return steps.advance(seen, stop, Phase.DELETING, saved=left, data_loss=gone)
 
 
 def _trained_after(seen: Observed, proven: Verified) -> bool:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 SETTLED: Final = frozenset({NodePhase.RELEASED, NodePhase.RETAINED})
 _GOING: Final = frozenset({Instance.TERMINATING, Instance.GONE})
+_TOLD_TO_GO: Final = frozenset({NodePhase.RELEASING, NodePhase.VERIFYING})
 _GOES: Final = "The machine goes; waiting until machine and Node are both gone."
 _NODE_GONE: Final = "The Node is gone; the machine is released."
 _TAKEN: Final = "Handed over: another run is releasing this node already."
@@ -50,6 +51,24 @@ def seconds_still(seen: Observed) -> float:
     """How long no node that is still to be settled has changed its phase."""
     waiting = unsettled(seen.run.status.nodes)
     return min((seen.node_seconds.get(node.uid, 0.0) for node in waiting), default=0.0)
+
+
+def overdue(seen: Observed) -> tuple[NodeStatus, ...]:
+    """Those whose machine was to go, and that are still there after their pool's `alertAfterSeconds`."""
+    patience = {pool.name: pool.spec.alert_after_seconds for pool in seen.pools}
+    going = (node for node in seen.run.status.nodes if node.phase in _TOLD_TO_GO and node.pool in patience)
+    return tuple(node for node in going if seen.node_seconds.get(node.uid, 0) >= patience[node.pool])
+
+
+def ghosts(seen: Observed) -> tuple[NodeStatus, ...]:
+    """Those whose Node is gone and whose machine runs on, and is billed, although it was told to go."""
+    told = ((node, facts_of(seen.nodes, node)) for node in seen.run.status.nodes if node.phase is NodePhase.VERIFYING)
+    return tuple(node for node, facts in told if facts is not None and is_ghost(facts))
+
+
+def is_ghost(facts: NodeFacts) -> bool:
+    """Whether a machine runs without its Node."""
+    return facts.uid is None and facts.instance is Instance.RUNNING
 
 
 def recorded(seen: Observed) -> tuple[NodeStatus, ...]:
@@ -315,7 +334,7 @@ def _verify(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> S
         case Instance.RUNNING, _ if why := _not_ours(seen, facts):
             return _to(seen, node, NodePhase.WAIT_IDLE, why), _back(seen, node, facts)
         case Instance.RUNNING, _:
-            ghost = "A machine without a Node still runs and is billed. " if facts.uid is None else ""
+            ghost = "A machine without a Node still runs and is billed. " if is_ghost(facts) else ""
             return _to(seen, node, node.phase, f"{overdue}{ghost}Asked again to go. {facts.problem}".strip()), (
                 ReleaseMachine(pool.name, node.provider_id),
             )

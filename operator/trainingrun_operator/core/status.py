@@ -87,13 +87,22 @@ def render(seen: Observed) -> TrainingRunStatus:
 def _phase(seen: Observed, facts: dict[str, Fact]) -> str:
     stop = seen.run.status.termination
     if stop is None:
-        started = any(pod.training is not Training.NOT_STARTED for pod in seen.live_pods)
-        return "Running" if started else "Pending"
+        return _phase_of_run(seen)
     if stop.phase is not Phase.DONE:
         return "Held" if stop.phase is Phase.HELD else "Stopping"
+    if stop.suspends:
+        return "Suspended"
     if facts["Succeeded"].status == "True":
         return "Succeeded"
     return "Stopped" if stop.status in STOPS else "Failed"
+
+
+def _phase_of_run(seen: Observed) -> str:
+    """Of one that neither ends nor is suspended by way of its phases."""
+    if seen.job is None and seen.run.spec.suspend:
+        return "Suspended"
+    started = any(pod.training is not Training.NOT_STARTED for pod in seen.live_pods)
+    return "Running" if started else "Pending"
 
 
 def _sentence(seen: Observed, stop: Termination) -> str:
@@ -145,7 +154,7 @@ def _accepted(seen: Observed) -> Fact:
     )
     if problem is not None:
         return Fact("Accepted", "False", problem.reason, problem.message)
-    if seen.job is None and seen.run.status.termination is None:
+    if seen.job is None and seen.run.status.termination is None and not seen.run.spec.suspend:
         return Fact("Accepted", "Unknown", "Checking", "The spec is being checked.")
     return Fact("Accepted", "True", "Accepted", "The spec can be acted on.")
 
@@ -250,12 +259,14 @@ def _finished(seen: Observed) -> Fact:
         trouble = seen.agent.signal_trouble if seen.agent is not None else ""
         unsent = f" {seen.run.spec.shutdown.signal} was not sent to the training: {trouble}." if trouble else ""
         return Fact("Finished", "False", stop.phase.value, f"{stop.message}{unsent}")
+    if stop.suspends:
+        return Fact("Finished", "False", "Suspended", stop.message)
     return Fact("Finished", "True", camel(stop.status), stop.message)
 
 
 def _succeeded(seen: Observed, saved: Fact) -> Fact:
     stop = seen.run.status.termination
-    if stop is None or stop.phase is not Phase.DONE:
+    if stop is None or stop.phase is not Phase.DONE or stop.suspends:
         return Fact("Succeeded", "Unknown", "NotFinished")
     if stop.status not in SUCCEEDS:
         return Fact("Succeeded", "False", camel(stop.status), stop.message)

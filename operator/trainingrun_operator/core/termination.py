@@ -6,6 +6,7 @@
                               └→ Held: not proven yet; pod and bytes are kept
 
 Every phase is written before any effect of it happens, and every effect may happen again. A stop is known by one id for ever: a run ends once.
+A suspension goes the same way (`suspension`).
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
 ACTOR_MAX: Final = 500
 
 
-def begin(seen: Observed, verdict: Verdict) -> Decision:
-    """Write down that the run ends, and why, before anything is done about it."""
+def begin(seen: Observed, verdict: Verdict, suspension: Termination | None = None) -> Decision:
+    """Write down that the run ends, and why, before anything is done about it; of a suspended run, with what its suspension has proven."""
     termination = Termination(
         id=names.stop_id(seen.run.uid),
         status=verdict.status.value,
@@ -55,6 +56,8 @@ def begin(seen: Observed, verdict: Verdict) -> Decision:
         requested_at=seen.wall,
         phase_at=seen.wall,
         evidence=verdict.evidence,
+        saved=suspension.saved if suspension else None,
+        data_loss=suspension.data_loss if suspension else None,
     )
     told = [Tell("Stopping", f"{termination.status}: {termination.message}")]
     if verdict.warning:
@@ -149,7 +152,7 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
         return late
     # A pod that never started would wait behind an open gate for a training that cannot end.
     exited = bool(standing) and all(pod.training is Training.EXITED for pod in seen.live_pods)
-    through_gate = stop.saved is not None and stop.saved.final and exited and not job.suspended
+    through_gate = stop.saved is not None and stop.saved.final and exited and not job.suspended and not stop.suspends
     if not through_gate or seen.phase_seconds >= seen.defaults.terminal_pod_seconds:
         return steps.wait(
             seen,
@@ -214,7 +217,8 @@ def _improved(seen: Observed, stop: Termination) -> Saved | None:
 def _release(seen: Observed, stop: Termination) -> Decision:
     """Give back every node of the run, and keep looking until machine and Node are both gone."""
     if not release.unsettled(seen.run.status.nodes):
-        return steps.advance(seen, stop, Phase.DONE, told=Tell("Finished", f"{stop.status}: {stop.message}"))
+        told = Tell("Suspended", stop.message) if stop.suspends else Tell("Finished", f"{stop.status}: {stop.message}")
+        return steps.advance(seen, stop, Phase.DONE, told=told)
     decision = steps.wait(seen, *release.next_effects(seen), note="the nodes are released")
     return replace(decision, again_seconds=steps.patience(seen, release.seconds_still(seen)))
 

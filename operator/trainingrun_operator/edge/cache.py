@@ -137,4 +137,5 @@ def _slim(stored: Json) -> Json:
 def _is_a_persons_word(fields: Json) -> bool:
     """Whether a manager's entry speaks of what a person asked for by hand: its manager is the actor."""
     annotations = (fields.get("f:metadata") or {}).get("f:annotations") or {}
-    return "f:stop" in (fields.get("f:spec") or {}) or f"f:{names.ABANDON_RELEASE_ANNOTATION}" in annotations
+    by_hand = {"f:stop", "f:suspend"} & (fields.get("f:spec") or {}).keys()
+    return bool(by_hand) or f"f:{names.ABANDON_RELEASE_ANNOTATION}" in annotations

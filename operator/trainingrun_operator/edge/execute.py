@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from trainingrun_operator.api import names
+from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.effects import (
     AddFinalizer,
     AdoptJob,
@@ -24,6 +25,8 @@ from trainingrun_operator.core.effects import (
     RecordNodes,
     ReleaseMachine,
     RemoveFinalizer,
+    Resume,
+    ResumeJob,
     SuspendJob,
     TaintNode,
     Tell,
@@ -36,6 +39,7 @@ from trainingrun_operator.edge.preflight import REFUSED, refused_job
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from trainingrun_operator.api.status import Termination
     from trainingrun_operator.core.effects import Effect
     from trainingrun_operator.core.observed import Observed, Run
     from trainingrun_operator.edge.cache import Cache
@@ -111,11 +115,11 @@ class Executor:
             case DeleteRun():
                 await kube.delete_run(space, run.name, run.uid, run.resource_version)
             case Begin(termination):
-                return await kube.patch_run_status(
-                    space, run.name, [*_unchanged(run), *_begin(run, termination.dump(), termination.status)]
-                )
+                return await kube.patch_run_status(space, run.name, [*_unchanged(run), *_begin(run, termination)])
             case Advance():
                 return await kube.patch_run_status(space, run.name, _advance(run, effect, wall))
+            case Resume():
+                return await kube.patch_run_status(space, run.name, _resume(run, effect))
             case RecordNodes(nodes):
                 operations = [
                     *_unchanged(run),
@@ -133,6 +137,8 @@ class Executor:
                 await kube.patch_job(space, names.job_name(run.name), uid, {"spec": {"backoffLimit": 0}})
             case SuspendJob(uid):
                 await kube.patch_job(space, names.job_name(run.name), uid, {"spec": {"suspend": True}})
+            case ResumeJob(uid):
+                await kube.patch_job(space, names.job_name(run.name), uid, {"spec": {"suspend": False}})
             case DeleteJob(name, uid):
                 await kube.delete_job(space, name, uid)
             case Annotate(pod, uid, key, value):
@@ -247,11 +253,23 @@ def _status_exists(run: Run) -> list[Json]:
     return [] if run.has_status else [{"op": "add", "path": "/status", "value": {}}]
 
 
-def _begin(run: Run, termination: Json, status: str) -> list[Json]:
+def _begin(run: Run, termination: Termination) -> list[Json]:
+    status = {"op": "add", "path": "/status/terminationStatus", "value": termination.status}
     return [
         *_status_exists(run),
-        {"op": "add", "path": "/status/termination", "value": termination},
-        {"op": "add", "path": "/status/terminationStatus", "value": status},
+        {"op": "add", "path": "/status/termination", "value": termination.dump()},
+        *([] if termination.suspends else [status]),
+    ]
+
+
+def _resume(run: Run, effect: Resume) -> list[Json]:
+    """Refuse unless the suspension is the one that was looked at, and is over."""
+    return [
+        {"op": "test", "path": "/metadata/uid", "value": run.uid},
+        {"op": "test", "path": "/status/termination/id", "value": effect.id},
+        {"op": "test", "path": "/status/termination/phase", "value": Phase.DONE.value},
+        {"op": "remove", "path": "/status/termination"},
+        {"op": "add", "path": "/status/nodes", "value": [node.dump() for node in effect.nodes]},
     ]
 
 

@@ -20,6 +20,8 @@ from urllib.parse import quote
 import aiohttp
 
 from trainingrun_operator.api import names
+from trainingrun_operator.edge import calls
+from trainingrun_operator.edge.calls import Api
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -194,6 +196,21 @@ class Kube:
             else {key: base64.b64decode(value) for key, value in (found.get("data") or {}).items()}
         )
 
+    # -- ConfigMaps --------------------------------------------------------------------------------------
+
+    async def config_map(self, namespace: str, name: str) -> Json | None:
+        """RBAC: get configmaps."""
+        return await self._get(_config_map(namespace, name))
+
+    async def create_config_map(self, manifest: Json) -> Json:
+        """RBAC: create configmaps."""
+        path = _config_map(manifest["metadata"]["namespace"], "").rstrip("/")
+        return await self._call("POST", path, manifest, params={"fieldManager": OPERATOR})
+
+    async def patch_config_map(self, namespace: str, name: str, uid: str, patch: Json) -> Json:
+        """Merge patch of the ConfigMap of this uid. RBAC: patch configmaps."""
+        return await self._patch(_config_map(namespace, name), _of_uid(uid, patch), MERGE)
+
     # -- Jobs and pods -----------------------------------------------------------------------------------
 
     async def job(self, namespace: str, name: str) -> Json | None:
@@ -255,6 +272,7 @@ class Kube:
         """The last lines of a container's log; empty if there is none. RBAC: get pods/log."""
         # Not limitBytes: the API server would keep the beginning, and the end is what tells.
         params = {"container": container, "tailLines": str(lines)}
+        calls.count(Api.KUBERNETES)
         try:
             async with self._session.get(
                 self._url(_pod(namespace, name) + "/log"), params=params, headers=self._headers()
@@ -339,6 +357,7 @@ class Kube:
         try:
             tries = BUSY_TRIES
             while True:
+                calls.count(Api.KUBERNETES)
                 async with self._session.request(
                     method, self._url(path), data=data, headers=headers, params=params
                 ) as answer:
@@ -427,6 +446,10 @@ def _leases(namespace: str) -> str:
 
 def _budget(namespace: str, name: str) -> str:
     return f"/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets/{name}"
+
+
+def _config_map(namespace: str, name: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/configmaps/{name}"
 
 
 def _node(name: str) -> str:

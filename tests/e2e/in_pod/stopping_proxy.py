@@ -294,7 +294,8 @@ def named(method: str, path: str, query: str, body: bytes) -> Json | None:
         r"/apis?/(?:[^/]+/)?v[^/]+/(?:namespaces/(?P<ns>[^/]+)/)?(?P<kind>[^/]+)(?:/(?P<name>[^/]+))?(?P<sub>/.*)?",
         path,
     )
-    if found is None or found["kind"] == "leases":
+    # The loss curve is written beside the looks, by nobody's decision: no part of a stop, and at no fixed place among its effects.
+    if found is None or found["kind"] in {"leases", "configmaps"}:
         return None
     said = json.loads(body or b"{}")
     name = found["name"] or (said.get("metadata") or {}).get("name", "")

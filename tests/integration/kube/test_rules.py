@@ -160,6 +160,26 @@ def test_a_stop_is_never_forgotten(runs):
     assert "never change once written" in refusal(runs.put_status, termination=None)
 
 
+SUSPENDED = TERMINATION | {"id": "suspend-1", "status": "suspended", "phase": "Done"}
+
+
+@pytest.mark.parametrize("then", [None, TERMINATION | {"phase": "Requested"}], ids=["resumed", "ended"])
+def test_a_suspension_that_is_over_may_be_forgotten(then, runs):
+    runs.make()
+    runs.put_status(termination=SUSPENDED)
+    runs.put_status(termination=None)
+    runs.put_status(termination=SUSPENDED)
+    runs.put_status(termination=then)
+    assert runs.read()["status"].get("termination") == then
+
+
+@pytest.mark.parametrize("then", [None, TERMINATION | {"phase": "Requested"}], ids=["resumed", "ended"])
+def test_and_not_before(then, runs):
+    runs.make()
+    runs.put_status(termination=SUSPENDED | {"phase": "Releasing"})
+    assert "never change once written" in refusal(runs.put_status, termination=then)
+
+
 def test_the_phases_of_a_stop_go_forward(runs):
     runs.make()
     runs.put_status(termination=TERMINATION)

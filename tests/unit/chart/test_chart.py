@@ -274,6 +274,12 @@ def test_the_operator_reads_secrets_only_by_name(default):
     assert [verbs for _, resource, verbs in rules(operator_role(default)) if resource == "secrets"] == [{"get"}]
 
 
+def test_the_operator_neither_lists_nor_deletes_config_maps(default):
+    assert [verbs for _, resource, verbs in rules(operator_role(default)) if resource == "configmaps"] == [
+        {"get", "create", "patch"}
+    ]
+
+
 def test_the_operator_reads_only_the_secrets_that_it_was_given(helm):
     role = operator_role(helm.render("--set", "rbac.checkpointSecretNames={s3-credentials}"))
     assert [rule.get("resourceNames") for rule in role["rules"] if "secrets" in rule["resources"]] == [

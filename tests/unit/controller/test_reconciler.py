@@ -27,6 +27,7 @@ from trainingrun_operator.core.observed import Run
 from trainingrun_operator.core.sample import ScrapeFailure
 from trainingrun_operator.core.status import WRITTEN_BY_THE_STOP
 from trainingrun_operator.edge.cache import Cache
+from trainingrun_operator.edge.curve import Curves
 from trainingrun_operator.edge.execute import Executor
 from trainingrun_operator.edge.kube import Kube, KubeError
 from trainingrun_operator.exporter import Telemetry
@@ -61,7 +62,8 @@ async def place():
         cache.put_run(api.objects[RUN])
         lease = SimpleNamespace(held=True)
         executor = Executor(kube, cache, lambda: lease.held)
-        reconciler = Reconciler(kube, cache, cast("Any", observer), executor, telemetry, 60)
+        curves = Curves(kube, executor.leads, 30)
+        reconciler = Reconciler(kube, cache, cast("Any", observer), executor, telemetry, curves, 60)
         yield SimpleNamespace(
             api=api,
             cache=cache,
@@ -195,9 +197,26 @@ async def test_what_is_exported_has_what_the_stop_wrote_too(place):
     place.api.put(stored)
     place.cache.put_run(stored)
     await place.look(RUN_UID)
-    series = place.telemetry.runs[RUN_UID]
-    assert series.phases["trainingrun_termination_phase"] == "Held"
-    assert series.gauges["trainingrun_checkpoint_held"] == 1
+    page = b"".join(place.telemetry.runs.chunks()).decode()
+    assert f'trainingrun_termination_phase{{namespace="{NAMESPACE}",name="{NAME}",phase="Held"}} 1\n' in page
+    assert f'trainingrun_checkpoint_held{{namespace="{NAMESPACE}",name="{NAME}"}} 1\n' in page
+
+
+async def test_a_look_notes_the_loss_and_waits_for_no_curve(place):
+    place.observer.fields = {"track": losses(2.0, 1.5)}
+    await place.look(RUN_UID)
+    assert not [line for line in place.api.lines() if "configmaps" in line]
+    await place.reconciler.curves.write()
+    assert [line for line in place.api.lines("POST") if line.endswith("/configmaps")]
+
+
+async def test_the_curve_of_a_run_that_is_forgotten_is_forgotten(place):
+    place.observer.fields = {"track": losses(2.0, 1.5)}
+    for forget in (lambda: place.reconciler.forget(RUN_UID), place.reconciler.forget_all):
+        await place.look(RUN_UID)
+        forget()
+        await place.reconciler.curves.write()
+    assert not [line for line in place.api.lines() if "configmaps" in line]
 
 
 # -- ending a run -----------------------------------------------------------------------------------------------
@@ -262,7 +281,7 @@ async def test_a_run_that_turns_out_to_be_gone_is_forgotten(place, now_stored):
     assert await place.look(RUN_UID) is None
     assert RUN_UID not in place.cache.runs
     assert not place.reconciler.memories
-    assert not place.telemetry.runs
+    assert RUN_UID not in place.telemetry.runs
 
 
 async def test_a_stale_look_that_cannot_read_again_backs_off(place):
@@ -372,16 +391,6 @@ async def test_a_look_is_timed(place):
     assert count(place.telemetry, "reconcile_duration_seconds_count") == 1
 
 
-async def test_a_reading_that_failed_is_counted_while_the_run_trains(place):
-    track = losses(2.0)
-    place.observer.fields = {
-        "track": type(track)(**{**vars(track), "oddity": ScrapeFailure("Timeout", "It is silent.")})
-    }
-    await place.look(RUN_UID)
-    labels = {"source": "metrics", "reason": "Timeout"}
-    assert place.telemetry.registry.get_sample_value("trainingrun_poll_errors_total", labels) == 1
-
-
 # -- the Lease --------------------------------------------------------------------------------------------------
 
 
@@ -403,8 +412,8 @@ async def test_without_the_lease_a_look_writes_nothing_and_counts_as_no_error(pl
 async def test_with_everything_forgotten_nothing_is_exported_and_the_next_look_is_a_first_one(place):
     await place.look(RUN_UID)
     before = place.reconciler.memories[RUN_UID]
-    assert place.telemetry.runs
+    assert RUN_UID in place.telemetry.runs
     place.reconciler.forget_all()
-    assert (place.telemetry.runs, place.reconciler.memories) == ({}, {})
+    assert (len(place.telemetry.runs), place.reconciler.memories) == (0, {})
     await place.look(RUN_UID)
     assert place.reconciler.memories[RUN_UID] is not before

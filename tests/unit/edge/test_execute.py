@@ -61,6 +61,8 @@ from trainingrun_operator.core.effects import (
     RecordNodes,
     ReleaseMachine,
     RemoveFinalizer,
+    Resume,
+    ResumeJob,
     SuspendJob,
     TaintNode,
     Tell,
@@ -115,6 +117,7 @@ def add(path, value):
 
 NODES = (make_node(),)
 ADVANCED = make_stop(Phase.VERIFYING)
+SUSPENSION = make_stop(Phase.REQUESTED, status="suspended")
 GUARDED = [
     {"op": "test", "path": "/metadata/uid", "value": RUN_UID},
     {"op": "test", "path": "/status/termination/id", "value": STOP_ID},
@@ -163,6 +166,13 @@ def delete_options(uid, **preconditions):
             id="the intent is written with its reason",
         ),
         pytest.param(
+            Begin(SUSPENSION),
+            f"PATCH {RUN}/status",
+            JSON_PATCH,
+            [*unchanged(), add("/status/termination", SUSPENSION.dump())],
+            id="a run that is suspended has no reason to have ended",
+        ),
+        pytest.param(
             Advance(ADVANCED, Phase.SAVING, 1),
             f"PATCH {RUN}/status",
             JSON_PATCH,
@@ -203,6 +213,13 @@ def delete_options(uid, **preconditions):
             MERGE,
             {"metadata": {"uid": JOB_UID}, "spec": {"suspend": True}},
             id="the Job is suspended",
+        ),
+        pytest.param(
+            ResumeJob(JOB_UID),
+            f"PATCH {JOB}",
+            MERGE,
+            {"metadata": {"uid": JOB_UID}, "spec": {"suspend": False}},
+            id="the Job goes on",
         ),
         pytest.param(
             Annotate(POD_NAME, POD_UID, names.RELEASED_ANNOTATION, STOP_ID),
@@ -405,6 +422,8 @@ TO_DO = (
     AdoptJob(JOB_UID),
     EndReplacements(JOB_UID),
     SuspendJob(JOB_UID),
+    ResumeJob(JOB_UID),
+    Resume(STOP_ID, NODES),
     DeleteJob(NAME, JOB_UID),
     Annotate(POD_NAME, POD_UID, "a", "b"),
     DeletePod(POD_NAME, POD_UID),
@@ -459,6 +478,27 @@ async def test_a_run_that_is_not_as_it_was_read_is_not_written_to(place, effect,
     assert json.dumps(place.api.objects, sort_keys=True) == before
 
 
+async def test_a_suspension_that_is_over_is_forgotten(place):
+    place.api.objects[RUN]["status"] = {"termination": make_stop(Phase.DONE, status="suspended").dump()}
+    written = await place.do(Resume(STOP_ID, NODES))
+    assert written["status"] == {"nodes": [node.dump() for node in NODES]}
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        pytest.param({"id": "another"}, id="it is another one"),
+        pytest.param({"phase": "Releasing"}, id="it is not over"),
+    ],
+)
+async def test_and_only_that_one(place, now):
+    rests = make_stop(Phase.DONE, status="suspended").dump()
+    place.api.objects[RUN]["status"] = {"termination": {**rests, **now}}
+    with pytest.raises(StaleError, match=r"^Resume: 422 Invalid"):
+        await place.do(Resume(STOP_ID, NODES))
+    assert "termination" in place.api.objects[RUN]["status"]
+
+
 @pytest.mark.parametrize(
     "now",
     [
@@ -498,6 +538,7 @@ async def test_a_refusal_by_the_schema_is_not_stale_but_an_error(place):
         AdoptJob("another"),
         EndReplacements("another"),
         SuspendJob("another"),
+        ResumeJob("another"),
         Annotate(POD_NAME, "another", "key", "value"),
         Annotate("nobody", POD_UID, "key", "value"),
         TaintNode("gpu-1", "another"),

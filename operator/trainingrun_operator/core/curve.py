@@ -1,0 +1,129 @@
+"""The loss curve of a run, thinned as it grows: what it takes is bounded, and it always spans the whole run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.curve import POINTS_MAX, Curve, Point
+
+if TYPE_CHECKING:
+    from trainingrun_operator.core.observed import Observed
+
+_KEPT_MAX: Final = POINTS_MAX - 2
+"""The lowest and the newest may lie between those that are kept. Even, so that who comes after halving is due."""
+
+
+class Reading(NamedTuple):
+    """One observation with a loss. Thousands of them are in memory: a tuple of numbers."""
+
+    number: int
+    """It is the run's so-many-th, from 0."""
+    at: int
+    """Seconds since the epoch."""
+    step: int
+    epoch: float | None
+    loss: float
+
+
+@dataclass(frozen=True)
+class Thinned:
+    """Every `every`-th reading of all so far, the lowest and the newest."""
+
+    every: int = 1
+    count: int = 0
+    kept: tuple[Reading, ...] = ()
+    lowest: Reading | None = None
+    newest: Reading | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Changes when a reading is kept for good, or some are dropped; not with every newest one."""
+        return self.every, len(self.kept)
+
+    @property
+    def curve(self) -> Curve:
+        """As it is written."""
+        readings = {*self.kept, *filter(None, (self.lowest, self.newest))}
+        return Curve(
+            every=self.every,
+            points=tuple(
+                Point(at=_stamp(one.at), step=one.step, epoch=one.epoch, loss=one.loss) for one in sorted(readings)
+            ),
+        )
+
+
+def added(line: Thinned, *, at: int, step: int, epoch: float | None, loss: float) -> Thinned:
+    """Add one reading. The step of the newest again is none: an operator that was restarted reads it a second time."""
+    if line.newest is not None and line.newest.step == step:
+        return line
+    reading = Reading(line.count, at, step, epoch, loss)
+    kept, every = line.kept, line.every
+    if reading.number % every == 0:
+        if len(kept) == _KEPT_MAX:
+            kept, every = kept[::2], every * 2
+        kept = (*kept, reading)
+    lowest = reading if line.lowest is None or loss < line.lowest.loss else line.lowest
+    return Thinned(every, line.count + 1, kept, lowest, reading)
+
+
+def resumed(curve: Curve) -> Thinned:
+    """Go on from what was written. The lowest and the newest count as kept from now on."""
+    every = curve.every
+    readings = tuple(
+        Reading(i * every, _seconds(point.at), point.step, point.epoch, point.loss)
+        for i, point in enumerate(curve.points)
+    )
+    if not readings:
+        return Thinned(every)
+    lowest, newest = min(readings, key=lambda one: one.loss), readings[-1]
+    kept = readings
+    if len(kept) > _KEPT_MAX:
+        kept, every = kept[::2], every * 2
+    return Thinned(every, len(kept) * every, kept, lowest, newest)
+
+
+def joined(earlier: Thinned, later: Thinned) -> Thinned:
+    """What was read in the meantime, after what was written before."""
+    for one in sorted({*later.kept, *filter(None, (later.lowest, later.newest))}):
+        earlier = added(earlier, at=one.at, step=one.step, epoch=one.epoch, loss=one.loss)
+    return earlier
+
+
+def observed(line: Thinned, seen: Observed) -> Thinned:
+    """Add the newest observation of a look, if it has a loss."""
+    newest = seen.track.newest
+    if newest is None or newest.loss is None:
+        return line
+    return added(line, at=_seconds(seen.wall), step=newest.step, epoch=seen.track.epoch, loss=newest.loss)
+
+
+def config_map(namespace: str, run_name: str, run_uid: str, curve: Curve) -> dict[str, Any]:
+    """The ConfigMap of a run's curve: it goes with the run."""
+    owner = {"apiVersion": names.API_VERSION, "kind": names.RUN_KIND, "name": run_name, "uid": run_uid}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": names.curve_name(run_name),
+            "namespace": namespace,
+            "labels": names.child_labels(run_name, run_uid),
+            "ownerReferences": [{**owner, "controller": False, "blockOwnerDeletion": False}],
+        },
+        "data": data(curve),
+    }
+
+
+def data(curve: Curve) -> dict[str, str]:
+    """What the ConfigMap holds."""
+    return {names.CURVE_KEY: curve.model_dump_json(by_alias=True, exclude_none=True)}
+
+
+def _seconds(stamp: str) -> int:
+    return int(datetime.fromisoformat(stamp).timestamp())
+
+
+def _stamp(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
