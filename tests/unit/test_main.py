@@ -84,7 +84,7 @@ def test_a_dashboard_that_cannot_start_says_why_in_a_sentence(monkeypatch, name,
     monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as caught:
         main(monkeypatch, "dashboard")
-    assert caught.value.code.startswith(f"trainingrun-operator: {said}")
+    assert str(caught.value.code).startswith(f"trainingrun-operator: {said}")
 
 
 LOADED = """

@@ -22,7 +22,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.edge.kube import MERGE, TOKEN_FILE, Connection, KubeError, error_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
 Json = dict[str, Any]
 
@@ -174,7 +174,7 @@ class Person:
             if not token:
                 return Page(tuple(rows), columns, str(said["metadata"]["resourceVersion"]))
 
-    def watch_runs(self, namespace: str, version: str) -> AsyncIterator[tuple[str, Json]]:
+    def watch_runs(self, namespace: str, version: str) -> AsyncGenerator[tuple[str, Json], None]:
         """What happens to them after a version: the kind of event, and a table of one row. Needs: watch trainingruns."""
         return self._watch(_collection(namespace), version, TABLE)
 
@@ -182,7 +182,7 @@ class Person:
         """One run. Needs: get trainingruns."""
         return await self._call("GET", _run(namespace, name))
 
-    def watch_run(self, namespace: str, name: str, version: str) -> AsyncIterator[tuple[str, Json]]:
+    def watch_run(self, namespace: str, name: str, version: str) -> AsyncGenerator[tuple[str, Json], None]:
         """What happens to it after a version: the kind of event, and the run. Needs: watch trainingruns."""
         return self._watch(_collection(namespace), version, "application/json", fieldSelector=f"metadata.name={name}")
 
@@ -199,7 +199,7 @@ class Person:
                 return None
             raise
 
-    async def log(self, namespace: str, pod: str, container: str, lines: int) -> AsyncIterator[str]:
+    async def log(self, namespace: str, pod: str, container: str, lines: int) -> AsyncGenerator[str, None]:
         """The last lines of a container's log and all that follow, in pieces as they come, until it ends. Needs: get pods/log."""
         path = f"/api/v1/namespaces/{_name(namespace)}/pods/{_name(pod)}/log"
         params = {"container": container, "tailLines": str(lines), "follow": "true"}
@@ -254,7 +254,9 @@ class Person:
         except (TypeError, ValueError) as error:
             raise KubeError(0, "NotKubernetes", f"{method} {path}: the answer is not a JSON object") from error
 
-    async def _watch(self, path: str, version: str, accept: str, **params: str) -> AsyncIterator[tuple[str, Json]]:
+    async def _watch(
+        self, path: str, version: str, accept: str, **params: str
+    ) -> AsyncGenerator[tuple[str, Json], None]:
         """Events, for as long as somebody listens. A version that is too old is a KubeError 410: list again."""
         while True:
             asked = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 
 Item = TypeVar("Item")
 
@@ -47,7 +47,7 @@ class Fragments:
                 yield Event("part", {"id": part, "html": html})
 
 
-async def merged(sources: Sequence[AsyncIterator[Event]]) -> AsyncIterator[bytes]:
+async def merged(sources: Sequence[AsyncIterator[Event]]) -> AsyncGenerator[bytes, None]:
     """All that the sources tell, as it comes, with a heartbeat; until the reader leaves or every source has ended."""
     queue: asyncio.Queue[Event | None] = asyncio.Queue(QUEUE)
 
@@ -80,7 +80,7 @@ async def merged(sources: Sequence[AsyncIterator[Event]]) -> AsyncIterator[bytes
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def batched(source: AsyncIterator[Item], seconds: float) -> AsyncIterator[list[Item]]:
+async def batched(source: AsyncIterator[Item], seconds: float) -> AsyncGenerator[list[Item], None]:
     """What comes within so many seconds of the first, together: a fleet changes more often than anybody can read."""
     queue: asyncio.Queue[Item] = asyncio.Queue()
 

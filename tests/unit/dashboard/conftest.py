@@ -41,7 +41,7 @@ class Page:
 
     @property
     def json(self) -> Json:
-        return json.loads(self.text)
+        return dict(json.loads(self.text))
 
     @property
     def message(self) -> str:
@@ -62,7 +62,8 @@ class Visitor:
 
     def _headers(self, headers: Json) -> Json:
         cookie = {"Cookie": f"trainingrun-token={self.token}"} if self.token else {}
-        return {name: value for name, value in (cookie | headers).items() if value is not None}
+        said = cookie | headers
+        return {name: said[name] for name in said if said[name] is not None}
 
     async def get(self, path: str, **headers: Any) -> Page:
         async with self.session.get(

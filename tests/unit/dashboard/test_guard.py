@@ -147,7 +147,7 @@ async def test_pages_have_nothing_inline_and_are_kept_nowhere(cluster, visit, pa
 async def test_assets_are_kept_because_their_addresses_change(cluster, visit):
     async with visit(cluster, "") as nobody:
         page = await nobody.get("/login")
-        address = re.search(r"/static/app\.css\?v=\w{12}", page.text)[0]
+        (address,) = re.findall(r"/static/app\.css\?v=\w{12}", page.text)
         assert "immutable" in (await nobody.get(address)).headers["Cache-Control"]
 
 

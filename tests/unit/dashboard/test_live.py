@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import people
 import pytest
-from builders import NAME, NAMESPACE
+from builders import NAME, NAMESPACE, RUN_UID
 from fakes import RUN, ApiError, stored_run
 from people import Someone, curve_map, ended, run_status, stopping
 
@@ -84,10 +84,10 @@ async def test_only_what_changed_is_sent_again(opened):
 
 
 async def test_a_run_that_is_deleted_or_replaced_is_said_to_be_gone(opened):
-    for kind, uid in (("DELETED", {}), ("ADDED", {"uid": "another"})):
+    for kind, uid in (("DELETED", RUN_UID), ("ADDED", "another")):
         async with opened(stored_run(status=run_status())) as (page, cluster):
             await page.wait("well")
-            await cluster.tell(kind, stored_run(status=run_status(), **uid))
+            await cluster.tell(kind, stored_run(status=run_status(), uid=uid))
             assert (await page.wait("gone"))["text"].startswith("This TrainingRun is gone")
 
 
@@ -255,13 +255,14 @@ async def test_a_stream_that_has_nothing_to_say_says_that_it_is_still_there(monk
 
 async def test_a_source_that_fails_does_not_take_the_others_along(caplog):
     async def fails():
+        yield Event("said", {"line": "first"})
         raise RuntimeError("broken")
-        yield
 
     async def speaks():
         yield Event("said", {"line": "a\nb"})
 
-    assert [one async for one in merged([fails(), speaks()])][1:] == [b'event: said\ndata: {"line":"a\\nb"}\n\n']
+    told = [one async for one in merged([fails(), speaks()])]
+    assert told[1:] == [b'event: said\ndata: {"line":"first"}\n\n', b'event: said\ndata: {"line":"a\\nb"}\n\n']
     assert "a source of a page's events has failed" in caplog.text
 
 
