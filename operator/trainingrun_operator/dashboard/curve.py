@@ -45,11 +45,7 @@ def drawn(points: Sequence[Json], status: TrainingRunStatus) -> Json:
         if at is None and status.progress is not None:
             at = status.progress.step
         words = look(status.phase or "", stop.status).words
-        ended = (
-            {"at": at, "words": words if status.completion_time else f"Stopping ({stop.status.replace('_', ' ')})"}
-            if at is not None
-            else None
-        )
+        ended = {"at": at, "words": words if status.completion_time else "decided to stop"} if at is not None else None
     return {
         "by": "step" if by_step else "time",
         "x": [x for x, _ in ordered],

@@ -171,7 +171,7 @@ def test_a_stop_is_drawn_where_the_run_was():
         "Saving", evidence=[{"what": "stopFile", "value": "STOP"}, {"what": "loss", "value": "nan", "step": 1}]
     )
     curve = drawn(POINTS, status_of(termination=by_hand))
-    assert (curve["stop"], curve["deciding"]) == ({"at": 1180, "words": "Stopping (user stop)"}, [])
+    assert (curve["stop"], curve["deciding"]) == ({"at": 1180, "words": "decided to stop"}, [])
     assert drawn(POINTS, status_of(termination=by_hand, progress=None))["stop"] is None
 
 
