@@ -79,12 +79,12 @@ def test_who_logs_in_sees_the_runs_of_their_namespace(stage):
     with stage.web.page("/") as page:
         expect(page.get_by_role("heading", name="Log in")).to_be_visible()
         assert_accessible(page)
-        page.get_by_label("Token").fill("not-a-token-of-this-cluster")
+        page.get_by_role("textbox", name="Token").fill("not-a-token-of-this-cluster")
         page.get_by_role("button", name="Log in").click()
         expect(page.get_by_role("alert")).to_contain_text("does not know this token")
         stage.web.complaints.clear()  # The browser complains of the 401 itself.
 
-        page.get_by_label("Token").fill(stage.viewer.token)
+        page.get_by_role("textbox", name="Token").fill(stage.viewer.token)
         page.get_by_role("button", name="Log in").click()
         page.wait_for_url(f"**/?namespace={stage.space.name}")
         wait_live(page)
