@@ -100,6 +100,12 @@ ABANDON: Final[Json] = {"metadata": {"annotations": {names.ABANDON_RELEASE_ANNOT
 """Keep nodes whose release does not end."""
 
 
+SUSPEND: Final[Json] = {"spec": {"suspend": True}}
+"""Save, prove, give the GPU back; it can go on later."""
+RESUME: Final[Json] = {"spec": {"suspend": False}}
+"""Go on from the checkpoint."""
+
+
 def of_uid(uid: str, patch: Json) -> Json:
     """The patch, refused for another run that has taken the name meanwhile."""
     return {**patch, "metadata": {**patch.get("metadata", {}), "uid": uid}}

@@ -1,4 +1,4 @@
-"""The pages, their streams, and the three buttons: thin handlers over the cluster as the viewer sees it."""
+"""The pages, their streams, and the buttons: thin handlers over the cluster as the viewer sees it."""
 
 from __future__ import annotations
 
@@ -59,9 +59,20 @@ _UNAUTHORIZED, _FORBIDDEN = 401, 403
 _NEWER: Final = "It was written by an operator that is newer than this dashboard: upgrade the dashboard."
 _DONE: Final = {
     "stop": "Stopping…",
-    "proceed": "It ends now, with what could be saved.",
+    "suspend": "Suspending…",
+    "resume": "Resuming…",
+    "proceed": "It goes on now, with what could be saved.",
     "abandon": "The nodes are kept as they are.",
 }
+
+
+_PATCHES: Final = {
+    "suspend": actions.SUSPEND,
+    "resume": actions.RESUME,
+    "proceed": actions.PROCEED,
+    "abandon": actions.ABANDON,
+}
+"""What a button writes, whoever presses it; a stop is written in somebody's name."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +241,7 @@ class Dashboard:
         return _stream(*sources)
 
     async def act(self, request: Request) -> Response:
-        """A button: stop, proceed or abandon. The API server decides whether this person may."""
+        """A button: stop, suspend, resume, proceed or abandon. The API server decides whether this person may."""
         token, action = token_of(request), request.url.path.rpartition("/")[2]
         if not token:
             return _told("Nobody is logged in here: log in first.", _UNAUTHORIZED)
@@ -248,9 +259,7 @@ class Dashboard:
                 return _told("This run is gone: another one has its name now. Load the page again.", 409)
             if (nothing := _nothing_to_do(action, view)) is not None:
                 return nothing
-            patch = {"proceed": actions.PROCEED, "abandon": actions.ABANDON}.get(action)
-            if patch is None:
-                patch = actions.Stop.of(said).patch(await person.name())
+            patch = _PATCHES[action] if action in _PATCHES else actions.Stop.of(said).patch(await person.name())
             await person.patch_run(namespace, name, actions.of_uid(view.uid, patch))
         except (KeyError, TypeError, ValueError) as error:
             return _told(
@@ -300,6 +309,13 @@ def _nothing_to_do(action: str, view: RunView) -> Response | None:
         return _told(f"Too late to stop it: it has ended already ({view.look.words}).", 409)
     if action == "stop" and view.ending:
         return _told("It is stopping already.")
+    if action == "suspend" and not view.can_suspend:
+        asleep = view.spec.suspend and not view.ending
+        late = "It ends, or has: it cannot be suspended any more."
+        return _told("It is suspended already.") if asleep else _told(late, 409)
+    if action == "resume" and not view.can_resume:
+        over = view.ending or view.finished
+        return _told("It ends, or has: it cannot go on.", 409) if over else _told("It is not suspended.")
     if action == "proceed" and not view.can_proceed:
         return _told("It is not held (any more): there is nothing to decide.", 409)
     if action == "abandon" and not view.can_abandon:

@@ -40,7 +40,7 @@ def drawn(points: Sequence[Json], status: TrainingRunStatus) -> Json:
         if sample.what == "loss" and sample.step is not None and _finite(_number(sample.value))
     ]
     ended = None
-    if stop is not None and by_step:
+    if stop is not None and not stop.suspends and by_step:
         at = max((step for step, _ in deciding), default=None)
         if at is None and status.progress is not None:
             at = status.progress.step

@@ -224,11 +224,8 @@ class Watched:
             pod = self.view.newest_pod if self.view else None
             if self.view is None or pod is None or pod.uid == followed:
                 if self.view is not None and pod is None:
-                    gone = (
-                        "The pods are gone, and their logs with them."
-                        if self.view.finished
-                        else "No pod has started yet."
-                    )
+                    over = self.view.finished or self.view.suspending
+                    gone = "The pods are gone, and their logs with them." if over else "No pod has started yet."
                     yield Event("log", {"note": gone, "lines": [], "reset": False})
                 await self.wait_change(looks)
                 continue

@@ -102,6 +102,8 @@ def run_said(view: RunView, *, may_patch: bool, user: str) -> dict[str, Any]:
             for mode, title, about in actions.MODES
         ),
         "stop_command": actions.command(view.namespace, view.name, actions.Stop(mode=view.spec.stop_mode).patch(user)),
+        "suspend_command": actions.command(view.namespace, view.name, actions.SUSPEND),
+        "resume_command": actions.command(view.namespace, view.name, actions.RESUME),
         "proceed_command": actions.command(view.namespace, view.name, actions.PROCEED),
         "abandon_command": actions.command(view.namespace, view.name, actions.ABANDON),
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from trainingrun_operator.api import names
 from trainingrun_operator.api.run import CheckpointMode, OnFailure, TrainingRunSpec
 from trainingrun_operator.api.status import ORDER, NodePhase, Phase, TrainingRunStatus
-from trainingrun_operator.dashboard.words import STEPS, Look, count, duration, look, size
+from trainingrun_operator.dashboard.words import STEPS, SUSPENDING, Look, count, duration, look, size
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.status import NodeStatus, PodStatus, Termination
@@ -74,13 +74,18 @@ class RunView:
 
     @property
     def finished(self) -> bool:
-        """Everything is done."""
-        return self.stop is not None and self.stop.phase is Phase.DONE
+        """It has ended, and everything is done."""
+        return self.stop is not None and self.stop.phase is Phase.DONE and not self.stop.suspends
+
+    @property
+    def suspending(self) -> bool:
+        """It gives its GPU back for a while, or has: not an end."""
+        return not self.finished and (self.stop.suspends if self.stop is not None else bool(self.spec.suspend))
 
     @property
     def ending(self) -> bool:
         """Somebody asked for its end, or it was decided."""
-        return self.stop is not None or bool(self.spec.stop) or self.deleting
+        return bool(self.spec.stop) or self.deleting or (self.stop is not None and not self.stop.suspends)
 
     @property
     def held(self) -> bool:
@@ -91,8 +96,10 @@ class RunView:
     def look(self) -> Look:
         """How its state is shown: a stop that was asked for is one at once, before the operator has seen it."""
         phase = self.status.phase or ""
-        if self.ending and phase in {"", "Pending", "Running"}:
+        if self.ending and phase in {"", "Pending", "Running", "Suspended"}:
             phase = "Stopping"
+        if self.suspending and not self.ending and phase in {"Pending", "Running", "Stopping"}:
+            return SUSPENDING
         return look(phase, self.status.termination_status or (self.stop.status if self.stop else ""))
 
     @property
@@ -100,6 +107,8 @@ class RunView:
         """The operator's sentence about the end; before there is one, what keeps the run from starting."""
         if self.status.termination_message:
             return self.status.termination_message
+        if self.stop is not None and not self.ending:
+            return self.stop.message
         if self.ending:
             return (
                 f"Stopped by hand: waiting for the operator to see it ({self.spec.stop_reason or 'no reason given'})."
@@ -197,8 +206,8 @@ class RunView:
         place = order.index(now)
         steps = []
         for at, (phase, title, about) in enumerate(STEPS):
-            state = "done" if at < place or self.finished else "next"
-            if at == place and not self.finished:
+            state = "done" if at < place or now is Phase.DONE else "next"
+            if at == place and now is not Phase.DONE:
                 state = "held" if self.held else "now"
             began = self.stop.requested_at if at == 0 else self.stop.phase_at if phase is self.stop.phase else ""
             steps.append(Step(title, about, state, began))
@@ -208,8 +217,18 @@ class RunView:
 
     @property
     def stoppable(self) -> bool:
-        """It is pending or running, and nobody has asked for its end."""
-        return not self.ending and self.status.phase in {None, "Pending", "Running"}
+        """Nobody has asked for its end yet. One that is suspended ends with the checkpoint that it has."""
+        return not self.ending and not self.finished
+
+    @property
+    def can_suspend(self) -> bool:
+        """It is pending or running, and shall go on."""
+        return self.stoppable and not self.suspending and not self.spec.suspend
+
+    @property
+    def can_resume(self) -> bool:
+        """It is suspended, or about to be, and nobody has said yet that it shall go on."""
+        return self.stoppable and bool(self.spec.suspend)
 
     @property
     def can_proceed(self) -> bool:

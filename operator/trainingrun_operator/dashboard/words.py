@@ -41,8 +41,10 @@ _PHASES: Final = {
     "Running": Look("play", "busy", "Running"),
     "Stopping": Look("half", "stopped", "Stopping"),
     "Held": Look("triangle", "warn", "Held"),
-    "Suspended": Look("pause", "quiet", "Suspended"),
+    "Suspended": Look("pause", "busy", "Suspended"),
 }
+SUSPENDING: Final = Look("pause", "busy", "Suspending")
+"""It saves, and gives its GPU back for a while."""
 _OTHER_ENDS: Final = {
     "Succeeded": ("check", "good", "Auto-stopped"),
     "Stopped": ("square", "stopped", "Stopped"),

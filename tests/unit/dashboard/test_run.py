@@ -254,7 +254,7 @@ async def test_who_may_not_read_runs_is_told_so(visit):
         pytest.param(run_status(), {"stop": True}, "Stopping…", id="asked for, not seen yet"),
         pytest.param(run_status("Stopping", termination=stopping("Draining")), {}, "Stopping…", id="stopping"),
         pytest.param(RELEASING, {}, "Stopping…", id="releasing"),
-        pytest.param(HELD, {}, "End without checkpoint…", id="held"),
+        pytest.param(HELD, {}, "End the hold without checkpoint…", id="held"),
         pytest.param(HELD, {"checkpoint": checkpoint_spec(onFailure="Proceed")}, "Stopping…", id="held, and told to proceed"),
         pytest.param(ended("user_stop", "Stopped", "x"), {}, None, id="finished"),
     ],
@@ -388,6 +388,59 @@ async def test_a_held_run_ends_without_its_checkpoint_when_somebody_says_so(pres
     answer, stored, _ = await pressed(run_in(HELD), "proceed")
     assert answer.status == 200
     assert stored["spec"]["checkpoint"] == checkpoint_spec(onFailure="Proceed")
+
+
+SUSPENDED = run_status(
+    "Suspended", termination=stopping("Done", status="suspended", message="Suspended: spec.suspend is true."), pods=[]
+)
+SUSPENDING = run_status(
+    "Stopping", termination=stopping("Saving", status="suspended", message="Suspended: spec.suspend is true.")
+)
+
+
+@pytest.mark.parametrize(
+    ("status", "spec", "words_", "can"),
+    [
+        pytest.param(run_status(), {}, "Running", {"stop", "suspend"}, id="running"),
+        pytest.param(run_status(), {"suspend": True}, "Suspending", {"stop", "resume"}, id="asked for, not seen yet"),
+        pytest.param(SUSPENDING, {"suspend": True}, "Suspending", {"stop", "resume"}, id="suspending"),
+        pytest.param(SUSPENDED, {"suspend": True}, "Suspended", {"stop", "resume"}, id="suspended"),
+        pytest.param(SUSPENDED, {"suspend": False}, "Suspended", {"stop"}, id="told to go on"),
+        pytest.param(SUSPENDED, {"suspend": True, "stop": True}, "Stopping", set(), id="ends while it is suspended"),
+        pytest.param({"phase": "Suspended"}, {"suspend": True}, "Suspended", {"stop", "resume"}, id="suspended from its beginning"),
+        pytest.param(ended("user_stop", "Stopped", "x"), {"suspend": True}, "Stopped by user", set(), id="ended"),
+    ],
+)  # fmt: skip
+async def test_a_suspension_is_no_end_and_can_be_taken_back(shown, status, spec, words_, can):
+    seen = view(status, spec=spec)
+    assert seen.look.words == words_
+    text = await shown(stored_run(status=status, spec=spec))
+    actions = text[text.index('<div id="actions"') : text.index('<div id="outcome"')]
+    assert set(re.findall(r'data-dialog="(\w+)-dialog"', actions)) == can
+
+
+async def test_a_suspended_run_shows_how_it_came_to_rest(shown):
+    text = words(await shown(stored_run(status=SUSPENDED, spec={"suspend": True})))
+    assert "How it is suspended" in text
+    assert "Suspended Suspended: spec.suspend is true." in text
+    assert {step.state for step in view(SUSPENDED).steps} == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("stored", "action", "status", "said", "suspend"),
+    [
+        (run_in(run_status()), "suspend", 200, "Suspending…", True),
+        (run_in(SUSPENDED, suspend=True), "resume", 200, "Resuming…", False),
+        (run_in(SUSPENDED, suspend=True), "suspend", 200, "It is suspended already.", True),
+        (run_in(run_status()), "resume", 200, "It is not suspended.", None),
+        (run_in(run_status(), stop=True), "suspend", 409, "It ends, or has: it cannot be suspended any more.", None),
+        (run_in(ended("failed", "Failed", "x")), "resume", 409, "It ends, or has: it cannot go on.", None),
+    ],
+)
+async def test_a_run_is_suspended_and_resumed_by_a_button(pressed, stored, action, status, said, suspend):
+    answer, after, _ = await pressed(stored, action)
+    assert (answer.status, answer.message) == (status, said)
+    assert after["spec"].get("suspend") == suspend
 
 
 async def test_nodes_that_are_not_released_are_kept_when_somebody_says_so(pressed):

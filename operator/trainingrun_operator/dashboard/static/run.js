@@ -33,7 +33,7 @@
     }
     const words = confirm.textContent;
     confirm.disabled = true;
-    confirm.textContent = dialog.dataset.action === "stop" ? "Stopping…" : "Working…";
+    confirm.textContent = { stop: "Stopping…", suspend: "Suspending…", resume: "Resuming…" }[dialog.dataset.action] || "Working…";
     problem(dialog, "");
     try {
       const answer = await fetch(`${location.pathname}/${dialog.dataset.action}`, {
