@@ -218,6 +218,12 @@ class Telemetry:
             "1 while this replica looks at the runs, 0 while another does. Only the one with 1 has series of runs.",
             registry=self.registry,
         )
+        self._notifications = Counter(
+            "trainingrun_notifications",
+            "Tries to tell the webhook of an event, by what came of it: sent, failed (tried again), dropped (given up).",
+            ("result",),
+            registry=self.registry,
+        )
         self._reasons: set[tuple[str, str]] = set()
 
     def leads(self, leads: Callable[[], bool]) -> None:
@@ -247,6 +253,10 @@ class Telemetry:
     def reconciled(self, seconds: float) -> None:
         """A look at a run took this long."""
         self._reconcile.observe(seconds)
+
+    def notification(self, result: str) -> None:
+        """A try to tell the webhook of an event: ``sent``, ``failed`` or ``dropped``."""
+        self._notifications.labels(result).inc()
 
     def reconcile_error(self) -> None:
         """A look at a run ended in an error."""

@@ -14,12 +14,14 @@ import kopf
 from aiohttp import web
 
 from trainingrun_operator import exporter
+from trainingrun_operator.api.notification import EventType
 from trainingrun_operator.controller import front
 from trainingrun_operator.controller.front import Watch
 from trainingrun_operator.controller.lease import Lease
 from trainingrun_operator.controller.reconciler import Reconciler
 from trainingrun_operator.controller.scheduler import Scheduler
 from trainingrun_operator.core.observed import Defaults
+from trainingrun_operator.core.signature import keys_of
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.curve import Curves
 from trainingrun_operator.edge.execute import Executor
@@ -27,6 +29,8 @@ from trainingrun_operator.edge.kube import Connection, Kube, KubeError
 from trainingrun_operator.edge.metrics import prometheus
 from trainingrun_operator.edge.observe import Observer
 from trainingrun_operator.edge.store import Store
+from trainingrun_operator.edge.webhook import Notifier, Webhook
+from trainingrun_operator.settings import SettingsError
 
 if TYPE_CHECKING:
     from trainingrun_operator.settings import Settings
@@ -53,10 +57,11 @@ def run(settings: Settings) -> int:
 
 
 async def _run(settings: Settings) -> None:
+    told = webhook(settings)
     info, fields = front.connection()
     cache, telemetry, store = Cache(), exporter.Telemetry(), Store()
     connection = Connection(**fields)
-    # The Lease has connections of its own: a burst of looks must not keep its renewal waiting. So have the curves: no look waits for them.
+    # The Lease has connections of its own: a burst of looks must not keep its renewal waiting. So have curves and events: no look waits for them.
     async with (
         Kube(connection) as kube,
         Kube(connection) as aside,
@@ -76,7 +81,8 @@ async def _run(settings: Settings) -> None:
         )
         executor = Executor(kube, cache, lease.held)
         curves = Curves(beside, lease.held, settings.curve_seconds)
-        reconciler = Reconciler(kube, cache, observer, executor, telemetry, curves, settings.status_seconds)
+        notifier = Notifier(told, beside, cache, lease.held, telemetry.notification) if told else None
+        reconciler = Reconciler(kube, cache, observer, executor, telemetry, curves, settings.status_seconds, notifier)
         scheduler = Scheduler(reconciler.look, lambda uid: _namespace(cache, uid), telemetry.lateness)
         watch = Watch(cache, scheduler, reconciler, kube, settings.run_selector)
         health = Health(watch, scheduler, lease, settings.list_seconds)
@@ -91,6 +97,7 @@ async def _run(settings: Settings) -> None:
             leading,
             asyncio.create_task(scheduler.run()),
             asyncio.create_task(curves.run()),
+            *([asyncio.create_task(notifier.run())] if notifier else []),
             asyncio.create_task(_relist(watch, settings.list_seconds)),
         ]
         log.info("watching TrainingRuns; agent image %s", settings.agent_image)
@@ -126,6 +133,19 @@ def defaults(settings: Settings) -> Defaults:
         agent_settle_seconds=settings.agent_settle_seconds,
         allowed_destinations=settings.allowed_destinations,
     )
+
+
+def webhook(settings: Settings) -> Webhook | None:
+    """Return where events are told, and which; None: nowhere.
+
+    Raises:
+        SettingsError: there is nothing to sign them with.
+    """
+    if not settings.webhook_url:
+        return None
+    if not (keys := keys_of(settings.webhook_secret)):
+        raise SettingsError("TRAININGRUN_WEBHOOK_URL needs TRAININGRUN_WEBHOOK_SECRET: events are signed")
+    return Webhook(settings.webhook_url, keys, frozenset(map(EventType, settings.webhook_events.split(","))))
 
 
 def candidate(kube: Kube, settings: Settings) -> Lease:

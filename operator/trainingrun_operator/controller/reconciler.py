@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.edge.execute import Executor
     from trainingrun_operator.edge.kube import Kube
     from trainingrun_operator.edge.observe import Observer
+    from trainingrun_operator.edge.webhook import Notifier
     from trainingrun_operator.exporter import Telemetry
 
 Json = dict[str, Any]
@@ -51,6 +52,8 @@ class Reconciler:
     telemetry: Telemetry
     curves: Curves
     status_seconds: float
+    notifier: Notifier | None = None
+    """None: the installation has no webhook."""
     memories: dict[str, Memory] = field(default_factory=dict)
     _failures: dict[str, int] = field(default_factory=dict)
 
@@ -86,12 +89,16 @@ class Reconciler:
         self._failures.pop(uid, None)
         self.telemetry.runs.pop(uid, None)
         self.curves.forget(uid)
+        if self.notifier is not None:
+            self.notifier.forget(uid)
 
     def forget_all(self) -> None:
         """Somebody else looks at the runs: what is remembered of them grows old, and is not exported any more."""
         for kept in (self.memories, self._failures, self.telemetry.runs):
             kept.clear()
         self.curves.forget_all()
+        if self.notifier is not None:
+            self.notifier.forget_all()
 
     async def _look(self, uid: str) -> float | None:
         memory = self.memories.setdefault(uid, Memory())
@@ -119,9 +126,10 @@ class Reconciler:
     async def _say(self, seen: Observed, memory: Memory) -> None:
         """Write what is derived: at once on a transition, else every so often."""
         status = render(seen)
-        self.telemetry.runs[seen.run.uid] = series_of(
-            seen.run.namespace, seen.run.name, seen.run.spec, _whole(seen, status)
-        )
+        whole = _whole(seen, status)
+        self.telemetry.runs[seen.run.uid] = series_of(seen.run.namespace, seen.run.name, seen.run.spec, whole)
+        if self.notifier is not None:
+            self.notifier.note(seen, whole)
         body = observed_fields(status)
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         shown = (
@@ -217,5 +225,6 @@ def _whole(seen: Observed, derived: TrainingRunStatus) -> TrainingRunStatus:
         "termination_status": before.termination_status,
         "nodes": before.nodes,
         "completion_time": before.completion_time,
+        "notified": before.notified,
     }
     return derived.model_copy(update=kept)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 SETTLED: Final = frozenset({NodePhase.RELEASED, NodePhase.RETAINED})
 _GOING: Final = frozenset({Instance.TERMINATING, Instance.GONE})
+_TOLD_TO_GO: Final = frozenset({NodePhase.RELEASING, NodePhase.VERIFYING})
 _GOES: Final = "The machine goes; waiting until machine and Node are both gone."
 _NODE_GONE: Final = "The Node is gone; the machine is released."
 _TAKEN: Final = "Handed over: another run is releasing this node already."
@@ -50,6 +51,13 @@ def seconds_still(seen: Observed) -> float:
     """How long no node that is still to be settled has changed its phase."""
     waiting = unsettled(seen.run.status.nodes)
     return min((seen.node_seconds.get(node.uid, 0.0) for node in waiting), default=0.0)
+
+
+def overdue(seen: Observed) -> tuple[NodeStatus, ...]:
+    """Those whose machine was to go, and that are still there after their pool's `alertAfterSeconds`."""
+    patience = {pool.name: pool.spec.alert_after_seconds for pool in seen.pools}
+    going = (node for node in seen.run.status.nodes if node.phase in _TOLD_TO_GO and node.pool in patience)
+    return tuple(node for node in going if seen.node_seconds.get(node.uid, 0) >= patience[node.pool])
 
 
 def recorded(seen: Observed) -> tuple[NodeStatus, ...]:
