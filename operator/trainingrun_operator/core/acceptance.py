@@ -157,9 +157,8 @@ def _signal(spec: TrainingRunSpec) -> Problem | None:
             "InvalidTemplate",
             f"spec.template.spec.shareProcessNamespace is false, but spec.shutdown.signal is {signal}: the agent could not see the training. Remove one.",
         )
-    main = children.main_container(spec)
-    own = next(c for c in pod["containers"] if c["name"] == main).get("securityContext") or {}
-    if own.get("runAsUser", (pod.get("securityContext") or {}).get("runAsUser")) is None:
+    if children.training_user(spec) is None:
+        main = children.main_container(spec)
         return Problem(
             "InvalidTemplate",
             f"spec.shutdown.signal is {signal}, but the template does not say as which user {main!r} runs: set securityContext.runAsUser, of the pod or"

@@ -92,7 +92,7 @@ def pod_template(run: Run, defaults: Defaults) -> Manifest:
     for container in spec["containers"]:
         _equip(container, run.spec, mounts if container["name"] == main else mounts[1:])
     spec["volumes"] = [*(spec.get("volumes") or []), *_volumes(run.spec, spec, mounts[0]["name"])]
-    own = _own_containers(run, defaults, spec, mounts)
+    own = _own_containers(run, defaults, mounts)
     spec["initContainers"] = [
         *([own["restore"]] if _uploads(run.spec) else []),
         own["agent"],
@@ -177,12 +177,12 @@ def _volumes(spec: TrainingRunSpec, pod: Manifest, checkpoint_volume: str) -> li
     return volumes
 
 
-def _own_containers(run: Run, defaults: Defaults, pod: Manifest, mounts: list[Manifest]) -> dict[str, Manifest]:
+def _own_containers(run: Run, defaults: Defaults, mounts: list[Manifest]) -> dict[str, Manifest]:
     podinfo = {"name": names.PODINFO_VOLUME, "mountPath": names.PODINFO_PATH, "readOnly": True}
     common = {
         "image": defaults.agent_image,
         "imagePullPolicy": defaults.agent_pull_policy,
-        "securityContext": _security(run.spec, pod),
+        "securityContext": _security(run.spec),
     }
     secret = run.spec.checkpoint.s3.credentials_secret_name
     ca = [{"name": names.CA_VOLUME, "mountPath": names.CA_PATH, "readOnly": True}] if secret else []
@@ -245,12 +245,22 @@ def _agent_env(run: Run, defaults: Defaults) -> list[Manifest]:
     ]
 
 
-def _security(spec: TrainingRunSpec, pod: Manifest) -> Manifest:
-    """Restricted, under the user that trains, so that the agent can read what the training writes."""
+def training_user(spec: TrainingRunSpec) -> int | None:
+    """As whom the training runs, if the template says it."""
+    return _identity(spec).get("runAsUser")
+
+
+def _identity(spec: TrainingRunSpec) -> Manifest:
+    """What the pod, and before it the container that trains, says of user and group."""
+    pod = spec.template["spec"]
     main = next(c for c in pod["containers"] if c["name"] == main_container(spec))
-    own, shared = main.get("securityContext") or {}, pod.get("securityContext") or {}
-    user = own.get("runAsUser", shared.get("runAsUser", AGENT_UID))
-    group = own.get("runAsGroup", shared.get("runAsGroup"))
+    return {**(pod.get("securityContext") or {}), **(main.get("securityContext") or {})}
+
+
+def _security(spec: TrainingRunSpec) -> Manifest:
+    """Restricted, under the user that trains, so that the agent can read what the training writes."""
+    identity = _identity(spec)
+    user, group = identity.get("runAsUser", AGENT_UID), identity.get("runAsGroup")
     return {
         "runAsUser": user,
         **({"runAsGroup": group} if group is not None else {}),

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 from collections import Counter
+from math import ceil
 from types import SimpleNamespace
 
 import looptime
@@ -50,8 +51,9 @@ class World:
         self.now_looking[uid] += 1
         assert self.now_looking[uid] == 1, "two looks at one run at once"
         in_namespace = sum(n for one, n in self.now_looking.items() if self.namespace(one) == self.namespace(uid))
-        # Half by those whose looks are short, and of the other half a third by the slow.
-        assert in_namespace <= max(1, self.slots * 3 // 4)
+        # Half by those whose looks are short, and of the other half a third by the slow; of a slot that would be cut, all of it.
+        half = ceil(self.slots / 2)
+        assert in_namespace <= half + ceil((self.slots - half) / 3)
         self.most = max(self.most, self.now_looking.total())
         assert self.now_looking.total() <= self.slots
         self.began.append((uid, round(now(), 3)))
