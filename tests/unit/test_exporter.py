@@ -178,6 +178,7 @@ async def test_what_the_operator_does_is_counted(telemetry):
     telemetry.lateness(-1)
     telemetry.reconciled(0.3)
     telemetry.reconcile_error()
+    telemetry.notification("failed")
     found = await samples(telemetry)
     assert found["trainingrun_terminations_total", (("status", "user_stop"),)] == 2
     assert found["trainingrun_data_losses_total", ()] == 1
@@ -186,6 +187,7 @@ async def test_what_the_operator_does_is_counted(telemetry):
     assert found["trainingrun_scheduler_lateness_seconds_sum", ()] == 0.2
     assert found["trainingrun_reconcile_duration_seconds_sum", ()] == 0.3
     assert found["trainingrun_reconcile_errors_total", ()] == 1
+    assert found["trainingrun_notifications_total", (("result", "failed"),)] == 1
 
 
 async def test_whether_this_replica_leads_is_asked_whenever_it_is_read(telemetry):
