@@ -22,9 +22,10 @@ PYTEST := $(BIN)/python -m pytest
 # By their first line, so that a new script is checked without being named here.
 SHELL_SCRIPTS = $(shell grep -rlE '^\#!.*\b(ba)?sh\b' .ci tools 2>/dev/null)
 
-CHART_CRDS := charts/trainingrun-operator/files/crds
+CHART_FILES := charts/trainingrun-operator/files
+CHART_CRDS := $(CHART_FILES)/crds
 
-.PHONY: help demo test check fix generate verify cluster cluster-down image install e2e unit chaos lock
+.PHONY: help demo test check fix generate verify cluster cluster-down image install e2e unit chaos bench lock
 
 # What make can do.
 help:
@@ -53,16 +54,23 @@ fix: $(READY)  ## Format, and repair what the linter can
 	@$(BIN)/ruff check --fix --exit-zero --quiet .
 	@$(BIN)/ruff format --quiet .
 
-generate: $(READY)  ## Write crds/ from the models in operator/trainingrun_operator/api
+generate: $(READY)  ## Write crds/ from the models, alerts/ and Grafana's dashboards from their sources
 	@echo "generate: crds/, and the chart's copy"
 	@$(BIN)/python -m trainingrun_operator.api.crd crds
 	@rm -f $(CHART_CRDS)/*.yaml && cp crds/*.yaml $(CHART_CRDS)/
+	@echo "generate: alerts and dashboards"
+	@$(BIN)/python tools/monitoring/generate.py
 
-verify: $(READY)  ## Fail when crds/ is not what the models say
+verify: $(READY)  ## Fail when a generated file is not what its source says
 	@echo "verify: crds/ is what the models say"
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	$(BIN)/python -m trainingrun_operator.api.crd "$$fresh" >/dev/null; \
 	diff -ru crds "$$fresh" && diff -ru crds $(CHART_CRDS) || { echo "verify: run 'make generate' and commit crds/ and $(CHART_CRDS)/" >&2; exit 1; }
+	@echo "verify: alerts and dashboards are what their sources say"
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	$(BIN)/python tools/monitoring/generate.py "$$fresh"; \
+	(for each in alerts/prometheus.yaml alerts/grafana.yaml $(CHART_FILES)/{alerts,dashboards}; do diff -ru "$$each" "$$fresh/$$each" || exit; done) || \
+	{ echo "verify: run 'make generate' and commit alerts/ and the chart's files/" >&2; exit 1; }
 
 cluster: $(READY)  ## Start the kind cluster (idempotent)
 	@echo "cluster: starting kind"
@@ -96,6 +104,9 @@ unit: $(READY)
 
 chaos: $(READY) $(if $(filter-out 0,$(CHAOS_CLUSTER)),cluster image install)  ## N terminations in memory and CHAOS_CLUSTER real ones, under faults drawn from SEED
 	@cd tests && ../$(BIN)/python -m chaos --runs $(N) --seed $(SEED) --cluster $(CHAOS_CLUSTER)
+
+bench: $(READY)  ## What ten thousand runs cost the exporter, beside plain prometheus_client
+	@cd tests && ../$(BIN)/python -m bench
 
 # pip reads both locks; writing them needs uv. No index address goes in.
 lock:

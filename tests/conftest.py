@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
+
+from trainingrun_operator.edge import calls
+
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Callable
+
     from e2e.scheduling import Scheduling
     from xdist.remote import Producer
 
@@ -18,6 +23,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
     from e2e.scheduling import Scheduling  # noqa: PLC0415 - xdist is not there where it is not asked for
 
     return Scheduling(config, log)
+
+
+@pytest.fixture
+def requests_made() -> Callable[[], dict[str, int]]:
+    """Return how many requests the code under test has made since the test began, by whom it asked."""
+    before = calls.made()
+    return lambda: {api: count - before[api] for api, count in calls.made().items() if count != before[api]}
 
 
 def pytest_configure() -> None:

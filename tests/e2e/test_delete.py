@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
-from e2e.api import seconds_of
+from e2e.api import eventually, seconds_of
 from e2e.audit import OPERATOR_USER
+from e2e.ground import OPERATOR, OPERATOR_NAMESPACE
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
 LONG = ("--epochs", "200", "--step-seconds", "0.05")
+
+
+def exported(space):
+    """The operator's metrics page, as Prometheus reads it."""
+    service = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/services/{OPERATOR}:8080"
+    return space.api.call("GET", f"{service}/proxy/metrics")
+
+
+def test_its_series_are_exported_while_it_is_there_and_vanish_with_it(space):
+    run = space.run("x", *LONG)
+    run.wait_step(10)
+    mine = f'{{namespace="{space.name}",name="x"'
+    seen = (
+        "trainingrun_step",
+        "trainingrun_loss",
+        "trainingrun_metrics_available",
+        "trainingrun_checkpoint_lag_seconds",
+    )
+    page = eventually(lambda: all(name + mine in (page := exported(space)) for name in seen) and page, "it is exported")
+    assert [line for line in page.splitlines() if line.startswith(f"trainingrun_status_phase{mine}")] == [
+        f'trainingrun_status_phase{mine},phase="Running"}} 1'
+    ], "Only the phase that it is in."
+    asked = {line.split('"')[1] for line in page.splitlines() if line.startswith("trainingrun_api_calls_total{")}
+    assert asked == {"kubernetes", "s3", "cloud", "agent", "metrics"}
+    checked = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, ""), "promtool has nothing to say."
+
+    space.shell("kubectl delete trun x --timeout=90s", seconds=100)
+    eventually(lambda: mine not in exported(space), "nothing of it is exported any more")
 
 
 def test_foreground_deletion_saves_and_proves_first_and_leaves_nothing_but_the_bucket(space):

@@ -76,7 +76,7 @@ def test_a_second_replica_takes_over(own_operator, space, capsys, leave):
         (second,) = pods.keys() - {first}
         assert "leading" in page(space.api, first, "readyz")
         assert f"standby: the Lease is held by {first}" in page(space.api, second, "readyz")
-        mine = f'trainingrun_info{{name="x",namespace="{space.name}"}} 1.0'
+        mine = f'trainingrun_info{{namespace="{space.name}",name="x"}} 1'
         eventually(lambda: mine in page(space.api, first, "metrics"), "the leader exports the run")
         assert "trainingrun_leader 1.0" in page(space.api, first, "metrics")
         assert "trainingrun_leader 0.0" in page(space.api, second, "metrics")

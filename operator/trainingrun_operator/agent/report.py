@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trainingrun_operator.agent import detect, wire
 from trainingrun_operator.agent.look import View
-from trainingrun_operator.api.exchange import AgentError, AgentReport, CommitSeen, Found, MarkerSeen
+from trainingrun_operator.api.exchange import AgentError, AgentReport, CommitSeen, Found, MarkerSeen, Upload
 
 if TYPE_CHECKING:
     from trainingrun_operator.agent.cargo import Tally
     from trainingrun_operator.agent.detect import Seen
 
 NOTHING = View()
+UPLOADS_MAX = 8
+"""The operator looks more often than so many generations are committed."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Board:
         self._unsaved: int | None = None
         self._epoch: int | None = None
         self._commit: CommitSeen | None = None
+        self._uploads: deque[Upload] = deque(maxlen=UPLOADS_MAX)
+        self._upload_failures = 0
         self._working_on: str | None = None
         self._tally: Tally | None = None
         self._trouble: dict[str, Trouble] = {}
@@ -70,9 +75,15 @@ class Board:
         with self._lock:
             self._tally = tally
 
+    def uploaded(self, upload: Upload) -> None:
+        """A generation was sent and committed."""
+        with self._lock:
+            self._uploads.append(upload)
+
     def failed(self, source: str, code: str, message: str) -> bool:
         """Something does not work; returns whether that is news."""
         with self._lock:
+            self._upload_failures += source == "store"
             known = self._trouble.get(source)
             news = known is None or known.code != code
             since = known.since if known and not news else time.monotonic()
@@ -113,6 +124,8 @@ class Board:
                 uploaded_bytes=self._tally.sent_bytes + self._tally.kept_bytes if self._tally else 0,
                 last_change_seconds=None if view.changed_at is None else max(at - view.changed_at, 0.0),
                 commit=self._commit,
+                uploads=tuple(self._uploads),
+                upload_failures=self._upload_failures,
                 working_on=self._working_on,
                 foreign_stop_file=foreign,
                 markers=markers,

@@ -14,6 +14,7 @@ from trainingrun_operator.agent.bucket import ConflictError, CorruptedError, Sto
 from trainingrun_operator.agent.cargo import Cargo, ChangedError, PreemptedError, Tally
 from trainingrun_operator.agent.ledger import Answer, FencedError, TooLargeError
 from trainingrun_operator.agent.upload import Shipment
+from trainingrun_operator.api.exchange import Upload
 from trainingrun_operator.api.manifest import Commit, Manifest
 
 if TYPE_CHECKING:
@@ -227,6 +228,10 @@ class Shipper:
         self._changes = 0
         self._board.claimed(self._ledger.epoch, seen)
         self._board.unsaved(self._ledger.unsaved_bytes(view.scan.entries))
+        seconds = time.monotonic() - started
+        if manifest is not None:
+            sent = Upload(epoch=seen.epoch, generation=seen.generation, bytes=tally.sent_bytes, seconds=seconds)
+            self._board.uploaded(sent)
         if job.wish.reason == "sigterm":
             self.outcome = 0
         log.info(
@@ -240,7 +245,7 @@ class Shipper:
             tally.sent_bytes,
             tally.kept_bytes,
             tally.kept_parts,
-            time.monotonic() - started,
+            seconds,
         )
 
     def _send(self, job: Job, tally: Tally) -> tuple[Manifest, RankManifest]:

@@ -86,6 +86,17 @@ class CommitSeen(Model):
     attempt: int = 0
 
 
+class Upload(Model):
+    """One generation that the agent has sent and committed."""
+
+    epoch: int
+    generation: int
+    bytes: int = 0
+    """Sent for it; what the bucket held already is not."""
+    seconds: float = 0
+    """From the first byte to the commit."""
+
+
 class MarkerSeen(Model):
     """A completion marker that was written after the pod started."""
 
@@ -122,6 +133,10 @@ class AgentReport(Model):
         float | None, Field(description="Since anything under the path changed; None if nothing was ever there")
     ] = None
     commit: CommitSeen | None = None
+    uploads: tuple[Upload, ...] = ()
+    """The newest few since this agent started, oldest first."""
+    upload_failures: int = 0
+    """Tries to send or commit that have failed since this agent started."""
     working_on: str | None = None
     """Id of the save request in hand."""
     foreign_stop_file: bool = False

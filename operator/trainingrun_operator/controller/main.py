@@ -22,6 +22,7 @@ from trainingrun_operator.controller.reconciler import Reconciler
 from trainingrun_operator.controller.scheduler import Scheduler
 from trainingrun_operator.core.observed import Defaults
 from trainingrun_operator.core.signature import keys_of
+from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.curve import Curves
 from trainingrun_operator.edge.execute import Executor
@@ -70,6 +71,7 @@ async def _run(settings: Settings) -> None:
     ):
         lease = candidate(aside, settings)
         telemetry.leads(lease.held)
+        telemetry.calls(calls.made)
         observer = Observer(
             kube,
             store,

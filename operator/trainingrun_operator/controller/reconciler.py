@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
+from trainingrun_operator.controller import tally
 from trainingrun_operator.core.decide import decide
-from trainingrun_operator.core.effects import Begin, Tell
-from trainingrun_operator.core.observed import Unreachable
+from trainingrun_operator.core.effects import Begin
 from trainingrun_operator.core.status import observed_fields, render
 from trainingrun_operator.edge.execute import NotLeadingError, StaleError
 from trainingrun_operator.edge.kube import KubeError
@@ -22,7 +22,6 @@ from trainingrun_operator.exporter import series_of
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.status import Progress, TrainingRunStatus
-    from trainingrun_operator.core.effects import Decision
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.edge.cache import Cache
     from trainingrun_operator.edge.curve import Curves
@@ -87,15 +86,16 @@ class Reconciler:
         """The run is gone."""
         self.memories.pop(uid, None)
         self._failures.pop(uid, None)
-        self.telemetry.runs.pop(uid, None)
+        self.telemetry.runs.forget(uid)
         self.curves.forget(uid)
         if self.notifier is not None:
             self.notifier.forget(uid)
 
     def forget_all(self) -> None:
         """Somebody else looks at the runs: what is remembered of them grows old, and is not exported any more."""
-        for kept in (self.memories, self._failures, self.telemetry.runs):
-            kept.clear()
+        self.memories.clear()
+        self._failures.clear()
+        self.telemetry.runs.clear()
         self.curves.forget_all()
         if self.notifier is not None:
             self.notifier.forget_all()
@@ -112,7 +112,7 @@ class Reconciler:
             if any(isinstance(effect, Begin) for effect in decision.effects) and not await self.observer.confirms(seen):
                 raise StaleError("pods or Job are not what the decision to end the run was made from")
             written = await self.executor.execute(seen, decision.effects, memory)
-            self._count(seen, decision)
+            tally.count(self.telemetry, seen, decision, memory)
             # Deleted meanwhile: what the write returned is already history.
             if written is not None and uid in self.cache.runs:
                 self.cache.put_run(written)
@@ -126,8 +126,8 @@ class Reconciler:
     async def _say(self, seen: Observed, memory: Memory) -> None:
         """Write what is derived: at once on a transition, else every so often."""
         status = render(seen)
-        whole = _whole(seen, status)
-        self.telemetry.runs[seen.run.uid] = series_of(seen.run.namespace, seen.run.name, seen.run.spec, whole)
+        run, whole, measured = seen.run, _whole(seen, status), tally.measured(seen, memory)
+        self.telemetry.runs.put(run.uid, series_of(run.namespace, run.name, run.spec, whole, measured))
         if self.notifier is not None:
             self.notifier.note(seen, whole)
         body = observed_fields(status)
@@ -143,7 +143,6 @@ class Reconciler:
         # A status that is gone was not lost on the way: the cluster was restored from a backup.
         if (digest == memory.written and seen.run.status.conditions) or not due:
             return
-        run = seen.run
         self.executor.check_leads()
         try:
             written = await self.kube.apply_run_status(run.namespace, run.name, run.uid, run.resource_version, body)
@@ -156,25 +155,7 @@ class Reconciler:
         self.cache.put_run(written)
         memory.written, memory.written_at, memory.shown = digest, seen.now, shown
 
-    # -- counting, failing -------------------------------------------------------------------------------
-
-    def _count(self, seen: Observed, decision: Decision) -> None:
-        for effect in decision.effects:
-            match effect:
-                case Begin(termination) if not termination.suspends:
-                    self.telemetry.terminated(termination.status)
-                    log.info("%s: ends as %s: %s", seen.run.key, termination.status, termination.message)
-                case Tell("DataLoss", message, _):
-                    self.telemetry.lost_data()
-                    log.warning("%s: DataLoss: %s", seen.run.key, message)
-                case Tell(reason, message, _):
-                    log.info("%s: %s: %s", seen.run.key, reason, message)
-                case _:
-                    log.info("%s: %s", seen.run.key, effect.__class__.__name__)
-        if seen.track.oddity is not None and seen.run.status.termination is None:
-            self.telemetry.poll_error("metrics", seen.track.oddity.reason)
-        if isinstance(seen.answer, Unreachable):
-            self.telemetry.poll_error("store", seen.answer.code)
+    # -- failing -------------------------------------------------------------------------------
 
     async def _reread(self, uid: str) -> float | None:
         stored = self.cache.runs.get(uid)

@@ -15,6 +15,7 @@ from trainingrun_operator.core import children
 from trainingrun_operator.core.effects import CreateBudget, DeleteBudget, Effect
 
 if TYPE_CHECKING:
+    from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.core.observed import Observed
 
 _UNPROVEN: Final = frozenset({Phase.REQUESTED, Phase.DRAINING, Phase.SAVING, Phase.VERIFYING, Phase.HELD})
@@ -35,6 +36,13 @@ def all_proven(seen: Observed) -> bool:
     if agent is None or agent.error is not None or agent.newest is None or agent.unfinished is not None:
         return False
     if agent.commit is None or verified is None or verified.key != agent.commit.key:
+        return False
+    return shipped(agent)
+
+
+def shipped(agent: AgentReport) -> bool:
+    """Whether the newest whole checkpoint in the volume is in the bucket, by the agent's word."""
+    if agent.newest is None or agent.commit is None:
         return False
     # A log grows all the time, and is worth no guard of its own.
     return agent.unsaved_bytes == 0 or (agent.newest.step is not None and agent.newest.step == agent.commit.step)

@@ -60,6 +60,17 @@ def overdue(seen: Observed) -> tuple[NodeStatus, ...]:
     return tuple(node for node in going if seen.node_seconds.get(node.uid, 0) >= patience[node.pool])
 
 
+def ghosts(seen: Observed) -> tuple[NodeStatus, ...]:
+    """Those whose Node is gone and whose machine runs on, and is billed, although it was told to go."""
+    told = ((node, facts_of(seen.nodes, node)) for node in seen.run.status.nodes if node.phase is NodePhase.VERIFYING)
+    return tuple(node for node, facts in told if facts is not None and is_ghost(facts))
+
+
+def is_ghost(facts: NodeFacts) -> bool:
+    """Whether a machine runs without its Node."""
+    return facts.uid is None and facts.instance is Instance.RUNNING
+
+
 def recorded(seen: Observed) -> tuple[NodeStatus, ...]:
     """What should be written down: also nodes that a pod of the run is on by now, and the pool of one that no pool had selected."""
     known = {node.uid for node in seen.run.status.nodes}
@@ -323,7 +334,7 @@ def _verify(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> S
         case Instance.RUNNING, _ if why := _not_ours(seen, facts):
             return _to(seen, node, NodePhase.WAIT_IDLE, why), _back(seen, node, facts)
         case Instance.RUNNING, _:
-            ghost = "A machine without a Node still runs and is billed. " if facts.uid is None else ""
+            ghost = "A machine without a Node still runs and is billed. " if is_ghost(facts) else ""
             return _to(seen, node, node.phase, f"{overdue}{ghost}Asked again to go. {facts.problem}".strip()), (
                 ReleaseMachine(pool.name, node.provider_id),
             )

@@ -18,6 +18,8 @@ from trainingrun_operator.core.sample import Sample, ScrapeFailure
 if TYPE_CHECKING:
     from trainingrun_operator.api.status import Progress
 
+NOT_FINITE: Final = "NotFinite"
+"""Reason of a reading whose loss is NaN or infinite."""
 _REMEMBERED: Final = 16
 _ETA_MAX: Final = 315_360_000
 """Ten years: what is further away is no estimate."""
@@ -89,9 +91,7 @@ class Track:
     @property
     def in_final_epoch(self) -> bool:
         """Whether the last epoch has begun; False while it is unknown how epochs are counted."""
-        if self.epoch is None or self.total_epochs is None or self.epoch_base is None:
-            return False
-        return self.epoch >= self.total_epochs - 1 + self.epoch_base
+        return is_final_epoch(self.epoch, self.total_epochs, self.epoch_base)
 
     @property
     def percent(self) -> int | None:
@@ -111,6 +111,13 @@ class Track:
         # From when the present epoch began: a whole epoch says nothing of how much of it is done.
         eta = (self.total_epochs + self.epoch_base - self.epoch) * pace - (now - self.epoch_at)
         return max(0, int(eta)) if eta <= _ETA_MAX else None
+
+
+def is_final_epoch(epoch: float | None, total_epochs: float | None, base: int | None) -> bool:
+    """Whether this is the last of so many epochs, the first of which is called `base`; False while any of it is unknown."""
+    if epoch is None or total_epochs is None or base is None:
+        return False
+    return epoch >= total_epochs - 1 + base
 
 
 def resumed(progress: Progress | None, *, pod_uid: str, now: float) -> Track:
@@ -160,9 +167,7 @@ def _fold_loss(track: Track, sample: Sample, now: float) -> Track:
             ),
         )
     if not isfinite(sample.loss):
-        return replace(
-            track, oddity=ScrapeFailure("NotFinite", f"The loss is {sample.loss}: nothing is decided by it.")
-        )
+        return replace(track, oddity=ScrapeFailure(NOT_FINITE, f"The loss is {sample.loss}: nothing is decided by it."))
     return replace(track, oddity=None, loss_at=now)
 
 

@@ -20,6 +20,8 @@ from urllib.parse import quote
 import aiohttp
 
 from trainingrun_operator.api import names
+from trainingrun_operator.edge import calls
+from trainingrun_operator.edge.calls import Api
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -270,6 +272,7 @@ class Kube:
         """The last lines of a container's log; empty if there is none. RBAC: get pods/log."""
         # Not limitBytes: the API server would keep the beginning, and the end is what tells.
         params = {"container": container, "tailLines": str(lines)}
+        calls.count(Api.KUBERNETES)
         try:
             async with self._session.get(
                 self._url(_pod(namespace, name) + "/log"), params=params, headers=self._headers()
@@ -354,6 +357,7 @@ class Kube:
         try:
             tries = BUSY_TRIES
             while True:
+                calls.count(Api.KUBERNETES)
                 async with self._session.request(
                     method, self._url(path), data=data, headers=headers, params=params
                 ) as answer:

@@ -32,6 +32,20 @@ class Stopwatch:
 
 
 @dataclass
+class Told:
+    """What the counters know already: nothing is counted twice."""
+
+    scrape: float = 0
+    """When the next scrape after the last one that was counted was due."""
+    gpus: tuple[int, float] = (0, 0)
+    """How many the pods held at the last look, and when that was."""
+    upload: tuple[int, int] | None = None
+    """Epoch and generation of the newest upload; None: nothing is known, and what an agent says first was counted by an operator before this one."""
+    failures: tuple[str, int] | None = None
+    """The uid of the agent's pod, and how many failures it has spoken of; None: likewise."""
+
+
+@dataclass
 class Memory:
     """Of one run."""
 
@@ -75,10 +89,12 @@ class Memory:
     waiting: Stopwatch = field(default_factory=Stopwatch)
     candidate: Stopwatch = field(default_factory=Stopwatch)
     proven: Stopwatch = field(default_factory=Stopwatch)
+    unshipped: Stopwatch = field(default_factory=Stopwatch)
     nodes: dict[str, Stopwatch] = field(default_factory=dict)
     """By node uid."""
     gates: dict[str, Stopwatch] = field(default_factory=dict)
     """By node uid."""
+    told: Told = field(default_factory=Told)
     silence: Stopwatch = field(default_factory=Stopwatch)
     """Of the newest pod's agent."""
     fates: dict[str, Fate] = field(default_factory=dict)

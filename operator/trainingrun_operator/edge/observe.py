@@ -30,6 +30,8 @@ from trainingrun_operator.core.observed import (
 )
 from trainingrun_operator.core.release import unsettled
 from trainingrun_operator.core.track import Track, fold, resumed
+from trainingrun_operator.edge import calls
+from trainingrun_operator.edge.calls import Api
 from trainingrun_operator.edge.evidence import SAVING, Evidence, asked
 from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.edge.memory import Stopwatch
@@ -228,6 +230,7 @@ class Observer:
     async def _report(self, pod: Pod) -> AgentReport | None:
         """What the pod's agent says; None if it does not answer, or answers for another pod."""
         url = f"http://{_host(pod.ip)}:{names.AGENT_PORT}/progress"
+        calls.count(Api.AGENT)
         try:
             async with self._session.get(
                 url, timeout=aiohttp.ClientTimeout(total=AGENT_TIMEOUT_SECONDS), allow_redirects=False

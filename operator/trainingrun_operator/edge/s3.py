@@ -24,6 +24,8 @@ from botocore.config import Config
 
 from trainingrun_operator.api.manifest import Layout, Order, order_of_commit
 from trainingrun_operator.core.observed import Unreachable
+from trainingrun_operator.edge import calls
+from trainingrun_operator.edge.calls import Api
 from trainingrun_operator.edge.guard import caused_by_guard, guarded
 
 if TYPE_CHECKING:
@@ -164,6 +166,7 @@ class Clients:
         )
         if owner := access.expected_bucket_owner:
             client.meta.events.register("before-parameter-build.s3", partial(_expect, owner))
+        calls.count_all(client.meta.events, Api.S3)
         return guarded(client)
 
     def _ca_file(self, pem: str) -> str | None:

@@ -37,6 +37,22 @@ def test_a_complete_checkpoint_is_committed_while_the_training_runs(make_pod, st
     assert report.files == 4
 
 
+def test_what_was_uploaded_and_what_failed_is_reported(make_pod, store, proxy):
+    proxy.rule = lambda _: Do.REFUSE
+    pod = make_pod(endpoint=proxy.url).start()
+    first = hf_checkpoint(pod.volume, 100)
+    failing = pod.reports(lambda report: report.upload_failures > 1)
+    assert failing.uploads == ()
+    proxy.rule = lambda _: Do.PASS
+    once = pod.reports(lambda report: report.uploads)
+    second = hf_checkpoint(pod.volume, 200)
+    twice = pod.reports(lambda report: len(report.uploads) > 1)
+    assert [(one.epoch, one.generation) for one in twice.uploads] == [(1, 1), (1, 2)]
+    assert [one.bytes for one in twice.uploads] == [sum(map(len, files.values())) for files in (first, second)]
+    assert all(one.seconds > 0 for one in twice.uploads)
+    assert once.upload_failures == twice.upload_failures >= failing.upload_failures
+
+
 def test_a_killed_agent_resumes_the_parts_that_the_bucket_holds(make_pod, store, proxy):
     proxy.delay = lambda request: 0.2 * int(request.query.split("partNumber=")[1]) if request.is_part else 0.0
     pod = make_pod(endpoint=proxy.url)

@@ -183,6 +183,13 @@ async def test_exactly_the_named_machine_goes_and_the_group_becomes_smaller(clou
     assert cloud.desired(group) == 2
 
 
+async def test_every_request_to_the_cloud_is_counted(cloud, provider, group, requests, requests_made):
+    (machine,) = cloud.group(group, 1)
+    await provider.instance(make_pool(group), named(machine))
+    await provider.release(make_pool(group), named(machine))
+    assert requests_made() == {"cloud": len(requests)}
+
+
 async def test_released_twice_the_group_becomes_smaller_once(cloud, provider, group):
     first, *_ = cloud.group(group, 3)
     await provider.release(make_pool(group), named(first))

@@ -216,6 +216,14 @@ async def test_a_commit_of_which_everything_is_there_verifies(store, access, lay
     assert (found.commit.termination_id, found.commit.attempt) == ("stop-1", 3)
 
 
+async def test_every_request_to_the_bucket_is_counted(store, access, layout, shipment, calls, requests_made):
+    key = shipment.send()
+    calls.clear()
+    await store.verify(access, layout, key)
+    assert len(calls) > 2
+    assert requests_made() == {"s3": len(calls)}
+
+
 async def test_the_address_of_a_verified_checkpoint_lists_its_files(store, access, layout, shipment, client):
     found = await store.verify(access, layout, shipment.send())
     prefix = found.uri.removeprefix(f"s3://{layout.bucket}/")

@@ -45,6 +45,10 @@ def test_the_budget_lets_no_pod_of_the_run_go_and_goes_with_the_job():
     assert [owner["uid"] for owner in budget["metadata"]["ownerReferences"]] == [JOB_UID]
 
 
+def test_without_a_checkpoint_there_is_nothing_that_could_be_shipped():
+    assert not disruption.shipped(make_agent(commit=COMMIT, newest=None))
+
+
 @pytest.mark.parametrize(
     ("fields", "proven"),
     [

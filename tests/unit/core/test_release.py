@@ -26,7 +26,7 @@ from trainingrun_operator.api.status import NodePhase, Phase
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import DeleteNode, RecordNodes, ReleaseMachine, TaintNode, UntaintNode
 from trainingrun_operator.core.observed import Instance
-from trainingrun_operator.core.release import gate_holds, gpus_of, wants
+from trainingrun_operator.core.release import gate_holds, ghosts, gpus_of, overdue, wants
 
 UNTAINT, TAINT = UntaintNode("gpu-1", NODE_UID), TaintNode("gpu-1", NODE_UID)
 RELEASE, DELETE = ReleaseMachine("a100", PROVIDER_ID), DeleteNode("gpu-1", NODE_UID)
@@ -258,6 +258,35 @@ def test_verifying(found, seconds, becomes, message, wanted):
 def test_a_machine_that_stays_is_asked_again_by_id(found, message):
     _, effects = look(VERIFYING, found, node={"message": message})
     assert effects == [RELEASE]
+
+
+@pytest.mark.parametrize(
+    ("phase", "found", "is_one"),
+    [
+        pytest.param(VERIFYING, gone(), True, id="its Node is gone and it runs"),
+        pytest.param(VERIFYING, tainted(), False, id="its Node is there"),
+        pytest.param(VERIFYING, gone(instance=Instance.TERMINATING), False, id="it is going"),
+        pytest.param(VERIFYING, None, False, id="it was not looked at"),
+        pytest.param(RELEASING, gone(), False, id="it was not told to go yet"),
+    ],
+)
+def test_a_machine_is_a_ghost(phase, found, is_one):
+    node = make_node(phase)
+    assert ghosts(releasing(node, found)) == ((node,) if is_one else ())
+
+
+@pytest.mark.parametrize(
+    ("node", "seconds", "is_one"),
+    [
+        pytest.param(make_node(RELEASING), 899, False, id="not yet"),
+        pytest.param(make_node(RELEASING), 900, True, id="after alertAfterSeconds of its pool"),
+        pytest.param(make_node(VERIFYING), 900, True, id="whether machine or Node stays"),
+        pytest.param(make_node(WAIT_IDLE), 9999, False, id="never while somebody is on it"),
+        pytest.param(make_node(VERIFYING, pool="gone"), 9999, False, id="never by a pool that nobody knows"),
+    ],
+)
+def test_a_node_is_overdue(node, seconds, is_one):
+    assert overdue(releasing(node, tainted(), seconds=seconds)) == ((node,) if is_one else ())
 
 
 # -- from when a wait counts ----------------------------------------------------------------------------------------

@@ -129,6 +129,14 @@ async def test_a_busy_api_server_is_asked_again_when_it_says(api, kube, waits, s
     assert api.lines("PATCH") == [f"PATCH {RUN}"] * 4
 
 
+async def test_every_request_is_counted_those_that_are_tried_again_included(api, kube, waits, requests_made):
+    for _ in range(2):
+        api.refuse(f"GET {RUN}", busy(429, "1"))
+    await kube.run(NAMESPACE, NAME)
+    await kube.log_tail(NAMESPACE, "p", "train", lines=5, most_bytes=100)
+    assert requests_made() == {"kubernetes": 4}
+
+
 async def test_an_api_server_that_stays_busy_is_an_error_after_a_while(api, kube, waits):
     for _ in range(module.BUSY_TRIES):
         api.refuse(f"GET {RUN}", busy(429, "1"))

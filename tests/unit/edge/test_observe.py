@@ -318,12 +318,14 @@ async def test_the_next_pod_on_a_node_of_the_same_name_is_asked_about_at_once(pl
     assert {node.uid for node in (await place.look()).nodes} == {NODE_UID, "anew"}
 
 
-async def test_a_steady_run_costs_its_scrape_and_its_report(place):
+async def test_a_steady_run_costs_its_scrape_and_its_report(place, requests_made):
     place.watched()
     await place.look()
+    before = requests_made()
     place.clock.now += 10
     await place.look()
     assert place.calls == ["/metrics", "/progress"]
+    assert requests_made() == {**before, "metrics": before["metrics"] + 1, "agent": before["agent"] + 1}
 
 
 async def test_the_metrics_are_not_read_before_they_are_due(place):

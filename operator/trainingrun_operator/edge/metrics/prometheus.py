@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 
 from trainingrun_operator.core.sample import Sample, ScrapeFailure
+from trainingrun_operator.edge import calls
+from trainingrun_operator.edge.calls import Api
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -71,6 +73,7 @@ async def scrape(
         timeout_seconds: for everything together, the body to its last byte included.
         cap_bytes: of the page, inflated if it came compressed.
     """
+    calls.count(Api.METRICS)
     try:
         page = await _fetch(session, url, timeout_seconds, cap_bytes)
     except _PageError as error:

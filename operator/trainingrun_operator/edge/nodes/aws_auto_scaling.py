@@ -17,6 +17,8 @@ from botocore import exceptions
 from botocore.config import Config
 
 from trainingrun_operator.core.observed import Instance
+from trainingrun_operator.edge import calls
+from trainingrun_operator.edge.calls import Api
 from trainingrun_operator.edge.nodes.provider import Denied, ProviderError, Refused, Retryable
 
 if TYPE_CHECKING:
@@ -141,10 +143,12 @@ class AWSAutoScalingProvider:
                 config = Config(
                     connect_timeout=3, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 1}
                 )
-                self._clients[region] = _Clients(
+                self._clients[region] = made = _Clients(
                     self._session.client("autoscaling", region_name=region, config=config),
                     self._session.client("ec2", region_name=region, config=config),
                 )
+                for client in (made.scaling, made.ec2):
+                    calls.count_all(client.meta.events, Api.CLOUD)
             return self._clients[region]
 
 

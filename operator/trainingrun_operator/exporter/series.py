@@ -1,0 +1,162 @@
+"""What the metrics of one run are: spec and status in numbers, and the little that only this process has measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from math import isfinite, nan
+from typing import TYPE_CHECKING, Final
+
+from trainingrun_operator.api.status import NodePhase, Phase, TrainingRunStatus
+from trainingrun_operator.core.release import gpus_of
+from trainingrun_operator.core.track import NOT_FINITE, is_final_epoch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trainingrun_operator.api.run import TrainingRunSpec
+    from trainingrun_operator.api.status import Condition
+
+_ON_THE_WAY: Final = frozenset({NodePhase.WAIT_IDLE, NodePhase.CORDONED, NodePhase.RELEASING, NodePhase.VERIFYING})
+_HOLDS_GPUS: Final = frozenset({"Pending", "Running", "Exited"})
+_BOOL: Final = {"True": 1.0, "False": 0.0}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What no status says, because it changes with every look."""
+
+    checkpoint_lag_seconds: float | None = None
+    upload_failing_seconds: float | None = None
+    nodes_overdue: int = 0
+    ghosts: Mapping[str, float] = field(default_factory=dict)
+    """Machines that run without a Node, by pool."""
+
+
+@dataclass(frozen=True)
+class RunSeries:
+    """All series of one run."""
+
+    namespace: str
+    name: str
+    gauges: Mapping[str, float] = field(default_factory=dict)
+    """By metric name; what is unknown is absent."""
+    labelled: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By metric name and then by the value of its third label; empty where there are none."""
+
+
+def series_of(
+    namespace: str, name: str, spec: TrainingRunSpec, status: TrainingRunStatus, measured: Measured | None = None
+) -> RunSeries:
+    """Everything about a run that is known and is a number."""
+    measured, stop = measured or Measured(), status.termination
+    known: dict[str, float | None] = {
+        "trainingrun_info": 1,
+        "trainingrun_start_time_seconds": _seconds(status.start_time),
+        "trainingrun_completion_time_seconds": _seconds(status.completion_time),
+        "trainingrun_gpus": _gpus_held(spec, status) or None,
+        "trainingrun_checkpoint_lag_seconds": measured.checkpoint_lag_seconds,
+        "trainingrun_checkpoint_upload_failing_seconds": measured.upload_failing_seconds,
+        "trainingrun_nodes_overdue": measured.nodes_overdue or None,
+        **_progress(status),
+        **(_training(spec, status) if status.termination is None else {}),
+        **_checkpoint(status),
+        **_stop(status),
+    }
+    return RunSeries(
+        namespace=namespace,
+        name=name,
+        gauges={metric: value for metric, value in known.items() if value is not None},
+        labelled={
+            "trainingrun_status_phase": {status.phase: 1} if status.phase else {},
+            "trainingrun_termination_phase": {stop.phase.value: 1} if stop else {},
+            "trainingrun_termination_status": {stop.status: 1} if stop else {},
+            "trainingrun_ghost_instances": measured.ghosts,
+        },
+    )
+
+
+def _threshold(spec: TrainingRunSpec, status: TrainingRunStatus) -> float | None:
+    threshold = status.effective.auto_stop_loss if status.effective else spec.auto_stop_loss
+    # A negative one means: off.
+    return threshold if threshold is not None and threshold >= 0 else None
+
+
+def _metrics(status: TrainingRunStatus) -> Condition | None:
+    return next((condition for condition in status.conditions if condition.type == "MetricsAvailable"), None)
+
+
+def _gpus_held(spec: TrainingRunSpec, status: TrainingRunStatus) -> int:
+    return gpus_of(spec.template) * sum(bool(pod.node) and pod.phase in _HOLDS_GPUS for pod in status.pods)
+
+
+def _progress(status: TrainingRunStatus) -> dict[str, float | None]:
+    progress, condition = status.progress, _metrics(status)
+    if progress is None:
+        return {}
+    # A gauge may begin as NaN: there is no progress before the step has advanced.
+    not_finite = condition is not None and condition.reason == NOT_FINITE
+    return {
+        "trainingrun_loss": nan if not_finite else _number(progress.loss),
+        "trainingrun_loss_best": _number(progress.best_loss),
+        "trainingrun_step": progress.step,
+        "trainingrun_epoch": _number(progress.epoch),
+        "trainingrun_progress_ratio": None if progress.percent is None else progress.percent / 100,
+    }
+
+
+def _training(spec: TrainingRunSpec, status: TrainingRunStatus) -> dict[str, float | None]:
+    """What is so only until the run ends or is suspended."""
+    progress, condition = status.progress, _metrics(status)
+    known = {
+        "trainingrun_auto_stop_loss": _threshold(spec, status),
+        "trainingrun_metrics_available": _BOOL.get(condition.status) if condition is not None else None,
+    }
+    if progress is not None:
+        known["trainingrun_eta_seconds"] = progress.eta_seconds
+        known["trainingrun_last_metric_timestamp_seconds"] = _seconds(progress.last_observation_time)
+        if is_final_epoch(_number(progress.epoch), progress.total_epochs, progress.epoch_base):
+            known["trainingrun_stall_polls"] = progress.stall_polls
+            known["trainingrun_stall_polls_limit"] = spec.stall_polls
+    return known
+
+
+def _checkpoint(status: TrainingRunStatus) -> dict[str, float | None]:
+    checkpoint = status.checkpoint
+    if checkpoint is None:
+        return {}
+    verified = checkpoint.verified_at is not None
+    return {
+        "trainingrun_checkpoint_last_verified_timestamp_seconds": _seconds(checkpoint.verified_at),
+        "trainingrun_checkpoint_generation": checkpoint.generation,
+        "trainingrun_checkpoint_bytes": checkpoint.bytes if verified else None,
+        "trainingrun_checkpoint_lag_bytes": checkpoint.lag.bytes if checkpoint.lag else None,
+    }
+
+
+def _stop(status: TrainingRunStatus) -> dict[str, float | None]:
+    stop = status.termination
+    if stop is None:
+        return {}
+    return {
+        "trainingrun_termination_requested_timestamp_seconds": _seconds(stop.requested_at),
+        "trainingrun_checkpoint_held": float(stop.phase is Phase.HELD),
+        "trainingrun_checkpoint_data_loss": 1 if stop.data_loss else None,
+        "trainingrun_nodes_unreleased": sum(node.phase in _ON_THE_WAY for node in status.nodes),
+    }
+
+
+def _number(text: str | None) -> float | None:
+    """As a finite number; what somebody garbled is none."""
+    try:
+        number = float(text) if text is not None else nan
+    except ValueError:
+        return None
+    return number if isfinite(number) else None
+
+
+def _seconds(stamp: str | None) -> float | None:
+    try:
+        return datetime.fromisoformat(stamp).timestamp() if stamp else None
+    except ValueError:
+        return None

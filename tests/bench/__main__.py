@@ -1,0 +1,19 @@
+"""`make bench`: measures, beside a named peer in the same run, and prints; nothing here passes or fails by time."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from bench import metrics_page
+
+
+def main() -> None:
+    """Run every bench."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--runs", type=int, default=10_000, help="how many runs are exported (default: %(default)s)")
+    asyncio.run(metrics_page.bench(parser.parse_args().runs))
+
+
+if __name__ == "__main__":
+    main()
