@@ -22,10 +22,11 @@ PYTEST := $(BIN)/python -m pytest
 # By their first line, so that a new script is checked without being named here.
 SHELL_SCRIPTS = $(shell grep -rlE '^\#!.*\b(ba)?sh\b' .ci tools 2>/dev/null)
 
-CHART_FILES := charts/trainingrun-operator/files
+CHART := charts/trainingrun-operator
+CHART_FILES := $(CHART)/files
 CHART_CRDS := $(CHART_FILES)/crds
 
-.PHONY: help demo test check fix generate verify cluster cluster-down image install e2e unit chaos bench lock
+.PHONY: help demo test check fix generate verify docs cluster cluster-down image install e2e unit chaos bench lock
 
 # What make can do.
 help:
@@ -38,7 +39,7 @@ demo: cluster image install  ## Three real trainings ended in three ways, on a k
 test: check cluster unit image install e2e  ## Everything: check, unit tests, then the tests on a kind cluster
 	@echo "test: all passed"
 
-check: $(READY) verify  ## Format, lint, types, layers, shell scripts, generated files
+check: $(READY) verify docs  ## Format, lint, types, layers, shell scripts, generated files, docs
 	@echo "check: format and lint"
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
@@ -54,12 +55,18 @@ fix: $(READY)  ## Format, and repair what the linter can
 	@$(BIN)/ruff check --fix --exit-zero --quiet .
 	@$(BIN)/ruff format --quiet .
 
-generate: $(READY)  ## Write crds/ from the models, alerts/ and Grafana's dashboards from their sources
+generate: $(READY)  ## Write every generated file: crds/, alerts/, dashboards, the chart's README, manifests/install.yaml, docs/reference/
 	@echo "generate: crds/, and the chart's copy"
 	@$(BIN)/python -m trainingrun_operator.api.crd crds
 	@rm -f $(CHART_CRDS)/*.yaml && cp crds/*.yaml $(CHART_CRDS)/
 	@echo "generate: alerts and dashboards"
 	@$(BIN)/python tools/monitoring/generate.py
+	@echo "generate: $(CHART)/README.md"
+	@$(BIN)/python tools/chart_readme.py $(CHART) >.venv/fresh && mv .venv/fresh $(CHART)/README.md
+	@echo "generate: manifests/install.yaml"
+	@tools/manifest >.venv/fresh && mv .venv/fresh manifests/install.yaml
+	@echo "generate: docs/reference/"
+	@$(BIN)/python tools/docs/reference.py docs/reference
 
 verify: $(READY)  ## Fail when a generated file is not what its source says
 	@echo "verify: crds/ is what the models say"
@@ -71,6 +78,18 @@ verify: $(READY)  ## Fail when a generated file is not what its source says
 	$(BIN)/python tools/monitoring/generate.py "$$fresh"; \
 	(for each in alerts/prometheus.yaml alerts/grafana.yaml $(CHART_FILES)/{alerts,dashboards}; do diff -ru "$$each" "$$fresh/$$each" || exit; done) || \
 	{ echo "verify: run 'make generate' and commit alerts/ and the chart's files/" >&2; exit 1; }
+	@echo "verify: the chart's README says what its values say"
+	@$(BIN)/python tools/chart_readme.py $(CHART) | diff -u $(CHART)/README.md - || { echo "verify: run 'make generate' and commit $(CHART)/README.md" >&2; exit 1; }
+	@echo "verify: manifests/install.yaml is the chart"
+	@tools/manifest | diff -u manifests/install.yaml - || { echo "verify: run 'make generate' and commit manifests/install.yaml" >&2; exit 1; }
+	@echo "verify: docs/reference/ is what it is about"
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	$(BIN)/python tools/docs/reference.py "$$fresh" >/dev/null; \
+	diff -ru docs/reference "$$fresh" || { echo "verify: run 'make generate' and commit docs/reference/" >&2; exit 1; }
+
+docs: $(READY)  ## Build docs/ into build/site; a dead link fails it
+	@echo "docs: build/site"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 cluster: $(READY)  ## Start the kind cluster (idempotent)
 	@echo "cluster: starting kind"

@@ -17,6 +17,18 @@ def main() -> int:
                 return operator.run(settings.load())
             except settings.SettingsError as error:
                 sys.exit(f"trainingrun-operator: {error}")
+        case "check":
+            from trainingrun_operator import settings  # noqa: PLC0415
+            from trainingrun_operator.controller import check  # noqa: PLC0415
+
+            if len(rest) != 1:
+                sys.exit(
+                    "trainingrun-operator: check needs the operator's address: check http://NAME.NAMESPACE.svc:8080"
+                )
+            try:
+                return check.run(settings.load(), rest[0])
+            except settings.SettingsError as error:
+                sys.exit(f"trainingrun-operator: {error}")
         case "agent":
             from trainingrun_operator.agent import main as agent  # noqa: PLC0415
 
@@ -35,7 +47,7 @@ def main() -> int:
             return stub_training.main(rest)
         case _:
             sys.exit(
-                f"trainingrun-operator: unknown job {job!r}: expected operator, agent, restore, gate or stub-training"
+                f"trainingrun-operator: unknown job {job!r}: expected operator, check, agent, restore, gate or stub-training"
             )
 
 

@@ -23,6 +23,7 @@ _CHOICES: Final = {
     "log_level": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
 }
 _EXPECTED: Final = {
+    bool: "true or false",
     int: "a whole number, 0 or more",
     float: "a number, 0 or more",
     tuple: "a JSON list of destinations",
@@ -59,6 +60,10 @@ class Settings:
     """Where runs may send their checkpoints; empty: to AWS itself, any bucket."""
     run_selector: str = ""
     """Label selector of the TrainingRuns that this operator answers for; empty: all of them."""
+    watch_namespaces: str = ""
+    """Names of the namespaces whose runs it answers for, separated by commas; empty: all of them."""
+    release_nodes: bool = True
+    """Whether it reads Nodes and GPUNodePools at all: without, machines are nobody's business and no right beyond the namespaces is needed."""
     lease_name: str = "trainingrun-operator"
     """The Lease by which the replicas agree on one that acts. Operators that share it share their runs."""
     lease_namespace: str = ""
@@ -75,6 +80,11 @@ class Settings:
     """Types of the events that are posted, divided by commas."""
     port: int = 8080
     log_level: str = "INFO"
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """The namespaces that are watched, each once; empty: all of them."""
+        return tuple(dict.fromkeys(name for part in self.watch_namespaces.split(",") if (name := part.strip())))
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
@@ -128,6 +138,10 @@ def _is_address(url: str) -> bool:
 def _parse(variable: str, text: str, default: Any) -> Any:
     try:
         match default:
+            case bool() if text in ("true", "false"):
+                return text == "true"
+            case bool():
+                problem = None
             case int() | float() if (number := type(default)(text)) >= 0 and isfinite(number):
                 return number
             case str():

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 CLEAN_UP_SECONDS = 20
 HERE = Path(__file__).parent
 # The longest first: what is short fills the gaps.
-FIRST = ("test_effects", "test_load", "test_frozen_operator", "test_s3_away", "test_ways_out", "test_api_trouble")
+FIRST = (
+    "test_effects",
+    "test_load",
+    "test_frozen_operator",
+    "test_s3_away",
+    "test_ways_out",
+    "test_api_trouble",
+    "test_release",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -99,6 +107,13 @@ def own_operator(ground: Ground) -> Iterator[None]:
 
 
 @pytest.fixture
+def own_release(ground: Ground) -> Iterator[None]:
+    """This test may install a release beside the installed one; there is one ServiceAccount for it."""
+    with turn(ground, "release", alone=True):
+        yield
+
+
+@pytest.fixture
 def gpu_nodes(ground: Ground) -> Iterator[None]:
     """No other test uses GPU nodes, so what happens to them is this test's doing."""
     with turn(ground, "gpu", alone=True):
@@ -119,6 +134,18 @@ def space(
     _spaces.append(space)
     yield space
     space.close()
+
+
+@pytest.fixture
+def elsewhere(space: Space, _spaces: list[Space]) -> Iterator[Space]:
+    """Another namespace, of somebody else."""
+    folder = space.folder / "elsewhere"
+    folder.mkdir()
+    other = Space(space.ground, space.api, space.bucket, space.cloud, unique("e2e"), folder)
+    other.open()
+    _spaces.append(other)
+    yield other
+    other.close()
 
 
 @pytest.fixture

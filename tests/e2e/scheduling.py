@@ -13,7 +13,7 @@ from typing import Final
 
 from xdist.scheduler import LoadScopeScheduling
 
-ALONE: Final = ("gpu_nodes", "own_operator")
+ALONE: Final = ("gpu_nodes", "own_operator", "own_release")
 """Fixtures of conftest.py that hold something alone."""
 ROOT: Final = Path(__file__).parents[2]
 

@@ -132,7 +132,7 @@ def filled(expr, run):
 def commands():
     """What stands in code blocks of runbooks, block by block."""
     for page in sorted(RUNBOOKS.glob("*.md")):
-        for block in re.findall(r"^ *```\n(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        for block in re.findall(r"^ *```sh\n(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL):
             if not block.lstrip().startswith(ELSEWHERE):
                 yield page.stem, "\n".join(line.strip() for line in block.splitlines())
 

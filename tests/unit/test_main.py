@@ -10,6 +10,7 @@ import pytest
 from trainingrun_operator import __main__, stub_training
 from trainingrun_operator.agent import gate, restore
 from trainingrun_operator.agent import main as agent
+from trainingrun_operator.controller import check
 from trainingrun_operator.controller import main as operator
 
 
@@ -30,7 +31,7 @@ def test_an_unknown_job_is_told_which_there_are(monkeypatch, arguments, said):
     with pytest.raises(SystemExit) as caught:
         main(monkeypatch, *arguments)
     assert caught.value.code == (
-        f"trainingrun-operator: {said}: expected operator, agent, restore, gate or stub-training"
+        f"trainingrun-operator: {said}: expected operator, check, agent, restore, gate or stub-training"
     )
 
 
@@ -63,6 +64,24 @@ def test_a_bad_setting_is_a_sentence_and_no_trace(monkeypatch):
     with pytest.raises(SystemExit) as caught:
         main(monkeypatch, "operator")
     assert caught.value.code == "trainingrun-operator: TRAININGRUN_PORT is 'http': expected a whole number, 0 or more"
+
+
+def test_a_check_needs_to_know_what_to_check(monkeypatch):
+    monkeypatch.setattr(check, "run", lambda settings, address: (settings.run_selector, address))
+    monkeypatch.setenv("TRAININGRUN_RUN_SELECTOR", "a=b")
+    assert main(monkeypatch, "check", "http://x") == ("a=b", "http://x")
+    with pytest.raises(SystemExit) as caught:
+        main(monkeypatch, "check")
+    assert caught.value.code == (
+        "trainingrun-operator: check needs the operator's address: check http://NAME.NAMESPACE.svc:8080"
+    )
+
+
+def test_a_check_with_a_bad_setting_is_a_sentence(monkeypatch):
+    monkeypatch.setenv("TRAININGRUN_RELEASE_NODES", "yes")
+    with pytest.raises(SystemExit) as caught:
+        main(monkeypatch, "check", "http://x")
+    assert caught.value.code == "trainingrun-operator: TRAININGRUN_RELEASE_NODES is 'yes': expected true or false"
 
 
 LOADED = """

@@ -34,6 +34,8 @@ GOOD = {
         (Destination(bucket="models", segments=("a", "b")),),
     ),
     "run_selector": ("team=vision", "team=vision"),
+    "watch_namespaces": ("vision,nlp", "vision,nlp"),
+    "release_nodes": ("false", False),
     "lease_name": ("another", "another"),
     "lease_namespace": ("operators", "operators"),
     "lease_seconds": ("12", 12),
@@ -114,6 +116,7 @@ def test_what_is_no_number_is_refused_with_variable_value_and_what_was_expected(
         pytest.param("default_auto_stop_action", "stop", "Shadow or Stop", id="an action in lower case"),
         pytest.param("default_auto_stop_action", "Off", "Shadow or Stop", id="an action that does not exist"),
         pytest.param("agent_image_pull_policy", "Sometimes", "Always, IfNotPresent or Never", id="a pull policy"),
+        pytest.param("release_nodes", "yes", "true or false", id="a yes"),
         pytest.param("log_level", "LOUD", "DEBUG, INFO, WARNING, ERROR or CRITICAL", id="a log level"),
     ],
 )
@@ -155,6 +158,18 @@ def test_address_and_secret_of_the_webhook_are_in_no_log():
     loaded = load({"TRAININGRUN_WEBHOOK_URL": "https://ops.example/token", "TRAININGRUN_WEBHOOK_SECRET": SECRET})
     assert "token" not in repr(loaded)
     assert SECRET not in repr(loaded)
+
+
+@pytest.mark.parametrize(
+    ("text", "namespaces"),
+    [
+        pytest.param("", (), id="all"),
+        pytest.param("vision", ("vision",), id="one"),
+        pytest.param(" vision, nlp,,vision ", ("vision", "nlp"), id="each once, whatever is between them"),
+    ],
+)
+def test_namespaces_are_separated_by_commas(text, namespaces):
+    assert load({"TRAININGRUN_WATCH_NAMESPACES": text}).namespaces == namespaces
 
 
 def test_the_first_bad_value_is_said():

@@ -19,14 +19,41 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- define "trainingrun.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- .Values.serviceAccount.name | default (include "trainingrun.fullname" .) -}}
 {{- else -}}
-{{- required "serviceAccount.name is needed where serviceAccount.create is false" .Values.serviceAccount.name -}}
+{{- .Values.serviceAccount.name -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Of the pod of `helm test`: not the operator's own, or its Service would send it requests. */}}
+{{- define "trainingrun.testLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}-test
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{/* Which runs an operator answers for: the same for whoever asks on its behalf. */}}
+{{- define "trainingrun.scope" -}}
+{{- with .Values.watchNamespaces -}}
+- name: TRAININGRUN_WATCH_NAMESPACES
+  value: {{ join "," . | quote }}
+{{ end -}}
+{{- with .Values.runSelector -}}
+- name: TRAININGRUN_RUN_SELECTOR
+  value: {{ . | quote }}
+{{ end -}}
+- name: TRAININGRUN_RELEASE_NODES
+  value: {{ .Values.nodeRelease.enabled | quote }}
+- name: TRAININGRUN_LEASE_NAME
+  value: {{ include "trainingrun.fullname" . }}
+- name: TRAININGRUN_LEASE_NAMESPACE
+  valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
 {{- end -}}
 
 {{- define "trainingrun.image" -}}

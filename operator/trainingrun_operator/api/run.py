@@ -90,7 +90,7 @@ class S3(Model):
     """How the bucket is reached."""
 
     endpoint_url: Annotated[str, Field(alias="endpointURL", pattern=r"^(https?://[^\s]+)?$", max_length=512)] = ""
-    """Address of an S3-compatible server; empty for AWS. Default empty."""
+    """Address of an S3-compatible server; empty for AWS. The installation's allowedDestinations must name it. Default empty."""
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]*$", max_length=63)] = ""
     """Region of the bucket. Default us-east-1."""
     credentials_secret_name: ObjectRef = ""
@@ -145,7 +145,7 @@ class NodePoolRef(Model):
     """Which nodes the run gives back, and whether."""
 
     ref: ObjectRef = ""
-    """The GPUNodePool. Default: the one that selects the node."""
+    """The GPUNodePool. Naming it needs the verb use on gpunodepools of this name, in the run's namespace. Default: the one that selects the node."""
     policy: NodePoolPolicy = NodePoolPolicy.WHEN_EMPTY
     """WhenEmpty: release the run's nodes once nothing else is on them. Never: keep them. Default WhenEmpty."""
 
@@ -211,7 +211,8 @@ class TrainingRunSpec(Model):
     that has begun is carried through. On a suspended run, stop ends it with that checkpoint. Default absent."""
     stop_mode: StopMode = StopMode.AUTO
     """Which checkpoint a stop waits for. Auto: the training is asked to save and leave. NextCheckpoint: the same, but its next complete checkpoint is
-    enough. LastCheckpoint: the last complete checkpoint is enough, nothing is waited for. May be changed while stopping. Default Auto."""
+    enough. LastCheckpoint: the last complete checkpoint is enough, nothing is waited for; while there is none, it is as Auto. May be changed for as long
+    as the training is waited for. Default Auto."""
     shutdown: Shutdown = Field(default_factory=Shutdown)
     """How the training is asked to leave."""
     completion: Completion = Field(default_factory=Completion)

@@ -59,7 +59,7 @@ class StopMode(StrEnum):
     NEXT_CHECKPOINT = "NextCheckpoint"
     """Ask, and be content with the next complete checkpoint too."""
     LAST_CHECKPOINT = "LastCheckpoint"
-    """Do not wait: the last complete checkpoint is enough."""
+    """Do not wait: the last complete checkpoint is enough. While there is none, as Auto."""
 
 
 ORDER: Final = {

@@ -9,13 +9,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import kopf
+from kopf._cogs.clients.errors import APIForbiddenError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.status import ORDER
 from trainingrun_operator.edge.cache import version
+from trainingrun_operator.edge.kube import KubeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from trainingrun_operator.controller.reconciler import Reconciler
     from trainingrun_operator.controller.scheduler import Scheduler
@@ -67,11 +69,43 @@ def connection() -> tuple[kopf.ConnectionInfo, dict[str, Any]]:
     return info, {name: getattr(info, name) for name in fields} | {"insecure": bool(info.insecure)}
 
 
-async def watch_while(leading: asyncio.Task[Any], registry: kopf.OperatorRegistry, run_selector: str = "") -> None:
-    """Watch until `leading` ends, which SIGTERM and SIGINT cancel.
+class WatchRefusedError(Exception):
+    """The API server has refused a watch for a minute, and kopf has given up all of them."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(f"A watch is refused, so that nothing is watched any more; the operator starts anew. {said}")
+
+
+async def readable(kube: Kube, namespaces: Sequence[str]) -> tuple[str, ...]:
+    """Return those whose runs may be listed, as far as the API server says anything.
+
+    A namespace that is deleted takes its RoleBinding along, and kopf ends for good at the first refusal: one that is gone must not cost the others
+    their operator.
+    """
+    found = []
+    for namespace in namespaces:
+        try:
+            await anext(kube.runs(namespace=namespace), None)
+        except KubeError as error:
+            if error.forbidden:
+                continue
+        found.append(namespace)
+    return tuple(found)
+
+
+async def watch_while(
+    leading: asyncio.Task[Any],
+    registry: kopf.OperatorRegistry,
+    run_selector: str = "",
+    namespaces: Sequence[str] = (),
+) -> None:
+    """Watch all namespaces, or the named ones, until `leading` ends, which SIGTERM and SIGINT cancel.
 
     Left to itself, kopf would return before anybody hears of the signal, and only when looks at runs have ended, or after five seconds of waiting
     for them: so long nobody could take over.
+
+    Raises:
+        WatchRefusedError: a right is missing, or was taken away with its namespace.
     """
     ended = asyncio.Event()
     leading.add_done_callback(lambda _: ended.set())
@@ -83,19 +117,35 @@ async def watch_while(leading: asyncio.Task[Any], registry: kopf.OperatorRegistr
             asyncio.get_running_loop().add_signal_handler(number, leading.cancel)
 
     kopf.on.startup(registry=registry)(take_signals)
-    await kopf.operator(
-        registry=registry, settings=settings(run_selector), clusterwide=True, standalone=True, stop_flag=ended
-    )
+    try:
+        await kopf.operator(
+            registry=registry,
+            settings=settings(run_selector),
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            standalone=True,
+            stop_flag=ended,
+        )
+    except APIForbiddenError as error:
+        raise WatchRefusedError(error.message or "") from error
 
 
 class Watch:
     """Turns events into cached objects and woken runs, and knows when it last had proof that events still come."""
 
     def __init__(
-        self, cache: Cache, scheduler: Scheduler, reconciler: Reconciler, kube: Kube, run_selector: str = ""
+        self,
+        cache: Cache,
+        scheduler: Scheduler,
+        reconciler: Reconciler,
+        kube: Kube,
+        run_selector: str = "",
+        namespaces: Sequence[str] = (),
     ) -> None:
         self._cache, self._scheduler, self._reconciler, self._kube = cache, scheduler, reconciler, kube
-        self._run_selector = run_selector
+        self._run_selector, self._namespaces = run_selector, namespaces or ("",)
+        self._refused: set[str] = set()
+        """Namespaces that the newest list could not ask."""
         self._untold: dict[str, int] = {}
         """What a list brought and no event has told yet: uid and resourceVersion."""
         self._told: dict[str, tuple[int, tuple[Any, ...]]] = {}
@@ -105,11 +155,18 @@ class Watch:
         self.listed = False
         """The first complete list was taken in."""
 
-    def register(self, registry: kopf.OperatorRegistry, login: Callable[..., kopf.ConnectionInfo | None]) -> None:
-        """Hook up all handlers."""
+    def register(
+        self,
+        registry: kopf.OperatorRegistry,
+        login: Callable[..., kopf.ConnectionInfo | None],
+        *,
+        pools: bool = True,
+    ) -> None:
+        """Hook up all handlers; that of GPUNodePools only on request, since reading them is a right of its own."""
         kopf.on.login(registry=registry)(login)
         kopf.on.event(names.GROUP, names.VERSION, names.RUN_PLURAL, registry=registry)(self.on_run)
-        kopf.on.event(names.GROUP, names.VERSION, names.POOL_PLURAL, registry=registry)(self.on_pool)
+        if pools:
+            kopf.on.event(names.GROUP, names.VERSION, names.POOL_PLURAL, registry=registry)(self.on_pool)
         kopf.on.event("", "v1", "pods", registry=registry)(self.on_pod)
         kopf.on.event("batch", "v1", "jobs", registry=registry)(self.on_job)
 
@@ -165,7 +222,7 @@ class Watch:
         """Compare a fresh list with what the events told: missed deletions are real, and a watch can fall silent."""
         # Whatever the events add while the list is on its way is not missing from it.
         known = {uid: version(run) for uid, run in self._cache.runs.items()}
-        listed = {run["metadata"]["uid"]: run async for run in self._kube.runs(self._run_selector)}
+        listed = await self._list()
         # What a list brought and no event has told by the next was not merely on its way.
         silent = {uid: at for uid, at in self._untold.items() if uid in listed}
         if not silent:
@@ -173,7 +230,11 @@ class Watch:
         else:
             log.warning("the watch has missed %d changes; they are taken from a list", len(silent))
         self._untold = silent | {uid: version(run) for uid, run in listed.items() if self._behind(uid, run)}
-        gone = [run for uid, run in self._cache.runs.items() if uid in known and uid not in listed]
+        gone = [
+            run
+            for uid, run in self._cache.runs.items()
+            if uid in known and uid not in listed and run["metadata"]["namespace"] not in self._refused
+        ]
         for uid, run in listed.items():
             if version(run) < known.get(uid, 0):
                 # A list is no older than what was known before it was asked for, unless the whole cluster is.
@@ -184,6 +245,20 @@ class Watch:
         for run in gone:
             self.take_run(run, deleted=True)
         self.listed = True
+
+    async def _list(self) -> dict[str, Json]:
+        """All runs by uid. One of the named namespaces that may not be read any more says nothing about its own, and costs the others nothing."""
+        listed: dict[str, Json] = {}
+        self._refused.clear()
+        for namespace in self._namespaces:
+            try:
+                listed |= {run["metadata"]["uid"]: run async for run in self._kube.runs(self._run_selector, namespace)}
+            except KubeError as error:
+                if not namespace or not error.forbidden:
+                    raise
+                log.warning("the runs of namespace %s may not be listed any more: %s", namespace, error.message)
+                self._refused.add(namespace)
+        return listed
 
     def _behind(self, uid: str, run: Json) -> bool:
         at, asked = self._told.get(uid, (0, ()))

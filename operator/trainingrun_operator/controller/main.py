@@ -8,7 +8,7 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import kopf
 from aiohttp import web
@@ -34,6 +34,8 @@ from trainingrun_operator.edge.webhook import Notifier, Webhook
 from trainingrun_operator.settings import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trainingrun_operator.settings import Settings
 
 BEAT_MAX_SECONDS: Final = 30
@@ -41,6 +43,15 @@ BEAT_MAX_SECONDS: Final = 30
 NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 log = logging.getLogger(__name__)
+
+
+class NothingToWatchError(Exception):
+    """Of the namespaces that were named none may be read."""
+
+    def __init__(self, named: str) -> None:
+        super().__init__(
+            f"TRAININGRUN_WATCH_NAMESPACES is {named!r}, and the runs of none of them may be listed: each needs the chart's Role and RoleBinding."
+        )
 
 
 def run(settings: Settings) -> int:
@@ -51,7 +62,7 @@ def run(settings: Settings) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         asyncio.run(_run(settings))
-    except kopf.LoginError as error:
+    except (kopf.LoginError, NothingToWatchError, front.WatchRefusedError) as error:
         log.error("%s", error)  # noqa: TRY400 - a sentence, not a crash
         return 1
     return 0
@@ -86,13 +97,21 @@ async def _run(settings: Settings) -> None:
         notifier = Notifier(told, beside, cache, lease.held, telemetry.notification) if told else None
         reconciler = Reconciler(kube, cache, observer, executor, telemetry, curves, settings.status_seconds, notifier)
         scheduler = Scheduler(reconciler.look, lambda uid: _namespace(cache, uid), telemetry.lateness)
-        watch = Watch(cache, scheduler, reconciler, kube, settings.run_selector)
+        namespaces = await front.readable(kube, settings.namespaces)
+        left_out = tuple(name for name in settings.namespaces if name not in namespaces)
+        if left_out and not namespaces:
+            raise NothingToWatchError(settings.watch_namespaces)
+        watch = Watch(cache, scheduler, reconciler, kube, settings.run_selector, namespaces)
         health = Health(watch, scheduler, lease, settings.list_seconds)
         server = await exporter.serve(
             telemetry, settings.port, web.get("/livez", health.live), web.get("/readyz", health.ready)
         )
         registry = kopf.OperatorRegistry()
-        watch.register(registry, lambda **_: info if info.token is None else front.connection()[0])
+        watch.register(
+            registry,
+            lambda **_: info if info.token is None else front.connection()[0],
+            pools=settings.release_nodes,
+        )
         term = Term(cache, scheduler, reconciler)
         leading = asyncio.create_task(lease.run(term.begin, term.end))
         loops = [
@@ -101,10 +120,12 @@ async def _run(settings: Settings) -> None:
             asyncio.create_task(curves.run()),
             *([asyncio.create_task(notifier.run())] if notifier else []),
             asyncio.create_task(_relist(watch, settings.list_seconds)),
+            asyncio.create_task(_readable_by_now(aside, left_out, settings.list_seconds, leading)),
         ]
-        log.info("watching TrainingRuns; agent image %s", settings.agent_image)
+        where = ", ".join(namespaces) or "all namespaces"
+        log.info("watching TrainingRuns of %s; agent image %s", where, settings.agent_image)
         try:
-            await front.watch_while(leading, registry, settings.run_selector)
+            await front.watch_while(leading, registry, settings.run_selector, namespaces)
         finally:
             for loop in loops:
                 loop.cancel()
@@ -134,6 +155,7 @@ def defaults(settings: Settings) -> Defaults:
         agent_resources=settings.agent_resources,
         agent_settle_seconds=settings.agent_settle_seconds,
         allowed_destinations=settings.allowed_destinations,
+        release_nodes=settings.release_nodes,
     )
 
 
@@ -196,6 +218,20 @@ async def _relist(watch: Watch, every_seconds: float) -> None:
             log.warning("cannot list TrainingRuns: %s", error)
             wait = min(5.0, every_seconds)
         await asyncio.sleep(wait)
+
+
+async def _readable_by_now(
+    kube: Kube, left_out: Sequence[str], every_seconds: float, leading: asyncio.Task[Any]
+) -> None:
+    """Leave, to be started anew, once a namespace that could not be watched can be: kopf takes none in later."""
+    if left_out:
+        log.warning("the runs of %s may not be listed: left out until they may", ", ".join(left_out))
+    while left_out:
+        await asyncio.sleep(every_seconds)
+        if found := await front.readable(kube, left_out):
+            log.info("the runs of %s may be listed now: starting anew", ", ".join(found))
+            leading.cancel()
+            return
 
 
 class Health:

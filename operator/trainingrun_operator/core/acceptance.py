@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.api.run import TrainingRunSpec
     from trainingrun_operator.core.destinations import Destination
-    from trainingrun_operator.core.observed import Observed, Pool, Run
+    from trainingrun_operator.core.observed import Defaults, Observed, Pool, Run
 
 
 class _Named(Model):
@@ -68,13 +68,13 @@ class _Template(Model):
 
 def refusal(seen: Observed) -> Problem | None:
     """Return the first thing that keeps what is seen from being acted on."""
-    return complaint(seen.run, seen.pools, seen.defaults.allowed_destinations, seen.namespace_labels)
+    return complaint(seen.run, seen.pools, seen.defaults, seen.namespace_labels)
 
 
 def complaint(
     run: Run,
     pools: tuple[Pool, ...],
-    listed: tuple[Destination, ...] = (),
+    defaults: Defaults,
     namespace_labels: Mapping[str, str] | None = None,
 ) -> Problem | None:
     """Return the first thing in the spec that cannot be acted on, with the offending value and what to do.
@@ -82,7 +82,7 @@ def complaint(
     Args:
         run: as stored.
         pools: all of them.
-        listed: where runs may send their checkpoints; empty: to AWS itself.
+        defaults: of the installation: where runs may send their checkpoints, and whether it releases nodes.
         namespace_labels: of the run's namespace.
     """
     return (
@@ -90,8 +90,8 @@ def complaint(
         or _ours(run.spec)
         or _containers(run.spec)
         or _signal(run.spec)
-        or _checkpoint(run, listed)
-        or _pool(run, pools, namespace_labels)
+        or _checkpoint(run, defaults.allowed_destinations)
+        or _pool(run, pools, namespace_labels, defaults)
     )
 
 
@@ -186,10 +186,19 @@ def _checkpoint(run: Run, listed: tuple[Destination, ...]) -> Problem | None:
     return None
 
 
-def _pool(run: Run, pools: tuple[Pool, ...], namespace_labels: Mapping[str, str] | None) -> Problem | None:
+def _pool(
+    run: Run, pools: tuple[Pool, ...], namespace_labels: Mapping[str, str] | None, defaults: Defaults
+) -> Problem | None:
     wanted = run.spec.node_pool.ref
     if not wanted:
         return None
+    if not defaults.release_nodes:
+        return Problem(
+            "NodesNotReleased",
+            f"spec.nodePool.ref is {wanted!r}, but the operator of this namespace releases no nodes (nodeRelease.enabled of its chart): leave it out, or"
+            " ask whoever installed it.",
+            permanent=False,
+        )
     usable = [pool.name for pool in pools if pool.allows(namespace_labels)]
     if wanted in usable:
         return None

@@ -60,6 +60,8 @@ class Defaults:
     """A checkpoint file of no known format counts as complete once unchanged for this long."""
     allowed_destinations: tuple[Destination, ...] = ()
     """Where runs may send their checkpoints; empty: to AWS itself, any bucket."""
+    release_nodes: bool = True
+    """Whether nodes and pools are looked at; without, no node is recorded and none is released."""
 
 
 @dataclass(frozen=True)

@@ -201,6 +201,8 @@ def _kept(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Step | N
 def _kept_for_good(seen: Observed, node: NodeStatus) -> str:
     if seen.run.spec.node_pool.policy is NodePoolPolicy.NEVER:
         return "Kept: spec.nodePool.policy is Never."
+    if not seen.defaults.release_nodes:
+        return "Kept: this operator releases no nodes any more (nodeRelease.enabled of its chart)."
     return "" if node.pool else "Kept: no GPUNodePool, or more than one, selects this node and allows this namespace."
 
 

@@ -236,6 +236,8 @@ def _saving_trouble(seen: Observed) -> tuple[str, str] | None:
 
 def _nodes_released(seen: Observed) -> Fact:
     kind, nodes, stop = "NodesReleased", seen.run.status.nodes, seen.run.status.termination
+    if not nodes and not seen.defaults.release_nodes:
+        return Fact(kind, "Unknown", "NodesNotReleased", "This operator looks after no nodes (nodeRelease.enabled).")
     if not nodes:
         return Fact(
             kind,

@@ -48,7 +48,7 @@ MERGE: Final = "application/merge-patch+json"
 JSON_PATCH: Final = "application/json-patch+json"
 APPLY: Final = "application/apply-patch+yaml"
 
-_NOT_FOUND, _CONFLICT, _INVALID, _EXISTS = 404, 409, 422, "AlreadyExists"
+_FORBIDDEN, _NOT_FOUND, _CONFLICT, _INVALID, _EXISTS = 403, 404, 409, 422, "AlreadyExists"
 
 
 class KubeError(Exception):
@@ -65,6 +65,11 @@ class KubeError(Exception):
     def gone(self) -> bool:
         """There is no such object."""
         return self.status == _NOT_FOUND
+
+    @property
+    def forbidden(self) -> bool:
+        """No role of ours grants it, or an admission policy refuses it."""
+        return self.status == _FORBIDDEN
 
     @property
     def conflict(self) -> bool:
@@ -136,10 +141,11 @@ class Kube:
         """RBAC: get trainingruns."""
         return await self._get(_run(namespace, name))
 
-    async def runs(self, selector: str = "") -> AsyncIterator[Json]:
-        """Chunked; those of a label selector, or all. RBAC: list trainingruns."""
+    async def runs(self, selector: str = "", namespace: str = "") -> AsyncIterator[Json]:
+        """Chunked; those of a label selector, or all, of a namespace, or of all. RBAC: list trainingruns."""
         params = {"labelSelector": selector} if selector else {}
-        async for item in self._list(f"/apis/{names.API_VERSION}/{names.RUN_PLURAL}", params):
+        within = f"/namespaces/{namespace}" if namespace else ""
+        async for item in self._list(f"/apis/{names.API_VERSION}{within}/{names.RUN_PLURAL}", params):
             yield item
 
     async def patch_run(self, namespace: str, name: str, operations: Sequence[Json]) -> Json:

@@ -96,7 +96,8 @@ class Observer:
         pods, job = await self._children(run, memory, now)
         pod = pods[-1] if pods else None
         await self._ask_pod(run, pod, memory, now)
-        pods = await lost.ask(self._kube, run, pods, self._cache.pools, memory, now)
+        if self._defaults.release_nodes:
+            pods = await lost.ask(self._kube, run, pods, self._cache.pools, memory, now)
         answer = await self._evidence.ask(run, pods, memory)
         stop = run.status.termination
         nodes = await self._nodes(run, pods, memory, now)
@@ -145,7 +146,7 @@ class Observer:
 
         Once they are known, a list that fails is no reason to look at no run.
         """
-        if now - self._cache.pools_at < self._relist_seconds:
+        if not self._defaults.release_nodes or now - self._cache.pools_at < self._relist_seconds:
             return
         async with self._listing_pools:
             if now - self._cache.pools_at < self._relist_seconds:
@@ -263,6 +264,8 @@ class Observer:
 
     async def _nodes(self, run: Run, pods: Sequence[Pod], memory: Memory, now: float) -> tuple[NodeFacts, ...]:
         """Identity of nodes that are in use; everything about them once they are to be released."""
+        if not self._defaults.release_nodes:
+            return ()
         stop = run.status.termination
         if stop is not None and stop.phase is Phase.RELEASING:
             waiting = unsettled(run.status.nodes)

@@ -53,7 +53,7 @@ class Preflight:
 
     async def _look(self, run: Run, namespace_labels: Mapping[str, str] | None, memory: Memory) -> Problem | None:
         pools = tuple(self.cache.pools.values())
-        if found := acceptance.complaint(run, pools, self.defaults.allowed_destinations, namespace_labels):
+        if found := acceptance.complaint(run, pools, self.defaults, namespace_labels):
             return found
         if run.spec.checkpoint.mode is not CheckpointMode.DISABLED:
             access = await self.evidence.access(run)

@@ -6,10 +6,9 @@ import asyncio
 import base64
 import hashlib
 import struct
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
 
 import boto3
 import pytest
@@ -22,39 +21,25 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from shipment import CHECKPOINT, FILES, RUN, Shipment
 
 from trainingrun_operator.api.manifest import (
     COMMIT_MAX_BYTES,
-    Checkpoint,
-    Commit,
     FileEntry,
     Layout,
-    Manifest,
     Order,
     PodRef,
     RankManifest,
-    RunRef,
     Skipped,
 )
 from trainingrun_operator.core.observed import Mismatch, Unreachable, Verified
 from trainingrun_operator.edge.store import Access, Store
 
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
 # One loop for the module: its Store is shared, because making a client costs more than all that most tests do.
 pytestmark = [pytest.mark.s3, pytest.mark.asyncio(loop_scope="module")]
 
-RUN = RunRef(namespace="ml", name="llama", uid="1f0c")
-FIRST = Order(2, 7)
-FILES = {
-    "checkpoint-1200/model.safetensors": b"weights" * 1000,
-    "checkpoint-1200/empty": b"",
-    "checkpoint-1200/trainer_state.json": b"{}",
-}
 DEAD = 48
 """More than two namespaces full of them ask at once."""
-CHECKPOINT = Checkpoint(dir="checkpoint-1200", step=1200, complete=True, evidence="trainer_state.json parses")
 
 
 @pytest.fixture(scope="module")
@@ -118,85 +103,6 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(BaseClient, "_make_api_call", record)
     return made
-
-
-def crc(body):
-    return base64.b64encode(struct.pack(">Q", checksums.crc64nvme(body))).decode()
-
-
-@dataclass
-class Shipment:
-    """One commit as an agent would write it; every part can be changed before it is put."""
-
-    client: S3Client
-    layout: Layout
-    order: Order = FIRST
-    ranks: int = 1
-    files: dict[str, bytes] = field(default_factory=lambda: dict(FILES))
-    commit: dict[str, object] = field(default_factory=dict)
-    manifest: dict[str, object] = field(default_factory=dict)
-    manifest_of: dict[int, dict[str, object]] = field(default_factory=dict)
-    entry: dict[str, object] = field(default_factory=dict)
-
-    def put(self, key, body, **arguments):
-        self.client.put_object(
-            Bucket=self.layout.bucket, Key=key, Body=body, **({"ChecksumCRC64NVME": crc(body)} | arguments)
-        )
-
-    def pod(self, rank):
-        return PodRef(name=f"llama-{rank}", uid=f"pod-{rank}", rank=rank, world_size=self.ranks)
-
-    def key(self, path="checkpoint-1200/model.safetensors", rank=0):
-        return self.layout.folder(rank, self.order, self.pod(rank).name) + path
-
-    def manifest_key(self, rank=0):
-        return self.layout.manifest(rank, self.order, self.pod(rank).name)
-
-    @property
-    def commit_key(self):
-        return self.layout.commit(self.order)
-
-    def make_manifest(self, rank):
-        files = []
-        for path, body in self.files.items():
-            self.put(self.key(path, rank), body)
-            entry = FileEntry(path=path, size=len(body), key=self.key(path, rank), crc64nvme=crc(body))
-            files.append(entry.model_copy(update=self.entry) if path.endswith("safetensors") else entry)
-        whole = Manifest(
-            run=RUN,
-            pod=self.pod(rank),
-            epoch=self.order.epoch,
-            generation=self.order.generation,
-            checkpoint=CHECKPOINT,
-            files=tuple(files),
-            total_files=len(files),
-            total_bytes=sum(file.size for file in files),
-        )
-        return whole.model_copy(update=self.manifest | self.manifest_of.get(rank, {}))
-
-    def send(self):
-        named, files, size = [], 0, 0
-        for rank in range(self.ranks):
-            manifest = self.make_manifest(rank)
-            body = manifest.model_dump_json(by_alias=True).encode()
-            self.put(self.manifest_key(rank), body)
-            named.append(RankManifest(rank=rank, key=self.manifest_key(rank), sha256=hashlib.sha256(body).hexdigest()))
-            files, size = files + manifest.total_files, size + manifest.total_bytes
-        commit = Commit(
-            run=RUN,
-            epoch=self.order.epoch,
-            generation=self.order.generation,
-            reason="save",
-            termination_id="stop-1",
-            attempt=3,
-            checkpoint=CHECKPOINT,
-            ranks=tuple(named),
-            world_size=self.ranks,
-            total_files=files,
-            total_bytes=size,
-        )
-        self.put(self.commit_key, commit.model_copy(update=self.commit).model_dump_json(by_alias=True).encode())
-        return self.commit_key
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -80,6 +81,12 @@ class Helm:
         assert done.returncode != 0, f"helm accepted {options}"
         return done.stderr
 
+    def notes(self, *options):
+        """Return what a person reads after installing."""
+        done = self.run("install", *RELEASE, "--dry-run=client", "--set", "crds.enabled=false", *options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.partition("\nNOTES:\n")[2]
+
 
 @pytest.fixture(scope="session")
 def helm():
@@ -87,6 +94,17 @@ def helm():
     if binary is None:
         pytest.fail("helm is not there: `make cluster` builds it, or put helm 4 on PATH", pytrace=False)
     return Helm(binary)
+
+
+@pytest.fixture(scope="session")
+def tool():
+    """`tools/chart_readme.py`."""
+    spec = importlib.util.spec_from_file_location("chart_readme", ROOT / "tools" / "chart_readme.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -122,9 +122,9 @@ def test_a_kind_that_the_cluster_does_not_know_is_left_out_refused_or_rendered_a
     ("option", "complaint"),
     [
         pytest.param("alerts.mode=both", r"/alerts/mode.*'none', 'grafana', 'prometheus', 'operator'", id="two at once"),
-        pytest.param("alerts.runbookURL=https://wiki.example.com/", r"/alerts/runbookURL.*does not match", id="one page for all alerts"),
+        pytest.param("alerts.runbookURL=https://wiki.example.com/", r'alerts.runbookURL is "https://wiki.example.com/": expected https://… with \{alert\} in the place of the alert\'s name', id="one page for all alerts"),
         pytest.param("alerts.sidecarLabel=null", r"/alerts.*missing property 'sidecarLabel'", id="no label to be found by"),
-        pytest.param("grafana.datasourceUid=my prom", r"/grafana/datasourceUid.*does not match", id="a name that is no uid"),
+        pytest.param("grafana.datasourceUid=my prom", r'grafana.datasourceUid is "my prom": expected the uid of a datasource', id="a name that is no uid"),
         pytest.param("grafana.dashboards.enable=true", r"/grafana/dashboards.*'enable' not allowed", id="a misspelt switch"),
     ],
 )  # fmt: skip

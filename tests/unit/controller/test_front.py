@@ -11,8 +11,8 @@ from typing import Any
 
 import kopf
 import pytest
-from builders import POD_UID, RUN_UID
-from fakes import ALL_RUNS, RUN, Plain, api_server, stored_job, stored_pod, stored_pool, stored_run
+from builders import NAMESPACE, POD_UID, RUN_UID
+from fakes import ALL_RUNS, RUN, ApiError, Plain, api_server, stored_job, stored_pod, stored_pool, stored_run
 
 from trainingrun_operator.api import names
 from trainingrun_operator.controller import front
@@ -41,7 +41,7 @@ class Lists:
         self.lists = list(lists)
         self.meanwhile = lambda: None
 
-    async def runs(self, selector):
+    async def runs(self, selector, namespace):
         listed = self.lists.pop(0) if len(self.lists) > 1 else self.lists[0]
         for run in listed:
             yield run
@@ -372,19 +372,20 @@ def test_kube_is_reached_as_kopf_is(monkeypatch):
 
 
 @contextlib.asynccontextmanager
-async def kopf_watching(api, noted, selector=""):
+async def kopf_watching(api, noted, selector="", namespaces=(), *, pools=True):
     """Real kopf, with our settings and handlers, on the API server in memory."""
     cache = Cache()
     async with Kube(Plain(api.url)) as kube:
         registry = kopf.OperatorRegistry()
-        watch = Watch(cache, noted, noted, kube, selector)
-        watch.register(registry, lambda **_: kopf.ConnectionInfo(server=api.url))
+        watch = Watch(cache, noted, noted, kube, selector, namespaces)
+        watch.register(registry, lambda **_: kopf.ConnectionInfo(server=api.url), pools=pools)
         ready = asyncio.Event()
         operator = asyncio.create_task(
             kopf.operator(
                 registry=registry,
                 settings=front.settings(selector),
-                clusterwide=True,
+                clusterwide=not namespaces,
+                namespaces=namespaces,
                 standalone=True,
                 ready_flag=ready,
             )
@@ -436,6 +437,77 @@ async def test_only_the_runs_of_the_selector_are_watched_and_listed():
         asked = [sent.query.get("labelSelector") for sent in api.sent if sent.path == ALL_RUNS]
         assert set(asked) == {"team=vision"}
         assert len(asked) >= 3, "kopf's list and watch, and the list that they are compared with"
+
+
+# -- some namespaces only -----------------------------------------------------------------------------------------
+
+ELSEWHERE = stored_run(namespace="elsewhere", uid="elsewhere")
+MINE, YOURS = f"namespaces/{NAMESPACE}/", "namespaces/yours/"
+
+
+async def test_of_the_named_namespaces_and_of_no_other_is_anything_asked():
+    stored = (stored_run(), ELSEWHERE, stored_job(), stored_pod(), stored_pool())
+    named = (NAMESPACE, "yours")
+    async with api_server(*stored) as api, kopf_watching(api, Noted(), namespaces=named, pools=False) as cache:
+        await until(lambda: cache.runs and cache.jobs and cache.pods)
+        assert list(cache.runs) == [RUN_UID]
+        asked = {sent.path for sent in api.sent if "limit" in sent.query or "watch" in sent.query}
+        assert {path for path in asked if MINE not in path and YOURS not in path} == set()
+        assert {path.rpartition("/")[2] for path in asked} == {names.RUN_PLURAL, "pods", "jobs"}
+
+
+def forbid(api, namespace):
+    api.refuse(f"GET /apis/{names.API_VERSION}/namespaces/{namespace}/{names.RUN_PLURAL}", ApiError(403, "Forbidden"))
+
+
+async def test_a_namespace_that_may_not_be_read_is_left_out_and_one_that_does_not_answer_is_not():
+    async with api_server() as api, Kube(Plain(api.url)) as kube:
+        forbid(api, "gone")
+        api.refuse(".*/slow/.*", ApiError(500, "InternalError"))
+        assert await front.readable(kube, ("mine", "gone", "slow")) == ("mine", "slow")
+
+
+async def test_a_namespace_that_may_not_be_read_any_more_costs_neither_its_runs_nor_those_of_others(clock, caplog):
+    noted: Any = Noted()
+    async with api_server(stored_run(), ELSEWHERE) as api, Kube(Plain(api.url)) as kube:
+        watch = Watch(cache := Cache(), noted, noted, kube, "", (NAMESPACE, "elsewhere"))
+        await watch.relist()
+        assert set(cache.runs) == {RUN_UID, "elsewhere"}
+        forbid(api, "elsewhere")
+        del api.objects[RUN]
+        await watch.relist()
+        assert set(cache.runs) == {"elsewhere"}, "of the other one it is known that it is gone"
+        assert "the runs of namespace elsewhere may not be listed any more" in caplog.text
+        api.objects.clear()
+        await watch.relist()
+        assert not cache.runs
+
+
+async def test_all_runs_that_may_not_be_listed_are_an_error(clock):
+    noted: Any = Noted()
+    async with api_server() as api, Kube(Plain(api.url)) as kube:
+        api.refuse(f"GET {ALL_RUNS}", ApiError(403, "Forbidden"))
+        with pytest.raises(KubeError):
+            await Watch(Cache(), noted, noted, kube).relist()
+
+
+async def test_a_watch_that_is_refused_for_long_ends_the_operator_with_a_sentence(monkeypatch):
+    usual = front.settings
+
+    def impatient(selector=""):
+        chosen = usual(selector)
+        chosen.networking.error_backoffs = [0]
+        return chosen
+
+    monkeypatch.setattr(front, "settings", impatient)
+    async with api_server(stored_run()) as api:
+        for _ in range(2):
+            forbid(api, "gone")
+        leading = asyncio.create_task(asyncio.Event().wait())
+        async with asyncio.timeout(10):
+            with pytest.raises(front.WatchRefusedError, match=r"A watch is refused.* starts anew\. refused"):
+                await front.watch_while(leading, watching_registry(api), "", (NAMESPACE, "gone"))
+        leading.cancel()
 
 
 # -- the end ------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from trainingrun_operator.controller import front
 from trainingrun_operator.controller import main as module
 from trainingrun_operator.controller.main import Health, Term, candidate, defaults
 from trainingrun_operator.core.destinations import Destination
@@ -93,6 +94,35 @@ async def test_live(ago, status, text):
 async def test_ready(facts, status, text):
     answer = await health(**facts).ready(None)
     assert (answer.status, answer.text) == (status, text)
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize(
+    ("left_out", "left_at"),
+    [
+        pytest.param((), None, id="nothing was left out: it stays"),
+        pytest.param(("vision", "nlp"), 600, id="one may be read at the second look: it leaves, to be started anew"),
+    ],
+)
+async def test_a_namespace_that_may_be_read_by_now_makes_the_operator_start_anew(monkeypatch, left_out, left_at):
+    loop, looks = asyncio.get_running_loop(), iter([(), ("nlp",)])
+
+    async def readable(_, names):
+        assert names == left_out
+        return next(looks)
+
+    monkeypatch.setattr(front, "readable", readable)
+    leading = asyncio.create_task(asyncio.Event().wait())
+    kube: Any = None
+    await module._readable_by_now(kube, left_out, 300, leading)
+    await asyncio.wait({leading}, timeout=1)
+    assert leading.cancelled() is (left_at is not None)
+    assert round(loop.time()) == (left_at or 1)
+    leading.cancel()
+
+
+def test_nothing_to_watch_is_a_sentence():
+    assert str(module.NothingToWatchError("a,b")).startswith("TRAININGRUN_WATCH_NAMESPACES is 'a,b'")
 
 
 @pytest.mark.looptime

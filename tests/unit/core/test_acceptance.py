@@ -10,6 +10,7 @@ from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.destinations import destinations_of
 from trainingrun_operator.core.observed import Defaults, Problem
 
+DEFAULTS = Defaults()
 POOLS = (make_pool("a100"), make_pool("h100"))
 TRAIN = {"name": "train", "image": "acme/bert"}
 SIGNAL = {"shutdown": {"signal": "SIGUSR1"}}
@@ -42,7 +43,7 @@ def container(**fields):
 )  # fmt: skip
 def test_accepted(spec):
     run = make_run(spec=spec)
-    assert complaint(run, POOLS) is None
+    assert complaint(run, POOLS, DEFAULTS) is None
     assert decide(make_observed(run=run, job=None, pods=(), agent=None, pools=POOLS)).effects
 
 
@@ -174,7 +175,7 @@ EMPTY = "spec.template.spec.containers is empty: give it at least one container 
 )
 def test_refused(spec, reason, message):
     run = make_run(spec=spec)
-    problem = complaint(run, POOLS)
+    problem = complaint(run, POOLS, DEFAULTS)
     assert problem is not None
     assert (problem.reason, problem.message) == (reason, message)
     decision = decide(make_observed(run=run, job=None, pods=(), agent=None, pools=POOLS))
@@ -187,12 +188,12 @@ ML = {"team": "ml"}
 
 
 def test_a_pool_that_allows_the_namespace_is_accepted():
-    assert complaint(make_run(spec={"nodePool": {"ref": "a100"}}), (MINE, OTHERS), namespace_labels=ML) is None
+    assert complaint(make_run(spec={"nodePool": {"ref": "a100"}}), (MINE, OTHERS), DEFAULTS, ML) is None
 
 
 def test_a_pool_that_does_not_allow_the_namespace_is_refused_until_it_does():
     run = make_run(spec={"nodePool": {"ref": "h100"}})
-    problem = complaint(run, (MINE, OTHERS), namespace_labels=ML)
+    problem = complaint(run, (MINE, OTHERS), DEFAULTS, ML)
     assert problem == Problem(
         "NodePoolNotAllowed",
         "spec.nodePool.ref is 'h100', which does not allow runs of namespace ml (these do: a100). Use another, or ask"
@@ -203,8 +204,21 @@ def test_a_pool_that_does_not_allow_the_namespace_is_refused_until_it_does():
     assert (decide(seen).effects, decide(seen).note) == ((), problem.message)
 
 
+def test_a_pool_is_refused_where_nodes_are_nobodys_business():
+    run, mine = make_run(spec={"nodePool": {"ref": "a100"}}), Defaults(release_nodes=False)
+    problem = complaint(run, (), mine)
+    assert problem == Problem(
+        "NodesNotReleased",
+        "spec.nodePool.ref is 'a100', but the operator of this namespace releases no nodes (nodeRelease.enabled of its chart): leave it out, or"
+        " ask whoever installed it.",
+        permanent=False,
+    )
+    seen = make_observed(run=run, job=None, pods=(), agent=None, pools=(), defaults=mine)
+    assert (decide(seen).effects, decide(seen).note) == ((), problem.message)
+
+
 def test_pools_of_others_are_not_told():
-    problem = complaint(make_run(spec={"nodePool": {"ref": "b200"}}), (MINE, OTHERS), namespace_labels=ML)
+    problem = complaint(make_run(spec={"nodePool": {"ref": "b200"}}), (MINE, OTHERS), DEFAULTS, ML)
     assert problem is not None
     assert "(there is: a100)" in problem.message
 
@@ -212,7 +226,7 @@ def test_pools_of_others_are_not_told():
 def test_a_destination_that_is_not_listed_is_refused():
     run = make_run()
     elsewhere = destinations_of([{"bucket": "elsewhere"}])
-    problem = complaint(run, POOLS, elsewhere)
+    problem = complaint(run, POOLS, Defaults(allowed_destinations=elsewhere))
     assert problem is not None
     assert problem.reason == "DestinationNotAllowed"
     seen = make_observed(run=run, job=None, pods=(), agent=None, defaults=Defaults(allowed_destinations=elsewhere))
@@ -221,12 +235,12 @@ def test_a_destination_that_is_not_listed_is_refused():
 
 def test_what_is_not_uploaded_needs_no_destination_that_is_allowed():
     run = make_run(spec={"checkpoint": {"mode": "Disabled"}})
-    assert complaint(run, POOLS, destinations_of([{"bucket": "elsewhere"}])) is None
+    assert complaint(run, POOLS, Defaults(allowed_destinations=destinations_of([{"bucket": "elsewhere"}]))) is None
 
 
 def test_a_pool_is_looked_for_again():
     run = make_run(spec={"nodePool": {"ref": "b200"}})
-    problem = complaint(run, ())
+    problem = complaint(run, (), DEFAULTS)
     assert problem is not None
     assert "(there is: none)" in problem.message
     assert decide(make_observed(run=run, job=None, pods=(), agent=None, pools=())).again_seconds == 10

@@ -24,7 +24,7 @@ RESOURCES = {"requests": {"cpu": "100m", "memory": "256Mi"}}
 def test_golden(case):
     stored = yaml.safe_load((GOLDENS / f"{case}.input.yaml").read_text(encoding="utf-8"))
     run = Run.of(stored)
-    assert complaint(run, ()) is None
+    assert complaint(run, (), Defaults()) is None
     as_sent = json.loads(json.dumps(children.job(run, Defaults())))
     made = yaml.safe_dump(as_sent, sort_keys=False, width=120)
     output = GOLDENS / f"{case}.output.yaml"

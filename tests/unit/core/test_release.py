@@ -25,7 +25,7 @@ from builders import (
 from trainingrun_operator.api.status import NodePhase, Phase
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import DeleteNode, RecordNodes, ReleaseMachine, TaintNode, UntaintNode
-from trainingrun_operator.core.observed import Instance
+from trainingrun_operator.core.observed import Defaults, Instance, NodeFacts
 from trainingrun_operator.core.release import gate_holds, ghosts, gpus_of, overdue, wants
 
 UNTAINT, TAINT = UntaintNode("gpu-1", NODE_UID), TaintNode("gpu-1", NODE_UID)
@@ -400,6 +400,13 @@ def test_never_keeps_the_node_and_takes_our_taint_back(phase):
 def test_no_other_taint_is_taken_back(found):
     node, effects = look(CORDONED, found, spec={"nodePool": {"policy": "Never"}})
     assert (node.phase, effects) == (RETAINED, [])
+
+
+@pytest.mark.parametrize("phase", EVERY_PHASE)
+def test_an_operator_that_may_not_release_nodes_any_more_waits_for_none_of_them(phase):
+    node, effects = look(phase, NodeFacts(name="gpu-1"), pools=(), defaults=Defaults(release_nodes=False))
+    assert (node.phase, effects) == (RETAINED, [])
+    assert node.message == "Kept: this operator releases no nodes any more (nodeRelease.enabled of its chart)."
 
 
 def test_a_node_of_no_pool_is_kept():

@@ -43,7 +43,7 @@ from trainingrun_operator.api.status import (
     Progress,
     WorkloadRef,
 )
-from trainingrun_operator.core.observed import Problem
+from trainingrun_operator.core.observed import Defaults, Problem
 from trainingrun_operator.core.sample import Sample, ScrapeFailure
 from trainingrun_operator.core.status import WRITTEN_BY_THE_STOP, camel, observed_fields, render
 from trainingrun_operator.core.track import Track
@@ -249,9 +249,10 @@ RELEASED, RETAINED = (
 WAITING = make_node(NodePhase.WAIT_IDLE, name="gpu-3", uid="n3", message="Occupied by team/notebook.")
 
 
-def with_nodes(phase, *nodes):
+def with_nodes(phase, *nodes, **defaults):
     stop = make_stop(phase) if phase else None
-    return make_observed(run=make_run(status=make_status(termination=stop, nodes=nodes)))
+    run = make_run(status=make_status(termination=stop, nodes=nodes))
+    return make_observed(run=run, defaults=Defaults(**defaults))
 
 
 @pytest.mark.parametrize(
@@ -260,6 +261,11 @@ def with_nodes(phase, *nodes):
         pytest.param(with_nodes(None), ("Unknown", "NoNodes", "No node is used yet."), id="none yet"),
         pytest.param(with_nodes(Phase.SAVING), ("Unknown", "NoNodes", "No node was used."), id="none, and it ends"),
         pytest.param(with_nodes(Phase.DONE), ("True", "NoNodes", "No node was used."), id="none ever"),
+        pytest.param(
+            with_nodes(Phase.DONE, release_nodes=False),
+            ("Unknown", "NodesNotReleased", "This operator looks after no nodes (nodeRelease.enabled)."),
+            id="nobody's business",
+        ),
         pytest.param(with_nodes(None, make_node()), ("False", "InUse", "gpu-1: InUse"), id="in use"),
         pytest.param(with_nodes(Phase.RELEASING, RELEASED, WAITING), ("False", "WaitIdle", "gpu-3: Occupied by team/notebook."), id="waiting"),
         pytest.param(with_nodes(Phase.DONE, RELEASED), ("True", "Released", "Node gpu-1 released."), id="released"),

@@ -62,7 +62,7 @@ from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.kube import Kube, KubeError
 from trainingrun_operator.edge.memory import Memory
 from trainingrun_operator.edge.metrics import prometheus
-from trainingrun_operator.edge.nodes import facts
+from trainingrun_operator.edge.nodes import facts, lost
 from trainingrun_operator.edge.observe import Observer
 
 BUDGET = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/{NAME}-checkpoint"
@@ -191,6 +191,29 @@ async def test_the_first_look_at_a_training_run_asks_who_its_node_is(place):
     assert place.calls == [f"GET {NODE}", f"GET {BUDGET}", "/metrics", "/progress"]
     assert (seen.pod.training, seen.agent, seen.track.step) == (Training.RUNNING, make_agent(), 1200)
     assert [node.provider_id for node in seen.nodes]
+
+
+async def test_where_nodes_are_nobodys_business_neither_nodes_nor_pools_nor_pods_of_others_are_asked_for(place):
+    place.observer = Observer(
+        place.observer._kube,
+        cast("Any", place.store),
+        place.observer._session,
+        place.cache,
+        Defaults(release_nodes=False),
+        recheck_seconds=30,
+        relist_seconds=RELIST_SECONDS,
+    )
+    place.cache.pools, place.cache.pools_at = {}, float("-inf")
+    place.watched()
+    seen = await place.look()
+    assert (seen.nodes, seen.pools, seen.pod.training) == ((), (), Training.RUNNING)
+    assert place.calls == [f"GET {BUDGET}", "/metrics", "/progress"]
+    place.pages.report = None
+    place.clock.now += lost.SILENT_SECONDS + 1
+    await place.look()
+    place.clock.now += lost.SILENT_SECONDS + 1
+    seen = await place.look()
+    assert (seen.pod.unreachable, [call for call in place.calls if "nodes" in call]) == (False, [])
 
 
 # -- the disruption budget ----------------------------------------------------------------------------------------

@@ -67,9 +67,11 @@ kubernetes_binaries() {
   step "Kubernetes $KUBERNETES from its Go module (six minutes on two cores)" build_kubernetes
 }
 
+helm_binary() { go_tool helm "$HELM" helm.sh/helm/v4 helm.sh/helm/v4/cmd/helm host; }
+
 binaries() {
   go_tool kind "$KIND" sigs.k8s.io/kind sigs.k8s.io/kind host
-  go_tool helm "$HELM" helm.sh/helm/v4 helm.sh/helm/v4/cmd/helm host
+  helm_binary
   go_tool versitygw "$VERSITYGW" github.com/versity/versitygw github.com/versity/versitygw/cmd/versitygw
   [ "$ENGINE" = own ] || return 0
   kubernetes_binaries

@@ -97,6 +97,19 @@ base_image_command() {
   printf '%s\n' "$BASE"
 }
 
+# Likewise. What is there already is not waited for.
+helm_command() {
+  local binary
+  binary=$(bin_dir "helm-$HELM")/helm
+  if [ ! -x "$binary" ]; then
+    {
+      lock_cache
+      helm_binary
+    } >&2
+  fi
+  printf '%s\n' "$binary"
+}
+
 status() {
   local pid
   use_recorded_engine

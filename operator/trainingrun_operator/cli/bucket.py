@@ -1,0 +1,306 @@
+"""A run's checkpoints in its bucket, read with the person's own credentials: listed, proven as the operator proves them, fetched."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from trainingrun_operator.agent.bucket import Bucket, crc_of_file, encode
+from trainingrun_operator.agent.download import Download, safe
+from trainingrun_operator.agent.ledger import BadCommitError
+from trainingrun_operator.api.manifest import COMMIT_MAX_BYTES, MANIFEST_MAX_BYTES, Commit, Layout, Order
+from trainingrun_operator.api.run import CheckpointMode
+from trainingrun_operator.cli.trouble import Exit, TroubleError
+from trainingrun_operator.core.destinations import layout_of
+from trainingrun_operator.core.observed import Unreachable, Verified
+from trainingrun_operator.edge import s3
+from trainingrun_operator.edge.proof import WrongError, check_owned, checked_commit, checked_manifest, said
+from trainingrun_operator.edge.s3 import STORE_ERRORS, Access
+from trainingrun_operator.edge.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mypy_boto3_s3 import S3Client
+
+    from trainingrun_operator.api.manifest import FileEntry, Manifest
+    from trainingrun_operator.core.observed import Mismatch, Run
+
+READERS: Final = 8
+LISTED_MAX: Final = 1000
+_URI: Final = re.compile(r"s3://(?P<destination>[^/]+(?:/.*)?)/(?P<namespace>[^/]+)/(?P<run>[^/]+)/(?P<uid>[^/]+)/?\Z")
+_NUMBER: Final = re.compile(r"e(?P<epoch>\d+)-g(?P<generation>\d+)\Z")
+_YOURS: Final = "they are the ones that boto3 finds: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or your machine's own"
+_ADVICE: Final = {
+    "NoSuchBucket": "there is no such bucket there",
+    "AccessDenied": f"your credentials may not read it: ask for s3:ListBucket and s3:GetObject on it ({_YOURS})",
+    "InvalidAccessKeyId": f"it does not know your access key ({_YOURS})",
+    "SignatureDoesNotMatch": f"your secret key does not fit your access key ({_YOURS})",
+    "ExpiredToken": f"your session has expired: log in again ({_YOURS})",
+    "InvalidToken": f"your session token is not accepted: log in again ({_YOURS})",
+    "NoCredentials": f"you have no AWS credentials: {_YOURS}",
+    "PermanentRedirect": "it lies in another region: name it with --region",
+    "AuthorizationHeaderMalformed": "it lies in another region: name it with --region",
+    "RequestTimeTooSkewed": "your clock and the store's differ",
+    "CertificateNotTrusted": "its certificate is not trusted: name the CA's file in AWS_CA_BUNDLE",
+    "BadCertificate": "AWS_CA_BUNDLE names no PEM certificate",
+    "Timeout": "it does not answer in time. If that address is one inside of the cluster, name one that you can reach with --endpoint-url",
+    "Unreachable": "nothing answers there. If that address is one inside of the cluster, name one that you can reach with --endpoint-url",
+    "InvalidEndpoint": "that is no address of a server: correct --endpoint-url",
+}
+_CLOSED: Final = frozenset(
+    {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "NoCredentials"}
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one run's bytes lie, and how they are reached."""
+
+    access: Access
+    layout: Layout
+    proven: str = ""
+    """Key of the commit that the status names as proven."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One commit; the complaint instead, if it cannot be read."""
+
+    key: str
+    commit: Commit | None
+    complaint: str = ""
+
+
+def name_of(order: Order) -> str:
+    """How a person names a generation: `e1-g0003`, as in the bucket."""
+    return f"e{order.epoch}-g{order.generation:04d}"
+
+
+def order_of(name: str) -> Order:
+    """Read such a name.
+
+    Raises:
+        TroubleError: it is none.
+    """
+    if (match := _NUMBER.match(name)) is None:
+        raise TroubleError(
+            f"{name!r} is no generation: they look like e1-g0003, and `checkpoints list` shows them.", Exit.USAGE
+        )
+    return Order(int(match["epoch"]), int(match["generation"]))
+
+
+def place_of(run: Run, endpoint_url: str, region: str) -> Place:
+    """Where a run's checkpoints are; server and region as its spec has them, unless the person knows a better way.
+
+    Raises:
+        TroubleError: it has none.
+    """
+    if run.spec.checkpoint.mode is CheckpointMode.DISABLED:
+        raise TroubleError(f"Nothing of {run.name} is saved: spec.checkpoint.mode is Disabled.", Exit.NO_SUCH_RUN)
+    try:
+        layout = layout_of(run)
+    except ValueError as error:
+        raise TroubleError(f"spec.checkpoint of {run.name}: {error}.") from error
+    wanted = run.spec.checkpoint.s3
+    access = Access(endpoint_url=endpoint_url or wanted.endpoint_url, region=region or wanted.region, own_identity=True)
+    return Place(access, layout, run.status.checkpoint.commit if run.status.checkpoint else "")
+
+
+def place_of_uri(uri: str, endpoint_url: str, region: str) -> Place:
+    """Where the checkpoints of a run are that the cluster has forgotten: `s3://bucket/prefix/namespace/run/uid`.
+
+    Raises:
+        TroubleError: it is not such an address.
+    """
+    match = _URI.match(uri)
+    try:
+        if match is None:
+            raise ValueError  # noqa: TRY301 - told below
+        layout = Layout.of(f"s3://{match['destination']}", match["namespace"], match["run"], match["uid"])
+    except ValueError:
+        raise TroubleError(f"{uri} is not of the form s3://bucket/prefix/namespace/run/uid.", Exit.USAGE) from None
+    return Place(Access(endpoint_url=endpoint_url, region=region, own_identity=True), layout)
+
+
+class Checkpoints:
+    """One run's place in a bucket. Blocks; close it at the end."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._clients = s3.Clients(1)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._clients.close()
+
+    def listed(self) -> list[Listed]:
+        """All commits, newest first.
+
+        Raises:
+            TroubleError: the bucket cannot be read.
+        """
+        try:
+            keys = s3.list_commits(self.place.layout, self._client)[:LISTED_MAX]
+            with ThreadPoolExecutor(READERS) as pool:
+                return list(pool.map(self._read, keys))
+        except STORE_ERRORS as error:
+            raise self._unreadable(s3.code_of(error)) from error
+
+    def find(self, name: str) -> Listed:
+        """One generation by its name; without a name the one that the operator has proven, else the newest.
+
+        Raises:
+            TroubleError: there is none, or it cannot be read.
+        """
+        listed = self.listed()
+        where = self.place.layout.uri(self.place.layout.base)
+        if not listed:
+            raise TroubleError(f"There is no checkpoint at {where} yet.", Exit.NO_SUCH_RUN)
+        key = self.place.layout.commit(order_of(name)) if name else self.place.proven or listed[0].key
+        found = next((one for one in listed if one.key == key), None)
+        if found is None and not name:
+            raise TroubleError(
+                f"The commit that the status names as proven is not in the bucket any more: {self.place.layout.uri(key)}",
+                Exit.NOT_PROVEN,
+            )
+        if found is None:
+            known = ", ".join(name_of(one.commit.order) for one in listed[:10] if one.commit)
+            raise TroubleError(f"There is no generation {name} at {where}; there is {known}.", Exit.NO_SUCH_RUN)
+        return found
+
+    def verify(self, key: str) -> Verified | Mismatch:
+        """Prove one commit as the operator does: its manifests, and size and checksum of every object.
+
+        Raises:
+            TroubleError: the bucket cannot be read.
+        """
+        answer = asyncio.run(self._verify(key))
+        if isinstance(answer, Unreachable):
+            raise self._unreadable(answer.code)
+        return answer
+
+    async def _verify(self, key: str) -> Verified | Mismatch | Unreachable:
+        store = Store(threads=READERS + 1, clients=1)
+        try:
+            return await store.verify(self.place.access, self.place.layout, key)
+        finally:
+            store.close()
+
+    def manifests(self, commit: Commit) -> list[Manifest]:
+        """Of every rank, as the commit names them.
+
+        Raises:
+            TroubleError: they are not what it names, or cannot be read.
+        """
+        try:
+            return [checked_manifest(commit, entry, self._body(entry.key)) for entry in commit.ranks]
+        except WrongError as wrong:
+            raise TroubleError(f"It is not proven: {wrong}.", Exit.NOT_PROVEN) from wrong
+        except STORE_ERRORS as error:
+            raise self._unreadable(s3.code_of(error)) from error
+
+    def _body(self, key: str) -> bytes:
+        layout = self.place.layout
+        check_owned(layout, key)
+        try:
+            body = s3.read_object(layout.bucket, key, MANIFEST_MAX_BYTES, self._client)
+        except s3.TooLargeError:
+            raise WrongError(f"{said(key)} is larger than {MANIFEST_MAX_BYTES} bytes") from None
+        if body is None:
+            raise WrongError(f"{said(key)} is not in the bucket")
+        return body
+
+    def fetch(self, manifest: Manifest, folder: Path, told: Callable[[int], None]) -> None:
+        """Download a manifest's files, each proven by its checksum before it gets its name; then compare all of them once more.
+
+        Args:
+            manifest: of one rank.
+            folder: stands for the checkpoint path.
+            told: is given the bytes of every piece that has come.
+
+        Raises:
+            TroubleError: the bucket holds other bytes, another file is in the way, or either cannot be read or written.
+        """
+        if manifest.checkpoint is None or not manifest.files:
+            raise TroubleError(
+                "There is nothing to download: no file lay under the checkpoint path when this was saved.",
+                Exit.NO_SUCH_RUN,
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if other := next((file for file in manifest.files if _in_the_way(folder, file)), None):
+                raise TroubleError(
+                    f"{folder / safe(other.path)} is there already, and is another file: name another folder with --to, or take it away."
+                )
+            Download(_Counting(self._client, self.place.layout.bucket, told), self.place.layout, folder).fetch(manifest)
+            wrong = next((file for file in manifest.files if not _same(folder, file)), None)
+        except BadCommitError as bad:
+            raise TroubleError(
+                f"It is not what its manifest says: {bad}. Nothing of it was put in place.", Exit.NOT_PROVEN
+            ) from bad
+        except STORE_ERRORS as error:
+            if isinstance(error, OSError) and error.filename is not None:
+                raise TroubleError(f"{folder} cannot be written: {error}.") from error
+            raise self._unreadable(s3.code_of(error)) from error
+        if wrong is not None:
+            raise TroubleError(f"{folder / safe(wrong.path)} is not what the manifest says.", Exit.NOT_PROVEN)
+
+    @property
+    def _client(self) -> S3Client:
+        return self._clients.door(self.place.access).client
+
+    def _read(self, key: str) -> Listed:
+        layout = self.place.layout
+        try:
+            body = s3.read_object(layout.bucket, key, COMMIT_MAX_BYTES, self._client)
+            if body is None:
+                return Listed(key, None, "it is not there any more")
+            read = checked_commit(layout, key, body)
+        except s3.TooLargeError:
+            return Listed(key, None, f"it is larger than {COMMIT_MAX_BYTES} bytes")
+        except WrongError as error:
+            return Listed(key, None, str(error))
+        return Listed(key, read.commit)
+
+    def _unreadable(self, code: str) -> TroubleError:
+        advice = _ADVICE.get(code, "look the code up in its documentation")
+        exit_code = Exit.FORBIDDEN if code in _CLOSED else Exit.NO_CLUSTER
+        return TroubleError(
+            f"Bucket {self.place.layout.bucket} at {self.place.access.where} cannot be read ({code}): {advice}.",
+            exit_code,
+        )
+
+
+class _Counting(Bucket):
+    """Tells how much has come."""
+
+    def __init__(self, client: S3Client, name: str, told: Callable[[int], None]) -> None:
+        super().__init__(client, name)
+        self._told = told
+
+    def get_range(self, key: str, offset: int, length: int, version_id: str | None = None) -> bytes:
+        """Some bytes of an object."""
+        piece = super().get_range(key, offset, length, version_id)
+        self._told(len(piece))
+        return piece
+
+
+def _in_the_way(folder: Path, file: FileEntry) -> bool:
+    """Whether something else has the name that a file would get."""
+    place = folder / safe(file.path)
+    return (place.exists() or place.is_symlink()) and not _same(folder, file)
+
+
+def _same(folder: Path, file: FileEntry) -> bool:
+    place = folder / safe(file.path)
+    if file.link_target is not None:
+        return place.is_symlink()
+    if place.is_symlink() or not place.is_file() or place.stat().st_size != file.size:
+        return False
+    with place.open("rb", buffering=0) as there:
+        return encode(crc_of_file(there.fileno())) == file.crc64nvme

@@ -1,0 +1,35 @@
+"""Completion: kubectl asks `kubectl_complete-trainingrun` with the words so far, and reads what may come next, a line each.
+
+The last line is cobra's directive. Since kubectl 1.26; https://kubernetes.io/docs/tasks/extend-kubectl/kubectl-plugins/
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Final
+
+from click.shell_completion import ShellComplete
+
+from trainingrun_operator.cli.main import NAME, cli
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FILES: Final = ":0"
+NO_FILES: Final = ":4"
+"""Whether the shell offers files where there is nothing else."""
+
+
+def completions(words: Sequence[str]) -> list[str]:
+    """What may follow, for the words behind `kubectl trainingrun`; the last one is still being written."""
+    *before, incomplete = words or [""]
+    found = ShellComplete(cli, {}, NAME, "").get_completions(list(before), incomplete)
+    if any(one.type in ("file", "dir") for one in found):
+        return [FILES]
+    lines = [f"{one.value}\t{one.help}" if one.help else str(one.value) for one in found]
+    return [*lines, NO_FILES]
+
+
+def main() -> None:
+    """The console script; whatever goes wrong, the shell gets an answer."""
+    sys.stdout.write("".join(f"{line}\n" for line in completions(sys.argv[1:])))

@@ -1,0 +1,6 @@
+"""Why a run has, or has not, stopped: from its spec and status alone, without asking anybody."""
+
+from trainingrun_operator.cli.explain.explain import explain
+from trainingrun_operator.cli.explain.facts import Explanation
+
+__all__ = ["Explanation", "explain"]

@@ -1,0 +1,243 @@
+"""The commands that only look: list, watch, explain, policy, plot, logs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+from rich.text import Text
+
+from trainingrun_operator.api import names
+from trainingrun_operator.cli import live, policy, words
+from trainingrun_operator.cli.draw import Curve, plot
+from trainingrun_operator.cli.explain import explain
+from trainingrun_operator.cli.rows import row_of
+from trainingrun_operator.cli.screen import GAP, note
+from trainingrun_operator.cli.session import RUN, Session, in_session, where
+from trainingrun_operator.cli.trouble import Exit, TroubleError
+from trainingrun_operator.core import children
+
+if TYPE_CHECKING:
+    from trainingrun_operator.api.curve import Point
+    from trainingrun_operator.cli.screen import Screen
+    from trainingrun_operator.core.observed import Run
+
+HEIGHT = 16
+"""Lines of a plot, unless --height says otherwise."""
+VALUE = 44
+"""Characters of a value in a table; what is longer pushes its source aside."""
+EVERYWHERE = click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="In all namespaces.")
+SELECTOR = click.option("-l", "--selector", default="", metavar="LABELS", help="Only runs with these labels.")
+
+
+@click.command("list")
+@click.option("-o", "--output", type=click.Choice(["wide"]), help="wide: best loss, nodes and checkpoint as well.")
+@SELECTOR
+@EVERYWHERE
+@where
+@in_session
+def list_(session: Session, output: str | None, selector: str, *, everywhere: bool) -> None:
+    """List runs: where each stands, and why."""
+    stored = session.kubectl.runs(everywhere=everywhere, selector=selector)
+    if not stored:
+        place = "in any namespace" if everywhere else f"in namespace {session.kubectl.namespace}"
+        note(f"There is no TrainingRun{' with these labels' if selector else ''} {place}.")
+        return
+    wide = output == "wide"
+    columns = [*([live.NAMESPACE] if everywhere else []), *live.COLUMNS, *(live.WIDE if wide else ())]
+    now = session.now
+    session.screen.table(columns, [live.cells(row_of(one, now), everywhere=everywhere, wide=wide) for one in stored])
+
+
+@click.command()
+@click.argument("run", type=RUN, required=False)
+@SELECTOR
+@EVERYWHERE
+@where
+@in_session
+def watch(session: Session, run: str | None, selector: str, *, everywhere: bool) -> None:
+    """Show runs as they change, with the trend of their loss.
+
+    Of one RUN also why it has not stopped; ends when it has. Without a terminal, prints a line per change.
+    """
+    seen = live.Seen(everywhere=everywhere, one=run is not None)
+    if run is not None:
+        session.kubectl.run(run)
+    if session.screen.is_terminal:
+        _take_curves(session, seen, run, everywhere=everywhere)
+    changes = session.kubectl.changes(run or "", everywhere=everywhere, selector=selector)
+    live.follow(changes, seen, session.screen, one=run is not None)
+
+
+def _take_curves(session: Session, seen: live.Seen, run: str | None, *, everywhere: bool) -> None:
+    """Who may not read them sees the trend from now on."""
+    try:
+        one = session.kubectl.config_map(names.curve_name(run)) if run else None
+        many = [] if run else session.kubectl.config_maps(everywhere=everywhere, selector=names.RUN_LABEL)
+    except TroubleError as error:
+        if error.exit_code is not Exit.FORBIDDEN:
+            raise
+        return
+    seen.take_curves([one] if one else many)
+
+
+@click.command("explain", short_help="Say why a run has, or has not, stopped.")
+@click.argument("run", type=RUN)
+@where
+@in_session
+def explain_(session: Session, run: str) -> None:
+    """Say why RUN has, or has not, stopped: from its status alone."""
+    session.screen.explanation(explain(session.run(run), session.now))
+
+
+@click.command("policy", short_help="Show what is in force, and where it comes from.")
+@click.argument("run", type=RUN)
+@where
+@in_session
+def policy_(session: Session, run: str) -> None:
+    """Show what is in force for RUN, and where it comes from."""
+    topics = policy.in_force(session.run(run))
+    rules = [rule for _, found in topics for rule in found]
+    screen = session.screen
+    first = max(len(rule.what) for rule in rules)
+    second = max(len(rule.value) for rule in rules if len(rule.value) <= VALUE)
+    if screen.is_terminal:
+        second = min(second, screen.width - first - 3 * GAP - len(policy.DEFAULT))
+    for place, (topic, found) in enumerate(topics):
+        if place:
+            screen.say()
+        screen.say(topic, "bold")
+        for rule in found:
+            _show(screen, rule, first, second)
+
+
+def _show(screen: Screen, rule: policy.Rule, first: int, second: int) -> None:
+    """One line; at a terminal that is too narrow the source comes below."""
+    what, value, source = (words.clean(text) for text in rule)
+    style = "dim" if source == policy.DEFAULT else "cyan"
+    line = Text(f"{'':{GAP}}{what:<{first}}{'':{GAP}}")
+    if screen.is_terminal and first + max(second, len(value)) + len(source) + 3 * GAP > screen.width:
+        screen.raw(line + Text(value))
+        screen.raw(
+            Text(f"{'':{first + 2 * GAP}}")
+            + Text(source if source == policy.DEFAULT else f"from {source}", style=style)
+        )
+        return
+    screen.raw(line + Text(f"{value:<{second}}{'':{GAP}}") + Text(source, style=style))
+
+
+@click.command("plot", short_help="Draw the loss of a run, its threshold and end.")
+@click.argument("run", type=RUN)
+@click.option("--height", type=click.IntRange(4, 100), default=HEIGHT, show_default=True, help="Lines of the plot.")
+@click.option("--log", "logarithmic", is_flag=True, help="Logarithmic loss.")
+@where
+@in_session
+def plot_(session: Session, run: str, height: int, *, logarithmic: bool) -> None:
+    """Draw the loss of RUN over its steps, with its threshold and its end."""
+    found = session.run(run)
+    points = session.curve(found)
+    if not points:
+        raise TroubleError(_no_curve(found), Exit.NO_SUCH_RUN)
+    screen = session.screen
+    screen.say(_caption(found, points), "bold")
+    curve = _curve(found, points)
+    lines = plot(curve, screen.width, height, plain=screen.plain, logarithmic=logarithmic)
+    if not lines:
+        raise TroubleError(f"No loss of {run} is above 0: a logarithmic plot has nothing to show. Leave --log out.")
+    for line in lines:
+        text = Text(line)
+        text.highlight_regex("[⠀-⣿*]+", "cyan")
+        text.highlight_regex("╌+", "yellow")
+        text.highlight_regex("[▲^].*|ended at.*", "magenta")
+        screen.raw(text)
+
+
+def _no_curve(run: Run) -> str:
+    if run.status.progress is None:
+        return f"There is no curve of {run.name}: no loss of it has been seen yet. kubectl trainingrun explain {run.name} says why."
+    return f"There is no curve of {run.name}: its ConfigMap is not there (yet), or was deleted."
+
+
+def _caption(run: Run, points: tuple[Point, ...]) -> str:
+    last, best = points[-1], min(points, key=lambda point: point.loss)
+    parts = [
+        f"{run.name}: loss {last.loss:.4g} at step {last.step}",
+        f"lowest {best.loss:.4g} at step {best.step}" if best is not last else "the lowest so far",
+    ]
+    force = run.status.effective
+    if force is not None and force.auto_stop_loss is not None:
+        parts.append(
+            f"threshold {force.auto_stop_loss:g}{' (only watched)' if force.auto_stop_action != 'Stop' else ''}"
+        )
+    if run.status.termination is not None:
+        parts.append(run.status.termination.status)
+    return ", ".join(parts)
+
+
+def _curve(run: Run, points: tuple[Point, ...]) -> Curve:
+    force, stop = run.status.effective, run.status.termination
+    decided = [one.step for one in stop.evidence if one.step is not None] if stop is not None else []
+    return Curve(
+        [(float(point.step), point.loss) for point in points],
+        force.auto_stop_loss if force is not None else None,
+        stop=float(decided[-1]) if decided else None,
+    )
+
+
+@click.command("logs", short_help="Print what the training writes.")
+@click.argument("run", type=RUN)
+@click.option("-f", "--follow", is_flag=True, help="Go on printing until the training ends.")
+@click.option("--tail", type=int, metavar="LINES", help="Only so many of the last lines.")
+@click.option("--since", metavar="DURATION", help="Only what is newer, such as 5m.")
+@click.option("--timestamps", is_flag=True, help="With times.")
+@click.option(
+    "-c",
+    "--container",
+    default="",
+    metavar="NAME",
+    help="Another container than the one that trains, such as checkpoint-agent.",
+)
+@where
+@in_session
+def logs(
+    session: Session, run: str, tail: int | None, since: str | None, container: str, *, follow: bool, timestamps: bool
+) -> None:
+    """Print what the training of RUN writes."""
+    found = session.run(run)
+    if follow and found.status.termination is None and found.status.phase in (None, "Pending"):
+        found = _started(session, found)
+    pods = found.status.pods
+    if not pods or (found.status.phase == "Pending" and not follow):
+        raise TroubleError(_no_log(found), Exit.NO_SUCH_RUN)
+    more = [
+        *(["--follow"] if follow else []),
+        *([f"--tail={tail}"] if tail is not None else []),
+        *([f"--since={since}"] if since else []),
+        *(["--timestamps"] if timestamps else []),
+    ]
+    code = session.kubectl.logs(pods[-1].name, container or children.main_container(found.spec), *more)
+    if code:
+        # kubectl has said why.
+        raise click.exceptions.Exit(Exit.FAILED)
+
+
+def _started(session: Session, run: Run) -> Run:
+    """Wait until its training runs, or will not any more."""
+    note(f"{run.name} has not started to train: waiting.")
+    for _, stored in session.kubectl.changes(run.name):
+        phase = (stored.get("status") or {}).get("phase")
+        if phase not in (None, "Pending"):
+            break
+    return session.run(run.name)
+
+
+def _no_log(run: Run) -> str:
+    stop = run.status.termination
+    if stop is not None and stop.suspends:
+        return f"{run.name} is suspended: its pod is gone, and its log with it."
+    if stop is not None:
+        return (
+            f"The pod of {run.name} is gone, and its log with it: {stop.message} Where logs are to be kept, a log collector must"
+            " do that."
+        )
+    return f"{run.name} has no log yet: its training has not started. kubectl trainingrun explain {run.name} says why."

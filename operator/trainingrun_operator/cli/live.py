@@ -1,0 +1,160 @@
+"""Runs as they change: drawn anew at a terminal, a line per change elsewhere."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from trainingrun_operator.api import names
+from trainingrun_operator.cli import words
+from trainingrun_operator.cli.curve import points_of
+from trainingrun_operator.cli.draw import sparkline
+from trainingrun_operator.cli.explain import explain
+from trainingrun_operator.cli.rows import Row, row_of
+from trainingrun_operator.cli.screen import Column, explained, table
+from trainingrun_operator.cli.session import parsed
+from trainingrun_operator.cli.trouble import TroubleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from trainingrun_operator.cli.screen import Screen
+    from trainingrun_operator.core.observed import Run
+
+TREND: Final = 16
+"""Characters of a sparkline."""
+KEPT: Final = 500
+"""Losses of each run."""
+COLUMNS: Final = (
+    Column("NAME"),
+    Column("PHASE"),
+    Column("LOSS"),
+    Column("TARGET", drop=4),
+    Column("STEP", drop=3),
+    Column("DONE", drop=5),
+    Column("LEFT", drop=6),
+    Column("AGE", drop=7),
+    Column("WHY", drop=1),
+)
+"""Of a list; of what does not fit, the age goes first."""
+NAMESPACE: Final = Column("NAMESPACE")
+WIDE: Final = (Column("BEST", drop=8), Column("NODES", drop=9), Column("CHECKPOINT", drop=10))
+
+
+def cells(row: Row, *, everywhere: bool, wide: bool = False) -> list[str]:
+    """A row in the order of the columns."""
+    usual = [row.name, row.phase, row.loss, row.target, row.step, row.done, row.left, row.age, row.why]
+    return [*([row.namespace] if everywhere else []), *usual, *([row.best, row.nodes, row.checkpoint] if wide else [])]
+
+
+class Seen:
+    """What is known of each run by now."""
+
+    def __init__(self, *, everywhere: bool, one: bool) -> None:
+        self._everywhere, self._one = everywhere, one
+        self.runs: dict[tuple[str, str], dict[str, Any]] = {}
+        self._losses: dict[str, list[float]] = {}
+        self._told: dict[str, tuple[int, float]] = {}
+        """Of each run, by uid, the newest step that its status told, and its loss."""
+
+    def take_curves(self, config_maps: Iterable[dict[str, Any]]) -> None:
+        """What the operator has kept of the runs before they were watched."""
+        for one in config_maps:
+            if uid := (one["metadata"].get("labels") or {}).get(names.RUN_UID_LABEL):
+                self._losses[uid] = [point.loss for point in points_of(one, uid)]
+
+    def take(self, kind: str, stored: dict[str, Any]) -> None:
+        """One change."""
+        key = (stored["metadata"]["namespace"], stored["metadata"]["name"])
+        if kind == "DELETED":
+            self.runs.pop(key, None)
+            return
+        self.runs[key] = stored
+        progress = (stored.get("status") or {}).get("progress") or {}
+        loss, step, uid = words.number(progress.get("loss")), progress.get("step"), stored["metadata"]["uid"]
+        if loss is None or step is None or self._told.get(uid) == (step, loss):
+            return
+        losses = self._losses.setdefault(uid, [])
+        # What was kept already ends with what the status says first.
+        if uid in self._told or not losses:
+            losses.append(loss)
+            del losses[:-KEPT]
+        self._told[uid] = (step, loss)
+
+    def drawn(self, width: int, *, plain: bool) -> list[Text]:
+        """Everything, as lines."""
+        now = datetime.now(UTC)
+        columns = [*([NAMESPACE] if self._everywhere else []), *COLUMNS, Column("TREND", drop=2)]
+        rows = [
+            [
+                *cells(row_of(stored, now), everywhere=self._everywhere),
+                sparkline(self._losses.get(stored["metadata"]["uid"], []), TREND, plain=plain),
+            ]
+            for _, stored in sorted(self.runs.items())
+        ]
+        lines = table(columns, rows, width)
+        for run in self._explained():
+            lines += [Text(), *explained(explain(run, now))]
+        return lines
+
+    def _explained(self) -> Iterator[Run]:
+        """Of one run there is room to say more."""
+        for stored in self.runs.values() if self._one else ():
+            try:
+                yield parsed(stored)
+            except TroubleError:
+                return
+
+
+def follow(changes: Iterable[tuple[str, dict[str, Any]]], seen: Seen, screen: Screen, *, one: bool) -> None:
+    """Show changes until they end; of one run, until it has."""
+    if not screen.is_terminal:
+        _print(changes, seen, screen, one=one)
+        return
+
+    def drawn() -> Group:
+        return Group(*seen.drawn(screen.width, plain=screen.plain))
+
+    with Live(get_renderable=drawn, console=screen.console, refresh_per_second=2, vertical_overflow="visible"):
+        for kind, stored in changes:
+            seen.take(kind, stored)
+            if one and (kind == "DELETED" or finished(stored)):
+                return
+
+
+def _print(changes: Iterable[tuple[str, dict[str, Any]]], seen: Seen, screen: Screen, *, one: bool) -> None:
+    """A line for whatever a person would notice."""
+    said: dict[tuple[str, str], str] = {}
+    for kind, stored in changes:
+        seen.take(kind, stored)
+        now = datetime.now(UTC)
+        row = row_of(stored, now)
+        line = "deleted" if kind == "DELETED" else sentence(row)
+        if said.get((row.namespace, row.name)) != line:
+            said[row.namespace, row.name] = line
+            screen.say(f"{now:%Y-%m-%dT%H:%M:%SZ}  {row.namespace}/{row.name}  {line}")
+            screen.console.file.flush()
+        if one and (kind == "DELETED" or finished(stored)):
+            return
+
+
+def sentence(row: Row) -> str:
+    """A run in a line of a log."""
+    target = f" (target {row.target})" if row.target else ""
+    parts = (
+        row.phase or "not looked at yet",
+        f"step {row.step}" if row.step else "",
+        f"loss {row.loss}{target}" if row.loss else "",
+        row.why,
+    )
+    return "  ".join(part for part in parts if part)
+
+
+def finished(stored: dict[str, Any]) -> bool:
+    """Whether a run has ended and everything is settled."""
+    conditions = (stored.get("status") or {}).get("conditions") or ()
+    return any(one["type"] == "Finished" and one["status"] == "True" for one in conditions)

@@ -1,0 +1,170 @@
+"""What is in force for a run, and where each of it comes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from trainingrun_operator.api.run import CheckpointMode, NodePoolPolicy, TrainingRunSpec
+from trainingrun_operator.api.status import StopMode
+from trainingrun_operator.cli import words
+from trainingrun_operator.core import children
+from trainingrun_operator.core.stopping import LOW_OBSERVATIONS, SHADOW
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trainingrun_operator.core.observed import Run
+
+DEFAULT: Final = "default"
+
+
+class Rule(NamedTuple):
+    """One thing that is in force."""
+
+    what: str
+    value: str
+    source: str
+    """A field of the spec, `default`, or whoever else decides it."""
+
+
+def in_force(run: Run) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
+    """Everything that decides over a run, by topic."""
+    return (
+        ("When it ends", tuple(_ends(run))),
+        ("How it is stopped", tuple(_stops(run))),
+        ("What it is measured by", tuple(_measures(run))),
+        ("Where its checkpoints go", tuple(_checkpoints(run))),
+        ("What it gives back", tuple(_gives_back(run))),
+    )
+
+
+def _rule(run: Run, what: str, path: str, said: str | None = None) -> Rule:
+    """A field of the spec: its value, and whether it is the default."""
+    value, default = _at(run.spec, path), _default(path)
+    return Rule(what, _said(value) if said is None else said, DEFAULT if value == default else f"spec.{_camel(path)}")
+
+
+def _at(model: Any, path: str) -> Any:
+    for part in path.split("."):
+        model = getattr(model, part)
+    return model
+
+
+def _default(path: str) -> Any:
+    """What the field is if nobody writes it; an object stands for itself where it is required."""
+    kind: Any = TrainingRunSpec
+    *parents, last = path.split(".")
+    for part in parents:
+        kind = kind.model_fields[part].annotation
+    return kind.model_fields[last].get_default(call_default_factory=True, validated_data={})
+
+
+def _camel(path: str) -> str:
+    kind: Any = TrainingRunSpec
+    names = []
+    for part in path.split("."):
+        field = kind.model_fields[part]
+        names.append(field.alias or part)
+        kind = field.annotation
+    return ".".join(names)
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value in (None, "") else str(value)
+
+
+def _ends(run: Run) -> Iterator[Rule]:
+    yield _threshold(run)
+    spec = run.spec
+    yield Rule("exit code 0", "complete", "always")
+    settle = words.duration(spec.completion.settle_seconds)
+    yield _rule(run, "marker files", "completion.marker_files")
+    yield _rule(run, "stall in the final epoch", "stall_polls", f"{spec.stall_polls} polls without a step")
+    yield _rule(run, "settling of what is inferred", "completion.settle_seconds", settle)
+    yield _rule(run, "crashes before it failed", "backoff_limit")
+    ttl = spec.ttl_seconds_after_finished
+    yield _rule(
+        run, "kept after its end", "ttl_seconds_after_finished", "for ever" if ttl is None else words.duration(ttl)
+    )
+
+
+def _threshold(run: Run) -> Rule:
+    """The loss, which an installation decides if the run does not."""
+    written, force = run.spec.auto_stop_loss, run.status.effective
+    if written is not None:
+        said = "off (negative)" if written < 0 else f"loss < {written:g}, {LOW_OBSERVATIONS} times in a row"
+        return Rule("loss", said, "spec.autoStopLoss")
+    installation = "the installation's defaults.autoStopLoss and autoStopAction"
+    if force is None or force.auto_stop_loss is None:
+        return Rule("loss", "not known before the operator has looked at it", installation)
+    watched = (
+        f" is only watched ({SHADOW}): it ends nothing"
+        if force.auto_stop_action == SHADOW
+        else f", {LOW_OBSERVATIONS} times in a row"
+    )
+    return Rule("loss", f"loss < {force.auto_stop_loss:g}{watched}", f"{installation}, as of its beginning")
+
+
+def _stops(run: Run) -> Iterator[Rule]:
+    modes = {
+        StopMode.AUTO: "Auto: it saves and leaves",
+        StopMode.NEXT_CHECKPOINT: "NextCheckpoint: its next complete checkpoint will do",
+        StopMode.LAST_CHECKPOINT: "LastCheckpoint: its last complete checkpoint will do",
+    }
+    yield _rule(run, "waits for", "stop_mode", modes[run.spec.stop_mode])
+    yield _rule(run, "time to leave", "shutdown.grace_seconds", words.duration(run.spec.shutdown.grace_seconds))
+    yield _rule(run, "stop file", "shutdown.file")
+    yield _rule(run, "signal", "shutdown.signal")
+
+
+def _measures(run: Run) -> Iterator[Rule]:
+    metrics = run.spec.metrics
+    page = Rule("page", f"port {metrics.port}, {metrics.path}", "")
+    sources = dict.fromkeys(_rule(run, "", path).source for path in ("metrics.port", "metrics.path"))
+    yield page._replace(source=", ".join(one for one in sources if one != DEFAULT) or DEFAULT)
+    yield _rule(run, "read every", "poll_interval_seconds", words.duration(run.spec.poll_interval_seconds))
+    yield _rule(run, "loss", "metrics.names.loss")
+    yield _rule(run, "step", "metrics.names.step")
+    yield _rule(run, "epoch", "metrics.names.epoch")
+    yield _rule(run, "total epochs", "metrics.names.total_epochs")
+    yield _rule(run, "container", "metrics.container", _container(run))
+
+
+def _container(run: Run) -> str:
+    try:
+        return children.main_container(run.spec)
+    except (KeyError, IndexError, TypeError):
+        return "none: the template has no container"
+
+
+def _checkpoints(run: Run) -> Iterator[Rule]:
+    if run.spec.checkpoint.mode is CheckpointMode.DISABLED:
+        yield _rule(run, "saved", "checkpoint.mode", "nothing (Disabled)")
+        return
+    yield _rule(run, "read from", "checkpoint.path")
+    yield _rule(run, "saved to", "checkpoint.destination")
+    yield _rule(run, "server", "checkpoint.s3.endpoint_url", run.spec.checkpoint.s3.endpoint_url or "AWS")
+    yield _rule(run, "region", "checkpoint.s3.region", run.spec.checkpoint.s3.region or "us-east-1")
+    yield _rule(run, "credentials", "checkpoint.s3.credentials_secret_name")
+    yield _rule(run, "included", "checkpoint.include")
+    yield _rule(run, "excluded", "checkpoint.exclude")
+    yield _rule(run, "if it cannot be proven", "checkpoint.on_failure")
+
+
+def _gives_back(run: Run) -> Iterator[Rule]:
+    never = run.spec.node_pool.policy is NodePoolPolicy.NEVER
+    yield _rule(
+        run,
+        "its nodes",
+        "node_pool.policy",
+        "are kept (Never)" if never else "once nothing else is on them (WhenEmpty)",
+    )
+    found = run.status.effective.node_pool if run.status.effective else ""
+    if run.spec.node_pool.ref:
+        yield Rule("pool", run.spec.node_pool.ref, "spec.nodePool.ref")
+    elif found:
+        yield Rule("pool", found, "the GPUNodePool that selects its node")
+    else:
+        yield Rule("pool", "none yet", "the GPUNodePool that will select its node")

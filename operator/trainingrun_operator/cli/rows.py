@@ -1,0 +1,110 @@
+"""One run as one line: what `list` and `watch` show of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import ValidationError
+
+from trainingrun_operator.api.status import Phase
+from trainingrun_operator.cli import words
+from trainingrun_operator.core.observed import Run
+from trainingrun_operator.core.stopping import OFF, SHADOW
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from trainingrun_operator.api.status import TrainingRunStatus
+
+_WAITS: Final = re.compile(r"The pod waits: (\w+)")
+NEEDS_CARE: Final = frozenset({"Held", "Failed"})
+
+
+@dataclass(frozen=True)
+class Row:
+    """Everything as text; empty where there is nothing to say."""
+
+    namespace: str
+    name: str
+    phase: str = ""
+    loss: str = ""
+    target: str = ""
+    step: str = ""
+    done: str = ""
+    left: str = ""
+    age: str = ""
+    why: str = ""
+    best: str = ""
+    checkpoint: str = ""
+    nodes: str = ""
+
+
+def row_of(stored: dict[str, Any], now: datetime) -> Row:
+    """Read a stored run; one that this version cannot read is told of by its name."""
+    meta = stored["metadata"]
+    try:
+        run = Run.of(stored)
+    except ValidationError:
+        phase = str((stored.get("status") or {}).get("phase") or "")
+        return Row(
+            meta["namespace"],
+            meta["name"],
+            phase=phase,
+            why="not readable by this version",
+            age=words.age(meta.get("creationTimestamp"), now),
+        )
+    status, progress = run.status, run.status.progress
+    return Row(
+        namespace=run.namespace,
+        name=run.name,
+        phase=status.phase or "",
+        loss=(progress.loss or "") if progress else "",
+        target=_target(status),
+        step=str(progress.step) if progress and progress.step is not None else "",
+        done=f"{progress.percent}%" if progress and progress.percent is not None else "",
+        left=words.duration(progress.eta_seconds) if progress and progress.eta_seconds is not None else "",
+        age=words.age(run.created, now),
+        why=words.clean(why(run)),
+        best=(progress.best_loss or "") if progress else "",
+        checkpoint=status.checkpoint.uri if status.checkpoint else "",
+        nodes=", ".join(sorted({node.phase.value for node in status.nodes})),
+    )
+
+
+def _target(status: TrainingRunStatus) -> str:
+    force = status.effective
+    if force is None or force.auto_stop_loss is None or force.auto_stop_action == OFF:
+        return ""
+    return f"{force.auto_stop_loss:g}{' watched' if force.auto_stop_action == SHADOW else ''}"
+
+
+def why(run: Run) -> str:
+    """Why it is where it is, in a word or two: what ended it, what keeps it, what is wrong with it."""
+    status, stop = run.status, run.status.termination
+    if stop is not None:
+        if stop.phase is not Phase.DONE:
+            return f"{stop.status}: {stop.phase.value}"
+        return "" if stop.suspends else stop.status
+    if not status.conditions:
+        return "not looked at yet"
+    if run.deleting or run.spec.stop:
+        return "deleted" if run.deleting else "stop asked for"
+    return _trouble(run) or next((f"{one.rule} would have" for one in status.shadow), "")
+
+
+def _trouble(run: Run) -> str:
+    """The first thing that is not as it should be."""
+    found = {one.type: one for one in run.status.conditions}
+    accepted, metrics, saved = (found.get(kind) for kind in ("Accepted", "MetricsAvailable", "CheckpointSaved"))
+    if accepted is not None and accepted.status == "False":
+        return accepted.reason
+    if metrics is not None and run.status.phase == "Pending":
+        waits = _WAITS.search(metrics.message)
+        return waits[1] if waits else metrics.reason if metrics.reason == "NodeLost" else ""
+    if metrics is not None and metrics.status == "False":
+        return f"no loss: {metrics.reason}"
+    if saved is not None and saved.status == "False" and saved.reason != "Disabled":
+        return f"not saved: {saved.reason}"
+    return ""

@@ -1,0 +1,209 @@
+"""The commands about what lies in the bucket: checkpoints list, verify, download. With the person's own credentials."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import click
+from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+from trainingrun_operator.cli import words
+from trainingrun_operator.cli.screen import Column, note
+from trainingrun_operator.cli.session import RUN, Session, in_session, where
+from trainingrun_operator.cli.trouble import Exit, TroubleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from trainingrun_operator.api.manifest import Manifest
+    from trainingrun_operator.cli.bucket import Checkpoints, Listed
+
+P = ParamSpec("P")
+R = TypeVar("R")
+COLUMNS = (
+    Column("GENERATION"),
+    Column("STEP", drop=2),
+    Column("CHECKPOINT"),
+    Column("FILES", drop=6),
+    Column("SIZE", drop=4),
+    Column("SAVED", drop=5),
+    Column("WHY", drop=3),
+    Column("NOTE", drop=1),
+)
+_WHY = {"checkpoint": "it was complete", "save": "asked for", "sigterm": "its pod was ended"}
+
+
+@click.group(short_help="List, verify and download what lies in the bucket.")
+@where
+def checkpoints() -> None:
+    """What of a run lies in its bucket.
+
+    RUN is a TrainingRun, or s3://bucket/prefix/namespace/run/uid where the cluster has forgotten it. The bucket is read with your own AWS credentials, as
+    boto3 finds them.
+    """
+
+
+def _bucket_options(command: Callable[P, R]) -> Callable[P, R]:
+    for option in (
+        click.option(
+            "--region", default="", metavar="NAME", help="Region of the bucket.  [default: of the run's spec]"
+        ),
+        click.option(
+            "--endpoint-url",
+            default="",
+            envvar=["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"],
+            metavar="URL",
+            help="The S3 server as you reach it.  [default: AWS_ENDPOINT_URL_S3, else of the run's spec]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@contextlib.contextmanager
+def _opened(session: Session, run: str, endpoint_url: str, region: str) -> Iterator[Checkpoints]:
+    """The run's place in its bucket. boto3 is loaded here: it takes longer than all other commands together."""
+    from trainingrun_operator.cli import bucket  # noqa: PLC0415 - see above
+
+    if run.startswith("s3://"):
+        place = bucket.place_of_uri(run, endpoint_url, region)
+    else:
+        place = bucket.place_of(session.run(run), endpoint_url, region)
+    found = bucket.Checkpoints(place)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+@checkpoints.command("list")
+@click.argument("run", type=RUN)
+@_bucket_options
+@where
+@in_session
+def list_(session: Session, run: str, endpoint_url: str, region: str) -> None:
+    """List what was saved of RUN, newest first."""
+    with _opened(session, run, endpoint_url, region) as there:
+        listed = there.listed()
+        if not listed:
+            note(f"There is no checkpoint at {there.place.layout.uri(there.place.layout.base)} yet.")
+            return
+        session.screen.table(COLUMNS, [_cells(one, there.place.proven, session) for one in listed])
+
+
+def _cells(one: Listed, proven: str, session: Session) -> list[str]:
+    name = one.key.rpartition("/")[2].removesuffix(".json")
+    commit = one.commit
+    if commit is None:
+        return [name, "", "", "", "", "", "", f"unreadable: {one.complaint}"]
+    found = commit.checkpoint
+    notes = [
+        "proven by the operator" if one.key == proven else "",
+        "half-written, saved as it was" if found is not None and not found.complete else "",
+        "the last" if commit.final else "",
+    ]
+    return [
+        name,
+        str(found.step) if found is not None and found.step is not None else "",
+        found.dir if found is not None else "nothing",
+        str(commit.total_files),
+        words.size(commit.total_bytes),
+        words.ago(commit.written_at, session.now).strip(" ()"),
+        _WHY.get(commit.reason, commit.reason),
+        ", ".join(filter(None, notes)),
+    ]
+
+
+@checkpoints.command(short_help="Prove a checkpoint, file by file.")
+@click.argument("run", type=RUN)
+@click.argument("generation", required=False, default="")
+@click.option("--all", "all_of_them", is_flag=True, help="Every generation, not only the newest proven one.")
+@_bucket_options
+@where
+@in_session
+def verify(session: Session, run: str, generation: str, endpoint_url: str, region: str, *, all_of_them: bool) -> None:
+    """Prove a checkpoint of RUN: read commit and manifests, and compare size and checksum of every file, as the operator does.
+
+    GENERATION is one that `checkpoints list` shows; without it, the one that the operator has proven, else the newest.
+    """
+    if all_of_them and generation:
+        raise click.UsageError("Give a GENERATION or --all, not both.")
+    with _opened(session, run, endpoint_url, region) as there:
+        wanted = there.listed() if all_of_them else [there.find(generation)]
+        wrong = [name for one in wanted if (name := _verified(session, there, one))]
+    if wrong:
+        raise TroubleError(
+            f"{'It is' if len(wanted) == 1 else f'{len(wrong)} of {len(wanted)} are'} not proven: {', '.join(wrong)}.",
+            Exit.NOT_PROVEN,
+        )
+
+
+def _verified(session: Session, there: Checkpoints, one: Listed) -> str:
+    """Tell how one stands; returns its name if it is not as it should be."""
+    from trainingrun_operator.core.observed import Mismatch  # noqa: PLC0415 - only what is loaded anyway
+
+    name = one.key.rpartition("/")[2].removesuffix(".json")
+    answer = there.verify(one.key)
+    if isinstance(answer, Mismatch):
+        session.screen.say(f"{name}  NOT PROVEN  {answer.complaint}", "red")
+        return name
+    commit = answer.commit
+    what = commit.checkpoint.dir if commit.checkpoint is not None else "nothing"
+    session.screen.say(
+        f"{name}  proven  {what}: {commit.total_files} files, {words.size(commit.total_bytes)}, each with its size and checksum",
+        "green",
+    )
+    if answer.uri:
+        session.screen.command(f"    {answer.uri}")
+    return ""
+
+
+@checkpoints.command(short_help="Write a checkpoint into a folder, proven.")
+@click.argument("run", type=RUN)
+@click.argument("generation", required=False, default="")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder that stands for the checkpoint path.  [default: RUN-GENERATION]",
+)
+@_bucket_options
+@where
+@in_session
+def download(session: Session, run: str, generation: str, folder: Path | None, endpoint_url: str, region: str) -> None:
+    """Write a checkpoint of RUN into a folder, every file proven by its checksum.
+
+    Files that are there already and are the same are kept; nothing else is written over. Broken off, the same command goes on.
+    """
+    with _opened(session, run, endpoint_url, region) as there:
+        one = there.find(generation)
+        name = one.key.rpartition("/")[2].removesuffix(".json")
+        if one.commit is None:
+            raise TroubleError(f"{name} cannot be read: {one.complaint}.", Exit.NOT_PROVEN)
+        target = folder or Path(f"{there.place.layout.base.split('/')[-3]}-{name}")
+        found = there.manifests(one.commit)
+        for manifest in found:
+            place = target if len(found) == 1 else target / f"r{manifest.pod.rank}"
+            with _bar(session, manifest) as told:
+                there.fetch(manifest, place, told)
+        what = one.commit.checkpoint.dir if one.commit.checkpoint is not None else ""
+        inside = target if what in ("", ".") or len(found) > 1 else target / what
+        session.screen.say(
+            f"{one.commit.total_files} files, {words.size(one.commit.total_bytes)}, each proven by its checksum:"
+        )
+        session.screen.command(f"    {inside}")
+
+
+@contextlib.contextmanager
+def _bar(session: Session, manifest: Manifest) -> Iterator[Callable[[int], None]]:
+    """How much has come; nothing is drawn where nobody looks."""
+    if not session.screen.is_terminal:
+        yield lambda _: None
+        return
+    with Progress(
+        BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=session.screen.console, transient=True
+    ) as progress:
+        task = progress.add_task("", total=manifest.total_bytes)
+        yield lambda count: progress.advance(task, count)

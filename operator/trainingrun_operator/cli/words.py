@@ -1,0 +1,73 @@
+"""Numbers, times and foreign text as people read them at a terminal."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Final
+
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+_WEEK = 7 * _DAY
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def clean(text: str) -> str:
+    """Text that somebody else wrote, without what a terminal would obey: a log line in a status may hold anything."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def duration(seconds: float) -> str:
+    """Two units at most, as kubectl has them: `45s`, `3m20s`, `2h5m`, `3d4h`."""
+    whole = max(0, int(seconds))
+    if whole < _MINUTE:
+        return f"{whole}s"
+    for unit, size, smaller, part in (("m", _MINUTE, "s", 1), ("h", _HOUR, "m", _MINUTE), ("d", _DAY, "h", _HOUR)):
+        if whole < size * {"m": 60, "h": 24}.get(unit, whole):
+            # A day more or less is all that counts after a week.
+            rest = 0 if whole > _WEEK else whole % size // part
+            return f"{whole // size}{unit}{rest}{smaller}" if rest else f"{whole // size}{unit}"
+    raise AssertionError  # the last unit takes everything
+
+
+def age(stamp: str | None, now: datetime) -> str:
+    """How long ago an RFC 3339 time was; empty if there is none that can be read."""
+    at = moment(stamp)
+    return "" if at is None else duration((now - at).total_seconds())
+
+
+def ago(stamp: str | None, now: datetime) -> str:
+    """` (3m20s ago)` with its space, or nothing."""
+    past = age(stamp, now)
+    return f" ({past} ago)" if past else ""
+
+
+def moment(stamp: str | None) -> datetime | None:
+    """An RFC 3339 time; None if it is none."""
+    try:
+        at = datetime.fromisoformat(stamp or "")
+    except ValueError:
+        return None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def number(text: str | None) -> float | None:
+    """What the status keeps of a number; None if it is none."""
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
+
+
+def size(count: float) -> str:
+    """Bytes, decimal: `39.6 kB`."""
+    for unit in _UNITS:
+        if count < 1000 or unit == _UNITS[-1]:  # noqa: PLR2004 - decimal units
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError  # the last unit takes everything
+
+
+def listed(words: tuple[str, ...] | list[str], last: str = "and") -> str:
+    """`a, b and c`."""
+    return f" {last} ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else "none"

@@ -1,0 +1,504 @@
+"""Why a run has, or has not, stopped: every situation that a status can tell of. UPDATE_GOLDENS=1 rewrites the texts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from builders import EARLIER, make_node, make_run, make_saved, make_status, make_stop
+from goldens import assert_golden
+
+from trainingrun_operator.api.status import (
+    CheckpointStatus,
+    Condition,
+    Effective,
+    Evidence,
+    Lag,
+    NodePhase,
+    Phase,
+    PodStatus,
+    Progress,
+    Shadow,
+    StopMode,
+    TerminationStatus,
+    WorkloadRef,
+)
+from trainingrun_operator.cli.explain import explain
+from trainingrun_operator.cli.screen import explained
+
+if TYPE_CHECKING:
+    from trainingrun_operator.core.observed import Run
+
+NOW = datetime(2026, 1, 2, 3, 10, 0, tzinfo=UTC)
+SOON = "2026-01-02T03:09:15Z"
+"""45 s ago."""
+SOURCE = Path(__file__).parents[3] / "operator" / "trainingrun_operator"
+
+
+def condition(kind: str, status: str, reason: str, message: str = "") -> Condition:
+    return Condition(type=kind, status=status, reason=reason, message=message, last_transition_time=EARLIER)  # type: ignore[arg-type]
+
+
+FINE = {
+    "Accepted": condition("Accepted", "True", "Accepted", "The spec can be acted on."),
+    "MetricsAvailable": condition("MetricsAvailable", "True", "Fresh", "A finite, fresh loss is read."),
+    "CheckpointSaved": condition(
+        "CheckpointSaved", "True", "Verified", "Checkpoint checkpoint-1100 verified at s3://bucket/x."
+    ),
+    "NodesReleased": condition("NodesReleased", "False", "InUse", "gpu-1: InUse"),
+    "Finished": condition("Finished", "False", "NotStopping", "The run has not ended."),
+    "Succeeded": condition("Succeeded", "Unknown", "NotFinished"),
+}
+SAVED = CheckpointStatus(uri="s3://bucket/x", commit="k", dir="checkpoint-1100", step=1100, verified_at=SOON)
+PROGRESS = Progress(
+    loss="0.62",
+    best_loss="0.59",
+    step=1200,
+    epoch="0.4",
+    total_epochs=3,
+    epoch_base=0,
+    percent=13,
+    stall_polls=0,
+    last_observation_time=SOON,
+    step_interval="12",
+)
+TRAINS = PodStatus(name="bert-x7k2p", uid="u", node="gpu-1", phase="Running")
+
+
+def run_with(
+    *conditions: Condition, spec: dict[str, Any] | None = None, meta: dict[str, Any] | None = None, **status: Any
+) -> Run:
+    """A run that trains; conditions and fields of the status override what is fine."""
+    said = {one.type: one for one in conditions}
+    fields = {
+        "phase": "Running",
+        "conditions": tuple((FINE | said).values()),
+        "effective": Effective(auto_stop_loss=0.5),
+        "progress": PROGRESS,
+        "checkpoint": SAVED,
+        "pods": (TRAINS,),
+        "observed_generation": 1,
+    }
+    return make_run(spec=spec, status=make_status(**(fields | status)), **(meta or {}))
+
+
+def progress(**fields: Any) -> Progress:
+    return PROGRESS.model_copy(update=fields)
+
+
+def final_epoch(**fields: Any) -> Progress:
+    return progress(**{"epoch": "2.5", "stall_polls": 4, **fields})
+
+
+def watched(**fields: Any) -> dict[str, Any]:
+    return {"effective": Effective(auto_stop_loss=0.5, auto_stop_action="Shadow"), **fields}
+
+
+def stopping(phase: Phase, *conditions: Condition, stop: dict[str, Any] | None = None, **fields: Any) -> Run:
+    display = "Held" if phase is Phase.HELD else "Stopping"
+    made = make_stop(phase, **{"phase_at": SOON, **(stop or {})})
+    return run_with(*conditions, **{"phase": display, "termination": made, **fields})
+
+
+def ended(status: str, *conditions: Condition, actor: str, message: str = "It is over.", **fields: Any) -> Run:
+    stop = {"status": status, "actor": actor, "message": message, **fields.pop("stop", {})}
+    over = {"completion_time": SOON, "nodes": (make_node(NodePhase.RELEASED),), **fields}
+    return run_with(*conditions, **{"termination": make_stop(Phase.DONE, **stop), **over})
+
+
+RESTS = {"status": "suspended", "actor": "kubectl-patch", "message": "Suspended: spec.suspend is true."}
+
+
+def resting(stop: dict[str, Any] | None = None, **fields: Any) -> Run:
+    said = {"phase": "Suspended", "nodes": (make_node(NodePhase.RELEASED),), "pods": (), **fields}
+    return run_with(**{**said, "termination": make_stop(Phase.DONE, phase_at=SOON, **{**RESTS, **(stop or {})})})
+
+
+NOT_SAVED = condition("CheckpointSaved", "Unknown", "NothingYet", "No checkpoint has been verified yet.")
+WAITING = condition("MetricsAvailable", "Unknown", "NotRunning", "No training is running.")
+
+BEFORE = {
+    "nobody has looked at it": make_run(status=make_status(start_time=None)),
+    "its spec is being checked": run_with(condition("Accepted", "Unknown", "Checking"), phase="Pending"),
+    "refused for its template": run_with(
+        condition("Accepted", "False", "InvalidTemplate", "spec.template.spec.containers is empty."), phase="Pending"
+    ),
+    "refused for something that may come": run_with(
+        condition("Accepted", "False", "SecretNotFound", "There is no such Secret."), phase="Pending"
+    ),
+    "pending without a word": run_with(
+        WAITING, phase="Pending", start_time=None, pods=(), progress=None, checkpoint=None
+    ),
+    "pending for an image": run_with(
+        condition(
+            "MetricsAvailable",
+            "Unknown",
+            "NotRunning",
+            "No training is running. The pod waits: ImagePullBackOff: no such image.",
+        ),
+        phase="Pending",
+        start_time=None,
+        progress=None,
+        checkpoint=None,
+    ),
+    "pending after its machine went": run_with(
+        condition("MetricsAvailable", "Unknown", "NodeLost", "The machine of node gpu-1 is gone, and pod x with it."),
+        phase="Pending",
+    ),
+    "deleted, and nobody acts": run_with(meta={"deleting": True}),
+    "told to stop, and nobody acts": run_with(spec={"stop": True, "stoppedBy": "ada"}),
+    "told to stop by a program, and nobody acts": run_with(spec={"stop": True}, meta={"stop_manager": "kubectl-patch"}),
+}
+LOSSES = {
+    "its loss is above the threshold": run_with(),
+    "its loss was below once": run_with(progress=progress(best_loss="0.48")),
+    "its loss is the lowest so far": run_with(progress=progress(best_loss="0.62")),
+    "its loss is the threshold": run_with(progress=progress(loss="0.5", best_loss="0.5")),
+    "its loss is below, but not yet twice": run_with(progress=progress(loss="0.49", best_loss="0.49")),
+    "its loss is below, but no checkpoint is there": run_with(
+        NOT_SAVED, progress=progress(loss="0.49", best_loss="0.49"), checkpoint=None
+    ),
+    "its loss is below, but nothing lies where checkpoints should": run_with(
+        condition("CheckpointSaved", "False", "NothingFound", "Steps advance, but nothing lies under /checkpoints."),
+        progress=progress(loss="0.49", best_loss="0.49"),
+        checkpoint=None,
+    ),
+    "its loss is below, and nothing is ever saved": run_with(
+        condition("CheckpointSaved", "False", "Disabled", "spec.checkpoint.mode is Disabled: nothing is saved."),
+        spec={"checkpoint": {"mode": "Disabled"}},
+        progress=progress(loss="0.49", best_loss="0.49"),
+        checkpoint=None,
+    ),
+    "no step has advanced": run_with(progress=None),
+    "the metrics were not read yet": run_with(
+        condition("MetricsAvailable", "Unknown", "NotReadYet", "The metrics have not been read yet."), progress=None
+    ),
+    "the metrics are refused": run_with(
+        condition("MetricsAvailable", "False", "ConnectionRefused", "Nothing listens at http://10.0.0.7:8000/metrics.")
+    ),
+    "the threshold is off": run_with(effective=Effective(auto_stop_action="Off"), spec={"autoStopLoss": -1}),
+    "the threshold is only watched": run_with(**watched()),
+    "the threshold is only watched, without metrics": run_with(
+        condition("MetricsAvailable", "False", "Stale", "No loss was read for 300 seconds."), **watched(progress=None)
+    ),
+    "the threshold is only watched, and would have ended it": run_with(
+        **watched(shadow=(Shadow(rule="autoStopLoss", would_stop_at=SOON, step=900, value="0.48"),))
+    ),
+    "its status speaks of an older spec": run_with(meta={"generation": 3}),
+}
+EPOCHS = {
+    "no epoch in the metrics": run_with(progress=progress(epoch=None)),
+    "no total of epochs in the metrics": run_with(progress=progress(total_epochs=None)),
+    "how epochs are counted is unknown": run_with(progress=progress(epoch_base=None)),
+    "not the final epoch, counted from 1": run_with(progress=progress(epoch="2", epoch_base=1)),
+    "the final epoch, and the step advances": run_with(progress=final_epoch(stall_polls=0)),
+    "the final epoch, one poll without a step": run_with(progress=final_epoch(stall_polls=1)),
+    "the final epoch, fewer polls than count": run_with(progress=final_epoch(stall_polls=2)),
+    "a stall, and the checkpoint is older than the last step": run_with(progress=final_epoch()),
+    "a stall, and nothing else is known to be missing": run_with(progress=final_epoch(step=1100)),
+    "a stall, and bytes are still unsaved": run_with(
+        progress=final_epoch(step=1100), checkpoint=SAVED.model_copy(update={"lag": Lag(bytes=120_000)})
+    ),
+    "a stall, and no checkpoint is proven": run_with(NOT_SAVED, progress=final_epoch(), checkpoint=None),
+    "a stall, and the pace is unknown": run_with(progress=final_epoch(step=1100, step_interval=None)),
+    "a stall, and no loss is read": run_with(
+        condition("MetricsAvailable", "False", "NotFinite", "The loss is nan."), progress=final_epoch(step=1100)
+    ),
+}
+PODS = {
+    "its training has just left with 0": run_with(
+        pods=(TRAINS.model_copy(update={"phase": "Exited", "exit_code": 0}),)
+    ),
+    "its training crashed": run_with(pods=(TRAINS.model_copy(update={"phase": "Exited", "exit_code": 3}),)),
+    "its checkpoints cannot be saved": run_with(
+        condition("CheckpointSaved", "False", "AccessDenied", "Bucket bucket cannot be read (AccessDenied).")
+    ),
+    "what it wrote has no name": run_with(checkpoint=SAVED.model_copy(update={"dir": ".", "step": None})),
+}
+STOPPING = {
+    "Requested": stopping(Phase.REQUESTED),
+    "Draining": stopping(Phase.DRAINING, stop={"status": "user_stop", "actor": "ada", "message": "Stopped by hand."}),
+    "Draining for its next checkpoint": stopping(Phase.DRAINING, spec={"stopMode": "NextCheckpoint"}),
+    "Draining for its last checkpoint": stopping(Phase.DRAINING, spec={"stopMode": "LastCheckpoint"}),
+    "Draining with a signal": stopping(
+        Phase.DRAINING,
+        condition(
+            "Finished",
+            "False",
+            "Draining",
+            "Loss 0.2931 < 0.5 at step 1200. SIGTERM was not sent to the training: it writes.",
+        ),
+        spec={"shutdown": {"signal": "SIGTERM"}},
+    ),
+    "Saving": stopping(Phase.SAVING),
+    "Saving again, with trouble": stopping(
+        Phase.SAVING, condition("CheckpointSaved", "False", "Mismatch", "a.bin has other bytes."), stop={"attempt": 3}
+    ),
+    "Verifying": stopping(Phase.VERIFYING),
+    "Held": stopping(Phase.HELD, stop={"hold_reason": "The bucket cannot be read: AccessDenied."}),
+    "Held without a reason": stopping(Phase.HELD),
+    "Deleting": stopping(Phase.DELETING),
+    "Deleting with nothing saved": stopping(
+        Phase.DELETING, stop={"saved": make_saved(files=0, note="Nothing lay there.")}
+    ),
+    "Deleting after a loss": stopping(
+        Phase.DELETING, stop={"data_loss": "The pod went before its last bytes were saved."}
+    ),
+    "Releasing, occupied": stopping(
+        Phase.RELEASING, nodes=(make_node(NodePhase.WAIT_IDLE, message="Occupied by team/notebook."),)
+    ),
+    "Releasing, nothing said yet": stopping(Phase.RELEASING, nodes=(make_node(NodePhase.IN_USE),)),
+    "Releasing, all settled": stopping(
+        Phase.RELEASING, nodes=(make_node(NodePhase.RETAINED, message="Kept: policy is Never."),)
+    ),
+}
+SUSPENDED = {
+    "from its beginning": run_with(
+        WAITING, spec={"suspend": True}, phase="Suspended", pods=(), progress=None, checkpoint=None
+    ),
+    "told to, and nobody acts": run_with(
+        spec={"suspend": True}, workload=WorkloadRef(api_version="batch/v1", kind="Job", name="bert", uid="u")
+    ),
+    "on its way": stopping(Phase.SAVING, stop=RESTS, spec={"suspend": True}),
+    "held on its way": stopping(
+        Phase.HELD, stop={**RESTS, "hold_reason": "The bucket is away."}, spec={"suspend": True}
+    ),
+    "on its way, and resumed meanwhile": stopping(Phase.SAVING, stop=RESTS, spec={"suspend": False}),
+    "on its way, and stopped meanwhile": stopping(Phase.SAVING, stop=RESTS, spec={"suspend": True, "stop": True}),
+    "at rest": resting(spec={"suspend": True}),
+    "at rest with nothing saved": resting(spec={"suspend": True}, stop={"saved": make_saved(files=0)}),
+    "at rest, and resumed": resting(spec={"suspend": False}),
+    "at rest, and stopped": resting(spec={"suspend": True, "stop": True}),
+    "at rest, and deleted": resting(spec={"suspend": True}, meta={"deleting": True}),
+}
+ENDED = {
+    "auto_low_loss": ended(
+        "auto_low_loss",
+        condition("Succeeded", "True", "AutoLowLoss"),
+        actor="autoStopLoss",
+        message="Loss 0.2931 < 0.5 at step 1200.",
+        stop={
+            "evidence": (
+                Evidence(what="loss", value="0.31", step=1100),
+                Evidence(what="loss", value="0.2931", step=1200),
+            )
+        },
+    ),
+    "auto_low_loss without its checkpoint": ended(
+        "auto_low_loss",
+        condition("Succeeded", "False", "DataLoss", "The pod went before anything was saved."),
+        condition("CheckpointSaved", "False", "DataLoss", "The pod went before anything was saved."),
+        actor="autoStopLoss",
+        stop={"data_loss": "The pod went before anything was saved."},
+    ),
+    "auto_complete by exit code": ended(
+        "auto_complete",
+        actor="exit code",
+        message="Training finished with exit code 0.",
+        stop={"evidence": (Evidence(what="exitCode", value="0"),)},
+    ),
+    "auto_complete by marker": ended(
+        "auto_complete", actor="marker", message="Training wrote the completion marker done."
+    ),
+    "auto_complete by a stall": ended(
+        "auto_complete", actor="stallPolls", message="Final epoch reached and no step since 1200 for 4 polls."
+    ),
+    "auto_complete with nothing saved": ended(
+        "auto_complete",
+        condition("Succeeded", "False", "NothingFound", "Nothing lay under the checkpoint path."),
+        condition("CheckpointSaved", "False", "NothingFound", "Nothing lay under the checkpoint path."),
+        actor="exit code",
+    ),
+    "auto_complete with checkpoints disabled": ended(
+        "auto_complete",
+        condition("CheckpointSaved", "False", "Disabled", "spec.checkpoint.mode is Disabled: nothing is saved."),
+        actor="exit code",
+        spec={"checkpoint": {"mode": "Disabled"}},
+    ),
+    "user_stop by a person": ended(
+        "user_stop",
+        condition("Succeeded", "False", "UserStop", "Stopped."),
+        actor="ada@example.com",
+        message="Stopped by hand: spec.stop is true (overfitting).",
+    ),
+    "user_stop by a program": ended("user_stop", actor="kubectl-patch", message="Stopped by hand: spec.stop is true."),
+    "user_stop by the stop file": ended(
+        "user_stop", actor="stop file", message="Stopped by hand: somebody wrote the stop file STOP_TRAINING."
+    ),
+    "user_stop by nobody known": ended("user_stop", actor=""),
+    "failed by crashes": ended(
+        "failed", actor="exit code", message="Training crashed 4 times (backoffLimit 3), last with exit code 1."
+    ),
+    "failed without an image": ended(
+        "failed", actor="kubelet", message="The pod cannot start: ImagePullBackOff: no such image.", nodes=()
+    ),
+    "failed without a node": ended(
+        "failed", actor="scheduler", message="The pod cannot start: Unschedulable: no node.", nodes=()
+    ),
+    "failed with its Job": ended("failed", actor="Job", message="Its Job bert was deleted by somebody else."),
+    "failed as its bucket says": ended("failed", actor="bucket", message="This run had ended before."),
+    "deleted": ended("deleted", actor="kubectl delete", message="The TrainingRun was deleted."),
+    "with nodes of both kinds": ended(
+        "auto_complete",
+        actor="exit code",
+        nodes=(
+            make_node(NodePhase.RELEASED),
+            make_node(NodePhase.RELEASED, name="gpu-2"),
+            make_node(NodePhase.RETAINED, name="gpu-3", message="Kept: at its minimum."),
+        ),
+    ),
+    "after it was watched as well": ended(
+        "user_stop", actor="ada", shadow=(Shadow(rule="autoStopLoss", would_stop_at=EARLIER, step=900, value="0.48"),)
+    ),
+    "by something that this version does not know": ended(
+        "auto_plateau", actor="stopRules/plateau", message="No better eval_loss for 10 observations."
+    ),
+}
+CASES = {
+    f"{group}: {name}": run
+    for group, cases in (
+        ("before", BEFORE),
+        ("loss", LOSSES),
+        ("epochs", EPOCHS),
+        ("pods and checkpoints", PODS),
+        ("stopping", STOPPING),
+        ("suspended", SUSPENDED),
+        ("ended", ENDED),
+    )
+    for name, run in cases.items()
+}
+
+
+def text_of(run: Run) -> str:
+    return "\n".join(line.plain for line in explained(explain(run, NOW)))
+
+
+def test_every_situation_reads_as_it_should():
+    whole = "".join(f"## {name}\n\n{text_of(run)}\n\n" for name, run in CASES.items())
+    assert_golden("cli/explain.txt", whole)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_explanation_names_the_run_first_and_ends_its_sentences(case):
+    told = explain(CASES[case], NOW)
+    assert told.answer.startswith("bert ")
+    for sentence in (told.answer, *filter(None, told.because)):
+        assert sentence.endswith("."), sentence
+        assert "None" not in sentence
+        assert "  " not in sentence
+
+
+@pytest.mark.parametrize(
+    ("case", "sentence"),
+    [
+        ("loss: its loss is above the threshold", "bert trains on: its loss 0.62 is not below 0.5."),
+        ("loss: its loss is above the threshold", "0.12 above 0.5; the lowest so far was 0.59."),
+        ("loss: its loss was below once", "0.48, which was below, but not 2 times in a row"),
+        ("loss: its loss is below, but no checkpoint is there", "waits for the first complete checkpoint"),
+        (
+            "loss: the threshold is only watched, and would have ended it",
+            "would have ended at step 900 (45s ago), with loss 0.48 < 0.5",
+        ),
+        ("loss: the threshold is only watched", '{"spec":{"autoStopLoss":0.5}}'),
+        ("epochs: a stall, and the checkpoint is older than the last step", "is of step 1100, the training at 1200"),
+        ("epochs: a stall, and the pace is unknown", "how long a step usually takes is not known"),
+        ("pods and checkpoints: its checkpoints cannot be saved", "a stop would be held"),
+        ("stopping: Held", "kubectl trainingrun proceed bert"),
+        ("stopping: Releasing, occupied", "kubectl trainingrun abandon bert"),
+        ("stopping: Draining", "stop bert --namespace ml --mode LastCheckpoint"),
+        ("stopping: Draining with a signal", "SIGTERM was not sent to the training: it writes."),
+        ("ended: user_stop by a person", "Asked for by ada@example.com."),
+        ("ended: auto_low_loss without its checkpoint", "It does not count as succeeded (DataLoss)"),
+    ],
+)
+def test_what_matters_most_is_said(case, sentence):
+    assert sentence in text_of(CASES[case])
+
+
+def test_a_run_without_its_namespace_in_the_command_would_stop_another_one():
+    assert "--namespace ml" in text_of(CASES["loss: its loss is above the threshold"])
+
+
+# -- nothing is left out ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.DONE])
+def test_every_phase_of_a_stop_is_told(phase):
+    assert any(name.startswith(phase.value) for name in STOPPING)
+
+
+@pytest.mark.parametrize("status", TerminationStatus)
+def test_every_end_is_told(status):
+    assert any((stop := run.status.termination) is not None and stop.status == status for run in ENDED.values())
+
+
+@pytest.mark.parametrize("mode", StopMode)
+def test_every_mode_of_a_stop_is_told(mode):
+    assert any(run.spec.stop_mode is mode for name, run in STOPPING.items() if name.startswith("Draining"))
+
+
+def reasons(pattern: str, *modules: str) -> set[str]:
+    """What the operator's own source gives as reasons."""
+    files = [
+        path
+        for module in modules
+        for path in ([SOURCE / module] if module.endswith(".py") else (SOURCE / module).rglob("*.py"))
+    ]
+    return {reason for path in files for reason in re.findall(pattern, path.read_text(encoding="utf-8"))}
+
+
+NO_METRICS = reasons(r'(?:ScrapeFailure|_PageError)\(\s*"(\w+)"', "core", "edge") | {"Stale", "HostNetwork"}
+REFUSALS = reasons(r'Problem\(\s*"(\w+)"', "core", "edge")
+STORE = reasons(r'^    "(\w+)": "', "edge/s3.py") | {"Mismatch", "Held"}
+
+
+def test_the_reasons_were_found():
+    assert {"NoSuchMetric", "ConnectionRefused", "TooLarge", "NeverAdvanced"} <= NO_METRICS
+    assert {"InvalidTemplate", "NoCredentials", "UnknownNodePool", "EndedBefore"} <= REFUSALS
+
+
+@pytest.mark.parametrize("reason", sorted(NO_METRICS))
+def test_why_no_loss_is_read_is_the_answer(reason):
+    told = explain(run_with(condition("MetricsAvailable", "False", reason, "So it is.")), NOW)
+    assert told.answer == f"bert trains on: no loss can be read ({reason})."
+    assert f"No loss is read ({reason}): So it is." in told.because
+
+
+@pytest.mark.parametrize("reason", sorted(REFUSALS))
+def test_why_a_run_is_refused_is_the_answer(reason):
+    told = explain(run_with(condition("Accepted", "False", reason, "So it is."), phase="Pending"), NOW)
+    assert told.answer == f"bert has not started ({reason}): So it is."
+    changed_by_a_new_run = "apply it again" in told.todo[0]
+    assert changed_by_a_new_run == (reason in ("InvalidTemplate", "InvalidDestination"))
+
+
+@pytest.mark.parametrize("reason", sorted(STORE))
+@pytest.mark.parametrize("phase", [None, Phase.SAVING, Phase.VERIFYING])
+def test_why_nothing_is_saved_is_told_while_it_trains_and_while_it_stops(reason, phase):
+    trouble = condition("CheckpointSaved", "False", reason, "So it is.")
+    told = explain(run_with(trouble) if phase is None else stopping(phase, trouble), NOW)
+    assert any(f"({reason}): So it is." in sentence for sentence in told.because)
+
+
+@pytest.mark.parametrize("phase", NodePhase)
+def test_every_phase_of_a_node_is_told(phase):
+    told = explain(stopping(Phase.RELEASING, nodes=(make_node(phase, message="So it is."),)), NOW)
+    assert any("gpu-1" in sentence for sentence in told.because)
+
+
+def test_what_a_training_wrote_is_not_obeyed_by_the_terminal():
+    run = ended("failed", actor="exit code", message="Last lines: \x1b]0;owned\x07\x1b[31mred.")
+    assert "\x1b" not in text_of(run)
+    assert "\x07" not in text_of(run)
+
+
+def test_a_run_of_another_generation_is_explained_by_what_was_seen():
+    run = replace(run_with(), generation=2)
+    assert any(
+        "has not looked at the newest spec yet (generation 2, it has seen 1)" in one
+        for one in explain(run, NOW).because
+    )

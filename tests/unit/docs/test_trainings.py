@@ -1,0 +1,252 @@
+"""The training scripts of the docs, run against stand-ins for the libraries: what they show, when they save, how they leave and go on.
+
+The stand-ins have what the scripts use of the documented hooks, and nothing else: they show that a script does its part, not that a library does.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import signal
+import sys
+from types import ModuleType, SimpleNamespace
+
+import documented
+import prometheus_client
+import pytest
+from documented import ROOT
+from prometheus_client import REGISTRY
+
+from trainingrun_operator.agent.units import number_of, number_of_file
+from trainingrun_operator.agent.watch import Filter
+from trainingrun_operator.api.run import MetricNames
+
+PAGES = ("pytorch", "hugging-face", "lightning", "jax", "keras")
+GUIDE = ROOT / "docs" / "training"
+
+
+def source(page):
+    (block,) = [one for one in documented.blocks(GUIDE / f"{page}.md") if one.title == "train.py"]
+    return block.text
+
+
+def module(name, **members):
+    made = ModuleType(name)
+    vars(made).update(members)
+    return made
+
+
+class Anything:
+    """Whatever a script only passes on."""
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __getattr__(self, name):
+        return Anything()
+
+    def __call__(self, *args, **kwargs):
+        return Anything()
+
+
+class Base:
+    """Of a class that a library has its users inherit from."""
+
+
+def stand_ins():
+    anything = Anything()
+    torch = module(
+        "torch",
+        nn=SimpleNamespace(Module=Base),
+        optim=SimpleNamespace(Optimizer=Base),
+        device=Base,
+        utils=SimpleNamespace(data=SimpleNamespace(Dataset=Base)),
+        save=lambda state, path: path.write_bytes(pickle.dumps(state)),
+        load=lambda path, map_location: pickle.loads(path.read_bytes()),  # noqa: S301 - written a line above
+    )
+    transformers = module("transformers", TrainerCallback=Base)
+    for name in ("GPT2Config", "GPT2LMHeadModel", "Trainer", "TrainingArguments"):
+        setattr(transformers, name, anything)
+    callbacks = module("lightning.pytorch.callbacks", ModelCheckpoint=anything)
+    return {
+        "torch": torch,
+        "transformers": transformers,
+        "transformers.trainer_utils": module("transformers.trainer_utils", get_last_checkpoint=anything),
+        "lightning": module("lightning", Callback=Base, LightningModule=Base, Trainer=anything),
+        "lightning.pytorch": module("lightning.pytorch", callbacks=callbacks),
+        "lightning.pytorch.callbacks": callbacks,
+        "jax": module("jax", Array=Base, jit=lambda function: function, numpy=anything),
+        "jax.numpy": module("jax.numpy"),
+        "orbax": module("orbax", checkpoint=anything),
+        "orbax.checkpoint": module("orbax.checkpoint"),
+        "numpy": module("numpy"),
+        "keras": module("keras", callbacks=SimpleNamespace(Callback=Base), Model=Base),
+    }
+
+
+@pytest.fixture
+def ports():
+    return []
+
+
+@pytest.fixture
+def load(monkeypatch, tmp_path, ports):
+    """The script of a page as a module, its folder empty, its metrics forgotten afterwards."""
+    monkeypatch.setenv("TRAININGRUN_CHECKPOINT_DIR", str(tmp_path))
+    monkeypatch.setattr(prometheus_client, "start_http_server", ports.append)
+    for name, stand_in in stand_ins().items():
+        monkeypatch.setitem(sys.modules, name, stand_in)
+    before, handler = set(REGISTRY._collector_to_names), signal.getsignal(signal.SIGTERM)
+
+    def loaded(page):
+        made = module("train")
+        exec(compile(source(page), f"{page}.md", "exec"), vars(made))  # noqa: S102 - the docs' own script
+        return made
+
+    yield loaded
+    signal.signal(signal.SIGTERM, handler)
+    for collector in set(REGISTRY._collector_to_names) - before:
+        REGISTRY.unregister(collector)
+
+
+def shown():
+    """What the metrics page says, by the name of the field that it is read for."""
+    return {
+        field: next((value for name in names if (value := REGISTRY.get_sample_value(name)) is not None), None)
+        for field, names in MetricNames().model_dump().items()
+    }
+
+
+# -- what all of them keep --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_script_shows_what_the_operator_looks_for(page, load):
+    load(page)
+    assert None not in shown().values()
+    assert "start_http_server(8000)" in source(page)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_script_takes_its_folder_from_the_operator_and_looks_for_the_stop_file(page):
+    assert 'os.environ.get("TRAININGRUN_CHECKPOINT_DIR", "/checkpoints")' in source(page)
+    assert "STOP_TRAINING" in source(page)
+
+
+@pytest.mark.parametrize("page", ["pytorch", "jax"])
+def test_a_loop_stops_for_the_file_and_for_the_signal(page, load, tmp_path):
+    train = load(page)
+    assert not train.stop_asked()
+    (tmp_path / "STOP_TRAINING").touch()
+    assert train.stop_asked()
+    (tmp_path / "STOP_TRAINING").unlink()
+    train.stop_signal.set()
+    assert train.stop_asked()
+
+
+# -- one by one -------------------------------------------------------------------------------------------------
+
+
+def test_plain_pytorch_goes_on_from_the_highest_step_that_is_whole(load, tmp_path):
+    train = load("pytorch")
+    loaded: list[str] = []
+    model = SimpleNamespace(state_dict=lambda: "weights", load_state_dict=loaded.append)
+    assert train.resume(model, model, None) == 0
+    for step in (0, 90, 1200):
+        train.save(step, model, model)
+    (tmp_path / ".tmp-checkpoint-1300").mkdir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".tmp-checkpoint-1300",
+        "checkpoint-1200",
+        "checkpoint-90",
+    ]
+    assert train.resume(model, model, None) == 1200
+    assert loaded == ["weights", "weights"]
+
+
+def test_hugging_face_shows_a_loss_with_its_step_and_saves_before_it_leaves(load, ports, tmp_path):
+    callback = load("hugging-face").TrainingRunCallback()
+    arguments = SimpleNamespace(output_dir=str(tmp_path), num_train_epochs=3)
+    state = SimpleNamespace(is_world_process_zero=True, global_step=10, epoch=0.5)
+    control = SimpleNamespace(should_save=False, should_training_stop=False)
+
+    callback.on_train_begin(arguments, state, control, model=None)
+    assert ports == [8000]
+    callback.on_log(arguments, state, control, logs={"loss": 0.25, "learning_rate": 1e-5})
+    callback.on_log(arguments, SimpleNamespace(global_step=11, epoch=0.6), control, logs={"eval_loss": 0.1})
+    assert shown() == {"loss": 0.25, "step": 10, "epoch": 0.5, "total_epochs": 3}
+
+    callback.on_step_end(arguments, state, control)
+    assert not control.should_training_stop
+    (tmp_path / "STOP_TRAINING").touch()
+    callback.on_step_end(arguments, state, control)
+    assert control.should_save
+    assert control.should_training_stop
+
+
+def test_lightning_shows_the_mean_of_ten_losses_and_saves_once_before_it_leaves(load, ports, tmp_path):
+    train = load("lightning")
+    callback = train.TrainingRunCallback()
+    trainer = SimpleNamespace(is_global_zero=True, max_epochs=20, current_epoch=3, global_step=0, should_stop=False)
+    trainer.save_checkpoint = lambda path: path.write_text(str(trainer.global_step))
+    callback.on_train_start(trainer, None)
+    assert ports == [8000]
+    for step in range(1, 16):
+        trainer.global_step = step
+        callback.on_train_batch_end(trainer, None, {"loss": step}, None, step)
+    assert shown() == {"loss": 5.5, "step": 10, "epoch": 4, "total_epochs": 20}
+    assert train.newest() is None
+
+    (tmp_path / "STOP_TRAINING").touch()
+    for trainer.global_step in (16, 17):
+        callback.on_train_batch_end(trainer, None, {"loss": 1}, None, 0)
+    assert trainer.should_stop
+    assert train.newest() == tmp_path / "epoch=3-step=16.ckpt"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["STOP_TRAINING", "epoch=3-step=16.ckpt"]
+
+
+def test_keras_saves_now_and_then_and_at_the_stop_and_goes_on_from_the_highest_step(load, ports, tmp_path):
+    train = load("keras")
+    assert train.newest() == (0, None)
+    callback = train.TrainingRunCallback(first_step=98)
+    callback.model = SimpleNamespace(stop_training=False, save=lambda path: path.touch())
+    callback.on_train_begin()
+    callback.on_epoch_begin(1)
+    callback.on_train_batch_end(0, {"loss": 0.5})
+    assert shown() == {"loss": 0.5, "step": 99, "epoch": 2, "total_epochs": 20}
+    callback.on_train_batch_end(1, {"loss": 0.4})
+    assert train.newest() == (100, tmp_path / "checkpoint-100.keras")
+    assert not callback.model.stop_training
+
+    signal.raise_signal(signal.SIGTERM)
+    callback.on_train_batch_end(2, {"loss": 0.3})
+    assert callback.model.stop_training
+    callback.on_train_end()
+    assert train.newest() == (101, tmp_path / "checkpoint-101.keras")
+    assert ports == [8000]
+
+
+# -- what the guide says of names -------------------------------------------------------------------------------
+
+
+def rows():
+    """Of the table of names: each name with what it is said to be read as."""
+    table = [line.split("|")[1:3] for line in (GUIDE / "index.md").read_text().split("## Names")[1].splitlines() if line.startswith("| `")]  # fmt: skip
+    return [
+        (name, said.strip()) for names, said in table[: next(n for n, row in enumerate(table) if "not there yet" in row[1]) + 1] for name in re.findall(r"`([^`]+)`", names)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "said"), rows(), ids=[name for name, _ in rows()])
+def test_a_name_is_read_as_the_guide_says(name, said):
+    number = number_of_file(name) or number_of(name)
+    if "not there yet" in said:
+        assert not Filter().enters(name.replace("*", "1200"))
+    elif said.startswith("step"):
+        assert number is not None
+        assert f"step {number.step}" == said
+    elif said.startswith("epoch"):
+        assert number is not None
+        assert (number.value, number.step) == (3, None)
+    else:
+        assert number is None
