@@ -219,6 +219,37 @@ async def test_the_curve_of_a_run_that_is_forgotten_is_forgotten(place):
     assert not [line for line in place.api.lines() if "configmaps" in line]
 
 
+class FakeNotifier:
+    """Notes what it is told to."""
+
+    def __init__(self):
+        self.noted, self.forgotten = [], []
+
+    def note(self, seen, status):
+        self.noted.append(status)
+
+    def forget(self, uid):
+        self.forgotten.append(uid)
+
+    def forget_all(self):
+        self.forgotten.append("all")
+
+
+async def test_who_tells_of_runs_is_shown_the_status_as_it_is_now_with_what_was_told_already(place):
+    notifier = place.reconciler.notifier = FakeNotifier()
+    held = stored_run(status={"termination": stop(Phase.HELD), "terminationStatus": "auto_low_loss", "notified": ["x"]})
+    place.api.put(held)
+    place.cache.put_run(held)
+    await place.look(RUN_UID)
+    (status,) = notifier.noted
+    assert (status.phase, status.termination.phase, status.notified) == ("Held", "Held", ("x",))
+    assert status.termination_message.startswith("Loss 0.2931 < 0.5 at step 1200.")
+    assert place.api.objects[RUN]["status"]["notified"] == ["x"], "The observer does not name it."
+    place.reconciler.forget(RUN_UID)
+    place.reconciler.forget_all()
+    assert notifier.forgotten == [RUN_UID, "all"]
+
+
 # -- ending a run -----------------------------------------------------------------------------------------------
 
 
