@@ -451,7 +451,11 @@ def reasons(pattern: str, *modules: str) -> set[str]:
     return {reason for path in files for reason in re.findall(pattern, path.read_text(encoding="utf-8"))}
 
 
-NO_METRICS = reasons(r'(?:ScrapeFailure|_PageError)\(\s*"(\w+)"', "core", "edge") | {"Stale", "HostNetwork"}
+NO_METRICS = (
+    reasons(r'(?:ScrapeFailure|_PageError)\(\s*"(\w+)"', "core", "edge")
+    | reasons(r'(?m)^[A-Z_]+: Final = "([A-Z]\w+)"', "core/track.py")
+    | {"Stale", "HostNetwork"}
+)
 REFUSALS = reasons(r'Problem\(\s*"(\w+)"', "core", "edge")
 STORE = reasons(r'^    "(\w+)": "', "edge/s3.py") | {"Mismatch", "Held"}
 
