@@ -44,12 +44,14 @@ def find_binary() -> Path:
     if on_path := shutil.which("versitygw"):
         return Path(on_path)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trainingrun"
-    built = sorted((path for path in cache.rglob("versitygw") if path.is_file()), key=lambda path: path.stat().st_mtime)
+    # Not all of the cache: the engine's layers in it come and go while one looks.
+    tools = cache / "bin"
+    built = sorted((path for path in tools.rglob("versitygw") if path.is_file()), key=lambda path: path.stat().st_mtime)
     if built:
         return built[-1]
     raise RuntimeError(
         "These tests need the S3 server versitygw: run `make cluster` once, or `go install github.com/versity/versitygw/cmd/versitygw@latest`"
-        f" and put it on PATH, or name it in TRAININGRUN_VERSITYGW. Looked on PATH and under {cache}."
+        f" and put it on PATH, or name it in TRAININGRUN_VERSITYGW. Looked on PATH and under {tools}."
     )
 
 
