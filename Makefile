@@ -49,6 +49,9 @@ check: $(READY) verify docs  ## Format, lint, types, layers, shell scripts, gene
 	@$(BIN)/lint-imports --no-logo >.venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
 	@echo "check: shell scripts"
 	@$(if $(SHELL_SCRIPTS),$(BIN)/shellcheck $(SHELL_SCRIPTS),true)
+	@echo "check: what git ignores is in no commit"
+	@tracked=$$(git ls-files --cached --ignored --exclude-standard 2>/dev/null || true); \
+	[ -z "$$tracked" ] || { echo "check: tracked although ignored, git would write over what others have there: $$tracked" >&2; exit 1; }
 
 fix: $(READY)  ## Format, and repair what the linter can
 	@echo "fix: format and lint"
