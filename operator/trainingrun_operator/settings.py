@@ -1,4 +1,4 @@
-"""The operator's settings: the only reader of the environment."""
+"""The settings of operator and dashboard: the only reader of the environment."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import os
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
+from trainingrun_operator.api.notification import EventType
 from trainingrun_operator.core.destinations import Destination, destinations_of
+from trainingrun_operator.core.signature import keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX = "TRAININGRUN_"
+DASHBOARD_PREFIX = f"{PREFIX}DASHBOARD_"
 _CHOICES: Final = {
     "default_auto_stop_action": ("Shadow", "Stop"),
     "agent_image_pull_policy": ("Always", "IfNotPresent", "Never"),
@@ -69,6 +73,12 @@ class Settings:
     """So long the others wait for a holder that says nothing."""
     pod_name: str = ""
     """Whoever held the Lease from the pod of this name is dead when another operator starts in it. Empty: not in a pod."""
+    webhook_url: str = field(default="", repr=False)
+    """Where events are posted to; empty: nowhere."""
+    webhook_secret: str = field(default="", repr=False)
+    """What they are signed with: base64, usually after `whsec_`; two, divided by a space, while one replaces the other."""
+    webhook_events: str = ",".join(EventType)
+    """Types of the events that are posted, divided by commas."""
     port: int = 8080
     log_level: str = "INFO"
 
@@ -76,6 +86,20 @@ class Settings:
     def namespaces(self) -> tuple[str, ...]:
         """The namespaces that are watched, each once; empty: all of them."""
         return tuple(dict.fromkeys(name for part in self.watch_namespaces.split(",") if (name := part.strip())))
+
+
+@dataclass(frozen=True)
+class DashboardSettings:
+    """Of the web dashboard, as the chart sets them."""
+
+    host: str = "127.0.0.1"
+    """Address that it listens on; `*` is every one."""
+    port: int = 8081
+    origins: tuple[str, ...] = ()
+    """Where people reach it, `https://runs.example.com`, besides loopback as `kubectl port-forward` has it. A request for another host is refused."""
+    anonymous: bool = False
+    """Show runs to whoever comes, read-only, with the dashboard's own rights."""
+    log_level: str = "INFO"
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
@@ -100,7 +124,72 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     if settings.lease_seconds < 1:
         message = f"{PREFIX}LEASE_SECONDS is '{settings.lease_seconds}': expected a whole number, 1 or more"
         raise SettingsError(message)
+    _check_webhook(settings)
     return settings
+
+
+def load_dashboard(environ: Mapping[str, str] | None = None) -> DashboardSettings:
+    """Read `TRAININGRUN_DASHBOARD_…` variables, and `TRAININGRUN_LOG_LEVEL`; what is absent keeps its default.
+
+    Raises:
+        SettingsError: with the variable, its value and what was expected.
+    """
+    environ = os.environ if environ is None else environ
+    said = {
+        name: environ.get(f"{DASHBOARD_PREFIX}{name.upper()}", "") for name in ("host", "port", "origins", "anonymous")
+    }
+    found: dict[str, Any] = {"host": said["host"]} if said["host"] else {}
+    if said["port"]:
+        found["port"] = _parse(f"{DASHBOARD_PREFIX}PORT", said["port"], 0)
+    if said["origins"]:
+        found["origins"] = tuple(_origin(one.strip()) for one in said["origins"].split(",") if one.strip())
+    if said["anonymous"]:
+        if said["anonymous"] not in {"true", "false"}:
+            raise SettingsError(f"{DASHBOARD_PREFIX}ANONYMOUS is {said['anonymous']!r}: expected true or false")
+        found["anonymous"] = said["anonymous"] == "true"
+    level = (environ.get(f"{PREFIX}LOG_LEVEL") or "INFO").upper()
+    if level not in (levels := _CHOICES["log_level"]):
+        raise SettingsError(f"{PREFIX}LOG_LEVEL is {level!r}: expected {', '.join(levels[:-1])} or {levels[-1]}")
+    return DashboardSettings(**found, log_level=level)
+
+
+def _origin(text: str) -> str:
+    """As a browser writes it: scheme and host in lower case, no default port, no path."""
+    problem = SettingsError(
+        f"{DASHBOARD_PREFIX}ORIGINS has {text!r}: expected scheme and host as the address bar shows them, https://runs.example.com"
+    )
+    try:
+        split = urlsplit(text.lower().rstrip("/"))
+        port = split.port
+    except ValueError:
+        raise problem from None
+    if split.scheme not in {"http", "https"} or not split.hostname or split.path or split.query or split.username:
+        raise problem
+    usual = {"http": 80, "https": 443}[split.scheme]
+    host = f"[{split.hostname}]" if ":" in split.hostname else split.hostname
+    return f"{split.scheme}://{host}" + (f":{port}" if port not in {None, usual} else "")
+
+
+def _check_webhook(settings: Settings) -> None:
+    """Address and secret are never quoted: they may be what somebody must not read in a log."""
+    types = {kind.value for kind in EventType}
+    if unknown := [one for one in settings.webhook_events.split(",") if one not in types]:
+        raise SettingsError(f"{PREFIX}WEBHOOK_EVENTS has {unknown[0]!r}: expected some of {', '.join(EventType)}")
+    if settings.webhook_url and not _is_address(settings.webhook_url):
+        raise SettingsError(f"{PREFIX}WEBHOOK_URL is not an address: expected https://host/path")
+    try:
+        keys_of(settings.webhook_secret)
+    except ValueError as error:
+        expected = "24 to 64 random bytes in base64, after whsec_"
+        raise SettingsError(f"{PREFIX}WEBHOOK_SECRET cannot be used ({error}): expected {expected}") from None
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _parse(variable: str, text: str, default: Any) -> Any:

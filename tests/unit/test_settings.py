@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 
 import pytest
 
 from trainingrun_operator.core.destinations import Destination
-from trainingrun_operator.settings import Settings, SettingsError, load
+from trainingrun_operator.settings import DashboardSettings, Settings, SettingsError, load, load_dashboard
 
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 GOOD = {
     "agent_image": ("registry.example/operator:1", "registry.example/operator:1"),
     "agent_image_pull_policy": ("Always", "Always"),
@@ -39,6 +41,9 @@ GOOD = {
     "lease_namespace": ("operators", "operators"),
     "lease_seconds": ("12", 12),
     "pod_name": ("operator-x7k2p", "operator-x7k2p"),
+    "webhook_url": ("https://ops.example/events", "https://ops.example/events"),
+    "webhook_secret": (SECRET, SECRET),
+    "webhook_events": ("dev.trainingrun.run.ended", "dev.trainingrun.run.ended"),
     "port": ("9090", 9090),
     "log_level": ("debug", "DEBUG"),
 }
@@ -122,6 +127,40 @@ def test_a_bad_value_is_refused_with_variable_value_and_what_was_expected(name, 
     assert str(caught.value) == f"{variable(name)} is {text!r}: expected {expected}"
 
 
+@pytest.mark.parametrize("url", ["ops.example", "ftp://ops.example", "https://", "https://[::1", "https://ops:x/"])
+def test_a_webhook_that_is_no_address_is_refused_without_quoting_it(url):
+    with pytest.raises(SettingsError) as caught:
+        load({"TRAININGRUN_WEBHOOK_URL": url})
+    assert str(caught.value) == "TRAININGRUN_WEBHOOK_URL is not an address: expected https://host/path"
+
+
+@pytest.mark.parametrize(
+    ("secret", "why"),
+    [
+        pytest.param("whsec_sesame", "Incorrect padding", id="no base64"),
+        pytest.param("whsec_c2VzYW1l", "6 bytes instead of 24 to 64", id="too short"),
+        pytest.param(f"{SECRET} whsec_c2VzYW1l", "6 bytes instead of 24 to 64", id="the second of two"),
+    ],
+)
+def test_a_secret_that_signs_nothing_is_refused_without_quoting_it(secret, why):
+    with pytest.raises(SettingsError) as caught:
+        load({"TRAININGRUN_WEBHOOK_SECRET": secret})
+    assert str(caught.value) == (
+        f"TRAININGRUN_WEBHOOK_SECRET cannot be used ({why}): expected 24 to 64 random bytes in base64, after whsec_"
+    )
+
+
+def test_an_event_that_does_not_exist_is_refused():
+    with pytest.raises(SettingsError, match=r"has 'run\.ended': expected some of dev\.trainingrun\.run\.ended, "):
+        load({"TRAININGRUN_WEBHOOK_EVENTS": "dev.trainingrun.data.lost,run.ended"})
+
+
+def test_address_and_secret_of_the_webhook_are_in_no_log():
+    loaded = load({"TRAININGRUN_WEBHOOK_URL": "https://ops.example/token", "TRAININGRUN_WEBHOOK_SECRET": SECRET})
+    assert "token" not in repr(loaded)
+    assert SECRET not in repr(loaded)
+
+
 @pytest.mark.parametrize(
     ("text", "namespaces"),
     [
@@ -137,3 +176,42 @@ def test_namespaces_are_separated_by_commas(text, namespaces):
 def test_the_first_bad_value_is_said():
     with pytest.raises(SettingsError, match="TRAININGRUN_PORT"):
         load({"TRAININGRUN_PORT": "x", "TRAININGRUN_LOG_LEVEL": "LOUD"})
+
+
+# -- the dashboard --------------------------------------------------------------------------------------------
+
+
+def test_a_dashboard_of_which_nothing_is_said_listens_on_loopback_and_asks_who_it_is():
+    assert load_dashboard({}) == DashboardSettings(
+        host="127.0.0.1", port=8081, origins=(), anonymous=False, log_level="INFO"
+    )
+
+
+def test_the_dashboard_reads_what_is_set():
+    environ = {
+        "TRAININGRUN_DASHBOARD_HOST": "10.0.0.7",
+        "TRAININGRUN_DASHBOARD_PORT": "9000",
+        "TRAININGRUN_DASHBOARD_ORIGINS": "https://Runs.Example.com/, http://inside:8080,https://a:443,http://[FD00::1]",
+        "TRAININGRUN_DASHBOARD_ANONYMOUS": "true",
+        "TRAININGRUN_LOG_LEVEL": "debug",
+    }
+    origins = ("https://runs.example.com", "http://inside:8080", "https://a", "http://[fd00::1]")
+    assert load_dashboard(environ) == DashboardSettings("10.0.0.7", 9000, origins, anonymous=True, log_level="DEBUG")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("DASHBOARD_PORT", "http", "expected a whole number, 0 or more"),
+        ("DASHBOARD_ORIGINS", "runs.example.com", "expected scheme and host as the address bar shows them"),
+        ("DASHBOARD_ORIGINS", "https://runs.example.com/path", "expected scheme and host"),
+        ("DASHBOARD_ORIGINS", "https://a:port", "expected scheme and host"),
+        ("DASHBOARD_ORIGINS", "https://ada@a", "expected scheme and host"),
+        ("DASHBOARD_ANONYMOUS", "yes", "expected true or false"),
+        ("LOG_LEVEL", "loud", "expected DEBUG, INFO, WARNING, ERROR or CRITICAL"),
+    ],
+)
+def test_a_setting_of_the_dashboard_that_cannot_be_used_is_named(name, value, expected):
+    with pytest.raises(SettingsError, match=re.escape(expected)) as caught:
+        load_dashboard({f"TRAININGRUN_{name}": value})
+    assert f"TRAININGRUN_{name}" in str(caught.value)
