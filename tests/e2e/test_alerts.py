@@ -67,9 +67,7 @@ def told(notice, run, severity):
     assert (labels["name"], labels["severity"], labels["product"]) == (run.name, severity, "trainingrun")
     assert "exported_namespace" not in labels
     assert f"{run.space.name}/{run.name}" in annotations["summary"]
-    assert (RUNBOOKS / f"{labels['alertname']}.md").name == annotations["runbook_url"].rstrip("/").rpartition("/")[
-        2
-    ] + ".md"
+    assert annotations["runbook_url"].endswith(f"/runbooks/{labels['alertname']}.html")
 
 
 def test_a_held_checkpoint_and_an_unreleased_node_are_told_and_every_panel_shows_something(
