@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import subprocess
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+from e2e.ground import REPOSITORY
 from e2e.runs import Run, Space, unique
 from e2e.tenant import RBAC, Tenant
 from e2e.web import DESK, PHONE, Web, assert_accessible, assert_fits, web
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
+CHART = REPOSITORY / "charts" / "trainingrun-operator"
 LONG = ("--epochs", "200", "--step-seconds", "0.05", "--save-every", "20")
 
 
@@ -262,6 +265,26 @@ def test_the_fleet_shows_every_end_and_what_changes(stage):
     stage.web.complaints.clear()  # The browser complains of the 404 and the 403 themselves.
 
 
+# -- in the cluster ---------------------------------------------------------------------------------------------
+
+
+def test_the_chart_installs_a_dashboard_that_shows_who_logs_in_their_runs(stage):
+    space, name = stage.space, "trainingrun-operator-dashboard"
+    repository, _, tag = space.ground["TRAININGRUN_IMAGE"].rpartition(":")
+    values = f"--set dashboard.enabled=true --set image.repository={repository} --set image.tag={tag}"
+    only = "--show-only templates/dashboard.yaml"
+    space.shell(
+        f"helm template trainingrun-operator {CHART} --namespace {space.name} {only} {values} | kubectl apply --filename -"
+    )
+    space.shell(f"kubectl wait --for=condition=Available deployment/{name} --timeout=90s", seconds=100)
+    with forwarded(space, f"service/{name}", 8081) as url:
+        inside = Web(url, stage.web.browser)
+        with inside.page(f"/?namespace={space.name}", stage.viewer.token) as page:
+            wait_live(page)
+            expect(page.get_by_role("link", name="by-hand")).to_be_visible()
+        assert not inside.complaints
+
+
 # -- others ---------------------------------------------------------------------------------------------------
 
 
@@ -277,6 +300,19 @@ def without_rights(tenant: Tenant) -> Iterator[None]:
     yield
     tenant.bind("ClusterRole", "edit")
     tenant.wait_may("patch", "trainingrun.dev", "trainingruns")
+
+
+@contextlib.contextmanager
+def forwarded(space: Space, what: str, port: int) -> Iterator[str]:
+    """`kubectl port-forward` to something in the namespace; gives the address on this machine."""
+    command = ["kubectl", "port-forward", what, f":{port}"]
+    with subprocess.Popen(command, env=space.environ, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        try:
+            yield f"http://{said.split()[2]}"
+        finally:
+            process.terminate()
 
 
 @contextlib.contextmanager
