@@ -606,6 +606,47 @@ async def pod_pages() -> AsyncIterator[PodPages]:
         yield pages
 
 
+# -- a webhook's receiver ---------------------------------------------------------------------------------------
+
+
+class Message(NamedTuple):
+    """One message, as it arrived."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def id(self) -> str:
+        """Of the event; the same however often it is told."""
+        return self.headers["webhook-id"]
+
+
+@dataclass
+class Receiver:
+    """Takes what is posted to it; its next answers can be others than success."""
+
+    messages: list[Message] = field(default_factory=list)
+    answers: list[web.Response] = field(default_factory=list)
+    url: str = ""
+    arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Take one message."""
+        self.messages.append(Message(request.path, dict(request.headers), await request.read()))
+        async with self.arrived:
+            self.arrived.notify_all()
+        return self.answers.pop(0) if self.answers else web.Response(status=204)
+
+
+@asynccontextmanager
+async def receiver() -> AsyncIterator[Receiver]:
+    """Serve a receiver on loopback."""
+    made = Receiver()
+    async with _served(made.handle) as made.url:
+        yield made
+
+
 # -- bucket and cloud -------------------------------------------------------------------------------------------
 
 

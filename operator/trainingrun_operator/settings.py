@@ -9,7 +9,9 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from trainingrun_operator.api.notification import EventType
 from trainingrun_operator.core.destinations import Destination, destinations_of
+from trainingrun_operator.core.signature import keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,6 +73,12 @@ class Settings:
     """So long the others wait for a holder that says nothing."""
     pod_name: str = ""
     """Whoever held the Lease from the pod of this name is dead when another operator starts in it. Empty: not in a pod."""
+    webhook_url: str = field(default="", repr=False)
+    """Where events are posted to; empty: nowhere."""
+    webhook_secret: str = field(default="", repr=False)
+    """What they are signed with: base64, usually after `whsec_`; two, divided by a space, while one replaces the other."""
+    webhook_events: str = ",".join(EventType)
+    """Types of the events that are posted, divided by commas."""
     port: int = 8080
     log_level: str = "INFO"
 
@@ -116,6 +124,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     if settings.lease_seconds < 1:
         message = f"{PREFIX}LEASE_SECONDS is '{settings.lease_seconds}': expected a whole number, 1 or more"
         raise SettingsError(message)
+    _check_webhook(settings)
     return settings
 
 
@@ -159,6 +168,28 @@ def _origin(text: str) -> str:
     usual = {"http": 80, "https": 443}[split.scheme]
     host = f"[{split.hostname}]" if ":" in split.hostname else split.hostname
     return f"{split.scheme}://{host}" + (f":{port}" if port not in {None, usual} else "")
+
+
+def _check_webhook(settings: Settings) -> None:
+    """Address and secret are never quoted: they may be what somebody must not read in a log."""
+    types = {kind.value for kind in EventType}
+    if unknown := [one for one in settings.webhook_events.split(",") if one not in types]:
+        raise SettingsError(f"{PREFIX}WEBHOOK_EVENTS has {unknown[0]!r}: expected some of {', '.join(EventType)}")
+    if settings.webhook_url and not _is_address(settings.webhook_url):
+        raise SettingsError(f"{PREFIX}WEBHOOK_URL is not an address: expected https://host/path")
+    try:
+        keys_of(settings.webhook_secret)
+    except ValueError as error:
+        expected = "24 to 64 random bytes in base64, after whsec_"
+        raise SettingsError(f"{PREFIX}WEBHOOK_SECRET cannot be used ({error}): expected {expected}") from None
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _parse(variable: str, text: str, default: Any) -> Any:

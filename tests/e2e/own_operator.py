@@ -195,6 +195,10 @@ class OwnOperator:
         """Let a frozen operator, and the request that it was frozen at, go on."""
         self._control("POST", "thaw", {"id": halt})
 
+    def kill(self) -> None:
+        """SIGKILL; it is started again by itself."""
+        self._control("POST", "operator", {"signal": "KILL"})
+
     def frozen(self, halt: int) -> bool:
         """Whether a halt has frozen the operator."""
         return halt in self.state()["frozen"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+
+from trainingrun_operator.api.notification import CloudEvent, EventType
 
 ROOT = Path(__file__).parents[2]
 TESTS = "".join(
@@ -24,3 +27,12 @@ def test_a_test_that_shows_a_claim_about_security_exists(name):
 @pytest.mark.parametrize("row", sorted(set(re.findall(r"\[([a-z][^\]`]*)\]`", SECURITY))))
 def test_an_attack_that_is_told_of_is_tried(row):
     assert f'    "{row}": (' in TESTS
+
+
+def test_the_event_on_the_page_is_one_that_is_posted_and_the_page_names_all_types():
+    page = (ROOT / "docs" / "notifications.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    event = CloudEvent.parse_strict(json.loads(example))
+    assert event.dump() == json.loads(example)
+    assert event.id == f"{event.data.termination_id}-{event.type.slug}"
+    assert re.findall(r"^\| `(dev\.\S+)`", page, re.MULTILINE) == list(EventType)

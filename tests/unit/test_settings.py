@@ -10,6 +10,7 @@ import pytest
 from trainingrun_operator.core.destinations import Destination
 from trainingrun_operator.settings import DashboardSettings, Settings, SettingsError, load, load_dashboard
 
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 GOOD = {
     "agent_image": ("registry.example/operator:1", "registry.example/operator:1"),
     "agent_image_pull_policy": ("Always", "Always"),
@@ -40,6 +41,9 @@ GOOD = {
     "lease_namespace": ("operators", "operators"),
     "lease_seconds": ("12", 12),
     "pod_name": ("operator-x7k2p", "operator-x7k2p"),
+    "webhook_url": ("https://ops.example/events", "https://ops.example/events"),
+    "webhook_secret": (SECRET, SECRET),
+    "webhook_events": ("dev.trainingrun.run.ended", "dev.trainingrun.run.ended"),
     "port": ("9090", 9090),
     "log_level": ("debug", "DEBUG"),
 }
@@ -121,6 +125,40 @@ def test_a_bad_value_is_refused_with_variable_value_and_what_was_expected(name, 
     with pytest.raises(SettingsError) as caught:
         load({variable(name): text})
     assert str(caught.value) == f"{variable(name)} is {text!r}: expected {expected}"
+
+
+@pytest.mark.parametrize("url", ["ops.example", "ftp://ops.example", "https://", "https://[::1", "https://ops:x/"])
+def test_a_webhook_that_is_no_address_is_refused_without_quoting_it(url):
+    with pytest.raises(SettingsError) as caught:
+        load({"TRAININGRUN_WEBHOOK_URL": url})
+    assert str(caught.value) == "TRAININGRUN_WEBHOOK_URL is not an address: expected https://host/path"
+
+
+@pytest.mark.parametrize(
+    ("secret", "why"),
+    [
+        pytest.param("whsec_sesame", "Incorrect padding", id="no base64"),
+        pytest.param("whsec_c2VzYW1l", "6 bytes instead of 24 to 64", id="too short"),
+        pytest.param(f"{SECRET} whsec_c2VzYW1l", "6 bytes instead of 24 to 64", id="the second of two"),
+    ],
+)
+def test_a_secret_that_signs_nothing_is_refused_without_quoting_it(secret, why):
+    with pytest.raises(SettingsError) as caught:
+        load({"TRAININGRUN_WEBHOOK_SECRET": secret})
+    assert str(caught.value) == (
+        f"TRAININGRUN_WEBHOOK_SECRET cannot be used ({why}): expected 24 to 64 random bytes in base64, after whsec_"
+    )
+
+
+def test_an_event_that_does_not_exist_is_refused():
+    with pytest.raises(SettingsError, match=r"has 'run\.ended': expected some of dev\.trainingrun\.run\.ended, "):
+        load({"TRAININGRUN_WEBHOOK_EVENTS": "dev.trainingrun.data.lost,run.ended"})
+
+
+def test_address_and_secret_of_the_webhook_are_in_no_log():
+    loaded = load({"TRAININGRUN_WEBHOOK_URL": "https://ops.example/token", "TRAININGRUN_WEBHOOK_SECRET": SECRET})
+    assert "token" not in repr(loaded)
+    assert SECRET not in repr(loaded)
 
 
 @pytest.mark.parametrize(

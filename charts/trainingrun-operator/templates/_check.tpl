@@ -46,6 +46,13 @@ Whoever adds a value that can be written wrongly adds its sentence here.
 {{- end -}}
 {{- end -}}
 
+{{- if not (regexMatch "^(https?://[^\\s/]+(/\\S*)?)?$" ($v.notifications.webhook.url | default "")) -}}
+{{- $said = append $said (printf "notifications.webhook.url is %q: expected https://host, with a port and a path where it has them" $v.notifications.webhook.url) -}}
+{{- end -}}
+{{- if and $v.notifications.webhook.url (not $v.notifications.webhook.secretName) -}}
+{{- $said = append $said "notifications.webhook.secretName is needed where notifications.webhook.url is set: events are signed" -}}
+{{- end -}}
+
 {{- range $where, $resources := dict "resources" $v.resources "agent.resources" $v.agent.resources -}}
 {{- range $side, $quantities := $resources -}}
 {{- range $what, $amount := $quantities -}}

@@ -12,6 +12,7 @@ from trainingrun_operator.api.base import (
     Cel,
     Count,
     ListMap,
+    ListSet,
     Message,
     Model,
     ObjectName,
@@ -383,3 +384,5 @@ class TrainingRunStatus(Model):
     """Rules that only watch."""
     history: Annotated[tuple[PhaseChange, ...], Field(max_length=20)] = ()
     """The last 20 changes of phase."""
+    notified: Annotated[tuple[Word, ...], ListSet(), Field(max_length=16)] = ()
+    """Ids of the events of this stop that the installation's webhook has taken."""

@@ -14,12 +14,14 @@ import kopf
 from aiohttp import web
 
 from trainingrun_operator import exporter
+from trainingrun_operator.api.notification import EventType
 from trainingrun_operator.controller import front
 from trainingrun_operator.controller.front import Watch
 from trainingrun_operator.controller.lease import Lease
 from trainingrun_operator.controller.reconciler import Reconciler
 from trainingrun_operator.controller.scheduler import Scheduler
 from trainingrun_operator.core.observed import Defaults
+from trainingrun_operator.core.signature import keys_of
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.curve import Curves
@@ -28,6 +30,8 @@ from trainingrun_operator.edge.kube import Connection, Kube, KubeError
 from trainingrun_operator.edge.metrics import prometheus
 from trainingrun_operator.edge.observe import Observer
 from trainingrun_operator.edge.store import Store
+from trainingrun_operator.edge.webhook import Notifier, Webhook
+from trainingrun_operator.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,10 +69,11 @@ def run(settings: Settings) -> int:
 
 
 async def _run(settings: Settings) -> None:
+    told = webhook(settings)
     info, fields = front.connection()
     cache, telemetry, store = Cache(), exporter.Telemetry(), Store()
     connection = Connection(**fields)
-    # The Lease has connections of its own: a burst of looks must not keep its renewal waiting. So have the curves: no look waits for them.
+    # The Lease has connections of its own: a burst of looks must not keep its renewal waiting. So have curves and events: no look waits for them.
     async with (
         Kube(connection) as kube,
         Kube(connection) as aside,
@@ -89,7 +94,8 @@ async def _run(settings: Settings) -> None:
         )
         executor = Executor(kube, cache, lease.held)
         curves = Curves(beside, lease.held, settings.curve_seconds)
-        reconciler = Reconciler(kube, cache, observer, executor, telemetry, curves, settings.status_seconds)
+        notifier = Notifier(told, beside, cache, lease.held, telemetry.notification) if told else None
+        reconciler = Reconciler(kube, cache, observer, executor, telemetry, curves, settings.status_seconds, notifier)
         scheduler = Scheduler(reconciler.look, lambda uid: _namespace(cache, uid), telemetry.lateness)
         namespaces = await front.readable(kube, settings.namespaces)
         left_out = tuple(name for name in settings.namespaces if name not in namespaces)
@@ -112,6 +118,7 @@ async def _run(settings: Settings) -> None:
             leading,
             asyncio.create_task(scheduler.run()),
             asyncio.create_task(curves.run()),
+            *([asyncio.create_task(notifier.run())] if notifier else []),
             asyncio.create_task(_relist(watch, settings.list_seconds)),
             asyncio.create_task(_readable_by_now(aside, left_out, settings.list_seconds, leading)),
         ]
@@ -150,6 +157,19 @@ def defaults(settings: Settings) -> Defaults:
         allowed_destinations=settings.allowed_destinations,
         release_nodes=settings.release_nodes,
     )
+
+
+def webhook(settings: Settings) -> Webhook | None:
+    """Return where events are told, and which; None: nowhere.
+
+    Raises:
+        SettingsError: there is nothing to sign them with.
+    """
+    if not settings.webhook_url:
+        return None
+    if not (keys := keys_of(settings.webhook_secret)):
+        raise SettingsError("TRAININGRUN_WEBHOOK_URL needs TRAININGRUN_WEBHOOK_SECRET: events are signed")
+    return Webhook(settings.webhook_url, keys, frozenset(map(EventType, settings.webhook_events.split(","))))
 
 
 def candidate(kube: Kube, settings: Settings) -> Lease:

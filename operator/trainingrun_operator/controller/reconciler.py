@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.edge.execute import Executor
     from trainingrun_operator.edge.kube import Kube
     from trainingrun_operator.edge.observe import Observer
+    from trainingrun_operator.edge.webhook import Notifier
     from trainingrun_operator.exporter import Telemetry
 
 Json = dict[str, Any]
@@ -50,6 +51,8 @@ class Reconciler:
     telemetry: Telemetry
     curves: Curves
     status_seconds: float
+    notifier: Notifier | None = None
+    """None: the installation has no webhook."""
     memories: dict[str, Memory] = field(default_factory=dict)
     _failures: dict[str, int] = field(default_factory=dict)
 
@@ -75,6 +78,10 @@ class Reconciler:
             self.telemetry.reconcile_error()
             log.error("%s: stored object is not understood: %s", self._name(uid), error.errors(include_url=False)[:3])  # noqa: TRY400 - the trace says nothing more
             return BACKOFF_MAX_SECONDS
+        finally:
+            if uid not in self.cache.runs:
+                # The watch told of its end while it was looked at; what this look has brought since is of a run that is gone.
+                self.forget(uid)
         self._failures.pop(uid, None)
         self.telemetry.reconciled(time.monotonic() - began)
         return again
@@ -85,6 +92,8 @@ class Reconciler:
         self._failures.pop(uid, None)
         self.telemetry.runs.forget(uid)
         self.curves.forget(uid)
+        if self.notifier is not None:
+            self.notifier.forget(uid)
 
     def forget_all(self) -> None:
         """Somebody else looks at the runs: what is remembered of them grows old, and is not exported any more."""
@@ -92,6 +101,8 @@ class Reconciler:
         self._failures.clear()
         self.telemetry.runs.clear()
         self.curves.forget_all()
+        if self.notifier is not None:
+            self.notifier.forget_all()
 
     async def _look(self, uid: str) -> float | None:
         memory = self.memories.setdefault(uid, Memory())
@@ -119,9 +130,10 @@ class Reconciler:
     async def _say(self, seen: Observed, memory: Memory) -> None:
         """Write what is derived: at once on a transition, else every so often."""
         status = render(seen)
-        run, measured = seen.run, tally.measured(seen, memory)
-        series = series_of(run.namespace, run.name, run.spec, _whole(seen, status), measured)
-        self.telemetry.runs.put(run.uid, series)
+        run, whole, measured = seen.run, _whole(seen, status), tally.measured(seen, memory)
+        self.telemetry.runs.put(run.uid, series_of(run.namespace, run.name, run.spec, whole, measured))
+        if self.notifier is not None:
+            self.notifier.note(seen, whole)
         body = observed_fields(status)
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         shown = (
@@ -198,5 +210,6 @@ def _whole(seen: Observed, derived: TrainingRunStatus) -> TrainingRunStatus:
         "termination_status": before.termination_status,
         "nodes": before.nodes,
         "completion_time": before.completion_time,
+        "notified": before.notified,
     }
     return derived.model_copy(update=kept)

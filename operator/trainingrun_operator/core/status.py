@@ -1,6 +1,7 @@
 """What a run's status says: phase, conditions, progress, sentence. Derived from what is seen, and never a truth of its own.
 
-`status.termination`, `terminationStatus`, `nodes` and `completionTime` are not here: they are written by compare-and-swap with the decision.
+`status.termination`, `terminationStatus`, `nodes` and `completionTime` are not here: they are written by compare-and-swap with the decision;
+`notified` by whoever told it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.track import Observation
 
 HISTORY_MAX: Final = 20
-WRITTEN_BY_THE_STOP: Final = frozenset({"termination", "terminationStatus", "nodes", "completionTime"})
+WRITTEN_BY_THE_STOP: Final = frozenset({"termination", "terminationStatus", "nodes", "completionTime", "notified"})
 SUCCEEDS: Final = frozenset({TerminationStatus.AUTO_LOW_LOSS.value, TerminationStatus.AUTO_COMPLETE.value})
 STOPS: Final = frozenset({TerminationStatus.USER_STOP.value, TerminationStatus.DELETED.value})
 

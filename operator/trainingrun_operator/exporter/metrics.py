@@ -174,6 +174,12 @@ RECONCILE: Final = Metric(
 RECONCILE_ERRORS: Final = Metric(
     "trainingrun_reconcile_errors_total", "counter", (), "Looks at a run that ended in an error."
 )
+NOTIFICATIONS: Final = Metric(
+    "trainingrun_notifications_total",
+    "counter",
+    ("result",),
+    "Tries to tell the webhook of an event, by what came of it: sent; failed, and tried again; dropped, and given up.",
+)
 LEADER: Final = Metric(
     "trainingrun_leader",
     "gauge",
@@ -196,6 +202,7 @@ OPERATOR_METRICS: Final = (
     LATENESS,
     RECONCILE,
     RECONCILE_ERRORS,
+    NOTIFICATIONS,
     LEADER,
     BUILD_INFO,
 )

@@ -70,6 +70,7 @@ class Telemetry:
         self._lateness = self._histogram(metrics.LATENESS, _LATENESS_BUCKETS)
         self._reconcile = self._histogram(metrics.RECONCILE, _LOOK_BUCKETS)
         self._reconcile_errors = self._made(Counter, metrics.RECONCILE_ERRORS)
+        self._notifications = self._made(Counter, metrics.NOTIFICATIONS)
         self._leader = self._made(Gauge, metrics.LEADER)
         self._made(Gauge, metrics.BUILD_INFO).labels(__version__).set(1)
         self._reasons: set[tuple[str, str]] = set()
@@ -78,6 +79,8 @@ class Telemetry:
             self._terminations.labels(status)
         for status in SAVING:
             self._gpu_seconds_saved.labels(status)
+        for result in ("sent", "failed", "dropped"):
+            self._notifications.labels(result)
 
     def _made(self, kind: type[Instrument], metric: Metric) -> Instrument:
         return kind(metric.name, metric.help, metric.labels, registry=self.registry)
@@ -149,3 +152,9 @@ class Telemetry:
     def reconcile_error(self) -> None:
         """A look at a run ended in an error."""
         self._reconcile_errors.inc()
+
+    # -- beside the looks --------------------------------------------------------------------------------
+
+    def notification(self, result: str) -> None:
+        """A try to tell the webhook of an event: ``sent``, ``failed`` or ``dropped``."""
+        self._notifications.labels(result).inc()

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from trainingrun_operator.api import names
+from trainingrun_operator.api.notification import EventType
 from trainingrun_operator.core.destinations import destinations_of
 from trainingrun_operator.settings import load
 
@@ -448,6 +449,24 @@ def test_the_list_of_destinations_reaches_the_operator_as_it_reads_it(helm):
 def test_the_destinations_of_the_test_ground_can_be_read(helm):
     env = helm.render("--values", str(ROOT / "tools" / "install-values.yaml")).env
     assert load({key: value for key, value in env.items() if value}).allowed_destinations
+
+
+# -- notifications --------------------------------------------------------------------------------------------
+
+HOOK = ("--set", "notifications.webhook.url=https://ops.example/events")
+
+
+def test_without_an_address_nobody_is_told(default):
+    assert not [name for name in default.env if "WEBHOOK" in name]
+
+
+def test_a_webhook_reaches_the_operator_with_its_secret_by_reference(helm):
+    rendered = helm.render(*HOOK, "--set", "notifications.webhook.secretName=hook")
+    (secret,) = [each for each in rendered.container["env"] if each["name"] == "TRAININGRUN_WEBHOOK_SECRET"]
+    assert secret["valueFrom"] == {"secretKeyRef": {"name": "hook", "key": "secret"}}
+    assert rendered.env["TRAININGRUN_WEBHOOK_URL"] == "https://ops.example/events"
+    settings = load({name: value for name, value in rendered.env.items() if value})
+    assert settings.webhook_events.split(",") == list(EventType), "all of them"
 
 
 # -- custom resource definitions ------------------------------------------------------------------------------

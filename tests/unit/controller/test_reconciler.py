@@ -219,6 +219,37 @@ async def test_the_curve_of_a_run_that_is_forgotten_is_forgotten(place):
     assert not [line for line in place.api.lines() if "configmaps" in line]
 
 
+class FakeNotifier:
+    """Notes what it is told to."""
+
+    def __init__(self):
+        self.noted, self.forgotten = [], []
+
+    def note(self, seen, status):
+        self.noted.append(status)
+
+    def forget(self, uid):
+        self.forgotten.append(uid)
+
+    def forget_all(self):
+        self.forgotten.append("all")
+
+
+async def test_who_tells_of_runs_is_shown_the_status_as_it_is_now_with_what_was_told_already(place):
+    notifier = place.reconciler.notifier = FakeNotifier()
+    held = stored_run(status={"termination": stop(Phase.HELD), "terminationStatus": "auto_low_loss", "notified": ["x"]})
+    place.api.put(held)
+    place.cache.put_run(held)
+    await place.look(RUN_UID)
+    (status,) = notifier.noted
+    assert (status.phase, status.termination.phase, status.notified) == ("Held", "Held", ("x",))
+    assert status.termination_message.startswith("Loss 0.2931 < 0.5 at step 1200.")
+    assert place.api.objects[RUN]["status"]["notified"] == ["x"], "The observer does not name it."
+    place.reconciler.forget(RUN_UID)
+    place.reconciler.forget_all()
+    assert notifier.forgotten == [RUN_UID, "all"]
+
+
 # -- ending a run -----------------------------------------------------------------------------------------------
 
 
@@ -334,6 +365,24 @@ async def test_a_run_that_goes_with_its_finalizer_ends_in_peace(place):
     await place.look(RUN_UID)
     assert RUN not in place.api.objects
     assert count(place.telemetry, "reconcile_errors_total") == 0
+
+
+async def test_of_a_run_whose_end_is_told_while_it_is_looked_at_nothing_is_left(place):
+    done = {"termination": stop(Phase.DONE), "terminationStatus": "deleted", "completionTime": "2026-01-01T00:00:00Z"}
+    place.api.put(stored_run(deletionTimestamp="2026-01-01T00:00:00Z", status=done))
+    place.cache.put_run(place.api.objects[RUN])
+    place.observer.fields = {"job": None, "pods": (), "agent": None}
+
+    def told(sent):
+        # As the watch does: the finalizer is off, and the event is there before the answer.
+        place.api.before = lambda _: None
+        place.cache.forget_run(RUN_UID)
+        place.reconciler.forget(RUN_UID)
+
+    place.api.before = told
+    await place.look(RUN_UID)
+    assert RUN_UID not in place.telemetry.runs
+    assert not place.reconciler.memories
 
 
 # -- failing ----------------------------------------------------------------------------------------------------

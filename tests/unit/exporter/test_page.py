@@ -54,6 +54,7 @@ def everything():
     telemetry.lateness(0.2)
     telemetry.reconciled(0.3)
     telemetry.reconcile_error()
+    telemetry.notification("failed")
     return telemetry
 
 
@@ -202,6 +203,7 @@ def test_what_the_operator_does_is_counted(telemetry, samples):
     telemetry.lateness(-1)
     telemetry.reconciled(0.3)
     telemetry.reconcile_error()
+    telemetry.notification("failed")
     found = samples()
     assert found["trainingrun_terminations_total", (("status", "user_stop"),)] == 2
     assert found["trainingrun_data_losses_total", ()] == 1
@@ -216,6 +218,7 @@ def test_what_the_operator_does_is_counted(telemetry, samples):
     assert found["trainingrun_scheduler_lateness_seconds_sum", ()] == 0.2
     assert found["trainingrun_reconcile_duration_seconds_sum", ()] == 0.3
     assert found["trainingrun_reconcile_errors_total", ()] == 1
+    assert found["trainingrun_notifications_total", (("result", "failed"),)] == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,102 @@
+"""Which events a run's status calls for that have not been told yet. `status.notified` is the only memory of what was."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.notification import CloudEvent, EventType, RunData
+from trainingrun_operator.api.status import Phase
+from trainingrun_operator.core import release
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trainingrun_operator.api.status import Termination, TrainingRunStatus
+    from trainingrun_operator.core.observed import Observed
+
+HISTORY_SECONDS: Final = 3600
+"""A run that has been over for so long is history: nobody who sets up a webhook today is told of last year's runs."""
+
+
+def due(seen: Observed, status: TrainingRunStatus) -> tuple[CloudEvent, ...]:
+    """What is to be told of a run whose whole status, as derived just now, is this."""
+    stop = status.termination
+    if stop is None or _is_history(seen, stop, status):
+        return ()
+    happened = tuple((_event_id(stop, kind), kind, at) for kind, at in _happened(seen, stop, status))
+    return tuple(
+        _event(seen, stop, status, event_id, kind, at)
+        for event_id, kind, at in happened
+        if event_id not in status.notified
+    )
+
+
+def recorded(status: TrainingRunStatus, event_id: str) -> tuple[str, ...]:
+    """`status.notified` with one more event; those of a suspension that is over are dropped."""
+    stop = status.termination
+    own = () if stop is None else tuple(one for one in status.notified if one.startswith(f"{stop.id}-"))
+    return (*(one for one in own if one != event_id), event_id)
+
+
+def _is_history(seen: Observed, stop: Termination, status: TrainingRunStatus) -> bool:
+    if stop.phase is not Phase.DONE:
+        return False
+    over = datetime.fromisoformat(status.completion_time or stop.phase_at)
+    return (datetime.fromisoformat(seen.wall) - over).total_seconds() > HISTORY_SECONDS
+
+
+def _happened(seen: Observed, stop: Termination, status: TrainingRunStatus) -> Iterator[tuple[EventType, str]]:
+    """Each with when it happened."""
+    if (held_at := _held_at(stop, status)) is not None:
+        yield EventType.CHECKPOINT_HELD, held_at
+    if stop.data_loss:
+        yield EventType.DATA_LOST, stop.phase_at
+    if release.overdue(seen):
+        yield EventType.NODE_UNRELEASED, seen.wall
+    if stop.phase is Phase.DONE and not stop.suspends:
+        yield EventType.RUN_ENDED, status.completion_time or stop.phase_at
+
+
+def _held_at(stop: Termination, status: TrainingRunStatus) -> str | None:
+    """Also of a Hold that is over: an operator that was killed may not have told it."""
+    if stop.phase is Phase.HELD:
+        return stop.phase_at
+    held = (one.at for one in reversed(status.history) if one.phase == Phase.HELD.value)
+    return next((at for at in held if at >= stop.requested_at), None)
+
+
+def _event_id(stop: Termination, kind: EventType) -> str:
+    return f"{stop.id}-{kind.slug}"
+
+
+def _event(
+    seen: Observed, stop: Termination, status: TrainingRunStatus, event_id: str, kind: EventType, at: str
+) -> CloudEvent:
+    run, progress = seen.run, status.progress
+    return CloudEvent(
+        id=event_id,
+        source=f"/apis/{names.API_VERSION}/namespaces/{run.namespace}/{names.RUN_PLURAL}/{run.name}",
+        type=kind,
+        subject=run.key,
+        time=at,
+        data=RunData(
+            namespace=run.namespace,
+            name=run.name,
+            uid=run.uid,
+            termination_id=stop.id,
+            status=stop.status,
+            phase=status.phase or "",
+            message=status.termination_message or stop.message,
+            actor=stop.actor,
+            requested_at=stop.requested_at,
+            completion_time=status.completion_time,
+            step=progress.step if progress else None,
+            loss=progress.loss if progress else None,
+            checkpoint=status.checkpoint.uri if status.checkpoint else "",
+            hold_reason=stop.hold_reason,
+            data_loss=stop.data_loss,
+            unreleased_nodes=tuple(node.name for node in release.overdue(seen)),
+        ),
+    )
