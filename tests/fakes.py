@@ -643,7 +643,7 @@ class Receiver:
 async def receiver() -> AsyncIterator[Receiver]:
     """Serve a receiver on loopback."""
     made = Receiver()
-    async with _served(made.handle) as made.url:
+    async with served(made.handle) as made.url:
         yield made
 
 
