@@ -143,7 +143,6 @@ def test_the_button_stops_the_run_in_the_name_of_who_presses_it(stage):
         expect(page.locator("#curve-summary")).to_contain_text("The loss went from")
         expect(page.locator("#checkpoint")).to_contain_text("checked file by file", timeout=60_000)
         assert_accessible(page)
-        web_.picture(page, "run")
         page.set_viewport_size(PHONE)
         assert_fits(page)
         web_.picture(page, "phone")
@@ -240,10 +239,9 @@ def test_the_fleet_shows_every_end_and_what_changes(stage):
         wait_live(page)
         for words in ("Stopped by user", "Auto-stopped (low loss)", "Training complete"):
             expect(page.get_by_role("cell", name=words)).to_be_visible()
-        new = stage.space.run("appears", *LONG)
-        expect(page.get_by_role("link", name="appears")).to_be_visible()
-        new.wait_step(1)
-        expect(page.get_by_role("row", name="appears").get_by_text("Running")).to_be_visible()
+        # Suspended from its beginning: no pod has to start for it.
+        stage.space.run("appears", *LONG, suspend=True)
+        expect(page.get_by_role("row", name="appears").get_by_text("Suspended")).to_be_visible()
         assert_accessible(page)
         page.set_viewport_size({"width": 1280, "height": 560})
         stage.web.picture(page, "fleet")
@@ -255,6 +253,7 @@ def test_the_fleet_shows_every_end_and_what_changes(stage):
         expect(page.get_by_role("link", name="complete")).to_have_count(0)
         page.get_by_role("link", name="appears").click()
         expect(page.get_by_role("heading", name="appears")).to_be_visible()
+        expect(page.locator("#outcome, #head").get_by_text("Suspended").first).to_be_visible()
 
     with stage.web.page(f"/runs/{stage.space.name}/nobody", stage.viewer.token) as page:
         expect(page.get_by_role("heading", name="There is no such run")).to_be_visible()

@@ -40,7 +40,8 @@ def _point(said: Any) -> Point | None:
 
 def drawn(points: Sequence[Point], status: TrainingRunStatus) -> Json:
     """What `curve.js` draws: the points that were kept, by step, and what was read since."""
-    newest = _newest(status.progress)
+    # Once it ends, the step is that of its checkpoint, and no loss was read there.
+    newest = _newest(status.progress) if status.termination is None else None
     # A training that went on from its checkpoint takes some steps again: the last time counts.
     by_step = {point.step: point for point in points}
     if newest is not None and points and newest.step > max(by_step):

@@ -173,6 +173,11 @@ def test_what_the_status_says_comes_after_what_was_kept(progress, x):
     assert drawn(KEPT, status_of(progress={"lastObservationTime": "2026-01-02T03:04:00Z", **progress}))["x"] == x
 
 
+def test_the_step_of_a_checkpoint_is_no_reading_of_the_loss():
+    progress = {"lastObservationTime": "2026-01-02T03:04:00Z", "step": 130, "loss": "0.2"}
+    assert drawn(KEPT, status_of(progress=progress, termination=stopping("Done")))["x"] == [0, 50, 100]
+
+
 def test_a_threshold_that_is_off_is_not_drawn_and_a_shadow_is_called_one():
     off = run_status()["effective"] | {"autoStopAction": "Off"}
     assert drawn(KEPT, status_of(effective=off))["threshold"] is None
