@@ -60,6 +60,8 @@ ELSEWHERE: Final = {
     "kubectl trainingrun checkpoints": "likewise",
     "helm test": "tests/e2e/test_release.py does",
     "kubectl apply --server-side -f manifests/install.yaml": "over Helm's installation it would meet Helm's fields; `make verify` holds that it is the chart",
+    "kubectl create token": "it knows no dry run; tests/e2e/tenant.py asks the API server for the same",
+    "kubectl port-forward --namespace trainingrun-system service/trainingrun-operator-dashboard": "the ground has none; tests/e2e/test_dashboard.py installs one and forwards to it",
     "docker tag": "no registry answers here; tools/image builds, names and loads the same image",
     "docker push": "no registry answers here",
     "docker kill": "tests/e2e/cloud.py does it to the same container",

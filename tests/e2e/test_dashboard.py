@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import subprocess
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+from e2e.ground import REPOSITORY
 from e2e.runs import Run, Space, unique
 from e2e.tenant import RBAC, Tenant
 from e2e.web import DESK, PHONE, Web, assert_accessible, assert_fits, web
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
+CHART = REPOSITORY / "charts" / "trainingrun-operator"
 LONG = ("--epochs", "200", "--step-seconds", "0.05", "--save-every", "20")
 
 
@@ -140,7 +143,6 @@ def test_the_button_stops_the_run_in_the_name_of_who_presses_it(stage):
         expect(page.locator("#curve-summary")).to_contain_text("The loss went from")
         expect(page.locator("#checkpoint")).to_contain_text("checked file by file", timeout=60_000)
         assert_accessible(page)
-        web_.picture(page, "run")
         page.set_viewport_size(PHONE)
         assert_fits(page)
         web_.picture(page, "phone")
@@ -237,10 +239,9 @@ def test_the_fleet_shows_every_end_and_what_changes(stage):
         wait_live(page)
         for words in ("Stopped by user", "Auto-stopped (low loss)", "Training complete"):
             expect(page.get_by_role("cell", name=words)).to_be_visible()
-        new = stage.space.run("appears", *LONG)
-        expect(page.get_by_role("link", name="appears")).to_be_visible()
-        new.wait_step(1)
-        expect(page.get_by_role("row", name="appears").get_by_text("Running")).to_be_visible()
+        # Suspended from its beginning: no pod has to start for it.
+        stage.space.run("appears", *LONG, suspend=True)
+        expect(page.get_by_role("row", name="appears").get_by_text("Suspended")).to_be_visible()
         assert_accessible(page)
         page.set_viewport_size({"width": 1280, "height": 560})
         stage.web.picture(page, "fleet")
@@ -252,6 +253,7 @@ def test_the_fleet_shows_every_end_and_what_changes(stage):
         expect(page.get_by_role("link", name="complete")).to_have_count(0)
         page.get_by_role("link", name="appears").click()
         expect(page.get_by_role("heading", name="appears")).to_be_visible()
+        expect(page.locator("#outcome, #head").get_by_text("Suspended").first).to_be_visible()
 
     with stage.web.page(f"/runs/{stage.space.name}/nobody", stage.viewer.token) as page:
         expect(page.get_by_role("heading", name="There is no such run")).to_be_visible()
@@ -260,6 +262,26 @@ def test_the_fleet_shows_every_end_and_what_changes(stage):
         expect(page.get_by_role("heading", name="Which namespace?")).to_be_visible()
         assert_accessible(page)
     stage.web.complaints.clear()  # The browser complains of the 404 and the 403 themselves.
+
+
+# -- in the cluster ---------------------------------------------------------------------------------------------
+
+
+def test_the_chart_installs_a_dashboard_that_shows_who_logs_in_their_runs(stage):
+    space, name = stage.space, "trainingrun-operator-dashboard"
+    repository, _, tag = space.ground["TRAININGRUN_IMAGE"].rpartition(":")
+    values = f"--set dashboard.enabled=true --set image.repository={repository} --set image.tag={tag}"
+    only = "--show-only templates/dashboard.yaml"
+    space.shell(
+        f"helm template trainingrun-operator {CHART} --namespace {space.name} {only} {values} | kubectl apply --filename -"
+    )
+    space.shell(f"kubectl wait --for=condition=Available deployment/{name} --timeout=90s", seconds=100)
+    with forwarded(space, f"service/{name}", 8081) as url:
+        inside = Web(url, stage.web.browser)
+        with inside.page(f"/?namespace={space.name}", stage.viewer.token) as page:
+            wait_live(page)
+            expect(page.get_by_role("link", name="by-hand")).to_be_visible()
+        assert not inside.complaints
 
 
 # -- others ---------------------------------------------------------------------------------------------------
@@ -277,6 +299,19 @@ def without_rights(tenant: Tenant) -> Iterator[None]:
     yield
     tenant.bind("ClusterRole", "edit")
     tenant.wait_may("patch", "trainingrun.dev", "trainingruns")
+
+
+@contextlib.contextmanager
+def forwarded(space: Space, what: str, port: int) -> Iterator[str]:
+    """`kubectl port-forward` to something in the namespace; gives the address on this machine."""
+    command = ["kubectl", "port-forward", what, f":{port}"]
+    with subprocess.Popen(command, env=space.environ, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        try:
+            yield f"http://{said.split()[2]}"
+        finally:
+            process.terminate()
 
 
 @contextlib.contextmanager

@@ -6,79 +6,102 @@ import json
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from trainingrun_operator.api.curve import POINTS_MAX, Point
 from trainingrun_operator.dashboard.words import count, look
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from trainingrun_operator.api.status import TrainingRunStatus
+    from trainingrun_operator.api.status import Progress, TrainingRunStatus
 
 Json = dict[str, Any]
 
 KEY = "curve.json"
 
 
-def points_of(stored: Json | None) -> list[Json]:
-    """The points of the ConfigMap; none if it is absent or cannot be read: a curve is no reason for a page to fail."""
+def points_of(stored: Json | None) -> tuple[Point, ...]:
+    """The points of the ConfigMap; what of it cannot be read is left out: anybody may write it, and a curve is no reason for a page to fail."""
     try:
-        points = json.loads(((stored or {}).get("data") or {}).get(KEY, "{}")).get("points")
+        said = json.loads(((stored or {}).get("data") or {}).get(KEY, "{}")).get("points")
     except (AttributeError, TypeError, ValueError):
-        return []
-    return [one for one in points or () if isinstance(one, dict) and _finite(one.get("loss")) and one.get("at")]
+        return ()
+    newest = said[-POINTS_MAX:] if isinstance(said, list) else ()
+    return tuple(point for one in newest if (point := _point(one)) is not None)
 
 
-def drawn(points: Sequence[Json], status: TrainingRunStatus) -> Json:
-    """What `curve.js` draws: at most as many points as were kept, by step where every point has one, else by time."""
-    by_step = bool(points) and all(isinstance(one.get("step"), int) for one in points)
+def _point(said: Any) -> Point | None:
+    try:
+        return Point.parse(said)
+    except ValidationError:
+        return None
+
+
+def drawn(points: Sequence[Point], status: TrainingRunStatus) -> Json:
+    """What `curve.js` draws: the points that were kept, by step, and what was read since."""
+    # Once it ends, the step is that of its checkpoint, and no loss was read there.
+    newest = _newest(status.progress) if status.termination is None else None
     # A training that went on from its checkpoint takes some steps again: the last time counts.
-    ordered = sorted({(one["step"] if by_step else one["at"]): one for one in points}.items())
+    by_step = {point.step: point for point in points}
+    if newest is not None and points and newest.step > max(by_step):
+        by_step[newest.step] = newest
+    line = [by_step[step] for step in sorted(by_step)]
     force, stop = status.effective, status.termination
     threshold = force.auto_stop_loss if force is not None and force.auto_stop_action != "Off" else None
     deciding = [
-        [sample.step, float(sample.value)]
+        [sample.step, number]
         for sample in (stop.evidence if stop is not None else ())
-        if sample.what == "loss" and sample.step is not None and _finite(_number(sample.value))
+        if sample.what == "loss" and sample.step is not None and (number := _number(sample.value)) is not None
     ]
-    ended = None
-    if stop is not None and not stop.suspends and by_step:
-        at = max((step for step, _ in deciding), default=None)
-        if at is None and status.progress is not None:
-            at = status.progress.step
-        words = look(status.phase or "", stop.status).words
-        ended = {"at": at, "words": words if status.completion_time else "decided to stop"} if at is not None else None
     return {
-        "by": "step" if by_step else "time",
-        "x": [x for x, _ in ordered],
-        "loss": [one["loss"] for _, one in ordered],
-        "rows": [[one["at"], one.get("step"), one.get("epoch"), one["loss"]] for _, one in ordered],
+        "x": [point.step for point in line],
+        "loss": [point.loss for point in line],
+        "rows": [[point.at, point.step, point.epoch, point.loss] for point in line],
         "threshold": threshold,
         "shadow": force is not None and force.auto_stop_action == "Shadow",
-        "deciding": deciding if by_step else [],
-        "stop": ended,
-        "summary": _summary([one for _, one in ordered], threshold, by_step=by_step),
+        "deciding": deciding,
+        "stop": _stopped(status, max((step for step, _ in deciding), default=None)),
+        "summary": _summary(line, threshold),
     }
 
 
-def _summary(points: Sequence[Mapping[str, Any]], threshold: float | None, *, by_step: bool) -> str:
+def _newest(progress: Progress | None) -> Point | None:
+    """What the status says, which may be newer than the newest point that was worth keeping."""
+    if progress is None or progress.step is None or not progress.last_observation_time:
+        return None
+    loss = _number(progress.loss or "")
+    return None if loss is None else Point(at=progress.last_observation_time, step=progress.step, loss=loss)
+
+
+def _stopped(status: TrainingRunStatus, decided_at: float | None) -> Json | None:
+    """Where the end is drawn: at the last sample that decided, else at the last step that was seen."""
+    stop = status.termination
+    at = decided_at if decided_at is not None else status.progress.step if status.progress is not None else None
+    if stop is None or stop.suspends or at is None:
+        return None
+    return {
+        "at": at,
+        "words": look(status.phase or "", stop.status).words if status.completion_time else "decided to stop",
+    }
+
+
+def _summary(line: Sequence[Point], threshold: float | None) -> str:
     """The curve in a sentence, for who cannot see it."""
-    if not points:
+    if not line:
         return "No loss has been kept yet."
-
-    def where(one: Mapping[str, Any]) -> str:
-        return f"at step {count(one['step'])}" if by_step else f"at {one['at']}"
-
-    first, last = points[0], points[-1]
-    best = min(points, key=lambda one: float(one["loss"]))
-    said = f"The loss went from {first['loss']:.4g} {where(first)} to {last['loss']:.4g} {where(last)}; the lowest was {best['loss']:.4g} {where(best)}."
+    first, last, best = line[0], line[-1], min(line, key=lambda point: point.loss)
+    said = (
+        f"The loss went from {first.loss:.4g} at step {count(first.step)} to {last.loss:.4g} at step {count(last.step)};"
+        f" the lowest was {best.loss:.4g} at step {count(best.step)}."
+    )
     return said if threshold is None else f"{said} The threshold is {threshold:.4g}."
 
 
 def _number(text: str) -> float | None:
+    """None for what is none, and for NaN and infinities: they have no place in a picture."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return None
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return number if isfinite(number) else None

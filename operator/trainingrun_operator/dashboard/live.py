@@ -24,6 +24,7 @@ from trainingrun_operator.edge.kube import KubeError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from trainingrun_operator.api.curve import Point
     from trainingrun_operator.dashboard.cluster import Person
 
 FLEET_SECONDS: Final = 1.0
@@ -189,7 +190,7 @@ class Watched:
     async def curves(self) -> AsyncIterator[Event]:
         """The curve, when it or what is drawn with it changes."""
         shown: dict[str, Any] | None = None
-        points: list[dict[str, Any]] = []
+        points: tuple[Point, ...] = ()
         loop, note, due = asyncio.get_running_loop(), "", 0.0
         while True:
             looks = self.looks
@@ -207,12 +208,12 @@ class Watched:
             # What was read after the end is the last of it.
             await self.wait_change(looks, None if settled and points else max(0.1, due - loop.time()))
 
-    async def _points(self) -> tuple[list[dict[str, Any]], str]:
+    async def _points(self) -> tuple[tuple[Point, ...], str]:
         """The points, or why they cannot be read."""
         try:
             return curve.points_of(await self.person.curve(self.namespace, self.name)), ""
         except KubeError as error:
-            return [], trouble(error, f"read ConfigMaps in namespace {self.namespace}, where the curve is kept")
+            return (), trouble(error, f"read ConfigMaps in namespace {self.namespace}, where the curve is kept")
 
     # -- its log ----------------------------------------------------------------------------------------------
 

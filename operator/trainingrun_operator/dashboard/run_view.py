@@ -159,21 +159,33 @@ class RunView:
         """The pod that trains, or the last that did."""
         return self.status.pods[-1] if self.status.pods else None
 
+    def seconds_in_use(self, now: datetime) -> float | None:
+        """Since the training started, until the run ended, without the time in which it was suspended; None if it has not started."""
+        if not (start := _moment(self.status.start_time)):
+            return None
+        end = _moment(self.status.completion_time) or now
+        changes = [(change.phase, at) for change in self.status.history if (at := _moment(change.at)) is not None]
+        until = [at for _, at in changes[1:]] + [end]
+        rests = zip(changes, until, strict=False)
+        asleep = sum(
+            (after - at).total_seconds() for (phase, at), after in rests if phase == "Suspended" and at >= start
+        )
+        return max(0.0, (end - start).total_seconds() - asleep)
+
     def gpu_time(self, now: datetime) -> str:
-        """GPU hours since the training started, until its machine was given back or the run ended."""
+        """GPU hours: the GPUs of a pod, for as long as it has been in use."""
+        seconds = self.seconds_in_use(now)
         if not self.gpus:
             return "none"
-        if not (start := _moment(self.status.start_time)):
+        if seconds is None:
             return "Not started"
-        end = _moment(self.status.completion_time) or now
-        hours = self.gpus * (end - start).total_seconds() / 3600
+        hours = self.gpus * seconds / 3600
         return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.3g} h"  # noqa: PLR2004 - three digits do
 
     def running_time(self, now: datetime) -> str:
-        """Since the training started."""
-        if not (start := _moment(self.status.start_time)):
-            return "Not started"
-        return duration(((_moment(self.status.completion_time) or now) - start).total_seconds())
+        """For how long it has been in use."""
+        seconds = self.seconds_in_use(now)
+        return "Not started" if seconds is None else duration(seconds)
 
     @property
     def saved(self) -> str:

@@ -140,3 +140,12 @@ def test_its_settings_are_those_that_it_reads(helm):
 )
 def test_a_value_that_means_nothing_is_refused_by_its_name(helm, option, complaint):
     assert re.search(complaint, helm.refusal("--set", option))
+
+
+def test_the_notes_say_how_it_is_opened(helm, shown):
+    notes = helm.notes(*ON)
+    assert (
+        f"\n  kubectl port-forward --namespace trainingrun-system service/{only(shown, 'Service')['metadata']['name']} 8081\n"
+        in notes
+    )
+    assert "port-forward" not in helm.notes()

@@ -11,6 +11,7 @@ from builders import NAME, NAMESPACE, RUN_UID
 from fakes import RUN, ApiError, stored_run
 from people import Someone, curve_map, ended, run_status, stopping
 
+from trainingrun_operator.api.curve import POINTS_MAX
 from trainingrun_operator.api.status import TrainingRunStatus
 from trainingrun_operator.dashboard import live, stream
 from trainingrun_operator.dashboard.curve import drawn, points_of
@@ -137,42 +138,65 @@ async def test_a_curve_that_may_not_be_read_says_so(opened, soon):
 
 
 def status_of(**fields):
-    return TrainingRunStatus.parse(run_status(**fields))
+    return TrainingRunStatus.parse(run_status(**{"progress": None, **fields}))
+
+
+def kept(*losses):
+    return points_of(curve_map([point(step, loss) for step, loss in losses]))
+
+
+KEPT = kept((0, 2.5), (50, 1.0), (100, 0.25))
 
 
 def test_a_summary_says_the_curve_in_a_sentence():
-    assert drawn(POINTS, status_of())["summary"] == (
+    assert drawn(KEPT, status_of())["summary"] == (
         "The loss went from 2.5 at step 0 to 0.25 at step 100; the lowest was 0.25 at step 100. The threshold is 0.3."
     )
 
 
 def test_steps_that_were_taken_again_count_once_and_in_order():
-    curve = drawn([point(0, 2.0), point(100, 1.0), point(50, 1.6), point(100, 0.9)], status_of())
+    curve = drawn(kept((0, 2.0), (100, 1.0), (50, 1.6), (100, 0.9)), status_of())
     assert (curve["x"], curve["loss"]) == ([0, 50, 100], [2.0, 1.6, 0.9])
 
 
-def test_without_steps_it_is_drawn_by_time():
-    curve = drawn(
-        [point(50, 1.0) | {"step": None}, point(0, 2.0) | {"step": None}], status_of(termination=stopping("Saving"))
-    )
-    assert (curve["by"], curve["loss"], curve["stop"], curve["deciding"]) == ("time", [2.0, 1.0], None, [])
-    assert "at 2026-01-02T03:00:00Z" in curve["summary"]
+@pytest.mark.parametrize(
+    ("progress", "x"),
+    [
+        pytest.param({"step": 130, "loss": "0.2"}, [0, 50, 100, 130], id="newer"),
+        pytest.param({"step": 90, "loss": "0.2"}, [0, 50, 100], id="older, after a restart"),
+        pytest.param({"step": 130, "loss": "nan"}, [0, 50, 100], id="no number"),
+        pytest.param({"step": 130}, [0, 50, 100], id="no loss"),
+        pytest.param({"loss": "0.2"}, [0, 50, 100], id="no step"),
+    ],
+)
+def test_what_the_status_says_comes_after_what_was_kept(progress, x):
+    assert drawn(KEPT, status_of(progress={"lastObservationTime": "2026-01-02T03:04:00Z", **progress}))["x"] == x
+
+
+def test_the_step_of_a_checkpoint_is_no_reading_of_the_loss():
+    progress = {"lastObservationTime": "2026-01-02T03:04:00Z", "step": 130, "loss": "0.2"}
+    assert drawn(KEPT, status_of(progress=progress, termination=stopping("Done")))["x"] == [0, 50, 100]
 
 
 def test_a_threshold_that_is_off_is_not_drawn_and_a_shadow_is_called_one():
     off = run_status()["effective"] | {"autoStopAction": "Off"}
-    assert drawn(POINTS, status_of(effective=off))["threshold"] is None
-    assert drawn(POINTS, status_of(effective=off | {"autoStopAction": "Shadow"}))["shadow"]
-    assert drawn(POINTS, TrainingRunStatus())["threshold"] is None
+    assert drawn(KEPT, status_of(effective=off))["threshold"] is None
+    assert drawn(KEPT, status_of(effective=off | {"autoStopAction": "Shadow"}))["shadow"]
+    assert drawn(KEPT, TrainingRunStatus())["threshold"] is None
 
 
 def test_a_stop_is_drawn_where_the_run_was():
-    by_hand = stopping(
-        "Saving", evidence=[{"what": "stopFile", "value": "STOP"}, {"what": "loss", "value": "nan", "step": 1}]
-    )
-    curve = drawn(POINTS, status_of(termination=by_hand))
+    evidence = [
+        {"what": "stopFile", "value": "STOP"},
+        {"what": "loss", "value": "nan", "step": 1},
+        {"what": "loss", "value": "?", "step": 1},
+    ]
+    by_hand = stopping("Saving", evidence=evidence)
+    curve = drawn(KEPT, status_of(termination=by_hand, progress={"step": 1180}))
     assert (curve["stop"], curve["deciding"]) == ({"at": 1180, "words": "decided to stop"}, [])
-    assert drawn(POINTS, status_of(termination=by_hand, progress=None))["stop"] is None
+    assert drawn(KEPT, status_of(termination=by_hand))["stop"] is None
+    suspended = stopping("Done", status="suspended")
+    assert drawn(KEPT, status_of(termination=suspended, progress={"step": 1180}))["stop"] is None, "It may go on."
 
 
 @pytest.mark.parametrize(
@@ -182,11 +206,16 @@ def test_a_stop_is_drawn_where_the_run_was():
         {},
         {"data": {"curve.json": "no JSON"}},
         {"data": {"curve.json": "[]"}},
-        {"data": {"curve.json": '{"points": [7, {"loss": 1}, {"at": "x", "loss": NaN}, {"at": "x", "loss": true}]}'}},
+        {"data": {"curve.json": '{"points": 7}'}},
+        {"data": {"curve.json": '{"points": [7, {"loss": 1}, {"at": "x", "step": 1, "loss": NaN}, {"at": "x", "step": "a", "loss": 1}]}'}},
     ],
-)
+)  # fmt: skip
 def test_a_curve_that_cannot_be_read_is_none(stored):
-    assert points_of(stored) == []
+    assert points_of(stored) == ()
+
+
+def test_a_curve_that_somebody_else_wrote_is_no_longer_than_one_of_ours():
+    assert len(kept(*((step, 1.0) for step in range(3 * POINTS_MAX)))) == POINTS_MAX
 
 
 # -- its log --------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import html
 import json
 import re
 import shlex
+from datetime import UTC, datetime
 
 import people
 import pytest
@@ -210,6 +211,18 @@ def test_gpu_time_is_pods_gpus_times_running_time():
     assert (eight.gpus, eight.gpu_time(None), eight.running_time(None)) == (8, "16 h", "2 h")
     assert (view(None).gpu_time(None), view(None).running_time(None)) == ("Not started", "Not started")
     assert view(None, spec={"template": {"spec": {}}}).gpu_time(None) == "none"
+
+
+def test_time_in_which_it_was_suspended_is_not_counted():
+    at = "2026-01-02T{}:00:00Z".format
+    history = [
+        {"phase": phase, "at": at(hour)}
+        for phase, hour in (("Suspended", "00"), ("Running", "02"), ("Suspended", "04"), ("Running", "06"))
+    ]
+    woken = view(run_status(startTime=at("02"), history=history))
+    assert woken.running_time(datetime(2026, 1, 2, 7, tzinfo=UTC)) == "3 h"
+    asleep = view(run_status("Suspended", startTime=at("02"), history=history[:3]))
+    assert asleep.gpu_time(datetime(2026, 1, 2, 7, tzinfo=UTC)) == "2 h"
 
 
 def test_the_log_is_that_of_the_container_that_trains():

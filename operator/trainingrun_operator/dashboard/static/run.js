@@ -150,22 +150,20 @@
     plot = null;
     if (!drawn || !drawn.x.length) return;
     const logarithmic = $("log-scale").checked && drawn.loss.every((loss) => loss > 0) && !(drawn.threshold <= 0 && drawn.threshold !== null);
-    const byStep = drawn.by === "step";
-    const x = byStep ? drawn.x : drawn.x.map((at) => Date.parse(at) / 1000);
     const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 }, font: "12px system-ui, sans-serif" };
     plot = new uPlot({
       width: figure.clientWidth,
       height: 270,
       legend: { show: false },
       cursor: { drag: { x: true, y: false }, points: { size: 7 } },
-      scales: { x: { time: !byStep, range: byStep ? xRange : undefined }, y: logarithmic ? { distr: 3 } : { range } },
+      scales: { x: { time: false, range: xRange }, y: logarithmic ? { distr: 3 } : { range } },
       axes: [
-        { ...axis, size: 32, values: byStep ? (u, splits) => splits.map((value) => (Number.isInteger(value) ? value.toLocaleString("en") : "")) : undefined },
+        { ...axis, size: 32, values: (u, splits) => splits.map((value) => (Number.isInteger(value) ? value.toLocaleString("en") : "")) },
         { ...axis, size: 60, values: (u, splits) => splits.map(short) },
       ],
       series: [{}, { stroke: colour("--busy"), width: 2, points: { show: drawn.x.length < 3, size: 6 } }],
       hooks: { draw: [marks], setCursor: [readOut] },
-    }, [x, drawn.loss], figure);
+    }, [drawn.x, drawn.loss], figure);
     // What it shows is told by the summary and the table.
     for (const canvas of figure.querySelectorAll("canvas")) canvas.setAttribute("aria-hidden", "true");
   }
@@ -178,7 +176,7 @@
       return;
     }
     const [when, step, epoch, loss] = drawn.rows[at];
-    summary.textContent = [step === null ? "" : `Step ${step.toLocaleString("en")}`, epoch === null ? "" : `epoch ${short(epoch)}`, `loss ${short(loss)}`, new Date(when).toLocaleString()].filter(Boolean).join(", ");
+    summary.textContent = [`Step ${step.toLocaleString("en")}`, epoch === null ? "" : `epoch ${short(epoch)}`, `loss ${short(loss)}`, new Date(when).toLocaleString()].filter(Boolean).join(", ");
   }
 
   function fillTable() {
@@ -186,7 +184,7 @@
     if (!$("curve-data").open || !drawn) return;
     body.replaceChildren(...drawn.rows.map(([at, step, epoch, loss]) => {
       const row = document.createElement("tr");
-      for (const value of [step === null ? "–" : step.toLocaleString("en"), epoch === null ? "–" : short(epoch), short(loss), at]) {
+      for (const value of [step.toLocaleString("en"), epoch === null ? "–" : short(epoch), short(loss), at]) {
         const cell = document.createElement("td");
         cell.textContent = value;
         if (row.childElementCount < 3) cell.className = "number";
@@ -197,7 +195,7 @@
   }
 
   document.addEventListener("live:curve", ({ detail }) => {
-    drawn = { ...detail, rows: detail.rows.map(([at, step, epoch, loss]) => [at, step ?? null, epoch ?? null, loss]) };
+    drawn = detail;
     const some = drawn.x.length > 0;
     for (const id of ["curve", "curve-data", "curve-legend", "log-scale-label"]) $(id).hidden = !some;
     document.querySelector(".key-threshold").hidden = drawn.threshold === null;
