@@ -53,7 +53,7 @@ RELEASED: Final = frozenset({"uninstall", "status", "list"})
 """Verbs of helm that the e2e test runs, the first with `--dry-run`."""
 ELSEWHERE: Final = {
     ". .cluster/env": "it is read by tests/e2e/ground.py, with the same result",
-    "kubectl -n trainingrun-system rollout restart": "the operator is everybody's; tests/e2e/test_operator_away.py takes it away and back",
+    "kubectl rollout restart": "the operator is everybody's; tests/e2e/test_operator_away.py takes it away and back",
     "helm test": "tests/e2e/test_release.py does",
     "kubectl apply --server-side -f manifests/install.yaml": "over Helm's installation it would meet Helm's fields; `make verify` holds that it is the chart",
     "docker tag": "no registry answers here; tools/image builds, names and loads the same image",
@@ -63,12 +63,18 @@ ELSEWHERE: Final = {
     "tools/cluster/cluster": "`make cluster` and `make cluster-down` run it",
     ".venv/bin/pre-commit install": "it changes the hooks of this checkout",
 }
-"""What no test of the docs runs, by how it begins, and why. Keep it short."""
+"""What no test of the docs runs, by how it begins (but for a `-n`), and why. Keep it short."""
 
 _FENCE: Final = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<info>[^`\n]*)$")
 _INLINE: Final = re.compile(r"(?<!`)`((?:[^`\n]|\n(?!\s*\n))+)`(?!`)")
 _HEREDOC: Final = re.compile(r"<<-?\s*'?(?P<end>\w+)'?")
 _LINK: Final = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)|!\[[^\]]*\]\((?P<image>[^)\s]+)\)")
+
+
+def elsewhere(text: str) -> str | None:
+    """How a command begins that no test of the docs runs; None for all others."""
+    plain = re.sub(r"^(\S+) -n \S+", r"\1", text)
+    return next((begin for begin in ELSEWHERE if plain.startswith(begin)), None)
 
 
 @dataclass(frozen=True)

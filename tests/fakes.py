@@ -449,6 +449,10 @@ class ApiServer:
         self.version += 1
         stored["metadata"]["resourceVersion"] = str(self.version)
 
+    def event(self, request: web.Request, kind: str, stored: Json) -> Json:
+        """As a watch sends it."""
+        return {"type": kind, "object": stored}
+
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         found = _PATH.fullmatch(request.path)
         answer = web.StreamResponse()
@@ -458,7 +462,7 @@ class ApiServer:
             for version, path, kind, stored in list(self._history):
                 if version > since and found is not None and _belongs(path, found):
                     since = version
-                    await answer.write(json.dumps({"type": kind, "object": stored}).encode() + b"\n")
+                    await answer.write(json.dumps(self.event(request, kind, stored)).encode() + b"\n")
             async with self._changed:
                 await self._changed.wait()
 
@@ -468,7 +472,7 @@ async def api_server(*stored: Json) -> AsyncIterator[ApiServer]:
     """Serve on loopback, with these objects in it."""
     made = ApiServer()
     made.put(*stored)
-    async with _served(made.handle) as made.url:
+    async with served(made.handle) as made.url:
         yield made
 
 
@@ -549,7 +553,8 @@ def _json_patched(before: Json, operations: list[Json]) -> Json:
 
 
 @asynccontextmanager
-async def _served(handle: Callable[[web.Request], Any]) -> AsyncIterator[str]:
+async def served(handle: Callable[[web.Request], Any]) -> AsyncIterator[str]:
+    """Serve on loopback; gives the address."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handle)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -596,7 +601,7 @@ class PodPages:
 async def pod_pages() -> AsyncIterator[PodPages]:
     """Serve a pod's pages on loopback, all of them on one port."""
     pages = PodPages()
-    async with _served(pages.handle) as url:
+    async with served(pages.handle) as url:
         pages.port = int(url.rpartition(":")[2])
         yield pages
 
@@ -638,7 +643,7 @@ class Receiver:
 async def receiver() -> AsyncIterator[Receiver]:
     """Serve a receiver on loopback."""
     made = Receiver()
-    async with _served(made.handle) as made.url:
+    async with served(made.handle) as made.url:
         yield made
 
 

@@ -1,4 +1,4 @@
-"""The operator's settings: the only reader of the environment."""
+"""The settings of operator and dashboard: the only reader of the environment."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX = "TRAININGRUN_"
+DASHBOARD_PREFIX = f"{PREFIX}DASHBOARD_"
 _CHOICES: Final = {
     "default_auto_stop_action": ("Shadow", "Stop"),
     "agent_image_pull_policy": ("Always", "IfNotPresent", "Never"),
@@ -87,6 +88,20 @@ class Settings:
         return tuple(dict.fromkeys(name for part in self.watch_namespaces.split(",") if (name := part.strip())))
 
 
+@dataclass(frozen=True)
+class DashboardSettings:
+    """Of the web dashboard, as the chart sets them."""
+
+    host: str = "127.0.0.1"
+    """Address that it listens on; `*` is every one."""
+    port: int = 8081
+    origins: tuple[str, ...] = ()
+    """Where people reach it, `https://runs.example.com`, besides loopback as `kubectl port-forward` has it. A request for another host is refused."""
+    anonymous: bool = False
+    """Show runs to whoever comes, read-only, with the dashboard's own rights."""
+    log_level: str = "INFO"
+
+
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Read `TRAININGRUN_…` variables; what is absent keeps its default.
 
@@ -111,6 +126,48 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         raise SettingsError(message)
     _check_webhook(settings)
     return settings
+
+
+def load_dashboard(environ: Mapping[str, str] | None = None) -> DashboardSettings:
+    """Read `TRAININGRUN_DASHBOARD_…` variables, and `TRAININGRUN_LOG_LEVEL`; what is absent keeps its default.
+
+    Raises:
+        SettingsError: with the variable, its value and what was expected.
+    """
+    environ = os.environ if environ is None else environ
+    said = {
+        name: environ.get(f"{DASHBOARD_PREFIX}{name.upper()}", "") for name in ("host", "port", "origins", "anonymous")
+    }
+    found: dict[str, Any] = {"host": said["host"]} if said["host"] else {}
+    if said["port"]:
+        found["port"] = _parse(f"{DASHBOARD_PREFIX}PORT", said["port"], 0)
+    if said["origins"]:
+        found["origins"] = tuple(_origin(one.strip()) for one in said["origins"].split(",") if one.strip())
+    if said["anonymous"]:
+        if said["anonymous"] not in {"true", "false"}:
+            raise SettingsError(f"{DASHBOARD_PREFIX}ANONYMOUS is {said['anonymous']!r}: expected true or false")
+        found["anonymous"] = said["anonymous"] == "true"
+    level = (environ.get(f"{PREFIX}LOG_LEVEL") or "INFO").upper()
+    if level not in (levels := _CHOICES["log_level"]):
+        raise SettingsError(f"{PREFIX}LOG_LEVEL is {level!r}: expected {', '.join(levels[:-1])} or {levels[-1]}")
+    return DashboardSettings(**found, log_level=level)
+
+
+def _origin(text: str) -> str:
+    """As a browser writes it: scheme and host in lower case, no default port, no path."""
+    problem = SettingsError(
+        f"{DASHBOARD_PREFIX}ORIGINS has {text!r}: expected scheme and host as the address bar shows them, https://runs.example.com"
+    )
+    try:
+        split = urlsplit(text.lower().rstrip("/"))
+        port = split.port
+    except ValueError:
+        raise problem from None
+    if split.scheme not in {"http", "https"} or not split.hostname or split.path or split.query or split.username:
+        raise problem
+    usual = {"http": 80, "https": 443}[split.scheme]
+    host = f"[{split.hostname}]" if ":" in split.hostname else split.hostname
+    return f"{split.scheme}://{host}" + (f":{port}" if port not in {None, usual} else "")
 
 
 def _check_webhook(settings: Settings) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 NAMESPACE = "trainingrun-second"
 """tools/install-values.yaml: the installed release's admission policies take this one's operator at its word."""
+NAME = "trainingrun-second"
+"""Of everything in it but the ServiceAccount: ClusterRoles of two releases share no name."""
 CHART = REPOSITORY / "charts" / OPERATOR
 PREVIOUS = Path(__file__).parent / "charts" / "previous.tgz"
 """The chart as it was before, by `helm package`: what people upgrade from."""
@@ -61,6 +63,8 @@ class Release:
         """What every chart since the previous one takes."""
         repository, _, tag = self.space.ground["TRAININGRUN_IMAGE"].rpartition(":")
         return {
+            "fullnameOverride": NAME,
+            "serviceAccount": {"name": OPERATOR},
             "image": {"repository": repository, "tag": tag},
             "crds": {"enabled": False},
             "admissionPolicies": {"enabled": False},

@@ -35,6 +35,7 @@ class Tenant:
     space: Space
     account: str
     api: Api
+    token: str = ""
 
     @classmethod
     def of(cls, space: Space, account: str = "tenant", role: str = "edit") -> Tenant:
@@ -42,7 +43,8 @@ class Tenant:
         space.api.create(f"/api/v1/namespaces/{space.name}/serviceaccounts", {"metadata": {"name": account}})
         path = f"/api/v1/namespaces/{space.name}/serviceaccounts/{account}/token"
         answer = space.api.create(path, {"spec": {"expirationSeconds": 3600}})
-        tenant = cls(space, account, Api(space.ground.kubeconfig, answer["status"]["token"]))
+        token = answer["status"]["token"]
+        tenant = cls(space, account, Api(space.ground.kubeconfig, token), token)
         if role:
             tenant.bind("ClusterRole", role)
             tenant.wait_may("create", "batch", "jobs")
@@ -72,14 +74,18 @@ class Tenant:
         self.bind("Role", name)
         self.wait_may(verbs[0], group, resources[0], (names or [""])[0])
 
-    def wait_may(self, verb: str, group: str, resource: str, name: str = "") -> None:
+    def may(self, verb: str, group: str, resource: str, name: str = "") -> bool:
         resource, _, sub = resource.partition("/")
         about = {"verb": verb, "group": group, "resource": resource, "subresource": sub, "name": name}
         body = {"spec": {"resourceAttributes": {"namespace": self.space.name, **about}}}
         path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-        eventually(
-            lambda: self.api.create(path, body)["status"]["allowed"], f"{self.user} may {verb} {group}/{resource}"
-        )
+        return bool(self.api.create(path, body)["status"]["allowed"])
+
+    def wait_may(self, verb: str, group: str, resource: str, name: str = "") -> None:
+        eventually(lambda: self.may(verb, group, resource, name), f"{self.user} may {verb} {group}/{resource}")
+
+    def wait_may_not(self, verb: str, group: str, resource: str) -> None:
+        eventually(lambda: not self.may(verb, group, resource), f"{self.user} may not {verb} {group}/{resource}")
 
     def path(self, plural: str, name: str = "", group: str = "") -> str:
         root = f"/apis/{group}" if group else "/api/v1"

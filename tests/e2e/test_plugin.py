@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,8 @@ from e2e.ground import OUTPUTS
 from trainingrun_operator.cli.trouble import Exit
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from e2e.runs import Space
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
@@ -57,25 +61,19 @@ def plugin(space: Space, arguments: str, *, code: int = 0, keep: str = "") -> st
     return said
 
 
-def background(space: Space, arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        ["kubectl", "trainingrun", *arguments.split()],
-        env=environment(space),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        executable=str(
-            Path(
-                subprocess.run(
-                    ["bash", "-c", "command -v kubectl"],
-                    env=environment(space),
-                    capture_output=True,
-                    text=True,
-                    check=True,
-                ).stdout.strip()
-            )
-        ),
-    )
+@contextlib.contextmanager
+def background(space: Space, arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The same beside whatever follows; ended with it at the latest."""
+    environ = environment(space)
+    kubectl = shutil.which("kubectl", path=environ["PATH"])
+    assert kubectl
+    command = [kubectl, "trainingrun", *arguments.split()]
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_person_looks_at_a_run_stops_it_and_takes_its_checkpoint_home(space, tmp_path):

@@ -12,6 +12,7 @@ from trainingrun_operator.agent import gate, restore
 from trainingrun_operator.agent import main as agent
 from trainingrun_operator.controller import check
 from trainingrun_operator.controller import main as operator
+from trainingrun_operator.dashboard import main as dashboard
 
 
 def main(monkeypatch, *arguments):
@@ -31,7 +32,7 @@ def test_an_unknown_job_is_told_which_there_are(monkeypatch, arguments, said):
     with pytest.raises(SystemExit) as caught:
         main(monkeypatch, *arguments)
     assert caught.value.code == (
-        f"trainingrun-operator: {said}: expected operator, check, agent, restore, gate or stub-training"
+        f"trainingrun-operator: {said}: expected operator, dashboard, check, agent, restore, gate or stub-training"
     )
 
 
@@ -64,6 +65,27 @@ def test_a_bad_setting_is_a_sentence_and_no_trace(monkeypatch):
     with pytest.raises(SystemExit) as caught:
         main(monkeypatch, "operator")
     assert caught.value.code == "trainingrun-operator: TRAININGRUN_PORT is 'http': expected a whole number, 0 or more"
+
+
+def test_the_dashboard_runs_with_its_settings(monkeypatch):
+    monkeypatch.setenv("TRAININGRUN_DASHBOARD_PORT", "9092")
+    monkeypatch.setattr(dashboard, "run", lambda settings: settings.port)
+    assert main(monkeypatch, "dashboard") == 9092
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("TRAININGRUN_DASHBOARD_PORT", "http", "TRAININGRUN_DASHBOARD_PORT is 'http'"),
+        ("KUBECONFIG", "/nowhere", "Neither in a pod nor with a kubeconfig that can be used (/nowhere"),
+    ],
+)
+def test_a_dashboard_that_cannot_start_says_why_in_a_sentence(monkeypatch, name, value, said):
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as caught:
+        main(monkeypatch, "dashboard")
+    assert str(caught.value.code).startswith(f"trainingrun-operator: {said}")
 
 
 def test_a_check_needs_to_know_what_to_check(monkeypatch):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 
 import pytest
 
 from trainingrun_operator.core.destinations import Destination
-from trainingrun_operator.settings import Settings, SettingsError, load
+from trainingrun_operator.settings import DashboardSettings, Settings, SettingsError, load, load_dashboard
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 GOOD = {
@@ -175,3 +176,42 @@ def test_namespaces_are_separated_by_commas(text, namespaces):
 def test_the_first_bad_value_is_said():
     with pytest.raises(SettingsError, match="TRAININGRUN_PORT"):
         load({"TRAININGRUN_PORT": "x", "TRAININGRUN_LOG_LEVEL": "LOUD"})
+
+
+# -- the dashboard --------------------------------------------------------------------------------------------
+
+
+def test_a_dashboard_of_which_nothing_is_said_listens_on_loopback_and_asks_who_it_is():
+    assert load_dashboard({}) == DashboardSettings(
+        host="127.0.0.1", port=8081, origins=(), anonymous=False, log_level="INFO"
+    )
+
+
+def test_the_dashboard_reads_what_is_set():
+    environ = {
+        "TRAININGRUN_DASHBOARD_HOST": "10.0.0.7",
+        "TRAININGRUN_DASHBOARD_PORT": "9000",
+        "TRAININGRUN_DASHBOARD_ORIGINS": "https://Runs.Example.com/, http://inside:8080,https://a:443,http://[FD00::1]",
+        "TRAININGRUN_DASHBOARD_ANONYMOUS": "true",
+        "TRAININGRUN_LOG_LEVEL": "debug",
+    }
+    origins = ("https://runs.example.com", "http://inside:8080", "https://a", "http://[fd00::1]")
+    assert load_dashboard(environ) == DashboardSettings("10.0.0.7", 9000, origins, anonymous=True, log_level="DEBUG")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("DASHBOARD_PORT", "http", "expected a whole number, 0 or more"),
+        ("DASHBOARD_ORIGINS", "runs.example.com", "expected scheme and host as the address bar shows them"),
+        ("DASHBOARD_ORIGINS", "https://runs.example.com/path", "expected scheme and host"),
+        ("DASHBOARD_ORIGINS", "https://a:port", "expected scheme and host"),
+        ("DASHBOARD_ORIGINS", "https://ada@a", "expected scheme and host"),
+        ("DASHBOARD_ANONYMOUS", "yes", "expected true or false"),
+        ("LOG_LEVEL", "loud", "expected DEBUG, INFO, WARNING, ERROR or CRITICAL"),
+    ],
+)
+def test_a_setting_of_the_dashboard_that_cannot_be_used_is_named(name, value, expected):
+    with pytest.raises(SettingsError, match=re.escape(expected)) as caught:
+        load_dashboard({f"TRAININGRUN_{name}": value})
+    assert f"TRAININGRUN_{name}" in str(caught.value)

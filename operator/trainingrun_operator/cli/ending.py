@@ -23,7 +23,9 @@ YES = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
 @click.command(short_help="End a run: checkpoint proven, node given back.")
 @click.argument("runs", type=RUN, nargs=-1, required=True, metavar="RUN...")
-@click.option("--reason", default="", metavar="TEXT", help="Why; shown in the status.")
+@click.option(
+    "--reason", default="", metavar="TEXT", help="Why; shown in the status, such as 'overfitting: eval loss rises'."
+)
 @click.option(
     "--mode",
     type=click.Choice([mode.value for mode in StopMode]),
@@ -70,7 +72,7 @@ def _over(run: Run) -> bool:
 
 def _stop(session: Session, run: Run, patch: dict[str, Any], reason: str) -> None:
     if patch:
-        session.kubectl.patch(run.name, {"spec": patch})
+        session.kubectl.patch(run, {"spec": patch})
     stop = run.status.termination
     if stop is not None and _over(run):
         session.screen.say(f"{run.name} has ended already ({stop.status}): {stop.message}")
@@ -113,7 +115,7 @@ def proceed(session: Session, run: str, *, yes: bool) -> None:
         )
     session.screen.say(f"{run} is held: {stop.hold_reason}")
     ask("Go on without a proven checkpoint? What is not in the bucket is lost.", yes=yes)
-    session.kubectl.patch(run, {"spec": {"checkpoint": {"onFailure": OnFailure.PROCEED.value}}})
+    session.kubectl.patch(found, {"spec": {"checkpoint": {"onFailure": OnFailure.PROCEED.value}}})
     session.screen.say(
         f"{run} goes on without proof (spec.checkpoint.onFailure: Proceed). Its status will say what was lost."
     )
@@ -144,5 +146,5 @@ def abandon(session: Session, run: str, *, yes: bool) -> None:
         f"Keep {'it' if len(waiting) == 1 else 'them'}, and look after {'it' if len(waiting) == 1 else 'them'} yourself?",
         yes=yes,
     )
-    session.kubectl.patch(run, {"metadata": {"annotations": {names.ABANDON_RELEASE_ANNOTATION: "true"}}})
+    session.kubectl.patch(found, {"metadata": {"annotations": {names.ABANDON_RELEASE_ANNOTATION: "true"}}})
     session.screen.say(f"Nobody waits for {', '.join(node.name for node in waiting)} any more.")

@@ -20,6 +20,8 @@ from trainingrun_operator.cli.words import listed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from trainingrun_operator.core.observed import Run
+
 Json = dict[str, Any]
 
 KIND: Final = f"{names.RUN_PLURAL}.{names.GROUP}"
@@ -67,15 +69,15 @@ class Kubectl:
         found = self.call("get", KIND, f"--output=jsonpath={template}", *_scope(everywhere=everywhere)).split()
         return sorted(found if everywhere else (one.partition("/")[2] for one in found))
 
-    def patch(self, name: str, patch: Json) -> None:
-        """Merge a patch into a run.
+    def patch(self, run: Run, patch: Json) -> None:
+        """Merge a patch into a run, and into no other that has taken its name meanwhile.
 
         Raises:
             TroubleError: with the API server's own words, where it refuses.
         """
-        self.call(
-            "patch", KIND, "--type=merge", f"--field-manager={MANAGER}", f"--patch={json.dumps(patch)}", "--", name
-        )
+        named = {**patch, "metadata": {**patch.get("metadata", {}), "uid": run.uid}}
+        flags = ("--type=merge", f"--field-manager={MANAGER}", f"--patch={json.dumps(named)}")
+        self.call("patch", KIND, *flags, "--", run.name)
 
     def changes(
         self, name: str = "", *, everywhere: bool = False, selector: str = "", seconds: float = 0
@@ -251,14 +253,10 @@ def _scope(*, everywhere: bool = False, selector: str = "") -> tuple[str, ...]:
 
 
 def _documents(process: subprocess.Popen[str]) -> Iterator[tuple[str, Json]]:
-    """Kubectl indents its JSON: a closing brace of its own ends a document."""
-    lines: list[str] = []
+    """Kubectl writes a watch event as one line."""
     for line in process.stdout or ():
-        lines.append(line)
-        if line.rstrip() == "}":
-            event = json.loads("".join(lines))
-            lines.clear()
-            yield str(event["type"]), dict(event["object"])
+        event = json.loads(line)
+        yield str(event["type"]), dict(event["object"])
 
 
 @contextlib.contextmanager

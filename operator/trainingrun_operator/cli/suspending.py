@@ -36,7 +36,7 @@ def suspend(session: Session, run: str, timeout: int, *, wait: bool) -> None:
             else f"{run} is being suspended already."
         )
     else:
-        session.kubectl.patch(run, {"spec": {"suspend": True}})
+        session.kubectl.patch(found, {"spec": {"suspend": True}})
         session.screen.say(
             f"{run} is told to suspend: it saves, its checkpoint is proven, then its pod goes and its node is given back."
         )
@@ -66,7 +66,7 @@ def resume(session: Session, run: str, timeout: int, *, wait: bool) -> None:
         session.screen.say(f"{run} is not suspended; nothing was changed.")
         return
     if found.spec.suspend:
-        session.kubectl.patch(run, {"spec": {"suspend": False}})
+        session.kubectl.patch(found, {"spec": {"suspend": False}})
     first = " once its suspension is complete" if stop is not None and stop.phase is not Phase.DONE else ""
     session.screen.say(f"{run} is told to go on{first}.")
     if wait:

@@ -85,12 +85,31 @@ def kubectl_failed(said: str) -> TroubleError:
     found = _FROM_SERVER.search(said)
     reason = (found["reason"] or "") if found else ""
     text = said[found.end() :].strip() if found else said
+    code = {"NotFound": Exit.NO_SUCH_RUN, "Forbidden": Exit.FORBIDDEN}.get(reason, Exit.FAILED)
+    return (
+        _refused(text)
+        or _not_found(said, text)
+        or _not_answered(said)
+        or TroubleError(_sentence(text) or "kubectl failed, and did not say why.", code, reason)
+    )
+
+
+def _refused(text: str) -> TroubleError | None:
+    """The API server has understood, and does not do it."""
     if lacks := _LACKS.search(text):
         return TroubleError(_forbidden(lacks), Exit.FORBIDDEN, "Forbidden")
     if policy := _POLICY.search(text):
         return TroubleError(_sentence(policy["why"]), Exit.FORBIDDEN, "Forbidden")
+    if "metadata.uid" in text or "UID in precondition" in text:
+        again = "Another run has taken that name since it was read: nothing was changed."
+        return TroubleError(again, Exit.FAILED, "Conflict")
     if invalid := _INVALID.search(text):
         return TroubleError(_sentence(_CAUSE.sub("", invalid["why"].strip())), Exit.FAILED, "Invalid")
+    return None
+
+
+def _not_found(said: str, text: str) -> TroubleError | None:
+    """It is not the right cluster, or kubectl knows none."""
     if any(part in said for part in _NO_SUCH_KIND):
         return TroubleError(
             f"This cluster knows no TrainingRuns ({names.GROUP}): the operator is not installed there. Is it the right cluster"
@@ -105,15 +124,19 @@ def kubectl_failed(said: str) -> TroubleError:
         return TroubleError(f"{_sentence(text)} kubectl config get-contexts lists those that are.", Exit.NO_CLUSTER)
     if text.startswith(("stat ", "open ")):
         return TroubleError(f"The kubeconfig cannot be read: {_sentence(text)}", Exit.NO_CLUSTER)
-    if reason == "Unauthorized" or "(Unauthorized)" in said or "provide credentials" in said:
+    return None
+
+
+def _not_answered(said: str) -> TroubleError | None:
+    """The cluster does not let the person in, or does not speak at all."""
+    if "(Unauthorized)" in said or "provide credentials" in said:
         return TroubleError(
             "The cluster does not accept your login: it may have expired. kubectl auth whoami must work first.",
             Exit.FORBIDDEN,
         )
     if any(part in said for part in _UNREACHABLE):
         return TroubleError(f"The cluster does not answer: {_sentence(said)}", Exit.NO_CLUSTER)
-    code = {"NotFound": Exit.NO_SUCH_RUN, "Forbidden": Exit.FORBIDDEN}.get(reason, Exit.FAILED)
-    return TroubleError(_sentence(text) or "kubectl failed, and did not say why.", code, reason)
+    return None
 
 
 def _forbidden(lacks: re.Match[str]) -> str:

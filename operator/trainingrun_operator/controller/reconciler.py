@@ -78,6 +78,10 @@ class Reconciler:
             self.telemetry.reconcile_error()
             log.error("%s: stored object is not understood: %s", self._name(uid), error.errors(include_url=False)[:3])  # noqa: TRY400 - the trace says nothing more
             return BACKOFF_MAX_SECONDS
+        finally:
+            if uid not in self.cache.runs:
+                # The watch told of its end while it was looked at; what this look has brought since is of a run that is gone.
+                self.forget(uid)
         self._failures.pop(uid, None)
         self.telemetry.reconciled(time.monotonic() - began)
         return again

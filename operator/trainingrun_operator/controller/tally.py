@@ -13,6 +13,7 @@ from trainingrun_operator.api.status import NodePhase
 from trainingrun_operator.core import disruption, release
 from trainingrun_operator.core.effects import Begin, RecordNodes, Tell
 from trainingrun_operator.core.observed import Training, Unreachable
+from trainingrun_operator.core.track import NEVER_ADVANCED
 from trainingrun_operator.exporter import Measured
 from trainingrun_operator.exporter.telemetry import SAVING
 
@@ -117,8 +118,9 @@ def _seconds_between(earlier: str, later: str) -> float:
 
 def _readings(telemetry: Telemetry, seen: Observed, memory: Memory) -> None:
     """Count what could not be read at this look; a scrape that failed stays known until the next one, and is counted once."""
-    if seen.track.oddity is not None and memory.next_scrape != memory.told.scrape:
-        telemetry.poll_error("metrics", seen.track.oddity.reason)
+    oddity, new = seen.track.oddity, memory.next_scrape != memory.told.scrape
+    if oddity is not None and new and oddity.reason != NEVER_ADVANCED:
+        telemetry.poll_error("metrics", oddity.reason)
     memory.told.scrape = memory.next_scrape
     pod = seen.pod
     if pod is not None and pod.training is Training.RUNNING and pod.ip and not pod.host_network and seen.agent is None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 NOT_FINITE: Final = "NotFinite"
 """Reason of a reading whose loss is NaN or infinite."""
+NEVER_ADVANCED: Final = "NeverAdvanced"
+"""Reason of a reading whose step is still the first that was seen: every training begins so."""
 _REMEMBERED: Final = 16
 _ETA_MAX: Final = 315_360_000
 """Ten years: what is further away is no estimate."""
@@ -197,7 +199,7 @@ def _counts(value: float | None) -> TypeGuard[float]:
 
 def _never_advanced(step: int) -> ScrapeFailure:
     return ScrapeFailure(
-        "NeverAdvanced", f"The step still stands at {step}, its first value: nothing is decided before it advances."
+        NEVER_ADVANCED, f"The step still stands at {step}, its first value: nothing is decided before it advances."
     )
 
 

@@ -373,7 +373,7 @@ class Kube:
                 tries -= 1
                 wait = answer.headers.get("Retry-After", "")
                 if not tries or answer.status not in BUSY or not wait.isdecimal():
-                    raise _error(answer.status, text)
+                    raise error_of(answer.status, text)
                 await asyncio.sleep(min(float(wait), BUSY_SECONDS))
         except (TypeError, ValueError) as error:
             raise KubeError(0, "NotKubernetes", f"{method} {path}: the answer is not a JSON object") from error
@@ -418,7 +418,8 @@ class Kube:
                 raise
 
 
-def _error(status: int, text: str) -> KubeError:
+def error_of(status: int, text: str) -> KubeError:
+    """What an answer of this status says went wrong."""
     try:
         said = dict(json.loads(text))
     except (TypeError, ValueError):

@@ -13,7 +13,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.controller import front
 from trainingrun_operator.controller.front import Watch
 from trainingrun_operator.edge.cache import Cache
-from trainingrun_operator.edge.kube import _error
+from trainingrun_operator.edge.kube import error_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ def test_a_watch_from_a_version_that_is_no_longer_kept_is_told_410(api, runs):
     text = api.call("GET", runs.collection, watch="true", resourceVersion="1", timeoutSeconds="5")
     event = json.loads(text.splitlines()[0])
     assert (event["type"], event["object"]["code"], event["object"]["reason"]) == ("ERROR", 410, "Expired")
-    error = _error(410, json.dumps(event["object"]))
+    error = error_of(410, json.dumps(event["object"]))
     assert (error.gone, error.conflict) == (False, False), "Nothing counts as deleted or changed because of it."
 
 

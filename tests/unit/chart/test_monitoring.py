@@ -118,6 +118,22 @@ def test_a_kind_that_the_cluster_does_not_know_is_left_out_refused_or_rendered_a
     assert f"alerts.mode is {name}, but this cluster does not know {KINDS[name][1]}" in complaint
 
 
+def test_who_installs_is_told_what_keeps_the_alerts_from_being_evaluated(helm):
+    assert "alerts" not in helm.notes()
+    missing = helm.notes("--set", "alerts.mode=prometheus")
+    assert (
+        "Nobody evaluates the alerts: alerts.mode is prometheus, and this cluster does not know monitoring.coreos.com/v1/PrometheusRule."
+        in missing
+    )
+    assert "Nobody" not in helm.notes("--set", "alerts.mode=prometheus,alerts.renderMode=alwaysRender")
+    sidecar = "grafana.sidecar.alerts.enabled=true"
+    assert (
+        f"{sidecar} and, unless Grafana is in trainingrun-system, grafana.sidecar.alerts.searchNamespace=ALL\n"
+        in helm.notes("--set", "alerts.mode=grafana")
+    )
+    assert f"{sidecar} there\n" in helm.notes("--set", "alerts.mode=grafana", "--set", "alerts.namespace=monitoring")
+
+
 @pytest.mark.parametrize(
     ("option", "complaint"),
     [

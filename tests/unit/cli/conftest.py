@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from builders import RUN_UID
 
 from trainingrun_operator.cli.main import run as main
 
@@ -53,7 +54,7 @@ class FakeKubectl:
             "get",
             KIND,
             "--watch",
-            out="".join(json.dumps({"type": "ADDED", "object": one}, indent=4) + "\n" for one in runs),
+            out="".join(json.dumps({"type": "ADDED", "object": one}) + "\n" for one in runs),
         )
         self.says("get", KIND, "--output=json", out={"items": list(runs)})
         listed = "".join(f"{one['metadata']['namespace']}/{one['metadata']['name']}\n" for one in runs)
@@ -70,7 +71,12 @@ class FakeKubectl:
     def patches(self) -> list[Any]:
         """What was patched, in order."""
         flags = (word for call in self.asked if call[0] == "patch" for word in call)
-        return [json.loads(flag.partition("=")[2]) for flag in flags if flag.startswith("--patch=")]
+        found = [json.loads(flag.partition("=")[2]) for flag in flags if flag.startswith("--patch=")]
+        for patch in found:
+            assert patch["metadata"].pop("uid") == RUN_UID, "It is about this very run, not about the next of its name."
+            if not patch["metadata"]:
+                del patch["metadata"]
+        return found
 
 
 @pytest.fixture

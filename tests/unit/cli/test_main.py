@@ -203,7 +203,7 @@ def test_logs_are_followed_from_when_the_training_starts(kubectl, plugin):
         "get",
         KIND,
         "--watch",
-        out="".join(json.dumps({"type": "MODIFIED", "object": one}, indent=4) + "\n" for one in (waiting, started)),
+        out="".join(json.dumps({"type": "MODIFIED", "object": one}) + "\n" for one in (waiting, started)),
     )
     kubectl.has(waiting)
     kubectl.says("logs", out="step 1\n")
@@ -233,7 +233,7 @@ def test_watch_without_a_terminal_prints_a_line_per_change_and_ends_with_the_run
         "get",
         KIND,
         "--watch",
-        out="".join(json.dumps({"type": "MODIFIED", "object": one}, indent=4) + "\n" for one in events),
+        out="".join(json.dumps({"type": "MODIFIED", "object": one}) + "\n" for one in events),
     )
     kubectl.has(events[0])
     said = plugin("watch", "bert")
@@ -351,7 +351,7 @@ def test_waiting_tells_each_phase_once_and_the_end(kubectl, plugin):
         "get",
         KIND,
         "--watch",
-        out="".join(json.dumps({"type": "MODIFIED", "object": one}, indent=4) + "\n" for one in events),
+        out="".join(json.dumps({"type": "MODIFIED", "object": one}) + "\n" for one in events),
     )
     kubectl.has(stored())
     kubectl.says("patch")

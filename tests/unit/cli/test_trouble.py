@@ -45,6 +45,12 @@ INVALID = 'The TrainingRun "bert" is invalid: spec: Invalid value: "object": spe
             id="an admission policy",
         ),
         pytest.param(
+            'The TrainingRun "bert" is invalid: metadata.uid: Invalid value: "u": field is immutable',
+            Exit.FAILED,
+            "Another run has taken that name since it was read: nothing was changed.",
+            id="another run of that name",
+        ),
+        pytest.param(
             INVALID, Exit.FAILED, "spec.stop is one way: a stopped run does not start again.", id="a rule of the schema"
         ),
         pytest.param(

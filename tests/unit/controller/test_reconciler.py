@@ -367,6 +367,24 @@ async def test_a_run_that_goes_with_its_finalizer_ends_in_peace(place):
     assert count(place.telemetry, "reconcile_errors_total") == 0
 
 
+async def test_of_a_run_whose_end_is_told_while_it_is_looked_at_nothing_is_left(place):
+    done = {"termination": stop(Phase.DONE), "terminationStatus": "deleted", "completionTime": "2026-01-01T00:00:00Z"}
+    place.api.put(stored_run(deletionTimestamp="2026-01-01T00:00:00Z", status=done))
+    place.cache.put_run(place.api.objects[RUN])
+    place.observer.fields = {"job": None, "pods": (), "agent": None}
+
+    def told(sent):
+        # As the watch does: the finalizer is off, and the event is there before the answer.
+        place.api.before = lambda _: None
+        place.cache.forget_run(RUN_UID)
+        place.reconciler.forget(RUN_UID)
+
+    place.api.before = told
+    await place.look(RUN_UID)
+    assert RUN_UID not in place.telemetry.runs
+    assert not place.reconciler.memories
+
+
 # -- failing ----------------------------------------------------------------------------------------------------
 
 

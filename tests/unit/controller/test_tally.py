@@ -172,6 +172,12 @@ def test_a_reading_that_failed_is_counted_once_however_often_the_run_is_looked_a
     assert place.count("poll_errors_total", source="metrics", reason="Timeout") == 2
 
 
+def test_a_training_that_has_not_made_its_first_step_yet_is_no_error(place):
+    place.look(track=losses())
+    assert losses().oddity is not None
+    assert place.count("poll_errors_total", source="metrics", reason="NeverAdvanced") is None
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [

@@ -1,0 +1,263 @@
+"""What an open page is told while somebody looks at it.
+
+The cost to the API server. The fleet: one list (as a table, without specs) and one watch. A run: one watch, the log followed, and its curve read
+every ten seconds while it runs. All with the viewer's own token; a page in a hidden tab closes its stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import ValidationError
+
+from trainingrun_operator.dashboard import curve, pages
+from trainingrun_operator.dashboard.cluster import expired
+from trainingrun_operator.dashboard.fleet import PAGE_ROWS, Query, Row, page_of, row_of
+from trainingrun_operator.dashboard.run_view import RunView
+from trainingrun_operator.dashboard.stream import Event, Fragments, batched
+from trainingrun_operator.dashboard.words import trouble
+from trainingrun_operator.edge.kube import KubeError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from trainingrun_operator.dashboard.cluster import Person
+
+FLEET_SECONDS: Final = 1.0
+CURVE_SECONDS: Final = 10.0
+RETRY_SECONDS: Final = 3.0
+LOG_SECONDS: Final = 0.25
+LOG_LINES: Final = 200
+LINE_MAX: Final = 2000
+"""Characters of a line that are shown."""
+_UNAUTHORIZED: Final = 401
+_CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f]")
+"""Colours and cursor movements of a terminal, and other control characters."""
+
+
+async def _pause(error: KubeError, what: str) -> AsyncIterator[Event]:
+    """Say what went wrong, and wait before it is tried again; a list that is merely too old is nobody's trouble."""
+    if not expired(error):
+        yield Event("trouble", {"text": trouble(error, what), "login": error.status == _UNAUTHORIZED})
+    await asyncio.sleep(RETRY_SECONDS)
+
+
+# -- the fleet ------------------------------------------------------------------------------------------------
+
+
+async def fleet(person: Person, query: Query) -> AsyncIterator[Event]:
+    """The part of the fleet that a page shows, and what changes in it."""
+    shown, order = Fragments(), _Order()
+    while True:
+        try:
+            listed = await person.runs(query.namespace)
+            rows = {row.uid: row for row in (row_of(listed.columns, one) for one in listed.rows)}
+            for event in _fleet_changes(shown, order, rows, query):
+                yield event
+            yield Event("well", {})
+            async for batch in batched(person.watch_runs(query.namespace, listed.version), FLEET_SECONDS):
+                _take(rows, batch, listed.columns)
+                for event in _fleet_changes(shown, order, rows, query):
+                    yield event
+        except KubeError as error:
+            async for event in _pause(error, "list TrainingRuns here"):
+                yield event
+            if error.status == _UNAUTHORIZED:
+                return
+
+
+def _take(rows: dict[str, Row], batch: list[tuple[str, dict[str, Any]]], columns: tuple[str, ...]) -> None:
+    """Bring the rows up to date. Only the first table of a watch names its columns."""
+    for kind, table in batch:
+        named = tuple(one["name"] for one in table.get("columnDefinitions") or ()) or columns
+        for row in (row_of(named, one) for one in table["rows"]):
+            if kind == "DELETED":
+                rows.pop(row.uid, None)
+            else:
+                rows[row.uid] = row
+
+
+@dataclass
+class _Order:
+    """Which rows a page shows, from top to bottom."""
+
+    uids: tuple[str, ...] | None = None
+
+
+def _fleet_changes(shown: Fragments, order: _Order, rows: dict[str, Row], query: Query) -> Iterator[Event]:
+    """A row that changed is sent alone; the whole table only if rows came, went or moved."""
+    page = page_of(rows.values(), query)
+    assert len(page.rows) <= PAGE_ROWS  # noqa: S101 - what is sent is bounded
+    yield from shown.changed(pages.fleet_parts(page, query))
+    parts = {f"row-{row.uid}": pages.row_part(row) for row in page.rows}
+    changes = list(shown.changed(parts))
+    uids = tuple(row.uid for row in page.rows)
+    if uids == order.uids:
+        yield from changes
+    else:
+        order.uids = uids
+        yield Event("part", {"id": "rows", "html": "".join(parts.values())})
+
+
+# -- one run --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Watched:
+    """A run as it was last seen, for all that is shown of it."""
+
+    person: Person
+    namespace: str
+    name: str
+    user: str
+    may_patch: bool
+    view: RunView | None = None
+    looks: int = 0
+    """How often it was seen."""
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def saw(self, stored: dict[str, Any]) -> RunView:
+        """Take in a newer state."""
+        self.view = RunView.of(stored)
+        self.looks += 1
+        async with self._changed:
+            self._changed.notify_all()
+        return self.view
+
+    async def wait_change(self, looks: int, seconds: float | None = None) -> None:
+        """Until it was seen more often than that, or for so many seconds."""
+        try:
+            async with asyncio.timeout(seconds), self._changed:
+                await self._changed.wait_for(lambda: self.looks > looks)
+        except TimeoutError:
+            return
+
+    # -- its state --------------------------------------------------------------------------------------------
+
+    async def states(self) -> AsyncIterator[Event]:
+        """The parts of the page that tell what the run is doing."""
+        shown = Fragments()
+        while True:
+            try:
+                stored = await self.person.run(self.namespace, self.name)
+                async for event in self._seen(shown, stored):
+                    yield event
+                yield Event("well", {})
+                async for event in self._followed(shown, stored["metadata"]):
+                    yield event
+                    if event.name == "gone":
+                        return
+            except KubeError as error:
+                if error.gone:
+                    yield Event("gone", {"text": trouble(error, "")})
+                    return
+                async for event in _pause(error, "read this TrainingRun"):
+                    yield event
+                if error.status == _UNAUTHORIZED:
+                    return
+            except ValidationError:
+                yield Event(
+                    "gone", {"text": "This TrainingRun was written by an operator that is newer than this dashboard."}
+                )
+                return
+
+    async def _followed(self, shown: Fragments, read: dict[str, Any]) -> AsyncIterator[Event]:
+        """What happens to the run after it was read, with that metadata."""
+        async for kind, newer in self.person.watch_run(self.namespace, self.name, read["resourceVersion"]):
+            if kind == "DELETED" or newer["metadata"]["uid"] != read["uid"]:
+                yield Event(
+                    "gone", {"text": "This TrainingRun is gone: it was deleted. Its checkpoints stay in the bucket."}
+                )
+                return
+            async for event in self._seen(shown, newer):
+                yield event
+
+    async def _seen(self, shown: Fragments, stored: dict[str, Any]) -> AsyncIterator[Event]:
+        """Take it in; what a screen reader is told is the state, and only when it changes."""
+        before, view = self.view, await self.saw(stored)
+        said = pages.run_said(view, may_patch=self.may_patch, user=self.user)
+        for event in shown.changed(pages.run_parts(said)):
+            yield event
+        if before is not None and before.announcement != view.announcement:
+            yield Event("announce", {"text": view.announcement})
+
+    # -- its curve --------------------------------------------------------------------------------------------
+
+    async def curves(self) -> AsyncIterator[Event]:
+        """The curve, when it or what is drawn with it changes."""
+        shown: dict[str, Any] | None = None
+        points: list[dict[str, Any]] = []
+        loop, note, due = asyncio.get_running_loop(), "", 0.0
+        while True:
+            looks = self.looks
+            if self.view is None:
+                await self.wait_change(looks)
+                continue
+            settled = self.view.finished
+            if loop.time() >= due:
+                due = loop.time() + CURVE_SECONDS
+                points, note = await self._points()
+            drawn = curve.drawn(points, self.view.status) | ({"summary": note} if note else {})
+            if drawn != shown:
+                shown = drawn
+                yield Event("curve", drawn)
+            # What was read after the end is the last of it.
+            await self.wait_change(looks, None if settled and points else max(0.1, due - loop.time()))
+
+    async def _points(self) -> tuple[list[dict[str, Any]], str]:
+        """The points, or why they cannot be read."""
+        try:
+            return curve.points_of(await self.person.curve(self.namespace, self.name)), ""
+        except KubeError as error:
+            return [], trouble(error, f"read ConfigMaps in namespace {self.namespace}, where the curve is kept")
+
+    # -- its log ----------------------------------------------------------------------------------------------
+
+    async def logs(self) -> AsyncIterator[Event]:
+        """The log of the pod that trains, as it is written; of the next pod when that one is replaced."""
+        followed = ""
+        while True:
+            looks = self.looks
+            pod = self.view.newest_pod if self.view else None
+            if self.view is None or pod is None or pod.uid == followed:
+                if self.view is not None and pod is None:
+                    over = self.view.finished or self.view.suspending
+                    gone = "The pods are gone, and their logs with them." if over else "No pod has started yet."
+                    yield Event("log", {"note": gone, "lines": [], "reset": False})
+                await self.wait_change(looks)
+                continue
+            try:
+                yield Event(
+                    "log", {"note": f"{pod.name}, container {self.view.training_container}", "lines": [], "reset": True}
+                )
+                pieces = self.person.log(self.namespace, pod.name, self.view.training_container, LOG_LINES)
+                rest = ""
+                async for batch in batched(pieces, LOG_SECONDS):
+                    *whole, rest = (rest + "".join(batch)).split("\n")
+                    if whole:
+                        yield Event("log", {"note": "", "lines": lines_of(whole), "reset": False})
+                if rest:
+                    yield Event("log", {"note": "", "lines": lines_of([rest]), "reset": False})
+                followed = pod.uid
+                yield Event("log", {"note": f"{pod.name} has ended", "lines": [], "reset": False})
+            except KubeError as error:
+                # It cannot be read before its container has started, nor after its node has gone.
+                waits = error.status == 400  # noqa: PLR2004 - HTTP's Bad Request
+                note = (
+                    "The container has not started yet."
+                    if waits
+                    else trouble(error, f"read logs in namespace {self.namespace}")
+                )
+                yield Event("log", {"note": note, "lines": [], "reset": True})
+                await self.wait_change(looks, RETRY_SECONDS if waits or not error.status else None)
+
+
+def lines_of(raw: list[str]) -> list[str]:
+    """Lines as a page shows them: of a progress bar the last state, no terminal colours, no line without an end, and only the newest."""
+    skipped = len(raw) - LOG_LINES
+    kept = [_CONTROL.sub("", line.rstrip("\r").rpartition("\r")[2]) for line in raw[-LOG_LINES:]]
+    shown = [line if len(line) <= LINE_MAX else f"{line[:LINE_MAX]}… ({len(line)} characters)" for line in kept]
+    return [f"… {skipped} lines not shown …", *shown] if skipped > 0 else shown

@@ -1,0 +1,107 @@
+"""Server-sent events: several sources in one stream, because a browser opens six connections to a host and no more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+
+Item = TypeVar("Item")
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS: Final = 15.0
+"""Proxies close what says nothing for a minute."""
+QUEUE: Final = 64
+HEADERS: Final = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no", "Cache-Control": "no-store"}
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event; its data is JSON."""
+
+    name: str
+    data: Any
+
+    def encode(self) -> bytes:
+        """As it goes over the wire. JSON has no line breaks of its own."""
+        return f"event: {self.name}\ndata: {json.dumps(self.data, separators=(',', ':'))}\n\n".encode()
+
+
+@dataclass
+class Fragments:
+    """What a page shows, by the id of each part: only what has changed is sent again."""
+
+    _shown: dict[str, str] = field(default_factory=dict)
+
+    def changed(self, rendered: Mapping[str, str]) -> Iterator[Event]:
+        """Events for the parts that are not what they were."""
+        for part, html in rendered.items():
+            if self._shown.get(part) != html:
+                self._shown[part] = html
+                yield Event("part", {"id": part, "html": html})
+
+
+async def merged(sources: Sequence[AsyncIterator[Event]]) -> AsyncGenerator[bytes, None]:
+    """All that the sources tell, as it comes, with a heartbeat; until the reader leaves or every source has ended."""
+    queue: asyncio.Queue[Event | None] = asyncio.Queue(QUEUE)
+
+    async def pump(source: AsyncIterator[Event]) -> None:
+        try:
+            async for event in source:
+                await queue.put(event)
+        except Exception:
+            log.exception("a source of a page's events has failed")
+        await queue.put(None)
+
+    tasks = [asyncio.create_task(pump(source)) for source in sources]
+    running = len(tasks)
+    try:
+        yield b"retry: 3000\n\n"
+        while running:
+            try:
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    event = await queue.get()
+            except TimeoutError:
+                yield b": still here\n\n"
+                continue
+            if event is None:
+                running -= 1
+            else:
+                yield event.encode()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def batched(source: AsyncIterator[Item], seconds: float) -> AsyncGenerator[list[Item], None]:
+    """What comes within so many seconds of the first, together: a fleet changes more often than anybody can read."""
+    queue: asyncio.Queue[Item] = asyncio.Queue()
+
+    async def pump() -> None:
+        async for one in source:
+            queue.put_nowait(one)
+
+    tasks: list[asyncio.Task[Any]] = [pumping := asyncio.create_task(pump())]
+    try:
+        while True:
+            tasks[1:] = [getting := asyncio.create_task(queue.get())]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not getting.done():
+                pumping.result()
+                return
+            batch = [getting.result()]
+            await asyncio.sleep(seconds)
+            while not queue.empty():
+                batch.append(queue.get_nowait())
+            yield batch
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,126 @@
+"""What people read: how a state looks and is called, times and sizes, and what went wrong with a call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from trainingrun_operator.api.status import Phase, TerminationStatus
+
+if TYPE_CHECKING:
+    from trainingrun_operator.edge.kube import KubeError
+
+_MINUTE: Final = 60
+_HOUR: Final = 3600
+_DAY: Final = 86_400
+_KILO: Final = 1000
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a state is shown: the shape tells it without the colour, the words without both."""
+
+    icon: str
+    """A symbol of `_icons.html`."""
+    tone: str
+    """A colour of `app.css`: good, stopped, bad, busy, warn or quiet."""
+    words: str
+
+
+_ENDS: Final = {
+    TerminationStatus.AUTO_COMPLETE.value: Look("check", "good", "Training complete"),
+    TerminationStatus.AUTO_LOW_LOSS.value: Look("check", "good", "Auto-stopped (low loss)"),
+    TerminationStatus.USER_STOP.value: Look("square", "stopped", "Stopped by user"),
+    TerminationStatus.FAILED.value: Look("cross", "bad", "Failed"),
+    TerminationStatus.DELETED.value: Look("bin", "quiet", "Deleted"),
+}
+_PHASES: Final = {
+    "": Look("ring", "quiet", "Not seen yet"),
+    "Pending": Look("ring", "quiet", "Pending"),
+    "Queued": Look("ring", "quiet", "Queued"),
+    "Running": Look("play", "busy", "Running"),
+    "Stopping": Look("half", "stopped", "Stopping"),
+    "Held": Look("triangle", "warn", "Held"),
+    "Suspended": Look("pause", "busy", "Suspended"),
+}
+SUSPENDING: Final = Look("pause", "busy", "Suspending")
+"""It saves, and gives its GPU back for a while."""
+_OTHER_ENDS: Final = {
+    "Succeeded": ("check", "good", "Auto-stopped"),
+    "Stopped": ("square", "stopped", "Stopped"),
+    "Failed": ("cross", "bad", "Failed"),
+}
+
+
+def look(phase: str, status: str) -> Look:
+    """How a run looks, by its phase and, once it has ended, by why. Values that are newer than this dashboard are shown by their own name."""
+    if phase not in _OTHER_ENDS:
+        return _PHASES.get(phase) or Look("ring", "quiet", phase)
+    if (known := _ENDS.get(status)) is not None:
+        unproven = phase == "Failed" and known.tone == "good"
+        return Look("cross", "bad", f"{known.words}, checkpoint not saved") if unproven else known
+    icon, tone, words = _OTHER_ENDS[phase]
+    why = status.removeprefix("auto_").replace("_", " ")
+    return Look(icon, tone, f"{words} ({why})" if why else words)
+
+
+STEPS: Final = (
+    (Phase.REQUESTED, "Decided", "The reason is written down before anything is done."),
+    (Phase.DRAINING, "Training leaves", "It is asked to save and exit."),
+    (Phase.SAVING, "Saving", "What is not in the bucket yet is uploaded."),
+    (Phase.VERIFYING, "Verifying", "Every file is read back and compared."),
+    (Phase.DELETING, "Ending the pods", "The checkpoint is proven; now the pods may go."),
+    (Phase.RELEASING, "Releasing the nodes", "Machines go back to the cloud once nobody else uses them."),
+    (Phase.DONE, "Done", "Everything is settled."),
+)
+"""The phases of a stop, as a person follows them. Held is Saving that does not succeed."""
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+    whole = max(0, round(seconds))
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min"
+    if whole < _DAY:
+        hours, minutes = whole // _HOUR, whole % _HOUR // _MINUTE
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = whole // _DAY, whole % _DAY // _HOUR
+    return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def size(number: float) -> str:
+    """`512 bytes`, `39.6 kB`, `1.2 GB`."""
+    if number < _KILO:
+        return f"{number:.0f} bytes"
+    units = ["kB", "MB", "GB", "TB", "PB"]
+    while (number := number / _KILO) >= _KILO and len(units) > 1:
+        units.pop(0)
+    return f"{number:.3g} {units[0]}"
+
+
+def count(number: int) -> str:
+    """`1,200`."""
+    return f"{number:,}"
+
+
+def trouble(error: KubeError, what: str) -> str:
+    """Why a call failed and what to do; `what` completes "You may not …"."""
+    match error.status:
+        case 401:
+            return "Your login is not valid any more: log in again."
+        case 403:
+            return f"You may not {what}. The API server says: {error.message}"
+        case 404:
+            return "It is not there (any more). It may have been deleted, or its name is misspelt."
+        case 409:
+            return "It was changed by somebody else at the same moment: look at what it is now, and try again."
+        case 422:
+            return f"The API server refused it: {error.message}"
+        case 429 | 503:
+            return "The API server is busy: try again in a moment."
+        case 0:
+            return f"The API server cannot be reached: {error.message}"
+        case _:
+            return f"The API server answered {error.status} {error.reason}: {error.message}"

@@ -1,0 +1,84 @@
+"""What people read: every state has a shape and words, and every failed call a sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from trainingrun_operator.api.status import Phase, TerminationStatus
+from trainingrun_operator.dashboard.words import STEPS, Look, count, duration, look, size, trouble
+from trainingrun_operator.edge.kube import KubeError
+
+PHASES = ("Pending", "Running", "Stopping", "Held", "Succeeded", "Stopped", "Failed")
+ENDS = {"Succeeded", "Stopped", "Failed"}
+
+
+@pytest.mark.parametrize(
+    ("phase", "status", "shown"),
+    [
+        ("Succeeded", "auto_complete", Look("check", "good", "Training complete")),
+        ("Succeeded", "auto_low_loss", Look("check", "good", "Auto-stopped (low loss)")),
+        ("Stopped", "user_stop", Look("square", "stopped", "Stopped by user")),
+        ("Failed", "failed", Look("cross", "bad", "Failed")),
+        ("Failed", "deleted", Look("bin", "quiet", "Deleted")),
+        pytest.param("Failed", "auto_complete", Look("cross", "bad", "Training complete, checkpoint not saved"), id="complete, and nothing to show for it"),
+        pytest.param("Succeeded", "auto_plateau", Look("check", "good", "Auto-stopped (plateau)"), id="an end that is newer than the dashboard"),
+        pytest.param("Stopped", "max_duration", Look("square", "stopped", "Stopped (max duration)"), id="a limit that is newer than the dashboard"),
+        pytest.param("Failed", "", Look("cross", "bad", "Failed"), id="no reason given"),
+        pytest.param("Thinking", "", Look("ring", "quiet", "Thinking"), id="a phase that is newer than the dashboard"),
+        pytest.param("Stopping", "user_stop", Look("half", "stopped", "Stopping"), id="not at its end yet"),
+        ("Held", "auto_low_loss", Look("triangle", "warn", "Held")),
+        ("Running", "", Look("play", "busy", "Running")),
+        ("", "", Look("ring", "quiet", "Not seen yet")),
+    ],
+)  # fmt: skip
+def test_a_state_is_shown_by_shape_and_words(phase, status, shown):
+    assert look(phase, status) == shown
+
+
+def test_no_two_states_are_told_apart_by_their_colour_alone():
+    looks = {look(phase, status) for phase in PHASES for status in (TerminationStatus if phase in ENDS else ("",))}
+    assert len({(each.icon, each.words) for each in looks}) == len(looks)
+    by_icon = {icon: {each.tone for each in looks if each.icon == icon} for icon in {each.icon for each in looks}}
+    assert all(len(tones) == 1 for tones in by_icon.values()), "A shape has one colour."
+
+
+def test_every_phase_of_a_stop_is_a_step_but_held_which_is_saving_that_does_not_succeed():
+    assert {phase for phase, _, _ in STEPS} == set(Phase) - {Phase.HELD}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0, "0 s"), (-3, "0 s"), (59.4, "59 s"), (60, "1 min"), (3599, "59 min"), (3600, "1 h"), (12_000, "3 h 20 min"), (86_400, "1 d"), (187_200, "2 d 4 h")],
+)  # fmt: skip
+def test_durations_are_as_exact_as_they_are_useful(seconds, said):
+    assert duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(0, "0 bytes"), (999, "999 bytes"), (39_600, "39.6 kB"), (438e6, "438 MB"), (1.2e9, "1.2 GB"), (3e12, "3 TB"), (7e15, "7 PB"), (2e19, "2e+04 PB")]
+)  # fmt: skip
+def test_sizes_are_powers_of_a_thousand(number, said):
+    assert size(number) == said
+
+
+def test_large_numbers_are_grouped():
+    assert count(1_234_567) == "1,234,567"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KubeError(401, "Unauthorized", "x"), "Your login is not valid any more: log in again."),
+        (KubeError(403, "Forbidden", 'User "eve" cannot patch'), 'You may not stop it. The API server says: User "eve" cannot patch'),
+        (KubeError(404, "NotFound", "x"), "It is not there (any more). It may have been deleted, or its name is misspelt."),
+        (KubeError(409, "Conflict", "x"), "It was changed by somebody else at the same moment: look at what it is now, and try again."),
+        (KubeError(422, "Invalid", "spec.stop is one way"), "The API server refused it: spec.stop is one way"),
+        (KubeError(429, "TooManyRequests", "x"), "The API server is busy: try again in a moment."),
+        (KubeError(503, "Unavailable", "x"), "The API server is busy: try again in a moment."),
+        (KubeError(0, "Unreachable", "it did not answer in time"), "The API server cannot be reached: it did not answer in time"),
+        (KubeError(500, "InternalError", "etcd"), "The API server answered 500 InternalError: etcd"),
+    ],
+    ids=lambda value: str(value.status) if isinstance(value, KubeError) else "",
+)  # fmt: skip
+def test_a_failed_call_is_a_sentence_that_says_what_to_do(error, said):
+    assert trouble(error, "stop it") == said
