@@ -83,9 +83,10 @@ def test_a_low_loss_ends_the_run_and_gives_its_machine_back(space, gpu_nodes, tm
     last = evidence[-1]
     curve = run.wait_curve(lambda c: c.points[-1].step == last["step"], "its curve ends where the decision was made")
     assert shown(curve.points[-1].loss) == last["value"] == status["progress"]["loss"]
-    assert curve.points[0].loss > 1, "An untrained model guesses among ten digits."
-    assert min(point.loss for point in curve.points) < 0.3 < max(point.loss for point in curve.points)
-    assert len(curve.points) > 5, "It is a curve."
+    points, steps = curve.points, [point.step for point in curve.points]
+    assert points[0].loss > 0.3 > points[-1].loss, f"It goes down: {[point.loss for point in points]}"
+    assert steps == sorted(set(steps)), "One training, step by step."
+    assert len(points) > 2, "It is a curve: two observations decided, and others came before."
 
     # The checkpoint that the status names loads, and is worth what the training said.
     run.assert_checkpoint_proven(status)
