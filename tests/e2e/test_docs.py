@@ -22,7 +22,7 @@ READERS = 4
 ASKED = ("kubectl", "helm")
 # A reader's kubectl: what writes is tried and not done, what would never end is watched for a moment.
 KUBECTL = f"""#!/usr/bin/env bash
-case " $* " in *" --watch "*) timeout {WATCHED_SECONDS} @KUBECTL@ "$@"; [ $? = 124 ]; exit ;; esac
+case " $* " in *" --watch "* | *" watch "*) timeout {WATCHED_SECONDS} @KUBECTL@ "$@"; [ $? = 124 ]; exit ;; esac
 verb=$1; [ "$1" != -n ] || verb=$3
 case $verb in
   {"|".join(sorted(WRITES))}) exec @KUBECTL@ "$@" --dry-run=server ;;
