@@ -133,13 +133,14 @@ def test_no_other_page_can_press_the_button_or_frame_it(stage):
 
 def test_the_button_stops_the_run_in_the_name_of_who_presses_it(stage):
     run, web_, user = stage.by_hand, stage.web, stage.editor.user
+    run.wait_step(10)
     with (
         web_.page(stage.path(run), stage.editor.token) as page,
         web_.page(stage.path(run), stage.viewer.token) as other,
     ):
         wait_live(page)
         wait_live(other)
-        expect(page.locator("#curve canvas").first).to_be_visible()
+        expect(page.locator("#curve canvas").first).to_be_visible(timeout=60_000)
         expect(page.locator("#curve-summary")).to_contain_text("The loss went from")
         expect(page.locator("#checkpoint")).to_contain_text("checked file by file", timeout=60_000)
         assert_accessible(page)

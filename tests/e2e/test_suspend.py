@@ -39,7 +39,7 @@ def test_a_suspended_run_gives_its_machine_back_and_goes_on_from_its_checkpoint(
     assert [node["phase"] for node in status["nodes"]] == ["Released"]
     machine = instance_of(status)
     assert space.cloud.states().get(machine, "terminated") == "terminated", "Nobody pays for it any more."
-    saved = status["checkpoint"]["step"]
+    saved, uri = status["checkpoint"]["step"], status["checkpoint"]["uri"]
 
     space.shell(RESUME)
     run.wait_training(timeout=180, but=(first,))
@@ -47,7 +47,7 @@ def test_a_suspended_run_gives_its_machine_back_and_goes_on_from_its_checkpoint(
     status = run.wait_step(saved + 5)
     assert status["phase"] == "Running"
     assert "termination" not in status
-    assert run.wait_event("Resumed")["message"] == f"The training goes on from {status['checkpoint']['uri']}."
+    assert run.wait_event("Resumed")["message"] == f"The training goes on from {uri}."
 
     space.shell(STOP)
     status = run.wait_finished(180)
