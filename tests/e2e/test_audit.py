@@ -46,8 +46,13 @@ def test_nothing_is_granted_that_was_never_used(ground, granted, rolled_out):
 
 
 def test_nothing_was_forbidden(ground, rolled_out):
-    refused = Counter(one.right for one in asked(ground, rolled_out) if not one.allowed)
+    refused = Counter(one.right for one in asked(ground, rolled_out) if not one.allowed and not _lease_of_a_test(one))
     assert not refused, f"The operator asked for what its role does not grant: {refused}"
+
+
+def _lease_of_a_test(one):
+    """What a test's own operator may is granted by the test, for its Lease, and taken back while its process may still live a second."""
+    return one.resource == "leases" and one.namespace != OPERATOR_NAMESPACE
 
 
 def test_every_pod_and_node_was_deleted_once(ground, rolled_out):
