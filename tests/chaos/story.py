@@ -57,8 +57,8 @@ class Actor:
     process: Process
     back_at: float = 0
     """Killed or paused until then."""
-    halted: tuple[SimRun, Look] | None = None
-    """Paused in the middle of this look."""
+    halted: tuple[SimRun, Look, float] | None = None
+    """Paused in the middle of this look, for so long."""
     due: dict[str, float] = field(default_factory=dict)
     knows: dict[str, int] = field(default_factory=dict)
     number: int = -1
@@ -163,10 +163,11 @@ class Story:
         if world.now < actor.back_at:
             return
         if actor.halted is not None:
-            sim, look = actor.halted
+            sim, look, seconds = actor.halted
             actor.halted = None
             self._say(actor, sim, "goes on with what it had decided")
-            self._drive(actor, sim, look)
+            # What was on its way is done; before the next effect it would find that its Lease has run out.
+            self._drive(actor, sim, look, effects=1 if seconds >= LEASE_SECONDS else None)
         for sim in world.runs:
             uid = sim.run.uid
             news = actor.knows.get(uid) != sim.changed and not world.during("stale")
@@ -176,13 +177,19 @@ class Story:
             if world.now < actor.back_at:
                 return
 
-    def _drive(self, actor: Actor, sim: SimRun, look: Look) -> None:
-        """Go on with a look until it ends, or a fault ends it."""
+    def _drive(self, actor: Actor, sim: SimRun, look: Look, effects: int | None = None) -> None:
+        """Go on with a look until it ends, a fault ends it, or it has had so many effects."""
         error: Exception | None = None
         try:
             while True:
                 when, effect = look.throw(error) if error is not None else next(look)
                 error = None
+                if when == "after" and effects is not None:
+                    effects -= 1
+                if when == "before" and effects == 0:
+                    look.close()
+                    actor.due[sim.run.uid] = self.world.now + 1
+                    return
                 if when == "before":
                     actor.number = len(self.effects)
                     self.effects.append(effect)
@@ -209,7 +216,7 @@ class Story:
             look.close()
             actor.restart(world, world.now + seconds)
             return
-        actor.halted, actor.back_at = (sim, look), world.now + seconds
+        actor.halted, actor.back_at = (sim, look, seconds), world.now + seconds
         if actor is self.actors[0]:
             self.actors[1].back_at = max(self.actors[1].back_at, world.now + min(seconds, LEASE_SECONDS))
             self.standby_until = max(self.standby_until, world.now + seconds + LEASE_SECONDS)

@@ -43,7 +43,7 @@ def _without_holder(seen: Observed, stop: Termination) -> Decision:
         return _settle_for_suspended(seen, stop, stop.saved)
     if seen.verified is not None:
         return _settle_for(seen, stop, seen.verified)
-    if all(pod.training is Training.NOT_STARTED for pod in seen.pods) and not seen.run.status.start_time:
+    if _never_started(seen):
         return steps.advance(
             seen,
             stop,
@@ -52,6 +52,13 @@ def _without_holder(seen: Observed, stop: Termination) -> Decision:
         )
     lost = "The pod went before anything was saved: nothing of this run is in the bucket."
     return steps.advance(seen, stop, Phase.DELETING, saved=Saved(final=True, note=lost), data_loss=lost)
+
+
+def _never_started(seen: Observed) -> bool:
+    """No pod that was ever there has trained. A pod that went before anybody looked at it may have."""
+    unseen = seen.job is not None and seen.job.failed > sum(pod.terminal for pod in seen.pods)
+    idle = all(pod.training is Training.NOT_STARTED for pod in seen.pods)
+    return idle and not unseen and not seen.run.status.start_time
 
 
 def _settle_for(seen: Observed, stop: Termination, proven: Verified) -> Decision:

@@ -231,6 +231,13 @@ def test_a_training_that_never_started_has_nothing_to_save(pods):
     )  # fmt: skip
 
 
+def test_a_pod_that_went_before_anybody_saw_it_may_have_trained():
+    seen = make_observed(run=make_run(status=NEVER_STARTED), pods=(), agent=None, job=make_job(failed=1))
+    stop = advanced(seen)
+    assert stop.phase is Phase.DELETING
+    assert stop.data_loss == "The pod went before anything was saved: nothing of this run is in the bucket."
+
+
 @pytest.mark.parametrize(
     ("fields", "ends"),
     [
