@@ -347,6 +347,10 @@ class World:
         if not pod.over and sim.job is not None and not sim.job.suspended and not sim.job.finished and not pod.counted:
             sim.job = replace(sim.job, failed=sim.job.failed + 1)
         missing = pod.written - self.covered(sim, pod)
+        stop = sim.run.status.termination
+        if stop is not None and stop.phase is Phase.DELETING and pod.training is Training.RUNNING:
+            # Its checkpoint is proven and it was to go: what the training has made since may be cut off, whoever ends it.
+            pod.ended_by_us = pod.trained_when_told = True
         if missing > 0 and sim.saves:
             sim.lost.append((pod, missing))
 
