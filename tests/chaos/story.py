@@ -184,9 +184,10 @@ class Story:
             while True:
                 when, effect = look.throw(error) if error is not None else next(look)
                 error = None
-                if when == "after" and effects is not None:
+                if when == "after" and effects:
                     effects -= 1
-                if when == "before" and effects == 0:
+                # Taking back a Job whose run is gone belongs to creating it.
+                if when == "before" and effects == 0 and effect != "DeleteJob":
                     look.close()
                     actor.due[sim.run.uid] = self.world.now + 1
                     return
