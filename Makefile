@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 WORKERS ?= auto
-E2E_WORKERS ?= 6
+E2E_WORKERS ?= 4
 N ?= 1000
 SEED ?= 1
 CHAOS_CLUSTER ?= 8

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SECRET = "s3-credentials"
 PREFIX = "e2e"
 NAMESPACE_LABEL = "trainingrun-e2e"
-WAIT_SECONDS = 90
+WAIT_SECONDS = 150
 """For anything that a run should do by itself soon; generous, because many tests share two cores."""
 DUMPED_LINES = 40
 

@@ -12,7 +12,7 @@ from e2e.ground import POOL, REPOSITORY
 from e2e.monitoring import alertmanager, operator_target, prometheus, webhook
 from promql import every_query
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 MANY_EPOCHS = ("--epochs", "60", "--batch", "36", "--step-seconds", "0.1")
 """Of four seconds: the first one is seen, and then how long the rest will take."""

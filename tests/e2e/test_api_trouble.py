@@ -8,7 +8,7 @@ import pytest
 from e2e.api import eventually
 from e2e.own_operator import OwnOperator
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 STUB = ("stub-training", "--epochs", "100", "--step-seconds", "0.2", "--save-every", "5")
 LIST_SECONDS = 2

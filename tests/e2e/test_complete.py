@@ -7,7 +7,7 @@ import time
 import pytest
 from e2e.runs import condition_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 # 20 steps in one epoch, some two seconds.
 SHORT = ("--epochs", "1", "--batch", "72", "--step-seconds", "0.1", "--save-every", "10")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from e2e.runs import condition_of, state_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
 # A crash of digits.py is exit code 1; the is 3.
 WITH_3 = ["sh", "-c", 'digits.py "$@" || exit 3', "train"]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Page
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 CHART = REPOSITORY / "charts" / "trainingrun-operator"
 LONG = ("--epochs", "200", "--step-seconds", "0.05", "--save-every", "20")

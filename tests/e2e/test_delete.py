@@ -9,7 +9,7 @@ from e2e.api import eventually, seconds_of
 from e2e.audit import OPERATOR_USER
 from e2e.ground import OPERATOR, OPERATOR_NAMESPACE
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
 LONG = ("--epochs", "200", "--step-seconds", "0.05")
 

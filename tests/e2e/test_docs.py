@@ -15,7 +15,7 @@ from e2e.api import RUNS
 
 from trainingrun_operator.api import names
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
 WATCHED_SECONDS = 3
 READERS = 4

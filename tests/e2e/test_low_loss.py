@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from e2e.runs import Space
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
 def scored(space: Space, files: list[Path]) -> Json:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from e2e.runs import condition_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 LONG = ("--epochs", "200", "--step-seconds", "0.1")
 # digits.py, saying when it is scraped.
@@ -52,7 +52,8 @@ def test_a_page_of_10_mb_and_one_that_never_ends_delay_nobody(steady_operator, s
     well.log.wait("scraped ", times=begun + 10, timeout=30)
     gaps = [later - earlier for earlier, later in pairwise(scrapes(well.log.lines)[begun:])]
     assert sorted(gaps)[len(gaps) // 2] < 1.5, f"Every second, as asked: {gaps}"
-    assert max(gaps) < 3, f"No poll waited for the others' timeouts: {gaps}"
+    # Each of the others' polls lasts 3 s: whoever waited for them would always be late. A busy machine may be, once.
+    assert sum(gap >= 3 for gap in gaps) <= 1, f"No poll waited for the others' timeouts: {gaps}"
     for run in (huge, hang):
         assert "terminationStatus" not in run.status
     assert condition_of(well.status, "MetricsAvailable")["status"] == "True"

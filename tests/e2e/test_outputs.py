@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
 
 def test_kubectl_reads_well_while_a_run_trains_and_when_it_is_done(space):

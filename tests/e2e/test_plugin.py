@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from e2e.runs import Space
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 BIN = Path(sys.executable).parent
 """Where the console scripts are: kubectl finds plugins on PATH."""

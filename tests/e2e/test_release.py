@@ -13,7 +13,7 @@ from e2e.ground import OPERATOR
 from e2e.release import CHART, NAME, NAMESPACE, PREVIOUS, USER, Release
 from e2e.runs import condition_of, unique
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 LONG = ("--epochs", "4000", "--step-seconds", "0.05")
 STOP = """kubectl patch trainingrun x --type merge -p '{"spec":{"stop":true}}'"""

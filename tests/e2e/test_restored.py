@@ -8,7 +8,7 @@ from e2e.audit import OPERATOR_USER
 from e2e.etcd import Etcd
 from e2e.runs import condition_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
 SHORT = ("--epochs", "1", "--batch", "72", "--step-seconds", "0.1", "--save-every", "10")
 LONG = ("--epochs", "200", "--step-seconds", "0.05")

@@ -8,7 +8,7 @@ import pytest
 from e2e.faults import kill_container
 from e2e.runs import condition_of, started_at, state_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 AWAY_SECONDS = 90
 SHORT = ("--epochs", "1", "--batch", "72", "--step-seconds", "0.1", "--save-every", "5")

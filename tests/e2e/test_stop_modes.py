@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from e2e.runs import condition_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
 # A checkpoint every two seconds, for longer than any test.
 LONG = ("--epochs", "200", "--step-seconds", "0.05")

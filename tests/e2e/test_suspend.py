@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from e2e.runs import condition_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 SUSPEND = """kubectl patch trainingrun x --type merge -p '{"spec":{"suspend":true}}'"""
 RESUME = SUSPEND.replace("true", "false")

@@ -11,7 +11,7 @@ from e2e.ground import CLOUD_NAMESPACE, POOL
 from e2e.runs import PREFIX, SECRET, Run, Space, base_spec, condition_of, merged, unique
 from e2e.tenant import Listener, Tenant
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
 GROUP = "trainingrun.dev/v1alpha1"
 NOWHERE = {"nodeSelector": {"nobody": "has-this"}}

@@ -9,7 +9,7 @@ import pytest
 from e2e.ground import OUTPUTS
 from e2e.runs import condition_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 STOP = """kubectl patch trainingrun x --type merge -p '{"spec":{"stop":true}}'"""
 TAKEN_BACK = STOP.replace("true", "false")

@@ -13,7 +13,7 @@ from e2e.runs import condition_of, unique
 
 from trainingrun_operator.api.names import FINALIZER
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 LONG = ("--epochs", "200", "--step-seconds", "0.05")
 SHORT = ("--epochs", "1", "--batch", "144", "--step-seconds", "0.05")
