@@ -92,6 +92,23 @@ def curve_name(run_name: str) -> str:
     return f"{run_name}-curve"
 
 
+def run_reference(namespace: str, name: str, uid: str) -> dict[str, str]:
+    """A run as Events speak of it."""
+    return {"apiVersion": API_VERSION, "kind": RUN_KIND, "namespace": namespace, "name": name, "uid": uid}
+
+
+def run_owner(name: str, uid: str) -> dict[str, str | bool]:
+    """A run as the owner of what goes with it; it waits for none of it."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": RUN_KIND,
+        "name": name,
+        "uid": uid,
+        "controller": False,
+        "blockOwnerDeletion": False,
+    }
+
+
 def child_labels(run_name: str, run_uid: str) -> dict[str, str]:
     """Labels of everything the operator makes for a run."""
     return {

@@ -102,7 +102,6 @@ def observed(line: Thinned, seen: Observed) -> Thinned:
 
 def config_map(namespace: str, run_name: str, run_uid: str, curve: Curve) -> dict[str, Any]:
     """The ConfigMap of a run's curve: it goes with the run."""
-    owner = {"apiVersion": names.API_VERSION, "kind": names.RUN_KIND, "name": run_name, "uid": run_uid}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -110,7 +109,7 @@ def config_map(namespace: str, run_name: str, run_uid: str, curve: Curve) -> dic
             "name": names.curve_name(run_name),
             "namespace": namespace,
             "labels": names.child_labels(run_name, run_uid),
-            "ownerReferences": [{**owner, "controller": False, "blockOwnerDeletion": False}],
+            "ownerReferences": [names.run_owner(run_name, run_uid)],
         },
         "data": data(curve),
     }

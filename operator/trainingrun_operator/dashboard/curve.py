@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from trainingrun_operator.api import names
 from trainingrun_operator.api.curve import POINTS_MAX, Point
 from trainingrun_operator.dashboard.words import count, look
 
@@ -18,13 +19,11 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-KEY = "curve.json"
-
 
 def points_of(stored: Json | None) -> tuple[Point, ...]:
     """The points of the ConfigMap; what of it cannot be read is left out: anybody may write it, and a curve is no reason for a page to fail."""
     try:
-        said = json.loads(((stored or {}).get("data") or {}).get(KEY, "{}")).get("points")
+        said = json.loads(((stored or {}).get("data") or {}).get(names.CURVE_KEY, "{}")).get("points")
     except (AttributeError, TypeError, ValueError):
         return ()
     newest = said[-POINTS_MAX:] if isinstance(said, list) else ()

@@ -16,6 +16,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.curve import Curve
 from trainingrun_operator.core import curve as core
 from trainingrun_operator.core.curve import Thinned
+from trainingrun_operator.edge import beside
 from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.edge.observe import wall_clock
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 AT_ONCE: Final = 4
-LOOK_SECONDS: Final = 1.0
-RETRY_MAX_SECONDS: Final = 300.0
 
 log = logging.getLogger(__name__)
 
@@ -122,13 +121,7 @@ class Curves:
 
     async def run(self) -> None:
         """Write until cancelled."""
-        while True:
-            self._alarm.clear()
-            await self.write()
-            try:
-                await asyncio.wait_for(self._alarm.wait(), LOOK_SECONDS)
-            except TimeoutError:
-                continue
+        await beside.work_on(self.write, self._alarm)
 
     async def write(self) -> None:
         """Write what is due, a few at once."""
@@ -192,19 +185,13 @@ class Curves:
         if complaint != kept.complaint:
             log.warning("%s: the loss curve is written later: %s", kept.key, complaint)
         kept.complaint, kept.failures = complaint, kept.failures + 1
-        kept.due = self._clock() + min(RETRY_MAX_SECONDS, 2.0 ** min(kept.failures, 10))
+        kept.due = self._clock() + beside.backoff(kept.failures)
 
     async def _tell(self, kept: _Kept, taken: TakenError) -> None:
         """An Event on the run, once."""
         if taken.leftover or kept.told:
             return
-        involved = {
-            "apiVersion": names.API_VERSION,
-            "kind": names.RUN_KIND,
-            "namespace": kept.namespace,
-            "name": kept.name,
-            "uid": kept.run_uid,
-        }
+        involved = names.run_reference(kept.namespace, kept.name, kept.run_uid)
         try:
             await self._kube.tell(involved, "CurveNotKept", str(taken), warning=True, wall=wall_clock())
         except KubeError as error:

@@ -131,7 +131,10 @@ class Executor:
                 await self._create_job(run, manifest, memory)
             case AdoptJob(uid):
                 await kube.patch_job(
-                    space, names.job_name(run.name), uid, {"metadata": {"ownerReferences": [_owner(run)]}}
+                    space,
+                    names.job_name(run.name),
+                    uid,
+                    {"metadata": {"ownerReferences": [names.run_owner(run.name, run.uid)]}},
                 )
             case EndReplacements(uid):
                 await kube.patch_job(space, names.job_name(run.name), uid, {"spec": {"backoffLimit": 0}})
@@ -180,7 +183,13 @@ class Executor:
     async def _tell(self, run: Run, told: Tell, wall: str) -> None:
         """Post an Event. The word about a deed is not the deed: failing is told to the log."""
         try:
-            await self.kube.tell(_reference(run), told.reason, told.message, warning=told.warning, wall=wall)
+            await self.kube.tell(
+                names.run_reference(run.namespace, run.name, run.uid),
+                told.reason,
+                told.message,
+                warning=told.warning,
+                wall=wall,
+            )
         except KubeError as error:
             log.warning("%s: could not tell %s: %s", run.key, told.reason, error)
             if told.reason == "DataLoss" and any(cause.get("reason") == NAMESPACE_ENDS for cause in error.causes):
@@ -285,24 +294,3 @@ def _advance(run: Run, advance: Advance, wall: str) -> list[Json]:
     if advance.completion:
         operations.append({"op": "add", "path": "/status/completionTime", "value": wall})
     return operations
-
-
-def _owner(run: Run) -> Json:
-    return {
-        "apiVersion": names.API_VERSION,
-        "kind": names.RUN_KIND,
-        "name": run.name,
-        "uid": run.uid,
-        "controller": False,
-        "blockOwnerDeletion": False,
-    }
-
-
-def _reference(run: Run) -> Json:
-    return {
-        "apiVersion": names.API_VERSION,
-        "kind": names.RUN_KIND,
-        "namespace": run.namespace,
-        "name": run.name,
-        "uid": run.uid,
-    }

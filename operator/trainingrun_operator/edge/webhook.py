@@ -21,6 +21,7 @@ from trainingrun_operator.api.notification import CONTENT_TYPE, EventType
 from trainingrun_operator.api.status import TrainingRunStatus
 from trainingrun_operator.core import notification
 from trainingrun_operator.core.signature import signed
+from trainingrun_operator.edge import beside
 from trainingrun_operator.edge.kube import KubeError
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from trainingrun_operator.edge.kube import Kube
 
 TIMEOUT_SECONDS: Final = 15
-LOOK_SECONDS: Final = 1.0
-RETRY_MAX_SECONDS: Final = 300.0
 GIVE_UP_SECONDS: Final = 3600.0
 
 _GONE, _TOO_MANY, _SERVER_ERROR = 410, 429, 500
@@ -131,13 +130,7 @@ class Notifier:
     async def run(self) -> None:
         """Tell what is due until cancelled."""
         async with make_session() as session:
-            while True:
-                self._alarm.clear()
-                await self.tell(session)
-                try:
-                    await asyncio.wait_for(self._alarm.wait(), LOOK_SECONDS)
-                except TimeoutError:
-                    continue
+            await beside.work_on(lambda: self.tell(session), self._alarm)
 
     async def tell(self, session: aiohttp.ClientSession) -> None:
         """Tell what is due, one event after the other."""
@@ -161,7 +154,7 @@ class Notifier:
                 self._failed(pending, error)
             except KubeError as error:
                 pending.tries += 1
-                pending.due = self._clock() + _backoff(pending.tries)
+                pending.due = self._clock() + beside.backoff(pending.tries)
                 log.warning(
                     "%s: cannot write down that %s was told: %s", pending.event.subject, pending.event.id, error
                 )
@@ -204,10 +197,10 @@ class Notifier:
         pending.tries += 1
         if error.everybody:
             self._failures += 1
-            wait = max(min(error.wait, GIVE_UP_SECONDS), _backoff(self._failures))
+            wait = max(min(error.wait, GIVE_UP_SECONDS), beside.backoff(self._failures))
             self._quiet_until = now + wait
         else:
-            wait = _backoff(pending.tries)
+            wait = beside.backoff(pending.tries)
             pending.due = now + wait
         log.warning("the webhook was not told %s: %s; tried again in %.0f s", pending.event.id, error, wait)
         if self._retired:
@@ -247,10 +240,6 @@ class Notifier:
                 else:
                     self._cache.put_run(written)
         self._pending.pop(event.id, None)
-
-
-def _backoff(tries: int) -> float:
-    return min(RETRY_MAX_SECONDS, 2.0 ** min(tries, 10))
 
 
 def _seconds(retry_after: str) -> float:

@@ -13,6 +13,7 @@ from fakes import EVENTS, ApiError, Plain, api_server
 from trainingrun_operator.api.curve import Curve
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.curve import Thinned, added, config_map, observed
+from trainingrun_operator.edge import beside
 from trainingrun_operator.edge import curve as module
 from trainingrun_operator.edge.curve import Curves
 from trainingrun_operator.edge.kube import Kube
@@ -112,7 +113,7 @@ async def test_a_suspended_run_that_is_resumed_before_it_was_written_loses_nothi
 
 
 async def test_the_end_of_a_run_wakes_the_writer(place, monkeypatch):
-    monkeypatch.setattr(module, "LOOK_SECONDS", 600)
+    monkeypatch.setattr(beside, "LOOK_SECONDS", 600)
     writer = asyncio.create_task(place.curves.run())
     await asyncio.sleep(0)
     arrived = asyncio.Event()

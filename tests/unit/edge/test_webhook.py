@@ -22,6 +22,7 @@ from trainingrun_operator.api.status import Phase, TrainingRunStatus
 from trainingrun_operator.core import notification
 from trainingrun_operator.core.observed import Run
 from trainingrun_operator.core.signature import keys_of
+from trainingrun_operator.edge import beside
 from trainingrun_operator.edge import webhook as module
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.kube import Kube
@@ -125,7 +126,7 @@ async def test_only_the_types_that_are_wanted_are_told(place):
 
 
 async def test_the_loop_tells_as_soon_as_there_is_something(place, monkeypatch):
-    monkeypatch.setattr(module, "LOOK_SECONDS", 600)
+    monkeypatch.setattr(beside, "LOOK_SECONDS", 600)
     monkeypatch.setattr(module, "make_session", aiohttp.ClientSession)
     loop = asyncio.create_task(place.notifier.run())
     await asyncio.sleep(0)
