@@ -26,7 +26,7 @@ from trainingrun_operator.cli.main import cli
 
 TARGETS = set(re.findall(r"(?m)^([a-z0-9-]+):", (ROOT / "Makefile").read_text()))
 COMMANDS = commands()
-OF_A_RELEASE = ("--create-namespace", "--install", "--reset-then-reuse-values", "--reuse-values", "--wait")
+OF_A_RELEASE = ("--create-namespace", "--install", "--reset-then-reuse-values", "--wait")
 """Options that mean something only where a release is, or comes to be."""
 
 
