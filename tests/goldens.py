@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 GOLDENS = Path(__file__).parent / "golden"
+CHART_ROWS = sorted(path.name.removesuffix(".values.yaml") for path in (GOLDENS / "chart").glob("*.values.yaml"))
+"""Names of the values that the chart is rendered with, besides none."""
 
 
 def assert_golden(name: str, made: str) -> None:

@@ -14,7 +14,7 @@ from trainingrun_operator.core.destinations import Destination, destinations_of
 from trainingrun_operator.core.signature import keys_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 PREFIX = "TRAININGRUN_"
 DASHBOARD_PREFIX = f"{PREFIX}DASHBOARD_"
@@ -109,18 +109,10 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         SettingsError: with the variable, its value and what was expected.
     """
     environ = os.environ if environ is None else environ
-    defaults = Settings()
-    found: dict[str, Any] = {}
-    for name in Settings.__dataclass_fields__:
-        variable = PREFIX + name.upper()
-        if text := environ.get(variable, ""):
-            found[name] = _parse(variable, text, getattr(defaults, name))
-    settings = Settings(**found)
+    settings = Settings(**_read(environ, PREFIX, Settings(), Settings.__dataclass_fields__))
     settings = replace(settings, log_level=settings.log_level.upper())
-    for name, choices in _CHOICES.items():
-        if (chosen := getattr(settings, name)) not in choices:
-            message = f"{PREFIX}{name.upper()} is {chosen!r}: expected {', '.join(choices[:-1])} or {choices[-1]}"
-            raise SettingsError(message)
+    for name in _CHOICES:
+        _check_choice(name, getattr(settings, name))
     if settings.lease_seconds < 1:
         message = f"{PREFIX}LEASE_SECONDS is '{settings.lease_seconds}': expected a whole number, 1 or more"
         raise SettingsError(message)
@@ -135,22 +127,24 @@ def load_dashboard(environ: Mapping[str, str] | None = None) -> DashboardSetting
         SettingsError: with the variable, its value and what was expected.
     """
     environ = os.environ if environ is None else environ
-    said = {
-        name: environ.get(f"{DASHBOARD_PREFIX}{name.upper()}", "") for name in ("host", "port", "origins", "anonymous")
-    }
-    found: dict[str, Any] = {"host": said["host"]} if said["host"] else {}
-    if said["port"]:
-        found["port"] = _parse(f"{DASHBOARD_PREFIX}PORT", said["port"], 0)
-    if said["origins"]:
-        found["origins"] = tuple(_origin(one.strip()) for one in said["origins"].split(",") if one.strip())
-    if said["anonymous"]:
-        if said["anonymous"] not in {"true", "false"}:
-            raise SettingsError(f"{DASHBOARD_PREFIX}ANONYMOUS is {said['anonymous']!r}: expected true or false")
-        found["anonymous"] = said["anonymous"] == "true"
+    found = _read(environ, DASHBOARD_PREFIX, DashboardSettings(), ("host", "port", "anonymous"))
+    if origins := environ.get(f"{DASHBOARD_PREFIX}ORIGINS", ""):
+        found["origins"] = tuple(_origin(one.strip()) for one in origins.split(",") if one.strip())
     level = (environ.get(f"{PREFIX}LOG_LEVEL") or "INFO").upper()
-    if level not in (levels := _CHOICES["log_level"]):
-        raise SettingsError(f"{PREFIX}LOG_LEVEL is {level!r}: expected {', '.join(levels[:-1])} or {levels[-1]}")
+    _check_choice("log_level", level)
     return DashboardSettings(**found, log_level=level)
+
+
+def _read(environ: Mapping[str, str], prefix: str, defaults: Any, names: Iterable[str]) -> dict[str, Any]:
+    """What is said of these, parsed as their defaults are."""
+    said = {name: environ.get(prefix + name.upper(), "") for name in names}
+    return {name: _parse(prefix + name.upper(), text, getattr(defaults, name)) for name, text in said.items() if text}
+
+
+def _check_choice(name: str, chosen: str) -> None:
+    if chosen not in (choices := _CHOICES[name]):
+        expected = f"{', '.join(choices[:-1])} or {choices[-1]}"
+        raise SettingsError(f"{PREFIX}{name.upper()} is {chosen!r}: expected {expected}")
 
 
 def _origin(text: str) -> str:

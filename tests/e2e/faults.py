@@ -1,4 +1,4 @@
-"""What goes wrong on purpose: S3 away, operator away, an agent killed."""
+"""What goes wrong on purpose: S3 away, operator away, an agent killed, a Node that stays."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from e2e.api import JSON_PATCH
 from e2e.ground import CLOUD_NAMESPACE, OPERATOR, OPERATOR_NAMESPACE
 from e2e.runs import unique
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from e2e.api import Api, Json
     from e2e.runs import Run, Space
@@ -172,3 +173,17 @@ def signal_container(space: Space, pod: Json, container: str, signal: str) -> No
         timeout=60,
     )
     assert done.returncode == 0, f"{signal} did not reach {container} on node {node}: {done.stderr}"
+
+
+def hold_node(space: Space, node: str) -> Callable[[], None]:
+    """Keep a Node although its machine is gone, as where no cloud controller looks; returns how to let it go."""
+    path = f"/api/v1/nodes/{node}"
+    finalizer = "e2e.trainingrun.dev/slow-cloud-controller"
+    space.api.request("PATCH", path, [{"op": "add", "path": "/metadata/finalizers", "value": [finalizer]}], JSON_PATCH)
+
+    def let_go() -> None:
+        if space.api.get(path):
+            space.api.merge(path, {"metadata": {"finalizers": None}})
+
+    space.undo.append(let_go)
+    return let_go

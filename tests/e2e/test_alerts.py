@@ -7,7 +7,8 @@ import re
 import shlex
 
 import pytest
-from e2e.api import JSON_PATCH, RUNS
+from e2e.api import RUNS
+from e2e.faults import hold_node
 from e2e.ground import POOL, REPOSITORY
 from e2e.monitoring import alertmanager, operator_target, prometheus, webhook
 from promql import every_query
@@ -18,7 +19,6 @@ MANY_EPOCHS = ("--epochs", "60", "--batch", "36", "--step-seconds", "0.1")
 """Of four seconds: the first one is seen, and then how long the rest will take."""
 ONE_EPOCH = ("--epochs", "1", "--batch", "2", "--step-seconds", "0.1")
 """The final one from the beginning: a stall would be counted."""
-FINALIZER = "e2e.trainingrun.dev/slow-cloud-controller"
 BOARDS = REPOSITORY / "charts" / "trainingrun-operator" / "files" / "dashboards"
 RUNBOOKS = REPOSITORY / "docs" / "runbooks"
 ELSEWHERE = ("aws", "crictl")
@@ -46,19 +46,6 @@ def hasty_pool(space):
     space.api.create(f"{RUNS}/gpunodepools", {"apiVersion": "trainingrun.dev/v1alpha1", "kind": "GPUNodePool", "metadata": {"name": space.name}, "spec": spec})  # fmt: skip
     space.undo.append(lambda: space.api.delete(f"{RUNS}/gpunodepools/{space.name}"))
     return {"ref": space.name}
-
-
-def hold_node(space, node):
-    """Keep a Node although its machine is gone; returns how to let it go."""
-    path = f"/api/v1/nodes/{node}"
-    space.api.request("PATCH", path, [{"op": "add", "path": "/metadata/finalizers", "value": [FINALIZER]}], JSON_PATCH)
-
-    def let_go():
-        if space.api.get(path):
-            space.api.merge(path, {"metadata": {"finalizers": None}})
-
-    space.undo.append(let_go)
-    return let_go
 
 
 def told(notice, run, severity):

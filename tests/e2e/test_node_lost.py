@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from e2e.api import JSON_PATCH, eventually
+from e2e.api import eventually
 from e2e.audit import OPERATOR_USER, requests
+from e2e.faults import hold_node
 from e2e.runs import condition_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 LONG = ("--epochs", "200", "--step-seconds", "0.1")
-FINALIZER = "e2e.trainingrun.dev/slow-cloud-controller"
-
-
-def hold_node(space, node):
-    """Keep a Node although its machine is gone, as where no cloud controller looks; returns how to let it go."""
-    path = f"/api/v1/nodes/{node}"
-    space.api.request("PATCH", path, [{"op": "add", "path": "/metadata/finalizers", "value": [FINALIZER]}], JSON_PATCH)
-
-    def let_go():
-        if space.api.get(path):
-            space.api.merge(path, {"metadata": {"finalizers": None}})
-
-    space.undo.append(let_go)
-    return let_go
 
 
 def test_a_machine_that_dies_under_a_stop_and_a_training(space, gpu_nodes):

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
 import yaml
 from e2e.api import ApiError, eventually
 from e2e.audit import requests
-from e2e.ground import OPERATOR
+from e2e.ground import OPERATOR, REPOSITORY
 from e2e.release import CHART, NAME, NAMESPACE, PREVIOUS, USER, Release
 from e2e.runs import condition_of, unique
+from goldens import CHART_ROWS, GOLDENS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 LONG = ("--epochs", "4000", "--step-seconds", "0.05")
 STOP = """kubectl patch trainingrun x --type merge -p '{"spec":{"stop":true}}'"""
-GOLDENS = Path(__file__).parents[1] / "golden" / "chart"
-MATRIX = ["default", *sorted(path.name.removesuffix(".values.yaml") for path in GOLDENS.glob("*.values.yaml"))]
+MATRIX = ["default", *CHART_ROWS]
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 OF_OTHERS = ("ServiceMonitor", "PrometheusRule", "GrafanaFolder", "GrafanaAlertRuleGroup")
 """Kinds that this cluster does not know."""
@@ -172,7 +171,7 @@ def _renamed(path, group):
 
 @pytest.mark.parametrize("name", MATRIX)
 def test_the_api_server_accepts_what_the_chart_renders(space, name):
-    values = "" if name == "default" else f"--values {GOLDENS / name}.values.yaml"
+    values = "" if name == "default" else f"--values {GOLDENS / 'chart' / name}.values.yaml"
     rendered = space.shell(f"helm template {OPERATOR} {CHART} --namespace {space.name} {values}")
     documents = [one for one in yaml.safe_load_all(rendered) if one and one["kind"] not in OF_OTHERS]
     for document in documents:
@@ -198,7 +197,7 @@ def test_a_service_monitor_is_refused_or_left_out_where_nobody_would_read_it(spa
 
 
 def test_the_manifest_for_those_without_helm_is_accepted(space):
-    file = Path(__file__).parents[2] / "manifests" / "install.yaml"
+    file = REPOSITORY / "manifests" / "install.yaml"
     documents = [one for one in yaml.safe_load_all(file.read_text()) if one]
     said = space.shell(
         f"kubectl apply --server-side --force-conflicts --dry-run=server --validate=strict --filename {file}"

@@ -138,7 +138,7 @@ def _ends(made: build.Dashboard) -> None:
 
 
 COLUMNS: Final = {
-    "phase": ("Phase", 'max by (namespace, name, phase) (trainingrun_status_phase{namespace=~"$namespace"})', ""),
+    "A": ("Phase", 'max by (namespace, name, phase) (trainingrun_status_phase{namespace=~"$namespace"})', ""),
     "B": ("Loss", "trainingrun_loss", "short"),
     "C": ("Target", "trainingrun_auto_stop_loss", "short"),
     "D": ("Step", "trainingrun_step", "locale"),
@@ -163,8 +163,8 @@ def _runs(made: build.Dashboard) -> None:
     )
     for ref, (_, expr, _) in COLUMNS.items():
         whole = expr if "namespace" in expr else f"max by (namespace, name) ({expr}{HERE})"
-        panel.with_target(query(whole, ref="A" if ref == "phase" else ref, instant=True).format(PromQueryFormat.TABLE))
-    names = {f"Value #{ref}": title for ref, (title, _, _) in COLUMNS.items() if ref != "phase"}
+        panel.with_target(query(whole, ref=ref, instant=True).format(PromQueryFormat.TABLE))
+    names = {f"Value #{ref}": title for ref, (title, _, _) in COLUMNS.items() if ref != "A"}
     order = {
         "namespace": 0,
         "name": 1,

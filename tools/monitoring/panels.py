@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SOURCE: Final = dashboard.DataSourceRef(type_val="prometheus", uid=DATASOURCE)
-WIDTH: Final = 24
 GREEN, YELLOW, RED, BLUE, GREY = "green", "orange", "red", "blue", "text"
 
 

@@ -14,14 +14,19 @@ app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{- define "trainingrun.labels" -}}
-{{ include "trainingrun.selectorLabels" . }}
+{{/* What every object of the release carries besides the labels that it is selected by. */}}
+{{- define "trainingrun.releaseLabels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- with .Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
+{{- end -}}
+
+{{- define "trainingrun.labels" -}}
+{{ include "trainingrun.selectorLabels" . }}
+{{ include "trainingrun.releaseLabels" . }}
 {{- end -}}
 
 {{/* Not the operator's labels: its Service, its budget and its Deployment would take the dashboard's pods for their own. */}}
@@ -34,12 +39,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ include "trainingrun.dashboardSelectorLabels" . }}
 app.kubernetes.io/component: dashboard
 app.kubernetes.io/part-of: {{ .Chart.Name }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{ include "trainingrun.releaseLabels" . }}
 {{- end -}}
 
 {{- define "trainingrun.serviceAccountName" -}}

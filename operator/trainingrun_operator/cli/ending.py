@@ -13,6 +13,7 @@ from trainingrun_operator.cli.following import TIMEOUT, WAIT
 from trainingrun_operator.cli.following import wait as wait_for
 from trainingrun_operator.cli.session import RUN, Session, ask, in_session, where
 from trainingrun_operator.cli.trouble import TroubleError
+from trainingrun_operator.core import asking
 from trainingrun_operator.core.release import unsettled
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def proceed(session: Session, run: str, *, yes: bool) -> None:
         )
     session.screen.say(f"{run} is held: {stop.hold_reason}")
     ask("Go on without a proven checkpoint? What is not in the bucket is lost.", yes=yes)
-    session.kubectl.patch(found, {"spec": {"checkpoint": {"onFailure": OnFailure.PROCEED.value}}})
+    session.kubectl.patch(found, asking.PROCEED)
     session.screen.say(
         f"{run} goes on without proof (spec.checkpoint.onFailure: Proceed). Its status will say what was lost."
     )
@@ -146,5 +147,5 @@ def abandon(session: Session, run: str, *, yes: bool) -> None:
         f"Keep {'it' if len(waiting) == 1 else 'them'}, and look after {'it' if len(waiting) == 1 else 'them'} yourself?",
         yes=yes,
     )
-    session.kubectl.patch(found, {"metadata": {"annotations": {names.ABANDON_RELEASE_ANNOTATION: "true"}}})
+    session.kubectl.patch(found, asking.ABANDON)
     session.screen.say(f"Nobody waits for {', '.join(node.name for node in waiting)} any more.")

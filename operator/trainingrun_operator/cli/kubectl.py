@@ -16,6 +16,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.cli.screen import note
 from trainingrun_operator.cli.trouble import Exit, TroubleError, kubectl_failed
 from trainingrun_operator.cli.words import listed
+from trainingrun_operator.core import asking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,8 +76,7 @@ class Kubectl:
         Raises:
             TroubleError: with the API server's own words, where it refuses.
         """
-        named = {**patch, "metadata": {**patch.get("metadata", {}), "uid": run.uid}}
-        flags = ("--type=merge", f"--field-manager={MANAGER}", f"--patch={json.dumps(named)}")
+        flags = ("--type=merge", f"--field-manager={MANAGER}", f"--patch={json.dumps(asking.of_uid(run.uid, patch))}")
         self.call("patch", KIND, *flags, "--", run.name)
 
     def changes(

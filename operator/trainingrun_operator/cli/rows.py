@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from trainingrun_operator.api.status import TrainingRunStatus
 
 _WAITS: Final = re.compile(r"The pod waits: (\w+)")
-NEEDS_CARE: Final = frozenset({"Held", "Failed"})
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from trainingrun_operator.cli import words
 from trainingrun_operator.cli.screen import Column, note
 from trainingrun_operator.cli.session import RUN, Session, in_session, where
 from trainingrun_operator.cli.trouble import Exit, TroubleError
+from trainingrun_operator.core.observed import Mismatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -142,8 +143,6 @@ def verify(session: Session, run: str, generation: str, endpoint_url: str, regio
 
 def _verified(session: Session, there: Checkpoints, one: Listed) -> str:
     """Tell how one stands; returns its name if it is not as it should be."""
-    from trainingrun_operator.core.observed import Mismatch  # noqa: PLC0415 - only what is loaded anyway
-
     name = one.key.rpartition("/")[2].removesuffix(".json")
     answer = there.verify(one.key)
     if isinstance(answer, Mismatch):

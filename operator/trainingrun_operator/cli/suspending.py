@@ -9,6 +9,7 @@ from trainingrun_operator.cli.following import TIMEOUT, WAIT
 from trainingrun_operator.cli.following import wait as wait_for
 from trainingrun_operator.cli.session import RUN, Session, in_session, where
 from trainingrun_operator.cli.trouble import TroubleError
+from trainingrun_operator.core import asking
 
 
 @click.command(short_help="Give the node of a run back for a while.")
@@ -36,7 +37,7 @@ def suspend(session: Session, run: str, timeout: int, *, wait: bool) -> None:
             else f"{run} is being suspended already."
         )
     else:
-        session.kubectl.patch(found, {"spec": {"suspend": True}})
+        session.kubectl.patch(found, asking.SUSPEND)
         session.screen.say(
             f"{run} is told to suspend: it saves, its checkpoint is proven, then its pod goes and its node is given back."
         )
@@ -66,7 +67,7 @@ def resume(session: Session, run: str, timeout: int, *, wait: bool) -> None:
         session.screen.say(f"{run} is not suspended; nothing was changed.")
         return
     if found.spec.suspend:
-        session.kubectl.patch(found, {"spec": {"suspend": False}})
+        session.kubectl.patch(found, asking.RESUME)
     first = " once its suspension is complete" if stop is not None and stop.phase is not Phase.DONE else ""
     session.screen.say(f"{run} is told to go on{first}.")
     if wait:

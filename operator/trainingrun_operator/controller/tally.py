@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from datetime import datetime
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
@@ -100,17 +99,13 @@ def _nodes_released(telemetry: Telemetry, seen: Observed, nodes: tuple[NodeStatu
     if (stop := seen.run.status.termination) is None:
         return
     for node in _gone(seen, nodes):
-        telemetry.node_released(node.pool, _seconds_between(stop.phase_at, seen.wall))
+        telemetry.node_released(node.pool, seen.seconds_since(stop.phase_at))
 
 
 def _gone(seen: Observed, nodes: tuple[NodeStatus, ...]) -> list[NodeStatus]:
     """Those of which it is written now that they are released."""
     before = {node.uid for node in seen.run.status.nodes if node.phase is NodePhase.RELEASED}
     return [node for node in nodes if node.phase is NodePhase.RELEASED and node.uid not in before]
-
-
-def _seconds_between(earlier: str, later: str) -> float:
-    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
 
 
 # -- readings -----------------------------------------------------------------------------------------------------

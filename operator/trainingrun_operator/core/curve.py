@@ -44,13 +44,17 @@ class Thinned:
         return self.every, len(self.kept)
 
     @property
+    def readings(self) -> list[Reading]:
+        """In the order in which they were read."""
+        return sorted({*self.kept, *filter(None, (self.lowest, self.newest))})
+
+    @property
     def curve(self) -> Curve:
         """As it is written."""
-        readings = {*self.kept, *filter(None, (self.lowest, self.newest))}
         return Curve(
             every=self.every,
             points=tuple(
-                Point(at=_stamp(one.at), step=one.step, epoch=one.epoch, loss=one.loss) for one in sorted(readings)
+                Point(at=_stamp(one.at), step=one.step, epoch=one.epoch, loss=one.loss) for one in self.readings
             ),
         )
 
@@ -87,7 +91,7 @@ def resumed(curve: Curve) -> Thinned:
 
 def joined(earlier: Thinned, later: Thinned) -> Thinned:
     """What was read in the meantime, after what was written before."""
-    for one in sorted({*later.kept, *filter(None, (later.lowest, later.newest))}):
+    for one in later.readings:
         earlier = added(earlier, at=one.at, step=one.step, epoch=one.epoch, loss=one.loss)
     return earlier
 

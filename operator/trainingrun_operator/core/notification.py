@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api import names
@@ -25,11 +24,10 @@ def due(seen: Observed, status: TrainingRunStatus) -> tuple[CloudEvent, ...]:
     stop = status.termination
     if stop is None or _is_history(seen, stop, status):
         return ()
-    happened = tuple((_event_id(stop, kind), kind, at) for kind, at in _happened(seen, stop, status))
     return tuple(
-        _event(seen, stop, status, event_id, kind, at)
-        for event_id, kind, at in happened
-        if event_id not in status.notified
+        _event(seen, stop, status, kind, at)
+        for kind, at in _happened(seen, stop, status)
+        if _event_id(stop, kind) not in status.notified
     )
 
 
@@ -41,10 +39,8 @@ def recorded(status: TrainingRunStatus, event_id: str) -> tuple[str, ...]:
 
 
 def _is_history(seen: Observed, stop: Termination, status: TrainingRunStatus) -> bool:
-    if stop.phase is not Phase.DONE:
-        return False
-    over = datetime.fromisoformat(status.completion_time or stop.phase_at)
-    return (datetime.fromisoformat(seen.wall) - over).total_seconds() > HISTORY_SECONDS
+    over = status.completion_time or stop.phase_at
+    return stop.phase is Phase.DONE and seen.seconds_since(over) > HISTORY_SECONDS
 
 
 def _happened(seen: Observed, stop: Termination, status: TrainingRunStatus) -> Iterator[tuple[EventType, str]]:
@@ -71,12 +67,10 @@ def _event_id(stop: Termination, kind: EventType) -> str:
     return f"{stop.id}-{kind.slug}"
 
 
-def _event(
-    seen: Observed, stop: Termination, status: TrainingRunStatus, event_id: str, kind: EventType, at: str
-) -> CloudEvent:
+def _event(seen: Observed, stop: Termination, status: TrainingRunStatus, kind: EventType, at: str) -> CloudEvent:
     run, progress = seen.run, status.progress
     return CloudEvent(
-        id=event_id,
+        id=_event_id(stop, kind),
         source=f"/apis/{names.API_VERSION}/namespaces/{run.namespace}/{names.RUN_PLURAL}/{run.name}",
         type=kind,
         subject=run.key,

@@ -6,6 +6,7 @@ Seconds are floats on the monotonic clock of the process that observed; they are
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -451,6 +452,10 @@ class Observed:
     def pod(self) -> Pod | None:
         """The newest pod."""
         return self.pods[-1] if self.pods else None
+
+    def seconds_since(self, stamp: str) -> float:
+        """By the wall clock, since a moment that was written down."""
+        return (datetime.fromisoformat(self.wall) - datetime.fromisoformat(stamp)).total_seconds()
 
     @property
     def live_pods(self) -> tuple[Pod, ...]:

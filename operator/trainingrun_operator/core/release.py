@@ -55,9 +55,14 @@ def seconds_still(seen: Observed) -> float:
 
 def overdue(seen: Observed) -> tuple[NodeStatus, ...]:
     """Those whose machine was to go, and that are still there after their pool's `alertAfterSeconds`."""
-    patience = {pool.name: pool.spec.alert_after_seconds for pool in seen.pools}
-    going = (node for node in seen.run.status.nodes if node.phase in _TOLD_TO_GO and node.pool in patience)
-    return tuple(node for node in going if seen.node_seconds.get(node.uid, 0) >= patience[node.pool])
+    pools = {pool.name: pool for pool in seen.pools}
+    going = (node for node in seen.run.status.nodes if node.phase in _TOLD_TO_GO and node.pool in pools)
+    return tuple(node for node in going if _late(seen, node, pools[node.pool]))
+
+
+def _late(seen: Observed, node: NodeStatus, pool: Pool) -> bool:
+    """Whether it should be gone by now."""
+    return seen.node_seconds.get(node.uid, 0) >= pool.spec.alert_after_seconds
 
 
 def ghosts(seen: Observed) -> tuple[NodeStatus, ...]:
@@ -314,7 +319,7 @@ def _release(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> 
 
 def _overdue(seen: Observed, node: NodeStatus, pool: Pool) -> str:
     """How the message of a node begins that should be gone by now; empty: it still has time."""
-    return "Overdue. " if seen.node_seconds.get(node.uid, 0) >= pool.spec.alert_after_seconds else ""
+    return "Overdue. " if _late(seen, node, pool) else ""
 
 
 def _not_ours(seen: Observed, facts: NodeFacts) -> str:

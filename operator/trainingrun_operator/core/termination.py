@@ -12,7 +12,6 @@ A suspension goes the same way (`suspension`).
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
 from typing import TYPE_CHECKING, Final, assert_never
 
 from trainingrun_operator.api import names
@@ -244,7 +243,7 @@ def _expire(seen: Observed) -> Decision:
     ttl, done = seen.run.spec.ttl_seconds_after_finished, seen.run.status.completion_time
     if ttl is None or done is None or seen.run.deleting:
         return Decision()
-    left = ttl - (datetime.fromisoformat(seen.wall) - datetime.fromisoformat(done)).total_seconds()
+    left = ttl - seen.seconds_since(done)
     if left > 0:
         return Decision(again_seconds=left, note="the run is kept until its time is over")
     return Decision((DeleteRun(),))

@@ -133,16 +133,17 @@ def resumed(progress: Progress | None, *, pod_uid: str, now: float) -> Track:
     return Track(
         pod_uid=pod_uid,
         observations=(Observation(progress.step, None, now),),
-        epoch=_number(progress.epoch),
+        epoch=finite(progress.epoch),
         total_epochs=progress.total_epochs,
         epoch_base=progress.epoch_base,
         epoch_at=now,
-        known_interval=_number(progress.step_interval),
-        best_loss=_number(progress.best_loss),
+        known_interval=finite(progress.step_interval),
+        best_loss=finite(progress.best_loss),
     )
 
 
-def _number(text: str | None) -> float | None:
+def finite(text: str | None) -> float | None:
+    """What a status keeps of a number; None for what is none, and for what is not finite."""
     try:
         number = float(text or "")
     except ValueError:

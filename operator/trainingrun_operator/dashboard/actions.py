@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from trainingrun_operator.api import names
-from trainingrun_operator.api.run import OnFailure
 from trainingrun_operator.api.status import StopMode
 
 Json = dict[str, Any]
@@ -92,23 +90,6 @@ class Stop:
         if 0 < len(user) <= USER_MAX:
             spec["stoppedBy"] = user
         return {"spec": spec}
-
-
-PROCEED: Final[Json] = {"spec": {"checkpoint": {"onFailure": OnFailure.PROCEED.value}}}
-"""End a held run though its checkpoint is not proven."""
-ABANDON: Final[Json] = {"metadata": {"annotations": {names.ABANDON_RELEASE_ANNOTATION: "true"}}}
-"""Keep nodes whose release does not end."""
-
-
-SUSPEND: Final[Json] = {"spec": {"suspend": True}}
-"""Save, prove, give the GPU back; it can go on later."""
-RESUME: Final[Json] = {"spec": {"suspend": False}}
-"""Go on from the checkpoint."""
-
-
-def of_uid(uid: str, patch: Json) -> Json:
-    """The patch, refused for another run that has taken the name meanwhile."""
-    return {**patch, "metadata": {**patch.get("metadata", {}), "uid": uid}}
 
 
 def command(namespace: str, name: str, patch: Json) -> str:

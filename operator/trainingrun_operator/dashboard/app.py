@@ -22,6 +22,7 @@ from starlette.responses import (
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from trainingrun_operator.core import asking
 from trainingrun_operator.dashboard import actions, live, pages
 from trainingrun_operator.dashboard.cluster import default_namespace, own_token
 from trainingrun_operator.dashboard.fleet import Query, page_of, row_of
@@ -67,10 +68,10 @@ _DONE: Final = {
 
 
 _PATCHES: Final = {
-    "suspend": actions.SUSPEND,
-    "resume": actions.RESUME,
-    "proceed": actions.PROCEED,
-    "abandon": actions.ABANDON,
+    "suspend": asking.SUSPEND,
+    "resume": asking.RESUME,
+    "proceed": asking.PROCEED,
+    "abandon": asking.ABANDON,
 }
 """What a button writes, whoever presses it; a stop is written in somebody's name."""
 
@@ -260,7 +261,7 @@ class Dashboard:
             if (nothing := _nothing_to_do(action, view)) is not None:
                 return nothing
             patch = _PATCHES[action] if action in _PATCHES else actions.Stop.of(said).patch(await person.name())
-            await person.patch_run(namespace, name, actions.of_uid(view.uid, patch))
+            await person.patch_run(namespace, name, asking.of_uid(view.uid, patch))
         except (KeyError, TypeError, ValueError) as error:
             return _told(
                 _NEWER

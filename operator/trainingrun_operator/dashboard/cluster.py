@@ -193,7 +193,9 @@ class Person:
     async def curve(self, namespace: str, run: str) -> Json | None:
         """The ConfigMap in which the operator keeps the run's losses; None if there is none. Needs: get configmaps."""
         try:
-            return await self._call("GET", f"/api/v1/namespaces/{_name(namespace)}/configmaps/{_name(run)}-curve")
+            return await self._call(
+                "GET", f"/api/v1/namespaces/{_name(namespace)}/configmaps/{names.curve_name(_name(run))}"
+            )
         except KubeError as error:
             if error.gone:
                 return None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.curve import POINTS_MAX, Point
+from trainingrun_operator.core.stopping import OFF, SHADOW
+from trainingrun_operator.core.track import finite
 from trainingrun_operator.dashboard.words import count, look
 
 if TYPE_CHECKING:
@@ -47,18 +48,18 @@ def drawn(points: Sequence[Point], status: TrainingRunStatus) -> Json:
         by_step[newest.step] = newest
     line = [by_step[step] for step in sorted(by_step)]
     force, stop = status.effective, status.termination
-    threshold = force.auto_stop_loss if force is not None and force.auto_stop_action != "Off" else None
+    threshold = force.auto_stop_loss if force is not None and force.auto_stop_action != OFF else None
     deciding = [
         [sample.step, number]
         for sample in (stop.evidence if stop is not None else ())
-        if sample.what == "loss" and sample.step is not None and (number := _number(sample.value)) is not None
+        if sample.what == "loss" and sample.step is not None and (number := finite(sample.value)) is not None
     ]
     return {
         "x": [point.step for point in line],
         "loss": [point.loss for point in line],
         "rows": [[point.at, point.step, point.epoch, point.loss] for point in line],
         "threshold": threshold,
-        "shadow": force is not None and force.auto_stop_action == "Shadow",
+        "shadow": force is not None and force.auto_stop_action == SHADOW,
         "deciding": deciding,
         "stop": _stopped(status, max((step for step, _ in deciding), default=None)),
         "summary": _summary(line, threshold),
@@ -69,7 +70,7 @@ def _newest(progress: Progress | None) -> Point | None:
     """What the status says, which may be newer than the newest point that was worth keeping."""
     if progress is None or progress.step is None or not progress.last_observation_time:
         return None
-    loss = _number(progress.loss or "")
+    loss = finite(progress.loss)
     return None if loss is None else Point(at=progress.last_observation_time, step=progress.step, loss=loss)
 
 
@@ -95,12 +96,3 @@ def _summary(line: Sequence[Point], threshold: float | None) -> str:
         f" the lowest was {best.loss:.4g} at step {count(best.step)}."
     )
     return said if threshold is None else f"{said} The threshold is {threshold:.4g}."
-
-
-def _number(text: str) -> float | None:
-    """None for what is none, and for NaN and infinities: they have no place in a picture."""
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if isfinite(number) else None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from trainingrun_operator.core import asking
 from trainingrun_operator.dashboard import actions, words
 from trainingrun_operator.dashboard.fleet import SORTS, FleetPage, Query, Row
 
@@ -57,7 +58,6 @@ _templates.globals |= {
             "vendor/uplot/uPlot.min.css",
         )
     },
-    "look": words.look,
 }
 _templates.filters |= {"duration": words.duration, "size": words.size, "count": words.count}
 
@@ -102,10 +102,10 @@ def run_said(view: RunView, *, may_patch: bool, user: str) -> dict[str, Any]:
             for mode, title, about in actions.MODES
         ),
         "stop_command": actions.command(view.namespace, view.name, actions.Stop(mode=view.spec.stop_mode).patch(user)),
-        "suspend_command": actions.command(view.namespace, view.name, actions.SUSPEND),
-        "resume_command": actions.command(view.namespace, view.name, actions.RESUME),
-        "proceed_command": actions.command(view.namespace, view.name, actions.PROCEED),
-        "abandon_command": actions.command(view.namespace, view.name, actions.ABANDON),
+        "suspend_command": actions.command(view.namespace, view.name, asking.SUSPEND),
+        "resume_command": actions.command(view.namespace, view.name, asking.RESUME),
+        "proceed_command": actions.command(view.namespace, view.name, asking.PROCEED),
+        "abandon_command": actions.command(view.namespace, view.name, asking.ABANDON),
     }
 
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from trainingrun_operator.api import names
-from trainingrun_operator.api.run import CheckpointMode, OnFailure, TrainingRunSpec
-from trainingrun_operator.api.status import ORDER, NodePhase, Phase, TrainingRunStatus
+from trainingrun_operator.api.run import CheckpointMode, OnFailure
+from trainingrun_operator.api.status import Phase
+from trainingrun_operator.core.observed import Run
+from trainingrun_operator.core.release import unsettled
+from trainingrun_operator.core.stopping import OFF, STOP
 from trainingrun_operator.dashboard.words import STEPS, SUSPENDING, Look, count, duration, look, size
 
 if TYPE_CHECKING:
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 GPU: Final = "nvidia.com/gpu"
-_SETTLED: Final = frozenset({NodePhase.RELEASED, NodePhase.RETAINED})
 
 
 @dataclass(frozen=True)
@@ -33,37 +34,8 @@ class Step:
 
 
 @dataclass(frozen=True)
-class RunView:
-    """A run, read."""
-
-    namespace: str
-    name: str
-    uid: str
-    created: str
-    deleting: bool
-    abandoned: bool
-    spec: TrainingRunSpec
-    status: TrainingRunStatus
-
-    @classmethod
-    def of(cls, stored: Json) -> RunView:
-        """Read a stored run.
-
-        Raises:
-            pydantic.ValidationError: it was written by an operator that is newer than this dashboard.
-        """
-        meta = stored["metadata"]
-        said = (meta.get("annotations") or {}).get(names.ABANDON_RELEASE_ANNOTATION, "false")
-        return cls(
-            namespace=meta["namespace"],
-            name=meta["name"],
-            uid=meta["uid"],
-            created=meta["creationTimestamp"],
-            deleting="deletionTimestamp" in meta,
-            abandoned=said != "false",
-            spec=TrainingRunSpec.parse(stored["spec"]),
-            status=TrainingRunStatus.parse(stored.get("status") or {}),
-        )
+class RunView(Run):
+    """A run, read; `of` refuses one that was written by an operator that is newer than this dashboard."""
 
     # -- how it looks ----------------------------------------------------------------------------------------
 
@@ -132,10 +104,10 @@ class RunView:
     def threshold(self) -> str:
         """The loss that ends it, in words."""
         force = self.status.effective
-        if force is None or force.auto_stop_loss is None or force.auto_stop_action == "Off":
+        if force is None or force.auto_stop_loss is None or force.auto_stop_action == OFF:
             return "No threshold"
         shown = f"{force.auto_stop_loss:.4g}"
-        return f"Ends below {shown}" if force.auto_stop_action == "Stop" else f"Would end below {shown} (shadow)"
+        return f"Ends below {shown}" if force.auto_stop_action == STOP else f"Would end below {shown} (shadow)"
 
     @property
     def gpus(self) -> int:
@@ -250,14 +222,13 @@ class RunView:
     @property
     def unreleased(self) -> tuple[NodeStatus, ...]:
         """Nodes that a stop still waits for."""
-        if self.stop is None or ORDER[self.stop.phase] != ORDER[Phase.RELEASING]:
-            return ()
-        return tuple(node for node in self.status.nodes if node.phase not in _SETTLED)
+        releasing = self.stop is not None and self.stop.phase is Phase.RELEASING
+        return unsettled(self.status.nodes) if releasing else ()
 
     @property
     def can_abandon(self) -> bool:
         """Nodes are waited for, and nobody has given up on them yet."""
-        return bool(self.unreleased) and not self.abandoned
+        return bool(self.unreleased) and not self.abandoned_by
 
 
 def _moment(text: str | None) -> datetime | None:

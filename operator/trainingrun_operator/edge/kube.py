@@ -20,6 +20,7 @@ from urllib.parse import quote
 import aiohttp
 
 from trainingrun_operator.api import names
+from trainingrun_operator.core.asking import of_uid
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.calls import Api
 
@@ -215,7 +216,7 @@ class Kube:
 
     async def patch_config_map(self, namespace: str, name: str, uid: str, patch: Json) -> Json:
         """Merge patch of the ConfigMap of this uid. RBAC: patch configmaps."""
-        return await self._patch(_config_map(namespace, name), _of_uid(uid, patch), MERGE)
+        return await self._patch(_config_map(namespace, name), of_uid(uid, patch), MERGE)
 
     # -- Jobs and pods -----------------------------------------------------------------------------------
 
@@ -232,7 +233,7 @@ class Kube:
 
     async def patch_job(self, namespace: str, name: str, uid: str, patch: Json) -> Json:
         """Merge patch of the Job of this uid. RBAC: patch jobs."""
-        return await self._patch(_job(namespace, name), _of_uid(uid, patch), MERGE)
+        return await self._patch(_job(namespace, name), of_uid(uid, patch), MERGE)
 
     async def delete_job(self, namespace: str, name: str, uid: str) -> None:
         """RBAC: delete jobs."""
@@ -268,7 +269,7 @@ class Kube:
 
     async def annotate_pod(self, namespace: str, name: str, uid: str, key: str, value: str) -> None:
         """RBAC: patch pods."""
-        await self._patch(_pod(namespace, name), _of_uid(uid, {"metadata": {"annotations": {key: value}}}), MERGE)
+        await self._patch(_pod(namespace, name), of_uid(uid, {"metadata": {"annotations": {key: value}}}), MERGE)
 
     async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
         """RBAC: delete pods."""
@@ -427,11 +428,6 @@ def error_of(status: int, text: str) -> KubeError:
     return KubeError(
         status, said.get("reason", ""), said.get("message", ""), (said.get("details") or {}).get("causes") or ()
     )
-
-
-def _of_uid(uid: str, patch: Json) -> Json:
-    """Make a merge patch that the API server refuses (422, about `metadata.uid`) for an object of another uid."""
-    return {**patch, "metadata": {**patch.get("metadata", {}), "uid": uid}}
 
 
 def _run(namespace: str, name: str) -> str:

@@ -27,19 +27,17 @@ class RunPage:
     def __init__(self) -> None:
         self._lines: dict[str, dict[str, bytes]] = {metric.name: {} for metric in RUN_METRICS}
         """By metric, then by the run's uid."""
-        self._uids: set[str] = set()
 
     def __len__(self) -> int:
         """How many runs are exported."""
-        return len(self._uids)
+        return len(set[str]().union(*self._lines.values()))
 
     def __contains__(self, uid: object) -> bool:
         """Whether this run is exported."""
-        return uid in self._uids
+        return any(uid in lines for lines in self._lines.values())
 
     def put(self, uid: str, series: RunSeries) -> None:
         """Export a run, or replace what is exported of it: a series that it has no more goes."""
-        self._uids.add(uid)
         rendered = dict(_rendered(series))
         for metric, lines in self._lines.items():
             if metric in rendered:
@@ -49,13 +47,11 @@ class RunPage:
 
     def forget(self, uid: str) -> None:
         """All series of the run go."""
-        self._uids.discard(uid)
         for lines in self._lines.values():
             lines.pop(uid, None)
 
     def clear(self) -> None:
         """All series of all runs go."""
-        self._uids.clear()
         for lines in self._lines.values():
             lines.clear()
 

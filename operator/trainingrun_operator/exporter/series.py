@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from math import isfinite, nan
+from math import nan
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.status import NodePhase, Phase, TrainingRunStatus
 from trainingrun_operator.core.release import gpus_of
-from trainingrun_operator.core.track import NOT_FINITE, is_final_epoch
+from trainingrun_operator.core.track import NOT_FINITE, finite, is_final_epoch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,10 +97,10 @@ def _progress(status: TrainingRunStatus) -> dict[str, float | None]:
     # A gauge may begin as NaN: there is no progress before the step has advanced.
     not_finite = condition is not None and condition.reason == NOT_FINITE
     return {
-        "trainingrun_loss": nan if not_finite else _number(progress.loss),
-        "trainingrun_loss_best": _number(progress.best_loss),
+        "trainingrun_loss": nan if not_finite else finite(progress.loss),
+        "trainingrun_loss_best": finite(progress.best_loss),
         "trainingrun_step": progress.step,
-        "trainingrun_epoch": _number(progress.epoch),
+        "trainingrun_epoch": finite(progress.epoch),
         "trainingrun_progress_ratio": None if progress.percent is None else progress.percent / 100,
     }
 
@@ -115,7 +115,7 @@ def _training(spec: TrainingRunSpec, status: TrainingRunStatus) -> dict[str, flo
     if progress is not None:
         known["trainingrun_eta_seconds"] = progress.eta_seconds
         known["trainingrun_last_metric_timestamp_seconds"] = _seconds(progress.last_observation_time)
-        if is_final_epoch(_number(progress.epoch), progress.total_epochs, progress.epoch_base):
+        if is_final_epoch(finite(progress.epoch), progress.total_epochs, progress.epoch_base):
             known["trainingrun_stall_polls"] = progress.stall_polls
             known["trainingrun_stall_polls_limit"] = spec.stall_polls
     return known
@@ -144,15 +144,6 @@ def _stop(status: TrainingRunStatus) -> dict[str, float | None]:
         "trainingrun_checkpoint_data_loss": 1 if stop.data_loss else None,
         "trainingrun_nodes_unreleased": sum(node.phase in _ON_THE_WAY for node in status.nodes),
     }
-
-
-def _number(text: str | None) -> float | None:
-    """As a finite number; what somebody garbled is none."""
-    try:
-        number = float(text) if text is not None else nan
-    except ValueError:
-        return None
-    return number if isfinite(number) else None
 
 
 def _seconds(stamp: str | None) -> float | None:

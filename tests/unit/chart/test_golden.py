@@ -6,16 +6,16 @@ short: what they say is compared with their sources in test_monitoring.py.
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 
+import goldens
 import pytest
 import yaml
+from goldens import assert_golden
 from unit.chart.conftest import CHART
 
-GOLDENS = Path(__file__).parents[2] / "golden" / "chart"
-MATRIX = sorted(path.name.removesuffix(".values.yaml") for path in GOLDENS.glob("*.values.yaml"))
+GOLDENS = goldens.GOLDENS / "chart"
+MATRIX = goldens.CHART_ROWS
 CRD = "CustomResourceDefinition"
 FROM_FILES = ("/alerts.yaml\n", "/dashboards.yaml\n")
 HEAD_LINES = 30
@@ -47,21 +47,14 @@ def differing(rendered, default):
     return "".join([*(f"# not there: {each}\n" for each in gone), *(f"---\n{part}\n" for part in changed)])
 
 
-def compare(name, rendered):
-    golden = GOLDENS / f"{name}.yaml"
-    if os.environ.get("UPDATE_GOLDENS"):
-        golden.write_text(rendered, encoding="utf-8")
-    assert rendered == golden.read_text(encoding="utf-8"), "look at the difference; UPDATE_GOLDENS=1 accepts it"
-
-
 def test_default_values_render_what_was_reviewed(default):
-    compare("default", "".join(f"---\n{part}\n" for part in documents(default.without(CRD)).values()))
+    assert_golden("chart/default.yaml", "".join(f"---\n{part}\n" for part in documents(default.without(CRD)).values()))
 
 
 @pytest.mark.parametrize("name", MATRIX)
 def test_values_render_what_was_reviewed(helm, default, name):
     rendered = helm.render("--values", str(GOLDENS / f"{name}.values.yaml"))
-    compare(name, differing(documents(rendered.without(CRD)), documents(default.without(CRD))))
+    assert_golden(f"chart/{name}.yaml", differing(documents(rendered.without(CRD)), documents(default.without(CRD))))
 
 
 def test_every_golden_has_its_values():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import yaml
 from builders import make_run, template
+from goldens import assert_golden
 
 from trainingrun_operator.core import children
 from trainingrun_operator.core.acceptance import complaint
@@ -27,10 +27,7 @@ def test_golden(case):
     assert complaint(run, (), Defaults()) is None
     as_sent = json.loads(json.dumps(children.job(run, Defaults())))
     made = yaml.safe_dump(as_sent, sort_keys=False, width=120)
-    output = GOLDENS / f"{case}.output.yaml"
-    if os.environ.get("UPDATE_GOLDENS"):
-        output.write_text(made, encoding="utf-8")
-    assert made == output.read_text(encoding="utf-8")
+    assert_golden(f"children/{case}.output.yaml", made)
 
 
 def test_every_output_has_an_input():

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 from bench import crowd
+from goldens import assert_golden
 
 from trainingrun_operator.api.status import TerminationStatus
 from trainingrun_operator.exporter import RunSeries, Telemetry, catalogue
 from trainingrun_operator.exporter.metrics import OPERATOR_METRICS, RUN_METRICS
 from trainingrun_operator.exporter.telemetry import SAVING
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "exporter" / "one-run.txt"
 RUN = (("name", "llama"), ("namespace", "ml"))
 RUN_BYTES_MAX = 1500
 """Ten thousand runs stay below 15 MB."""
@@ -61,9 +59,7 @@ def everything():
 def test_one_run_as_prometheus_reads_it(telemetry):
     telemetry.runs.put("uid", make_series(trainingrun_loss=0.25, trainingrun_start_time_seconds=1767225600.0))
     text = b"".join(telemetry.runs.chunks()).decode()
-    if os.environ.get("UPDATE_GOLDENS"):
-        GOLDEN.write_text(text, encoding="utf-8")
-    assert text == GOLDEN.read_text(encoding="utf-8"), "look at the difference; UPDATE_GOLDENS=1 accepts it"
+    assert_golden("exporter/one-run.txt", text)
 
 
 @pytest.mark.parametrize("metric", catalogue(), ids=lambda metric: metric.name)
