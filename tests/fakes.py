@@ -118,6 +118,7 @@ def stored_job(*, spec: Json | None = None, status: Json | None = None, **meta: 
         "namespace": builders.NAMESPACE,
         "uid": builders.JOB_UID,
         "resourceVersion": "7",
+        "generation": 1,
         "labels": names.child_labels(builders.NAME, builders.RUN_UID),
     }
     return {
@@ -385,7 +386,7 @@ class ApiServer:
         path = f"{sent.path}/{meta['name']}"
         if path in self.objects:
             raise ApiError(409, "AlreadyExists", f"{sent.path.rpartition('/')[2]} {meta['name']!r} already exists")
-        meta["uid"] = f"uid-{self.version}"
+        meta |= {"uid": f"uid-{self.version}", "generation": 1}
         if "dryRun" not in sent.query:
             self._touch(made)
             self.objects[path] = made

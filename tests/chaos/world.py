@@ -488,7 +488,8 @@ class World:
                 self.write(sim, termination=None, nodes=nodes)
             case do.Advance(termination, phase, attempt, completion):
                 stop = sim.run.status.termination
-                self._expect(sim.exists and stop is not None and (stop.phase, stop.attempt) == (phase, attempt))
+                was = (termination.id, phase, attempt)
+                self._expect(sim.exists and stop is not None and (stop.id, stop.phase, stop.attempt) == was)
                 self.write(sim, termination=termination, **({"completion_time": seen.wall} if completion else {}))
             case do.RecordNodes(nodes):
                 self._unchanged(sim, run)
@@ -504,7 +505,7 @@ class World:
             case do.DeleteJob(_, uid):
                 if sim.job is not None and sim.job.uid == uid:
                     self._delete_job(sim)
-            case do.AdoptJob(uid) | do.EndReplacements(uid) | do.SuspendJob(uid) | do.ResumeJob(uid):
+            case do.AdoptJob(uid) | do.EndReplacements(uid) | do.SuspendJob(uid, _) | do.ResumeJob(uid, _):
                 self._patch_job(sim, uid, effect, seen)
             case do.TaintNode(name, uid):
                 node = self._same_node(name, uid)
@@ -613,18 +614,19 @@ class World:
     ) -> None:
         if sim.job is None or sim.job.uid != uid:
             raise StaleError
+        was = sim.job
         match effect:
             case do.AdoptJob():
-                sim.job = replace(sim.job, owned=True)
+                sim.job = replace(was, owned=True)
             case do.EndReplacements():
-                sim.job = replace(sim.job, backoff_limit=0)
-            case do.ResumeJob():
-                sim.job = replace(sim.job, suspended=False)
-            case do.SuspendJob():
-                # A Job that is suspended already ends nobody a second time.
-                running = () if sim.job.suspended else sim.pods
-                sim.job = replace(sim.job, suspended=True)
-                for pod in running:
+                sim.job = replace(was, backoff_limit=0, generation=was.generation + 1)
+            case do.ResumeJob(_, generation):
+                self._expect(was.generation == generation)
+                sim.job = replace(was, suspended=False, generation=generation + 1)
+            case do.SuspendJob(_, generation):
+                self._expect(was.generation == generation)
+                sim.job = replace(was, suspended=True, generation=generation + 1)
+                for pod in sim.pods:
                     if not pod.over and pod.deleting_since is None:
                         self._ended_by_us(pod, seen)
                         self.deletions[pod.uid] += 1

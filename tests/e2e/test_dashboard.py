@@ -233,6 +233,7 @@ def test_a_complete_training_is_shown_as_one(stage):
 
 
 def test_the_fleet_shows_every_end_and_what_changes(stage):
+    stage.by_hand.merge({"spec": {"stop": True}})
     for run in (stage.by_hand, stage.low_loss, stage.complete):
         run.wait_finished()
     address = f"/?namespace={stage.space.name}&sort=name"

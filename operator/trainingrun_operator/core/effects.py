@@ -82,16 +82,18 @@ class EndReplacements:
 
 @dataclass(frozen=True)
 class SuspendJob:
-    """End pods whose training still runs, with their grace."""
+    """End pods whose training still runs, with their grace; refused unless the Job's spec is the one that was looked at."""
 
     job_uid: str
+    generation: int
 
 
 @dataclass(frozen=True)
 class ResumeJob:
-    """Let a suspended Job make its pod again."""
+    """Let a suspended Job make its pod again; refused unless the Job's spec is the one that was looked at."""
 
     job_uid: str
+    generation: int
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,8 @@ class Job:
     name: str
     uid: str
     run_uid: str
+    generation: int = 1
+    """Of its spec: who was away while it was suspended and resumed does neither a second time."""
     suspended: bool = False
     backoff_limit: int = 0
     failed: int = 0
@@ -163,6 +165,7 @@ class Job:
             name=meta["name"],
             uid=meta["uid"],
             run_uid=(meta.get("labels") or {}).get(names.RUN_UID_LABEL, ""),
+            generation=meta.get("generation", 1),
             suspended=bool(spec.get("suspend")),
             backoff_limit=spec.get("backoffLimit", 6),
             failed=status.get("failed", 0),

@@ -41,7 +41,7 @@ def rest(seen: Observed, suspension: Termination) -> Decision:
         return Decision(note="suspended")
     # What was kept may be used again, and is then this run's to release.
     released = tuple(node for node in seen.run.status.nodes if node.phase is NodePhase.RELEASED)
-    wakes = (ResumeJob(job.uid),) if job is not None and job.suspended else ()
+    wakes = (ResumeJob(job.uid, job.generation),) if job is not None and job.suspended else ()
     told = Tell("Resumed", f"The training goes on{_from_where(suspension)}.")
     return Decision((*wakes, Resume(suspension.id, released), told), again_seconds=0)
 

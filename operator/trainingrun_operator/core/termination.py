@@ -155,7 +155,7 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
     if not through_gate or seen.phase_seconds >= seen.defaults.terminal_pod_seconds:
         return steps.wait(
             seen,
-            *(() if job.suspended else (SuspendJob(job.uid),)),
+            *(() if job.suspended else (SuspendJob(job.uid, job.generation),)),
             *terminal,
             note="the pods are ended with their grace",
         )

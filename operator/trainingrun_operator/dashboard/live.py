@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 FLEET_SECONDS: Final = 1.0
 CURVE_SECONDS: Final = 10.0
+LAST_READS: Final = 4
+"""Of the curve after the end: the operator may write its last points a little later, and a run without a loss has no curve."""
 RETRY_SECONDS: Final = 3.0
 LOG_SECONDS: Final = 0.25
 LOG_LINES: Final = 200
@@ -190,22 +192,22 @@ class Watched:
         """The curve, when it or what is drawn with it changes."""
         shown: dict[str, Any] | None = None
         points: tuple[Point, ...] = ()
-        loop, note, due = asyncio.get_running_loop(), "", 0.0
+        loop, note, due, last = asyncio.get_running_loop(), "", 0.0, 0
         while True:
             looks = self.looks
             if self.view is None:
                 await self.wait_change(looks)
                 continue
-            settled = self.view.finished
-            if loop.time() >= due:
+            finished = self.view.finished
+            if last < LAST_READS and loop.time() >= due:
                 due = loop.time() + CURVE_SECONDS
                 points, note = await self._points()
+                last += finished and not note
             drawn = curve.drawn(points, self.view.status) | ({"summary": note} if note else {})
             if drawn != shown:
                 shown = drawn
                 yield Event("curve", drawn)
-            # What was read after the end is the last of it.
-            await self.wait_change(looks, None if settled and points else max(0.1, due - loop.time()))
+            await self.wait_change(looks, None if last == LAST_READS else max(0.1, due - loop.time()))
 
     async def _points(self) -> tuple[tuple[Point, ...], str]:
         """The points, or why they cannot be read."""

@@ -138,10 +138,10 @@ class Executor:
                 )
             case EndReplacements(uid):
                 await kube.patch_job(space, names.job_name(run.name), uid, {"spec": {"backoffLimit": 0}})
-            case SuspendJob(uid):
-                await kube.patch_job(space, names.job_name(run.name), uid, {"spec": {"suspend": True}})
-            case ResumeJob(uid):
-                await kube.patch_job(space, names.job_name(run.name), uid, {"spec": {"suspend": False}})
+            case SuspendJob(uid, generation):
+                await kube.suspend_job(space, names.job_name(run.name), uid, generation, suspend=True)
+            case ResumeJob(uid, generation):
+                await kube.suspend_job(space, names.job_name(run.name), uid, generation, suspend=False)
             case DeleteJob(name, uid):
                 await kube.delete_job(space, name, uid)
             case Annotate(pod, uid, key, value):

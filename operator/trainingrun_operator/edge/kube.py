@@ -235,6 +235,15 @@ class Kube:
         """Merge patch of the Job of this uid. RBAC: patch jobs."""
         return await self._patch(_job(namespace, name), of_uid(uid, patch), MERGE)
 
+    async def suspend_job(self, namespace: str, name: str, uid: str, generation: int, *, suspend: bool) -> Json:
+        """Only if nobody has changed the spec of the Job of this uid since that generation. RBAC: patch jobs."""
+        operations = [
+            {"op": "test", "path": "/metadata/uid", "value": uid},
+            {"op": "test", "path": "/metadata/generation", "value": generation},
+            {"op": "add", "path": "/spec/suspend", "value": suspend},
+        ]
+        return await self._patch(_job(namespace, name), operations, JSON_PATCH)
+
     async def delete_job(self, namespace: str, name: str, uid: str) -> None:
         """RBAC: delete jobs."""
         await self._delete(_job(namespace, name), uid)

@@ -95,7 +95,7 @@ class Notifier:
         self._pending: dict[str, _Pending] = {}
         """By the event's id."""
         self._told: defaultdict[str, set[str]] = defaultdict(set)
-        """By the run's uid: a look that began before an event was written down would bring it again."""
+        """By the run's uid: a look that began before an event was written down would bring it again, and so would the next look one that was given up."""
         self._quiet_until = float("-inf")
         self._failures = 0
         self._retired = False
@@ -214,10 +214,13 @@ class Notifier:
             self._drop(pending)
 
     def _drop(self, pending: _Pending) -> None:
-        self._pending.pop(pending.event.id, None)
+        event, uid = pending.event, pending.event.data.uid
+        self._pending.pop(event.id, None)
+        if uid in self._cache.runs:
+            self._told[uid].add(event.id)
         if not pending.taken:
             self._count("dropped")
-            log.error("given up telling the webhook: %s", pending.event.body().decode())
+            log.error("given up telling the webhook: %s", event.body().decode())
 
     async def _write_down(self, pending: _Pending) -> None:
         """List the event in the run's status, so that no operator after this one tells it."""

@@ -263,6 +263,7 @@ SUSPENDED = {
     "told to, and nobody acts": run_with(
         spec={"suspend": True}, workload=WorkloadRef(api_version="batch/v1", kind="Job", name="bert", uid="u")
     ),
+    "asked to leave": stopping(Phase.DRAINING, stop=RESTS, spec={"suspend": True}),
     "on its way": stopping(Phase.SAVING, stop=RESTS, spec={"suspend": True}),
     "held on its way": stopping(
         Phase.HELD, stop={**RESTS, "hold_reason": "The bucket is away."}, spec={"suspend": True}

@@ -170,6 +170,7 @@ def stored_job(*, meta=None, status=None, **spec):
     ("stored", "changes"),
     [
         pytest.param(stored_job(), {}, id="fresh"),
+        pytest.param(stored_job(meta={"generation": 3}), {"generation": 3}, id="changed since"),
         pytest.param(stored_job(suspend=True), {"suspended": True}, id="suspended"),
         pytest.param(stored_job(backoffLimit=0), {"backoff_limit": 0}, id="without replacements"),
         pytest.param(stored_job(status={"failed": 2}), {"failed": 2}, id="with failed pods"),

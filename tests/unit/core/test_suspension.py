@@ -131,7 +131,7 @@ def test_its_pods_are_ended_by_suspending_the_job_and_never_through_the_gate(pod
     """Through the gate the Job would be complete, and never go on."""
     seen = stopping_at(Phase.DELETING, stop=THIS, spec={"suspend": True}, pods=(pod,))
     effects = [effect for effect in decide(seen).effects if not isinstance(effect, Annotate)]
-    assert effects == [SuspendJob(make_job().uid)]
+    assert effects == [SuspendJob(make_job().uid, make_job().generation)]
 
 
 def test_it_rests_once_its_nodes_are_settled_and_is_not_over():
@@ -167,7 +167,7 @@ def test_it_is_resumed_from_its_checkpoint():
     decision = decide(suspended(spec={"suspend": False}))
     # A node that was kept may be used again, and is then to be released again.
     assert decision.effects == (
-        ResumeJob(ASLEEP.uid),
+        ResumeJob(ASLEEP.uid, ASLEEP.generation),
         Resume(ID, (GONE,)),
         Tell("Resumed", f"The training goes on from {make_saved().uri}."),
     )

@@ -129,6 +129,19 @@ async def test_the_curve_is_what_the_operator_keeps_and_is_read_again(opened, so
         assert (curve["deciding"], curve["stop"]) == ([[100, 0.25]], {"at": 100, "words": "Auto-stopped (low loss)"})
 
 
+async def test_the_curve_of_a_run_that_has_ended_is_read_a_few_times_more_and_then_no_more(opened, soon):
+    """Its last points may be written after its end, and a run without a loss has no curve at all."""
+    done = ended("user_stop", "Stopped", "Stopped by hand.")
+    async with opened(stored_run(status=done)) as (page, cluster):
+        await page.wait("curve")
+        cluster.put(curve_map(POINTS))
+        assert (await page.wait("curve"))["x"] == [0, 50, 100]
+        await asyncio.sleep(live.CURVE_SECONDS * (live.LAST_READS + 3))
+        read = cluster.lines("GET").count(f"GET {CONFIG_MAP}")
+        await asyncio.sleep(live.CURVE_SECONDS * 3)
+        assert cluster.lines("GET").count(f"GET {CONFIG_MAP}") == read == live.LAST_READS
+
+
 async def test_a_curve_that_may_not_be_read_says_so(opened, soon):
     async with opened(stored_run(status=run_status())) as (page, cluster):
         await page.wait("curve")

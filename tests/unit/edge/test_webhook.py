@@ -190,6 +190,8 @@ async def test_a_receiver_that_is_away_is_asked_less_and_less_often_for_an_hour(
     assert HOUR - 300 < tries[-1] <= HOUR
     assert "given up telling the webhook" in caplog.text
     assert ENDED in caplog.text
+    await look_and_tell(place)
+    assert place.counts["failed"] == len(tries), "The next look does not begin it again."
 
 
 async def test_a_receiver_that_says_when_is_left_alone_until_then_with_everything(place):

@@ -168,7 +168,8 @@ def _help(facts: Facts, stop: Termination) -> tuple[str, ...]:
             "To end it without a proven checkpoint, which may lose what was not saved:",
             facts.command("proceed"),
         )
-    if stop.phase is Phase.DRAINING and facts.run.spec.stop_mode is not StopMode.LAST_CHECKPOINT:
+    # Asked of a suspension, it would end the run.
+    if stop.phase is Phase.DRAINING and not stop.suspends and facts.run.spec.stop_mode is not StopMode.LAST_CHECKPOINT:
         return (
             "To wait no longer, and be content with its last checkpoint:",
             facts.command("stop", "--mode LastCheckpoint"),
