@@ -79,6 +79,8 @@ class SimPod:
     ended_by_us: bool = False
     trained_when_told: bool = False
     """The operator that ended it had seen its training run: what came after the proven checkpoint is shipped with the pod's grace, as far as it goes."""
+    proven_first: bool = False
+    """It trained when deleting it was decided, on a proven checkpoint: what it made since may be cut off by others, even after it has left."""
     stop: StopRequest | None = None
     stop_at: float = 0
     save: SaveRequest | None = None
@@ -574,6 +576,8 @@ class World:
             self.complaints.append(f"{sim.name}: {was.status} in {was.phase} became {stop.status} in {stop.phase}")
         if stop.phase is Phase.DELETING and (was is None or was.phase is not Phase.DELETING):
             self._check_record(sim, stop)
+            for pod in sim.pods:
+                pod.proven_first = pod.training is Training.RUNNING
 
     def _check_record(self, sim: SimRun, stop: Termination) -> None:
         """I1: what deletion rests on is a commit that verifies, or words about why there is none."""
@@ -657,7 +661,7 @@ class World:
         if pod.ended_by_us:
             # A person may give up bytes (Proceed); what a training makes after its checkpoint was proven may be cut off.
             return not (pod.trained_when_told or (self.scenario.proceed and (told or went_on)))
-        return not (told or went_on)
+        return not (told or went_on or pod.proven_first)
 
     def look_back(self) -> None:
         """Complain about whatever must not be left behind."""
