@@ -121,8 +121,12 @@ class Process:
     def _do(self, sim: SimRun, effect: do.Effect, seen: Observed, memory: Memory) -> Generator[tuple[str, str]]:
         name = type(effect).__name__
         try:
+            changes = self._taints(effect)
             yield "before", name
             self._reach_api()
+            # As edge/execute.py does: it reads the Node, asks for its Lease, and writes on what it has read.
+            if changes != self._taints(effect):
+                raise StaleError
             if isinstance(effect, do.ReleaseMachine):
                 self._reach_cloud()
             self.world.apply(sim, effect, seen)
@@ -136,6 +140,11 @@ class Process:
                 memory.provider_said[effect.provider_id] = str(error)
             elif not isinstance(effect, do.Tell | do.CreateBudget | do.DeleteBudget):
                 raise
+
+    def _taints(self, effect: do.Effect) -> int:
+        """How often those of the Node of this effect have been changed."""
+        node = self.world.node(effect.name) if isinstance(effect, do.TaintNode | do.UntaintNode) else None
+        return node.changes if node is not None else 0
 
     def _say(self, sim: SimRun, seen: Observed, memory: Memory) -> Generator[tuple[str, str]]:
         """Write what is derived: at once on a transition, else every so often."""

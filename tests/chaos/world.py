@@ -53,6 +53,8 @@ class Machine:
     gone_at: float = NEVER
     has_node: bool = True
     tainted_by: str | None = None
+    changes: int = 0
+    """Of its taints, so far."""
 
     @property
     def provider_id(self) -> str:
@@ -512,11 +514,11 @@ class World:
             case do.TaintNode(name, uid):
                 node = self._same_node(name, uid)
                 self._expect(node.tainted_by in (None, run.uid))
-                node.tainted_by = run.uid
+                node.tainted_by, node.changes = run.uid, node.changes + 1
             case do.UntaintNode(name, uid):
                 node = self._same_node(name, uid)
                 self._expect(node.tainted_by in (None, run.uid))
-                node.tainted_by = None
+                node.tainted_by, node.changes = None, node.changes + 1
             case do.ReleaseMachine(_, provider_id):
                 self._release(provider_id)
             case do.DeleteNode(name, uid):
@@ -659,8 +661,9 @@ class World:
             later.training is not Training.NOT_STARTED for later in sim.all_pods[sim.all_pods.index(pod) + 1 :]
         )
         if pod.ended_by_us:
-            # A person may give up bytes (Proceed); what a training makes after its checkpoint was proven may be cut off.
-            return not (pod.trained_when_told or (self.scenario.proceed and (told or went_on)))
+            # A person may give up bytes (Proceed); what a training makes after its checkpoint was proven may be cut off, and is given up for a broken bucket.
+            given_up = told and (pod.proven_first or self.scenario.proceed)
+            return not (pod.trained_when_told or given_up or (self.scenario.proceed and went_on))
         return not (told or went_on or pod.proven_first)
 
     def look_back(self) -> None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.verdict import Verdict
 
 ACTOR_MAX: Final = 500
+UNSAVED: Final = "The training left after its checkpoint was proven, and what it wrote at last could not be saved."
 
 
 def begin(seen: Observed, verdict: Verdict, suspension: Termination | None = None) -> Decision:
@@ -168,10 +169,12 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
 
 
 def _lost_at_last(seen: Observed, stop: Termination, saved: Saved | None) -> str | None:
-    """The machine went, with what the training wrote after its last checkpoint was proven; None if it did not, or a loss is told already."""
-    if stop.data_loss or saved is None or saved.final or not saved.commit or not any(pod.lost for pod in seen.pods):
+    """What the training wrote after its last checkpoint was proven, and could not be saved; None if there is no such thing, or a loss is told already."""
+    if stop.data_loss or saved is None or saved.final or not saved.commit:
         return None
-    return f"The machine went before the last bytes on it were saved. {proving.nothing_after(saved)}"
+    if any(pod.lost for pod in seen.pods):
+        return f"The machine went before the last bytes on it were saved. {proving.nothing_after(saved)}"
+    return f"{saved.note} {proving.nothing_after(saved)}" if saved.note == UNSAVED else None
 
 
 def _out_of_reach(seen: Observed, pod: Pod) -> bool:
@@ -183,20 +186,20 @@ def _out_of_reach(seen: Observed, pod: Pod) -> bool:
 def _left_late(seen: Observed, stop: Termination) -> Decision | None:
     """The training left after its last checkpoint was proven, and before it was made to: what it wrote since is saved behind its gate.
 
-    None: it was not so, or has been tried for long enough; then the pod is ended with its grace, in which the agent tries on.
+    None: it was not so, or has been tried for long enough and that is written down; then the pod is ended with its grace, in which the agent tries on.
     """
     behind_gate = bool(seen.live_pods) and all(pod.waits_behind_gate for pod in seen.live_pods)
-    proven_before = (
-        stop.saved is not None and not stop.saved.final and stop.data_loss is None and not steps.disabled(seen)
-    )
-    if not behind_gate or not proven_before:
+    if stop.saved is None or stop.saved.final or stop.saved.note or stop.data_loss is not None:
+        return None
+    if not behind_gate or steps.disabled(seen):
         return None
     if isinstance(seen.answer, Verified):
         saved = proving.saved_from(seen.answer)
         told = Tell("CheckpointSaved", proving.sentence_of(saved))
         return steps.advance(seen, stop, Phase.DELETING, attempt=stop.attempt + 1, saved=saved, told=told)
     if seen.phase_seconds >= seen.defaults.hold_after_seconds:
-        return None
+        noted = stop.saved.model_copy(update={"note": UNSAVED})
+        return steps.advance(seen, stop, Phase.DELETING, saved=noted)
     again = steps.asks(seen, stop, seen.live_pods, stop.attempt + 1)
     return steps.wait(seen, *again, note="what the training wrote at last is saved")
 

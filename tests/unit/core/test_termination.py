@@ -49,6 +49,7 @@ from trainingrun_operator.core.effects import (
     SuspendJob,
     Tell,
 )
+from trainingrun_operator.core.termination import UNSAVED
 from trainingrun_operator.core.track import Track
 from trainingrun_operator.core.verdict import Verdict
 
@@ -545,7 +546,6 @@ LATE = Annotate("bert-x7k2p", POD_UID, names.SAVE_ANNOTATION, save_ask(attempt=2
         pytest.param({**OPEN, "pods": (make_pod(),)}, [SuspendJob(JOB.uid, JOB.generation)], id="training runs: suspended, with its grace"),
         pytest.param({**OPEN, "stop": {"saved": make_saved(final=False)}}, [LATE], id="it left after the proof: the rest is saved behind its gate"),
         pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, save=save_ask(attempt=2)),)}, [], id="and is asked for once"),
-        pytest.param({**OPEN, **UNPROVEN, "phase_seconds": 120}, [SuspendJob(JOB.uid, JOB.generation)], id="that does not succeed: with its grace, in which the agent tries on"),
         pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, deleting=True),)}, [SuspendJob(JOB.uid, JOB.generation)], id="it is told to go already: the grace is all there is"),
         pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, released=True),)}, [SuspendJob(JOB.uid, JOB.generation)], id="its gate is open already"),
         pytest.param({**OPEN, **UNPROVEN, "job": make_job(suspended=True)}, [], id="suspended already: the grace is all there is"),
@@ -613,6 +613,21 @@ def test_what_a_training_wrote_after_the_proof_takes_its_place():
     stop = advanced(seen)
     assert (stop.phase, stop.attempt, stop.saved) == (Phase.DELETING, 2, proving.saved_from(late))
     assert stop.saved.final
+
+
+def test_what_cannot_be_saved_after_the_proof_is_given_up_and_said():
+    """The proven checkpoint stays what deletion rests on; the agent has the pod's grace for a last try."""
+    given_up = advanced(stopping_at(Phase.DELETING, **OPEN, **UNPROVEN, phase_seconds=120))
+    assert (given_up.phase, given_up.saved, given_up.data_loss) == (
+        Phase.DELETING,
+        make_saved(final=False, note=UNSAVED),
+        None,
+    )
+    then = {"stop": {"saved": given_up.saved}, "job": JOB}
+    assert effects(stopping_at(Phase.DELETING, pods=(exited_pod(0),), **then)) == [SuspendJob(JOB.uid, JOB.generation)]
+    gone = {"stop": {"saved": given_up.saved}, "job": make_job(suspended=True), "pods": ()}
+    assert advanced(stopping_at(Phase.DELETING, **gone)).data_loss == f"{UNSAVED} {proving.nothing_after(make_saved())}"
+    assert advanced(stopping_at(Phase.DELETING, **gone, verified=NEWER)).data_loss is None, "The last try did it."
 
 
 NEWER = make_verified(generation=8)

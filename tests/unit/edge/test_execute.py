@@ -462,6 +462,21 @@ async def test_the_lease_is_asked_right_before_each_effect(place):
     assert POD in place.api.objects
 
 
+@pytest.mark.parametrize(
+    "effect", [TaintNode("gpu-1", NODE_UID), UntaintNode("gpu-1", NODE_UID)], ids=lambda e: type(e).__name__
+)
+async def test_a_node_that_was_read_too_late_is_not_written(place, effect):
+    """It may have been tainted, given back and used by others while this operator was stopped; what was read in time is written only on what was read."""
+
+    def run_out(sent):
+        place.lease.held = False
+
+    place.api.before = run_out
+    with pytest.raises(NotLeadingError):
+        await place.do(effect)
+    assert [line.split()[0] for line in place.api.lines()] == ["GET"]
+
+
 # -- preconditions ------------------------------------------------------------------------------------------------
 
 
