@@ -103,7 +103,7 @@ def _now(made: build.Dashboard) -> None:
     ))  # fmt: skip
     made.with_panel(number(
         "Data losses", "sum(increase(trainingrun_data_losses_total[$__range]))",
-        "In the time shown, in all namespaces: runs that ended without all that they had written.", decimals=0, thresholds=ALARM,
+        "In the time shown, in all namespaces: runs that ended, or were suspended, without all that they had written.", decimals=0, thresholds=ALARM,
     ))  # fmt: skip
 
 

@@ -137,7 +137,7 @@ def _checkpoints(made: build.Dashboard) -> None:
         thresholds=steps((None, GREEN), (1, RED)),
     ))  # fmt: skip
     made.with_panel(number(
-        "Data loss", f"{newest('trainingrun_checkpoint_data_loss')} or vector(0)", "1 if the run ended without all that it had written.",
+        "Data loss", f"{newest('trainingrun_checkpoint_data_loss')} or vector(0)", "1 if the run ended, or was suspended, without all that it had written.",
         thresholds=steps((None, GREEN), (1, RED)),
     ))  # fmt: skip
     made.with_panel(

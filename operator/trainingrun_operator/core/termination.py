@@ -142,7 +142,11 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
     standing = [pod for pod in seen.pods if not _out_of_reach(seen, pod)]
     if not standing and (job is None or job.finished or job.suspended):
         saved = _improved(seen, stop)
-        return steps.advance(seen, stop, Phase.RELEASING, saved=saved, data_loss=_lost_at_last(seen, stop, saved))
+        loss = _lost_at_last(seen, stop, saved)
+        if saved is not None and saved.note == UNSAVED:
+            # The loss says it now.
+            saved = saved.model_copy(update={"note": ""})
+        return steps.advance(seen, stop, Phase.RELEASING, saved=saved, data_loss=loss)
     terminal = tuple(DeletePod(pod.name, pod.uid) for pod in standing if pod.terminal and not pod.deleting)
     if job is None or job.finished:
         return steps.wait(

@@ -112,7 +112,10 @@ RUN_METRICS: Final = (
 
 TERMINATIONS: Final = Metric("trainingrun_terminations_total", "counter", ("status",), "Runs that ended, by why.")
 DATA_LOSSES: Final = Metric(
-    "trainingrun_data_losses_total", "counter", (), "Runs that ended without all that they had written."
+    "trainingrun_data_losses_total",
+    "counter",
+    (),
+    "Runs that ended, or were suspended, without all that they had written.",
 )
 GPU_SECONDS: Final = Metric(
     "trainingrun_gpu_seconds_total",

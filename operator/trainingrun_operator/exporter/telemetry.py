@@ -103,7 +103,7 @@ class Telemetry:
     # -- runs --------------------------------------------------------------------------------------------
 
     def lost_data(self) -> None:
-        """A run ended without all that it had written."""
+        """A run ended, or was suspended, without all that it had written."""
         self._data_losses.inc()
 
     def terminated(self, status: str) -> None:
