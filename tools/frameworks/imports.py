@@ -6,7 +6,11 @@ from importlib.metadata import version
 
 IMPORTS = {
     "torch": ("torch.distributed.checkpoint",),
-    "transformers": ("transformers.trainer", "transformers.models.gpt2.modeling_gpt2", "transformers.trainer_jit_checkpoint"),
+    "transformers": (
+        "transformers.trainer",
+        "transformers.models.gpt2.modeling_gpt2",
+        "transformers.trainer_jit_checkpoint",
+    ),
     "accelerate": ("accelerate",),
     "lightning": ("lightning.pytorch.callbacks",),
     "jax": ("jax.numpy",),

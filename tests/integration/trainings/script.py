@@ -11,7 +11,8 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import documented
 import yaml
@@ -24,7 +25,6 @@ from trainingrun_operator.edge.metrics import prometheus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ def wait_for(look: Callable[[], T | None], seconds: float, what: str) -> T:
     deadline = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.02)
+        time.sleep(0.05)
     return found
 
 
@@ -59,10 +59,10 @@ def script_of(page: str) -> str:
     return block.text
 
 
-def pod_of(page: str) -> dict:
+def pod_of(page: str) -> dict[str, Any]:
     """The pod's template in the page's own TrainingRun."""
     (block,) = [one for one in documented.blocks(GUIDE / f"{page}.md") if one.title == f"{page}.yaml"]
-    template: dict = yaml.safe_load(block.text)["spec"]["template"]["spec"]
+    template: dict[str, Any] = yaml.safe_load(block.text)["spec"]["template"]["spec"]
     return template
 
 
@@ -97,7 +97,12 @@ class Training:
     def running(self) -> Iterator[None]:
         """A process that trains; killed if it is still there at the end."""
         config = AgentConfig(
-            namespace="ml", run="docs", run_uid="1", path=str(self.folder), destination="", settle_seconds=SETTLE_SECONDS
+            namespace="ml",
+            run="docs",
+            run_uid="1",
+            path=str(self.folder),
+            destination="",
+            settle_seconds=SETTLE_SECONDS,
         )
         self._watcher = Watcher(config, self._stop_file)
         # One thread: on a busy machine more of them wait for each other.
@@ -128,12 +133,12 @@ class Training:
 
     def _has_a_network(self) -> bool:
         assert self._process
-        return os.readlink(f"/proc/{self._process.pid}/ns/net") != os.readlink("/proc/self/ns/net")
+        return not Path(f"/proc/{self._process.pid}/ns/net").samefile("/proc/self/ns/net")
 
     def _enter_network(self) -> None:
         """Of the thread that scrapes alone, for as long as it lives."""
         assert self._process
-        with open(f"/proc/{self._process.pid}/ns/net") as network:  # noqa: PTH123 - a link to no path
+        with Path(f"/proc/{self._process.pid}/ns/net").open() as network:
             libc = ctypes.CDLL(None, use_errno=True)
             if libc.setns(network.fileno(), _CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")

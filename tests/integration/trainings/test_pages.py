@@ -12,10 +12,11 @@ import pytest
 from integration.trainings.script import GUIDE, START_SECONDS, Training, script_of, wait_for
 
 from trainingrun_operator.agent import detect
+from trainingrun_operator.core.sample import Sample
 
 pytestmark = [pytest.mark.trainings, pytest.mark.timeout(420)]
 
-FIRST_CHECKPOINT_SECONDS = 120
+FIRST_CHECKPOINT_SECONDS = 180
 SAVE_EVERY = 100
 """Of all of the scripts, in steps."""
 
@@ -45,7 +46,7 @@ def start(frameworks, tmp_path):
 
 def samples_of(training, page, until):
     """What the operator reads, a sample for each step that it sees, until there are two and something is so."""
-    samples = []
+    samples: list[Sample] = []
 
     def enough():
         if (sample := training.sample()) and (not samples or sample.step != samples[-1].step):
