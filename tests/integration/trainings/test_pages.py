@@ -6,13 +6,12 @@ import math
 import shutil
 import signal
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from integration.trainings.script import GUIDE, START_SECONDS, Training, script_of, wait_for
 
 from trainingrun_operator.agent import detect
-from trainingrun_operator.core.sample import Sample
 
 pytestmark = [pytest.mark.trainings, pytest.mark.timeout(420)]
 
@@ -46,7 +45,7 @@ def start(frameworks, tmp_path):
 
 def samples_of(training, page, until):
     """What the operator reads, a sample for each step that it sees, until there are two and something is so."""
-    samples: list[Sample] = []
+    samples: list[Any] = []
 
     def enough():
         if (sample := training.sample()) and (not samples or sample.step != samples[-1].step):
