@@ -127,7 +127,7 @@ unit: $(READY)
 trainings: $(READY)  ## The docs' training scripts on the real PyTorch, Hugging Face, Lightning, JAX and Keras, on CPU
 	@tools/frameworks/frameworks >/dev/null
 	@echo "trainings: the docs' scripts, run, stopped and gone on with"
-	@$(PYTEST) -m trainings -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+	@$(PYTEST) tests/integration/trainings -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 chaos: $(READY) $(if $(filter-out 0,$(CHAOS_CLUSTER)),cluster image install)  ## N terminations in memory and CHAOS_CLUSTER real ones, under faults drawn from SEED
 	@cd tests && ../$(BIN)/python -m chaos --runs $(N) --seed $(SEED) --cluster $(CHAOS_CLUSTER)

@@ -167,10 +167,10 @@ class Training:
         """As the agent does."""
         (self.folder / self._stop_file).touch()
 
-    def signal(self, number: signal.Signals) -> None:
-        """As the agent does, or an eviction."""
+    def sigterm(self) -> None:
+        """As an eviction does, or the agent where it is asked to."""
         assert self._process
-        self._process.send_signal(number)
+        self._process.send_signal(signal.SIGTERM)
 
     def exit_code(self) -> int:
         """Wait for its end, for no longer than a run's grace.

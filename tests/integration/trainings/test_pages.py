@@ -6,6 +6,7 @@ import math
 import shutil
 import signal
 import time
+from dataclasses import astuple
 from typing import Any, NamedTuple
 
 import pytest
@@ -22,19 +23,21 @@ SAVE_EVERY = 100
 
 class Page(NamedTuple):
     share: float
-    """Of the time, that its training gets to run until it is asked to leave: 2,000 small steps take a second or two."""
+    """Of the time, that its training gets until it is asked to leave: 2,000 small steps take a second or two."""
     epochs: int
+    steps: int
+    """All that it would train."""
     saves_on_sigterm: bool
     sigterm: int = 0
     """What it exits with then."""
 
 
 PAGES = {
-    "pytorch": Page(0.1, 20, saves_on_sigterm=True),
-    "hugging-face": Page(1, 3, saves_on_sigterm=False, sigterm=-signal.SIGTERM),
-    "lightning": Page(0.5, 20, saves_on_sigterm=False),
-    "jax": Page(0.1, 20, saves_on_sigterm=True),
-    "keras": Page(0.1, 20, saves_on_sigterm=True),
+    "pytorch": Page(0.1, 20, 2000, saves_on_sigterm=True),
+    "hugging-face": Page(1, 3, 1875, saves_on_sigterm=False, sigterm=-signal.SIGTERM),
+    "lightning": Page(0.5, 20, 2000, saves_on_sigterm=False),
+    "jax": Page(0.1, 20, 2000, saves_on_sigterm=True),
+    "keras": Page(0.1, 20, 2000, saves_on_sigterm=True),
 }
 
 
@@ -43,8 +46,8 @@ def start(frameworks, tmp_path):
     return lambda page, script="": Training(frameworks, tmp_path, page, script)
 
 
-def samples_of(training, page, until):
-    """What the operator reads, a sample for each step that it sees, until there are two and something is so."""
+def samples_of(training, page, *, until, then):
+    """What the operator reads, a sample for each step that it sees, until there are two and something is so; then something is done at once."""
     samples: list[Any] = []
 
     def enough():
@@ -55,7 +58,9 @@ def samples_of(training, page, until):
     wait_for(training.sample, START_SECONDS, "a metrics page with a step")
     with training.slowed(PAGES[page].share):
         wait_for(enough, FIRST_CHECKPOINT_SECONDS, "two steps on the page, and what the test waits for")
+        then()
 
+    assert [one for one in samples if None in astuple(one)] == []
     steps, epochs = [one.step for one in samples], [one.epoch for one in samples]
     assert steps == sorted(steps)
     assert epochs == sorted(epochs)
@@ -92,22 +97,20 @@ def keep_only(training, unit):
 def test_a_script_is_seen_and_saves_and_leaves_when_asked_and_goes_on(page, start):
     training = start(page)
     with training.running():
-        samples = samples_of(training, page, until=lambda: complete(training))
-        training.ask_to_stop()
+        samples = samples_of(training, page, until=lambda: complete(training), then=training.ask_to_stop)
         assert training.exit_code() == 0
     saved = left_behind(training)[-1]
-    assert saved.step >= samples[-1].step
+    assert samples[-1].step <= saved.step < PAGES[page].steps
 
     keep_only(training, saved)
     with training.running():
-        samples = samples_of(training, page, until=lambda: True)
+        samples = samples_of(training, page, until=lambda: True, then=training.sigterm)
         assert samples[0].step > saved.step
-        training.signal(signal.SIGTERM)
         assert training.exit_code() == PAGES[page].sigterm
     first, *later = [unit.step for unit in left_behind(training)]
     assert first == saved.step
     if PAGES[page].saves_on_sigterm:
-        assert later[-1] >= samples[-1].step
+        assert samples[-1].step <= later[-1] < PAGES[page].steps
     else:
         assert [step for step in later if step % SAVE_EVERY] == []
 
@@ -126,15 +129,34 @@ def test_one_argument_makes_it_save_the_step_of_the_moment_on_sigterm(page, argu
     assert argument[1].split()[-1].split("=")[0] in (GUIDE / f"{page}.md").read_text()
     training = start(page, script)
     with training.running():
-        samples = samples_of(training, page, until=lambda: True)
-        training.signal(signal.SIGTERM)
+        samples = samples_of(training, page, until=lambda: True, then=training.sigterm)
         asked = time.monotonic()
         assert training.exit_code() == 0
         assert time.monotonic() - asked > waits
     saved = left_behind(training)[-1]
-    assert saved.step >= samples[-1].step
+    assert samples[-1].step <= saved.step < PAGES[page].steps
     with training.running():
-        assert samples_of(training, page, until=lambda: True)[0].step > saved.step
+        samples = samples_of(training, page, until=lambda: True, then=training.sigterm)
+        assert samples[0].step > saved.step
+
+
+DISTRIBUTED = """
+import os
+import torch
+import torch.distributed.checkpoint as dcp
+
+dcp.save({"model": torch.ones(1000)}, checkpoint_id=os.environ["TRAININGRUN_CHECKPOINT_DIR"] + "/step_1200")
+"""
+
+
+def test_what_torch_distributed_checkpoint_saves_is_recognised_and_its_metadata_is_written_last(start):
+    training = start("pytorch", DISTRIBUTED)
+    with training.running():
+        assert training.exit_code() == 0
+    (saved,) = left_behind(training)
+    assert saved.step == 1200
+    assert detect.format_of(saved) == "TorchDCP"
+    assert max(saved.files, key=lambda path: saved.files[path].mtime_ns) == "step_1200/.metadata"
 
 
 def test_the_guide_names_the_versions_that_were_tried(frameworks):
