@@ -127,6 +127,9 @@ class Training:
             wait_for(self._has_a_network, START_SECONDS, "a network of its own")
             with ThreadPoolExecutor(1, initializer=self._enter_network) as self._network:
                 yield
+        except BaseException:
+            print(self.log.read_text()[-4000:])  # noqa: T201 - pytest shows it with the failure
+            raise
         finally:
             self._process.kill()
             self._process.wait()
@@ -187,7 +190,7 @@ class Training:
         """What the operator reads from its page; None while there is no page, or no step yet."""
         assert self._process
         assert self._network
-        assert self._process.poll() is None, f"it has ended: {self.log.read_text()[-2000:]}"
+        assert self._process.poll() is None, "it has ended"
         read = self._network.submit(lambda: asyncio.run(_scrape())).result()
         return read if isinstance(read, Sample) and read.step else None
 

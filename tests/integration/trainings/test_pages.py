@@ -46,7 +46,7 @@ def start(frameworks, tmp_path):
     return lambda page, script="": Training(frameworks, tmp_path, page, script)
 
 
-def samples_of(training, page, *, until, then):
+def samples_of(training, *, until, then):
     """What the operator reads, a sample for each step that it sees, until there are two and something is so; then something is done at once."""
     samples: list[Any] = []
 
@@ -56,7 +56,7 @@ def samples_of(training, page, *, until, then):
         return len(samples) > 1 and until()
 
     wait_for(training.sample, START_SECONDS, "a metrics page with a step")
-    with training.slowed(PAGES[page].share):
+    with training.slowed(PAGES[training.page].share):
         wait_for(enough, FIRST_CHECKPOINT_SECONDS, "two steps on the page, and what the test waits for")
         then()
 
@@ -64,7 +64,7 @@ def samples_of(training, page, *, until, then):
     steps, epochs = [one.step for one in samples], [one.epoch for one in samples]
     assert steps == sorted(steps)
     assert epochs == sorted(epochs)
-    assert {one.total_epochs for one in samples} == {PAGES[page].epochs}
+    assert {one.total_epochs for one in samples} == {PAGES[training.page].epochs}
     assert all(0 < one.epoch <= one.total_epochs for one in samples)
     assert all(math.isfinite(one.loss) for one in samples)
     return samples
@@ -97,14 +97,14 @@ def keep_only(training, unit):
 def test_a_script_is_seen_and_saves_and_leaves_when_asked_and_goes_on(page, start):
     training = start(page)
     with training.running():
-        samples = samples_of(training, page, until=lambda: complete(training), then=training.ask_to_stop)
+        samples = samples_of(training, until=lambda: complete(training), then=training.ask_to_stop)
         assert training.exit_code() == 0
     saved = left_behind(training)[-1]
     assert samples[-1].step <= saved.step < PAGES[page].steps
 
     keep_only(training, saved)
     with training.running():
-        samples = samples_of(training, page, until=lambda: True, then=training.sigterm)
+        samples = samples_of(training, until=lambda: True, then=training.sigterm)
         assert samples[0].step > saved.step
         assert training.exit_code() == PAGES[page].sigterm
     first, *later = [unit.step for unit in left_behind(training)]
@@ -129,14 +129,14 @@ def test_one_argument_makes_it_save_the_step_of_the_moment_on_sigterm(page, argu
     assert argument[1].split()[-1].split("=")[0] in (GUIDE / f"{page}.md").read_text()
     training = start(page, script)
     with training.running():
-        samples = samples_of(training, page, until=lambda: True, then=training.sigterm)
+        samples = samples_of(training, until=lambda: True, then=training.sigterm)
         asked = time.monotonic()
         assert training.exit_code() == 0
         assert time.monotonic() - asked > waits
     saved = left_behind(training)[-1]
     assert samples[-1].step <= saved.step < PAGES[page].steps
     with training.running():
-        samples = samples_of(training, page, until=lambda: True, then=training.sigterm)
+        samples = samples_of(training, until=lambda: True, then=training.sigterm)
         assert samples[0].step > saved.step
 
 
