@@ -14,6 +14,7 @@ from trainingrun_operator.cli.screen import Column, note
 from trainingrun_operator.cli.session import RUN, Session, in_session, where
 from trainingrun_operator.cli.trouble import Exit, TroubleError
 from trainingrun_operator.core.observed import Mismatch
+from trainingrun_operator.core.words import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,7 +111,7 @@ def _cells(one: Listed, proven: str, session: Session) -> list[str]:
         str(found.step) if found is not None and found.step is not None else "",
         found.dir if found is not None else "nothing",
         str(commit.total_files),
-        words.size(commit.total_bytes),
+        size(commit.total_bytes),
         words.ago(commit.written_at, session.now).strip(" ()"),
         _WHY.get(commit.reason, commit.reason),
         ", ".join(filter(None, notes)),
@@ -151,7 +152,7 @@ def _verified(session: Session, there: Checkpoints, one: Listed) -> str:
     commit = answer.commit
     what = commit.checkpoint.dir if commit.checkpoint is not None else "nothing"
     session.screen.say(
-        f"{name}  proven  {what}: {commit.total_files} files, {words.size(commit.total_bytes)}, each with its size and checksum",
+        f"{name}  proven  {what}: {commit.total_files} files, {size(commit.total_bytes)}, each with its size and checksum",
         "green",
     )
     if answer.uri:
@@ -190,7 +191,7 @@ def download(session: Session, run: str, generation: str, folder: Path | None, e
         what = one.commit.checkpoint.dir if one.commit.checkpoint is not None else ""
         inside = target if what in ("", ".") or len(found) > 1 else target / what
         session.screen.say(
-            f"{one.commit.total_files} files, {words.size(one.commit.total_bytes)}, each proven by its checksum:"
+            f"{one.commit.total_files} files, {size(one.commit.total_bytes)}, each proven by its checksum:"
         )
         session.screen.command(f"    {inside}")
 

@@ -9,7 +9,6 @@ from typing import Final
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _WEEK = 7 * _DAY
-_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def clean(text: str) -> str:
@@ -57,15 +56,6 @@ def number(text: str | None) -> float | None:
         return float(text or "")
     except ValueError:
         return None
-
-
-def size(count: float) -> str:
-    """Bytes, decimal: `39.6 kB`."""
-    for unit in _UNITS:
-        if count < 1000 or unit == _UNITS[-1]:  # noqa: PLR2004 - decimal units
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1000
-    raise AssertionError  # the last unit takes everything
 
 
 def listed(words: tuple[str, ...] | list[str], last: str = "and") -> str:

@@ -11,7 +11,8 @@ from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.observed import Run
 from trainingrun_operator.core.release import unsettled
 from trainingrun_operator.core.stopping import OFF, STOP
-from trainingrun_operator.dashboard.words import STEPS, SUSPENDING, Look, count, duration, look, size
+from trainingrun_operator.core.words import size
+from trainingrun_operator.dashboard.words import STEPS, SUSPENDING, Look, count, duration, look
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.status import NodeStatus, PodStatus, Termination

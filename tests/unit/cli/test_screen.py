@@ -192,14 +192,6 @@ def test_a_duration_has_two_units_at_most(seconds, said):
     assert words.duration(seconds) == said
 
 
-@pytest.mark.parametrize(
-    ("count", "said"),
-    [(0, "0 B"), (999, "999 B"), (39_600, "39.6 kB"), (1_234_567, "1.23 MB"), (5e9, "5 GB"), (2e18, "2e+03 PB")],
-)
-def test_a_size_has_three_digits(count, said):
-    assert words.size(count) == said
-
-
 def test_a_time_that_is_none_is_not_told():
     assert words.ago("yesterday", datetime.now(UTC)) == ""
     assert words.age(None, datetime.now(UTC)) == ""

@@ -9,6 +9,7 @@ from trainingrun_operator.cli.explain import checkpoint
 from trainingrun_operator.cli.explain.facts import Explanation
 from trainingrun_operator.core.completion import STALL_INTERVALS
 from trainingrun_operator.core.stopping import LOW_OBSERVATIONS, OFF, SHADOW
+from trainingrun_operator.core.words import size
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.status import Progress
@@ -217,5 +218,5 @@ def _unguarded(facts: Facts, progress: Progress) -> tuple[str, ...]:
     elif known.step is not None and progress.step is not None and known.step < progress.step:
         lacks.append(f"the newest proven checkpoint is of step {known.step}, the training at {progress.step}")
     if known is not None and known.lag is not None and known.lag.bytes:
-        lacks.append(f"{words.size(known.lag.bytes)} are not saved yet, and may still be written")
+        lacks.append(f"{size(known.lag.bytes)} are not saved yet, and may still be written")
     return tuple(lacks)
