@@ -96,6 +96,7 @@ def run_said(view: RunView, *, may_patch: bool, user: str) -> dict[str, Any]:
         "run": view,
         "may_patch": may_patch,
         "user": user,
+        "signature": asking.signature(user),
         "now": datetime.now(UTC),
         "categories": tuple(actions.Category),
         "modes": tuple(

@@ -15,7 +15,7 @@ from fakes import RUN, ApiError, stored_run
 from people import Someone, ended, run_status, stopping
 
 from trainingrun_operator.api import names
-from trainingrun_operator.api.run import TrainingRunSpec
+from trainingrun_operator.api.run import USER_MAX, TrainingRunSpec
 from trainingrun_operator.api.status import Phase, StopMode
 from trainingrun_operator.dashboard.actions import Category, Stop, command
 from trainingrun_operator.dashboard.run_view import RunView
@@ -303,6 +303,12 @@ def test_the_command_is_one_that_a_shell_takes_and_does_the_same():
     assert TrainingRunSpec.parse_strict(spec_dict() | patch["spec"]).stopped_by == "ada"
 
 
+async def test_a_name_that_the_field_cannot_take_is_left_out_of_the_commands(shown):
+    page = await shown(run_in(run_status()), people.Someone("x" * (USER_MAX + 1)))
+    assert 'data-user=""' in page, "Where run.js takes it from."
+    assert "stoppedBy" not in page
+
+
 # -- stopping -------------------------------------------------------------------------------------------------
 
 
@@ -462,8 +468,3 @@ async def test_nodes_that_are_not_released_are_kept_when_somebody_says_so(presse
     assert stored["metadata"]["annotations"] == {names.ABANDON_RELEASE_ANNOTATION: "true"}
     assert not view(RELEASING, annotations=stored["metadata"]["annotations"]).can_abandon
     assert view(RELEASING, annotations={names.ABANDON_RELEASE_ANNOTATION: "false"}).can_abandon
-
-
-def test_a_name_that_the_field_cannot_take_is_left_out():
-    assert "stoppedBy" not in Stop().patch("")["spec"]
-    assert "stoppedBy" not in Stop().patch("x" * 513)["spec"]
