@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from trainingrun_operator.api.run import CheckpointMode, OnFailure
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.observed import Run
-from trainingrun_operator.core.release import unsettled
+from trainingrun_operator.core.release import gpus_of, unsettled
 from trainingrun_operator.core.stopping import OFF, STOP
 from trainingrun_operator.core.words import size
 from trainingrun_operator.dashboard.words import STEPS, SUSPENDING, Look, count, duration, look
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from trainingrun_operator.api.status import NodeStatus, PodStatus, Termination
 
 Json = dict[str, Any]
-
-GPU: Final = "nvidia.com/gpu"
 
 
 @dataclass(frozen=True)
@@ -113,11 +111,7 @@ class RunView(Run):
     @property
     def gpus(self) -> int:
         """GPUs of one pod, as its template asks for them."""
-        total = 0
-        for container in (self.spec.template.get("spec") or {}).get("containers") or ():
-            limits = ((container.get("resources") or {}).get("limits") or {}).get(GPU, 0)
-            total += int(limits) if str(limits).isdecimal() else 0
-        return total
+        return gpus_of(self.spec.template)
 
     @property
     def training_container(self) -> str:

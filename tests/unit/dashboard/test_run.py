@@ -213,6 +213,12 @@ def test_gpu_time_is_pods_gpus_times_running_time():
     assert view(None, spec={"template": {"spec": {}}}).gpu_time(None) == "none"
 
 
+@pytest.mark.parametrize("resource", ["nvidia.com/gpu", "amd.com/gpu"])
+def test_gpus_of_every_vendor_count(resource):
+    containers = [{"name": "train", "resources": {"limits": {resource: 4, "memory": "8Gi"}}}]
+    assert view(None, spec={"template": {"spec": {"containers": containers}}}).gpus == 4
+
+
 def test_time_in_which_it_was_suspended_is_not_counted():
     at = "2026-01-02T{}:00:00Z".format
     history = [
