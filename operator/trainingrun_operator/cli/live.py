@@ -10,7 +10,6 @@ from rich.live import Live
 from rich.text import Text
 
 from trainingrun_operator.api import names
-from trainingrun_operator.cli import words
 from trainingrun_operator.cli.curve import points_of
 from trainingrun_operator.cli.draw import sparkline
 from trainingrun_operator.cli.explain import explain
@@ -18,6 +17,7 @@ from trainingrun_operator.cli.rows import Row, row_of
 from trainingrun_operator.cli.screen import Column, explained, table
 from trainingrun_operator.cli.session import parsed
 from trainingrun_operator.cli.trouble import TroubleError
+from trainingrun_operator.core.track import finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -75,7 +75,7 @@ class Seen:
             return
         self.runs[key] = stored
         progress = (stored.get("status") or {}).get("progress") or {}
-        loss, step, uid = words.number(progress.get("loss")), progress.get("step"), stored["metadata"]["uid"]
+        loss, step, uid = finite(progress.get("loss")), progress.get("step"), stored["metadata"]["uid"]
         if loss is None or step is None or self._told.get(uid) == (step, loss):
             return
         losses = self._losses.setdefault(uid, [])

@@ -1,10 +1,14 @@
-"""Numbers, times and foreign text as people read them at a terminal."""
+"""Durations, lists and foreign text as people read them at a terminal."""
 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from trainingrun_operator.core.words import moment
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
@@ -39,23 +43,6 @@ def ago(stamp: str | None, now: datetime) -> str:
     """` (3m20s ago)` with its space, or nothing."""
     past = age(stamp, now)
     return f" ({past} ago)" if past else ""
-
-
-def moment(stamp: str | None) -> datetime | None:
-    """An RFC 3339 time; None if it is none."""
-    try:
-        at = datetime.fromisoformat(stamp or "")
-    except ValueError:
-        return None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-def number(text: str | None) -> float | None:
-    """What the status keeps of a number; None if it is none."""
-    try:
-        return float(text or "")
-    except ValueError:
-        return None
 
 
 def listed(words: tuple[str, ...] | list[str], last: str = "and") -> str:

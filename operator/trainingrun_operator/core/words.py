@@ -1,11 +1,21 @@
-"""What is worded the same wherever people read it."""
+"""Moments and sizes, read and worded the same wherever people meet them. Numbers of a status: `track.finite`."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Final
 
 _KILO: Final = 1000
 _LARGER: Final = ("kB", "MB", "GB", "TB", "PB")
+
+
+def moment(stamp: str | None) -> datetime | None:
+    """An RFC 3339 time, UTC if it names no zone; None if it is none."""
+    try:
+        at = datetime.fromisoformat(stamp or "")
+    except ValueError:
+        return None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def size(count: float) -> str:

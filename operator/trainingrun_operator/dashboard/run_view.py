@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from trainingrun_operator.api.run import CheckpointMode, OnFailure
@@ -11,10 +10,12 @@ from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.observed import Run
 from trainingrun_operator.core.release import gpus_of, unsettled
 from trainingrun_operator.core.stopping import OFF, STOP
-from trainingrun_operator.core.words import size
+from trainingrun_operator.core.words import moment, size
 from trainingrun_operator.dashboard.words import STEPS, SUSPENDING, Look, count, duration, look
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from trainingrun_operator.api.status import NodeStatus, PodStatus, Termination
 
 Json = dict[str, Any]
@@ -128,10 +129,10 @@ class RunView(Run):
 
     def seconds_in_use(self, now: datetime) -> float | None:
         """Since the training started, until the run ended, without the time in which it was suspended; None if it has not started."""
-        if not (start := _moment(self.status.start_time)):
+        if not (start := moment(self.status.start_time)):
             return None
-        end = _moment(self.status.completion_time) or now
-        changes = [(change.phase, at) for change in self.status.history if (at := _moment(change.at)) is not None]
+        end = moment(self.status.completion_time) or now
+        changes = [(change.phase, at) for change in self.status.history if (at := moment(change.at)) is not None]
         until = [at for _, at in changes[1:]] + [end]
         rests = zip(changes, until, strict=False)
         asleep = sum(
@@ -224,10 +225,3 @@ class RunView(Run):
     def can_abandon(self) -> bool:
         """Nodes are waited for, and nobody has given up on them yet."""
         return bool(self.unreleased) and not self.abandoned_by
-
-
-def _moment(text: str | None) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text).astimezone(UTC) if text else None
-    except ValueError:
-        return None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
 from math import nan
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.status import NodePhase, Phase, TrainingRunStatus
 from trainingrun_operator.core.release import gpus_of
 from trainingrun_operator.core.track import NOT_FINITE, finite, is_final_epoch
+from trainingrun_operator.core.words import moment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -147,7 +147,4 @@ def _stop(status: TrainingRunStatus) -> dict[str, float | None]:
 
 
 def _seconds(stamp: str | None) -> float | None:
-    try:
-        return datetime.fromisoformat(stamp).timestamp() if stamp else None
-    except ValueError:
-        return None
+    return at.timestamp() if (at := moment(stamp)) is not None else None

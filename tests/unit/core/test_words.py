@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
-from trainingrun_operator.core.words import size
+from trainingrun_operator.core.words import moment, size
 
 
 @pytest.mark.parametrize(
@@ -21,3 +23,13 @@ def test_a_size_has_three_digits(count, said):
 )  # fmt: skip
 def test_a_size_that_rounds_up_to_the_next_unit_is_in_it(count, said):
     assert size(count) == said
+
+
+@pytest.mark.parametrize("stamp", ["2026-01-02T03:04:05Z", "2026-01-02T04:04:05+01:00", "2026-01-02T03:04:05"])
+def test_a_moment_is_in_a_zone(stamp):
+    assert moment(stamp) == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("stamp", [None, "", "yesterday"])
+def test_what_is_no_moment_is_none(stamp):
+    assert moment(stamp) is None
