@@ -96,7 +96,7 @@ def list_(session: Session, run: str, endpoint_url: str, region: str) -> None:
 
 
 def _cells(one: Listed, proven: str, session: Session) -> list[str]:
-    name = one.key.rpartition("/")[2].removesuffix(".json")
+    name = words.generation(one.key)
     commit = one.commit
     if commit is None:
         return [name, "", "", "", "", "", "", f"unreadable: {one.complaint}"]
@@ -133,8 +133,8 @@ def verify(session: Session, run: str, generation: str, endpoint_url: str, regio
     if all_of_them and generation:
         raise click.UsageError("Give a GENERATION or --all, not both.")
     with _opened(session, run, endpoint_url, region) as there:
-        wanted = there.listed() if all_of_them else [there.find(generation)]
-        wrong = [name for one in wanted if (name := _verified(session, there, one))]
+        wanted = there.keys() if all_of_them else (there.key(generation),)
+        wrong = [name for key in wanted if (name := _verified(session, there, key))]
     if wrong:
         raise TroubleError(
             f"{'It is' if len(wanted) == 1 else f'{len(wrong)} of {len(wanted)} are'} not proven: {', '.join(wrong)}.",
@@ -142,10 +142,10 @@ def verify(session: Session, run: str, generation: str, endpoint_url: str, regio
         )
 
 
-def _verified(session: Session, there: Checkpoints, one: Listed) -> str:
+def _verified(session: Session, there: Checkpoints, key: str) -> str:
     """Tell how one stands; returns its name if it is not as it should be."""
-    name = one.key.rpartition("/")[2].removesuffix(".json")
-    answer = there.verify(one.key)
+    name = words.generation(key)
+    answer = there.verify(key)
     if isinstance(answer, Mismatch):
         session.screen.say(f"{name}  NOT PROVEN  {answer.complaint}", "red")
         return name
@@ -179,7 +179,7 @@ def download(session: Session, run: str, generation: str, folder: Path | None, e
     """
     with _opened(session, run, endpoint_url, region) as there:
         one = there.find(generation)
-        name = one.key.rpartition("/")[2].removesuffix(".json")
+        name = words.generation(one.key)
         if one.commit is None:
             raise TroubleError(f"{name} cannot be read: {one.complaint}.", Exit.NOT_PROVEN)
         target = folder or Path(f"{there.place.layout.base.split('/')[-3]}-{name}")

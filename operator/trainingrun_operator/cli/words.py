@@ -1,4 +1,4 @@
-"""Durations, lists and foreign text as people read them at a terminal."""
+"""Durations, lists, generations and foreign text as people read them at a terminal."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ def ago(stamp: str | None, now: datetime) -> str:
     """` (3m20s ago)` with its space, or nothing."""
     past = age(stamp, now)
     return f" ({past} ago)" if past else ""
+
+
+def generation(key: str) -> str:
+    """How a person names one, by the key of its commit: `e1-g0003`."""
+    return key.rpartition("/")[2].removesuffix(".json")
 
 
 def listed(words: tuple[str, ...] | list[str], last: str = "and") -> str:
