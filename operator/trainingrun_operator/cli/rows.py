@@ -40,12 +40,18 @@ class Row:
     nodes: str = ""
 
 
-def row_of(stored: dict[str, Any], now: datetime) -> Row:
-    """Read a stored run; one that this version cannot read is told of by its name."""
-    meta = stored["metadata"]
+def read(stored: dict[str, Any]) -> Run | None:
+    """None: a newer operator wrote what this version does not understand."""
     try:
-        run = Run.of(stored)
+        return Run.of(stored)
     except ValidationError:
+        return None
+
+
+def row_of(stored: dict[str, Any], run: Run | None, now: datetime) -> Row:
+    """A stored run, as it was read; one that could not be is told of by its name."""
+    if run is None:
+        meta = stored["metadata"]
         phase = str((stored.get("status") or {}).get("phase") or "")
         return Row(
             meta["namespace"],

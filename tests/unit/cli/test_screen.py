@@ -14,6 +14,7 @@ from rich.console import Console
 from trainingrun_operator.api.status import Condition, Effective, Phase, Progress
 from trainingrun_operator.cli import live, words
 from trainingrun_operator.cli.explain import Explanation
+from trainingrun_operator.cli.rows import read
 from trainingrun_operator.cli.screen import Column, Screen, table
 
 LOOKED = Condition(type="Accepted", status="True", reason="Accepted", last_transition_time=EARLIER)
@@ -152,6 +153,22 @@ def test_a_deleted_run_is_not_shown_any_more():
     seen.take("DELETED", stored())
     names = [line.plain.split()[:2] for line in seen.drawn(120, plain=True)[1:]]
     assert names == [["ml", "vit"]]
+
+
+def test_a_run_is_read_when_it_changes_and_not_whenever_it_is_drawn(monkeypatch):
+    reads = []
+
+    def reading(one):
+        reads.append(one)
+        return read(one)
+
+    monkeypatch.setattr(live, "read", reading)
+    seen = live.Seen(everywhere=False, one=True)
+    for step in (10, 20):
+        seen.take("MODIFIED", stored(step, "2"))
+        for _ in range(3):
+            assert any(str(step) in line.plain for line in seen.drawn(120, plain=False))
+    assert len(reads) == 2
 
 
 def test_one_run_is_watched_with_its_explanation_until_it_has_ended():
