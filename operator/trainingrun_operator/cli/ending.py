@@ -61,19 +61,16 @@ def _patch(run: Run, reason: str, mode: StopMode | None, me: str) -> dict[str, A
     changed = mode if mode is not run.spec.stop_mode else None
     if _may_be_stopped(run):
         return asking.stop(by=me, reason=reason, mode=changed)
-    return {"spec": {"stopMode": changed.value}} if changed and not _over(run) else {}
-
-
-def _over(run: Run) -> bool:
     stop = run.status.termination
-    return stop is not None and stop.phase is Phase.DONE and not stop.suspends
+    over = stop is not None and stop.over
+    return {"spec": {"stopMode": changed.value}} if changed and not over else {}
 
 
 def _stop(session: Session, run: Run, patch: dict[str, Any], reason: str) -> None:
     if patch:
         session.kubectl.patch(run, patch)
     stop = run.status.termination
-    if stop is not None and _over(run):
+    if stop is not None and stop.over:
         session.screen.say(f"{run.name} has ended already ({stop.status}): {stop.message}")
     elif stop is not None and stop.suspends and not run.spec.stop:
         asleep = "is suspended, and ends with" if stop.phase is Phase.DONE else "is being suspended, and then ends with"
@@ -101,7 +98,7 @@ def proceed(session: Session, run: str, *, yes: bool) -> None:
     """
     found = session.run(run)
     stop = found.status.termination
-    if stop is not None and _over(found):
+    if stop is not None and stop.over:
         session.screen.say(f"{run} has ended already ({stop.status}): nothing is held.")
         return
     if found.spec.checkpoint.on_failure is OnFailure.PROCEED:

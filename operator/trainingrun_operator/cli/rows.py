@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.cli import words
 from trainingrun_operator.core.observed import Run
+from trainingrun_operator.core.status import POD_WAITS
 from trainingrun_operator.core.stopping import OFF, SHADOW
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.api.status import TrainingRunStatus
 
-_WAITS: Final = re.compile(r"The pod waits: (\w+)")
+_WAITS: Final = re.compile(rf"{re.escape(POD_WAITS)} (\w+)")
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,9 @@ def why(run: Run) -> str:
 
 def _trouble(run: Run) -> str:
     """The first thing that is not as it should be."""
-    found = {one.type: one for one in run.status.conditions}
-    accepted, metrics, saved = (found.get(kind) for kind in ("Accepted", "MetricsAvailable", "CheckpointSaved"))
+    accepted, metrics, saved = (
+        run.status.condition(kind) for kind in ("Accepted", "MetricsAvailable", "CheckpointSaved")
+    )
     if accepted is not None and accepted.status == "False":
         return accepted.reason
     if metrics is not None and run.status.phase == "Pending":

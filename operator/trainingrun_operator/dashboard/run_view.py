@@ -47,7 +47,7 @@ class RunView(Run):
     @property
     def finished(self) -> bool:
         """It has ended, and everything is done."""
-        return self.stop is not None and self.stop.phase is Phase.DONE and not self.stop.suspends
+        return self.stop is not None and self.stop.over
 
     @property
     def suspending(self) -> bool:
@@ -87,10 +87,8 @@ class RunView(Run):
                 if self.spec.stop
                 else "It was deleted: waiting for the operator to see it."
             )
-        refused = next(
-            (one for one in self.status.conditions if one.type == "Accepted" and one.status == "False"), None
-        )
-        return refused.message if refused else ""
+        accepted = self.status.condition("Accepted")
+        return accepted.message if accepted is not None and accepted.status == "False" else ""
 
     @property
     def announcement(self) -> str:

@@ -21,7 +21,8 @@ def row(*, conditions=(LOOKED,), meta=None, spec=None, **status):
 
 
 def false(kind, reason, status="False", message=""):
-    return (LOOKED, Condition(type=kind, status=status, reason=reason, message=message, last_transition_time=EARLIER))
+    found = Condition(type=kind, status=status, reason=reason, message=message, last_transition_time=EARLIER)
+    return (found,) if kind == LOOKED.type else (LOOKED, found)
 
 
 def test_numbers_are_shown_as_the_status_has_them():
