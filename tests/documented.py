@@ -22,7 +22,7 @@ DOCUMENTS: Final = tuple(
 )  # fmt: skip
 
 RUNBOOKS: Final = ROOT / "docs" / "runbooks"
-"""Their shell blocks are run by tests/e2e/test_alerts.py, all but those for a cloud's account or a node (`aws`, `crictl`), on a run that trains."""
+"""Their shell blocks are run by tests/e2e/test_alerts.py, all but those for a cloud's account (`aws`), on a run that trains."""
 
 SHELL: Final = ("sh", "shell", "bash")
 """Commands that a reader types."""

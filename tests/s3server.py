@@ -32,6 +32,10 @@ class S3Server:
     secret_key: str = SECRET_KEY
     region: str = REGION
 
+    @property
+    def port(self) -> int:
+        return int(self.endpoint_url.rpartition(":")[2])
+
 
 def find_binary() -> Path:
     """$TRAININGRUN_VERSITYGW, then PATH, then the newest one that `make cluster` has built.
@@ -56,16 +60,18 @@ def find_binary() -> Path:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *, cert: Path | None = None, key: Path | None = None) -> Iterator[S3Server]:
-    """Run a server over an empty folder; with certificate and key it speaks TLS. Its log is ``server.log`` beside the folder."""
+def running(
+    folder: Path, *, port: int = 0, secret_key: str = SECRET_KEY, cert: Path | None = None, key: Path | None = None
+) -> Iterator[S3Server]:
+    """Run a server over a folder, on a free port unless one is named; with certificate and key it speaks TLS. Its log is ``server.log`` beside the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = port or _free_port()
     command = [
         str(find_binary()),
         "--access",
         ACCESS_KEY,
         "--secret",
-        SECRET_KEY,
+        secret_key,
         "--region",
         REGION,
         "--port",
@@ -78,7 +84,7 @@ def running(folder: Path, *, cert: Path | None = None, key: Path | None = None) 
         process = subprocess.Popen([*command, "posix", str(folder)], stdout=output, stderr=subprocess.STDOUT)
     try:
         _wait(process, port, log)
-        yield S3Server(f"{'https' if cert else 'http'}://127.0.0.1:{port}", folder)
+        yield S3Server(f"{'https' if cert else 'http'}://127.0.0.1:{port}", folder, secret_key=secret_key)
     finally:
         process.terminate()
         try:

@@ -21,8 +21,8 @@ ONE_EPOCH = ("--epochs", "1", "--batch", "2", "--step-seconds", "0.1")
 """The final one from the beginning: a stall would be counted."""
 BOARDS = REPOSITORY / "charts" / "trainingrun-operator" / "files" / "dashboards"
 RUNBOOKS = REPOSITORY / "docs" / "runbooks"
-ELSEWHERE = ("aws", "crictl")
-"""First words of commands that are for a cloud's account, or for a node."""
+ELSEWHERE = ("aws",)
+"""First words of commands that are for a cloud's account."""
 # Whatever a runbook would change is asked for and not done.
 ONLY_ASKS = """kubectl() {
   case " $* " in

@@ -232,6 +232,24 @@ def test_a_complete_training_is_shown_as_one(stage):
         expect(page.locator("#log-note")).to_contain_text("gone")
 
 
+def test_a_held_run_says_what_keeps_it(stage, s3_proxy):
+    run = stage.space.run("held", *LONG, checkpoint={"s3": {"endpointURL": s3_proxy.url}})
+    run.wait_commits()
+    s3_proxy.cut()
+    run.merge({"spec": {"stop": True}})
+    with stage.web.page(stage.path(run), stage.editor.token) as page:
+        wait_live(page)
+        held = run.wait(lambda status: status["termination"].get("holdReason"), "it says what keeps it")
+        expect(page.locator("#outcome .outcome-title")).to_have_text("Held")
+        expect(page.locator("#stop")).to_contain_text(f"Held: {held['termination']['holdReason']}")
+        assert_accessible(page)
+        page.emulate_media(color_scheme="dark")
+        assert_accessible(page)
+        s3_proxy.mend()
+        expect(page.locator("#outcome .outcome-title")).to_have_text("Stopped by user", timeout=90_000)
+    run.assert_checkpoint_proven(run.wait_finished())
+
+
 def test_the_fleet_shows_every_end_and_what_changes(stage):
     stage.by_hand.merge({"spec": {"stop": True}})
     for run in (stage.by_hand, stage.low_loss, stage.complete):
@@ -256,6 +274,7 @@ def test_the_fleet_shows_every_end_and_what_changes(stage):
         page.get_by_role("link", name="appears").click()
         expect(page.get_by_role("heading", name="appears")).to_be_visible()
         expect(page.locator("#outcome, #head").get_by_text("Suspended").first).to_be_visible()
+        assert_accessible(page)
 
     with stage.web.page(f"/runs/{stage.space.name}/nobody", stage.viewer.token) as page:
         expect(page.get_by_role("heading", name="There is no such run")).to_be_visible()

@@ -14,6 +14,9 @@ from awscrt import checksums
 from botocore import exceptions
 from botocore.config import Config
 
+from trainingrun_operator.agent.credentials import secret_session
+from trainingrun_operator.api import names
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -112,17 +115,17 @@ def _is(failure: exceptions.ClientError, codes: frozenset[str]) -> bool:
 
 
 def client(config: AgentConfig) -> S3Client:
-    """One thread-safe client. Credentials come from the environment, as boto3 finds them."""
+    """One thread-safe client. Credentials are those of the run's Secret; where it has none, what boto3 finds."""
     endpoint = config.endpoint_url or None
-    session = boto3.session.Session()
+    secret = Path(config.secret_dir) if config.secret_dir else None
+    session = secret_session(secret) if secret else boto3.session.Session()
     region = config.region or session.region_name or ("us-east-1" if endpoint else None)
     secure = endpoint is None or endpoint.startswith("https:")
     return session.client(
         "s3",
         endpoint_url=endpoint,
         region_name=region,
-        # The Secret need not have a ca.crt: the file is there only if it has.
-        verify=config.ca_file if config.ca_file and Path(config.ca_file).exists() else None,
+        verify=str(secret / names.CA) if secret and (secret / names.CA).exists() else None,
         config=Config(
             s3={"addressing_style": "path" if endpoint else "auto", "payload_signing_enabled": not secure},
             request_checksum_calculation="when_required",

@@ -49,7 +49,8 @@ class AgentConfig(Model):
     """``s3://bucket/prefix``."""
     endpoint_url: str = ""
     region: str = ""
-    ca_file: str = ""
+    secret_dir: str = ""
+    """Has a file per key of the run's Secret. Empty: credentials are those that boto3 finds."""
     include: tuple[str, ...] = ("**",)
     exclude: tuple[str, ...] = ()
     settle_seconds: float = 10

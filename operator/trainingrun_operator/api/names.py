@@ -53,17 +53,25 @@ OWN_CONTAINERS: Final = frozenset({AGENT_CONTAINER, GATE_CONTAINER, RESTORE_CONT
 CONTROL_VOLUME: Final = "trainingrun-control"
 PODINFO_VOLUME: Final = "trainingrun-podinfo"
 CHECKPOINT_VOLUME: Final = "trainingrun-checkpoints"
-CA_VOLUME: Final = "trainingrun-s3-ca"
+SECRET_VOLUME: Final = "trainingrun-s3"
 
 CONTROL_PATH: Final = "/var/run/trainingrun/control"
 PODINFO_PATH: Final = "/var/run/trainingrun/podinfo"
-CA_PATH: Final = "/var/run/trainingrun/ca"
+SECRET_PATH: Final = "/var/run/trainingrun/s3"
 AGENT_PORT: Final = 18790
 
 CHECKPOINT_DIR_ENV: Final = "TRAININGRUN_CHECKPOINT_DIR"
 CONTROL_ENV: Final = "TRAININGRUN_CONTROL"
 TRAINS_ENV: Final = "TRAININGRUN_TRAINS"
 """Only in the container that trains, and only where it may be sent a signal: the agent knows its process by it."""
+
+# -- the keys of a run's Secret ---------------------------------------------------------------------------
+ACCESS_KEY: Final = "AWS_ACCESS_KEY_ID"
+SECRET_KEY: Final = "AWS_SECRET_ACCESS_KEY"
+SESSION_TOKEN: Final = "AWS_SESSION_TOKEN"
+"""Need not be there."""
+CA: Final = "ca.crt"
+"""Need not be there."""
 
 JOB_NAME_MAX: Final = 52
 """A run's name becomes its Job's, and pods append to that: DNS-1035, at most this long."""

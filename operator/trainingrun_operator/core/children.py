@@ -33,7 +33,6 @@ NO_CRASHES: Final = (
 AGENT_GRACE_SECONDS: Final = 300
 """On top of the training's own grace, for the last commit."""
 AGENT_UID: Final = 65532
-CREDENTIALS: Final = (("AWS_ACCESS_KEY_ID", False), ("AWS_SECRET_ACCESS_KEY", False), ("AWS_SESSION_TOKEN", True))
 GATE_RESOURCES: Final = {"cpu": "50m", "memory": "32Mi"}
 """With a fifth of this its start took 6 s, in which the kubelet reports nothing of the training and a SIGTERM is lost."""
 
@@ -168,13 +167,20 @@ def _volumes(spec: TrainingRunSpec, pod: Manifest, checkpoint_volume: str) -> li
     if "trainingrun-shm" in mounted:
         volumes.append({"name": "trainingrun-shm", "emptyDir": {"medium": "Memory"}})
     if secret := spec.checkpoint.s3.credentials_secret_name:
-        volumes.append(
-            {
-                "name": names.CA_VOLUME,
-                "secret": {"secretName": secret, "optional": True, "items": [{"key": "ca.crt", "path": "ca.crt"}]},
-            }
-        )
+        volumes.append({"name": names.SECRET_VOLUME, "projected": {"sources": _secret(secret)}})
     return volumes
+
+
+def _secret(name: str) -> list[Manifest]:
+    """Files, not variables: the kubelet renews them. Without its keys no container starts; the others need not be there."""
+
+    def source(*keys: str) -> Manifest:
+        return {"name": name, "items": [{"key": key, "path": key} for key in keys]}
+
+    return [
+        {"secret": source(names.ACCESS_KEY, names.SECRET_KEY)},
+        {"secret": {**source(names.SESSION_TOKEN, names.CA), "optional": True}},
+    ]
 
 
 def _own_containers(run: Run, defaults: Defaults, mounts: list[Manifest]) -> dict[str, Manifest]:
@@ -185,8 +191,8 @@ def _own_containers(run: Run, defaults: Defaults, mounts: list[Manifest]) -> dic
         "securityContext": _security(run.spec),
     }
     secret = run.spec.checkpoint.s3.credentials_secret_name
-    ca = [{"name": names.CA_VOLUME, "mountPath": names.CA_PATH, "readOnly": True}] if secret else []
-    ships: Manifest = {"env": _agent_env(run, defaults), "volumeMounts": [*mounts, podinfo, *ca]}
+    keys = [{"name": names.SECRET_VOLUME, "mountPath": names.SECRET_PATH, "readOnly": True}] if secret else []
+    ships: Manifest = {"env": _agent_env(run, defaults), "volumeMounts": [*mounts, podinfo, *keys]}
     if defaults.agent_resources:
         ships["resources"] = dict(defaults.agent_resources)
     return {
@@ -219,7 +225,7 @@ def _agent_env(run: Run, defaults: Defaults) -> list[Manifest]:
         destination=(spec.checkpoint.destination or "") if _uploads(spec) else "",
         endpoint_url=spec.checkpoint.s3.endpoint_url,
         region=spec.checkpoint.s3.region,
-        ca_file=f"{names.CA_PATH}/ca.crt" if spec.checkpoint.s3.credentials_secret_name else "",
+        secret_dir=names.SECRET_PATH if spec.checkpoint.s3.credentials_secret_name else "",
         include=spec.checkpoint.include,
         exclude=spec.checkpoint.exclude,
         settle_seconds=defaults.agent_settle_seconds,
@@ -229,19 +235,9 @@ def _agent_env(run: Run, defaults: Defaults) -> list[Manifest]:
         port=names.AGENT_PORT,
     )
     fields = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid", "NODE_NAME": "spec.nodeName"}
-    secret = spec.checkpoint.s3.credentials_secret_name
-    keys = (
-        [
-            {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": optional}}}
-            for key, optional in CREDENTIALS
-        ]
-        if secret
-        else []
-    )
     return [
         {"name": AGENT_CONFIG_ENV, "value": config.model_dump_json(by_alias=True)},
         *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()),
-        *keys,
     ]
 
 

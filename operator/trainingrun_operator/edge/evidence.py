@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from trainingrun_operator.api import names
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Phase
-from trainingrun_operator.core import children
 from trainingrun_operator.core.destinations import allowed, layout_of
 from trainingrun_operator.core.observed import Mismatch, Problem, Training, Unreachable, Verified
 from trainingrun_operator.edge.s3 import Access
@@ -118,17 +118,17 @@ def access_of(spec: TrainingRunSpec, secret: dict[str, bytes] | None) -> Access 
             f"spec.checkpoint.s3.credentialsSecretName is {name!r}, but there is no such Secret in this namespace."
         )
         return Problem("SecretNotFound", message, permanent=False)
-    missing = [key for key, optional in children.CREDENTIALS if not optional and not secret.get(key)]
+    missing = [key for key in (names.ACCESS_KEY, names.SECRET_KEY) if not secret.get(key)]
     if missing:
         return Problem("SecretIncomplete", f"Secret {name!r} has no {' and no '.join(missing)}.", permanent=False)
     text = {key: value.decode(errors="replace").strip() for key, value in secret.items()}
     return Access(
         endpoint_url=s3.endpoint_url,
         region=s3.region,
-        access_key=text["AWS_ACCESS_KEY_ID"],
-        secret_key=text["AWS_SECRET_ACCESS_KEY"],
-        session_token=text.get("AWS_SESSION_TOKEN", ""),
-        ca_pem=text.get("ca.crt", ""),
+        access_key=text[names.ACCESS_KEY],
+        secret_key=text[names.SECRET_KEY],
+        session_token=text.get(names.SESSION_TOKEN, ""),
+        ca_pem=text.get(names.CA, ""),
     )
 
 

@@ -314,10 +314,16 @@ def named(method: str, path: str, query: str, body: bytes) -> Json | None:
             ours = any(t["key"].startswith("trainingrun.dev/") for t in (said.get("spec") or {}).get("taints", ()))
             name, what = "", ("delete node" if method == "DELETE" else "taint node" if ours else "untaint node")
         case kind:
-            keys = [*(said.get("spec") or {}), *(said.get("metadata") or {})] if method == "PATCH" else []
-            what = " ".join([method.lower(), kind, *sorted(k for k in keys if k != "uid")])
+            what = " ".join([method.lower(), kind, *(patched(said) if method == "PATCH" else ())])
     run = re.sub(SUFFIXES.get(found["kind"], "$"), "", name)
     return {"run": run, "effect": what}
+
+
+def patched(said: Any) -> list[str]:
+    """The fields that a merge patch or a JSON patch writes."""
+    if isinstance(said, list):
+        return sorted(op["path"].rpartition("/")[2] for op in said if op["op"] != "test")
+    return sorted({*(said.get("spec") or {}), *(said.get("metadata") or {})} - {"uid"})
 
 
 def of_run(sub: str, said: Any) -> str:

@@ -120,14 +120,21 @@ class Pod:
         self.volume = self.folder / "checkpoints"
         self.control = self.folder / f"{self.name}-control"
         self.podinfo = self.folder / f"{self.name}-podinfo"
-        for one in (self.volume, self.control, self.podinfo):
+        self.secret = self.folder / f"{self.name}-secret"
+        for one in (self.volume, self.control, self.podinfo, self.secret):
             one.mkdir(parents=True, exist_ok=True)
+        self.keys(self.store.server.secret_key)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
         self.annotations: dict[str, str] = {}
         self.log = self.folder / f"{self.name}.log"
         self.process: subprocess.Popen[bytes] | None = None
+
+    def keys(self, secret_key: str) -> None:
+        """Put them where the kubelet would."""
+        (self.secret / names.ACCESS_KEY).write_text(self.store.server.access_key)
+        (self.secret / names.SECRET_KEY).write_text(secret_key)
 
     def environment(self) -> dict[str, str]:
         config = AgentConfig(
@@ -138,16 +145,13 @@ class Pod:
             destination=f"s3://{BUCKET}/prefix",
             endpoint_url=self.endpoint or self.store.server.endpoint_url,
             region=self.store.server.region,
+            secret_dir=str(self.secret),
             port=self.port,
             **({"settle_seconds": 0.5} | self.options),
         )
-        credentials = {
-            "AWS_ACCESS_KEY_ID": self.store.server.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.store.server.secret_key,
-        }
         pod = {"POD_NAME": self.name, "POD_UID": f"{self.store.uid}-{self.name}", "NODE_NAME": "gpu-7"}
         given = {exchange.AGENT_CONFIG_ENV: json.dumps(config.dump())}
-        return os.environ | credentials | pod | given | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        return os.environ | pod | given | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
     def _spawn(self, code: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:

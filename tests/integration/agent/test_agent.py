@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import s3server
 from integration.agent.checkpoints import MIB, hf_checkpoint, safetensors
 from integration.agent.pods import BUCKET, Store, wait_for
 from integration.agent.proxy import Do, Request
@@ -382,12 +383,29 @@ def test_a_path_that_cannot_be_read_is_said_at_once(make_pod):
 
 def test_wrong_credentials_are_said_by_the_stores_code(make_pod, store):
     pod = make_pod()
-    environment = pod.environment()
-    pod.environment = lambda: environment | {"AWS_SECRET_ACCESS_KEY": "wrong"}
+    pod.keys("wrong")
     pod.start()
     report = pod.reports(lambda report: report.error)
     assert report.error.code == "SignatureDoesNotMatch"
     assert report.agent_epoch is None
+
+
+def test_keys_that_are_renewed_are_used_without_a_restart(make_pod, tmp_path):
+    data = tmp_path / "s3" / "data"
+    with s3server.running(data) as server:
+        store = Store(server)
+        store.s3.create_bucket(Bucket=BUCKET)
+        pod = make_pod(store=store).start()
+        hf_checkpoint(pod.volume, 100)
+        committed(store)
+    with s3server.running(data, port=server.port, secret_key="renewed") as server:
+        hf_checkpoint(pod.volume, 200)
+        pod.reports(lambda report: report.error and report.error.code == "SignatureDoesNotMatch")
+        pod.keys("renewed")
+        renewed = Store(server, store.uid)
+        wait_for(
+            lambda: [commit.checkpoint and commit.checkpoint.step for commit in renewed.commits()] == [100, 200], 20
+        )
 
 
 def test_memory_stays_bounded_and_the_page_answers_while_uploading(make_pod, store):

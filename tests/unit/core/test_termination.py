@@ -623,9 +623,9 @@ def test_what_cannot_be_saved_after_the_proof_is_given_up_and_said():
         make_saved(final=False, note=UNSAVED),
         None,
     )
-    then = {"stop": {"saved": given_up.saved}, "job": JOB}
+    then: dict[str, Any] = {"stop": {"saved": given_up.saved}, "job": JOB}
     assert effects(stopping_at(Phase.DELETING, pods=(exited_pod(0),), **then)) == [SuspendJob(JOB.uid, JOB.generation)]
-    gone = {"stop": {"saved": given_up.saved}, "job": make_job(suspended=True), "pods": ()}
+    gone: dict[str, Any] = {"stop": {"saved": given_up.saved}, "job": make_job(suspended=True), "pods": ()}
     lost = advanced(stopping_at(Phase.DELETING, **gone))
     assert (lost.saved, lost.data_loss) == (
         make_saved(final=False),
