@@ -6,7 +6,7 @@ import time
 
 import pytest
 from e2e.faults import kill_container
-from e2e.runs import condition_of, started_at, state_of
+from e2e.runs import SECRET, condition_of, started_at, state_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -114,3 +114,25 @@ def restarts(pod, container):
 
 def digests(text):
     return [line.split(maxsplit=1) for line in text.splitlines() if "  ./" in line and len(line.split()[0]) == 64]
+
+
+def test_keys_that_are_renewed_reach_a_running_agent(space):
+    run = space.run("keys", "--epochs", "200", "--step-seconds", "0.05", "--save-every", "20")
+    pod = run.wait_training()["metadata"]["name"]
+    log = space.api.follow(space.name, pod, "checkpoint-agent")
+
+    def hand_over(access_key):
+        keys = {"stringData": {"AWS_ACCESS_KEY_ID": access_key}}
+        space.api.merge(f"/api/v1/namespaces/{space.name}/secrets/{SECRET}", keys)
+        # The kubelet looks at a Secret every other minute, and at once when the pod changes.
+        space.shell(f"kubectl annotate --overwrite pod {pod} e2e/keys-of={access_key}")
+
+    log.wait("Committed")
+    hand_over("nobody")
+    log.wait("Trying on")
+    committed = log.text.count("Committed")
+    hand_over(space.ground["AWS_ACCESS_KEY_ID"])
+    log.wait("Committed", times=committed + 1)
+    run.merge({"spec": {"stop": True}})
+    run.assert_checkpoint_proven(run.wait_finished())
+    run.assert_ended_once()
