@@ -156,7 +156,7 @@ def test_a_commit_that_cannot_be_read_is_listed_with_its_complaint(there, plugin
         pytest.param(("verify",), 1 + OF_ONE + len(FILES), id="the newest is verified"),
     ],
 )
-def test_only_what_is_asked_for_is_read(there, plugin, tmp_path, arguments, requests):
+def test_only_what_is_asked_for_is_read(there, plugin, arguments, requests):
     there.ship(Order(1, 3))
     for number in range(4, 2 + SAVED):
         there.client.put_object(Bucket=there.layout.bucket, Key=there.layout.commit(Order(1, number)), Body=b"{}")
