@@ -26,7 +26,7 @@ CHART := charts/trainingrun-operator
 CHART_FILES := $(CHART)/files
 CHART_CRDS := $(CHART_FILES)/crds
 
-.PHONY: help demo test check fix generate verify docs cluster cluster-down image install e2e unit chaos bench lock
+.PHONY: help demo test check fix generate verify docs cluster cluster-down image install e2e unit trainings chaos bench lock
 
 # What make can do.
 help:
@@ -36,7 +36,7 @@ demo: cluster image install  ## Three real trainings ended in three ways, on a k
 	@echo "demo: three trainings, each watched until its node is released"
 	@$(BIN)/python tools/demo/demo.py
 
-test: check cluster unit image install e2e  ## Everything: check, unit tests, then the tests on a kind cluster
+test: check cluster unit trainings image install e2e  ## Everything: check, unit tests, the docs' trainings, then the tests on a kind cluster
 	@echo "test: all passed"
 
 check: $(READY) verify docs  ## Format, lint, types, layers, shell scripts, generated files, docs
@@ -120,9 +120,14 @@ e2e: $(READY)  ## Tests on the running cluster, with the installed operator
 unit: $(READY)
 	@tools/debian $(UNIT_PACKAGES)
 	@echo "unit: tests without a cluster"
-	@$(PYTEST) -m "not cluster and not audit" -n $(WORKERS) --cov --cov-report= $(PYTEST_ARGS)
+	@$(PYTEST) -m "not cluster and not audit and not trainings" -n $(WORKERS) --cov --cov-report= $(PYTEST_ARGS)
 	@echo "unit: every branch of core and api is covered"
 	@$(BIN)/coverage report --include='*/trainingrun_operator/core/*,*/trainingrun_operator/api/*' --fail-under=100
+
+trainings: $(READY)  ## The docs' training scripts on the real PyTorch, Hugging Face, Lightning, JAX and Keras, on CPU
+	@tools/frameworks/frameworks >/dev/null
+	@echo "trainings: the docs' scripts, run, stopped and gone on with"
+	@$(PYTEST) -m trainings -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 chaos: $(READY) $(if $(filter-out 0,$(CHAOS_CLUSTER)),cluster image install)  ## N terminations in memory and CHAOS_CLUSTER real ones, under faults drawn from SEED
 	@cd tests && ../$(BIN)/python -m chaos --runs $(N) --seed $(SEED) --cluster $(CHAOS_CLUSTER)
@@ -132,13 +137,15 @@ bench: $(READY)  ## What ten thousand runs cost the exporter, beside plain prome
 
 # pip reads both locks; writing them needs uv. No index address goes in.
 lock:
-	@echo "lock: requirements.lock, requirements-dev.lock"
+	@echo "lock: requirements.lock, requirements-dev.lock, $(FRAMEWORKS)/requirements.lock"
 	@command -v uv >/dev/null || { echo "lock: uv is needed to resolve (pip install uv)" >&2; exit 1; }
-	@uv pip compile pyproject.toml --output-file requirements.lock $(LOCK_FLAGS)
-	@uv pip compile pyproject.toml --group dev --constraint requirements.lock --output-file requirements-dev.lock $(LOCK_FLAGS)
-	@! grep -n '://' requirements.lock requirements-dev.lock
+	@uv pip compile pyproject.toml --output-file requirements.lock --python-version 3.11 $(LOCK_FLAGS)
+	@uv pip compile pyproject.toml --group dev --constraint requirements.lock --output-file requirements-dev.lock --python-version 3.11 $(LOCK_FLAGS)
+	@uv pip compile $(FRAMEWORKS)/requirements.in --override $(FRAMEWORKS)/overrides.txt --output-file $(FRAMEWORKS)/requirements.lock --python-version 3.13 $(LOCK_FLAGS)
+	@! grep -n '://' requirements.lock requirements-dev.lock $(FRAMEWORKS)/requirements.lock
 
-LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+FRAMEWORKS := tools/frameworks
+LOCK_FLAGS := --quiet --universal --generate-hashes --no-emit-index-url \
 	--custom-compile-command 'make lock' $(UPGRADE)
 
 $(READY): requirements-dev.lock pyproject.toml

@@ -1,13 +1,12 @@
-"""The training scripts of the docs, run against stand-ins for the libraries: what they show, when they save, how they leave and go on.
+"""Of the training scripts of the docs, what no run shows at will: which loss goes with which step, and what lies about in the folder.
 
-The stand-ins have what the scripts use of the documented hooks, and nothing else: they show that a script does its part, not that a library does.
+The stand-ins for the libraries have what the scripts use of the documented hooks, and nothing else. On the real libraries the scripts are run by
+`tests/integration/trainings`.
 """
 
 from __future__ import annotations
 
-import pickle
 import re
-import signal
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -21,7 +20,6 @@ from trainingrun_operator.agent.units import number_of, number_of_file
 from trainingrun_operator.agent.watch import Filter
 from trainingrun_operator.api.run import MetricNames
 
-PAGES = ("pytorch", "hugging-face", "lightning", "jax", "keras")
 GUIDE = ROOT / "docs" / "training"
 
 
@@ -61,8 +59,6 @@ def stand_ins():
         optim=SimpleNamespace(Optimizer=Base),
         device=Base,
         utils=SimpleNamespace(data=SimpleNamespace(Dataset=Base)),
-        save=lambda state, path: path.write_bytes(pickle.dumps(state)),
-        load=lambda path, map_location: pickle.loads(path.read_bytes()),  # noqa: S301 - written a line above
     )
     transformers = module("transformers", TrainerCallback=Base)
     for name in ("GPT2Config", "GPT2LMHeadModel", "Trainer", "TrainingArguments"):
@@ -75,10 +71,6 @@ def stand_ins():
         "lightning": module("lightning", Callback=Base, LightningModule=Base, Trainer=anything),
         "lightning.pytorch": module("lightning.pytorch", callbacks=callbacks),
         "lightning.pytorch.callbacks": callbacks,
-        "jax": module("jax", Array=Base, jit=lambda function: function, numpy=anything),
-        "jax.numpy": module("jax.numpy"),
-        "orbax": module("orbax", checkpoint=anything),
-        "orbax.checkpoint": module("orbax.checkpoint"),
         "numpy": module("numpy"),
         "keras": module("keras", callbacks=SimpleNamespace(Callback=Base), Model=Base),
     }
@@ -96,7 +88,7 @@ def load(monkeypatch, tmp_path, ports):
     monkeypatch.setattr(prometheus_client, "start_http_server", ports.append)
     for name, stand_in in stand_ins().items():
         monkeypatch.setitem(sys.modules, name, stand_in)
-    before, handler = set(REGISTRY._collector_to_names), signal.getsignal(signal.SIGTERM)
+    before = set(REGISTRY._collector_to_names)
 
     def loaded(page):
         made = module("train")
@@ -104,7 +96,6 @@ def load(monkeypatch, tmp_path, ports):
         return made
 
     yield loaded
-    signal.signal(signal.SIGTERM, handler)
     for collector in set(REGISTRY._collector_to_names) - before:
         REGISTRY.unregister(collector)
 
@@ -117,51 +108,12 @@ def shown():
     }
 
 
-# -- what all of them keep --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_a_script_shows_what_the_operator_looks_for(page, load):
-    load(page)
-    assert None not in shown().values()
-    assert "start_http_server(8000)" in source(page)
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_a_script_takes_its_folder_from_the_operator_and_looks_for_the_stop_file(page):
-    assert 'os.environ.get("TRAININGRUN_CHECKPOINT_DIR", "/checkpoints")' in source(page)
-    assert "STOP_TRAINING" in source(page)
-
-
-@pytest.mark.parametrize("page", ["pytorch", "jax"])
-def test_a_loop_stops_for_the_file_and_for_the_signal(page, load, tmp_path):
-    train = load(page)
-    assert not train.stop_asked()
-    (tmp_path / "STOP_TRAINING").touch()
-    assert train.stop_asked()
-    (tmp_path / "STOP_TRAINING").unlink()
-    train.stop_signal.set()
-    assert train.stop_asked()
-
-
-# -- one by one -------------------------------------------------------------------------------------------------
-
-
 def test_plain_pytorch_goes_on_from_the_highest_step_that_is_whole(load, tmp_path):
     train = load("pytorch")
-    loaded: list[str] = []
-    model = SimpleNamespace(state_dict=lambda: "weights", load_state_dict=loaded.append)
-    assert train.resume(model, model, None) == 0
-    for step in (0, 90, 1200):
-        train.save(step, model, model)
-    (tmp_path / ".tmp-checkpoint-1300").mkdir()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        ".tmp-checkpoint-1300",
-        "checkpoint-1200",
-        "checkpoint-90",
-    ]
-    assert train.resume(model, model, None) == 1200
-    assert loaded == ["weights", "weights"]
+    assert train.newest() is None
+    for name in ("checkpoint-90", "checkpoint-1200", ".tmp-checkpoint-1300"):
+        (tmp_path / name).mkdir()
+    assert train.newest() == tmp_path / "checkpoint-1200"
 
 
 def test_hugging_face_shows_a_loss_with_its_step_and_saves_before_it_leaves(load, ports, tmp_path):
@@ -205,25 +157,12 @@ def test_lightning_shows_the_mean_of_ten_losses_and_saves_once_before_it_leaves(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["STOP_TRAINING", "epoch=3-step=16.ckpt"]
 
 
-def test_keras_saves_now_and_then_and_at_the_stop_and_goes_on_from_the_highest_step(load, ports, tmp_path):
+def test_keras_goes_on_from_the_highest_step_that_is_whole(load, tmp_path):
     train = load("keras")
     assert train.newest() == (0, None)
-    callback = train.TrainingRunCallback(first_step=98)
-    callback.model = SimpleNamespace(stop_training=False, save=lambda path: path.touch())
-    callback.on_train_begin()
-    callback.on_epoch_begin(1)
-    callback.on_train_batch_end(0, {"loss": 0.5})
-    assert shown() == {"loss": 0.5, "step": 99, "epoch": 2, "total_epochs": 20}
-    callback.on_train_batch_end(1, {"loss": 0.4})
-    assert train.newest() == (100, tmp_path / "checkpoint-100.keras")
-    assert not callback.model.stop_training
-
-    signal.raise_signal(signal.SIGTERM)
-    callback.on_train_batch_end(2, {"loss": 0.3})
-    assert callback.model.stop_training
-    callback.on_train_end()
-    assert train.newest() == (101, tmp_path / "checkpoint-101.keras")
-    assert ports == [8000]
+    for name in ("checkpoint-90.keras", "checkpoint-1200.keras", ".tmp-checkpoint-1300.keras"):
+        (tmp_path / name).touch()
+    assert train.newest() == (1200, tmp_path / "checkpoint-1200.keras")
 
 
 # -- what the guide says of names -------------------------------------------------------------------------------

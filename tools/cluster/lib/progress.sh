@@ -5,7 +5,7 @@
 STEP='' ALIVE=''
 
 say() { printf '    %s\n' "$*"; }
-die() { printf 'cluster: %s\n' "$*" >&2; exit 1; }
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
 # step TITLE COMMAND...   The command runs in a shell of its own: what it changes of folder and environment ends with it.
 # Not under `if`, so that `set -e` holds inside it.
@@ -48,7 +48,7 @@ finish() {
   if [ "$status" -ne 0 ] && [ -n "$STEP" ]; then
     printf ' failed\n' >&2
     tail -n 20 "$STEP_LOG" | sed 's/^/    | /' >&2
-    printf 'cluster: "%s" did not finish; the whole log is %s. Every command may be repeated.\n' "$STEP" "$STEP_LOG" >&2
+    printf '%s: "%s" did not finish; the whole log is %s. Every command may be repeated.\n' "${0##*/}" "$STEP" "$STEP_LOG" >&2
   fi
   exit "$status"
 }

@@ -1,0 +1,144 @@
+"""The training scripts of the docs, as they stand, on the real libraries: seen by the operator, saved, stopped, and gone on from."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+import time
+from typing import Any, NamedTuple
+
+import pytest
+from integration.trainings.script import GUIDE, START_SECONDS, Training, script_of, wait_for
+
+from trainingrun_operator.agent import detect
+
+pytestmark = [pytest.mark.trainings, pytest.mark.timeout(420)]
+
+FIRST_CHECKPOINT_SECONDS = 180
+SAVE_EVERY = 100
+"""Of all of the scripts, in steps."""
+
+
+class Page(NamedTuple):
+    share: float
+    """Of the time, that its training gets to run until it is asked to leave: 2,000 small steps take a second or two."""
+    epochs: int
+    saves_on_sigterm: bool
+    sigterm: int = 0
+    """What it exits with then."""
+
+
+PAGES = {
+    "pytorch": Page(0.1, 20, saves_on_sigterm=True),
+    "hugging-face": Page(1, 3, saves_on_sigterm=False, sigterm=-signal.SIGTERM),
+    "lightning": Page(0.5, 20, saves_on_sigterm=False),
+    "jax": Page(0.1, 20, saves_on_sigterm=True),
+    "keras": Page(0.1, 20, saves_on_sigterm=True),
+}
+
+
+@pytest.fixture
+def start(frameworks, tmp_path):
+    return lambda page, script="": Training(frameworks, tmp_path, page, script)
+
+
+def samples_of(training, page, until):
+    """What the operator reads, a sample for each step that it sees, until there are two and something is so."""
+    samples: list[Any] = []
+
+    def enough():
+        if (sample := training.sample()) and (not samples or sample.step != samples[-1].step):
+            samples.append(sample)
+        return len(samples) > 1 and until()
+
+    wait_for(training.sample, START_SECONDS, "a metrics page with a step")
+    with training.slowed(PAGES[page].share):
+        wait_for(enough, FIRST_CHECKPOINT_SECONDS, "two steps on the page, and what the test waits for")
+
+    steps, epochs = [one.step for one in samples], [one.epoch for one in samples]
+    assert steps == sorted(steps)
+    assert epochs == sorted(epochs)
+    assert {one.total_epochs for one in samples} == {PAGES[page].epochs}
+    assert all(0 < one.epoch <= one.total_epochs for one in samples)
+    assert all(math.isfinite(one.loss) for one in samples)
+    return samples
+
+
+def complete(training):
+    """The steps of the complete checkpoints, ascending, while it trains."""
+    return [one.unit.step for one in training.look().seen if one.complete]
+
+
+def left_behind(training):
+    """The checkpoints that it has left, ascending: each with a step, and each complete."""
+    view = training.look(ended=True)
+    assert not view.error
+    assert [(one.unit.name, one.verdict.evidence) for one in view.seen if not one.complete] == []
+    units = [one.unit for one in view.seen]
+    assert detect.newest(view.seen, since_ns=0) == view.seen[-1]
+    assert None not in [unit.step for unit in units]
+    return units
+
+
+def keep_only(training, unit):
+    """As a restore from the bucket makes it: the newest checkpoint, and no stop file."""
+    for path in training.folder.iterdir():
+        if path.name != unit.dir:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_script_is_seen_and_saves_and_leaves_when_asked_and_goes_on(page, start):
+    training = start(page)
+    with training.running():
+        samples = samples_of(training, page, until=lambda: complete(training))
+        training.ask_to_stop()
+        assert training.exit_code() == 0
+    saved = left_behind(training)[-1]
+    assert saved.step >= samples[-1].step
+
+    keep_only(training, saved)
+    with training.running():
+        samples = samples_of(training, page, until=lambda: True)
+        assert samples[0].step > saved.step
+        training.signal(signal.SIGTERM)
+        assert training.exit_code() == PAGES[page].sigterm
+    first, *later = [unit.step for unit in left_behind(training)]
+    assert first == saved.step
+    if PAGES[page].saves_on_sigterm:
+        assert later[-1] >= samples[-1].step
+    else:
+        assert [step for step in later if step % SAVE_EVERY] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "argument", "waits"),
+    [
+        ("hugging-face", ("report_to=[],", "report_to=[], enable_jit_checkpoint=True,"), 3),
+        ("lightning", ("save_top_k=-1)", "save_top_k=-1, save_on_exception=True)"), 0),
+    ],
+    ids=["just-in-time checkpoints", "save_on_exception"],
+)
+def test_one_argument_makes_it_save_the_step_of_the_moment_on_sigterm(page, argument, waits, start):
+    script = script_of(page).replace(*argument)
+    assert script != script_of(page)
+    assert argument[1].split()[-1].split("=")[0] in (GUIDE / f"{page}.md").read_text()
+    training = start(page, script)
+    with training.running():
+        samples = samples_of(training, page, until=lambda: True)
+        training.signal(signal.SIGTERM)
+        asked = time.monotonic()
+        assert training.exit_code() == 0
+        assert time.monotonic() - asked > waits
+    saved = left_behind(training)[-1]
+    assert saved.step >= samples[-1].step
+    with training.running():
+        assert samples_of(training, page, until=lambda: True)[0].step > saved.step
+
+
+def test_the_guide_names_the_versions_that_were_tried(frameworks):
+    said = " ".join((GUIDE / "index.md").read_text().partition("## What was tried")[2].split())
+    versions = dict(line.split() for line in (frameworks / "versions").read_text().splitlines())
+    tried = [f"{name} {version.partition('+')[0]}" for name, version in versions.items()]
+    assert [one for one in tried if one not in said] == []
