@@ -131,7 +131,7 @@ class SimRun:
     def settled(self) -> bool:
         stop = self.run.status.termination
         done = stop is not None and stop.phase is Phase.DONE
-        return not self.exists or (done and names.FINALIZER not in self.run.finalizers)
+        return not self.exists or (done and names.FINALIZER not in self.run.finalizers and not self.pods)
 
     def find(self, uid: str) -> SimPod | None:
         return next((pod for pod in self.pods if pod.uid == uid), None)

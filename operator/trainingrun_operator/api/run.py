@@ -6,7 +6,7 @@ A field is here only once it works. Defaults that could end somebody's run are n
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -26,6 +26,8 @@ from trainingrun_operator.api.status import StopMode, TrainingRunStatus
 MetricName = Annotated[str, Field(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$", max_length=128)]
 RelativePath = Annotated[str, Field(pattern=r"^[^/]", max_length=255)]
 Glob = Annotated[str, Field(min_length=1, max_length=255)]
+USER_MAX: Final = 512
+"""Characters of `spec.stoppedBy`."""
 
 
 class Shutdown(Model):
@@ -203,7 +205,7 @@ class TrainingRunSpec(Model):
     """true ends the run by hand, with its checkpoint saved and its node released. One way. Default absent."""
     stop_reason: Text | None = None
     """Why it was stopped by hand; shown in the status. Default absent."""
-    stopped_by: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    stopped_by: Annotated[str, Field(min_length=1, max_length=USER_MAX)] | None = None
     """Who stops it by hand: your own user name, as `kubectl auth whoami` says it, written together with stop. The installation's admission policy
     refuses any other. Shown in the status. Default absent: the status names the program that wrote stop."""
     suspend: bool | None = None

@@ -285,6 +285,11 @@ class Termination(Model):
         """Whether the run does not end with it."""
         return self.status == SUSPENDED
 
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended with it, and everything is settled."""
+        return self.phase is Phase.DONE and not self.suspends
+
 
 class NodeStatus(Model):
     """One node that the run used, and its way back to the pool."""
@@ -386,3 +391,7 @@ class TrainingRunStatus(Model):
     """The last 20 changes of phase."""
     notified: Annotated[tuple[Word, ...], ListSet(), Field(max_length=16)] = ()
     """Ids of the events of this stop that the installation's webhook has taken."""
+
+    def condition(self, kind: str) -> Condition | None:
+        """The condition of a type; None if it has not been written yet."""
+        return next((one for one in self.conditions if one.type == kind), None)

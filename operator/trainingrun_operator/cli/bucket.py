@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from trainingrun_operator.agent.download import Download, safe
 from trainingrun_operator.agent.ledger import BadCommitError
 from trainingrun_operator.api.manifest import COMMIT_MAX_BYTES, MANIFEST_MAX_BYTES, Commit, Layout, Order
 from trainingrun_operator.api.run import CheckpointMode
+from trainingrun_operator.cli import words
 from trainingrun_operator.cli.trouble import Exit, TroubleError
 from trainingrun_operator.core.destinations import layout_of
 from trainingrun_operator.core.observed import Unreachable, Verified
@@ -22,7 +24,7 @@ from trainingrun_operator.edge.s3 import STORE_ERRORS, Access
 from trainingrun_operator.edge.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 READERS: Final = 8
 LISTED_MAX: Final = 1000
+NAMED: Final = 10
+"""So many generations are named where one was not found."""
 _URI: Final = re.compile(r"s3://(?P<destination>[^/]+(?:/.*)?)/(?P<namespace>[^/]+)/(?P<run>[^/]+)/(?P<uid>[^/]+)/?\Z")
 _NUMBER: Final = re.compile(r"e(?P<epoch>\d+)-g(?P<generation>\d+)\Z")
 _YOURS: Final = "they are the ones that boto3 finds: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or your machine's own"
@@ -76,13 +80,8 @@ class Listed:
     complaint: str = ""
 
 
-def name_of(order: Order) -> str:
-    """How a person names a generation: `e1-g0003`, as in the bucket."""
-    return f"e{order.epoch}-g{order.generation:04d}"
-
-
 def order_of(name: str) -> Order:
-    """Read such a name.
+    """Read the name of a generation, as `words.generation` writes it.
 
     Raises:
         TroubleError: it is none.
@@ -138,40 +137,55 @@ class Checkpoints:
         """Close all connections."""
         self._clients.close()
 
-    def listed(self) -> list[Listed]:
-        """All commits, newest first.
+    def keys(self) -> tuple[str, ...]:
+        """Of all commits, newest first; none of them is read.
 
         Raises:
             TroubleError: the bucket cannot be read.
         """
-        try:
-            keys = s3.list_commits(self.place.layout, self._client)[:LISTED_MAX]
-            with ThreadPoolExecutor(READERS) as pool:
-                return list(pool.map(self._read, keys))
-        except STORE_ERRORS as error:
-            raise self._unreadable(s3.code_of(error)) from error
+        with self._readable():
+            return s3.list_commits(self.place.layout, self._client)
 
-    def find(self, name: str) -> Listed:
-        """One generation by its name; without a name the one that the operator has proven, else the newest.
+    def listed(self) -> list[Listed]:
+        """The newest commits, newest first, each read.
 
         Raises:
-            TroubleError: there is none, or it cannot be read.
+            TroubleError: the bucket cannot be read.
         """
-        listed = self.listed()
+        keys = self.keys()[:LISTED_MAX]
+        with self._readable(), ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(self._read, keys))
+
+    def key(self, name: str) -> str:
+        """Where one generation's commit lies, by its name; without a name that of the one that the operator has proven, else of the newest.
+
+        Raises:
+            TroubleError: there is none, or the bucket cannot be read.
+        """
+        keys = self.keys()
         where = self.place.layout.uri(self.place.layout.base)
-        if not listed:
+        if not keys:
             raise TroubleError(f"There is no checkpoint at {where} yet.", Exit.NO_SUCH_RUN)
-        key = self.place.layout.commit(order_of(name)) if name else self.place.proven or listed[0].key
-        found = next((one for one in listed if one.key == key), None)
-        if found is None and not name:
+        key = self.place.layout.commit(order_of(name)) if name else self.place.proven or keys[0]
+        if key in keys:
+            return key
+        if not name:
             raise TroubleError(
                 f"The commit that the status names as proven is not in the bucket any more: {self.place.layout.uri(key)}",
                 Exit.NOT_PROVEN,
             )
-        if found is None:
-            known = ", ".join(name_of(one.commit.order) for one in listed[:10] if one.commit)
-            raise TroubleError(f"There is no generation {name} at {where}; there is {known}.", Exit.NO_SUCH_RUN)
-        return found
+        known = ", ".join(words.generation(one) for one in keys[:NAMED])
+        raise TroubleError(f"There is no generation {name} at {where}; there is {known}.", Exit.NO_SUCH_RUN)
+
+    def find(self, name: str) -> Listed:
+        """One generation, as `key` finds it, read.
+
+        Raises:
+            TroubleError: there is none, or the bucket cannot be read.
+        """
+        key = self.key(name)
+        with self._readable():
+            return self._read(key)
 
     def verify(self, key: str) -> Verified | Mismatch:
         """Prove one commit as the operator does: its manifests, and size and checksum of every object.
@@ -253,6 +267,14 @@ class Checkpoints:
     @property
     def _client(self) -> S3Client:
         return self._clients.door(self.place.access).client
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Tell what keeps the bucket from being read."""
+        try:
+            yield
+        except STORE_ERRORS as error:
+            raise self._unreadable(s3.code_of(error)) from error
 
     def _read(self, key: str) -> Listed:
         layout = self.place.layout

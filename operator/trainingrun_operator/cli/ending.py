@@ -45,7 +45,7 @@ def stop(session: Session, runs: tuple[str, ...], reason: str, mode: str | None,
     found = [session.run(name) for name in runs]
     me = session.kubectl.whoami() if any(_may_be_stopped(run) for run in found) else ""
     for run in found:
-        _stop(session, run, _patch(run, reason, mode, me), reason)
+        _stop(session, run, _patch(run, reason, StopMode(mode) if mode else None, me), reason)
     if wait:
         for run in found:
             wait_for(session, run.name, timeout)
@@ -56,33 +56,28 @@ def _may_be_stopped(run: Run) -> bool:
     return (stop is None or stop.suspends) and not run.spec.stop
 
 
-def _patch(run: Run, reason: str, mode: str | None, me: str) -> dict[str, Any]:
+def _patch(run: Run, reason: str, mode: StopMode | None, me: str) -> dict[str, Any]:
     """What is written; of a run that stops already only what may still change."""
-    changed = {"stopMode": mode} if mode and mode != run.spec.stop_mode.value else {}
-    if not _may_be_stopped(run):
-        return changed if not _over(run) else {}
-    who = {"stoppedBy": me} if me else {}
-    why = {"stopReason": reason} if reason else {}
-    return {"stop": True, **who, **why, **changed}
-
-
-def _over(run: Run) -> bool:
+    changed = mode if mode is not run.spec.stop_mode else None
+    if _may_be_stopped(run):
+        return asking.stop(by=me, reason=reason, mode=changed)
     stop = run.status.termination
-    return stop is not None and stop.phase is Phase.DONE and not stop.suspends
+    over = stop is not None and stop.over
+    return {"spec": {"stopMode": changed.value}} if changed and not over else {}
 
 
 def _stop(session: Session, run: Run, patch: dict[str, Any], reason: str) -> None:
     if patch:
-        session.kubectl.patch(run, {"spec": patch})
+        session.kubectl.patch(run, patch)
     stop = run.status.termination
-    if stop is not None and _over(run):
+    if stop is not None and stop.over:
         session.screen.say(f"{run.name} has ended already ({stop.status}): {stop.message}")
     elif stop is not None and stop.suspends and not run.spec.stop:
         asleep = "is suspended, and ends with" if stop.phase is Phase.DONE else "is being suspended, and then ends with"
         session.screen.say(f"{run.name} {asleep} the checkpoint of its suspension.")
     elif stop is not None or run.spec.stop:
         why = f" ({stop.status}: {stop.message})" if stop is not None else ""
-        now = f" It waits for {patch['stopMode']} now." if patch else ""
+        now = f" It waits for {patch['spec']['stopMode']} now." if patch else ""
         late = " The reason is not written: it belongs to who stopped it." if reason else ""
         session.screen.say(f"{run.name} is stopping already{why}.{now}{late}")
     else:
@@ -103,7 +98,7 @@ def proceed(session: Session, run: str, *, yes: bool) -> None:
     """
     found = session.run(run)
     stop = found.status.termination
-    if stop is not None and _over(found):
+    if stop is not None and stop.over:
         session.screen.say(f"{run} has ended already ({stop.status}): nothing is held.")
         return
     if found.spec.checkpoint.on_failure is OnFailure.PROCEED:

@@ -87,6 +87,6 @@ def wait(session: Session, name: str, seconds: float, there: Callable[[Run], boo
 def _tell_end(session: Session, run: Run) -> None:
     """How it came out."""
     session.screen.say(run.status.termination_message or f"{run.name} is {run.status.phase or 'deleted'}.")
-    saved = next((one for one in run.status.conditions if one.type == "CheckpointSaved"), None)
+    saved = run.status.condition("CheckpointSaved")
     if saved is not None and saved.status == "False" and saved.reason == "DataLoss":
         raise TroubleError(f"{run.name} ended without a proven checkpoint: {saved.message}", Exit.NOT_PROVEN)

@@ -11,7 +11,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.cli import live, policy, words
 from trainingrun_operator.cli.draw import Curve, plot
 from trainingrun_operator.cli.explain import explain
-from trainingrun_operator.cli.rows import row_of
+from trainingrun_operator.cli.rows import read, row_of
 from trainingrun_operator.cli.screen import GAP, note
 from trainingrun_operator.cli.session import RUN, Session, in_session, where
 from trainingrun_operator.cli.trouble import Exit, TroubleError
@@ -46,7 +46,9 @@ def list_(session: Session, output: str | None, selector: str, *, everywhere: bo
     wide = output == "wide"
     columns = [*([live.NAMESPACE] if everywhere else []), *live.COLUMNS, *(live.WIDE if wide else ())]
     now = session.now
-    session.screen.table(columns, [live.cells(row_of(one, now), everywhere=everywhere, wide=wide) for one in stored])
+    session.screen.table(
+        columns, [live.cells(row_of(one, read(one), now), everywhere=everywhere, wide=wide) for one in stored]
+    )
 
 
 @click.command()

@@ -10,17 +10,15 @@ from rich.live import Live
 from rich.text import Text
 
 from trainingrun_operator.api import names
-from trainingrun_operator.cli import words
 from trainingrun_operator.cli.curve import points_of
 from trainingrun_operator.cli.draw import sparkline
 from trainingrun_operator.cli.explain import explain
-from trainingrun_operator.cli.rows import Row, row_of
+from trainingrun_operator.cli.rows import Row, read, row_of
 from trainingrun_operator.cli.screen import Column, explained, table
-from trainingrun_operator.cli.session import parsed
-from trainingrun_operator.cli.trouble import TroubleError
+from trainingrun_operator.core.track import finite
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from trainingrun_operator.cli.screen import Screen
     from trainingrun_operator.core.observed import Run
@@ -56,7 +54,8 @@ class Seen:
 
     def __init__(self, *, everywhere: bool, one: bool) -> None:
         self._everywhere, self._one = everywhere, one
-        self.runs: dict[tuple[str, str], dict[str, Any]] = {}
+        self.runs: dict[tuple[str, str], tuple[dict[str, Any], Run | None]] = {}
+        """As stored and as read: drawn far more often than they change, and reading is what takes long."""
         self._losses: dict[str, list[float]] = {}
         self._told: dict[str, tuple[int, float]] = {}
         """Of each run, by uid, the newest step that its status told, and its loss."""
@@ -73,9 +72,9 @@ class Seen:
         if kind == "DELETED":
             self.runs.pop(key, None)
             return
-        self.runs[key] = stored
+        self.runs[key] = (stored, read(stored))
         progress = (stored.get("status") or {}).get("progress") or {}
-        loss, step, uid = words.number(progress.get("loss")), progress.get("step"), stored["metadata"]["uid"]
+        loss, step, uid = finite(progress.get("loss")), progress.get("step"), stored["metadata"]["uid"]
         if loss is None or step is None or self._told.get(uid) == (step, loss):
             return
         losses = self._losses.setdefault(uid, [])
@@ -89,31 +88,26 @@ class Seen:
         """Everything, as lines."""
         now = datetime.now(UTC)
         columns = [*([NAMESPACE] if self._everywhere else []), *COLUMNS, Column("TREND", drop=2)]
+        known = sorted(self.runs.items())
         rows = [
             [
-                *cells(row_of(stored, now), everywhere=self._everywhere),
+                *cells(row_of(stored, run, now), everywhere=self._everywhere),
                 sparkline(self._losses.get(stored["metadata"]["uid"], []), TREND, plain=plain),
             ]
-            for _, stored in sorted(self.runs.items())
+            for _, (stored, run) in known
         ]
         lines = table(columns, rows, width)
-        for run in self._explained():
-            lines += [Text(), *explained(explain(run, now))]
+        # Of one run there is room to say more.
+        for _, (_, run) in known if self._one else ():
+            if run is not None:
+                lines += [Text(), *explained(explain(run, now))]
         return lines
-
-    def _explained(self) -> Iterator[Run]:
-        """Of one run there is room to say more."""
-        for stored in self.runs.values() if self._one else ():
-            try:
-                yield parsed(stored)
-            except TroubleError:
-                return
 
 
 def follow(changes: Iterable[tuple[str, dict[str, Any]]], seen: Seen, screen: Screen, *, one: bool) -> None:
     """Show changes until they end; of one run, until it has."""
     if not screen.is_terminal:
-        _print(changes, seen, screen, one=one)
+        _print(changes, screen, one=one)
         return
 
     def drawn() -> Group:
@@ -126,13 +120,12 @@ def follow(changes: Iterable[tuple[str, dict[str, Any]]], seen: Seen, screen: Sc
                 return
 
 
-def _print(changes: Iterable[tuple[str, dict[str, Any]]], seen: Seen, screen: Screen, *, one: bool) -> None:
+def _print(changes: Iterable[tuple[str, dict[str, Any]]], screen: Screen, *, one: bool) -> None:
     """A line for whatever a person would notice."""
     said: dict[tuple[str, str], str] = {}
     for kind, stored in changes:
-        seen.take(kind, stored)
         now = datetime.now(UTC)
-        row = row_of(stored, now)
+        row = row_of(stored, read(stored), now)
         line = "deleted" if kind == "DELETED" else sentence(row)
         if said.get((row.namespace, row.name)) != line:
             said[row.namespace, row.name] = line

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.cli import words
 from trainingrun_operator.core.observed import Run
+from trainingrun_operator.core.status import POD_WAITS
 from trainingrun_operator.core.stopping import OFF, SHADOW
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.api.status import TrainingRunStatus
 
-_WAITS: Final = re.compile(r"The pod waits: (\w+)")
+_WAITS: Final = re.compile(rf"{re.escape(POD_WAITS)} (\w+)")
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,18 @@ class Row:
     nodes: str = ""
 
 
-def row_of(stored: dict[str, Any], now: datetime) -> Row:
-    """Read a stored run; one that this version cannot read is told of by its name."""
-    meta = stored["metadata"]
+def read(stored: dict[str, Any]) -> Run | None:
+    """None: a newer operator wrote what this version does not understand."""
     try:
-        run = Run.of(stored)
+        return Run.of(stored)
     except ValidationError:
+        return None
+
+
+def row_of(stored: dict[str, Any], run: Run | None, now: datetime) -> Row:
+    """A stored run, as it was read; one that could not be is told of by its name."""
+    if run is None:
+        meta = stored["metadata"]
         phase = str((stored.get("status") or {}).get("phase") or "")
         return Row(
             meta["namespace"],
@@ -95,8 +102,9 @@ def why(run: Run) -> str:
 
 def _trouble(run: Run) -> str:
     """The first thing that is not as it should be."""
-    found = {one.type: one for one in run.status.conditions}
-    accepted, metrics, saved = (found.get(kind) for kind in ("Accepted", "MetricsAvailable", "CheckpointSaved"))
+    accepted, metrics, saved = (
+        run.status.condition(kind) for kind in ("Accepted", "MetricsAvailable", "CheckpointSaved")
+    )
     if accepted is not None and accepted.status == "False":
         return accepted.reason
     if metrics is not None and run.status.phase == "Pending":

@@ -14,6 +14,7 @@ from trainingrun_operator.cli.screen import Column, note
 from trainingrun_operator.cli.session import RUN, Session, in_session, where
 from trainingrun_operator.cli.trouble import Exit, TroubleError
 from trainingrun_operator.core.observed import Mismatch
+from trainingrun_operator.core.words import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,7 +96,7 @@ def list_(session: Session, run: str, endpoint_url: str, region: str) -> None:
 
 
 def _cells(one: Listed, proven: str, session: Session) -> list[str]:
-    name = one.key.rpartition("/")[2].removesuffix(".json")
+    name = words.generation(one.key)
     commit = one.commit
     if commit is None:
         return [name, "", "", "", "", "", "", f"unreadable: {one.complaint}"]
@@ -110,7 +111,7 @@ def _cells(one: Listed, proven: str, session: Session) -> list[str]:
         str(found.step) if found is not None and found.step is not None else "",
         found.dir if found is not None else "nothing",
         str(commit.total_files),
-        words.size(commit.total_bytes),
+        size(commit.total_bytes),
         words.ago(commit.written_at, session.now).strip(" ()"),
         _WHY.get(commit.reason, commit.reason),
         ", ".join(filter(None, notes)),
@@ -132,8 +133,8 @@ def verify(session: Session, run: str, generation: str, endpoint_url: str, regio
     if all_of_them and generation:
         raise click.UsageError("Give a GENERATION or --all, not both.")
     with _opened(session, run, endpoint_url, region) as there:
-        wanted = there.listed() if all_of_them else [there.find(generation)]
-        wrong = [name for one in wanted if (name := _verified(session, there, one))]
+        wanted = there.keys() if all_of_them else (there.key(generation),)
+        wrong = [name for key in wanted if (name := _verified(session, there, key))]
     if wrong:
         raise TroubleError(
             f"{'It is' if len(wanted) == 1 else f'{len(wrong)} of {len(wanted)} are'} not proven: {', '.join(wrong)}.",
@@ -141,17 +142,17 @@ def verify(session: Session, run: str, generation: str, endpoint_url: str, regio
         )
 
 
-def _verified(session: Session, there: Checkpoints, one: Listed) -> str:
+def _verified(session: Session, there: Checkpoints, key: str) -> str:
     """Tell how one stands; returns its name if it is not as it should be."""
-    name = one.key.rpartition("/")[2].removesuffix(".json")
-    answer = there.verify(one.key)
+    name = words.generation(key)
+    answer = there.verify(key)
     if isinstance(answer, Mismatch):
         session.screen.say(f"{name}  NOT PROVEN  {answer.complaint}", "red")
         return name
     commit = answer.commit
     what = commit.checkpoint.dir if commit.checkpoint is not None else "nothing"
     session.screen.say(
-        f"{name}  proven  {what}: {commit.total_files} files, {words.size(commit.total_bytes)}, each with its size and checksum",
+        f"{name}  proven  {what}: {commit.total_files} files, {size(commit.total_bytes)}, each with its size and checksum",
         "green",
     )
     if answer.uri:
@@ -178,7 +179,7 @@ def download(session: Session, run: str, generation: str, folder: Path | None, e
     """
     with _opened(session, run, endpoint_url, region) as there:
         one = there.find(generation)
-        name = one.key.rpartition("/")[2].removesuffix(".json")
+        name = words.generation(one.key)
         if one.commit is None:
             raise TroubleError(f"{name} cannot be read: {one.complaint}.", Exit.NOT_PROVEN)
         target = folder or Path(f"{there.place.layout.base.split('/')[-3]}-{name}")
@@ -190,7 +191,7 @@ def download(session: Session, run: str, generation: str, folder: Path | None, e
         what = one.commit.checkpoint.dir if one.commit.checkpoint is not None else ""
         inside = target if what in ("", ".") or len(found) > 1 else target / what
         session.screen.say(
-            f"{one.commit.total_files} files, {words.size(one.commit.total_bytes)}, each proven by its checksum:"
+            f"{one.commit.total_files} files, {size(one.commit.total_bytes)}, each proven by its checksum:"
         )
         session.screen.command(f"    {inside}")
 

@@ -1,15 +1,18 @@
-"""Numbers, times and foreign text as people read them at a terminal."""
+"""Durations, lists, generations and foreign text as people read them at a terminal."""
 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from trainingrun_operator.core.words import moment
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _WEEK = 7 * _DAY
-_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def clean(text: str) -> str:
@@ -42,30 +45,9 @@ def ago(stamp: str | None, now: datetime) -> str:
     return f" ({past} ago)" if past else ""
 
 
-def moment(stamp: str | None) -> datetime | None:
-    """An RFC 3339 time; None if it is none."""
-    try:
-        at = datetime.fromisoformat(stamp or "")
-    except ValueError:
-        return None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-def number(text: str | None) -> float | None:
-    """What the status keeps of a number; None if it is none."""
-    try:
-        return float(text or "")
-    except ValueError:
-        return None
-
-
-def size(count: float) -> str:
-    """Bytes, decimal: `39.6 kB`."""
-    for unit in _UNITS:
-        if count < 1000 or unit == _UNITS[-1]:  # noqa: PLR2004 - decimal units
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1000
-    raise AssertionError  # the last unit takes everything
+def generation(key: str) -> str:
+    """How a person names one, by the key of its commit: `e1-g0003`."""
+    return key.rpartition("/")[2].removesuffix(".json")
 
 
 def listed(words: tuple[str, ...] | list[str], last: str = "and") -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from trainingrun_operator.api import names
-from trainingrun_operator.api.run import OnFailure
+from trainingrun_operator.api.run import USER_MAX, OnFailure
+
+if TYPE_CHECKING:
+    from trainingrun_operator.api.status import StopMode
 
 Json = dict[str, Any]
 
@@ -17,6 +20,24 @@ PROCEED: Final[Json] = {"spec": {"checkpoint": {"onFailure": OnFailure.PROCEED.v
 """End a held run though its checkpoint is not proven."""
 ABANDON: Final[Json] = {"metadata": {"annotations": {names.ABANDON_RELEASE_ANNOTATION: "true"}}}
 """Keep nodes whose release does not end."""
+
+
+def stop(*, by: str = "", reason: str = "", mode: StopMode | None = None) -> Json:
+    """End it.
+
+    Args:
+        by: their user name, as the cluster knows it.
+        reason: as `spec.stopReason` has it, at most 1024 characters.
+        mode: None leaves the one that is written.
+    """
+    name = signature(by)
+    asked = {"stopMode": mode and mode.value, "stopReason": reason, "stoppedBy": name}
+    return {"spec": {"stop": True, **{field: value for field, value in asked.items() if value}}}
+
+
+def signature(user: str) -> str:
+    """What of a user name `spec.stoppedBy` may hold: all of it, or nothing. The admission policy takes a part of it for somebody else's."""
+    return user if len(user) <= USER_MAX else ""
 
 
 def of_uid(uid: str, patch: Json) -> Json:

@@ -51,7 +51,7 @@ def _happened(seen: Observed, stop: Termination, status: TrainingRunStatus) -> I
         yield EventType.DATA_LOST, stop.phase_at
     if release.overdue(seen):
         yield EventType.NODE_UNRELEASED, seen.wall
-    if stop.phase is Phase.DONE and not stop.suspends:
+    if stop.over:
         yield EventType.RUN_ENDED, status.completion_time or stop.phase_at
 
 

@@ -44,12 +44,9 @@ def _without_holder(seen: Observed, stop: Termination) -> Decision:
     if seen.verified is not None:
         return _settle_for(seen, stop, seen.verified)
     if _never_started(seen):
-        return steps.advance(
-            seen,
-            stop,
-            Phase.DELETING,
-            saved=Saved(final=True, note="There was nothing to save: the training never started."),
-        )
+        # Not final: a pod that waits may start while nobody looks.
+        nothing = Saved(note="There was nothing to save: the training never started.")
+        return steps.advance(seen, stop, Phase.DELETING, saved=nothing)
     lost = "The pod went before anything was saved: nothing of this run is in the bucket."
     return steps.advance(seen, stop, Phase.DELETING, saved=Saved(final=True, note=lost), data_loss=lost)
 
@@ -95,6 +92,8 @@ def _trained_after(seen: Observed, proven: Verified) -> bool:
 
 def nothing_after(saved: Saved) -> str:
     """What is left where bytes were lost."""
+    if not saved.commit:
+        return "Nothing of this run is in the bucket."
     return f"The last commit is {saved.uri or saved.commit}; whatever was written after it is lost."
 
 

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.track import Observation
 
 HISTORY_MAX: Final = 20
+NOT_RUNNING: Final = "No training is running."
+"""How `MetricsAvailable` begins while that is so; the plugin reads it, and what follows."""
+POD_WAITS: Final = "The pod waits:"
+"""Before the word for what the newest pod waits for, in the same message."""
 WRITTEN_BY_THE_STOP: Final = frozenset({"termination", "terminationStatus", "nodes", "completionTime", "notified"})
 SUCCEEDS: Final = frozenset({TerminationStatus.AUTO_LOW_LOSS.value, TerminationStatus.AUTO_COMPLETE.value})
 STOPS: Final = frozenset({TerminationStatus.USER_STOP.value, TerminationStatus.DELETED.value})
@@ -183,13 +187,13 @@ def _metrics_available(seen: Observed) -> Fact:
 
 def _not_running(seen: Observed, kind: str) -> Fact:
     if seen.run.status.termination is not None:
-        return Fact(kind, "False", "NotRunning", "No training is running.")
+        return Fact(kind, "False", "NotRunning", NOT_RUNNING)
     if (lost := next((pod for pod in seen.pods if pod.lost), None)) is not None:
         gone = f"The machine of node {lost.node} is gone, and pod {lost.name} with it: the Job replaces it once the Node is removed."
         return Fact(kind, "Unknown", "NodeLost", gone)
     pod = seen.pod
-    why = f" The pod waits: {pod.waiting_reason}: {pod.waiting_message}" if pod and pod.waiting_reason else ""
-    return Fact(kind, "Unknown", "NotRunning", f"No training is running.{why}")
+    why = f" {POD_WAITS} {pod.waiting_reason}: {pod.waiting_message}" if pod and pod.waiting_reason else ""
+    return Fact(kind, "Unknown", "NotRunning", f"{NOT_RUNNING}{why}")
 
 
 def _checkpoint_saved(seen: Observed) -> Fact:
@@ -218,8 +222,8 @@ def _checkpoint_saved(seen: Observed) -> Fact:
             "NothingFound",
             f"Steps advance, but nothing lies under {path}: does the training write its checkpoints there (${names.CHECKPOINT_DIR_ENV})?",
         )
-    before = next((c for c in seen.run.status.conditions if c.type == kind and c.status == "True"), None)
-    if before is not None:
+    before = seen.run.status.condition(kind)
+    if before is not None and before.status == "True":
         return Fact(kind, before.status, before.reason, before.message)
     return Fact(kind, "Unknown", "NothingYet", "No checkpoint has been verified yet.")
 
@@ -269,7 +273,7 @@ def _finished(seen: Observed) -> Fact:
 
 def _succeeded(seen: Observed, saved: Fact) -> Fact:
     stop = seen.run.status.termination
-    if stop is None or stop.phase is not Phase.DONE or stop.suspends:
+    if stop is None or not stop.over:
         return Fact("Succeeded", "Unknown", "NotFinished")
     if stop.status not in SUCCEEDS:
         return Fact("Succeeded", "False", camel(stop.status), stop.message)

@@ -41,9 +41,8 @@ def advance(  # noqa: PLR0913 - what a phase may begin with, each by its name
         "hold_reason": hold_reason,
         "data_loss": data_loss or stop.data_loss,
     }
-    write = Advance(
-        stop.model_copy(update=changes), stop.phase, stop.attempt, completion=phase is Phase.DONE and not stop.suspends
-    )
+    after = stop.model_copy(update=changes)
+    write = Advance(after, stop.phase, stop.attempt, completion=after.over)
     loss = Tell("DataLoss", data_loss, warning=True) if data_loss else None
     return Decision((write, *(word for word in (loss, told) if word is not None)), again_seconds=0)
 

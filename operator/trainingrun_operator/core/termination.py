@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.verdict import Verdict
 
 ACTOR_MAX: Final = 500
-UNSAVED: Final = "The training left after its checkpoint was proven, and what it wrote at last could not be saved."
+UNSAVED: Final = "The training left late, and what it wrote at last could not be saved."
 
 
 def begin(seen: Observed, verdict: Verdict, suspension: Termination | None = None) -> Decision:
@@ -174,11 +174,16 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
 
 def _lost_at_last(seen: Observed, stop: Termination, saved: Saved | None) -> str | None:
     """What the training wrote after its last checkpoint was proven, and could not be saved; None if there is no such thing, or a loss is told already."""
-    if stop.data_loss or saved is None or saved.final or not saved.commit:
+    if stop.data_loss or saved is None or saved.final:
         return None
-    if any(pod.lost for pod in seen.pods):
-        return f"The machine went before the last bytes on it were saved. {proving.nothing_after(saved)}"
-    return f"{saved.note} {proving.nothing_after(saved)}" if saved.note == UNSAVED else None
+    if saved.note == UNSAVED:
+        return f"{UNSAVED} {proving.nothing_after(saved)}"
+    machine_went = saved.commit and any(pod.lost for pod in seen.pods)
+    return (
+        f"The machine went before the last bytes on it were saved. {proving.nothing_after(saved)}"
+        if machine_went
+        else None
+    )
 
 
 def _out_of_reach(seen: Observed, pod: Pod) -> bool:
@@ -193,7 +198,7 @@ def _left_late(seen: Observed, stop: Termination) -> Decision | None:
     None: it was not so, or has been tried for long enough and that is written down; then the pod is ended with its grace, in which the agent tries on.
     """
     behind_gate = bool(seen.live_pods) and all(pod.waits_behind_gate for pod in seen.live_pods)
-    if stop.saved is None or stop.saved.final or stop.saved.note or stop.data_loss is not None:
+    if stop.saved is None or stop.saved.final or stop.saved.note == UNSAVED or stop.data_loss is not None:
         return None
     if not behind_gate or steps.disabled(seen):
         return None

@@ -9,13 +9,12 @@ from enum import StrEnum
 from typing import Any, Final
 
 from trainingrun_operator.api.status import StopMode
+from trainingrun_operator.core import asking
 
 Json = dict[str, Any]
 
 REASON_MAX: Final = 1024
 """`spec.stopReason`."""
-USER_MAX: Final = 512
-"""`spec.stoppedBy`."""
 
 
 class Category(StrEnum):
@@ -84,12 +83,7 @@ class Stop:
 
     def patch(self, user: str) -> Json:
         """In the name of its user: the installation's admission policy lets nobody write another's."""
-        spec: Json = {"stop": True, "stopMode": self.mode.value}
-        if self.reason:
-            spec["stopReason"] = self.reason
-        if 0 < len(user) <= USER_MAX:
-            spec["stoppedBy"] = user
-        return {"spec": spec}
+        return asking.stop(by=user, reason=self.reason, mode=self.mode)
 
 
 def command(namespace: str, name: str, patch: Json) -> str:

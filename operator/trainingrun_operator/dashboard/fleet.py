@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
+from trainingrun_operator.core.track import finite
 from trainingrun_operator.dashboard.words import Look, look
 
 if TYPE_CHECKING:
@@ -171,8 +173,5 @@ def _place(phase: str) -> int:
 
 
 def _loss(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        return float("inf")
-    return number if number == number else float("inf")  # noqa: PLR0124 - NaN has no place in an order
+    number = finite(text)
+    return inf if number is None else number

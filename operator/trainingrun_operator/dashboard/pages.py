@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from trainingrun_operator.core import asking
+from trainingrun_operator.core.words import size
 from trainingrun_operator.dashboard import actions, words
 from trainingrun_operator.dashboard.fleet import SORTS, FleetPage, Query, Row
 
@@ -59,7 +60,7 @@ _templates.globals |= {
         )
     },
 }
-_templates.filters |= {"duration": words.duration, "size": words.size, "count": words.count}
+_templates.filters |= {"duration": words.duration, "size": size, "count": words.count}
 
 
 def render(template: str, **said: Any) -> str:
@@ -95,6 +96,7 @@ def run_said(view: RunView, *, may_patch: bool, user: str) -> dict[str, Any]:
         "run": view,
         "may_patch": may_patch,
         "user": user,
+        "signature": asking.signature(user),
         "now": datetime.now(UTC),
         "categories": tuple(actions.Category),
         "modes": tuple(

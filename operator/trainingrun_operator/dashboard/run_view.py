@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from trainingrun_operator.api.run import CheckpointMode, OnFailure
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.observed import Run
-from trainingrun_operator.core.release import unsettled
+from trainingrun_operator.core.release import gpus_of, unsettled
 from trainingrun_operator.core.stopping import OFF, STOP
-from trainingrun_operator.dashboard.words import STEPS, SUSPENDING, Look, count, duration, look, size
+from trainingrun_operator.core.words import moment, size
+from trainingrun_operator.dashboard.words import STEPS, SUSPENDING, Look, count, duration, look
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from trainingrun_operator.api.status import NodeStatus, PodStatus, Termination
 
 Json = dict[str, Any]
-
-GPU: Final = "nvidia.com/gpu"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class RunView(Run):
     @property
     def finished(self) -> bool:
         """It has ended, and everything is done."""
-        return self.stop is not None and self.stop.phase is Phase.DONE and not self.stop.suspends
+        return self.stop is not None and self.stop.over
 
     @property
     def suspending(self) -> bool:
@@ -87,10 +87,8 @@ class RunView(Run):
                 if self.spec.stop
                 else "It was deleted: waiting for the operator to see it."
             )
-        refused = next(
-            (one for one in self.status.conditions if one.type == "Accepted" and one.status == "False"), None
-        )
-        return refused.message if refused else ""
+        accepted = self.status.condition("Accepted")
+        return accepted.message if accepted is not None and accepted.status == "False" else ""
 
     @property
     def announcement(self) -> str:
@@ -112,11 +110,7 @@ class RunView(Run):
     @property
     def gpus(self) -> int:
         """GPUs of one pod, as its template asks for them."""
-        total = 0
-        for container in (self.spec.template.get("spec") or {}).get("containers") or ():
-            limits = ((container.get("resources") or {}).get("limits") or {}).get(GPU, 0)
-            total += int(limits) if str(limits).isdecimal() else 0
-        return total
+        return gpus_of(self.spec.template)
 
     @property
     def training_container(self) -> str:
@@ -133,10 +127,10 @@ class RunView(Run):
 
     def seconds_in_use(self, now: datetime) -> float | None:
         """Since the training started, until the run ended, without the time in which it was suspended; None if it has not started."""
-        if not (start := _moment(self.status.start_time)):
+        if not (start := moment(self.status.start_time)):
             return None
-        end = _moment(self.status.completion_time) or now
-        changes = [(change.phase, at) for change in self.status.history if (at := _moment(change.at)) is not None]
+        end = moment(self.status.completion_time) or now
+        changes = [(change.phase, at) for change in self.status.history if (at := moment(change.at)) is not None]
         until = [at for _, at in changes[1:]] + [end]
         rests = zip(changes, until, strict=False)
         asleep = sum(
@@ -229,10 +223,3 @@ class RunView(Run):
     def can_abandon(self) -> bool:
         """Nodes are waited for, and nobody has given up on them yet."""
         return bool(self.unreleased) and not self.abandoned_by
-
-
-def _moment(text: str | None) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text).astimezone(UTC) if text else None
-    except ValueError:
-        return None

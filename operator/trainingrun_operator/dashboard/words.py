@@ -1,4 +1,4 @@
-"""What people read: how a state looks and is called, times and sizes, and what went wrong with a call."""
+"""What people read: how a state looks and is called, durations, and what went wrong with a call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 _DAY: Final = 86_400
-_KILO: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -88,16 +87,6 @@ def duration(seconds: float) -> str:
         return f"{hours} h {minutes} min" if minutes else f"{hours} h"
     days, hours = whole // _DAY, whole % _DAY // _HOUR
     return f"{days} d {hours} h" if hours else f"{days} d"
-
-
-def size(number: float) -> str:
-    """`512 bytes`, `39.6 kB`, `1.2 GB`."""
-    if number < _KILO:
-        return f"{number:.0f} bytes"
-    units = ["kB", "MB", "GB", "TB", "PB"]
-    while (number := number / _KILO) >= _KILO and len(units) > 1:
-        units.pop(0)
-    return f"{number:.3g} {units[0]}"
 
 
 def count(number: int) -> str:

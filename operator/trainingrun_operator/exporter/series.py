@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
 from math import nan
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.status import NodePhase, Phase, TrainingRunStatus
 from trainingrun_operator.core.release import gpus_of
 from trainingrun_operator.core.track import NOT_FINITE, finite, is_final_epoch
+from trainingrun_operator.core.words import moment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trainingrun_operator.api.run import TrainingRunSpec
-    from trainingrun_operator.api.status import Condition
 
 _ON_THE_WAY: Final = frozenset({NodePhase.WAIT_IDLE, NodePhase.CORDONED, NodePhase.RELEASING, NodePhase.VERIFYING})
 _HOLDS_GPUS: Final = frozenset({"Pending", "Running", "Exited"})
@@ -82,16 +81,12 @@ def _threshold(spec: TrainingRunSpec, status: TrainingRunStatus) -> float | None
     return threshold if threshold is not None and threshold >= 0 else None
 
 
-def _metrics(status: TrainingRunStatus) -> Condition | None:
-    return next((condition for condition in status.conditions if condition.type == "MetricsAvailable"), None)
-
-
 def _gpus_held(spec: TrainingRunSpec, status: TrainingRunStatus) -> int:
     return gpus_of(spec.template) * sum(bool(pod.node) and pod.phase in _HOLDS_GPUS for pod in status.pods)
 
 
 def _progress(status: TrainingRunStatus) -> dict[str, float | None]:
-    progress, condition = status.progress, _metrics(status)
+    progress, condition = status.progress, status.condition("MetricsAvailable")
     if progress is None:
         return {}
     # A gauge may begin as NaN: there is no progress before the step has advanced.
@@ -107,7 +102,7 @@ def _progress(status: TrainingRunStatus) -> dict[str, float | None]:
 
 def _training(spec: TrainingRunSpec, status: TrainingRunStatus) -> dict[str, float | None]:
     """What is so only until the run ends or is suspended."""
-    progress, condition = status.progress, _metrics(status)
+    progress, condition = status.progress, status.condition("MetricsAvailable")
     known = {
         "trainingrun_auto_stop_loss": _threshold(spec, status),
         "trainingrun_metrics_available": _BOOL.get(condition.status) if condition is not None else None,
@@ -147,7 +142,4 @@ def _stop(status: TrainingRunStatus) -> dict[str, float | None]:
 
 
 def _seconds(stamp: str | None) -> float | None:
-    try:
-        return datetime.fromisoformat(stamp).timestamp() if stamp else None
-    except ValueError:
-        return None
+    return at.timestamp() if (at := moment(stamp)) is not None else None

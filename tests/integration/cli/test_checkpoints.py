@@ -19,6 +19,8 @@ from trainingrun_operator.api.manifest import Layout, Order
 from trainingrun_operator.api.status import CheckpointStatus
 from trainingrun_operator.cli.main import run as main
 from trainingrun_operator.cli.trouble import Exit
+from trainingrun_operator.edge import calls
+from trainingrun_operator.edge.calls import Api
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +29,9 @@ pytestmark = pytest.mark.s3
 
 WEIGHTS = "checkpoint-1200/model.safetensors"
 OLD = Order(1, 3)
+SAVED = 200
+OF_ONE = 2
+"""Its commit, and the manifest of its one rank."""
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +145,25 @@ def test_a_commit_that_cannot_be_read_is_listed_with_its_complaint(there, plugin
     _, out, _ = plugin("list", there.uri)
     assert "e1-g0004" in out
     assert "unreadable: it cannot be read" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "requests"),
+    [
+        pytest.param(("list",), 1 + SAVED, id="the list shows something of each"),
+        pytest.param(("download",), 1 + OF_ONE + 2, id="the newest is downloaded, and its empty file is not asked for"),
+        pytest.param(("download", "e1-g0003"), 1 + OF_ONE + 2, id="the oldest is downloaded"),
+        pytest.param(("verify",), 1 + OF_ONE + len(FILES), id="the newest is verified"),
+    ],
+)
+def test_only_what_is_asked_for_is_read(there, plugin, arguments, requests):
+    there.ship(Order(1, 3))
+    for number in range(4, 2 + SAVED):
+        there.client.put_object(Bucket=there.layout.bucket, Key=there.layout.commit(Order(1, number)), Body=b"{}")
+    there.ship(Order(2, 1))
+    before = calls.made()[Api.S3]
+    code, out, err = plugin(arguments[0], there.uri, *arguments[1:])
+    assert (code, err, calls.made()[Api.S3] - before) == (0, "", requests), out
 
 
 def test_what_is_right_is_proven(there, plugin):

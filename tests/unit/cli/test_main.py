@@ -269,6 +269,14 @@ def test_stop_goes_without_a_name_that_the_cluster_does_not_say(kubectl, plugin)
     assert kubectl.patches() == [{"spec": {"stop": True}}]
 
 
+def test_stop_goes_without_a_name_that_is_longer_than_its_field(kubectl, plugin):
+    kubectl.says("auth", "whoami", out={"status": {"userInfo": {"username": "x" * 513}}})
+    kubectl.has(stored())
+    kubectl.says("patch")
+    plugin("stop", "bert")
+    assert kubectl.patches() == [{"spec": {"stop": True}}]
+
+
 def test_several_runs_are_stopped_only_if_all_of_them_are_there(kubectl, plugin):
     kubectl.has(stored("bert"), stored("vit"))
     kubectl.says("patch")

@@ -9,20 +9,20 @@ from builders import EARLIER, make_node, make_status, make_stop
 from fakes import stored_run
 
 from trainingrun_operator.api.status import Condition, Effective, NodePhase, Phase, Progress, Shadow
-from trainingrun_operator.cli.rows import row_of
+from trainingrun_operator.cli.rows import read, row_of
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LOOKED = Condition(type="Accepted", status="True", reason="Accepted", last_transition_time=EARLIER)
 
 
 def row(*, conditions=(LOOKED,), meta=None, spec=None, **status):
-    return row_of(
-        stored_run(spec=spec, status=make_status(conditions=conditions, **status).dump(), **(meta or {})), NOW
-    )
+    stored = stored_run(spec=spec, status=make_status(conditions=conditions, **status).dump(), **(meta or {}))
+    return row_of(stored, read(stored), NOW)
 
 
 def false(kind, reason, status="False", message=""):
-    return (LOOKED, Condition(type=kind, status=status, reason=reason, message=message, last_transition_time=EARLIER))
+    found = Condition(type=kind, status=status, reason=reason, message=message, last_transition_time=EARLIER)
+    return (found,) if kind == LOOKED.type else (LOOKED, found)
 
 
 def test_numbers_are_shown_as_the_status_has_them():
@@ -122,5 +122,5 @@ def test_why_in_a_word_or_two(fields, why):
 
 def test_a_run_of_a_newer_version_does_not_take_the_list_away():
     stored = stored_run(status={"phase": "Suspending", "termination": {"phase": "Suspending"}})
-    seen = row_of(stored, NOW)
+    seen = row_of(stored, read(stored), NOW)
     assert (seen.name, seen.phase, seen.why) == ("bert", "Suspending", "not readable by this version")

@@ -14,6 +14,7 @@ from rich.console import Console
 from trainingrun_operator.api.status import Condition, Effective, Phase, Progress
 from trainingrun_operator.cli import live, words
 from trainingrun_operator.cli.explain import Explanation
+from trainingrun_operator.cli.rows import read
 from trainingrun_operator.cli.screen import Column, Screen, table
 
 LOOKED = Condition(type="Accepted", status="True", reason="Accepted", last_transition_time=EARLIER)
@@ -154,6 +155,22 @@ def test_a_deleted_run_is_not_shown_any_more():
     assert names == [["ml", "vit"]]
 
 
+def test_a_run_is_read_when_it_changes_and_not_whenever_it_is_drawn(monkeypatch):
+    reads = []
+
+    def reading(one):
+        reads.append(one)
+        return read(one)
+
+    monkeypatch.setattr(live, "read", reading)
+    seen = live.Seen(everywhere=False, one=True)
+    for step in (10, 20):
+        seen.take("MODIFIED", stored(step, "2"))
+        for _ in range(3):
+            assert any(str(step) in line.plain for line in seen.drawn(120, plain=False))
+    assert len(reads) == 2
+
+
 def test_one_run_is_watched_with_its_explanation_until_it_has_ended():
     screen = terminal(100)
     over = stored(termination=make_stop(Phase.DONE), conditions=(LOOKED, FINISHED), phase="Succeeded")
@@ -190,14 +207,6 @@ def test_a_run_that_this_version_cannot_read_is_still_watched():
 )
 def test_a_duration_has_two_units_at_most(seconds, said):
     assert words.duration(seconds) == said
-
-
-@pytest.mark.parametrize(
-    ("count", "said"),
-    [(0, "0 B"), (999, "999 B"), (39_600, "39.6 kB"), (1_234_567, "1.23 MB"), (5e9, "5 GB"), (2e18, "2e+03 PB")],
-)
-def test_a_size_has_three_digits(count, said):
-    assert words.size(count) == said
 
 
 def test_a_time_that_is_none_is_not_told():

@@ -228,7 +228,7 @@ def test_a_training_that_never_started_has_nothing_to_save(pods):
     assert stop is not None
     assert stop.saved is not None
     assert (stop.phase, stop.data_loss, stop.saved.note, stop.saved.final) == (
-        Phase.DELETING, None, "There was nothing to save: the training never started.", True,
+        Phase.DELETING, None, "There was nothing to save: the training never started.", False,
     )  # fmt: skip
 
 
@@ -613,6 +613,17 @@ def test_what_a_training_wrote_after_the_proof_takes_its_place():
     stop = advanced(seen)
     assert (stop.phase, stop.attempt, stop.saved) == (Phase.DELETING, 2, proving.saved_from(late))
     assert stop.saved.final
+
+
+def test_a_training_that_started_after_all_is_saved_behind_its_gate():
+    """Its pod was pending when the stop went by it, and nobody looked for a while."""
+    nothing = {"saved": Saved(note="There was nothing to save: the training never started.")}
+    assert effects(stopping_at(Phase.DELETING, **OPEN, stop=nothing)) == [LATE]
+    saved = make_verified(attempt=2)
+    assert advanced(stopping_at(Phase.DELETING, **OPEN, stop=nothing, answer=saved)).saved == proving.saved_from(saved)
+    given_up = {"saved": Saved(note=UNSAVED)}
+    gone = stopping_at(Phase.DELETING, stop=given_up, job=make_job(suspended=True), pods=())
+    assert advanced(gone).data_loss == f"{UNSAVED} Nothing of this run is in the bucket."
 
 
 def test_what_cannot_be_saved_after_the_proof_is_given_up_and_said():

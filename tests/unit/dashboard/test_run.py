@@ -15,7 +15,7 @@ from fakes import RUN, ApiError, stored_run
 from people import Someone, ended, run_status, stopping
 
 from trainingrun_operator.api import names
-from trainingrun_operator.api.run import TrainingRunSpec
+from trainingrun_operator.api.run import USER_MAX, TrainingRunSpec
 from trainingrun_operator.api.status import Phase, StopMode
 from trainingrun_operator.dashboard.actions import Category, Stop, command
 from trainingrun_operator.dashboard.run_view import RunView
@@ -213,6 +213,12 @@ def test_gpu_time_is_pods_gpus_times_running_time():
     assert view(None, spec={"template": {"spec": {}}}).gpu_time(None) == "none"
 
 
+@pytest.mark.parametrize("resource", ["nvidia.com/gpu", "amd.com/gpu"])
+def test_gpus_of_every_vendor_count(resource):
+    containers = [{"name": "train", "resources": {"limits": {resource: 4, "memory": "8Gi"}}}]
+    assert view(None, spec={"template": {"spec": {"containers": containers}}}).gpus == 4
+
+
 def test_time_in_which_it_was_suspended_is_not_counted():
     at = "2026-01-02T{}:00:00Z".format
     history = [
@@ -301,6 +307,12 @@ def test_the_command_is_one_that_a_shell_takes_and_does_the_same():
         }
     }
     assert TrainingRunSpec.parse_strict(spec_dict() | patch["spec"]).stopped_by == "ada"
+
+
+async def test_a_name_that_the_field_cannot_take_is_left_out_of_the_commands(shown):
+    page = await shown(run_in(run_status()), people.Someone("x" * (USER_MAX + 1)))
+    assert 'data-user=""' in page, "Where run.js takes it from."
+    assert "stoppedBy" not in page
 
 
 # -- stopping -------------------------------------------------------------------------------------------------
@@ -462,8 +474,3 @@ async def test_nodes_that_are_not_released_are_kept_when_somebody_says_so(presse
     assert stored["metadata"]["annotations"] == {names.ABANDON_RELEASE_ANNOTATION: "true"}
     assert not view(RELEASING, annotations=stored["metadata"]["annotations"]).can_abandon
     assert view(RELEASING, annotations={names.ABANDON_RELEASE_ANNOTATION: "false"}).can_abandon
-
-
-def test_a_name_that_the_field_cannot_take_is_left_out():
-    assert "stoppedBy" not in Stop().patch("")["spec"]
-    assert "stoppedBy" not in Stop().patch("x" * 513)["spec"]

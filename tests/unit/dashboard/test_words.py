@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trainingrun_operator.api.status import Phase, TerminationStatus
-from trainingrun_operator.dashboard.words import STEPS, Look, count, duration, look, size, trouble
+from trainingrun_operator.dashboard.words import STEPS, Look, count, duration, look, trouble
 from trainingrun_operator.edge.kube import KubeError
 
 PHASES = ("Pending", "Running", "Stopping", "Held", "Succeeded", "Stopped", "Failed")
@@ -52,13 +52,6 @@ def test_every_phase_of_a_stop_is_a_step_but_held_which_is_saving_that_does_not_
 )  # fmt: skip
 def test_durations_are_as_exact_as_they_are_useful(seconds, said):
     assert duration(seconds) == said
-
-
-@pytest.mark.parametrize(
-    ("number", "said"), [(0, "0 bytes"), (999, "999 bytes"), (39_600, "39.6 kB"), (438e6, "438 MB"), (1.2e9, "1.2 GB"), (3e12, "3 TB"), (7e15, "7 PB"), (2e19, "2e+04 PB")]
-)  # fmt: skip
-def test_sizes_are_powers_of_a_thousand(number, said):
-    assert size(number) == said
 
 
 def test_large_numbers_are_grouped():

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.cli.explain.facts import Explanation
+from trainingrun_operator.core.status import NOT_RUNNING
 
 if TYPE_CHECKING:
     from trainingrun_operator.cli.explain.facts import Facts
 
 UNCHANGEABLE: Final = frozenset({"InvalidTemplate", "InvalidDestination"})
 """Complaints about fields that cannot be changed: only another run can be right."""
-_PREFIX: Final = "No training is running."
 
 
 def unheard(facts: Facts) -> Explanation | None:
@@ -78,7 +78,7 @@ def waiting(facts: Facts) -> Explanation | None:
     if status.phase != "Pending":
         return None
     _, _, message = facts.state("MetricsAvailable")
-    why = message.removeprefix(_PREFIX).strip()
+    why = message.removeprefix(NOT_RUNNING).strip()
     begun = status.start_time is not None
     answer = f"{facts.name} does not train at the moment" if begun else f"{facts.name} has not started to train"
     because = [why or "Its pod is on its way: a node is found for it, its image is pulled, a checkpoint is restored."]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.cli import words
+from trainingrun_operator.core.words import size
 
 if TYPE_CHECKING:
     from trainingrun_operator.cli.explain.facts import Facts
@@ -33,7 +33,7 @@ def of_a_training(facts: Facts) -> str:
     known = facts.run.status.checkpoint
     if known is None or state != "True":
         return "No checkpoint of it has been proven yet."
-    lag = f" {words.size(known.lag.bytes)} in the pod are not saved yet." if known.lag and known.lag.bytes else ""
+    lag = f" {size(known.lag.bytes)} in the pod are not saved yet." if known.lag and known.lag.bytes else ""
     return f"{name_of(facts)} is proven in the bucket{facts.ago(known.verified_at)}.{lag}"
 
 

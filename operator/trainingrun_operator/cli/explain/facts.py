@@ -10,7 +10,6 @@ from trainingrun_operator.cli import words
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from trainingrun_operator.api.status import Condition
     from trainingrun_operator.core.observed import Run
 
 
@@ -36,13 +35,9 @@ class Facts:
         """Of the run."""
         return self.run.name
 
-    def condition(self, kind: str) -> Condition | None:
-        """None: the operator has not written it yet."""
-        return next((one for one in self.run.status.conditions if one.type == kind), None)
-
     def state(self, kind: str) -> tuple[str, str, str]:
         """Status, reason and message of a condition; Unknown, if it is not there."""
-        found = self.condition(kind)
+        found = self.run.status.condition(kind)
         return (found.status, found.reason, found.message) if found else ("Unknown", "", "")
 
     def ago(self, stamp: str | None) -> str:

@@ -9,6 +9,8 @@ from trainingrun_operator.cli.explain import checkpoint
 from trainingrun_operator.cli.explain.facts import Explanation
 from trainingrun_operator.core.completion import STALL_INTERVALS
 from trainingrun_operator.core.stopping import LOW_OBSERVATIONS, OFF, SHADOW
+from trainingrun_operator.core.track import finite
+from trainingrun_operator.core.words import size
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.status import Progress
@@ -71,7 +73,7 @@ def _loss(facts: Facts) -> Said:
         return Said(
             f"no loss can be read ({reason})" if state == "False" else "no loss has been read yet", _reading(facts)
         )
-    loss = words.number(progress.loss) if progress is not None else None
+    loss = finite(progress.loss) if progress is not None else None
     if loss is None or progress is None:
         return Said("no loss has been seen with a step that advanced", ("A loss counts once its step has advanced.",))
     if loss >= threshold:
@@ -86,7 +88,7 @@ def _loss(facts: Facts) -> Said:
 
 def _distance(facts: Facts, progress: Progress, loss: float, threshold: float) -> str:
     """How far it has to go, and how near it has been."""
-    best = words.number(progress.best_loss)
+    best = finite(progress.best_loss)
     step = f" at step {progress.step}" if progress.step is not None else ""
     above = (
         f"{loss - threshold:.3g} above {threshold:g}"
@@ -171,7 +173,7 @@ def _final_epoch(facts: Facts) -> str:
         return (
             "A stall in the final epoch does not end it: without checkpoints nothing shows that everything was written."
         )
-    epoch = words.number(progress.epoch) if progress is not None else None
+    epoch = finite(progress.epoch) if progress is not None else None
     if progress is None or epoch is None or progress.total_epochs is None:
         names = spec.metrics.names
         lacking = names.epoch if epoch is None else names.total_epochs
@@ -210,12 +212,12 @@ def _unguarded(facts: Facts, progress: Progress) -> tuple[str, ...]:
     if progress.step_interval is None:
         lacks.append("how long a step usually takes is not known yet")
     else:
-        usual = words.number(progress.step_interval) or 0
+        usual = finite(progress.step_interval) or 0
         lacks.append(f"{STALL_INTERVALS} times the usual {usual:.3g} s between its steps must have passed")
     if known is None:
         lacks.append("no checkpoint is proven yet")
     elif known.step is not None and progress.step is not None and known.step < progress.step:
         lacks.append(f"the newest proven checkpoint is of step {known.step}, the training at {progress.step}")
     if known is not None and known.lag is not None and known.lag.bytes:
-        lacks.append(f"{words.size(known.lag.bytes)} are not saved yet, and may still be written")
+        lacks.append(f"{size(known.lag.bytes)} are not saved yet, and may still be written")
     return tuple(lacks)

@@ -1,0 +1,30 @@
+"""Moments and sizes, read and worded the same wherever people meet them. Numbers of a status: `track.finite`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+_KILO: Final = 1000
+_LARGER: Final = ("kB", "MB", "GB", "TB", "PB")
+
+
+def moment(stamp: str | None) -> datetime | None:
+    """An RFC 3339 time, UTC if it names no zone; None if it is none."""
+    try:
+        at = datetime.fromisoformat(stamp or "")
+    except ValueError:
+        return None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def size(count: float) -> str:
+    """Bytes in three digits, decimal: `512 B`, `39.6 kB`, `1.2 GB`."""
+    unit, shown = "B", f"{count:.3g}"
+    for larger in _LARGER:
+        # By what would be shown: 999,950 bytes are not 1e+03 kB.
+        if float(shown) < _KILO:
+            break
+        count /= _KILO
+        unit, shown = larger, f"{count:.3g}"
+    return f"{shown} {unit}"

@@ -1,0 +1,26 @@
+"""A person's stop: in their own name, or in nobody's."""
+
+from __future__ import annotations
+
+import pytest
+
+from trainingrun_operator.api.run import USER_MAX
+from trainingrun_operator.api.status import StopMode
+from trainingrun_operator.core import asking
+
+
+@pytest.mark.parametrize(
+    ("asked", "spec"),
+    [
+        pytest.param({}, {"stop": True}, id="just that"),
+        pytest.param(
+            {"by": "ada", "reason": "overfitting", "mode": StopMode.LAST_CHECKPOINT},
+            {"stop": True, "stopMode": "LastCheckpoint", "stopReason": "overfitting", "stoppedBy": "ada"},
+            id="everything",
+        ),
+        pytest.param({"by": "x" * USER_MAX}, {"stop": True, "stoppedBy": "x" * USER_MAX}, id="a name that just fits"),
+        pytest.param({"by": "x" * (USER_MAX + 1)}, {"stop": True}, id="a name that does not fit"),
+    ],
+)
+def test_a_stop_says_what_was_said_and_no_more(asked, spec):
+    assert asking.stop(**asked) == {"spec": spec}
