@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.api.status import Phase, Saved, Termination
 from trainingrun_operator.core.effects import Advance, Annotate, Decision, Effect, Tell
 from trainingrun_operator.core.observed import Training
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from trainingrun_operator.api.status import Phase, Saved, Termination
     from trainingrun_operator.core.observed import Observed, Pod
 
 NUDGE_SECONDS: Final = 3
