@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from e2e.runs import condition_of
 
+from trainingrun_operator.api import names
+from trainingrun_operator.api.exchange import AGENT_CONFIG_ENV
+
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
 # A checkpoint every two seconds, for longer than any test.
@@ -76,6 +79,13 @@ def test_a_training_that_knows_only_sigterm_is_sent_it_once_at_half_its_grace_an
     pod = run.wait_training()
     assert pod["spec"]["shareProcessNamespace"]
     run.wait_commits()
+    # The agent's processes are seen, and neither its files nor its environment can be read.
+    inside = f"kubectl exec {pod['metadata']['name']} -c train -- sh -c"
+    assert "trainingrun_operator agent" in space.shell(f"{inside} 'cat /proc/[0-9]*/cmdline' | tr '\\0' ' '")
+    assert AGENT_CONFIG_ENV not in space.shell(
+        f"{inside} 'cat /proc/[0-9]*/environ 2>/dev/null || true' | tr '\\0' ' '"
+    )
+    space.shell(f"{inside} 'cat /proc/[0-9]*/root{names.SECRET_PATH}/{names.SECRET_KEY}'", fails=True)
     # A shell of somebody's looks like a container's first process too: it is not what trains.
     space.shell(f"kubectl exec {pod['metadata']['name']} -c train -- sleep 120 > /dev/null 2>&1 &")
     run.merge({"spec": {"stop": True}})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.manifest import order_of_commit
 from trainingrun_operator.api.run import OnFailure
@@ -33,6 +33,10 @@ def save(seen: Observed, stop: Termination) -> Decision:
     if why := _why_failing(seen):
         return _hold(seen, stop, why, holders)
     return steps.wait(seen, *steps.asks(seen, stop, holders), note="the agent saves")
+
+
+_TRAINED: Final = ("Running", "Exited")
+"""As ``status.pods`` has it of a pod whose training has begun."""
 
 
 def _without_holder(seen: Observed, stop: Termination) -> Decision:
@@ -82,6 +86,9 @@ def _settle_for_suspended(seen: Observed, stop: Termination, saved: Saved) -> De
 
 def _trained_after(seen: Observed, proven: Verified) -> bool:
     """Whether another pod was seen to train on from this commit, and is gone: what it wrote is in no commit."""
+    there = {pod.uid for pod in seen.pods} | {proven.commit.pod_uid}
+    if any(pod.uid not in there and pod.phase in _TRAINED for pod in seen.run.status.pods):
+        return True
     track, progress = seen.track, seen.run.status.progress
     last = track if track.advanced else progress
     if last is None or not last.pod_uid or last.pod_uid == proven.commit.pod_uid:

@@ -33,7 +33,7 @@ from builders import (
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AgentError, SaveRequest, StopRequest
 from trainingrun_operator.api.manifest import Checkpoint
-from trainingrun_operator.api.status import NodePhase, Phase, Progress, Saved, TerminationStatus
+from trainingrun_operator.api.status import NodePhase, Phase, PodStatus, Progress, Saved, TerminationStatus
 from trainingrun_operator.core import proving, steps, termination
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import (
@@ -316,6 +316,24 @@ def test_a_final_commit_of_an_older_pod_hides_no_loss(progress, track, commit, l
     stop = advanced(seen)
     assert stop is not None
     assert (stop.phase, stop.data_loss is not None) == (Phase.DELETING, lost)
+
+
+@pytest.mark.parametrize(
+    ("pod", "there", "lost"),
+    [
+        pytest.param({"uid": "next", "phase": "Running"}, (), True, id="it trained while nobody read its metrics"),
+        pytest.param({"uid": "next", "phase": "Exited"}, (), True, id="it had trained"),
+        pytest.param({"uid": "next", "phase": "Pending"}, (), False, id="it had not begun"),
+        pytest.param({"uid": POD_UID, "phase": "Running"}, (), False, id="it is the one that was saved"),
+        pytest.param({"uid": "next", "phase": "Running"}, (pending_pod(uid="next"),), False, id="it is there"),
+    ],
+)  # fmt: skip
+def test_a_pod_that_was_seen_to_train_and_is_gone_may_have_gone_on_from_a_final_commit(pod, there, lost):
+    status = make_status(
+        termination=make_stop(Phase.SAVING), progress=None, pods=(PodStatus(name="bert-next", node="gpu-1", **pod),)
+    )
+    seen = make_observed(run=make_run(status=status), pods=there, verified=make_verified(), agent=None, track=Track())
+    assert (advanced(seen).data_loss is not None) == lost
 
 
 def test_a_commit_without_files_is_named_by_its_key_when_bytes_are_lost():
