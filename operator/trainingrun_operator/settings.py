@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from trainingrun_operator.api.notification import EventType
-from trainingrun_operator.core.destinations import Destination, destinations_of
+from trainingrun_operator.core.destinations import destinations_of
+from trainingrun_operator.core.observed import Defaults
 from trainingrun_operator.core.signature import keys_of
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 PREFIX = "TRAININGRUN_"
 DASHBOARD_PREFIX = f"{PREFIX}DASHBOARD_"
 _CHOICES: Final = {
-    "default_auto_stop_action": ("Shadow", "Stop"),
-    "agent_image_pull_policy": ("Always", "IfNotPresent", "Never"),
+    "auto_stop_action": ("Shadow", "Stop"),
+    "agent_pull_policy": ("Always", "IfNotPresent", "Never"),
     "log_level": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
 }
 _EXPECTED: Final = {
@@ -36,35 +37,17 @@ class SettingsError(Exception):
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Defaults):
     """As the chart sets them; times in seconds."""
 
-    agent_image: str = "trainingrun-operator:dev"
-    agent_image_pull_policy: str = "IfNotPresent"
-    agent_resources: Mapping[str, Any] = field(default_factory=dict)
-    agent_settle_seconds: float = 10.0
-    default_auto_stop_loss: float = 0.5
-    default_auto_stop_action: str = "Shadow"
-    hold_after_seconds: float = 120.0
-    image_error_seconds: float = 300.0
-    unschedulable_seconds: float = 0.0
-    stale_after_seconds: float = 120.0
-    termination_look_seconds: float = 1.0
-    node_removal_seconds: float = 300.0
-    terminal_pod_seconds: float = 60.0
-    evictable_after_seconds: float = 30.0
     recheck_seconds: float = 30.0
     status_seconds: float = 60.0
     curve_seconds: float = 30.0
     list_seconds: float = 300.0
-    allowed_destinations: tuple[Destination, ...] = ()
-    """Where runs may send their checkpoints; empty: to AWS itself, any bucket."""
     run_selector: str = ""
     """Label selector of the TrainingRuns that this operator answers for; empty: all of them."""
     watch_namespaces: str = ""
     """Names of the namespaces whose runs it answers for, separated by commas; empty: all of them."""
-    release_nodes: bool = True
-    """Whether it reads Nodes and GPUNodePools at all: without, machines are nobody's business and no right beyond the namespaces is needed."""
     lease_name: str = "trainingrun-operator"
     """The Lease by which the replicas agree on one that acts. Operators that share it share their runs."""
     lease_namespace: str = ""

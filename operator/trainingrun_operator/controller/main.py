@@ -20,7 +20,6 @@ from trainingrun_operator.controller.front import Watch
 from trainingrun_operator.controller.lease import Lease
 from trainingrun_operator.controller.reconciler import Reconciler
 from trainingrun_operator.controller.scheduler import Scheduler
-from trainingrun_operator.core.observed import Defaults
 from trainingrun_operator.core.signature import keys_of
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.cache import Cache
@@ -88,7 +87,7 @@ async def _run(settings: Settings) -> None:
             store,
             session,
             cache,
-            defaults(settings),
+            settings,
             recheck_seconds=settings.recheck_seconds,
             relist_seconds=settings.list_seconds,
         )
@@ -135,28 +134,6 @@ async def _run(settings: Settings) -> None:
         if not leading.cancelled():
             # It never ends by itself: a bug, and the reason why everything has.
             leading.result()
-
-
-def defaults(settings: Settings) -> Defaults:
-    """Return what the installation sets for every run."""
-    return Defaults(
-        auto_stop_loss=settings.default_auto_stop_loss,
-        auto_stop_action=settings.default_auto_stop_action,
-        hold_after_seconds=settings.hold_after_seconds,
-        image_error_seconds=settings.image_error_seconds,
-        unschedulable_seconds=settings.unschedulable_seconds,
-        stale_after_seconds=settings.stale_after_seconds,
-        termination_look_seconds=settings.termination_look_seconds,
-        node_removal_seconds=settings.node_removal_seconds,
-        terminal_pod_seconds=settings.terminal_pod_seconds,
-        evictable_after_seconds=settings.evictable_after_seconds,
-        agent_image=settings.agent_image,
-        agent_pull_policy=settings.agent_image_pull_policy,
-        agent_resources=settings.agent_resources,
-        agent_settle_seconds=settings.agent_settle_seconds,
-        allowed_destinations=settings.allowed_destinations,
-        release_nodes=settings.release_nodes,
-    )
 
 
 def webhook(settings: Settings) -> Webhook | None:

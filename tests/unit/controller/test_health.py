@@ -11,9 +11,7 @@ import pytest
 
 from trainingrun_operator.controller import front
 from trainingrun_operator.controller import main as module
-from trainingrun_operator.controller.main import Health, Term, candidate, defaults
-from trainingrun_operator.core.destinations import Destination
-from trainingrun_operator.core.observed import Defaults
+from trainingrun_operator.controller.main import Health, Term, candidate
 from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.settings import Settings
 
@@ -146,47 +144,6 @@ async def test_the_runs_are_listed_at_the_start_and_then(trouble, expected):
         async with asyncio.timeout(expected[-1] + 1):
             await module._relist(watch, 300)
     assert at == expected
-
-
-def test_what_the_installation_sets_reaches_the_decisions():
-    said = Settings(
-        agent_image="registry.example/agent:1",
-        agent_image_pull_policy="Always",
-        agent_resources={"limits": {"cpu": "1"}},
-        agent_settle_seconds=1,
-        default_auto_stop_loss=0.25,
-        default_auto_stop_action="Stop",
-        hold_after_seconds=2,
-        image_error_seconds=3,
-        unschedulable_seconds=8,
-        stale_after_seconds=4,
-        termination_look_seconds=5,
-        node_removal_seconds=6,
-        terminal_pod_seconds=7,
-        evictable_after_seconds=9,
-        allowed_destinations=(Destination(bucket="models"),),
-    )
-    assert defaults(said) == Defaults(
-        auto_stop_loss=0.25,
-        auto_stop_action="Stop",
-        hold_after_seconds=2,
-        image_error_seconds=3,
-        unschedulable_seconds=8,
-        stale_after_seconds=4,
-        termination_look_seconds=5,
-        node_removal_seconds=6,
-        terminal_pod_seconds=7,
-        evictable_after_seconds=9,
-        agent_image="registry.example/agent:1",
-        agent_pull_policy="Always",
-        agent_resources={"limits": {"cpu": "1"}},
-        agent_settle_seconds=1,
-        allowed_destinations=(Destination(bucket="models"),),
-    )
-
-
-def test_without_settings_both_have_the_same_defaults():
-    assert defaults(Settings()) == Defaults()
 
 
 # -- the Lease --------------------------------------------------------------------------------------------------
