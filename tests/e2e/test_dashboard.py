@@ -239,7 +239,7 @@ def test_a_held_run_says_what_keeps_it(stage, s3_proxy):
     run.merge({"spec": {"stop": True}})
     with stage.web.page(stage.path(run), stage.editor.token) as page:
         wait_live(page)
-        held = run.wait(lambda status: status["termination"].get("holdReason"), "it says what keeps it")
+        held = run.wait(lambda status: (status.get("termination") or {}).get("holdReason"), "it says what keeps it")
         expect(page.locator("#outcome .outcome-title")).to_have_text("Held")
         expect(page.locator("#stop")).to_contain_text(f"Held: {held['termination']['holdReason']}")
         assert_accessible(page)
