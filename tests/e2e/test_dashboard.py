@@ -258,7 +258,7 @@ def test_the_fleet_shows_every_end_and_what_changes(stage):
     with stage.web.page(address, stage.viewer.token) as page:
         wait_live(page)
         for words in ("Stopped by user", "Auto-stopped (low loss)", "Training complete"):
-            expect(page.get_by_role("cell", name=words)).to_be_visible()
+            expect(page.get_by_role("cell", name=words).first).to_be_visible()
         # Suspended from its beginning: no pod has to start for it.
         stage.space.run("appears", *LONG, suspend=True)
         expect(page.get_by_role("row", name="appears").get_by_text("Suspended")).to_be_visible()
