@@ -137,14 +137,20 @@ class Checkpoints:
         """Close all connections."""
         self._clients.close()
 
+    @property
+    def where(self) -> str:
+        """The folder of the run in its bucket."""
+        return self.place.layout.uri(self.place.layout.base)
+
     def keys(self) -> tuple[str, ...]:
         """Of all commits, newest first; none of them is read.
 
         Raises:
-            TroubleError: the bucket cannot be read.
+            TroubleError: there is none, or the bucket cannot be read.
         """
-        with self._readable():
-            return s3.list_commits(self.place.layout, self._client)
+        if keys := self._keys():
+            return keys
+        raise TroubleError(f"There is no checkpoint at {self.where} yet.", Exit.NO_SUCH_RUN)
 
     def listed(self) -> list[Listed]:
         """The newest commits, newest first, each read.
@@ -152,7 +158,7 @@ class Checkpoints:
         Raises:
             TroubleError: the bucket cannot be read.
         """
-        keys = self.keys()[:LISTED_MAX]
+        keys = self._keys()[:LISTED_MAX]
         with self._readable(), ThreadPoolExecutor(READERS) as pool:
             return list(pool.map(self._read, keys))
 
@@ -163,9 +169,6 @@ class Checkpoints:
             TroubleError: there is none, or the bucket cannot be read.
         """
         keys = self.keys()
-        where = self.place.layout.uri(self.place.layout.base)
-        if not keys:
-            raise TroubleError(f"There is no checkpoint at {where} yet.", Exit.NO_SUCH_RUN)
         key = self.place.layout.commit(order_of(name)) if name else self.place.proven or keys[0]
         if key in keys:
             return key
@@ -175,7 +178,7 @@ class Checkpoints:
                 Exit.NOT_PROVEN,
             )
         known = ", ".join(words.generation(one) for one in keys[:NAMED])
-        raise TroubleError(f"There is no generation {name} at {where}; there is {known}.", Exit.NO_SUCH_RUN)
+        raise TroubleError(f"There is no generation {name} at {self.where}; there is {known}.", Exit.NO_SUCH_RUN)
 
     def find(self, name: str) -> Listed:
         """One generation, as `key` finds it, read.
@@ -267,6 +270,10 @@ class Checkpoints:
     @property
     def _client(self) -> S3Client:
         return self._clients.door(self.place.access).client
+
+    def _keys(self) -> tuple[str, ...]:
+        with self._readable():
+            return s3.list_commits(self.place.layout, self._client)
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:

@@ -259,7 +259,8 @@ def test_a_manifest_that_leads_out_of_the_folder_writes_nothing_there(there, plu
 
 def test_an_empty_place_is_told(there, plugin):
     assert plugin("list", there.uri)[2].startswith(f"There is no checkpoint at {there.uri}")
-    assert plugin("verify", there.uri)[0] == Exit.NO_SUCH_RUN
+    for which in ((), ("--all",)):
+        assert plugin("verify", there.uri, *which)[0] == Exit.NO_SUCH_RUN
 
 
 def test_a_generation_that_is_not_there_is_answered_with_those_that_are(there, plugin):
