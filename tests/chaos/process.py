@@ -241,6 +241,8 @@ class Process:
         if run.status.termination is None and not run.deleting and known is not None and self.world.during("stale"):
             return known
         job = sim.job
+        for pod in sim.pods:
+            pod.seen = pod.seen or pod.training is not Training.NOT_STARTED
         known = self.children[run.uid] = (tuple(_pod(sim, pod) for pod in sim.pods), job)
         return known
 

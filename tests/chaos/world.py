@@ -83,6 +83,8 @@ class SimPod:
     """The operator that ended it had seen its training run: what came after the proven checkpoint is shipped with the pod's grace, as far as it goes."""
     proven_first: bool = False
     """It trained when deleting it was decided, on a proven checkpoint: what it made since may be cut off by others, even after it has left."""
+    seen: bool = False
+    """An operator has seen it train, or that it had."""
     stop: StopRequest | None = None
     stop_at: float = 0
     save: SaveRequest | None = None
@@ -664,7 +666,9 @@ class World:
             # A person may give up bytes (Proceed); what a training makes after its checkpoint was proven may be cut off, and is given up for a broken bucket.
             given_up = told and (pod.proven_first or self.scenario.proceed)
             return not (pod.trained_when_told or given_up or (self.scenario.proceed and went_on))
-        return not (told or went_on or pod.proven_first)
+        # Of a pod that lived and went while nobody looked, after the final commit of another, no trace is left.
+        traceless = not pod.seen and any(commit.final for commit in sim.bucket)
+        return not (told or went_on or pod.proven_first or traceless)
 
     def look_back(self) -> None:
         """Complain about whatever must not be left behind."""
