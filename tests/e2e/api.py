@@ -29,7 +29,6 @@ JSON_PATCH = "application/json-patch+json"
 APPLY = "application/apply-patch+yaml"
 
 RUNS = "/apis/trainingrun.dev/v1alpha1"
-POLL_SECONDS = 0.25
 """Between looks at what sends no events: bucket and cloud."""
 
 
@@ -274,16 +273,6 @@ def seconds_of(stamp: str) -> float:
         return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
     except ValueError:
         return 0.0
-
-
-def eventually(look: Callable[[], Any], sentence: str, timeout: float = 30) -> Any:
-    """Look until the answer is true; for what sends no events. Returns the answer."""
-    deadline = time.monotonic() + timeout
-    while True:
-        if answer := look():
-            return answer
-        assert time.monotonic() < deadline, f"{sentence}: not so after {timeout:g} s. Last answer: {answer!r}"
-        time.sleep(POLL_SECONDS)
 
 
 def _readable(item: Json) -> Json:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import yaml
-from e2e.api import eventually
 from e2e.ground import OPERATOR, OPERATOR_NAMESPACE, REPOSITORY
+from waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from e2e.api import RUNS, ApiError, eventually
+from e2e.api import RUNS, ApiError
 from e2e.ground import OPERATOR, OPERATOR_NAMESPACE
 from e2e.runs import unique
+from waiting import eventually
 
 from trainingrun_operator.api.names import FINALIZER
 

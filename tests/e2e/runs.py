@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from e2e.api import RUNS, Api, ApiError, Json, Log, eventually, seconds_of
+from e2e.api import RUNS, Api, ApiError, Json, Log, seconds_of
 from e2e.audit import OPERATOR_USER, Request, requests
 from e2e.ground import OPERATOR, OPERATOR_NAMESPACE, OUTPUTS
+from waiting import eventually
 
 from trainingrun_operator.api.curve import Curve
 from trainingrun_operator.api.manifest import Layout

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from e2e.api import Api, ApiError, eventually
+from e2e.api import Api, ApiError
 from e2e.runs import state_of, unique
+from waiting import eventually
 
 if TYPE_CHECKING:
     from e2e.api import Json

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
-from e2e.api import eventually
 from e2e.own_operator import OwnOperator
+from waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from e2e.api import eventually, seconds_of
+from e2e.api import seconds_of
 from e2e.audit import OPERATOR_USER
 from e2e.ground import OPERATOR, OPERATOR_NAMESPACE
+from waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from e2e.api import ApiError, eventually
+from e2e.api import ApiError
+from waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

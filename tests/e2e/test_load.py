@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
-from e2e.api import eventually
 from e2e.crowd import SILENT_PORT, Crowd
 from e2e.outputs import tell
+from waiting import eventually
 
 from trainingrun_operator.controller.scheduler import SLOTS
 

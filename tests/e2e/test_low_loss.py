@@ -8,14 +8,15 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from e2e.api import Json, eventually
 from e2e.runs import condition_of
+from waiting import eventually
 
 from trainingrun_operator.core.stopping import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from e2e.api import Json
     from e2e.runs import Space
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]

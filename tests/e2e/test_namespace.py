@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from e2e.api import eventually
 from e2e.faults import kill_container
+from waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from e2e.api import eventually
 from e2e.audit import OPERATOR_USER, requests
 from e2e.faults import hold_node
 from e2e.runs import condition_of
+from waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

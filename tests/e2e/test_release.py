@@ -6,12 +6,13 @@ import shutil
 
 import pytest
 import yaml
-from e2e.api import ApiError, eventually
+from e2e.api import ApiError
 from e2e.audit import requests
 from e2e.ground import OPERATOR, REPOSITORY
 from e2e.release import CHART, NAME, NAMESPACE, PREVIOUS, USER, Release
 from e2e.runs import condition_of, unique
 from goldens import CHART_ROWS, GOLDENS
+from waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

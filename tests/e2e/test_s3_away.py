@@ -106,16 +106,6 @@ def test_a_hold_ends_without_proof_when_a_person_says_proceed(space, s3_proxy):
     assert space.bucket.files(run.layout.base), "What was committed before the bucket went away is still there."
 
 
-def restarts(pod, container):
-    return sum(
-        one["restartCount"] for one in pod["status"].get("initContainerStatuses") or () if one["name"] == container
-    )
-
-
-def digests(text):
-    return [line.split(maxsplit=1) for line in text.splitlines() if "  ./" in line and len(line.split()[0]) == 64]
-
-
 def test_keys_that_are_renewed_reach_a_running_agent(space):
     run = space.run("keys", "--epochs", "200", "--step-seconds", "0.05", "--save-every", "20")
     pod = run.wait_training()["metadata"]["name"]
@@ -136,3 +126,13 @@ def test_keys_that_are_renewed_reach_a_running_agent(space):
     run.merge({"spec": {"stop": True}})
     run.assert_checkpoint_proven(run.wait_finished())
     run.assert_ended_once()
+
+
+def restarts(pod, container):
+    return sum(
+        one["restartCount"] for one in pod["status"].get("initContainerStatuses") or () if one["name"] == container
+    )
+
+
+def digests(text):
+    return [line.split(maxsplit=1) for line in text.splitlines() if "  ./" in line and len(line.split()[0]) == 64]

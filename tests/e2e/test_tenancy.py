@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
-from e2e.api import JSON_PATCH, MERGE, RUNS, eventually
+from e2e.api import JSON_PATCH, MERGE, RUNS
 from e2e.audit import OPERATOR_USER, requests
 from e2e.ground import CLOUD_NAMESPACE, POOL
 from e2e.runs import PREFIX, SECRET, Run, Space, base_spec, condition_of, merged, unique
 from e2e.tenant import Listener, Tenant
+from waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 

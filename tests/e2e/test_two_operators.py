@@ -7,10 +7,10 @@ import sys
 import time
 
 import pytest
-from e2e.api import eventually
 from e2e.audit import OPERATOR_USER
 from e2e.faults import scale, signal_container
 from e2e.ground import OPERATOR, OPERATOR_NAMESPACE, OUTPUTS
+from waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from e2e.api import JSON_PATCH, eventually
+from e2e.api import JSON_PATCH
 from e2e.audit import OPERATOR_USER, requests
 from e2e.runs import condition_of
+from waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

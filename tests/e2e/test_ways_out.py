@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 
 import pytest
-from e2e.api import RUNS, eventually, seconds_of
+from e2e.api import RUNS, seconds_of
 from e2e.audit import OPERATOR_USER
 from e2e.ground import OPERATOR, OPERATOR_NAMESPACE
 from e2e.own_operator import OwnOperator
 from e2e.runs import condition_of, unique
+from waiting import eventually
 
 from trainingrun_operator.api.names import FINALIZER
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from axe_playwright_python.sync_playwright import Axe
-from e2e.api import eventually
 from e2e.ground import OUTPUTS
 from playwright.sync_api import sync_playwright
+from waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,13 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
 from botocore.config import Config
+from waiting import eventually
 
 from trainingrun_operator.api import exchange, names
 from trainingrun_operator.api.exchange import AgentConfig, AgentReport
@@ -48,11 +48,7 @@ _uids = itertools.count()
 
 
 def wait_for(look: Callable[[], T | None], seconds: float = 10) -> T:
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"nothing within {seconds} s"
-        time.sleep(0.02)
-    return found
+    return eventually(look, "what the test waits for", seconds, every=0.02)
 
 
 def quote(value: str) -> str:

@@ -9,13 +9,13 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import documented
 import yaml
+from waiting import eventually
 
 from trainingrun_operator.agent.look import View, Watcher
 from trainingrun_operator.api.exchange import AgentConfig
@@ -24,9 +24,7 @@ from trainingrun_operator.core.sample import Sample
 from trainingrun_operator.edge.metrics import prometheus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-T = TypeVar("T")
+    from collections.abc import Iterator
 
 GUIDE: Final = documented.ROOT / "docs" / "training"
 SETTLE_SECONDS: Final = 1.0
@@ -44,14 +42,6 @@ mount --bind "$SCRIPT" "$ROOT/training"
 mount --bind "$FOLDER" "$ROOT/checkpoints"
 exec chroot --userspec="$AS" "$ROOT" /usr/bin/env --ignore-environment --chdir=/training PATH=/usr/bin:/bin "$@"
 """
-
-
-def wait_for(look: Callable[[], T | None], seconds: float, what: str) -> T:
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.05)
-    return found
 
 
 def script_of(page: str) -> str:
@@ -124,11 +114,11 @@ class Training:
                 stderr=log,
             )
         try:
-            wait_for(self._has_a_network, START_SECONDS, "a network of its own")
+            eventually(self._has_a_network, "it has a network of its own", START_SECONDS, every=0.05)
             with ThreadPoolExecutor(1, initializer=self._enter_network) as self._network:
                 yield
-        except BaseException:
-            print(self.log.read_text()[-4000:])  # noqa: T201 - pytest shows it with the failure
+        except BaseException as error:
+            error.add_note(self.log.read_text()[-4000:])
             raise
         finally:
             self._process.kill()

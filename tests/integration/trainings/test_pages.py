@@ -10,7 +10,8 @@ from dataclasses import astuple
 from typing import Any, NamedTuple
 
 import pytest
-from integration.trainings.script import GUIDE, START_SECONDS, Training, script_of, wait_for
+from integration.trainings.script import GUIDE, START_SECONDS, Training, script_of
+from waiting import eventually
 
 from trainingrun_operator.agent import detect
 
@@ -55,9 +56,11 @@ def samples_of(training, *, until, then):
             samples.append(sample)
         return len(samples) > 1 and until()
 
-    wait_for(training.sample, START_SECONDS, "a metrics page with a step")
+    eventually(training.sample, "its page has a step", START_SECONDS, every=0.05)
     with training.slowed(PAGES[training.page].share):
-        wait_for(enough, FIRST_CHECKPOINT_SECONDS, "two steps on the page, and what the test waits for")
+        eventually(
+            enough, "two steps were on its page, and what the test waits for", FIRST_CHECKPOINT_SECONDS, every=0.05
+        )
         then()
 
     assert [one for one in samples if None in astuple(one)] == []
