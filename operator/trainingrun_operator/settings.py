@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from trainingrun_operator.api.notification import EventType
+from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.destinations import destinations_of
-from trainingrun_operator.core.observed import Defaults
 from trainingrun_operator.core.signature import keys_of
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from trainingrun_operator.api.status import NodeStatus, Phase, TrainingRunStatus
 from trainingrun_operator.core import completion, disruption
 from trainingrun_operator.core import effects as do
 from trainingrun_operator.core.decide import decide
+from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.observed import (
     Answer,
-    Defaults,
     Instance,
     Job,
     Mismatch,

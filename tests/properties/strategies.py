@@ -34,8 +34,8 @@ from trainingrun_operator.api.status import (
     TrainingRunStatus,
     WorkloadRef,
 )
+from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.observed import (
-    Defaults,
     Instance,
     Job,
     Mismatch,

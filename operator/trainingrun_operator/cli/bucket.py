@@ -142,6 +142,11 @@ class Checkpoints:
         """The folder of the run in its bucket."""
         return self.place.layout.uri(self.place.layout.base)
 
+    @property
+    def nothing(self) -> str:
+        """What is said of a place without a commit."""
+        return f"There is no checkpoint at {self.where} yet."
+
     def keys(self) -> tuple[str, ...]:
         """Of all commits, newest first; none of them is read.
 
@@ -150,7 +155,7 @@ class Checkpoints:
         """
         if keys := self._keys():
             return keys
-        raise TroubleError(f"There is no checkpoint at {self.where} yet.", Exit.NO_SUCH_RUN)
+        raise TroubleError(self.nothing, Exit.NO_SUCH_RUN)
 
     def listed(self) -> list[Listed]:
         """The newest commits, newest first, each read.

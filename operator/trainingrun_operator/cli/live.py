@@ -15,7 +15,7 @@ from trainingrun_operator.cli.draw import sparkline
 from trainingrun_operator.cli.explain import explain
 from trainingrun_operator.cli.rows import Row, read, row_of
 from trainingrun_operator.cli.screen import Column, explained, table
-from trainingrun_operator.core.track import finite
+from trainingrun_operator.core.words import finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -90,7 +90,7 @@ def list_(session: Session, run: str, endpoint_url: str, region: str) -> None:
     with _opened(session, run, endpoint_url, region) as there:
         listed = there.listed()
         if not listed:
-            note(f"There is no checkpoint at {there.where} yet.")
+            note(there.nothing)
             return
         session.screen.table(COLUMNS, [_cells(one, there.place.proven, session) for one in listed])
 

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trainingrun_operator.api.run import TrainingRunSpec
+    from trainingrun_operator.core.defaults import Defaults
     from trainingrun_operator.core.destinations import Destination
-    from trainingrun_operator.core.observed import Defaults, Observed, Pool, Run
+    from trainingrun_operator.core.observed import Observed, Pool, Run
 
 
 class _Named(Model):

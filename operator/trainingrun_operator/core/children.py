@@ -16,7 +16,8 @@ from trainingrun_operator.api.run import CheckpointMode
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.run import TrainingRunSpec
-    from trainingrun_operator.core.observed import Defaults, Job, Run
+    from trainingrun_operator.core.defaults import Defaults
+    from trainingrun_operator.core.observed import Job, Run
 
 Manifest = dict[str, Any]
 

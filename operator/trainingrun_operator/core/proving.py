@@ -16,6 +16,9 @@ from trainingrun_operator.core.observed import Mismatch, Training, Unreachable, 
 if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed, Pod
 
+_TRAINED: Final = ("Running", "Exited")
+"""As ``status.pods`` has it of a pod whose training has begun."""
+
 
 def save(seen: Observed, stop: Termination) -> Decision:
     """Have the agent ship what is missing. Ends with a commit of this id, or with certainty that there is nothing to commit."""
@@ -33,10 +36,6 @@ def save(seen: Observed, stop: Termination) -> Decision:
     if why := _why_failing(seen):
         return _hold(seen, stop, why, holders)
     return steps.wait(seen, *steps.asks(seen, stop, holders), note="the agent saves")
-
-
-_TRAINED: Final = ("Running", "Exited")
-"""As ``status.pods`` has it of a pod whose training has begun."""
 
 
 def _without_holder(seen: Observed, stop: Termination) -> Decision:

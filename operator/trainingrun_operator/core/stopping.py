@@ -10,7 +10,8 @@ from trainingrun_operator.core.verdict import Verdict
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.run import TrainingRunSpec
-    from trainingrun_operator.core.observed import Defaults, Observed
+    from trainingrun_operator.core.defaults import Defaults
+    from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.core.track import Observation
 
 LOW_OBSERVATIONS: Final = 2

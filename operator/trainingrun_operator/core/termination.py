@@ -141,11 +141,7 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
     job = seen.job
     standing = [pod for pod in seen.pods if not _out_of_reach(seen, pod)]
     if not standing and (job is None or job.finished or job.suspended):
-        saved = _improved(seen, stop)
-        loss = _lost_at_last(seen, stop, saved)
-        if saved is not None and saved.note == UNSAVED:
-            # The loss says it now.
-            saved = saved.model_copy(update={"note": ""})
+        saved, loss = _at_last(seen, stop)
         return steps.advance(seen, stop, Phase.RELEASING, saved=saved, data_loss=loss)
     terminal = tuple(DeletePod(pod.name, pod.uid) for pod in standing if pod.terminal and not pod.deleting)
     if job is None or job.finished:
@@ -172,18 +168,16 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
     return steps.wait(seen, *opens, note="the gate is open, the Job finishes")
 
 
-def _lost_at_last(seen: Observed, stop: Termination, saved: Saved | None) -> str | None:
-    """What the training wrote after its last checkpoint was proven, and could not be saved; None if there is no such thing, or a loss is told already."""
-    if stop.data_loss or saved is None or saved.final:
-        return None
+def _at_last(seen: Observed, stop: Termination) -> tuple[Saved | None, str | None]:
+    """What the run has saved, now that its pods are gone, and in words what was written after that and is lost; None if nothing is, or it is told already."""
+    saved = _improved(seen, stop)
+    if saved is None or saved.final or stop.data_loss:
+        return saved, None
     if saved.note == UNSAVED:
-        return f"{UNSAVED} {proving.nothing_after(saved)}"
-    machine_went = saved.commit and any(pod.lost for pod in seen.pods)
-    return (
-        f"The machine went before the last bytes on it were saved. {proving.nothing_after(saved)}"
-        if machine_went
-        else None
-    )
+        return saved.model_copy(update={"note": ""}), f"{UNSAVED} {proving.nothing_after(saved)}"
+    if saved.commit and any(pod.lost for pod in seen.pods):
+        return saved, f"The machine went before the last bytes on it were saved. {proving.nothing_after(saved)}"
+    return saved, None
 
 
 def _out_of_reach(seen: Observed, pod: Pod) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeGuard
 
 from trainingrun_operator.core.bounds import COUNT_MAX
 from trainingrun_operator.core.sample import Sample, ScrapeFailure
+from trainingrun_operator.core.words import finite
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.status import Progress
@@ -140,15 +141,6 @@ def resumed(progress: Progress | None, *, pod_uid: str, now: float) -> Track:
         known_interval=finite(progress.step_interval),
         best_loss=finite(progress.best_loss),
     )
-
-
-def finite(text: str | None) -> float | None:
-    """What a status keeps of a number; None for what is none, and for what is not finite."""
-    try:
-        number = float(text or "")
-    except ValueError:
-        return None
-    return number if isfinite(number) else None
 
 
 def fold(track: Track, reading: Sample | ScrapeFailure, *, pod_uid: str, now: float) -> Track:

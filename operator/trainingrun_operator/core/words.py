@@ -1,8 +1,9 @@
-"""Moments and sizes, read and worded the same wherever people meet them. Numbers of a status: `track.finite`."""
+"""Moments, numbers and sizes, read and worded the same wherever people meet them."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Final
 
 _KILO: Final = 1000
@@ -16,6 +17,15 @@ def moment(stamp: str | None) -> datetime | None:
     except ValueError:
         return None
     return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def finite(text: str | None) -> float | None:
+    """What a status keeps of a number; None for what is none, and for what is not finite."""
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if isfinite(number) else None
 
 
 def size(count: float) -> str:

@@ -8,7 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
-from trainingrun_operator.core.track import finite
+from trainingrun_operator.core.words import finite
 from trainingrun_operator.dashboard.words import Look, look
 
 if TYPE_CHECKING:

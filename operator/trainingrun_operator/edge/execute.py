@@ -227,13 +227,13 @@ class Executor:
         if ours and ours[0].get("value") != (only or owner):
             raise StaleError(f"node {name} is being released by run {ours[0].get('value')}")
         others = [taint for taint in taints if taint["key"] != names.RELEASING_TAINT]
-        # Who was stopped before it read the Node must not write on; who is stopped after it finds the Node changed.
-        self.check_leads()
         wanted = (
             others
             if owner is None
             else [*others, {"key": names.RELEASING_TAINT, "value": owner, "effect": "NoSchedule"}]
         )
+        # Who was stopped before it read the Node must not write on; who is stopped after it finds the Node changed.
+        self.check_leads()
         if wanted != taints:
             await self.kube.set_taints(name, uid, node["metadata"]["resourceVersion"], wanted)
 

@@ -43,7 +43,8 @@ from trainingrun_operator.edge.preflight import Preflight
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trainingrun_operator.core.observed import Defaults, NodeFacts
+    from trainingrun_operator.core.defaults import Defaults
+    from trainingrun_operator.core.observed import NodeFacts
     from trainingrun_operator.edge.cache import Cache
     from trainingrun_operator.edge.kube import Kube
     from trainingrun_operator.edge.memory import Memory

@@ -16,7 +16,8 @@ from trainingrun_operator.edge.kube import KubeError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trainingrun_operator.core.observed import Defaults, Run
+    from trainingrun_operator.core.defaults import Defaults
+    from trainingrun_operator.core.observed import Run
     from trainingrun_operator.edge.cache import Cache
     from trainingrun_operator.edge.evidence import Evidence
     from trainingrun_operator.edge.kube import Kube

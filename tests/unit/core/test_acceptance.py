@@ -7,8 +7,9 @@ from builders import checkpoint_spec, make_observed, make_pool, make_run, pendin
 
 from trainingrun_operator.core.acceptance import complaint
 from trainingrun_operator.core.decide import decide
+from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.destinations import destinations_of
-from trainingrun_operator.core.observed import Defaults, Problem
+from trainingrun_operator.core.observed import Problem
 
 DEFAULTS = Defaults()
 POOLS = (make_pool("a100"), make_pool("h100"))

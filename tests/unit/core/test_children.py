@@ -13,7 +13,8 @@ from goldens import assert_golden
 
 from trainingrun_operator.core import children
 from trainingrun_operator.core.acceptance import complaint
-from trainingrun_operator.core.observed import Defaults, Run
+from trainingrun_operator.core.defaults import Defaults
+from trainingrun_operator.core.observed import Run
 
 GOLDENS = Path(__file__).parents[2] / "golden" / "children"
 CASES = sorted(path.name.removesuffix(".input.yaml") for path in GOLDENS.glob("*.input.yaml"))

@@ -24,8 +24,8 @@ from trainingrun_operator.api.exchange import MarkerSeen
 from trainingrun_operator.api.status import Progress, TerminationStatus
 from trainingrun_operator.core import completion
 from trainingrun_operator.core.decide import decide, why_end
+from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.effects import Annotate, Begin
-from trainingrun_operator.core.observed import Defaults
 from trainingrun_operator.core.sample import Sample, ScrapeFailure
 from trainingrun_operator.core.track import Track, fold, resumed
 

@@ -21,8 +21,8 @@ from trainingrun_operator.api.exchange import CommitSeen
 from trainingrun_operator.api.status import Effective, Shadow
 from trainingrun_operator.core import stopping
 from trainingrun_operator.core.decide import decide
+from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.effects import Begin
-from trainingrun_operator.core.observed import Defaults
 from trainingrun_operator.core.sample import Sample, ScrapeFailure
 
 EMPTY_HANDED = make_agent(newest=None, commit=None, files=0)

@@ -53,9 +53,10 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import CommitSeen, SaveRequest
 from trainingrun_operator.api.status import NodePhase, Phase
 from trainingrun_operator.core.decide import decide
+from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.destinations import destinations_of
 from trainingrun_operator.core.effects import RecordNodes
-from trainingrun_operator.core.observed import Defaults, Instance, Training, Unreachable
+from trainingrun_operator.core.observed import Instance, Training, Unreachable
 from trainingrun_operator.core.sample import ScrapeFailure
 from trainingrun_operator.edge import observe as module
 from trainingrun_operator.edge.cache import Cache

@@ -9,8 +9,7 @@ from trainingrun_operator.cli.explain import checkpoint
 from trainingrun_operator.cli.explain.facts import Explanation
 from trainingrun_operator.core.completion import STALL_INTERVALS
 from trainingrun_operator.core.stopping import LOW_OBSERVATIONS, OFF, SHADOW
-from trainingrun_operator.core.track import finite
-from trainingrun_operator.core.words import size
+from trainingrun_operator.core.words import finite, size
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.status import Progress
