@@ -7,25 +7,17 @@ from typing import Any
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AgentReport, Found
-from trainingrun_operator.api.manifest import Checkpoint, Commit, Order, RunRef
 from trainingrun_operator.api.pool import GPUNodePoolSpec
 from trainingrun_operator.api.run import TrainingRunSpec
 from trainingrun_operator.api.status import NodePhase, NodeStatus, Phase, Saved, Termination, TrainingRunStatus
-from trainingrun_operator.core.observed import (
-    Instance,
-    Job,
-    Mismatch,
-    NodeFacts,
-    Observed,
-    Occupant,
-    Pod,
-    Pool,
-    Run,
-    Training,
-    Unreachable,
-    Verified,
-)
-from trainingrun_operator.core.sample import Sample, ScrapeFailure
+from trainingrun_operator.checkpoints.documents import Checkpoint, Commit, Order, RunRef
+from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
+from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant, Pool
+from trainingrun_operator.core.facts.pod import Pod, Training
+from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.run import Run
+from trainingrun_operator.core.facts.workload import Job
+from trainingrun_operator.core.observed import Observed
 from trainingrun_operator.core.track import Track, fold
 
 NAMESPACE = "ml"

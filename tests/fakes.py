@@ -19,17 +19,18 @@ import builders
 from aiohttp import web
 
 from trainingrun_operator.api import names
-from trainingrun_operator.core.observed import Instance
+from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.edge.kube import Connection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from trainingrun_operator.api.exchange import AgentReport
-    from trainingrun_operator.api.manifest import Commit, Layout
-    from trainingrun_operator.core.observed import Answer, Mismatch, Pool, Unreachable, Verified
+    from trainingrun_operator.checkpoints.documents import Commit, Layout
+    from trainingrun_operator.checkpoints.s3 import Access
+    from trainingrun_operator.core.facts.bucket import Answer, Mismatch, Unreachable, Verified
+    from trainingrun_operator.core.facts.nodes import Pool
     from trainingrun_operator.edge.nodes import ProviderError
-    from trainingrun_operator.edge.s3 import Access
 
 Json = dict[str, Any]
 

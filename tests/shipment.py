@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from awscrt import checksums
 
-from trainingrun_operator.api.manifest import (
+from trainingrun_operator.checkpoints.documents import (
     Checkpoint,
     Commit,
     FileEntry,

@@ -1,6 +1,6 @@
 """An operator of the small world: observes, decides, acts and says as `controller/reconciler.py` does, and can be struck at every single effect.
 
-Decisions (`core`) and the reading of the bucket (`edge/evidence.py`) are the real ones.
+Decisions (`core`) and the reading of the bucket (`edge/gather/bucket.py`) are the real ones.
 """
 
 from __future__ import annotations
@@ -16,35 +16,28 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AgentReport, CommitSeen, MarkerSeen
 from trainingrun_operator.api.run import NodePoolPolicy
 from trainingrun_operator.api.status import NodeStatus, Phase, TrainingRunStatus
-from trainingrun_operator.core import completion, disruption
 from trainingrun_operator.core import effects as do
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
-from trainingrun_operator.core.observed import (
-    Answer,
-    Instance,
-    Job,
-    Mismatch,
-    NodeFacts,
-    Observed,
-    Occupant,
-    Pod,
-    Run,
-    Training,
-    Unreachable,
-    Verified,
-)
+from trainingrun_operator.core.facts.bucket import Answer, Mismatch, Unreachable, Verified
+from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant
+from trainingrun_operator.core.facts.pod import Pod, Training
+from trainingrun_operator.core.facts.reading import Sample
+from trainingrun_operator.core.observed import Observed
 from trainingrun_operator.core.release import SETTLED
-from trainingrun_operator.core.sample import Sample
+from trainingrun_operator.core.rules import completion
 from trainingrun_operator.core.status import render
+from trainingrun_operator.core.stop import disruption
 from trainingrun_operator.core.track import Track, fold, resumed
-from trainingrun_operator.edge.evidence import Evidence, asked
+from trainingrun_operator.edge.gather.bucket import Evidence, asked
 from trainingrun_operator.edge.memory import Memory, Stopwatch
 
 if TYPE_CHECKING:
+    from trainingrun_operator.core.facts.workload import Job
+    from trainingrun_operator.core.facts.run import Run
     from collections.abc import Callable, Coroutine
 
-    from trainingrun_operator.api.manifest import Commit, Layout
+    from trainingrun_operator.checkpoints.documents import Commit, Layout
 
 STEPS_AT_ONCE: Final = 12
 STATUS_SECONDS: Final = 60.0
@@ -189,7 +182,7 @@ class Process:
     # -- observing ---------------------------------------------------------------------------------------------
 
     def observe(self, sim: SimRun, memory: Memory) -> Observed:
-        """What `edge/observe.py` would gather.
+        """What `edge/gather/observer.py` would gather.
 
         Raises:
             ApiError: the API server could not be asked.
@@ -247,7 +240,7 @@ class Process:
         return known
 
     def _fate(self, sim: SimRun, run: Run, pod: Pod) -> Pod:
-        """As `edge/nodes/lost.py` says it: a silent node is lost once the cloud says that its machine is gone."""
+        """As `edge/gather/lost.py` says it: a silent node is lost once the cloud says that its machine is gone."""
         there = sim.find(pod.uid)
         machine = there.machine if there is not None else None
         if (
@@ -421,7 +414,7 @@ class _Secrets:
 
 
 class _Store:
-    """The bucket of one run, as `edge/store.py` answers."""
+    """The bucket of one run, as `edge/gather/store.py` answers."""
 
     def __init__(self, world: World, sim: SimRun) -> None:
         self._world, self._sim = world, sim

@@ -15,8 +15,10 @@ from chaos.story import Account, Story
 from chaos.tally import Tally
 
 from trainingrun_operator.core import decide as deciding
-from trainingrun_operator.core import proving, release, termination
-from trainingrun_operator.core.observed import Pod, Verified
+from trainingrun_operator.core import release
+from trainingrun_operator.core.facts.bucket import Verified
+from trainingrun_operator.core.facts.pod import Pod
+from trainingrun_operator.core.stop import proving, termination
 
 TESTS = Path(__file__).parents[1]
 LAST = re.compile(

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, assert_never
+from typing import Any, Final, assert_never, TYPE_CHECKING
 
 from builders import NAMESPACE, make_pool, make_run, make_status
 from chaos.scenario import NEVER, Scenario
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest, StopRequest
-from trainingrun_operator.api.manifest import Checkpoint, Commit, RunRef
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import NodePhase, Phase, Termination, TrainingRunStatus
+from trainingrun_operator.checkpoints.documents import Checkpoint, Commit, RunRef
 from trainingrun_operator.core import effects as do
 from trainingrun_operator.core.destinations import layout_of
-from trainingrun_operator.core.observed import Instance, Job, Observed, Run, Training
+from trainingrun_operator.core.facts.nodes import Instance
+from trainingrun_operator.core.facts.pod import Training
+from trainingrun_operator.core.facts.workload import Job
 from trainingrun_operator.core.release import SETTLED
+
+if TYPE_CHECKING:
+    from trainingrun_operator.core.facts.run import Run
+    from trainingrun_operator.core.observed import Observed
 
 STEP_SECONDS: Final = 5.0
 CHECKPOINT_STEPS: Final = 4

@@ -12,7 +12,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ConnectionClosedError, EndpointConnectionError, SSLError
 
-from trainingrun_operator.api.manifest import Commit, Manifest, order_of_commit
+from trainingrun_operator.checkpoints.documents import Commit, Manifest, order_of_commit
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,8 +18,8 @@ from e2e.ground import OPERATOR, OPERATOR_NAMESPACE, OUTPUTS
 from waiting import eventually
 
 from trainingrun_operator.api.curve import Curve
-from trainingrun_operator.api.manifest import Layout
 from trainingrun_operator.api.names import CURVE_KEY, FINALIZER, curve_name
+from trainingrun_operator.checkpoints.documents import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from e2e.cloud import Cloud
     from e2e.ground import Ground
 
-    from trainingrun_operator.api.manifest import Commit
+    from trainingrun_operator.checkpoints.documents import Commit
 
 SECRET = "s3-credentials"
 PREFIX = "e2e"

@@ -17,7 +17,6 @@ from trainingrun_operator.api.exchange import (
     SaveRequest,
     StopRequest,
 )
-from trainingrun_operator.api.manifest import Checkpoint, Commit, RunRef
 from trainingrun_operator.api.status import (
     SUSPENDED,
     CheckpointStatus,
@@ -34,21 +33,15 @@ from trainingrun_operator.api.status import (
     TrainingRunStatus,
     WorkloadRef,
 )
+from trainingrun_operator.checkpoints.documents import Checkpoint, Commit, RunRef
 from trainingrun_operator.core.defaults import Defaults
-from trainingrun_operator.core.observed import (
-    Instance,
-    Job,
-    Mismatch,
-    NodeFacts,
-    Observed,
-    Occupant,
-    Pod,
-    Problem,
-    Training,
-    Unreachable,
-    Verified,
-)
-from trainingrun_operator.core.sample import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
+from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant
+from trainingrun_operator.core.facts.pod import Pod, Training
+from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.run import Problem
+from trainingrun_operator.core.facts.workload import Job
+from trainingrun_operator.core.observed import Observed
 from trainingrun_operator.core.track import Track, fold
 
 WALL = "2026-01-02T03:04:05Z"

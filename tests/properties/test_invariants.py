@@ -32,7 +32,8 @@ from trainingrun_operator.core.effects import (
     TaintNode,
     UntaintNode,
 )
-from trainingrun_operator.core.observed import Instance, Verified
+from trainingrun_operator.core.facts.bucket import Verified
+from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.status import render
 from trainingrun_operator.core.track import Track, fold
 

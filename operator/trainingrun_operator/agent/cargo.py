@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from trainingrun_operator.agent.watch import Entry
-    from trainingrun_operator.api.manifest import FileEntry, Skipped
+    from trainingrun_operator.agent.volume.scan import Entry
+    from trainingrun_operator.checkpoints.documents import FileEntry, Skipped
 
 
 class ChangedError(Exception):

@@ -12,7 +12,7 @@ from typing import Any
 
 from trainingrun_operator.api import exchange, names
 from trainingrun_operator.api.exchange import AgentConfig
-from trainingrun_operator.api.manifest import Layout, PodRef, RunRef
+from trainingrun_operator.checkpoints.documents import Layout, PodRef, RunRef
 
 CLOCK_SLACK_SECONDS = 0.05
 """File systems stamp with a coarse clock that lags the fine one by some milliseconds."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import ValidationError
 
 from trainingrun_operator.agent import wire
-from trainingrun_operator.agent.bucket import Bucket, ConflictError
 from trainingrun_operator.agent.cargo import Sent
-from trainingrun_operator.agent.watch import Kind
+from trainingrun_operator.agent.volume.scan import Kind
 from trainingrun_operator.api.exchange import CommitSeen
-from trainingrun_operator.api.manifest import (
+from trainingrun_operator.checkpoints.bucket import Bucket, ConflictError
+from trainingrun_operator.checkpoints.documents import (
     COMMIT_MAX_BYTES,
     MANIFEST_MAX_BYTES,
     Claim,
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trainingrun_operator.agent.config import PodMemory, Task
-    from trainingrun_operator.agent.units import Unit
-    from trainingrun_operator.agent.watch import Entry
+    from trainingrun_operator.agent.volume.scan import Entry
+    from trainingrun_operator.agent.volume.units import Unit
     from trainingrun_operator.api.exchange import SaveRequest
 
 log = logging.getLogger(__name__)

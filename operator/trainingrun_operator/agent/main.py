@@ -14,13 +14,14 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from trainingrun_operator.agent import bucket, podinfo, process, serve, stop
+from trainingrun_operator.agent import podinfo, process, serve, stop
 from trainingrun_operator.agent.config import Pace, Paths, PodMemory, Task
 from trainingrun_operator.agent.ledger import Ledger
-from trainingrun_operator.agent.look import Watcher
 from trainingrun_operator.agent.report import Board
 from trainingrun_operator.agent.ship import NoShipper, Shipper
 from trainingrun_operator.agent.signals import Signaller
+from trainingrun_operator.agent.volume.look import Watcher
+from trainingrun_operator.checkpoints import bucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable

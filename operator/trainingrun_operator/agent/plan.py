@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from trainingrun_operator.agent import detect, wire
+from trainingrun_operator.agent import wire
 from trainingrun_operator.agent.cargo import Sent, Wanted
 from trainingrun_operator.agent.ledger import Answer
-from trainingrun_operator.agent.units import Unit, is_log
-from trainingrun_operator.api.manifest import Checkpoint
+from trainingrun_operator.agent.volume import detect
+from trainingrun_operator.agent.volume.units import Unit, is_log
+from trainingrun_operator.checkpoints.documents import Checkpoint
 
 if TYPE_CHECKING:
-    from trainingrun_operator.agent.detect import Seen
-    from trainingrun_operator.agent.look import View
-    from trainingrun_operator.agent.watch import Entry
-    from trainingrun_operator.api.manifest import RankManifest
+    from trainingrun_operator.agent.volume.detect import Seen
+    from trainingrun_operator.agent.volume.look import View
+    from trainingrun_operator.agent.volume.scan import Entry
+    from trainingrun_operator.checkpoints.documents import RankManifest
 
 BESIDE_FILE_MAX = 1 << 20
 BESIDE_TOTAL_MAX = 16 << 20

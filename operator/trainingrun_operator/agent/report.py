@@ -8,13 +8,14 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trainingrun_operator.agent import detect, wire
-from trainingrun_operator.agent.look import View
+from trainingrun_operator.agent import wire
+from trainingrun_operator.agent.volume import detect
+from trainingrun_operator.agent.volume.look import View
 from trainingrun_operator.api.exchange import AgentError, AgentReport, CommitSeen, Found, MarkerSeen, Upload
 
 if TYPE_CHECKING:
     from trainingrun_operator.agent.cargo import Tally
-    from trainingrun_operator.agent.detect import Seen
+    from trainingrun_operator.agent.volume.detect import Seen
 
 NOTHING = View()
 UPLOADS_MAX = 8

@@ -8,15 +8,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from trainingrun_operator.agent import bucket as buckets
-from trainingrun_operator.agent import detect, process, stop, wire
-from trainingrun_operator.agent.bucket import Bucket, StoreError, code_of, describe
+from trainingrun_operator.agent import process, stop, wire
 from trainingrun_operator.agent.config import Paths, Task
-from trainingrun_operator.agent.download import Download
 from trainingrun_operator.agent.ledger import BadCommitError, load_commit, load_manifest
-from trainingrun_operator.agent.look import Watcher
-from trainingrun_operator.agent.units import WHOLE
-from trainingrun_operator.api.manifest import Commit, order_of_commit
+from trainingrun_operator.agent.volume import detect
+from trainingrun_operator.agent.volume.look import Watcher
+from trainingrun_operator.agent.volume.units import WHOLE
+from trainingrun_operator.checkpoints import bucket as buckets
+from trainingrun_operator.checkpoints.bucket import Bucket, StoreError, code_of, describe
+from trainingrun_operator.checkpoints.documents import Commit, order_of_commit
+from trainingrun_operator.checkpoints.download import Download
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING
 from trainingrun_operator import __version__
 from trainingrun_operator.agent import ledger as ledgers
 from trainingrun_operator.agent import plan
-from trainingrun_operator.agent.bucket import ConflictError, CorruptedError, StoreError, code_of, describe
 from trainingrun_operator.agent.cargo import Cargo, ChangedError, PreemptedError, Tally
 from trainingrun_operator.agent.ledger import Answer, FencedError, TooLargeError
 from trainingrun_operator.agent.upload import Shipment
 from trainingrun_operator.api.exchange import Upload
-from trainingrun_operator.api.manifest import Commit, Manifest
+from trainingrun_operator.checkpoints.bucket import ConflictError, CorruptedError, StoreError, code_of, describe
+from trainingrun_operator.checkpoints.documents import Commit, Manifest
 
 if TYPE_CHECKING:
-    from trainingrun_operator.agent.bucket import Bucket
     from trainingrun_operator.agent.config import Pace, Task
     from trainingrun_operator.agent.ledger import Ledger
-    from trainingrun_operator.agent.look import View, Watcher
     from trainingrun_operator.agent.plan import Job, Wish
     from trainingrun_operator.agent.report import Board
+    from trainingrun_operator.agent.volume.look import View, Watcher
     from trainingrun_operator.api.exchange import SaveRequest
-    from trainingrun_operator.api.manifest import RankManifest
+    from trainingrun_operator.checkpoints.bucket import Bucket
+    from trainingrun_operator.checkpoints.documents import RankManifest
 
 log = logging.getLogger(__name__)
 

@@ -13,15 +13,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from trainingrun_operator.agent import detect
-from trainingrun_operator.agent.watch import temporaries
+from trainingrun_operator.agent.volume import detect
+from trainingrun_operator.agent.volume.scan import temporaries
 from trainingrun_operator.api import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from trainingrun_operator.agent.config import PodMemory, Task
-    from trainingrun_operator.agent.look import View
+    from trainingrun_operator.agent.volume.look import View
     from trainingrun_operator.api.exchange import StopRequest
 
 log = logging.getLogger(__name__)

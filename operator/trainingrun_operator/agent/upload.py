@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trainingrun_operator.agent import wire
-from trainingrun_operator.agent.bucket import Bucket, ConflictError, Part, Stored, crc64, crc_of_file, encode
 from trainingrun_operator.agent.cargo import Budget, Cargo, ChangedError, PreemptedError, Sent, Tally, Wanted
-from trainingrun_operator.agent.look import open_inside
-from trainingrun_operator.agent.watch import Entry, Kind
-from trainingrun_operator.api.manifest import FileEntry, Skipped
+from trainingrun_operator.agent.volume.look import open_inside
+from trainingrun_operator.agent.volume.scan import Entry, Kind
+from trainingrun_operator.checkpoints.bucket import Bucket, ConflictError, Part, Stored, crc64, crc_of_file, encode
+from trainingrun_operator.checkpoints.documents import FileEntry, Skipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

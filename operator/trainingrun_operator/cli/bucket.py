@@ -9,19 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from trainingrun_operator.agent.bucket import Bucket, crc_of_file, encode
-from trainingrun_operator.agent.download import Download, safe
 from trainingrun_operator.agent.ledger import BadCommitError
-from trainingrun_operator.api.manifest import COMMIT_MAX_BYTES, MANIFEST_MAX_BYTES, Commit, Layout, Order
 from trainingrun_operator.api.run import CheckpointMode
+from trainingrun_operator.checkpoints import s3
+from trainingrun_operator.checkpoints.bucket import Bucket, crc_of_file, encode
+from trainingrun_operator.checkpoints.documents import COMMIT_MAX_BYTES, MANIFEST_MAX_BYTES, Commit, Layout, Order
+from trainingrun_operator.checkpoints.download import Download, safe
+from trainingrun_operator.checkpoints.proof import WrongError, check_owned, checked_commit, checked_manifest, said
+from trainingrun_operator.checkpoints.s3 import STORE_ERRORS, Access
 from trainingrun_operator.cli import words
 from trainingrun_operator.cli.trouble import Exit, TroubleError
 from trainingrun_operator.core.destinations import layout_of
-from trainingrun_operator.core.observed import Unreachable, Verified
-from trainingrun_operator.edge import s3
-from trainingrun_operator.edge.proof import WrongError, check_owned, checked_commit, checked_manifest, said
-from trainingrun_operator.edge.s3 import STORE_ERRORS, Access
-from trainingrun_operator.edge.store import Store
+from trainingrun_operator.core.facts.bucket import Unreachable, Verified
+from trainingrun_operator.edge.gather.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-    from trainingrun_operator.api.manifest import FileEntry, Manifest
-    from trainingrun_operator.core.observed import Mismatch, Run
+    from trainingrun_operator.checkpoints.documents import FileEntry, Manifest
+    from trainingrun_operator.core.facts.bucket import Mismatch
+    from trainingrun_operator.core.facts.run import Run
 
 READERS: Final = 8
 LISTED_MAX: Final = 1000

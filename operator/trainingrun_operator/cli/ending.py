@@ -17,7 +17,7 @@ from trainingrun_operator.core import asking
 from trainingrun_operator.core.release import unsettled
 
 if TYPE_CHECKING:
-    from trainingrun_operator.core.observed import Run
+    from trainingrun_operator.core.facts.run import Run
 
 YES = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 

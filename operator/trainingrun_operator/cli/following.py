@@ -15,7 +15,7 @@ from trainingrun_operator.cli.trouble import Exit, TroubleError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trainingrun_operator.core.observed import Run
+    from trainingrun_operator.core.facts.run import Run
 
 _DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?\Z")
 _PHASES: Final = {

@@ -15,12 +15,12 @@ from trainingrun_operator.cli.rows import read, row_of
 from trainingrun_operator.cli.screen import GAP, note
 from trainingrun_operator.cli.session import RUN, Session, in_session, where
 from trainingrun_operator.cli.trouble import Exit, TroubleError
-from trainingrun_operator.core import children
+from trainingrun_operator.core import manifests
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.curve import Point
     from trainingrun_operator.cli.screen import Screen
-    from trainingrun_operator.core.observed import Run
+    from trainingrun_operator.core.facts.run import Run
 
 HEIGHT = 16
 """Lines of a plot, unless --height says otherwise."""
@@ -217,7 +217,7 @@ def logs(
         *([f"--since={since}"] if since else []),
         *(["--timestamps"] if timestamps else []),
     ]
-    code = session.kubectl.logs(pods[-1].name, container or children.main_container(found.spec), *more)
+    code = session.kubectl.logs(pods[-1].name, container or manifests.main_container(found.spec), *more)
     if code:
         # kubectl has said why.
         raise click.exceptions.Exit(Exit.FAILED)

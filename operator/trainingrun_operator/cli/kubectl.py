@@ -21,7 +21,7 @@ from trainingrun_operator.core import asking
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trainingrun_operator.core.observed import Run
+    from trainingrun_operator.core.facts.run import Run
 
 Json = dict[str, Any]
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from trainingrun_operator.cli.screen import Screen
-    from trainingrun_operator.core.observed import Run
+    from trainingrun_operator.core.facts.run import Run
 
 TREND: Final = 16
 """Characters of a sparkline."""

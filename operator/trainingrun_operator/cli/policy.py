@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from trainingrun_operator.api.run import CheckpointMode, NodePoolPolicy, TrainingRunSpec
 from trainingrun_operator.api.status import StopMode
 from trainingrun_operator.cli import words
-from trainingrun_operator.core import children
-from trainingrun_operator.core.stopping import LOW_OBSERVATIONS, SHADOW
+from trainingrun_operator.core import manifests
+from trainingrun_operator.core.rules.loss import LOW_OBSERVATIONS, SHADOW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trainingrun_operator.core.observed import Run
+    from trainingrun_operator.core.facts.run import Run
 
 DEFAULT: Final = "default"
 
@@ -134,7 +134,7 @@ def _measures(run: Run) -> Iterator[Rule]:
 
 def _container(run: Run) -> str:
     try:
-        return children.main_container(run.spec)
+        return manifests.main_container(run.spec)
     except (KeyError, IndexError, TypeError):
         return "none: the template has no container"
 

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.cli import words
-from trainingrun_operator.core.observed import Run
+from trainingrun_operator.core.facts.run import Run
+from trainingrun_operator.core.rules.loss import OFF, SHADOW
 from trainingrun_operator.core.status import POD_WAITS
-from trainingrun_operator.core.stopping import OFF, SHADOW
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -13,13 +13,13 @@ from trainingrun_operator.cli import words
 from trainingrun_operator.cli.screen import Column, note
 from trainingrun_operator.cli.session import RUN, Session, in_session, where
 from trainingrun_operator.cli.trouble import Exit, TroubleError
-from trainingrun_operator.core.observed import Mismatch
+from trainingrun_operator.core.facts.bucket import Mismatch
 from trainingrun_operator.core.words import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from trainingrun_operator.api.manifest import Manifest
+    from trainingrun_operator.checkpoints.documents import Manifest
     from trainingrun_operator.cli.bucket import Checkpoints, Listed
 
 P = ParamSpec("P")

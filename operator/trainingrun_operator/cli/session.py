@@ -16,7 +16,7 @@ from trainingrun_operator.cli.curve import points_of
 from trainingrun_operator.cli.kubectl import Kubectl
 from trainingrun_operator.cli.screen import Screen
 from trainingrun_operator.cli.trouble import Exit, TroubleError
-from trainingrun_operator.core.observed import Run
+from trainingrun_operator.core.facts.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

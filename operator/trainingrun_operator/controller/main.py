@@ -22,14 +22,14 @@ from trainingrun_operator.controller.reconciler import Reconciler
 from trainingrun_operator.controller.scheduler import Scheduler
 from trainingrun_operator.core.signature import keys_of
 from trainingrun_operator.edge import calls
+from trainingrun_operator.edge.background.curve import Curves
+from trainingrun_operator.edge.background.webhook import Notifier, Webhook
 from trainingrun_operator.edge.cache import Cache
-from trainingrun_operator.edge.curve import Curves
 from trainingrun_operator.edge.execute import Executor
+from trainingrun_operator.edge.gather.observer import Observer
+from trainingrun_operator.edge.gather.store import Store
 from trainingrun_operator.edge.kube import Connection, Kube, KubeError
 from trainingrun_operator.edge.metrics import prometheus
-from trainingrun_operator.edge.observe import Observer
-from trainingrun_operator.edge.store import Store
-from trainingrun_operator.edge.webhook import Notifier, Webhook
 from trainingrun_operator.settings import SettingsError
 
 if TYPE_CHECKING:

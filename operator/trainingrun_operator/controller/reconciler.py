@@ -23,12 +23,12 @@ from trainingrun_operator.exporter import series_of
 if TYPE_CHECKING:
     from trainingrun_operator.api.status import Progress, TrainingRunStatus
     from trainingrun_operator.core.observed import Observed
+    from trainingrun_operator.edge.background.curve import Curves
+    from trainingrun_operator.edge.background.webhook import Notifier
     from trainingrun_operator.edge.cache import Cache
-    from trainingrun_operator.edge.curve import Curves
     from trainingrun_operator.edge.execute import Executor
+    from trainingrun_operator.edge.gather.observer import Observer
     from trainingrun_operator.edge.kube import Kube
-    from trainingrun_operator.edge.observe import Observer
-    from trainingrun_operator.edge.webhook import Notifier
     from trainingrun_operator.exporter import Telemetry
 
 Json = dict[str, Any]

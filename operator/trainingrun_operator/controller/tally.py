@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import NodePhase
-from trainingrun_operator.core import disruption, release
+from trainingrun_operator.core import release
 from trainingrun_operator.core.effects import Begin, RecordNodes, Tell
-from trainingrun_operator.core.observed import Training, Unreachable
+from trainingrun_operator.core.facts.bucket import Unreachable
+from trainingrun_operator.core.facts.pod import Training
+from trainingrun_operator.core.stop import disruption
 from trainingrun_operator.core.track import NEVER_ADVANCED
 from trainingrun_operator.exporter import Measured
 from trainingrun_operator.exporter.telemetry import SAVING

@@ -9,9 +9,9 @@ from pydantic import StrictInt, ValidationError
 from trainingrun_operator.api import names
 from trainingrun_operator.api.base import Model
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.core import children, destinations
+from trainingrun_operator.core import destinations, manifests
 from trainingrun_operator.core.bounds import clipped
-from trainingrun_operator.core.observed import Problem
+from trainingrun_operator.core.facts.run import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from trainingrun_operator.api.run import TrainingRunSpec
     from trainingrun_operator.core.defaults import Defaults
     from trainingrun_operator.core.destinations import Destination
-    from trainingrun_operator.core.observed import Observed, Pool, Run
+    from trainingrun_operator.core.facts.nodes import Pool
+    from trainingrun_operator.core.facts.run import Run
+    from trainingrun_operator.core.observed import Observed
 
 
 class _Named(Model):
@@ -158,8 +160,8 @@ def _signal(spec: TrainingRunSpec) -> Problem | None:
             "InvalidTemplate",
             f"spec.template.spec.shareProcessNamespace is false, but spec.shutdown.signal is {signal}: the agent could not see the training. Remove one.",
         )
-    if children.training_user(spec) is None:
-        main = children.main_container(spec)
+    if manifests.training_user(spec) is None:
+        main = manifests.main_container(spec)
         return Problem(
             "InvalidTemplate",
             f"spec.shutdown.signal is {signal}, but the template does not say as which user {main!r} runs: set securityContext.runAsUser, of the pod or"

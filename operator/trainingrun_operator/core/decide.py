@@ -9,25 +9,18 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest
 from trainingrun_operator.api.run import CheckpointMode, OnFailure
 from trainingrun_operator.api.status import Evidence, Phase, TerminationStatus
-from trainingrun_operator.core import (
-    acceptance,
-    children,
-    completion,
-    disruption,
-    release,
-    steps,
-    stopping,
-    suspension,
-    termination,
-)
+from trainingrun_operator.core import acceptance, manifests, release
 from trainingrun_operator.core.bounds import TEXT_MAX, clipped
 from trainingrun_operator.core.effects import AddFinalizer, Annotate, CreateJob, Decision, Effect, RecordNodes, Tell
-from trainingrun_operator.core.observed import Mismatch, Verified
-from trainingrun_operator.core.verdict import Verdict
+from trainingrun_operator.core.facts.bucket import Mismatch, Verified
+from trainingrun_operator.core.rules import completion, loss
+from trainingrun_operator.core.rules.verdict import Verdict
+from trainingrun_operator.core.stop import disruption, suspension, termination, transitions
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.status import Termination
-    from trainingrun_operator.core.observed import Observed, Pod
+    from trainingrun_operator.core.facts.pod import Pod
+    from trainingrun_operator.core.observed import Observed
 
 NODES_MAX: Final = 64
 """As the schema bounds ``status.nodes``; of a run that wandered over more, the newest are given back."""
@@ -70,7 +63,7 @@ def why_end(seen: Observed) -> Verdict | None:
         or _job_gone(seen)
         or completion.exited(seen)
         or completion.never_started(seen)
-        or stopping.low_loss(seen)
+        or loss.low_loss(seen)
         or _settled_completion(seen)
     )
 
@@ -158,7 +151,7 @@ def _start(seen: Observed) -> Decision:
     if names.FINALIZER not in seen.run.finalizers:
         return Decision((AddFinalizer(),), again_seconds=0)
     return Decision(
-        (CreateJob(children.job(seen.run, seen.defaults)), Tell("Started", "The Job was created.")),
+        (CreateJob(manifests.job(seen.run, seen.defaults)), Tell("Started", "The Job was created.")),
         again_seconds=seen.run.spec.poll_interval_seconds,
     )
 
@@ -172,11 +165,11 @@ def _replace(seen: Observed, pod: Pod) -> Decision:
         return _let_go(seen, pod)
     attempt = pod.save.attempt if pod.save is not None else 1
     request = SaveRequest(id=f"crash-{pod.uid}", attempt=attempt + isinstance(seen.answer, Mismatch), ended=True)
-    ask = steps.ask_to_save(pod, request)
-    nudge = steps.nudges(seen, "Saving", seen.save_failing_seconds)
+    ask = transitions.ask_to_save(pod, request)
+    nudge = transitions.nudges(seen, "Saving", seen.save_failing_seconds)
     return Decision(
         (ask, *nudge) if ask else nudge,
-        again_seconds=steps.patience(seen, seen.save_failing_seconds),
+        again_seconds=transitions.patience(seen, seen.save_failing_seconds),
         note="a crashed pod is saved behind its gate",
     )
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Final, Self
 from pydantic import Field, ValidationError
 
 from trainingrun_operator.api.base import Model
-from trainingrun_operator.api.manifest import Layout
-from trainingrun_operator.core.observed import Problem
+from trainingrun_operator.checkpoints.documents import Layout
+from trainingrun_operator.core.facts.run import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
-    from trainingrun_operator.core.observed import Run
+    from trainingrun_operator.core.facts.run import Run
 
 SHOWN: Final = 4
 """So many entries of the list are told to who is refused."""

@@ -26,12 +26,13 @@ from trainingrun_operator.core.effects import (
     Tell,
     UntaintNode,
 )
-from trainingrun_operator.core.observed import Instance
+from trainingrun_operator.core.facts.nodes import Instance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from trainingrun_operator.core.observed import NodeFacts, Observed, Pool
+    from trainingrun_operator.core.facts.nodes import NodeFacts, Pool
+    from trainingrun_operator.core.observed import Observed
 
 SETTLED: Final = frozenset({NodePhase.RELEASED, NodePhase.RETAINED})
 _GOING: Final = frozenset({Instance.TERMINATING, Instance.GONE})

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from trainingrun_operator.api import names
-from trainingrun_operator.api.manifest import order_of_commit
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import (
     CheckpointStatus,
@@ -27,13 +26,17 @@ from trainingrun_operator.api.status import (
     TrainingRunStatus,
     WorkloadRef,
 )
-from trainingrun_operator.core import acceptance, release, stopping
+from trainingrun_operator.checkpoints.documents import order_of_commit
+from trainingrun_operator.core import acceptance, release
 from trainingrun_operator.core.bounds import COUNT_MAX, MESSAGE_MAX, WORD_MAX, clipped, counted
-from trainingrun_operator.core.observed import Mismatch, Training, Unreachable
-from trainingrun_operator.core.proving import saved_from, sentence_of
+from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable
+from trainingrun_operator.core.facts.pod import Training
+from trainingrun_operator.core.rules import loss
+from trainingrun_operator.core.stop.proving import saved_from, sentence_of
 
 if TYPE_CHECKING:
-    from trainingrun_operator.core.observed import Observed, Pod
+    from trainingrun_operator.core.facts.pod import Pod
+    from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.core.track import Observation
 
 HISTORY_MAX: Final = 20
@@ -71,7 +74,7 @@ def render(seen: Observed) -> TrainingRunStatus:
         observed_generation=seen.run.generation,
         phase=phase,
         termination_message=_sentence(seen, stop) if stop else None,
-        effective=stopping.in_force(seen).model_copy(
+        effective=loss.in_force(seen).model_copy(
             update={"node_pool": next((n.pool for n in before.nodes if n.pool), "")}
         ),
         start_time=before.start_time or next((pod.started_at for pod in seen.pods if pod.started_at), None),
@@ -81,7 +84,7 @@ def render(seen: Observed) -> TrainingRunStatus:
         else before.workload,
         pods=tuple(_pod(pod) for pod in seen.pods[-64:]) if seen.pods else (),
         checkpoint=_checkpoint(seen),
-        shadow=stopping.shadow(seen),
+        shadow=loss.shadow(seen),
         history=_history(seen, phase),
     )
 
@@ -325,8 +328,8 @@ def _ended_progress(progress: Progress, stop: Termination) -> Progress:
 def _progress_of(seen: Observed, newest: Observation) -> Progress:
     track, before = seen.track, seen.run.status.progress
     return Progress(
-        loss=stopping.shown(track.loss) if track.loss is not None else None,
-        best_loss=stopping.shown(track.best_loss)
+        loss=loss.shown(track.loss) if track.loss is not None else None,
+        best_loss=loss.shown(track.best_loss)
         if track.best_loss is not None
         else (before.best_loss if before else None),
         step=newest.step,

@@ -13,7 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Final, TypeGuard
 
 from trainingrun_operator.core.bounds import COUNT_MAX
-from trainingrun_operator.core.sample import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
 from trainingrun_operator.core.words import finite
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.curve import POINTS_MAX, Point
-from trainingrun_operator.core.stopping import OFF, SHADOW
+from trainingrun_operator.core.rules.loss import OFF, SHADOW
 from trainingrun_operator.core.words import finite
 from trainingrun_operator.dashboard.words import count, look
 

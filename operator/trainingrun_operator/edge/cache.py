@@ -12,7 +12,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.pool import GPUNodePoolSpec
 from trainingrun_operator.api.run import NodePoolPolicy
 from trainingrun_operator.api.status import Phase
-from trainingrun_operator.core.observed import Pool
+from trainingrun_operator.core.facts.nodes import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -32,16 +32,17 @@ from trainingrun_operator.core.effects import (
     Tell,
     UntaintNode,
 )
+from trainingrun_operator.edge.gather.preflight import REFUSED, refused_job
 from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.edge.nodes import ProviderError, provider_for
-from trainingrun_operator.edge.preflight import REFUSED, refused_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from trainingrun_operator.api.status import Termination
     from trainingrun_operator.core.effects import Effect
-    from trainingrun_operator.core.observed import Observed, Run
+    from trainingrun_operator.core.facts.run import Run
+    from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.edge.cache import Cache
     from trainingrun_operator.edge.kube import Kube
     from trainingrun_operator.edge.memory import Memory

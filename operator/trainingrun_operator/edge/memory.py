@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from trainingrun_operator.api.exchange import AgentReport
-    from trainingrun_operator.core.observed import NodeFacts, Problem, Run, Verified
-    from trainingrun_operator.edge.nodes.lost import Fate
-    from trainingrun_operator.edge.s3 import Access
+    from trainingrun_operator.checkpoints.s3 import Access
+    from trainingrun_operator.core.facts.bucket import Verified
+    from trainingrun_operator.core.facts.nodes import NodeFacts
+    from trainingrun_operator.core.facts.run import Problem, Run
+    from trainingrun_operator.edge.gather.lost import Fate
 
 
 @dataclass

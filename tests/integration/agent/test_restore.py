@@ -12,7 +12,15 @@ from integration.agent.pods import BUCKET, wait_for
 from integration.agent.proxy import Do
 
 from trainingrun_operator.api.exchange import SaveRequest
-from trainingrun_operator.api.manifest import Checkpoint, Commit, FileEntry, Manifest, PodRef, RankManifest, RunRef
+from trainingrun_operator.checkpoints.documents import (
+    Checkpoint,
+    Commit,
+    FileEntry,
+    Manifest,
+    PodRef,
+    RankManifest,
+    RunRef,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,8 +15,8 @@ from builders import checkpoint_spec, make_status
 from fakes import stored_run
 from shipment import FILES, RUN, Shipment
 
-from trainingrun_operator.api.manifest import Layout, Order
 from trainingrun_operator.api.status import CheckpointStatus
+from trainingrun_operator.checkpoints.documents import Layout, Order
 from trainingrun_operator.cli.main import run as main
 from trainingrun_operator.cli.trouble import Exit
 from trainingrun_operator.edge import calls

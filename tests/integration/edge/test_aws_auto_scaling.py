@@ -20,7 +20,7 @@ from moto.backends import get_backend
 from moto.server import ThreadedMotoServer
 
 from trainingrun_operator.api.pool import GPUNodePoolSpec
-from trainingrun_operator.core.observed import Instance, Pool
+from trainingrun_operator.core.facts.nodes import Instance, Pool
 from trainingrun_operator.edge.nodes import Denied, Refused, Retryable, provider_for
 from trainingrun_operator.edge.nodes.aws_auto_scaling import AWSAutoScalingProvider
 

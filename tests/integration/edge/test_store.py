@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from shipment import CHECKPOINT, FILES, RUN, Shipment
 
-from trainingrun_operator.api.manifest import (
+from trainingrun_operator.checkpoints.documents import (
     COMMIT_MAX_BYTES,
     FileEntry,
     Layout,
@@ -32,8 +32,8 @@ from trainingrun_operator.api.manifest import (
     RankManifest,
     Skipped,
 )
-from trainingrun_operator.core.observed import Mismatch, Unreachable, Verified
-from trainingrun_operator.edge.store import Access, Store
+from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
+from trainingrun_operator.edge.gather.store import Access, Store
 
 # One loop for the module: its Store is shared, because making a client costs more than all that most tests do.
 pytestmark = [pytest.mark.s3, pytest.mark.asyncio(loop_scope="module")]

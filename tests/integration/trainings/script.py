@@ -17,10 +17,10 @@ import documented
 import yaml
 from waiting import eventually
 
-from trainingrun_operator.agent.look import View, Watcher
+from trainingrun_operator.agent.volume.look import View, Watcher
 from trainingrun_operator.api.exchange import AgentConfig
 from trainingrun_operator.api.run import Metrics, Shutdown
-from trainingrun_operator.core.sample import Sample
+from trainingrun_operator.core.facts.reading import Sample
 from trainingrun_operator.edge.metrics import prometheus
 
 if TYPE_CHECKING:

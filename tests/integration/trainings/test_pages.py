@@ -13,7 +13,7 @@ import pytest
 from integration.trainings.script import GUIDE, START_SECONDS, Training, script_of
 from waiting import eventually
 
-from trainingrun_operator.agent import detect
+from trainingrun_operator.agent.volume import detect
 
 pytestmark = [pytest.mark.trainings, pytest.mark.timeout(420)]
 

@@ -8,7 +8,7 @@ from trainingrun_operator.agent import main
 from trainingrun_operator.agent.config import Pace, Paths, Task
 from trainingrun_operator.agent.ship import NoShipper
 from trainingrun_operator.api.exchange import AgentConfig
-from trainingrun_operator.api.manifest import PodRef
+from trainingrun_operator.checkpoints.documents import PodRef
 
 if TYPE_CHECKING:
     from pathlib import Path

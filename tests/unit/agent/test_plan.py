@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from trainingrun_operator.agent import detect, plan, units
+from trainingrun_operator.agent import plan
 from trainingrun_operator.agent.cargo import Sent
 from trainingrun_operator.agent.ledger import Answer
-from trainingrun_operator.agent.look import View
 from trainingrun_operator.agent.plan import Wish
-from trainingrun_operator.agent.watch import Entry, Scan
-from trainingrun_operator.api.manifest import RankManifest
+from trainingrun_operator.agent.volume import detect, units
+from trainingrun_operator.agent.volume.look import View
+from trainingrun_operator.agent.volume.scan import Entry, Scan
+from trainingrun_operator.checkpoints.documents import RankManifest
 
 REF = RankManifest(rank=0, key="manifest", sha256="0")
 SAVE = Wish("save", ended=False, answer=Answer("t1", 1))

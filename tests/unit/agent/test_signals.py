@@ -14,11 +14,11 @@ import pytest
 
 from trainingrun_operator.agent import signals
 from trainingrun_operator.agent.config import PodMemory, Task
-from trainingrun_operator.agent.look import View, Watcher
 from trainingrun_operator.agent.signals import NotFoundError, Signaller, main_process
+from trainingrun_operator.agent.volume.look import View, Watcher
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AgentConfig, StopRequest
-from trainingrun_operator.api.manifest import PodRef
+from trainingrun_operator.checkpoints.documents import PodRef
 
 OWN, TRAINS = 7, f"HOME=/\0{names.TRAINS_ENV}=1\0"
 NOBODY = "HOME=/\0"

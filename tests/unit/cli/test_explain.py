@@ -31,7 +31,7 @@ from trainingrun_operator.cli.explain import explain
 from trainingrun_operator.cli.screen import explained
 
 if TYPE_CHECKING:
-    from trainingrun_operator.core.observed import Run
+    from trainingrun_operator.core.facts.run import Run
 
 NOW = datetime(2026, 1, 2, 3, 10, 0, tzinfo=UTC)
 SOON = "2026-01-02T03:09:15Z"
@@ -458,7 +458,7 @@ NO_METRICS = (
     | {"Stale", "HostNetwork"}
 )
 REFUSALS = reasons(r'Problem\(\s*"(\w+)"', "core", "edge")
-STORE = reasons(r'^    "(\w+)": "', "edge/s3.py") | {"Mismatch", "Held"}
+STORE = reasons(r'^    "(\w+)": "', "checkpoints/s3.py") | {"Mismatch", "Held"}
 
 
 def test_the_reasons_were_found():

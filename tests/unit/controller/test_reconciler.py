@@ -23,11 +23,11 @@ from fakes import EVENTS, RUN, ApiError, Plain, api_server, stored_job, stored_p
 
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.controller.reconciler import BACKOFF_MAX_SECONDS, Reconciler
-from trainingrun_operator.core.observed import Run
-from trainingrun_operator.core.sample import ScrapeFailure
+from trainingrun_operator.core.facts.reading import ScrapeFailure
+from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.status import WRITTEN_BY_THE_STOP
+from trainingrun_operator.edge.background.curve import Curves
 from trainingrun_operator.edge.cache import Cache
-from trainingrun_operator.edge.curve import Curves
 from trainingrun_operator.edge.execute import Executor
 from trainingrun_operator.edge.kube import Kube, KubeError
 from trainingrun_operator.exporter import Telemetry

@@ -32,8 +32,8 @@ from trainingrun_operator.api.exchange import AgentError, CommitSeen, Upload
 from trainingrun_operator.api.status import SUSPENDED, NodePhase, Phase
 from trainingrun_operator.controller import tally
 from trainingrun_operator.core.effects import Begin, Decision, RecordNodes, Tell
-from trainingrun_operator.core.observed import Training
-from trainingrun_operator.core.sample import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.pod import Training
+from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
 from trainingrun_operator.edge.memory import Memory
 from trainingrun_operator.exporter import Telemetry
 

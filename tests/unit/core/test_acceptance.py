@@ -9,7 +9,7 @@ from trainingrun_operator.core.acceptance import complaint
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.destinations import destinations_of
-from trainingrun_operator.core.observed import Problem
+from trainingrun_operator.core.facts.run import Problem
 
 DEFAULTS = Defaults()
 POOLS = (make_pool("a100"), make_pool("h100"))

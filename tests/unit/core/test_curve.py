@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from trainingrun_operator.api.curve import POINTS_MAX, Curve, Point
 from trainingrun_operator.core.curve import Thinned, added, config_map, joined, observed, resumed
-from trainingrun_operator.core.sample import Sample
+from trainingrun_operator.core.facts.reading import Sample
 
 AT = 1_767_323_045
 """2026-01-02T03:04:05Z"""

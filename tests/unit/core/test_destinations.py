@@ -6,7 +6,7 @@ import pytest
 from builders import NAMESPACE, checkpoint_spec, make_run
 
 from trainingrun_operator.core.destinations import Address, Destination, allowed, destinations_of, is_metadata
-from trainingrun_operator.core.observed import Problem
+from trainingrun_operator.core.facts.run import Problem
 
 MINIO = "https://minio.storage.svc:9000"
 

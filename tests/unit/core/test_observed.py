@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest, StopRequest
-from trainingrun_operator.core.observed import Job, Pod, Run, Training
+from trainingrun_operator.core.facts.pod import Pod, Training
+from trainingrun_operator.core.facts.run import Run
+from trainingrun_operator.core.facts.workload import Job
 
 STARTED = "2026-01-02T03:00:00Z"
 LATER = "2026-01-02T03:00:09Z"

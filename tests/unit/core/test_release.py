@@ -26,7 +26,7 @@ from trainingrun_operator.api.status import NodePhase, Phase
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.effects import DeleteNode, RecordNodes, ReleaseMachine, TaintNode, UntaintNode
-from trainingrun_operator.core.observed import Instance, NodeFacts
+from trainingrun_operator.core.facts.nodes import Instance, NodeFacts
 from trainingrun_operator.core.release import gate_holds, ghosts, gpus_of, overdue, wants
 
 UNTAINT, TAINT = UntaintNode("gpu-1", NODE_UID), TaintNode("gpu-1", NODE_UID)

@@ -44,8 +44,8 @@ from trainingrun_operator.api.status import (
     WorkloadRef,
 )
 from trainingrun_operator.core.defaults import Defaults
-from trainingrun_operator.core.observed import Problem
-from trainingrun_operator.core.sample import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.run import Problem
 from trainingrun_operator.core.status import WRITTEN_BY_THE_STOP, camel, observed_fields, render
 from trainingrun_operator.core.track import Track
 

@@ -8,7 +8,7 @@ import pytest
 from builders import POD_UID, track_of
 
 from trainingrun_operator.api.status import Progress
-from trainingrun_operator.core.sample import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
 from trainingrun_operator.core.track import Observation, Track, fold, resumed
 
 REFUSED = ScrapeFailure("ConnectionRefused", "Nothing listens on 10.0.0.7:8000.")

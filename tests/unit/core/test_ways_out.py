@@ -35,7 +35,8 @@ from trainingrun_operator.core.effects import (
     Tell,
     UntaintNode,
 )
-from trainingrun_operator.core.observed import Instance, Run
+from trainingrun_operator.core.facts.nodes import Instance
+from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.status import render
 
 NEXT, LAST = StopMode.NEXT_CHECKPOINT, StopMode.LAST_CHECKPOINT

@@ -16,8 +16,8 @@ import pytest
 from documented import ROOT
 from prometheus_client import REGISTRY
 
-from trainingrun_operator.agent.units import number_of, number_of_file
-from trainingrun_operator.agent.watch import Filter
+from trainingrun_operator.agent.volume.scan import Filter
+from trainingrun_operator.agent.volume.units import number_of, number_of_file
 from trainingrun_operator.api.run import MetricNames
 
 GUIDE = ROOT / "docs" / "training"

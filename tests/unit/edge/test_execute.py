@@ -43,7 +43,6 @@ from fakes import (
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.status import Phase
-from trainingrun_operator.core.children import disruption_budget
 from trainingrun_operator.core.effects import (
     AddFinalizer,
     AdoptJob,
@@ -68,7 +67,8 @@ from trainingrun_operator.core.effects import (
     Tell,
     UntaintNode,
 )
-from trainingrun_operator.core.observed import Run
+from trainingrun_operator.core.facts.run import Run
+from trainingrun_operator.core.manifests import disruption_budget
 from trainingrun_operator.edge import execute as module
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.execute import Executor, NotLeadingError, StaleError

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from trainingrun_operator.api.run import MetricNames
-from trainingrun_operator.core.sample import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
 from trainingrun_operator.edge.metrics.prometheus import make_session, parse, scrape
 
 NAMES = MetricNames()

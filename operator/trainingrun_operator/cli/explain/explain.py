@@ -11,7 +11,7 @@ from trainingrun_operator.cli.explain.facts import Explanation, Facts
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from trainingrun_operator.core.observed import Run
+    from trainingrun_operator.core.facts.run import Run
 
 
 def explain(run: Run, now: datetime) -> Explanation:

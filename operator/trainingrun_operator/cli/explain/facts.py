@@ -10,7 +10,7 @@ from trainingrun_operator.cli import words
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from trainingrun_operator.core.observed import Run
+    from trainingrun_operator.core.facts.run import Run
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from trainingrun_operator.cli import words
 from trainingrun_operator.cli.explain import checkpoint
 from trainingrun_operator.cli.explain.facts import Explanation
-from trainingrun_operator.core.completion import STALL_INTERVALS
-from trainingrun_operator.core.stopping import LOW_OBSERVATIONS, OFF, SHADOW
+from trainingrun_operator.core.rules.completion import STALL_INTERVALS
+from trainingrun_operator.core.rules.loss import LOW_OBSERVATIONS, OFF, SHADOW
 from trainingrun_operator.core.words import finite, size
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
-from trainingrun_operator.core.sample import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.calls import Api
 

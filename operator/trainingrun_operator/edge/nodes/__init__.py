@@ -9,7 +9,7 @@ from trainingrun_operator.edge.nodes.aws_auto_scaling import AWSAutoScalingProvi
 from trainingrun_operator.edge.nodes.provider import Denied, Provider, ProviderError, Refused, Retryable
 
 if TYPE_CHECKING:
-    from trainingrun_operator.core.observed import Pool
+    from trainingrun_operator.core.facts.nodes import Pool
 
 __all__ = ["Denied", "Provider", "ProviderError", "Refused", "Retryable", "provider_for"]
 

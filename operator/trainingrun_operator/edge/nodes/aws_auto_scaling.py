@@ -16,7 +16,7 @@ import boto3
 from botocore import exceptions
 from botocore.config import Config
 
-from trainingrun_operator.core.observed import Instance
+from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.calls import Api
 from trainingrun_operator.edge.nodes.provider import Denied, ProviderError, Refused, Retryable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
     from trainingrun_operator.api.pool import AWSAutoScaling
-    from trainingrun_operator.core.observed import Pool
+    from trainingrun_operator.core.facts.nodes import Pool
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from trainingrun_operator.core.observed import Instance, Pool
+    from trainingrun_operator.core.facts.nodes import Instance, Pool
 
 
 class ProviderError(Exception):

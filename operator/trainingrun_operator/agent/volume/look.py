@@ -1,0 +1,154 @@
+"""One look at the volume after the other: scan, split, probe what changed, judge."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from trainingrun_operator.agent.volume import detect, formats, units
+from trainingrun_operator.agent.volume.scan import Entry, Filter, Kind, Scan, scan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from trainingrun_operator.agent.volume.detect import Seen
+    from trainingrun_operator.agent.volume.formats import Probe
+    from trainingrun_operator.agent.volume.units import Split, Unit
+    from trainingrun_operator.api.exchange import AgentConfig
+
+POINTER_MAX_BYTES = 4096
+UNREADABLE = formats.Probe(formats.State.BROKEN, "cannot be read")
+
+
+@dataclass(frozen=True)
+class View:
+    """The volume as of one look."""
+
+    scan: Scan = field(default_factory=Scan)
+    seen: tuple[Seen, ...] = ()
+    """The numbered units; without any, the whole tree as one."""
+    rest: Unit | None = None
+    """What belongs to no numbered unit, when there are numbered ones."""
+    changed_at: float | None = None
+    """`time.monotonic` of the last change; None if nothing was ever there."""
+    error: str = ""
+
+
+@contextmanager
+def open_inside(root: str, path: str) -> Iterator[int]:
+    """Open a regular file below the root for reading; no component of the path may be a link.
+
+    Raises:
+        OSError: it is not there, not readable, or a link by now.
+    """
+    *folders, name = path.split("/")
+    at = os.open(root, os.O_PATH | os.O_DIRECTORY)
+    try:
+        for folder in folders:
+            inner = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
+            os.close(at)
+            at = inner
+        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+    finally:
+        os.close(at)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+class Watcher:
+    """Keeps between looks what a single one cannot know: since when a unit is quiet, what a file's probe said."""
+
+    def __init__(self, config: AgentConfig, stop_file: str) -> None:
+        self._root = config.path
+        self._settle = config.settle_seconds
+        self._filter = Filter(config.include, config.exclude, own=(stop_file, *config.marker_files))
+        self._probes: dict[str, tuple[Entry, Probe]] = {}
+        self._quiet: dict[str, tuple[Mapping[str, Entry], float]] = {}
+        self._entries: Mapping[str, Entry] | None = None
+        self._changed_at: float | None = None
+        self._lock = threading.Lock()
+
+    def look(self, *, ended: bool = False) -> View:
+        """Look once. ``ended``: no training process is left that could write."""
+        with self._lock:
+            found = scan(self._root, self._filter)
+            split = units.split(found.entries)
+            self._note_changes(found)
+            candidates = split.numbered or ((split.rest,) if split.rest else ())
+            probes, unreadable = self._probe(candidates)
+            quiet = {unit.name: self._quiet_for(unit, found.at) for unit in candidates}
+            self._quiet = {name: self._quiet[name] for name in quiet}
+            marked = any(detect.marker(unit) for unit in split.numbered)
+            limit = self._pointed_at(split)
+            seen = []
+            for unit in candidates:
+                about = detect.Circumstances(quiet[unit.name], self._settle, ended, marker_expected=marked)
+                verdict = detect.judge(unit, probes, about)
+                if verdict.complete and limit is not None and unit.value > limit:
+                    verdict = detect.Verdict(complete=False, evidence=f"the file beside it still names {limit}")
+                seen.append(detect.Seen(unit, verdict))
+            self._entries = found.entries
+            rest = split.rest if split.numbered else None
+            return View(found, tuple(seen), rest, self._changed_at, found.error or unreadable)
+
+    def _note_changes(self, found: Scan) -> None:
+        if self._entries is None:
+            if found.entries:
+                age = time.time() - max(entry.mtime_ns for entry in found.entries.values()) / 1e9
+                self._changed_at = found.at - max(age, 0.0)
+        elif found.entries != self._entries:
+            self._changed_at = found.at
+
+    def _quiet_for(self, unit: Unit, now: float) -> float:
+        """Seconds since the unit's files changed; at the first look their own times are all there is."""
+        files = {path: entry for path, entry in unit.files.items() if not units.is_log(path)}
+        known = self._quiet.get(unit.name)
+        if known is None and self._entries is None:
+            newest = max((entry.mtime_ns for entry in files.values()), default=0) / 1e9
+            known = (files, now - max(time.time() - newest, 0.0))
+        elif known is None or known[0] != files:
+            known = (files, now)
+        self._quiet[unit.name] = known
+        return now - known[1]
+
+    def _probe(self, candidates: tuple[Unit, ...]) -> tuple[dict[str, Probe], str]:
+        fresh: dict[str, tuple[Entry, Probe]] = {}
+        unreadable = ""
+        for unit in candidates:
+            for path, entry in unit.files.items():
+                known = self._probes.get(path)
+                if known and known[0] == entry:
+                    fresh[path] = known
+                    continue
+                try:
+                    fresh[path] = (entry, self._probe_one(path, entry))
+                except FileNotFoundError:
+                    fresh[path] = (entry, formats.Probe(formats.State.BROKEN, "went away while it was read"))
+                except OSError as failure:
+                    unreadable = unreadable or f"{self._root}/{path}: {failure.strerror}"
+                    fresh[path] = (entry, UNREADABLE)
+        self._probes = {path: one for path, one in fresh.items() if one[1] is not UNREADABLE}
+        return {path: one[1] for path, one in fresh.items()}, unreadable
+
+    def _probe_one(self, path: str, entry: Entry) -> Probe:
+        if entry.kind is not Kind.FILE:
+            return formats.PLAIN
+        with open_inside(self._root, path) as file:
+            return formats.probe(path, entry.size, lambda offset, length: os.pread(file, length, offset))
+
+    def _pointed_at(self, split: Split) -> int | None:
+        for path, entry in (split.rest.files if split.rest else {}).items():
+            if detect.pointed_at(path, "0") is None or entry.size > POINTER_MAX_BYTES:
+                continue
+            try:
+                with open_inside(self._root, path) as file:
+                    return detect.pointed_at(path, os.pread(file, POINTER_MAX_BYTES, 0).decode("utf-8", "replace"))
+            except OSError:
+                continue
+        return None

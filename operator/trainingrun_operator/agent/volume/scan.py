@@ -1,0 +1,156 @@
+"""What lies under the checkpoint path: one walk, without following a link, bounded."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from trainingrun_operator.checkpoints.documents import FILES_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_TEMPORARY = re.compile(r"(\.tmp|tmp-).*|.*(\.tmp|\.partial)|.*\.orbax-checkpoint-tmp.*", re.DOTALL)
+"""Names that writers give to what is not there yet."""
+
+
+class Kind(Enum):
+    """What a directory entry is."""
+
+    FILE = "file"
+    LINK = "link"
+    OTHER = "other"
+
+
+class Entry(NamedTuple):
+    """One file, as ``lstat`` saw it. Equal entries mean equal bytes."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+    mode: int
+    kind: Kind = Kind.FILE
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Everything under the path that may be shipped, by its relative path."""
+
+    entries: Mapping[str, Entry] = field(default_factory=dict)
+    at: float = 0.0
+    """`time.monotonic`."""
+    seconds: float = 0.0
+    error: str = ""
+    """What could not be read, in words."""
+    too_many: bool = False
+
+
+def _glob(pattern: str) -> str:
+    """Translate a glob: ``**`` crosses slashes, ``*`` and ``?`` do not; what matches a directory holds for all in it."""
+    text = pattern.strip("/")
+    out = []
+    for token in re.findall(r"\*\*/|\*\*|\*|\?|\[[^\]]+\]|.", text, re.DOTALL):
+        match token:
+            case "**/":
+                out.append("(?:.*/)?")
+            case "**":
+                out.append(".*")
+            case "*":
+                out.append("[^/]*")
+            case "?":
+                out.append("[^/]")
+            case _ if len(token) > 1:
+                out.append(token.replace("[!", "[^"))
+            case _:
+                out.append(re.escape(token))
+    anywhere = "" if "/" in text else "(?:.*/)?"
+    return f"(?:{anywhere}{''.join(out)}(?:/.*)?)"
+
+
+class Filter:
+    """Which paths count as the run's own: globs of the configuration, without the files that operator and agent make."""
+
+    def __init__(self, include: Iterable[str] = ("**",), exclude: Iterable[str] = (), own: Iterable[str] = ()) -> None:
+        included = list(include)
+        self._all = "**" in included or not included
+        self._include = re.compile("|".join(map(_glob, included)) or ".*", re.DOTALL)
+        patterns = [_glob(p) for p in exclude]
+        self._exclude = re.compile("|".join(patterns), re.DOTALL) if patterns else None
+        self._own = frozenset(own)
+
+    def enters(self, name: str) -> bool:
+        """Whether a name is not one of an unfinished write."""
+        return _TEMPORARY.fullmatch(name) is None
+
+    def keeps(self, path: str) -> bool:
+        """Whether a relative path counts."""
+        if path in self._own or (self._exclude and self._exclude.fullmatch(path)):
+            return False
+        return self._all or self._include.fullmatch(path) is not None
+
+
+def temporaries(root: str, limit: int = FILES_MAX) -> frozenset[tuple[str, int, int]]:
+    """Name, size and modification time of everything that is named as not there yet: who changes that is in the middle of a write."""
+    found: set[tuple[str, int, int]] = set()
+    pending, seen = [("", False)], 0
+    while pending and seen <= limit:
+        folder, unfinished = pending.pop()
+        try:
+            with os.scandir(f"{root}/{folder}") as listing:
+                for item in listing:
+                    seen += 1
+                    path = f"{folder}/{item.name}"
+                    temporary = unfinished or _TEMPORARY.fullmatch(item.name) is not None
+                    if item.is_dir(follow_symlinks=False):
+                        pending.append((path, temporary))
+                    if temporary:
+                        stat_now = item.stat(follow_symlinks=False)
+                        found.add((path, stat_now.st_size, stat_now.st_mtime_ns))
+        except OSError:
+            continue  # renamed under the walk: the next one sees what became of it
+    return frozenset(found)
+
+
+def _kind(mode: int) -> Kind:
+    if stat.S_ISREG(mode):
+        return Kind.FILE
+    return Kind.LINK if stat.S_ISLNK(mode) else Kind.OTHER
+
+
+def scan(root: str, wanted: Filter, limit: int = FILES_MAX) -> Scan:
+    """Walk the path once. A path that does not exist yet is empty; one that cannot be read is an error."""
+    started = time.monotonic()
+    entries: dict[str, Entry] = {}
+    error = ""
+    seen = 0
+    pending = [""]
+    while pending and seen <= limit:
+        folder = pending.pop()
+        try:
+            with os.scandir(f"{root}/{folder}") as listing:
+                for item in listing:
+                    seen += 1
+                    if seen > limit:
+                        break
+                    if not wanted.enters(item.name):
+                        continue
+                    path = f"{folder}/{item.name}" if folder else item.name
+                    if item.is_dir(follow_symlinks=False):
+                        pending.append(path)
+                    elif wanted.keeps(path):
+                        seen_now = item.stat(follow_symlinks=False)
+                        kind = _kind(seen_now.st_mode)
+                        entries[path] = Entry(
+                            seen_now.st_size, seen_now.st_mtime_ns, seen_now.st_ino, seen_now.st_mode & 0o7777, kind
+                        )
+        except FileNotFoundError:
+            continue  # not made yet, or rotated away under the walk
+        except OSError as failure:
+            error = error or f"{root}/{folder}: {failure.strerror}"
+    now = time.monotonic()
+    return Scan(entries, now, now - started, error, too_many=seen > limit)

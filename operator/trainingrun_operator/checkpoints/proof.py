@@ -1,0 +1,151 @@
+"""What a commit and its manifests must say to be believed; asks nobody.
+
+A complaint names what is wrong and where. It quotes names, never bodies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import ValidationError
+
+from trainingrun_operator.checkpoints.documents import SCHEMA, Commit, Manifest, Order
+
+if TYPE_CHECKING:
+    from trainingrun_operator.checkpoints.documents import FileEntry, Layout, RankManifest
+    from trainingrun_operator.checkpoints.s3 import Found
+
+Document = TypeVar("Document", Commit, Manifest)
+
+_SAID_MAX = 200
+
+
+class WrongError(Exception):
+    """What was read does not add up; the text is the complaint."""
+
+
+@dataclass(frozen=True)
+class ReadCommit:
+    """One commit as it was read."""
+
+    key: str
+    digest: str
+    """SHA-256 of its bytes, hex."""
+    commit: Commit
+
+
+def said(text: str) -> str:
+    """A name that came from the bucket, fit for a sentence."""
+    return repr(text if len(text) <= _SAID_MAX else f"{text[:_SAID_MAX]}…")
+
+
+def check_owned(layout: Layout, key: str) -> None:
+    """Refuse a key before anything is asked for it.
+
+    Raises:
+        WrongError: it is none of this run's.
+    """
+    if not layout.owns(key):
+        raise WrongError(f"it names {said(key)}, which is outside of this run's prefix {layout.uri(layout.base)}")
+
+
+def checked_commit(layout: Layout, key: str, body: bytes) -> ReadCommit:
+    """Read a commit.
+
+    Raises:
+        WrongError: it is not one, or not this run's, or not the one that its key says, or lacks a rank.
+    """
+    commit = _parsed(Commit, body, "it")
+    if commit.schema_ != SCHEMA:
+        raise WrongError(f"its schema is {commit.schema_}, this operator reads {SCHEMA}")
+    run = commit.run
+    if layout.base.rstrip("/").split("/")[-3:] != [run.namespace, run.name, run.uid]:
+        raise WrongError(
+            f"it belongs to the run {said(f'{run.namespace}/{run.name}')} with uid {said(run.uid)}, not to this one"
+        )
+    if key != layout.commit(commit.order):
+        raise WrongError(f"its key does not say what it is: epoch {commit.epoch}, generation {commit.generation}")
+    ranks = sorted(entry.rank for entry in commit.ranks)
+    # The smaller side first: a world size is a number that anybody can write, a list of ranks has to fit into a commit.
+    if not ranks or len(ranks) != commit.world_size or ranks != list(range(commit.world_size)):
+        raise WrongError(
+            f"it has {len(ranks)} manifests for {commit.world_size} ranks ({', '.join(map(str, ranks[:8])) or 'none'})"
+        )
+    return ReadCommit(key, hashlib.sha256(body).hexdigest(), commit)
+
+
+def checked_manifest(commit: Commit, entry: RankManifest, body: bytes) -> Manifest:
+    """Read one rank's manifest as the commit names it.
+
+    Raises:
+        WrongError: it is another one, about another checkpoint, or something was left out.
+    """
+    if hashlib.sha256(body).hexdigest() != entry.sha256:
+        raise WrongError(f"the manifest {said(entry.key)} is not the one that the commit names (SHA-256 differs)")
+    where = f"the manifest of rank {entry.rank}"
+    manifest = _parsed(Manifest, body, where)
+    if manifest.schema_ != SCHEMA:
+        raise WrongError(f"{where} has schema {manifest.schema_}, this operator reads {SCHEMA}")
+    if manifest.run != commit.run:
+        raise WrongError(f"{where} belongs to another run, with uid {said(manifest.run.uid)}")
+    if (manifest.pod.rank, manifest.pod.world_size) != (entry.rank, commit.world_size):
+        raise WrongError(
+            f"{where} of {commit.world_size} was written by rank {manifest.pod.rank} of {manifest.pod.world_size}"
+        )
+    if _checkpoint(manifest) != _checkpoint(commit):
+        raise WrongError(f"{where} is about {_about(manifest)}, the commit about {_about(commit)}")
+    if left_out := next((one for one in manifest.skipped if one.regular), None):
+        raise WrongError(f"the file {said(left_out.path)} was left out: {said(left_out.reason)}")
+    if (manifest.total_files > 0) != bool(manifest.files):
+        raise WrongError(f"{where} speaks of {manifest.total_files} files and lists {len(manifest.files)}")
+    return manifest
+
+
+def complaint_about(file: FileEntry, found: Found | None) -> str:
+    """What is wrong with one object; empty if nothing."""
+    name = said(file.path)
+    if found is None:
+        return f"{name} is not in the bucket (key {said(file.key)})"
+    if found.size != file.size:
+        return f"{name} has {found.size} bytes in the bucket, the manifest says {file.size}"
+    if not file.crc64nvme:
+        return f"the manifest has no CRC64NVME of {name}, so nothing is proven"
+    if not found.crc64nvme:
+        return (
+            f"the store has no CRC64NVME of {name}, so nothing is proven: use a store that keeps full-object checksums"
+        )
+    if found.crc64nvme != file.crc64nvme:
+        return f"{name} has other bytes in the bucket than were read from the volume (CRC64NVME differs)"
+    return ""
+
+
+def uri_of(layout: Layout, manifest: Manifest) -> str:
+    """The folder that a person can sync: the checkpoint as it lay on disk."""
+    if manifest.checkpoint is None:
+        return ""
+    folder = layout.folder(manifest.pod.rank, Order(manifest.epoch, manifest.generation), manifest.pod.name)
+    inside = manifest.checkpoint.dir.strip("/")
+    return layout.uri(folder if inside in ("", ".") else f"{folder}{inside}/")
+
+
+def _checkpoint(document: Commit | Manifest) -> tuple[str, int | None, bool] | None:
+    one = document.checkpoint
+    return None if one is None else (one.dir, one.step, one.complete)
+
+
+def _about(document: Commit | Manifest) -> str:
+    one = document.checkpoint
+    return (
+        "nothing" if one is None else f"{'' if one.complete else 'the unfinished '}{said(one.dir)} at step {one.step}"
+    )
+
+
+def _parsed(model: type[Document], body: bytes, what: str) -> Document:
+    try:
+        return model.model_validate_json(body, by_alias=True, by_name=False)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "its JSON"
+        raise WrongError(f"{what} cannot be read: {place} is wrong ({first['type']})") from None

@@ -1,0 +1,283 @@
+"""How the operator reaches a bucket: credentials, clients, and what a failed call means in words.
+
+Nothing that a store writes is quoted: its address may be a tenant's, and a status is read by others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import re
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import boto3
+from botocore import exceptions
+from botocore.config import Config
+
+from trainingrun_operator.checkpoints.documents import Layout, Order, order_of_commit
+from trainingrun_operator.checkpoints.metadata_guard import caused_by_guard, guarded
+from trainingrun_operator.core.facts.bucket import Unreachable
+from trainingrun_operator.edge import calls
+from trainingrun_operator.edge.calls import Api
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+CALLS_PER_ACCESS: Final = 8
+"""Calls in flight with one set of credentials: a store that hangs must not take every thread."""
+
+STORE_ERRORS: Final = (exceptions.ClientError, exceptions.BotoCoreError, OSError, ValueError)
+"""Everything that a call to the bucket raises, a refused endpoint or certificate included."""
+
+_MISSING: Final = frozenset({"404", "NoSuchKey", "NotFound"})
+# An answer to HEAD has no body, and so no code but its status. versitygw has its own word for a key that nobody has.
+_CODES: Final = {
+    "301": "PermanentRedirect",
+    "400": "BadRequest",
+    "403": "AccessDenied",
+    "404": "NotFound",
+    "429": "SlowDown",
+    "500": "InternalError",
+    "503": "SlowDown",
+    "XAdminUserNotFound": "InvalidAccessKeyId",
+}
+_ADVICE: Final = {
+    "NoSuchBucket": "there is no such bucket: create it, or correct spec.checkpoint.destination",
+    "AccessDenied": "these credentials may not read it: allow s3:ListBucket and s3:GetObject on the destination",
+    "InvalidAccessKeyId": "there is no such access key: correct AWS_ACCESS_KEY_ID in the credentials Secret",
+    "SignatureDoesNotMatch": "the secret key does not fit the access key: correct AWS_SECRET_ACCESS_KEY in the credentials Secret",
+    "ExpiredToken": "the session token has expired: renew the credentials Secret",
+    "InvalidToken": "the session token is not accepted: correct AWS_SESSION_TOKEN in the credentials Secret",
+    "PermanentRedirect": "it lies in another region: correct spec.checkpoint.s3.region",
+    "AuthorizationHeaderMalformed": "it lies in another region: correct spec.checkpoint.s3.region",
+    "RequestTimeTooSkewed": "the clocks of operator and store differ: correct the one that is wrong",
+    "NoCredentials": "there are no credentials: write AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the credentials Secret",
+    "CertificateNotTrusted": "the server's certificate is not trusted: put its CA as ca.crt in the credentials Secret",
+    "BadCertificate": "ca.crt in the credentials Secret is not a PEM certificate: correct it",
+    "Timeout": "the server does not answer in time: is it up, and does a NetworkPolicy keep the operator from it?",
+    "Unreachable": "nothing answers there: is spec.checkpoint.s3.endpointURL right, and does a NetworkPolicy keep the operator from it?",
+    "ForbiddenAddress": "its name stands for an address at which the cloud hands out credentials: nothing was asked there; correct spec.checkpoint.s3.endpointURL",
+    "InvalidEndpoint": "that is no address of a server: correct spec.checkpoint.s3.endpointURL",
+    "SlowDown": "the store asks for patience: it is tried again",
+    "InternalError": "the store is in trouble: it is tried again",
+}
+_REGION: Final = "us-east-1"
+_BODY_SECONDS: Final = 60.0
+_CHUNK_BYTES: Final = 1 << 16
+
+
+@dataclass(frozen=True)
+class Access:
+    """How one bucket is reached, and as whom."""
+
+    endpoint_url: str = ""
+    """Empty for AWS."""
+    region: str = ""
+    access_key: str = ""
+    secret_key: str = field(default="", repr=False)
+    session_token: str = field(default="", repr=False)
+    ca_pem: str = field(default="", repr=False)
+    expected_bucket_owner: str = ""
+    """AWS account that the bucket must belong to; empty: whichever. S3 refuses every call about a bucket of another."""
+    own_identity: bool = False
+    """Ask as the operator itself, with whatever boto3 finds. Never a fallback for a Secret without keys: that would lend the operator's
+    rights to whoever writes the Secret."""
+
+    @property
+    def where(self) -> str:
+        """The server, as people say it."""
+        return self.endpoint_url or f"AWS S3 in {self.region or _REGION}"
+
+
+@dataclass(frozen=True)
+class Door:
+    """A client, and how many calls may be in flight through it."""
+
+    client: S3Client
+    calls: asyncio.Semaphore
+
+
+class Clients:
+    """The most recently used clients; making one reads service models, so they are kept. Thread-safe."""
+
+    def __init__(self, keep: int = 64) -> None:
+        self._keep = keep
+        self._doors: OrderedDict[Access, Door] = OrderedDict()
+        self._lock = threading.Lock()
+        self._session: boto3.session.Session | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def door(self, access: Access) -> Door:
+        """Return the client for these credentials. Blocks: not for the event loop.
+
+        Raises:
+            ValueError: the endpoint is no address.
+            botocore.exceptions.NoCredentialsError: there are none.
+        """
+        with self._lock:
+            door = self._doors.get(access) or Door(self._make(access), asyncio.Semaphore(CALLS_PER_ACCESS))
+            self._doors[access] = door
+            self._doors.move_to_end(access)
+            if len(self._doors) > self._keep:
+                # Not closed: a call may still be on its way through it.
+                self._doors.popitem(last=False)
+            return door
+
+    def close(self) -> None:
+        """Close every connection and remove the certificates."""
+        with self._lock:
+            for door in self._doors.values():
+                door.client.close()
+            self._doors.clear()
+            if self._folder is not None:
+                self._folder.cleanup()
+                self._folder = None
+
+    def _make(self, access: Access) -> S3Client:
+        if not access.own_identity and not (access.access_key and access.secret_key):
+            raise exceptions.NoCredentialsError
+        # One session: its loader keeps the parsed service models for all clients.
+        self._session = self._session or boto3.session.Session()
+        client = self._session.client(
+            "s3",
+            endpoint_url=access.endpoint_url or None,
+            region_name=access.region or _REGION,
+            aws_access_key_id=None if access.own_identity else access.access_key,
+            aws_secret_access_key=None if access.own_identity else access.secret_key,
+            aws_session_token=None if access.own_identity else access.session_token or None,
+            verify=self._ca_file(access.ca_pem),
+            config=Config(
+                connect_timeout=3,
+                read_timeout=10,
+                retries={"mode": "standard", "total_max_attempts": 2},
+                s3={"addressing_style": "path" if access.endpoint_url else "auto"},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+                max_pool_connections=CALLS_PER_ACCESS,
+            ),
+        )
+        if owner := access.expected_bucket_owner:
+            client.meta.events.register("before-parameter-build.s3", partial(_expect, owner))
+        calls.count_all(client.meta.events, Api.S3)
+        return guarded(client)
+
+    def _ca_file(self, pem: str) -> str | None:
+        """Botocore takes certificates only by path."""
+        if not pem:
+            return None
+        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="trainingrun-ca-")
+        path = Path(self._folder.name) / f"{hashlib.sha256(pem.encode()).hexdigest()}.pem"
+        path.write_text(pem, encoding="utf-8")
+        return str(path)
+
+
+def _expect(owner: str, params: dict[str, Any], **_: Any) -> None:
+    params["ExpectedBucketOwner"] = owner
+
+
+class TooLargeError(Exception):
+    """An object is larger than what it may be."""
+
+
+class Found(NamedTuple):
+    """An object as the store describes it."""
+
+    size: int
+    crc64nvme: str
+    """Of the full object, base64; empty if the store keeps none."""
+
+
+def list_one(layout: Layout, client: S3Client) -> None:
+    """List the run's prefix, without looking at what is there."""
+    client.list_objects_v2(Bucket=layout.bucket, Prefix=layout.base, MaxKeys=1)
+
+
+def list_commits(layout: Layout, client: S3Client) -> tuple[str, ...]:
+    """Return the keys of all commits, newest first."""
+    found: dict[str, Order] = {}
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=layout.bucket, Prefix=layout.commits):
+        for item in page.get("Contents", ()):
+            order = order_of_commit(item["Key"])
+            # As we would write it ourselves: `e01-g1` speaks of the same order and is none of ours.
+            if order is not None and item["Key"] == layout.commit(order):
+                found[item["Key"]] = order
+    return tuple(sorted(found, key=found.__getitem__, reverse=True))
+
+
+def read_object(bucket: str, key: str, limit: int, client: S3Client) -> bytes | None:
+    """Return an object's bytes, None if there is none.
+
+    Raises:
+        TooLargeError: it has more than `limit` bytes.
+        TimeoutError: it drips. botocore's own timeout begins anew with every byte.
+    """
+    deadline = time.monotonic() + _BODY_SECONDS
+    try:
+        answer = client.get_object(Bucket=bucket, Key=key)
+    except exceptions.ClientError as error:
+        if _is_missing(error):
+            return None
+        raise
+    body = bytearray()
+    with contextlib.closing(answer["Body"]) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            body += chunk
+            if len(body) > limit:
+                raise TooLargeError
+            if time.monotonic() > deadline:
+                raise TimeoutError(key)
+    return bytes(body)
+
+
+def head_object(bucket: str, key: str, client: S3Client) -> Found | None:
+    """Return size and checksum of an object, None if there is none."""
+    try:
+        answer = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+    except exceptions.ClientError as error:
+        if _is_missing(error):
+            return None
+        raise
+    return Found(answer["ContentLength"], answer.get("ChecksumCRC64NVME", ""))
+
+
+def _is_missing(error: exceptions.ClientError) -> bool:
+    return str(error.response.get("Error", {}).get("Code")) in _MISSING
+
+
+def code_of(error: Exception) -> str:
+    """The CamelCase code of a failed call: the store's own if it is one word, or what kept it from answering."""
+    if isinstance(error, exceptions.ClientError):
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        code = _CODES.get(code, code)
+        return code if re.fullmatch(r"[A-Z][A-Za-z0-9]{1,63}", code) else "StoreError"
+    if isinstance(
+        error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError | exceptions.CredentialRetrievalError
+    ):
+        return "NoCredentials"
+    if caused_by_guard(error):
+        return "ForbiddenAddress"
+    if isinstance(error, exceptions.SSLError):
+        # OpenSSL names a file without a certificate in it so; the same class also stands for an untrusted one.
+        return (
+            "BadCertificate"
+            if "NO_CERTIFICATE_OR_CRL" in str(error) or "PEM" in str(error)
+            else "CertificateNotTrusted"
+        )
+    if isinstance(error, exceptions.ConnectTimeoutError | exceptions.ReadTimeoutError | TimeoutError):
+        return "Timeout"
+    return "InvalidEndpoint" if isinstance(error, ValueError) else "Unreachable"
+
+
+def unreachable(access: Access, bucket: str, error: Exception) -> Unreachable:
+    """What a failed call means, and what to do."""
+    code = code_of(error)
+    advice = _ADVICE.get(code, "the store refuses: look the code up in its documentation")
+    return Unreachable(code, f"Bucket {bucket} at {access.where} cannot be read ({code}): {advice}.")

@@ -1,0 +1,1 @@
+"""What was read about a run, as frozen values."""

@@ -1,0 +1,41 @@
+"""What the bucket says about a commit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainingrun_operator.checkpoints.documents import Commit
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A commit whose manifests and objects were all read back and matched."""
+
+    key: str
+    digest: str
+    uri: str
+    commit: Commit
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A commit that did not verify."""
+
+    key: str
+    complaint: str
+    id: str | None = None
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class Unreachable:
+    """The bucket could not be asked, or refused."""
+
+    code: str
+    message: str
+
+
+Answer = Verified | Mismatch | Unreachable
+"""What the bucket says to a save request; None is also an answer: nothing yet."""

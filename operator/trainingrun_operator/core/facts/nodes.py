@@ -1,0 +1,74 @@
+"""Nodes, their machines and their pools, as they are now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trainingrun_operator.api.pool import GPUNodePoolSpec
+
+
+class Instance(StrEnum):
+    """What the cloud says about a machine."""
+
+    RUNNING = "Running"
+    TERMINATING = "Terminating"
+    GONE = "Gone"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True)
+class Occupant:
+    """A pod that keeps a node."""
+
+    namespace: str
+    name: str
+    run_uid: str = ""
+    """Of the TrainingRun that it belongs to, if any."""
+
+    @property
+    def key(self) -> str:
+        """``namespace/name``, as people say it."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """One node as it is now."""
+
+    name: str
+    uid: str | None = None
+    """None: there is no Node of this name and uid."""
+    provider_id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    tainted_by: str | None = None
+    """The run uid in our taint, if it carries one."""
+    occupants: tuple[Occupant, ...] | None = None
+    """None: could not be listed, which counts as occupied."""
+    demand: tuple[Occupant, ...] = ()
+    """Pods that wait for a node like this one."""
+    instance: Instance = Instance.UNKNOWN
+    at_minimum: bool = False
+    problem: str = ""
+    """What the provider answered, if it refused."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A GPUNodePool."""
+
+    name: str
+    spec: GPUNodePoolSpec
+
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        """Whether a node with these labels belongs to the pool."""
+        return all(labels.get(key) == value for key, value in self.spec.node_selector.items())
+
+    def allows(self, namespace_labels: Mapping[str, str] | None) -> bool:
+        """Whether runs of a namespace with these labels may use the pool."""
+        selector = self.spec.namespace_selector
+        return selector is None or (namespace_labels is not None and selector.fits(namespace_labels))

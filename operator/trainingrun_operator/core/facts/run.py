@@ -1,0 +1,97 @@
+"""A TrainingRun as stored, and why it may not be acted on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.run import TrainingRunSpec
+from trainingrun_operator.api.status import TrainingRunStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Run:
+    """A TrainingRun as stored."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+    generation: int
+    spec: TrainingRunSpec
+    status: TrainingRunStatus
+    labels: Mapping[str, str] = field(default_factory=dict)
+    finalizers: tuple[str, ...] = ()
+    has_status: bool = False
+    """Whether anything was ever written under ``status``."""
+    deleting: bool = False
+    created: str = ""
+    stop_manager: str = ""
+    """Field manager that set ``spec.stop``: the actor of a plain patch."""
+    suspend_manager: str = ""
+    """Likewise of ``spec.suspend``."""
+    abandoned_by: str = ""
+    """Field manager that annotated the run to give up on releasing its nodes; empty: nobody did."""
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Self:
+        """Read a stored object.
+
+        Raises:
+            pydantic.ValidationError: the spec is not one that this version understands.
+        """
+        meta = stored["metadata"]
+        return cls(
+            namespace=meta["namespace"],
+            name=meta["name"],
+            uid=meta["uid"],
+            resource_version=meta.get("resourceVersion", ""),
+            generation=meta.get("generation", 1),
+            spec=TrainingRunSpec.parse(stored["spec"]),
+            status=TrainingRunStatus.parse(stored.get("status") or {}),
+            labels=meta.get("labels") or {},
+            finalizers=tuple(meta.get("finalizers") or ()),
+            has_status="status" in stored,
+            deleting="deletionTimestamp" in meta,
+            created=meta.get("creationTimestamp", ""),
+            stop_manager=_manager_of(("f:spec", "f:stop"), meta),
+            suspend_manager=_manager_of(("f:spec", "f:suspend"), meta),
+            abandoned_by=_abandoned_by(meta),
+        )
+
+    @property
+    def key(self) -> str:
+        """``namespace/name``, as people say it."""
+        return f"{self.namespace}/{self.name}"
+
+
+def _manager_of(field_path: tuple[str, ...], meta: Mapping[str, Any]) -> str:
+    """Who wrote a field, as the API server keeps it; empty if it does not say."""
+    for entry in meta.get("managedFields") or ():
+        fields = entry.get("fieldsV1") or {}
+        for key in field_path[:-1]:
+            fields = fields.get(key) or {}
+        if field_path[-1] in fields:
+            return str(entry.get("manager", ""))
+    return ""
+
+
+def _abandoned_by(meta: Mapping[str, Any]) -> str:
+    name = names.ABANDON_RELEASE_ANNOTATION
+    if (meta.get("annotations") or {}).get(name, "false") == "false":
+        return ""
+    return _manager_of(("f:metadata", "f:annotations", f"f:{name}"), meta) or "an annotation"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a run cannot be acted on."""
+
+    reason: str
+    message: str
+    permanent: bool = True
+    """False: it may pass by itself (a bucket that cannot be reached)."""

@@ -1,0 +1,270 @@
+"""What a run owns: its Job, with everything that the operator adds to the author's pod.
+
+What the author wrote is kept. Added are three containers of the operator's own image: `checkpoint-restore` puts the newest proven checkpoint
+back before the training starts, `checkpoint-agent` (a native sidecar) ships checkpoints while it runs, and `checkpoint-gate` keeps the pod alive
+after it has exited, for as long as proving takes: a native sidecar alone would be killed with the pod's grace.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, Final
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.exchange import AGENT_CONFIG_ENV, AgentConfig
+from trainingrun_operator.api.run import CheckpointMode
+
+if TYPE_CHECKING:
+    from trainingrun_operator.api.run import TrainingRunSpec
+    from trainingrun_operator.core.defaults import Defaults
+    from trainingrun_operator.core.facts.run import Run
+    from trainingrun_operator.core.facts.workload import Job
+
+Manifest = dict[str, Any]
+
+NEVER_BACK_OFF: Final = 2**31 - 1
+"""Restarts are counted by the operator; the Job must not give up before it."""
+NO_CRASHES: Final = (
+    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    {
+        "action": "Ignore",
+        "onExitCodes": {"containerName": names.GATE_CONTAINER, "operator": "In", "values": [names.GATE_SIGTERMED]},
+    },
+)
+"""Pods that were evicted, and pods that somebody deleted: both are replaced, and neither counts against `backoffLimit`."""
+AGENT_GRACE_SECONDS: Final = 300
+"""On top of the training's own grace, for the last commit."""
+AGENT_UID: Final = 65532
+GATE_RESOURCES: Final = {"cpu": "50m", "memory": "32Mi"}
+"""With a fifth of this its start took 6 s, in which the kubelet reports nothing of the training and a SIGTERM is lost."""
+
+
+def job(run: Run, defaults: Defaults) -> Manifest:
+    """Build the Job of a run. It has no ownerReference: foreground deletion would end it although our finalizer still stands."""
+    labels = names.child_labels(run.name, run.uid)
+    queue = (
+        {names.KUEUE_QUEUE_LABEL: run.labels[names.KUEUE_QUEUE_LABEL]} if names.KUEUE_QUEUE_LABEL in run.labels else {}
+    )
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": names.job_name(run.name), "namespace": run.namespace, "labels": labels | queue},
+        "spec": {
+            "backoffLimit": NEVER_BACK_OFF,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {"rules": [*NO_CRASHES]},
+            "template": pod_template(run, defaults),
+        },
+    }
+
+
+def budget_name(run_name: str) -> str:
+    """The name of the run's PodDisruptionBudget."""
+    return f"{run_name}-checkpoint"
+
+
+def disruption_budget(run: Run, made: Job) -> Manifest:
+    """Build what keeps the run's pods from being evicted. It goes with the Job, should nobody delete it before.
+
+    Not maxUnavailable: that needs an owner with a scale subresource, which a Job has not; the budget then blocks by failing, with a warning Event
+    every few seconds. A run has one pod at a time.
+    """
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": made.name, "uid": made.uid, "controller": False}
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {
+            "name": budget_name(run.name),
+            "namespace": run.namespace,
+            "labels": names.child_labels(run.name, run.uid),
+            "ownerReferences": [{**owner, "blockOwnerDeletion": False}],
+        },
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {names.RUN_UID_LABEL: run.uid}}},
+    }
+
+
+def pod_template(run: Run, defaults: Defaults) -> Manifest:
+    """Build the pod: the author's template with agent, gate and restore."""
+    template = deepcopy(run.spec.template)
+    meta, spec = template.setdefault("metadata", {}) or {}, template["spec"]
+    annotations = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
+    main = main_container(run.spec)
+    mounts = [_checkpoint_mount(run.spec, spec, main), {"name": names.CONTROL_VOLUME, "mountPath": names.CONTROL_PATH}]
+    for container in spec["containers"]:
+        _equip(container, run.spec, mounts if container["name"] == main else mounts[1:])
+    spec["volumes"] = [*(spec.get("volumes") or []), *_volumes(run.spec, spec, mounts[0]["name"])]
+    own = _own_containers(run, defaults, mounts)
+    spec["initContainers"] = [
+        *([own["restore"]] if _uploads(run.spec) else []),
+        own["agent"],
+        *(spec.get("initContainers") or []),
+    ]
+    spec["containers"].append(own["gate"])
+    if run.spec.shutdown.signal:
+        spec["shareProcessNamespace"] = True
+    spec["restartPolicy"] = "Never"
+    spec["terminationGracePeriodSeconds"] = max(
+        spec.get("terminationGracePeriodSeconds") or 0, run.spec.shutdown.grace_seconds + AGENT_GRACE_SECONDS
+    )
+    return {
+        "metadata": meta
+        | {
+            "labels": (meta.get("labels") or {}) | names.child_labels(run.name, run.uid),
+            "annotations": annotations | (meta.get("annotations") or {}),
+        },
+        "spec": spec,
+    }
+
+
+def main_container(spec: TrainingRunSpec) -> str:
+    """The container that trains."""
+    return spec.metrics.container or str(spec.template["spec"]["containers"][0]["name"])
+
+
+def _uploads(spec: TrainingRunSpec) -> bool:
+    return spec.checkpoint.mode is CheckpointMode.UPLOAD
+
+
+def _checkpoint_mount(spec: TrainingRunSpec, pod: Manifest, main: str) -> Manifest:
+    """The mount that the checkpoint path lies on; where there is none, one of an emptyDir of ours."""
+    path = f"{spec.checkpoint.path.rstrip('/')}/"
+    container = next(c for c in pod["containers"] if c["name"] == main)
+    candidates = [m for m in container.get("volumeMounts") or [] if path.startswith(m["mountPath"].rstrip("/") + "/")]
+    if candidates:
+        return dict(max(candidates, key=lambda mount: len(mount["mountPath"])))
+    return {"name": names.CHECKPOINT_VOLUME, "mountPath": spec.checkpoint.path}
+
+
+def _equip(container: Manifest, spec: TrainingRunSpec, mounts: list[Manifest]) -> None:
+    """Give one of the author's containers the variables and volumes, behind nothing that the author named the same."""
+    has = {variable["name"] for variable in container.get("env") or []}
+    ours = {names.CHECKPOINT_DIR_ENV: spec.checkpoint.path, names.CONTROL_ENV: names.CONTROL_PATH}
+    if spec.shutdown.signal and container["name"] == main_container(spec):
+        ours[names.TRAINS_ENV] = "1"
+    container["env"] = [{"name": name, "value": value} for name, value in ours.items() if name not in has] + (
+        container.get("env") or []
+    )
+    mounted = {mount["mountPath"].rstrip("/") for mount in container.get("volumeMounts") or []}
+    shm = [{"name": "trainingrun-shm", "mountPath": "/dev/shm"}] if _wants_gpu(container) else []  # noqa: S108 - the kernel's own path, not a temporary file
+    added = [mount for mount in (*mounts, *shm) if mount["mountPath"].rstrip("/") not in mounted]
+    container["volumeMounts"] = [*(container.get("volumeMounts") or []), *added]
+
+
+def _wants_gpu(container: Manifest) -> bool:
+    limits = (container.get("resources") or {}).get("limits") or {}
+    return any(name.endswith("/gpu") for name in limits)
+
+
+def _volumes(spec: TrainingRunSpec, pod: Manifest, checkpoint_volume: str) -> list[Manifest]:
+    mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+    volumes: list[Manifest] = [
+        {"name": names.CONTROL_VOLUME, "emptyDir": {}},
+        {
+            "name": names.PODINFO_VOLUME,
+            "downwardAPI": {"items": [{"path": "annotations", "fieldRef": {"fieldPath": "metadata.annotations"}}]},
+        },
+    ]
+    if checkpoint_volume == names.CHECKPOINT_VOLUME:
+        volumes.append({"name": names.CHECKPOINT_VOLUME, "emptyDir": {}})
+    if "trainingrun-shm" in mounted:
+        volumes.append({"name": "trainingrun-shm", "emptyDir": {"medium": "Memory"}})
+    if secret := spec.checkpoint.s3.credentials_secret_name:
+        volumes.append({"name": names.SECRET_VOLUME, "projected": {"sources": _secret(secret)}})
+    return volumes
+
+
+def _secret(name: str) -> list[Manifest]:
+    """Files, not variables: the kubelet renews them. Without its keys no container starts; the others need not be there."""
+
+    def source(*keys: str) -> Manifest:
+        return {"name": name, "items": [{"key": key, "path": key} for key in keys]}
+
+    return [
+        {"secret": source(names.ACCESS_KEY, names.SECRET_KEY)},
+        {"secret": {**source(names.SESSION_TOKEN, names.CA), "optional": True}},
+    ]
+
+
+def _own_containers(run: Run, defaults: Defaults, mounts: list[Manifest]) -> dict[str, Manifest]:
+    podinfo = {"name": names.PODINFO_VOLUME, "mountPath": names.PODINFO_PATH, "readOnly": True}
+    common = {
+        "image": defaults.agent_image,
+        "imagePullPolicy": defaults.agent_pull_policy,
+        "securityContext": _security(run.spec),
+    }
+    secret = run.spec.checkpoint.s3.credentials_secret_name
+    keys = [{"name": names.SECRET_VOLUME, "mountPath": names.SECRET_PATH, "readOnly": True}] if secret else []
+    ships: Manifest = {"env": _agent_env(run, defaults), "volumeMounts": [*mounts, podinfo, *keys]}
+    if defaults.agent_resources:
+        ships["resources"] = dict(defaults.agent_resources)
+    return {
+        "restore": {"name": names.RESTORE_CONTAINER, "args": ["restore"], **common, **ships},
+        "agent": {
+            "name": names.AGENT_CONTAINER,
+            "args": ["agent"],
+            "restartPolicy": "Always",
+            "ports": [{"name": "ckpt-agent", "containerPort": names.AGENT_PORT}],
+            **common,
+            **ships,
+        },
+        "gate": {
+            "name": names.GATE_CONTAINER,
+            "args": ["gate"],
+            **common,
+            "volumeMounts": [podinfo],
+            "resources": {"requests": GATE_RESOURCES, "limits": GATE_RESOURCES},
+        },
+    }
+
+
+def _agent_env(run: Run, defaults: Defaults) -> list[Manifest]:
+    spec = run.spec
+    config = AgentConfig(
+        namespace=run.namespace,
+        run=run.name,
+        run_uid=run.uid,
+        path=spec.checkpoint.path,
+        destination=(spec.checkpoint.destination or "") if _uploads(spec) else "",
+        endpoint_url=spec.checkpoint.s3.endpoint_url,
+        region=spec.checkpoint.s3.region,
+        secret_dir=names.SECRET_PATH if spec.checkpoint.s3.credentials_secret_name else "",
+        include=spec.checkpoint.include,
+        exclude=spec.checkpoint.exclude,
+        settle_seconds=defaults.agent_settle_seconds,
+        stop_file=spec.shutdown.file,
+        stop_signal=spec.shutdown.signal,
+        marker_files=spec.completion.marker_files,
+        port=names.AGENT_PORT,
+    )
+    fields = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid", "NODE_NAME": "spec.nodeName"}
+    return [
+        {"name": AGENT_CONFIG_ENV, "value": config.model_dump_json(by_alias=True)},
+        *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()),
+    ]
+
+
+def training_user(spec: TrainingRunSpec) -> int | None:
+    """As whom the training runs, if the template says it."""
+    return _identity(spec).get("runAsUser")
+
+
+def _identity(spec: TrainingRunSpec) -> Manifest:
+    """What the pod, and before it the container that trains, says of user and group."""
+    pod = spec.template["spec"]
+    main = next(c for c in pod["containers"] if c["name"] == main_container(spec))
+    return {**(pod.get("securityContext") or {}), **(main.get("securityContext") or {})}
+
+
+def _security(spec: TrainingRunSpec) -> Manifest:
+    """Restricted, under the user that trains, so that the agent can read what the training writes."""
+    identity = _identity(spec)
+    user, group = identity.get("runAsUser", AGENT_UID), identity.get("runAsGroup")
+    return {
+        "runAsUser": user,
+        **({"runAsGroup": group} if group is not None else {}),
+        "runAsNonRoot": user != 0,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }

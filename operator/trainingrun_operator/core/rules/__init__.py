@@ -1,0 +1,1 @@
+"""Reasons to end a run, one module per kind."""

@@ -1,0 +1,1 @@
+"""The phases of a stop, and which evidence ends each of them."""

@@ -1,0 +1,62 @@
+"""Whether the run's pods may be evicted: not while the volume holds bytes that would be lost with them.
+
+A PodDisruptionBudget makes the eviction API, and `kubectl drain` with it, answer 429. It stands from the Job's first pod until the checkpoint is proven,
+and goes in between whenever everything that was saved is proven: then an eviction costs the steps since the newest checkpoint, and the Job's
+next pod goes on from there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from trainingrun_operator.api.run import CheckpointMode
+from trainingrun_operator.api.status import Phase
+from trainingrun_operator.core import manifests
+from trainingrun_operator.core.effects import CreateBudget, DeleteBudget, Effect
+
+if TYPE_CHECKING:
+    from trainingrun_operator.api.exchange import AgentReport
+    from trainingrun_operator.core.observed import Observed
+
+_UNPROVEN: Final = frozenset({Phase.REQUESTED, Phase.DRAINING, Phase.SAVING, Phase.VERIFYING, Phase.HELD})
+
+
+def effects(seen: Observed) -> tuple[Effect, ...]:
+    """Put the budget up, or take it down; nothing while it is not known whether there is one."""
+    if seen.budget is None or seen.job is None:
+        return ()
+    if _guarded(seen):
+        return () if seen.budget else (CreateBudget(manifests.disruption_budget(seen.run, seen.job)),)
+    return (DeleteBudget(manifests.budget_name(seen.run.name), seen.budget),) if seen.budget else ()
+
+
+def all_proven(seen: Observed) -> bool:
+    """Whether the newest checkpoint in the volume is whole and the operator has read it back from the bucket."""
+    agent, verified = seen.agent, seen.verified
+    if agent is None or agent.error is not None or agent.newest is None or agent.unfinished is not None:
+        return False
+    if agent.commit is None or verified is None or verified.key != agent.commit.key:
+        return False
+    return shipped(agent)
+
+
+def shipped(agent: AgentReport) -> bool:
+    """Whether the newest whole checkpoint in the volume is in the bucket, by the agent's word."""
+    if agent.newest is None or agent.commit is None:
+        return False
+    # A log grows all the time, and is worth no guard of its own.
+    return agent.unsaved_bytes == 0 or (agent.newest.step is not None and agent.newest.step == agent.commit.step)
+
+
+def _guarded(seen: Observed) -> bool:
+    """Up at once, down only after a while: a training that saves every few seconds must not cost two calls each time."""
+    stop = seen.run.status.termination
+    if seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED:
+        return False
+    if stop is not None:
+        return stop.phase in _UNPROVEN
+    if not seen.live_pods:
+        return bool(seen.budget)
+    if seen.proven_seconds is None:
+        return True
+    return bool(seen.budget) and seen.proven_seconds < seen.defaults.evictable_after_seconds

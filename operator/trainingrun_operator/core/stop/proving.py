@@ -1,0 +1,217 @@
+"""Saving, Held, Verifying: which evidence lets bytes be deleted, and what is said of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from trainingrun_operator.api.run import OnFailure
+from trainingrun_operator.api.status import Phase, Saved, Termination
+from trainingrun_operator.checkpoints.documents import order_of_commit
+from trainingrun_operator.core.bounds import COUNT_MAX, FILES_MAX, TEXT_MAX, VERDICT_MAX, clipped, counted
+from trainingrun_operator.core.effects import Decision, Tell
+from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
+from trainingrun_operator.core.facts.pod import Training
+from trainingrun_operator.core.stop import transitions
+
+if TYPE_CHECKING:
+    from trainingrun_operator.core.facts.pod import Pod
+    from trainingrun_operator.core.observed import Observed
+
+_TRAINED: Final = ("Running", "Exited")
+"""As ``status.pods`` has it of a pod whose training has begun."""
+
+
+def save(seen: Observed, stop: Termination) -> Decision:
+    """Have the agent ship what is missing. Ends with a commit of this id, or with certainty that there is nothing to commit."""
+    if isinstance(seen.answer, Mismatch) and not seen.live_pods:
+        return _hold(seen, stop, _bytes_gone(seen.answer), [])
+    if isinstance(seen.answer, Verified | Mismatch):
+        return transitions.advance(seen, stop, Phase.VERIFYING)
+    holders = [pod for pod in seen.live_pods if pod.training is not Training.NOT_STARTED]
+    if not holders:
+        return _without_holder(seen, stop)
+    if _never_stepped(seen):
+        return transitions.advance(
+            seen, stop, Phase.DELETING, saved=Saved(note="There was nothing to save: no step had been made.")
+        )
+    if why := _why_failing(seen):
+        return _hold(seen, stop, why, holders)
+    return transitions.wait(seen, *transitions.asks(seen, stop, holders), note="the agent saves")
+
+
+def _without_holder(seen: Observed, stop: Termination) -> Decision:
+    """No pod holds bytes any more: what is in the bucket is all there will ever be."""
+    if isinstance(seen.answer, Unreachable):
+        return _hold(seen, stop, f"The bucket cannot be read: {seen.answer.message}", [])
+    if stop.saved is not None:
+        return _settle_for_suspended(seen, stop, stop.saved)
+    if seen.verified is not None:
+        return _settle_for(seen, stop, seen.verified)
+    if _never_started(seen):
+        # Not final: a pod that waits may start while nobody looks.
+        nothing = Saved(note="There was nothing to save: the training never started.")
+        return transitions.advance(seen, stop, Phase.DELETING, saved=nothing)
+    lost = "The pod went before anything was saved: nothing of this run is in the bucket."
+    return transitions.advance(seen, stop, Phase.DELETING, saved=Saved(final=True, note=lost), data_loss=lost)
+
+
+def _never_started(seen: Observed) -> bool:
+    """No pod that was ever there has trained. A pod that went before anybody looked at it may have."""
+    unseen = seen.job is not None and seen.job.failed > sum(pod.terminal for pod in seen.pods)
+    idle = all(pod.training is Training.NOT_STARTED for pod in seen.pods)
+    return idle and not unseen and not seen.run.status.start_time
+
+
+def _settle_for(seen: Observed, stop: Termination, proven: Verified) -> Decision:
+    """Take the last commit that there will ever be, and say so where it is not all that there was."""
+    saved = saved_from(proven)
+    loss = (
+        None
+        if saved.final and not _trained_after(seen, proven)
+        else f"The pod went before its last bytes were saved. {nothing_after(saved)}"
+    )
+    return transitions.advance(seen, stop, Phase.DELETING, saved=saved, data_loss=loss)
+
+
+def _settle_for_suspended(seen: Observed, stop: Termination, saved: Saved) -> Decision:
+    """Take what the suspension has proven, as long as the bucket still has it: nothing was written since."""
+    order, found = order_of_commit(saved.commit), seen.verified
+    there = order is not None and found is not None and found.commit.order >= order
+    if there or not saved.commit:
+        return transitions.advance(seen, stop, Phase.DELETING)
+    gone = f"The checkpoint that the run was suspended with is not in the bucket any more, or does not verify: {saved.uri or saved.commit}."
+    left = saved_from(found) if found is not None else Saved(final=True, note=gone)
+    return transitions.advance(seen, stop, Phase.DELETING, saved=left, data_loss=gone)
+
+
+def _trained_after(seen: Observed, proven: Verified) -> bool:
+    """Whether another pod was seen to train on from this commit, and is gone: what it wrote is in no commit."""
+    there = {pod.uid for pod in seen.pods} | {proven.commit.pod_uid}
+    if any(pod.uid not in there and pod.phase in _TRAINED for pod in seen.run.status.pods):
+        return True
+    track, progress = seen.track, seen.run.status.progress
+    last = track if track.advanced else progress
+    if last is None or not last.pod_uid or last.pod_uid == proven.commit.pod_uid:
+        return False
+    saved = proven.commit.checkpoint.step if proven.commit.checkpoint else None
+    return saved is None or last.step is None or last.step > saved
+
+
+def nothing_after(saved: Saved) -> str:
+    """What is left where bytes were lost."""
+    if not saved.commit:
+        return "Nothing of this run is in the bucket."
+    return f"The last commit is {saved.uri or saved.commit}; whatever was written after it is lost."
+
+
+def _never_stepped(seen: Observed) -> bool:
+    """The training runs, has made no step, and has written nothing: waiting for a checkpoint would be waiting for ever."""
+    wrote_nothing = seen.agent is not None and seen.agent.files == 0
+    return (
+        not transitions.ended(seen)
+        and wrote_nothing
+        and not seen.track.advanced
+        and seen.run.status.progress is None
+        and seen.verified is None
+    )
+
+
+def _why_failing(seen: Observed) -> str:
+    """Why nothing is proven yet, once it has taken long enough to worry a person."""
+    if seen.save_failing_seconds < seen.defaults.hold_after_seconds:
+        return ""
+    if isinstance(seen.answer, Unreachable):
+        return f"The bucket cannot be read: {seen.answer.message}"
+    if seen.agent is None:
+        return "The agent in the pod does not answer."
+    if seen.agent.error is not None:
+        return f"The agent cannot save: {seen.agent.error.code}: {seen.agent.error.message}"
+    if seen.agent.newest is None and not transitions.ended(seen):
+        return "The training still runs and has not written a complete checkpoint yet."
+    return ""
+
+
+def _hold(seen: Observed, stop: Termination, why: str, holders: list[Pod]) -> Decision:
+    """Keep everything, say why, go on asking; or go on without proof where the spec says so."""
+    why = clipped(why, VERDICT_MAX)
+    if because := _cannot_hold(seen):
+        last = saved_from(seen.verified) if seen.verified is not None else Saved()
+        note = f"Ended without proof ({because}). {why}"
+        return transitions.advance(
+            seen,
+            stop,
+            Phase.DELETING,
+            saved=last.model_copy(update={"note": note, "final": transitions.ended(seen)}),
+            data_loss=note,
+        )
+    if stop.phase is not Phase.HELD:
+        told = Tell("CheckpointHeld", f"Nothing is deleted. {why}", warning=True)
+        return transitions.advance(seen, stop, Phase.HELD, hold_reason=why, told=told)
+    return transitions.wait(seen, *transitions.asks(seen, stop, holders), note=why)
+
+
+def _cannot_hold(seen: Observed) -> str:
+    """Why nothing is kept although nothing is proven; empty: it is."""
+    if seen.run.spec.checkpoint.on_failure is OnFailure.PROCEED:
+        return "spec.checkpoint.onFailure is Proceed"
+    return "the namespace is being deleted, and the pods in it are gone" if seen.namespace_ends else ""
+
+
+def verify(seen: Observed, stop: Termination) -> Decision:
+    """Go on only with a commit of which every object was read back and matched."""
+    match seen.answer:
+        case Verified() as proven:
+            if transitions.ended(seen) and not proven.commit.final:
+                # The training left while its last checkpoint was being proven: there may be a newer one, or there was.
+                if seen.live_pods:
+                    return transitions.advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1)
+                return _settle_for(seen, stop, proven)
+            saved = saved_from(proven)
+            told = Tell("CheckpointSaved", sentence_of(saved))
+            return transitions.advance(seen, stop, Phase.DELETING, saved=saved, told=told)
+        case Mismatch() as wrong:
+            if not seen.live_pods:
+                return _hold(seen, stop, _bytes_gone(wrong), [])
+            why = f"Asked to be saved again (attempt {stop.attempt + 1}): {wrong.complaint}"
+            told = Tell("CheckpointMismatch", why, warning=True)
+            again = transitions.advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1, told=told)
+            return replace(again, again_seconds=min(60.0, 2.0 ** min(stop.attempt, 6)))
+        case _ if seen.save_failing_seconds < seen.defaults.hold_after_seconds:
+            return transitions.wait(seen, note="the bucket is read back")
+        case Unreachable() as away:
+            return _hold(seen, stop, f"The bucket cannot be read: {away.message}", [])
+        case _:
+            # The commit that answered is not in the bucket any more.
+            return transitions.advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1)
+
+
+def _bytes_gone(wrong: Mismatch) -> str:
+    return f"The commit does not verify, and no pod holds the bytes any more: {wrong.complaint}"
+
+
+def saved_from(proven: Verified) -> Saved:
+    """The record that deletion rests on."""
+    commit = proven.commit
+    files = min(max(commit.total_files, 0), FILES_MAX)
+    return Saved(
+        commit=proven.key,
+        digest=proven.digest,
+        uri=proven.uri if files else "",
+        dir=clipped(commit.checkpoint.dir, TEXT_MAX) if commit.checkpoint else "",
+        step=counted(commit.checkpoint.step) if commit.checkpoint else None,
+        bytes=min(max(commit.total_bytes, 0), COUNT_MAX),
+        files=files,
+        complete=commit.checkpoint.complete if commit.checkpoint else True,
+        final=commit.final,
+        note="" if files else "Nothing lay under the checkpoint path.",
+    )
+
+
+def sentence_of(saved: Saved) -> str:
+    """What became of the checkpoint."""
+    if not saved.files:
+        return saved.note
+    what = "Files" if saved.dir in ("", ".") else f"Checkpoint {saved.dir}"
+    half = "" if saved.complete else " (half-written, saved as it was)"
+    return f"{what}{half} verified at {saved.uri}.{' ' + saved.note if saved.note else ''}"

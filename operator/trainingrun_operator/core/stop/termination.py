@@ -1,0 +1,258 @@
+"""The phases of a stop, and which evidence lets each end.
+
+::
+
+    Requested → Draining → Saving → Verifying → Deleting → Releasing → Done
+                              └→ Held: not proven yet; pod and bytes are kept
+
+Every phase is written before any effect of it happens, and every effect may happen again. A stop is known by one id for ever: a run ends once.
+A suspension goes the same way (`suspension`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, assert_never
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.exchange import StopRequest
+from trainingrun_operator.api.status import Phase, Saved, StopMode, Termination
+from trainingrun_operator.core import release
+from trainingrun_operator.core.bounds import VERDICT_MAX, clipped
+from trainingrun_operator.core.effects import (
+    AdoptJob,
+    Advance,
+    Annotate,
+    Begin,
+    Decision,
+    DeleteJob,
+    DeletePod,
+    DeleteRun,
+    EndReplacements,
+    RemoveFinalizer,
+    SuspendJob,
+    Tell,
+)
+from trainingrun_operator.core.facts.bucket import Verified
+from trainingrun_operator.core.facts.pod import Training
+from trainingrun_operator.core.stop import proving, transitions
+
+if TYPE_CHECKING:
+    from trainingrun_operator.core.facts.pod import Pod
+    from trainingrun_operator.core.observed import Observed
+    from trainingrun_operator.core.rules.verdict import Verdict
+
+ACTOR_MAX: Final = 500
+UNSAVED: Final = "The training left late, and what it wrote at last could not be saved."
+
+
+def begin(seen: Observed, verdict: Verdict, suspension: Termination | None = None) -> Decision:
+    """Write down that the run ends, and why, before anything is done about it; of a suspended run, with what its suspension has proven."""
+    termination = Termination(
+        id=names.stop_id(seen.run.uid),
+        status=verdict.status.value,
+        message=clipped(verdict.message, VERDICT_MAX),
+        actor=clipped(verdict.actor, ACTOR_MAX),
+        mode=seen.run.spec.stop_mode,
+        phase=Phase.REQUESTED,
+        inferred=verdict.inferred,
+        requested_at=seen.wall,
+        phase_at=seen.wall,
+        evidence=verdict.evidence,
+        saved=suspension.saved if suspension else None,
+        data_loss=suspension.data_loss if suspension else None,
+    )
+    told = [Tell("Stopping", f"{termination.status}: {termination.message}")]
+    if verdict.warning:
+        told.append(Tell("CompletedWithError", verdict.warning, warning=True))
+    return Decision((Begin(termination), *told), again_seconds=0)
+
+
+def step(seen: Observed, stop: Termination) -> Decision:
+    """Take a stop in progress one look further."""
+    match stop.phase:
+        case Phase.REQUESTED:
+            return transitions.advance(seen, stop, Phase.DRAINING)
+        case Phase.DRAINING:
+            return _drain(seen, stop)
+        case Phase.SAVING | Phase.HELD:
+            return proving.save(seen, stop)
+        case Phase.VERIFYING:
+            return proving.verify(seen, stop)
+        case Phase.DELETING:
+            return _delete(seen, stop)
+        case Phase.RELEASING:
+            return _release(seen, stop)
+        case Phase.DONE:
+            return _settle(seen)
+        case _ as never:  # pragma: no cover - mypy proves that there is no other phase
+            assert_never(never)
+
+
+# -- Draining -------------------------------------------------------------------------------------------------
+
+
+def _drain(seen: Observed, stop: Termination) -> Decision:
+    """Ask every pod whose training runs to leave; go on when none does any more, its grace is spent, or the mode is content."""
+    if stop.mode is not seen.run.spec.stop_mode:
+        return _change_mode(stop, seen.run.spec.stop_mode)
+    grace = seen.run.spec.shutdown.grace_seconds
+    running = [pod for pod in seen.live_pods if pod.training is Training.RUNNING]
+    if not running or seen.phase_seconds >= grace or _content(seen, stop):
+        return transitions.advance(
+            seen,
+            stop,
+            Phase.DELETING if transitions.disabled(seen) else Phase.SAVING,
+            saved=_not_saved(seen) if transitions.disabled(seen) else None,
+        )
+    ask = StopRequest(id=stop.id, grace_seconds=grace).model_dump_json(by_alias=True)
+    asks = tuple(Annotate(pod.name, pod.uid, names.STOP_ANNOTATION, ask) for pod in running if pod.stop is None)
+    return transitions.wait(seen, *asks, note="the training was asked to leave")
+
+
+def _content(seen: Observed, stop: Termination) -> bool:
+    """Whether the mode asks for no more than what lies there, although the training still runs."""
+    newest = seen.agent.newest if seen.agent is not None else None
+    match stop.mode:
+        case StopMode.AUTO:
+            return False
+        case StopMode.NEXT_CHECKPOINT:
+            return newest is not None and newest.age_seconds < seen.phase_seconds
+        case StopMode.LAST_CHECKPOINT:
+            # Without any, the training is asked like any other: stopping must not mean losing everything.
+            return newest is not None or transitions.disabled(seen)
+        case _ as never:  # pragma: no cover - mypy proves that there is no other mode
+            assert_never(never)
+
+
+def _change_mode(stop: Termination, mode: StopMode) -> Decision:
+    """Follow a person who has changed their mind about what to wait for; nothing else of the stop changes."""
+    told = Tell("StopModeChanged", f"spec.stopMode is {mode.value} now; it was {stop.mode.value}.")
+    changed = stop.model_copy(update={"mode": mode})
+    return Decision((Advance(changed, stop.phase, stop.attempt), told), again_seconds=0)
+
+
+def _not_saved(seen: Observed) -> Saved:
+    return Saved(final=transitions.ended(seen), note="Nothing was saved: spec.checkpoint.mode is Disabled.")
+
+
+# -- Deleting -------------------------------------------------------------------------------------------------
+
+
+def _delete(seen: Observed, stop: Termination) -> Decision:
+    """End the pods: through the gate where the training has ended and all of it is proven, else with their grace."""
+    job = seen.job
+    standing = [pod for pod in seen.pods if not _out_of_reach(seen, pod)]
+    if not standing and (job is None or job.finished or job.suspended):
+        saved, loss = _at_last(seen, stop)
+        return transitions.advance(seen, stop, Phase.RELEASING, saved=saved, data_loss=loss)
+    terminal = tuple(DeletePod(pod.name, pod.uid) for pod in standing if pod.terminal and not pod.deleting)
+    if job is None or job.finished:
+        return transitions.wait(
+            seen, *(DeletePod(pod.name, pod.uid) for pod in standing if not pod.deleting), note="the pods are deleted"
+        )
+    if not job.suspended and (late := _left_late(seen, stop)) is not None:
+        return late
+    # A pod that never started would wait behind an open gate for a training that cannot end.
+    exited = bool(standing) and all(pod.training is Training.EXITED for pod in seen.live_pods)
+    through_gate = stop.saved is not None and stop.saved.final and exited and not job.suspended and not stop.suspends
+    if not through_gate or seen.phase_seconds >= seen.defaults.terminal_pod_seconds:
+        return transitions.wait(
+            seen,
+            *(() if job.suspended else (SuspendJob(job.uid, job.generation),)),
+            *terminal,
+            note="the pods are ended with their grace",
+        )
+    if job.backoff_limit != 0:
+        return transitions.wait(seen, EndReplacements(job.uid), note="no exit code shall start another pod")
+    opens = tuple(
+        Annotate(pod.name, pod.uid, names.RELEASED_ANNOTATION, stop.id) for pod in seen.live_pods if not pod.released
+    )
+    return transitions.wait(seen, *opens, note="the gate is open, the Job finishes")
+
+
+def _at_last(seen: Observed, stop: Termination) -> tuple[Saved | None, str | None]:
+    """What the run has saved, now that its pods are gone, and in words what was written after that and is lost; None if nothing is, or it is told already."""
+    saved = _improved(seen, stop)
+    if saved is None or saved.final or stop.data_loss:
+        return saved, None
+    if saved.note == UNSAVED:
+        return saved.model_copy(update={"note": ""}), f"{UNSAVED} {proving.nothing_after(saved)}"
+    if saved.commit and any(pod.lost for pod in seen.pods):
+        return saved, f"The machine went before the last bytes on it were saved. {proving.nothing_after(saved)}"
+    return saved, None
+
+
+def _out_of_reach(seen: Observed, pod: Pod) -> bool:
+    """Nothing of the pod runs any more, or nothing that a longer wait would end: only its machine's release will."""
+    waited = seen.phase_seconds >= seen.defaults.node_removal_seconds
+    return pod.lost or (pod.unreachable and pod.deleting and waited)
+
+
+def _left_late(seen: Observed, stop: Termination) -> Decision | None:
+    """The training left after its last checkpoint was proven, and before it was made to: what it wrote since is saved behind its gate.
+
+    None: it was not so, or has been tried for long enough and that is written down; then the pod is ended with its grace, in which the agent tries on.
+    """
+    behind_gate = bool(seen.live_pods) and all(pod.waits_behind_gate for pod in seen.live_pods)
+    if stop.saved is None or stop.saved.final or stop.saved.note == UNSAVED or stop.data_loss is not None:
+        return None
+    if not behind_gate or transitions.disabled(seen):
+        return None
+    if isinstance(seen.answer, Verified):
+        saved = proving.saved_from(seen.answer)
+        told = Tell("CheckpointSaved", proving.sentence_of(saved))
+        return transitions.advance(seen, stop, Phase.DELETING, attempt=stop.attempt + 1, saved=saved, told=told)
+    if seen.phase_seconds >= seen.defaults.hold_after_seconds:
+        noted = stop.saved.model_copy(update={"note": UNSAVED})
+        return transitions.advance(seen, stop, Phase.DELETING, saved=noted)
+    again = transitions.asks(seen, stop, seen.live_pods, stop.attempt + 1)
+    return transitions.wait(seen, *again, note="what the training wrote at last is saved")
+
+
+def _improved(seen: Observed, stop: Termination) -> Saved | None:
+    """A commit made on SIGTERM is newer than the one that deletion rested on."""
+    newer = seen.verified
+    if stop.saved is None or newer is None or newer.key == stop.saved.commit or newer.commit.checkpoint is None:
+        return stop.saved
+    further = (newer.commit.checkpoint.step or 0) >= (stop.saved.step or 0)
+    return proving.saved_from(newer) if newer.commit.checkpoint.complete and further else stop.saved
+
+
+# -- Releasing, Done ------------------------------------------------------------------------------------------
+
+
+def _release(seen: Observed, stop: Termination) -> Decision:
+    """Give back every node of the run, and keep looking until machine and Node are both gone."""
+    if not release.unsettled(seen.run.status.nodes):
+        told = Tell("Suspended", stop.message) if stop.suspends else Tell("Finished", f"{stop.status}: {stop.message}")
+        return transitions.advance(seen, stop, Phase.DONE, told=told)
+    decision = transitions.wait(seen, *release.next_effects(seen), note="the nodes are released")
+    return replace(decision, again_seconds=transitions.patience(seen, release.seconds_still(seen)))
+
+
+def _settle(seen: Observed) -> Decision:
+    """Nothing is left to protect: whatever remains goes with the run."""
+    if (job := seen.job) is not None and not (job.finished or job.suspended or job.deleting):
+        # Made by an operator that had stood still since before the end, or set going again by hand: nobody would ever end it.
+        return transitions.wait(seen, DeleteJob(job.name, job.uid), note="a Job that came after the end is deleted")
+    if names.FINALIZER not in seen.run.finalizers:
+        return _expire(seen)
+    if seen.run.deleting and seen.job is not None:
+        return transitions.wait(
+            seen, *(() if seen.job.deleting else (DeleteJob(seen.job.name, seen.job.uid),)), note="the Job is deleted"
+        )
+    if seen.job is not None and not seen.job.owned:
+        return Decision((AdoptJob(seen.job.uid),), again_seconds=0)
+    return Decision((RemoveFinalizer(),))
+
+
+def _expire(seen: Observed) -> Decision:
+    """Delete a run that nobody wants to look at any more. The checkpoints are in the bucket, and stay."""
+    ttl, done = seen.run.spec.ttl_seconds_after_finished, seen.run.status.completion_time
+    if ttl is None or done is None or seen.run.deleting:
+        return Decision()
+    left = ttl - seen.seconds_since(done)
+    if left > 0:
+        return Decision(again_seconds=left, note="the run is kept until its time is over")
+    return Decision((DeleteRun(),))

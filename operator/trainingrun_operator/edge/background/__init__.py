@@ -1,0 +1,1 @@
+"""Work that runs beside the looks at runs: loss curves, webhook events."""

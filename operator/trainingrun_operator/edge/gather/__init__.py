@@ -1,0 +1,1 @@
+"""Reads everything that a decision needs. Decides nothing."""

@@ -1,0 +1,144 @@
+"""One node as it is now: its Node, who is on it, who waits for it, and what the cloud says about its machine."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from trainingrun_operator.api import names
+from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant
+from trainingrun_operator.core.release import wants
+from trainingrun_operator.edge.kube import KubeError
+from trainingrun_operator.edge.nodes import ProviderError, provider_for
+
+if TYPE_CHECKING:
+    from trainingrun_operator.api.pool import IgnoredPods
+    from trainingrun_operator.api.status import NodeStatus
+    from trainingrun_operator.core.facts.nodes import Pool
+    from trainingrun_operator.edge.kube import Kube
+
+Json = dict[str, Any]
+
+
+async def identity(kube: Kube, name: str) -> NodeFacts | None:
+    """Who a node is, while a pod of ours is on it. None: there is no such Node."""
+    found = await kube.node(name)
+    return None if found is None else _facts(found)
+
+
+async def gather(
+    kube: Kube, run_uid: str, node: NodeStatus, pool: Pool | None, provider_said: dict[str, str]
+) -> NodeFacts:
+    """Everything that the gates look at. Whatever cannot be read counts against releasing."""
+    if pool is None:
+        return NodeFacts(name=node.name)
+    found, pods, (instance, at_minimum, problem) = await asyncio.gather(
+        kube.node(node.name),
+        _pods_on(kube, node.name, pool),
+        machine(pool, node.provider_id),
+    )
+    problem = problem or provider_said.get(node.provider_id, "")
+    # On a node that has fallen silent our own pod stays Terminating for as long as the Node is there, and the Node for as long as the pod.
+    silent = found is not None and not answers(found)
+    left = None if pods is None else [pod for pod in pods if not (silent and _ours_and_going(pod, run_uid))]
+    occupants = None if left is None else tuple(_occupant(pod) for pod in left)
+    if found is None or not _same_machine(found, node):
+        return NodeFacts(
+            name=node.name,
+            provider_id=node.provider_id,
+            occupants=occupants,
+            instance=instance,
+            at_minimum=at_minimum,
+            problem=problem,
+        )
+    known = _facts(found)
+    return NodeFacts(
+        name=known.name,
+        uid=known.uid,
+        provider_id=known.provider_id,
+        labels=known.labels,
+        tainted_by=known.tainted_by,
+        occupants=occupants,
+        demand=await _demand(kube, found, run_uid),
+        instance=instance,
+        at_minimum=at_minimum,
+        problem=problem,
+    )
+
+
+def _facts(node: Json) -> NodeFacts:
+    taints = (node["spec"].get("taints")) or ()
+    return NodeFacts(
+        name=node["metadata"]["name"],
+        uid=node["metadata"]["uid"],
+        provider_id=node["spec"].get("providerID", ""),
+        labels=node["metadata"].get("labels") or {},
+        tainted_by=next((taint.get("value", "") for taint in taints if taint["key"] == names.RELEASING_TAINT), None),
+    )
+
+
+def answers(node: Json) -> bool:
+    """Whether a Node is Ready, and to stay."""
+    conditions = (node.get("status") or {}).get("conditions") or ()
+    ready = any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    return ready and "deletionTimestamp" not in node["metadata"]
+
+
+def _same_machine(found: Json, node: NodeStatus) -> bool:
+    """Of the same uid; or made anew for the same machine, on which others may run by now."""
+    anew = bool(node.provider_id) and found["spec"].get("providerID", "") == node.provider_id
+    return found["metadata"]["uid"] == node.uid or anew
+
+
+def _ours_and_going(pod: Json, run_uid: str) -> bool:
+    meta = pod["metadata"]
+    return (meta.get("labels") or {}).get(names.RUN_UID_LABEL) == run_uid and "deletionTimestamp" in meta
+
+
+async def _pods_on(kube: Kube, node: str, pool: Pool) -> list[Json] | None:
+    try:
+        pods = await kube.pods_on(node)
+    except KubeError:
+        return None
+    return [pod for pod in pods if occupies(pod, pool.spec.ignore_pods)]
+
+
+def occupies(pod: Json, ignored: tuple[IgnoredPods, ...]) -> bool:
+    """Whether a pod keeps its node. One that is being deleted does; DaemonSet, mirror, finished and ignored pods do not."""
+    meta = pod["metadata"]
+    if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+        return False
+    if any(
+        owner["kind"] == "DaemonSet" for owner in meta.get("ownerReferences") or ()
+    ) or "kubernetes.io/config.mirror" in (meta.get("annotations") or {}):
+        return False
+    labels = meta.get("labels") or {}
+    return not any(rule.namespace == meta["namespace"] and rule.labels.items() <= labels.items() for rule in ignored)
+
+
+def _occupant(pod: Json) -> Occupant:
+    meta = pod["metadata"]
+    return Occupant(meta["namespace"], meta["name"], (meta.get("labels") or {}).get(names.RUN_UID_LABEL, ""))
+
+
+async def _demand(kube: Kube, node: Json, run_uid: str) -> tuple[Occupant, ...]:
+    labels = node["metadata"].get("labels") or {}
+    taints = tuple(t for t in node["spec"].get("taints") or () if t["key"] != names.RELEASING_TAINT)
+    gpus = sum(
+        int(amount)
+        for name, amount in ((node.get("status") or {}).get("allocatable") or {}).items()
+        if name.endswith("/gpu")
+    )
+    waiting = [_occupant(pod) for pod in await kube.pending_pods() if wants(pod, labels, taints, gpus)]
+    return tuple(pod for pod in waiting if pod.run_uid != run_uid)
+
+
+async def machine(pool: Pool, provider_id: str) -> tuple[Instance, bool, str]:
+    """What the provider says of a machine, whether its pool may not lose it, and what is wrong with the answer."""
+    try:
+        provider = provider_for(pool)
+        instance = await provider.instance(pool, provider_id)
+        at_minimum = instance is Instance.RUNNING and await provider.at_minimum(pool, provider_id)
+    except ProviderError as error:
+        return Instance.UNKNOWN, False, str(error)
+    return instance, at_minimum, ""

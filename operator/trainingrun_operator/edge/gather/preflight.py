@@ -1,0 +1,111 @@
+"""Whether a run can be started: what its spec alone does not tell. Asked before anything is created, and again every so often while it is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.run import CheckpointMode
+from trainingrun_operator.core import acceptance, manifests
+from trainingrun_operator.core.destinations import layout_of
+from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
+from trainingrun_operator.core.facts.run import Problem
+from trainingrun_operator.core.facts.workload import Job
+from trainingrun_operator.edge.kube import KubeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trainingrun_operator.checkpoints.s3 import Access
+    from trainingrun_operator.core.defaults import Defaults
+    from trainingrun_operator.core.facts.run import Run
+    from trainingrun_operator.edge.cache import Cache
+    from trainingrun_operator.edge.gather.bucket import Evidence
+    from trainingrun_operator.edge.gather.store import Store
+    from trainingrun_operator.edge.kube import Kube
+    from trainingrun_operator.edge.memory import Memory
+
+REFUSED: frozenset[int] = frozenset({400, 403, 422})
+"""The API server's words for: this object, never."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """Knows everyone who can refuse."""
+
+    kube: Kube
+    store: Store
+    evidence: Evidence
+    cache: Cache
+    defaults: Defaults
+    recheck_seconds: float
+
+    async def problem(
+        self, run: Run, job: Job | None, memory: Memory, now: float, namespace_labels: Mapping[str, str] | None
+    ) -> Problem | None:
+        """Why nothing can be created yet; None for a run that has begun, or can."""
+        if job is not None or run.status.termination is not None or run.status.workload is not None or run.deleting:
+            return None
+        recent = run.generation == memory.problem_generation and now - memory.problem_at < self.recheck_seconds
+        if memory.problem is None or not recent:
+            memory.problem = await self._look(run, namespace_labels, memory)
+            memory.problem_at, memory.problem_generation = now, run.generation
+        return memory.problem
+
+    async def _look(self, run: Run, namespace_labels: Mapping[str, str] | None, memory: Memory) -> Problem | None:
+        pools = tuple(self.cache.pools.values())
+        if found := acceptance.complaint(run, pools, self.defaults, namespace_labels):
+            return found
+        if run.spec.checkpoint.mode is not CheckpointMode.DISABLED:
+            access = await self.evidence.access(run)
+            if isinstance(access, Problem):
+                return access
+            if (refusal := await self.store.probe(access, layout_of(run))) is not None:
+                return Problem(refusal.code, refusal.message, permanent=False)
+            before = await self._ended_before(run, access)
+            if isinstance(before, Problem):
+                return before
+            memory.ended_before = before
+        return await self._dry_run(run)
+
+    async def _ended_before(self, run: Run, access: Access) -> Verified | Problem | None:
+        """What the run's own stop left in the bucket, if this is not its beginning: a cluster restored from a backup knows of no end."""
+        stop_id = names.stop_id(run.uid)
+        found = await self.store.find(access, layout_of(run), lambda c: c.termination_id == stop_id, fall_back=True)
+        match found:
+            case Verified() | None:
+                return found
+            case Unreachable(code, message):
+                return Problem(code, message, permanent=False)
+            case Mismatch(complaint=complaint):
+                said = f"This run has ended before, but what it left in the bucket does not verify: {complaint}"
+                return Problem("EndedBefore", said, permanent=False)
+
+    async def _dry_run(self, run: Run) -> Problem | None:
+        try:
+            await self.kube.create_job(manifests.job(run, self.defaults), dry_run=True)
+        except KubeError as error:
+            if error.exists:
+                return await self._name_taken(run)
+            if error.status in REFUSED:
+                return refused_job(error)
+            raise
+        return None
+
+    async def _name_taken(self, run: Run) -> Problem | None:
+        found = await self.kube.job(run.namespace, names.job_name(run.name))
+        if found is None or Job.of(found).run_uid == run.uid:
+            return None
+        message = (
+            f"There is a Job {run.name!r} already, and it is not this run's: delete it, or give the run another name."
+        )
+        return Problem("JobNameTaken", message, permanent=False)
+
+
+def refused_job(error: KubeError) -> Problem:
+    """The API server's complaint about the Job, in the condition's words."""
+    message = f"The API server refuses the Job that spec.template makes: {error.message}"
+    # A quota, or a policy, may allow tomorrow what it forbids today.
+    return Problem("InvalidTemplate", message, permanent=error.status != HTTPStatus.FORBIDDEN)

@@ -1,0 +1,234 @@
+"""The bucket as the operator reads it: the proof that everything else rests on.
+
+What the agent reports is advice. Here every commit, manifest and object is read back, and nothing outside the run's own prefix is ever
+asked for, whatever a manifest says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+
+from trainingrun_operator.checkpoints import s3
+from trainingrun_operator.checkpoints.documents import (
+    COMMIT_MAX_BYTES,
+    FILES_MAX,
+    MANIFEST_MAX_BYTES,
+    Commit,
+    FileEntry,
+    Layout,
+)
+from trainingrun_operator.checkpoints.proof import (
+    ReadCommit,
+    WrongError,
+    check_owned,
+    checked_commit,
+    checked_manifest,
+    complaint_about,
+    said,
+    uri_of,
+)
+from trainingrun_operator.checkpoints.s3 import STORE_ERRORS, Access
+from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mypy_boto3_s3 import S3Client
+
+__all__ = ["Access", "Store"]
+
+THREADS: Final = 512
+"""For everything that all looks may ask at once. A dead bucket keeps a thread for 20 s; were there fewer threads than that, dead buckets would keep
+everybody's proofs waiting. A thread that nobody needs is not made."""
+_REMEMBERED: Final = 2048
+
+T = TypeVar("T")
+
+
+class _Place(NamedTuple):
+    """A commit, and who asks for it: nobody is told from memory what they could not read themselves."""
+
+    access: Access
+    bucket: str
+    key: str
+
+
+class _Proof(NamedTuple):
+    verified: Verified
+    at: float
+
+
+class Store:
+    """Reads any number of buckets through a bounded pool of threads."""
+
+    def __init__(self, *, threads: int = THREADS, clients: int = 64) -> None:
+        self._clients = s3.Clients(clients)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
+        self._read: OrderedDict[_Place, ReadCommit] = OrderedDict()
+        self._proven: OrderedDict[_Place, _Proof] = OrderedDict()
+
+    def close(self) -> None:
+        """Let running calls end, drop the waiting ones, close all connections."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._clients.close()
+
+    async def probe(self, access: Access, layout: Layout) -> Unreachable | None:
+        """Whether the run's prefix can be listed; None if so."""
+        try:
+            await self._call(access, partial(s3.list_one, layout))
+        except STORE_ERRORS as error:
+            return s3.unreachable(access, layout.bucket, error)
+        return None
+
+    async def commits(self, access: Access, layout: Layout) -> tuple[str, ...] | Unreachable:
+        """Keys of the run's commits, newest first."""
+        try:
+            return await self._call(access, partial(s3.list_commits, layout))
+        except STORE_ERRORS as error:
+            return s3.unreachable(access, layout.bucket, error)
+
+    async def verify(self, access: Access, layout: Layout, commit_key: str) -> Verified | Mismatch | Unreachable:
+        """Read a commit, its manifests, and size and checksum of every object, all of it now."""
+        read: ReadCommit | None = None
+        try:
+            read = await self._commit(access, layout, commit_key)
+            verified = Verified(commit_key, read.digest, await self._prove(access, layout, read.commit), read.commit)
+        except WrongError as error:
+            asked = (read.commit.termination_id, read.commit.attempt) if read else (None, 0)
+            return Mismatch(commit_key, f"{layout.uri(commit_key)}: {error}", *asked)
+        except STORE_ERRORS as error:
+            return s3.unreachable(access, layout.bucket, error)
+        _keep(self._proven, _Place(access, layout.bucket, commit_key), _Proof(verified, time.monotonic()))
+        return verified
+
+    async def find(
+        self,
+        access: Access,
+        layout: Layout,
+        wanted: Callable[[Commit], bool],
+        *,
+        depth: int = 8,
+        max_age_seconds: float = 300,
+        fall_back: bool = False,
+    ) -> Verified | Mismatch | Unreachable | None:
+        """The newest commit that satisfies `wanted` among the newest `depth`, verified; None if there is none.
+
+        Args:
+            access: how the bucket is reached.
+            layout: where the run's bytes lie.
+            wanted: which commits count.
+            depth: how many of the newest are looked at.
+            max_age_seconds: a proof younger than this is used again.
+            fall_back: go on to older ones when the newest does not verify; the Mismatch is the answer only if none does.
+
+        A newest commit that cannot even be read is a Mismatch, unless an older one is wanted.
+        """
+        keys = await self.commits(access, layout)
+        if isinstance(keys, Unreachable):
+            return keys
+        complaint: Mismatch | None = None
+        for key in keys[:depth]:
+            found = await self._prove_if(access, layout, key, wanted, max_age_seconds)
+            if found is None:
+                continue
+            # An unreadable commit answers nobody: it stands in nobody's way, and is worth a word only as the newest.
+            read = _Place(access, layout.bucket, key) in self._read
+            if not isinstance(found, Mismatch) or (read and not fall_back):
+                return found
+            complaint = complaint or (found if read or key == keys[0] else None)
+        return complaint
+
+    async def _prove_if(
+        self, access: Access, layout: Layout, key: str, wanted: Callable[[Commit], bool], max_age_seconds: float
+    ) -> Verified | Mismatch | Unreachable | None:
+        try:
+            read = await self._commit(access, layout, key)
+        except WrongError as error:
+            return Mismatch(key, f"{layout.uri(key)}: {error}")
+        except STORE_ERRORS as error:
+            return s3.unreachable(access, layout.bucket, error)
+        if not wanted(read.commit):
+            return None
+        proof = self._proven.get(_Place(access, layout.bucket, key))
+        if proof is not None and time.monotonic() - proof.at < max_age_seconds:
+            return proof.verified
+        return await self.verify(access, layout, key)
+
+    async def _call(self, access: Access, call: Callable[[S3Client], T]) -> T:
+        loop = asyncio.get_running_loop()
+        door = await loop.run_in_executor(self._pool, self._clients.door, access)
+        async with door.calls:
+            return await loop.run_in_executor(self._pool, call, door.client)
+
+    async def _get(self, access: Access, layout: Layout, key: str, limit: int) -> bytes:
+        check_owned(layout, key)
+        try:
+            body = await self._call(access, partial(s3.read_object, layout.bucket, key, limit))
+        except s3.TooLargeError:
+            raise WrongError(f"{said(key)} is larger than {limit} bytes") from None
+        if body is None:
+            raise WrongError(f"{said(key)} is not in the bucket")
+        return body
+
+    async def _commit(self, access: Access, layout: Layout, key: str) -> ReadCommit:
+        place = _Place(access, layout.bucket, key)
+        read = self._read.get(place)
+        if read is None:
+            # Written once, so what was read stays true.
+            read = checked_commit(layout, key, await self._get(access, layout, key, COMMIT_MAX_BYTES))
+        _keep(self._read, place, read)
+        return read
+
+    async def _prove(self, access: Access, layout: Layout, commit: Commit) -> str:
+        """Return the checkpoint's address once everything matched. One rank after the other: one manifest in memory at a time."""
+        listed, files, size, uri = 0, 0, 0, ""
+        for entry in sorted(commit.ranks, key=lambda rank: rank.rank):
+            body = await self._get(access, layout, entry.key, MANIFEST_MAX_BYTES)
+            manifest = await asyncio.get_running_loop().run_in_executor(
+                self._pool, checked_manifest, commit, entry, body
+            )
+            listed += len(manifest.files)
+            if listed > FILES_MAX:
+                raise WrongError(f"it has more than {FILES_MAX} files: leave some out with spec.checkpoint.exclude")
+            await self._prove_files(access, layout, [file for file in manifest.files if file.link_target is None])
+            files, size, uri = (
+                files + manifest.total_files,
+                size + manifest.total_bytes,
+                uri or uri_of(layout, manifest),
+            )
+        if (files, size) != (commit.total_files, commit.total_bytes):
+            said_and_listed = (
+                f"{commit.total_files} files and {commit.total_bytes} bytes, its manifests of {files} and {size}"
+            )
+            raise WrongError(f"it speaks of {said_and_listed}")
+        return uri
+
+    async def _prove_files(self, access: Access, layout: Layout, files: list[FileEntry]) -> None:
+        for file in files:
+            check_owned(layout, file.key)
+        remaining = iter(files)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(s3.CALLS_PER_ACCESS, len(files))):
+                    group.create_task(self._prove_each(access, layout.bucket, remaining))
+        except ExceptionGroup as errors:
+            # The first to fail ended the others.
+            raise errors.exceptions[0] from None
+
+    async def _prove_each(self, access: Access, bucket: str, remaining: Iterator[FileEntry]) -> None:
+        for file in remaining:
+            found = await self._call(access, partial(s3.head_object, bucket, file.key))
+            if complaint := complaint_about(file, found):
+                raise WrongError(complaint)
+
+
+def _keep(remembered: OrderedDict[_Place, T], place: _Place, value: T) -> None:
+    remembered[place] = value
+    remembered.move_to_end(place)
+    if len(remembered) > _REMEMBERED:
+        remembered.popitem(last=False)

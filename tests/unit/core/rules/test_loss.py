@@ -1,0 +1,179 @@
+"""The loss threshold: enforced, only watched, or off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import nan
+
+import pytest
+from builders import (
+    NOW,
+    losses,
+    make_agent,
+    make_observed,
+    make_run,
+    make_spec,
+    make_status,
+    track_of,
+)
+
+from trainingrun_operator.api.exchange import CommitSeen
+from trainingrun_operator.api.status import Effective, Shadow
+from trainingrun_operator.core.decide import decide
+from trainingrun_operator.core.defaults import Defaults
+from trainingrun_operator.core.effects import Begin
+from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+from trainingrun_operator.core.rules import loss
+
+EMPTY_HANDED = make_agent(newest=None, commit=None, files=0)
+TIMEOUT = ScrapeFailure("Timeout", "10.0.0.7:8000 did not answer within 3 s.")
+
+
+def with_odd_last_reading(reading):
+    return track_of(
+        (NOW - 40, Sample(loss=9, step=0)),
+        (NOW - 30, Sample(loss=0.3, step=1)),
+        (NOW - 20, Sample(loss=0.3, step=2)),
+        (NOW - 10, reading),
+    )
+
+
+@pytest.mark.parametrize(
+    ("track", "ends"),
+    [
+        pytest.param(losses(2.0, 1.5, 1.2), False, id="a high loss ends nothing"),
+        pytest.param(losses(2.0, 1.5, 0.3), False, id="loss below the threshold once is not enough"),
+        pytest.param(losses(2.0, 0.4, 0.3), True, id="twice in a row is"),
+        pytest.param(losses(0.3, 0.3, 0.6), False, id="earlier lows do not count once it is up again"),
+        pytest.param(losses(0.3, 0.6, 0.3), False, id="the two must follow each other"),
+        pytest.param(losses(0.5, 0.5, 0.5), False, id="equal to the threshold is not below it"),
+        pytest.param(losses(0.3), False, id="one observation is never enough"),
+        pytest.param(track_of((NOW, Sample(loss=0.0, step=0))), False, id="a gauge at its initial 0 ends nothing"),
+        pytest.param(track_of(*((NOW - i, Sample(loss=0.1, step=7)) for i in (9, 6, 3))), False, id="a step that never advanced ends nothing"),
+        pytest.param(losses(0.3, 0.3, until=NOW - 500), False, id="a loss that went stale ends nothing"),
+        pytest.param(losses(0.3, 0.3, nan), False, id="a NaN after it ends nothing"),
+        pytest.param(with_odd_last_reading(TIMEOUT), False, id="a failed scrape after it ends nothing"),
+        pytest.param(with_odd_last_reading(Sample(step=3)), False, id="a page without a loss after it ends nothing"),
+        pytest.param(with_odd_last_reading(Sample(loss=0.3, step=2)), True, id="the same step read again changes nothing"),
+    ],
+)  # fmt: skip
+def test_a_low_loss_ends_the_run(track, ends):
+    seen = make_observed(track=track)
+    assert (loss.low_loss(seen) is not None) == ends
+    assert any(isinstance(effect, Begin) for effect in decide(seen).effects) == ends
+
+
+def test_the_verdict_says_the_loss_the_threshold_and_the_step_with_both_observations():
+    verdict = loss.low_loss(make_observed(track=losses(2.0, 0.41234, 0.29306)))
+    assert verdict is not None
+    assert (verdict.status, verdict.message, verdict.actor, verdict.inferred) == (
+        "auto_low_loss", "Loss 0.2931 < 0.5 at step 1300.", "autoStopLoss", False,
+    )  # fmt: skip
+    assert [(e.what, e.value, e.step) for e in verdict.evidence] == [("loss", "0.4123", 1200), ("loss", "0.2931", 1300)]
+
+
+@pytest.mark.parametrize(
+    ("written", "defaults", "loss", "action"),
+    [
+        pytest.param(0.3, Defaults(), 0.3, "Stop", id="what is written is enforced"),
+        pytest.param(0.0, Defaults(), 0.0, "Stop", id="0 is a threshold like any other"),
+        pytest.param(-1, Defaults(), None, "Off", id="negative is off"),
+        pytest.param(-1, Defaults(auto_stop_action="Stop"), None, "Off", id="negative is off whatever the installation says"),
+        pytest.param(None, Defaults(), 0.5, "Shadow", id="absent is 0.5, only watched"),
+        pytest.param(None, Defaults(auto_stop_action="Stop"), 0.5, "Stop", id="absent is enforced where the installation says so"),
+        pytest.param(None, Defaults(auto_stop_loss=0.2), 0.2, "Shadow", id="absent is what the installation says"),
+    ],
+)  # fmt: skip
+def test_what_is_in_force(written, defaults, loss, action):
+    force = loss.effective(make_spec(autoStopLoss=written), None, defaults)
+    assert (force.auto_stop_loss, force.auto_stop_action, force.node_pool) == (loss, action, "")
+
+
+@pytest.mark.parametrize(
+    ("written", "pinned", "loss", "action"),
+    [
+        pytest.param(None, Effective(auto_stop_loss=0.7, auto_stop_action="Shadow"), 0.7, "Shadow", id="a default is pinned at the start"),
+        pytest.param(0.2, Effective(auto_stop_loss=0.7, auto_stop_action="Shadow"), 0.2, "Stop", id="what is written later counts"),
+        pytest.param(None, Effective(auto_stop_loss=0.2, auto_stop_action="Stop"), 0.5, "Shadow", id="what is taken away later counts no more"),
+    ],
+)  # fmt: skip
+def test_what_was_pinned(written, pinned, loss, action):
+    pinned = pinned.model_copy(update={"node_pool": "a100"})
+    force = loss.effective(make_spec(autoStopLoss=written), pinned, Defaults())
+    assert (force.auto_stop_loss, force.auto_stop_action, force.node_pool) == (loss, action, "a100")
+
+
+LOW = losses(2.0, 0.4, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "agent", "ends"),
+    [
+        pytest.param({}, make_agent(), True, id="with a complete checkpoint it ends"),
+        pytest.param({}, EMPTY_HANDED, False, id="it waits for the first complete checkpoint"),
+        pytest.param({}, None, False, id="it waits while the agent does not answer"),
+        pytest.param(
+            {},
+            make_agent(newest=None, commit=CommitSeen(key="k", epoch=1, generation=1)),
+            True,
+            id="a commit of an earlier checkpoint is enough",
+        ),
+        pytest.param({"checkpoint": {"mode": "Disabled"}}, None, True, id="where nothing is saved it waits for nothing"),
+        pytest.param({"autoStopLoss": -1}, EMPTY_HANDED, False, id="off waits for nothing"),
+        pytest.param({"autoStopLoss": None}, EMPTY_HANDED, False, id="a watched threshold waits for nothing"),
+    ],
+)  # fmt: skip
+def test_stopping_never_means_losing_everything(spec, agent, ends):
+    seen = make_observed(run=make_run(spec=spec), agent=agent, track=LOW)
+    assert (loss.low_loss(seen) is not None) == ends
+
+
+SHADOWED = {"autoStopLoss": None}
+
+
+def test_a_threshold_that_is_only_watched_says_when_it_would_have_ended_the_run():
+    seen = make_observed(run=make_run(spec=SHADOWED), track=LOW)
+    assert loss.low_loss(seen) is None
+    assert loss.shadow(seen) == (Shadow(rule="autoStopLoss", would_stop_at=seen.wall, step=1300, value="0.3"),)
+
+
+@pytest.mark.parametrize(
+    ("spec", "track"),
+    [
+        pytest.param(SHADOWED, losses(2.0, 1.9), id="a high loss"),
+        pytest.param({"autoStopLoss": 0.5}, LOW, id="an enforced threshold"),
+        pytest.param({"autoStopLoss": -1}, LOW, id="no threshold"),
+    ],
+)
+def test_nothing_is_watched(spec, track):
+    assert loss.shadow(make_observed(run=make_run(spec=spec), track=track)) == ()
+
+
+def test_the_first_time_is_kept():
+    first = Shadow(rule="autoStopLoss", would_stop_at="2025-12-31T00:00:00Z", step=100, value="0.49")
+    run = make_run(spec=SHADOWED, status=make_status(shadow=(first,)))
+    assert loss.shadow(make_observed(run=run, track=LOW)) == (first,)
+
+
+def test_the_installation_may_enforce_its_default():
+    seen = make_observed(run=make_run(spec=SHADOWED), track=LOW, defaults=Defaults(auto_stop_action="Stop"))
+    assert loss.low_loss(seen) is not None
+
+
+def test_staleness_is_measured_from_the_last_sound_reading():
+    fresh = make_observed(track=LOW, now=NOW + 120)
+    assert loss.low_loss(fresh) is not None
+    assert loss.low_loss(replace(fresh, now=NOW + 121)) is None
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        pytest.param(0.293061, "0.2931", id="four digits"),
+        pytest.param(1.0, "1", id="no trailing zeros"),
+        pytest.param(1e-9, "1e-09", id="small ones too"),
+        pytest.param(None, "none", id="nothing"),
+    ],
+)
+def test_a_loss_as_people_read_it(number, text):
+    assert loss.shown(number) == text

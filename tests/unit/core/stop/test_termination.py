@@ -1,0 +1,814 @@
+"""The phases of a stop, and which evidence lets each end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from builders import (
+    POD_UID,
+    STOP_ID,
+    WALL,
+    checkpoint_spec,
+    exited_pod,
+    finished_pod,
+    losses,
+    make_agent,
+    make_job,
+    make_mismatch,
+    make_node,
+    make_observed,
+    make_pod,
+    make_run,
+    make_saved,
+    make_status,
+    make_stop,
+    make_unreachable,
+    make_verified,
+    pending_pod,
+    stopping_at,
+)
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.exchange import AgentError, SaveRequest, StopRequest
+from trainingrun_operator.api.status import NodePhase, Phase, PodStatus, Progress, Saved, TerminationStatus
+from trainingrun_operator.checkpoints.documents import Checkpoint
+from trainingrun_operator.core.decide import decide
+from trainingrun_operator.core.effects import (
+    AdoptJob,
+    Advance,
+    Annotate,
+    Begin,
+    Decision,
+    DeleteJob,
+    DeletePod,
+    EndReplacements,
+    RemoveFinalizer,
+    SuspendJob,
+    Tell,
+)
+from trainingrun_operator.core.rules.verdict import Verdict
+from trainingrun_operator.core.stop import proving, termination, transitions
+from trainingrun_operator.core.stop.termination import UNSAVED
+from trainingrun_operator.core.track import Track
+
+DISABLED = {"checkpoint": {"mode": "Disabled"}}
+PROCEED = {"checkpoint": checkpoint_spec(onFailure="Proceed")}
+LONG = 120.0
+UNTRIED = {"track": Track(), "agent": make_agent(newest=None, files=0)}
+
+
+def advanced(seen):
+    """The next state of the stop, or None if it stays where it is."""
+    return next((e.termination for e in decide(seen).effects if isinstance(e, Advance)), None)
+
+
+def told(seen):
+    return [(e.reason, e.warning) for e in decide(seen).effects if isinstance(e, Tell)]
+
+
+def effects(seen):
+    return [e for e in decide(seen).effects if not isinstance(e, Tell)]
+
+
+def asks(seen, key):
+    return [e.value for e in decide(seen).effects if isinstance(e, Annotate) and e.key == key]
+
+
+def save_ask(*, attempt=1, ended=True):
+    return SaveRequest(id=STOP_ID, attempt=attempt, ended=ended, status="auto_low_loss")
+
+
+# -- the beginning ------------------------------------------------------------------------------------------------
+
+
+def test_the_intent_is_written_before_anything_is_done_about_it():
+    run = make_run(spec={"stop": True, "stopReason": "overfitting"}, stop_manager="kubectl-patch")
+    decision = decide(make_observed(run=run))
+    begin, tell = decision.effects
+    assert isinstance(begin, Begin)
+    assert begin.termination == make_stop(
+        Phase.REQUESTED,
+        status="user_stop",
+        message="Stopped by hand: spec.stop is true (overfitting).",
+        actor="kubectl-patch",
+        requested_at=WALL,
+        phase_at=WALL,
+    )
+    assert tell == Tell("Stopping", "user_stop: Stopped by hand: spec.stop is true (overfitting).")
+    assert decision.again_seconds == 0
+
+
+def test_a_warning_of_the_verdict_is_told():
+    verdict = Verdict(TerminationStatus.AUTO_COMPLETE, "Complete.", warning="Exit code 134.")
+    assert (
+        Tell("CompletedWithError", "Exit code 134.", warning=True)
+        in termination.begin(make_observed(), verdict).effects
+    )
+
+
+def test_what_is_too_long_for_the_schema_is_cut():
+    verdict = Verdict(TerminationStatus.FAILED, "m" * 9000, actor="a" * 9000)
+    begin = termination.begin(make_observed(), verdict).effects[0]
+    assert isinstance(begin, Begin)
+    assert (len(begin.termination.message), len(begin.termination.actor)) == (2000, 500)
+    assert begin.termination.message.endswith("…")
+
+
+# -- Requested, Draining ------------------------------------------------------------------------------------------
+
+
+def test_requested_ends_once_it_is_written():
+    stop = advanced(stopping_at(Phase.REQUESTED))
+    assert stop is not None
+    assert (stop.phase, stop.phase_at, stop.id, stop.attempt) == (Phase.DRAINING, WALL, STOP_ID, 1)
+
+
+def test_draining_asks_every_pod_that_trains_to_leave():
+    pods = (make_pod(), make_pod(name="bert-2", uid="second"), exited_pod(1, name="bert-3", uid="third"))
+    seen = stopping_at(Phase.DRAINING, pods=pods, spec={"shutdown": {"graceSeconds": 30}})
+    assert effects(seen) == [
+        Annotate(pod.name, pod.uid, names.STOP_ANNOTATION, '{"id":"stop-0a1b2c3d-run","graceSeconds":30}')
+        for pod in pods[:2]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seen", "phase"),
+    [
+        pytest.param(stopping_at(Phase.DRAINING, phase_seconds=119), None, id="the training has its grace"),
+        pytest.param(stopping_at(Phase.DRAINING, phase_seconds=120), Phase.SAVING, id="and no more than that"),
+        pytest.param(stopping_at(Phase.DRAINING, pods=(exited_pod(0),)), Phase.SAVING, id="it has left"),
+        pytest.param(stopping_at(Phase.DRAINING, pods=(pending_pod(),)), Phase.SAVING, id="it never started"),
+        pytest.param(stopping_at(Phase.DRAINING, pods=()), Phase.SAVING, id="there is no pod"),
+        pytest.param(stopping_at(Phase.DRAINING, pods=(exited_pod(0),), spec=DISABLED), Phase.DELETING, id="nothing is to be saved"),
+        pytest.param(stopping_at(Phase.DRAINING, spec=DISABLED), None, id="it has its grace though nothing is to be saved"),
+    ],
+)  # fmt: skip
+def test_draining_ends(seen, phase):
+    stop = advanced(seen)
+    assert (stop.phase if stop else None) == phase
+
+
+def test_a_pod_that_was_asked_is_not_asked_again():
+    seen = stopping_at(Phase.DRAINING, pods=(make_pod(stop=StopRequest(id=STOP_ID)),))
+    assert (effects(seen), decide(seen).again_seconds) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("pods", "final"),
+    [
+        pytest.param((exited_pod(0),), True, id="the training has ended"),
+        pytest.param((make_pod(),), False, id="the training still runs"),
+    ],
+)
+def test_disabled_says_that_nothing_was_saved(pods, final):
+    stop = advanced(stopping_at(Phase.DRAINING, pods=pods, spec=DISABLED, phase_seconds=999))
+    assert stop is not None
+    assert stop.saved == make_saved(
+        commit="", digest="", uri="", dir="", step=None, bytes=0, files=0, final=final,
+        note="Nothing was saved: spec.checkpoint.mode is Disabled.",
+    )  # fmt: skip
+
+
+# -- Saving -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pod", "asked"),
+    [
+        pytest.param(exited_pod(0), save_ask(), id="the training has ended: whatever lies there is final"),
+        pytest.param(make_pod(), save_ask(ended=False), id="the training still runs: a complete checkpoint is wanted"),
+        pytest.param(exited_pod(0, save=save_ask(ended=False)), save_ask(), id="it ended after it was asked"),
+        pytest.param(exited_pod(0, save=save_ask()), None, id="it was asked already"),
+        pytest.param(exited_pod(1, save=SaveRequest(id=f"crash-{POD_UID}", ended=True)), save_ask(), id="it was asked for a crash"),
+    ],
+)  # fmt: skip
+def test_saving_asks_the_agent(pod, asked):
+    wanted = [asked.model_dump_json(by_alias=True)] if asked else []
+    seen = stopping_at(Phase.SAVING, pods=(pod,))
+    assert asks(seen, names.SAVE_ANNOTATION) == wanted
+    assert advanced(seen) is None
+
+
+def test_saving_asks_every_pod_that_holds_bytes():
+    pods = (make_pod(), exited_pod(1, uid="second"), pending_pod(uid="third"), finished_pod(1, uid="fourth"))
+    asked = [e.pod_uid for e in effects(stopping_at(Phase.SAVING, pods=pods)) if isinstance(e, Annotate)]
+    assert asked == [POD_UID, "second"]
+
+
+@pytest.mark.parametrize("phase", [pytest.param(Phase.SAVING, id="saving"), pytest.param(Phase.HELD, id="held")])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(make_verified(), id="a commit of this id"),
+        pytest.param(make_mismatch(), id="a commit of this id that does not verify"),
+    ],
+)
+def test_saving_ends_with(phase, answer):
+    stop = advanced(stopping_at(phase, answer=answer, stop={"hold_reason": "x" if phase is Phase.HELD else None}))
+    assert stop is not None
+    assert (stop.phase, stop.hold_reason, stop.saved) == (Phase.VERIFYING, None, None)
+
+
+NEVER_STARTED = make_status(start_time=None, termination=make_stop(Phase.SAVING))
+
+
+@pytest.mark.parametrize(
+    "pods",
+    [
+        pytest.param((), id="no pod was ever there"),
+        pytest.param((pending_pod(),), id="the pod is pending"),
+        pytest.param((pending_pod(phase="Failed"),), id="the pod was refused"),
+    ],
+)
+def test_a_training_that_never_started_has_nothing_to_save(pods):
+    stop = advanced(make_observed(run=make_run(status=NEVER_STARTED), pods=pods, agent=None, track=Track()))
+    assert stop is not None
+    assert stop.saved is not None
+    assert (stop.phase, stop.data_loss, stop.saved.note, stop.saved.final) == (
+        Phase.DELETING, None, "There was nothing to save: the training never started.", False,
+    )  # fmt: skip
+
+
+def test_a_pod_that_went_before_anybody_saw_it_may_have_trained():
+    seen = make_observed(run=make_run(status=NEVER_STARTED), pods=(), agent=None, job=make_job(failed=1))
+    stop = advanced(seen)
+    assert stop.phase is Phase.DELETING
+    assert stop.data_loss == "The pod went before anything was saved: nothing of this run is in the bucket."
+
+
+@pytest.mark.parametrize(
+    ("fields", "ends"),
+    [
+        pytest.param({}, True, id="no step, no file, no commit"),
+        pytest.param({"agent": None}, False, id="an agent that does not answer says nothing"),
+        pytest.param({"agent": make_agent(files=1)}, False, id="a file lies there"),
+        pytest.param({"track": make_observed().track}, False, id="a step was made"),
+        pytest.param({"verified": make_verified()}, False, id="an earlier commit is there"),
+        pytest.param({"pods": (exited_pod(0),)}, False, id="the training has ended: the agent says what lies there"),
+    ],
+)
+def test_a_training_that_never_made_a_step_has_nothing_to_save(fields, ends):
+    seen = stopping_at(Phase.SAVING, **{**UNTRIED, **fields})
+    stop = advanced(seen)
+    assert (stop is not None) == ends
+    if stop is not None:
+        assert stop.saved is not None
+        assert (stop.phase, stop.saved.note, stop.saved.final) == (
+            Phase.DELETING, "There was nothing to save: no step had been made.", False,
+        )  # fmt: skip
+
+
+def test_a_step_made_before_this_process_lived_counts():
+    status = make_status(termination=make_stop(Phase.SAVING), progress=Progress(step=5))
+    assert advanced(make_observed(run=make_run(status=status), **UNTRIED)) is None
+
+
+LOST_TAIL = (
+    "The pod went before its last bytes were saved. The last commit is"
+    " s3://bucket/runs/ml/bert/0a1b2c3d-run/r0/e1-g0007-pod/checkpoint-1200; whatever was written after it is lost."
+)
+LOST_ALL = "The pod went before anything was saved: nothing of this run is in the bucket."
+
+
+@pytest.mark.parametrize("phase", [pytest.param(Phase.SAVING, id="saving"), pytest.param(Phase.HELD, id="held")])
+@pytest.mark.parametrize(
+    ("pods", "verified", "loss"),
+    [
+        pytest.param((), make_verified(), None, id="a final commit is all there is"),
+        pytest.param((), make_verified(final=False), LOST_TAIL, id="pod gone, its last commit is not the end"),
+        pytest.param((finished_pod(1),), make_verified(final=False), LOST_TAIL, id="pod over, its last commit is not the end"),
+        pytest.param((), None, LOST_ALL, id="pod gone without any commit"),
+        pytest.param((finished_pod(1),), None, LOST_ALL, id="pod over without any commit"),
+        pytest.param((pending_pod(),), make_verified(), None, id="the next pod has not started, the last one was saved"),
+    ],
+)  # fmt: skip
+def test_without_a_pod_the_bucket_says_all_there_will_ever_be(phase, pods, verified, loss):
+    seen = stopping_at(phase, pods=pods, verified=verified, agent=None)
+    stop = advanced(seen)
+    assert stop is not None
+    assert stop.saved is not None
+    assert (stop.phase, stop.data_loss) == (Phase.DELETING, loss)
+    assert (("DataLoss", True) in told(seen)) == (loss is not None)
+    assert stop.saved.commit == (verified.key if verified else "")
+
+
+@pytest.mark.parametrize(
+    ("progress", "track", "commit", "lost"),
+    [
+        pytest.param({"pod_uid": "next", "step": 1300}, Track(), {}, True, id="the next pod had gone on from it"),
+        pytest.param({"pod_uid": "next", "step": 1200}, Track(), {}, False, id="the next pod had made no new step"),
+        pytest.param({"pod_uid": "next", "step": None}, Track(), {}, True, id="how far the next pod was is not known"),
+        pytest.param({"pod_uid": "next", "step": 1300}, Track(), {"checkpoint": None}, True, id="what was saved has no step"),
+        pytest.param({"pod_uid": POD_UID, "step": 1300}, Track(), {}, False, id="it is of the pod that trained last"),
+        pytest.param({"step": 1300}, Track(), {}, False, id="no pod is known to have trained after it"),
+        pytest.param(None, Track(), {}, False, id="no step was ever seen"),
+        pytest.param({"pod_uid": POD_UID, "step": 9}, replace(losses(2.0, 1.0, first_step=1200), pod_uid="next"), {}, True, id="this process has seen the next pod go on"),
+    ],
+)  # fmt: skip
+def test_a_final_commit_of_an_older_pod_hides_no_loss(progress, track, commit, lost):
+    status = make_status(termination=make_stop(Phase.SAVING), progress=Progress(**progress) if progress else None)
+    seen = make_observed(
+        run=make_run(status=status), pods=(), verified=make_verified(**commit), agent=None, track=track
+    )
+    stop = advanced(seen)
+    assert stop is not None
+    assert (stop.phase, stop.data_loss is not None) == (Phase.DELETING, lost)
+
+
+@pytest.mark.parametrize(
+    ("pod", "there", "lost"),
+    [
+        pytest.param({"uid": "next", "phase": "Running"}, (), True, id="it trained while nobody read its metrics"),
+        pytest.param({"uid": "next", "phase": "Exited"}, (), True, id="it had trained"),
+        pytest.param({"uid": "next", "phase": "Pending"}, (), False, id="it had not begun"),
+        pytest.param({"uid": POD_UID, "phase": "Running"}, (), False, id="it is the one that was saved"),
+        pytest.param({"uid": "next", "phase": "Running"}, (pending_pod(uid="next"),), False, id="it is there"),
+    ],
+)  # fmt: skip
+def test_a_pod_that_was_seen_to_train_and_is_gone_may_have_gone_on_from_a_final_commit(pod, there, lost):
+    status = make_status(
+        termination=make_stop(Phase.SAVING), progress=None, pods=(PodStatus(name="bert-next", node="gpu-1", **pod),)
+    )
+    seen = make_observed(run=make_run(status=status), pods=there, verified=make_verified(), agent=None, track=Track())
+    assert (advanced(seen).data_loss is not None) == lost
+
+
+def test_a_commit_without_files_is_named_by_its_key_when_bytes_are_lost():
+    verified = make_verified(final=False, total_files=0, checkpoint=None)
+    stop = advanced(stopping_at(Phase.SAVING, pods=(), verified=verified))
+    assert stop is not None
+    assert f"The last commit is {verified.key};" in (stop.data_loss or "")
+
+
+# -- Held ---------------------------------------------------------------------------------------------------------
+
+DENIED = AgentError(code="AccessDenied", message="PutObject is not allowed.")
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        pytest.param({"answer": make_unreachable()}, "The bucket cannot be read: s3://bucket answers AccessDenied.", id="the bucket refuses"),
+        pytest.param({"agent": None}, "The agent in the pod does not answer.", id="the agent is silent"),
+        pytest.param({"agent": make_agent(error=DENIED)}, "The agent cannot save: AccessDenied: PutObject is not allowed.", id="the agent is refused"),
+        pytest.param({"agent": make_agent(newest=None)}, "The training still runs and has not written a complete checkpoint yet.", id="no checkpoint yet"),
+        pytest.param({"agent": make_agent(newest=None), "pods": (exited_pod(0),)}, None, id="the training has ended and the agent is at it"),
+        pytest.param({}, None, id="a large checkpoint takes its time"),
+    ],
+)  # fmt: skip
+def test_a_hold_says_why(fields, why):
+    short = stopping_at(Phase.SAVING, save_failing_seconds=LONG - 1, **fields)
+    assert advanced(short) is None
+    long = stopping_at(Phase.SAVING, save_failing_seconds=LONG, **fields)
+    stop = advanced(long)
+    if why is None:
+        assert stop is None
+        return
+    assert stop is not None
+    assert (stop.phase, stop.hold_reason, stop.saved) == (Phase.HELD, why, None)
+    assert Tell("CheckpointHeld", f"Nothing is deleted. {why}", warning=True) in decide(long).effects
+
+
+def test_held_goes_on_asking_and_deletes_nothing():
+    seen = stopping_at(Phase.HELD, pods=(exited_pod(0),), agent=None, save_failing_seconds=9 * LONG)
+    assert [type(e) for e in decide(seen).effects] == [Annotate]
+    assert asks(seen, names.SAVE_ANNOTATION) == [save_ask().model_dump_json(by_alias=True)]
+
+
+def test_held_without_a_pod_waits_for_the_bucket():
+    first = stopping_at(Phase.SAVING, pods=(), answer=make_unreachable())
+    assert advanced(first) == make_stop(
+        Phase.HELD, phase_at=WALL, hold_reason="The bucket cannot be read: s3://bucket answers AccessDenied."
+    )
+    later = stopping_at(Phase.HELD, pods=(), answer=make_unreachable())
+    assert decide(later).effects == ()
+
+
+@pytest.mark.parametrize("phase", [pytest.param(p, id=p.value) for p in (Phase.SAVING, Phase.HELD, Phase.VERIFYING)])
+def test_a_commit_that_does_not_verify_is_held_once_no_pod_has_the_bytes(phase):
+    seen = stopping_at(phase, pods=(), answer=make_mismatch())
+    stop = advanced(seen)
+    if phase is Phase.HELD:
+        assert decide(seen).effects == ()
+        return
+    assert stop is not None
+    assert (stop.phase, stop.hold_reason) == (
+        Phase.HELD, "The commit does not verify, and no pod holds the bytes any more: model.safetensors has 10 bytes, not 12",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("phase", [pytest.param(Phase.SAVING, id="saving"), pytest.param(Phase.HELD, id="held")])
+@pytest.mark.parametrize(
+    ("verified", "commit"),
+    [
+        pytest.param(make_verified(generation=3, final=True), "commits/e1-g0003.json", id="with the last one that was"),
+        pytest.param(None, "", id="with nothing"),
+    ],
+)
+def test_proceed_ends_the_run_though_nothing_could_be_proven(phase, verified, commit):
+    seen = stopping_at(phase, spec=PROCEED, verified=verified, agent=None, save_failing_seconds=LONG)
+    stop = advanced(seen)
+    note = "Ended without proof (spec.checkpoint.onFailure is Proceed). The agent in the pod does not answer."
+    assert stop is not None
+    assert stop.saved is not None
+    assert (stop.phase, stop.data_loss, stop.saved.note, stop.saved.final) == (Phase.DELETING, note, note, False)
+    assert stop.saved.commit.endswith(commit)
+    assert ("DataLoss", True) in told(seen)
+
+
+@pytest.mark.parametrize("phase", [pytest.param(Phase.SAVING, id="saving"), pytest.param(Phase.HELD, id="held")])
+def test_a_namespace_that_is_deleted_is_not_held(phase):
+    seen = stopping_at(
+        phase, pods=(), verified=make_verified(final=False), answer=make_unreachable(), namespace_ends=True
+    )
+    stop = advanced(seen)
+    assert stop is not None
+    assert stop.saved is not None
+    assert stop.phase is Phase.DELETING
+    assert stop.data_loss == (
+        "Ended without proof (the namespace is being deleted, and the pods in it are gone)."
+        " The bucket cannot be read: s3://bucket answers AccessDenied."
+    )
+    assert stop.saved.commit.endswith("e1-g0007.json"), "What was proven before is named."
+    assert ("DataLoss", True) in told(seen)
+
+
+def test_a_reason_that_is_too_long_for_the_schema_is_cut():
+    answer = make_unreachable(message="x" * 99_999)
+    for spec in ({}, PROCEED):
+        stop = advanced(stopping_at(Phase.SAVING, spec=spec, answer=answer, save_failing_seconds=LONG))
+        assert stop is not None
+        assert 1900 < len(stop.hold_reason or stop.data_loss or "") < 4096
+
+
+# -- Verifying ----------------------------------------------------------------------------------------------------
+
+
+def test_verifying_ends_with_a_commit_of_which_everything_matched():
+    seen = stopping_at(Phase.VERIFYING, pods=(exited_pod(0),), answer=make_verified())
+    stop = advanced(seen)
+    assert stop is not None
+    assert (stop.phase, stop.saved) == (Phase.DELETING, make_saved())
+    assert (
+        Tell("CheckpointSaved", f"Checkpoint checkpoint-1200 verified at {make_saved().uri}.") in decide(seen).effects
+    )
+
+
+def test_a_training_that_exits_while_its_checkpoint_is_proven_is_saved_once_more():
+    running = stopping_at(Phase.VERIFYING, answer=make_verified(final=False))
+    assert advanced(running) == make_stop(Phase.DELETING, phase_at=WALL, saved=make_saved(final=False))
+    exited = stopping_at(Phase.VERIFYING, pods=(exited_pod(0),), answer=make_verified(final=False))
+    assert advanced(exited) == make_stop(Phase.SAVING, phase_at=WALL, attempt=2)
+
+
+def test_a_pod_that_goes_while_its_checkpoint_is_proven_leaves_what_was_proven_and_a_loss():
+    gone = stopping_at(Phase.VERIFYING, pods=(), answer=make_verified(final=False))
+    assert advanced(gone) == make_stop(
+        Phase.DELETING, phase_at=WALL, saved=make_saved(final=False), data_loss=LOST_TAIL
+    )
+    assert ("DataLoss", True) in told(gone)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "again"),
+    [pytest.param(1, 2, id="at once"), pytest.param(4, 16, id="later"), pytest.param(50, 60, id="at most a minute")],
+)
+def test_a_mismatch_asks_again(attempt, again):
+    seen = stopping_at(Phase.VERIFYING, answer=make_mismatch(), stop={"attempt": attempt})
+    stop = advanced(seen)
+    assert stop is not None
+    assert (stop.phase, stop.attempt, stop.saved) == (Phase.SAVING, attempt + 1, None)
+    assert told(seen) == [("CheckpointMismatch", True)]
+    assert decide(seen).again_seconds == again
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds", "phase", "attempt"),
+    [
+        pytest.param(None, 1, None, 1, id="the bucket is being read"),
+        pytest.param(make_unreachable(), 1, None, 1, id="the bucket is away for a moment"),
+        pytest.param(make_unreachable(), LONG, Phase.HELD, 1, id="the bucket is away for long"),
+        pytest.param(None, LONG, Phase.SAVING, 2, id="the commit that answered is gone"),
+    ],
+)
+def test_verifying_waits_for(answer, seconds, phase, attempt):
+    stop = advanced(stopping_at(Phase.VERIFYING, answer=answer, save_failing_seconds=seconds))
+    assert (stop.phase if stop else None) == phase
+    assert (stop.attempt if stop else 1) == attempt
+
+
+# -- what was saved, as a record and as a sentence ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verified", "sentence"),
+    [
+        pytest.param(make_verified(), f"Checkpoint checkpoint-1200 verified at {make_saved().uri}.", id="a checkpoint"),
+        pytest.param(
+            make_verified(checkpoint=Checkpoint(dir="checkpoint-9", step=9, complete=False, evidence="")),
+            f"Checkpoint checkpoint-9 (half-written, saved as it was) verified at {make_saved().uri}.",
+            id="a half-written one",
+        ),
+        pytest.param(
+            make_verified(checkpoint=Checkpoint(dir=".", complete=True, evidence="")),
+            f"Files verified at {make_saved().uri}.",
+            id="files in the path itself",
+        ),
+        pytest.param(
+            make_verified(checkpoint=None), f"Files verified at {make_saved().uri}.", id="files of no known format"
+        ),
+        pytest.param(
+            make_verified(checkpoint=None, total_files=0), "Nothing lay under the checkpoint path.", id="nothing"
+        ),
+    ],
+)
+def test_a_commit_as_a_sentence(verified, sentence):
+    assert proving.sentence_of(proving.saved_from(verified)) == sentence
+
+
+def test_a_note_follows_the_sentence():
+    saved = make_saved(note="Ended without proof.")
+    assert proving.sentence_of(saved) == f"Checkpoint checkpoint-1200 verified at {saved.uri}. Ended without proof."
+
+
+def test_what_a_commit_says_is_cut_to_what_the_status_can_say():
+    wild = Checkpoint(dir="d" * 5000, step=2**60, complete=True, evidence="")
+    saved = proving.saved_from(make_verified(checkpoint=wild, total_files=2**40, total_bytes=2**70))
+    assert (len(saved.dir), saved.step, saved.files, saved.bytes) == (1024, None, 2**31 - 1, 2**53 - 1)
+    below = proving.saved_from(make_verified(checkpoint=None, total_files=-1, total_bytes=-1))
+    assert (below.files, below.bytes, below.uri) == (0, 0, "")
+
+
+# -- Deleting -----------------------------------------------------------------------------------------------------
+
+JOB = make_job(backoff_limit=0)
+LET_GO = Annotate("bert-x7k2p", POD_UID, names.RELEASED_ANNOTATION, STOP_ID)
+GONE = DeletePod("bert-x7k2p", POD_UID)
+OPEN: dict[str, Any] = {"pods": (exited_pod(0),), "job": JOB}
+UNPROVEN: dict[str, Any] = {"stop": {"saved": make_saved(final=False)}}
+LATE = Annotate("bert-x7k2p", POD_UID, names.SAVE_ANNOTATION, save_ask(attempt=2).model_dump_json(by_alias=True))
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        pytest.param({"pods": (exited_pod(0),)}, [EndReplacements(JOB.uid)], id="first no exit code shall start another pod"),
+        pytest.param(OPEN, [LET_GO], id="training ended and proven: through the gate"),
+        pytest.param({**OPEN, "pods": (exited_pod(0, released=True),)}, [], id="the gate is open already"),
+        pytest.param({**OPEN, "pods": (finished_pod(0),)}, [], id="the Job sees its pod finish first"),
+        pytest.param({**OPEN, "pods": (pending_pod(),)}, [SuspendJob(JOB.uid, JOB.generation)], id="a pod that never started cannot leave through its gate"),
+        pytest.param({**OPEN, "phase_seconds": 60}, [SuspendJob(JOB.uid, JOB.generation)], id="a gate that never opens is not waited for"),
+        pytest.param({**OPEN, "pods": (make_pod(),)}, [SuspendJob(JOB.uid, JOB.generation)], id="training runs: suspended, with its grace"),
+        pytest.param({**OPEN, "stop": {"saved": make_saved(final=False)}}, [LATE], id="it left after the proof: the rest is saved behind its gate"),
+        pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, save=save_ask(attempt=2)),)}, [], id="and is asked for once"),
+        pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, deleting=True),)}, [SuspendJob(JOB.uid, JOB.generation)], id="it is told to go already: the grace is all there is"),
+        pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, released=True),)}, [SuspendJob(JOB.uid, JOB.generation)], id="its gate is open already"),
+        pytest.param({**OPEN, **UNPROVEN, "job": make_job(suspended=True)}, [], id="suspended already: the grace is all there is"),
+        pytest.param({**OPEN, "stop": {"saved": make_saved(final=False), "data_loss": "All."}}, [SuspendJob(JOB.uid, JOB.generation)], id="given up on: nothing more is asked for"),
+        pytest.param({**OPEN, **UNPROVEN, "spec": {"checkpoint": {"mode": "Disabled"}}}, [SuspendJob(JOB.uid, JOB.generation)], id="nothing is saved at all"),
+        pytest.param({**OPEN, "stop": {"saved": None}}, [SuspendJob(JOB.uid, JOB.generation)], id="a stop without a record is never let through the gate"),
+        pytest.param({"pods": (make_pod(),), "job": make_job(suspended=True)}, [], id="suspended: the pods are going"),
+        pytest.param({"pods": (finished_pod(143),), "job": make_job(suspended=True)}, [GONE], id="suspended: what is over is deleted"),
+        pytest.param({"pods": (finished_pod(143, deleting=True),), "job": make_job(suspended=True)}, [], id="suspended: and not twice"),
+        pytest.param({"pods": (finished_pod(0),), "job": make_job(finished=True)}, [GONE], id="the Job is finished: its pods are deleted"),
+        pytest.param({"pods": (finished_pod(0, deleting=True),), "job": make_job(finished=True)}, [], id="and not twice"),
+        pytest.param({"pods": (make_pod(),), "job": None}, [GONE], id="somebody deleted the Job: its pods are deleted"),
+        pytest.param({"pods": ()}, [SuspendJob(JOB.uid, JOB.generation)], id="no pod, but a Job that would make one"),
+        pytest.param({"pods": (make_pod(lost=True),)}, [SuspendJob(JOB.uid, JOB.generation)], id="its machine is gone: nobody makes another pod"),
+        pytest.param({"pods": (exited_pod(0, unreachable=True),), "job": make_job(suspended=True), "phase_seconds": 999}, [], id="silent, but not told to go"),
+        pytest.param({"pods": (make_pod(unreachable=True, deleting=True),), "job": make_job(suspended=True), "phase_seconds": 299}, [], id="silent: it may come back"),
+    ],
+)  # fmt: skip
+def test_deleting(fields, wanted):
+    fields = dict(fields)
+    seen = stopping_at(Phase.DELETING, stop=fields.pop("stop", None), **fields)
+    assert effects(seen) == wanted
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        pytest.param(make_pod(lost=True), id="its machine is gone"),
+        pytest.param(make_pod(lost=True, deleting=True), id="its machine is gone, Terminating for ever"),
+        pytest.param(make_pod(unreachable=True, deleting=True), id="its node is silent for long: only the machine's release ends it"),
+    ],
+)  # fmt: skip
+def test_a_pod_that_nobody_can_end_is_not_waited_for(pod):
+    seen = stopping_at(Phase.DELETING, pods=(pod,), job=make_job(suspended=True), phase_seconds=300)
+    assert advanced(seen).phase is Phase.RELEASING
+
+
+@pytest.mark.parametrize(
+    ("pod", "saved", "loss"),
+    [
+        pytest.param(make_pod(lost=True), make_saved(final=False), True, id="the machine went under a training that ran on"),
+        pytest.param(make_pod(lost=True), make_saved(final=True), False, id="everything had been proven"),
+        pytest.param(make_pod(lost=True), Saved(note="Disabled."), False, id="nothing was to be saved"),
+        pytest.param(make_pod(unreachable=True, deleting=True), make_saved(final=False), False, id="it may still be there"),
+        pytest.param(make_pod(lost=True), None, False, id="nothing is recorded"),
+    ],
+)  # fmt: skip
+def test_what_a_machine_took_with_it_after_the_proof_is_said(pod, saved, loss):
+    job = make_job(suspended=True)
+    stop = advanced(stopping_at(Phase.DELETING, stop={"saved": saved}, pods=(pod,), job=job, phase_seconds=300))
+    assert (stop.data_loss or "").startswith("The machine went before the last bytes on it were saved.") == loss
+
+
+def test_a_loss_that_was_told_before_the_machine_was_seen_to_be_gone_is_not_told_again():
+    stop = {"saved": make_saved(final=False), "data_loss": "The pod went before its last bytes were saved."}
+    gone = make_pod(lost=True)
+    seen = stopping_at(Phase.DELETING, stop=stop, pods=(gone,), job=make_job(suspended=True), phase_seconds=300)
+    assert advanced(seen).data_loss == stop["data_loss"]
+    assert not [effect for effect in decide(seen).effects if isinstance(effect, Tell)]
+
+
+def test_what_a_training_wrote_after_the_proof_takes_its_place():
+    late = make_verified(generation=8, attempt=2)
+    seen = stopping_at(Phase.DELETING, **OPEN, **UNPROVEN, answer=late)
+    stop = advanced(seen)
+    assert (stop.phase, stop.attempt, stop.saved) == (Phase.DELETING, 2, proving.saved_from(late))
+    assert stop.saved.final
+
+
+def test_a_training_that_started_after_all_is_saved_behind_its_gate():
+    """Its pod was pending when the stop went by it, and nobody looked for a while."""
+    nothing = {"saved": Saved(note="There was nothing to save: the training never started.")}
+    assert effects(stopping_at(Phase.DELETING, **OPEN, stop=nothing)) == [LATE]
+    saved = make_verified(attempt=2)
+    assert advanced(stopping_at(Phase.DELETING, **OPEN, stop=nothing, answer=saved)).saved == proving.saved_from(saved)
+    given_up = {"saved": Saved(note=UNSAVED)}
+    gone = stopping_at(Phase.DELETING, stop=given_up, job=make_job(suspended=True), pods=())
+    assert advanced(gone).data_loss == f"{UNSAVED} Nothing of this run is in the bucket."
+
+
+def test_what_cannot_be_saved_after_the_proof_is_given_up_and_said():
+    """The proven checkpoint stays what deletion rests on; the agent has the pod's grace for a last try."""
+    given_up = advanced(stopping_at(Phase.DELETING, **OPEN, **UNPROVEN, phase_seconds=120))
+    assert (given_up.phase, given_up.saved, given_up.data_loss) == (
+        Phase.DELETING,
+        make_saved(final=False, note=UNSAVED),
+        None,
+    )
+    then: dict[str, Any] = {"stop": {"saved": given_up.saved}, "job": JOB}
+    assert effects(stopping_at(Phase.DELETING, pods=(exited_pod(0),), **then)) == [SuspendJob(JOB.uid, JOB.generation)]
+    gone: dict[str, Any] = {"stop": {"saved": given_up.saved}, "job": make_job(suspended=True), "pods": ()}
+    lost = advanced(stopping_at(Phase.DELETING, **gone))
+    assert (lost.saved, lost.data_loss) == (
+        make_saved(final=False),
+        f"{UNSAVED} {proving.nothing_after(make_saved())}",
+    )
+    assert advanced(stopping_at(Phase.DELETING, **gone, verified=NEWER)).data_loss is None, "The last try did it."
+
+
+NEWER = make_verified(generation=8)
+
+
+@pytest.mark.parametrize(
+    ("job", "verified", "generation"),
+    [
+        pytest.param(None, None, 7, id="pods and Job are gone"),
+        pytest.param(make_job(finished=True), None, 7, id="the Job is finished"),
+        pytest.param(make_job(suspended=True), None, 7, id="the Job is suspended"),
+        pytest.param(make_job(suspended=True), make_verified(), 7, id="nothing newer was committed"),
+        pytest.param(make_job(suspended=True), NEWER, 8, id="a commit on SIGTERM improves the result"),
+        pytest.param(
+            make_job(suspended=True),
+            make_verified(generation=8, checkpoint=Checkpoint(dir="x", step=9999, complete=False, evidence="")),
+            7,
+            id="a half-written one does not",
+        ),
+        pytest.param(
+            make_job(suspended=True),
+            make_verified(generation=8, checkpoint=Checkpoint(dir="x", step=3, complete=True, evidence="")),
+            7,
+            id="an earlier step does not",
+        ),
+        pytest.param(make_job(suspended=True), make_verified(generation=8, checkpoint=None), 7, id="one without a checkpoint does not"),
+        pytest.param(
+            make_job(suspended=True),
+            make_verified(generation=8, checkpoint=Checkpoint(dir="x", complete=True, evidence="")),
+            7,
+            id="one of an unknown step does not replace a known one",
+        ),
+    ],
+)  # fmt: skip
+def test_deleting_ends(job, verified, generation):
+    stop = advanced(stopping_at(Phase.DELETING, pods=(), job=job, verified=verified, agent=None))
+    assert stop is not None
+    assert stop.saved is not None
+    assert stop.phase is Phase.RELEASING
+    assert stop.saved.commit.endswith(f"g{generation:04d}.json")
+
+
+def test_a_stop_without_a_record_cannot_be_improved():
+    seen = stopping_at(Phase.DELETING, stop={"saved": None}, pods=(), job=None, verified=NEWER)
+    stop = advanced(seen)
+    assert stop is not None
+    assert stop.saved is None
+
+
+# -- Releasing, Done ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        pytest.param((), id="no node was used"),
+        pytest.param((make_node(NodePhase.RELEASED), make_node(NodePhase.RETAINED)), id="every node is gone or kept"),
+    ],
+)
+def test_releasing_ends_when_every_node_is_settled(nodes):
+    status = make_status(termination=make_stop(Phase.RELEASING), nodes=nodes)
+    advance, tell = decide(make_observed(run=make_run(status=status), pods=(), job=None)).effects
+    assert isinstance(advance, Advance)
+    assert (advance.termination.phase, advance.was_phase, advance.completion) == (Phase.DONE, Phase.RELEASING, True)
+    assert tell == Tell("Finished", "auto_low_loss: Loss 0.2931 < 0.5 at step 1200.")
+
+
+DONE = make_status(termination=make_stop(Phase.DONE))
+ENDED = make_job(finished=True)
+
+
+@pytest.mark.parametrize(
+    ("run", "job", "wanted"),
+    [
+        pytest.param({}, ENDED, (AdoptJob(JOB.uid),), id="the Job goes with the run from now on"),
+        pytest.param({}, replace(ENDED, owned=True), (RemoveFinalizer(),), id="then nothing is left to protect"),
+        pytest.param({}, None, (RemoveFinalizer(),), id="nor is it without a Job"),
+        pytest.param({"finalizers": ()}, ENDED, (), id="afterwards nothing is done any more"),
+        pytest.param(
+            {"finalizers": ()}, make_job(suspended=True), (), id="nor to a Job that was ended by suspending it"
+        ),
+        pytest.param({"deleting": True}, ENDED, (DeleteJob("bert", JOB.uid),), id="deleted: the Job is deleted"),
+        pytest.param({"deleting": True}, make_job(deleting=True), (), id="deleted: and not twice"),
+        pytest.param({"deleting": True}, None, (RemoveFinalizer(),), id="deleted: then the finalizer lets go"),
+    ],
+)
+def test_done(run, job, wanted):
+    seen = make_observed(run=make_run(status=DONE, **run), job=job, pods=())
+    assert decide(seen).effects == wanted
+
+
+def test_done_and_let_go_is_the_end():
+    assert decide(make_observed(run=make_run(status=DONE, finalizers=()), job=ENDED)) == Decision()
+
+
+@pytest.mark.parametrize(
+    "finalizers", [pytest.param((names.FINALIZER,), id="before the run is let go"), pytest.param((), id="and after")]
+)
+def test_a_job_that_comes_after_the_end_is_deleted_once(finalizers):
+    """An operator that stood still between its decision and its request may create one whenever it goes on."""
+    run = make_run(status=DONE, finalizers=finalizers)
+    assert effects(make_observed(run=run, job=make_job())) == [DeleteJob("bert", JOB.uid)]
+    assert DeleteJob("bert", JOB.uid) not in effects(make_observed(run=run, job=make_job(deleting=True)))
+
+
+# -- nudges -------------------------------------------------------------------------------------------------------
+
+ASKED = make_pod(save=SaveRequest(id=STOP_ID, ended=True))
+
+
+@pytest.mark.parametrize(
+    ("pod", "seconds", "nudge"),
+    [
+        pytest.param(ASKED, 2.9, None, id="what was asked has its time first"),
+        pytest.param(ASKED, 3, "Saving 1", id="after three seconds without an effect"),
+        pytest.param(ASKED, 6, "Saving 2", id="and after twice that"),
+        pytest.param(ASKED, 48, "Saving 5", id="and at last after 48"),
+        pytest.param(ASKED, 96, None, id="by then the kubelet has looked by itself"),
+        pytest.param(replace(ASKED, nudge="Saving 1"), 4, None, id="once for each"),
+        pytest.param(make_pod(), 3, None, id="a pod that nothing is asked of needs none"),
+    ],
+)
+def test_the_kubelet_is_nudged_to_look_again(pod, seconds, nudge):
+    told = transitions.nudges(make_observed(pods=(pod,)), "Saving", seconds)
+    assert [(one.key, one.value) for one in told] == ([] if nudge is None else [(names.NUDGE_ANNOTATION, nudge)])
+
+
+# -- patience -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("waited", "again"),
+    [
+        pytest.param(0, 1, id="at first every second"),
+        pytest.param(10, 1, id="for the first ten seconds"),
+        pytest.param(90, 9, id="then after a tenth of the wait"),
+        pytest.param(7200, 60, id="what takes hours costs a look a minute"),
+    ],
+)
+def test_a_stop_that_waits_is_looked_at_less_and_less(waited, again):
+    held = make_status(termination=make_stop(Phase.HELD, hold_reason="The bucket cannot be read."))
+    seen = make_observed(run=make_run(status=held), pods=(exited_pod(0),), phase_seconds=waited)
+    assert decide(seen).again_seconds == again
+
+
+def test_a_node_that_moves_on_after_hours_is_looked_at_at_once_again():
+    node = make_node(NodePhase.CORDONED)
+    releasing = make_status(termination=make_stop(Phase.RELEASING), nodes=(node,))
+    fields: dict[str, Any] = {"run": make_run(status=releasing), "pods": (), "phase_seconds": 7200.0}
+    assert decide(make_observed(node_seconds={node.uid: 2.0}, **fields)).again_seconds == 1
+    assert decide(make_observed(node_seconds={node.uid: 7200.0}, **fields)).again_seconds == 60

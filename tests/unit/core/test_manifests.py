@@ -1,0 +1,76 @@
+"""The Job of a run, as paired files: a TrainingRun, and what is made of it. UPDATE_GOLDENS=1 rewrites the outputs."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import yaml
+from builders import make_run, template
+from goldens import assert_golden
+
+from trainingrun_operator.core import manifests
+from trainingrun_operator.core.acceptance import complaint
+from trainingrun_operator.core.defaults import Defaults
+from trainingrun_operator.core.facts.run import Run
+
+GOLDENS = Path(__file__).parents[2] / "golden" / "children"
+CASES = sorted(path.name.removesuffix(".input.yaml") for path in GOLDENS.glob("*.input.yaml"))
+RESOURCES = {"requests": {"cpu": "100m", "memory": "256Mi"}}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden(case):
+    stored = yaml.safe_load((GOLDENS / f"{case}.input.yaml").read_text(encoding="utf-8"))
+    run = Run.of(stored)
+    assert complaint(run, (), Defaults()) is None
+    as_sent = json.loads(json.dumps(manifests.job(run, Defaults())))
+    made = yaml.safe_dump(as_sent, sort_keys=False, width=120)
+    assert_golden(f"children/{case}.output.yaml", made)
+
+
+def test_every_output_has_an_input():
+    assert sorted(path.name.removesuffix(".output.yaml") for path in GOLDENS.glob("*.output.yaml")) == CASES
+
+
+def test_the_template_that_was_seen_is_not_changed():
+    written = template(volumes=[{"name": "data", "emptyDir": {}}])
+    run = make_run(spec={"template": deepcopy(written)})
+    manifests.job(run, Defaults())
+    assert run.spec.template == written
+
+
+def test_the_agent_has_the_resources_that_the_installation_gives_it():
+    pod = manifests.pod_template(make_run(), Defaults(agent_resources=RESOURCES))["spec"]
+    assert [c.get("resources") == RESOURCES for c in pod["initContainers"]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("mount", "path"),
+    [
+        pytest.param("/checkpoints", "/checkpoints", id="the path itself"),
+        pytest.param("/checkpoints/", "/checkpoints", id="the path with a slash at its end"),
+        pytest.param("/checkpoints", "/checkpoints/", id="the path with a slash that the mount lacks"),
+        pytest.param("/", "/checkpoints", id="the root"),
+        pytest.param("/data", "/data/run/checkpoints", id="a folder above"),
+    ],
+)
+def test_an_authors_mount_is_used_and_nothing_is_mounted_over_it(mount, path):
+    container = {"name": "train", "image": "acme/bert", "volumeMounts": [{"name": "data", "mountPath": mount}]}
+    spec = {"template": template(containers=[container], volumes=[{"name": "data", "emptyDir": {}}])}
+    run = make_run(spec={**spec, "checkpoint": {"mode": "Disabled", "path": path}})
+    pod = manifests.pod_template(run, Defaults())["spec"]
+    assert [m["name"] for m in pod["containers"][0]["volumeMounts"]] == ["data", "trainingrun-control"]
+    assert pod["initContainers"][0]["volumeMounts"][0] == {"name": "data", "mountPath": mount}
+
+
+def test_a_sibling_of_the_path_is_not_its_mount():
+    container = {"name": "train", "image": "acme/bert", "volumeMounts": [{"name": "data", "mountPath": "/check"}]}
+    pod = manifests.pod_template(make_run(spec={"template": template(containers=[container])}), Defaults())["spec"]
+    assert [m["name"] for m in pod["containers"][0]["volumeMounts"]] == [
+        "data",
+        "trainingrun-checkpoints",
+        "trainingrun-control",
+    ]

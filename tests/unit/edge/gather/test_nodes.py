@@ -1,0 +1,223 @@
+"""What is known of a node: whatever cannot be read counts against releasing it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from builders import EARLIER, NODE_UID, PROVIDER_ID, RUN_UID, make_node, make_pool, occupant
+from fakes import ApiError, FakeProvider, Plain, api_server, stored_node, stored_pod
+
+from trainingrun_operator.api import names
+from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant
+from trainingrun_operator.edge.gather import nodes as node_facts
+from trainingrun_operator.edge.gather.nodes import gather, identity
+from trainingrun_operator.edge.kube import Kube, KubeError
+from trainingrun_operator.edge.nodes import Denied, Refused, provider_for
+
+OURS = {"key": names.RELEASING_TAINT, "value": RUN_UID, "effect": "NoSchedule"}
+GPU = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+SILENT = stored_node(status={"conditions": [{"type": "Ready", "status": "Unknown"}]})
+OF_NOBODY: dict[str, Any] = {"labels": {}, "ownerReferences": []}
+
+
+@pytest.fixture
+async def api():
+    async with api_server(stored_node()) as api:
+        yield api
+
+
+@pytest.fixture
+async def kube(api):
+    async with Kube(Plain(api.url)) as kube:
+        yield kube
+
+
+@pytest.fixture
+def provider(monkeypatch):
+    provider = FakeProvider()
+    monkeypatch.setattr(node_facts, "provider_for", lambda pool: provider)
+    return provider
+
+
+def look(kube, *, node=None, pool=None, said=None):
+    return gather(kube, RUN_UID, node or make_node(), pool or make_pool(), said or {})
+
+
+async def test_who_a_node_is(api, kube):
+    api.put(stored_node(spec={"taints": [GPU, OURS]}))
+    assert await identity(kube, "gpu-1") == NodeFacts(
+        name="gpu-1", uid=NODE_UID, provider_id=PROVIDER_ID, labels={"pool": "a100"}, tainted_by=RUN_UID
+    )
+
+
+async def test_a_node_that_is_not_there_is_nobody(kube):
+    assert await identity(kube, "gpu-9") is None
+
+
+async def test_an_empty_node_whose_machine_runs(kube, provider):
+    assert await look(kube) == NodeFacts(
+        name="gpu-1",
+        uid=NODE_UID,
+        provider_id=PROVIDER_ID,
+        labels={"pool": "a100"},
+        occupants=(),
+        instance=Instance.RUNNING,
+    )
+
+
+async def test_without_its_pool_nothing_is_asked_and_nothing_is_known(api, kube):
+    assert await gather(kube, RUN_UID, make_node(), None, {}) == NodeFacts(name="gpu-1")
+    assert api.sent == []
+
+
+@pytest.mark.parametrize(
+    ("node", "asked"),
+    [
+        pytest.param([], make_node(), id="gone"),
+        pytest.param(
+            [stored_node(uid="another", spec={"providerID": "aws:///us-east-1a/i-0fedcba9876543210"})],
+            make_node(),
+            id="replaced by another of its name",
+        ),
+    ],
+)
+async def test_a_node_that_is_not_the_one_recorded_has_no_uid(api, kube, provider, node, asked):
+    api.objects.clear()
+    api.put(*node)
+    provider.state = Instance.TERMINATING
+    found = await look(kube, node=asked)
+    assert (found.uid, found.provider_id, found.instance) == (None, asked.provider_id, Instance.TERMINATING)
+    assert not any(sent.query.get("fieldSelector", "").startswith("spec.nodeName=,") for sent in api.sent)
+
+
+async def test_a_node_that_was_made_anew_for_the_same_machine_is_seen_under_its_new_uid(api, kube, provider):
+    api.put(stored_node(uid="anew"), stored_pod(**{"name": "notebook", "namespace": "team", **OF_NOBODY}))
+    found = await look(kube)
+    assert (found.uid, [one.name for one in found.occupants]) == ("anew", ["notebook"])
+
+
+# -- occupants ----------------------------------------------------------------------------------------------------
+
+IGNORED: dict[str, Any] = {"ignorePods": [{"namespace": "kube-system", "labels": {"app": "dns"}}]}
+
+
+@pytest.mark.parametrize(
+    ("pod", "keeps"),
+    [
+        pytest.param({}, True, id="a running pod keeps its node"),
+        pytest.param({"status": {"phase": "Pending"}}, True, id="one that starts keeps it"),
+        pytest.param({"deletionTimestamp": "2026-01-01T00:00:00Z"}, True, id="one that is being deleted keeps it"),
+        pytest.param({"status": {"phase": "Unknown"}}, True, id="one of which nobody knows keeps it"),
+        pytest.param({"status": {"phase": "Succeeded"}}, False, id="a finished one does not"),
+        pytest.param({"status": {"phase": "Failed"}}, False, id="a failed one does not"),
+        pytest.param({"ownerReferences": [{"kind": "DaemonSet"}]}, False, id="a DaemonSet's does not"),
+        pytest.param({"ownerReferences": [{"kind": "ReplicaSet"}]}, True, id="a ReplicaSet's does"),
+        pytest.param({"annotations": {"kubernetes.io/config.mirror": "x"}}, False, id="a static one does not"),
+        pytest.param(
+            {"namespace": "kube-system", "labels": {"app": "dns", "more": "x"}}, False, id="an ignored one does not"
+        ),
+        pytest.param({"namespace": "team", "labels": {"app": "dns"}}, True, id="ignored is by namespace too"),
+        pytest.param({"namespace": "kube-system", "labels": {"app": "web"}}, True, id="ignored is by label too"),
+        pytest.param({"spec": {"nodeName": "gpu-2"}}, False, id="one on another node does not"),
+    ],
+)
+async def test_who_keeps_a_node(api, kube, provider, pod, keeps):
+    api.put(stored_pod(**{"name": "notebook", "namespace": "team", **OF_NOBODY, **pod}))
+    found = await look(kube, pool=make_pool(**IGNORED))
+    assert [one.name for one in found.occupants] == (["notebook"] if keeps else [])
+
+
+@pytest.mark.parametrize(
+    ("node", "pod", "keeps"),
+    [
+        pytest.param(SILENT, {"deletionTimestamp": EARLIER}, False, id="our own, Terminating on a node that has fallen silent"),
+        pytest.param(SILENT, {}, True, id="our own, not told to go"),
+        pytest.param(SILENT, {"deletionTimestamp": EARLIER, "labels": {names.RUN_UID_LABEL: "other"}}, True, id="another run's"),
+        pytest.param(stored_node(), {"deletionTimestamp": EARLIER}, True, id="our own, Terminating on a node that answers"),
+    ],
+)  # fmt: skip
+async def test_a_pod_that_only_its_nodes_end_can_end_does_not_keep_it(api, kube, provider, node, pod, keeps):
+    api.put(node, stored_pod(**pod))
+    assert bool((await look(kube)).occupants) is keeps
+
+
+async def test_a_pod_of_another_run_is_known_as_such(api, kube, provider):
+    api.put(stored_pod(name="theirs", labels={names.RUN_UID_LABEL: "other"}))
+    assert (await look(kube)).occupants == (Occupant("ml", "theirs", "other"),)
+
+
+async def test_pods_that_cannot_be_listed_count_as_occupied(api, kube, provider):
+    api.refuse("GET /api/v1/pods", ApiError(500, "InternalError"))
+    assert (await look(kube)).occupants is None
+
+
+async def test_a_node_that_cannot_be_read_ends_the_look(api, kube, provider):
+    api.refuse("GET /api/v1/nodes/gpu-1", ApiError(500, "InternalError"))
+    with pytest.raises(KubeError):
+        await look(kube)
+
+
+# -- demand -------------------------------------------------------------------------------------------------------
+
+
+def waiting(**meta):
+    gpu = {"name": "train", "resources": {"limits": {"nvidia.com/gpu": "1"}, "requests": {"nvidia.com/gpu": "1"}}}
+    said = {"name": "waits", "namespace": "team", "uid": "waits", **OF_NOBODY, **meta}
+    unschedulable = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    return stored_pod(
+        spec={"nodeName": "", "containers": [gpu], "nodeSelector": {"pool": "a100"}},
+        status={"phase": "Pending", "conditions": [unschedulable], "containerStatuses": []},
+        **said,
+    )
+
+
+async def test_pods_that_wait_for_such_a_node_are_demand_though_it_carries_our_taint(api, kube, provider):
+    api.put(waiting(), stored_node(spec={"taints": [OURS]}))
+    assert (await look(kube)).demand == (occupant("waits"),)
+
+
+async def test_a_taint_of_others_that_a_pod_does_not_tolerate_is_no_demand(api, kube, provider):
+    api.put(waiting(), stored_node(spec={"taints": [GPU]}))
+    assert (await look(kube)).demand == ()
+
+
+async def test_our_own_pods_are_no_demand(api, kube, provider):
+    api.put(waiting(labels={names.RUN_UID_LABEL: RUN_UID}))
+    assert (await look(kube)).demand == ()
+
+
+# -- the machine --------------------------------------------------------------------------------------------------
+
+
+async def test_the_minimum_is_asked_for_a_machine_that_runs(kube, provider):
+    provider.minimum = True
+    assert (await look(kube)).at_minimum is True
+
+
+@pytest.mark.parametrize("state", [Instance.GONE, Instance.TERMINATING, Instance.UNKNOWN])
+async def test_the_minimum_is_not_asked_for_one_that_does_not(kube, provider, state):
+    provider.minimum, provider.state = True, state
+    found = await look(kube)
+    assert (found.at_minimum, found.instance) == (False, state)
+
+
+async def test_a_cloud_that_refuses_leaves_the_machine_unknown_with_its_words(kube, provider):
+    provider.trouble = Denied("The operator may not ask: allow autoscaling:Describe*.")
+    found = await look(kube)
+    assert (found.instance, found.problem) == (
+        Instance.UNKNOWN,
+        "The operator may not ask: allow autoscaling:Describe*.",
+    )
+
+
+async def test_what_the_cloud_said_to_the_release_is_remembered_until_it_says_otherwise(kube, provider):
+    said = {PROVIDER_ID: "The minimum is reached."}
+    assert (await look(kube, said=said)).problem == "The minimum is reached."
+    provider.trouble = Refused("Not one of the pool's.")
+    assert (await look(kube, said=said)).problem == "Not one of the pool's."
+
+
+def test_a_pool_without_a_provider_is_refused_in_words():
+    with pytest.raises(Refused, match="GPUNodePool bare names no provider that this operator knows"):
+        provider_for(make_pool("bare", awsAutoScaling=None))

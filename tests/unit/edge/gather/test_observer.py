@@ -1,0 +1,978 @@
+"""What a look costs, by where the run stands, and whose word is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, cast
+
+import pytest
+from aiohttp import web
+from builders import (
+    EARLIER,
+    JOB_UID,
+    NAME,
+    NAMESPACE,
+    NODE_UID,
+    POD_UID,
+    WALL,
+    checkpoint_spec,
+    commit_key,
+    make_agent,
+    make_mismatch,
+    make_node,
+    make_pool,
+    make_stop,
+    make_unreachable,
+    make_verified,
+)
+from fakes import (
+    CREDENTIALS,
+    JOB,
+    JOBS,
+    NODE,
+    POD,
+    PODS,
+    SECRET,
+    ApiError,
+    FakeProvider,
+    FakeStore,
+    Plain,
+    api_server,
+    pod_pages,
+    stored_budget,
+    stored_job,
+    stored_node,
+    stored_pod,
+    stored_pool,
+    stored_run,
+    stored_secret,
+)
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.exchange import CommitSeen, SaveRequest
+from trainingrun_operator.api.status import NodePhase, Phase
+from trainingrun_operator.core.decide import decide
+from trainingrun_operator.core.defaults import Defaults
+from trainingrun_operator.core.destinations import destinations_of
+from trainingrun_operator.core.effects import RecordNodes
+from trainingrun_operator.core.facts.bucket import Unreachable
+from trainingrun_operator.core.facts.nodes import Instance
+from trainingrun_operator.core.facts.pod import Training
+from trainingrun_operator.core.facts.reading import ScrapeFailure
+from trainingrun_operator.edge.cache import Cache
+from trainingrun_operator.edge.gather import lost
+from trainingrun_operator.edge.gather import nodes as node_facts
+from trainingrun_operator.edge.gather import observer as module
+from trainingrun_operator.edge.gather.observer import Observer
+from trainingrun_operator.edge.kube import Kube, KubeError
+from trainingrun_operator.edge.memory import Memory
+from trainingrun_operator.edge.metrics import prometheus
+
+BUDGET = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/{NAME}-checkpoint"
+KEY = commit_key(1, 7)
+COMMIT = CommitSeen(key=KEY, epoch=1, generation=7)
+RELIST_SECONDS = 300
+POOLS = f"/apis/{names.API_VERSION}/{names.POOL_PLURAL}"
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
+class Place:
+    """An observer and everyone whom it can ask."""
+
+    def __init__(self, api, pages, kube, session):
+        self.api, self.pages = api, pages
+        self.store, self.cache, self.memory, self.clock = FakeStore(), Cache(), Memory(), Clock()
+        self.cache.pools["a100"], self.cache.pools_at = make_pool(), self.clock.now
+        self.observer = Observer(
+            kube,
+            cast("Any", self.store),
+            session,
+            self.cache,
+            Defaults(
+                allowed_destinations=destinations_of(
+                    [{"expectedBucketOwner": "123456789012"}, {"endpoint": "https://s3.example"}]
+                )
+            ),
+            recheck_seconds=30,
+            relist_seconds=RELIST_SECONDS,
+        )
+        self.spec = {"metrics": {"port": pages.port}, "pollIntervalSeconds": 10}
+
+    def stored(self, *, spec=None, stop=None, progress=None, **meta):
+        status = {"startTime": EARLIER} | ({"progress": progress} if progress else {})
+        if stop is not None:
+            status |= {"termination": stop.dump(), "terminationStatus": stop.status}
+        return stored_run(spec={**self.spec, **(spec or {})}, status=status, **meta)
+
+    def watched(self, *pods, job=True):
+        """The watch has brought these, and the API server has them; they were read just now."""
+        self.memory.children_at = self.clock.now
+        if job:
+            self.api.put(stored_job())
+            self.cache.put_child("Job", stored_job(), deleted=False)
+        for pod in pods or (stored_pod(),):
+            self.api.put(pod)
+            self.cache.put_child("Pod", pod, deleted=False)
+
+    async def look(self, **run):
+        self.api.sent.clear()
+        self.pages.asked.clear()
+        self.store.asked.clear()
+        return await self.observer.observe(self.stored(**run), self.memory)
+
+    @property
+    def calls(self):
+        """Every call of the last look, to anybody."""
+        return [*sorted(self.api.lines()), *sorted(self.pages.asked), *self.store.asked]
+
+
+@pytest.fixture
+async def place(monkeypatch):
+    async with (
+        api_server(CREDENTIALS, stored_node()) as api,
+        pod_pages() as pages,
+        Kube(Plain(api.url)) as kube,
+        prometheus.make_session() as session,
+    ):
+        place = Place(api, pages, kube, session)
+        monkeypatch.setattr(names, "AGENT_PORT", pages.port)
+        monkeypatch.setattr(module, "time", place.clock)
+        monkeypatch.setattr(node_facts, "provider_for", lambda pool: FakeProvider())
+        pages.report = make_agent()
+        yield place
+
+
+# -- what a look costs --------------------------------------------------------------------------------------------
+
+
+async def test_a_missed_event_is_made_good_by_a_read_now_and_then(place):
+    place.watched()
+    place.cache.pods.clear()  # the watch never told of the pod
+    assert (await place.look()).pods == ()
+    place.clock.now += RELIST_SECONDS
+    assert [pod.name for pod in (await place.look()).pods] == [stored_pod()["metadata"]["name"]]
+    assert any("/pods" in call for call in place.calls)
+    await place.look()
+    assert not any("/pods" in call for call in place.calls), "it is not read again at every look"
+
+
+async def test_no_run_is_looked_at_before_all_pools_are_known_and_they_are_read_again_now_and_then(place):
+    place.watched()
+    place.api.put(stored_pool("late"))
+    place.cache.pools_at = float("-inf")
+    seen = await place.look()
+    assert [pool.name for pool in seen.pools] == ["late"], "what a list does not bring is gone"
+    assert [call for call in place.calls if "gpunodepools" in call] == [f"GET {POOLS}"]
+    await place.look()
+    assert not [call for call in place.calls if "gpunodepools" in call]
+    place.clock.now += RELIST_SECONDS
+    await place.look()
+    assert [call for call in place.calls if "gpunodepools" in call] == [f"GET {POOLS}"]
+
+
+async def test_pools_that_cannot_be_listed_keep_nobody_from_being_looked_at_once_they_are_known(place, caplog):
+    place.watched()
+    place.clock.now += RELIST_SECONDS
+    place.api.refuse(f"GET {POOLS}", ApiError(500, "InternalError"))
+    assert [pool.name for pool in (await place.look()).pools] == ["a100"]
+    assert "those that are known are used" in caplog.text
+    place.cache.pools_at = float("-inf")
+    place.api.refuse(f"GET {POOLS}", ApiError(500, "InternalError"))
+    with pytest.raises(KubeError):
+        await place.look()
+
+
+async def test_the_first_look_at_a_training_run_asks_who_its_node_is(place):
+    place.watched()
+    seen = await place.look()
+    assert place.calls == [f"GET {NODE}", f"GET {BUDGET}", "/metrics", "/progress"]
+    assert (seen.pod.training, seen.agent, seen.track.step) == (Training.RUNNING, make_agent(), 1200)
+    assert [node.provider_id for node in seen.nodes]
+
+
+async def test_where_nodes_are_nobodys_business_neither_nodes_nor_pools_nor_pods_of_others_are_asked_for(place):
+    place.observer = Observer(
+        place.observer._kube,
+        cast("Any", place.store),
+        place.observer._session,
+        place.cache,
+        Defaults(release_nodes=False),
+        recheck_seconds=30,
+        relist_seconds=RELIST_SECONDS,
+    )
+    place.cache.pools, place.cache.pools_at = {}, float("-inf")
+    place.watched()
+    seen = await place.look()
+    assert (seen.nodes, seen.pools, seen.pod.training) == ((), (), Training.RUNNING)
+    assert place.calls == [f"GET {BUDGET}", "/metrics", "/progress"]
+    place.pages.report = None
+    place.clock.now += lost.SILENT_SECONDS + 1
+    await place.look()
+    place.clock.now += lost.SILENT_SECONDS + 1
+    seen = await place.look()
+    assert (seen.pod.unreachable, [call for call in place.calls if "nodes" in call]) == (False, [])
+
+
+# -- the disruption budget ----------------------------------------------------------------------------------------
+
+
+async def test_the_budget_is_looked_for_once_and_then_seldom(place):
+    place.watched()
+    assert (await place.look()).budget == ""
+    place.clock.now += 10
+    assert (await place.look()).budget == ""
+    assert f"GET {BUDGET}" not in place.calls
+    place.api.put(stored_budget())
+    place.clock.now += RELIST_SECONDS
+    assert (await place.look()).budget == "budget-uid"
+
+
+async def test_a_budget_that_cannot_be_read_keeps_nobody_from_being_looked_at(place, caplog):
+    place.watched()
+    place.api.refuse(f"GET {BUDGET}", ApiError(403, "Forbidden"))
+    assert (await place.look()).budget is None
+    assert "the disruption budget cannot be read" in caplog.text
+
+
+async def test_a_budget_of_that_name_that_is_not_ours_is_none(place):
+    place.watched()
+    place.api.put(stored_budget(labels={}))
+    assert (await place.look()).budget == ""
+
+
+async def test_after_a_failure_it_is_looked_for_again_soon(place):
+    place.watched()
+    await place.look()
+    place.memory.budget = None
+    assert (await place.look()).budget is None
+    place.clock.now += module.BUDGET_RETRY_SECONDS
+    assert (await place.look()).budget == ""
+
+
+async def test_nobody_looks_for_the_budget_of_a_run_that_is_over(place):
+    place.watched()
+    await place.look(stop=make_stop(Phase.DONE), finalizers=[])
+    assert f"GET {BUDGET}" not in place.calls
+
+
+async def test_how_long_everything_has_been_proven(place):
+    place.watched()
+    place.pages.report = make_agent(commit=COMMIT)
+    place.store.commits = [make_verified()]
+    assert (await place.look()).proven_seconds == 0
+    place.clock.now += 31
+    assert (await place.look()).proven_seconds == 31
+    place.pages.report = make_agent(commit=None)
+    assert (await place.look()).proven_seconds is None
+
+
+# -- a namespace that goes ----------------------------------------------------------------------------------------
+
+NAMESPACE_PATH = f"/api/v1/namespaces/{NAMESPACE}"
+
+
+def stored_namespace(**meta):
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "uid": "ns", **meta}}
+
+
+@pytest.mark.parametrize(
+    ("meta", "ends"),
+    [pytest.param({}, False, id="it stays"), pytest.param({"deletionTimestamp": EARLIER}, True, id="it goes")],
+)
+async def test_whether_the_namespace_goes_is_asked_once_nobody_can_save_any_more(place, meta, ends):
+    place.api.put(stored_job(), stored_namespace(**meta))
+    seen = await place.look(stop=make_stop(Phase.HELD), deletionTimestamp=EARLIER)
+    assert seen.namespace_ends is ends
+
+
+async def test_whether_the_namespace_goes_is_asked_when_the_job_has_gone_before_the_run(place):
+    place.api.put(stored_namespace(deletionTimestamp=EARLIER))
+    stored = place.stored()
+    stored["status"]["workload"] = {"apiVersion": "batch/v1", "kind": "Job", "name": NAME, "uid": JOB_UID}
+    assert (await place.observer.observe(stored, place.memory)).namespace_ends
+
+
+@pytest.mark.parametrize(
+    ("phase", "meta", "pods"),
+    [
+        pytest.param(Phase.HELD, {}, (), id="the run itself is not deleted"),
+        pytest.param(Phase.DELETING, {"deletionTimestamp": EARLIER}, (), id="everything is proven"),
+        pytest.param(Phase.SAVING, {"deletionTimestamp": EARLIER}, (stored_pod(),), id="its pod still can"),
+    ],
+)
+async def test_otherwise_nobody_asks_for_the_namespace(place, phase, meta, pods):
+    place.api.put(stored_job(), *pods)
+    await place.look(stop=make_stop(phase), **meta)
+    assert f"GET {NAMESPACE_PATH}" not in place.calls
+
+
+async def test_a_stop_whose_secret_is_gone_is_proven_with_what_was_known_of_it(place):
+    place.watched()
+    place.pages.report = make_agent(commit=COMMIT)
+    place.store.commits = [make_verified()]
+    await place.look()
+    del place.api.objects[SECRET]
+    assert (await place.look(stop=make_stop(Phase.SAVING))).answer == make_verified()
+    place.memory.access = None
+    assert (await place.look(stop=make_stop(Phase.SAVING))).answer.code == "SecretNotFound"
+
+
+# -- who a node is ------------------------------------------------------------------------------------------------
+
+
+async def test_a_node_that_was_made_anew_under_its_pod_is_seen_before_long(place):
+    place.watched()
+    assert [node.uid for node in (await place.look()).nodes] == [NODE_UID]
+    place.api.put(stored_node(uid="anew"))
+    place.clock.now += 10
+    assert [node.uid for node in (await place.look()).nodes] == [NODE_UID]
+    place.clock.now += RELIST_SECONDS
+    assert [node.uid for node in (await place.look()).nodes] == ["anew"]
+
+
+async def test_the_next_pod_on_a_node_of_the_same_name_is_asked_about_at_once(place):
+    place.watched()
+    await place.look()
+    place.api.put(stored_node(uid="anew"))
+    place.watched(stored_pod(uid="next", name="bert-next", creationTimestamp=WALL))
+    assert {node.uid for node in (await place.look()).nodes} == {NODE_UID, "anew"}
+
+
+async def test_a_steady_run_costs_its_scrape_and_its_report(place, requests_made):
+    place.watched()
+    await place.look()
+    before = requests_made()
+    place.clock.now += 10
+    await place.look()
+    assert place.calls == ["/metrics", "/progress"]
+    assert requests_made() == {**before, "metrics": before["metrics"] + 1, "agent": before["agent"] + 1}
+
+
+async def test_the_metrics_are_not_read_before_they_are_due(place):
+    place.watched()
+    await place.look()
+    place.clock.now += 9
+    await place.look()
+    assert place.calls == ["/progress"]
+
+
+async def test_the_first_reading_of_a_process_goes_on_from_what_was_written(place):
+    place.watched()
+    written = {"step": 1200, "epochBase": 0, "stepInterval": "10", "podUID": stored_pod()["metadata"]["uid"]}
+    track = (await place.look(progress=written)).track
+    assert (track.advanced, track.polls_without_advance, track.typical_interval) == (True, 1, 10)
+    place.clock.now += 10
+    assert (await place.look(progress=written)).track.polls_without_advance == 2
+
+
+async def test_a_run_whose_pod_does_not_train_yet_is_not_scraped(place):
+    place.watched(stored_pod(status={"containerStatuses": []}))
+    await place.look()
+    assert "/metrics" not in place.calls
+
+
+async def test_a_new_commit_is_verified_once(place):
+    place.watched()
+    place.pages.report = make_agent(commit=COMMIT)
+    place.store.commits = [make_verified()]
+    await place.look()
+    assert f"GET {SECRET}" in place.calls
+    assert place.store.asked == [f"verify {KEY}"]
+    place.clock.now += 10
+    seen = await place.look()
+    assert place.calls == ["/metrics", "/progress"]
+    assert (seen.verified, seen.answer) == (make_verified(), None)
+
+
+async def test_a_commit_that_does_not_verify_is_said_and_not_read_again(place):
+    place.watched()
+    place.pages.report = make_agent(commit=COMMIT)
+    place.store.commits = [make_mismatch()]
+    assert (await place.look()).answer == make_mismatch()
+    await place.look()
+    assert place.store.asked == []
+
+
+async def test_a_bucket_that_is_away_is_asked_again(place):
+    place.watched()
+    place.pages.report = make_agent(commit=COMMIT)
+    place.store.always = make_unreachable()
+    assert (await place.look()).answer == make_unreachable()
+    await place.look()
+    assert place.store.asked == [f"verify {KEY}"]
+
+
+async def test_a_commit_outside_of_the_runs_own_prefix_is_not_read(place):
+    place.watched()
+    place.pages.report = make_agent(
+        commit=COMMIT.model_copy(update={"key": "runs/team/other/uid/commits/e1-g0007.json"})
+    )
+    await place.look()
+    assert place.store.asked == []
+
+
+async def test_a_run_without_its_job_is_read_from_the_api_server(place):
+    place.watched(job=False)
+    place.api.put(stored_job())
+    seen = await place.look()
+    assert set(place.calls) == {f"GET {PODS}", f"GET {NODE}", f"GET {JOB}", f"GET {BUDGET}", "/metrics", "/progress"}
+    assert (seen.job.uid, seen.pod.uid) == (JOB_UID, POD_UID)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param({"stop": make_stop(phase)}, id=f"in {phase}")
+        for phase in (Phase.DRAINING, Phase.SAVING, Phase.VERIFYING, Phase.HELD, Phase.DELETING)
+    ]
+    + [pytest.param({"deletionTimestamp": EARLIER}, id="while it is deleted")],
+)
+async def test_what_a_deletion_hangs_on_is_read_from_the_api_server_itself(place, run):
+    place.watched()
+    place.cache.put_child("Pod", stored_pod(uid="gone"), deleted=False)
+    seen = await place.look(**run)
+    assert {f"GET {JOB}", f"GET {PODS}"} <= set(place.calls)
+    assert [pod.uid for pod in seen.pods] == [POD_UID]
+    assert not any("resourceVersion" in sent.query for sent in place.api.sent)
+
+
+async def test_a_stop_is_not_scraped_any_more_but_its_agent_is_asked(place):
+    place.watched()
+    await place.look(stop=make_stop(Phase.DRAINING))
+    assert place.pages.asked == ["/progress"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "asked"),
+    [
+        pytest.param(Phase.REQUESTED, [], id="nothing before the intent is acted on"),
+        pytest.param(Phase.SAVING, ["find max_age=300"], id="saving believes a recent proof"),
+        pytest.param(Phase.HELD, ["find max_age=300"], id="held believes a recent proof"),
+        pytest.param(Phase.VERIFYING, ["find max_age=0"], id="verifying reads all of it now"),
+        pytest.param(Phase.DELETING, [], id="deleting with pods asks nothing"),
+        pytest.param(Phase.DONE, [], id="done asks nothing"),
+    ],
+)
+async def test_what_a_stop_asks_the_bucket(place, phase, asked):
+    place.watched()
+    place.store.commits = [make_verified()]
+    await place.look(stop=make_stop(phase))
+    assert place.store.asked == asked
+    assert (f"GET {SECRET}" in place.calls) == bool(asked)
+
+
+async def test_once_no_pod_is_left_the_newest_of_the_bucket_counts(place):
+    place.api.put(stored_job())
+    place.store.commits = [make_verified(termination_id=None, attempt=0)]
+    seen = await place.look(stop=make_stop(Phase.DELETING))
+    assert place.store.asked == ["find max_age=300 fall back"]
+    assert seen.verified.commit.generation == 7
+
+
+async def test_with_nobody_left_to_save_anything_the_newest_of_the_bucket_counts(place):
+    place.api.put(stored_job())
+    place.store.commits = [make_verified(termination_id="another", attempt=1)]
+    seen = await place.look(stop=make_stop(Phase.SAVING))
+    assert place.store.asked == ["find max_age=300", "find max_age=300 fall back"]
+    assert (seen.answer, seen.verified.commit.generation) == (None, 7)
+
+
+async def test_an_older_commit_never_replaces_a_newer(place):
+    place.watched()
+    place.memory.verified = make_verified(generation=9)
+    place.store.commits = [make_verified()]
+    seen = await place.look(stop=make_stop(Phase.SAVING))
+    assert seen.answer == make_verified()
+    assert seen.verified.commit.generation == 9
+
+
+async def test_a_crashed_pod_asks_for_its_own_save_request(place):
+    request = SaveRequest(id="crash-1", attempt=2, ended=True)
+    annotations = {names.SAVE_ANNOTATION: request.model_dump_json(by_alias=True)}
+    place.watched(stored_pod(exit_code=1, annotations=annotations))
+    place.store.commits = [make_verified(), make_verified(termination_id="crash-1", attempt=2)]
+    seen = await place.look()
+    assert seen.answer.commit.termination_id == "crash-1"
+    place.clock.now += 7
+    assert (await place.look()).save_failing_seconds == 7
+
+
+async def test_without_checkpoints_no_secret_and_no_bucket_is_asked(place):
+    place.watched()
+    place.pages.report = make_agent(commit=COMMIT)
+    await place.look(spec={"checkpoint": {"mode": "Disabled"}}, stop=make_stop(Phase.SAVING))
+    assert place.store.asked == []
+    assert f"GET {SECRET}" not in place.calls
+
+
+async def test_a_release_looks_at_nodes_that_are_not_settled(place):
+    nodes = [make_node(NodePhase.WAIT_IDLE), make_node(NodePhase.RELEASED, name="gpu-2", uid="2")]
+    stored = place.stored(stop=make_stop(Phase.RELEASING))
+    stored["status"]["nodes"] = [node.dump() for node in nodes]
+    place.api.put(stored_job())
+    seen = await place.observer.observe(stored, place.memory)
+    assert [(node.name, node.instance) for node in seen.nodes] == [("gpu-1", Instance.RUNNING)]
+    assert seen.node_seconds == {node.uid: 0 for node in nodes}
+    assert place.store.asked == []
+
+
+async def test_an_api_server_that_is_away_ends_the_look(place):
+    place.api.refuse(f"GET {PODS}", ApiError(503, "ServiceUnavailable"))
+    with pytest.raises(KubeError):
+        await place.look(stop=make_stop(Phase.SAVING))
+
+
+# -- whose pods ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "owners",
+    [
+        pytest.param([], id="nobodys"),
+        pytest.param(
+            [{"apiVersion": "batch/v1", "kind": "Job", "name": NAME, "uid": "another"}], id="that of another Job"
+        ),
+    ],
+)
+async def test_a_pod_that_only_carries_our_label_is_not_ours(place, owners):
+    place.watched(stored_pod(ownerReferences=owners))
+    seen = await place.look()
+    assert seen.pods == ()
+    assert place.pages.asked == []
+
+
+async def test_a_pod_of_another_namespace_is_not_ours_whatever_it_carries(place):
+    forged = stored_pod(namespace="evil", uid="forged", creationTimestamp="2027-01-01T00:00:00Z")
+    place.watched(stored_pod(), forged)
+    assert [pod.uid for pod in (await place.look()).pods] == [POD_UID]
+
+
+async def test_the_newest_pod_is_the_last(place):
+    later = "2026-01-02T04:00:00Z"
+    place.watched(
+        stored_pod(name="b", uid="new", creationTimestamp=later), stored_pod(name="a", uid="old", exit_code=1)
+    )
+    assert [pod.uid for pod in (await place.look()).pods] == ["old", "new"]
+
+
+async def test_a_job_of_our_name_that_is_another_runs_is_not_ours(place):
+    place.api.put(stored_job(labels={names.RUN_UID_LABEL: "another"}))
+    assert (await place.look()).job is None
+
+
+async def test_a_decision_is_confirmed_by_what_the_api_server_has(place):
+    place.watched()
+    seen = await place.look()
+    assert await place.observer.confirms(seen)
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        pytest.param([stored_job()], id="the pod is gone"),
+        pytest.param([stored_job(), stored_pod(uid="new")], id="the pod was replaced"),
+        pytest.param([stored_job(), stored_pod(exit_code=0)], id="the training has exited"),
+        pytest.param([stored_job(), stored_pod(status={"podIP": "127.0.0.2"})], id="the pod has another address"),
+        pytest.param([stored_pod()], id="the Job is gone"),
+    ],
+)
+async def test_what_the_watch_has_missed_is_not_confirmed_and_is_seen_by_the_next_look(place, now):
+    place.watched()
+    seen = await place.look()
+    for path in (JOB, POD):
+        del place.api.objects[path]
+    place.api.put(*now)
+    assert not await place.observer.confirms(seen)
+    again = await place.look()
+    assert (again.pods, again.job) != (seen.pods, seen.job)
+    assert await place.observer.confirms(again)
+
+
+# -- the agent's word ---------------------------------------------------------------------------------------------
+
+GOOD = make_agent().model_dump_json(by_alias=True).encode()
+
+
+async def in_pieces(request):
+    """As packets are: not all at once."""
+    answer = web.StreamResponse()
+    await answer.prepare(request)
+    for piece in (GOOD[:20], GOOD[20:]):
+        await answer.write(piece)
+        await asyncio.sleep(0.05)
+    return answer
+
+
+async def cut_off(request):
+    answer = web.StreamResponse(headers={"Content-Length": "1000"})
+    await answer.prepare(request)
+    await answer.write(GOOD[:20])
+    request.transport.close()
+    return answer
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        pytest.param(GOOD, id="a page at once"),
+        pytest.param(in_pieces, id="a page in pieces"),
+        pytest.param(json.dumps(json.loads(GOOD) | {"fromTheFuture": 1}).encode(), id="a page of a newer agent"),
+    ],
+)
+async def test_the_agent_is_heard(place, report):
+    place.watched()
+    place.pages.report = report
+    assert (await place.look()).agent == make_agent()
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        pytest.param(make_agent(pod_uid="another"), id="the agent of another pod"),
+        pytest.param(b" " * 10_000_000 + GOOD, id="ten megabytes"),
+        pytest.param(b"x" * 10_000_000, id="ten megabytes of garbage"),
+        pytest.param(b"\xff\xfe\x00", id="bytes"),
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"[" * 100_000, id="brackets without end"),
+        pytest.param(b'{"podUid": 7}', id="JSON of another kind"),
+        pytest.param(b"null", id="null"),
+        pytest.param(cut_off, id="a page that is cut off"),
+        pytest.param(None, id="404"),
+        pytest.param(web.Response(status=500, body=GOOD), id="500"),
+        pytest.param(web.Response(status=302, headers={"Location": "/metrics"}), id="a redirect"),
+    ],
+)
+async def test_anything_else_is_no_report(place, report):
+    place.watched()
+    place.pages.report = report
+    seen = await place.look()
+    assert seen.agent is None
+    assert seen.track.step == 1200, "the metrics are read all the same"
+    assert place.pages.asked.count("/metrics") == 1, "and no redirect is followed to them"
+
+
+async def test_an_agent_that_hangs_is_given_up(place, monkeypatch):
+    async def hangs(request):
+        await asyncio.sleep(0.5)
+        return web.Response(body=GOOD)
+
+    monkeypatch.setattr(module, "AGENT_TIMEOUT_SECONDS", 0.05)
+    place.watched()
+    place.pages.report = hangs
+    assert (await place.look()).agent is None
+
+
+async def test_what_an_agent_said_is_not_believed_once_it_is_silent(place):
+    place.watched()
+    await place.look()
+    place.pages.report = None
+    assert (await place.look()).agent is None
+
+
+async def test_a_destination_that_is_not_allowed_any_more_gets_no_request_and_no_secret_is_read_for_it(place):
+    place.watched()
+    s3 = {"credentialsSecretName": "s3-credentials", "endpointURL": "http://169.254.169.254"}
+    seen = await place.look(spec={"checkpoint": checkpoint_spec(s3=s3)}, stop=make_stop(Phase.SAVING))
+    assert isinstance(seen.answer, Unreachable)
+    assert seen.answer.code == "DestinationNotAllowed"
+    assert "'http://169.254.169.254'" in seen.answer.message
+    assert place.store.asked == []
+    assert f"GET {SECRET}" not in place.calls
+
+
+async def test_the_bucket_must_belong_to_whom_the_list_says(place):
+    place.watched()
+    await place.look(stop=make_stop(Phase.SAVING))
+    assert {access.expected_bucket_owner for access in place.store.accesses} == {"123456789012"}
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        pytest.param(stored_pod(spec={"hostNetwork": True}), id="on the host's network"),
+        pytest.param(stored_pod(status={"podIP": ""}), id="without an address"),
+        pytest.param(stored_pod(status={"phase": "Failed"}, exit_code=1), id="that has ended"),
+    ],
+)
+async def test_a_pod_is_not_asked(place, pod):
+    place.watched(pod)
+    place.memory.agent = make_agent()
+    seen = await place.look()
+    assert place.pages.asked == []
+    assert seen.agent is None
+
+
+async def test_a_page_that_fails_is_no_reading(place):
+    place.watched()
+    place.pages.metrics = "nothing 1\n"
+    seen = await place.look()
+    assert isinstance(seen.track.oddity, ScrapeFailure)
+    assert seen.track.oddity.reason == "NoSuchMetric"
+
+
+# -- credentials --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("secret", "reason", "message"),
+    [
+        pytest.param(
+            None,
+            "SecretNotFound",
+            "spec.checkpoint.s3.credentialsSecretName is 's3-credentials', but there is no such Secret in this namespace.",
+            id="no secret",
+        ),
+        pytest.param(
+            stored_secret(AWS_ACCESS_KEY_ID="a2V5"),
+            "SecretIncomplete",
+            "Secret 's3-credentials' has no AWS_SECRET_ACCESS_KEY.",
+            id="one key is missing",
+        ),
+        pytest.param(
+            stored_secret(AWS_ACCESS_KEY_ID=""),
+            "SecretIncomplete",
+            "Secret 's3-credentials' has no AWS_ACCESS_KEY_ID and no AWS_SECRET_ACCESS_KEY.",
+            id="an empty key is missing",
+        ),
+    ],
+)
+async def test_credentials_that_are_not_there_are_an_answer_of_their_own(place, secret, reason, message):
+    place.watched()
+    del place.api.objects[SECRET]
+    place.api.put(*([secret] if secret else []))
+    seen = await place.look(stop=make_stop(Phase.SAVING))
+    assert seen.answer == Unreachable(reason, message)
+    assert place.store.asked == []
+
+
+async def test_credentials_are_read_whole_and_without_the_newline_of_an_editor(place):
+    place.watched()
+    place.api.put(
+        stored_secret(
+            AWS_ACCESS_KEY_ID="a2V5Cg==",
+            AWS_SECRET_ACCESS_KEY="c2VjcmV0",
+            AWS_SESSION_TOKEN="dG9rZW4=",
+            **{"ca.crt": "UEVN"},
+        )
+    )
+    s3 = {"credentialsSecretName": "s3-credentials", "endpointURL": "https://s3.example", "region": "eu-west-1"}
+    await place.look(spec={"checkpoint": checkpoint_spec(s3=s3)}, stop=make_stop(Phase.SAVING))
+    (access,) = {*place.store.accesses}
+    said = (
+        access.endpoint_url,
+        access.region,
+        access.access_key,
+        access.secret_key,
+        access.session_token,
+        access.ca_pem,
+    )
+    assert said == ("https://s3.example", "eu-west-1", "key", "secret", "token", "PEM")
+
+
+# -- before the first Job -----------------------------------------------------------------------------------------
+
+
+async def test_a_run_that_can_be_started_has_no_problem(place):
+    seen = await place.look()
+    assert (seen.problem, seen.ended_before) == (None, None)
+    assert place.store.asked == ["probe", "find max_age=300 fall back"]
+    dry = next(sent for sent in place.api.sent if sent.method == "POST")
+    assert (dry.line, dry.query["dryRun"]) == (f"POST {JOBS}", "All")
+    assert JOB not in place.api.objects
+
+
+async def test_a_run_that_its_bucket_knows_to_have_ended_is_seen_so(place):
+    place.store.commits = [make_verified(termination_id=None), make_verified(status="auto_complete")]
+    seen = await place.look()
+    assert seen.ended_before.commit.status == "auto_complete"
+
+
+async def test_an_end_that_cannot_be_proven_keeps_a_run_from_being_started(place):
+    place.store.commits = [make_mismatch()]
+    problem = (await place.look()).problem
+    assert (problem.reason, problem.permanent) == ("EndedBefore", False)
+    assert JOB not in place.api.objects
+
+
+async def test_a_bucket_that_fails_between_two_questions_keeps_a_run_from_being_started(place, monkeypatch):
+    async def find(*_, **__):
+        return make_unreachable()
+
+    monkeypatch.setattr(place.store, "find", find)
+    assert (await place.look()).problem.reason == "AccessDenied"
+
+
+SELECTIVE: dict[str, Any] = {"namespaceSelector": {"matchLabels": {"team": "ml"}}}
+
+
+async def test_a_pool_that_does_not_allow_the_namespace_is_a_problem(place):
+    place.cache.pools["a100"] = make_pool(**SELECTIVE)
+    spec = {"nodePool": {"ref": "a100"}}
+    assert (await place.look(spec=spec)).problem.reason == "NodePoolNotAllowed"
+    place.api.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ml", "labels": {"team": "ml"}}})
+    place.clock.now += 30
+    seen = await place.look(spec=spec)
+    assert (seen.problem, seen.namespace_labels) == (None, {"team": "ml"})
+
+
+async def test_the_namespace_is_read_only_where_a_pool_depends_on_it(place):
+    place.watched(stored_pod())
+    place.api.put(stored_node())
+    place.cache.pools["a100"] = make_pool(**SELECTIVE)
+    await place.look()
+    assert place.calls.count("GET /api/v1/namespaces/ml") == 1, "To see which pool the new node belongs to."
+    stored = place.stored()
+    stored["status"]["nodes"] = [make_node().dump()]
+    await place.observer.observe(stored, place.memory)
+    assert place.calls.count("GET /api/v1/namespaces/ml") == 1, "The node is recorded."
+
+
+EXCLUDING: dict[str, Any] = {
+    "namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "NotIn", "values": ["ml"]}]}
+}
+
+
+async def test_a_node_that_was_recorded_without_a_pool_gets_none_that_excludes_the_namespace(place):
+    place.watched(stored_pod())
+    place.api.put(
+        stored_node(),
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ml", "labels": {"team": "ml"}}},
+    )
+    place.cache.pools["a100"] = make_pool(**EXCLUDING)
+    stored = place.stored()
+    stored["status"]["nodes"] = [make_node(pool="").dump()]
+    for _ in range(3):
+        seen = await place.observer.observe(stored, place.memory)
+        assert seen.namespace_labels == {"team": "ml"}
+        assert not [effect for effect in decide(seen).effects if isinstance(effect, RecordNodes)]
+    assert place.calls.count("GET /api/v1/namespaces/ml") == 1, "They are read again only now and then."
+
+
+async def test_the_namespace_of_a_run_whose_node_is_gone_is_not_read(place):
+    place.watched(stored_pod())
+    place.cache.pools["a100"] = make_pool(**SELECTIVE)
+    seen = await place.look(stop=make_stop(Phase.RELEASING))
+    assert seen.namespace_labels is None
+    assert "GET /api/v1/namespaces/ml" not in place.calls
+
+
+async def test_a_bad_spec_costs_no_call_beyond_the_children(place):
+    seen = await place.look(spec={"template": {"spec": {"containers": []}}})
+    assert seen.problem.reason == "InvalidTemplate"
+    assert place.calls == [f"GET {PODS}", f"GET {JOB}"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "permanent"),
+    [
+        pytest.param(ApiError(422, "Invalid", "spec.template: bad"), True, id="what is invalid stays so"),
+        pytest.param(ApiError(403, "Forbidden", "exceeded quota"), False, id="what is forbidden may be allowed"),
+    ],
+)
+async def test_a_job_that_the_api_server_refuses_is_a_problem_in_its_words(place, answer, permanent):
+    place.api.refuse(f"POST {JOBS}", answer)
+    problem = (await place.look()).problem
+    assert (problem.reason, problem.permanent) == ("InvalidTemplate", permanent)
+    assert problem.message.endswith(answer.status["message"])
+
+
+async def test_a_job_of_somebody_else_with_our_name_is_a_problem_that_may_pass(place):
+    place.api.put(stored_job(labels={}))
+    problem = (await place.look()).problem
+    assert (problem.reason, problem.permanent) == ("JobNameTaken", False)
+
+
+async def test_our_own_job_that_came_meanwhile_is_no_problem(place):
+    place.api.before = lambda sent: place.api.put(stored_job()) if sent.method == "POST" else None
+    assert (await place.look()).problem is None
+
+
+async def test_without_checkpoints_a_run_starts_without_a_bucket(place):
+    assert (await place.look(spec={"checkpoint": {"mode": "Disabled"}})).problem is None
+    assert place.store.asked == []
+
+
+async def test_credentials_that_are_missing_are_a_problem_that_may_pass(place):
+    del place.api.objects[SECRET]
+    problem = (await place.look()).problem
+    assert (problem.reason, problem.permanent) == ("SecretNotFound", False)
+    assert place.store.asked == []
+
+
+async def test_an_api_server_in_trouble_is_not_a_problem_of_the_spec(place):
+    place.api.refuse(f"POST {JOBS}", ApiError(500, "InternalError"))
+    with pytest.raises(KubeError):
+        await place.look()
+
+
+async def test_a_problem_is_looked_at_again_after_a_while_and_when_the_spec_has_changed(place):
+    place.store.always = make_unreachable()
+    probes = []
+    for seconds, generation in ((0, 1), (29, 1), (31, 1), (32, 1), (33, 2), (34, 2)):
+        place.clock.now = 1000 + seconds
+        seen = await place.look(generation=generation)
+        assert seen.problem.reason == "AccessDenied"
+        probes.append(len(place.store.asked))
+    assert probes == [1, 0, 1, 0, 1, 0]
+
+
+async def test_a_mended_problem_is_gone_at_the_next_check(place):
+    place.store.always = make_unreachable()
+    assert (await place.look()).problem is not None
+    place.store.always = None
+    place.clock.now += 30
+    assert (await place.look()).problem is None
+
+
+# -- words and times ----------------------------------------------------------------------------------------------
+
+
+async def test_the_last_words_of_a_crash_are_read_once(place):
+    place.watched(stored_pod(exit_code=1))
+    place.api.objects[POD]["log"] = "Traceback\n\n  CUDA out of memory \n"
+    seen = await place.look()
+    assert seen.log_tail == "Traceback | CUDA out of memory"
+    assert (await place.look()).log_tail == seen.log_tail
+    assert f"GET {POD}/log" not in place.calls
+
+
+async def test_who_ended_well_is_not_asked_for_last_words(place):
+    place.watched(stored_pod(exit_code=0))
+    assert (await place.look()).log_tail == ""
+    assert f"GET {POD}/log" not in place.calls
+
+
+async def test_durations_are_added_up_by_this_process(place):
+    place.watched(
+        stored_pod(status={"containerStatuses": [{"name": "train", "state": {"waiting": {"reason": "ErrImagePull"}}}]})
+    )
+    assert (await place.look(stop=make_stop(Phase.SAVING))).phase_seconds == 0
+    place.clock.now += 4
+    seen = await place.look(stop=make_stop(Phase.SAVING))
+    assert (seen.phase_seconds, seen.save_failing_seconds, seen.waiting_seconds) == (4, 4, 4)
+    place.clock.now += 4
+    seen = await place.look(stop=make_stop(Phase.VERIFYING))
+    assert (seen.phase_seconds, seen.save_failing_seconds) == (0, 8)
+
+
+async def test_who_is_not_released_any_more_is_known_in_a_release_only(place):
+    place.api.put(stored_job())
+    place.cache.put_run(stored_run(uid="other", name="other", spec={"nodePool": {"policy": "Never"}}))
+    assert (await place.look(stop=make_stop(Phase.RELEASING))).ending_runs == {"other"}
+    assert (await place.look(stop=make_stop(Phase.DELETING))).ending_runs == frozenset()
+
+
+def test_an_ipv6_address_is_written_in_brackets():
+    assert (module._host("fd00::7"), module._host("10.0.0.7")) == ("[fd00::7]", "10.0.0.7")
+
+
+def test_the_wall_clock_is_what_the_api_server_writes():
+    assert len(module.wall_clock()) == len(EARLIER)
+    assert module.wall_clock().endswith("Z")
