@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AgentReport, Found
 from trainingrun_operator.api.pool import GPUNodePoolSpec
 from trainingrun_operator.api.run import TrainingRunSpec
 from trainingrun_operator.api.status import NodePhase, NodeStatus, Phase, Saved, Termination, TrainingRunStatus
-from trainingrun_operator.checkpoints.documents import Checkpoint, Commit, Order, RunRef
+from trainingrun_operator.checkpoints.documents import Checkpoint, Commit, RunRef
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant, Pool
 from trainingrun_operator.core.facts.pod import Pod, Training
@@ -19,6 +19,9 @@ from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.facts.workload import Job
 from trainingrun_operator.core.observed import Observed
 from trainingrun_operator.core.track import Track, fold
+
+if TYPE_CHECKING:
+    from trainingrun_operator.checkpoints.keys import Order
 
 NAMESPACE = "ml"
 NAME = "bert"

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from trainingrun_operator.api.exchange import AgentReport
-    from trainingrun_operator.checkpoints.documents import Commit, Layout
+    from trainingrun_operator.checkpoints.documents import Commit
+    from trainingrun_operator.checkpoints.keys import Layout
     from trainingrun_operator.checkpoints.s3 import Access
     from trainingrun_operator.core.facts.bucket import Answer, Mismatch, Unreachable, Verified
     from trainingrun_operator.core.facts.nodes import Pool

@@ -14,13 +14,12 @@ from trainingrun_operator.checkpoints.documents import (
     Checkpoint,
     Commit,
     FileEntry,
-    Layout,
     Manifest,
-    Order,
     PodRef,
     RankManifest,
     RunRef,
 )
+from trainingrun_operator.checkpoints.keys import Layout, Order
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

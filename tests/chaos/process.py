@@ -33,11 +33,12 @@ from trainingrun_operator.edge.gather.bucket import Evidence, asked
 from trainingrun_operator.edge.memory import Memory, Stopwatch
 
 if TYPE_CHECKING:
-    from trainingrun_operator.core.facts.workload import Job
-    from trainingrun_operator.core.facts.run import Run
     from collections.abc import Callable, Coroutine
 
-    from trainingrun_operator.checkpoints.documents import Commit, Layout
+    from trainingrun_operator.checkpoints.documents import Commit
+    from trainingrun_operator.checkpoints.keys import Layout
+    from trainingrun_operator.core.facts.run import Run
+    from trainingrun_operator.core.facts.workload import Job
 
 STEPS_AT_ONCE: Final = 12
 STATUS_SECONDS: Final = 60.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, assert_never, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from builders import NAMESPACE, make_pool, make_run, make_status
 from chaos.scenario import NEVER, Scenario

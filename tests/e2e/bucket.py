@@ -12,7 +12,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ConnectionClosedError, EndpointConnectionError, SSLError
 
-from trainingrun_operator.checkpoints.documents import Commit, Manifest, order_of_commit
+from trainingrun_operator.checkpoints.documents import Commit, Manifest
+from trainingrun_operator.checkpoints.keys import order_of_commit
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,7 @@ from waiting import eventually
 
 from trainingrun_operator.api.curve import Curve
 from trainingrun_operator.api.names import CURVE_KEY, FINALIZER, curve_name
-from trainingrun_operator.checkpoints.documents import Layout
+from trainingrun_operator.checkpoints.keys import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable

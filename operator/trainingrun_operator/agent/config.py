@@ -12,7 +12,8 @@ from typing import Any
 
 from trainingrun_operator.api import exchange, names
 from trainingrun_operator.api.exchange import AgentConfig
-from trainingrun_operator.checkpoints.documents import Layout, PodRef, RunRef
+from trainingrun_operator.checkpoints.documents import PodRef, RunRef
+from trainingrun_operator.checkpoints.keys import Layout
 
 CLOCK_SLACK_SECONDS = 0.05
 """File systems stamp with a coarse clock that lags the fine one by some milliseconds."""

@@ -10,23 +10,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import ValidationError
 
-from trainingrun_operator.agent import wire
 from trainingrun_operator.agent.cargo import Sent
 from trainingrun_operator.agent.volume.scan import Kind
 from trainingrun_operator.api.exchange import CommitSeen
+from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.bucket import Bucket, ConflictError
 from trainingrun_operator.checkpoints.documents import (
     COMMIT_MAX_BYTES,
     MANIFEST_MAX_BYTES,
     Claim,
     Commit,
-    Layout,
     Manifest,
-    Order,
     RankManifest,
-    epoch_of_claim,
-    order_of_commit,
 )
+from trainingrun_operator.checkpoints.keys import Order, epoch_of_claim, order_of_commit
+from trainingrun_operator.checkpoints.proof import BadCommitError, load_commit, load_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,10 +48,6 @@ class TooLargeError(Exception):
     """A manifest beyond its bound."""
 
 
-class BadCommitError(Exception):
-    """A commit or a manifest that does not say what it should; the generation is of no use."""
-
-
 class Answer(NamedTuple):
     """The request that a commit answers."""
 
@@ -75,38 +69,6 @@ class Known:
 def now() -> str:
     """The time of day, for people; nothing is decided by it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def load_commit(bucket: Bucket, key: str) -> Commit:
-    """Read one commit.
-
-    Raises:
-        BadCommitError: it is too long or not a commit.
-    """
-    try:
-        body = bucket.get(key, COMMIT_MAX_BYTES)
-        if len(body) > COMMIT_MAX_BYTES:
-            raise BadCommitError(f"{key} is longer than {COMMIT_MAX_BYTES} bytes")
-        return Commit.model_validate_json(body, by_alias=True, by_name=False)
-    except ValidationError as invalid:
-        raise BadCommitError(f"{key} is not a commit ({invalid.error_count()} errors)") from invalid
-
-
-def load_manifest(bucket: Bucket, layout: Layout, ref: RankManifest) -> Manifest:
-    """Read a manifest that a commit names, and check that it is the very same.
-
-    Raises:
-        BadCommitError: another run's key, other bytes, or not a manifest.
-    """
-    if not layout.owns(ref.key):
-        raise BadCommitError(f"manifest key {ref.key!r} is outside of this run")
-    body = bucket.get(ref.key, MANIFEST_MAX_BYTES)
-    if hashlib.sha256(body).hexdigest() != ref.sha256:
-        raise BadCommitError(f"{ref.key} is not what its commit names")
-    try:
-        return Manifest.model_validate_json(body, by_alias=True, by_name=False)
-    except ValidationError as invalid:
-        raise BadCommitError(f"{ref.key} is not a manifest ({invalid.error_count()} errors)") from invalid
 
 
 class Ledger:
@@ -173,9 +135,9 @@ class Ledger:
 
     def _recall(self, key: str, order: Order) -> None:
         try:
-            commit = load_commit(self._bucket, key)
+            commit = load_commit(self._bucket, self.layout, key).commit
             refs = [ref for ref in commit.ranks if ref.rank == self._task.pod.rank]
-            manifests = [(ref, load_manifest(self._bucket, self.layout, ref)) for ref in refs]
+            manifests = [(ref, load_manifest(self._bucket, self.layout, commit, ref)) for ref in refs]
         except BadCommitError as bad:
             log.warning("Passing over commit %s: %s.", key, bad)
             return
@@ -192,12 +154,12 @@ class Ledger:
     def _learn(self, ref: RankManifest, manifest: Manifest, *, over: bool) -> None:
         files: dict[str, tuple[int, int]] = {}
         for file in manifest.files:
-            path = wire.from_text(file.path)
+            path = names.from_text(file.path)
             files[path] = (file.size, file.mtime_ns)
             if over or path not in self._sent:
                 self._sent[path] = Sent(file.size, file.mtime_ns, file.key, file.crc64nvme)
         checkpoint = manifest.checkpoint
-        about = (wire.from_text(checkpoint.dir), checkpoint.complete) if checkpoint else None
+        about = (names.from_text(checkpoint.dir), checkpoint.complete) if checkpoint else None
         known = Known(ref, about, files)
         self._known = [known, *self._known] if over else [*self._known, known]
         del self._known[HISTORY_MAX:]
@@ -296,10 +258,14 @@ class Ledger:
         except ConflictError:
             there = self._bucket.get(key, limit)
             try:
-                known = type(document).model_validate_json(there, by_alias=True, by_name=False)
+                known = type(document).model_validate_json(there or b"", by_alias=True, by_name=False)
             except ValidationError:
                 known = None
-            if known is None or known.model_copy(update={"written_at": document.written_at}) != document:
+            if (
+                there is None
+                or known is None
+                or known.model_copy(update={"written_at": document.written_at}) != document
+            ):
                 raise
             return there
         return body

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from trainingrun_operator.agent import wire
 from trainingrun_operator.agent.cargo import Sent, Wanted
 from trainingrun_operator.agent.ledger import Answer
 from trainingrun_operator.agent.volume import detect
 from trainingrun_operator.agent.volume.units import Unit, is_log
+from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.documents import Checkpoint
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _about(seen: Seen | None, beside: Seen | None = None) -> Checkpoint | None:
     if beside and beside.unit.mtime_ns > seen.unit.mtime_ns:
         evidence += f"; {beside.unit.name} beside it is half-written ({beside.verdict.evidence})"
     return Checkpoint(
-        dir=wire.to_text(seen.unit.dir), step=seen.unit.step, complete=seen.complete, evidence=wire.to_text(evidence)
+        dir=names.to_text(seen.unit.dir), step=seen.unit.step, complete=seen.complete, evidence=names.to_text(evidence)
     )
 
 

@@ -8,10 +8,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trainingrun_operator.agent import wire
 from trainingrun_operator.agent.volume import detect
 from trainingrun_operator.agent.volume.look import View
 from trainingrun_operator.api.exchange import AgentError, AgentReport, CommitSeen, Found, MarkerSeen, Upload
+from trainingrun_operator.checkpoints import names
 
 if TYPE_CHECKING:
     from trainingrun_operator.agent.cargo import Tally
@@ -88,7 +88,7 @@ class Board:
             known = self._trouble.get(source)
             news = known is None or known.code != code
             since = known.since if known and not news else time.monotonic()
-            self._trouble[source] = Trouble(code, wire.to_text(message), since)
+            self._trouble[source] = Trouble(code, names.to_text(message), since)
             return news
 
     def works(self, source: str) -> None:
@@ -142,4 +142,4 @@ def _found(seen: Seen | None, wall: float) -> Found | None:
         return None
     unit = seen.unit
     age = max(wall - unit.mtime_ns / 1e9, 0.0)
-    return Found(dir=wire.to_text(unit.dir), step=unit.step, complete=seen.complete, age_seconds=age, bytes=unit.bytes)
+    return Found(dir=names.to_text(unit.dir), step=unit.step, complete=seen.complete, age_seconds=age, bytes=unit.bytes)

@@ -8,16 +8,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from trainingrun_operator.agent import process, stop, wire
+from trainingrun_operator.agent import process, stop
 from trainingrun_operator.agent.config import Paths, Task
-from trainingrun_operator.agent.ledger import BadCommitError, load_commit, load_manifest
 from trainingrun_operator.agent.volume import detect
 from trainingrun_operator.agent.volume.look import Watcher
-from trainingrun_operator.agent.volume.units import WHOLE
 from trainingrun_operator.checkpoints import bucket as buckets
+from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.bucket import Bucket, StoreError, code_of, describe
-from trainingrun_operator.checkpoints.documents import Commit, order_of_commit
+from trainingrun_operator.checkpoints.documents import WHOLE, Commit
 from trainingrun_operator.checkpoints.download import Download
+from trainingrun_operator.checkpoints.keys import order_of_commit
+from trainingrun_operator.checkpoints.proof import BadCommitError, load_commit, load_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -93,9 +94,9 @@ class Restore:
 
     def _load(self, key: str) -> Commit | None:
         try:
-            return load_commit(self._bucket, key)
+            return load_commit(self._bucket, self._layout, key).commit
         except BadCommitError as bad:
-            log.warning("Passing over a commit: %s.", bad)
+            log.warning("Passing over %s: %s.", key, bad)
             return None
 
     def _is_further(self, best: Commit) -> bool:
@@ -112,10 +113,10 @@ class Restore:
         ref = next((ref for ref in commit.ranks if ref.rank == self._task.pod.rank), None)
         if ref is None or commit.checkpoint is None:
             raise BadCommitError(f"it names no manifest of rank {self._task.pod.rank}")
-        manifest = load_manifest(self._bucket, self._layout, ref)
+        manifest = load_manifest(self._bucket, self._layout, commit, ref)
         started = time.monotonic()
         size = Download(self._bucket, self._layout, self._task.root).fetch(manifest)
-        self._resume_from(wire.from_text(commit.checkpoint.dir))
+        self._resume_from(names.from_text(commit.checkpoint.dir))
         log.info(
             "Restored %s of e%d-g%04d: %d of %d bytes downloaded in %.1f s.",
             commit.checkpoint.dir,

@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trainingrun_operator.agent import wire
 from trainingrun_operator.agent.cargo import Budget, Cargo, ChangedError, PreemptedError, Sent, Tally, Wanted
 from trainingrun_operator.agent.volume.look import open_inside
 from trainingrun_operator.agent.volume.scan import Entry, Kind
+from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.bucket import Bucket, ConflictError, Part, Stored, crc64, crc_of_file, encode
 from trainingrun_operator.checkpoints.documents import FileEntry, Skipped
 
@@ -113,7 +113,7 @@ class Shipment:
 
     def _survey(self, listed: list[Wanted]) -> None:
         """See what an interrupted try left in the generation's folder. Anything unplanned there spoils the folder."""
-        planned = {wire.to_key(self._folder, one.path) for one in listed}
+        planned = {names.to_key(self._folder, one.path) for one in listed}
         self._there = {key for key, _ in self._bucket.keys(self._folder)}
         if foreign := self._there - planned:
             raise ConflictError(min(foreign))
@@ -123,7 +123,7 @@ class Shipment:
         """Copy inside the store what an earlier generation holds; yield what is left to be sent."""
         copies: dict[str, Future[Stored | None]] = {}
         for one in listed:
-            key = wire.to_key(self._folder, one.path)
+            key = names.to_key(self._folder, one.path)
             if one.earlier and one.entry.kind is Kind.FILE and key not in self._there and key not in self._begun:
                 copies[one.path] = self._task(one, 0, partial(self._copy, one.earlier, key))
         for one in listed:
@@ -132,7 +132,7 @@ class Shipment:
                 yield one
                 continue
             self._tally.kept(stored.size)
-            self._cargo.files.append(_entry(one, stored, wire.to_key(self._folder, one.path)))
+            self._cargo.files.append(_entry(one, stored, names.to_key(self._folder, one.path)))
 
     def _copy(self, earlier: Sent, key: str) -> Stored | None:
         return self._bucket.copy(earlier.key, key, earlier.size, earlier.crc)
@@ -142,7 +142,7 @@ class Shipment:
     def _start(self, one: Wanted) -> None:
         """Hand a file to the threads; blocks while the memory is taken."""
         self._go_on()
-        key = wire.to_key(self._folder, one.path)
+        key = names.to_key(self._folder, one.path)
         if one.entry.kind is Kind.OTHER:
             self._skip(one, "neither a file, a directory nor a symbolic link")
         elif one.entry.kind is Kind.LINK:
@@ -220,7 +220,7 @@ class Shipment:
             self._skip(one, f"its target cannot be read: {failure.strerror}")
             return
         self._cargo.files.append(
-            FileEntry(path=wire.to_text(one.path), mtime_ns=one.entry.mtime_ns, link_target=wire.to_text(target))
+            FileEntry(path=names.to_text(one.path), mtime_ns=one.entry.mtime_ns, link_target=names.to_text(target))
         )
 
     # -- reading only what the scan saw ------------------------------------------------------------------------
@@ -290,13 +290,13 @@ class Shipment:
             if not one.optional:
                 self._skip(one, str(failure))
         else:
-            self._cargo.files.append(_entry(one, stored, wire.to_key(self._folder, one.path)))
+            self._cargo.files.append(_entry(one, stored, names.to_key(self._folder, one.path)))
         finally:
             pending.closing.close()
 
     def _skip(self, one: Wanted, reason: str) -> None:
         regular = one.entry.kind is Kind.FILE
-        self._cargo.skipped.append(Skipped(path=wire.to_text(one.path), reason=reason, regular=regular))
+        self._cargo.skipped.append(Skipped(path=names.to_text(one.path), reason=reason, regular=regular))
 
 
 def _failed(failure: Exception) -> Future[Any]:
@@ -307,7 +307,7 @@ def _failed(failure: Exception) -> Future[Any]:
 
 def _entry(one: Wanted, stored: Stored, key: str) -> FileEntry:
     return FileEntry(
-        path=wire.to_text(one.path),
+        path=names.to_text(one.path),
         size=stored.size,
         mtime_ns=one.entry.mtime_ns,
         mode=one.entry.mode & 0o777,

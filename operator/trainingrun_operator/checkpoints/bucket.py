@@ -37,6 +37,7 @@ _UNREACHABLE = (
     exceptions.HTTPClientError,
 )
 _EXISTS = frozenset({"PreconditionFailed", "412"})
+_MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _GONE = frozenset({"NoSuchUpload", "404", "NoSuchKey", "NotFound"})
 _BY_STATUS = {"400": "BadRequest", "403": "AccessDenied", "404": "NotFound", "412": "PreconditionFailed"}
 
@@ -152,9 +153,14 @@ class Bucket:
             for item in page.get("Contents", ()):
                 yield item["Key"], item["Size"]
 
-    def get(self, key: str, limit: int) -> bytes:
-        """A small object's bytes; at most ``limit`` and one of them."""
-        answer = self._s3.get_object(Bucket=self._name, Key=key)
+    def get(self, key: str, limit: int) -> bytes | None:
+        """A small object's bytes, at most ``limit`` and one of them; None if there is none."""
+        try:
+            answer = self._s3.get_object(Bucket=self._name, Key=key)
+        except exceptions.ClientError as failure:
+            if _is(failure, _MISSING):
+                return None
+            raise
         with answer["Body"] as body:
             return body.read(limit + 1)
 

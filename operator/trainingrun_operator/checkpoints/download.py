@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 
 from botocore import exceptions
 
-from trainingrun_operator.agent import wire
-from trainingrun_operator.agent.ledger import BadCommitError
-from trainingrun_operator.agent.volume.units import WHOLE
+from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.bucket import code_of, combined, crc64, crc_of_file, encode
+from trainingrun_operator.checkpoints.documents import WHOLE
+from trainingrun_operator.checkpoints.proof import BadCommitError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from trainingrun_operator.checkpoints.bucket import Bucket
-    from trainingrun_operator.checkpoints.documents import FileEntry, Layout, Manifest
+    from trainingrun_operator.checkpoints.documents import FileEntry, Manifest
+    from trainingrun_operator.checkpoints.keys import Layout
 
 RANGE_BYTES = 16 << 20
 THREADS = 12
@@ -37,7 +38,7 @@ def safe(path: str) -> str:
     Raises:
         BadCommitError: it leads out of the volume.
     """
-    name = wire.from_text(path)
+    name = names.from_text(path)
     parts = name.split("/")
     if not name or "\0" in name or any(part in {"", ".", ".."} for part in parts):
         raise BadCommitError(f"the manifest's path {path!r} does not stay below the checkpoint path")
@@ -75,7 +76,7 @@ class Download:
         """
         if manifest.checkpoint is None or any(skipped.regular for skipped in manifest.skipped):
             raise BadCommitError("the manifest does not hold a whole checkpoint")
-        folder = wire.from_text(manifest.checkpoint.dir)
+        folder = names.from_text(manifest.checkpoint.dir)
         wanted = [(file, safe(file.path)) for file in manifest.files]
         for file, _ in wanted:
             if file.link_target is None and not self._layout.owns(file.key):
@@ -204,7 +205,7 @@ class Download:
             partial.replace(self._root / path)
 
     def _link(self, file: FileEntry, path: str) -> None:
-        target = wire.from_text(file.link_target or "")
+        target = names.from_text(file.link_target or "")
         if not leads_inside(self._root, path, target):
             raise BadCommitError(f"link {file.path!r} would point out of the checkpoint path")
         place = self._partial(path).with_name(Path(path).name)

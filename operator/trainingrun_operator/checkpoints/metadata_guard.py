@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.awsrequest import AWSHTTPConnection, AWSHTTPConnectionPool, AWSHTTPSConnection, AWSHTTPSConnectionPool
 
-from trainingrun_operator.core.destinations import is_metadata
+from trainingrun_operator.checkpoints.addresses import is_metadata
 
 if TYPE_CHECKING:
     import socket

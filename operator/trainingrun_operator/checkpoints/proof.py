@@ -1,4 +1,4 @@
-"""What a commit and its manifests must say to be believed; asks nobody.
+"""The strict reader of commits and manifests, for agent, operator and plugin.
 
 A complaint names what is wrong and where. It quotes names, never bodies.
 """
@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pydantic import ValidationError
 
-from trainingrun_operator.checkpoints.documents import SCHEMA, Commit, Manifest, Order
+from trainingrun_operator.checkpoints.documents import COMMIT_MAX_BYTES, MANIFEST_MAX_BYTES, SCHEMA, Commit, Manifest
+from trainingrun_operator.checkpoints.keys import Order
 
 if TYPE_CHECKING:
-    from trainingrun_operator.checkpoints.documents import FileEntry, Layout, RankManifest
+    from trainingrun_operator.checkpoints.documents import FileEntry, RankManifest
+    from trainingrun_operator.checkpoints.keys import Layout
     from trainingrun_operator.checkpoints.s3 import Found
 
 Document = TypeVar("Document", Commit, Manifest)
@@ -22,8 +24,15 @@ Document = TypeVar("Document", Commit, Manifest)
 _SAID_MAX = 200
 
 
-class WrongError(Exception):
-    """What was read does not add up; the text is the complaint."""
+class BadCommitError(Exception):
+    """A commit, a manifest or an object that is not what it should be; the text is the complaint."""
+
+
+class Reads(Protocol):
+    """A bucket that small objects can be read from."""
+
+    def get(self, key: str, limit: int) -> bytes | None:
+        """Return an object's bytes, at most ``limit`` and one of them; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -45,32 +54,32 @@ def check_owned(layout: Layout, key: str) -> None:
     """Refuse a key before anything is asked for it.
 
     Raises:
-        WrongError: it is none of this run's.
+        BadCommitError: it is none of this run's.
     """
     if not layout.owns(key):
-        raise WrongError(f"it names {said(key)}, which is outside of this run's prefix {layout.uri(layout.base)}")
+        raise BadCommitError(f"it names {said(key)}, which is outside of this run's prefix {layout.uri(layout.base)}")
 
 
 def checked_commit(layout: Layout, key: str, body: bytes) -> ReadCommit:
     """Read a commit.
 
     Raises:
-        WrongError: it is not one, or not this run's, or not the one that its key says, or lacks a rank.
+        BadCommitError: it is not one, or not this run's, or not the one that its key says, or lacks a rank.
     """
     commit = _parsed(Commit, body, "it")
     if commit.schema_ != SCHEMA:
-        raise WrongError(f"its schema is {commit.schema_}, this operator reads {SCHEMA}")
+        raise BadCommitError(f"its schema is {commit.schema_}, this operator reads {SCHEMA}")
     run = commit.run
     if layout.base.rstrip("/").split("/")[-3:] != [run.namespace, run.name, run.uid]:
-        raise WrongError(
+        raise BadCommitError(
             f"it belongs to the run {said(f'{run.namespace}/{run.name}')} with uid {said(run.uid)}, not to this one"
         )
     if key != layout.commit(commit.order):
-        raise WrongError(f"its key does not say what it is: epoch {commit.epoch}, generation {commit.generation}")
+        raise BadCommitError(f"its key does not say what it is: epoch {commit.epoch}, generation {commit.generation}")
     ranks = sorted(entry.rank for entry in commit.ranks)
     # The smaller side first: a world size is a number that anybody can write, a list of ranks has to fit into a commit.
     if not ranks or len(ranks) != commit.world_size or ranks != list(range(commit.world_size)):
-        raise WrongError(
+        raise BadCommitError(
             f"it has {len(ranks)} manifests for {commit.world_size} ranks ({', '.join(map(str, ranks[:8])) or 'none'})"
         )
     return ReadCommit(key, hashlib.sha256(body).hexdigest(), commit)
@@ -80,27 +89,65 @@ def checked_manifest(commit: Commit, entry: RankManifest, body: bytes) -> Manife
     """Read one rank's manifest as the commit names it.
 
     Raises:
-        WrongError: it is another one, about another checkpoint, or something was left out.
+        BadCommitError: it is another one, or about another checkpoint.
     """
     if hashlib.sha256(body).hexdigest() != entry.sha256:
-        raise WrongError(f"the manifest {said(entry.key)} is not the one that the commit names (SHA-256 differs)")
+        raise BadCommitError(f"the manifest {said(entry.key)} is not the one that the commit names (SHA-256 differs)")
     where = f"the manifest of rank {entry.rank}"
     manifest = _parsed(Manifest, body, where)
     if manifest.schema_ != SCHEMA:
-        raise WrongError(f"{where} has schema {manifest.schema_}, this operator reads {SCHEMA}")
+        raise BadCommitError(f"{where} has schema {manifest.schema_}, this operator reads {SCHEMA}")
     if manifest.run != commit.run:
-        raise WrongError(f"{where} belongs to another run, with uid {said(manifest.run.uid)}")
+        raise BadCommitError(f"{where} belongs to another run, with uid {said(manifest.run.uid)}")
     if (manifest.pod.rank, manifest.pod.world_size) != (entry.rank, commit.world_size):
-        raise WrongError(
+        raise BadCommitError(
             f"{where} of {commit.world_size} was written by rank {manifest.pod.rank} of {manifest.pod.world_size}"
         )
     if _checkpoint(manifest) != _checkpoint(commit):
-        raise WrongError(f"{where} is about {_about(manifest)}, the commit about {_about(commit)}")
-    if left_out := next((one for one in manifest.skipped if one.regular), None):
-        raise WrongError(f"the file {said(left_out.path)} was left out: {said(left_out.reason)}")
+        raise BadCommitError(f"{where} is about {_about(manifest)}, the commit about {_about(commit)}")
     if (manifest.total_files > 0) != bool(manifest.files):
-        raise WrongError(f"{where} speaks of {manifest.total_files} files and lists {len(manifest.files)}")
+        raise BadCommitError(f"{where} speaks of {manifest.total_files} files and lists {len(manifest.files)}")
     return manifest
+
+
+def check_whole(manifest: Manifest) -> None:
+    """Refuse a manifest that a file was left out of.
+
+    Raises:
+        BadCommitError: it was; says which file, and why.
+    """
+    if left_out := next((one for one in manifest.skipped if one.regular), None):
+        raise BadCommitError(f"the file {said(left_out.path)} was left out: {said(left_out.reason)}")
+
+
+def load_commit(bucket: Reads, layout: Layout, key: str) -> ReadCommit:
+    """Read a commit from the bucket.
+
+    Raises:
+        BadCommitError: it is not there, too long, or `checked_commit` refuses it.
+        ClientError, BotoCoreError: the bucket.
+    """
+    return checked_commit(layout, key, _loaded(bucket, layout, key, COMMIT_MAX_BYTES))
+
+
+def load_manifest(bucket: Reads, layout: Layout, commit: Commit, entry: RankManifest) -> Manifest:
+    """Read one rank's manifest from the bucket.
+
+    Raises:
+        BadCommitError: it is not there, too long, or `checked_manifest` refuses it.
+        ClientError, BotoCoreError: the bucket.
+    """
+    return checked_manifest(commit, entry, _loaded(bucket, layout, entry.key, MANIFEST_MAX_BYTES))
+
+
+def _loaded(bucket: Reads, layout: Layout, key: str, limit: int) -> bytes:
+    check_owned(layout, key)
+    body = bucket.get(key, limit)
+    if body is None:
+        raise BadCommitError(f"{said(key)} is not in the bucket")
+    if len(body) > limit:
+        raise BadCommitError(f"{said(key)} is larger than {limit} bytes")
+    return body
 
 
 def complaint_about(file: FileEntry, found: Found | None) -> str:
@@ -148,4 +195,4 @@ def _parsed(model: type[Document], body: bytes, what: str) -> Document:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "its JSON"
-        raise WrongError(f"{what} cannot be read: {place} is wrong ({first['type']})") from None
+        raise BadCommitError(f"{what} cannot be read: {place} is wrong ({first['type']})") from None

@@ -1,4 +1,4 @@
-"""How the operator reaches a bucket: credentials, clients, and what a failed call means in words.
+"""How operator and plugin reach a bucket: credentials, clients, and the code of a failed call.
 
 Nothing that a store writes is quoted: its address may be a tenant's, and a status is read by others.
 """
@@ -22,13 +22,13 @@ import boto3
 from botocore import exceptions
 from botocore.config import Config
 
-from trainingrun_operator.checkpoints.documents import Layout, Order, order_of_commit
+from trainingrun_operator.checkpoints.keys import Layout, Order, order_of_commit
 from trainingrun_operator.checkpoints.metadata_guard import caused_by_guard, guarded
-from trainingrun_operator.core.facts.bucket import Unreachable
-from trainingrun_operator.edge import calls
-from trainingrun_operator.edge.calls import Api
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from botocore.hooks import BaseEventHooks
     from mypy_boto3_s3 import S3Client
 
 CALLS_PER_ACCESS: Final = 8
@@ -48,26 +48,6 @@ _CODES: Final = {
     "500": "InternalError",
     "503": "SlowDown",
     "XAdminUserNotFound": "InvalidAccessKeyId",
-}
-_ADVICE: Final = {
-    "NoSuchBucket": "there is no such bucket: create it, or correct spec.checkpoint.destination",
-    "AccessDenied": "these credentials may not read it: allow s3:ListBucket and s3:GetObject on the destination",
-    "InvalidAccessKeyId": "there is no such access key: correct AWS_ACCESS_KEY_ID in the credentials Secret",
-    "SignatureDoesNotMatch": "the secret key does not fit the access key: correct AWS_SECRET_ACCESS_KEY in the credentials Secret",
-    "ExpiredToken": "the session token has expired: renew the credentials Secret",
-    "InvalidToken": "the session token is not accepted: correct AWS_SESSION_TOKEN in the credentials Secret",
-    "PermanentRedirect": "it lies in another region: correct spec.checkpoint.s3.region",
-    "AuthorizationHeaderMalformed": "it lies in another region: correct spec.checkpoint.s3.region",
-    "RequestTimeTooSkewed": "the clocks of operator and store differ: correct the one that is wrong",
-    "NoCredentials": "there are no credentials: write AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the credentials Secret",
-    "CertificateNotTrusted": "the server's certificate is not trusted: put its CA as ca.crt in the credentials Secret",
-    "BadCertificate": "ca.crt in the credentials Secret is not a PEM certificate: correct it",
-    "Timeout": "the server does not answer in time: is it up, and does a NetworkPolicy keep the operator from it?",
-    "Unreachable": "nothing answers there: is spec.checkpoint.s3.endpointURL right, and does a NetworkPolicy keep the operator from it?",
-    "ForbiddenAddress": "its name stands for an address at which the cloud hands out credentials: nothing was asked there; correct spec.checkpoint.s3.endpointURL",
-    "InvalidEndpoint": "that is no address of a server: correct spec.checkpoint.s3.endpointURL",
-    "SlowDown": "the store asks for patience: it is tried again",
-    "InternalError": "the store is in trouble: it is tried again",
 }
 _REGION: Final = "us-east-1"
 _BODY_SECONDS: Final = 60.0
@@ -108,8 +88,10 @@ class Door:
 class Clients:
     """The most recently used clients; making one reads service models, so they are kept. Thread-safe."""
 
-    def __init__(self, keep: int = 64) -> None:
+    def __init__(self, keep: int = 64, watch: Callable[[BaseEventHooks], None] | None = None) -> None:
+        """``keep``: how many clients; ``watch`` is given the events of each new one, to count its requests."""
         self._keep = keep
+        self._watch = watch
         self._doors: OrderedDict[Access, Door] = OrderedDict()
         self._lock = threading.Lock()
         self._session: boto3.session.Session | None = None
@@ -166,7 +148,8 @@ class Clients:
         )
         if owner := access.expected_bucket_owner:
             client.meta.events.register("before-parameter-build.s3", partial(_expect, owner))
-        calls.count_all(client.meta.events, Api.S3)
+        if self._watch is not None:
+            self._watch(client.meta.events)
         return guarded(client)
 
     def _ca_file(self, pem: str) -> str | None:
@@ -274,10 +257,3 @@ def code_of(error: Exception) -> str:
     if isinstance(error, exceptions.ConnectTimeoutError | exceptions.ReadTimeoutError | TimeoutError):
         return "Timeout"
     return "InvalidEndpoint" if isinstance(error, ValueError) else "Unreachable"
-
-
-def unreachable(access: Access, bucket: str, error: Exception) -> Unreachable:
-    """What a failed call means, and what to do."""
-    code = code_of(error)
-    advice = _ADVICE.get(code, "the store refuses: look the code up in its documentation")
-    return Unreachable(code, f"Bucket {bucket} at {access.where} cannot be read ({code}): {advice}.")

@@ -9,13 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from trainingrun_operator.agent.ledger import BadCommitError
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.checkpoints import s3
 from trainingrun_operator.checkpoints.bucket import Bucket, crc_of_file, encode
-from trainingrun_operator.checkpoints.documents import COMMIT_MAX_BYTES, MANIFEST_MAX_BYTES, Commit, Layout, Order
+from trainingrun_operator.checkpoints.documents import COMMIT_MAX_BYTES, MANIFEST_MAX_BYTES, Commit
 from trainingrun_operator.checkpoints.download import Download, safe
-from trainingrun_operator.checkpoints.proof import WrongError, check_owned, checked_commit, checked_manifest, said
+from trainingrun_operator.checkpoints.keys import Layout, Order
+from trainingrun_operator.checkpoints.proof import (
+    BadCommitError,
+    check_owned,
+    check_whole,
+    checked_commit,
+    checked_manifest,
+    said,
+)
 from trainingrun_operator.checkpoints.s3 import STORE_ERRORS, Access
 from trainingrun_operator.cli import words
 from trainingrun_operator.cli.trouble import Exit, TroubleError
@@ -221,11 +228,14 @@ class Checkpoints:
             TroubleError: they are not what it names, or cannot be read.
         """
         try:
-            return [checked_manifest(commit, entry, self._body(entry.key)) for entry in commit.ranks]
-        except WrongError as wrong:
+            found = [checked_manifest(commit, entry, self._body(entry.key)) for entry in commit.ranks]
+            for manifest in found:
+                check_whole(manifest)
+        except BadCommitError as wrong:
             raise TroubleError(f"It is not proven: {wrong}.", Exit.NOT_PROVEN) from wrong
         except STORE_ERRORS as error:
             raise self._unreadable(s3.code_of(error)) from error
+        return found
 
     def _body(self, key: str) -> bytes:
         layout = self.place.layout
@@ -233,9 +243,9 @@ class Checkpoints:
         try:
             body = s3.read_object(layout.bucket, key, MANIFEST_MAX_BYTES, self._client)
         except s3.TooLargeError:
-            raise WrongError(f"{said(key)} is larger than {MANIFEST_MAX_BYTES} bytes") from None
+            raise BadCommitError(f"{said(key)} is larger than {MANIFEST_MAX_BYTES} bytes") from None
         if body is None:
-            raise WrongError(f"{said(key)} is not in the bucket")
+            raise BadCommitError(f"{said(key)} is not in the bucket")
         return body
 
     def fetch(self, manifest: Manifest, folder: Path, told: Callable[[int], None]) -> None:
@@ -298,7 +308,7 @@ class Checkpoints:
             read = checked_commit(layout, key, body)
         except s3.TooLargeError:
             return Listed(key, None, f"it is larger than {COMMIT_MAX_BYTES} bytes")
-        except WrongError as error:
+        except BadCommitError as error:
             return Listed(key, None, str(error))
         return Listed(key, read.commit)
 

@@ -26,7 +26,7 @@ from trainingrun_operator.api.status import (
     TrainingRunStatus,
     WorkloadRef,
 )
-from trainingrun_operator.checkpoints.documents import order_of_commit
+from trainingrun_operator.checkpoints.keys import order_of_commit
 from trainingrun_operator.core import acceptance, release
 from trainingrun_operator.core.bounds import COUNT_MAX, MESSAGE_MAX, WORD_MAX, clipped, counted
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable

@@ -20,7 +20,8 @@ from waiting import eventually
 
 from trainingrun_operator.api import exchange, names
 from trainingrun_operator.api.exchange import AgentConfig, AgentReport
-from trainingrun_operator.checkpoints.documents import Commit, Layout, Manifest, order_of_commit
+from trainingrun_operator.checkpoints.documents import Commit, Manifest
+from trainingrun_operator.checkpoints.keys import Layout, order_of_commit
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trainingrun_operator.checkpoints.documents import Layout
-from trainingrun_operator.core import destinations
+from trainingrun_operator.checkpoints.keys import Layout
+from trainingrun_operator.checkpoints import addresses
 from trainingrun_operator.core.facts.bucket import Unreachable
 from trainingrun_operator.edge.gather.store import Access, Store
 
@@ -81,7 +81,7 @@ async def test_an_address_that_is_forbidden_gets_no_request_whatever_it_is_calle
     with listening() as metadata:
         assert await store.probe(metadata.access(host), LAYOUT) is None, "Elsewhere it is a server like any other."
         assert len(metadata.asked) == 1
-        monkeypatch.setattr(destinations, "METADATA", (ip_network("127.0.0.0/8"), ip_network("::1/128")))
+        monkeypatch.setattr(addresses, "METADATA", (ip_network("127.0.0.0/8"), ip_network("::1/128")))
         found = await another.probe(metadata.access(host), LAYOUT)
         assert isinstance(found, Unreachable)
         assert found.code == "ForbiddenAddress"

@@ -16,7 +16,7 @@ from fakes import stored_run
 from shipment import FILES, RUN, Shipment
 
 from trainingrun_operator.api.status import CheckpointStatus
-from trainingrun_operator.checkpoints.documents import Layout, Order
+from trainingrun_operator.checkpoints.keys import Layout, Order
 from trainingrun_operator.cli.main import run as main
 from trainingrun_operator.cli.trouble import Exit
 from trainingrun_operator.edge import calls

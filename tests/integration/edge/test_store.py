@@ -23,15 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from shipment import CHECKPOINT, FILES, RUN, Shipment
 
-from trainingrun_operator.checkpoints.documents import (
-    COMMIT_MAX_BYTES,
-    FileEntry,
-    Layout,
-    Order,
-    PodRef,
-    RankManifest,
-    Skipped,
-)
+from trainingrun_operator.checkpoints.documents import COMMIT_MAX_BYTES, FileEntry, PodRef, RankManifest, Skipped
+from trainingrun_operator.checkpoints.keys import Layout, Order
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.edge.gather.store import Access, Store
 

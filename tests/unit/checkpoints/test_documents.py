@@ -4,18 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trainingrun_operator.checkpoints.documents import (
-    Claim,
-    Commit,
-    FileEntry,
-    Layout,
-    Manifest,
-    Order,
-    PodRef,
-    RunRef,
-    epoch_of_claim,
-    order_of_commit,
-)
+from trainingrun_operator.checkpoints.documents import Claim, Commit, FileEntry, Manifest, PodRef, RunRef
+from trainingrun_operator.checkpoints.keys import Layout, Order, epoch_of_claim, order_of_commit
 
 RUN = RunRef(namespace="ml", name="bert", uid="u-1")
 LAYOUT = Layout.of("s3://bucket/team/runs", "ml", "bert", "u-1")

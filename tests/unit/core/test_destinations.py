@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from builders import NAMESPACE, checkpoint_spec, make_run
 
-from trainingrun_operator.core.destinations import Address, Destination, allowed, destinations_of, is_metadata
+from trainingrun_operator.core.destinations import Destination, allowed, destinations_of
 from trainingrun_operator.core.facts.run import Problem
 
 MINIO = "https://minio.storage.svc:9000"
@@ -147,20 +147,3 @@ def test_an_item_that_cannot_be_meant_is_refused(item, complaint):
     with pytest.raises(ValueError, match="item 0") as refusal:
         destinations_of([item])
     assert str(refusal.value) == complaint
-
-
-@pytest.mark.parametrize(
-    "host",
-    ["169.254.169.254", "169.254.0.1", "fe80::1", "fe80::1%eth0", "::ffff:169.254.169.254", "fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16"],
-)  # fmt: skip
-def test_a_metadata_service_is_known_by_its_address(host):
-    assert is_metadata(host)
-
-
-@pytest.mark.parametrize("host", ["10.0.0.7", "127.0.0.1", "fd12::7", "::ffff:10.0.0.7", "minio.storage.svc"])
-def test_other_servers_are_none(host):
-    assert not is_metadata(host)
-
-
-def test_an_address_is_read_into_its_parts():
-    assert Address.of("http://S3.svc/a/b/") == Address("http", "s3.svc", "80", "/a/b")

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from trainingrun_operator.agent.volume.formats import State
-from trainingrun_operator.agent.volume.units import WHOLE, Unit
+from trainingrun_operator.checkpoints.documents import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from trainingrun_operator.agent.volume.formats import Probe
+    from trainingrun_operator.agent.volume.units import Unit
 
 LAST_WRITTEN = ("trainer_state.json", ".metadata")
 """Files that their writer makes last: Hugging Face's Trainer, torch.distributed.checkpoint."""

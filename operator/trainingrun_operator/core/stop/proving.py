@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.run import OnFailure
 from trainingrun_operator.api.status import Phase, Saved, Termination
-from trainingrun_operator.checkpoints.documents import order_of_commit
+from trainingrun_operator.checkpoints.keys import order_of_commit
 from trainingrun_operator.core.bounds import COUNT_MAX, FILES_MAX, TEXT_MAX, VERDICT_MAX, clipped, counted
 from trainingrun_operator.core.effects import Decision, Tell
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from trainingrun_operator.api.run import TrainingRunSpec
-    from trainingrun_operator.checkpoints.documents import Commit, Layout
+    from trainingrun_operator.checkpoints.documents import Commit
+    from trainingrun_operator.checkpoints.keys import Layout
     from trainingrun_operator.core.destinations import Destination
     from trainingrun_operator.core.facts.bucket import Answer
     from trainingrun_operator.core.facts.pod import Pod

@@ -20,12 +20,12 @@ from trainingrun_operator.checkpoints.documents import (
     MANIFEST_MAX_BYTES,
     Commit,
     FileEntry,
-    Layout,
 )
 from trainingrun_operator.checkpoints.proof import (
+    BadCommitError,
     ReadCommit,
-    WrongError,
     check_owned,
+    check_whole,
     checked_commit,
     checked_manifest,
     complaint_about,
@@ -34,11 +34,15 @@ from trainingrun_operator.checkpoints.proof import (
 )
 from trainingrun_operator.checkpoints.s3 import STORE_ERRORS, Access
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
+from trainingrun_operator.edge import calls
+from trainingrun_operator.edge.calls import Api
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mypy_boto3_s3 import S3Client
+
+    from trainingrun_operator.checkpoints.keys import Layout
 
 __all__ = ["Access", "Store"]
 
@@ -46,6 +50,27 @@ THREADS: Final = 512
 """For everything that all looks may ask at once. A dead bucket keeps a thread for 20 s; were there fewer threads than that, dead buckets would keep
 everybody's proofs waiting. A thread that nobody needs is not made."""
 _REMEMBERED: Final = 2048
+
+_ADVICE: Final = {
+    "NoSuchBucket": "there is no such bucket: create it, or correct spec.checkpoint.destination",
+    "AccessDenied": "these credentials may not read it: allow s3:ListBucket and s3:GetObject on the destination",
+    "InvalidAccessKeyId": "there is no such access key: correct AWS_ACCESS_KEY_ID in the credentials Secret",
+    "SignatureDoesNotMatch": "the secret key does not fit the access key: correct AWS_SECRET_ACCESS_KEY in the credentials Secret",
+    "ExpiredToken": "the session token has expired: renew the credentials Secret",
+    "InvalidToken": "the session token is not accepted: correct AWS_SESSION_TOKEN in the credentials Secret",
+    "PermanentRedirect": "it lies in another region: correct spec.checkpoint.s3.region",
+    "AuthorizationHeaderMalformed": "it lies in another region: correct spec.checkpoint.s3.region",
+    "RequestTimeTooSkewed": "the clocks of operator and store differ: correct the one that is wrong",
+    "NoCredentials": "there are no credentials: write AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the credentials Secret",
+    "CertificateNotTrusted": "the server's certificate is not trusted: put its CA as ca.crt in the credentials Secret",
+    "BadCertificate": "ca.crt in the credentials Secret is not a PEM certificate: correct it",
+    "Timeout": "the server does not answer in time: is it up, and does a NetworkPolicy keep the operator from it?",
+    "Unreachable": "nothing answers there: is spec.checkpoint.s3.endpointURL right, and does a NetworkPolicy keep the operator from it?",
+    "ForbiddenAddress": "its name stands for an address at which the cloud hands out credentials: nothing was asked there; correct spec.checkpoint.s3.endpointURL",
+    "InvalidEndpoint": "that is no address of a server: correct spec.checkpoint.s3.endpointURL",
+    "SlowDown": "the store asks for patience: it is tried again",
+    "InternalError": "the store is in trouble: it is tried again",
+}
 
 T = TypeVar("T")
 
@@ -67,7 +92,7 @@ class Store:
     """Reads any number of buckets through a bounded pool of threads."""
 
     def __init__(self, *, threads: int = THREADS, clients: int = 64) -> None:
-        self._clients = s3.Clients(clients)
+        self._clients = s3.Clients(clients, partial(calls.count_all, api=Api.S3))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
         self._read: OrderedDict[_Place, ReadCommit] = OrderedDict()
         self._proven: OrderedDict[_Place, _Proof] = OrderedDict()
@@ -82,7 +107,7 @@ class Store:
         try:
             await self._call(access, partial(s3.list_one, layout))
         except STORE_ERRORS as error:
-            return s3.unreachable(access, layout.bucket, error)
+            return unreachable(access, layout.bucket, error)
         return None
 
     async def commits(self, access: Access, layout: Layout) -> tuple[str, ...] | Unreachable:
@@ -90,7 +115,7 @@ class Store:
         try:
             return await self._call(access, partial(s3.list_commits, layout))
         except STORE_ERRORS as error:
-            return s3.unreachable(access, layout.bucket, error)
+            return unreachable(access, layout.bucket, error)
 
     async def verify(self, access: Access, layout: Layout, commit_key: str) -> Verified | Mismatch | Unreachable:
         """Read a commit, its manifests, and size and checksum of every object, all of it now."""
@@ -98,11 +123,11 @@ class Store:
         try:
             read = await self._commit(access, layout, commit_key)
             verified = Verified(commit_key, read.digest, await self._prove(access, layout, read.commit), read.commit)
-        except WrongError as error:
+        except BadCommitError as error:
             asked = (read.commit.termination_id, read.commit.attempt) if read else (None, 0)
             return Mismatch(commit_key, f"{layout.uri(commit_key)}: {error}", *asked)
         except STORE_ERRORS as error:
-            return s3.unreachable(access, layout.bucket, error)
+            return unreachable(access, layout.bucket, error)
         _keep(self._proven, _Place(access, layout.bucket, commit_key), _Proof(verified, time.monotonic()))
         return verified
 
@@ -148,10 +173,10 @@ class Store:
     ) -> Verified | Mismatch | Unreachable | None:
         try:
             read = await self._commit(access, layout, key)
-        except WrongError as error:
+        except BadCommitError as error:
             return Mismatch(key, f"{layout.uri(key)}: {error}")
         except STORE_ERRORS as error:
-            return s3.unreachable(access, layout.bucket, error)
+            return unreachable(access, layout.bucket, error)
         if not wanted(read.commit):
             return None
         proof = self._proven.get(_Place(access, layout.bucket, key))
@@ -170,9 +195,9 @@ class Store:
         try:
             body = await self._call(access, partial(s3.read_object, layout.bucket, key, limit))
         except s3.TooLargeError:
-            raise WrongError(f"{said(key)} is larger than {limit} bytes") from None
+            raise BadCommitError(f"{said(key)} is larger than {limit} bytes") from None
         if body is None:
-            raise WrongError(f"{said(key)} is not in the bucket")
+            raise BadCommitError(f"{said(key)} is not in the bucket")
         return body
 
     async def _commit(self, access: Access, layout: Layout, key: str) -> ReadCommit:
@@ -192,9 +217,10 @@ class Store:
             manifest = await asyncio.get_running_loop().run_in_executor(
                 self._pool, checked_manifest, commit, entry, body
             )
+            check_whole(manifest)
             listed += len(manifest.files)
             if listed > FILES_MAX:
-                raise WrongError(f"it has more than {FILES_MAX} files: leave some out with spec.checkpoint.exclude")
+                raise BadCommitError(f"it has more than {FILES_MAX} files: leave some out with spec.checkpoint.exclude")
             await self._prove_files(access, layout, [file for file in manifest.files if file.link_target is None])
             files, size, uri = (
                 files + manifest.total_files,
@@ -205,7 +231,7 @@ class Store:
             said_and_listed = (
                 f"{commit.total_files} files and {commit.total_bytes} bytes, its manifests of {files} and {size}"
             )
-            raise WrongError(f"it speaks of {said_and_listed}")
+            raise BadCommitError(f"it speaks of {said_and_listed}")
         return uri
 
     async def _prove_files(self, access: Access, layout: Layout, files: list[FileEntry]) -> None:
@@ -224,7 +250,7 @@ class Store:
         for file in remaining:
             found = await self._call(access, partial(s3.head_object, bucket, file.key))
             if complaint := complaint_about(file, found):
-                raise WrongError(complaint)
+                raise BadCommitError(complaint)
 
 
 def _keep(remembered: OrderedDict[_Place, T], place: _Place, value: T) -> None:
@@ -232,3 +258,10 @@ def _keep(remembered: OrderedDict[_Place, T], place: _Place, value: T) -> None:
     remembered.move_to_end(place)
     if len(remembered) > _REMEMBERED:
         remembered.popitem(last=False)
+
+
+def unreachable(access: Access, bucket: str, error: Exception) -> Unreachable:
+    """What a failed call means, and what to do."""
+    code = s3.code_of(error)
+    advice = _ADVICE.get(code, "the store refuses: look the code up in its documentation")
+    return Unreachable(code, f"Bucket {bucket} at {access.where} cannot be read ({code}): {advice}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from trainingrun_operator.agent import wire
 from trainingrun_operator.agent.volume import units
 from trainingrun_operator.agent.volume.scan import Entry, Filter, scan
 from trainingrun_operator.agent.volume.units import Number
@@ -158,25 +157,3 @@ def test_a_scan_is_bounded(tmp_path):
 
 def test_a_path_that_is_not_there_yet_is_empty(tmp_path):
     assert scan(str(tmp_path / "later"), Filter()).error == ""
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["plain/päth", "bad-\udcff", "looks\\udcff", "both\\udc5c\udcff", "back\\slash", "new\nline"],
-    ids=["unicode", "not UTF-8", "a lookalike", "a lookalike of the escape", "a backslash", "a newline"],
-)
-def test_a_name_survives_the_manifest(path):
-    text = wire.to_text(path)
-    text.encode()
-    assert wire.from_text(text) == path
-
-
-@pytest.mark.parametrize(
-    ("path", "as_is"),
-    [("a b/ü.pt", True), ("bad-\udcff", False), ("new\nline", False), ("x" * 1100, False), ("back\\slash", False)],
-    ids=["a readable name", "not UTF-8", "a control character", "longer than a key may be", "a backslash"],
-)
-def test_a_key_is_the_path_wherever_a_key_can_say_it(path, as_is):
-    key = wire.to_key("base/", path)
-    assert (key == f"base/{path}") is as_is
-    assert len(key.encode()) <= 1024

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 
-from trainingrun_operator.checkpoints.documents import KEY_MAX_BYTES
+from trainingrun_operator.checkpoints.keys import KEY_MAX_BYTES
 
 ODD = ".names"
 """Folder for files whose names cannot be keys; the manifest knows what they are called."""
