@@ -25,7 +25,7 @@ from trainingrun_operator.core.facts.pod import Pod, Training
 from trainingrun_operator.core.facts.reading import Sample
 from trainingrun_operator.core.observed import Observed
 from trainingrun_operator.core.release import SETTLED
-from trainingrun_operator.core.rules import completion
+from trainingrun_operator.core.rules import completion, workload
 from trainingrun_operator.core.status import render
 from trainingrun_operator.core.stop import disruption
 from trainingrun_operator.core.track import Track, fold, resumed
@@ -218,7 +218,7 @@ class Process:
             },
             ending_runs=frozenset(other.run.uid for other in self.world.runs if _releases_no_more(other)),
             pools=(self.world.pool,),
-            waiting_seconds=memory.waiting.of((pod.uid, completion.lacks(pod)) if pod else None, now),
+            waiting_seconds=memory.waiting.of((pod.uid, workload.lacks(pod)) if pod else None, now),
             budget=sim.budget if job is not None and names.FINALIZER in run.finalizers else None,
         )
         proven = disruption.all_proven(seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import Final
 
 from grafana_foundation_sdk.builders import dashboard as build
@@ -28,15 +29,18 @@ from panels import (
     steps,
 )
 
+from trainingrun_operator.api.endings import ENDINGS
+
 UID: Final = "trainingrun-fleet"
 HERE: Final = '{namespace=~"$namespace"}'
-WHY: Final = {
-    "auto_low_loss": GREEN,
-    "auto_complete": "semi-dark-green",
-    "user_stop": YELLOW,
-    "failed": RED,
-    "deleted": GREY,
+SHADES: Final = {
+    "good": cycle((GREEN, "semi-dark-green", "dark-green", "light-green")),
+    "stopped": cycle((YELLOW, "semi-dark-orange", "dark-orange", "light-orange")),
+    "bad": cycle((RED, "semi-dark-red", "dark-red", "light-red")),
+    "quiet": cycle((GREY,)),
 }
+"""Of each tone of an ending, so that two of the same tone can be told apart."""
+WHY: Final = {ending.status: next(SHADES[ending.tone]) for ending in ENDINGS.values()}
 """Why runs end, in the colours of the web dashboard."""
 MARKS: Final = (
     ("Started", "trainingrun_start_time_seconds", GREEN),

@@ -42,7 +42,7 @@ class RunData(Model):
     termination_id: Word
     """Of its stop, or suspension."""
     status: Word
-    """Why it ends: auto_low_loss, auto_complete, user_stop, failed, deleted; or suspended."""
+    """Why it ends, as terminationStatus has it; or suspended."""
     phase: Word
     """Stopping, Held, Suspended, Succeeded, Stopped or Failed."""
     message: Message

@@ -22,17 +22,7 @@ from trainingrun_operator.api.base import (
     Uri,
     Word,
 )
-
-
-class TerminationStatus(StrEnum):
-    """Why a run ended. Open to new values: readers must not choke on one that they do not know."""
-
-    AUTO_LOW_LOSS = "auto_low_loss"
-    AUTO_COMPLETE = "auto_complete"
-    USER_STOP = "user_stop"
-    FAILED = "failed"
-    DELETED = "deleted"
-
+from trainingrun_operator.api.endings import ENDINGS
 
 SUSPENDED: Final = "suspended"
 """What ``status.termination.status`` says of a run that does not end: it may be resumed."""
@@ -174,6 +164,10 @@ class PodStatus(Model):
     """Pending, Running, Exited (training ended, the pod is kept until its checkpoint is proven), Succeeded or Failed."""
     exit_code: Annotated[int | None, Field(ge=-(2**31), le=2**31 - 1)] = None
     """Of the training, once it ended."""
+    waiting: Word = ""
+    """What keeps it from starting, in one word of Kubernetes: ImagePullBackOff, Unschedulable, …"""
+    waiting_message: Text = ""
+    """The same as a sentence of Kubernetes."""
 
 
 class Lag(Model):
@@ -235,6 +229,8 @@ class Saved(Model):
     """The training had ended before this was read from the volume."""
     note: Message = ""
     """Why nothing had to be, or could be, saved."""
+    gave_up: bool = False
+    """The training wrote more after this was proven, and saving that is not waited for any more."""
 
 
 class Evidence(Model):
@@ -314,6 +310,19 @@ class NodeStatus(Model):
     """When both machine and Node were found gone."""
 
 
+class FindingStatus(Model):
+    """What one rule says: why it ends the run, or why it does not yet."""
+
+    rule: Word
+    """The rule: stop, exitCode, autoStopLoss, marker, finalEpochStall, …"""
+    fires: bool = False
+    """Whether what it looks for is so. In a run that goes on, only a rule that is not enforced can fire."""
+    reason: Word
+    """One CamelCase word."""
+    message: Text
+    """A sentence or two with the values, as they were when the status was written."""
+
+
 class Shadow(Model):
     """A rule that is not enforced, and when it would have ended the run."""
 
@@ -363,10 +372,15 @@ class TrainingRunStatus(Model):
     """The generation of the spec that this status speaks of."""
     phase: Word | None = None
     """For display: Pending, Running, Stopping, Held, Suspended, Succeeded, Stopped or Failed."""
-    termination_status: Word | None = None
-    """Why the run ended: auto_low_loss, auto_complete, user_stop, failed, deleted. Never changes."""
+    termination_status: Annotated[
+        Word | None, Field(description=f"Why the run ended: {', '.join(ENDINGS)}. Never changes. Open to new values.")
+    ] = None
     termination_message: Message | None = None
     """The same as a sentence, with what became of checkpoint and node."""
+    signal_trouble: Message | None = None
+    """Why spec.shutdown.signal was not sent to the training that is asked to leave, if it was not."""
+    findings: Annotated[tuple[FindingStatus, ...], Field(max_length=32)] = ()
+    """What each rule that could end the run says, in the order in which they decide; empty once a stop is decided."""
     effective: Effective | None = None
     """What is in force."""
     start_time: Timestamp | None = None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -12,14 +11,11 @@ from trainingrun_operator.api.status import Phase
 from trainingrun_operator.cli import words
 from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.rules.loss import OFF, SHADOW
-from trainingrun_operator.core.status import POD_WAITS
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from trainingrun_operator.api.status import TrainingRunStatus
-
-_WAITS: Final = re.compile(rf"{re.escape(POD_WAITS)} (\w+)")
 
 
 @dataclass(frozen=True)
@@ -108,8 +104,8 @@ def _trouble(run: Run) -> str:
     if accepted is not None and accepted.status == "False":
         return accepted.reason
     if metrics is not None and run.status.phase == "Pending":
-        waits = _WAITS.search(metrics.message)
-        return waits[1] if waits else metrics.reason if metrics.reason == "NodeLost" else ""
+        waits = run.status.pods[-1].waiting if run.status.pods else ""
+        return metrics.reason if metrics.reason == "NodeLost" else waits
     if metrics is not None and metrics.status == "False":
         return f"no loss: {metrics.reason}"
     if saved is not None and saved.status == "False" and saved.reason != "Disabled":

@@ -7,6 +7,7 @@ from collections import Counter
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
+from trainingrun_operator.api.endings import ending_of
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import NodePhase
 from trainingrun_operator.core import release
@@ -16,7 +17,6 @@ from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.stop import disruption
 from trainingrun_operator.core.track import NEVER_ADVANCED
 from trainingrun_operator.exporter import Measured
-from trainingrun_operator.exporter.telemetry import SAVING
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.exchange import AgentReport
@@ -85,7 +85,7 @@ def _lag_seconds(seen: Observed, memory: Memory) -> float | None:
 
 def _gpu_seconds_saved(telemetry: Telemetry, seen: Observed, termination: Termination) -> None:
     eta = seen.track.eta_seconds(seen.now)
-    if termination.status in SAVING and eta is not None:
+    if ending_of(termination.status).saves and eta is not None:
         telemetry.gpu_seconds_saved(termination.status, eta * release.gpus_of(seen.run.spec.template))
 
 

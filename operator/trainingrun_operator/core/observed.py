@@ -66,7 +66,7 @@ class Observed:
     log_tail: str = ""
     """Last lines of a training that crashed."""
     waiting_seconds: float = 0
-    """How long the newest pod has been lacking the same thing, in the words of `completion.lacks`."""
+    """How long the newest pod has been lacking the same thing, in the words of `workload.lacks`."""
     budget: str | None = None
     """uid of the budget that keeps the run's pods from being evicted; empty: there is none; None: not known."""
     proven_seconds: float | None = None

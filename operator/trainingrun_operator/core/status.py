@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from trainingrun_operator.api import names
+from trainingrun_operator.api.endings import ending_of
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import (
     CheckpointStatus,
@@ -22,31 +23,26 @@ from trainingrun_operator.api.status import (
     Progress,
     Saved,
     Termination,
-    TerminationStatus,
     TrainingRunStatus,
     WorkloadRef,
 )
 from trainingrun_operator.checkpoints.keys import order_of_commit
 from trainingrun_operator.core import acceptance, release
-from trainingrun_operator.core.bounds import COUNT_MAX, MESSAGE_MAX, WORD_MAX, clipped, counted
+from trainingrun_operator.core.bounds import COUNT_MAX, MESSAGE_MAX, TEXT_MAX, WORD_MAX, clipped, counted
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable
 from trainingrun_operator.core.facts.pod import Training
-from trainingrun_operator.core.rules import loss
+from trainingrun_operator.core.rules import chain, loss
 from trainingrun_operator.core.stop.proving import saved_from, sentence_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.core.track import Observation
 
 HISTORY_MAX: Final = 20
-NOT_RUNNING: Final = "No training is running."
-"""How `MetricsAvailable` begins while that is so; the plugin reads it, and what follows."""
-POD_WAITS: Final = "The pod waits:"
-"""Before the word for what the newest pod waits for, in the same message."""
 WRITTEN_BY_THE_STOP: Final = frozenset({"termination", "terminationStatus", "nodes", "completionTime", "notified"})
-SUCCEEDS: Final = frozenset({TerminationStatus.AUTO_LOW_LOSS.value, TerminationStatus.AUTO_COMPLETE.value})
-STOPS: Final = frozenset({TerminationStatus.USER_STOP.value, TerminationStatus.DELETED.value})
 
 
 class Fact(NamedTuple):
@@ -63,10 +59,16 @@ def observed_fields(status: TrainingRunStatus) -> dict[str, Any]:
     return {name: value for name, value in status.dump().items() if name not in WRITTEN_BY_THE_STOP}
 
 
-def render(seen: Observed) -> TrainingRunStatus:
-    """Everything that the observer writes."""
+def render(seen: Observed, rules: Sequence[chain.Rule] = chain.RULES) -> TrainingRunStatus:
+    """Everything that the observer writes.
+
+    Args:
+        seen: everything known about the run at this moment.
+        rules: the reasons to end it, as `decide` is given them.
+    """
     before = seen.run.status
     stop = before.termination
+    found = chain.findings(seen, rules)
     facts = _facts(seen)
     phase = _phase(seen, {fact.type: fact for fact in facts})
     return TrainingRunStatus(
@@ -74,6 +76,8 @@ def render(seen: Observed) -> TrainingRunStatus:
         observed_generation=seen.run.generation,
         phase=phase,
         termination_message=_sentence(seen, stop) if stop else None,
+        signal_trouble=_signal_trouble(seen, stop),
+        findings=chain.stored(found),
         effective=loss.in_force(seen).model_copy(
             update={"node_pool": next((n.pool for n in before.nodes if n.pool), "")}
         ),
@@ -84,7 +88,7 @@ def render(seen: Observed) -> TrainingRunStatus:
         else before.workload,
         pods=tuple(_pod(pod) for pod in seen.pods[-64:]) if seen.pods else (),
         checkpoint=_checkpoint(seen),
-        shadow=loss.shadow(seen),
+        shadow=chain.shadows(seen, found),
         history=_history(seen, phase),
     )
 
@@ -102,7 +106,8 @@ def _phase(seen: Observed, facts: dict[str, Fact]) -> str:
         return "Suspended"
     if facts["Succeeded"].status == "True":
         return "Succeeded"
-    return "Stopped" if stop.status in STOPS else "Failed"
+    phase = ending_of(stop.status).phase
+    return "Failed" if phase == "Succeeded" else phase
 
 
 def _phase_of_run(seen: Observed) -> str:
@@ -172,31 +177,21 @@ def _metrics_available(seen: Observed) -> Fact:
     running = any(pod.training is Training.RUNNING for pod in seen.live_pods)
     if not running:
         return _not_running(seen, kind)
-    if seen.pod is not None and seen.pod.host_network:
-        return Fact(
-            kind,
-            "False",
-            "HostNetwork",
-            "The pod is on the host's network; its metrics are not read, for they could be another pod's.",
-        )
-    if seen.track.oddity is not None:
-        return Fact(kind, "False", seen.track.oddity.reason, seen.track.oddity.message)
-    if seen.track.loss_at is None:
-        return Fact(kind, "Unknown", "NotReadYet", "The metrics have not been read yet.")
-    if seen.now - seen.track.loss_at > seen.defaults.stale_after_seconds:
-        return Fact(kind, "False", "Stale", f"No loss was read for {seen.now - seen.track.loss_at:.0f} seconds.")
+    if (trouble := loss.unread(seen)) is not None:
+        state: Literal["Unknown", "False"] = "Unknown" if trouble.reason == loss.NOT_READ_YET else "False"
+        return Fact(kind, state, trouble.reason, trouble.message)
     return Fact(kind, "True", "Fresh", "A finite, fresh loss is read.")
 
 
 def _not_running(seen: Observed, kind: str) -> Fact:
     if seen.run.status.termination is not None:
-        return Fact(kind, "False", "NotRunning", NOT_RUNNING)
+        return Fact(kind, "False", "NotRunning", "No training is running.")
     if (lost := next((pod for pod in seen.pods if pod.lost), None)) is not None:
         gone = f"The machine of node {lost.node} is gone, and pod {lost.name} with it: the Job replaces it once the Node is removed."
         return Fact(kind, "Unknown", "NodeLost", gone)
     pod = seen.pod
-    why = f" {POD_WAITS} {pod.waiting_reason}: {pod.waiting_message}" if pod and pod.waiting_reason else ""
-    return Fact(kind, "Unknown", "NotRunning", f"{NOT_RUNNING}{why}")
+    why = f" The pod waits: {pod.waiting_reason}: {pod.waiting_message}" if pod and pod.waiting_reason else ""
+    return Fact(kind, "Unknown", "NotRunning", f"No training is running.{why}")
 
 
 def _checkpoint_saved(seen: Observed) -> Fact:
@@ -266,28 +261,31 @@ def _finished(seen: Observed) -> Fact:
     if stop is None:
         return Fact("Finished", "False", "NotStopping", "The run has not ended.")
     if stop.phase is not Phase.DONE:
-        trouble = seen.agent.signal_trouble if seen.agent is not None else ""
-        unsent = f" {seen.run.spec.shutdown.signal} was not sent to the training: {trouble}." if trouble else ""
-        return Fact("Finished", "False", stop.phase.value, f"{stop.message}{unsent}")
+        trouble = _signal_trouble(seen, stop)
+        return Fact("Finished", "False", stop.phase.value, " ".join(filter(None, (stop.message, trouble))))
     if stop.suspends:
         return Fact("Finished", "False", "Suspended", stop.message)
-    return Fact("Finished", "True", camel(stop.status), stop.message)
+    return Fact("Finished", "True", ending_of(stop.status).reason, stop.message)
+
+
+def _signal_trouble(seen: Observed, stop: Termination | None) -> str | None:
+    """Why the signal was not sent to a training that is asked to leave; None: it was, or none is to be."""
+    if stop is None or stop.phase is Phase.DONE or seen.agent is None or not seen.agent.signal_trouble:
+        return None
+    why = f"{seen.run.spec.shutdown.signal} was not sent to the training: {seen.agent.signal_trouble}."
+    return clipped(why, MESSAGE_MAX)
 
 
 def _succeeded(seen: Observed, saved: Fact) -> Fact:
     stop = seen.run.status.termination
     if stop is None or not stop.over:
         return Fact("Succeeded", "Unknown", "NotFinished")
-    if stop.status not in SUCCEEDS:
-        return Fact("Succeeded", "False", camel(stop.status), stop.message)
+    ending = ending_of(stop.status)
+    if not ending.succeeds:
+        return Fact("Succeeded", "False", ending.reason, stop.message)
     if saved.status != "True" and saved.reason != "Disabled":
         return Fact("Succeeded", "False", saved.reason, saved.message)
-    return Fact("Succeeded", "True", camel(stop.status), stop.message)
-
-
-def camel(status: str) -> str:
-    """`auto_low_loss` as a condition's reason: `AutoLowLoss`."""
-    return "".join(word.capitalize() for word in status.split("_"))
+    return Fact("Succeeded", "True", ending.reason, stop.message)
 
 
 def _dated(seen: Observed, facts: tuple[Fact, ...]) -> tuple[Condition, ...]:
@@ -321,7 +319,7 @@ def _progress(seen: Observed) -> Progress | None:
 def _ended_progress(progress: Progress, stop: Termination) -> Progress:
     """Nothing lies ahead any more; what was saved may be further than what was last read."""
     further = {"step": stop.saved.step} if stop.saved and (stop.saved.step or 0) > (progress.step or 0) else {}
-    whole = {"percent": 100} if stop.status == TerminationStatus.AUTO_COMPLETE.value else {}
+    whole = {"percent": 100} if ending_of(stop.status).complete else {}
     return progress.model_copy(update={"eta_seconds": None, **further, **whole})
 
 
@@ -348,7 +346,13 @@ def _progress_of(seen: Observed, newest: Observation) -> Progress:
 def _pod(pod: Pod) -> PodStatus:
     exited = pod.training is Training.EXITED and not pod.terminal
     return PodStatus(
-        name=pod.name, uid=pod.uid, node=pod.node, phase="Exited" if exited else pod.phase, exit_code=pod.exit_code
+        name=pod.name,
+        uid=pod.uid,
+        node=pod.node,
+        phase="Exited" if exited else pod.phase,
+        exit_code=pod.exit_code,
+        waiting=clipped(pod.waiting_reason, WORD_MAX),
+        waiting_message=clipped(pod.waiting_message, TEXT_MAX),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trainingrun_operator.api.endings import ending_of
 from trainingrun_operator.api.run import CheckpointMode, OnFailure
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.facts.run import Run
@@ -58,6 +59,11 @@ class RunView(Run):
     def ending(self) -> bool:
         """Somebody asked for its end, or it was decided."""
         return bool(self.spec.stop) or self.deleting or (self.stop is not None and not self.stop.suspends)
+
+    @property
+    def stopped_by_hand(self) -> bool:
+        """A person asked for its end: which checkpoint it waits for is theirs to say."""
+        return self.stop is not None and ending_of(self.stop.status).by_hand
 
     @property
     def held(self) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from trainingrun_operator.api.status import Phase, TerminationStatus
+from trainingrun_operator.api.endings import ending_of
+from trainingrun_operator.api.status import Phase
 
 if TYPE_CHECKING:
     from trainingrun_operator.edge.kube import KubeError
@@ -26,13 +27,6 @@ class Look:
     words: str
 
 
-_ENDS: Final = {
-    TerminationStatus.AUTO_COMPLETE.value: Look("check", "good", "Training complete"),
-    TerminationStatus.AUTO_LOW_LOSS.value: Look("check", "good", "Auto-stopped (low loss)"),
-    TerminationStatus.USER_STOP.value: Look("square", "stopped", "Stopped by user"),
-    TerminationStatus.FAILED.value: Look("cross", "bad", "Failed"),
-    TerminationStatus.DELETED.value: Look("bin", "quiet", "Deleted"),
-}
 _PHASES: Final = {
     "": Look("ring", "quiet", "Not seen yet"),
     "Pending": Look("ring", "quiet", "Pending"),
@@ -44,23 +38,17 @@ _PHASES: Final = {
 }
 SUSPENDING: Final = Look("pause", "busy", "Suspending")
 """It saves, and gives its GPU back for a while."""
-_OTHER_ENDS: Final = {
-    "Succeeded": ("check", "good", "Auto-stopped"),
-    "Stopped": ("square", "stopped", "Stopped"),
-    "Failed": ("cross", "bad", "Failed"),
-}
+_ENDED: Final = frozenset({"Succeeded", "Stopped", "Failed"})
 
 
 def look(phase: str, status: str) -> Look:
     """How a run looks, by its phase and, once it has ended, by why. Values that are newer than this dashboard are shown by their own name."""
-    if phase not in _OTHER_ENDS:
+    if phase not in _ENDED:
         return _PHASES.get(phase) or Look("ring", "quiet", phase)
-    if (known := _ENDS.get(status)) is not None:
-        unproven = phase == "Failed" and known.tone == "good"
-        return Look("cross", "bad", f"{known.words}, checkpoint not saved") if unproven else known
-    icon, tone, words = _OTHER_ENDS[phase]
-    why = status.removeprefix("auto_").replace("_", " ")
-    return Look(icon, tone, f"{words} ({why})" if why else words)
+    ending = ending_of(status, phase)
+    if ending.succeeds and phase == "Failed":
+        return Look("cross", "bad", f"{ending.label}, checkpoint not saved")
+    return Look(ending.icon, ending.tone, ending.label)
 
 
 STEPS: Final = (

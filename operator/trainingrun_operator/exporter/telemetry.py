@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import generate_latest
 
 from trainingrun_operator import __version__
-from trainingrun_operator.api.status import TerminationStatus
+from trainingrun_operator.api.endings import ENDINGS
 from trainingrun_operator.exporter import metrics
 from trainingrun_operator.exporter.page import RunPage
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from trainingrun_operator.exporter.metrics import Metric
-
-SAVING: Final = (TerminationStatus.AUTO_LOW_LOSS, TerminationStatus.USER_STOP)
-"""Ends that leave something undone: by a rule, by a person. Whoever deletes a run, or sees it crash, has saved nothing."""
 
 _REASONS_MAX: Final = 100
 _LOOK_BUCKETS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -75,10 +72,10 @@ class Telemetry:
         self._made(Gauge, metrics.BUILD_INFO).labels(__version__).set(1)
         self._reasons: set[tuple[str, str]] = set()
         # A counter that is born with its first event has no increase to be seen.
-        for status in TerminationStatus:
-            self._terminations.labels(status)
-        for status in SAVING:
-            self._gpu_seconds_saved.labels(status)
+        for ending in ENDINGS.values():
+            self._terminations.labels(ending.status)
+            if ending.saves:
+                self._gpu_seconds_saved.labels(ending.status)
         for result in ("sent", "failed", "dropped"):
             self._notifications.labels(result)
 

@@ -27,7 +27,7 @@ from builders import (
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import MarkerSeen, SaveRequest
 from trainingrun_operator.api.status import WorkloadRef
-from trainingrun_operator.core.decide import decide, why_end
+from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import AddFinalizer, Annotate, Begin, CreateJob, Decision, Tell
 
 DISABLED = {"checkpoint": {"mode": "Disabled"}}

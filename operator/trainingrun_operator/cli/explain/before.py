@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.cli.explain.facts import Explanation
-from trainingrun_operator.core.status import NOT_RUNNING
 
 if TYPE_CHECKING:
     from trainingrun_operator.cli.explain.facts import Facts
@@ -77,14 +76,20 @@ def waiting(facts: Facts) -> Explanation | None:
     status = facts.run.status
     if status.phase != "Pending":
         return None
-    _, _, message = facts.state("MetricsAvailable")
-    why = message.removeprefix(NOT_RUNNING).strip()
+    _, reason, message = facts.state("MetricsAvailable")
+    why = message if reason == "NodeLost" else _pod_waits(facts)
     begun = status.start_time is not None
     answer = f"{facts.name} does not train at the moment" if begun else f"{facts.name} has not started to train"
     because = [why or "Its pod is on its way: a node is found for it, its image is pulled, a checkpoint is restored."]
     if begun and facts.run.status.checkpoint is not None:
         because.append("The next pod goes on from its newest checkpoint.")
     return Explanation(f"{answer}: it has no running pod.", tuple(because), _look(facts))
+
+
+def _pod_waits(facts: Facts) -> str:
+    """What keeps its newest pod from starting, in the words of Kubernetes."""
+    pod = facts.run.status.pods[-1] if facts.run.status.pods else None
+    return f"The pod waits: {pod.waiting}: {pod.waiting_message}" if pod is not None and pod.waiting else ""
 
 
 def _look(facts: Facts) -> tuple[str, ...]:

@@ -53,6 +53,10 @@ class Facts:
         """A call of this plugin about the run."""
         return " ".join((f"$ kubectl trainingrun {what} {self.name} --namespace {self.run.namespace}", *more))
 
+    def patch(self, what: str) -> str:
+        """A merge patch of the run, as JSON, by kubectl."""
+        return f"$ kubectl patch trun {self.name} --namespace {self.run.namespace} --type merge --patch '{what}'"
+
     def operator_away(self) -> tuple[str, ...]:
         """What to look at when nobody does anything."""
         return (

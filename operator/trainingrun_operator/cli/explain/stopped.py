@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, assert_never
 
-from trainingrun_operator.api.status import NodePhase, Phase, StopMode, TerminationStatus
+from trainingrun_operator.api.endings import ending_of
+from trainingrun_operator.api.status import NodePhase, Phase, StopMode
 from trainingrun_operator.cli import words
 from trainingrun_operator.cli.explain import checkpoint
 from trainingrun_operator.cli.explain.facts import Explanation
@@ -39,7 +40,7 @@ def stopping(facts: Facts, stop: Termination) -> Explanation:
         _by(stop),
         *_evidence(stop),
         _phase(facts, stop),
-        *_signal(facts, stop),
+        facts.run.status.signal_trouble or "",
         *_loss_told(stop),
         *_afterwards(facts, stop),
     )
@@ -80,7 +81,7 @@ def _by(stop: Termination) -> str:
     if known := BY.get(stop.actor):
         return known
     who = stop.actor or "somebody"
-    if stop.status != TerminationStatus.USER_STOP and not stop.suspends:
+    if not ending_of(stop.status).by_hand and not stop.suspends:
         return f"Decided by {who}."
     field = "suspend" if stop.suspends else "stop"
     return f"Asked for by {who}." + (
@@ -149,13 +150,6 @@ def _trouble(facts: Facts) -> str:
     return f" That does not work yet ({reason}): {message}" if state == "False" and reason != "NothingFound" else ""
 
 
-def _signal(facts: Facts, stop: Termination) -> tuple[str, ...]:
-    """What the operator appends to why it ends: a signal that could not be sent."""
-    _, _, message = facts.state("Finished")
-    more = message.removeprefix(stop.message).strip() if message.startswith(stop.message) else ""
-    return (more,) if more else ()
-
-
 def _loss_told(stop: Termination) -> tuple[str, ...]:
     return (f"Something was lost: {stop.data_loss}",) if stop.data_loss else ()
 
@@ -215,10 +209,11 @@ def _nodes(facts: Facts) -> str:
 def _success(facts: Facts, stop: Termination) -> str:
     """Why an end that sounds good does not count as success."""
     state, reason, message = facts.state("Succeeded")
-    if state != "False" or reason.lower() == stop.status.replace("_", ""):
+    if state != "False" or reason == ending_of(stop.status).reason:
         return ""
-    known = checkpoint.of_an_end(facts)
-    return f"It does not count as succeeded ({reason})" + ("." if message and message in known else f": {message}")
+    _, saved, _ = facts.state("CheckpointSaved")
+    # What became of the checkpoint has a sentence of its own.
+    return f"It does not count as succeeded ({reason})" + ("." if reason == saved else f": {message}")
 
 
 def _shadow(facts: Facts) -> str:

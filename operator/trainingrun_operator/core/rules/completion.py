@@ -1,17 +1,19 @@
-"""When a run is complete: exit code, marker file, final-epoch stall. And when it has crashed.
+"""When a run is complete: exit code, marker file, final-epoch stall. And when it has crashed for good.
 
-Order matters and is the order of trust: what a process said by its exit code, what the training wrote on purpose, what can only be inferred.
+The order is the order of trust: what a process said by its exit code, what the training wrote on purpose, what can only be inferred. What is inferred
+ends the run after it has held for ``completion.settleSeconds``, so that the last writes land.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from trainingrun_operator.api import endings
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.api.status import Evidence, TerminationStatus
+from trainingrun_operator.api.status import Evidence
 from trainingrun_operator.core.bounds import TEXT_MAX, clipped
 from trainingrun_operator.core.facts.pod import Training
-from trainingrun_operator.core.rules.verdict import Verdict
+from trainingrun_operator.core.rules.finding import Finding
 
 if TYPE_CHECKING:
     from trainingrun_operator.core.facts.pod import Pod
@@ -19,31 +21,62 @@ if TYPE_CHECKING:
 
 STALL_INTERVALS: Final = 3
 """A final epoch stalls only after so many times the usual seconds between steps."""
+_STALL: Final = "finalEpochStall"
 
 
-def exited(seen: Observed) -> Verdict | None:
-    """The training has ended by itself and must not, or need not, run again."""
+# -- told by the exit code ----------------------------------------------------------------------------------------
+
+
+def exit_code(seen: Observed) -> Finding | None:
+    """The training exits with 0, or with another code after its marker. It does not apply to a pod that has not started or crashed."""
     pod = seen.pod
-    # A pod that is being deleted was told to leave: whatever code its training leaves with, nobody knows what it would have done.
-    if pod is None or pod.training is not Training.EXITED or pod.released or pod.deleting:
+    if pod is not None and pod.training is Training.RUNNING and not pod.deleting:
+        return Finding("exitCode", "StillRuns", "The training still runs: exit code 0 ends it as complete.")
+    if pod is None or not _exited_by_itself(pod):
         return None
     if pod.exit_code == 0:
-        return Verdict(
-            TerminationStatus.AUTO_COMPLETE,
+        return Finding(
+            "exitCode",
+            "ExitCodeZero",
             "Training finished with exit code 0.",
+            endings.AUTO_COMPLETE,
             actor="exit code",
             evidence=(Evidence(what="exitCode", value="0"),),
         )
-    if seen.agent is not None and seen.agent.markers:
-        name = clipped(seen.agent.markers[0].name, TEXT_MAX)
-        return Verdict(
-            TerminationStatus.AUTO_COMPLETE,
-            f"Training wrote the marker {name} and then ended with exit code {pod.exit_code}.",
-            actor="marker",
-            evidence=(Evidence(what="marker", value=name), Evidence(what="exitCode", value=str(pod.exit_code))),
-            warning=f"Exit code {pod.exit_code} came after the completion marker {name}: taken for complete.",
+    if (name := _marker_of(seen)) is None:
+        return None
+    return Finding(
+        "exitCode",
+        "ExitAfterMarker",
+        f"Training wrote the marker {name} and then ended with exit code {pod.exit_code}.",
+        endings.AUTO_COMPLETE,
+        actor="marker",
+        evidence=(Evidence(what="marker", value=name), Evidence(what="exitCode", value=str(pod.exit_code))),
+        warning=f"Exit code {pod.exit_code} came after the completion marker {name}: taken for complete.",
+    )
+
+
+def crashed(seen: Observed) -> Finding | None:
+    """The training crashes more often than ``backoffLimit``. It does not apply before the first crash, or to a training that is complete."""
+    pod, limit = seen.pod, seen.run.spec.backoff_limit
+    count = crashes(seen, pod)
+    times = "once" if count == 1 else f"{count} times"
+    judged = pod is not None and _exited_by_itself(pod) and pod.exit_code != 0 and _marker_of(seen) is None
+    if pod is not None and judged and count > limit:
+        tail = f" Last lines of its log: {seen.log_tail}" if seen.log_tail else ""
+        return Finding(
+            "crashes",
+            "BackoffLimitExceeded",
+            f"Training crashed {times} (backoffLimit {limit}), last with exit code {pod.exit_code}.{tail}",
+            endings.FAILED,
+            actor="exit code",
+            evidence=(Evidence(what="exitCode", value=str(pod.exit_code)),),
         )
-    return _crashed_for_good(seen, pod)
+    if not count:
+        return None
+    last = f", last with exit code {pod.exit_code}" if pod is not None and judged else ""
+    message = f"Training crashed {times}{last}: more than {limit} crashes (spec.backoffLimit) end it. Each crashed pod is saved, then replaced."
+    return Finding("crashes", "RestartsLeft", message)
 
 
 def crashes(seen: Observed, pod: Pod | None) -> int:
@@ -53,130 +86,171 @@ def crashes(seen: Observed, pod: Pod | None) -> int:
     return failed + behind_gate
 
 
-def _crashed_for_good(seen: Observed, pod: Pod) -> Verdict | None:
-    count = crashes(seen, pod)
-    if count <= seen.run.spec.backoff_limit:
+def _exited_by_itself(pod: Pod) -> bool:
+    # A pod that is being deleted was told to leave: whatever code its training leaves with, nobody knows what it would have done.
+    return pod.training is Training.EXITED and not pod.released and not pod.deleting
+
+
+def _marker_of(seen: Observed) -> str | None:
+    """The marker that the training wrote, cut to what the status holds."""
+    return clipped(seen.agent.markers[0].name, TEXT_MAX) if seen.agent is not None and seen.agent.markers else None
+
+
+# -- inferred -----------------------------------------------------------------------------------------------------
+
+
+def marker(seen: Observed) -> Finding | None:
+    """The training still runs and has written its marker. It does not apply while none runs, or where no marker is looked for."""
+    if not _runs(seen):
         return None
-    times = "once" if count == 1 else f"{count} times"
-    tail = f" Last lines of its log: {seen.log_tail}" if seen.log_tail else ""
-    return Verdict(
-        TerminationStatus.FAILED,
-        f"Training crashed {times} (backoffLimit {seen.run.spec.backoff_limit}), last with exit code {pod.exit_code}.{tail}",
-        actor="exit code",
-        evidence=(Evidence(what="exitCode", value=str(pod.exit_code)),),
-    )
-
-
-def never_started(seen: Observed) -> Verdict | None:
-    """Pods fail before any training starts, the image cannot be had, or the Job ended and left nobody to tell how."""
-    pod = seen.pod
-    if seen.job is not None and not seen.live_pods and seen.job.failed > seen.run.spec.backoff_limit:
-        return Verdict(
-            TerminationStatus.FAILED,
-            f"{seen.job.failed} pods failed before their training could start (backoffLimit {seen.run.spec.backoff_limit})."
-            f"{' Last lines of the log: ' + seen.log_tail if seen.log_tail else ''}",
-            actor="Job",
-        )
-    if seen.job is not None and seen.job.finished and not seen.live_pods:
-        return Verdict(
-            TerminationStatus.FAILED,
-            "The Job ended, and no pod is left to tell how its training did: somebody deleted or evicted it.",
-            actor="Job",
-        )
-    return _cannot_start(seen, pod) if pod is not None else None
-
-
-def _cannot_start(seen: Observed, pod: Pod) -> Verdict | None:
-    """The pod has waited for too long for what it lacks: an image, or a node."""
-    match lacks(pod):
-        case "image":
-            actor, patience = "kubelet", seen.defaults.image_error_seconds
-        case "node" if seen.defaults.unschedulable_seconds:
-            actor, patience = "scheduler", seen.defaults.unschedulable_seconds
-        case _:
-            return None
-    if seen.waiting_seconds < patience:
+    if (written := _written_marker(seen)) is not None:
+        return _settled(seen, written)
+    names, path = ", ".join(seen.run.spec.completion.marker_files), seen.run.spec.checkpoint.path
+    if not names:
         return None
-    return Verdict(
-        TerminationStatus.FAILED,
-        f"The pod cannot start: {pod.waiting_reason}: {pod.waiting_message}",
-        actor=actor,
-        evidence=(Evidence(what="waiting", value=pod.waiting_reason),),
-    )
+    if seen.agent is None:
+        return Finding("marker", "NoReport", "The agent in the pod does not answer: no marker can be seen.")
+    return Finding("marker", "NotWritten", f"No marker lies under {path} ({names}: completion.markerFiles).")
 
 
-def lacks(pod: Pod) -> str:
-    """What keeps a pod from starting: ``image`` (or another thing of the kubelet's), ``node``, or nothing that is known. Its waiting is timed by it."""
-    if pod.waiting_reason in CANNOT_START:
-        return "image"
-    return "node" if pod.waiting_reason == UNSCHEDULABLE else ""
+def final_epoch_stall(seen: Observed) -> Finding | None:
+    """The step stands still in the final epoch, under every guard against a slow step or a long evaluation.
 
-
-UNSCHEDULABLE: Final = "Unschedulable"
-CANNOT_START: Final = frozenset(
-    {
-        "ErrImagePull",
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "CreateContainerConfigError",
-        "CreateContainerError",
-    }
-)
-
-
-def inferred(seen: Observed) -> Verdict | None:
-    """The training still runs but has nothing more to do: it wrote its marker, or its final epoch stands still."""
-    if seen.pod is None or seen.pod.training is not Training.RUNNING or seen.agent is None:
+    It does not apply while no training runs, or once the marker is written, which says the same with more trust.
+    """
+    if not _runs(seen) or _written_marker(seen) is not None:
         return None
-    return _marker(seen) or _final_epoch_stall(seen)
+    return _missing_for_stall(seen) or _settled(seen, _stall(seen))
 
 
-def _marker(seen: Observed) -> Verdict | None:
-    if seen.agent is None or not seen.agent.markers:
+def inferred(seen: Observed) -> Finding | None:
+    """What is inferred now, settled or not: for how long it holds is measured by its actor. None: nothing is."""
+    if not _runs(seen) or seen.agent is None:
         return None
-    name = clipped(seen.agent.markers[0].name, TEXT_MAX)
-    return Verdict(
-        TerminationStatus.AUTO_COMPLETE,
-        f"Training wrote the completion marker {name}.",
+    return _written_marker(seen) or (None if _missing_for_stall(seen) else _stall(seen))
+
+
+def _runs(seen: Observed) -> bool:
+    return seen.pod is not None and seen.pod.training is Training.RUNNING
+
+
+def _settled(seen: Observed, concluded: Finding) -> Finding:
+    """The conclusion, once it has held for as long as the last writes may take."""
+    held, least = seen.candidate_seconds, seen.run.spec.completion.settle_seconds
+    if held is not None and held >= least:
+        return concluded
+    message = f"{concluded.message} It ends the run once that has held for {least} s (completion.settleSeconds); so far {held or 0:.0f} s."
+    return Finding(concluded.rule, "Settling", message)
+
+
+def _written_marker(seen: Observed) -> Finding | None:
+    if (name := _marker_of(seen)) is None:
+        return None
+    return Finding(
         "marker",
-        (Evidence(what="marker", value=name),),
+        "Written",
+        f"Training wrote the completion marker {name}.",
+        endings.AUTO_COMPLETE,
+        actor="marker",
+        evidence=(Evidence(what="marker", value=name),),
         inferred=True,
     )
 
 
-def _final_epoch_stall(seen: Observed) -> Verdict | None:
-    """No step in the final epoch for `stallPolls` polls, under every guard against a slow step or a long evaluation."""
-    track, newest, interval = seen.track, seen.track.newest, seen.track.typical_interval
-    if newest is None or interval is None or track.oddity is not None or not track.in_final_epoch:
-        return None
-    quiet = seen.now - newest.at
-    stalled = track.polls_without_advance >= seen.run.spec.stall_polls and quiet >= STALL_INTERVALS * interval
-    if not stalled or not _everything_written(seen, newest.step, quiet):
-        return None
-    return Verdict(
-        TerminationStatus.AUTO_COMPLETE,
-        f"Final epoch reached and no step since {newest.step} for {track.polls_without_advance} polls.",
-        "stallPolls",
-        (
+def _stall(seen: Observed) -> Finding:
+    """The conclusion from a stall, of which nothing is missing."""
+    track, polls = seen.track, seen.track.polls_without_advance
+    return Finding(
+        _STALL,
+        "Stalled",
+        f"Final epoch reached and no step since {track.step} for {polls} polls.",
+        endings.AUTO_COMPLETE,
+        actor="stallPolls",
+        evidence=(
             Evidence(what="epoch", value=f"{track.epoch:g} of {track.total_epochs:g}"),
-            Evidence(what="stallPolls", value=str(track.polls_without_advance), step=newest.step),
+            Evidence(what="stallPolls", value=str(polls), step=track.step),
         ),
         inferred=True,
     )
 
 
-def _everything_written(seen: Observed, step: int, quiet: float) -> bool:
-    """Nothing grows under the path, and a checkpoint lies there that is not older than the last step."""
+def _missing_for_stall(seen: Observed) -> Finding | None:
+    """The first guard of a stall that does not hold; None: all hold."""
+    if (unreadable := _unreadable(seen)) is not None:
+        return unreadable
+    if (newest := seen.track.newest) is None:
+        return Finding(_STALL, "NeverAdvanced", "A stall cannot be seen: the step has not advanced yet.")
+    quiet = seen.now - newest.at
+    return _before_final_epoch(seen) or _advances(seen, quiet) or _unwritten(seen, newest.step, quiet)
+
+
+def _unreadable(seen: Observed) -> Finding | None:
+    """What a stall is seen by cannot be read."""
+    oddity = seen.track.oddity
     if seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED:
-        return False
-    agent = seen.agent
-    if agent is None or agent.newest is None or agent.unfinished is not None:
-        return False
-    poll = seen.run.spec.poll_interval_seconds
+        message = "A stall ends nothing: without checkpoints (spec.checkpoint.mode Disabled) nothing shows that everything was written."
+        return Finding(_STALL, "CheckpointsDisabled", message)
+    if seen.agent is None:
+        return Finding(_STALL, "NoReport", "A stall cannot be seen: the agent in the pod does not answer.")
+    if oddity is not None:
+        message = f"A failed reading is no stall ({oddity.reason}): {oddity.message}"
+        return Finding(_STALL, oddity.reason, message)
+    return None
+
+
+def _before_final_epoch(seen: Observed) -> Finding | None:
+    """The last epoch has not begun, or cannot be told from the others."""
+    track, names = seen.track, seen.run.spec.metrics.names
+    if track.epoch is None or track.total_epochs is None:
+        lacking = ", ".join(names.epoch if track.epoch is None else names.total_epochs)
+        return Finding(_STALL, "NoEpoch", f"A stall cannot be seen: the metrics show none of {lacking}.")
+    if track.epoch_base is None:
+        message = "A stall cannot be seen: the first epoch was not, so whether epochs count from 0 or 1 is unknown."
+        return Finding(_STALL, "EpochBaseUnknown", message)
+    if track.in_final_epoch:
+        return None
+    last = track.total_epochs - 1 + track.epoch_base
+    message = (
+        f"Final epoch not reached: epoch {track.epoch:g} of {track.total_epochs:g}, the final one begins at {last:g}."
+    )
+    return Finding(_STALL, "NotFinalEpoch", message)
+
+
+def _advances(seen: Observed, quiet: float) -> Finding | None:
+    """The step has not stood still for long enough."""
+    track, polls, least = seen.track, seen.track.polls_without_advance, seen.run.spec.stall_polls
+    if polls < least:
+        message = f"In the final epoch, no step for {polls} of {least} polls (spec.stallPolls)."
+        return Finding(_STALL, "StillAdvances", message)
+    if track.typical_interval is None:
+        message = f"No step for {polls} polls, but how long a step usually takes is not known yet."
+        return Finding(_STALL, "PaceUnknown", message)
+    enough = STALL_INTERVALS * track.typical_interval
+    if quiet < enough:
+        message = f"No step for {quiet:.0f} of {enough:.3g} s, {STALL_INTERVALS} times the usual {track.typical_interval:.3g} s between steps."
+        return Finding(_STALL, "WithinPace", message)
+    return None
+
+
+def _unwritten(seen: Observed, step: int, quiet: float) -> Finding | None:
+    """Something still grows under the path, or no checkpoint lies there that is as new as the last step."""
+    agent, poll = seen.agent, seen.run.spec.poll_interval_seconds
+    still = "No step for long enough"
+    if agent is None or agent.newest is None:
+        return Finding(_STALL, "NoCheckpoint", f"{still}, but no complete checkpoint lies in the pod.")
+    if agent.unfinished is not None:
+        return Finding(
+            _STALL, "StillWritten", f"{still}, but checkpoint {agent.unfinished.dir} is still being written."
+        )
     if agent.last_change_seconds is not None and agent.last_change_seconds < poll:
-        return False
+        message = f"{still}, but a file changed {agent.last_change_seconds:.0f} s ago."
+        return Finding(_STALL, "StillWritten", message)
     if agent.newest.step is not None:
-        return agent.newest.step >= step
+        if agent.newest.step >= step:
+            return None
+        message = f"{still}, but the newest complete checkpoint is of step {agent.newest.step}, the training at {step}."
+        return Finding(_STALL, "OlderCheckpoint", message)
     # The step may have advanced up to one poll before it was seen to.
-    return agent.newest.age_seconds <= quiet + poll
+    if agent.newest.age_seconds <= quiet + poll:
+        return None
+    return Finding(_STALL, "OlderCheckpoint", f"{still}, but the newest complete checkpoint is older than that.")

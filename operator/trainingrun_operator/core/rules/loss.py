@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
+from trainingrun_operator.api import endings
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.api.status import Effective, Evidence, Shadow, TerminationStatus
-from trainingrun_operator.core.rules.verdict import Verdict
+from trainingrun_operator.api.status import Effective, Evidence
+from trainingrun_operator.core.facts.pod import Training
+from trainingrun_operator.core.facts.reading import ScrapeFailure
+from trainingrun_operator.core.rules.finding import Finding
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.run import TrainingRunSpec
@@ -18,6 +22,9 @@ LOW_OBSERVATIONS: Final = 2
 """So many successive observations must be below the threshold: one lucky batch ends nothing."""
 
 STOP, SHADOW, OFF = "Stop", "Shadow", "Off"
+RULE: Final = "autoStopLoss"
+NOT_READ_YET: Final = "NotReadYet"
+"""Reason of `unread` before the first reading: nothing is wrong so far."""
 
 
 def effective(spec: TrainingRunSpec, pinned: Effective | None, defaults: Defaults) -> Effective:
@@ -45,28 +52,63 @@ def in_force(seen: Observed) -> Effective:
     return effective(seen.run.spec, seen.run.status.effective, seen.defaults)
 
 
-def low_loss(seen: Observed) -> Verdict | None:
-    """Loss below the threshold, enforced, and with a complete checkpoint to show for it."""
-    force = in_force(seen)
-    low = _low(seen)
-    if not low or force.auto_stop_action != STOP or not _has_checkpoint(seen):
-        return None
-    newest = low[-1]
-    return Verdict(
-        TerminationStatus.AUTO_LOW_LOSS,
-        f"Loss {shown(newest.loss)} < {shown(force.auto_stop_loss)} at step {newest.step}.",
+def low_loss(seen: Observed) -> Finding:
+    """The loss is below the threshold in enough observations. Enforced, it also waits for the first complete checkpoint."""
+    force, low = in_force(seen), _low(seen)
+    if not low:
+        return _not_low(seen, force)
+    below = f"Loss {shown(low[-1].loss)} < {shown(force.auto_stop_loss)} at step {low[-1].step}."
+    enforced = force.auto_stop_action == STOP
+    if enforced and not _has_checkpoint(seen):
+        message = f"{below} The stop waits for the first complete checkpoint: stopping must not mean losing everything."
+        return Finding(RULE, "NoCheckpoint", message)
+    return Finding(
+        RULE,
+        "LowLoss",
+        below,
+        endings.AUTO_LOW_LOSS,
         actor="autoStopLoss",
         evidence=tuple(Evidence(what="loss", value=shown(o.loss), step=o.step) for o in low),
+        enforced=enforced,
     )
 
 
-def shadow(seen: Observed) -> tuple[Shadow, ...]:
-    """When the threshold would have ended the run, had it been enforced. The first time is kept."""
-    known = seen.run.status.shadow
-    low = _low(seen)
-    if known or not low or seen.run.status.termination is not None or in_force(seen).auto_stop_action != SHADOW:
-        return known
-    return (Shadow(rule="autoStopLoss", would_stop_at=seen.wall, step=low[-1].step, value=shown(low[-1].loss)),)
+def _not_low(seen: Observed, force: Effective) -> Finding:
+    """Why the loss does not count as low."""
+    threshold, newest = force.auto_stop_loss, seen.track.newest
+    if threshold is None:
+        return Finding(RULE, "Off", "No loss ends the run: autoStopLoss is negative.")
+    if all(pod.training is not Training.RUNNING for pod in seen.live_pods):
+        return Finding(RULE, "NotRunning", "No loss is read: no training is running.")
+    if (trouble := unread(seen)) is not None:
+        return Finding(RULE, trouble.reason, f"No loss is read ({trouble.reason}): {trouble.message}")
+    if newest is None or newest.loss is None:
+        message = "No loss is known together with its step yet: one counts once the step has advanced since the operator began to read."
+        return Finding(RULE, "NoObservation", message)
+    at = f"Loss {shown(newest.loss)} at step {newest.step}"
+    if newest.loss >= threshold:
+        best = seen.track.best_loss
+        lowest = f"; the lowest so far was {shown(best)}" if best is not None and best < newest.loss else ""
+        return Finding(RULE, "NotBelow", f"{at} is not below {shown(threshold)} (autoStopLoss){lowest}.")
+    low = takewhile(lambda one: one.loss is not None and one.loss < threshold, reversed(seen.track.observations))
+    message = f"{at} is below {shown(threshold)} (autoStopLoss), in {sum(1 for _ in low)} of {LOW_OBSERVATIONS} observations in a row."
+    return Finding(RULE, "TooFewObservations", message)
+
+
+def unread(seen: Observed) -> ScrapeFailure | None:
+    """Why no finite, fresh loss of the pod that trains is known; None: one is."""
+    if seen.pod is not None and seen.pod.host_network:
+        return ScrapeFailure(
+            "HostNetwork",
+            "The pod is on the host's network; its metrics are not read, for they could be another pod's.",
+        )
+    if seen.track.oddity is not None:
+        return seen.track.oddity
+    if seen.track.loss_at is None:
+        return ScrapeFailure(NOT_READ_YET, "The metrics have not been read yet.")
+    if seen.now - seen.track.loss_at > seen.defaults.stale_after_seconds:
+        return ScrapeFailure("Stale", f"No loss was read for {seen.now - seen.track.loss_at:.0f} seconds.")
+    return None
 
 
 def _low(seen: Observed) -> tuple[Observation, ...]:

@@ -40,31 +40,37 @@ from trainingrun_operator.core.stop import proving, transitions
 if TYPE_CHECKING:
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.observed import Observed
-    from trainingrun_operator.core.rules.verdict import Verdict
+    from trainingrun_operator.core.rules.finding import Finding
 
 ACTOR_MAX: Final = 500
 UNSAVED: Final = "The training left late, and what it wrote at last could not be saved."
 
 
-def begin(seen: Observed, verdict: Verdict, suspension: Termination | None = None) -> Decision:
-    """Write down that the run ends, and why, before anything is done about it; of a suspended run, with what its suspension has proven."""
+def begin(seen: Observed, found: Finding, suspension: Termination | None = None) -> Decision:
+    """Write down that the run ends, and why, before anything is done about it; of a suspended run, with what its suspension has proven.
+
+    Args:
+        seen: everything known about the run.
+        found: a finding that fires.
+        suspension: of a run that is suspended.
+    """
     termination = Termination(
         id=names.stop_id(seen.run.uid),
-        status=verdict.status.value,
-        message=clipped(verdict.message, VERDICT_MAX),
-        actor=clipped(verdict.actor, ACTOR_MAX),
+        status=found.status,
+        message=clipped(found.message, VERDICT_MAX),
+        actor=clipped(found.actor, ACTOR_MAX),
         mode=seen.run.spec.stop_mode,
         phase=Phase.REQUESTED,
-        inferred=verdict.inferred,
+        inferred=found.inferred,
         requested_at=seen.wall,
         phase_at=seen.wall,
-        evidence=verdict.evidence,
+        evidence=found.evidence,
         saved=suspension.saved if suspension else None,
         data_loss=suspension.data_loss if suspension else None,
     )
     told = [Tell("Stopping", f"{termination.status}: {termination.message}")]
-    if verdict.warning:
-        told.append(Tell("CompletedWithError", verdict.warning, warning=True))
+    if found.warning:
+        told.append(Tell("CompletedWithError", found.warning, warning=True))
     return Decision((Begin(termination), *told), again_seconds=0)
 
 
@@ -176,8 +182,8 @@ def _at_last(seen: Observed, stop: Termination) -> tuple[Saved | None, str | Non
     saved = _improved(seen, stop)
     if saved is None or saved.final or stop.data_loss:
         return saved, None
-    if saved.note == UNSAVED:
-        return saved.model_copy(update={"note": ""}), f"{UNSAVED} {proving.nothing_after(saved)}"
+    if saved.gave_up:
+        return saved.model_copy(update={"note": "", "gave_up": False}), f"{UNSAVED} {proving.nothing_after(saved)}"
     if saved.commit and any(pod.lost for pod in seen.pods):
         return saved, f"The machine went before the last bytes on it were saved. {proving.nothing_after(saved)}"
     return saved, None
@@ -195,7 +201,7 @@ def _left_late(seen: Observed, stop: Termination) -> Decision | None:
     None: it was not so, or has been tried for long enough and that is written down; then the pod is ended with its grace, in which the agent tries on.
     """
     behind_gate = bool(seen.live_pods) and all(pod.waits_behind_gate for pod in seen.live_pods)
-    if stop.saved is None or stop.saved.final or stop.saved.note == UNSAVED or stop.data_loss is not None:
+    if stop.saved is None or stop.saved.final or stop.saved.gave_up or stop.data_loss is not None:
         return None
     if not behind_gate or transitions.disabled(seen):
         return None
@@ -204,7 +210,7 @@ def _left_late(seen: Observed, stop: Termination) -> Decision | None:
         told = Tell("CheckpointSaved", proving.sentence_of(saved))
         return transitions.advance(seen, stop, Phase.DELETING, attempt=stop.attempt + 1, saved=saved, told=told)
     if seen.phase_seconds >= seen.defaults.hold_after_seconds:
-        noted = stop.saved.model_copy(update={"note": UNSAVED})
+        noted = stop.saved.model_copy(update={"note": UNSAVED, "gave_up": True})
         return transitions.advance(seen, stop, Phase.DELETING, saved=noted)
     again = transitions.asks(seen, stop, seen.live_pods, stop.attempt + 1)
     return transitions.wait(seen, *again, note="what the training wrote at last is saved")

@@ -26,7 +26,7 @@ from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.facts.workload import Job
 from trainingrun_operator.core.observed import Observed
 from trainingrun_operator.core.release import unsettled
-from trainingrun_operator.core.rules import completion
+from trainingrun_operator.core.rules import completion, workload
 from trainingrun_operator.core.stop import disruption
 from trainingrun_operator.core.track import Track, fold, resumed
 from trainingrun_operator.edge import calls
@@ -128,7 +128,7 @@ class Observer:
             problem=await self._preflight.problem(run, job, memory, now, labels),
             ended_before=memory.ended_before,
             log_tail=await self._log_tail(run, pod, memory),
-            waiting_seconds=memory.waiting.of((pod.uid, completion.lacks(pod)) if pod else None, now),
+            waiting_seconds=memory.waiting.of((pod.uid, workload.lacks(pod)) if pod else None, now),
             budget=await self._budget(run, job, memory, now),
         )
         proven = disruption.all_proven(seen)

@@ -22,7 +22,7 @@ from builders import (
 
 from trainingrun_operator.api.exchange import MarkerSeen
 from trainingrun_operator.api.status import Progress, TerminationStatus
-from trainingrun_operator.core.decide import decide, why_end
+from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.effects import Annotate, Begin
 from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure

@@ -1,0 +1,83 @@
+"""The reasons to end a run, in order: the first that fires decides. What people said, what the training said, what its numbers say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from trainingrun_operator.api.status import FindingStatus, Shadow
+from trainingrun_operator.core.bounds import TEXT_MAX, WORD_MAX, clipped
+from trainingrun_operator.core.observed import Observed
+from trainingrun_operator.core.rules import backup, completion, loss, people, workload
+from trainingrun_operator.core.rules.finding import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Rule = Callable[[Observed], Finding | None]
+"""Pure and total. None: in this situation the rule can neither fire nor be waited for, so there is nothing to say of it."""
+
+RULES: Final[tuple[Rule, ...]] = (
+    people.deleted,
+    backup.ended_before,
+    people.user_stop,
+    people.stop_file,
+    workload.job_gone,
+    completion.exit_code,
+    completion.crashed,
+    workload.never_started,
+    workload.cannot_start,
+    loss.low_loss,
+    completion.marker,
+    completion.final_epoch_stall,
+)
+AT_REST: Final[tuple[Rule, ...]] = (people.deleted, people.user_stop, workload.job_gone)
+"""What ends a run that is suspended: nothing of it trains."""
+
+FINDINGS_MAX: Final = 32
+"""As the schema bounds ``status.findings``."""
+_SHADOWS_MAX: Final = 8
+"""As the schema bounds ``status.shadow``."""
+
+
+def why_end(seen: Observed, rules: Sequence[Rule] = RULES) -> Finding | None:
+    """Return the first finding that ends the run; None: it goes on."""
+    return next((found for rule in rules if (found := rule(seen)) and found.fires and found.enforced), None)
+
+
+def findings(seen: Observed, rules: Sequence[Rule] = RULES) -> tuple[Finding, ...]:
+    """Return what every rule that applies says, in order. Once a stop is decided, no rule is asked any more."""
+    if seen.run.status.termination is not None:
+        return ()
+    return tuple(found for rule in rules if (found := rule(seen)) is not None)
+
+
+def stored(found: Sequence[Finding]) -> tuple[FindingStatus, ...]:
+    """Return the findings as ``status.findings`` keeps them, cut to what the schema allows."""
+    return tuple(
+        FindingStatus(
+            rule=clipped(one.rule, WORD_MAX),
+            fires=one.fires,
+            reason=clipped(one.reason, WORD_MAX),
+            message=clipped(one.message, TEXT_MAX),
+        )
+        for one in found[:FINDINGS_MAX]
+    )
+
+
+def shadows(seen: Observed, found: Sequence[Finding]) -> tuple[Shadow, ...]:
+    """Return when each rule that is only watched would have ended the run. The first time of each is kept."""
+    known = seen.run.status.shadow
+    told = {one.rule for one in known}
+    new = (one for one in found if one.fires and not one.enforced and one.rule not in told)
+    return (*known, *(_shadow(seen, one) for one in new))[:_SHADOWS_MAX]
+
+
+def _shadow(seen: Observed, one: Finding) -> Shadow:
+    last = one.evidence[-1] if one.evidence else None
+    return Shadow(
+        rule=clipped(one.rule, WORD_MAX),
+        would_stop_at=seen.wall,
+        step=last.step if last else None,
+        value=clipped(last.value, WORD_MAX) if last else "",
+    )

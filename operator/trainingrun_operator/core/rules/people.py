@@ -1,0 +1,48 @@
+"""What people ask for: deleting the run, ``spec.stop``, a stop file written by hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trainingrun_operator.api import endings
+from trainingrun_operator.api.status import Evidence
+from trainingrun_operator.core.rules.finding import Finding
+
+if TYPE_CHECKING:
+    from trainingrun_operator.core.observed import Observed
+
+
+def deleted(seen: Observed) -> Finding | None:
+    """The TrainingRun is being deleted. It does not apply to any other."""
+    if not seen.run.deleting:
+        return None
+    return Finding("deleted", "Deleted", "The TrainingRun was deleted.", endings.DELETED, actor="kubectl delete")
+
+
+def user_stop(seen: Observed) -> Finding:
+    """``spec.stop`` is true."""
+    if not seen.run.spec.stop:
+        return Finding("stop", "NotAsked", "No person has asked for a stop: spec.stop is not true.")
+    reason = f" ({seen.run.spec.stop_reason})" if seen.run.spec.stop_reason else ""
+    return Finding(
+        "stop",
+        "Asked",
+        f"Stopped by hand: spec.stop is true{reason}.",
+        endings.USER_STOP,
+        actor=seen.run.spec.stopped_by or seen.run.stop_manager or "spec.stop",
+    )
+
+
+def stop_file(seen: Observed) -> Finding | None:
+    """A stop file lies in the volume that the operator did not ask for. It does not apply where there is none."""
+    if seen.agent is None or not seen.agent.foreign_stop_file:
+        return None
+    name = seen.run.spec.shutdown.file
+    return Finding(
+        "stopFile",
+        "Written",
+        f"Stopped by hand: somebody wrote the stop file {name}.",
+        endings.USER_STOP,
+        actor="stop file",
+        evidence=(Evidence(what="stopFile", value=name),),
+    )

@@ -1,0 +1,89 @@
+"""What became of the Job and its pods before any training could speak for itself: Job deleted, pods that never start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from trainingrun_operator.api import endings
+from trainingrun_operator.api.status import Evidence
+from trainingrun_operator.core.rules.finding import Finding
+
+if TYPE_CHECKING:
+    from trainingrun_operator.core.facts.pod import Pod
+    from trainingrun_operator.core.observed import Observed
+
+UNSCHEDULABLE: Final = "Unschedulable"
+CANNOT_START: Final = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+    }
+)
+
+
+def job_gone(seen: Observed) -> Finding | None:
+    """The Job that the run had is not there any more. It does not apply before there was one, or while it is there."""
+    if seen.job is not None or seen.run.status.workload is None:
+        return None
+    if seen.namespace_ends:
+        message = "The namespace was deleted."
+        return Finding("jobGone", "NamespaceDeleted", message, endings.DELETED, actor="kubectl delete")
+    message = f"Its Job {seen.run.status.workload.name} was deleted by somebody else."
+    return Finding("jobGone", "JobDeleted", message, endings.FAILED, actor="Job")
+
+
+def never_started(seen: Observed) -> Finding | None:
+    """Pods fail before any training starts, or the Job ended and left no pod to tell how. It does not apply while a pod is there."""
+    job = seen.job
+    if job is None or seen.live_pods:
+        return None
+    if job.failed > seen.run.spec.backoff_limit:
+        message = (
+            f"{job.failed} pods failed before their training could start (backoffLimit {seen.run.spec.backoff_limit})."
+            f"{' Last lines of the log: ' + seen.log_tail if seen.log_tail else ''}"
+        )
+        return Finding("neverStarted", "PodsFailed", message, endings.FAILED, actor="Job")
+    if job.finished:
+        message = "The Job ended, and no pod is left to tell how its training did: somebody deleted or evicted it."
+        return Finding("neverStarted", "JobEnded", message, endings.FAILED, actor="Job")
+    return None
+
+
+def cannot_start(seen: Observed) -> Finding | None:
+    """The pod waits for too long for what it lacks: an image, or a node. It does not apply while it lacks neither."""
+    pod = seen.pod
+    if pod is None:
+        return None
+    match lacks(pod):
+        case "image":
+            actor, patience = "kubelet", seen.defaults.image_error_seconds
+        case "node":
+            actor, patience = "scheduler", seen.defaults.unschedulable_seconds
+        case _:
+            return None
+    waits = f"{pod.waiting_reason}: {pod.waiting_message}"
+    if not patience:
+        message = f"The pod waits for a node ({waits}). How long does not matter: timing.unschedulableSeconds is 0."
+        return Finding("cannotStart", "Waiting", message)
+    if seen.waiting_seconds < patience:
+        message = f"The pod cannot start yet ({waits}). It has waited for {seen.waiting_seconds:.0f} of at most {patience:g} s."
+        return Finding("cannotStart", "Waiting", message)
+    return Finding(
+        "cannotStart",
+        "WaitedTooLong",
+        f"The pod cannot start: {waits}",
+        endings.FAILED,
+        actor=actor,
+        evidence=(Evidence(what="waiting", value=pod.waiting_reason),),
+    )
+
+
+def lacks(pod: Pod) -> str:
+    """What keeps a pod from starting: ``image`` (or another thing of the kubelet's), ``node``, or nothing that is known. Its waiting is timed by it."""
+    if pod.waiting_reason in CANNOT_START:
+        return "image"
+    return "node" if pod.waiting_reason == UNSCHEDULABLE else ""
