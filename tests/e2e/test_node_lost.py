@@ -13,12 +13,12 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 LONG = ("--epochs", "200", "--step-seconds", "0.1")
 
 
-def test_a_machine_that_dies_under_a_stop_and_a_training(space, gpu_nodes):
-    trains = space.run("trains", *LONG, gpus=2)
+def test_a_machine_that_dies_under_a_stop_and_a_training(space, halved_gpu_machine):
+    trains = space.run("trains", *LONG, gpus=4)
     pod = trains.wait_training(timeout=180)
     first, node = pod["metadata"]["name"], pod["spec"]["nodeName"]
     stops = space.run(
-        "stops", *LONG, "--deaf", gpus=2, pod={"nodeSelector": {"kubernetes.io/hostname": node}},
+        "stops", *LONG, "--deaf", gpus=4, pod={"nodeSelector": {"kubernetes.io/hostname": node}},
         shutdown={"graceSeconds": 600},
     )  # fmt: skip
     stops.wait_training(timeout=120)
