@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
+from e2e.effects import BUDGET, CLOUD, KINDS
 from e2e.outputs import tell
 from e2e.own_operator import OwnOperator
 
@@ -27,20 +28,6 @@ ATTEMPTS = 3
 STUB = ("stub-training", "--epochs", "100", "--step-seconds", "0.2", "--save-every", "5")
 # How often these come depends on how long things take.
 UNSTEADY = {"annotate nudge"}
-BUDGET = "delete poddisruptionbudgets"
-CLOUD = "cloud TerminateInstanceInAutoScalingGroup"
-KINDS = {
-    "a Job": "post jobs",
-    "an Event": "event CheckpointSaved",
-    "the run's status": "begin",
-    "an annotation of a pod": "annotate save",
-    "a pod": "delete pod",
-    "a disruption budget": BUDGET,
-    "a Node": "taint node",
-    "a machine": CLOUD,
-    "the finalizer": "remove finalizer",
-}
-"""One effect of each kind, in the order in which they come."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +106,7 @@ def test_killed_at_one_effect_of_each_kind_it_ends_the_same(gpu_machine, space, 
 
     def story(side, half):
         own = OwnOperator.open(space)
-        effects = list(KINDS.values())[half::2]
+        effects = [kind.effect for kind in KINDS[half::2]]
         # The half with the machine needs one.
         gpus = 8 if CLOUD in effects else 0
         run, recorded, end = killed_at(space, own, f"{side}{half}", effects, side, gpus)
@@ -137,7 +124,7 @@ def test_killed_at_one_effect_of_each_kind_it_ends_the_same(gpu_machine, space, 
         assert len(asked) == len(machines), "Each machine was terminated once."
         assert not set(machines) & cloud.running()
     assert sum(bool(node.get("pool")) for _, _, recorded, _ in stories for node in recorded) == len(SIDES)
-    lines = [f"  {side:6} {effect:42} {kind}" for side in SIDES for kind, effect in KINDS.items()]
+    lines = [f"  {side:6} {kind.effect:42} {kind.name}" for side in SIDES for kind in KINDS]
     title = f"killed at an effect of each kind: {len(stories)} runs, {len(lines)} kills, each ended the same"
     tell(capsys, "effects-by-kind", "\n".join([title, *lines]))
 
