@@ -19,6 +19,9 @@ E2E_PACKAGES := prometheus:prometheus prometheus-alertmanager:prometheus-alertma
 BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
+# How long each test took, for the list at the end.
+JUNIT := --junitxml=build/junit
+CLUSTER_ROWS := cluster and not exhaustive
 # By their first line, so that a new script is checked without being named here.
 SHELL_SCRIPTS = $(shell grep -rlE '^\#!.*\b(ba)?sh\b' .ci tools 2>/dev/null)
 
@@ -26,7 +29,7 @@ CHART := charts/trainingrun-operator
 CHART_FILES := $(CHART)/files
 CHART_CRDS := $(CHART_FILES)/crds
 
-.PHONY: help demo test check fix generate verify docs cluster cluster-down image install e2e unit trainings chaos bench lock
+.PHONY: help demo test check fix generate verify docs cluster cluster-down image install e2e exhaustive unit trainings chaos bench lock
 
 # What make can do.
 help:
@@ -37,6 +40,7 @@ demo: cluster image install  ## Three real trainings ended in three ways, on a k
 	@$(BIN)/python tools/demo/demo.py
 
 test: check cluster unit trainings image install e2e  ## Everything: check, unit tests, the docs' trainings, then the tests on a kind cluster
+	@$(BIN)/python tools/slowest.py build/junit
 	@echo "test: all passed"
 
 check: $(READY) verify docs  ## Format, lint, types, layers, shell scripts, generated files, docs
@@ -113,21 +117,26 @@ install: $(READY)  ## Install the operator into the cluster
 e2e: $(READY)  ## Tests on the running cluster, with the installed operator
 	@tools/debian $(E2E_PACKAGES)
 	@echo "e2e: tests on the cluster"
-	@$(PYTEST) -m cluster -n $(E2E_WORKERS) --dist loadscope $(PYTEST_ARGS)
-	@[ -n "$(PYTEST_ARGS)" ] || { echo "e2e: what the API server wrote down of the operator"; $(PYTEST) -m audit --durations=0; }
+	@$(PYTEST) -m "$(CLUSTER_ROWS)" -n $(E2E_WORKERS) --dist loadscope $(JUNIT)/cluster.xml $(PYTEST_ARGS)
+	@[ -n "$(PYTEST_ARGS)" ] || { echo "e2e: what the API server wrote down of the operator"; $(PYTEST) -m audit --durations=0 $(JUNIT)/audit.xml; }
+
+exhaustive: CLUSTER_ROWS := cluster
+exhaustive: cluster image install e2e  ## The tests on the kind cluster, with every effect of a stop: before an issue that touches effects is resolved
+	@for each in build/outputs/effects-of-a-{stop,release}.txt; do cat "$$each"; done
+	@echo "exhaustive: all passed"
 
 # Part of `test`; alone it is the quick loop while writing code.
 unit: $(READY)
 	@tools/debian $(UNIT_PACKAGES)
 	@echo "unit: tests without a cluster"
-	@$(PYTEST) -m "not cluster and not audit and not trainings" -n $(WORKERS) --cov --cov-report= $(PYTEST_ARGS)
+	@$(PYTEST) -m "not cluster and not audit and not trainings" -n $(WORKERS) --cov --cov-report= $(JUNIT)/unit.xml $(PYTEST_ARGS)
 	@echo "unit: every branch of core and api is covered"
 	@$(BIN)/coverage report --include='*/trainingrun_operator/core/*,*/trainingrun_operator/api/*' --fail-under=100
 
 trainings: $(READY)  ## The docs' training scripts on the real PyTorch, Hugging Face, Lightning, JAX and Keras, on CPU
 	@tools/frameworks/frameworks >/dev/null
 	@echo "trainings: the docs' scripts, run, stopped and gone on with"
-	@$(PYTEST) tests/integration/trainings -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+	@$(PYTEST) tests/integration/trainings -n $(WORKERS) --dist worksteal $(JUNIT)/trainings.xml $(PYTEST_ARGS)
 
 chaos: $(READY) $(if $(filter-out 0,$(CHAOS_CLUSTER)),cluster image install)  ## N terminations in memory and CHAOS_CLUSTER real ones, under faults drawn from SEED
 	@cd tests && ../$(BIN)/python -m chaos --runs $(N) --seed $(SEED) --cluster $(CHAOS_CLUSTER)

@@ -53,7 +53,7 @@ RELEASED: Final = frozenset({"uninstall", "status", "list"})
 """Verbs of helm that the e2e test runs, the first with `--dry-run`."""
 ELSEWHERE: Final = {
     ". .cluster/env": "it is read by tests/e2e/ground.py, with the same result",
-    "kubectl rollout restart": "the operator is everybody's; tests/e2e/test_operator_away.py takes it away and back",
+    "kubectl rollout restart": "the operator is everybody's; tests/e2e/test_two_operators.py has another take over, and tests/e2e/test_release.py renews one",
     "kubectl trainingrun explain digits": "tests/e2e/test_plugin.py does, on a run that trains and is then ended; a unit test holds that it does so with each",
     "kubectl trainingrun stop digits": "likewise",
     "kubectl trainingrun plot": "likewise",

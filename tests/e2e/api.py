@@ -29,7 +29,8 @@ JSON_PATCH = "application/json-patch+json"
 APPLY = "application/apply-patch+yaml"
 
 RUNS = "/apis/trainingrun.dev/v1alpha1"
-"""Between looks at what sends no events: bucket and cloud."""
+LINE_SECONDS = 120
+"""For a line that a training should write soon; generous, because many tests share two cores."""
 
 
 class ApiError(Exception):
@@ -238,7 +239,7 @@ class Log:
             self.ended = True
             self._changed.notify_all()
 
-    def wait(self, part: str, timeout: float = 60, *, times: int = 1) -> Line:
+    def wait(self, part: str, timeout: float = LINE_SECONDS, *, times: int = 1) -> Line:
         """The first line that contains `part`; with `times`, that many-th.
 
         Raises:

@@ -39,12 +39,26 @@ class Request:
         return self.group, self.resource, self.verb
 
 
-def requests(log: Path, *parts: str, since: float = 0) -> Iterator[Request]:
-    """Entries of API objects whose line contains all `parts`; the files that the log was rotated to come first."""
-    for file in [*sorted(log.parent.glob("audit-*.log")), log]:
-        with file.open(errors="replace") as lines:
+def end_of(log: Path) -> int:
+    """Length of the log in bytes: what is written from now on comes after it."""
+    return log.stat().st_size
+
+
+def requests(log: Path, *parts: str, since: float = 0, after: int = 0) -> Iterator[Request]:
+    """Entries of API objects whose line contains all `parts`; the files that the log was rotated to come first.
+
+    Only those from the time `since` (seconds since the epoch) on, and behind `after` bytes of the log, as `end_of` gave them: it may be
+    hundreds of megabytes.
+    """
+    if after > end_of(log):  # It was rotated in between.
+        after = 0
+    files = [log] if after else [*sorted(log.parent.glob("audit-*.log")), log]
+    wanted = [part.encode() for part in parts]
+    for file in files:
+        with file.open("rb") as lines:
+            lines.seek(after)
             for line in lines:
-                if all(part in line for part in parts) and line.endswith("\n"):
+                if all(part in line for part in wanted) and line.endswith(b"\n"):
                     entry = json.loads(line)
                     if "objectRef" in entry and (request := _request(entry)).at >= since:
                         yield request

@@ -15,22 +15,32 @@ from e2e.cloud import Cloud
 from e2e.faults import S3Proxy
 from e2e.ground import Ground, NoGroundError
 from e2e.runs import Space, remove_namespaces, unique
+from e2e.scheduling import together_with
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 CLEAN_UP_SECONDS = 20
 HERE = Path(__file__).parent
-# The longest first: what is short fills the gaps.
 FIRST = (
-    "test_effects",
+    "gpu_nodes",
     "test_load",
+    "stage",
+    "test_effects",
+    "own_operator",
+    "halved_gpu_machine",
+    "leaver",
+    "own_release",
     "test_frozen_operator",
+    "test_suspend",
+    "test_disruptions",
+    "test_alerts",
+    "test_namespace",
+    "test_api_trouble",
     "test_s3_away",
     "test_ways_out",
-    "test_api_trouble",
-    "test_release",
 )
+"""The longest first, by the fixture that they share (`scheduling.TOGETHER`) or by file: what is short fills the gaps."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,7 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _rank(item: pytest.Item) -> int:
-    name = item.path.stem
+    name = together_with(item.nodeid) or item.path.stem
     return FIRST.index(name) - len(FIRST) if name in FIRST else 0
 
 
@@ -115,8 +125,22 @@ def own_release(ground: Ground) -> Iterator[None]:
 
 @pytest.fixture
 def gpu_nodes(ground: Ground) -> Iterator[None]:
-    """No other test uses GPU nodes, so what happens to them is this test's doing."""
+    """No other test uses GPU nodes: whatever happens to machines and their group is this test's doing."""
     with turn(ground, "gpu", alone=True):
+        yield
+
+
+@pytest.fixture
+def gpu_machine(ground: Ground) -> Iterator[None]:
+    """Each of the test's runs takes a whole machine (8 GPUs). Other tests may have machines of their own meanwhile."""
+    with turn(ground, "gpu", alone=False):
+        yield
+
+
+@pytest.fixture
+def halved_gpu_machine(ground: Ground) -> Iterator[None]:
+    """Two of the test's runs share a machine (4 GPUs each). `scheduling` runs no two of these tests at once, so no other run takes a half of it."""
+    with turn(ground, "gpu", alone=False):
         yield
 
 

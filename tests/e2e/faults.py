@@ -1,8 +1,7 @@
-"""What goes wrong on purpose: S3 away, operator away, an agent killed, a Node that stays."""
+"""What goes wrong on purpose: S3 away, another number of operators, an agent killed, a Node that stays."""
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from e2e.ground import CLOUD_NAMESPACE, OPERATOR, OPERATOR_NAMESPACE
 from e2e.runs import unique
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from e2e.api import Api, Json
     from e2e.runs import Run, Space
@@ -125,16 +124,6 @@ class S3Proxy:
             60,
             selector=f"kubernetes.io/service-name={self.name}",
         )
-
-
-@contextlib.contextmanager
-def operator_away(api: Api) -> Iterator[None]:
-    """Without any operator inside; with a ready one again after it."""
-    scale(api, 0)
-    try:
-        yield
-    finally:
-        scale(api, 1)
 
 
 def scale(api: Api, replicas: int) -> None:

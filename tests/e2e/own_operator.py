@@ -19,6 +19,8 @@ from waiting import eventually
 from trainingrun_operator.api.names import FINALIZER
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from e2e.api import Json
     from e2e.runs import Space
 
@@ -199,6 +201,16 @@ class OwnOperator:
     def kill(self) -> None:
         """SIGKILL; it is started again by itself."""
         self._control("POST", "operator", {"signal": "KILL"})
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Inside, there is no operator: it was told to end, as by the kubelet, and did. After it there is a ready one."""
+        self._control("POST", "operator", {"signal": "TERM", "wanted": False})
+        try:
+            yield
+        finally:
+            self._control("POST", "operator", {"signal": "CONT", "wanted": True})
+            self.wait_ready()
 
     def frozen(self, halt: int) -> bool:
         """Whether a halt has frozen the operator."""

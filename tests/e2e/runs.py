@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from e2e.api import RUNS, Api, ApiError, Json, Log, seconds_of
-from e2e.audit import OPERATOR_USER, Request, requests
+from e2e.audit import OPERATOR_USER, Request, end_of, requests
 from e2e.ground import OPERATOR, OPERATOR_NAMESPACE, OUTPUTS
 from waiting import eventually
 
@@ -106,9 +106,12 @@ class Space:
     explain: list[Callable[[], str]] = field(default_factory=list)
     """What else explains a failure."""
     _kubeconfig: Path | None = None
+    _audited: int = 0
+    """Length of the audit log before there was anything in it about this namespace."""
 
     def open(self) -> None:
         """Make the namespace, as strict as Kubernetes has them, with the bucket's credentials in it."""
+        self._audited = end_of(self.ground.audit_log)
         labels = {NAMESPACE_LABEL: "true", "pod-security.kubernetes.io/enforce": "restricted"}
         self.api.create("/api/v1/namespaces", {"metadata": {"name": self.name, "labels": labels}})
         self.secret(SECRET)
@@ -204,9 +207,13 @@ class Space:
     def jobs(self) -> list[Json]:
         return self.api.list(f"/apis/batch/v1/namespaces/{self.name}/jobs")
 
+    def requests(self, *parts: str) -> list[Request]:
+        """Requests since this namespace was made whose entry contains all `parts`."""
+        return list(requests(self.ground.audit_log, *parts, after=self._audited))
+
     def audit(self, verb: str, resource: str) -> list[Request]:
         """Granted requests about this namespace, by anybody; a dry run is none."""
-        found = requests(self.ground.audit_log, f'"namespace":"{self.name}"', f'"verb":"{verb}"')
+        found = self.requests(f'"namespace":"{self.name}"', f'"verb":"{verb}"')
         return [one for one in found if one.resource == resource and 200 <= one.code < 300]
 
     # -- the end ----------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Which worker runs which test.
 
-What must be alone with something shares one worker, so that nobody waits for a lock; and so does what looks at the same runs, so
-that they are made once.
+Tests that need something for themselves share one worker, so that no worker waits for a lock; so do tests that look at the same runs, which are
+then made once. Everything else goes, one test at a time and in the order of `conftest.FIRST`, to the worker that is free.
 
 xdist 3.8 with pytest 9.2 does not: its `loadgroup` writes marks into an attribute of items that is not there any more
 (`Item._nodeid` is gone): so the fixtures are read from the source.
@@ -12,23 +12,41 @@ from __future__ import annotations
 import ast
 import functools
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from xdist.scheduler import LoadScopeScheduling
 
-TOGETHER: Final = ("gpu_nodes", "own_operator", "own_release", "stage", "fenced")
+if TYPE_CHECKING:
+    import pytest
+    from xdist.remote import Producer
+    from xdist.workermanage import WorkerController
+
+TOGETHER: Final = (
+    "gpu_nodes", "halved_gpu_machine", "own_operator", "own_release", "stage", "fenced", "leaver", "refusals"
+)  # fmt: skip
 """Fixtures that hold something alone, and those of a module that its tests share."""
+SOME: Final = 2
 ROOT: Final = Path(__file__).parents[2]
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """One test at a time to whoever is free; those that ask for the same fixture of `TOGETHER` to one worker, first of all."""
+    """One test at a time to whoever is free; those that ask for the same fixture of `TOGETHER` to one worker."""
+
+    def __init__(self, config: pytest.Config, log: Producer | None = None) -> None:
+        super().__init__(config, log)
+        # In the order in which they were collected, not those with many tests first: many tests may take little time.
+        config.option.loadscopereorder = False
+
+    def _reschedule(self, node: WorkerController) -> None:
+        """Give a worker more only when it has one test left, which it holds back until it knows the next: xdist would queue a third behind a long one."""
+        if node.shutting_down or not self.workqueue or self._pending_of(self.assigned_work[node]) < SOME:
+            super()._reschedule(node)
 
     def _split_scope(self, nodeid: str) -> str:
-        return _together_with(nodeid) or nodeid
+        return together_with(nodeid) or nodeid
 
 
-def _together_with(nodeid: str) -> str:
+def together_with(nodeid: str) -> str:
     """The fixture of `TOGETHER` that a test asks for; empty if none."""
     file, _, name = nodeid.partition("::")
     asked = _arguments(ROOT / file).get(name.partition("[")[0], frozenset())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from e2e.api import Api, ApiError
@@ -11,6 +11,8 @@ from e2e.runs import state_of, unique
 from waiting import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from e2e.api import Json
     from e2e.runs import Space
 
@@ -98,6 +100,18 @@ class Tenant:
             self.api.request(method, path, body, content_type)
         assert refusal.value.status in (403, 422), refusal.value
         return refusal.value.message
+
+    def denied_now(self, request: Callable[[], tuple[Any, ...]]) -> str:
+        """As `denied`, of a request made from what is read now; made again while somebody else writes in between."""
+
+        def asked() -> ApiError | None:
+            with pytest.raises(ApiError) as refusal:
+                self.api.request(*request())
+            return None if refusal.value.status == 409 else refusal.value
+
+        refused = eventually(asked, "it is refused for what it asks, not for what it was made from")
+        assert refused.status in (403, 422), refused
+        return refused.message
 
 
 @dataclass

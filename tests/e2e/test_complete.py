@@ -78,7 +78,7 @@ def test_a_marker_before_a_crash_is_complete_with_a_warning(space):
 
 def test_a_run_that_is_done_is_left_alone(steady_operator, space):
     run = space.run("still", *SHORT)
-    run.wait_finished()
+    run.wait_settled()
     version = run.read()["metadata"]["resourceVersion"]
     writes = len(space.audit("patch", "trainingruns/status"))
     time.sleep(7)  # longer than tools/install-values.yaml's statusSeconds: what would be written, would be by now

@@ -60,7 +60,10 @@ def test_foreground_deletion_saves_and_proves_first_and_leaves_nothing_but_the_b
     assert final.checkpoint is not None
     assert final.checkpoint.step == saved, "It holds what the training saved on its way out."
 
-    gone = [one.at for resource in ("pods", "jobs") for one in space.audit("delete", resource)]
+    gone = eventually(
+        lambda: [one.at for resource in ("pods", "jobs") for one in space.audit("delete", resource)],
+        "the audit log says what was deleted",
+    )
     assert seconds_of(final.written_at) <= min(gone) + 1, "Nothing was deleted before the commit was written."
     assert not [key for key in space.bucket.etags(run.layout.base) if ".partial" in key]
     assert space.bucket.files(run.layout.base), "The bucket still has it all."

@@ -18,6 +18,7 @@ from trainingrun_operator.api import names
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
 WATCHED_SECONDS = 3
+FORWARD_SECONDS = 50
 READERS = 4
 ASKED = ("kubectl", "helm")
 # A reader's kubectl: what writes is tried and not done, what would never end is watched for a moment.
@@ -27,7 +28,12 @@ verb=$1; [ "$1" != -n ] || verb=$3
 case $verb in
   {"|".join(sorted(WRITES))}) exec @KUBECTL@ "$@" --dry-run=server ;;
   {"|".join(sorted(READS | PLUGINS))}) exec @KUBECTL@ "$@" ;;
-  {"|".join(sorted(ENDLESS))}) timeout {WATCHED_SECONDS} @KUBECTL@ "$@" | grep --max-count 1 Forwarding; exit ;;
+  {"|".join(sorted(ENDLESS))})
+    coproc timeout {FORWARD_SECONDS} @KUBECTL@ "$@" 2>&1
+    forwards=$COPROC_PID status=0
+    grep --max-count 1 Forwarding <&"${{COPROC[0]}}" || status=$?
+    kill "$forwards" 2>/dev/null
+    exit "$status" ;;
 esac
 echo "nobody knows how to run kubectl $verb" >&2; exit 64
 """

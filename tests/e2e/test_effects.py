@@ -1,7 +1,10 @@
-"""The operator is killed before and after every single effect of a stop, and the run ends as if nothing had happened (I2).
+"""The operator is killed before and after effects of a stop, and the run ends as if nothing had happened (I2).
 
 An effect is a request of the operator to API server or cloud that changes something. S3 it only reads; what the agent writes there, and being killed at
 any of it, is in tests/integration/agent/test_killed.py.
+
+Every test run has one effect of each kind here; tests/chaos has every effect, in memory. `make exhaustive` has every effect here too
+(docs/decisions/0032).
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
+from e2e.effects import BUDGET, CLOUD, KINDS
 from e2e.outputs import tell
 from e2e.own_operator import OwnOperator
 
@@ -24,8 +28,6 @@ ATTEMPTS = 3
 STUB = ("stub-training", "--epochs", "100", "--step-seconds", "0.2", "--save-every", "5")
 # How often these come depends on how long things take.
 UNSTEADY = {"annotate nudge"}
-BUDGET = "delete poddisruptionbudgets"
-CLOUD = "cloud TerminateInstanceInAutoScalingGroup"
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,49 @@ def steps_of(effects):
     return list(dict.fromkeys(one["effect"] for one in effects if one["effect"] not in UNSTEADY))
 
 
+def killed_at(space, own, name, effects, side, gpus):
+    """Of a run whose operator is killed at each of these effects: its end, and what it is expected to be."""
+    halts = {effect: own.halt(name + "|", effect, side) for effect in effects}
+    run = train(space, own, name, gpus=gpus)
+    recorded = run.status["nodes"]
+    stop(run)
+    missed = [effect for effect, halt in halts.items() if not own.halted(halt)]
+    assert not missed, f"{name}: never came, {side} which the operator was to be killed: {missed}"
+    end = end_of(run)
+    assert (end.phase, end.status, end.proven, end.finalizers) == ("Stopped", "user_stop", (True, True), ())
+    return run, recorded, end
+
+
+def test_killed_at_one_effect_of_each_kind_it_ends_the_same(gpu_machine, space, cloud, capsys):
+    """Four runs side by side, each with an operator of its own: for either side, those of two halves of the kinds."""
+    halves = [(side, half) for side in SIDES for half in (0, 1)]
+
+    def story(side, half):
+        own = OwnOperator.open(space)
+        effects = [kind.effect for kind in KINDS[half::2]]
+        # The half with the machine needs one.
+        gpus = 8 if CLOUD in effects else 0
+        run, recorded, end = killed_at(space, own, f"{side}{half}", effects, side, gpus)
+        return own, run, recorded, end
+
+    with ThreadPoolExecutor(len(halves)) as pool:
+        stories = list(pool.map(lambda one: story(*one), halves))
+    ends = [end for *_, end in stories]
+    assert ends[:2] == ends[2:], "Killed before or after: it ends the same."
+    run_deletions_are_single(space)
+    for own, run, recorded, end in stories:
+        asked = [one for one in own.effects(run.name) if one["effect"] == CLOUD and one.get("status") == 200]
+        machines = [node["providerID"].rpartition("/")[2] for node in recorded if node.get("pool")]
+        assert end.nodes[: len(machines)] == ("Released",) * len(machines)
+        assert len(asked) == len(machines), "Each machine was terminated once."
+        assert not set(machines) & cloud.running()
+    assert sum(bool(node.get("pool")) for _, _, recorded, _ in stories for node in recorded) == len(SIDES)
+    lines = [f"  {side:6} {kind.effect:42} {kind.name}" for side in SIDES for kind in KINDS]
+    title = f"killed at an effect of each kind: {len(stories)} runs, {len(lines)} kills, each ended the same"
+    tell(capsys, "effects-by-kind", "\n".join([title, *lines]))
+
+
+@pytest.mark.exhaustive
 def test_killed_at_every_effect_of_a_stop_it_ends_the_same(space, capsys):
     own = OwnOperator.open(space)
     clean = train(space, own, "clean")
@@ -126,7 +171,8 @@ def run_deletions_are_single(space):
     assert len(deleted) == len(set(deleted)), f"A pod was deleted more than once: {deleted}"
 
 
-def test_killed_at_every_effect_of_a_release_exactly_one_machine_goes(gpu_nodes, space, cloud, capsys):
+@pytest.mark.exhaustive
+def test_killed_at_every_effect_of_a_release_exactly_one_machine_goes(gpu_machine, space, cloud, capsys):
     own = OwnOperator.open(space)
     clean = train(space, own, "clean", gpus=8)
     stop(clean)

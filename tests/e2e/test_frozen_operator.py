@@ -13,14 +13,11 @@ LEASE_SECONDS = 5
 CLOUD = "cloud TerminateInstanceInAutoScalingGroup"
 # What the frozen one was about to do, and what becomes of it when it is sent after all.
 REFUSED = {
-    "begin": (422,),
-    "advance Draining": (422,),
-    "advance Deleting": (422,),
-    "annotate released": (404,),
-    "delete pod": (404, 409),
-    "advance Done": (422,),
-    "remove finalizer": (422,),
+    "the decision and what it leads to": {"begin": (422,), "delete pod": (404, 409), "advance Done": (422,)},
+    "the open gate, and the finalizer": {"annotate released": (404,), "remove finalizer": (422,)},
 }
+# Each is a compare-and-swap of the phase, as `advance Done` is (docs/decisions/0032).
+OTHER_PHASES = {"advance Draining": (422,), "advance Deleting": (422,)}
 
 
 @pytest.fixture
@@ -73,9 +70,15 @@ def assert_nothing_more(run, frozen, halt, allowed):
     run.assert_ended_once()
 
 
-@pytest.mark.parametrize("half", [0, 1])
-def test_what_a_frozen_operator_was_about_to_write_is_refused(space, two, half):
-    for number, (effect, allowed) in enumerate(list(REFUSED.items())[half::2]):
+@pytest.mark.parametrize(
+    "refused",
+    [
+        *(pytest.param(effects, id=name) for name, effects in REFUSED.items()),
+        pytest.param(OTHER_PHASES, id="the other phases", marks=pytest.mark.exhaustive),
+    ],
+)
+def test_what_a_frozen_operator_was_about_to_write_is_refused(space, two, refused):
+    for number, (effect, allowed) in enumerate(refused.items()):
         run, frozen, halt = frozen_while_the_other_ends_it(space, two, f"run{number}", effect)
         assert run.status["terminationStatus"] == "user_stop"
         assert_nothing_more(run, frozen, halt, allowed)

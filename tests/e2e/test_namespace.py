@@ -31,8 +31,8 @@ def told_of(space):
     )
 
 
-def test_a_namespace_is_not_held_by_a_bucket_that_cannot_be_reached(space, s3_proxy, gpu_nodes):
-    run = space.run("x", *LONG, gpus=1, checkpoint={"s3": {"endpointURL": s3_proxy.url}})
+def test_a_namespace_is_not_held_by_a_bucket_that_cannot_be_reached(space, s3_proxy, gpu_machine):
+    run = space.run("x", *LONG, gpus=8, checkpoint={"s3": {"endpointURL": s3_proxy.url}})
     node = run.wait_training(timeout=180)["spec"]["nodeName"]
     run.wait_condition("CheckpointSaved")
     machine = run.wait(lambda s: s.get("nodes"), "its node is recorded")["nodes"][0]["providerID"].rpartition("/")[2]

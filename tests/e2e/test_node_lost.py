@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from e2e.audit import OPERATOR_USER, requests
+from e2e.audit import OPERATOR_USER
 from e2e.faults import hold_node
 from e2e.runs import condition_of
 from waiting import eventually
@@ -13,12 +13,12 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 LONG = ("--epochs", "200", "--step-seconds", "0.1")
 
 
-def test_a_machine_that_dies_under_a_stop_and_a_training(space, gpu_nodes):
-    trains = space.run("trains", *LONG, gpus=2)
+def test_a_machine_that_dies_under_a_stop_and_a_training(space, halved_gpu_machine):
+    trains = space.run("trains", *LONG, gpus=4)
     pod = trains.wait_training(timeout=180)
     first, node = pod["metadata"]["name"], pod["spec"]["nodeName"]
     stops = space.run(
-        "stops", *LONG, "--deaf", gpus=2, pod={"nodeSelector": {"kubernetes.io/hostname": node}},
+        "stops", *LONG, "--deaf", gpus=4, pod={"nodeSelector": {"kubernetes.io/hostname": node}},
         shutdown={"graceSeconds": 600},
     )  # fmt: skip
     stops.wait_training(timeout=120)
@@ -42,9 +42,7 @@ def test_a_machine_that_dies_under_a_stop_and_a_training(space, gpu_nodes):
     assert all(pod["status"]["phase"] == "Running" for pod in stops.pods()), "Nobody has told Kubernetes that it died."
     eventually(
         lambda: [
-            one
-            for one in requests(space.ground.audit_log, node, '"delete"')
-            if (one.user, one.resource) == (OPERATOR_USER, "nodes")
+            one for one in space.requests(node, '"delete"') if (one.user, one.resource) == (OPERATOR_USER, "nodes")
         ],
         "the operator removes the Node whose machine is gone",
         90,

@@ -4,39 +4,60 @@ from __future__ import annotations
 
 import pytest
 from e2e.audit import OPERATOR_USER
-from e2e.faults import operator_away
-from e2e.runs import condition_of
+from e2e.faults import signal_container
+from e2e.own_operator import OwnOperator
+from e2e.runs import Space, condition_of, unique
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-SHORT = ("--epochs", "1", "--batch", "72", "--step-seconds", "1", "--save-every", "10")
-"""Twenty seconds: longer than it takes an operator to leave."""
+SHORT = ("--epochs", "1", "--batch", "24", "--step-seconds", "0.2", "--save-every", "20")
+"""Sixty steps in twelve seconds: time enough to stop the process in the middle of them."""
 LONG = ("--epochs", "200", "--step-seconds", "0.05")
 
 
-def test_a_training_that_exits_while_the_operator_is_away_is_done_and_not_run_again(own_operator, space):
-    run = space.run("x", *SHORT)
-    run.wait_training()
-    with operator_away(space.api):
+@pytest.fixture(scope="module")
+def space(ground, api, bucket, cloud, _spaces, tmp_path_factory):
+    """Of this module: its operator leaves and comes back for each of the tests, and no other test notices."""
+    space = Space(ground, api, bucket, cloud, unique("e2e"), tmp_path_factory.mktemp("away"))
+    space.open()
+    _spaces.append(space)
+    yield space
+    space.close()
+
+
+@pytest.fixture(scope="module")
+def leaver(space):
+    return OwnOperator.open(space)
+
+
+def test_a_training_that_exits_while_the_operator_is_away_is_done_and_not_run_again(space, leaver):
+    made = len(space.audit("create", "pods"))
+    # However long the operator takes to leave, the training is not over by then: its process is stopped meanwhile.
+    run = space.run("exits", *SHORT, stallPolls=1000, labels=leaver.labels)
+    training = run.wait_training()
+    run.wait_step(1)
+    signal_container(space, training, "train", "SIGSTOP")
+    with leaver.away():
         assert "termination" not in run.status, "It trains when the operator has left."
+        signal_container(space, training, "train", "SIGCONT")
         run.wait_exit()
         (pod,) = run.pods()
         assert pod["status"]["phase"] == "Running", "The gate keeps pod and bytes."
     status = run.wait_finished()
     assert (status["phase"], status["terminationStatus"]) == ("Succeeded", "auto_complete")
-    assert status["checkpoint"]["step"] == 20
+    assert status["checkpoint"]["step"] == 60
     run.assert_checkpoint_proven(status)
-    assert len(space.audit("create", "pods")) == 1, "The training was not run again."
+    assert len(space.audit("create", "pods")) == made + 1, "The training was not run again."
     run.assert_ended_once()
 
 
-def test_a_stop_and_a_deletion_written_while_the_operator_is_away_are_carried_out_when_it_is_back(own_operator, space):
-    stopped = space.run("stopped", *LONG)
-    deleted = space.run("deleted", *LONG)
+def test_a_stop_and_a_deletion_written_while_the_operator_is_away_are_carried_out_when_it_is_back(space, leaver):
+    stopped = space.run("stopped", *LONG, labels=leaver.labels)
+    deleted = space.run("deleted", *LONG, labels=leaver.labels)
     for run in (stopped, deleted):
         run.wait_training()
         run.wait_commits()
-    with operator_away(space.api):
+    with leaver.away():
         stopped.merge({"spec": {"stop": True}})
         space.api.delete(deleted.path)
         assert condition_of(stopped.status, "Finished")["status"] == "False"
@@ -47,13 +68,13 @@ def test_a_stop_and_a_deletion_written_while_the_operator_is_away_are_carried_ou
     assert deleted.commits()[-1].final, "It was saved before it went."
 
 
-def test_an_operator_killed_in_the_middle_of_a_stop_goes_on_where_it_was(own_operator, space):
-    run = space.run("x", *LONG, "--deaf", shutdown={"graceSeconds": 6})
+def test_an_operator_killed_in_the_middle_of_a_stop_goes_on_where_it_was(space, leaver):
+    run = space.run("killed", *LONG, "--deaf", shutdown={"graceSeconds": 6}, labels=leaver.labels)
     run.wait_training()
     run.wait_commits()
     run.merge({"spec": {"stop": True}})
     begun = run.wait(lambda s: s.get("termination"), "the stop is written down")["termination"]
-    with operator_away(space.api):
+    with leaver.away():
         assert run.status["termination"]["id"] == begun["id"]
     status = run.wait_finished()
     ended = status["termination"]
@@ -64,19 +85,19 @@ def test_an_operator_killed_in_the_middle_of_a_stop_goes_on_where_it_was(own_ope
     begins = [
         one
         for one in space.audit("patch", "trainingruns/status")
-        if one.user == OPERATOR_USER
+        if (one.user, one.name) == (OPERATOR_USER, run.name)
         and any(op.get("path") == "/status/terminationStatus" for op in _operations(one.body))
     ]
     assert len(begins) == 1, "It was decided once."
     run.assert_ended_once()
 
 
-def test_a_final_epoch_that_stood_still_while_the_operator_was_away_is_complete(own_operator, space):
+def test_a_final_epoch_that_stood_still_while_the_operator_was_away_is_complete(space, leaver):
     steps = ("--epochs", "1", "--batch", "24", "--step-seconds", "0.2", "--save-every", "20")
-    run = space.run("stall", *steps, "--linger", "600", completion={"settleSeconds": 2})
+    run = space.run("stall", *steps, "--linger", "600", completion={"settleSeconds": 2}, labels=leaver.labels)
     run.wait_training()
     run.wait(lambda s: (s.get("progress") or {}).get("stepInterval"), "the usual time between steps is written down")
-    with operator_away(space.api):
+    with leaver.away():
         run.log.wait("Training complete")
     status = run.wait_finished()
     assert (status["terminationStatus"], status["termination"]["actor"]) == ("auto_complete", "stallPolls")

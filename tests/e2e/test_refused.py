@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from e2e.api import ApiError
-from e2e.runs import base_spec, condition_of, merged
+from e2e.runs import Space, base_spec, condition_of, merged, unique
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
 LONG = ("--epochs", "200", "--step-seconds", "0.05")
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "whose access key nobody has": (
         {"checkpoint": {"s3": {"credentialsSecretName": "wrong-key"}}},
         "InvalidAccessKeyId",
@@ -68,21 +70,40 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("spec", "reason", "words"), REFUSED.values(), ids=REFUSED)
-def test_a_run_is_refused(spec, reason, words, space):
+@pytest.fixture(scope="module")
+def refusals(ground, api, bucket, cloud, _spaces, tmp_path_factory):
+    """All of them side by side, by what is wrong with them."""
+    space = Space(ground, api, bucket, cloud, unique("e2e"), tmp_path_factory.mktemp("refused"))
+    space.open()
+    _spaces.append(space)
     space.secret("wrong-key", AWS_ACCESS_KEY_ID="nobody")
     space.secret("wrong-secret", AWS_SECRET_ACCESS_KEY="wrong")
     space.secret("incomplete", AWS_SECRET_ACCESS_KEY="")
-    run = space.apply("refused", merged(base_spec(space.ground), spec))
-    condition = run.wait_condition("Accepted", "False", reason, timeout=45)
+    base = base_spec(ground)
+    yield {
+        what: space.apply(f"refused-{place}", merged(base, spec))
+        for place, (what, (spec, *_)) in enumerate(REFUSED.items())
+    }
+    space.close()
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_run_is_refused(what, refusals):
+    run, (_, reason, words) = refusals[what], REFUSED[what]
+
+    def refused(status):
+        accepted = condition_of(status, "Accepted")
+        return (accepted.get("status"), accepted.get("reason")) == ("False", reason)
+
+    status = run.wait(refused, f"a run {what} is refused: {reason}")
+    condition = condition_of(status, "Accepted")
     for word in words:
         assert word in condition["message"], f"The message has the words to act on: {condition['message']}"
-    status = run.status
     stalled = condition_of(status, "Stalled")
     assert (stalled["status"], stalled["message"]) == ("True", condition["message"]), "Argo, Flux and Helm see it too."
     assert status["phase"] == "Pending"
-    assert not space.jobs(), "No Job was created."
-    assert not space.pods()
+    assert not run.space.jobs(), "No Job was created."
+    assert not run.space.pods()
     assert not run.read()["metadata"].get("finalizers"), "Nothing is to be protected, so nothing holds it."
 
 

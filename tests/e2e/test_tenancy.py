@@ -191,7 +191,7 @@ FORBIDDEN = {
 def test_nothing_comes_of_it_when_a_tenant(attack, words, fenced):
     tenant, run = fenced
     before = state(tenant, run)
-    told = tenant.denied(*attack(tenant, run))
+    told = tenant.denied_now(lambda: attack(tenant, run))
     assert words.format(user=tenant.user, namespace=tenant.space.name) in told
     assert state(tenant, run) == before
 
@@ -313,6 +313,7 @@ def test_a_run_that_sends_its_checkpoints_elsewhere_is_refused(space):
         for word in (*words, f"which runs of namespace {space.name} may not use", ASK):
             assert word in condition["message"], f"{what}: {condition['message']}"
     allowed.wait_condition("Accepted")
+    eventually(space.jobs, "the one that is allowed has its Job")
     assert [job["metadata"]["name"] for job in space.jobs()] == ["shared"]
 
 

@@ -74,12 +74,13 @@ def test_a_second_replica_takes_over(own_operator, space, capsys, leave):
         first = holder(lease)
         pods = operators(space.api)
         (second,) = pods.keys() - {first}
-        assert "leading" in page(space.api, first, "readyz")
-        assert f"standby: the Lease is held by {first}" in page(space.api, second, "readyz")
+        eventually(lambda: "leading" in page(space.api, first, "readyz"), "the holder says that it leads")
+        standby = f"standby: the Lease is held by {first}"
+        eventually(lambda: standby in page(space.api, second, "readyz"), "the other says who leads")
         mine = f'trainingrun_info{{namespace="{space.name}",name="x"}} 1'
         eventually(lambda: mine in page(space.api, first, "metrics"), "the leader exports the run")
         assert "trainingrun_leader 1.0" in page(space.api, first, "metrics")
-        assert "trainingrun_leader 0.0" in page(space.api, second, "metrics")
+        eventually(lambda: "trainingrun_leader 0.0" in page(space.api, second, "metrics"), "the other exports it too")
         assert "trainingrun_info{" not in page(space.api, second, "metrics"), "A standby exports no run."
 
         run.merge({"spec": {"stop": True}})

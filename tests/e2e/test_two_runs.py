@@ -6,7 +6,7 @@ import re
 
 import pytest
 from e2e.api import JSON_PATCH
-from e2e.audit import OPERATOR_USER, requests
+from e2e.audit import OPERATOR_USER
 from e2e.runs import condition_of
 from waiting import eventually
 
@@ -16,7 +16,7 @@ LONG = ("--epochs", "200", "--step-seconds", "0.1")
 FINALIZER = "e2e.trainingrun.dev/look-again"
 
 
-def test_a_node_stays_until_the_last_run_on_it_has_ended(space, gpu_nodes):
+def test_a_node_stays_until_the_last_run_on_it_has_ended(space, halved_gpu_machine):
     first = space.run("first", *LONG, gpus=4)
     node = first.wait_training(timeout=180)["spec"]["nodeName"]
     second = space.run("second", *LONG, gpus=4, pod={"nodeSelector": {"kubernetes.io/hostname": node}})
@@ -53,11 +53,7 @@ def test_a_node_stays_until_the_last_run_on_it_has_ended(space, gpu_nodes):
         120,
     )
     eventually(
-        lambda: [
-            r
-            for r in requests(space.ground.audit_log, node, '"delete"')
-            if (r.user, r.resource) == (OPERATOR_USER, "nodes")
-        ],
+        lambda: [r for r in space.requests(node, '"delete"') if (r.user, r.resource) == (OPERATOR_USER, "nodes")],
         "the operator removes the Node whose machine is gone",
         90,
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from axe_playwright_python.sync_playwright import Axe
 from e2e.ground import OUTPUTS
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 from waiting import eventually
 
 if TYPE_CHECKING:
@@ -119,7 +119,8 @@ def assert_fits(page: Page) -> None:
 
 @contextlib.contextmanager
 def web(ground: Ground, folder: Path) -> Iterator[Web]:
-    """The dashboard and a browser."""
+    """Start the dashboard and a browser."""
+    expect.set_options(timeout=PAGE_SECONDS * 1000)
     with served(ground, folder) as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         yield Web(url, browser)

@@ -267,10 +267,12 @@ class Proxy:
         return web.json_response({})
 
     async def operator_process(self, request: web.Request) -> web.Response:
-        """`{signal: KILL, wanted: true}`."""
+        """`{signal: KILL, wanted: true}`. Answers when it has ended, where it is not wanted any more."""
         asked = await request.json()
         self.operator.wanted = asked.get("wanted", True)
         self.operator.signal(signal.Signals[f"SIG{asked['signal']}"])
+        if not self.operator.wanted:
+            await self.operator.over.wait()
         return web.json_response({})
 
     async def ask_operator(self, request: web.Request) -> web.Response:

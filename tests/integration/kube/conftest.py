@@ -6,22 +6,30 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from e2e.api import Api, Json
+from e2e.api import APPLY, Api, Json
 from e2e.ground import Ground, NoGroundError
+from e2e.own_operator import SHARD_LABEL
 from e2e.runs import NAMESPACE_LABEL, unique
 
 from trainingrun_operator.api import names
-from trainingrun_operator.edge.kube import Connection, Kube
+from trainingrun_operator.edge.kube import OBSERVER, Connection, Kube
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-UNKNOWN_POOL = "nobodys"
-"""The installed operator refuses a run of this pool and leaves it alone, so that only the test writes to it."""
+UNWATCHED = {SHARD_LABEL: "no-operator"}
+"""Labels of a run that no operator selects: only the test writes to it."""
+REFUSED = {
+    "type": "Accepted",
+    "status": "False",
+    "reason": "UnknownNodePool",
+    "message": "Written by the test.",
+    "lastTransitionTime": "2026-01-01T00:00:00Z",
+}
 
 
 class Runs:
-    """Makes TrainingRuns that nobody acts on."""
+    """Makes TrainingRuns that no operator watches."""
 
     def __init__(self, api: Api, namespace: str) -> None:
         self.api = api
@@ -32,7 +40,6 @@ class Runs:
         """A valid spec; a change to None takes the field away."""
         usual = {
             "checkpoint": {"destination": "s3://bucket/runs", "s3": {"credentialsSecretName": "none"}},
-            "nodePool": {"ref": UNKNOWN_POOL},
             "template": {"spec": {"containers": [{"name": "train", "image": "train:1"}]}},
         }
         return {key: value for key, value in (usual | changes).items() if value is not None}
@@ -42,28 +49,21 @@ class Runs:
         return {
             "apiVersion": names.API_VERSION,
             "kind": names.RUN_KIND,
-            "metadata": {"name": name, "namespace": self.namespace},
+            "metadata": {"name": name, "namespace": self.namespace, "labels": UNWATCHED},
             "spec": self.spec(**changes),
         }
 
     def make(self, name: str = "run", **changes: Any) -> Json:
-        """Create one, and wait until the installed operator has said its one word about it. Returns it as it is then."""
+        """Create one and apply a first status as the observer does. Returns the run as it is then."""
         self.api.create(self.collection, self.body(name, **changes))
-        settled = self.api.wait(
-            self.collection,
-            lambda run: (
-                run is not None
-                and any(
-                    c["type"] == "Accepted" and c["status"] == "False"
-                    for c in (run.get("status") or {}).get("conditions", ())
-                )
-            ),
-            "the operator has refused the run",
-            30,
-            name=name,
-        )
-        assert settled is not None
-        return settled
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.RUN_KIND,
+            "metadata": {"name": name, "namespace": self.namespace},
+            "status": {"phase": "Pending", "observedGeneration": 1, "conditions": [REFUSED]},
+        }
+        path = f"{self.collection}/{name}/status"
+        return self.api.request("PATCH", path, body, APPLY, fieldManager=OBSERVER, force="true")
 
     def read(self, name: str = "run") -> Json:
         """As it is stored now."""
@@ -92,8 +92,6 @@ def namespace(api: Api) -> Iterator[str]:
     name = unique("kube")
     api.create("/api/v1/namespaces", {"metadata": {"name": name, "labels": {NAMESPACE_LABEL: "true"}}})
     yield name
-    # Runs first: the installed operator has nothing to say in a namespace that is being deleted.
-    api.delete(f"/apis/{names.API_VERSION}/namespaces/{name}/{names.RUN_PLURAL}")
     api.delete(f"/api/v1/namespaces/{name}")
 
 
