@@ -158,6 +158,8 @@ class PodStatus(Model):
     """Of the pod."""
     uid: Word
     """Of the pod."""
+    rank: Annotated[int, Field(ge=0, le=65_535)] = 0
+    """Which rank of the training it is, from 0."""
     node: ObjectName = ""
     """Where it runs."""
     phase: Word = ""

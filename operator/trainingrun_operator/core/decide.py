@@ -10,7 +10,14 @@ from trainingrun_operator.api.exchange import SaveRequest
 from trainingrun_operator.api.run import CheckpointMode, OnFailure
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core import acceptance, manifests, release
-from trainingrun_operator.core.effects import AddFinalizer, Annotate, CreateJob, Decision, Effect, RecordNodes, Tell
+from trainingrun_operator.core.effects import (
+    AddFinalizer,
+    Annotate,
+    CreateWorkload,
+    Decision,
+    RecordNodes,
+    Tell,
+)
 from trainingrun_operator.core.facts.bucket import Mismatch, Verified
 from trainingrun_operator.core.rules import completion
 from trainingrun_operator.core.rules.chain import AT_REST, RULES, why_end
@@ -51,13 +58,14 @@ def _story(seen: Observed, rules: Sequence[Rule]) -> Decision:
         return Decision(note="deleted before anything of it existed")
     if found := why_end(seen, rules):
         return termination.begin(seen, found)
-    if seen.job is None:
+    if seen.workload is None:
         return _start(seen)
     if seen.run.spec.suspend:
         return suspension.begin(seen)
-    if (pod := seen.pod) is not None and pod.waits_behind_gate:
-        return _replace(seen, pod)
-    return Decision(again_seconds=seen.run.spec.poll_interval_seconds, note="watching")
+    if crashed := tuple(rank.pod for rank in seen.ranks if rank.pod is not None and rank.crashed):
+        return _replace(seen, crashed)
+    leftovers = transitions.end_leftovers(seen)
+    return Decision(leftovers, again_seconds=seen.run.spec.poll_interval_seconds, note="watching")
 
 
 def _suspended(seen: Observed, stop: Termination) -> Decision:
@@ -78,36 +86,45 @@ def _start(seen: Observed) -> Decision:
     if names.FINALIZER not in seen.run.finalizers:
         return Decision((AddFinalizer(),), again_seconds=0)
     return Decision(
-        (CreateJob(manifests.job(seen.run, seen.defaults)), Tell("Started", "The Job was created.")),
+        (CreateWorkload(manifests.job(seen.run, seen.defaults)), Tell("Started", "The Job was created.")),
         again_seconds=seen.run.spec.poll_interval_seconds,
     )
 
 
-def _replace(seen: Observed, pod: Pod) -> Decision:
-    """Save what a crashed pod left behind its gate, prove it, then let the Job replace the pod."""
+def _replace(seen: Observed, crashed: Sequence[Pod]) -> Decision:
+    """Save what crashed pods left behind their gates, prove it, then let the workload replace them.
+
+    The agents of all of them answer one request, named after the first.
+    """
     if seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED or isinstance(seen.answer, Verified):
-        return _let_go(seen, pod)
+        return _let_go(seen, crashed)
     hopeless = seen.save_failing_seconds >= seen.defaults.hold_after_seconds
     if hopeless and seen.run.spec.checkpoint.on_failure is OnFailure.PROCEED:
-        return _let_go(seen, pod)
-    attempt = pod.save.attempt if pod.save is not None else 1
-    request = SaveRequest(id=f"crash-{pod.uid}", attempt=attempt + isinstance(seen.answer, Mismatch), ended=True)
-    ask = transitions.ask_to_save(pod, request)
+        return _let_go(seen, crashed)
+    attempt = max((pod.save.attempt for pod in crashed if pod.save is not None), default=1)
+    request = SaveRequest(id=_request_id(crashed), attempt=attempt + isinstance(seen.answer, Mismatch), ended=True)
+    asks = tuple(ask for pod in crashed if (ask := transitions.ask_to_save(pod, request)))
     nudge = transitions.nudges(seen, "Saving", seen.save_failing_seconds)
     return Decision(
-        (ask, *nudge) if ask else nudge,
+        (*asks, *nudge),
         again_seconds=transitions.patience(seen, seen.save_failing_seconds),
         note="a crashed pod is saved behind its gate",
     )
 
 
-def _let_go(seen: Observed, pod: Pod) -> Decision:
-    effects: tuple[Effect, ...] = (
-        Annotate(pod.name, pod.uid, names.RELEASED_ANNOTATION, f"crash-{pod.uid}"),
+def _request_id(crashed: Sequence[Pod]) -> str:
+    return f"crash-{crashed[0].uid}"
+
+
+def _let_go(seen: Observed, crashed: Sequence[Pod]) -> Decision:
+    opens = (Annotate(pod.name, pod.uid, names.RELEASED_ANNOTATION, _request_id(crashed)) for pod in crashed)
+    count, limit = completion.crashes(seen), seen.run.spec.backoff_limit
+    told = (
         Tell(
             "Restarting",
-            f"Training ended with exit code {pod.exit_code}; what it left is saved, and pod {pod.name} is replaced ({completion.crashes(seen, pod)} of {seen.run.spec.backoff_limit} restarts).",
+            f"Training ended with exit code {pod.exit_code}; what it left is saved, and pod {pod.name} is replaced ({count} of {limit} restarts).",
             warning=True,
-        ),
+        )
+        for pod in crashed
     )
-    return Decision(effects, again_seconds=seen.defaults.termination_look_seconds)
+    return Decision((*opens, *told), again_seconds=seen.defaults.termination_look_seconds)

@@ -25,15 +25,15 @@ class DeleteRun:
 
 
 @dataclass(frozen=True)
-class CreateJob:
+class CreateWorkload:
     """Dry-run first; the API server's complaint becomes a `Problem`."""
 
     manifest: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class AdoptJob:
-    """Hand the Job to the garbage collector: it goes when the run is deleted."""
+class AdoptWorkload:
+    """Hand the workload to the garbage collector, which deletes it with the run."""
 
     uid: str
 
@@ -75,24 +75,24 @@ class Annotate:
 
 @dataclass(frozen=True)
 class EndReplacements:
-    """Set the Job's backoffLimit to 0, so that no exit code starts another pod."""
+    """Let the workload start no pod for one that has failed. Its gates may open then."""
 
-    job_uid: str
+    uid: str
 
 
 @dataclass(frozen=True)
-class SuspendJob:
-    """End pods whose training still runs, with their grace; refused unless the Job's spec is the one that was looked at."""
+class SuspendWorkload:
+    """End pods whose training still runs, with their grace; refused unless the workload's spec is the one that was looked at."""
 
-    job_uid: str
+    uid: str
     generation: int
 
 
 @dataclass(frozen=True)
-class ResumeJob:
-    """Let a suspended Job make its pod again; refused unless the Job's spec is the one that was looked at."""
+class ResumeWorkload:
+    """Let a suspended workload start its pods again; refused unless its spec is the one that was looked at."""
 
-    job_uid: str
+    uid: str
     generation: int
 
 
@@ -113,7 +113,7 @@ class DeletePod:
 
 
 @dataclass(frozen=True)
-class DeleteJob:
+class DeleteWorkload:
     """With its uid as precondition; already gone is success."""
 
     name: str
@@ -180,18 +180,18 @@ Effect = (
     AddFinalizer
     | RemoveFinalizer
     | DeleteRun
-    | CreateJob
-    | AdoptJob
+    | CreateWorkload
+    | AdoptWorkload
     | Begin
     | Advance
     | RecordNodes
     | Annotate
     | EndReplacements
-    | SuspendJob
-    | ResumeJob
+    | SuspendWorkload
+    | ResumeWorkload
     | Resume
     | DeletePod
-    | DeleteJob
+    | DeleteWorkload
     | CreateBudget
     | DeleteBudget
     | TaintNode

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.api.run import TrainingRunSpec
     from trainingrun_operator.core.defaults import Defaults
     from trainingrun_operator.core.facts.run import Run
-    from trainingrun_operator.core.facts.workload import Job
+    from trainingrun_operator.core.facts.workload import Workload
 
 Manifest = dict[str, Any]
 
@@ -63,13 +63,19 @@ def budget_name(run_name: str) -> str:
     return f"{run_name}-checkpoint"
 
 
-def disruption_budget(run: Run, made: Job) -> Manifest:
-    """Build what keeps the run's pods from being evicted. It goes with the Job, should nobody delete it before.
+def disruption_budget(run: Run, workload: Workload) -> Manifest:
+    """Build what keeps the run's pods from being evicted. The garbage collector deletes it with the workload.
 
     Not maxUnavailable: that needs an owner with a scale subresource, which a Job has not; the budget then blocks by failing, with a warning Event
     every few seconds. A run has one pod at a time.
     """
-    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": made.name, "uid": made.uid, "controller": False}
+    owner = {
+        "apiVersion": workload.api_version,
+        "kind": workload.kind,
+        "name": workload.name,
+        "uid": workload.uid,
+        "controller": False,
+    }
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",

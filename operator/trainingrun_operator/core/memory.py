@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, assert_never
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.facts.gathered import Source
 from trainingrun_operator.core.facts.learned import BudgetChanged, JobRefused, ProviderAnswered
+from trainingrun_operator.core.facts.rank import Rank
 from trainingrun_operator.core.observed import Observed
 from trainingrun_operator.core.release import facts_of, gate_holds
 from trainingrun_operator.core.rules import completion, workload
@@ -22,7 +23,7 @@ from trainingrun_operator.core.stop.requests import save_request
 from trainingrun_operator.core.track import Track, fold, resumed
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from trainingrun_operator.core.facts.bucket import Verified
     from trainingrun_operator.core.facts.gathered import Facts
@@ -49,12 +50,29 @@ class Stopwatch:
 
 
 @dataclass(frozen=True)
+class RankMemory:
+    """Of one rank: what is known of its newest pod."""
+
+    track: Track = field(default_factory=Track)
+    waiting: Stopwatch = field(default_factory=Stopwatch)
+    """For what the pod lacks."""
+    silence: Stopwatch = field(default_factory=Stopwatch)
+    """Of its agent."""
+    unshipped: Stopwatch = field(default_factory=Stopwatch)
+
+    def silent(self, pod: Pod | None, now: float, *, heard: bool) -> Stopwatch:
+        """Return the stopwatch of the silence, once the agent of the newest pod was asked at `now`."""
+        return self.silence.at((pod.uid, not heard) if pod is not None else None, now)
+
+
+@dataclass(frozen=True)
 class Memory:
     """Of one run."""
 
     read_at: Mapping[Source, float] = field(default_factory=dict)
     """When each source was read last."""
-    track: Track = field(default_factory=Track)
+    ranks: Mapping[int, RankMemory] = field(default_factory=dict)
+    """By number."""
     next_reading_at: float = 0
     """When the metrics are due."""
     verified: Verified | None = None
@@ -65,8 +83,8 @@ class Memory:
     problem_generation: int = 0
     """Generation of the spec that the problem was found with."""
     ended_before: Verified | None = None
-    log_tail: tuple[str, str] = ("", "")
-    """Pod uid, and the last lines of that pod's log."""
+    log_tails: Mapping[str, str] = field(default_factory=dict)
+    """By pod uid, the last lines of a crashed training's log."""
     identities: Mapping[str, NodeFacts] = field(default_factory=dict)
     """The node of each pod, by pod uid."""
     fates: Mapping[str, Fate] = field(default_factory=dict)
@@ -78,16 +96,16 @@ class Memory:
     """The node provider's last refusal to release a machine, by providerID."""
     phase: Stopwatch = field(default_factory=Stopwatch)
     saving: Stopwatch = field(default_factory=Stopwatch)
-    waiting: Stopwatch = field(default_factory=Stopwatch)
-    silence: Stopwatch = field(default_factory=Stopwatch)
-    """Of the newest pod's agent."""
-    unshipped: Stopwatch = field(default_factory=Stopwatch)
     candidate: Stopwatch = field(default_factory=Stopwatch)
     proven: Stopwatch = field(default_factory=Stopwatch)
     nodes: Mapping[str, Stopwatch] = field(default_factory=dict)
     """By node uid."""
     gates: Mapping[str, Stopwatch] = field(default_factory=dict)
     """By node uid."""
+
+    def rank(self, number: int) -> RankMemory:
+        """Return what is known of a rank."""
+        return self.ranks.get(number) or RankMemory()
 
     def age(self, source: Source, now: float) -> float:
         """Seconds since a source was read; infinite if it never was."""
@@ -96,11 +114,11 @@ class Memory:
 
 def remember(memory: Memory, facts: Facts, now: float) -> tuple[Memory, Observed]:
     """Fold the facts of one look into the memory. Returns the new memory and what `decide` may look at."""
-    known = _timed(_with_reading(_with_values(memory, facts, now), facts, now), facts, now)
+    known = _timed(_with_values(memory, facts, now), facts, now)
     seen = _observed(known, facts, now)
     # These two are judged by rules, which look at everything else that is observed.
     is_proven, verdict = disruption.all_proven(seen), completion.inferred(seen)
-    completes = (verdict.actor, facts.pod.uid) if verdict is not None and facts.pod is not None else None
+    completes = (verdict.actor, *(rank.pod and rank.pod.uid for rank in seen.ranks)) if verdict is not None else None
     known = replace(known, proven=known.proven.at(is_proven, now), candidate=known.candidate.at(completes, now))
     return known, replace(
         seen,
@@ -125,14 +143,9 @@ def remember_effects(memory: Memory, learned: Iterable[Learned]) -> Memory:
     return memory
 
 
-def silence(memory: Memory, pod: Pod | None, now: float, *, heard: bool) -> Stopwatch:
-    """Return the stopwatch of the newest pod's silence, once its agent was asked at `now`."""
-    return memory.silence.at((pod.uid, not heard) if pod is not None else None, now)
-
-
 def _with_values(memory: Memory, facts: Facts, now: float) -> Memory:
     """Keep what was read."""
-    read, pod = facts.read, facts.pod
+    read = facts.read
     new = facts.verified
     newer = new is not None and (memory.verified is None or new.commit.order >= memory.verified.commit.order)
     checked = Source.PREFLIGHT in read
@@ -144,7 +157,9 @@ def _with_values(memory: Memory, facts: Facts, now: float) -> Memory:
         problem=facts.problem if checked else memory.problem,
         problem_generation=facts.run.generation if checked else memory.problem_generation,
         ended_before=facts.ended_before or memory.ended_before,
-        log_tail=(pod.uid, facts.log_tail) if pod is not None and facts.log_tail is not None else memory.log_tail,
+        ranks=_folded(memory, facts, now),
+        next_reading_at=now + facts.run.spec.poll_interval_seconds if facts.readings else memory.next_reading_at,
+        log_tails=facts.log_tails,
         identities=facts.identities,
         fates=facts.fates,
         budget=facts.budget if Source.BUDGET in read else memory.budget,
@@ -152,29 +167,10 @@ def _with_values(memory: Memory, facts: Facts, now: float) -> Memory:
     )
 
 
-def _with_reading(memory: Memory, facts: Facts, now: float) -> Memory:
-    """Fold the reading of the metrics, if one was due, into the track."""
-    pod, run = facts.pod, facts.run
-    if facts.reading is None or pod is None:
-        return memory
-    first = memory.track == Track()
-    track = resumed(run.status.progress, pod_uid=pod.uid, now=now) if first else memory.track
-    return replace(
-        memory,
-        track=fold(track, facts.reading, pod_uid=pod.uid, now=now),
-        next_reading_at=now + run.spec.poll_interval_seconds,
-    )
-
-
 def _timed(memory: Memory, facts: Facts, now: float) -> Memory:
     """Let every stopwatch go on, or start it again."""
-    run, pod, agent, stop = facts.run, facts.pod, facts.agent, facts.run.status.termination
+    run, stop = facts.run, facts.run.status.termination
     request = save_request(run, facts.pods)
-    unshipped = (
-        (agent.pod_uid, disruption.shipped(agent), agent.commit and agent.commit.key)
-        if agent is not None and agent.newest is not None
-        else memory.unshipped.what
-    )
     nodes, gates = memory.nodes, memory.gates
     if run.status.nodes:
         holds = _gates(facts)
@@ -184,11 +180,34 @@ def _timed(memory: Memory, facts: Facts, now: float) -> Memory:
         memory,
         phase=memory.phase.at((stop.phase, stop.attempt) if stop else None, now),
         saving=memory.saving.at(request[0], now) if request is not None else memory.saving,
-        waiting=memory.waiting.at((pod.uid, workload.lacks(pod)) if pod is not None else None, now),
-        silence=silence(memory, pod, now, heard=agent is not None),
-        unshipped=memory.unshipped.at(unshipped, now),
         nodes=nodes,
         gates=gates,
+    )
+
+
+def _folded(memory: Memory, facts: Facts, now: float) -> dict[int, RankMemory]:
+    """Fold what was read of each rank into what is known of it."""
+    folded = (
+        _rank_folded(memory.rank(number), Rank.of(number, pods), facts, now) for number, pods in enumerate(facts.ranks)
+    )
+    return {**memory.ranks, **dict(enumerate(folded))}
+
+
+def _rank_folded(known: RankMemory, rank: Rank, facts: Facts, now: float) -> RankMemory:
+    pod, report, reading = rank.pod, facts.reports.get(rank.number), facts.readings.get(rank.number)
+    track, unshipped = known.track, known.unshipped
+    if reading is not None and pod is not None:
+        if rank.number == 0 and track == Track():
+            track = resumed(facts.run.status.progress, pod_uid=pod.uid, now=now)
+        track = fold(track, reading, pod_uid=pod.uid, now=now)
+    if report is not None and report.newest is not None:
+        newest = (report.pod_uid, disruption.shipped(report), report.commit and report.commit.key)
+        unshipped = unshipped.at(newest, now)
+    return RankMemory(
+        track=track,
+        waiting=known.waiting.at((pod.uid, workload.lacks(pod)) if pod is not None else None, now),
+        silence=known.silent(pod, now, heard=report is not None),
+        unshipped=unshipped,
     )
 
 
@@ -199,12 +218,10 @@ def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
         run=run,
         now=now,
         wall=facts.wall,
-        track=memory.track,
+        ranks=tuple(_rank(memory, facts, number, pods, now) for number, pods in enumerate(facts.ranks)),
         next_reading_at=memory.next_reading_at,
         defaults=facts.defaults,
-        job=facts.job,
-        pods=facts.pods,
-        agent=facts.agent,
+        workload=facts.workload,
         verified=memory.verified,
         answer=facts.answer,
         save_failing_seconds=memory.saving.seconds(now) if save_request(run, facts.pods) is not None else 0,
@@ -218,10 +235,18 @@ def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
         namespace_ends=facts.namespace_ends,
         problem=facts.problem,
         ended_before=memory.ended_before,
-        log_tail=facts.log_tail or "",
-        waiting_seconds=memory.waiting.seconds(now),
-        unshipped_seconds=memory.unshipped.seconds(now),
         budget=facts.budget,
+    )
+
+
+def _rank(memory: Memory, facts: Facts, number: int, pods: Sequence[Pod], now: float) -> Rank:
+    known = memory.rank(number)
+    rank = Rank.of(number, pods, report=facts.reports.get(number), track=known.track)
+    return replace(
+        rank,
+        log_tail=memory.log_tails.get(rank.pod.uid, "") if rank.pod is not None else "",
+        waiting_seconds=known.waiting.seconds(now),
+        unshipped_seconds=known.unshipped.seconds(now),
     )
 
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from trainingrun_operator.core.defaults import Defaults
+from trainingrun_operator.core.facts.rank import Rank
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.nodes import NodeFacts, Pool
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.run import Problem, Run
-    from trainingrun_operator.core.facts.workload import Job
+    from trainingrun_operator.core.facts.workload import Workload
     from trainingrun_operator.core.track import Track
 
 
@@ -31,15 +32,12 @@ class Observed:
     now: float
     wall: str
     """RFC 3339, UTC."""
-    track: Track
+    ranks: tuple[Rank, ...] = (Rank(),)
+    """By number. There is always rank 0, and its numbers are the run's."""
     next_reading_at: float = 0
     """When the metrics are due again."""
     defaults: Defaults = field(default_factory=Defaults)
-    job: Job | None = None
-    pods: tuple[Pod, ...] = ()
-    """Oldest first."""
-    agent: AgentReport | None = None
-    """Of the newest pod; None if it did not answer."""
+    workload: Workload | None = None
     verified: Verified | None = None
     """The newest commit of the run that verified, if the bucket was asked."""
     answer: Answer | None = None
@@ -65,12 +63,6 @@ class Observed:
     """Found on the way to the first Job: unknown secret, refused template, missing bucket."""
     ended_before: Verified | None = None
     """What a stop of this very run left in the bucket, although the cluster knows of no stop: its state is older than the bucket."""
-    log_tail: str = ""
-    """Last lines of a training that crashed."""
-    waiting_seconds: float = 0
-    """How long the newest pod has been lacking the same thing, in the words of `workload.lacks`."""
-    unshipped_seconds: float = 0
-    """How long the newest commit has been the same one, while a checkpoint lies in the volume."""
     budget: str | None = None
     """uid of the budget that keeps the run's pods from being evicted; empty: there is none; None: not known."""
     proven_seconds: float | None = None
@@ -79,15 +71,31 @@ class Observed:
     """How long a completion has been inferred without interruption; None if it is not."""
 
     @property
-    def pod(self) -> Pod | None:
-        """The newest pod."""
-        return self.pods[-1] if self.pods else None
+    def track(self) -> Track:
+        """The readings of rank 0, which speak for the run."""
+        return self.ranks[0].track
 
-    def seconds_since(self, stamp: str) -> float:
-        """By the wall clock, since a moment that was written down."""
-        return (datetime.fromisoformat(self.wall) - datetime.fromisoformat(stamp)).total_seconds()
+    @property
+    def pods(self) -> tuple[Pod, ...]:
+        """All pods of all ranks, rank by rank, oldest first."""
+        return tuple(pod for rank in self.ranks for pod in rank.pods)
 
     @property
     def live_pods(self) -> tuple[Pod, ...]:
         """Those of which anything still runs."""
         return tuple(pod for pod in self.pods if not pod.terminal)
+
+    @property
+    def runs(self) -> bool:
+        """Whether the training of any rank runs."""
+        return any(rank.runs for rank in self.ranks)
+
+    @property
+    def reports(self) -> tuple[AgentReport, ...] | None:
+        """Of every rank's agent, by rank; None if any did not answer: what holds of all ranks is then not known."""
+        reports = tuple(rank.report for rank in self.ranks if rank.report is not None)
+        return reports if len(reports) == len(self.ranks) else None
+
+    def seconds_since(self, stamp: str) -> float:
+        """By the wall clock, since a moment that was written down."""
+        return (datetime.fromisoformat(self.wall) - datetime.fromisoformat(stamp)).total_seconds()

@@ -83,9 +83,7 @@ def render(seen: Observed, rules: Sequence[chain.Rule] = chain.RULES) -> Trainin
         ),
         start_time=before.start_time or next((pod.started_at for pod in seen.pods if pod.started_at), None),
         progress=_progress(seen),
-        workload=WorkloadRef(api_version="batch/v1", kind="Job", name=seen.job.name, uid=seen.job.uid)
-        if seen.job
-        else before.workload,
+        workload=_workload(seen),
         pods=tuple(_pod(pod) for pod in seen.pods[-64:]) if seen.pods else (),
         checkpoint=_checkpoint(seen),
         shadow=chain.shadows(seen, found),
@@ -112,7 +110,7 @@ def _phase(seen: Observed, facts: dict[str, Fact]) -> str:
 
 def _phase_of_run(seen: Observed) -> str:
     """Of one that neither ends nor is suspended by way of its phases."""
-    if seen.job is None and seen.run.spec.suspend:
+    if seen.workload is None and seen.run.spec.suspend:
         return "Suspended"
     started = any(pod.training is not Training.NOT_STARTED for pod in seen.live_pods)
     return "Running" if started else "Pending"
@@ -163,11 +161,11 @@ def _facts(seen: Observed) -> tuple[Fact, ...]:
 
 def _accepted(seen: Observed) -> Fact:
     problem = seen.problem or (
-        acceptance.refusal(seen) if seen.job is None and seen.run.status.termination is None else None
+        acceptance.refusal(seen) if seen.workload is None and seen.run.status.termination is None else None
     )
     if problem is not None:
         return Fact("Accepted", "False", problem.reason, problem.message)
-    if seen.job is None and seen.run.status.termination is None and not seen.run.spec.suspend:
+    if seen.workload is None and seen.run.status.termination is None and not seen.run.spec.suspend:
         return Fact("Accepted", "Unknown", "Checking", "The spec is being checked.")
     return Fact("Accepted", "True", "Accepted", "The spec can be acted on.")
 
@@ -189,8 +187,9 @@ def _not_running(seen: Observed, kind: str) -> Fact:
     if (lost := next((pod for pod in seen.pods if pod.lost), None)) is not None:
         gone = f"The machine of node {lost.node} is gone, and pod {lost.name} with it: the Job replaces it once the Node is removed."
         return Fact(kind, "Unknown", "NodeLost", gone)
-    pod = seen.pod
-    why = f" The pod waits: {pod.waiting_reason}: {pod.waiting_message}" if pod and pod.waiting_reason else ""
+    waiting = (rank.pod for rank in seen.ranks if rank.pod is not None and rank.pod.waiting_reason)
+    pod = next(waiting, None)
+    why = f" The pod waits: {pod.waiting_reason}: {pod.waiting_message}" if pod is not None else ""
     return Fact(kind, "Unknown", "NotRunning", f"No training is running.{why}")
 
 
@@ -212,7 +211,7 @@ def _checkpoint_saved(seen: Observed) -> Fact:
         return Fact(kind, "False", *trouble)
     if seen.verified is not None and seen.verified.commit.total_files:
         return Fact(kind, "True", "Verified", sentence_of(saved_from(seen.verified)))
-    if seen.agent is not None and seen.agent.files == 0 and seen.track.advanced:
+    if seen.reports and all(report.files == 0 for report in seen.reports) and seen.track.advanced:
         path = seen.run.spec.checkpoint.path
         return Fact(
             kind,
@@ -227,8 +226,9 @@ def _checkpoint_saved(seen: Observed) -> Fact:
 
 
 def _saving_trouble(seen: Observed) -> tuple[str, str] | None:
-    if seen.agent is not None and seen.agent.error is not None:
-        return seen.agent.error.code, seen.agent.error.message
+    errors = (rank.report.error for rank in seen.ranks if rank.report is not None)
+    if (error := next((one for one in errors if one is not None), None)) is not None:
+        return error.code, error.message
     if isinstance(seen.answer, Mismatch):
         return "Mismatch", seen.answer.complaint
     if isinstance(seen.answer, Unreachable):
@@ -270,9 +270,11 @@ def _finished(seen: Observed) -> Fact:
 
 def _signal_trouble(seen: Observed, stop: Termination | None) -> str | None:
     """Why the signal was not sent to a training that is asked to leave; None: it was, or none is to be."""
-    if stop is None or stop.phase is Phase.DONE or seen.agent is None or not seen.agent.signal_trouble:
+    troubles = (rank.report.signal_trouble for rank in seen.ranks if rank.report is not None)
+    trouble = next(filter(None, troubles), "")
+    if stop is None or stop.phase is Phase.DONE or not trouble:
         return None
-    why = f"{seen.run.spec.shutdown.signal} was not sent to the training: {seen.agent.signal_trouble}."
+    why = f"{seen.run.spec.shutdown.signal} was not sent to the training: {trouble}."
     return clipped(why, MESSAGE_MAX)
 
 
@@ -343,11 +345,20 @@ def _progress_of(seen: Observed, newest: Observation) -> Progress:
     )
 
 
+def _workload(seen: Observed) -> WorkloadRef | None:
+    """What owns the pods; the one that was, once it is gone."""
+    owner = seen.workload
+    if owner is None:
+        return seen.run.status.workload
+    return WorkloadRef(api_version=owner.api_version, kind=owner.kind, name=owner.name, uid=owner.uid)
+
+
 def _pod(pod: Pod) -> PodStatus:
     exited = pod.training is Training.EXITED and not pod.terminal
     return PodStatus(
         name=pod.name,
         uid=pod.uid,
+        rank=pod.rank,
         node=pod.node,
         phase="Exited" if exited else pod.phase,
         exit_code=pod.exit_code,
@@ -361,7 +372,9 @@ def _checkpoint(seen: Observed) -> CheckpointStatus | None:
     saved: Saved | None = stop.saved if stop is not None and stop.saved is not None else None
     if saved is None and seen.verified is not None:
         saved = saved_from(seen.verified)
-    lag = Lag(bytes=min(max(seen.agent.unsaved_bytes, 0), COUNT_MAX)) if seen.agent is not None else None
+    reports = seen.reports
+    unsaved = sum(max(report.unsaved_bytes, 0) for report in reports) if reports is not None else None
+    lag = Lag(bytes=min(unsaved, COUNT_MAX)) if unsaved is not None else None
     if saved is None or not saved.commit:
         loss = stop.data_loss if stop else None
         return before if loss is None else (before or CheckpointStatus()).model_copy(update={"data_loss": loss})

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from trainingrun_operator.core.defaults import Defaults
+from trainingrun_operator.core.facts.rank import by_rank
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,13 +19,13 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
     from trainingrun_operator.core.facts.run import Problem, Run
-    from trainingrun_operator.core.facts.workload import Job
+    from trainingrun_operator.core.facts.workload import Workload
 
 
 class Source(Enum):
     """What is read from time to time and believed in between."""
 
-    CHILDREN = "pods and Job, from the API server instead of the watch"
+    CHILDREN = "pods and workload, from the API server instead of the watch"
     FATES = "nodes and machines of silent pods"
     IDENTITIES = "the nodes of running pods"
     NAMESPACE = "labels of the run's namespace"
@@ -42,13 +44,13 @@ class Facts:
     read: frozenset[Source] = frozenset()
     """The sources that were read at this look."""
     pools: tuple[Pool, ...] = ()
-    job: Job | None = None
+    workload: Workload | None = None
     pods: tuple[Pod, ...] = ()
     """Oldest first, with what their fates say."""
-    agent: AgentReport | None = None
-    """Of the newest pod; None if it was not asked or did not answer."""
-    reading: Sample | ScrapeFailure | None = None
-    """Of the newest pod's metrics; None: not due."""
+    reports: Mapping[int, AgentReport] = field(default_factory=dict)
+    """By rank, of the newest pods' agents that were asked and answered."""
+    readings: Mapping[int, Sample | ScrapeFailure] = field(default_factory=dict)
+    """By rank, of the newest pods' metrics; empty: not due."""
     fates: Mapping[str, Fate] = field(default_factory=dict)
     """By pod uid, of silent pods."""
     answer: Answer | None = None
@@ -69,12 +71,12 @@ class Facts:
     """Why nothing can be created yet; None for a run that has begun."""
     ended_before: Verified | None = None
     """What a stop of this run left in the bucket, as found by the preflight."""
-    log_tail: str | None = None
-    """Last lines of the newest pod's log; None: not wanted."""
+    log_tails: Mapping[str, str] = field(default_factory=dict)
+    """By pod uid, the last lines of the logs of newest pods that have crashed."""
     budget: str | None = None
     """uid of the disruption budget; empty: there is none; None: not known."""
 
-    @property
-    def pod(self) -> Pod | None:
-        """The newest pod."""
-        return self.pods[-1] if self.pods else None
+    @cached_property
+    def ranks(self) -> tuple[tuple[Pod, ...], ...]:
+        """The pods by rank, oldest first."""
+        return by_rank(self.pods, self.workload.world_size if self.workload is not None else None)

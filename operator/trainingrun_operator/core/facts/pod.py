@@ -31,6 +31,8 @@ class Pod:
 
     name: str
     uid: str
+    rank: int = 0
+    """Which rank of the training it is, from 0."""
     node: str = ""
     ip: str = ""
     phase: str = "Pending"
@@ -38,7 +40,7 @@ class Pod:
     deleting: bool = False
     training: Training = Training.NOT_STARTED
     exit_code: int | None = None
-    """Of the training container, or of whichever of the author's containers failed."""
+    """Of the container that trains."""
     started_at: str = ""
     waiting_reason: str = ""
     """``ImagePullBackOff``, ``CreateContainerConfigError``, ``Unschedulable``, …"""
@@ -46,6 +48,8 @@ class Pod:
     stop: StopRequest | None = None
     save: SaveRequest | None = None
     released: bool = False
+    gate_left: bool = False
+    """Its gate has exited: what still runs in it is neither training nor ours."""
     nudge: str = ""
     created: str = ""
     unreachable: bool = False
@@ -64,16 +68,23 @@ class Pod:
         return self.training is Training.EXITED and not self.released and not self.terminal and not self.deleting
 
     @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> Self:
-        """Read a stored object."""
+    def of(cls, stored: Mapping[str, Any], *, container: str = "", rank: int = 0) -> Self:
+        """Read a stored object.
+
+        Args:
+            stored: the pod as the API server has it.
+            container: the one that trains; empty: the author's first.
+            rank: which rank the pod is, as its workload says.
+        """
         meta, spec, status = stored["metadata"], stored.get("spec") or {}, stored.get("status") or {}
         annotations = meta.get("annotations") or {}
         phase = status.get("phase", "Pending")
-        training, exit_code, started_at = _training(spec, status)
+        training, exit_code, started_at = _training(spec, status, container)
         waiting_reason, waiting_message = _waiting(status)
         return cls(
             name=meta["name"],
             uid=meta["uid"],
+            rank=rank,
             node=spec.get("nodeName", ""),
             ip=status.get("podIP", ""),
             phase=phase,
@@ -87,6 +98,7 @@ class Pod:
             stop=_request(StopRequest, annotations.get(names.STOP_ANNOTATION)),
             save=_request(SaveRequest, annotations.get(names.SAVE_ANNOTATION)),
             released=names.RELEASED_ANNOTATION in annotations,
+            gate_left="terminated" in _state(status, names.GATE_CONTAINER),
             nudge=annotations.get(names.NUDGE_ANNOTATION, ""),
             created=meta.get("creationTimestamp", ""),
         )
@@ -100,19 +112,21 @@ def _request(model: type[Request], annotation: str | None) -> Request | None:
         return None
 
 
-def _training(spec: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[Training, int | None, str]:
-    """Whether the author's containers run; with the exit code that speaks for all of them, and when the first started."""
-    authors = [c["name"] for c in spec.get("containers") or () if c["name"] not in names.OWN_CONTAINERS]
-    states = {s["name"]: s.get("state") or {} for s in status.get("containerStatuses") or ()}
-    ended = [states[name]["terminated"] for name in authors if "terminated" in states.get(name, {})]
-    running = [states[name]["running"] for name in authors if "running" in states.get(name, {})]
-    started_at = min((s["startedAt"] for s in (*running, *ended) if s.get("startedAt")), default="")
-    if running:
-        return Training.RUNNING, None, started_at
-    if ended and len(ended) == len(authors):
-        codes = [int(s["exitCode"]) for s in ended]
-        return Training.EXITED, next((code for code in codes if code), 0), started_at
+def _training(spec: Mapping[str, Any], status: Mapping[str, Any], container: str) -> tuple[Training, int | None, str]:
+    """Where the container that trains stands, its exit code, and when it started. Containers beside it do not count."""
+    authors = (c["name"] for c in spec.get("containers") or () if c["name"] not in names.OWN_CONTAINERS)
+    state = _state(status, container or next(authors, ""))
+    if (running := state.get("running")) is not None:
+        return Training.RUNNING, None, running.get("startedAt") or ""
+    if (ended := state.get("terminated")) is not None:
+        return Training.EXITED, int(ended["exitCode"]), ended.get("startedAt") or ""
     return Training.NOT_STARTED, None, ""
+
+
+def _state(status: Mapping[str, Any], container: str) -> Mapping[str, Any]:
+    """The state of one container; empty: the kubelet says nothing of it yet."""
+    stated = (s.get("state") or {} for s in status.get("containerStatuses") or () if s["name"] == container)
+    return next(stated, {})
 
 
 _WAITING_IS_NORMAL = frozenset({"", "ContainerCreating", "PodInitializing"})

@@ -1,47 +1,30 @@
-"""What runs the training: a Job that the operator made."""
+"""What runs the training: the object that owns the run's pods, whatever kind it is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
-
-from trainingrun_operator.api import names
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
-class Job:
-    """The Job that the operator made."""
+class Workload:
+    """The owner of the run's pods, as its adapter (`edge.workloads`) reads it."""
 
+    api_version: str
+    kind: str
     name: str
     uid: str
     run_uid: str
+    """Of the TrainingRun that its label names."""
+    world_size: int = 1
+    """How many ranks train together. It comes from here, never from an agent."""
     generation: int = 1
-    """Of its spec: who was away while it was suspended and resumed does neither a second time."""
+    """Of its spec: an operator that was away while the workload was suspended and resumed does neither a second time."""
     suspended: bool = False
-    backoff_limit: int = 0
+    replaces: bool = True
+    """Whether it starts another pod for one that has failed."""
     failed: int = 0
+    """How many of its pods have failed."""
     finished: bool = False
     deleting: bool = False
     owned: bool = False
-    """The garbage collector may have it once the run is deleted."""
-
-    @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> Self:
-        """Read a stored object."""
-        meta, spec, status = stored["metadata"], stored.get("spec") or {}, stored.get("status") or {}
-        conditions = status.get("conditions") or ()
-        return cls(
-            name=meta["name"],
-            uid=meta["uid"],
-            run_uid=(meta.get("labels") or {}).get(names.RUN_UID_LABEL, ""),
-            generation=meta.get("generation", 1),
-            suspended=bool(spec.get("suspend")),
-            backoff_limit=spec.get("backoffLimit", 6),
-            failed=status.get("failed", 0),
-            finished=any(c["type"] in ("Complete", "Failed") and c["status"] == "True" for c in conditions),
-            deleting="deletionTimestamp" in meta,
-            owned=bool(meta.get("ownerReferences")),
-        )
+    """Whether the garbage collector deletes it with the run."""

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def ended_before(seen: Observed) -> Finding | None:
-    """The bucket holds what a stop of this very run left. It does not apply once there is a Job, or without such a commit."""
-    if seen.job is not None or seen.ended_before is None:
+    """The bucket holds what a stop of this very run left. It does not apply once there is a workload, or without such a commit."""
+    if seen.workload is not None or seen.ended_before is None:
         return None
     known = ENDINGS.get(seen.ended_before.commit.status or "")
     why = f"as {known.status}" if known else "for a reason that is not known any more"

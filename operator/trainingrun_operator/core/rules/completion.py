@@ -16,7 +16,9 @@ from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.rules.finding import Finding
 
 if TYPE_CHECKING:
+    from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.core.facts.pod import Pod
+    from trainingrun_operator.core.facts.rank import Rank
     from trainingrun_operator.core.observed import Observed
 
 STALL_INTERVALS: Final = 3
@@ -28,13 +30,14 @@ _STALL: Final = "finalEpochStall"
 
 
 def exit_code(seen: Observed) -> Finding | None:
-    """The training exits with 0, or with another code after its marker. It does not apply to a pod that has not started or crashed."""
-    pod = seen.pod
-    if pod is not None and pod.training is Training.RUNNING and not pod.deleting:
+    """Every rank's training exits with 0, or with another code after the marker. It does not apply to pods that have not started or have crashed."""
+    pods = tuple(rank.pod for rank in seen.ranks if rank.pod is not None)
+    if any(pod.training is Training.RUNNING and not pod.deleting for pod in pods):
         return Finding("exitCode", "StillRuns", "The training still runs: exit code 0 ends it as complete.")
-    if pod is None or not _exited_by_itself(pod):
+    if len(pods) < len(seen.ranks) or not all(_exited_by_itself(pod) for pod in pods):
         return None
-    if pod.exit_code == 0:
+    code = next((pod.exit_code for pod in pods if pod.exit_code), 0)
+    if code == 0:
         return Finding(
             "exitCode",
             "ExitCodeZero",
@@ -48,52 +51,58 @@ def exit_code(seen: Observed) -> Finding | None:
     return Finding(
         "exitCode",
         "ExitAfterMarker",
-        f"Training wrote the marker {name} and then ended with exit code {pod.exit_code}.",
+        f"Training wrote the marker {name} and then ended with exit code {code}.",
         endings.AUTO_COMPLETE,
         actor="marker",
-        evidence=(Evidence(what="marker", value=name), Evidence(what="exitCode", value=str(pod.exit_code))),
-        warning=f"Exit code {pod.exit_code} came after the completion marker {name}: taken for complete.",
+        evidence=(Evidence(what="marker", value=name), Evidence(what="exitCode", value=str(code))),
+        warning=f"Exit code {code} came after the completion marker {name}: taken for complete.",
     )
 
 
 def crashed(seen: Observed) -> Finding | None:
     """The training crashes more often than ``backoffLimit``. It does not apply before the first crash, or to a training that is complete."""
-    pod, limit = seen.pod, seen.run.spec.backoff_limit
-    count = crashes(seen, pod)
+    limit, count = seen.run.spec.backoff_limit, crashes(seen)
     times = "once" if count == 1 else f"{count} times"
-    judged = pod is not None and _exited_by_itself(pod) and pod.exit_code != 0 and _marker_of(seen) is None
-    if pod is not None and judged and count > limit:
-        tail = f" Last lines of its log: {seen.log_tail}" if seen.log_tail else ""
+    rank = None if _marker_of(seen) is not None else next((rank for rank in seen.ranks if _judged(rank)), None)
+    code = rank.pod.exit_code if rank is not None and rank.pod is not None else None
+    if rank is not None and count > limit:
+        tail = f" Last lines of its log: {rank.log_tail}" if rank.log_tail else ""
         return Finding(
             "crashes",
             "BackoffLimitExceeded",
-            f"Training crashed {times} (backoffLimit {limit}), last with exit code {pod.exit_code}.{tail}",
+            f"Training crashed {times} (backoffLimit {limit}), last with exit code {code}.{tail}",
             endings.FAILED,
             actor="exit code",
-            evidence=(Evidence(what="exitCode", value=str(pod.exit_code)),),
+            evidence=(Evidence(what="exitCode", value=str(code)),),
         )
     if not count:
         return None
-    last = f", last with exit code {pod.exit_code}" if pod is not None and judged else ""
+    last = f", last with exit code {code}" if rank is not None else ""
     message = f"Training crashed {times}{last}: more than {limit} crashes (spec.backoffLimit) end it. Each crashed pod is saved, then replaced."
     return Finding("crashes", "RestartsLeft", message)
 
 
-def crashes(seen: Observed, pod: Pod | None) -> int:
-    """How many pods have crashed, the one that waits behind its gate included."""
-    failed = seen.job.failed if seen.job is not None else 0
-    behind_gate = pod is not None and not pod.terminal and pod.training is Training.EXITED and pod.exit_code != 0
-    return failed + behind_gate
+def crashes(seen: Observed) -> int:
+    """How many pods have crashed, those that wait behind their gates included."""
+    pods = (rank.pod for rank in seen.ranks if rank.pod is not None)
+    waiting = sum(not pod.terminal and pod.training is Training.EXITED and pod.exit_code != 0 for pod in pods)
+    return waiting + (seen.workload.failed if seen.workload is not None else 0)
+
+
+def _judged(rank: Rank) -> bool:
+    """Whether the rank's training has ended by itself, with an error."""
+    return rank.pod is not None and _exited_by_itself(rank.pod) and rank.pod.exit_code != 0
 
 
 def _exited_by_itself(pod: Pod) -> bool:
-    # A pod that is being deleted was told to leave: whatever code its training leaves with, nobody knows what it would have done.
+    # A pod that is being deleted was told to leave: its exit code does not say what the training would have done.
     return pod.training is Training.EXITED and not pod.released and not pod.deleting
 
 
 def _marker_of(seen: Observed) -> str | None:
-    """The marker that the training wrote, cut to what the status holds."""
-    return clipped(seen.agent.markers[0].name, TEXT_MAX) if seen.agent is not None and seen.agent.markers else None
+    """The marker that the training of any rank wrote, cut to what the status holds."""
+    markers = (marker for rank in seen.ranks if rank.report is not None for marker in rank.report.markers)
+    return next((clipped(marker.name, TEXT_MAX) for marker in markers), None)
 
 
 # -- inferred -----------------------------------------------------------------------------------------------------
@@ -101,14 +110,14 @@ def _marker_of(seen: Observed) -> str | None:
 
 def marker(seen: Observed) -> Finding | None:
     """The training still runs and has written its marker. It does not apply while none runs, or where no marker is looked for."""
-    if not _runs(seen):
+    if not seen.runs:
         return None
     if (written := _written_marker(seen)) is not None:
         return _settled(seen, written)
     names, path = ", ".join(seen.run.spec.completion.marker_files), seen.run.spec.checkpoint.path
     if not names:
         return None
-    if seen.agent is None:
+    if seen.reports is None:
         return Finding("marker", "NoReport", "The agent in the pod does not answer: no marker can be seen.")
     return Finding("marker", "NotWritten", f"No marker lies under {path} ({names}: completion.markerFiles).")
 
@@ -118,20 +127,16 @@ def final_epoch_stall(seen: Observed) -> Finding | None:
 
     It does not apply while no training runs, or once the marker is written, which says the same with more trust.
     """
-    if not _runs(seen) or _written_marker(seen) is not None:
+    if not seen.runs or _written_marker(seen) is not None:
         return None
     return _missing_for_stall(seen) or _settled(seen, _stall(seen))
 
 
 def inferred(seen: Observed) -> Finding | None:
     """What is inferred now, settled or not: for how long it holds is measured by its actor. None: nothing is."""
-    if not _runs(seen) or seen.agent is None:
+    if not seen.runs or seen.reports is None:
         return None
     return _written_marker(seen) or (None if _missing_for_stall(seen) else _stall(seen))
-
-
-def _runs(seen: Observed) -> bool:
-    return seen.pod is not None and seen.pod.training is Training.RUNNING
 
 
 def _settled(seen: Observed, concluded: Finding) -> Finding:
@@ -190,7 +195,7 @@ def _unreadable(seen: Observed) -> Finding | None:
     if seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED:
         message = "A stall ends nothing: without checkpoints (spec.checkpoint.mode Disabled) nothing shows that everything was written."
         return Finding(_STALL, "CheckpointsDisabled", message)
-    if seen.agent is None:
+    if seen.reports is None:
         return Finding(_STALL, "NoReport", "A stall cannot be seen: the agent in the pod does not answer.")
     if oddity is not None:
         message = f"A failed reading is no stall ({oddity.reason}): {oddity.message}"
@@ -233,10 +238,15 @@ def _advances(seen: Observed, quiet: float) -> Finding | None:
 
 
 def _unwritten(seen: Observed, step: int, quiet: float) -> Finding | None:
-    """Something still grows under the path, or no checkpoint lies there that is as new as the last step."""
-    agent, poll = seen.agent, seen.run.spec.poll_interval_seconds
+    """Something still grows under the path of some rank, or no checkpoint lies there that is as new as the last step."""
+    poll = seen.run.spec.poll_interval_seconds
+    missing = (_unwritten_by(report, step, quiet, poll) for report in seen.reports or ())
+    return next((found for found in missing if found is not None), None)
+
+
+def _unwritten_by(agent: AgentReport, step: int, quiet: float, poll: float) -> Finding | None:
     still = "No step for long enough"
-    if agent is None or agent.newest is None:
+    if agent.newest is None:
         return Finding(_STALL, "NoCheckpoint", f"{still}, but no complete checkpoint lies in the pod.")
     if agent.unfinished is not None:
         return Finding(

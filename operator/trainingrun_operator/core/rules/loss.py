@@ -97,7 +97,8 @@ def _not_low(seen: Observed, force: Effective) -> Finding:
 
 def unread(seen: Observed) -> ScrapeFailure | None:
     """Why no finite, fresh loss of the pod that trains is known; None: one is."""
-    if seen.pod is not None and seen.pod.host_network:
+    pod = seen.ranks[0].pod
+    if pod is not None and pod.host_network:
         return ScrapeFailure(
             "HostNetwork",
             "The pod is on the host's network; its metrics are not read, for they could be another pod's.",
@@ -128,7 +129,8 @@ def _low(seen: Observed) -> tuple[Observation, ...]:
 def _has_checkpoint(seen: Observed) -> bool:
     if seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED:
         return True
-    return seen.agent is not None and (seen.agent.newest is not None or seen.agent.commit is not None)
+    reports = seen.reports
+    return reports is not None and all(report.newest is not None or report.commit is not None for report in reports)
 
 
 def shown(number: float | None) -> str:

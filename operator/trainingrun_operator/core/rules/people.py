@@ -35,7 +35,7 @@ def user_stop(seen: Observed) -> Finding:
 
 def stop_file(seen: Observed) -> Finding | None:
     """A stop file lies in the volume that the operator did not ask for. It does not apply where there is none."""
-    if seen.agent is None or not seen.agent.foreign_stop_file:
+    if not any(rank.report.foreign_stop_file for rank in seen.ranks if rank.report is not None):
         return None
     name = seen.run.spec.shutdown.file
     return Finding(

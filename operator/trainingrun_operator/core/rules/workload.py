@@ -10,6 +10,7 @@ from trainingrun_operator.core.rules.finding import Finding
 
 if TYPE_CHECKING:
     from trainingrun_operator.core.facts.pod import Pod
+    from trainingrun_operator.core.facts.rank import Rank
     from trainingrun_operator.core.observed import Observed
 
 UNSCHEDULABLE: Final = "Unschedulable"
@@ -27,7 +28,7 @@ CANNOT_START: Final = frozenset(
 
 def job_gone(seen: Observed) -> Finding | None:
     """The Job that the run had is not there any more. It does not apply before there was one, or while it is there."""
-    if seen.job is not None or seen.run.status.workload is None:
+    if seen.workload is not None or seen.run.status.workload is None:
         return None
     if seen.namespace_ends:
         message = "The namespace was deleted."
@@ -38,24 +39,30 @@ def job_gone(seen: Observed) -> Finding | None:
 
 def never_started(seen: Observed) -> Finding | None:
     """Pods fail before any training starts, or the Job ended and left no pod to tell how. It does not apply while a pod is there."""
-    job = seen.job
-    if job is None or seen.live_pods:
+    workload = seen.workload
+    if workload is None or seen.live_pods:
         return None
-    if job.failed > seen.run.spec.backoff_limit:
+    if workload.failed > seen.run.spec.backoff_limit:
+        tail = next((rank.log_tail for rank in seen.ranks if rank.log_tail), "")
         message = (
-            f"{job.failed} pods failed before their training could start (backoffLimit {seen.run.spec.backoff_limit})."
-            f"{' Last lines of the log: ' + seen.log_tail if seen.log_tail else ''}"
+            f"{workload.failed} pods failed before their training could start (backoffLimit {seen.run.spec.backoff_limit})."
+            f"{' Last lines of the log: ' + tail if tail else ''}"
         )
         return Finding("neverStarted", "PodsFailed", message, endings.FAILED, actor="Job")
-    if job.finished:
+    if workload.finished:
         message = "The Job ended, and no pod is left to tell how its training did: somebody deleted or evicted it."
         return Finding("neverStarted", "JobEnded", message, endings.FAILED, actor="Job")
     return None
 
 
 def cannot_start(seen: Observed) -> Finding | None:
-    """The pod waits for too long for what it lacks: an image, or a node. It does not apply while it lacks neither."""
-    pod = seen.pod
+    """A pod waits too long for what it lacks: an image, or a node. It does not apply while none lacks either."""
+    found = [one for rank in seen.ranks if (one := _cannot_start(seen, rank)) is not None]
+    return next((one for one in found if one.fires), found[0] if found else None)
+
+
+def _cannot_start(seen: Observed, rank: Rank) -> Finding | None:
+    pod, waited = rank.pod, rank.waiting_seconds
     if pod is None:
         return None
     match lacks(pod):
@@ -69,8 +76,8 @@ def cannot_start(seen: Observed) -> Finding | None:
     if not patience:
         message = f"The pod waits for a node ({waits}). How long does not matter: timing.unschedulableSeconds is 0."
         return Finding("cannotStart", "Waiting", message)
-    if seen.waiting_seconds < patience:
-        message = f"The pod cannot start yet ({waits}). It has waited for {seen.waiting_seconds:.0f} of at most {patience:g} s."
+    if waited < patience:
+        message = f"The pod cannot start yet ({waits}). It has waited for {waited:.0f} of at most {patience:g} s."
         return Finding("cannotStart", "Waiting", message)
     return Finding(
         "cannotStart",

@@ -23,21 +23,23 @@ _UNPROVEN: Final = frozenset({Phase.REQUESTED, Phase.DRAINING, Phase.SAVING, Pha
 
 def effects(seen: Observed) -> tuple[Effect, ...]:
     """Put the budget up, or take it down; nothing while it is not known whether there is one."""
-    if seen.budget is None or seen.job is None:
+    if seen.budget is None or seen.workload is None:
         return ()
     if _guarded(seen):
-        return () if seen.budget else (CreateBudget(manifests.disruption_budget(seen.run, seen.job)),)
+        return () if seen.budget else (CreateBudget(manifests.disruption_budget(seen.run, seen.workload)),)
     return (DeleteBudget(manifests.budget_name(seen.run.name), seen.budget),) if seen.budget else ()
 
 
 def all_proven(seen: Observed) -> bool:
-    """Whether the newest checkpoint in the volume is whole and the operator has read it back from the bucket."""
-    agent, verified = seen.agent, seen.verified
-    if agent is None or agent.error is not None or agent.newest is None or agent.unfinished is not None:
+    """Whether every rank's newest checkpoint is whole, and the operator has read back the commit that holds all of them."""
+    reports, verified = seen.reports, seen.verified
+    return reports is not None and verified is not None and all(_proven(report, verified.key) for report in reports)
+
+
+def _proven(agent: AgentReport, verified: str) -> bool:
+    if agent.error is not None or agent.newest is None or agent.unfinished is not None:
         return False
-    if agent.commit is None or verified is None or verified.key != agent.commit.key:
-        return False
-    return shipped(agent)
+    return agent.commit is not None and agent.commit.key == verified and shipped(agent)
 
 
 def shipped(agent: AgentReport) -> bool:

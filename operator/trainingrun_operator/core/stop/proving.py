@@ -16,6 +16,7 @@ from trainingrun_operator.core.stop import transitions
 
 if TYPE_CHECKING:
     from trainingrun_operator.core.facts.pod import Pod
+    from trainingrun_operator.core.facts.rank import Rank
     from trainingrun_operator.core.observed import Observed
 
 _TRAINED: Final = ("Running", "Exited")
@@ -58,7 +59,8 @@ def _without_holder(seen: Observed, stop: Termination) -> Decision:
 
 def _never_started(seen: Observed) -> bool:
     """No pod that was ever there has trained. A pod that went before anybody looked at it may have."""
-    unseen = seen.job is not None and seen.job.failed > sum(pod.terminal for pod in seen.pods)
+    workload = seen.workload
+    unseen = workload is not None and workload.failed > sum(pod.terminal for pod in seen.pods)
     idle = all(pod.training is Training.NOT_STARTED for pod in seen.pods)
     return idle and not unseen and not seen.run.status.start_time
 
@@ -107,11 +109,12 @@ def nothing_after(saved: Saved) -> str:
 
 def _never_stepped(seen: Observed) -> bool:
     """The training runs, has made no step, and has written nothing: waiting for a checkpoint would be waiting for ever."""
-    wrote_nothing = seen.agent is not None and seen.agent.files == 0
+    reports = seen.reports
+    wrote_nothing = reports is not None and all(report.files == 0 for report in reports)
     return (
         not transitions.ended(seen)
         and wrote_nothing
-        and not seen.track.advanced
+        and not any(rank.track.advanced for rank in seen.ranks)
         and seen.run.status.progress is None
         and seen.verified is None
     )
@@ -123,12 +126,21 @@ def _why_failing(seen: Observed) -> str:
         return ""
     if isinstance(seen.answer, Unreachable):
         return f"The bucket cannot be read: {seen.answer.message}"
-    if seen.agent is None:
-        return "The agent in the pod does not answer."
-    if seen.agent.error is not None:
-        return f"The agent cannot save: {seen.agent.error.code}: {seen.agent.error.message}"
-    if seen.agent.newest is None and not transitions.ended(seen):
-        return "The training still runs and has not written a complete checkpoint yet."
+    return next((why for rank in seen.ranks if (why := _rank_failing(seen, rank))), "")
+
+
+def _rank_failing(seen: Observed, rank: Rank) -> str:
+    """Why one rank has not saved yet; empty: nothing of it is known to be wrong."""
+    if all(pod.terminal for pod in rank.pods):
+        return ""
+    of = f" of rank {rank.number}" if len(seen.ranks) > 1 else ""
+    report = rank.report
+    if report is None:
+        return f"The agent in the pod{of} does not answer."
+    if report.error is not None:
+        return f"The agent{of} cannot save: {report.error.code}: {report.error.message}"
+    if report.newest is None and not transitions.ended(seen):
+        return f"The training{of} still runs and has not written a complete checkpoint yet."
     return ""
 
 

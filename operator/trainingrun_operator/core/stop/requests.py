@@ -20,8 +20,9 @@ def save_request(run: Run, pods: Sequence[Pod]) -> tuple[str, int] | None:
     stop = run.status.termination
     if stop is not None and stop.phase in SAVING:
         return stop.id, stop.attempt
-    pod = pods[-1] if pods else None
-    if pod is None or pod.terminal or pod.released or pod.save is None:
+    newest = {pod.rank: pod for pod in pods}
+    asked = (pod for pod in newest.values() if pod.save is not None and not pod.terminal and not pod.released)
+    if (pod := next(asked, None)) is None or pod.save is None:
         return None
     if stop is not None and (stop.phase is not Phase.DELETING or pod.save.attempt <= stop.attempt):
         return None

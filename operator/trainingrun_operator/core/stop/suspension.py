@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.status import SUSPENDED, NodePhase, Phase, Termination
-from trainingrun_operator.core.effects import Begin, Decision, Resume, ResumeJob, Tell
+from trainingrun_operator.core.effects import Begin, Decision, Resume, ResumeWorkload, Tell
 
 if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed
@@ -34,14 +34,14 @@ def begin(seen: Observed) -> Decision:
 
 
 def rest(seen: Observed, suspension: Termination) -> Decision:
-    """Wait to be resumed. A Job that somebody else has set going is a run that goes on: it is suspended anew, with its checkpoint saved."""
-    job = seen.job
-    asleep = job is None or job.suspended or job.finished
+    """Wait to be resumed. A workload that somebody else has resumed is a run that goes on: it is suspended again, with its checkpoint saved."""
+    workload = seen.workload
+    asleep = workload is None or workload.suspended or workload.finished
     if asleep and seen.run.spec.suspend:
         return Decision(note="suspended")
     # What was kept may be used again, and is then this run's to release.
     released = tuple(node for node in seen.run.status.nodes if node.phase is NodePhase.RELEASED)
-    wakes = (ResumeJob(job.uid, job.generation),) if job is not None and job.suspended else ()
+    wakes = (ResumeWorkload(workload.uid, workload.generation),) if workload is not None and workload.suspended else ()
     told = Tell("Resumed", f"The training goes on{_from_where(suspension)}.")
     return Decision((*wakes, Resume(suspension.id, released), told), again_seconds=0)
 

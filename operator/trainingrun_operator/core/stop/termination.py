@@ -20,17 +20,17 @@ from trainingrun_operator.api.status import Phase, Saved, StopMode, Termination
 from trainingrun_operator.core import release
 from trainingrun_operator.core.bounds import VERDICT_MAX, clipped
 from trainingrun_operator.core.effects import (
-    AdoptJob,
+    AdoptWorkload,
     Advance,
     Annotate,
     Begin,
     Decision,
-    DeleteJob,
     DeletePod,
     DeleteRun,
+    DeleteWorkload,
     EndReplacements,
     RemoveFinalizer,
-    SuspendJob,
+    SuspendWorkload,
     Tell,
 )
 from trainingrun_operator.core.facts.bucket import Verified
@@ -118,15 +118,16 @@ def _drain(seen: Observed, stop: Termination) -> Decision:
 
 def _content(seen: Observed, stop: Termination) -> bool:
     """Whether the mode asks for no more than what lies there, although the training still runs."""
-    newest = seen.agent.newest if seen.agent is not None else None
+    newest = [report.newest for report in seen.reports or () if report.newest is not None]
+    everywhere = len(newest) == len(seen.ranks)
     match stop.mode:
         case StopMode.AUTO:
             return False
         case StopMode.NEXT_CHECKPOINT:
-            return newest is not None and newest.age_seconds < seen.phase_seconds
+            return everywhere and all(one.age_seconds < seen.phase_seconds for one in newest)
         case StopMode.LAST_CHECKPOINT:
             # Without any, the training is asked like any other: stopping must not mean losing everything.
-            return newest is not None or transitions.disabled(seen)
+            return everywhere or transitions.disabled(seen)
         case _ as never:  # pragma: no cover - mypy proves that there is no other mode
             assert_never(never)
 
@@ -147,34 +148,36 @@ def _not_saved(seen: Observed) -> Saved:
 
 def _delete(seen: Observed, stop: Termination) -> Decision:
     """End the pods: through the gate where the training has ended and all of it is proven, else with their grace."""
-    job = seen.job
+    workload = seen.workload
     standing = [pod for pod in seen.pods if not _out_of_reach(seen, pod)]
-    if not standing and (job is None or job.finished or job.suspended):
+    if not standing and (workload is None or workload.finished or workload.suspended):
         saved, loss = _at_last(seen, stop)
         return transitions.advance(seen, stop, Phase.RELEASING, saved=saved, data_loss=loss)
     terminal = tuple(DeletePod(pod.name, pod.uid) for pod in standing if pod.terminal and not pod.deleting)
-    if job is None or job.finished:
+    if workload is None or workload.finished:
         return transitions.wait(
             seen, *(DeletePod(pod.name, pod.uid) for pod in standing if not pod.deleting), note="the pods are deleted"
         )
-    if not job.suspended and (late := _left_late(seen, stop)) is not None:
+    if not workload.suspended and (late := _left_late(seen, stop)) is not None:
         return late
     # A pod that never started would wait behind an open gate for a training that cannot end.
     exited = bool(standing) and all(pod.training is Training.EXITED for pod in seen.live_pods)
-    through_gate = stop.saved is not None and stop.saved.final and exited and not job.suspended and not stop.suspends
+    through_gate = (
+        stop.saved is not None and stop.saved.final and exited and not workload.suspended and not stop.suspends
+    )
     if not through_gate or seen.phase_seconds >= seen.defaults.terminal_pod_seconds:
         return transitions.wait(
             seen,
-            *(() if job.suspended else (SuspendJob(job.uid, job.generation),)),
+            *(() if workload.suspended else (SuspendWorkload(workload.uid, workload.generation),)),
             *terminal,
             note="the pods are ended with their grace",
         )
-    if job.backoff_limit != 0:
-        return transitions.wait(seen, EndReplacements(job.uid), note="no exit code shall start another pod")
+    if workload.replaces:
+        return transitions.wait(seen, EndReplacements(workload.uid), note="no exit code shall start another pod")
     opens = tuple(
         Annotate(pod.name, pod.uid, names.RELEASED_ANNOTATION, stop.id) for pod in seen.live_pods if not pod.released
     )
-    return transitions.wait(seen, *opens, note="the gate is open, the Job finishes")
+    return transitions.wait(seen, *opens, *transitions.end_leftovers(seen), note="the gate is open, the Job finishes")
 
 
 def _at_last(seen: Observed, stop: Termination) -> tuple[Saved | None, str | None]:
@@ -239,17 +242,21 @@ def _release(seen: Observed, stop: Termination) -> Decision:
 
 def _settle(seen: Observed) -> Decision:
     """Nothing is left to protect: whatever remains goes with the run."""
-    if (job := seen.job) is not None and not (job.finished or job.suspended or job.deleting):
+    if (workload := seen.workload) is not None and not (workload.finished or workload.suspended or workload.deleting):
         # Made by an operator that had stood still since before the end, or set going again by hand: nobody would ever end it.
-        return transitions.wait(seen, DeleteJob(job.name, job.uid), note="a Job that came after the end is deleted")
+        return transitions.wait(
+            seen, DeleteWorkload(workload.name, workload.uid), note="a Job that came after the end is deleted"
+        )
     if names.FINALIZER not in seen.run.finalizers:
         return _expire(seen)
-    if seen.run.deleting and seen.job is not None:
+    if seen.run.deleting and seen.workload is not None:
         return transitions.wait(
-            seen, *(() if seen.job.deleting else (DeleteJob(seen.job.name, seen.job.uid),)), note="the Job is deleted"
+            seen,
+            *(() if seen.workload.deleting else (DeleteWorkload(seen.workload.name, seen.workload.uid),)),
+            note="the Job is deleted",
         )
-    if seen.job is not None and not seen.job.owned:
-        return Decision((AdoptJob(seen.job.uid),), again_seconds=0)
+    if seen.workload is not None and not seen.workload.owned:
+        return Decision((AdoptWorkload(seen.workload.uid),), again_seconds=0)
     return Decision((RemoveFinalizer(),))
 
 
