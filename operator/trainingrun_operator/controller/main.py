@@ -27,6 +27,7 @@ from trainingrun_operator.edge.background.webhook import Notifier, Webhook
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.execute import Executor
 from trainingrun_operator.edge.gather.observer import Observer
+from trainingrun_operator.edge.gather.pages import PodPages
 from trainingrun_operator.edge.gather.store import Store
 from trainingrun_operator.edge.kube import Connection, Kube, KubeError
 from trainingrun_operator.edge.metrics import prometheus
@@ -85,7 +86,7 @@ async def _run(settings: Settings) -> None:
         observer = Observer(
             kube,
             store,
-            session,
+            PodPages(session),
             cache,
             settings,
             recheck_seconds=settings.recheck_seconds,

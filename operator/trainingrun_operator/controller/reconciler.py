@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,10 +13,11 @@ from pydantic import ValidationError
 from trainingrun_operator.controller import tally
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import Begin
+from trainingrun_operator.core.memory import Memory, remember_effects
 from trainingrun_operator.core.status import observed_fields, render
+from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.execute import NotLeadingError, StaleError
 from trainingrun_operator.edge.kube import KubeError
-from trainingrun_operator.edge.memory import Memory
 from trainingrun_operator.exporter import series_of
 
 if TYPE_CHECKING:
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from trainingrun_operator.edge.background.curve import Curves
     from trainingrun_operator.edge.background.webhook import Notifier
     from trainingrun_operator.edge.cache import Cache
+    from trainingrun_operator.edge.clock import Clock
     from trainingrun_operator.edge.execute import Executor
     from trainingrun_operator.edge.gather.observer import Observer
-    from trainingrun_operator.edge.kube import Kube
+    from trainingrun_operator.edge.ports import Statuses
     from trainingrun_operator.exporter import Telemetry
 
 Json = dict[str, Any]
@@ -40,11 +41,30 @@ BACKOFF_MAX_SECONDS: Final = 60.0
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Written:
+    """The status that this process wrote last."""
+
+    digest: str = ""
+    at: float = float("-inf")
+    shown: tuple[str, ...] = ()
+    """What must be written at once when it changes: the generation that was seen, phase and the conditions' states."""
+
+
+@dataclass
+class Known:
+    """What this process knows of one run. Each look puts new values in the place of the old; none of them is changed."""
+
+    memory: Memory = field(default_factory=Memory)
+    counted: tally.Counted = field(default_factory=tally.Counted)
+    written: Written = field(default_factory=Written)
+
+
 @dataclass
 class Reconciler:
     """Looks at one run at a time, by uid."""
 
-    kube: Kube
+    kube: Statuses
     cache: Cache
     observer: Observer
     executor: Executor
@@ -53,7 +73,9 @@ class Reconciler:
     status_seconds: float
     notifier: Notifier | None = None
     """None: the installation has no webhook."""
-    memories: dict[str, Memory] = field(default_factory=dict)
+    clock: Clock = field(default_factory=SystemClock)
+    known: dict[str, Known] = field(default_factory=dict)
+    """By uid."""
     _failures: dict[str, int] = field(default_factory=dict)
 
     async def look(self, uid: str) -> float | None:
@@ -61,7 +83,7 @@ class Reconciler:
         if uid not in self.cache.runs:
             self.forget(uid)
             return None
-        began = time.monotonic()
+        began = self.clock.monotonic()
         try:
             again = await self._look(uid)
         except StaleError as stale:
@@ -83,54 +105,67 @@ class Reconciler:
                 # The watch told of its end while it was looked at; what this look has brought since is of a run that is gone.
                 self.forget(uid)
         self._failures.pop(uid, None)
-        self.telemetry.reconciled(time.monotonic() - began)
+        self.telemetry.reconciled(self.clock.monotonic() - began)
         return again
 
     def forget(self, uid: str) -> None:
         """The run is gone."""
-        self.memories.pop(uid, None)
+        self.known.pop(uid, None)
         self._failures.pop(uid, None)
         self.telemetry.runs.forget(uid)
+        self.observer.forget(uid)
         self.curves.forget(uid)
         if self.notifier is not None:
             self.notifier.forget(uid)
 
     def forget_all(self) -> None:
         """Somebody else looks at the runs: what is remembered of them grows old, and is not exported any more."""
-        self.memories.clear()
+        self.known.clear()
         self._failures.clear()
         self.telemetry.runs.clear()
+        self.observer.forget_all()
         self.curves.forget_all()
         if self.notifier is not None:
             self.notifier.forget_all()
 
     async def _look(self, uid: str) -> float | None:
-        memory = self.memories.setdefault(uid, Memory())
+        known = self.known.setdefault(uid, Known())
         for _ in range(STEPS_AT_ONCE):
             stored = self.cache.runs.get(uid)
             if stored is None:
                 return None
-            seen = await self.observer.observe(stored, memory)
+            known.memory, seen = await self.observer.observe(stored, known.memory)
             self.curves.note(seen)
             decision = decide(seen)
             if any(isinstance(effect, Begin) for effect in decision.effects) and not await self.observer.confirms(seen):
                 raise StaleError("pods or Job are not what the decision to end the run was made from")
-            written = await self.executor.execute(seen, decision.effects, memory)
-            tally.count(self.telemetry, seen, decision, memory)
+            outcome = await self.executor.execute(seen, decision.effects)
+            known.memory = remember_effects(known.memory, outcome.learned)
+            if outcome.stopped is not None:
+                raise outcome.stopped
+            known.counted = tally.count(self.telemetry, seen, decision, known.counted)
             # Deleted meanwhile: what the write returned is already history.
-            if written is not None and uid in self.cache.runs:
-                self.cache.put_run(written)
+            if outcome.written is not None and uid in self.cache.runs:
+                self.cache.put_run(outcome.written)
             if decision.again_seconds != 0:
-                await self._say(seen if written is None else await self.observer.observe(written, memory), memory)
-                return _on_the_beat(decision.again_seconds, seen, memory)
+                again = self._on_the_beat(decision.again_seconds, seen)
+                if outcome.written is not None:
+                    known.memory, seen = await self.observer.observe(outcome.written, known.memory)
+                known.written = await self._say(seen, known.written)
+                return again
         return 0
+
+    def _on_the_beat(self, again: float | None, seen: Observed) -> float | None:
+        """While a training is polled, what a look took is not added to the poll interval."""
+        polled = seen.run.status.termination is None and seen.next_reading_at > seen.now
+        return max(0.0, seen.next_reading_at - self.clock.monotonic()) if polled and again is not None else again
 
     # -- status ------------------------------------------------------------------------------------------
 
-    async def _say(self, seen: Observed, memory: Memory) -> None:
-        """Write what is derived: at once on a transition, else every so often."""
+    async def _say(self, seen: Observed, before: Written) -> Written:
+        """Write what is derived: at once on a transition, else every so often. Returns what is written now."""
         status = render(seen)
-        run, whole, measured = seen.run, _whole(seen, status), tally.measured(seen, memory)
+        run, whole, measured = seen.run, _whole(seen, status), tally.measured(seen)
         self.telemetry.runs.put(run.uid, series_of(run.namespace, run.name, run.spec, whole, measured))
         if self.notifier is not None:
             self.notifier.note(seen, whole)
@@ -143,21 +178,21 @@ class Reconciler:
             *_resumable(status.progress),
             *(f"{c.type}{c.status}{c.reason}" for c in status.conditions),
         )
-        due = shown != memory.shown or seen.now - memory.written_at >= self.status_seconds
+        due = shown != before.shown or seen.now - before.at >= self.status_seconds
         # A status that is gone was not lost on the way: the cluster was restored from a backup.
-        if (digest == memory.written and seen.run.status.conditions) or not due:
-            return
+        if (digest == before.digest and seen.run.status.conditions) or not due:
+            return before
         self.executor.check_leads()
         try:
             written = await self.kube.apply_run_status(run.namespace, run.name, run.uid, run.resource_version, body)
         except KubeError as error:
             if error.gone and run.deleting:
-                return
+                return before
             if error.conflict or error.gone:
                 raise StaleError(str(error)) from error
             raise
         self.cache.put_run(written)
-        memory.written, memory.written_at, memory.shown = digest, seen.now, shown
+        return Written(digest, seen.now, shown)
 
     # -- failing -------------------------------------------------------------------------------
 
@@ -194,12 +229,6 @@ def _resumable(progress: Progress | None) -> tuple[str, ...]:
         if progress is None
         else (str(progress.pod_uid), str(progress.epoch_base), str(progress.step_interval is None))
     )
-
-
-def _on_the_beat(again: float | None, seen: Observed, memory: Memory) -> float | None:
-    """While a training is polled, what a look took is not added to the poll interval."""
-    polled = seen.run.status.termination is None and memory.next_scrape > seen.now
-    return max(0.0, memory.next_scrape - time.monotonic()) if polled and again is not None else again
 
 
 def _whole(seen: Observed, derived: TrainingRunStatus) -> TrainingRunStatus:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from trainingrun_operator.api.status import NodeStatus, Termination
     from trainingrun_operator.core.effects import Decision
     from trainingrun_operator.core.observed import Observed
-    from trainingrun_operator.edge.memory import Memory, Told
     from trainingrun_operator.exporter import Telemetry
 
 _BELIEVED_MAX: Final = 1e15
@@ -32,8 +32,22 @@ _BELIEVED_MAX: Final = 1e15
 log = logging.getLogger(__name__)
 
 
-def count(telemetry: Telemetry, seen: Observed, decision: Decision, memory: Memory) -> None:
-    """Count a look whose effects have all been done, and log them."""
+@dataclass(frozen=True)
+class Counted:
+    """What the counters know already of one run: nothing is counted twice."""
+
+    reading: float = 0
+    """When the next reading after the last one that was counted was due."""
+    gpus: tuple[int, float] = (0, 0)
+    """How many the pods held at the last look, and when that was."""
+    upload: tuple[int, int] | None = None
+    """Epoch and generation of the newest upload; None: nothing is known, and what an agent says first was counted by an operator before this one."""
+    failures: tuple[str, int] | None = None
+    """The uid of the agent's pod, and how many failures it has spoken of; None: likewise."""
+
+
+def count(telemetry: Telemetry, seen: Observed, decision: Decision, counted: Counted) -> Counted:
+    """Count a look whose effects have all been done, and log them. Returns what is counted now."""
     for effect in decision.effects:
         match effect:
             case Begin(termination) if not termination.suspends:
@@ -50,34 +64,35 @@ def count(telemetry: Telemetry, seen: Observed, decision: Decision, memory: Memo
                 log.info("%s: RecordNodes", seen.run.key)
             case _:
                 log.info("%s: %s", seen.run.key, effect.__class__.__name__)
-    _gpu_seconds(telemetry, seen, memory.told)
-    _readings(telemetry, seen, memory)
+    gpus = _gpu_seconds(telemetry, seen, counted.gpus)
+    _readings(telemetry, seen, new=seen.next_reading_at != counted.reading)
+    counted = replace(counted, gpus=gpus, reading=seen.next_reading_at)
     if seen.agent is not None:
-        _uploads(telemetry, seen.agent, memory.told)
-    elif seen.pod is None:
+        return _uploads(telemetry, seen.agent, counted)
+    if seen.pod is None:
         # Whatever the first agent of this run says is new.
-        memory.told.upload, memory.told.failures = memory.told.upload or (0, 0), memory.told.failures or ("", 0)
+        return replace(counted, upload=counted.upload or (0, 0), failures=counted.failures or ("", 0))
+    return counted
 
 
-def measured(seen: Observed, memory: Memory) -> Measured:
+def measured(seen: Observed) -> Measured:
     """Return what changes with every look."""
     agent = seen.agent
     return Measured(
-        checkpoint_lag_seconds=_lag_seconds(seen, memory),
+        checkpoint_lag_seconds=_lag_seconds(seen),
         upload_failing_seconds=agent.error.since_seconds if agent is not None and agent.error is not None else None,
         nodes_overdue=len(release.overdue(seen)),
         ghosts=Counter(node.pool for node in release.ghosts(seen)),
     )
 
 
-def _lag_seconds(seen: Observed, memory: Memory) -> float | None:
+def _lag_seconds(seen: Observed) -> float | None:
     agent = seen.agent
     if agent is None or agent.newest is None or seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED:
         return None
-    shipped = disruption.shipped(agent)
     # Counted from the last commit on: where one upload follows the other, each checkpoint waits for its own only.
-    waited = memory.unshipped.of((agent.pod_uid, shipped, agent.commit and agent.commit.key), seen.now)
-    return 0 if shipped else round(max(waited, agent.newest.age_seconds), 1)
+    waited = max(seen.unshipped_seconds, agent.newest.age_seconds)
+    return 0 if disruption.shipped(agent) else round(waited, 1)
 
 
 # -- GPUs and nodes -----------------------------------------------------------------------------------------------
@@ -89,12 +104,12 @@ def _gpu_seconds_saved(telemetry: Telemetry, seen: Observed, termination: Termin
         telemetry.gpu_seconds_saved(termination.status, eta * release.gpus_of(seen.run.spec.template))
 
 
-def _gpu_seconds(telemetry: Telemetry, seen: Observed, told: Told) -> None:
-    """Count what the pods have held since the last look, as they were then."""
-    held, since = told.gpus
+def _gpu_seconds(telemetry: Telemetry, seen: Observed, before: tuple[int, float]) -> tuple[int, float]:
+    """Count what the pods have held since the last look, as they were then. Returns what they hold now, and when that is."""
+    held, since = before
     telemetry.gpu_seconds(held * (seen.now - since))
     pods = sum(bool(pod.node) for pod in seen.live_pods)
-    told.gpus = (release.gpus_of(seen.run.spec.template) * pods, seen.now)
+    return release.gpus_of(seen.run.spec.template) * pods, seen.now
 
 
 def _nodes_released(telemetry: Telemetry, seen: Observed, nodes: tuple[NodeStatus, ...]) -> None:
@@ -113,12 +128,11 @@ def _gone(seen: Observed, nodes: tuple[NodeStatus, ...]) -> list[NodeStatus]:
 # -- readings -----------------------------------------------------------------------------------------------------
 
 
-def _readings(telemetry: Telemetry, seen: Observed, memory: Memory) -> None:
-    """Count what could not be read at this look; a scrape that failed stays known until the next one, and is counted once."""
-    oddity, new = seen.track.oddity, memory.next_scrape != memory.told.scrape
+def _readings(telemetry: Telemetry, seen: Observed, *, new: bool) -> None:
+    """Count what could not be read at this look; a reading that failed stays known until the next one, and is counted once."""
+    oddity = seen.track.oddity
     if oddity is not None and new and oddity.reason != NEVER_ADVANCED:
         telemetry.poll_error("metrics", oddity.reason)
-    memory.told.scrape = memory.next_scrape
     pod = seen.pod
     if pod is not None and pod.training is Training.RUNNING and pod.ip and not pod.host_network and seen.agent is None:
         telemetry.poll_error("agent", "NoReport")
@@ -126,22 +140,21 @@ def _readings(telemetry: Telemetry, seen: Observed, memory: Memory) -> None:
         telemetry.poll_error("store", seen.answer.code)
 
 
-def _uploads(telemetry: Telemetry, agent: AgentReport, told: Told) -> None:
-    """Count what the agents have done since they were last heard."""
+def _uploads(telemetry: Telemetry, agent: AgentReport, counted: Counted) -> Counted:
+    """Count what the agents have done since they were last heard. Returns what is counted now."""
     newest = max(((one.epoch, one.generation) for one in agent.uploads), default=(0, 0))
-    known = told.upload if told.upload is not None else newest
+    known = counted.upload if counted.upload is not None else newest
     for upload in agent.uploads:
         new = (upload.epoch, upload.generation) > known
         if new and _believed(upload.bytes) and _believed(upload.seconds):
             telemetry.uploaded(upload.bytes, upload.seconds)
-    told.upload = max(newest, known)
-    pod, before = told.failures if told.failures is not None else (agent.pod_uid, agent.upload_failures)
+    pod, before = counted.failures if counted.failures is not None else (agent.pod_uid, agent.upload_failures)
     # Another pod's agent, and one that was started again, count from the beginning.
     afresh = pod != agent.pod_uid or agent.upload_failures < before
     more = agent.upload_failures - (0 if afresh else before)
     if _believed(more):
         telemetry.upload_failures(more)
-    told.failures = (agent.pod_uid, agent.upload_failures)
+    return replace(counted, upload=max(newest, known), failures=(agent.pod_uid, agent.upload_failures))
 
 
 def _believed(number: float) -> bool:

@@ -32,6 +32,8 @@ class Observed:
     wall: str
     """RFC 3339, UTC."""
     track: Track
+    next_reading_at: float = 0
+    """When the metrics are due again."""
     defaults: Defaults = field(default_factory=Defaults)
     job: Job | None = None
     pods: tuple[Pod, ...] = ()
@@ -67,6 +69,8 @@ class Observed:
     """Last lines of a training that crashed."""
     waiting_seconds: float = 0
     """How long the newest pod has been lacking the same thing, in the words of `workload.lacks`."""
+    unshipped_seconds: float = 0
+    """How long the newest commit has been the same one, while a checkpoint lies in the volume."""
     budget: str | None = None
     """uid of the budget that keeps the run's pods from being evicted; empty: there is none; None: not known."""
     proven_seconds: float | None = None

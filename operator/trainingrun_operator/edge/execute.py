@@ -32,6 +32,7 @@ from trainingrun_operator.core.effects import (
     Tell,
     UntaintNode,
 )
+from trainingrun_operator.core.facts.learned import BudgetChanged, JobRefused, ProviderAnswered
 from trainingrun_operator.edge.gather.preflight import REFUSED, refused_job
 from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.edge.nodes import ProviderError, provider_for
@@ -41,11 +42,11 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.api.status import Termination
     from trainingrun_operator.core.effects import Effect
+    from trainingrun_operator.core.facts.learned import Learned
     from trainingrun_operator.core.facts.run import Run
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.edge.cache import Cache
-    from trainingrun_operator.edge.kube import Kube
-    from trainingrun_operator.edge.memory import Memory
+    from trainingrun_operator.edge.ports import Providers, Writes
 
 Json = dict[str, Any]
 
@@ -63,41 +64,60 @@ class NotLeadingError(Exception):
     """Somebody else may be acting by now: what was decided is not done."""
 
 
+class _JobRefusedError(Exception):
+    def __init__(self, error: KubeError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a decision's effects."""
+
+    written: Json | None = None
+    """The run as the last write left it, if one was made."""
+    learned: tuple[Learned, ...] = ()
+    stopped: StaleError | KubeError | NotLeadingError | None = None
+    """Why nothing further was done: a precondition failed; the API server refused or could not be reached; this process may not act any more."""
+
+
 @dataclass(frozen=True)
 class Executor:
     """Knows everyone who can be told."""
 
-    kube: Kube
+    kube: Writes
     cache: Cache
     leads: Callable[[], bool] = lambda: True
     """Whether this process may act, asked before each effect: between two of them it may have been stopped for long."""
+    providers: Providers = provider_for
 
     def check_leads(self) -> None:
         """Raises NotLeadingError unless this process may act."""
         if not self.leads():
             raise NotLeadingError
 
-    async def execute(self, seen: Observed, effects: Sequence[Effect], memory: Memory) -> Json | None:
-        """Do each effect in order. Returns the run as the last write left it, if one was made.
-
-        Raises:
-            StaleError: a precondition failed; nothing after it was done.
-            KubeError: the API server refused or could not be reached; nothing after it was done.
-            NotLeadingError: this process may not act any more; nothing after it was done.
-        """
+    async def execute(self, seen: Observed, effects: Sequence[Effect]) -> Outcome:
+        """Do each effect in order, until one of them cannot be done."""
         written: Json | None = None
-        run = seen.run
+        learned: list[Learned] = []
         for effect in effects:
-            self.check_leads()
             try:
-                written = await self._do(run, effect, memory, seen.wall) or written
+                self.check_leads()
+                done = await self._do(seen.run, effect, seen.wall)
+            except (StaleError, NotLeadingError) as error:
+                return Outcome(written, tuple(learned), error)
+            except _JobRefusedError as refused:
+                learned.append(JobRefused(refused_job(refused.error)))
+                return Outcome(written, tuple(learned), _stopped(effect, refused.error))
             except KubeError as error:
-                if error.conflict or error.gone:
-                    raise StaleError(f"{type(effect).__name__}: {error}") from error
-                raise
-        return written
+                return Outcome(written, tuple(learned), _stopped(effect, error))
+            if isinstance(done, dict):
+                written = done
+            elif done is not None:
+                learned.append(done)
+        return Outcome(written, tuple(learned))
 
-    async def _do(self, run: Run, effect: Effect, memory: Memory, wall: str) -> Json | None:  # noqa: C901, PLR0912 - one short arm per effect
+    async def _do(self, run: Run, effect: Effect, wall: str) -> Json | Learned | None:  # noqa: C901, PLR0912 - one short arm per effect
         kube, space = self.kube, run.namespace
         match effect:
             case AddFinalizer():
@@ -129,7 +149,7 @@ class Executor:
                 ]
                 return await kube.patch_run_status(space, run.name, operations)
             case CreateJob(manifest):
-                await self._create_job(run, manifest, memory)
+                await self._create_job(run, manifest)
             case AdoptJob(uid):
                 await kube.patch_job(
                     space,
@@ -150,13 +170,13 @@ class Executor:
             case DeletePod(name, uid):
                 await kube.delete_pod(space, name, uid)
             case CreateBudget() | DeleteBudget():
-                await self._guard(space, effect, memory)
+                return await self._guard(space, effect)
             case TaintNode(name, uid):
                 await self._taint(name, uid, run.uid)
             case UntaintNode(name, uid):
                 await self._taint(name, uid, None, only=run.uid)
             case ReleaseMachine(pool, provider_id):
-                await self._release(pool, provider_id, memory)
+                return await self._release(pool, provider_id)
             case DeleteNode(name, uid):
                 await kube.delete_node(name, uid)
             case Tell():
@@ -165,15 +185,15 @@ class Executor:
                 assert_never(never)
         return None
 
-    async def _create_job(self, run: Run, manifest: Json, memory: Memory) -> None:
+    async def _create_job(self, run: Run, manifest: Json) -> None:
         """Create the Job, or take it back: creating cannot be made to depend on the run, which may have ended and gone in the meantime."""
         try:
             created = await self.kube.create_job(manifest)
         except KubeError as error:
-            if error.status in REFUSED:
-                memory.problem = refused_job(error)
             if error.exists:
                 raise StaleError(error.message) from error
+            if error.status in REFUSED:
+                raise _JobRefusedError(error) from error
             raise
         there = await self.kube.run(run.namespace, run.name)
         if there is None or there["metadata"]["uid"] != run.uid:
@@ -205,18 +225,18 @@ class Executor:
         except KubeError as error:
             log.warning("%s: could not tell %s outside of its namespace: %s", run.key, told.reason, error)
 
-    async def _guard(self, namespace: str, effect: CreateBudget | DeleteBudget, memory: Memory) -> None:
+    async def _guard(self, namespace: str, effect: CreateBudget | DeleteBudget) -> BudgetChanged:
         """Put the disruption budget up or take it down. Failing is told to the log: nothing else may wait for it."""
         try:
             match effect:
                 case CreateBudget(manifest):
-                    memory.budget = (await self.kube.create_budget(manifest))["metadata"]["uid"]
+                    return BudgetChanged((await self.kube.create_budget(manifest))["metadata"]["uid"])
                 case DeleteBudget(name, uid):
                     await self.kube.delete_budget(namespace, name, uid)
-                    memory.budget = ""
+                    return BudgetChanged("")
         except KubeError as error:
             log.warning("%s: %s: %s", namespace, type(effect).__name__, error)
-            memory.budget = None
+            return BudgetChanged(None)
 
     async def _taint(self, name: str, uid: str, owner: str | None, *, only: str | None = None) -> None:
         """Set, or take back, our taint on the Node as it was read just now; taints of others stay as they are."""
@@ -238,15 +258,24 @@ class Executor:
         if wanted != taints:
             await self.kube.set_taints(name, uid, node["metadata"]["resourceVersion"], wanted)
 
-    async def _release(self, pool_name: str, provider_id: str, memory: Memory) -> None:
+    async def _release(self, pool_name: str, provider_id: str) -> ProviderAnswered | None:
         pool = self.cache.pools.get(pool_name)
         if pool is None:
-            return
+            return None
         try:
-            await provider_for(pool).release(pool, provider_id)
-            memory.provider_said.pop(provider_id, None)
+            await self.providers(pool).release(pool, provider_id)
         except ProviderError as error:
-            memory.provider_said[provider_id] = str(error)
+            return ProviderAnswered(provider_id, str(error))
+        return ProviderAnswered(provider_id)
+
+
+def _stopped(effect: Effect, error: KubeError) -> StaleError | KubeError:
+    """Return what an error of the API server means for a decision: something changed, or this call failed."""
+    if not (error.conflict or error.gone):
+        return error
+    stale = StaleError(f"{type(effect).__name__}: {error}")
+    stale.__cause__ = error
+    return stale
 
 
 # -- operations ---------------------------------------------------------------------------------------------------

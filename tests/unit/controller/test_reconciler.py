@@ -48,7 +48,13 @@ class FakeObserver:
             raise self.trouble
         run = Run.of(stored)
         own = {"job": make_job(name=run.name, run_uid=run.uid)}
-        return make_observed(run=run, **{**own, **self.fields})
+        return memory, make_observed(run=run, **{**own, **self.fields})
+
+    def forget(self, uid):
+        """It keeps nothing."""
+
+    def forget_all(self):
+        """It keeps nothing."""
 
     async def confirms(self, seen):
         return self.confirmed
@@ -311,7 +317,7 @@ async def test_a_run_that_turns_out_to_be_gone_is_forgotten(place, now_stored):
     place.api.put(*now_stored)
     assert await place.look(RUN_UID) is None
     assert RUN_UID not in place.cache.runs
-    assert not place.reconciler.memories
+    assert not place.reconciler.known
     assert RUN_UID not in place.telemetry.runs
 
 
@@ -382,7 +388,7 @@ async def test_of_a_run_whose_end_is_told_while_it_is_looked_at_nothing_is_left(
     place.api.before = told
     await place.look(RUN_UID)
     assert RUN_UID not in place.telemetry.runs
-    assert not place.reconciler.memories
+    assert not place.reconciler.known
 
 
 # -- failing ----------------------------------------------------------------------------------------------------
@@ -460,9 +466,9 @@ async def test_without_the_lease_a_look_writes_nothing_and_counts_as_no_error(pl
 
 async def test_with_everything_forgotten_nothing_is_exported_and_the_next_look_is_a_first_one(place):
     await place.look(RUN_UID)
-    before = place.reconciler.memories[RUN_UID]
+    before = place.reconciler.known[RUN_UID]
     assert RUN_UID in place.telemetry.runs
     place.reconciler.forget_all()
-    assert (len(place.telemetry.runs), place.reconciler.memories) == (0, {})
+    assert (len(place.telemetry.runs), place.reconciler.known) == (0, {})
     await place.look(RUN_UID)
-    assert place.reconciler.memories[RUN_UID] is not before
+    assert place.reconciler.known[RUN_UID] is not before

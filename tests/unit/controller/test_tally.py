@@ -32,9 +32,10 @@ from trainingrun_operator.api.exchange import AgentError, CommitSeen, Upload
 from trainingrun_operator.api.status import SUSPENDED, NodePhase, Phase
 from trainingrun_operator.controller import tally
 from trainingrun_operator.core.effects import Begin, Decision, RecordNodes, Tell
+from trainingrun_operator.core.facts.gathered import Facts
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
-from trainingrun_operator.edge.memory import Memory
+from trainingrun_operator.core.memory import Memory, remember
 from trainingrun_operator.exporter import Telemetry
 
 LATER = "2026-01-02T03:02:00Z"
@@ -46,18 +47,22 @@ class Place:
     """One operator that looks at one run."""
 
     def __init__(self):
-        self.telemetry, self.memory = Telemetry(), Memory()
+        self.telemetry, self.memory, self.counted, self.due = Telemetry(), Memory(), tally.Counted(), 0
 
-    def look(self, seen=None, *effects, **fields):
+    def look(self, seen=None, *effects, read=True, **fields):
         """Look once; the metrics are read each time."""
-        self.memory.next_scrape += 10
-        tally.count(self.telemetry, seen or make_observed(**fields), Decision(effects), self.memory)
+        self.due += 10 if read else 0
+        seen = replace(seen or make_observed(**fields), next_reading_at=self.due)
+        self.counted = tally.count(self.telemetry, seen, Decision(effects), self.counted)
 
     def count(self, name, **labels):
         return self.telemetry.registry.get_sample_value(f"trainingrun_{name}", labels)
 
     def measured(self, **fields):
-        return tally.measured(make_observed(**fields), self.memory)
+        seen = make_observed(**fields)
+        facts = Facts(seen.run, seen.wall, pods=seen.pods, agent=seen.agent)
+        self.memory, timed = remember(self.memory, facts, seen.now)
+        return tally.measured(replace(seen, unshipped_seconds=timed.unshipped_seconds))
 
 
 @pytest.fixture
@@ -167,8 +172,7 @@ def test_a_reading_that_failed_is_counted_once_however_often_the_run_is_looked_a
     for _ in range(2):
         place.look(track=silent_track())
     for _ in range(5):
-        place.memory.next_scrape -= 10
-        place.look(track=silent_track())
+        place.look(track=silent_track(), read=False)
     assert place.count("poll_errors_total", source="metrics", reason="Timeout") == 2
 
 
@@ -311,6 +315,6 @@ def test_for_how_long_uploads_fail(place):
 
 def test_overdue_nodes_and_ghosts_are_told_of(place):
     ghost = releasing(make_node(NodePhase.VERIFYING), make_node_facts(uid=None), seconds=900)
-    measured = tally.measured(ghost, place.memory)
+    measured = tally.measured(ghost)
     assert (measured.nodes_overdue, measured.ghosts) == (1, {"a100": 1})
     assert (place.measured().nodes_overdue, place.measured().ghosts) == (0, {})

@@ -67,13 +67,12 @@ from trainingrun_operator.core.effects import (
     Tell,
     UntaintNode,
 )
+from trainingrun_operator.core.facts.learned import BudgetChanged, ProviderAnswered
 from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.manifests import disruption_budget
-from trainingrun_operator.edge import execute as module
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.execute import Executor, NotLeadingError, StaleError
 from trainingrun_operator.edge.kube import Kube, KubeError
-from trainingrun_operator.edge.memory import Memory
 from trainingrun_operator.edge.nodes import Refused
 
 POD_NAME = f"{NAME}-x7k2p"
@@ -87,21 +86,24 @@ CORDON = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule", "ti
 
 
 @pytest.fixture
-async def place(monkeypatch):
+async def place():
     """An executor, and everything that it can be told to touch."""
     provider = FakeProvider()
-    monkeypatch.setattr(module, "provider_for", lambda pool: provider)
     stored = (stored_run(status=STOPPING), stored_job(), stored_pod(), stored_node())
     async with api_server(*stored) as api, Kube(Plain(api.url)) as kube:
-        cache, memory, lease = Cache(), Memory(), SimpleNamespace(held=True)
+        cache, lease = Cache(), SimpleNamespace(held=True)
         cache.pools["a100"] = make_pool()
-        executor = Executor(kube, cache, lambda: lease.held)
+        executor = Executor(kube, cache, lambda: lease.held, lambda _: provider)
 
         async def do(*effects, seen=None):
             seen = seen or make_observed(run=Run.of(api.objects[RUN]), wall=WALL)
-            return await executor.execute(seen, effects, memory)
+            place.outcome = await executor.execute(seen, effects)
+            if place.outcome.stopped is not None:
+                raise place.outcome.stopped
+            return place.outcome.written
 
-        yield SimpleNamespace(api=api, cache=cache, memory=memory, provider=provider, do=do, lease=lease)
+        place = SimpleNamespace(api=api, cache=cache, provider=provider, do=do, lease=lease)
+        yield place
 
 
 def unchanged(version="7"):
@@ -342,11 +344,12 @@ BUDGET = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/{NAME}-ch
 
 async def test_a_budget_is_put_up_and_taken_down_by_its_uid(place):
     await place.do(CreateBudget(disruption_budget(make_run(), make_job())))
-    assert place.memory.budget == place.api.objects[BUDGET]["metadata"]["uid"]
-    await place.do(DeleteBudget(f"{NAME}-checkpoint", place.memory.budget))
+    uid = place.api.objects[BUDGET]["metadata"]["uid"]
+    assert place.outcome.learned == (BudgetChanged(uid),)
+    await place.do(DeleteBudget(f"{NAME}-checkpoint", uid))
     assert place.api.sent[-1].body["preconditions"]["uid"]
     assert BUDGET not in place.api.objects
-    assert place.memory.budget == ""
+    assert place.outcome.learned == (BudgetChanged(""),)
 
 
 @pytest.mark.parametrize(
@@ -359,11 +362,10 @@ async def test_a_budget_is_put_up_and_taken_down_by_its_uid(place):
     ],
 )
 async def test_nothing_waits_for_a_budget_that_cannot_be(place, effect, line):
-    place.memory.budget = "somehow"
     place.api.refuse(line, ApiError(403, "Forbidden", "the namespace is being terminated"))
     await place.do(effect, DeletePod(POD_NAME, POD_UID))
     assert POD not in place.api.objects
-    assert place.memory.budget is None, "It is looked for again."
+    assert place.outcome.learned == (BudgetChanged(None),), "It is looked for again."
 
 
 async def test_a_run_that_never_had_a_status_gets_one_before_its_parts(place):
@@ -658,16 +660,17 @@ async def test_a_job_that_is_refused_becomes_the_runs_problem(place, answer, per
     place.api.refuse(f"POST {JOBS}", answer)
     with pytest.raises(KubeError):
         await place.do(CreateJob({"metadata": {"namespace": NAMESPACE, "name": "new"}}))
-    assert place.memory.problem.reason == "InvalidTemplate"
-    assert answer.status["message"] in place.memory.problem.message
-    assert place.memory.problem.permanent is permanent
+    (refused,) = place.outcome.learned
+    assert refused.problem.reason == "InvalidTemplate"
+    assert answer.status["message"] in refused.problem.message
+    assert refused.problem.permanent is permanent
 
 
 async def test_an_api_server_in_trouble_is_not_the_runs_problem(place):
     place.api.refuse(f"POST {JOBS}", ApiError(500, "InternalError"))
     with pytest.raises(KubeError):
         await place.do(CreateJob({"metadata": {"namespace": NAMESPACE, "name": "new"}}))
-    assert place.memory.problem is None
+    assert place.outcome.learned == ()
 
 
 # -- the node -----------------------------------------------------------------------------------------------------
@@ -727,16 +730,15 @@ async def test_a_taint_that_came_between_reading_and_writing_is_not_lost(place):
 
 
 async def test_a_machine_is_released_through_its_pool(place):
-    place.memory.provider_said[PROVIDER_ID] = "what it said before"
     await place.do(ReleaseMachine("a100", PROVIDER_ID))
     assert place.provider.released == [("a100", PROVIDER_ID)]
-    assert place.memory.provider_said == {}
+    assert place.outcome.learned == (ProviderAnswered(PROVIDER_ID),)
 
 
 async def test_what_the_cloud_refuses_is_remembered_and_ends_nothing(place):
     place.provider.trouble = Refused("The group is at its minimum of 2.")
     await place.do(ReleaseMachine("a100", PROVIDER_ID), DeletePod(POD_NAME, POD_UID))
-    assert place.memory.provider_said == {PROVIDER_ID: "The group is at its minimum of 2."}
+    assert place.outcome.learned == (ProviderAnswered(PROVIDER_ID, "The group is at its minimum of 2."),)
     assert POD not in place.api.objects
 
 

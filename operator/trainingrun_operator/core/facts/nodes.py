@@ -58,6 +58,16 @@ class NodeFacts:
 
 
 @dataclass(frozen=True)
+class Fate:
+    """What became of a silent pod."""
+
+    unreachable: bool = False
+    lost: bool = False
+    node: NodeFacts | None = None
+    """Its node as it is now, if it is unreachable and was recorded."""
+
+
+@dataclass(frozen=True)
 class Pool:
     """A GPUNodePool."""
 

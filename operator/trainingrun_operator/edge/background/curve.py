@@ -17,7 +17,7 @@ from trainingrun_operator.api.curve import Curve
 from trainingrun_operator.core import curve as core
 from trainingrun_operator.core.curve import Thinned
 from trainingrun_operator.edge.background import loop
-from trainingrun_operator.edge.gather.observer import wall_clock
+from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.kube import KubeError
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class Curves:
             return
         involved = names.run_reference(kept.namespace, kept.name, kept.run_uid)
         try:
-            await self._kube.tell(involved, "CurveNotKept", str(taken), warning=True, wall=wall_clock())
+            await self._kube.tell(involved, "CurveNotKept", str(taken), warning=True, wall=SystemClock().wall())
         except KubeError as error:
             log.warning("%s: could not tell CurveNotKept: %s", kept.key, error)
             return

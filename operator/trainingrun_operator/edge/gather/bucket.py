@@ -1,8 +1,8 @@
-"""What the bucket says about one run. On the way, its newest verified commit is remembered."""
+"""What the bucket says about one run."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api import names
@@ -13,10 +13,12 @@ from trainingrun_operator.core.destinations import allowed, layout_of
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.run import Problem
+from trainingrun_operator.core.stop.requests import save_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.api.run import TrainingRunSpec
     from trainingrun_operator.checkpoints.documents import Commit
     from trainingrun_operator.checkpoints.keys import Layout
@@ -24,53 +26,72 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.bucket import Answer
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.run import Run
-    from trainingrun_operator.edge.gather.store import Store
-    from trainingrun_operator.edge.kube import Kube
-    from trainingrun_operator.edge.memory import Memory
+    from trainingrun_operator.core.memory import Memory
+    from trainingrun_operator.edge.ports import Bucket, Reads
 
 PROOF_SECONDS: Final = 300
 """So long a proof is believed, except in Verifying."""
-SAVING: Final = frozenset({Phase.SAVING, Phase.HELD, Phase.VERIFYING})
 _SILENT: Final = frozenset({Phase.REQUESTED, Phase.RELEASING, Phase.DONE})
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the bucket said at one look."""
+
+    answer: Answer | None = None
+    """To the save request in hand; or a failure to verify what the agent has shipped."""
+    verified: Verified | None = None
+    """A commit that verified."""
+    unverifiable: str = ""
+    """Key of the commit that the agent has shipped, if it does not verify."""
 
 
 class Evidence:
     """Reads the bucket of any run, with the run's own credentials."""
 
-    def __init__(self, kube: Kube, store: Store, listed: tuple[Destination, ...] = ()) -> None:
+    def __init__(self, kube: Reads, store: Bucket, listed: tuple[Destination, ...] = ()) -> None:
         self._kube, self._store, self._listed = kube, store, listed
+        self._reached: dict[str, Access] = {}
+        """By run uid, how its bucket was last reached: a namespace that is being deleted loses its Secret before its pods."""
 
-    async def ask(self, run: Run, pods: Sequence[Pod], memory: Memory) -> Answer | None:
+    def forget(self, uid: str) -> None:
+        """Drop a run's credentials."""
+        self._reached.pop(uid, None)
+
+    def forget_all(self) -> None:
+        """Drop all credentials."""
+        self._reached.clear()
+
+    async def ask(self, run: Run, pods: Sequence[Pod], agent: AgentReport | None, memory: Memory) -> Said:
         """Return what the bucket says to the save request in hand, or about a checkpoint that the agent has just shipped.
 
         A training run whose agent reports nothing new costs no call at all.
         """
         stop = run.status.termination
         if run.spec.checkpoint.mode is CheckpointMode.DISABLED or (stop is not None and stop.phase in _SILENT):
-            return None
+            return Said()
         layout = layout_of(run)
         wanted = _wanted(run, pods)
-        shipped = _shipped(layout, memory)
+        shipped = _shipped(layout, agent, memory)
         all_gone = stop is not None and stop.phase is Phase.DELETING and all(pod.lost for pod in pods)
         if wanted is None and shipped is None and not all_gone:
-            return None
+            return Said()
         access = await self.access(run)
-        if isinstance(access, Problem) and access.reason == "SecretNotFound" and stop is not None and memory.access:
+        if isinstance(access, Problem) and access.reason == "SecretNotFound" and stop is not None:
             # Deleted with its namespace, most likely: what the agent still saves is proven with what was known.
-            access = memory.access
+            access = self._reached.get(run.uid, access)
         if isinstance(access, Problem):
-            return Unreachable(access.reason, access.message)
-        memory.access = access
+            return Said(Unreachable(access.reason, access.message))
+        self._reached[run.uid] = access
         if wanted is None:
-            return await (
-                self._newest(access, layout, memory) if shipped is None else self._new(access, layout, shipped, memory)
-            )
+            return await (self._newest(access, layout) if shipped is None else self._new(access, layout, shipped))
         # Deletion rests on what Verifying reads: all of it, now. Before that a recent proof will do.
         fresh = stop is not None and stop.phase is Phase.VERIFYING
         answer = await self._store.find(access, layout, wanted, max_age_seconds=0 if fresh else PROOF_SECONDS)
-        _remember(memory, answer)
+        if answer is not None:
+            return Said(answer, answer if isinstance(answer, Verified) else None)
         holds = any(pod.training is not Training.NOT_STARTED for pod in pods if not pod.terminal)
-        return answer if answer is not None or holds else await self._newest(access, layout, memory)
+        return Said() if holds else await self._newest(access, layout)
 
     async def access(self, run: Run) -> Access | Problem:
         """The run's credentials, read now: a Secret that was mended helps at once.
@@ -86,32 +107,17 @@ class Evidence:
             return access
         return replace(access, expected_bucket_owner=destination.expected_bucket_owner)
 
-    async def _newest(self, access: Access, layout: Layout, memory: Memory) -> Answer | None:
+    async def _newest(self, access: Access, layout: Layout) -> Said:
         """Whatever the bucket has, once no pod can add to it. Only a failure to read it is an answer."""
         found = await self._store.find(access, layout, lambda _: True, fall_back=True)
-        _remember(memory, found)
-        return found if isinstance(found, Unreachable) else None
+        return Said(found if isinstance(found, Unreachable) else None, found if isinstance(found, Verified) else None)
 
-    async def _new(self, access: Access, layout: Layout, key: str, memory: Memory) -> Answer | None:
+    async def _new(self, access: Access, layout: Layout, key: str) -> Said:
         """Verify a checkpoint while the training goes on."""
         found = await self._store.verify(access, layout, key)
-        _remember(memory, found)
-        if isinstance(found, Mismatch):
-            memory.unverifiable = key
-        return None if isinstance(found, Verified) else found
-
-
-def asked(run: Run, pods: Sequence[Pod]) -> tuple[str, int] | None:
-    """The save request in hand, by id and attempt: of a stop, also for what was written after its proof, or of a crashed pod behind its gate."""
-    stop = run.status.termination
-    if stop is not None and stop.phase in SAVING:
-        return stop.id, stop.attempt
-    pod = pods[-1] if pods else None
-    if pod is None or pod.terminal or pod.released or pod.save is None:
-        return None
-    if stop is not None and (stop.phase is not Phase.DELETING or pod.save.attempt <= stop.attempt):
-        return None
-    return pod.save.id, pod.save.attempt
+        if isinstance(found, Verified):
+            return Said(verified=found)
+        return Said(found, unverifiable=key if isinstance(found, Mismatch) else "")
 
 
 def access_of(spec: TrainingRunSpec, secret: dict[str, bytes] | None) -> Access | Problem:
@@ -138,19 +144,14 @@ def access_of(spec: TrainingRunSpec, secret: dict[str, bytes] | None) -> Access 
 
 
 def _wanted(run: Run, pods: Sequence[Pod]) -> Callable[[Commit], bool] | None:
-    request = asked(run, pods)
+    request = save_request(run, pods)
     return None if request is None else lambda commit: (commit.termination_id, commit.attempt) == request
 
 
-def _shipped(layout: Layout, memory: Memory) -> str | None:
+def _shipped(layout: Layout, agent: AgentReport | None, memory: Memory) -> str | None:
     """Key of a commit that the agent reports and nobody has verified yet."""
-    commit = memory.agent.commit if memory.agent is not None else None
+    commit = agent.commit if agent is not None else None
     known = memory.verified.key if memory.verified is not None else ""
     if commit is None or commit.key in (known, memory.unverifiable) or not layout.owns(commit.key):
         return None
     return commit.key
-
-
-def _remember(memory: Memory, found: Answer | None) -> None:
-    if isinstance(found, Verified) and (memory.verified is None or found.commit.order >= memory.verified.commit.order):
-        memory.verified = found

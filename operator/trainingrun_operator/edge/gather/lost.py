@@ -1,4 +1,4 @@
-"""Pods from which nothing is heard: whether their node is lost, and their machine with it.
+"""Silent pods: whether their node is lost, and their machine with it.
 
 A node that dies leaves its pods as they were: Running for minutes, then Terminating for as long as its Node is there. Silence alone proves nothing: a node that
 is only cut off may still train. What the provider says of the machine does.
@@ -6,10 +6,12 @@ is only cut off may still train. What the provider says of the machine does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from trainingrun_operator.core.facts.nodes import Instance, NodeFacts
+from trainingrun_operator.core.facts.gathered import Source
+from trainingrun_operator.core.facts.nodes import Fate, Instance, NodeFacts
+from trainingrun_operator.core.memory import silence
 from trainingrun_operator.core.stop.transitions import pause
 from trainingrun_operator.edge.gather.nodes import answers, machine
 
@@ -19,41 +21,46 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.nodes import Pool
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.run import Run
-    from trainingrun_operator.edge.kube import Kube
-    from trainingrun_operator.edge.memory import Memory
+    from trainingrun_operator.core.memory import Memory
+    from trainingrun_operator.edge.ports import Providers, Reads
 
 SILENT_SECONDS: Final = 5
 """An agent that says nothing for so long is worth a look at its node."""
 LOOK_SECONDS: Final = 5.0
 
 
-@dataclass(frozen=True)
-class Fate:
-    """What became of a pod from which nothing is heard."""
-
-    unreachable: bool = False
-    lost: bool = False
-    node: NodeFacts | None = None
-    """Its node as it is now, if it is unreachable and was recorded."""
-
-
-async def ask(
-    kube: Kube, run: Run, pods: Sequence[Pod], pools: Mapping[str, Pool], memory: Memory, now: float
-) -> tuple[Pod, ...]:
-    """Say of each pod whether its node, and its machine, are lost. Pods that are heard of cost no call."""
+async def ask(  # noqa: PLR0913 - whom to ask, what about, and what is known
+    kube: Reads,
+    providers: Providers,
+    run: Run,
+    pods: Sequence[Pod],
+    pools: Mapping[str, Pool],
+    memory: Memory,
+    now: float,
+    *,
+    heard: bool,
+) -> tuple[Mapping[str, Fate], bool]:
+    """Return the fates of silent pods by pod uid, and whether they were asked for now. Pods that are heard of cost no call."""
     newest = pods[-1] if pods else None
-    silent = memory.silence.of((newest.uid, memory.agent is None) if newest else None, now)
-    unheard = memory.agent is None and silent >= SILENT_SECONDS
+    silent = silence(memory, newest, now, heard=heard).seconds(now)
+    unheard = not heard and silent >= SILENT_SECONDS
     suspects = [pod for pod in pods if pod.node and not pod.terminal and (unheard or pod is not newest)]
     if not suspects:
-        memory.fates = {}
-    elif now - memory.fates_at >= pause(silent, LOOK_SECONDS):
-        memory.fates, memory.fates_at = {pod.uid: await _fate(kube, run, pod, pools) for pod in suspects}, now
-    fates = {pod.uid: memory.fates.get(pod.uid, Fate()) for pod in pods}
-    return tuple(replace(pod, unreachable=fates[pod.uid].unreachable, lost=fates[pod.uid].lost) for pod in pods)
+        return {}, False
+    if memory.age(Source.FATES, now) < pause(silent, LOOK_SECONDS):
+        return memory.fates, False
+    return {pod.uid: await _fate(kube, providers, run, pod, pools) for pod in suspects}, True
 
 
-async def _fate(kube: Kube, run: Run, pod: Pod, pools: Mapping[str, Pool]) -> Fate:
+def with_fates(pods: Sequence[Pod], fates: Mapping[str, Fate]) -> tuple[Pod, ...]:
+    """Say of each pod whether its node, and its machine, are lost."""
+    known = ((pod, fates.get(pod.uid)) for pod in pods)
+    return tuple(
+        pod if fate is None else replace(pod, unreachable=fate.unreachable, lost=fate.lost) for pod, fate in known
+    )
+
+
+async def _fate(kube: Reads, providers: Providers, run: Run, pod: Pod, pools: Mapping[str, Pool]) -> Fate:
     found = await kube.node(pod.node)
     if found is not None and answers(found):
         return Fate()
@@ -63,6 +70,6 @@ async def _fate(kube: Kube, run: Run, pod: Pod, pools: Mapping[str, Pool]) -> Fa
     if pool is None:
         return Fate(unreachable=True)
     known = recorded[-1]
-    instance, _, problem = await machine(pool, known.provider_id)
+    instance, _, problem = await machine(providers, pool, known.provider_id)
     facts = NodeFacts(known.name, uid, known.provider_id, instance=instance, problem=problem)
     return Fate(unreachable=True, lost=instance is Instance.GONE, node=facts)

@@ -9,35 +9,32 @@ from trainingrun_operator.api import names
 from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant
 from trainingrun_operator.core.release import wants
 from trainingrun_operator.edge.kube import KubeError
-from trainingrun_operator.edge.nodes import ProviderError, provider_for
+from trainingrun_operator.edge.nodes import ProviderError
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.pool import IgnoredPods
     from trainingrun_operator.api.status import NodeStatus
     from trainingrun_operator.core.facts.nodes import Pool
-    from trainingrun_operator.edge.kube import Kube
+    from trainingrun_operator.edge.ports import Providers, Reads
 
 Json = dict[str, Any]
 
 
-async def identity(kube: Kube, name: str) -> NodeFacts | None:
+async def identity(kube: Reads, name: str) -> NodeFacts | None:
     """Who a node is, while a pod of ours is on it. None: there is no such Node."""
     found = await kube.node(name)
     return None if found is None else _facts(found)
 
 
-async def gather(
-    kube: Kube, run_uid: str, node: NodeStatus, pool: Pool | None, provider_said: dict[str, str]
-) -> NodeFacts:
+async def gather(kube: Reads, providers: Providers, run_uid: str, node: NodeStatus, pool: Pool | None) -> NodeFacts:
     """Everything that the gates look at. Whatever cannot be read counts against releasing."""
     if pool is None:
         return NodeFacts(name=node.name)
     found, pods, (instance, at_minimum, problem) = await asyncio.gather(
         kube.node(node.name),
         _pods_on(kube, node.name, pool),
-        machine(pool, node.provider_id),
+        machine(providers, pool, node.provider_id),
     )
-    problem = problem or provider_said.get(node.provider_id, "")
     # On a node that has fallen silent our own pod stays Terminating for as long as the Node is there, and the Node for as long as the pod.
     silent = found is not None and not answers(found)
     left = None if pods is None else [pod for pod in pods if not (silent and _ours_and_going(pod, run_uid))]
@@ -95,7 +92,7 @@ def _ours_and_going(pod: Json, run_uid: str) -> bool:
     return (meta.get("labels") or {}).get(names.RUN_UID_LABEL) == run_uid and "deletionTimestamp" in meta
 
 
-async def _pods_on(kube: Kube, node: str, pool: Pool) -> list[Json] | None:
+async def _pods_on(kube: Reads, node: str, pool: Pool) -> list[Json] | None:
     try:
         pods = await kube.pods_on(node)
     except KubeError:
@@ -121,7 +118,7 @@ def _occupant(pod: Json) -> Occupant:
     return Occupant(meta["namespace"], meta["name"], (meta.get("labels") or {}).get(names.RUN_UID_LABEL, ""))
 
 
-async def _demand(kube: Kube, node: Json, run_uid: str) -> tuple[Occupant, ...]:
+async def _demand(kube: Reads, node: Json, run_uid: str) -> tuple[Occupant, ...]:
     labels = node["metadata"].get("labels") or {}
     taints = tuple(t for t in node["spec"].get("taints") or () if t["key"] != names.RELEASING_TAINT)
     gpus = sum(
@@ -133,10 +130,10 @@ async def _demand(kube: Kube, node: Json, run_uid: str) -> tuple[Occupant, ...]:
     return tuple(pod for pod in waiting if pod.run_uid != run_uid)
 
 
-async def machine(pool: Pool, provider_id: str) -> tuple[Instance, bool, str]:
+async def machine(providers: Providers, pool: Pool, provider_id: str) -> tuple[Instance, bool, str]:
     """What the provider says of a machine, whether its pool may not lose it, and what is wrong with the answer."""
     try:
-        provider = provider_for(pool)
+        provider = providers(pool)
         instance = await provider.instance(pool, provider_id)
         at_minimum = instance is Instance.RUNNING and await provider.at_minimum(pool, provider_id)
     except ProviderError as error:

@@ -11,6 +11,7 @@ from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.core import acceptance, manifests
 from trainingrun_operator.core.destinations import layout_of
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
+from trainingrun_operator.core.facts.gathered import Source
 from trainingrun_operator.core.facts.run import Problem
 from trainingrun_operator.core.facts.workload import Job
 from trainingrun_operator.edge.kube import KubeError
@@ -21,54 +22,66 @@ if TYPE_CHECKING:
     from trainingrun_operator.checkpoints.s3 import Access
     from trainingrun_operator.core.defaults import Defaults
     from trainingrun_operator.core.facts.run import Run
+    from trainingrun_operator.core.memory import Memory
     from trainingrun_operator.edge.cache import Cache
     from trainingrun_operator.edge.gather.bucket import Evidence
-    from trainingrun_operator.edge.gather.store import Store
-    from trainingrun_operator.edge.kube import Kube
-    from trainingrun_operator.edge.memory import Memory
+    from trainingrun_operator.edge.ports import Bucket, Reads
 
 REFUSED: frozenset[int] = frozenset({400, 403, 422})
 """The API server's words for: this object, never."""
 
 
 @dataclass(frozen=True)
+class Checked:
+    """What stands in the way of a run's first Job; nothing of a run that has begun."""
+
+    problem: Problem | None = None
+    ended_before: Verified | None = None
+    """What a stop of this run left in the bucket."""
+    read: bool = False
+    """It was looked at now."""
+
+
+@dataclass(frozen=True)
 class Preflight:
     """Knows everyone who can refuse."""
 
-    kube: Kube
-    store: Store
+    kube: Reads
+    store: Bucket
     evidence: Evidence
     cache: Cache
     defaults: Defaults
     recheck_seconds: float
 
-    async def problem(
+    async def check(
         self, run: Run, job: Job | None, memory: Memory, now: float, namespace_labels: Mapping[str, str] | None
-    ) -> Problem | None:
-        """Why nothing can be created yet; None for a run that has begun, or can."""
+    ) -> Checked:
+        """Return why nothing can be created yet: as it was found before, or looked at now."""
         if job is not None or run.status.termination is not None or run.status.workload is not None or run.deleting:
-            return None
-        recent = run.generation == memory.problem_generation and now - memory.problem_at < self.recheck_seconds
-        if memory.problem is None or not recent:
-            memory.problem = await self._look(run, namespace_labels, memory)
-            memory.problem_at, memory.problem_generation = now, run.generation
-        return memory.problem
+            return Checked()
+        recent = (
+            run.generation == memory.problem_generation and memory.age(Source.PREFLIGHT, now) < self.recheck_seconds
+        )
+        if memory.problem is not None and recent:
+            return Checked(memory.problem)
+        return await self._look(run, namespace_labels)
 
-    async def _look(self, run: Run, namespace_labels: Mapping[str, str] | None, memory: Memory) -> Problem | None:
+    async def _look(self, run: Run, namespace_labels: Mapping[str, str] | None) -> Checked:
         pools = tuple(self.cache.pools.values())
         if found := acceptance.complaint(run, pools, self.defaults, namespace_labels):
-            return found
+            return Checked(found, read=True)
+        before = None
         if run.spec.checkpoint.mode is not CheckpointMode.DISABLED:
             access = await self.evidence.access(run)
             if isinstance(access, Problem):
-                return access
+                return Checked(access, read=True)
             if (refusal := await self.store.probe(access, layout_of(run))) is not None:
-                return Problem(refusal.code, refusal.message, permanent=False)
-            before = await self._ended_before(run, access)
-            if isinstance(before, Problem):
-                return before
-            memory.ended_before = before
-        return await self._dry_run(run)
+                return Checked(Problem(refusal.code, refusal.message, permanent=False), read=True)
+            ended = await self._ended_before(run, access)
+            if isinstance(ended, Problem):
+                return Checked(ended, read=True)
+            before = ended
+        return Checked(await self._dry_run(run), before, read=True)
 
     async def _ended_before(self, run: Run, access: Access) -> Verified | Problem | None:
         """What the run's own stop left in the bucket, if this is not its beginning: a cluster restored from a backup knows of no end."""

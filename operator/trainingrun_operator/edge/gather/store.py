@@ -91,7 +91,10 @@ class _Proof(NamedTuple):
 class Store:
     """Reads any number of buckets through a bounded pool of threads."""
 
-    def __init__(self, *, threads: int = THREADS, clients: int = 64) -> None:
+    def __init__(
+        self, *, threads: int = THREADS, clients: int = 64, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._monotonic = monotonic
         self._clients = s3.Clients(clients, partial(calls.count_all, api=Api.S3))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
         self._read: OrderedDict[_Place, ReadCommit] = OrderedDict()
@@ -128,7 +131,7 @@ class Store:
             return Mismatch(commit_key, f"{layout.uri(commit_key)}: {error}", *asked)
         except STORE_ERRORS as error:
             return unreachable(access, layout.bucket, error)
-        _keep(self._proven, _Place(access, layout.bucket, commit_key), _Proof(verified, time.monotonic()))
+        _keep(self._proven, _Place(access, layout.bucket, commit_key), _Proof(verified, self._monotonic()))
         return verified
 
     async def find(
@@ -180,7 +183,7 @@ class Store:
         if not wanted(read.commit):
             return None
         proof = self._proven.get(_Place(access, layout.bucket, key))
-        if proof is not None and time.monotonic() - proof.at < max_age_seconds:
+        if proof is not None and self._monotonic() - proof.at < max_age_seconds:
             return proof.verified
         return await self.verify(access, layout, key)
 

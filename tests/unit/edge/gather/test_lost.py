@@ -5,32 +5,52 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from builders import EARLIER, NODE_UID, PROVIDER_ID, make_agent, make_node, make_pod, make_pool, make_run, make_status
+from builders import (
+    EARLIER,
+    NODE_UID,
+    PROVIDER_ID,
+    WALL,
+    make_agent,
+    make_node,
+    make_pod,
+    make_pool,
+    make_run,
+    make_status,
+)
 from fakes import NODE, FakeProvider, Plain, api_server, stored_node
 
+from trainingrun_operator.core.facts.gathered import Facts, Source
 from trainingrun_operator.core.facts.nodes import Instance, NodeFacts
+from trainingrun_operator.core.memory import Memory, remember
 from trainingrun_operator.edge.gather import lost
-from trainingrun_operator.edge.gather import nodes as node_facts
 from trainingrun_operator.edge.kube import Kube
-from trainingrun_operator.edge.memory import Memory
 from trainingrun_operator.edge.nodes import Refused
 
 SILENT_NODE = {"conditions": [{"type": "Ready", "status": "Unknown"}]}
 
 
 @pytest.fixture
-async def place(monkeypatch):
+async def place():
     """A run whose only pod has fallen silent a while ago."""
     provider = FakeProvider(state=Instance.GONE)
-    monkeypatch.setattr(node_facts, "provider_for", lambda pool: provider)
     async with api_server(stored_node(status=SILENT_NODE)) as api, Kube(Plain(api.url)) as kube:
-        memory, run = Memory(), make_run(status=make_status(nodes=(make_node(),)))
-        place = SimpleNamespace(api=api, memory=memory, provider=provider, run=run, pods=(make_pod(),), now=1000.0)
+        run = make_run(status=make_status(nodes=(make_node(),)))
+        place = SimpleNamespace(
+            api=api, memory=Memory(), provider=provider, run=run, pods=(make_pod(),), now=1000.0, agent=None
+        )
 
         async def look(seconds=lost.SILENT_SECONDS):
             place.now += seconds
             api.sent.clear()
-            return await lost.ask(kube, place.run, place.pods, {"a100": make_pool()}, memory, place.now)
+            pools, heard = {"a100": make_pool()}, place.agent is not None
+            fates, asked = await lost.ask(
+                kube, lambda _: provider, place.run, place.pods, pools, place.memory, place.now, heard=heard
+            )
+            pods = lost.with_fates(place.pods, fates)
+            read = frozenset({Source.FATES} if asked else ())
+            facts = Facts(place.run, WALL, read=read, pods=pods, agent=place.agent, fates=fates)
+            place.memory, seen = remember(place.memory, facts, place.now)
+            return seen.pods
 
         await look()
         place.look = look
@@ -44,16 +64,16 @@ async def test_a_silent_node_whose_machine_is_gone_has_lost_its_pod(place):
 
 
 async def test_a_pod_that_is_heard_of_costs_nothing(place):
-    place.memory.agent = make_agent()
+    place.agent = make_agent()
     (pod,) = await place.look()
     assert (pod.unreachable, pod.lost) == (False, False)
     assert place.api.sent == []
 
 
 async def test_a_short_silence_costs_nothing(place):
-    place.memory.agent = make_agent()
+    place.agent = make_agent()
     await place.look()
-    place.memory.agent = None
+    place.agent = None
     for _ in range(lost.SILENT_SECONDS):
         await place.look(1)
         assert place.api.sent == []
@@ -105,7 +125,7 @@ async def test_without_a_pool_nobody_can_say_that_a_machine_is_gone(place):
 
 async def test_an_older_pod_that_lingers_is_asked_about_although_the_newest_speaks(place):
     place.pods = (make_pod(name="old", uid="old", deleting=True), make_pod(node="gpu-2"))
-    place.memory.agent = make_agent()
+    place.agent = make_agent()
     old, new = await place.look()
     assert (old.lost, new.lost) == (True, False)
 

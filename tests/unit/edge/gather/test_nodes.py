@@ -10,7 +10,6 @@ from fakes import ApiError, FakeProvider, Plain, api_server, stored_node, stored
 
 from trainingrun_operator.api import names
 from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant
-from trainingrun_operator.edge.gather import nodes as node_facts
 from trainingrun_operator.edge.gather.nodes import gather, identity
 from trainingrun_operator.edge.kube import Kube, KubeError
 from trainingrun_operator.edge.nodes import Denied, Refused, provider_for
@@ -34,14 +33,16 @@ async def kube(api):
 
 
 @pytest.fixture
-def provider(monkeypatch):
-    provider = FakeProvider()
-    monkeypatch.setattr(node_facts, "provider_for", lambda pool: provider)
-    return provider
+def provider():
+    return FakeProvider()
 
 
-def look(kube, *, node=None, pool=None, said=None):
-    return gather(kube, RUN_UID, node or make_node(), pool or make_pool(), said or {})
+@pytest.fixture
+def look(kube, provider):
+    def look(*, node=None, pool=None):
+        return gather(kube, lambda _: provider, RUN_UID, node or make_node(), pool or make_pool())
+
+    return look
 
 
 async def test_who_a_node_is(api, kube):
@@ -55,8 +56,8 @@ async def test_a_node_that_is_not_there_is_nobody(kube):
     assert await identity(kube, "gpu-9") is None
 
 
-async def test_an_empty_node_whose_machine_runs(kube, provider):
-    assert await look(kube) == NodeFacts(
+async def test_an_empty_node_whose_machine_runs(look, provider):
+    assert await look() == NodeFacts(
         name="gpu-1",
         uid=NODE_UID,
         provider_id=PROVIDER_ID,
@@ -67,7 +68,7 @@ async def test_an_empty_node_whose_machine_runs(kube, provider):
 
 
 async def test_without_its_pool_nothing_is_asked_and_nothing_is_known(api, kube):
-    assert await gather(kube, RUN_UID, make_node(), None, {}) == NodeFacts(name="gpu-1")
+    assert await gather(kube, provider_for, RUN_UID, make_node(), None) == NodeFacts(name="gpu-1")
     assert api.sent == []
 
 
@@ -82,18 +83,18 @@ async def test_without_its_pool_nothing_is_asked_and_nothing_is_known(api, kube)
         ),
     ],
 )
-async def test_a_node_that_is_not_the_one_recorded_has_no_uid(api, kube, provider, node, asked):
+async def test_a_node_that_is_not_the_one_recorded_has_no_uid(api, look, provider, node, asked):
     api.objects.clear()
     api.put(*node)
     provider.state = Instance.TERMINATING
-    found = await look(kube, node=asked)
+    found = await look(node=asked)
     assert (found.uid, found.provider_id, found.instance) == (None, asked.provider_id, Instance.TERMINATING)
     assert not any(sent.query.get("fieldSelector", "").startswith("spec.nodeName=,") for sent in api.sent)
 
 
-async def test_a_node_that_was_made_anew_for_the_same_machine_is_seen_under_its_new_uid(api, kube, provider):
+async def test_a_node_that_was_made_anew_for_the_same_machine_is_seen_under_its_new_uid(api, look, provider):
     api.put(stored_node(uid="anew"), stored_pod(**{"name": "notebook", "namespace": "team", **OF_NOBODY}))
-    found = await look(kube)
+    found = await look()
     assert (found.uid, [one.name for one in found.occupants]) == ("anew", ["notebook"])
 
 
@@ -122,9 +123,9 @@ IGNORED: dict[str, Any] = {"ignorePods": [{"namespace": "kube-system", "labels":
         pytest.param({"spec": {"nodeName": "gpu-2"}}, False, id="one on another node does not"),
     ],
 )
-async def test_who_keeps_a_node(api, kube, provider, pod, keeps):
+async def test_who_keeps_a_node(api, look, provider, pod, keeps):
     api.put(stored_pod(**{"name": "notebook", "namespace": "team", **OF_NOBODY, **pod}))
-    found = await look(kube, pool=make_pool(**IGNORED))
+    found = await look(pool=make_pool(**IGNORED))
     assert [one.name for one in found.occupants] == (["notebook"] if keeps else [])
 
 
@@ -137,25 +138,25 @@ async def test_who_keeps_a_node(api, kube, provider, pod, keeps):
         pytest.param(stored_node(), {"deletionTimestamp": EARLIER}, True, id="our own, Terminating on a node that answers"),
     ],
 )  # fmt: skip
-async def test_a_pod_that_only_its_nodes_end_can_end_does_not_keep_it(api, kube, provider, node, pod, keeps):
+async def test_a_pod_that_only_its_nodes_end_can_end_does_not_keep_it(api, look, provider, node, pod, keeps):
     api.put(node, stored_pod(**pod))
-    assert bool((await look(kube)).occupants) is keeps
+    assert bool((await look()).occupants) is keeps
 
 
-async def test_a_pod_of_another_run_is_known_as_such(api, kube, provider):
+async def test_a_pod_of_another_run_is_known_as_such(api, look, provider):
     api.put(stored_pod(name="theirs", labels={names.RUN_UID_LABEL: "other"}))
-    assert (await look(kube)).occupants == (Occupant("ml", "theirs", "other"),)
+    assert (await look()).occupants == (Occupant("ml", "theirs", "other"),)
 
 
-async def test_pods_that_cannot_be_listed_count_as_occupied(api, kube, provider):
+async def test_pods_that_cannot_be_listed_count_as_occupied(api, look, provider):
     api.refuse("GET /api/v1/pods", ApiError(500, "InternalError"))
-    assert (await look(kube)).occupants is None
+    assert (await look()).occupants is None
 
 
-async def test_a_node_that_cannot_be_read_ends_the_look(api, kube, provider):
+async def test_a_node_that_cannot_be_read_ends_the_look(api, look, provider):
     api.refuse("GET /api/v1/nodes/gpu-1", ApiError(500, "InternalError"))
     with pytest.raises(KubeError):
-        await look(kube)
+        await look()
 
 
 # -- demand -------------------------------------------------------------------------------------------------------
@@ -172,50 +173,43 @@ def waiting(**meta):
     )
 
 
-async def test_pods_that_wait_for_such_a_node_are_demand_though_it_carries_our_taint(api, kube, provider):
+async def test_pods_that_wait_for_such_a_node_are_demand_though_it_carries_our_taint(api, look, provider):
     api.put(waiting(), stored_node(spec={"taints": [OURS]}))
-    assert (await look(kube)).demand == (occupant("waits"),)
+    assert (await look()).demand == (occupant("waits"),)
 
 
-async def test_a_taint_of_others_that_a_pod_does_not_tolerate_is_no_demand(api, kube, provider):
+async def test_a_taint_of_others_that_a_pod_does_not_tolerate_is_no_demand(api, look, provider):
     api.put(waiting(), stored_node(spec={"taints": [GPU]}))
-    assert (await look(kube)).demand == ()
+    assert (await look()).demand == ()
 
 
-async def test_our_own_pods_are_no_demand(api, kube, provider):
+async def test_our_own_pods_are_no_demand(api, look, provider):
     api.put(waiting(labels={names.RUN_UID_LABEL: RUN_UID}))
-    assert (await look(kube)).demand == ()
+    assert (await look()).demand == ()
 
 
 # -- the machine --------------------------------------------------------------------------------------------------
 
 
-async def test_the_minimum_is_asked_for_a_machine_that_runs(kube, provider):
+async def test_the_minimum_is_asked_for_a_machine_that_runs(look, provider):
     provider.minimum = True
-    assert (await look(kube)).at_minimum is True
+    assert (await look()).at_minimum is True
 
 
 @pytest.mark.parametrize("state", [Instance.GONE, Instance.TERMINATING, Instance.UNKNOWN])
-async def test_the_minimum_is_not_asked_for_one_that_does_not(kube, provider, state):
+async def test_the_minimum_is_not_asked_for_one_that_does_not(look, provider, state):
     provider.minimum, provider.state = True, state
-    found = await look(kube)
+    found = await look()
     assert (found.at_minimum, found.instance) == (False, state)
 
 
-async def test_a_cloud_that_refuses_leaves_the_machine_unknown_with_its_words(kube, provider):
+async def test_a_cloud_that_refuses_leaves_the_machine_unknown_with_its_words(look, provider):
     provider.trouble = Denied("The operator may not ask: allow autoscaling:Describe*.")
-    found = await look(kube)
+    found = await look()
     assert (found.instance, found.problem) == (
         Instance.UNKNOWN,
         "The operator may not ask: allow autoscaling:Describe*.",
     )
-
-
-async def test_what_the_cloud_said_to_the_release_is_remembered_until_it_says_otherwise(kube, provider):
-    said = {PROVIDER_ID: "The minimum is reached."}
-    assert (await look(kube, said=said)).problem == "The minimum is reached."
-    provider.trouble = Refused("Not one of the pool's.")
-    assert (await look(kube, said=said)).problem == "Not one of the pool's."
 
 
 def test_a_pool_without_a_provider_is_refused_in_words():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -15,6 +16,7 @@ from builders import (
     NAMESPACE,
     NODE_UID,
     POD_UID,
+    RUN_UID,
     WALL,
     checkpoint_spec,
     commit_key,
@@ -57,16 +59,18 @@ from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.destinations import destinations_of
 from trainingrun_operator.core.effects import RecordNodes
 from trainingrun_operator.core.facts.bucket import Unreachable
+from trainingrun_operator.core.facts.gathered import Source
 from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.reading import ScrapeFailure
+from trainingrun_operator.core.memory import Memory
 from trainingrun_operator.edge.cache import Cache
+from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.gather import lost
-from trainingrun_operator.edge.gather import nodes as node_facts
 from trainingrun_operator.edge.gather import observer as module
 from trainingrun_operator.edge.gather.observer import Observer
+from trainingrun_operator.edge.gather.pages import PodPages, host
 from trainingrun_operator.edge.kube import Kube, KubeError
-from trainingrun_operator.edge.memory import Memory
 from trainingrun_operator.edge.metrics import prometheus
 
 BUDGET = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/{NAME}-checkpoint"
@@ -76,34 +80,45 @@ RELIST_SECONDS = 300
 POOLS = f"/apis/{names.API_VERSION}/{names.POOL_PLURAL}"
 
 
+LISTED = destinations_of([{"expectedBucketOwner": "123456789012"}, {"endpoint": "https://s3.example"}])
+
+
 class Clock:
     now = 1000.0
 
     def monotonic(self):
         return self.now
 
+    def wall(self):
+        return WALL
+
 
 class Place:
     """An observer and everyone whom it can ask."""
 
     def __init__(self, api, pages, kube, session):
-        self.api, self.pages = api, pages
+        self.api, self.pages, self.kube, self.session = api, pages, kube, session
         self.store, self.cache, self.memory, self.clock = FakeStore(), Cache(), Memory(), Clock()
         self.cache.pools["a100"], self.cache.pools_at = make_pool(), self.clock.now
-        self.observer = Observer(
-            kube,
-            cast("Any", self.store),
-            session,
+        self.observer = self.make_observer(Defaults(allowed_destinations=LISTED))
+        self.spec = {"metrics": {"port": pages.port}, "pollIntervalSeconds": 10}
+
+    def make_observer(self, defaults, *, agent_timeout_seconds=3.0):
+        return Observer(
+            self.kube,
+            self.store,
+            PodPages(self.session, agent_port=self.pages.port, agent_timeout_seconds=agent_timeout_seconds),
             self.cache,
-            Defaults(
-                allowed_destinations=destinations_of(
-                    [{"expectedBucketOwner": "123456789012"}, {"endpoint": "https://s3.example"}]
-                )
-            ),
+            defaults,
             recheck_seconds=30,
             relist_seconds=RELIST_SECONDS,
+            providers=lambda _: FakeProvider(),
+            clock=self.clock,
         )
-        self.spec = {"metrics": {"port": pages.port}, "pollIntervalSeconds": 10}
+
+    def knows(self, **fields):
+        """It remembers this already."""
+        self.memory = replace(self.memory, **fields)
 
     def stored(self, *, spec=None, stop=None, progress=None, **meta):
         status = {"startTime": EARLIER} | ({"progress": progress} if progress else {})
@@ -113,7 +128,7 @@ class Place:
 
     def watched(self, *pods, job=True):
         """The watch has brought these, and the API server has them; they were read just now."""
-        self.memory.children_at = self.clock.now
+        self.knows(read_at={**self.memory.read_at, Source.CHILDREN: self.clock.now})
         if job:
             self.api.put(stored_job())
             self.cache.put_child("Job", stored_job(), deleted=False)
@@ -125,7 +140,11 @@ class Place:
         self.api.sent.clear()
         self.pages.asked.clear()
         self.store.asked.clear()
-        return await self.observer.observe(self.stored(**run), self.memory)
+        return await self.look_at(self.stored(**run))
+
+    async def look_at(self, stored):
+        self.memory, seen = await self.observer.observe(stored, self.memory)
+        return seen
 
     @property
     def calls(self):
@@ -134,7 +153,7 @@ class Place:
 
 
 @pytest.fixture
-async def place(monkeypatch):
+async def place():
     async with (
         api_server(CREDENTIALS, stored_node()) as api,
         pod_pages() as pages,
@@ -142,9 +161,6 @@ async def place(monkeypatch):
         prometheus.make_session() as session,
     ):
         place = Place(api, pages, kube, session)
-        monkeypatch.setattr(names, "AGENT_PORT", pages.port)
-        monkeypatch.setattr(module, "time", place.clock)
-        monkeypatch.setattr(node_facts, "provider_for", lambda pool: FakeProvider())
         pages.report = make_agent()
         yield place
 
@@ -198,15 +214,7 @@ async def test_the_first_look_at_a_training_run_asks_who_its_node_is(place):
 
 
 async def test_where_nodes_are_nobodys_business_neither_nodes_nor_pools_nor_pods_of_others_are_asked_for(place):
-    place.observer = Observer(
-        place.observer._kube,
-        cast("Any", place.store),
-        place.observer._session,
-        place.cache,
-        Defaults(release_nodes=False),
-        recheck_seconds=30,
-        relist_seconds=RELIST_SECONDS,
-    )
+    place.observer = place.make_observer(Defaults(release_nodes=False))
     place.cache.pools, place.cache.pools_at = {}, float("-inf")
     place.watched()
     seen = await place.look()
@@ -250,7 +258,7 @@ async def test_a_budget_of_that_name_that_is_not_ours_is_none(place):
 async def test_after_a_failure_it_is_looked_for_again_soon(place):
     place.watched()
     await place.look()
-    place.memory.budget = None
+    place.knows(budget=None)
     assert (await place.look()).budget is None
     place.clock.now += module.BUDGET_RETRY_SECONDS
     assert (await place.look()).budget == ""
@@ -296,7 +304,7 @@ async def test_whether_the_namespace_goes_is_asked_when_the_job_has_gone_before_
     place.api.put(stored_namespace(deletionTimestamp=EARLIER))
     stored = place.stored()
     stored["status"]["workload"] = {"apiVersion": "batch/v1", "kind": "Job", "name": NAME, "uid": JOB_UID}
-    assert (await place.observer.observe(stored, place.memory)).namespace_ends
+    assert (await place.look_at(stored)).namespace_ends
 
 
 @pytest.mark.parametrize(
@@ -320,7 +328,7 @@ async def test_a_stop_whose_secret_is_gone_is_proven_with_what_was_known_of_it(p
     await place.look()
     del place.api.objects[SECRET]
     assert (await place.look(stop=make_stop(Phase.SAVING))).answer == make_verified()
-    place.memory.access = None
+    place.observer.forget(RUN_UID)
     assert (await place.look(stop=make_stop(Phase.SAVING))).answer.code == "SecretNotFound"
 
 
@@ -486,7 +494,7 @@ async def test_with_nobody_left_to_save_anything_the_newest_of_the_bucket_counts
 
 async def test_an_older_commit_never_replaces_a_newer(place):
     place.watched()
-    place.memory.verified = make_verified(generation=9)
+    place.knows(verified=make_verified(generation=9))
     place.store.commits = [make_verified()]
     seen = await place.look(stop=make_stop(Phase.SAVING))
     assert seen.answer == make_verified()
@@ -517,7 +525,7 @@ async def test_a_release_looks_at_nodes_that_are_not_settled(place):
     stored = place.stored(stop=make_stop(Phase.RELEASING))
     stored["status"]["nodes"] = [node.dump() for node in nodes]
     place.api.put(stored_job())
-    seen = await place.observer.observe(stored, place.memory)
+    seen = await place.look_at(stored)
     assert [(node.name, node.instance) for node in seen.nodes] == [("gpu-1", Instance.RUNNING)]
     assert seen.node_seconds == {node.uid: 0 for node in nodes}
     assert place.store.asked == []
@@ -658,12 +666,12 @@ async def test_anything_else_is_no_report(place, report):
     assert place.pages.asked.count("/metrics") == 1, "and no redirect is followed to them"
 
 
-async def test_an_agent_that_hangs_is_given_up(place, monkeypatch):
+async def test_an_agent_that_hangs_is_given_up(place):
     async def hangs(request):
         await asyncio.sleep(0.5)
         return web.Response(body=GOOD)
 
-    monkeypatch.setattr(module, "AGENT_TIMEOUT_SECONDS", 0.05)
+    place.observer = place.make_observer(Defaults(), agent_timeout_seconds=0.05)
     place.watched()
     place.pages.report = hangs
     assert (await place.look()).agent is None
@@ -703,7 +711,6 @@ async def test_the_bucket_must_belong_to_whom_the_list_says(place):
 )
 async def test_a_pod_is_not_asked(place, pod):
     place.watched(pod)
-    place.memory.agent = make_agent()
     seen = await place.look()
     assert place.pages.asked == []
     assert seen.agent is None
@@ -801,11 +808,11 @@ async def test_an_end_that_cannot_be_proven_keeps_a_run_from_being_started(place
     assert JOB not in place.api.objects
 
 
-async def test_a_bucket_that_fails_between_two_questions_keeps_a_run_from_being_started(place, monkeypatch):
+async def test_a_bucket_that_fails_between_two_questions_keeps_a_run_from_being_started(place):
     async def find(*_, **__):
         return make_unreachable()
 
-    monkeypatch.setattr(place.store, "find", find)
+    place.store.find = find
     assert (await place.look()).problem.reason == "AccessDenied"
 
 
@@ -830,7 +837,7 @@ async def test_the_namespace_is_read_only_where_a_pool_depends_on_it(place):
     assert place.calls.count("GET /api/v1/namespaces/ml") == 1, "To see which pool the new node belongs to."
     stored = place.stored()
     stored["status"]["nodes"] = [make_node().dump()]
-    await place.observer.observe(stored, place.memory)
+    await place.look_at(stored)
     assert place.calls.count("GET /api/v1/namespaces/ml") == 1, "The node is recorded."
 
 
@@ -849,7 +856,7 @@ async def test_a_node_that_was_recorded_without_a_pool_gets_none_that_excludes_t
     stored = place.stored()
     stored["status"]["nodes"] = [make_node(pool="").dump()]
     for _ in range(3):
-        seen = await place.observer.observe(stored, place.memory)
+        seen = await place.look_at(stored)
         assert seen.namespace_labels == {"team": "ml"}
         assert not [effect for effect in decide(seen).effects if isinstance(effect, RecordNodes)]
     assert place.calls.count("GET /api/v1/namespaces/ml") == 1, "They are read again only now and then."
@@ -970,9 +977,9 @@ async def test_who_is_not_released_any_more_is_known_in_a_release_only(place):
 
 
 def test_an_ipv6_address_is_written_in_brackets():
-    assert (module._host("fd00::7"), module._host("10.0.0.7")) == ("[fd00::7]", "10.0.0.7")
+    assert (host("fd00::7"), host("10.0.0.7")) == ("[fd00::7]", "10.0.0.7")
 
 
 def test_the_wall_clock_is_what_the_api_server_writes():
-    assert len(module.wall_clock()) == len(EARLIER)
-    assert module.wall_clock().endswith("Z")
+    assert len(SystemClock().wall()) == len(EARLIER)
+    assert SystemClock().wall().endswith("Z")

@@ -1,0 +1,80 @@
+"""Everything that one look has read about a run, before anything is concluded from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from trainingrun_operator.core.defaults import Defaults
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trainingrun_operator.api.exchange import AgentReport
+    from trainingrun_operator.core.facts.bucket import Answer, Verified
+    from trainingrun_operator.core.facts.nodes import Fate, NodeFacts, Pool
+    from trainingrun_operator.core.facts.pod import Pod
+    from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+    from trainingrun_operator.core.facts.run import Problem, Run
+    from trainingrun_operator.core.facts.workload import Job
+
+
+class Source(Enum):
+    """What is read from time to time and believed in between."""
+
+    CHILDREN = "pods and Job, from the API server instead of the watch"
+    FATES = "nodes and machines of silent pods"
+    IDENTITIES = "the nodes of running pods"
+    NAMESPACE = "labels of the run's namespace"
+    BUDGET = "the disruption budget"
+    PREFLIGHT = "whether the run can start"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One look's answers. Values of a `Source` that was not read are those that the memory had."""
+
+    run: Run
+    wall: str
+    """When the look began: RFC 3339, UTC."""
+    defaults: Defaults = field(default_factory=Defaults)
+    read: frozenset[Source] = frozenset()
+    """The sources that were read at this look."""
+    pools: tuple[Pool, ...] = ()
+    job: Job | None = None
+    pods: tuple[Pod, ...] = ()
+    """Oldest first, with what their fates say."""
+    agent: AgentReport | None = None
+    """Of the newest pod; None if it was not asked or did not answer."""
+    reading: Sample | ScrapeFailure | None = None
+    """Of the newest pod's metrics; None: not due."""
+    fates: Mapping[str, Fate] = field(default_factory=dict)
+    """By pod uid, of silent pods."""
+    answer: Answer | None = None
+    """The bucket's answer to the save request in hand, or a failure to verify what the agent shipped."""
+    verified: Verified | None = None
+    """A commit that was verified at this look."""
+    unverifiable: str = ""
+    """Key of a commit that the agent shipped and that did not verify."""
+    identities: Mapping[str, NodeFacts] = field(default_factory=dict)
+    """The node of each pod, by pod uid: Node names are reused."""
+    nodes: tuple[NodeFacts, ...] = ()
+    ending_runs: frozenset[str] = frozenset()
+    """UIDs of runs that release no node after this one."""
+    namespace_labels: Mapping[str, str] | None = None
+    """None: no pool is chosen by them now."""
+    namespace_ends: bool = False
+    problem: Problem | None = None
+    """Why nothing can be created yet; None for a run that has begun."""
+    ended_before: Verified | None = None
+    """What a stop of this run left in the bucket, as found by the preflight."""
+    log_tail: str | None = None
+    """Last lines of the newest pod's log; None: not wanted."""
+    budget: str | None = None
+    """uid of the disruption budget; empty: there is none; None: not known."""
+
+    @property
+    def pod(self) -> Pod | None:
+        """The newest pod."""
+        return self.pods[-1] if self.pods else None

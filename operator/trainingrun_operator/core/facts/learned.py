@@ -1,0 +1,36 @@
+"""What doing an effect has taught: answers that the next look needs and cannot read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainingrun_operator.core.facts.run import Problem
+
+
+@dataclass(frozen=True)
+class ProviderAnswered:
+    """The node provider's answer to a release."""
+
+    provider_id: str
+    refusal: str = ""
+    """A sentence; empty: it accepted."""
+
+
+@dataclass(frozen=True)
+class BudgetChanged:
+    """The disruption budget after an effect on it."""
+
+    uid: str | None
+    """Empty: there is none; None: not known, the effect failed."""
+
+
+@dataclass(frozen=True)
+class JobRefused:
+    """The API server refused to create the Job."""
+
+    problem: Problem
+
+
+Learned = ProviderAnswered | BudgetChanged | JobRefused

@@ -1,0 +1,28 @@
+"""Which save request the agents are to answer now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from trainingrun_operator.api.status import Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trainingrun_operator.core.facts.pod import Pod
+    from trainingrun_operator.core.facts.run import Run
+
+SAVING: Final = frozenset({Phase.SAVING, Phase.HELD, Phase.VERIFYING})
+
+
+def save_request(run: Run, pods: Sequence[Pod]) -> tuple[str, int] | None:
+    """Return id and attempt of the save request in hand: of a stop, also for what was written after its proof, or of a crashed pod behind its gate."""
+    stop = run.status.termination
+    if stop is not None and stop.phase in SAVING:
+        return stop.id, stop.attempt
+    pod = pods[-1] if pods else None
+    if pod is None or pod.terminal or pod.released or pod.save is None:
+        return None
+    if stop is not None and (stop.phase is not Phase.DELETING or pod.save.attempt <= stop.attempt):
+        return None
+    return pod.save.id, pod.save.attempt

@@ -1,0 +1,63 @@
+"""The two pages of a pod: its agent's report, its training's metrics. The pod runs somebody's code: nothing that it sends is trusted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+from pydantic import ValidationError
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.exchange import AgentReport
+from trainingrun_operator.edge import calls
+from trainingrun_operator.edge.calls import Api
+from trainingrun_operator.edge.metrics import prometheus
+
+if TYPE_CHECKING:
+    from trainingrun_operator.core.facts.pod import Pod
+    from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+    from trainingrun_operator.core.facts.run import Run
+
+AGENT_TIMEOUT_SECONDS: Final = 3.0
+REPORT_MAX_BYTES: Final = 256 * 1024
+
+
+class PodPages:
+    """Reads both over HTTP from the pod's address."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        *,
+        agent_port: int = names.AGENT_PORT,
+        agent_timeout_seconds: float = AGENT_TIMEOUT_SECONDS,
+    ) -> None:
+        self._session, self._agent_port = session, agent_port
+        self._agent_timeout = aiohttp.ClientTimeout(total=agent_timeout_seconds)
+
+    async def report(self, pod: Pod) -> AgentReport | None:
+        """Return what the pod's agent says; None if it does not answer, or answers for another pod."""
+        url = f"http://{host(pod.ip)}:{self._agent_port}/progress"
+        calls.count(Api.AGENT)
+        try:
+            async with self._session.get(url, timeout=self._agent_timeout, allow_redirects=False) as answer:
+                body = bytearray()
+                async for chunk in answer.content.iter_any():
+                    body += chunk
+                    if len(body) > REPORT_MAX_BYTES:
+                        return None
+                report = AgentReport.model_validate_json(body) if answer.status == 200 else None  # noqa: PLR2004 - HTTP's OK
+        except (aiohttp.ClientError, TimeoutError, OSError, ValidationError):
+            return None
+        return report if report is not None and report.pod_uid == pod.uid else None
+
+    async def metrics(self, run: Run, pod: Pod) -> Sample | ScrapeFailure:
+        """Return one reading of the training's metrics."""
+        metrics = run.spec.metrics
+        url = f"http://{host(pod.ip)}:{metrics.port}{metrics.path}"
+        return await prometheus.scrape(self._session, url, metrics.names)
+
+
+def host(ip: str) -> str:
+    """Return an address as a URL has it: IPv6 in brackets."""
+    return f"[{ip}]" if ":" in ip else ip
