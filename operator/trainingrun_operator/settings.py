@@ -26,6 +26,9 @@ PREFIX = "TRAININGRUN_"
 DASHBOARD_PREFIX = f"{PREFIX}DASHBOARD_"
 LOG_LEVEL: Final = f"{PREFIX}LOG_LEVEL"
 
+FOUND: Final = frozenset({"metric_sources"})
+"""What the environment does not set: it follows from what is installed."""
+
 _EXPECTED: Final = "expected"
 """Type of an error whose message says what was expected; the value is quoted before it."""
 _SENTENCE: Final = "sentence"
@@ -212,7 +215,7 @@ def _read(kind: type[Read], environ: Mapping[str, str] | None) -> Read:
     variables = os.environ if environ is None else environ
     source.env_vars = {name.lower(): text for name, text in variables.items() if text}
     try:
-        return kind(**source())
+        return kind(**{name: value for name, value in source().items() if name not in FOUND})
     except ValidationError as error:
         raise SettingsError(_sentence(kind, error.errors(include_url=False)[0])) from None
 

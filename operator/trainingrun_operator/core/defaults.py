@@ -47,3 +47,5 @@ class Defaults(BaseModel):
     """Where runs may send their checkpoints; empty: to AWS itself, any bucket."""
     release_nodes: bool = True
     """Whether Nodes and GPUNodePools are read at all. Without it the operator releases no machine and needs no right beyond the namespaces."""
+    metric_sources: tuple[str, ...] = ("Prometheus",)
+    """What a run may name as its metric source: found when the operator starts, and not set."""

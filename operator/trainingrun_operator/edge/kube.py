@@ -102,7 +102,7 @@ class Kube:
             "lastTimestamp": wall,
             "count": 1,
         }
-        await self._call("POST", f"/api/v1/namespaces/{namespace}/events", body)
+        await self.call("POST", f"/api/v1/namespaces/{namespace}/events", body)
 
     # -- Secrets -----------------------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ class Kube:
     async def create_config_map(self, manifest: Json) -> Json:
         """RBAC: create configmaps."""
         path = _config_map(manifest["metadata"]["namespace"], "").rstrip("/")
-        return await self._call("POST", path, manifest, params={"fieldManager": OPERATOR})
+        return await self.call("POST", path, manifest, params={"fieldManager": OPERATOR})
 
     async def patch_config_map(self, namespace: str, name: str, uid: str, patch: Json) -> Json:
         """Merge patch of the ConfigMap of this uid. RBAC: patch configmaps."""
@@ -140,7 +140,7 @@ class Kube:
     async def create_job(self, manifest: Json, *, dry_run: bool = False) -> Json:
         """RBAC: create jobs."""
         params = {"fieldManager": OPERATOR} | ({"dryRun": "All"} if dry_run else {})
-        return await self._call(
+        return await self.call(
             "POST", f"/apis/batch/v1/namespaces/{manifest['metadata']['namespace']}/jobs", manifest, params=params
         )
 
@@ -168,7 +168,7 @@ class Kube:
     async def create_budget(self, manifest: Json) -> Json:
         """RBAC: create poddisruptionbudgets."""
         path = _budget(manifest["metadata"]["namespace"], "").rstrip("/")
-        return await self._call("POST", path, manifest, params={"fieldManager": OPERATOR})
+        return await self.call("POST", path, manifest, params={"fieldManager": OPERATOR})
 
     async def delete_budget(self, namespace: str, name: str, uid: str) -> None:
         """RBAC: delete poddisruptionbudgets."""
@@ -251,7 +251,7 @@ class Kube:
             "metadata": {"name": name, "namespace": namespace},
             "spec": spec,
         }
-        return await self._call("POST", _leases(namespace), body, params={"fieldManager": OPERATOR})
+        return await self.call("POST", _leases(namespace), body, params={"fieldManager": OPERATOR})
 
     async def patch_lease(self, namespace: str, name: str, resource_version: str, spec: Json) -> Json:
         """Merge patch of the Lease as it was read. RBAC: patch leases."""
@@ -264,7 +264,7 @@ class Kube:
 
     # -- requests ----------------------------------------------------------------------------------------
 
-    async def _call(
+    async def call(
         self,
         method: str,
         path: str,
@@ -272,11 +272,12 @@ class Kube:
         content_type: str = "application/json",
         params: Mapping[str, str] | None = None,
     ) -> Json:
+        """Send any request with the operator's own rights. See `Transport.call`."""
         return await self._transport.call(method, path, body, content_type, params, token=self._token())
 
     async def _get(self, path: str) -> Json | None:
         try:
-            return await self._call("GET", path)
+            return await self.call("GET", path)
         except KubeError as error:
             if error.gone:
                 return None
@@ -288,7 +289,7 @@ class Kube:
                 yield item
 
     async def _patch(self, path: str, body: Any, content_type: str, params: Mapping[str, str] | None = None) -> Json:
-        return await self._call("PATCH", path, body, content_type, params or {"fieldManager": OPERATOR})
+        return await self.call("PATCH", path, body, content_type, params or {"fieldManager": OPERATOR})
 
     async def _delete(self, path: str, uid: str, resource_version: str = "") -> None:
         """Already gone, and replaced by another of the same name, are both success: ours is gone. Changed meanwhile is a conflict."""
@@ -299,7 +300,7 @@ class Kube:
             "propagationPolicy": "Background",
         }
         try:
-            await self._call("DELETE", path, body)
+            await self.call("DELETE", path, body)
         except KubeError as error:
             if not (error.gone or (error.status == HTTPStatus.CONFLICT and not resource_version)):
                 raise

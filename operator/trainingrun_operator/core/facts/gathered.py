@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.bucket import Answer, Verified
     from trainingrun_operator.core.facts.nodes import Fate, NodeFacts, Pool
     from trainingrun_operator.core.facts.pod import Pod
-    from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+    from trainingrun_operator.core.facts.reading import Failure, Reading
     from trainingrun_operator.core.facts.run import Problem, Run
     from trainingrun_operator.core.facts.workload import Job
 
@@ -47,7 +47,7 @@ class Facts:
     """Oldest first, with what their fates say."""
     agent: AgentReport | None = None
     """Of the newest pod; None if it was not asked or did not answer."""
-    reading: Sample | ScrapeFailure | None = None
+    reading: Reading | Failure | None = None
     """Of the newest pod's metrics; None: not due."""
     fates: Mapping[str, Fate] = field(default_factory=dict)
     """By pod uid, of silent pods."""
