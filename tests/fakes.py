@@ -20,7 +20,7 @@ from aiohttp import web
 
 from trainingrun_operator.api import names
 from trainingrun_operator.core.facts.nodes import Instance
-from trainingrun_operator.edge.kube import Connection
+from trainingrun_operator.edge.apiserver.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping

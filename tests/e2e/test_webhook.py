@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import hmac
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from e2e.own_operator import Beside, OwnOperator
+from receiving import received
 from waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -47,11 +46,10 @@ def messages(own, run=None):
     return [one for one in received if run is None or json.loads(one["body"])["data"]["uid"] == run.uid]
 
 
-def assert_signed(message):
+def event_in(message):
+    """What a receiver makes of a message, as of when it was signed: it is looked at minutes later."""
     headers = message["headers"]
-    content = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.{message['body']}".encode()
-    signature = hmac.new(base64.b64decode(SECRET), content, hashlib.sha256).digest()
-    assert headers["webhook-signature"] == f"v1,{base64.b64encode(signature).decode()}"
+    return received(headers, message["body"].encode(), f"whsec_{SECRET}", at=int(headers["webhook-timestamp"]))
 
 
 def test_every_end_is_told_under_one_id_whenever_the_operator_is_killed(space):
@@ -70,13 +68,13 @@ def test_every_end_is_told_under_one_id_whenever_the_operator_is_killed(space):
         ids = {one["headers"]["webhook-id"] for one in told}
         assert ids == {f"{status['termination']['id']}-run-ended"} == set(status["notified"]), name
         assert any(one["taken"] for one in told), name
-        for one in told:
-            assert_signed(one)
-        event = json.loads(told[-1]["body"])
-        assert (event["specversion"], event["type"]) == ("1.0", "dev.trainingrun.run.ended")
-        assert (event["data"]["status"], event["data"]["phase"]) == ("user_stop", "Stopped")
-        assert event["data"]["message"] == status["terminationMessage"]
-        assert "(enough)" in event["data"]["message"]
+        for event in map(event_in, told):
+            assert (event.get_specversion(), event.get_type()) == ("1.0", "dev.trainingrun.run.ended")
+            assert event.get_id() in ids
+            data = event.get_data()
+            assert (data["status"], data["phase"]) == ("user_stop", "Stopped")
+            assert data["message"] == status["terminationMessage"]
+            assert "(enough)" in data["message"]
     assert len(messages(own, runs["told"])) > 1, "What was not written down was told again, under the same id."
     assert [one["taken"] for one in messages(own)].count(False) == 1, "What was not taken was told again."
 

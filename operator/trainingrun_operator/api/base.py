@@ -82,6 +82,8 @@ ObjectName = Annotated[str, Field(max_length=253)]
 """The name of a Kubernetes object."""
 ObjectRef = Annotated[str, Field(pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$", max_length=253)]
 """The name of a Kubernetes object as a person writes it, or nothing. Without a slash: it becomes part of an address."""
+PluginName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$", max_length=63)]
+"""The name under which a package registers what it brings to the operator."""
 Word = Annotated[str, Field(max_length=128)]
 """A reason, an id, a class: one word."""
 Text = Annotated[str, Field(max_length=1024)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, assert_never
 from pydantic import Field
 
 from trainingrun_operator.api import names
-from trainingrun_operator.api.base import Cel, Column, Count, Model, ObjectName, Resource, Seconds
+from trainingrun_operator.api.base import Cel, Column, Count, Model, ObjectName, PluginName, Resource, Seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,6 +91,18 @@ class AWSAutoScaling(Model):
     """Names of the Auto Scaling groups that the pool's machines belong to."""
 
 
+class External(Model):
+    """A provider that another package brings, installed beside the operator."""
+
+    provider: PluginName
+    """Its name, as that package registers it."""
+    config: Annotated[
+        dict[LabelKey, Annotated[str, Field(max_length=1024)]],
+        Field(max_length=32),
+    ] = Field(default_factory=dict)
+    """What it needs to know of this pool: up to 32 texts by name, checked by the provider. No secrets. Default nothing."""
+
+
 class GPUNodePoolSpec(Model):
     """Which nodes, and who releases them."""
 
@@ -100,7 +112,10 @@ class GPUNodePoolSpec(Model):
             "a pool cannot select control-plane nodes",
             field_path=".nodeSelector",
         ),
-        Cel("has(self.awsAutoScaling)", "exactly one provider is required: awsAutoScaling"),
+        Cel(
+            "has(self.awsAutoScaling) != has(self.external)",
+            "exactly one provider is required: awsAutoScaling or external",
+        ),
     )
 
     node_selector: Annotated[dict[LabelKey, LabelValue], Field(min_length=1, max_length=16)]
@@ -119,6 +134,15 @@ class GPUNodePoolSpec(Model):
     """A release that takes longer is said to be overdue, in seconds. Default 900."""
     aws_auto_scaling: AWSAutoScaling | None = None
     """EC2 Auto Scaling, EKS managed node groups included."""
+    external: External | None = None
+    """A provider of another package."""
+
+    @property
+    def provider(self) -> str:
+        """The provider's name; empty: a pool of a version that knows others."""
+        if self.external is not None:
+            return self.external.provider
+        return "AWSAutoScaling" if self.aws_auto_scaling is not None else ""
 
 
 class GPUNodePoolStatus(Model):
@@ -136,6 +160,7 @@ RESOURCE = Resource(
     description="GPU nodes that may be released when a training run has ended, and the provider that releases them.",
     columns=(
         Column("Groups", ".spec.awsAutoScaling.groups"),
+        Column("Provider", ".spec.external.provider", wide=True),
         Column("Min", ".spec.minNodes", type="integer"),
         Column("Age", ".metadata.creationTimestamp", type="date"),
     ),

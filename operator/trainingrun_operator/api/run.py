@@ -16,6 +16,7 @@ from trainingrun_operator.api.base import (
     Column,
     Model,
     ObjectRef,
+    PluginName,
     PreservedObject,
     Resource,
     Seconds,
@@ -76,8 +77,10 @@ class MetricNames(Model):
 
 
 class Metrics(Model):
-    """Where the run's numbers are read from: the pod's Prometheus endpoint."""
+    """Where the run's numbers are read from."""
 
+    source: PluginName = "Prometheus"
+    """What reads them: Prometheus, the pod's endpoint, or a source that a package brings to the operator. Default Prometheus."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000
     """Port of the endpoint on the pod. Default 8000."""
     path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._~/-]*$", max_length=255)] = "/metrics"

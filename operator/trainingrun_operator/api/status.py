@@ -289,6 +289,17 @@ class Termination(Model):
         return self.phase is Phase.DONE and not self.suspends
 
 
+class RefusalKind(StrEnum):
+    """What a provider's refusal asks for."""
+
+    RETRYABLE = "Retryable"
+    """Patience: throttling, an activity in progress, an outage."""
+    REFUSED = "Refused"
+    """A correction: the minimum is reached, or the machine is none of the pool's."""
+    DENIED = "Denied"
+    """A permission: an administrator has to act."""
+
+
 class NodeStatus(Model):
     """One node that the run used, and its way back to the pool."""
 
@@ -306,6 +317,9 @@ class NodeStatus(Model):
     """When the phase began."""
     message: Message = ""
     """Why it is where it is: who still uses it, why it is kept, what the cloud answered."""
+    refusal: RefusalKind | None = None
+    """What the provider last refused with, while the node is on its way back: Retryable (it may pass by itself), Refused (the pool or the machine is
+    not as it should be) or Denied (the operator lacks a permission). Absent: nothing was refused."""
     waited_out: bool = False
     """It was kept for waiting pods for as long as its pool allows."""
     released_at: Timestamp | None = None

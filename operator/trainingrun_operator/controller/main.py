@@ -31,6 +31,10 @@ from trainingrun_operator.edge.gather.pages import PodPages
 from trainingrun_operator.edge.gather.store import Store
 from trainingrun_operator.edge.kube import Connection, Kube, KubeError
 from trainingrun_operator.edge.metrics import prometheus
+from trainingrun_operator.edge.metrics import source as metrics
+from trainingrun_operator.edge.metrics.registry import Sources
+from trainingrun_operator.edge.nodes import provider
+from trainingrun_operator.edge.nodes import registry as nodes
 from trainingrun_operator.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -79,20 +83,24 @@ async def _run(settings: Settings) -> None:
         Kube(connection) as aside,
         Kube(connection) as beside,
         prometheus.make_session() as session,
+        nodes.make_session() as http,
+        nodes.Registry.of(provider.Tools(kube, http), release_nodes=settings.release_nodes) as providers,
     ):
+        sources = Sources.of(metrics.Tools(session))
         lease = candidate(aside, settings)
         telemetry.leads(lease.held)
         telemetry.calls(calls.made)
         observer = Observer(
             kube,
             store,
-            PodPages(session),
+            PodPages(session, sources),
             cache,
-            settings,
+            settings.model_copy(update={"metric_sources": sources.names}),
+            providers=providers,
             recheck_seconds=settings.recheck_seconds,
             relist_seconds=settings.list_seconds,
         )
-        executor = Executor(kube, cache, lease.held)
+        executor = Executor(kube, cache, providers, lease.held)
         curves = Curves(beside, lease.held, settings.curve_seconds)
         notifier = Notifier(told, beside, cache, lease.held, telemetry.notification) if told else None
         reconciler = Reconciler(kube, cache, observer, executor, telemetry, curves, settings.status_seconds, notifier)

@@ -85,13 +85,14 @@ def complaint(
     Args:
         run: as stored.
         pools: all of them.
-        defaults: of the installation: where runs may send their checkpoints, and whether it releases nodes.
+        defaults: of the installation: where runs may send their checkpoints, which metric sources it has, and whether it releases nodes.
         namespace_labels: of the run's namespace.
     """
     return (
         _template(run.spec)
         or _ours(run.spec)
         or _containers(run.spec)
+        or _source(run.spec, defaults)
         or _signal(run.spec)
         or _checkpoint(run, defaults.allowed_destinations)
         or _pool(run, pools, namespace_labels, defaults)
@@ -148,6 +149,17 @@ def _containers(spec: TrainingRunSpec) -> Problem | None:
             f"spec.metrics.container is {spec.metrics.container!r}, but the template has only {', '.join(written)}.",
         )
     return None
+
+
+def _source(spec: TrainingRunSpec, defaults: Defaults) -> Problem | None:
+    source, known = spec.metrics.source, defaults.metric_sources
+    if source in known:
+        return None
+    return Problem(
+        "UnknownMetricSource",
+        f"spec.metrics.source is {source!r}, which this operator does not have (it has {', '.join(known)}). Use one of them, or ask whoever installed it"
+        " to add the package that brings it.",
+    )
 
 
 def _signal(spec: TrainingRunSpec) -> Problem | None:

@@ -157,6 +157,10 @@ class ReleaseMachine:
 
     pool: str
     provider_id: str
+    node: str
+    node_uid: str
+    operation: str
+    """The same for every attempt of this release, by whichever operator: a provider that is asked twice does it once."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.bucket import Verified
     from trainingrun_operator.core.facts.gathered import Facts
     from trainingrun_operator.core.facts.learned import Learned
-    from trainingrun_operator.core.facts.nodes import Fate, NodeFacts
+    from trainingrun_operator.core.facts.nodes import Fate, NodeFacts, Refusal
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.run import Problem
 
@@ -92,7 +92,7 @@ class Memory:
     budget: str | None = None
     """uid of the disruption budget; empty: there is none; None: not known."""
     namespace_labels: Mapping[str, str] = field(default_factory=dict)
-    refusals: Mapping[str, str] = field(default_factory=dict)
+    refusals: Mapping[str, Refusal] = field(default_factory=dict)
     """The node provider's last refusal to release a machine, by providerID."""
     phase: Stopwatch = field(default_factory=Stopwatch)
     saving: Stopwatch = field(default_factory=Stopwatch)
@@ -254,7 +254,7 @@ def _nodes(memory: Memory, facts: Facts) -> tuple[NodeFacts, ...]:
     """Add the provider's last refusal where it says nothing worse now."""
     said = memory.refusals
     return tuple(
-        replace(node, problem=said[node.provider_id]) if not node.problem and node.provider_id in said else node
+        replace(node, refusal=said[node.provider_id]) if node.refusal is None and node.provider_id in said else node
         for node in facts.nodes
     )
 

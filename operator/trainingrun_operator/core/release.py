@@ -115,14 +115,21 @@ def next_effects(seen: Observed) -> tuple[Effect, ...]:
     nodes: list[NodeStatus] = []
     effects: list[Effect] = []
     for node in seen.run.status.nodes:
-        status, wanted = _step(seen, node, facts_of(seen.nodes, node))
-        nodes.append(status)
+        facts = facts_of(seen.nodes, node)
+        status, wanted = _step(seen, node, facts)
+        nodes.append(_with_refusal(status, facts))
         effects += wanted
     changed = tuple(nodes) != seen.run.status.nodes
     # What a phase allows is done only once the phase is written; taking back our own taint is always allowed.
     untaints = tuple(effect for effect in effects if isinstance(effect, UntaintNode))
     tellings = tuple(effect for effect in effects if isinstance(effect, Tell))
     return (*untaints, RecordNodes(tuple(nodes)), *tellings) if changed else tuple(effects)
+
+
+def _with_refusal(node: NodeStatus, facts: NodeFacts | None) -> NodeStatus:
+    """Say what the provider refuses with, as long as the node is on its way back."""
+    refusal = facts.refusal if facts is not None and node.phase not in SETTLED else None
+    return node.model_copy(update={"refusal": refusal.kind if refusal is not None else None})
 
 
 def facts_of(nodes: Sequence[NodeFacts], node: NodeStatus) -> NodeFacts | None:
@@ -315,7 +322,13 @@ def _release(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> 
     if why := _not_ours(seen, facts):
         return _to(seen, node, NodePhase.WAIT_IDLE, why), _back(seen, node, facts)
     message = f"{_overdue(seen, node, pool)}{facts.problem}".strip()
-    return _to(seen, node, node.phase, message or node.message), (ReleaseMachine(pool.name, node.provider_id),)
+    return _to(seen, node, node.phase, message or node.message), (_machine(seen, node, pool),)
+
+
+def _machine(seen: Observed, node: NodeStatus, pool: Pool) -> ReleaseMachine:
+    stop = seen.run.status.termination
+    operation = f"{stop.id if stop else seen.run.uid}-{node.uid}"
+    return ReleaseMachine(pool.name, node.provider_id, node.name, node.uid, operation)
 
 
 def _overdue(seen: Observed, node: NodeStatus, pool: Pool) -> str:
@@ -344,7 +357,7 @@ def _verify(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> S
         case Instance.RUNNING, _:
             ghost = "A machine without a Node still runs and is billed. " if is_ghost(facts) else ""
             return _to(seen, node, node.phase, f"{overdue}{ghost}Asked again to go. {facts.problem}".strip()), (
-                ReleaseMachine(pool.name, node.provider_id),
+                _machine(seen, node, pool),
             )
         case _ if overdue:
             answer = facts.problem or f"Of the machine the cloud says: {facts.instance.value}."

@@ -13,7 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Final, TypeGuard
 
 from trainingrun_operator.core.bounds import COUNT_MAX
-from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.reading import Failure, Reading
 from trainingrun_operator.core.words import finite
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Track:
     best_loss: float | None = None
     loss_at: float | None = None
     """When a finite loss was last read."""
-    oddity: ScrapeFailure | None = None
+    oddity: Failure | None = None
     """Why the newest reading is no loss to decide by."""
 
     @property
@@ -143,43 +143,50 @@ def resumed(progress: Progress | None, *, pod_uid: str, now: float) -> Track:
     )
 
 
-def fold(track: Track, reading: Sample | ScrapeFailure, *, pod_uid: str, now: float) -> Track:
+def fold(track: Track, reading: Reading | Failure, *, pod_uid: str, now: float) -> Track:
     """Add one reading of the pod's metrics, taken at `now`. A new pod begins a new track."""
     if track.pod_uid != pod_uid:
         track = Track(pod_uid=pod_uid, best_loss=track.best_loss)
-    if isinstance(reading, ScrapeFailure):
+    if isinstance(reading, Failure):
         return replace(track, oddity=reading)
-    return _fold_epoch(_fold_step(_fold_loss(track, reading, now), reading, now), reading, now)
+    moment = _moment(track, reading, now)
+    return _fold_epoch(_fold_step(_fold_loss(track, reading, moment), reading, moment), reading, moment)
 
 
-def _fold_loss(track: Track, sample: Sample, now: float) -> Track:
-    if sample.loss is None:
+def _moment(track: Track, reading: Reading, now: float) -> float:
+    """When it was measured: not later than now, and not earlier than the newest observation, or what is measured by it runs backwards."""
+    earliest = track.newest.at if track.newest is not None else float("-inf")
+    return reading.at if reading.at is not None and earliest <= reading.at <= now else now
+
+
+def _fold_loss(track: Track, reading: Reading, now: float) -> Track:
+    if reading.loss is None:
         return replace(
             track,
-            oddity=ScrapeFailure(
+            oddity=Failure(
                 "NoSuchMetric",
                 "The metrics page has no loss under any of the names in spec.metrics.names.loss.",
             ),
         )
-    if not isfinite(sample.loss):
-        return replace(track, oddity=ScrapeFailure(NOT_FINITE, f"The loss is {sample.loss}: nothing is decided by it."))
+    if not isfinite(reading.loss):
+        return replace(track, oddity=Failure(NOT_FINITE, f"The loss is {reading.loss}: nothing is decided by it."))
     return replace(track, oddity=None, loss_at=now)
 
 
-def _fold_step(track: Track, sample: Sample, now: float) -> Track:
-    if not _counts(sample.step):
-        oddity = track.oddity or ScrapeFailure(
+def _fold_step(track: Track, reading: Reading, now: float) -> Track:
+    if not _counts(reading.step):
+        oddity = track.oddity or Failure(
             "NoStep", "The metrics page has no finite step from 0 up under any of the names in spec.metrics.names.step."
         )
         return replace(track, oddity=oddity)
-    step = int(sample.step)
+    step = int(reading.step)
     known = track.step
     if known is None:
         return replace(track, baseline=step, oddity=track.oddity or _never_advanced(step))
     if step <= known:
         still = None if track.advanced else _never_advanced(step)
         return replace(track, polls_without_advance=track.polls_without_advance + 1, oddity=track.oddity or still)
-    loss = sample.loss if track.oddity is None else None
+    loss = reading.loss if track.oddity is None else None
     best = track.best_loss if loss is None else min(loss, track.best_loss if track.best_loss is not None else loss)
     observations = (*track.observations, Observation(step, loss, now))[-_REMEMBERED:]
     return replace(track, observations=observations, polls_without_advance=0, best_loss=best)
@@ -190,25 +197,25 @@ def _counts(value: float | None) -> TypeGuard[float]:
     return value is not None and 0 <= value <= COUNT_MAX
 
 
-def _never_advanced(step: int) -> ScrapeFailure:
-    return ScrapeFailure(
+def _never_advanced(step: int) -> Failure:
+    return Failure(
         NEVER_ADVANCED, f"The step still stands at {step}, its first value: nothing is decided before it advances."
     )
 
 
-def _fold_epoch(track: Track, sample: Sample, now: float) -> Track:
-    if not track.advanced or not _counts(sample.epoch):
+def _fold_epoch(track: Track, reading: Reading, now: float) -> Track:
+    if not track.advanced or not _counts(reading.epoch):
         return track
-    total = sample.total_epochs if _counts(sample.total_epochs) else track.total_epochs
+    total = reading.total_epochs if _counts(reading.total_epochs) else track.total_epochs
     base = track.epoch_base
-    if base is None and track.began is None and sample.epoch <= 1:
+    if base is None and track.began is None and reading.epoch <= 1:
         # 1.0 exactly may also be the end of a fractional epoch 0; taking it for the first of a count from 1 only makes a stall fire later.
-        base = 0 if sample.epoch < 1 else 1
+        base = 0 if reading.epoch < 1 else 1
     return replace(
         track,
-        epoch=sample.epoch,
+        epoch=reading.epoch,
         total_epochs=total,
         epoch_base=base,
-        began=track.began or (now, sample.epoch),
-        epoch_at=track.epoch_at if sample.epoch == track.epoch else now,
+        began=track.began or (now, reading.epoch),
+        epoch_at=track.epoch_at if reading.epoch == track.epoch else now,
     )

@@ -24,7 +24,7 @@ from starlette.staticfiles import StaticFiles
 
 from trainingrun_operator.core import asking
 from trainingrun_operator.dashboard import actions, live, pages
-from trainingrun_operator.dashboard.cluster import default_namespace, own_token
+from trainingrun_operator.dashboard.cluster import default_namespace
 from trainingrun_operator.dashboard.fleet import Query, page_of, row_of
 from trainingrun_operator.dashboard.guard import (
     HEALTH,
@@ -41,7 +41,8 @@ from trainingrun_operator.dashboard.run_view import RunView
 from trainingrun_operator.dashboard.stream import HEADERS as STREAM
 from trainingrun_operator.dashboard.stream import merged
 from trainingrun_operator.dashboard.words import trouble
-from trainingrun_operator.edge.kube import KubeError
+from trainingrun_operator.edge.apiserver.connection import service_account_token
+from trainingrun_operator.edge.apiserver.transport import KubeError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -133,7 +134,7 @@ class Dashboard:
     def _viewer(self, request: Request) -> Viewer | None:
         if token := token_of(request):
             return Viewer(self._cluster.person(token), token)
-        return Viewer(self._cluster.person(own_token()), "") if self._settings.anonymous else None
+        return Viewer(self._cluster.person(service_account_token()), "") if self._settings.anonymous else None
 
     async def health(self, _: Request) -> Response:
         """It answers."""

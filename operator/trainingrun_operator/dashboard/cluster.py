@@ -5,79 +5,31 @@ The permission of each call stands beside it as "Needs: verb resource"; a test c
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import codecs
 import json
-import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import aiohttp
-import yaml
-
 from trainingrun_operator.api import names
-from trainingrun_operator.edge.kube import MERGE, TOKEN_FILE, Connection, KubeError, error_of
+from trainingrun_operator.edge.apiserver.transport import JSON, MERGE, KubeError, Transport, lines
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, Mapping
+
+    from trainingrun_operator.edge.apiserver.connection import Connection
 
 Json = dict[str, Any]
 
 MANAGER: Final = "trainingrun-dashboard"
 """Field manager of what a button writes."""
-CALL_SECONDS: Final = 20
 WATCH_SECONDS: Final = 300
 """So long one watch lasts; the next goes on where it ended."""
-CHUNK: Final = 500
-LINE_MAX: Final = 16 * 2**20
-"""Bytes of one event of a watch."""
 TABLE: Final = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 """The printer columns and the metadata of each object, without its spec."""
 _RUNS: Final = f"/apis/{names.API_VERSION}"
-_CA_FILE: Final = TOKEN_FILE.with_name("ca.crt")
-_GONE: Final = 410
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-
-
-class NoClusterError(Exception):
-    """It is not known where the API server is."""
-
-
-def connection(environ: Mapping[str, str] | None = None) -> Connection:
-    """Where the API server is, and its CA: of the pod's own cluster, else of the kubeconfig's current context.
-
-    No credentials come along: a client certificate of the kubeconfig would speak for everybody who looks.
-
-    Raises:
-        NoClusterError: neither is there.
-    """
-    environ = os.environ if environ is None else environ
-    if (host := environ.get("KUBERNETES_SERVICE_HOST")) and _CA_FILE.exists():
-        shown = f"[{host}]" if ":" in host else host
-        return Connection(f"https://{shown}:{environ.get('KUBERNETES_SERVICE_PORT', '443')}", ca_path=str(_CA_FILE))
-    path = Path(environ.get("KUBECONFIG") or Path.home() / ".kube" / "config")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        context = next(one["context"] for one in config["contexts"] if one["name"] == config["current-context"])
-        found = next(one["cluster"] for one in config["clusters"] if one["name"] == context["cluster"])
-        ca_path = found.get("certificate-authority")
-        return Connection(
-            found["server"],
-            ca_path=str(path.parent / ca_path) if ca_path else None,
-            ca_data=found.get("certificate-authority-data"),
-            insecure=bool(found.get("insecure-skip-tls-verify")),
-        )
-    except (OSError, KeyError, StopIteration, TypeError, yaml.YAMLError) as error:
-        message = f"Neither in a pod nor with a kubeconfig that can be used ({path}: {type(error).__name__} {' '.join(str(error).split())}): set KUBECONFIG."
-        raise NoClusterError(message) from error
-
-
-def own_token() -> str:
-    """Of the pod's ServiceAccount, read anew each time: it is replaced long before it expires. Empty: there is none."""
-    return TOKEN_FILE.read_text(encoding="utf-8").strip() if TOKEN_FILE.exists() else ""
 
 
 def default_namespace(token: str) -> str:
@@ -94,22 +46,18 @@ class Cluster:
     """The connections that all people share; none of them carries anybody's name. Close it, or use it as a context manager."""
 
     def __init__(self, where: Connection) -> None:
-        self._server = where.server.rstrip("/")
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=where.ssl_context(), limit=0),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            read_bufsize=2**16,
-        )
+        # One try: a person who waits is told that the API server is busy, and asks again.
+        self._transport = Transport(where, connections=0, busy_tries=1)
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._session.close()
+    async def __aexit__(self, *exc: object) -> None:
+        await self._transport.__aexit__(*exc)
 
     def person(self, token: str) -> Person:
         """Return the cluster as the bearer of this token sees it."""
-        return Person(self._session, self._server, token)
+        return Person(self._transport, token)
 
 
 @dataclass(frozen=True)
@@ -126,8 +74,7 @@ class Page:
 class Person:
     """Somebody with a token. It never shows itself: neither in logs nor in tracebacks."""
 
-    session: aiohttp.ClientSession
-    server: str
+    transport: Transport
     token: str
 
     def __repr__(self) -> str:
@@ -162,17 +109,14 @@ class Person:
 
     async def runs(self, namespace: str) -> Page:
         """All runs of a namespace, or with an empty name of all, as a table. Needs: list trainingruns."""
-        path, token = _collection(namespace), ""
         rows: list[Json] = []
         columns: tuple[str, ...] = ()
-        while True:
-            params = {"limit": str(CHUNK)} | ({"continue": token} if token else {})
-            said = await self._call("GET", path, params=params, accept=TABLE)
+        version = ""
+        async for said in self.transport.pages(_collection(namespace), token=self.token, accept=TABLE):
             columns = tuple(str(one["name"]) for one in said.get("columnDefinitions") or ()) or columns
             rows.extend(said.get("rows") or ())
-            token = said["metadata"].get("continue", "")
-            if not token:
-                return Page(tuple(rows), columns, str(said["metadata"]["resourceVersion"]))
+            version = str(said["metadata"]["resourceVersion"])
+        return Page(tuple(rows), columns, version)
 
     def watch_runs(self, namespace: str, version: str) -> AsyncGenerator[tuple[str, Json], None]:
         """What happens to them after a version: the kind of event, and a table of one row. Needs: watch trainingruns."""
@@ -184,7 +128,7 @@ class Person:
 
     def watch_run(self, namespace: str, name: str, version: str) -> AsyncGenerator[tuple[str, Json], None]:
         """What happens to it after a version: the kind of event, and the run. Needs: watch trainingruns."""
-        return self._watch(_collection(namespace), version, "application/json", fieldSelector=f"metadata.name={name}")
+        return self._watch(_collection(namespace), version, JSON, fieldSelector=f"metadata.name={name}")
 
     async def patch_run(self, namespace: str, name: str, patch: Json) -> Json:
         """Merge patch. Needs: patch trainingruns."""
@@ -206,55 +150,21 @@ class Person:
         path = f"/api/v1/namespaces/{_name(namespace)}/pods/{_name(pod)}/log"
         params = {"container": container, "tailLines": str(lines), "follow": "true"}
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        try:
-            async with self.session.get(
-                self.server + path,
-                params=params,
-                headers=self._headers("*/*"),
-                timeout=_endless(),
-                allow_redirects=False,
-            ) as answer:
-                if not answer.ok:
-                    raise error_of(answer.status, await answer.text())
-                async for piece in answer.content.iter_any():
-                    yield decoder.decode(piece)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise _unreachable(error) from error
+        async with self.transport.stream(path, params, token=self.token, accept="*/*") as content:
+            async for piece in content.iter_any():
+                yield decoder.decode(piece)
 
     # -- requests ------------------------------------------------------------------------------------------
-
-    def _headers(self, accept: str) -> dict[str, str]:
-        return {"Accept": accept} | ({"Authorization": f"Bearer {self.token}"} if self.token else {})
 
     async def _call(
         self,
         method: str,
         path: str,
         body: Any = None,
-        content_type: str = "application/json",
+        content_type: str = JSON,
         params: Mapping[str, str] | None = None,
-        *,
-        accept: str = "application/json",
     ) -> Json:
-        headers = self._headers(accept) | {"Content-Type": content_type}
-        try:
-            async with self.session.request(
-                method,
-                self.server + path,
-                data=None if body is None else json.dumps(body),
-                headers=headers,
-                params=params,
-                timeout=aiohttp.ClientTimeout(total=CALL_SECONDS),
-                allow_redirects=False,
-            ) as answer:
-                text = await answer.text()
-                if not answer.ok:
-                    raise error_of(answer.status, text)
-                return dict(json.loads(text))
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise _unreachable(error) from error
-        except (TypeError, ValueError) as error:
-            raise KubeError(0, "NotKubernetes", f"{method} {path}: the answer is not a JSON object") from error
+        return await self.transport.call(method, path, body, content_type, params, token=self.token)
 
     async def _watch(
         self, path: str, version: str, accept: str, **params: str
@@ -268,45 +178,17 @@ class Person:
                 "allowWatchBookmarks": "true",
                 "timeoutSeconds": str(WATCH_SECONDS),
             }
-            try:
-                async with self.session.get(
-                    self.server + path,
-                    params=asked,
-                    headers=self._headers(accept),
-                    timeout=_endless(WATCH_SECONDS + 60),
-                    allow_redirects=False,
-                ) as answer:
-                    if not answer.ok:
-                        raise error_of(answer.status, await answer.text())
-                    async for line in _lines(answer.content):
-                        event = json.loads(line)
-                        kind, stored = str(event["type"]), dict(event["object"])
-                        if kind == "ERROR":
-                            raise KubeError(
-                                int(stored.get("code", 0)), stored.get("reason", ""), stored.get("message", "")
-                            )
-                        version = _version(stored) or version
-                        if kind != "BOOKMARK":
-                            yield kind, stored
-            except (aiohttp.ClientError, TimeoutError) as error:
-                raise _unreachable(error) from error
-
-
-def expired(error: KubeError) -> bool:
-    """A watch cannot go on from there: list again."""
-    return error.status == _GONE
-
-
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Whole lines of any length: a run may be larger than the reader's own limit."""
-    rest = b""
-    async for piece in content.iter_any():
-        *whole, rest = (rest + piece).split(b"\n")
-        for line in whole:
-            if line.strip():
-                yield line
-        if len(rest) > LINE_MAX:
-            raise KubeError(0, "NotKubernetes", f"an event of more than {LINE_MAX} bytes")
+            async with self.transport.stream(
+                path, asked, token=self.token, accept=accept, silence_seconds=WATCH_SECONDS + 60
+            ) as content:
+                async for line in lines(content):
+                    event = json.loads(line)
+                    kind, stored = str(event["type"]), dict(event["object"])
+                    if kind == "ERROR":
+                        raise KubeError(int(stored.get("code", 0)), stored.get("reason", ""), stored.get("message", ""))
+                    version = _version(stored) or version
+                    if kind != "BOOKMARK":
+                        yield kind, stored
 
 
 def _version(stored: Json) -> str:
@@ -314,16 +196,6 @@ def _version(stored: Json) -> str:
     for row in stored.get("rows") or ():
         return str(row["object"]["metadata"].get("resourceVersion", ""))
     return str((stored.get("metadata") or {}).get("resourceVersion", ""))
-
-
-def _endless(silence: float | None = None) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=None, connect=CALL_SECONDS, sock_read=silence)
-
-
-def _unreachable(error: Exception) -> KubeError:
-    if isinstance(error, asyncio.TimeoutError):
-        return KubeError(0, "Unreachable", "it did not answer in time")
-    return KubeError(0, "Unreachable", f"{type(error).__name__} {error}")
 
 
 def _collection(namespace: str) -> str:

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from trainingrun_operator.dashboard import curve, pages
-from trainingrun_operator.dashboard.cluster import expired
 from trainingrun_operator.dashboard.fleet import Query, Row, page_of, row_of
 from trainingrun_operator.dashboard.run_view import RunView
 from trainingrun_operator.dashboard.stream import Event, Fragments, batched
 from trainingrun_operator.dashboard.words import trouble
-from trainingrun_operator.edge.kube import KubeError
+from trainingrun_operator.edge.apiserver.transport import KubeError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -43,7 +42,7 @@ _CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x
 
 async def _pause(error: KubeError, what: str) -> AsyncIterator[Event]:
     """Say what went wrong, and wait before it is tried again; a list that is merely too old is nobody's trouble."""
-    if not expired(error):
+    if not error.expired:
         yield Event("trouble", {"text": trouble(error, what), "login": error.status == _UNAUTHORIZED})
     await asyncio.sleep(RETRY_SECONDS)
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from trainingrun_operator.dashboard import app
-from trainingrun_operator.dashboard.cluster import Cluster, NoClusterError, connection
+from trainingrun_operator.dashboard.cluster import Cluster
+from trainingrun_operator.edge.apiserver.connection import NoClusterError, without_credentials
 
 if TYPE_CHECKING:
     from trainingrun_operator.settings import DashboardSettings
@@ -34,7 +35,7 @@ def run(settings: DashboardSettings) -> int:
 
 
 async def _serve(settings: DashboardSettings) -> None:
-    where = connection()
+    where = without_credentials()
     async with Cluster(where) as cluster:
         config = uvicorn.Config(
             app.make(cluster, settings),

@@ -9,7 +9,7 @@ from trainingrun_operator.api.endings import ending_of
 from trainingrun_operator.api.status import Phase
 
 if TYPE_CHECKING:
-    from trainingrun_operator.edge.kube import KubeError
+    from trainingrun_operator.edge.apiserver.transport import KubeError
 
 _MINUTE: Final = 60
 _HOUR: Final = 3600

@@ -33,9 +33,10 @@ from trainingrun_operator.core.effects import (
     UntaintNode,
 )
 from trainingrun_operator.core.facts.learned import BudgetChanged, JobRefused, ProviderAnswered
+from trainingrun_operator.core.facts.nodes import NodeRef
 from trainingrun_operator.edge.gather.preflight import REFUSED, refused_job
 from trainingrun_operator.edge.kube import KubeError
-from trainingrun_operator.edge.nodes import ProviderError, provider_for
+from trainingrun_operator.edge.nodes.provider import ProviderError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,9 +88,9 @@ class Executor:
 
     kube: Writes
     cache: Cache
+    providers: Providers
     leads: Callable[[], bool] = lambda: True
     """Whether this process may act, asked before each effect: between two of them it may have been stopped for long."""
-    providers: Providers = provider_for
 
     def check_leads(self) -> None:
         """Raises NotLeadingError unless this process may act."""
@@ -175,8 +176,8 @@ class Executor:
                 await self._taint(name, uid, run.uid)
             case UntaintNode(name, uid):
                 await self._taint(name, uid, None, only=run.uid)
-            case ReleaseMachine(pool, provider_id):
-                return await self._release(pool, provider_id)
+            case ReleaseMachine():
+                return await self._release(effect)
             case DeleteNode(name, uid):
                 await kube.delete_node(name, uid)
             case Tell():
@@ -258,15 +259,16 @@ class Executor:
         if wanted != taints:
             await self.kube.set_taints(name, uid, node["metadata"]["resourceVersion"], wanted)
 
-    async def _release(self, pool_name: str, provider_id: str) -> ProviderAnswered | None:
-        pool = self.cache.pools.get(pool_name)
+    async def _release(self, effect: ReleaseMachine) -> ProviderAnswered | None:
+        pool = self.cache.pools.get(effect.pool)
         if pool is None:
             return None
+        node = NodeRef(effect.node, effect.node_uid, effect.provider_id)
         try:
-            await self.providers(pool).release(pool, provider_id)
+            await self.providers(pool).release(pool, node, effect.operation)
         except ProviderError as error:
-            return ProviderAnswered(provider_id, str(error))
-        return ProviderAnswered(provider_id)
+            return ProviderAnswered(effect.provider_id, error.refusal)
+        return ProviderAnswered(effect.provider_id)
 
 
 def _stopped(effect: Effect, error: KubeError) -> StaleError | KubeError:

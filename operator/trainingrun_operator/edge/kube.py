@@ -1,43 +1,33 @@
-"""The API server, as this operator uses it: a few calls, each with the permission that it needs beside it.
-
-Why not a client library: two thirds of these calls are JSON patches with `test`, server-side applies and deletes with a uid as precondition, which
-no library wraps; what is left is an HTTP request.
-"""
+"""The API server, as this operator uses it: a few calls, each with the permission that it needs beside it."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import json
-import ssl
-import tempfile
-import time
-from dataclasses import dataclass
-from pathlib import Path
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote
 
-import aiohttp
-
 from trainingrun_operator.api import names
 from trainingrun_operator.core.asking import of_uid
-from trainingrun_operator.edge import calls
-from trainingrun_operator.edge.calls import Api
+from trainingrun_operator.edge.apiserver.connection import Connection, OwnToken
+from trainingrun_operator.edge.apiserver.transport import (
+    APPLY,
+    BUSY_TRIES,
+    JSON_PATCH,
+    MERGE,
+    TIMEOUT_SECONDS,
+    KubeError,
+    Transport,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
+__all__ = ["Connection", "Kube", "KubeError"]
+
 Json = dict[str, Any]
 
-TIMEOUT_SECONDS: Final = 20
-TOKEN_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
-TOKEN_READ_SECONDS: Final = 60
-BUSY: Final = frozenset({429, 503})
-"""Answers of an API server that protects itself: with `Retry-After` nothing was done, and it says when to come again."""
-BUSY_TRIES: Final = 8
-BUSY_SECONDS: Final = 5.0
-"""It is waited for as long as it says, but no longer than this at once."""
-CHUNK: Final = 500
+CONNECTIONS: Final = 64
 EVENT_MAX: Final = 1024
 """The API server refuses a longer message."""
 OBSERVER: Final = "trainingrun-observer"
@@ -45,96 +35,19 @@ OBSERVER: Final = "trainingrun-observer"
 OPERATOR: Final = "trainingrun-operator"
 """Field manager of everything else."""
 
-MERGE: Final = "application/merge-patch+json"
-JSON_PATCH: Final = "application/json-patch+json"
-APPLY: Final = "application/apply-patch+yaml"
-
-_FORBIDDEN, _NOT_FOUND, _CONFLICT, _INVALID, _EXISTS = 403, 404, 409, 422, "AlreadyExists"
-
-
-class KubeError(Exception):
-    """The API server refused a call, or could not be reached (status 0)."""
-
-    def __init__(self, status: int, reason: str, message: str, causes: Sequence[Any] = ()) -> None:
-        super().__init__(f"{status} {reason}: {message}")
-        self.status = status
-        self.reason = reason
-        self.message = message
-        self.causes = tuple(causes)
-
-    @property
-    def gone(self) -> bool:
-        """There is no such object."""
-        return self.status == _NOT_FOUND
-
-    @property
-    def forbidden(self) -> bool:
-        """No role of ours grants it, or an admission policy refuses it."""
-        return self.status == _FORBIDDEN
-
-    @property
-    def conflict(self) -> bool:
-        """The object is not what it was when it was looked at: read again, decide again.
-
-        A failed `test` of a JSON patch is a 422 without causes, a merge patch that carries another uid is a 422 about `metadata.uid`; a
-        refusal by the schema is a 422 with other causes.
-        """
-        another = any(cause.get("field") == "metadata.uid" for cause in self.causes)
-        return self.status == _CONFLICT or (self.status == _INVALID and (another or not self.causes))
-
-    @property
-    def exists(self) -> bool:
-        """An object of that name is there already."""
-        return self.reason == _EXISTS
-
-
-@dataclass(frozen=True)
-class Connection:
-    """Where the API server is and who we are: what kopf's login found."""
-
-    server: str
-    ca_path: str | None = None
-    ca_data: str | None = None
-    token: str | None = None
-    certificate_path: str | None = None
-    certificate_data: str | None = None
-    private_key_path: str | None = None
-    private_key_data: str | None = None
-    insecure: bool = False
-
-    def ssl_context(self) -> ssl.SSLContext:
-        """Trust the cluster's CA only, and show our certificate if we have one."""
-        ca = base64.b64decode(self.ca_data).decode() if self.ca_data else None
-        context = ssl.create_default_context(cafile=self.ca_path, cadata=ca)
-        if self.insecure:
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        if self.certificate_path:
-            context.load_cert_chain(self.certificate_path, self.private_key_path)
-        elif self.certificate_data and self.private_key_data:
-            with tempfile.NamedTemporaryFile("wb", suffix=".pem") as pem:
-                pem.write(base64.b64decode(self.certificate_data) + b"\n" + base64.b64decode(self.private_key_data))
-                pem.flush()
-                context.load_cert_chain(pem.name)
-        return context
-
 
 class Kube:
     """A connection to the API server. Close it, or use it as an async context manager."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._token, self._token_read = connection.token, float("-inf")
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=connection.ssl_context(), limit=64),
-            timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        self._transport = Transport(connection, connections=CONNECTIONS, busy_tries=BUSY_TRIES)
+        self._token = OwnToken(connection)
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._session.close()
+    async def __aexit__(self, *exc: object) -> None:
+        await self._transport.__aexit__(*exc)
 
     # -- TrainingRuns ------------------------------------------------------------------------------------
 
@@ -189,7 +102,7 @@ class Kube:
             "lastTimestamp": wall,
             "count": 1,
         }
-        await self._call("POST", f"/api/v1/namespaces/{namespace}/events", body)
+        await self.call("POST", f"/api/v1/namespaces/{namespace}/events", body)
 
     # -- Secrets -----------------------------------------------------------------------------------------
 
@@ -212,7 +125,7 @@ class Kube:
     async def create_config_map(self, manifest: Json) -> Json:
         """RBAC: create configmaps."""
         path = _config_map(manifest["metadata"]["namespace"], "").rstrip("/")
-        return await self._call("POST", path, manifest, params={"fieldManager": OPERATOR})
+        return await self.call("POST", path, manifest, params={"fieldManager": OPERATOR})
 
     async def patch_config_map(self, namespace: str, name: str, uid: str, patch: Json) -> Json:
         """Merge patch of the ConfigMap of this uid. RBAC: patch configmaps."""
@@ -227,7 +140,7 @@ class Kube:
     async def create_job(self, manifest: Json, *, dry_run: bool = False) -> Json:
         """RBAC: create jobs."""
         params = {"fieldManager": OPERATOR} | ({"dryRun": "All"} if dry_run else {})
-        return await self._call(
+        return await self.call(
             "POST", f"/apis/batch/v1/namespaces/{manifest['metadata']['namespace']}/jobs", manifest, params=params
         )
 
@@ -255,7 +168,7 @@ class Kube:
     async def create_budget(self, manifest: Json) -> Json:
         """RBAC: create poddisruptionbudgets."""
         path = _budget(manifest["metadata"]["namespace"], "").rstrip("/")
-        return await self._call("POST", path, manifest, params={"fieldManager": OPERATOR})
+        return await self.call("POST", path, manifest, params={"fieldManager": OPERATOR})
 
     async def delete_budget(self, namespace: str, name: str, uid: str) -> None:
         """RBAC: delete poddisruptionbudgets."""
@@ -288,16 +201,16 @@ class Kube:
         """The last lines of a container's log; empty if there is none. RBAC: get pods/log."""
         # Not limitBytes: the API server would keep the beginning, and the end is what tells.
         params = {"container": container, "tailLines": str(lines)}
-        calls.count(Api.KUBERNETES)
+        tail = b""
         try:
-            async with self._session.get(
-                self._url(_pod(namespace, name) + "/log"), params=params, headers=self._headers()
-            ) as answer:
-                if answer.status != 200:  # noqa: PLR2004 - HTTP's OK
-                    return ""
-                return (await answer.text(errors="replace"))[-most_bytes:]
-        except (aiohttp.ClientError, TimeoutError):
+            async with self._transport.stream(
+                _pod(namespace, name) + "/log", params, token=self._token(), accept="*/*", seconds=TIMEOUT_SECONDS
+            ) as content:
+                async for piece in content.iter_any():
+                    tail = (tail + piece)[-4 * most_bytes :]
+        except KubeError:
             return ""
+        return tail.decode(errors="replace")[-most_bytes:]
 
     # -- Namespaces, nodes and pools ---------------------------------------------------------------------
 
@@ -338,7 +251,7 @@ class Kube:
             "metadata": {"name": name, "namespace": namespace},
             "spec": spec,
         }
-        return await self._call("POST", _leases(namespace), body, params={"fieldManager": OPERATOR})
+        return await self.call("POST", _leases(namespace), body, params={"fieldManager": OPERATOR})
 
     async def patch_lease(self, namespace: str, name: str, resource_version: str, spec: Json) -> Json:
         """Merge patch of the Lease as it was read. RBAC: patch leases."""
@@ -351,16 +264,7 @@ class Kube:
 
     # -- requests ----------------------------------------------------------------------------------------
 
-    def _url(self, path: str) -> str:
-        return self._connection.server.rstrip("/") + path
-
-    def _headers(self) -> dict[str, str]:
-        # A ServiceAccount's token is replaced in its file long before it expires.
-        if self._token is not None and TOKEN_FILE.exists() and time.monotonic() - self._token_read > TOKEN_READ_SECONDS:
-            self._token, self._token_read = TOKEN_FILE.read_text().strip(), time.monotonic()
-        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
-
-    async def _call(
+    async def call(
         self,
         method: str,
         path: str,
@@ -368,50 +272,24 @@ class Kube:
         content_type: str = "application/json",
         params: Mapping[str, str] | None = None,
     ) -> Json:
-        headers = {**self._headers(), "Content-Type": content_type, "Accept": "application/json"}
-        data = None if body is None else json.dumps(body)
-        try:
-            tries = BUSY_TRIES
-            while True:
-                calls.count(Api.KUBERNETES)
-                async with self._session.request(
-                    method, self._url(path), data=data, headers=headers, params=params
-                ) as answer:
-                    text = await answer.text()
-                    if answer.ok:
-                        return dict(json.loads(text))
-                tries -= 1
-                wait = answer.headers.get("Retry-After", "")
-                if not tries or answer.status not in BUSY or not wait.isdecimal():
-                    raise error_of(answer.status, text)
-                await asyncio.sleep(min(float(wait), BUSY_SECONDS))
-        except (TypeError, ValueError) as error:
-            raise KubeError(0, "NotKubernetes", f"{method} {path}: the answer is not a JSON object") from error
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise KubeError(0, "Unreachable", f"{method} {path}: {type(error).__name__} {error}") from error
+        """Send any request with the operator's own rights. See `Transport.call`."""
+        return await self._transport.call(method, path, body, content_type, params, token=self._token())
 
     async def _get(self, path: str) -> Json | None:
         try:
-            return await self._call("GET", path)
+            return await self.call("GET", path)
         except KubeError as error:
             if error.gone:
                 return None
             raise
 
     async def _list(self, path: str, params: Mapping[str, str] | None = None) -> AsyncIterator[Json]:
-        token = ""
-        while True:
-            page = await self._call(
-                "GET", path, params={**(params or {}), "limit": str(CHUNK), **({"continue": token} if token else {})}
-            )
+        async for page in self._transport.pages(path, params, token=self._token()):
             for item in page["items"]:
                 yield item
-            token = page["metadata"].get("continue", "")
-            if not token:
-                return
 
     async def _patch(self, path: str, body: Any, content_type: str, params: Mapping[str, str] | None = None) -> Json:
-        return await self._call("PATCH", path, body, content_type, params or {"fieldManager": OPERATOR})
+        return await self.call("PATCH", path, body, content_type, params or {"fieldManager": OPERATOR})
 
     async def _delete(self, path: str, uid: str, resource_version: str = "") -> None:
         """Already gone, and replaced by another of the same name, are both success: ours is gone. Changed meanwhile is a conflict."""
@@ -422,21 +300,10 @@ class Kube:
             "propagationPolicy": "Background",
         }
         try:
-            await self._call("DELETE", path, body)
+            await self.call("DELETE", path, body)
         except KubeError as error:
-            if not (error.gone or (error.status == _CONFLICT and not resource_version)):
+            if not (error.gone or (error.status == HTTPStatus.CONFLICT and not resource_version)):
                 raise
-
-
-def error_of(status: int, text: str) -> KubeError:
-    """What an answer of this status says went wrong."""
-    try:
-        said = dict(json.loads(text))
-    except (TypeError, ValueError):
-        return KubeError(status, "HTTP", text[:200])
-    return KubeError(
-        status, said.get("reason", ""), said.get("message", ""), (said.get("details") or {}).get("causes") or ()
-    )
 
 
 def _run(namespace: str, name: str) -> str:

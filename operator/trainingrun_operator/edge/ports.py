@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
     from trainingrun_operator.core.facts.nodes import Pool
     from trainingrun_operator.core.facts.pod import Pod
-    from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+    from trainingrun_operator.core.facts.reading import Failure, Reading
     from trainingrun_operator.core.facts.run import Run
-    from trainingrun_operator.edge.nodes import Provider
+    from trainingrun_operator.edge.nodes.provider import Provider
 
     Json = dict[str, Any]
     Providers = Callable[[Pool], Provider]
@@ -96,6 +96,6 @@ class Pages(Protocol):
         """Return what the pod's agent says; None if it does not answer, or answers for another pod."""
         ...
 
-    async def metrics(self, run: Run, pod: Pod) -> Sample | ScrapeFailure:
+    async def metrics(self, run: Run, pod: Pod) -> Reading | Failure:
         """Return one reading of the training's metrics."""
         ...

@@ -12,8 +12,8 @@ import pytest
 from trainingrun_operator.api import names
 from trainingrun_operator.controller import front
 from trainingrun_operator.controller.front import Watch
+from trainingrun_operator.edge.apiserver.transport import error_of
 from trainingrun_operator.edge.cache import Cache
-from trainingrun_operator.edge.kube import error_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -119,7 +119,11 @@ def test_its_settings_are_those_that_it_reads(helm):
     origins = '["https://runs.example.com","http://inside:8080"]'
     rendered = helm.render(*ON, "--set-json", f"dashboard.origins={origins}", "--set", "logLevel=warning")
     assert load_dashboard(env_of(rendered)) == DashboardSettings(
-        "*", 8081, ("https://runs.example.com", "http://inside:8080"), anonymous=False, log_level="WARNING"
+        host="*",
+        port=8081,
+        origins=("https://runs.example.com", "http://inside:8080"),
+        anonymous=False,
+        log_level="WARNING",
     )
     container = pod_of(rendered)["spec"]["containers"][0]
     assert container["args"] == ["dashboard"]

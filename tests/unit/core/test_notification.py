@@ -21,8 +21,9 @@ from builders import (
     make_stop,
     releasing,
 )
+from receiving import event_of
 
-from trainingrun_operator.api.notification import CloudEvent, EventType
+from trainingrun_operator.api.notification import CONTENT_TYPE, CloudEvent, EventType
 from trainingrun_operator.api.status import (
     SUSPENDED,
     CheckpointStatus,
@@ -141,6 +142,27 @@ def test_an_event_says_all_that_a_person_asks():
         },
     }
     assert CloudEvent.model_validate_json(event.body()) == event
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        pytest.param(status_of(Phase.DONE, saved=make_saved()), id="over"),
+        pytest.param(status_of(Phase.HELD, hold_reason="No bucket."), id="held"),
+        pytest.param(status_of(Phase.DELETING, data_loss="Step 7: größer als 1 %."), id="lost"),
+    ],
+)
+def test_an_event_is_one_that_the_sdk_of_cloud_events_reads(status):
+    (event,) = due(make_observed(run=make_run(status=status)), status)
+    read = event_of({"content-type": CONTENT_TYPE}, event.body())
+    assert read.get_specversion() == "1.0"
+    assert (read.get_id(), read.get_type(), read.get_source(), read.get_subject()) == (
+        event.id,
+        event.type.value,
+        event.source,
+        event.subject,
+    )
+    assert read.get_data() == event.data.dump()
 
 
 def test_a_run_that_never_got_far_has_less_to_say():

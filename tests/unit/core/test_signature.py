@@ -1,8 +1,14 @@
-"""Signatures, against the vector that the libraries of Standard Webhooks are tested with."""
+"""Signatures, against the vector that the libraries of Standard Webhooks are tested with, and against one of those libraries."""
 
 from __future__ import annotations
 
+import base64
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from receiving import check
+from standardwebhooks.webhooks import WebhookVerificationError
 
 from trainingrun_operator.core.signature import keys_of, signed
 
@@ -18,6 +24,27 @@ def test_a_message_is_signed_as_the_standard_has_it():
         "webhook-timestamp": "1614265330",
         "webhook-signature": SIGNATURE,
     }
+
+
+KEYS = st.binary(min_size=24, max_size=64).map(lambda key: f"whsec_{base64.b64encode(key).decode()}")
+IDS = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1)
+
+
+@given(
+    secrets=st.lists(KEYS, min_size=1, max_size=2, unique=True),
+    message_id=IDS,
+    at=st.integers(0, 2**32),
+    body=st.text().map(str.encode),
+)
+def test_whoever_knows_one_of_the_secrets_can_check_any_message(secrets, message_id, at, body):
+    headers = signed(keys_of(" ".join(secrets)), message_id, at, body)
+    for secret in secrets:
+        check(headers, body, secret, at=at)
+
+
+def test_who_knows_another_secret_cannot():
+    with pytest.raises(WebhookVerificationError):
+        check(signed(keys_of(SECRET), ID, AT, BODY), BODY, OTHER, at=AT)
 
 
 def test_a_secret_may_come_without_its_prefix():

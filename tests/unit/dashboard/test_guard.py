@@ -275,7 +275,7 @@ async def test_no_token_is_ever_logged(cluster, visit, caplog):
 async def test_an_anonymous_viewer_reads_with_the_dashboards_own_rights_and_changes_nothing(
     cluster, visit, monkeypatch
 ):
-    monkeypatch.setattr("trainingrun_operator.dashboard.app.own_token", lambda: "own")
+    monkeypatch.setattr("trainingrun_operator.dashboard.app.service_account_token", lambda: "own")
     cluster.people["own"] = Someone("system:serviceaccount:trainingrun-system:dashboard")
     async with visit(cluster, "", anonymous=True) as anybody:
         assert ">bert</a>" in (await anybody.get("/")).text

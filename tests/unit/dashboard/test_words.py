@@ -6,7 +6,7 @@ import pytest
 
 from trainingrun_operator.api.status import Phase, TerminationStatus
 from trainingrun_operator.dashboard.words import STEPS, Look, count, duration, look, trouble
-from trainingrun_operator.edge.kube import KubeError
+from trainingrun_operator.edge.apiserver.transport import KubeError
 
 PHASES = ("Pending", "Running", "Stopping", "Held", "Succeeded", "Stopped", "Failed")
 ENDS = {"Succeeded", "Stopped", "Failed"}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.bucket import Answer, Verified
     from trainingrun_operator.core.facts.nodes import Fate, NodeFacts, Pool
     from trainingrun_operator.core.facts.pod import Pod
-    from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+    from trainingrun_operator.core.facts.reading import Failure, Reading
     from trainingrun_operator.core.facts.run import Problem, Run
     from trainingrun_operator.core.facts.workload import Workload
 
@@ -49,7 +49,7 @@ class Facts:
     """Oldest first, with what their fates say."""
     reports: Mapping[int, AgentReport] = field(default_factory=dict)
     """By rank, of the newest pods' agents that were asked and answered."""
-    readings: Mapping[int, Sample | ScrapeFailure] = field(default_factory=dict)
+    readings: Mapping[int, Reading | Failure] = field(default_factory=dict)
     """By rank, of the newest pods' metrics; empty: not due."""
     fates: Mapping[str, Fate] = field(default_factory=dict)
     """By pod uid, of silent pods."""

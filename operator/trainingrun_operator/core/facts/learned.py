@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from trainingrun_operator.core.facts.nodes import Refusal
     from trainingrun_operator.core.facts.run import Problem
 
 
@@ -14,8 +15,8 @@ class ProviderAnswered:
     """The node provider's answer to a release."""
 
     provider_id: str
-    refusal: str = ""
-    """A sentence; empty: it accepted."""
+    refusal: Refusal | None = None
+    """None: it accepted."""
 
 
 @dataclass(frozen=True)

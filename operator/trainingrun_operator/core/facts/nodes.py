@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trainingrun_operator.api.pool import GPUNodePoolSpec
+    from trainingrun_operator.api.status import RefusalKind
 
 
 class Instance(StrEnum):
@@ -19,6 +20,29 @@ class Instance(StrEnum):
     TERMINATING = "Terminating"
     GONE = "Gone"
     UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True)
+class NodeRef:
+    """One node and its machine, as recorded while a pod of the run was on it."""
+
+    name: str
+    """Of the Node."""
+    uid: str
+    """Of the Node: Node names are reused."""
+    provider_id: str
+    """The Node's `spec.providerID`."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a provider did not do what it was asked."""
+
+    kind: RefusalKind
+    message: str
+    """A sentence for a person, without anything that the cloud wrote."""
+    after_seconds: float = 0
+    """`Retryable`: how long to wait before asking again."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +77,13 @@ class NodeFacts:
     """Pods that wait for a node like this one."""
     instance: Instance = Instance.UNKNOWN
     at_minimum: bool = False
-    problem: str = ""
-    """What the provider answered, if it refused."""
+    refusal: Refusal | None = None
+    """The provider's, if it refused."""
+
+    @property
+    def problem(self) -> str:
+        """What the provider answered, if it refused; empty: it did not."""
+        return self.refusal.message if self.refusal is not None else ""
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,11 @@ class Pod:
     """And its machine is gone: nothing of it runs, although nobody is left to say so."""
 
     @property
+    def host(self) -> str:
+        """Its address as a URL has it: IPv6 in brackets."""
+        return f"[{self.ip}]" if ":" in self.ip else self.ip
+
+    @property
     def terminal(self) -> bool:
         """Nothing of it runs any more, agent and gate included."""
         return self.lost or self.phase in ("Succeeded", "Failed")

@@ -9,7 +9,7 @@ from trainingrun_operator.api import endings
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Effective, Evidence
 from trainingrun_operator.core.facts.pod import Training
-from trainingrun_operator.core.facts.reading import ScrapeFailure
+from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.rules.finding import Finding
 
 if TYPE_CHECKING:
@@ -29,20 +29,15 @@ NOT_READ_YET: Final = "NotReadYet"
 
 def effective(spec: TrainingRunSpec, pinned: Effective | None, defaults: Defaults) -> Effective:
     """What is in force: what the person wrote, else what the installation's default was when the run began."""
+    kept = {"node_pool": pinned.node_pool if pinned else "", "metrics_source": spec.metrics.source}
     if spec.auto_stop_loss is not None:
         off = spec.auto_stop_loss < 0
         return Effective(
-            auto_stop_loss=None if off else spec.auto_stop_loss,
-            auto_stop_action=OFF if off else STOP,
-            node_pool=pinned.node_pool if pinned else "",
+            auto_stop_loss=None if off else spec.auto_stop_loss, auto_stop_action=OFF if off else STOP, **kept
         )
     if pinned is not None and pinned.auto_stop_action == defaults.auto_stop_action:
-        return pinned
-    return Effective(
-        auto_stop_loss=defaults.auto_stop_loss,
-        auto_stop_action=defaults.auto_stop_action,
-        node_pool=pinned.node_pool if pinned else "",
-    )
+        return pinned.model_copy(update=kept)
+    return Effective(auto_stop_loss=defaults.auto_stop_loss, auto_stop_action=defaults.auto_stop_action, **kept)
 
 
 def in_force(seen: Observed) -> Effective:
@@ -95,20 +90,20 @@ def _not_low(seen: Observed, force: Effective) -> Finding:
     return Finding(RULE, "TooFewObservations", message)
 
 
-def unread(seen: Observed) -> ScrapeFailure | None:
+def unread(seen: Observed) -> Failure | None:
     """Why no finite, fresh loss of the pod that trains is known; None: one is."""
     pod = seen.ranks[0].pod
     if pod is not None and pod.host_network:
-        return ScrapeFailure(
+        return Failure(
             "HostNetwork",
             "The pod is on the host's network; its metrics are not read, for they could be another pod's.",
         )
     if seen.track.oddity is not None:
         return seen.track.oddity
     if seen.track.loss_at is None:
-        return ScrapeFailure(NOT_READ_YET, "The metrics have not been read yet.")
+        return Failure(NOT_READ_YET, "The metrics have not been read yet.")
     if seen.now - seen.track.loss_at > seen.defaults.stale_after_seconds:
-        return ScrapeFailure("Stale", f"No loss was read for {seen.now - seen.track.loss_at:.0f} seconds.")
+        return Failure("Stale", f"No loss was read for {seen.now - seen.track.loss_at:.0f} seconds.")
     return None
 
 

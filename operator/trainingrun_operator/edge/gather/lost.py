@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.core.facts.gathered import Source
-from trainingrun_operator.core.facts.nodes import Fate, Instance, NodeFacts
+from trainingrun_operator.core.facts.nodes import Fate, Instance, NodeFacts, NodeRef
 from trainingrun_operator.core.memory import silence
 from trainingrun_operator.core.stop.transitions import pause
 from trainingrun_operator.edge.gather.nodes import answers, machine
@@ -70,6 +70,6 @@ async def _fate(kube: Reads, providers: Providers, run: Run, pod: Pod, pools: Ma
     if pool is None:
         return Fate(unreachable=True)
     known = recorded[-1]
-    instance, _, problem = await machine(providers, pool, known.provider_id)
-    facts = NodeFacts(known.name, uid, known.provider_id, instance=instance, problem=problem)
+    instance, _, refusal = await machine(providers, pool, NodeRef(known.name, known.uid, known.provider_id))
+    facts = NodeFacts(known.name, uid, known.provider_id, instance=instance, refusal=refusal)
     return Fate(unreachable=True, lost=instance is Instance.GONE, node=facts)

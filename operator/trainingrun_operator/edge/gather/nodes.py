@@ -6,15 +6,15 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from trainingrun_operator.api import names
-from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant
+from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, NodeRef, Occupant
 from trainingrun_operator.core.release import wants
 from trainingrun_operator.edge.kube import KubeError
-from trainingrun_operator.edge.nodes import ProviderError
+from trainingrun_operator.edge.nodes.provider import ProviderError
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.pool import IgnoredPods
     from trainingrun_operator.api.status import NodeStatus
-    from trainingrun_operator.core.facts.nodes import Pool
+    from trainingrun_operator.core.facts.nodes import Pool, Refusal
     from trainingrun_operator.edge.ports import Providers, Reads
 
 Json = dict[str, Any]
@@ -30,10 +30,10 @@ async def gather(kube: Reads, providers: Providers, run_uid: str, node: NodeStat
     """Everything that the gates look at. Whatever cannot be read counts against releasing."""
     if pool is None:
         return NodeFacts(name=node.name)
-    found, pods, (instance, at_minimum, problem) = await asyncio.gather(
+    found, pods, (instance, at_minimum, refusal) = await asyncio.gather(
         kube.node(node.name),
         _pods_on(kube, node.name, pool),
-        machine(providers, pool, node.provider_id),
+        machine(providers, pool, NodeRef(node.name, node.uid, node.provider_id)),
     )
     # On a node that has fallen silent our own pod stays Terminating for as long as the Node is there, and the Node for as long as the pod.
     silent = found is not None and not answers(found)
@@ -46,7 +46,7 @@ async def gather(kube: Reads, providers: Providers, run_uid: str, node: NodeStat
             occupants=occupants,
             instance=instance,
             at_minimum=at_minimum,
-            problem=problem,
+            refusal=refusal,
         )
     known = _facts(found)
     return NodeFacts(
@@ -59,7 +59,7 @@ async def gather(kube: Reads, providers: Providers, run_uid: str, node: NodeStat
         demand=await _demand(kube, found, run_uid),
         instance=instance,
         at_minimum=at_minimum,
-        problem=problem,
+        refusal=refusal,
     )
 
 
@@ -130,12 +130,12 @@ async def _demand(kube: Reads, node: Json, run_uid: str) -> tuple[Occupant, ...]
     return tuple(pod for pod in waiting if pod.run_uid != run_uid)
 
 
-async def machine(providers: Providers, pool: Pool, provider_id: str) -> tuple[Instance, bool, str]:
-    """What the provider says of a machine, whether its pool may not lose it, and what is wrong with the answer."""
+async def machine(providers: Providers, pool: Pool, node: NodeRef) -> tuple[Instance, bool, Refusal | None]:
+    """What the provider says of a machine, whether its pool may not lose it, and why it does not say."""
     try:
         provider = providers(pool)
-        instance = await provider.instance(pool, provider_id)
-        at_minimum = instance is Instance.RUNNING and await provider.at_minimum(pool, provider_id)
+        instance = await provider.instance(pool, node)
+        at_minimum = instance is Instance.RUNNING and await provider.at_minimum(pool, node)
     except ProviderError as error:
-        return Instance.UNKNOWN, False, str(error)
-    return instance, at_minimum, ""
+        return Instance.UNKNOWN, False, error.refusal
+    return instance, at_minimum, None

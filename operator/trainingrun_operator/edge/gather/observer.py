@@ -26,7 +26,6 @@ from trainingrun_operator.edge.gather.bucket import Evidence
 from trainingrun_operator.edge.gather.nodes import gather, identity
 from trainingrun_operator.edge.gather.preflight import Preflight
 from trainingrun_operator.edge.kube import KubeError
-from trainingrun_operator.edge.nodes import provider_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.defaults import Defaults
     from trainingrun_operator.core.facts.nodes import Fate, NodeFacts
     from trainingrun_operator.core.facts.pod import Pod
-    from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+    from trainingrun_operator.core.facts.reading import Failure, Reading
     from trainingrun_operator.core.facts.workload import Job
     from trainingrun_operator.core.memory import Memory
     from trainingrun_operator.core.observed import Observed
@@ -63,9 +62,9 @@ class Observer:
         cache: Cache,
         defaults: Defaults,
         *,
+        providers: Providers,
         recheck_seconds: float,
         relist_seconds: float,
-        providers: Providers = provider_for,
         clock: Clock | None = None,
     ) -> None:
         self._kube, self._pages, self._cache, self._defaults = kube, pages, cache, defaults
@@ -197,7 +196,7 @@ class Observer:
 
     async def _ask_pod(
         self, run: Run, pods: Sequence[Pod], memory: Memory, now: float
-    ) -> tuple[AgentReport | None, Sample | ScrapeFailure | None]:
+    ) -> tuple[AgentReport | None, Reading | Failure | None]:
         """Read the agent's report at every look, and the metrics when they are due."""
         pod = pods[-1] if pods else None
         if pod is None or pod.terminal or not pod.ip or pod.host_network:

@@ -11,33 +11,35 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AgentReport
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.calls import Api
-from trainingrun_operator.edge.metrics import prometheus
+from trainingrun_operator.edge.metrics.source import Target
 
 if TYPE_CHECKING:
     from trainingrun_operator.core.facts.pod import Pod
-    from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+    from trainingrun_operator.core.facts.reading import Failure, Reading
     from trainingrun_operator.core.facts.run import Run
+    from trainingrun_operator.edge.metrics.registry import Sources
 
 AGENT_TIMEOUT_SECONDS: Final = 3.0
 REPORT_MAX_BYTES: Final = 256 * 1024
 
 
 class PodPages:
-    """Reads both over HTTP from the pod's address."""
+    """Reads both: the report over HTTP from the pod's address, the metrics from the source that the run names."""
 
     def __init__(
         self,
         session: aiohttp.ClientSession,
+        sources: Sources,
         *,
         agent_port: int = names.AGENT_PORT,
         agent_timeout_seconds: float = AGENT_TIMEOUT_SECONDS,
     ) -> None:
-        self._session, self._agent_port = session, agent_port
+        self._session, self._sources, self._agent_port = session, sources, agent_port
         self._agent_timeout = aiohttp.ClientTimeout(total=agent_timeout_seconds)
 
     async def report(self, pod: Pod) -> AgentReport | None:
         """Return what the pod's agent says; None if it does not answer, or answers for another pod."""
-        url = f"http://{host(pod.ip)}:{self._agent_port}/progress"
+        url = f"http://{pod.host}:{self._agent_port}/progress"
         calls.count(Api.AGENT)
         try:
             async with self._session.get(url, timeout=self._agent_timeout, allow_redirects=False) as answer:
@@ -51,13 +53,6 @@ class PodPages:
             return None
         return report if report is not None and report.pod_uid == pod.uid else None
 
-    async def metrics(self, run: Run, pod: Pod) -> Sample | ScrapeFailure:
+    async def metrics(self, run: Run, pod: Pod) -> Reading | Failure:
         """Return one reading of the training's metrics."""
-        metrics = run.spec.metrics
-        url = f"http://{host(pod.ip)}:{metrics.port}{metrics.path}"
-        return await prometheus.scrape(self._session, url, metrics.names)
-
-
-def host(ip: str) -> str:
-    """Return an address as a URL has it: IPv6 in brackets."""
-    return f"[{ip}]" if ":" in ip else ip
+        return await self._sources.read(Target(run, pod))

@@ -93,7 +93,7 @@ class Store:
         self, *, threads: int = THREADS, clients: int = 64, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._monotonic = monotonic
-        self._clients = s3.Clients(clients)
+        self._clients = s3.Clients(clients, partial(calls.count_all, api=Api.S3))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
         self._read: OrderedDict[_Place, ReadCommit] = OrderedDict()
         self._proven: OrderedDict[_Place, _Proof] = OrderedDict()

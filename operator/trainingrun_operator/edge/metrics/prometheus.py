@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
-from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.reading import LOSS, Failure, Reading
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.calls import Api
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from trainingrun_operator.api.run import MetricNames
+    from trainingrun_operator.edge.metrics.source import Target, Tools
 
 TIMEOUT_SECONDS: Final = 3.0
 CAP_BYTES: Final = 1 << 20
@@ -39,7 +40,7 @@ class _PageError(Exception):
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
-        self.failure = ScrapeFailure(reason, message)
+        self.failure = Failure(reason, message)
 
 
 def make_session() -> aiohttp.ClientSession:
@@ -56,6 +57,18 @@ def make_session() -> aiohttp.ClientSession:
     )
 
 
+class PrometheusSource:
+    """Implements `MetricSource`: the page of the pod that `spec.metrics` names."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._session = tools.http
+
+    async def read(self, target: Target) -> Reading | Failure:
+        """See `MetricSource`."""
+        metrics = target.run.spec.metrics
+        return await scrape(self._session, f"http://{target.pod.host}:{metrics.port}{metrics.path}", metrics.names)
+
+
 async def scrape(
     session: aiohttp.ClientSession,
     url: str,
@@ -63,7 +76,7 @@ async def scrape(
     *,
     timeout_seconds: float = TIMEOUT_SECONDS,
     cap_bytes: int = CAP_BYTES,
-) -> Sample | ScrapeFailure:
+) -> Reading | Failure:
     """Read one metrics page; never raises for anything that the other end does.
 
     Args:
@@ -79,22 +92,22 @@ async def scrape(
     except _PageError as error:
         return error.failure
     except TimeoutError:
-        return ScrapeFailure(
+        return Failure(
             "Timeout",
             f"{url} has not answered in full within {timeout_seconds:g} s: is the training's metrics thread starved?",
         )
     except (aiohttp.ClientError, OSError, ValueError) as error:
         return _connection_failure(url, error)
-    sample = parse(page, wanted)
-    if sample.loss is None and sample.step is None:
+    reading = parse(page, wanted)
+    if reading.loss is None and reading.step is None:
         looked_for = ", ".join((*wanted.loss, *wanted.step))
-        return ScrapeFailure(
+        return Failure(
             "NoSuchMetric", f"{url} has none of {looked_for}: write the training's own names in spec.metrics.names."
         )
-    return sample
+    return reading
 
 
-def parse(page: bytes, wanted: MetricNames) -> Sample:
+def parse(page: bytes, wanted: MetricNames) -> Reading:
     """Take the wanted values from a page in Prometheus' text format or OpenMetrics.
 
     Of several series of one name the one without labels counts, else the first.
@@ -108,8 +121,9 @@ def parse(page: bytes, wanted: MetricNames) -> Sample:
             continue
         (labelled if labels.strip() else bare).setdefault(name, value)
     values = labelled | bare
-    return Sample(
-        loss=_first(values, wanted.loss),
+    loss = _first(values, wanted.loss)
+    return Reading(
+        values={} if loss is None else {LOSS: loss},
         step=_first(values, wanted.step),
         epoch=_first(values, wanted.epoch),
         total_epochs=_first(values, wanted.total_epochs),
@@ -182,18 +196,18 @@ def _too_large(url: str, cap_bytes: int) -> _PageError:
     )
 
 
-def _connection_failure(url: str, error: Exception) -> ScrapeFailure:
+def _connection_failure(url: str, error: Exception) -> Failure:
     number = error.errno if isinstance(error, OSError) else None
     if number == errno.ECONNREFUSED:
-        return ScrapeFailure("ConnectionRefused", f"Nothing listens at {url}: is spec.metrics.port right?")
+        return Failure("ConnectionRefused", f"Nothing listens at {url}: is spec.metrics.port right?")
     if number in _UNREACHABLE or isinstance(error, aiohttp.ClientConnectorDNSError):
-        return ScrapeFailure(
+        return Failure(
             "HostUnreachable", f"{url} cannot be reached: does a NetworkPolicy keep the operator from the pod?"
         )
     if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError):
-        return ScrapeFailure(
+        return Failure(
             "Disconnected", f"{url} closed the connection before it had answered: has its process just ended?"
         )
-    return ScrapeFailure(
+    return Failure(
         "BadResponse", f"{url} does not answer as a web server ({type(error).__name__}): is spec.metrics.port right?"
     )

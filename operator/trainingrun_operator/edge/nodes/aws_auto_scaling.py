@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
     from trainingrun_operator.api.pool import AWSAutoScaling
-    from trainingrun_operator.core.facts.nodes import Pool
+    from trainingrun_operator.core.facts.nodes import NodeRef, Pool
 
 T = TypeVar("T")
 
@@ -104,27 +104,24 @@ class AWSAutoScalingProvider:
         self._clients: dict[str, _Clients] = {}
         self._lock = threading.Lock()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Let running calls end and drop the waiting ones."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
         for clients in self._clients.values():
             clients.scaling.close()
             clients.ec2.close()
 
-    async def instance(self, pool: Pool, provider_id: str) -> Instance:
+    async def instance(self, pool: Pool, node: NodeRef) -> Instance:
         """See `Provider`."""
-        try:
-            return await self._run(_instance, _machine(pool, provider_id))
-        except Retryable:
-            return Instance.UNKNOWN
+        return await self._run(_instance, _machine(pool, node))
 
-    async def at_minimum(self, pool: Pool, provider_id: str) -> bool:
+    async def at_minimum(self, pool: Pool, node: NodeRef) -> bool:
         """See `Provider`."""
-        return await self._run(_at_minimum, _machine(pool, provider_id))
+        return await self._run(_at_minimum, _machine(pool, node))
 
-    async def release(self, pool: Pool, provider_id: str) -> None:
+    async def release(self, pool: Pool, node: NodeRef, operation: str) -> None:  # noqa: ARG002 - ending an instance twice ends it once
         """See `Provider`."""
-        await self._run(_release, _machine(pool, provider_id))
+        await self._run(_release, _machine(pool, node))
 
     async def _run(self, call: Callable[[_Clients, _Machine], T], machine: _Machine) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._blocking, call, machine)
@@ -152,18 +149,18 @@ class AWSAutoScalingProvider:
             return self._clients[region]
 
 
-def _machine(pool: Pool, provider_id: str) -> _Machine:
-    cloud, match = pool.spec.aws_auto_scaling, _PROVIDER_ID.match(provider_id)
+def _machine(pool: Pool, node: NodeRef) -> _Machine:
+    cloud, match = pool.spec.aws_auto_scaling, _PROVIDER_ID.match(node.provider_id)
     if cloud is None:
         raise Refused(f"GPUNodePool {pool.name} has no spec.awsAutoScaling.")
     if match is None:
         raise Refused(
-            f"The node's providerID {provider_id!r} is not of the form aws:///zone/i-…: it is no EC2 instance."
+            f"The node's providerID {node.provider_id!r} is not of the form aws:///zone/i-…: it is no EC2 instance."
         )
     if not match["zone"].startswith(cloud.region):
         # Asked in another region, AWS would say that there is no such instance, which must not pass for gone.
         raise Refused(
-            f"The node's providerID {provider_id!r} is not in region {cloud.region}: correct spec.awsAutoScaling.region of GPUNodePool {pool.name}."
+            f"The node's providerID {node.provider_id!r} is not in region {cloud.region}: correct spec.awsAutoScaling.region of GPUNodePool {pool.name}."
         )
     return _Machine(pool.name, cloud, pool.spec.min_nodes, match["instance"])
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import hmac
-import json
 from collections import Counter
+from datetime import UTC, datetime
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -16,6 +13,8 @@ import pytest
 from aiohttp import web
 from builders import NAME, NAMESPACE, RUN_UID, STOP_ID, make_observed, make_run, make_stop
 from fakes import RUN, ApiError, Plain, api_server, receiver, stored_run
+from receiving import check, received
+from standardwebhooks.webhooks import WebhookVerificationError
 
 from trainingrun_operator.api.notification import CONTENT_TYPE, EventType
 from trainingrun_operator.api.status import Phase, TrainingRunStatus
@@ -31,6 +30,8 @@ from trainingrun_operator.edge.kube import Kube
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 ENDED = f"{STOP_ID}-run-ended"
 HOUR = 3600
+SENT_AT = 1_767_323_100
+"""When the first message of a test is sent, by the clock for people."""
 
 
 def ended(**stop):
@@ -109,13 +110,32 @@ async def test_a_message_is_a_cloud_event_that_a_receiver_can_check(place):
     (message,) = place.there.messages
     assert message.path == "/events"
     assert message.headers["Content-Type"] == CONTENT_TYPE
-    body = json.loads(message.body)
-    assert (body["specversion"], body["type"], body["id"]) == ("1.0", "dev.trainingrun.run.ended", message.id)
-    assert (body["data"]["namespace"], body["data"]["name"]) == (NAMESPACE, NAME)
-    content = f"{message.id}.{message.headers['webhook-timestamp']}.".encode() + message.body
-    key = base64.b64decode(SECRET.removeprefix("whsec_"))
-    expected = base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
-    assert message.headers["webhook-signature"] == f"v1,{expected}"
+    event = received(message.headers, message.body, SECRET, at=SENT_AT)
+    data = event.get_data()
+    assert isinstance(data, dict)
+    assert event.get_id() == message.id == ENDED
+    assert event.get_type() == "dev.trainingrun.run.ended"
+    assert event.get_source() == RUN
+    assert event.get_subject() == f"{NAMESPACE}/{NAME}"
+    assert event.get_time() == datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+    assert event.get_datacontenttype() == "application/json"
+    assert (data["namespace"], data["name"]) == (NAMESPACE, NAME)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({"body": b"{}"}, id="its body"),
+        pytest.param({"webhook-id": "another"}, id="its id"),
+        pytest.param({"webhook-timestamp": "1767323099"}, id="its time"),
+    ],
+)
+async def test_a_message_that_was_changed_on_its_way_is_not_believed(place, changed):
+    await look_and_tell(place)
+    (message,) = place.there.messages
+    body = changed.pop("body", message.body)
+    with pytest.raises(WebhookVerificationError, match="No matching signature"):
+        check({**message.headers, **changed}, body, SECRET, at=SENT_AT)
 
 
 async def test_only_the_types_that_are_wanted_are_told(place):
@@ -172,6 +192,8 @@ async def test_what_was_not_taken_is_told_again_under_the_same_id_with_a_signatu
     assert first.body == second.body
     assert (first.headers["webhook-timestamp"], second.headers["webhook-timestamp"]) == ("1767323100", "1767323102")
     assert first.headers["webhook-signature"] != second.headers["webhook-signature"]
+    for message, later in ((first, 0), (second, 2)):
+        check(message.headers, message.body, SECRET, at=SENT_AT + later)
     assert (stored(place), place.counts) == ([ENDED], {"failed": 1, "sent": 1})
 
 

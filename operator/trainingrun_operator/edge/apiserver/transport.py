@@ -1,0 +1,273 @@
+"""One request to the API server: JSON in and out, bounded, never redirected, with the bearer token that the caller names.
+
+Why not a client library: two thirds of the operator's calls are JSON patches with `test`, server-side applies and deletes with a uid as precondition,
+which no library wraps; what is left is an HTTP request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import aiohttp
+
+from trainingrun_operator.edge import calls
+from trainingrun_operator.edge.calls import Api
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+
+    from trainingrun_operator.edge.apiserver.connection import Connection
+
+Json = dict[str, Any]
+
+JSON: Final = "application/json"
+MERGE: Final = "application/merge-patch+json"
+JSON_PATCH: Final = "application/json-patch+json"
+APPLY: Final = "application/apply-patch+yaml"
+
+TIMEOUT_SECONDS: Final = 20
+BODY_MAX: Final = 32 * 2**20
+"""Bytes of one answer. A chunk of a list that is larger is asked for again in smaller ones."""
+TOO_LARGE: Final = "TooLarge"
+"""Reason of a `KubeError`: an answer of more than `BODY_MAX` bytes."""
+LINE_MAX: Final = 16 * 2**20
+"""Bytes of one event of a watch."""
+CHUNK: Final = 500
+BUSY: Final = frozenset({429, 503})
+"""Throttling responses. With `Retry-After` the request was not processed; retry after that delay."""
+BUSY_TRIES: Final = 8
+BUSY_SECONDS: Final = 5.0
+"""The longest single wait, whatever `Retry-After` says."""
+
+_FORBIDDEN, _NOT_FOUND, _CONFLICT, _EXPIRED, _INVALID, _EXISTS = 403, 404, 409, 410, 422, "AlreadyExists"
+
+
+class KubeError(Exception):
+    """The API server refused a call, or could not be reached (status 0)."""
+
+    def __init__(self, status: int, reason: str, message: str, causes: Sequence[Any] = ()) -> None:
+        super().__init__(f"{status} {reason}: {message}")
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.causes = tuple(causes)
+
+    @property
+    def gone(self) -> bool:
+        """There is no such object."""
+        return self.status == _NOT_FOUND
+
+    @property
+    def expired(self) -> bool:
+        """A list or watch cannot go on from this version: list again."""
+        return self.status == _EXPIRED
+
+    @property
+    def forbidden(self) -> bool:
+        """No role of ours grants it, or an admission policy refuses it."""
+        return self.status == _FORBIDDEN
+
+    @property
+    def conflict(self) -> bool:
+        """The object is not what it was when it was looked at: read again, decide again.
+
+        A failed `test` of a JSON patch is a 422 without causes, a merge patch that carries another uid is a 422 about `metadata.uid`; a
+        refusal by the schema is a 422 with other causes.
+        """
+        another = any(cause.get("field") == "metadata.uid" for cause in self.causes)
+        return self.status == _CONFLICT or (self.status == _INVALID and (another or not self.causes))
+
+    @property
+    def exists(self) -> bool:
+        """An object of that name is there already."""
+        return self.reason == _EXISTS
+
+
+class Transport:
+    """Connections to one API server. It keeps no bearer token: each call names its own. Close it, or use it as an async context manager.
+
+    Args:
+        connection: where the API server is; its client certificate, if it has one, speaks for every call.
+        connections: most at once; 0: no limit, for streams that stay open.
+        busy_tries: how often a throttled call is sent before its refusal is raised.
+    """
+
+    def __init__(self, connection: Connection, *, connections: int, busy_tries: int) -> None:
+        self._server = connection.server.rstrip("/")
+        self._busy_tries = busy_tries
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=connection.ssl_context(), limit=connections),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=2**16,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        content_type: str = JSON,
+        params: Mapping[str, str] | None = None,
+        *,
+        token: str,
+        accept: str = JSON,
+    ) -> Json:
+        """Send one request and return the object that it is answered with. A throttled one is sent again after the delay that it asks for.
+
+        Raises:
+            KubeError: it was refused, not answered within `TIMEOUT_SECONDS`, or answered with what is no JSON object of bounded size.
+        """
+        what = f"{method} {path}"
+        data = None if body is None else json.dumps(body)
+        headers = _headers(token, accept) | {"Content-Type": content_type}
+        tries = self._busy_tries
+        try:
+            while True:
+                async with self._request(
+                    method, path, data=data, headers=headers, params=params, seconds=TIMEOUT_SECONDS
+                ) as answer:
+                    text = await _text(answer, what)
+                    if _succeeded(answer):
+                        return dict(json.loads(text))
+                tries -= 1
+                wait = answer.headers.get("Retry-After", "")
+                if tries <= 0 or answer.status not in BUSY or not wait.isdecimal():
+                    raise error_of(answer.status, text)
+                await asyncio.sleep(min(float(wait), BUSY_SECONDS))
+        except (TypeError, ValueError) as error:
+            raise KubeError(0, "NotKubernetes", f"{what}: the answer is not a JSON object") from error
+
+    async def pages(
+        self, path: str, params: Mapping[str, str] | None = None, *, token: str, accept: str = JSON
+    ) -> AsyncIterator[Json]:
+        """List a collection in chunks, each as the API server returns it.
+
+        Raises:
+            KubeError: as `call`; `expired` when the rest of the list is no longer available.
+        """
+        more, limit = "", CHUNK
+        while True:
+            wanted = {**(params or {}), "limit": str(limit), **({"continue": more} if more else {})}
+            try:
+                page = await self.call("GET", path, params=wanted, token=token, accept=accept)
+            except KubeError as error:
+                if error.reason != TOO_LARGE or limit == 1:
+                    raise
+                limit = max(1, limit // 8)
+                continue
+            yield page
+            more = page["metadata"].get("continue", "")
+            if not more:
+                return
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        path: str,
+        params: Mapping[str, str],
+        *,
+        token: str,
+        accept: str = JSON,
+        seconds: float | None = None,
+        silence_seconds: float | None = None,
+    ) -> AsyncGenerator[aiohttp.StreamReader]:
+        """Open an answer that is read as it comes: for `seconds` at most, and no longer than `silence_seconds` without a byte.
+
+        Raises:
+            KubeError: it was refused, or the connection failed, also while the answer is read.
+        """
+        async with self._request(
+            "GET",
+            path,
+            headers=_headers(token, accept),
+            params=params,
+            seconds=seconds,
+            silence_seconds=silence_seconds,
+        ) as answer:
+            if not _succeeded(answer):
+                raise error_of(answer.status, await _text(answer, f"GET {path}"))
+            yield answer.content
+
+    @asynccontextmanager
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str],
+        params: Mapping[str, str] | None,
+        data: str | None = None,
+        seconds: float | None,
+        silence_seconds: float | None = None,
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        calls.count(Api.KUBERNETES)
+        timeout = aiohttp.ClientTimeout(total=seconds, connect=TIMEOUT_SECONDS, sock_read=silence_seconds)
+        try:
+            async with self._session.request(
+                method,
+                self._server + path,
+                data=data,
+                headers=headers,
+                params=params,
+                timeout=timeout,
+                # A token is shown to the API server and to nobody whom it names.
+                allow_redirects=False,
+            ) as answer:
+                yield answer
+        except TimeoutError as error:
+            raise KubeError(0, "Unreachable", f"{method} {path}: it did not answer in time (TimeoutError)") from error
+        except aiohttp.ClientError as error:
+            raise KubeError(0, "Unreachable", f"{method} {path}: {type(error).__name__} {error}") from error
+
+
+async def lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Yield whole lines of up to `LINE_MAX` bytes: an object may be larger than the reader's own limit.
+
+    Raises:
+        KubeError: a line is longer.
+    """
+    rest = b""
+    async for piece in content.iter_any():
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            if line.strip():
+                yield line
+        if len(rest) > LINE_MAX:
+            raise KubeError(0, "NotKubernetes", f"an event of more than {LINE_MAX} bytes")
+
+
+def error_of(status: int, text: str) -> KubeError:
+    """Return what an answer of this status says went wrong."""
+    try:
+        said = dict(json.loads(text))
+    except (TypeError, ValueError):
+        return KubeError(status, "HTTP", text[:200])
+    return KubeError(
+        status, said.get("reason", ""), said.get("message", ""), (said.get("details") or {}).get("causes") or ()
+    )
+
+
+def _headers(token: str, accept: str) -> dict[str, str]:
+    return {"Accept": accept} | ({"Authorization": f"Bearer {token}"} if token else {})
+
+
+def _succeeded(answer: aiohttp.ClientResponse) -> bool:
+    return 200 <= answer.status < 300  # noqa: PLR2004 - HTTP's success
+
+
+async def _text(answer: aiohttp.ClientResponse, what: str) -> str:
+    body = bytearray()
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > BODY_MAX:
+            raise KubeError(0, TOO_LARGE, f"{what}: the answer has more than {BODY_MAX} bytes")
+    return body.decode()
