@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
@@ -14,15 +14,17 @@ from trainingrun_operator.api.status import NodePhase
 from trainingrun_operator.core import release
 from trainingrun_operator.core.effects import Begin, RecordNodes, Tell
 from trainingrun_operator.core.facts.bucket import Unreachable
-from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.stop import disruption
 from trainingrun_operator.core.track import NEVER_ADVANCED
 from trainingrun_operator.exporter import Measured
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.api.status import NodeStatus, Termination
     from trainingrun_operator.core.effects import Decision
+    from trainingrun_operator.core.facts.rank import Rank
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.exporter import Telemetry
 
@@ -33,6 +35,16 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class CountedAgent:
+    """What is counted of the agents of one rank."""
+
+    upload: tuple[int, int] = (0, 0)
+    """Incarnation and generation of the newest upload."""
+    failures: tuple[str, int] = ("", 0)
+    """The uid of the agent's pod, and how many failures it has reported."""
+
+
+@dataclass(frozen=True)
 class Counted:
     """What the counters know already of one run: nothing is counted twice."""
 
@@ -40,10 +52,8 @@ class Counted:
     """When the next reading after the last one that was counted was due."""
     gpus: tuple[int, float] = (0, 0)
     """How many the pods held at the last look, and when that was."""
-    upload: tuple[int, int] | None = None
-    """Epoch and generation of the newest upload; None: nothing is known, and what an agent says first was counted by an operator before this one."""
-    failures: tuple[str, int] | None = None
-    """The uid of the agent's pod, and how many failures it has spoken of; None: likewise."""
+    agents: Mapping[int, CountedAgent] = field(default_factory=dict)
+    """By rank. Without an entry nothing is known: an operator before this one counted what the agent reports first."""
 
 
 def count(telemetry: Telemetry, seen: Observed, decision: Decision, counted: Counted) -> Counted:
@@ -67,32 +77,28 @@ def count(telemetry: Telemetry, seen: Observed, decision: Decision, counted: Cou
     gpus = _gpu_seconds(telemetry, seen, counted.gpus)
     _readings(telemetry, seen, new=seen.next_reading_at != counted.reading)
     counted = replace(counted, gpus=gpus, reading=seen.next_reading_at)
-    if seen.agent is not None:
-        return _uploads(telemetry, seen.agent, counted)
-    if seen.pod is None:
-        # Whatever the first agent of this run says is new.
-        return replace(counted, upload=counted.upload or (0, 0), failures=counted.failures or ("", 0))
-    return counted
+    return replace(counted, agents=_agents(telemetry, seen, counted.agents))
 
 
 def measured(seen: Observed) -> Measured:
-    """Return what changes with every look."""
-    agent = seen.agent
+    """Return what changes with every look; of several ranks, the worst."""
+    errors = (rank.report.error for rank in seen.ranks if rank.report is not None)
+    lags = (_lag_seconds(seen, rank) for rank in seen.ranks)
     return Measured(
-        checkpoint_lag_seconds=_lag_seconds(seen),
-        upload_failing_seconds=agent.error.since_seconds if agent is not None and agent.error is not None else None,
+        checkpoint_lag_seconds=max((lag for lag in lags if lag is not None), default=None),
+        upload_failing_seconds=max((error.since_seconds for error in errors if error is not None), default=None),
         nodes_overdue=len(release.overdue(seen)),
         ghosts=Counter(node.pool for node in release.ghosts(seen)),
     )
 
 
-def _lag_seconds(seen: Observed) -> float | None:
-    agent = seen.agent
-    if agent is None or agent.newest is None or seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED:
+def _lag_seconds(seen: Observed, rank: Rank) -> float | None:
+    report = rank.report
+    if report is None or report.newest is None or seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED:
         return None
     # Counted from the last commit on: where one upload follows the other, each checkpoint waits for its own only.
-    waited = max(seen.unshipped_seconds, agent.newest.age_seconds)
-    return 0 if disruption.shipped(agent) else round(waited, 1)
+    waited = max(rank.unshipped_seconds, report.newest.age_seconds)
+    return 0 if disruption.shipped(report) else round(waited, 1)
 
 
 # -- GPUs and nodes -----------------------------------------------------------------------------------------------
@@ -130,31 +136,42 @@ def _gone(seen: Observed, nodes: tuple[NodeStatus, ...]) -> list[NodeStatus]:
 
 def _readings(telemetry: Telemetry, seen: Observed, *, new: bool) -> None:
     """Count what could not be read at this look; a reading that failed stays known until the next one, and is counted once."""
-    oddity = seen.track.oddity
-    if oddity is not None and new and oddity.reason != NEVER_ADVANCED:
-        telemetry.poll_error("metrics", oddity.reason)
-    pod = seen.pod
-    if pod is not None and pod.training is Training.RUNNING and pod.ip and not pod.host_network and seen.agent is None:
-        telemetry.poll_error("agent", "NoReport")
+    for rank in seen.ranks:
+        oddity = rank.track.oddity
+        if oddity is not None and new and oddity.reason != NEVER_ADVANCED:
+            telemetry.poll_error("metrics", oddity.reason)
+        if rank.runs and rank.pod is not None and rank.pod.answers and rank.report is None:
+            telemetry.poll_error("agent", "NoReport")
     if isinstance(seen.answer, Unreachable):
         telemetry.poll_error("store", seen.answer.code)
 
 
-def _uploads(telemetry: Telemetry, agent: AgentReport, counted: Counted) -> Counted:
+def _agents(telemetry: Telemetry, seen: Observed, counted: Mapping[int, CountedAgent]) -> Mapping[int, CountedAgent]:
     """Count what the agents have done since they were last heard. Returns what is counted now."""
+    after = dict(counted)
+    for rank in seen.ranks:
+        if rank.report is not None:
+            after[rank.number] = _agent(telemetry, rank.report, counted.get(rank.number))
+        elif rank.pod is None:
+            # Everything that the rank's first agent reports is new.
+            after.setdefault(rank.number, CountedAgent())
+    return after
+
+
+def _agent(telemetry: Telemetry, agent: AgentReport, counted: CountedAgent | None) -> CountedAgent:
     newest = max(((one.epoch, one.generation) for one in agent.uploads), default=(0, 0))
-    known = counted.upload if counted.upload is not None else newest
+    known = counted or CountedAgent(newest, (agent.pod_uid, agent.upload_failures))
     for upload in agent.uploads:
-        new = (upload.epoch, upload.generation) > known
+        new = (upload.epoch, upload.generation) > known.upload
         if new and _believed(upload.bytes) and _believed(upload.seconds):
             telemetry.uploaded(upload.bytes, upload.seconds)
-    pod, before = counted.failures if counted.failures is not None else (agent.pod_uid, agent.upload_failures)
+    pod, before = known.failures
     # Another pod's agent, and one that was started again, count from the beginning.
     afresh = pod != agent.pod_uid or agent.upload_failures < before
     more = agent.upload_failures - (0 if afresh else before)
     if _believed(more):
         telemetry.upload_failures(more)
-    return replace(counted, upload=max(newest, known), failures=(agent.pod_uid, agent.upload_failures))
+    return CountedAgent(max(newest, known.upload), (agent.pod_uid, agent.upload_failures))
 
 
 def _believed(number: float) -> bool:

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.effects import (
     AddFinalizer,
-    AdoptJob,
+    AdoptWorkload,
     Advance,
     Annotate,
     Begin,
     CreateBudget,
-    CreateJob,
+    CreateWorkload,
     DeleteBudget,
-    DeleteJob,
     DeleteNode,
     DeletePod,
     DeleteRun,
+    DeleteWorkload,
     EndReplacements,
     RecordNodes,
     ReleaseMachine,
     RemoveFinalizer,
     Resume,
-    ResumeJob,
-    SuspendJob,
+    ResumeWorkload,
+    SuspendWorkload,
     TaintNode,
     Tell,
     UntaintNode,
@@ -37,6 +38,7 @@ from trainingrun_operator.core.facts.nodes import NodeRef
 from trainingrun_operator.edge.gather.preflight import REFUSED, refused_job
 from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.edge.nodes.provider import ProviderError
+from trainingrun_operator.edge.workloads import Workloads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,6 +94,10 @@ class Executor:
     leads: Callable[[], bool] = lambda: True
     """Whether this process may act, asked before each effect: between two of them it may have been stopped for long."""
 
+    @cached_property
+    def _workloads(self) -> Workloads:
+        return Workloads(self.kube)
+
     def check_leads(self) -> None:
         """Raises NotLeadingError unless this process may act."""
         if not self.leads():
@@ -119,7 +125,7 @@ class Executor:
         return Outcome(written, tuple(learned))
 
     async def _do(self, run: Run, effect: Effect, wall: str) -> Json | Learned | None:  # noqa: C901, PLR0912 - one short arm per effect
-        kube, space = self.kube, run.namespace
+        kube, space, workload = self.kube, run.namespace, self._workloads.of(run)
         match effect:
             case AddFinalizer():
                 operations = [
@@ -149,23 +155,18 @@ class Executor:
                     {"op": "add", "path": "/status/nodes", "value": [node.dump() for node in nodes]},
                 ]
                 return await kube.patch_run_status(space, run.name, operations)
-            case CreateJob(manifest):
-                await self._create_job(run, manifest)
-            case AdoptJob(uid):
-                await kube.patch_job(
-                    space,
-                    names.job_name(run.name),
-                    uid,
-                    {"metadata": {"ownerReferences": [names.run_owner(run.name, run.uid)]}},
-                )
+            case CreateWorkload(manifest):
+                await self._create_workload(run, manifest)
+            case AdoptWorkload(uid):
+                await workload.adopt(run, uid)
             case EndReplacements(uid):
-                await kube.patch_job(space, names.job_name(run.name), uid, {"spec": {"backoffLimit": 0}})
-            case SuspendJob(uid, generation):
-                await kube.suspend_job(space, names.job_name(run.name), uid, generation, suspend=True)
-            case ResumeJob(uid, generation):
-                await kube.suspend_job(space, names.job_name(run.name), uid, generation, suspend=False)
-            case DeleteJob(name, uid):
-                await kube.delete_job(space, name, uid)
+                await workload.end_replacements(run, uid)
+            case SuspendWorkload(uid, generation):
+                await workload.suspend(run, uid, generation)
+            case ResumeWorkload(uid, generation):
+                await workload.resume(run, uid, generation)
+            case DeleteWorkload(name, uid):
+                await workload.delete(run, name, uid)
             case Annotate(pod, uid, key, value):
                 await kube.annotate_pod(space, pod, uid, key, value)
             case DeletePod(name, uid):
@@ -186,10 +187,11 @@ class Executor:
                 assert_never(never)
         return None
 
-    async def _create_job(self, run: Run, manifest: Json) -> None:
-        """Create the Job, or take it back: creating cannot be made to depend on the run, which may have ended and gone in the meantime."""
+    async def _create_workload(self, run: Run, manifest: Json) -> None:
+        """Create the workload, or take it back: creating cannot be made to depend on the run, which may have ended and gone in the meantime."""
+        workload = self._workloads.of(run)
         try:
-            created = await self.kube.create_job(manifest)
+            created = await workload.create(manifest)
         except KubeError as error:
             if error.exists:
                 raise StaleError(error.message) from error
@@ -198,8 +200,8 @@ class Executor:
             raise
         there = await self.kube.run(run.namespace, run.name)
         if there is None or there["metadata"]["uid"] != run.uid:
-            await self.kube.delete_job(run.namespace, created["metadata"]["name"], created["metadata"]["uid"])
-            raise StaleError(f"run {run.key} was gone when its Job was created")
+            await workload.delete(run, created["metadata"]["name"], created["metadata"]["uid"])
+            raise StaleError(f"run {run.key} was gone when its {created['kind']} was created")
         self.cache.put_child("Job", created, deleted=False)
 
     async def _tell(self, run: Run, told: Tell, wall: str) -> None:

@@ -68,6 +68,11 @@ class Pod:
         return self.lost or self.phase in ("Succeeded", "Failed")
 
     @property
+    def answers(self) -> bool:
+        """Whether its pages may be read: on the host's network they could be another pod's."""
+        return bool(self.ip) and not self.terminal and not self.host_network
+
+    @property
     def waits_behind_gate(self) -> bool:
         """Its training has ended, and nothing but its gate keeps it."""
         return self.training is Training.EXITED and not self.released and not self.terminal and not self.deleting

@@ -16,7 +16,7 @@ from trainingrun_operator.core.facts.run import Problem
 from trainingrun_operator.core.stop.requests import save_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.api.run import TrainingRunSpec
@@ -62,7 +62,7 @@ class Evidence:
         """Drop all credentials."""
         self._reached.clear()
 
-    async def ask(self, run: Run, pods: Sequence[Pod], agent: AgentReport | None, memory: Memory) -> Said:
+    async def ask(self, run: Run, pods: Sequence[Pod], reports: Mapping[int, AgentReport], memory: Memory) -> Said:
         """Return what the bucket says to the save request in hand, or about a checkpoint that the agent has just shipped.
 
         A training run whose agent reports nothing new costs no call at all.
@@ -72,7 +72,7 @@ class Evidence:
             return Said()
         layout = layout_of(run)
         wanted = _wanted(run, pods)
-        shipped = _shipped(layout, agent, memory)
+        shipped = _shipped(layout, reports, memory)
         all_gone = stop is not None and stop.phase is Phase.DELETING and all(pod.lost for pod in pods)
         if wanted is None and shipped is None and not all_gone:
             return Said()
@@ -148,10 +148,8 @@ def _wanted(run: Run, pods: Sequence[Pod]) -> Callable[[Commit], bool] | None:
     return None if request is None else lambda commit: (commit.termination_id, commit.attempt) == request
 
 
-def _shipped(layout: Layout, agent: AgentReport | None, memory: Memory) -> str | None:
-    """Key of a commit that the agent reports and nobody has verified yet."""
-    commit = agent.commit if agent is not None else None
-    known = memory.verified.key if memory.verified is not None else ""
-    if commit is None or commit.key in (known, memory.unverifiable) or not layout.owns(commit.key):
-        return None
-    return commit.key
+def _shipped(layout: Layout, reports: Mapping[int, AgentReport], memory: Memory) -> str | None:
+    """Key of a commit that an agent reports and that has not been verified yet."""
+    known = {memory.verified.key if memory.verified is not None else "", memory.unverifiable}
+    keys = (report.commit.key for report in reports.values() if report.commit is not None)
+    return next((key for key in keys if key not in known and layout.owns(key)), None)

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.core.facts.gathered import Source
 from trainingrun_operator.core.facts.nodes import Fate, Instance, NodeFacts, NodeRef
-from trainingrun_operator.core.memory import silence
 from trainingrun_operator.core.stop.transitions import pause
 from trainingrun_operator.edge.gather.nodes import answers, machine
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from trainingrun_operator.core.facts.nodes import Pool
     from trainingrun_operator.core.facts.pod import Pod
@@ -33,21 +32,36 @@ async def ask(  # noqa: PLR0913 - whom to ask, what about, and what is known
     kube: Reads,
     providers: Providers,
     run: Run,
-    pods: Sequence[Pod],
+    ranks: Sequence[Sequence[Pod]],
     pools: Mapping[str, Pool],
     memory: Memory,
     now: float,
     *,
-    heard: bool,
+    heard: Collection[int],
 ) -> tuple[Mapping[str, Fate], bool]:
-    """Return the fates of silent pods by pod uid, and whether they were asked for now. Pods that are heard of cost no call."""
-    newest = pods[-1] if pods else None
-    silent = silence(memory, newest, now, heard=heard).seconds(now)
-    unheard = not heard and silent >= SILENT_SECONDS
-    suspects = [pod for pod in pods if pod.node and not pod.terminal and (unheard or pod is not newest)]
+    """Return the fates of silent pods by pod uid, and whether they were asked for now. Pods that are heard of cost no call.
+
+    Args:
+        kube: the API server.
+        providers: of the pools.
+        run: the run.
+        ranks: its pods by rank, oldest first.
+        pools: by name.
+        memory: of the run.
+        now: seconds on the monotonic clock.
+        heard: ranks whose agents have answered at this look.
+    """
+    suspects: list[Pod] = []
+    silence = 0.0
+    for number, group in enumerate(ranks):
+        newest = group[-1] if group else None
+        silent = memory.rank(number).silent(newest, now, heard=number in heard).seconds(now)
+        unheard = number not in heard and silent >= SILENT_SECONDS
+        own = [pod for pod in group if pod.node and not pod.terminal and (unheard or pod is not newest)]
+        suspects, silence = suspects + own, max(silence, silent if own else 0.0)
     if not suspects:
         return {}, False
-    if memory.age(Source.FATES, now) < pause(silent, LOOK_SECONDS):
+    if memory.age(Source.FATES, now) < pause(silence, LOOK_SECONDS):
         return memory.fates, False
     return {pod.uid: await _fate(kube, providers, run, pod, pools) for pod in suspects}, True
 

@@ -16,6 +16,7 @@ from trainingrun_operator.api.status import NodePhase, Phase
 from trainingrun_operator.core import manifests
 from trainingrun_operator.core.facts.gathered import Facts, Source
 from trainingrun_operator.core.facts.pod import Training
+from trainingrun_operator.core.facts.rank import by_rank
 from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.memory import remember
 from trainingrun_operator.core.release import unsettled
@@ -26,16 +27,17 @@ from trainingrun_operator.edge.gather.bucket import Evidence
 from trainingrun_operator.edge.gather.nodes import gather, identity
 from trainingrun_operator.edge.gather.preflight import Preflight
 from trainingrun_operator.edge.kube import KubeError
+from trainingrun_operator.edge.workloads import Workloads
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.core.defaults import Defaults
     from trainingrun_operator.core.facts.nodes import Fate, NodeFacts
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.reading import Failure, Reading
-    from trainingrun_operator.core.facts.workload import Job
+    from trainingrun_operator.core.facts.workload import Workload
     from trainingrun_operator.core.memory import Memory
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.edge.cache import Cache
@@ -69,10 +71,11 @@ class Observer:
     ) -> None:
         self._kube, self._pages, self._cache, self._defaults = kube, pages, cache, defaults
         self._providers, self._clock = providers, clock or SystemClock()
+        self._workloads = Workloads(kube)
         self._relist_seconds = relist_seconds
         self._listing_pools = asyncio.Lock()
         self._evidence = Evidence(kube, store, defaults.allowed_destinations)
-        self._preflight = Preflight(kube, store, self._evidence, cache, defaults, recheck_seconds)
+        self._preflight = Preflight(self._workloads, store, self._evidence, cache, defaults, recheck_seconds)
         self._parsed: dict[str, tuple[Json, Run]] = {}
         """By uid, a run as it was stored and as it was understood."""
 
@@ -88,7 +91,7 @@ class Observer:
 
     async def confirms(self, seen: Observed) -> bool:
         """Whether pods and Job are, in the API server itself, what a decision to end the run was made from."""
-        return await workload.confirms(self._kube, seen, self._cache)
+        return await workload.confirms(self._kube, self._workloads.of(seen.run), seen, self._cache)
 
     def forget(self, uid: str) -> None:
         """The run is gone."""
@@ -109,15 +112,16 @@ class Observer:
         """
         run, wall, read = self._run(stored), self._clock.wall(), set[Source]()
         await self._know_pools(now)
-        pods, job = await self._children(run, memory, now, read)
-        agent, reading = await self._ask_pod(run, pods, memory, now)
-        fates = await self._fates(run, pods, memory, now, read, heard=agent is not None)
+        pods, owner = await self._children(run, memory, now, read)
+        ranks = by_rank(pods, owner.world_size if owner is not None else None)
+        reports, readings = await self._ask_pods(run, ranks, memory, now)
+        fates = await self._fates(run, ranks, memory, now, read, heard=reports.keys())
         pods = lost.with_fates(pods, fates)
-        said = await self._evidence.ask(run, pods, agent, memory)
+        said = await self._evidence.ask(run, pods, reports, memory)
         identities, nodes = await self._nodes(run, pods, fates, memory, now, read)
-        labels = await self._namespace_labels(run, job, nodes, memory, now, read)
-        ends = await self._namespace_ends(run, pods, job)
-        checked = await self._preflight.check(run, job, memory, now, labels)
+        labels = await self._namespace_labels(run, owner, nodes, memory, now, read)
+        ends = await self._namespace_ends(run, pods, owner)
+        checked = await self._preflight.check(run, owner, memory, now, labels)
         if checked.read:
             read.add(Source.PREFLIGHT)
         stop = run.status.termination
@@ -126,10 +130,10 @@ class Observer:
             wall=wall,
             defaults=self._defaults,
             pools=tuple(self._cache.pools.values()),
-            job=job,
+            workload=owner,
             pods=pods,
-            agent=agent,
-            reading=reading,
+            reports=reports,
+            readings=readings,
             fates=fates,
             answer=said.answer,
             verified=said.verified,
@@ -141,8 +145,8 @@ class Observer:
             namespace_ends=ends,
             problem=checked.problem,
             ended_before=checked.ended_before,
-            log_tail=await self._log_tail(run, pods, memory),
-            budget=await self._budget(run, job, memory, now, read),
+            log_tails=await self._log_tails(run, ranks, memory),
+            budget=await self._budget(run, owner, memory, now, read),
             read=frozenset(read),
         )
 
@@ -178,13 +182,15 @@ class Observer:
         """From the watch while a run is on its way, but now and then, and in every stop, from the API server itself."""
         recent = run.uid in self._cache.jobs and memory.age(Source.CHILDREN, now) < self._relist_seconds
         if run.status.termination is None and not run.deleting and recent:
-            return workload.watched(run, self._cache)
+            return workload.watched(self._workloads.of(run), run, self._cache)
         read.add(Source.CHILDREN)
-        return await workload.read(self._kube, run, self._cache)
+        return await workload.read(self._kube, self._workloads.of(run), run, self._cache)
 
-    async def _budget(self, run: Run, job: Job | None, memory: Memory, now: float, read: set[Source]) -> str | None:
+    async def _budget(
+        self, run: Run, owner: Workload | None, memory: Memory, now: float, read: set[Source]
+    ) -> str | None:
         """Read seldom: it is the operator's own, and is put up again should somebody take it away."""
-        if job is None or names.FINALIZER not in run.finalizers:
+        if owner is None or names.FINALIZER not in run.finalizers:
             return None
         believed = self._relist_seconds if memory.budget is not None else BUDGET_RETRY_SECONDS
         if memory.age(Source.BUDGET, now) < believed:
@@ -192,41 +198,50 @@ class Observer:
         read.add(Source.BUDGET)
         return await workload.budget(self._kube, run)
 
-    # -- the newest pod ----------------------------------------------------------------------------------
+    # -- the newest pod of each rank ---------------------------------------------------------------------
 
-    async def _ask_pod(
-        self, run: Run, pods: Sequence[Pod], memory: Memory, now: float
-    ) -> tuple[AgentReport | None, Reading | Failure | None]:
-        """Read the agent's report at every look, and the metrics when they are due."""
-        pod = pods[-1] if pods else None
-        if pod is None or pod.terminal or not pod.ip or pod.host_network:
-            return None, None
-        trains = pod.training is Training.RUNNING and run.status.termination is None
-        if not trains or now < memory.next_reading_at:
-            return await self._pages.report(pod), None
-        return await asyncio.gather(self._pages.report(pod), self._pages.metrics(run, pod))
+    async def _ask_pods(
+        self, run: Run, ranks: Sequence[Sequence[Pod]], memory: Memory, now: float
+    ) -> tuple[dict[int, AgentReport], dict[int, Reading | Failure]]:
+        """Read the agents' reports at every look, and the metrics when they are due."""
+        pods = {rank: group[-1] for rank, group in enumerate(ranks) if group and group[-1].answers}
+        due = run.status.termination is None and now >= memory.next_reading_at
+        trains = {rank: pod for rank, pod in pods.items() if due and pod.training is Training.RUNNING}
+        reports, readings = await asyncio.gather(
+            asyncio.gather(*(self._pages.report(pod) for pod in pods.values())),
+            asyncio.gather(*(self._pages.metrics(run, pod) for pod in trains.values())),
+        )
+        answered = {rank: one for rank, one in zip(pods, reports, strict=True) if one is not None}
+        return answered, dict(zip(trains, readings, strict=True))
 
-    async def _log_tail(self, run: Run, pods: Sequence[Pod], memory: Memory) -> str | None:
-        """Read once what a crashed training said last."""
-        pod = pods[-1] if pods else None
-        crashed = pod is not None and pod.training is Training.EXITED and pod.exit_code != 0
-        if pod is None or not crashed or run.status.termination is not None:
-            return None
-        known_uid, known = memory.log_tail
-        if known_uid == pod.uid:
-            return known
+    async def _log_tails(self, run: Run, ranks: Sequence[Sequence[Pod]], memory: Memory) -> Mapping[str, str]:
+        """Read once what each crashed training said last."""
+        if run.status.termination is not None:
+            return {}
+        newest = (group[-1] for group in ranks if group)
+        crashed = (pod for pod in newest if pod.training is Training.EXITED and pod.exit_code != 0)
+        known = memory.log_tails
+        return {pod.uid: known[pod.uid] if pod.uid in known else await self._log_tail(run, pod) for pod in crashed}
+
+    async def _log_tail(self, run: Run, pod: Pod) -> str:
         container = manifests.main_container(run.spec)
         tail = await self._kube.log_tail(run.namespace, pod.name, container, lines=LOG_LINES, most_bytes=LOG_BYTES)
         return " | ".join(line.strip() for line in tail.splitlines() if line.strip())
 
     async def _fates(
-        self, run: Run, pods: Sequence[Pod], memory: Memory, now: float, read: set[Source], *, heard: bool
+        self,
+        run: Run,
+        ranks: Sequence[Sequence[Pod]],
+        memory: Memory,
+        now: float,
+        read: set[Source],
+        *,
+        heard: Collection[int],
     ) -> Mapping[str, Fate]:
         if not self._defaults.release_nodes:
             return {}
-        fates, asked = await lost.ask(
-            self._kube, self._providers, run, pods, self._cache.pools, memory, now, heard=heard
-        )
+        pools = self._cache.pools
+        fates, asked = await lost.ask(self._kube, self._providers, run, ranks, pools, memory, now, heard=heard)
         if asked:
             read.add(Source.FATES)
         return fates
@@ -262,17 +277,23 @@ class Observer:
         there = known | gone
         return known, tuple({facts.uid: facts for pod in pods if (facts := there.get(pod.uid))}.values())
 
-    async def _namespace_ends(self, run: Run, pods: Sequence[Pod], job: Job | None) -> bool:
+    async def _namespace_ends(self, run: Run, pods: Sequence[Pod], owner: Workload | None) -> bool:
         """Whether all that is in the run's namespace goes. Asked only where it makes a difference: its Job may go before the run itself."""
-        stop, job_gone = run.status.termination, job is None and run.status.workload is not None
+        stop, gone = run.status.termination, owner is None and run.status.workload is not None
         if stop is None:
-            matters = job_gone and not run.deleting
+            matters = gone and not run.deleting
         else:
-            matters = stop.phase in SAVING and (run.deleting or job_gone) and all(pod.terminal for pod in pods)
+            matters = stop.phase in SAVING and (run.deleting or gone) and all(pod.terminal for pod in pods)
         return matters and await self._kube.namespace_ends(run.namespace)
 
     async def _namespace_labels(
-        self, run: Run, job: Job | None, nodes: Sequence[NodeFacts], memory: Memory, now: float, read: set[Source]
+        self,
+        run: Run,
+        owner: Workload | None,
+        nodes: Sequence[NodeFacts],
+        memory: Memory,
+        now: float,
+        read: set[Source],
     ) -> Mapping[str, str] | None:
         """Labels of the run's namespace, where a pool depends on them; None: not read, and no pool may be chosen by them.
 
@@ -282,7 +303,7 @@ class Observer:
             return None
         settled = {node.uid: node.pool != "" or node.phase is not NodePhase.IN_USE for node in run.status.nodes}
         present = {facts.uid for facts in nodes if facts.uid is not None}
-        new = (job is None and run.status.termination is None) or not present <= settled.keys()
+        new = (owner is None and run.status.termination is None) or not present <= settled.keys()
         if not new and all(settled[uid] for uid in present):
             return None
         if not new and memory.age(Source.NAMESPACE, now) < self._relist_seconds:

@@ -13,7 +13,6 @@ from trainingrun_operator.core.destinations import layout_of
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.gathered import Source
 from trainingrun_operator.core.facts.run import Problem
-from trainingrun_operator.core.facts.workload import Job
 from trainingrun_operator.edge.kube import KubeError
 
 if TYPE_CHECKING:
@@ -22,10 +21,12 @@ if TYPE_CHECKING:
     from trainingrun_operator.checkpoints.s3 import Access
     from trainingrun_operator.core.defaults import Defaults
     from trainingrun_operator.core.facts.run import Run
+    from trainingrun_operator.core.facts.workload import Workload
     from trainingrun_operator.core.memory import Memory
     from trainingrun_operator.edge.cache import Cache
     from trainingrun_operator.edge.gather.bucket import Evidence
-    from trainingrun_operator.edge.ports import Bucket, Reads
+    from trainingrun_operator.edge.ports import Bucket
+    from trainingrun_operator.edge.workloads import Workloads
 
 REFUSED: frozenset[int] = frozenset({400, 403, 422})
 """The API server's words for: this object, never."""
@@ -46,7 +47,7 @@ class Checked:
 class Preflight:
     """Knows everyone who can refuse."""
 
-    kube: Reads
+    workloads: Workloads
     store: Bucket
     evidence: Evidence
     cache: Cache
@@ -54,10 +55,20 @@ class Preflight:
     recheck_seconds: float
 
     async def check(
-        self, run: Run, job: Job | None, memory: Memory, now: float, namespace_labels: Mapping[str, str] | None
+        self,
+        run: Run,
+        workload: Workload | None,
+        memory: Memory,
+        now: float,
+        namespace_labels: Mapping[str, str] | None,
     ) -> Checked:
         """Return why nothing can be created yet: as it was found before, or looked at now."""
-        if job is not None or run.status.termination is not None or run.status.workload is not None or run.deleting:
+        if (
+            workload is not None
+            or run.status.termination is not None
+            or run.status.workload is not None
+            or run.deleting
+        ):
             return Checked()
         recent = (
             run.generation == memory.problem_generation and memory.age(Source.PREFLIGHT, now) < self.recheck_seconds
@@ -98,7 +109,7 @@ class Preflight:
 
     async def _dry_run(self, run: Run) -> Problem | None:
         try:
-            await self.kube.create_job(manifests.job(run, self.defaults), dry_run=True)
+            await self.workloads.of(run).create(manifests.job(run, self.defaults), dry_run=True)
         except KubeError as error:
             if error.exists:
                 return await self._name_taken(run)
@@ -108,8 +119,9 @@ class Preflight:
         return None
 
     async def _name_taken(self, run: Run) -> Problem | None:
-        found = await self.kube.job(run.namespace, names.job_name(run.name))
-        if found is None or Job.of(found).run_uid == run.uid:
+        adapter = self.workloads.of(run)
+        found = await adapter.read(run)
+        if found is None or adapter.of(found).run_uid == run.uid:
             return None
         message = (
             f"There is a Job {run.name!r} already, and it is not this run's: delete it, or give the run another name."

@@ -34,6 +34,8 @@ from trainingrun_operator.checkpoints.proof import (
 )
 from trainingrun_operator.checkpoints.s3 import STORE_ERRORS, Access
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
+from trainingrun_operator.edge import calls
+from trainingrun_operator.edge.calls import Api
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

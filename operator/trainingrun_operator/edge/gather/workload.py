@@ -1,4 +1,4 @@
-"""A run's Job, its pods, and the budget that keeps them from being evicted, as the API server or the watch has them."""
+"""A run's workload, its pods, and the budget that keeps them from being evicted, as the API server or the watch has them."""
 
 from __future__ import annotations
 
@@ -9,42 +9,43 @@ from typing import TYPE_CHECKING, Any
 from trainingrun_operator.api import names
 from trainingrun_operator.core import manifests
 from trainingrun_operator.core.facts.pod import Pod
-from trainingrun_operator.core.facts.workload import Job
 from trainingrun_operator.edge.kube import KubeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trainingrun_operator.core.facts.run import Run
+    from trainingrun_operator.core.facts.workload import Workload
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.edge.cache import Cache
     from trainingrun_operator.edge.ports import Reads
+    from trainingrun_operator.edge.workloads.adapter import WorkloadAdapter
 
 Json = dict[str, Any]
-Children = tuple[tuple[Pod, ...], Job | None]
+Children = tuple[tuple[Pod, ...], "Workload | None"]
 
 log = logging.getLogger(__name__)
 
 
-def watched(run: Run, cache: Cache) -> Children:
-    """Return pods and Job as the watches have brought them."""
-    return _own(run, list(cache.pods.get(run.uid, {}).values()), cache.jobs.get(run.uid))
+def watched(adapter: WorkloadAdapter, run: Run, cache: Cache) -> Children:
+    """Return pods and workload as the watches have brought them."""
+    return _own(adapter, run, list(cache.pods.get(run.uid, {}).values()), cache.jobs.get(run.uid))
 
 
-async def read(kube: Reads, run: Run, cache: Cache) -> Children:
-    """Return pods and Job as the API server itself has them."""
-    pods, job = await _read(kube, run)
-    cache.put_children(run.uid, pods, job)
-    return _own(run, pods, job)
+async def read(kube: Reads, adapter: WorkloadAdapter, run: Run, cache: Cache) -> Children:
+    """Return pods and workload as the API server itself has them."""
+    pods, stored = await _read(kube, adapter, run)
+    cache.put_children(run.uid, pods, stored)
+    return _own(adapter, run, pods, stored)
 
 
-async def confirms(kube: Reads, seen: Observed, cache: Cache) -> bool:
-    """Whether pods and Job are, in the API server itself, what a decision to end the run was made from."""
-    pods, job = await _read(kube, seen.run)
-    if _gist(*_own(seen.run, pods, job)) == _gist(seen.pods, seen.job):
+async def confirms(kube: Reads, adapter: WorkloadAdapter, seen: Observed, cache: Cache) -> bool:
+    """Whether pods and workload are, in the API server itself, what a decision to end the run was made from."""
+    pods, stored = await _read(kube, adapter, seen.run)
+    if _gist(*_own(adapter, seen.run, pods, stored)) == _gist(seen.pods, seen.workload):
         return True
     # An event was missed, or is still on its way: the next look must not see the same again.
-    cache.put_children(seen.run.uid, pods, job)
+    cache.put_children(seen.run.uid, pods, stored)
     return False
 
 
@@ -59,23 +60,25 @@ async def budget(kube: Reads, run: Run) -> str | None:
     return found["metadata"]["uid"] if found and ours else ""
 
 
-async def _read(kube: Reads, run: Run) -> tuple[list[Json], Json | None]:
-    return await asyncio.gather(kube.pods_of(run.namespace, run.uid), kube.job(run.namespace, names.job_name(run.name)))
+async def _read(kube: Reads, adapter: WorkloadAdapter, run: Run) -> tuple[list[Json], Json | None]:
+    return await asyncio.gather(kube.pods_of(run.namespace, run.uid), adapter.read(run))
 
 
-def _own(run: Run, pods: list[Json], stored: Json | None) -> Children:
-    """The run's Job, and the pods that this Job owns, oldest first: a label is anybody's to write."""
-    job = Job.of(stored) if stored else None
-    job = job if job is not None and job.run_uid == run.uid else None
-    owners = {job.uid if job else None, run.status.workload.uid if run.status.workload else None} - {None}
+def _own(adapter: WorkloadAdapter, run: Run, pods: list[Json], stored: Json | None) -> Children:
+    """The run's workload, and the pods that it owns, by rank and then oldest first. A label alone proves nothing: any user can write it."""
+    found = adapter.of(stored) if stored else None
+    workload = found if found is not None and found.run_uid == run.uid else None
+    owners = {workload.uid if workload else None, run.status.workload.uid if run.status.workload else None} - {None}
     owned = [pod for pod in pods if _owners(pod) & owners and pod["metadata"]["namespace"] == run.namespace]
     owned.sort(key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), pod["metadata"]["name"]))
-    return tuple(Pod.of(pod) for pod in owned), job
+    container = manifests.main_container(run.spec)
+    own = (Pod.of(pod, container=container, rank=adapter.rank_of(pod)) for pod in owned)
+    return tuple(sorted(own, key=lambda pod: pod.rank)), workload
 
 
 def _owners(pod: Json) -> set[str]:
     return {owner["uid"] for owner in pod["metadata"].get("ownerReferences") or ()}
 
 
-def _gist(pods: Sequence[Pod], job: Job | None) -> tuple[object, ...]:
-    return (job.uid if job else None, *((pod.uid, pod.ip, pod.training, pod.exit_code) for pod in pods))
+def _gist(pods: Sequence[Pod], workload: Workload | None) -> tuple[object, ...]:
+    return (workload.uid if workload else None, *((pod.uid, pod.ip, pod.training, pod.exit_code) for pod in pods))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from trainingrun_operator.api import names
 from trainingrun_operator.core.facts.workload import Workload
@@ -12,22 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trainingrun_operator.core.facts.run import Run
+    from trainingrun_operator.edge.ports import Jobs
 
 Json = dict[str, Any]
 
 INDEX_ANNOTATION: Final = "batch.kubernetes.io/job-completion-index"
 _DEFAULT_BACKOFF_LIMIT: Final = 6
 _INDEX_DIGITS: Final = 5
-
-
-class Jobs(Protocol):
-    """The calls about Jobs; see `edge.kube.Kube`."""
-
-    async def job(self, namespace: str, name: str) -> Json | None: ...
-    async def create_job(self, manifest: Json, *, dry_run: bool = False) -> Json: ...
-    async def patch_job(self, namespace: str, name: str, uid: str, patch: Json) -> Json: ...
-    async def suspend_job(self, namespace: str, name: str, uid: str, generation: int, *, suspend: bool) -> Json: ...
-    async def delete_job(self, namespace: str, name: str, uid: str) -> None: ...
 
 
 @dataclass(frozen=True)
