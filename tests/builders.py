@@ -266,6 +266,30 @@ def losses(*values: float, until: float = NOW, every: float = 10, first_step: in
     return track_of(*((start + i * every, Sample(loss=v, step=first_step + 100 * i)) for i, v in rows))
 
 
+def final_epoch(
+    *,
+    base: float = 0,
+    total: float | None = 3,
+    epoch: float | None = None,
+    every: float = 10.0,
+    steps: int = 5,
+    polls: int = 3,
+    then: tuple[Sample | ScrapeFailure, ...] = (),
+) -> Track:
+    """A track that came to its last epoch with a step every so many seconds, and then stood still for some polls 10 seconds apart."""
+    last_epoch = epoch if epoch is not None else (total or 0) - 1 + base
+    epochs = [base, base, *[last_epoch] * (steps - 1)]
+    track, now = Track(), NOW - every * (steps + 1) - 10 * polls
+    for step, at in enumerate(epochs):
+        now += every if step else 0
+        track = fold(track, Sample(loss=1, step=100 * step, epoch=at, total_epochs=total), pod_uid=POD_UID, now=now)
+    last = Sample(loss=1, step=100 * (len(epochs) - 1), epoch=epochs[-1], total_epochs=total)
+    for reading in (*[last] * polls, *then):
+        now += 10
+        track = fold(track, reading, pod_uid=POD_UID, now=now)
+    return track
+
+
 def make_observed(*, run: Run | None = None, **fields: Any) -> Observed:
     """A healthy run: its Job, one training pod, an agent with one checkpoint, a loss that is still high."""
     made = Observed(

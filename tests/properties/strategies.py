@@ -8,6 +8,7 @@ from builders import BASE, EARLIER, make_node, make_pool, make_run, make_stop, s
 from hypothesis import strategies as st
 
 from trainingrun_operator.api import names
+from trainingrun_operator.api.endings import ENDINGS
 from trainingrun_operator.api.exchange import (
     AgentError,
     AgentReport,
@@ -29,7 +30,6 @@ from trainingrun_operator.api.status import (
     Saved,
     Shadow,
     StopMode,
-    TerminationStatus,
     TrainingRunStatus,
     WorkloadRef,
 )
@@ -260,7 +260,7 @@ def stops(draw):
         phase,
         id="stop-run-a",
         mode=draw(st.sampled_from(StopMode)),
-        status=draw(st.sampled_from([*TerminationStatus, "auto_plateau", SUSPENDED])).__str__(),
+        status=draw(st.sampled_from([*ENDINGS, "auto_plateau", SUSPENDED])),
         attempt=draw(st.sampled_from([1, 2, 99])),
         # A stop of a suspended run brings its record along from the beginning.
         saved=proven

@@ -34,6 +34,7 @@ from trainingrun_operator.core.effects import (
 )
 from trainingrun_operator.core.facts.bucket import Verified
 from trainingrun_operator.core.facts.nodes import Instance
+from trainingrun_operator.core.rules import chain
 from trainingrun_operator.core.status import render
 from trainingrun_operator.core.track import Track, fold
 
@@ -242,6 +243,20 @@ def done_without_a_finalizer_does_nothing_but_go_when_its_time_is_over(seen):
     assert render(replace(after, wall=WALL)).phase in ("Succeeded", "Stopped", "Failed")
 
 
+# -- findings -----------------------------------------------------------------------------------------------------
+
+
+def a_run_ends_only_by_a_finding_that_fires_and_every_rule_speaks_once(seen):
+    found = chain.findings(seen)
+    assert len({one.rule for one in found}) == len(found)
+    assert all(one.message and one.reason for one in found)
+    assert [one.rule for one in render(seen).findings] == [one.rule for one in found]
+    begun = [e.termination for e in effects_of(seen, Begin) if not e.termination.suspends]
+    if begun and seen.run.status.termination is None:
+        first = next(one for one in found if one.fires and one.enforced)
+        assert begun[0].status == first.status
+
+
 INVARIANTS = (
     whatever_is_seen_there_is_a_decision_and_a_status_that_the_api_server_takes,
     deciding_twice_is_deciding_once_and_changes_nothing_that_was_seen,
@@ -254,6 +269,7 @@ INVARIANTS = (
     a_machine_goes_only_when_it_is_empty_and_ours,
     only_our_own_taint_is_taken_back_and_none_is_written_over,
     a_settled_node_stays_settled,
+    a_run_ends_only_by_a_finding_that_fires_and_every_rule_speaks_once,
     the_finalizer_goes_only_when_everything_is_done,
     done_without_a_finalizer_does_nothing_but_go_when_its_time_is_over,
 )

@@ -9,9 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from builders import EARLIER, make_node, make_run, make_saved, make_status, make_stop
+from builders import (
+    EARLIER,
+    exited_pod,
+    losses,
+    make_agent,
+    make_node,
+    make_observed,
+    make_run,
+    make_saved,
+    make_status,
+    make_stop,
+    make_unreachable,
+    make_verified,
+    track_of,
+)
 from goldens import assert_golden
 
+from trainingrun_operator.api.endings import ENDINGS
+from trainingrun_operator.api.exchange import MarkerSeen
 from trainingrun_operator.api.status import (
     CheckpointStatus,
     Condition,
@@ -24,14 +40,16 @@ from trainingrun_operator.api.status import (
     Progress,
     Shadow,
     StopMode,
-    TerminationStatus,
     WorkloadRef,
 )
 from trainingrun_operator.cli.explain import explain
 from trainingrun_operator.cli.screen import explained
+from trainingrun_operator.core.facts.reading import ScrapeFailure
+from trainingrun_operator.core.status import render
 
 if TYPE_CHECKING:
     from trainingrun_operator.core.facts.run import Run
+    from trainingrun_operator.core.observed import Observed
 
 NOW = datetime(2026, 1, 2, 3, 10, 0, tzinfo=UTC)
 SOON = "2026-01-02T03:09:15Z"
@@ -86,18 +104,6 @@ def run_with(
     return make_run(spec=spec, status=make_status(**(fields | status)), **(meta or {}))
 
 
-def progress(**fields: Any) -> Progress:
-    return PROGRESS.model_copy(update=fields)
-
-
-def final_epoch(**fields: Any) -> Progress:
-    return progress(**{"epoch": "2.5", "stall_polls": 4, **fields})
-
-
-def watched(**fields: Any) -> dict[str, Any]:
-    return {"effective": Effective(auto_stop_loss=0.5, auto_stop_action="Shadow"), **fields}
-
-
 def stopping(phase: Phase, *conditions: Condition, stop: dict[str, Any] | None = None, **fields: Any) -> Run:
     display = "Held" if phase is Phase.HELD else "Stopping"
     made = make_stop(phase, **{"phase_at": SOON, **(stop or {})})
@@ -134,12 +140,8 @@ BEFORE = {
         WAITING, phase="Pending", start_time=None, pods=(), progress=None, checkpoint=None
     ),
     "pending for an image": run_with(
-        condition(
-            "MetricsAvailable",
-            "Unknown",
-            "NotRunning",
-            "No training is running. The pod waits: ImagePullBackOff: no such image.",
-        ),
+        WAITING,
+        pods=(PodStatus(name="bert-x7k2p", uid="u", waiting="ImagePullBackOff", waiting_message="no such image."),),
         phase="Pending",
         start_time=None,
         progress=None,
@@ -153,71 +155,39 @@ BEFORE = {
     "told to stop, and nobody acts": run_with(spec={"stop": True, "stoppedBy": "ada"}),
     "told to stop by a program, and nobody acts": run_with(spec={"stop": True}, meta={"stop_manager": "kubectl-patch"}),
 }
-LOSSES = {
-    "its loss is above the threshold": run_with(),
-    "its loss was below once": run_with(progress=progress(best_loss="0.48")),
-    "its loss is the lowest so far": run_with(progress=progress(best_loss="0.62")),
-    "its loss is the threshold": run_with(progress=progress(loss="0.5", best_loss="0.5")),
-    "its loss is below, but not yet twice": run_with(progress=progress(loss="0.49", best_loss="0.49")),
-    "its loss is below, but no checkpoint is there": run_with(
-        NOT_SAVED, progress=progress(loss="0.49", best_loss="0.49"), checkpoint=None
+LOW = losses(2.0, 0.4, 0.3)
+WATCHED = {"autoStopLoss": None}
+
+
+def written(seen: Observed, **status: Any) -> Run:
+    """The run with the status that the operator writes of it; keywords are what the status says otherwise."""
+    return replace(seen.run, status=render(seen).model_copy(update=status))
+
+
+TRAINS_ON = {
+    "and is proven": written(make_observed(verified=make_verified())),
+    "and nothing of it is saved": written(
+        make_observed(run=make_run(spec={"checkpoint": {"mode": "Disabled"}}), agent=None)
     ),
-    "its loss is below, but nothing lies where checkpoints should": run_with(
-        condition("CheckpointSaved", "False", "NothingFound", "Steps advance, but nothing lies under /checkpoints."),
-        progress=progress(loss="0.49", best_loss="0.49"),
-        checkpoint=None,
+    "and no loss is read": written(
+        make_observed(track=track_of((0, ScrapeFailure("Timeout", "10.0.0.7:8000 did not answer within 3 s."))))
     ),
-    "its loss is below, and nothing is ever saved": run_with(
-        condition("CheckpointSaved", "False", "Disabled", "spec.checkpoint.mode is Disabled: nothing is saved."),
-        spec={"checkpoint": {"mode": "Disabled"}},
-        progress=progress(loss="0.49", best_loss="0.49"),
-        checkpoint=None,
+    "and its loss is only watched": written(make_observed(run=make_run(spec=WATCHED))),
+    "and a rule that is only watched would have ended it": written(
+        make_observed(run=make_run(spec=WATCHED), track=LOW)
     ),
-    "no step has advanced": run_with(progress=None),
-    "the metrics were not read yet": run_with(
-        condition("MetricsAvailable", "Unknown", "NotReadYet", "The metrics have not been read yet."), progress=None
+    "and one of no known step would have": written(
+        make_observed(), shadow=(Shadow(rule="plateau", would_stop_at=SOON, value="0.48"),)
     ),
-    "the metrics are refused": run_with(
-        condition("MetricsAvailable", "False", "ConnectionRefused", "Nothing listens at http://10.0.0.7:8000/metrics.")
+    "and its marker settles": written(
+        make_observed(agent=make_agent(markers=(MarkerSeen(name="done", age_seconds=5),)), candidate_seconds=120)
     ),
-    "the threshold is off": run_with(effective=Effective(auto_stop_action="Off"), spec={"autoStopLoss": -1}),
-    "the threshold is only watched": run_with(**watched()),
-    "the threshold is only watched, without metrics": run_with(
-        condition("MetricsAvailable", "False", "Stale", "No loss was read for 300 seconds."), **watched(progress=None)
-    ),
-    "the threshold is only watched, and would have ended it": run_with(
-        **watched(shadow=(Shadow(rule="autoStopLoss", would_stop_at=SOON, step=900, value="0.48"),))
-    ),
-    "its status speaks of an older spec": run_with(meta={"generation": 3}),
-}
-EPOCHS = {
-    "no epoch in the metrics": run_with(progress=progress(epoch=None)),
-    "no total of epochs in the metrics": run_with(progress=progress(total_epochs=None)),
-    "how epochs are counted is unknown": run_with(progress=progress(epoch_base=None)),
-    "not the final epoch, counted from 1": run_with(progress=progress(epoch="2", epoch_base=1)),
-    "the final epoch, and the step advances": run_with(progress=final_epoch(stall_polls=0)),
-    "the final epoch, one poll without a step": run_with(progress=final_epoch(stall_polls=1)),
-    "the final epoch, fewer polls than count": run_with(progress=final_epoch(stall_polls=2)),
-    "a stall, and the checkpoint is older than the last step": run_with(progress=final_epoch()),
-    "a stall, and nothing else is known to be missing": run_with(progress=final_epoch(step=1100)),
-    "a stall, and bytes are still unsaved": run_with(
-        progress=final_epoch(step=1100), checkpoint=SAVED.model_copy(update={"lag": Lag(bytes=120_000)})
-    ),
-    "a stall, and no checkpoint is proven": run_with(NOT_SAVED, progress=final_epoch(), checkpoint=None),
-    "a stall, and the pace is unknown": run_with(progress=final_epoch(step=1100, step_interval=None)),
-    "a stall, and no loss is read": run_with(
-        condition("MetricsAvailable", "False", "NotFinite", "The loss is nan."), progress=final_epoch(step=1100)
-    ),
-}
-PODS = {
-    "its training has just left with 0": run_with(
-        pods=(TRAINS.model_copy(update={"phase": "Exited", "exit_code": 0}),)
-    ),
-    "its training crashed": run_with(pods=(TRAINS.model_copy(update={"phase": "Exited", "exit_code": 3}),)),
-    "its checkpoints cannot be saved": run_with(
-        condition("CheckpointSaved", "False", "AccessDenied", "Bucket bucket cannot be read (AccessDenied).")
-    ),
-    "what it wrote has no name": run_with(checkpoint=SAVED.model_copy(update={"dir": ".", "step": None})),
+    "after a crash": written(make_observed(pods=(exited_pod(3),))),
+    "and its checkpoints cannot be saved": written(make_observed(answer=make_unreachable())),
+    "and bytes are not saved yet": run_with(checkpoint=SAVED.model_copy(update={"lag": Lag(bytes=120_000)})),
+    "and what it wrote has no name": run_with(checkpoint=SAVED.model_copy(update={"dir": ".", "step": None})),
+    "and its status speaks of an older spec": replace(written(make_observed()), generation=3),
+    "and an operator without findings looks after it": run_with(),
 }
 STOPPING = {
     "Requested": stopping(Phase.REQUESTED),
@@ -226,13 +196,8 @@ STOPPING = {
     "Draining for its last checkpoint": stopping(Phase.DRAINING, spec={"stopMode": "LastCheckpoint"}),
     "Draining with a signal": stopping(
         Phase.DRAINING,
-        condition(
-            "Finished",
-            "False",
-            "Draining",
-            "Loss 0.2931 < 0.5 at step 1200. SIGTERM was not sent to the training: it writes.",
-        ),
         spec={"shutdown": {"signal": "SIGTERM"}},
+        signal_trouble="SIGTERM was not sent to the training: it writes.",
     ),
     "Saving": stopping(Phase.SAVING),
     "Saving again, with trouble": stopping(
@@ -363,9 +328,7 @@ CASES = {
     f"{group}: {name}": run
     for group, cases in (
         ("before", BEFORE),
-        ("loss", LOSSES),
-        ("epochs", EPOCHS),
-        ("pods and checkpoints", PODS),
+        ("it trains on", TRAINS_ON),
         ("stopping", STOPPING),
         ("suspended", SUSPENDED),
         ("ended", ENDED),
@@ -396,18 +359,18 @@ def test_an_explanation_names_the_run_first_and_ends_its_sentences(case):
 @pytest.mark.parametrize(
     ("case", "sentence"),
     [
-        ("loss: its loss is above the threshold", "bert trains on: its loss 0.62 is not below 0.5."),
-        ("loss: its loss is above the threshold", "0.12 above 0.5; the lowest so far was 0.59."),
-        ("loss: its loss was below once", "0.48, which was below, but not 2 times in a row"),
-        ("loss: its loss is below, but no checkpoint is there", "waits for the first complete checkpoint"),
+        ("it trains on: and is proven", "bert has not ended: no reason to end it holds yet."),
+        ("it trains on: and is proven", "Loss 1.2 at step 1300 is not below 0.5 (autoStopLoss)."),
+        ("it trains on: and no loss is read", "No loss is read (Timeout)"),
+        ("it trains on: and its marker settles", "so far 120 s"),
         (
-            "loss: the threshold is only watched, and would have ended it",
-            "would have ended at step 900 (45s ago), with loss 0.48 < 0.5",
+            "it trains on: and a rule that is only watched would have ended it",
+            "would have ended the run at step 1300 (5m55s ago), at 0.3.",
         ),
-        ("loss: the threshold is only watched", '{"spec":{"autoStopLoss":0.5}}'),
-        ("epochs: a stall, and the checkpoint is older than the last step", "is of step 1100, the training at 1200"),
-        ("epochs: a stall, and the pace is unknown", "how long a step usually takes is not known"),
-        ("pods and checkpoints: its checkpoints cannot be saved", "a stop would be held"),
+        ("it trains on: and its loss is only watched", '{"spec":{"autoStopLoss":0.5}}'),
+        ("it trains on: after a crash", "more than 3 crashes (spec.backoffLimit) end it"),
+        ("it trains on: after a crash", "logs bert --namespace ml --tail 20"),
+        ("it trains on: and its checkpoints cannot be saved", "a stop would be held"),
         ("stopping: Held", "kubectl trainingrun proceed bert"),
         ("stopping: Releasing, occupied", "kubectl trainingrun abandon bert"),
         ("stopping: Draining", "stop bert --namespace ml --mode LastCheckpoint"),
@@ -421,7 +384,7 @@ def test_what_matters_most_is_said(case, sentence):
 
 
 def test_a_run_without_its_namespace_in_the_command_would_stop_another_one():
-    assert "--namespace ml" in text_of(CASES["loss: its loss is above the threshold"])
+    assert "--namespace ml" in text_of(CASES["it trains on: and is proven"])
 
 
 # -- nothing is left out ---------------------------------------------------------------------------------------
@@ -432,7 +395,7 @@ def test_every_phase_of_a_stop_is_told(phase):
     assert any(name.startswith(phase.value) for name in STOPPING)
 
 
-@pytest.mark.parametrize("status", TerminationStatus)
+@pytest.mark.parametrize("status", ENDINGS)
 def test_every_end_is_told(status):
     assert any((stop := run.status.termination) is not None and stop.status == status for run in ENDED.values())
 
@@ -452,10 +415,8 @@ def reasons(pattern: str, *modules: str) -> set[str]:
     return {reason for path in files for reason in re.findall(pattern, path.read_text(encoding="utf-8"))}
 
 
-NO_METRICS = (
-    reasons(r'(?:ScrapeFailure|_PageError)\(\s*"(\w+)"', "core", "edge")
-    | reasons(r'(?m)^[A-Z_]+: Final = "([A-Z]\w+)"', "core/track.py")
-    | {"Stale", "HostNetwork"}
+NO_METRICS = reasons(r'(?:ScrapeFailure|_PageError)\(\s*"(\w+)"', "core", "edge") | reasons(
+    r'(?m)^[A-Z_]+: Final = "([A-Z]\w+)"', "core/track.py"
 )
 REFUSALS = reasons(r'Problem\(\s*"(\w+)"', "core", "edge")
 STORE = reasons(r'^    "(\w+)": "', "checkpoints/s3.py") | {"Mismatch", "Held"}
@@ -467,9 +428,8 @@ def test_the_reasons_were_found():
 
 
 @pytest.mark.parametrize("reason", sorted(NO_METRICS))
-def test_why_no_loss_is_read_is_the_answer(reason):
-    told = explain(run_with(condition("MetricsAvailable", "False", reason, "So it is.")), NOW)
-    assert told.answer == f"bert trains on: no loss can be read ({reason})."
+def test_why_no_loss_is_read_is_told(reason):
+    told = explain(written(make_observed(track=track_of((0, ScrapeFailure(reason, "So it is."))))), NOW)
     assert f"No loss is read ({reason}): So it is." in told.because
 
 

@@ -8,7 +8,7 @@ import pytest
 from builders import EARLIER, make_node, make_status, make_stop
 from fakes import stored_run
 
-from trainingrun_operator.api.status import Condition, Effective, NodePhase, Phase, Progress, Shadow
+from trainingrun_operator.api.status import Condition, Effective, NodePhase, Phase, PodStatus, Progress, Shadow
 from trainingrun_operator.cli.rows import read, row_of
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -68,12 +68,8 @@ def test_a_target_says_whether_it_ends_anything(effective, target):
         pytest.param({"meta": {"deletionTimestamp": EARLIER}}, "deleted", id="delete not acted on"),
         pytest.param(
             {
-                "conditions": false(
-                    "MetricsAvailable",
-                    "NotRunning",
-                    "Unknown",
-                    "No training is running. The pod waits: Unschedulable: no.",
-                ),
+                "conditions": false("MetricsAvailable", "NotRunning", "Unknown"),
+                "pods": (PodStatus(name="bert-x7k2p", uid="u", waiting="Unschedulable", waiting_message="no."),),
                 "phase": "Pending",
             },
             "Unschedulable",

@@ -23,6 +23,7 @@ from fakes import EVENTS, RUN, ApiError, Plain, api_server, stored_job, stored_p
 
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.controller.reconciler import BACKOFF_MAX_SECONDS, Reconciler
+from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.reading import ScrapeFailure
 from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.status import WRITTEN_BY_THE_STOP
@@ -120,6 +121,29 @@ async def test_progress_alone_is_written_once_a_minute(place):
         await place.look(RUN_UID)
     steps = [status["progress"]["step"] for status in written(place.api)]
     assert steps == [1200, 1800, 2400]
+
+
+async def test_what_rules_have_found_is_written_with_the_status_and_not_for_itself(place):
+    waits = make_pod(phase="Pending", training=Training.NOT_STARTED, waiting_reason="ErrImagePull")
+    for seconds in range(0, 130, 10):
+        place.observer.fields = {"now": NOW + seconds, "pods": (waits,), "waiting_seconds": seconds}
+        await place.look(RUN_UID)
+    said = [
+        finding["message"]
+        for status in written(place.api)
+        for finding in status["findings"]
+        if finding["rule"] == "cannotStart"
+    ]
+    assert ["for 0 of" in said[0], "for 60 of" in said[1], "for 120 of" in said[2]] == [True] * 3
+    assert len(said) == 3
+
+
+async def test_findings_that_say_the_same_are_not_written_again(place):
+    waits = make_pod(phase="Pending", training=Training.NOT_STARTED, waiting_reason="Unschedulable")
+    for seconds in range(0, 130, 10):
+        place.observer.fields = {"now": NOW + seconds, "pods": (waits,), "waiting_seconds": seconds}
+        await place.look(RUN_UID)
+    assert len(written(place.api)) == 1
 
 
 async def test_what_an_operator_that_starts_could_not_find_out_is_written_at_once(place):

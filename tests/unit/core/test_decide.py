@@ -29,6 +29,7 @@ from trainingrun_operator.api.exchange import MarkerSeen, SaveRequest
 from trainingrun_operator.api.status import WorkloadRef
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import AddFinalizer, Annotate, Begin, CreateJob, Decision, Tell
+from trainingrun_operator.core.rules.chain import why_end
 
 DISABLED = {"checkpoint": {"mode": "Disabled"}}
 PROCEED = {"checkpoint": checkpoint_spec(onFailure="Proceed")}
@@ -164,9 +165,9 @@ LOW = losses(2.0, 0.4, 0.3)
     ],
 )
 def test_the_first_reason_decides(seen, status, message, actor):
-    verdict = why_end(seen)
-    assert verdict is not None
-    assert (verdict.status, verdict.message, verdict.actor) == (status, message, actor)
+    found = why_end(seen)
+    assert found is not None
+    assert (found.status, found.message, found.actor) == (status, message, actor)
     begin = decide(seen).effects[0]
     assert isinstance(begin, Begin)
     assert begin.termination.status == status

@@ -46,7 +46,7 @@ from trainingrun_operator.api.status import (
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
 from trainingrun_operator.core.facts.run import Problem
-from trainingrun_operator.core.status import WRITTEN_BY_THE_STOP, camel, observed_fields, render
+from trainingrun_operator.core.status import WRITTEN_BY_THE_STOP, observed_fields, render
 from trainingrun_operator.core.track import Track
 
 DISABLED = {"checkpoint": {"mode": "Disabled"}}
@@ -539,13 +539,6 @@ def test_history_grows_with_the_phase_and_no_further_than_it_may():
     full = tuple(PhaseChange(phase=f"Phase{i}", at=EARLIER) for i in range(20))
     history = render(make_observed(run=make_run(status=make_status(history=full)))).history
     assert (len(history), history[0].phase, history[-1].phase) == (20, "Phase1", "Running")
-
-
-@pytest.mark.parametrize(
-    ("status", "reason"), [("auto_low_loss", "AutoLowLoss"), ("failed", "Failed"), ("user_stop", "UserStop")]
-)
-def test_camel(status, reason):
-    assert camel(status) == reason
 
 
 def test_the_observer_never_writes_what_the_stop_writes_not_even_as_empty():

@@ -244,5 +244,7 @@ def test_a_run_that_has_ended_casts_no_shadow_any_more():
 def test_a_signal_that_could_not_be_sent_is_said_while_the_training_is_asked_to_leave():
     agent = make_agent(signal_trouble="checkpoint-40 is being written")
     seen = stopping_at(Phase.DRAINING, agent=agent, spec={"shutdown": {"signal": "SIGTERM"}})
-    (finished,) = [one for one in render(seen).conditions if one.type == "Finished"]
+    status = render(seen)
+    (finished,) = [one for one in status.conditions if one.type == "Finished"]
     assert finished.message.endswith(" SIGTERM was not sent to the training: checkpoint-40 is being written.")
+    assert status.signal_trouble == "SIGTERM was not sent to the training: checkpoint-40 is being written."

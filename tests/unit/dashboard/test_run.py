@@ -177,6 +177,16 @@ def test_the_threshold_is_told_with_what_it_does(fields, threshold):
     assert view(None).threshold == "No threshold"
 
 
+async def test_what_the_rules_have_found_is_told_until_a_stop_is_decided(shown):
+    found = [{"rule": "autoStopLoss", "reason": "NotBelow", "message": "Loss <b>0.61</b> is not below 0.5."}]
+    page = await shown(run_in(run_status(findings=found)))
+    assert "autoStopLoss NotBelow Loss <b>0.61</b> is not below 0.5." in words(page)
+    assert "<b>0.61</b>" not in page, "A message may quote what a training wrote."
+    assert "Why it has not ended" not in await shown(
+        run_in(ended("Stopped", "user_stop", "Stopped.") | {"findings": found})
+    )
+
+
 async def test_what_a_shadow_threshold_saw_is_told(shown):
     seen = [{"rule": "autoStopLoss", "wouldStopAt": "2026-01-02T03:00:00Z", "step": 900, "value": "0.49"}]
     assert "autoStopLoss saw 0.49 at step 900" in words(await shown(run_in(run_status(shadow=seen))))

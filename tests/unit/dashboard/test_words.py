@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trainingrun_operator.api.status import Phase, TerminationStatus
+from trainingrun_operator.api.endings import ENDINGS
+from trainingrun_operator.api.status import Phase
 from trainingrun_operator.dashboard.words import STEPS, Look, count, duration, look, trouble
 from trainingrun_operator.edge.kube import KubeError
 
@@ -36,7 +37,7 @@ def test_a_state_is_shown_by_shape_and_words(phase, status, shown):
 
 
 def test_no_two_states_are_told_apart_by_their_colour_alone():
-    looks = {look(phase, status) for phase in PHASES for status in (TerminationStatus if phase in ENDS else ("",))}
+    looks = {look(phase, status) for phase in PHASES for status in (ENDINGS if phase in ENDS else ("",))}
     assert len({(each.icon, each.words) for each in looks}) == len(looks)
     by_icon = {icon: {each.tone for each in looks if each.icon == icon} for icon in {each.icon for each in looks}}
     assert all(len(tones) == 1 for tones in by_icon.values()), "A shape has one colour."

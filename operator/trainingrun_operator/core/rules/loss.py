@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
@@ -54,7 +55,14 @@ def in_force(seen: Observed) -> Effective:
 
 def low_loss(seen: Observed) -> Finding:
     """The loss is below the threshold in enough observations. Enforced, it also waits for the first complete checkpoint."""
-    force, low = in_force(seen), _low(seen)
+    force = in_force(seen)
+    found = _judged(seen, force)
+    watched = " It is only watched: spec.autoStopLoss is not written." if force.auto_stop_action == SHADOW else ""
+    return replace(found, message=f"{found.message}{watched}")
+
+
+def _judged(seen: Observed, force: Effective) -> Finding:
+    low = _low(seen)
     if not low:
         return _not_low(seen, force)
     below = f"Loss {shown(low[-1].loss)} < {shown(force.auto_stop_loss)} at step {low[-1].step}."
@@ -83,7 +91,7 @@ def _not_low(seen: Observed, force: Effective) -> Finding:
     if (trouble := unread(seen)) is not None:
         return Finding(RULE, trouble.reason, f"No loss is read ({trouble.reason}): {trouble.message}")
     if newest is None or newest.loss is None:
-        message = "No loss is known together with its step yet: one counts once the step has advanced since the operator began to read."
+        message = "No loss counts yet: the step has not advanced with a finite loss since the operator began to read."
         return Finding(RULE, "NoObservation", message)
     at = f"Loss {shown(newest.loss)} at step {newest.step}"
     if newest.loss >= threshold:

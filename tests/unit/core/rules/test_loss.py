@@ -23,10 +23,20 @@ from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.effects import Begin
 from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
-from trainingrun_operator.core.rules import loss as threshold
+from trainingrun_operator.core.rules import chain, loss
 
 EMPTY_HANDED = make_agent(newest=None, commit=None, files=0)
 TIMEOUT = ScrapeFailure("Timeout", "10.0.0.7:8000 did not answer within 3 s.")
+
+
+def ending(seen):
+    """The finding that the loss ends the run; None: it does not."""
+    return chain.why_end(seen, (loss.low_loss,))
+
+
+def shadows(seen):
+    """`status.shadow` as it is written now."""
+    return chain.shadows(seen, chain.findings(seen, (loss.low_loss,)))
 
 
 def with_odd_last_reading(reading):
@@ -59,21 +69,20 @@ def with_odd_last_reading(reading):
 )  # fmt: skip
 def test_a_low_loss_ends_the_run(track, ends):
     seen = make_observed(track=track)
-    assert (threshold.low_loss(seen) is not None) == ends
+    assert (ending(seen) is not None) == ends
     assert any(isinstance(effect, Begin) for effect in decide(seen).effects) == ends
 
 
-def test_the_verdict_says_the_loss_the_threshold_and_the_step_with_both_observations():
-    verdict = threshold.low_loss(make_observed(track=losses(2.0, 0.41234, 0.29306)))
-    assert verdict is not None
-    assert (verdict.status, verdict.message, verdict.actor, verdict.inferred) == (
+def test_the_finding_says_the_loss_the_threshold_and_the_step_with_both_observations():
+    found = loss.low_loss(make_observed(track=losses(2.0, 0.41234, 0.29306)))
+    assert (found.status, found.message, found.actor, found.inferred) == (
         "auto_low_loss", "Loss 0.2931 < 0.5 at step 1300.", "autoStopLoss", False,
     )  # fmt: skip
-    assert [(e.what, e.value, e.step) for e in verdict.evidence] == [("loss", "0.4123", 1200), ("loss", "0.2931", 1300)]
+    assert [(e.what, e.value, e.step) for e in found.evidence] == [("loss", "0.4123", 1200), ("loss", "0.2931", 1300)]
 
 
 @pytest.mark.parametrize(
-    ("written", "defaults", "loss", "action"),
+    ("written", "defaults", "threshold", "action"),
     [
         pytest.param(0.3, Defaults(), 0.3, "Stop", id="what is written is enforced"),
         pytest.param(0.0, Defaults(), 0.0, "Stop", id="0 is a threshold like any other"),
@@ -84,23 +93,23 @@ def test_the_verdict_says_the_loss_the_threshold_and_the_step_with_both_observat
         pytest.param(None, Defaults(auto_stop_loss=0.2), 0.2, "Shadow", id="absent is what the installation says"),
     ],
 )  # fmt: skip
-def test_what_is_in_force(written, defaults, loss, action):
-    force = threshold.effective(make_spec(autoStopLoss=written), None, defaults)
-    assert (force.auto_stop_loss, force.auto_stop_action, force.node_pool) == (loss, action, "")
+def test_what_is_in_force(written, defaults, threshold, action):
+    force = loss.effective(make_spec(autoStopLoss=written), None, defaults)
+    assert (force.auto_stop_loss, force.auto_stop_action, force.node_pool) == (threshold, action, "")
 
 
 @pytest.mark.parametrize(
-    ("written", "pinned", "loss", "action"),
+    ("written", "pinned", "threshold", "action"),
     [
         pytest.param(None, Effective(auto_stop_loss=0.7, auto_stop_action="Shadow"), 0.7, "Shadow", id="a default is pinned at the start"),
         pytest.param(0.2, Effective(auto_stop_loss=0.7, auto_stop_action="Shadow"), 0.2, "Stop", id="what is written later counts"),
         pytest.param(None, Effective(auto_stop_loss=0.2, auto_stop_action="Stop"), 0.5, "Shadow", id="what is taken away later counts no more"),
     ],
 )  # fmt: skip
-def test_what_was_pinned(written, pinned, loss, action):
+def test_what_was_pinned(written, pinned, threshold, action):
     pinned = pinned.model_copy(update={"node_pool": "a100"})
-    force = threshold.effective(make_spec(autoStopLoss=written), pinned, Defaults())
-    assert (force.auto_stop_loss, force.auto_stop_action, force.node_pool) == (loss, action, "a100")
+    force = loss.effective(make_spec(autoStopLoss=written), pinned, Defaults())
+    assert (force.auto_stop_loss, force.auto_stop_action, force.node_pool) == (threshold, action, "a100")
 
 
 LOW = losses(2.0, 0.4, 0.3)
@@ -125,7 +134,7 @@ LOW = losses(2.0, 0.4, 0.3)
 )  # fmt: skip
 def test_stopping_never_means_losing_everything(spec, agent, ends):
     seen = make_observed(run=make_run(spec=spec), agent=agent, track=LOW)
-    assert (threshold.low_loss(seen) is not None) == ends
+    assert (ending(seen) is not None) == ends
 
 
 SHADOWED = {"autoStopLoss": None}
@@ -133,8 +142,8 @@ SHADOWED = {"autoStopLoss": None}
 
 def test_a_threshold_that_is_only_watched_says_when_it_would_have_ended_the_run():
     seen = make_observed(run=make_run(spec=SHADOWED), track=LOW)
-    assert threshold.low_loss(seen) is None
-    assert threshold.shadow(seen) == (Shadow(rule="autoStopLoss", would_stop_at=seen.wall, step=1300, value="0.3"),)
+    assert ending(seen) is None
+    assert shadows(seen) == (Shadow(rule="autoStopLoss", would_stop_at=seen.wall, step=1300, value="0.3"),)
 
 
 @pytest.mark.parametrize(
@@ -146,24 +155,24 @@ def test_a_threshold_that_is_only_watched_says_when_it_would_have_ended_the_run(
     ],
 )
 def test_nothing_is_watched(spec, track):
-    assert threshold.shadow(make_observed(run=make_run(spec=spec), track=track)) == ()
+    assert shadows(make_observed(run=make_run(spec=spec), track=track)) == ()
 
 
 def test_the_first_time_is_kept():
     first = Shadow(rule="autoStopLoss", would_stop_at="2025-12-31T00:00:00Z", step=100, value="0.49")
     run = make_run(spec=SHADOWED, status=make_status(shadow=(first,)))
-    assert threshold.shadow(make_observed(run=run, track=LOW)) == (first,)
+    assert shadows(make_observed(run=run, track=LOW)) == (first,)
 
 
 def test_the_installation_may_enforce_its_default():
     seen = make_observed(run=make_run(spec=SHADOWED), track=LOW, defaults=Defaults(auto_stop_action="Stop"))
-    assert threshold.low_loss(seen) is not None
+    assert ending(seen) is not None
 
 
 def test_staleness_is_measured_from_the_last_sound_reading():
     fresh = make_observed(track=LOW, now=NOW + 120)
-    assert threshold.low_loss(fresh) is not None
-    assert threshold.low_loss(replace(fresh, now=NOW + 121)) is None
+    assert ending(fresh) is not None
+    assert ending(replace(fresh, now=NOW + 121)) is None
 
 
 @pytest.mark.parametrize(
@@ -176,4 +185,4 @@ def test_staleness_is_measured_from_the_last_sound_reading():
     ],
 )
 def test_a_loss_as_people_read_it(number, text):
-    assert threshold.shown(number) == text
+    assert loss.shown(number) == text

@@ -30,9 +30,9 @@ from builders import (
     stopping_at,
 )
 
-from trainingrun_operator.api import names
+from trainingrun_operator.api import endings, names
 from trainingrun_operator.api.exchange import AgentError, SaveRequest, StopRequest
-from trainingrun_operator.api.status import NodePhase, Phase, PodStatus, Progress, Saved, TerminationStatus
+from trainingrun_operator.api.status import NodePhase, Phase, PodStatus, Progress, Saved
 from trainingrun_operator.checkpoints.documents import Checkpoint
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import (
@@ -48,7 +48,7 @@ from trainingrun_operator.core.effects import (
     SuspendJob,
     Tell,
 )
-from trainingrun_operator.core.rules.verdict import Verdict
+from trainingrun_operator.core.rules.finding import Finding
 from trainingrun_operator.core.stop import proving, termination, transitions
 from trainingrun_operator.core.stop.termination import UNSAVED
 from trainingrun_operator.core.track import Track
@@ -100,17 +100,16 @@ def test_the_intent_is_written_before_anything_is_done_about_it():
     assert decision.again_seconds == 0
 
 
-def test_a_warning_of_the_verdict_is_told():
-    verdict = Verdict(TerminationStatus.AUTO_COMPLETE, "Complete.", warning="Exit code 134.")
+def test_a_warning_of_the_finding_is_told():
+    found = Finding("exitCode", "ExitAfterMarker", "Complete.", endings.AUTO_COMPLETE, warning="Exit code 134.")
     assert (
-        Tell("CompletedWithError", "Exit code 134.", warning=True)
-        in termination.begin(make_observed(), verdict).effects
+        Tell("CompletedWithError", "Exit code 134.", warning=True) in termination.begin(make_observed(), found).effects
     )
 
 
 def test_what_is_too_long_for_the_schema_is_cut():
-    verdict = Verdict(TerminationStatus.FAILED, "m" * 9000, actor="a" * 9000)
-    begin = termination.begin(make_observed(), verdict).effects[0]
+    found = Finding("crashes", "BackoffLimitExceeded", "m" * 9000, endings.FAILED, actor="a" * 9000)
+    begin = termination.begin(make_observed(), found).effects[0]
     assert isinstance(begin, Begin)
     assert (len(begin.termination.message), len(begin.termination.actor)) == (2000, 500)
     assert begin.termination.message.endswith("…")
@@ -639,7 +638,7 @@ def test_a_training_that_started_after_all_is_saved_behind_its_gate():
     assert effects(stopping_at(Phase.DELETING, **OPEN, stop=nothing)) == [LATE]
     saved = make_verified(attempt=2)
     assert advanced(stopping_at(Phase.DELETING, **OPEN, stop=nothing, answer=saved)).saved == proving.saved_from(saved)
-    given_up = {"saved": Saved(note=UNSAVED)}
+    given_up = {"saved": Saved(note=UNSAVED, gave_up=True)}
     gone = stopping_at(Phase.DELETING, stop=given_up, job=make_job(suspended=True), pods=())
     assert advanced(gone).data_loss == f"{UNSAVED} Nothing of this run is in the bucket."
 
@@ -649,7 +648,7 @@ def test_what_cannot_be_saved_after_the_proof_is_given_up_and_said():
     given_up = advanced(stopping_at(Phase.DELETING, **OPEN, **UNPROVEN, phase_seconds=120))
     assert (given_up.phase, given_up.saved, given_up.data_loss) == (
         Phase.DELETING,
-        make_saved(final=False, note=UNSAVED),
+        make_saved(final=False, note=UNSAVED, gave_up=True),
         None,
     )
     then: dict[str, Any] = {"stop": {"saved": given_up.saved}, "job": JOB}

@@ -1,0 +1,162 @@
+"""What every rule says of a run, also why it does not fire yet. UPDATE_GOLDENS=1 rewrites the texts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import nan
+
+import pytest
+from builders import (
+    NOW,
+    POD_UID,
+    WALL,
+    exited_pod,
+    final_epoch,
+    losses,
+    make_agent,
+    make_found,
+    make_job,
+    make_observed,
+    make_pod,
+    make_run,
+    make_status,
+    make_stop,
+    pending_pod,
+    track_of,
+)
+from goldens import assert_golden
+
+from trainingrun_operator.api.endings import AUTO_COMPLETE, FAILED
+from trainingrun_operator.api.exchange import MarkerSeen
+from trainingrun_operator.api.status import Evidence, Phase, Progress, Shadow
+from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+from trainingrun_operator.core.rules import chain
+from trainingrun_operator.core.rules.finding import Finding
+from trainingrun_operator.core.status import render
+from trainingrun_operator.core.track import Track, resumed
+
+MARKED = make_agent(markers=(MarkerSeen(name="COMPLETE", age_seconds=5),))
+SAVED = make_agent(newest=make_found(step=500, age_seconds=20), last_change_seconds=20)
+LOW = losses(2.0, 0.4, 0.3)
+NOT_READ = track_of((NOW, ScrapeFailure("ConnectionRefused", "Nothing listens at http://10.0.0.7:8000/metrics.")))
+FIRST_NAN = track_of(
+    (NOW - 20, Sample(loss=9, step=0)), (NOW - 10, Sample(loss=nan, step=1)), (NOW, Sample(loss=0.3, step=1))
+)
+
+
+def quiet(**fields):
+    """The final epoch has stood still for long enough, and everything is written."""
+    return make_observed(**{"track": final_epoch(), "agent": SAVED, **fields})
+
+
+def with_spec(spec, **fields):
+    return make_observed(run=make_run(spec=spec), **fields)
+
+
+CASES = {
+    "it trains": (make_observed(), {"stop": "NotAsked", "exitCode": "StillRuns", "autoStopLoss": "NotBelow", "marker": "NotWritten", "finalEpochStall": "NoEpoch"}),
+    "it has no Job yet": (make_observed(job=None, pods=(), agent=None, track=Track()), {"stop": "NotAsked", "autoStopLoss": "NotRunning"}),
+    "its pod waits for an image": (
+        make_observed(pods=(pending_pod(waiting_reason="ErrImagePull", waiting_message="not found"),), waiting_seconds=12),
+        {"stop": "NotAsked", "cannotStart": "Waiting", "autoStopLoss": "NotRunning"},
+    ),
+    "its pod waits for a node": (
+        make_observed(pods=(pending_pod(waiting_reason="Unschedulable", waiting_message="0/3 nodes are available"),)),
+        {"cannotStart": "Waiting"},
+    ),
+    "it crashed": (make_observed(pods=(exited_pod(3),)), {"crashes": "RestartsLeft", "exitCode": None, "marker": None}),
+    "it crashed twice, and trains again": (make_observed(job=make_job(failed=2)), {"crashes": "RestartsLeft", "exitCode": "StillRuns"}),
+    "its pod is being deleted": (make_observed(pods=(make_pod(deleting=True),)), {"exitCode": None}),
+    "its loss was below once": (make_observed(track=losses(0.4, 1.5, 1.2)), {"autoStopLoss": "NotBelow"}),
+    "its loss is the threshold": (make_observed(track=losses(2.0, 0.5)), {"autoStopLoss": "NotBelow"}),
+    "its loss is below for the first time": (make_observed(track=losses(2.0, 0.4)), {"autoStopLoss": "TooFewObservations"}),
+    "its loss is low, and no checkpoint is there": (make_observed(track=LOW, agent=make_agent(newest=None)), {"autoStopLoss": "NoCheckpoint"}),
+    "its loss cannot be read": (make_observed(track=NOT_READ), {"autoStopLoss": "ConnectionRefused", "finalEpochStall": "ConnectionRefused"}),
+    "its loss was not read yet": (make_observed(track=Track()), {"autoStopLoss": "NotReadYet", "finalEpochStall": "NeverAdvanced"}),
+    "its loss is stale": (make_observed(now=NOW + 500), {"autoStopLoss": "Stale"}),
+    "its pod is on the host's network": (make_observed(pods=(make_pod(host_network=True),), track=Track()), {"autoStopLoss": "HostNetwork"}),
+    "its newest step has no loss": (make_observed(track=FIRST_NAN), {"autoStopLoss": "NoObservation"}),
+    "an operator that was restarted has read no step with its loss": (
+        make_observed(track=replace(resumed(Progress(step=7, pod_uid=POD_UID), pod_uid=POD_UID, now=NOW), loss_at=NOW)),
+        {"autoStopLoss": "NoObservation"},
+    ),
+    "no loss ends it": (with_spec({"autoStopLoss": -1}), {"autoStopLoss": "Off"}),
+    "its loss is only watched": (with_spec({"autoStopLoss": None}), {"autoStopLoss": "NotBelow"}),
+    "its loss is low, and only watched": (with_spec({"autoStopLoss": None}, track=LOW), {"autoStopLoss": "LowLoss"}),
+    "it looks for no marker": (with_spec({"completion": {"markerFiles": []}}), {"marker": None}),
+    "its agent does not answer": (make_observed(agent=None), {"marker": "NoReport", "finalEpochStall": "NoReport"}),
+    "its marker settles": (make_observed(agent=MARKED, candidate_seconds=120), {"marker": "Settling", "finalEpochStall": None}),
+    "its stall settles": (quiet(candidate_seconds=120), {"marker": "NotWritten", "finalEpochStall": "Settling"}),
+    "it is not in its final epoch": (quiet(track=final_epoch(epoch=1)), {"finalEpochStall": "NotFinalEpoch"}),
+    "no total of epochs is known": (quiet(track=final_epoch(total=None, epoch=2)), {"finalEpochStall": "NoEpoch"}),
+    "how epochs are counted is unknown": (quiet(track=final_epoch(base=2)), {"finalEpochStall": "EpochBaseUnknown"}),
+    "it stood still for two polls": (quiet(track=final_epoch(polls=2)), {"finalEpochStall": "StillAdvances"}),
+    "its pace is unknown": (quiet(track=final_epoch(steps=2, polls=9)), {"finalEpochStall": "PaceUnknown"}),
+    "it stands still for less than three steps": (quiet(track=final_epoch(every=15), now=NOW - 5), {"finalEpochStall": "WithinPace"}),
+    "it stands still without a checkpoint": (quiet(agent=make_agent(newest=None)), {"finalEpochStall": "NoCheckpoint"}),
+    "it stands still and writes a checkpoint": (
+        quiet(agent=SAVED.model_copy(update={"unfinished": make_found(dir="checkpoint-600", complete=False)})), {"finalEpochStall": "StillWritten"},
+    ),
+    "it stands still and writes a file": (quiet(agent=SAVED.model_copy(update={"last_change_seconds": 3})), {"finalEpochStall": "StillWritten"}),
+    "it stands still with an older checkpoint": (quiet(agent=make_agent(newest=make_found(step=400))), {"finalEpochStall": "OlderCheckpoint"}),
+    "it stands still with an older checkpoint of no known step": (
+        quiet(agent=make_agent(newest=make_found(step=None, age_seconds=600))), {"finalEpochStall": "OlderCheckpoint"},
+    ),
+    "nothing of it is saved": (with_spec({"checkpoint": {"mode": "Disabled"}}), {"finalEpochStall": "CheckpointsDisabled"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("seen", "reasons"), CASES.values(), ids=CASES)
+def test_a_rule_says_why_it_does_not_fire_yet(seen, reasons):
+    said = {one.rule: one.reason for one in chain.findings(seen)}
+    assert {rule: said.get(rule) for rule in reasons} == reasons
+    assert chain.why_end(seen) is None
+
+
+def test_every_finding_reads_as_it_should():
+    assert_golden("core/findings.txt", "\n".join(f"## {name}\n\n{text_of(*case)}" for name, case in CASES.items()))
+
+
+def text_of(seen, reasons):
+    """What the rules of a case say."""
+    found = [one for one in chain.findings(seen) if one.rule in reasons]
+    return "".join(f"- {one.rule}, {one.reason}{' (fires)' if one.fires else ''}: {one.message}\n" for one in found)
+
+
+def test_a_stop_that_is_decided_has_no_findings_any_more():
+    seen = make_observed(run=make_run(status=make_status(termination=make_stop(Phase.SAVING))))
+    assert render(seen).findings == ()
+
+
+def test_what_does_not_fit_the_schema_is_cut():
+    found = [Finding("r" * 200, "R" * 200, "m" * 5000)] * 40
+    stored = chain.stored(found)
+    assert len(stored) == 32
+    assert (len(stored[0].rule), len(stored[0].reason), len(stored[0].message)) == (128, 128, 1024)
+
+
+def test_the_first_rule_that_fires_and_is_enforced_decides():
+    watched = Finding("a", "A", "a", FAILED, enforced=False)
+    said = (
+        None,
+        Finding("n", "N", "n"),
+        watched,
+        Finding("b", "B", "b", FAILED),
+        Finding("c", "C", "c", AUTO_COMPLETE),
+    )
+    rules = tuple(lambda _, one=one: one for one in said)
+    found = chain.why_end(make_observed(), rules)
+    assert found is not None
+    assert (found.rule, found.status) == ("b", "failed")
+
+
+def test_a_rule_that_is_only_watched_is_kept_with_the_first_time_that_it_fired():
+    known = Shadow(rule="a", would_stop_at="2025-12-31T00:00:00Z", step=1, value="0.4")
+    seen = make_observed(run=make_run(status=make_status(shadow=(known,))))
+    rated = Finding("b", "B", "b", FAILED, enforced=False, evidence=(Evidence(what="loss", value="3", step=9),))
+    found = (Finding("a", "A", "a", FAILED, enforced=False), rated, Finding("c", "C", "c", FAILED, enforced=False))
+    assert chain.shadows(seen, found) == (
+        known,
+        Shadow(rule="b", would_stop_at=WALL, step=9, value="3"),
+        Shadow(rule="c", would_stop_at=WALL, step=None, value=""),
+    )
