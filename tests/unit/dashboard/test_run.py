@@ -183,7 +183,7 @@ async def test_what_the_rules_have_found_is_told_until_a_stop_is_decided(shown):
     assert "autoStopLoss NotBelow Loss <b>0.61</b> is not below 0.5." in words(page)
     assert "<b>0.61</b>" not in page, "A message may quote what a training wrote."
     assert "Why it has not ended" not in await shown(
-        run_in(ended("Stopped", "user_stop", "Stopped.") | {"findings": found})
+        run_in(ended("user_stop", "Stopped", "Stopped.") | {"findings": found})
     )
 
 

@@ -97,7 +97,8 @@ def _not_low(seen: Observed, force: Effective) -> Finding:
     if newest.loss >= threshold:
         best = seen.track.best_loss
         lowest = f"; the lowest so far was {shown(best)}" if best is not None and best < newest.loss else ""
-        return Finding(RULE, "NotBelow", f"{at} is not below {shown(threshold)} (autoStopLoss){lowest}.")
+        message = f"{at} is not below {shown(threshold)} (autoStopLoss){lowest}. {LOW_OBSERVATIONS} observations in a row below it end the run."
+        return Finding(RULE, "NotBelow", message)
     low = takewhile(lambda one: one.loss is not None and one.loss < threshold, reversed(seen.track.observations))
     message = f"{at} is below {shown(threshold)} (autoStopLoss), in {sum(1 for _ in low)} of {LOW_OBSERVATIONS} observations in a row."
     return Finding(RULE, "TooFewObservations", message)
