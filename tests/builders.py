@@ -16,7 +16,8 @@ from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant,
 from trainingrun_operator.core.facts.pod import Pod, Training
 from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
 from trainingrun_operator.core.facts.run import Run
-from trainingrun_operator.core.facts.workload import Job
+from trainingrun_operator.core.facts.rank import Rank, by_rank
+from trainingrun_operator.core.facts.workload import Workload
 from trainingrun_operator.core.observed import Observed
 from trainingrun_operator.core.track import Track, fold
 
@@ -87,8 +88,9 @@ def make_run(*, spec: dict[str, Any] | None = None, status: TrainingRunStatus | 
     return replace(made, **fields)
 
 
-def make_job(**fields: Any) -> Job:
-    return replace(Job(name=NAME, uid=JOB_UID, run_uid=RUN_UID, backoff_limit=2**31 - 1), **fields)
+def make_workload(**fields: Any) -> Workload:
+    """The Job of the run."""
+    return replace(Workload("batch/v1", "Job", name=NAME, uid=JOB_UID, run_uid=RUN_UID), **fields)
 
 
 def make_pod(**fields: Any) -> Pod:
@@ -290,20 +292,33 @@ def final_epoch(
     return track
 
 
-def make_observed(*, run: Run | None = None, **fields: Any) -> Observed:
-    """A healthy run: its Job, one training pod, an agent with one checkpoint, a loss that is still high."""
-    made = Observed(
-        run=run or make_run(),
-        now=NOW,
-        wall=WALL,
-        track=losses(2.0, 1.5, 1.2),
-        job=make_job(),
-        pods=(make_pod(),),
-        agent=make_agent(),
-        pools=(make_pool(),),
-        log_tail="",
-    )
+def make_rank(number: int = 0, **fields: Any) -> Rank:
+    """A healthy rank: one training pod, an agent with one checkpoint, a loss that is still high."""
+    made = Rank(number, make_pod(rank=number), report=make_agent(), track=losses(2.0, 1.5, 1.2))
     return replace(made, **fields)
+
+
+RANK_FIELDS = frozenset({"pods", "agent", "track", "log_tail", "waiting_seconds", "unshipped_seconds"})
+
+
+def make_observed(*, run: Run | None = None, **fields: Any) -> Observed:
+    """A healthy run of one rank, and its Job. Keywords are those of `Observed`, or of its rank: `pods` oldest first, `agent` its report."""
+    of_rank = {name: fields.pop(name) for name in RANK_FIELDS & fields.keys()}
+    made = Observed(
+        run=run or make_run(), now=NOW, wall=WALL, ranks=(make_rank(),), workload=make_workload(), pools=(make_pool(),)
+    )
+    return replace(with_rank(made, **of_rank), **fields)
+
+
+def with_rank(seen: Observed, **fields: Any) -> Observed:
+    """The same with rank 0 changed; keywords as in `make_observed`."""
+    rank = seen.ranks[0]
+    if "agent" in fields:
+        fields["report"] = fields.pop("agent")
+    if "pods" in fields:
+        (pods,) = by_rank(fields.pop("pods"), 1)
+        fields |= {"pod": pods[-1] if pods else None, "earlier": pods[:-1]}
+    return replace(seen, ranks=(replace(rank, **fields), *seen.ranks[1:]))
 
 
 def stopping_at(
@@ -321,7 +336,7 @@ def releasing(
     status = make_status(termination=make_stop(Phase.RELEASING), nodes=(node,))
     seen = {
         "pods": (),
-        "job": make_job(finished=True),
+        "workload": make_workload(finished=True),
         "agent": None,
         "nodes": (facts,) if facts is not None else (),
         "node_seconds": {node.uid: seconds},
