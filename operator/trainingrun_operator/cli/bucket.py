@@ -7,6 +7,7 @@ import contextlib
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.run import CheckpointMode
@@ -28,6 +29,8 @@ from trainingrun_operator.cli import words
 from trainingrun_operator.cli.trouble import Exit, TroubleError
 from trainingrun_operator.core.destinations import layout_of
 from trainingrun_operator.core.facts.bucket import Unreachable, Verified
+from trainingrun_operator.edge import calls
+from trainingrun_operator.edge.calls import Api
 from trainingrun_operator.edge.gather.store import Store
 
 if TYPE_CHECKING:
@@ -139,7 +142,7 @@ class Checkpoints:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self._clients = s3.Clients(1)
+        self._clients = s3.Clients(1, partial(calls.count_all, api=Api.S3))
 
     def close(self) -> None:
         """Close all connections."""
