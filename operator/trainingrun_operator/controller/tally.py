@@ -128,10 +128,10 @@ def _readings(telemetry: Telemetry, seen: Observed, memory: Memory) -> None:
 
 def _uploads(telemetry: Telemetry, agent: AgentReport, told: Told) -> None:
     """Count what the agents have done since they were last heard."""
-    newest = max(((one.epoch, one.generation) for one in agent.uploads), default=(0, 0))
+    newest = max(((one.incarnation, one.generation) for one in agent.uploads), default=(0, 0))
     known = told.upload if told.upload is not None else newest
     for upload in agent.uploads:
-        new = (upload.epoch, upload.generation) > known
+        new = (upload.incarnation, upload.generation) > known
         if new and _believed(upload.bytes) and _believed(upload.seconds):
             telemetry.uploaded(upload.bytes, upload.seconds)
     told.upload = max(newest, known)
