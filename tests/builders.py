@@ -134,7 +134,7 @@ def make_agent(**fields: Any) -> AgentReport:
     """An agent that has found one complete checkpoint and shipped it."""
     report: dict[str, Any] = {
         "pod_uid": POD_UID,
-        "agent_epoch": 1,
+        "incarnation": 1,
         "newest": make_found(),
         "files": 3,
         "bytes": 4096,
@@ -147,7 +147,7 @@ def make_commit(**fields: Any) -> Commit:
     """The answer to the stop's first save request, made after the training had ended."""
     said: dict[str, Any] = {
         "run": RunRef(namespace=NAMESPACE, name=NAME, uid=RUN_UID),
-        "epoch": 1,
+        "incarnation": 1,
         "generation": 7,
         "reason": "save",
         "termination_id": STOP_ID,
@@ -161,8 +161,8 @@ def make_commit(**fields: Any) -> Commit:
     return Commit(**{**said, **fields})
 
 
-def commit_key(epoch: int, generation: int) -> str:
-    return f"{BASE}commits/e{epoch}-g{generation:04d}.json"
+def commit_key(incarnation: int, generation: int) -> str:
+    return f"{BASE}commits/i{incarnation}-g{generation:04d}.json"
 
 
 def make_verified(**fields: Any) -> Verified:
@@ -171,8 +171,8 @@ def make_verified(**fields: Any) -> Verified:
     order: Order = commit.order
     return Verified(
         key=commit_key(*order),
-        digest=f"sha256-of-e{order.epoch}-g{order.generation}",
-        uri=f"s3://bucket/{BASE}r0/e{order.epoch}-g{order.generation:04d}-pod/checkpoint-1200",
+        digest=f"sha256-of-i{order.incarnation}-g{order.generation}",
+        uri=f"s3://bucket/{BASE}r0/i{order.incarnation}-g{order.generation:04d}-pod/checkpoint-1200",
         commit=commit,
     )
 
@@ -188,8 +188,8 @@ def make_unreachable(**fields: Any) -> Unreachable:
 def make_saved(**fields: Any) -> Saved:
     said: dict[str, Any] = {
         "commit": commit_key(1, 7),
-        "digest": "sha256-of-e1-g7",
-        "uri": f"s3://bucket/{BASE}r0/e1-g0007-pod/checkpoint-1200",
+        "digest": "sha256-of-i1-g7",
+        "uri": f"s3://bucket/{BASE}r0/i1-g0007-pod/checkpoint-1200",
         "dir": "checkpoint-1200",
         "step": 1200,
         "bytes": 4096,

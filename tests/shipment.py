@@ -79,8 +79,11 @@ class Shipment:
         whole = Manifest(
             run=RUN,
             pod=self.pod(rank),
-            epoch=self.order.epoch,
+            incarnation=self.order.incarnation,
             generation=self.order.generation,
+            termination_id="stop-1",
+            attempt=3,
+            folder=self.layout.folder(rank, self.order, self.pod(rank).name),
             checkpoint=CHECKPOINT,
             files=tuple(files),
             total_files=len(files),
@@ -94,11 +97,18 @@ class Shipment:
             manifest = self.make_manifest(rank)
             body = manifest.model_dump_json(by_alias=True).encode()
             self.put(self.manifest_key(rank), body)
-            named.append(RankManifest(rank=rank, key=self.manifest_key(rank), sha256=hashlib.sha256(body).hexdigest()))
+            named.append(
+                RankManifest(
+                    rank=rank,
+                    incarnation=self.order.incarnation,
+                    key=self.manifest_key(rank),
+                    sha256=hashlib.sha256(body).hexdigest(),
+                )
+            )
             files, size = files + manifest.total_files, size + manifest.total_bytes
         commit = Commit(
             run=RUN,
-            epoch=self.order.epoch,
+            incarnation=self.order.incarnation,
             generation=self.order.generation,
             reason="save",
             termination_id="stop-1",

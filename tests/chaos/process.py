@@ -388,7 +388,7 @@ def _report(sim: SimRun, pod: SimPod) -> AgentReport:
         markers=(MarkerSeen(name="done", age_seconds=1),) if sim.cause == "marker" and pod.step >= 8 else (),
         commit=CommitSeen(
             key=sim.layout.commit(commit.order),
-            epoch=commit.epoch,
+            incarnation=commit.incarnation,
             generation=commit.generation,
             step=World.step_of(commit),
         )

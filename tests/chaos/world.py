@@ -416,7 +416,7 @@ class World:
         found = Checkpoint(dir=f"checkpoint-{step}", step=step, complete=True, evidence="written") if step else None
         pod.newest_commit = Commit(
             run=RunRef(namespace=NAMESPACE, name=sim.name, uid=sim.run.uid),
-            epoch=sim.all_pods.index(pod) + 1,
+            incarnation=sim.all_pods.index(pod) + 1,
             generation=len(sim.bucket),
             reason="save" if asked else "checkpoint",
             termination_id=asked.id if asked else None,

@@ -105,7 +105,7 @@ AGENTS = st.builds(
     files=COUNTS,
     unsaved_bytes=COUNTS,
     last_change_seconds=st.sampled_from([None, 0.0, 60.0]),
-    commit=st.one_of(st.none(), st.builds(CommitSeen, key=st.just("k"), epoch=st.just(1), generation=st.just(1))),
+    commit=st.one_of(st.none(), st.builds(CommitSeen, key=st.just("k"), incarnation=st.just(1), generation=st.just(1))),
     foreign_stop_file=BOOLS,
     signal_trouble=TEXT,
     markers=st.lists(st.builds(MarkerSeen, name=TEXT, age_seconds=st.just(1.0)), max_size=2).map(tuple),
@@ -114,7 +114,7 @@ AGENTS = st.builds(
 COMMITS = st.builds(
     Commit,
     run=st.just(RunRef(namespace="ml", name="bert", uid="run-a")),
-    epoch=st.integers(0, 3),
+    incarnation=st.integers(0, 3),
     generation=st.sampled_from([0, 7, 2**60]),
     reason=st.sampled_from(["checkpoint", "save", "sigterm"]),
     final=BOOLS,
@@ -125,7 +125,7 @@ COMMITS = st.builds(
 
 
 def verified(commit: Commit) -> Verified:
-    key = f"{BASE}commits/e{commit.epoch}-g{commit.generation:04d}.json"
+    key = f"{BASE}commits/i{commit.incarnation}-g{commit.generation:04d}.json"
     return Verified(key=key, digest=f"sha256-{key[-12:]}", uri=f"s3://bucket/{BASE}", commit=commit)
 
 

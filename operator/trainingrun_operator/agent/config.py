@@ -49,6 +49,8 @@ class Pace:
     """Between two tries against the bucket."""
     fence: float = 60.0
     """For a newer writer, while there is nothing to commit."""
+    ranks_max: float = 30.0
+    """For what the other ranks hold, while they hold nothing new; the pause begins with that of a scan and doubles."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Task:
 
         Raises:
             KeyError: a variable is missing.
+            ValueError: the rank is none of the run's.
             pydantic.ValidationError: the configuration is not what this version understands.
         """
         config = AgentConfig.parse(json.loads(os.environ[exchange.AGENT_CONFIG_ENV]))
@@ -71,7 +74,12 @@ class Task:
             name=os.environ["POD_NAME"],
             uid=os.environ["POD_UID"],
             node=os.environ.get("NODE_NAME", ""),
+            rank=int(os.environ.get(names.RANK_ENV) or 0),
+            world_size=config.world_size,
         )
+        if not 0 <= pod.rank < pod.world_size:
+            message = f"{names.RANK_ENV} is {pod.rank}, and the run has {pod.world_size} ranks: expected 0 to {pod.world_size - 1}"
+            raise ValueError(message)
         return cls(config, pod)
 
     @property
@@ -91,9 +99,9 @@ class Task:
 
 
 class PodMemory:
-    """A file in the control directory, which lives as long as the pod: first start, claimed epoch, and which stop's signal was sent.
+    """A file in the control directory, which lives as long as the pod: first start, claimed incarnation, and which stop's signal was sent.
 
-    A file of another pod is not believed; a directory that cannot be written costs a restarted agent its epoch only.
+    A file of another pod is not believed; a directory that cannot be written costs a restarted agent its incarnation only.
     """
 
     def __init__(self, control: Path, pod_uid: str) -> None:
@@ -104,13 +112,13 @@ class PodMemory:
         self.first_start = not stored
         self.started_at = float(stored.get("startedAt", time.time() - CLOCK_SLACK_SECONDS))
         """Wall clock of this node: what lies in the volume and is older, was there before the pod."""
-        self.epoch: int | None = stored.get("epoch")
+        self.incarnation: int | None = stored.get("incarnation")
         self.signalled: str | None = stored.get("signalled")
         self._write()
 
-    def remember_epoch(self, epoch: int) -> None:
+    def remember_incarnation(self, incarnation: int) -> None:
         """Keep the claim for a restarted agent of the same pod."""
-        self.epoch = epoch
+        self.incarnation = incarnation
         self._write()
 
     def remember_signal(self, request_id: str) -> None:
@@ -126,7 +134,7 @@ class PodMemory:
         return stored if isinstance(stored, dict) and stored.get("podUid") == self._pod_uid else {}
 
     def _write(self) -> None:
-        kept = {"startedAt": self.started_at, "epoch": self.epoch, "signalled": self.signalled}
+        kept = {"startedAt": self.started_at, "incarnation": self.incarnation, "signalled": self.signalled}
         text = json.dumps({"podUid": self._pod_uid, **kept})
         temporary = self._file.with_suffix(".tmp")
         try:

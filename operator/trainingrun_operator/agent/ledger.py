@@ -1,4 +1,4 @@
-"""What this run has in the bucket: who writes now, which commits there are, which files they cover."""
+"""What one rank of this run has in the bucket: who writes now, which manifests and commits there are, which files they cover."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import ValidationError
 
 from trainingrun_operator.agent.cargo import Sent
+from trainingrun_operator.agent.ranks import HELD_MAX, Held, Written
 from trainingrun_operator.agent.volume.scan import Kind
-from trainingrun_operator.api.exchange import CommitSeen
+from trainingrun_operator.api.exchange import CommitSeen, ManifestSeen
 from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.bucket import Bucket, ConflictError
 from trainingrun_operator.checkpoints.documents import (
@@ -23,8 +24,8 @@ from trainingrun_operator.checkpoints.documents import (
     Manifest,
     RankManifest,
 )
-from trainingrun_operator.checkpoints.keys import Order, epoch_of_claim, order_of_commit
-from trainingrun_operator.checkpoints.proof import BadCommitError, load_commit, load_manifest
+from trainingrun_operator.checkpoints.keys import Order, incarnation_of_claim, order_of_commit, order_of_manifest
+from trainingrun_operator.checkpoints.proof import BadCommitError, load_commit, load_manifest, read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,15 +42,15 @@ HISTORY_MAX = 50
 
 
 class FencedError(Exception):
-    """A newer writer has claimed the run: this agent never commits again."""
+    """A newer writer has claimed this rank: this agent never writes again."""
 
 
 class TooLargeError(Exception):
     """A manifest beyond its bound."""
 
 
-class Answer(NamedTuple):
-    """The request that a commit answers."""
+class Request(NamedTuple):
+    """The request that a manifest and a commit are made for."""
 
     id: str | None = None
     attempt: int = 0
@@ -72,20 +73,33 @@ def now() -> str:
 
 
 class Ledger:
-    """One writer's view of the run's objects. Not thread-safe: the shipper's own."""
+    """One writer's view of its rank's objects. Not thread-safe: the shipper's own.
+
+    A run of one rank commits each manifest at once, under the same number; one that was not committed is written again. Of several ranks each
+    manifest counts by itself, because rank 0 may commit it later: manifests and commits of a writer take one number each.
+    """
 
     def __init__(self, bucket: Bucket, task: Task, memory: PodMemory) -> None:
         self._bucket = bucket
         self._task = task
         self._memory = memory
         self.layout = task.layout
-        self.epoch: int | None = None
+        self.rank = task.pod.rank
+        self.alone = task.pod.world_size == 1
+        self.incarnation: int | None = None
         self.generation = 1
         """The next one to be written."""
+        self.manifest: ManifestSeen | None = None
+        """The newest manifest of this incarnation."""
         self.newest: CommitSeen | None = None
-        """This agent's own newest commit."""
-        self.answered: dict[Answer, CommitSeen] = {}
-        """Requests that this pod has answered."""
+        """The newest commit of this incarnation; rank 0's only."""
+        self.answered: dict[Request, bool] = {}
+        """Requests that this pod has answered, and whether finally: by a commit, of a rank other than 0 by a manifest."""
+        self.held: list[Held] = []
+        """Manifests of this incarnation, newest first. Not kept by a run of one rank."""
+        self.written: list[Written] = []
+        """Commits of this incarnation of rank 0, newest first. Not kept by a run of one rank."""
+        self.is_open = False
         self._previous: str | None = None
         self._sent: dict[str, Sent] = {}
         self._known: list[Known] = []
@@ -93,63 +107,98 @@ class Ledger:
     # -- who writes --------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Claim an epoch, or go on with this pod's, and read what earlier commits cover.
+        """Claim an incarnation, or go on with this pod's, and read what is covered. To be called again if the bucket failed meanwhile.
 
         Raises:
             FencedError: a newer writer is there already.
         """
         commits = {order: key for key, _ in self._bucket.keys(self.layout.commits) if (order := order_of_commit(key))}
-        epoch = self._memory.epoch or self._claim(max((order.epoch for order in commits), default=0))
-        self._memory.remember_epoch(epoch)
-        self.epoch = epoch
+        above = max((order.incarnation for order in commits), default=0) if self.rank == 0 else 0
+        incarnation = self._memory.incarnation or self._claim(above)
+        self._memory.remember_incarnation(incarnation)
+        self.incarnation = incarnation
         self.check_fence()
+        own = [order.generation for order in commits if order.incarnation == incarnation and self.rank == 0]
+        if not self.alone:
+            own += self._recall_manifests(incarnation)
         for order in sorted(commits, reverse=True)[:HISTORY_MAX]:
             self._recall(commits[order], order)
-        own = [order.generation for order in commits if order.epoch == epoch]
         self.generation = max(own, default=0) + 1
-        log.info("Writing as epoch %d, next generation %d; %d commits are there.", epoch, self.generation, len(commits))
+        self.is_open = True
+        log.info(
+            "Writing as incarnation %d of rank %d, next generation %d; %d commits are there.",
+            incarnation,
+            self.rank,
+            self.generation,
+            len(commits),
+        )
+
+    def _claims(self) -> list[int]:
+        keys = self._bucket.keys(self.layout.claims(self.rank))
+        return [claim for key, _ in keys if (claim := incarnation_of_claim(key))]
 
     def _claim(self, above: int) -> int:
-        claims = [epoch for key, _ in self._bucket.keys(self.layout.epochs) if (epoch := epoch_of_claim(key))]
-        number = max([above, *claims], default=0) + 1
+        number = max([above, *self._claims()], default=0) + 1
         claim = Claim(run=self._task.run, pod=self._task.pod, claimed_at=now())
         while True:
             try:
-                self._bucket.put(self.layout.epoch(number), claim.model_dump_json(by_alias=True).encode())
+                key = self.layout.claim(self.rank, number)
+                self._bucket.put(key, claim.model_dump_json(by_alias=True).encode())
             except ConflictError:
                 number += 1  # another pod was faster
             else:
                 return number
 
     def check_fence(self) -> None:
-        """See whether a newer writer has claimed the run.
+        """See whether a newer writer has claimed this rank. Claims of other ranks are no matter.
 
         Raises:
             FencedError: it has.
         """
-        newest = max((epoch_of_claim(key) or 0 for key, _ in self._bucket.keys(self.layout.epochs)), default=0)
-        if self.epoch is not None and newest > self.epoch:
-            raise FencedError(f"epoch {newest} was claimed by a newer pod; this is epoch {self.epoch}")
+        newest = max(self._claims(), default=0)
+        if self.incarnation is not None and newest > self.incarnation:
+            raise FencedError(
+                f"incarnation {newest} of rank {self.rank} was claimed by a newer pod; this is incarnation {self.incarnation}"
+            )
 
     # -- what is covered -------------------------------------------------------------------------------------------
+
+    def _recall_manifests(self, incarnation: int) -> list[int]:
+        """Read what this incarnation has written already; returns its generations."""
+        keys = self._bucket.keys(self.layout.manifests(self.rank, incarnation), flat=True)
+        found = {order: key for key, _ in keys if (order := order_of_manifest(key))}
+        for order in sorted(found)[-HELD_MAX:]:
+            body = self._bucket.get(found[order], MANIFEST_MAX_BYTES) or b""
+            try:
+                manifest = read_manifest(body, "it")
+            except BadCommitError as bad:
+                log.warning("Passing over manifest %s: %s.", found[order], bad)
+                continue
+            self._hold(self._ref(found[order], body, incarnation), manifest)
+        return [order.generation for order in found]
 
     def _recall(self, key: str, order: Order) -> None:
         try:
             commit = load_commit(self._bucket, self.layout, key).commit
-            refs = [ref for ref in commit.ranks if ref.rank == self._task.pod.rank]
+            refs = [ref for ref in commit.ranks if ref.rank == self.rank]
             manifests = [(ref, load_manifest(self._bucket, self.layout, commit, ref)) for ref in refs]
+            self._previous = self._previous or key
+            if self.rank == 0 and order.incarnation == self.incarnation:
+                self._recall_own(key, commit)
         except BadCommitError as bad:
             log.warning("Passing over commit %s: %s.", key, bad)
             return
         for ref, manifest in manifests:
             self._learn(ref, manifest, over=False)
-        self._previous = self._previous or key
-        if order.epoch != self.epoch:
-            return
-        seen = _seen(key, commit)
-        self.newest = self.newest or seen
+
+    def _recall_own(self, key: str, commit: Commit) -> None:
+        if not self.alone and self.newest is None:
+            ranks = sorted(commit.ranks, key=lambda ref: ref.rank)
+            folders = (load_manifest(self._bucket, self.layout, commit, ref).folder for ref in ranks)
+            self.written.append(Written(commit.answer, tuple(folders)))
+        self.newest = self.newest or _seen(key, commit)
         if commit.termination_id and commit.pod_uid == self._task.pod.uid:
-            self.answered.setdefault(Answer(commit.termination_id, commit.attempt), seen)
+            self.answered.setdefault(Request(commit.termination_id, commit.attempt), commit.final)
 
     def _learn(self, ref: RankManifest, manifest: Manifest, *, over: bool) -> None:
         files: dict[str, tuple[int, int]] = {}
@@ -161,8 +210,18 @@ class Ledger:
         checkpoint = manifest.checkpoint
         about = (names.from_text(checkpoint.dir), checkpoint.complete) if checkpoint else None
         known = Known(ref, about, files)
-        self._known = [known, *self._known] if over else [*self._known, known]
+        if ref not in [one.ref for one in self._known]:
+            self._known = [known, *self._known] if over else [*self._known, known]
         del self._known[HISTORY_MAX:]
+        if manifest.incarnation == self.incarnation and (over or self.manifest is None):
+            self.manifest = _manifest_seen(ref.key, manifest)
+
+    def _hold(self, ref: RankManifest, manifest: Manifest) -> None:
+        """Of several ranks: a manifest covers its files, and rank 0 has it to commit. Another rank's part is done."""
+        self._learn(ref, manifest, over=True)
+        self.held = [Held.of(ref, manifest), *self.held][:HELD_MAX]
+        if self.rank and manifest.termination_id:
+            self.answered[Request(manifest.termination_id, manifest.attempt)] = manifest.final
 
     def earlier(self, path: str, entry: Entry) -> Sent | None:
         """The same file in an earlier commit, if size and time are the same."""
@@ -174,9 +233,15 @@ class Ledger:
         return all(self.earlier(path, entry) for path, entry in unit.files.items() if entry.kind is not Kind.OTHER)
 
     def has_answered(self, save: SaveRequest) -> bool:
-        """Whether a request was answered; one that now says that the training has ended, by a final commit."""
-        answer = self.answered.get(Answer(save.id, save.attempt))
-        return answer is not None and (answer.final or not save.ended)
+        """Whether a request was answered; one that now says that the training has ended, finally."""
+        final = self.answered.get(Request(save.id, save.attempt))
+        return final is not None and (final or not save.ended)
+
+    def has_committed(self, held: Held) -> bool:
+        """Whether what rank 0 of several holds is in a commit that answers what it answers."""
+        return any(
+            one.folders[0] == held.folder and (not held.asked or one.answer == held.answer) for one in self.written
+        )
 
     def unsaved_bytes(self, entries: Mapping[str, Entry]) -> int:
         """How much lies in the volume and in no commit."""
@@ -204,14 +269,14 @@ class Ledger:
     @property
     def order(self) -> Order:
         """The place of the commit that comes next."""
-        if self.epoch is None:
-            raise FencedError("no epoch has been claimed")
-        return Order(self.epoch, self.generation)
+        if self.incarnation is None:
+            raise FencedError("no incarnation has been claimed")
+        return Order(self.incarnation, self.generation)
 
     @property
     def folder(self) -> str:
         """Where the next generation's files go."""
-        return self.layout.folder(self._task.pod.rank, self.order, self._task.pod.name)
+        return self.layout.folder(self.rank, self.order, self._task.pod.name)
 
     @property
     def previous(self) -> str | None:
@@ -219,17 +284,38 @@ class Ledger:
         return self._previous
 
     def put_manifest(self, manifest: Manifest) -> RankManifest:
-        """Write the next generation's manifest.
+        """Write the next generation's manifest. Of several ranks its files count as covered from here on.
 
         Raises:
+            FencedError: a newer writer is there.
             TooLargeError: it is beyond its bound.
             ConflictError: another try of this generation wrote a different one.
         """
-        key = self.layout.manifest(self._task.pod.rank, self.order, self._task.pod.name)
+        key = self.layout.manifest(self.rank, self.order, self._task.pod.name)
+        if not self.alone:
+            self.check_fence()
         body = self._put_once(key, manifest, MANIFEST_MAX_BYTES)
-        return RankManifest(rank=self._task.pod.rank, key=key, sha256=hashlib.sha256(body).hexdigest())
+        ref = self._ref(key, body, manifest.incarnation)
+        if self.alone:
+            self.manifest = _manifest_seen(key, manifest)
+        else:
+            self._hold(ref, manifest)
+            self.generation += 1
+        return ref
 
-    def put_commit(self, commit: Commit, manifest: Manifest | None) -> CommitSeen:
+    def read_again(self, ref: RankManifest) -> Manifest:
+        """Read a known manifest once more.
+
+        Raises:
+            ConflictError: it is not what it was.
+        """
+        body = self._bucket.get(ref.key, MANIFEST_MAX_BYTES)
+        if body is None or hashlib.sha256(body).hexdigest() != ref.sha256:
+            self._known = [known for known in self._known if known.ref != ref]
+            raise ConflictError(ref.key)
+        return read_manifest(body, "it")
+
+    def put_commit(self, commit: Commit, manifest: Manifest | None, written: Written | None = None) -> CommitSeen:
         """Write the commit, unless a newer writer has come up; from here on its files count as covered.
 
         Raises:
@@ -241,12 +327,18 @@ class Ledger:
         self._put_once(key, commit, COMMIT_MAX_BYTES)
         if manifest is not None:
             self._learn(commit.ranks[0], manifest, over=True)
+        if written is not None:
+            self.written.insert(0, written)
         self._previous = key
         self.newest = _seen(key, commit)
         if commit.termination_id:
-            self.answered[Answer(commit.termination_id, commit.attempt)] = self.newest
+            self.answered[Request(commit.termination_id, commit.attempt)] = commit.final
         self.generation += 1
         return self.newest
+
+    def _ref(self, key: str, body: bytes, incarnation: int) -> RankManifest:
+        sha256 = hashlib.sha256(body).hexdigest()
+        return RankManifest(rank=self.rank, incarnation=incarnation, key=key, sha256=sha256)
 
     def _put_once(self, key: str, document: Manifest | Commit, limit: int) -> bytes:
         """Write a document and return its bytes; one that an interrupted try wrote differs in its time only, and stays."""
@@ -276,10 +368,25 @@ def _stamp(entry: Entry) -> tuple[int, int]:
     return (0 if entry.kind is Kind.LINK else entry.size, entry.mtime_ns)
 
 
+def _manifest_seen(key: str, manifest: Manifest) -> ManifestSeen:
+    checkpoint = manifest.checkpoint
+    return ManifestSeen(
+        key=key,
+        incarnation=manifest.incarnation,
+        generation=manifest.generation,
+        dir=checkpoint.dir if checkpoint else None,
+        step=checkpoint.step if checkpoint else None,
+        epoch=checkpoint.epoch if checkpoint else None,
+        final=manifest.final,
+        id=manifest.termination_id,
+        attempt=manifest.attempt,
+    )
+
+
 def _seen(key: str, commit: Commit) -> CommitSeen:
     return CommitSeen(
         key=key,
-        epoch=commit.epoch,
+        incarnation=commit.incarnation,
         generation=commit.generation,
         step=commit.checkpoint.step if commit.checkpoint else None,
         final=commit.final,

@@ -48,7 +48,7 @@ class Agent:
         self._markers = tuple(stop.inside(name) for name in task.config.marker_files)
         self._signaller = Signaller(task, memory)
         self._watcher = Watcher(task.config, stop.inside(task.config.stop_file))
-        self._board = Board(task.pod.uid, since_ns)
+        self._board = Board(task.pod, since_ns)
         self._shipper = self._make_shipper(memory, since_ns) if task.config.destination else NoShipper()
         self._sigterm = False
         self._dead = False

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from trainingrun_operator.agent.cargo import Sent, Wanted
-from trainingrun_operator.agent.ledger import Answer
+from trainingrun_operator.agent.ledger import Request
 from trainingrun_operator.agent.volume import detect
 from trainingrun_operator.agent.volume.units import Unit, is_log
 from trainingrun_operator.checkpoints import names
@@ -42,8 +42,7 @@ class Wish(NamedTuple):
     reason: str = "checkpoint"
     """``checkpoint``: nobody asks. ``save``, ``sigterm``."""
     ended: bool = False
-    answer: Answer = Answer()
-
+    request: Request = Request()
     afresh: bool = False
     """The operator could not verify what was shipped for the attempt before: nothing of it is named or copied again."""
     status: str | None = None
@@ -116,7 +115,11 @@ def _about(seen: Seen | None, beside: Seen | None = None) -> Checkpoint | None:
     if beside and beside.unit.mtime_ns > seen.unit.mtime_ns:
         evidence += f"; {beside.unit.name} beside it is half-written ({beside.verdict.evidence})"
     return Checkpoint(
-        dir=names.to_text(seen.unit.dir), step=seen.unit.step, complete=seen.complete, evidence=names.to_text(evidence)
+        dir=names.to_text(seen.unit.dir),
+        step=seen.unit.step,
+        epoch=seen.unit.epoch,
+        complete=seen.complete,
+        evidence=names.to_text(evidence),
     )
 
 

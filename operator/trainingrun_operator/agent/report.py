@@ -10,14 +10,24 @@ from typing import TYPE_CHECKING
 
 from trainingrun_operator.agent.volume import detect
 from trainingrun_operator.agent.volume.look import View
-from trainingrun_operator.api.exchange import AgentError, AgentReport, CommitSeen, Found, MarkerSeen, Upload
+from trainingrun_operator.api.exchange import (
+    AgentError,
+    AgentReport,
+    CommitSeen,
+    Found,
+    ManifestSeen,
+    MarkerSeen,
+    Upload,
+)
 from trainingrun_operator.checkpoints import names
 
 if TYPE_CHECKING:
     from trainingrun_operator.agent.cargo import Tally
     from trainingrun_operator.agent.volume.detect import Seen
+    from trainingrun_operator.checkpoints.documents import PodRef
 
 NOTHING = View()
+LAGGING_MAX = 64
 UPLOADS_MAX = 8
 """The operator looks more often than so many generations are committed."""
 
@@ -35,14 +45,16 @@ class Trouble:
 class Board:
     """Shared by all threads; every change is one assignment under the lock."""
 
-    def __init__(self, pod_uid: str, since_ns: int) -> None:
+    def __init__(self, pod: PodRef, since_ns: int) -> None:
         self._lock = threading.Lock()
-        self._pod_uid = pod_uid
+        self._pod = pod
         self._since_ns = since_ns
         self._view = NOTHING
         self._unsaved: int | None = None
-        self._epoch: int | None = None
+        self._incarnation: int | None = None
+        self._manifest: ManifestSeen | None = None
         self._commit: CommitSeen | None = None
+        self._lagging: tuple[int, ...] = ()
         self._uploads: deque[Upload] = deque(maxlen=UPLOADS_MAX)
         self._upload_failures = 0
         self._working_on: str | None = None
@@ -60,11 +72,17 @@ class Board:
         with self._lock:
             self._unsaved = size
 
-    def claimed(self, epoch: int | None, commit: CommitSeen | None) -> None:
-        """The bucket was read: this is the writer's epoch, this its newest commit."""
+    def claimed(self, incarnation: int | None, manifest: ManifestSeen | None, commit: CommitSeen | None) -> None:
+        """The bucket was read or written: the writer's incarnation, its newest manifest, its newest commit."""
         with self._lock:
-            self._epoch = epoch
+            self._incarnation = incarnation
+            self._manifest = manifest
             self._commit = commit
+
+    def lagging(self, ranks: tuple[int, ...]) -> None:
+        """Rank 0 waits for these ranks, or for none."""
+        with self._lock:
+            self._lagging = ranks[:LAGGING_MAX]
 
     def working_on(self, request_id: str | None) -> None:
         """A save request is in hand, or none."""
@@ -113,10 +131,14 @@ class Board:
             if whole and partial and partial.unit.mtime_ns < whole.unit.mtime_ns:
                 partial = None
             total = sum(entry.size for entry in entries.values())
-            trouble = next((self._trouble[source] for source in ("volume", "store") if source in self._trouble), None)
+            trouble = next(
+                (self._trouble[source] for source in ("volume", "store", "ranks") if source in self._trouble), None
+            )
             return AgentReport(
-                pod_uid=self._pod_uid,
-                agent_epoch=self._epoch,
+                pod_uid=self._pod.uid,
+                rank=self._pod.rank,
+                world_size=self._pod.world_size,
+                incarnation=self._incarnation,
                 newest=_found(whole, wall),
                 unfinished=_found(partial, wall),
                 files=len(entries),
@@ -124,7 +146,9 @@ class Board:
                 unsaved_bytes=total if self._unsaved is None else self._unsaved,
                 uploaded_bytes=self._tally.sent_bytes + self._tally.kept_bytes if self._tally else 0,
                 last_change_seconds=None if view.changed_at is None else max(at - view.changed_at, 0.0),
+                manifest=self._manifest,
                 commit=self._commit,
+                lagging=self._lagging,
                 uploads=tuple(self._uploads),
                 upload_failures=self._upload_failures,
                 working_on=self._working_on,

@@ -18,10 +18,20 @@ from trainingrun_operator.checkpoints.bucket import Bucket, StoreError, code_of,
 from trainingrun_operator.checkpoints.documents import WHOLE, Commit
 from trainingrun_operator.checkpoints.download import Download
 from trainingrun_operator.checkpoints.keys import order_of_commit
-from trainingrun_operator.checkpoints.proof import BadCommitError, load_commit, load_manifest
+from trainingrun_operator.checkpoints.proof import (
+    BadCommitError,
+    Found,
+    check_owned,
+    check_whole,
+    complaint_about,
+    load_commit,
+    load_manifest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from trainingrun_operator.checkpoints.documents import FileEntry, Manifest
 
 log = logging.getLogger(__name__)
 
@@ -33,25 +43,36 @@ COMMITS_MAX = 1000
 READERS = 16
 
 
-def candidates(commits: Iterable[Commit]) -> list[Commit]:
+def candidates(commits: Iterable[Commit], world_size: int) -> list[Commit]:
     """Commits that one could start from, the best first: the furthest advanced, then the newest.
 
-    A later attempt that has trained less does not supersede an earlier one. A manifest that several commits name counts once.
+    A later attempt that has trained less does not supersede an earlier one. Manifests that several commits name count once. A commit of
+    another number of ranks does not have what each of these needs.
     """
     best = sorted(
         (commit for commit in commits if commit.checkpoint and commit.checkpoint.complete and commit.total_files),
-        key=lambda commit: (_step(commit), commit.order),
+        key=lambda commit: (*_advance(commit), commit.order),
         reverse=True,
     )
     chosen: dict[tuple[str, ...], Commit] = {}
     for commit in best:
+        if commit.world_size != world_size:
+            log.warning(
+                "Passing over i%d-g%04d: it is of %d ranks, the run has %d.",
+                *commit.order,
+                commit.world_size,
+                world_size,
+            )
+            continue
         chosen.setdefault(tuple(ref.sha256 for ref in commit.ranks), commit)
     return list(chosen.values())
 
 
-def _step(commit: Commit) -> int:
+def _advance(commit: Commit) -> tuple[int, int]:
+    """How far the training was: by step, else by epoch."""
     step = commit.checkpoint.step if commit.checkpoint else None
-    return -1 if step is None else step
+    epoch = commit.checkpoint.epoch if commit.checkpoint else None
+    return (-1 if step is None else step, -1 if epoch is None else epoch)
 
 
 class Restore:
@@ -70,7 +91,7 @@ class Restore:
             ClientError, BotoCoreError: the bucket does not answer.
             OSError: the volume cannot be written.
         """
-        chosen = candidates(self._commits())
+        chosen = candidates(self._commits(), self._task.pod.world_size)
         if not chosen:
             log.info("Nothing to restore: no checkpoint of this run is in the bucket.")
             return True
@@ -80,7 +101,7 @@ class Restore:
             try:
                 self._fetch(commit)
             except BadCommitError as bad:
-                log.warning("e%d-g%04d cannot be restored, going back one: %s.", *commit.order, bad)
+                log.warning("i%d-g%04d cannot be restored, going back one: %s.", *commit.order, bad)
             else:
                 return True
         log.error("None of %d checkpoints in the bucket is whole.", len(chosen))
@@ -100,31 +121,57 @@ class Restore:
             return None
 
     def _is_further(self, best: Commit) -> bool:
-        """Whether a lasting volume holds a complete checkpoint that no commit has yet: then that one is resumed from."""
+        """Whether a lasting volume holds a complete checkpoint that no commit has yet: then that one is resumed from.
+
+        Not of several ranks: only of what is committed is it known that every rank has it.
+        """
+        if self._task.pod.world_size > 1:
+            return False
         view = Watcher(self._task.config, stop.inside(self._task.config.stop_file)).look(ended=True)
         local = detect.newest(view.seen, 0)
-        if local is None or local.unit.step is None or local.unit.step <= _step(best):
+        if local is None or local.unit.step is None or local.unit.step <= _advance(best)[0]:
             return False
         log.info("Nothing to restore: %s in the volume is further than the bucket.", local.unit.dir)
         self._resume_from(local.unit.dir)
         return True
 
     def _fetch(self, commit: Commit) -> None:
-        ref = next((ref for ref in commit.ranks if ref.rank == self._task.pod.rank), None)
-        if ref is None or commit.checkpoint is None:
-            raise BadCommitError(f"it names no manifest of rank {self._task.pod.rank}")
-        manifest = load_manifest(self._bucket, self._layout, commit, ref)
+        rank, found = self._task.pod.rank, None
+        for ref in commit.ranks:
+            manifest = load_manifest(self._bucket, self._layout, commit, ref)
+            check_whole(manifest)
+            if ref.rank == rank:
+                found = manifest
+            else:
+                self._check_objects(manifest)
+        if found is None or commit.checkpoint is None:
+            raise BadCommitError(f"it names no manifest of rank {rank}")
+        manifest = found
         started = time.monotonic()
         size = Download(self._bucket, self._layout, self._task.root).fetch(manifest)
         self._resume_from(names.from_text(commit.checkpoint.dir))
         log.info(
-            "Restored %s of e%d-g%04d: %d of %d bytes downloaded in %.1f s.",
+            "Restored %s of i%d-g%04d: %d of %d bytes downloaded in %.1f s.",
             commit.checkpoint.dir,
             *commit.order,
             size,
             manifest.total_bytes,
             time.monotonic() - started,
         )
+
+    def _check_objects(self, manifest: Manifest) -> None:
+        """Look at what another rank will restore. Were it not whole there, that rank would go back further than this one."""
+        files = [file for file in manifest.files if file.link_target is None]
+        for file in files:
+            check_owned(self._layout, file.key)
+        with ThreadPoolExecutor(READERS) as pool:
+            for file, stored in zip(files, pool.map(self._head, files), strict=True):
+                if complaint := complaint_about(file, stored):
+                    raise BadCommitError(f"rank {manifest.pod.rank}: {complaint}")
+
+    def _head(self, file: FileEntry) -> Found | None:
+        stored = self._bucket.head(file.key)
+        return None if stored is None else Found(stored.size, stored.crc)
 
     def _resume_from(self, folder: str) -> None:
         path = self._task.root if folder == WHOLE else self._task.root / folder

@@ -5,27 +5,31 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainingrun_operator import __version__
 from trainingrun_operator.agent import ledger as ledgers
 from trainingrun_operator.agent import plan
 from trainingrun_operator.agent.cargo import Cargo, ChangedError, PreemptedError, Tally
-from trainingrun_operator.agent.ledger import Answer, FencedError, TooLargeError
+from trainingrun_operator.agent.ledger import FencedError, Request, TooLargeError
+from trainingrun_operator.agent.ranks import Peers, agreement, disagreement, lagging
 from trainingrun_operator.agent.upload import Shipment
 from trainingrun_operator.api.exchange import Upload
 from trainingrun_operator.checkpoints.bucket import ConflictError, CorruptedError, StoreError, code_of, describe
-from trainingrun_operator.checkpoints.documents import Commit, Manifest
+from trainingrun_operator.checkpoints.documents import Answer, Commit, Manifest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from trainingrun_operator.agent.config import Pace, Task
     from trainingrun_operator.agent.ledger import Ledger
     from trainingrun_operator.agent.plan import Job, Wish
+    from trainingrun_operator.agent.ranks import Held, Written
     from trainingrun_operator.agent.report import Board
     from trainingrun_operator.agent.volume.look import View, Watcher
     from trainingrun_operator.api.exchange import SaveRequest
     from trainingrun_operator.checkpoints.bucket import Bucket
-    from trainingrun_operator.checkpoints.documents import RankManifest
+    from trainingrun_operator.checkpoints.documents import Checkpoint, RankManifest
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +81,12 @@ class Shipper:
         self._changes = 0
         self._failures = 0
         self._fence_seen = 0.0
+        several = task.pod.world_size > 1 and task.pod.rank == 0
+        self._peers = Peers(bucket, task) if several else None
+        self._look_at = 0.0
+        """When what the other ranks hold is read next."""
+        self._rested = 0.0
+        """How long the pause before that was."""
         self.since_ns = 0
         self.outcome: int | None = None
         """The exit code, once there is nothing more to do."""
@@ -165,19 +175,21 @@ class Shipper:
         return float(min(FIRST_BACKOFF_SECONDS * 2 ** min(self._failures, 10), self._pace.backoff_max))
 
     def _step(self) -> float:
-        if self._ledger.epoch is None:
+        if not self._ledger.is_open:
             self._ledger.open()
             if self._view:
                 self._board.unsaved(self._ledger.unsaved_bytes(self._view.scan.entries))
-            self._board.claimed(self._ledger.epoch, self._ledger.newest)
+            self._tell()
         self._wish = wish = self._current_wish()
+        if self._commit_agreed():
+            return 0.0
         view = None if wish.ended else self._view
         view = view or self._watcher.look(ended=wish.ended)
         job = plan.next_job(view, self._ledger, wish, self.since_ns)
         if job and self._is_said_already(job):
             self.outcome = 0
             return 0.0
-        if job:
+        if job and not self._is_held_already(job):
             self._ship(job, view)
             return 0.0
         if time.monotonic() - self._fence_seen > self._pace.fence:
@@ -188,22 +200,37 @@ class Shipper:
     def _current_wish(self) -> Wish:
         save = self._save
         pending = save is not None and not self._ledger.has_answered(save)
+        if self._ledger.rank and save is not None and not save.ended:
+            # Rank 0 may not hold what this one has answered with: what comes later answers as well.
+            pending = True
         if self._terminating:
-            answer = Answer(save.id, save.attempt) if save else Answer(self._stop_id)
+            request = Request(save.id, save.attempt) if save else Request(self._stop_id)
             status = save.status if save else None
-            return plan.Wish("sigterm", ended=True, answer=answer, afresh=pending and answer.attempt > 1, status=status)
+            afresh = pending and request.attempt > 1
+            return plan.Wish("sigterm", ended=True, request=request, afresh=afresh, status=status)
         if save is not None and pending:
-            answer = Answer(save.id, save.attempt)
-            return plan.Wish("save", ended=save.ended, answer=answer, afresh=save.attempt > 1, status=save.status)
+            request = Request(save.id, save.attempt)
+            return plan.Wish("save", ended=save.ended, request=request, afresh=save.attempt > 1, status=save.status)
         return plan.Wish()
 
     def _is_said_already(self, job: Job) -> bool:
         """Whether the last word was spoken before SIGTERM came, and nothing was written since."""
-        newest = self._ledger.newest
+        ledger = self._ledger
+        newest = ledger.manifest if ledger.rank else ledger.newest
         if job.wish.reason != "sigterm" or newest is None or not newest.final:
             return False
-        same = Answer(newest.id, newest.attempt) == job.wish.answer or job.wish.answer.id is None
+        same = Request(newest.id, newest.attempt) == job.wish.request or job.wish.request.id is None
         return same and all(one.earlier for one in job.files)
+
+    def _is_held_already(self, job: Job) -> bool:
+        """Of several ranks: whether this one's newest manifest says what the job would. Then the others are waited for, if anything."""
+        held = self._ledger.held[0] if self._ledger.held else None
+        request, wish = job.wish.request, job.wish
+        if held is None or held.answer != (request.id, request.attempt, wish.ended):
+            return False
+        if wish.reason == "save":
+            return (held.checkpoint and held.checkpoint.identity) == (job.checkpoint and job.checkpoint.identity)
+        return all(one.earlier for one in job.files)
 
     def _halted(self) -> bool:
         """Whether something more urgent than the shipment on its way has come up."""
@@ -214,82 +241,177 @@ class Shipper:
     def _ship(self, job: Job, view: View) -> None:
         self._ledger.check_fence()
         tally, started = Tally(), time.monotonic()
-        manifest: Manifest | None = None
-        if job.again:
-            ref = job.again
-        else:
-            self._board.shipping(tally)
-            try:
-                manifest, ref = self._send(job, tally)
-            finally:
-                self._board.shipping(None)
-        commit = self._commit(job, ref, manifest)
-        seen = self._ledger.put_commit(commit, manifest)
+        generation = self._ledger.generation
+        self._board.shipping(tally)
+        try:
+            manifest, ref = self._make_manifest(job, tally)
+        finally:
+            self._board.shipping(None)
+        if self._ledger.alone:
+            self._put_commit(self._commit_of(job, ref, manifest), manifest)
         self._changes = 0
-        self._board.claimed(self._ledger.epoch, seen)
+        self._rested, self._look_at = 0.0, 0.0
+        self._tell()
         self._board.unsaved(self._ledger.unsaved_bytes(view.scan.entries))
         seconds = time.monotonic() - started
-        if manifest is not None:
-            sent = Upload(epoch=seen.epoch, generation=seen.generation, bytes=tally.sent_bytes, seconds=seconds)
+        if manifest is not None and not job.again:
+            incarnation = manifest.incarnation
+            sent = Upload(incarnation=incarnation, generation=generation, bytes=tally.sent_bytes, seconds=seconds)
             self._board.uploaded(sent)
-        if job.wish.reason == "sigterm":
+        if job.wish.reason == "sigterm" and not self._peers:
             self.outcome = 0
         log.info(
-            "Committed e%d-g%04d (%s%s): %s, %d files, %d bytes sent and %d kept (%d parts) in %.1f s.",
-            seen.epoch,
-            seen.generation,
+            "Shipped i%d-g%04d of rank %d (%s%s): %s, %d bytes sent and %d kept (%d parts) in %.1f s.",
+            self._ledger.incarnation,
+            generation,
+            self._ledger.rank,
             job.wish.reason,
-            ", final" if commit.final else "",
+            ", final" if job.wish.ended else "",
             job.checkpoint.dir if job.checkpoint else "no checkpoint",
-            commit.total_files,
             tally.sent_bytes,
             tally.kept_bytes,
             tally.kept_parts,
             seconds,
         )
 
-    def _send(self, job: Job, tally: Tally) -> tuple[Manifest, RankManifest]:
-        shipment = Shipment(self._bucket, self._task.config.path, self._ledger.folder, tally, self._halted)
-        cargo = shipment.send(job.files, skip_changed=job.wish.ended and self._changes >= CHANGES_MAX)
-        manifest = self._manifest(job, cargo)
+    def _tell(self) -> None:
+        ledger = self._ledger
+        self._board.claimed(ledger.incarnation, ledger.manifest, ledger.newest)
+
+    def _make_manifest(self, job: Job, tally: Tally) -> tuple[Manifest | None, RankManifest]:
+        """Send the files and write the manifest; None: one that is there is named again.
+
+        Of several ranks each one's manifest says what it answers, so there is always a new one.
+        """
+        if job.again and self._ledger.alone:
+            return None, job.again
+        if job.again:
+            there = self._ledger.read_again(job.again)
+            manifest = there.model_copy(update=self._about(job) | {"previous": job.again.key})
+        else:
+            shipment = Shipment(self._bucket, self._task.config.path, self._ledger.folder, tally, self._halted)
+            cargo = shipment.send(job.files, skip_changed=job.wish.ended and self._changes >= CHANGES_MAX)
+            manifest = self._manifest(job, cargo)
         return manifest, self._ledger.put_manifest(manifest)
 
+    def _about(self, job: Job) -> dict[str, Any]:
+        incarnation, generation = self._ledger.order
+        return {
+            "run": self._task.run,
+            "pod": self._task.pod,
+            "incarnation": incarnation,
+            "generation": generation,
+            "reason": job.wish.reason,
+            "termination_id": job.wish.request.id,
+            "attempt": job.wish.request.attempt,
+            "final": job.wish.ended,
+            "checkpoint": job.checkpoint,
+            "agent_version": __version__,
+            "written_at": ledgers.now(),
+        }
+
     def _manifest(self, job: Job, cargo: Cargo) -> Manifest:
-        epoch, generation = self._ledger.order
         return Manifest(
-            run=self._task.run,
-            pod=self._task.pod,
-            epoch=epoch,
-            generation=generation,
+            **self._about(job),
             previous=self._ledger.previous,
             format=job.format,
-            checkpoint=job.checkpoint,
+            folder=self._ledger.folder,
             files=tuple(sorted(cargo.files, key=lambda file: file.path)),
             skipped=tuple(sorted(cargo.skipped, key=lambda file: file.path)),
             total_files=len(cargo.files),
             total_bytes=sum(file.size for file in cargo.files),
-            agent_version=__version__,
-            written_at=ledgers.now(),
         )
 
-    def _commit(self, job: Job, ref: RankManifest, manifest: Manifest | None) -> Commit:
-        epoch, generation = self._ledger.order
+    # -- one commit ----------------------------------------------------------------------------------------------------
+
+    def _commit_of(self, job: Job, ref: RankManifest, manifest: Manifest | None) -> Commit:
+        """Of a run of one rank."""
         totals = self._ledger.totals_of(ref) if manifest is None else (manifest.total_files, manifest.total_bytes)
-        return Commit(
-            run=self._task.run,
-            epoch=epoch,
-            generation=generation,
+        request = job.wish.request
+        return self._commit(
             reason=job.wish.reason,
-            termination_id=job.wish.answer.id,
-            attempt=job.wish.answer.attempt,
-            status=job.wish.status,
-            final=job.wish.ended,
+            answer=Answer(request.id, request.attempt, job.wish.ended),
             checkpoint=job.checkpoint,
             ranks=(ref,),
+            totals=totals,
+        )
+
+    def _commit_agreed(self) -> bool:
+        """Rank 0 of several: commit what every rank holds by now. Returns whether it did."""
+        ledger, peers = self._ledger, self._peers
+        mine = next(iter(ledger.held), None)
+        if mine is None or peers is None or ledger.has_committed(mine) or time.monotonic() < self._look_at:
+            return False
+        others = peers.look()
+        found = agreement(ledger.held, others, ledger.written)
+        if found is None:
+            self._wait_for_ranks(mine, others)
+            return False
+        commit = self._commit(
+            reason=found.reason,
+            answer=found.answer,
+            checkpoint=found.ranks[0].checkpoint,
+            ranks=tuple(one.ref for one in found.ranks),
+            totals=(sum(one.files for one in found.ranks), sum(one.bytes for one in found.ranks)),
+        )
+        self._put_commit(commit, None, found.written)
+        self._board.lagging(())
+        self._board.works("ranks")
+        self._tell()
+        if self._wish.reason == "sigterm" and mine.answer == found.answer:
+            self.outcome = 0
+        return True
+
+    def _wait_for_ranks(self, mine: Held, others: Mapping[int, Sequence[Held]]) -> None:
+        """Look again later: at first as often as at the volume, then more and more seldom."""
+        longest = self._pace.backoff_max if self._wish.ended else self._pace.ranks_max
+        self._rested = min(max(self._rested * 2, self._pace.scan), longest)
+        self._look_at = time.monotonic() + self._rested
+        self._board.lagging(lagging(mine, others))
+        if why := disagreement(mine, others):
+            if self._board.failed("ranks", "RanksDiffer", f"No checkpoint is held by every rank: {why}"):
+                log.warning("No checkpoint is held by every rank: %s.", why)
+        else:
+            self._board.works("ranks")
+
+    def _commit(
+        self,
+        *,
+        reason: str,
+        answer: Answer,
+        checkpoint: Checkpoint | None,
+        ranks: tuple[RankManifest, ...],
+        totals: tuple[int, int],
+    ) -> Commit:
+        incarnation, generation = self._ledger.order
+        return Commit(
+            run=self._task.run,
+            incarnation=incarnation,
+            generation=generation,
+            reason=reason,
+            termination_id=answer.id,
+            attempt=answer.attempt,
+            status=self._wish.status if (answer.id, answer.attempt) == self._wish.request else None,
+            final=answer.final,
+            checkpoint=checkpoint,
+            ranks=ranks,
             world_size=self._task.pod.world_size,
             pod_uid=self._task.pod.uid,
             total_files=totals[0],
             total_bytes=totals[1],
             agent_version=__version__,
             written_at=ledgers.now(),
+        )
+
+    def _put_commit(self, commit: Commit, manifest: Manifest | None, written: Written | None = None) -> None:
+        seen = self._ledger.put_commit(commit, manifest, written)
+        log.info(
+            "Committed i%d-g%04d (%s%s): %s, %d files of %d ranks.",
+            seen.incarnation,
+            seen.generation,
+            commit.reason,
+            ", final" if commit.final else "",
+            commit.checkpoint.dir if commit.checkpoint else "no checkpoint",
+            commit.total_files,
+            commit.world_size,
         )

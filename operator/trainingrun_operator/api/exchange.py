@@ -60,6 +60,8 @@ class AgentConfig(Model):
     """Sent to the training at half the grace, when the stop file had no effect: ``SIGTERM``, ``SIGUSR1``, …"""
     marker_files: tuple[str, ...] = ()
     port: int = 18790
+    world_size: int = 1
+    """Ranks that ship, as the workload has them."""
 
 
 class Found(Model):
@@ -74,11 +76,29 @@ class Found(Model):
     bytes: int = 0
 
 
-class CommitSeen(Model):
-    """The newest commit that this agent wrote."""
+class ManifestSeen(Model):
+    """The newest manifest that this agent wrote: what its rank holds in the bucket."""
 
     key: str
-    epoch: int
+    incarnation: int
+    """Of this rank."""
+    generation: int
+    dir: str | None = None
+    """Of the checkpoint; None: nothing lay under the path."""
+    step: int | None = None
+    epoch: int | None = None
+    final: bool = False
+    id: str | None = None
+    """The save request that it answers, if any."""
+    attempt: int = 0
+
+
+class CommitSeen(Model):
+    """The newest commit that this agent wrote. Only rank 0 writes any."""
+
+    key: str
+    incarnation: int
+    """Of rank 0."""
     generation: int
     step: int | None = None
     final: bool = False
@@ -90,7 +110,7 @@ class CommitSeen(Model):
 class Upload(Model):
     """One generation that the agent has sent and committed."""
 
-    epoch: int
+    incarnation: int
     generation: int
     bytes: int = 0
     """Sent for it; what the bucket held already is not."""
@@ -118,8 +138,10 @@ class AgentReport(Model):
     """``GET /progress`` of the agent."""
 
     pod_uid: str
-    agent_epoch: int | None = None
-    """None until the claim in the bucket succeeded."""
+    rank: int = 0
+    world_size: int = 1
+    incarnation: int | None = None
+    """Of this rank; None until the claim in the bucket succeeded."""
     newest: Found | None = None
     """The newest complete checkpoint in the volume."""
     unfinished: Found | None = None
@@ -127,13 +149,16 @@ class AgentReport(Model):
     files: int = 0
     bytes: int = 0
     unsaved_bytes: int = 0
-    """In the volume and not yet in any commit."""
+    """In the volume and not yet in any commit; of several ranks: not yet in any manifest of this one."""
     uploaded_bytes: int = 0
     """Of the generation that is being shipped now."""
     last_change_seconds: Annotated[
         float | None, Field(description="Since anything under the path changed; None if nothing was ever there")
     ] = None
+    manifest: ManifestSeen | None = None
     commit: CommitSeen | None = None
+    lagging: tuple[int, ...] = ()
+    """Of rank 0: ranks that do not hold yet what this one holds, the lowest 64. Nothing is committed before they do."""
     uploads: tuple[Upload, ...] = ()
     """The newest few since this agent started, oldest first."""
     upload_failures: int = 0

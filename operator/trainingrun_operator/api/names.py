@@ -64,6 +64,8 @@ CHECKPOINT_DIR_ENV: Final = "TRAININGRUN_CHECKPOINT_DIR"
 CONTROL_ENV: Final = "TRAININGRUN_CONTROL"
 TRAINS_ENV: Final = "TRAININGRUN_TRAINS"
 """Only in the container that trains, and only where it may be sent a signal: the agent knows its process by it."""
+RANK_ENV: Final = "JOB_COMPLETION_INDEX"
+"""Kubernetes sets it in every container of an Indexed Job; absent: rank 0."""
 
 # -- the keys of a run's Secret ---------------------------------------------------------------------------
 ACCESS_KEY: Final = "AWS_ACCESS_KEY_ID"

@@ -147,9 +147,15 @@ class Bucket:
         self._s3 = client
         self._name = name
 
-    def keys(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """All keys below a prefix, with sizes."""
-        for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._name, Prefix=prefix):
+    def keys(self, prefix: str, *, flat: bool = False) -> Iterator[tuple[str, int]]:
+        """All keys that begin with a prefix, with sizes; ``flat``: without those in folders below it."""
+        pages = self._s3.get_paginator("list_objects_v2")
+        listed = (
+            pages.paginate(Bucket=self._name, Prefix=prefix, Delimiter="/")
+            if flat
+            else pages.paginate(Bucket=self._name, Prefix=prefix)
+        )
+        for page in listed:
             for item in page.get("Contents", ()):
                 yield item["Key"], item["Size"]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from pydantic import Field
 
 from trainingrun_operator.api.base import Model
 from trainingrun_operator.checkpoints.keys import Order
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 COMMIT_MAX_BYTES: Final = 64 * 1024
 MANIFEST_MAX_BYTES: Final = 64 * 1024 * 1024
 FILES_MAX: Final = 200_000
@@ -62,13 +62,35 @@ class Skipped(Model):
 
 
 class Checkpoint(Model):
-    """The checkpoint that a generation is about."""
+    """The checkpoint that a manifest or a commit is about."""
 
     dir: str
     step: int | None = None
+    epoch: int | None = None
+    """The training's, where the checkpoint's name has one."""
     complete: bool
     evidence: str
-    """What made it count as complete, in words."""
+    """What made it count as complete, in words; each rank has its own."""
+
+    @property
+    def identity(self) -> tuple[str, int | None, int | None, bool]:
+        """What two ranks must agree on to hold the same checkpoint."""
+        return self.dir, self.step, self.epoch, self.complete
+
+    @property
+    def numbered(self) -> bool:
+        """Whether its identity names one moment of the training. Without step and epoch every save looks the same."""
+        return self.step is not None or self.epoch is not None
+
+
+class Answer(NamedTuple):
+    """What a manifest or a commit was made for."""
+
+    id: str | None = None
+    """The save request's; None: nobody asked."""
+    attempt: int = 0
+    final: bool = False
+    """The training had ended before the volume was read."""
 
 
 class Manifest(Model):
@@ -77,12 +99,21 @@ class Manifest(Model):
     schema_: int = Field(default=SCHEMA, alias="schema")
     run: RunRef
     pod: PodRef
-    epoch: int
+    incarnation: int
+    """Of this rank."""
     generation: int
+    reason: str = "checkpoint"
+    """As in `Commit`."""
+    termination_id: str | None = None
+    """The save request's id. A commit of several ranks answers a request only if the manifest of every rank does."""
+    attempt: int = 0
+    final: bool = False
     previous: str | None = None
     format: str = "Files"
     checkpoint: Checkpoint | None = None
     """None: nothing lay under the path."""
+    folder: str = ""
+    """Key prefix below which the checkpoint lies as it lay on disk, ending with a slash."""
     files: tuple[FileEntry, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     total_files: int = 0
@@ -90,22 +121,30 @@ class Manifest(Model):
     agent_version: str = ""
     written_at: str = ""
 
+    @property
+    def answer(self) -> Answer:
+        """What it was made for."""
+        return Answer(self.termination_id, self.attempt, self.final)
+
 
 class RankManifest(Model):
     """A manifest as a commit names it."""
 
     rank: int
+    incarnation: int
+    """Of the rank, which wrote the manifest."""
     key: str
     sha256: str
     """Of the manifest's bytes, hex."""
 
 
 class Commit(Model):
-    """One generation of the whole run: written last, once, never again."""
+    """One checkpoint of the whole run: written by rank 0 once every rank's manifest is there, last, once, never again."""
 
     schema_: int = Field(default=SCHEMA, alias="schema")
     run: RunRef
-    epoch: int
+    incarnation: int
+    """Of rank 0."""
     generation: int
     reason: str
     """``checkpoint`` (a new one was complete), ``save`` (asked for), ``sigterm`` (the pod is being ended)."""
@@ -118,8 +157,11 @@ class Commit(Model):
     """The training had ended before this was read from the volume: there is nothing after it."""
     checkpoint: Checkpoint | None = None
     ranks: tuple[RankManifest, ...] = ()
+    """One of each rank, from 0 to ``world_size`` - 1."""
     world_size: int = 1
+    """From the workload; never from what agents have claimed."""
     pod_uid: str = ""
+    """Of rank 0."""
     total_files: int = 0
     total_bytes: int = 0
     agent_version: str = ""
@@ -128,11 +170,16 @@ class Commit(Model):
     @property
     def order(self) -> Order:
         """Its place among the run's commits."""
-        return Order(self.epoch, self.generation)
+        return Order(self.incarnation, self.generation)
+
+    @property
+    def answer(self) -> Answer:
+        """What it was made for."""
+        return Answer(self.termination_id, self.attempt, self.final)
 
 
 class Claim(Model):
-    """Who writes in an epoch."""
+    """Who writes for a rank in an incarnation."""
 
     run: RunRef
     pod: PodRef

@@ -2,13 +2,14 @@
 
 ::
 
-    <prefix>/<namespace>/<run>/<uid>/r<rank>/e2-g0007-<pod>/checkpoint-1200/model.safetensors
-    <prefix>/<namespace>/<run>/<uid>/r<rank>/e2-g0007-<pod>.manifest.json
-    <prefix>/<namespace>/<run>/<uid>/commits/e2-g0007.json        written last, once
-    <prefix>/<namespace>/<run>/<uid>/epochs/2.json                who writes now
+    <prefix>/<namespace>/<run>/<uid>/r<rank>/incarnations/2.json                  who writes for this rank
+    <prefix>/<namespace>/<run>/<uid>/r<rank>/i2-g0007-<pod>/checkpoint-1200/model.safetensors
+    <prefix>/<namespace>/<run>/<uid>/r<rank>/i2-g0007-<pod>.manifest.json         what this rank holds
+    <prefix>/<namespace>/<run>/<uid>/commits/i2-g0007.json                        by rank 0: all ranks hold it; written last, once
 
-An *epoch* is one writer (a pod's agent), claimed by a conditional put; a *generation* counts its commits. Order is
-``(epoch, generation)``, compared as numbers. No key is ever written twice.
+An *incarnation* is one writer of one rank (a pod's agent), claimed by a conditional put. A newer claim fences the older incarnations of the
+same rank and of no other. A *generation* counts what one incarnation writes. Manifests of a rank are ordered by that rank's
+``(incarnation, generation)``, commits by those of rank 0, compared as numbers. No key is ever written twice.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from typing import Final, NamedTuple
 
 KEY_MAX_BYTES: Final = 1024
 
-_COMMIT = re.compile(r"commits/e(\d+)-g(\d+)\.json\Z")
-_EPOCH = re.compile(r"epochs/(\d+)\.json\Z")
+_COMMIT = re.compile(r"commits/i(\d+)-g(\d+)\.json\Z")
+_CLAIM = re.compile(r"/r\d+/incarnations/(\d+)\.json\Z")
+_MANIFEST = re.compile(r"/r\d+/i(\d+)-g(\d+)-[^/]+\.manifest\.json\Z")
 _DESTINATION = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[A-Za-z0-9!_.*'()/-]*))?\Z")
 
 
 class Order(NamedTuple):
-    """Which of two commits is the newer: the writer's epoch first, then its generation."""
+    """Which of two documents of one rank is the newer: its writer's incarnation first, then the generation."""
 
-    epoch: int
+    incarnation: int
     generation: int
 
 
@@ -51,13 +53,21 @@ class Layout:
             raise ValueError(message)
         return cls(bucket=match["bucket"], base="/".join(filter(None, (prefix, namespace, run, run_uid))) + "/")
 
+    def rank(self, rank: int) -> str:
+        """Key prefix, ending with a slash, of everything that one rank writes but its commits."""
+        return f"{self.base}r{rank}/"
+
     def folder(self, rank: int, order: Order, pod: str) -> str:
         """Key prefix, ending with a slash, of one rank's files of one generation."""
-        return f"{self.base}r{rank}/e{order.epoch}-g{order.generation:04d}-{pod}/"
+        return f"{self.rank(rank)}i{order.incarnation}-g{order.generation:04d}-{pod}/"
 
     def manifest(self, rank: int, order: Order, pod: str) -> str:
         """Key of one rank's manifest."""
         return self.folder(rank, order, pod).removesuffix("/") + ".manifest.json"
+
+    def manifests(self, rank: int, incarnation: int) -> str:
+        """Key prefix of all manifests of one incarnation; its folders lie beside them."""
+        return f"{self.rank(rank)}i{incarnation}-g"
 
     @property
     def commits(self) -> str:
@@ -66,16 +76,15 @@ class Layout:
 
     def commit(self, order: Order) -> str:
         """Key of one commit."""
-        return f"{self.commits}e{order.epoch}-g{order.generation:04d}.json"
+        return f"{self.commits}i{order.incarnation}-g{order.generation:04d}.json"
 
-    @property
-    def epochs(self) -> str:
-        """Key prefix of all claims."""
-        return f"{self.base}epochs/"
+    def claims(self, rank: int) -> str:
+        """Key prefix of all claims of one rank."""
+        return f"{self.rank(rank)}incarnations/"
 
-    def epoch(self, number: int) -> str:
+    def claim(self, rank: int, incarnation: int) -> str:
         """Key of one claim."""
-        return f"{self.epochs}{number}.json"
+        return f"{self.claims(rank)}{incarnation}.json"
 
     def uri(self, key: str) -> str:
         """What a person hands to ``aws s3 sync``."""
@@ -92,7 +101,13 @@ def order_of_commit(key: str) -> Order | None:
     return Order(int(match[1]), int(match[2])) if match else None
 
 
-def epoch_of_claim(key: str) -> int | None:
-    """The epoch that a claim's key speaks of; None for any other key."""
-    match = _EPOCH.search(key)
+def order_of_manifest(key: str) -> Order | None:
+    """The order that a manifest's key speaks of; None for any other key."""
+    match = _MANIFEST.search(key)
+    return Order(int(match[1]), int(match[2])) if match else None
+
+
+def incarnation_of_claim(key: str) -> int | None:
+    """The incarnation that a claim's key speaks of; None for any other key."""
+    match = _CLAIM.search(key)
     return int(match[1]) if match else None

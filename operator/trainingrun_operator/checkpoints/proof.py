@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from pydantic import ValidationError
 
-from trainingrun_operator.checkpoints.documents import COMMIT_MAX_BYTES, MANIFEST_MAX_BYTES, SCHEMA, Commit, Manifest
+from trainingrun_operator.checkpoints.documents import (
+    COMMIT_MAX_BYTES,
+    MANIFEST_MAX_BYTES,
+    SCHEMA,
+    WHOLE,
+    Commit,
+    Manifest,
+)
 from trainingrun_operator.checkpoints.keys import Order
 
 if TYPE_CHECKING:
-    from trainingrun_operator.checkpoints.documents import FileEntry, RankManifest
+    from trainingrun_operator.checkpoints.documents import Answer, FileEntry, RankManifest
     from trainingrun_operator.checkpoints.keys import Layout
-    from trainingrun_operator.checkpoints.s3 import Found
 
 Document = TypeVar("Document", Commit, Manifest)
 
@@ -26,6 +32,14 @@ _SAID_MAX = 200
 
 class BadCommitError(Exception):
     """A commit, a manifest or an object that is not what it should be; the text is the complaint."""
+
+
+class Found(NamedTuple):
+    """An object as the store describes it."""
+
+    size: int
+    crc64nvme: str
+    """Of the full object, base64; empty if the store keeps none."""
 
 
 class Reads(Protocol):
@@ -68,14 +82,16 @@ def checked_commit(layout: Layout, key: str, body: bytes) -> ReadCommit:
     """
     commit = _parsed(Commit, body, "it")
     if commit.schema_ != SCHEMA:
-        raise BadCommitError(f"its schema is {commit.schema_}, this operator reads {SCHEMA}")
+        raise BadCommitError(f"its schema is {commit.schema_}, this version reads {SCHEMA}")
     run = commit.run
     if layout.base.rstrip("/").split("/")[-3:] != [run.namespace, run.name, run.uid]:
         raise BadCommitError(
             f"it belongs to the run {said(f'{run.namespace}/{run.name}')} with uid {said(run.uid)}, not to this one"
         )
     if key != layout.commit(commit.order):
-        raise BadCommitError(f"its key does not say what it is: epoch {commit.epoch}, generation {commit.generation}")
+        raise BadCommitError(
+            f"its key does not say what it is: incarnation {commit.incarnation}, generation {commit.generation}"
+        )
     ranks = sorted(entry.rank for entry in commit.ranks)
     # The smaller side first: a world size is a number that anybody can write, a list of ranks has to fit into a commit.
     if not ranks or len(ranks) != commit.world_size or ranks != list(range(commit.world_size)):
@@ -85,28 +101,49 @@ def checked_commit(layout: Layout, key: str, body: bytes) -> ReadCommit:
     return ReadCommit(key, hashlib.sha256(body).hexdigest(), commit)
 
 
-def checked_manifest(commit: Commit, entry: RankManifest, body: bytes) -> Manifest:
+def checked_manifest(layout: Layout, commit: Commit, entry: RankManifest, body: bytes) -> Manifest:
     """Read one rank's manifest as the commit names it.
 
     Raises:
-        BadCommitError: it is another one, or about another checkpoint.
+        BadCommitError: it is another one, or another rank's, incarnation's, request's or checkpoint's.
     """
     if hashlib.sha256(body).hexdigest() != entry.sha256:
         raise BadCommitError(f"the manifest {said(entry.key)} is not the one that the commit names (SHA-256 differs)")
     where = f"the manifest of rank {entry.rank}"
-    manifest = _parsed(Manifest, body, where)
-    if manifest.schema_ != SCHEMA:
-        raise BadCommitError(f"{where} has schema {manifest.schema_}, this operator reads {SCHEMA}")
+    manifest = read_manifest(body, where)
     if manifest.run != commit.run:
         raise BadCommitError(f"{where} belongs to another run, with uid {said(manifest.run.uid)}")
-    if (manifest.pod.rank, manifest.pod.world_size) != (entry.rank, commit.world_size):
+    pod, order = manifest.pod, Order(manifest.incarnation, manifest.generation)
+    if (pod.rank, pod.world_size) != (entry.rank, commit.world_size):
+        raise BadCommitError(f"{where} of {commit.world_size} was written by rank {pod.rank} of {pod.world_size}")
+    if manifest.incarnation != entry.incarnation:
         raise BadCommitError(
-            f"{where} of {commit.world_size} was written by rank {manifest.pod.rank} of {manifest.pod.world_size}"
+            f"{where} is of incarnation {manifest.incarnation}, the commit names incarnation {entry.incarnation}"
         )
-    if _checkpoint(manifest) != _checkpoint(commit):
+    if entry.key != layout.manifest(pod.rank, order, pod.name):
+        raise BadCommitError(
+            f"{where} does not lie where incarnation {order.incarnation}, generation {order.generation} of its pod writes"
+        )
+    if _identity(manifest) != _identity(commit):
         raise BadCommitError(f"{where} is about {_about(manifest)}, the commit about {_about(commit)}")
+    # One rank names a manifest again whatever it was made for: the commit alone says what it answers.
+    asked = commit.termination_id is not None or commit.final
+    if commit.world_size > 1 and asked and manifest.answer != commit.answer:
+        raise BadCommitError(f"{where} {_for(manifest.answer)}, the commit {_for(commit.answer)}")
     if (manifest.total_files > 0) != bool(manifest.files):
         raise BadCommitError(f"{where} speaks of {manifest.total_files} files and lists {len(manifest.files)}")
+    return manifest
+
+
+def read_manifest(body: bytes, where: str) -> Manifest:
+    """Read a manifest that no commit names yet; ``where`` is what complaints call it.
+
+    Raises:
+        BadCommitError: it is none, or of another schema.
+    """
+    manifest = _parsed(Manifest, body, where)
+    if manifest.schema_ != SCHEMA:
+        raise BadCommitError(f"{where} has schema {manifest.schema_}, this version reads {SCHEMA}")
     return manifest
 
 
@@ -137,7 +174,7 @@ def load_manifest(bucket: Reads, layout: Layout, commit: Commit, entry: RankMani
         BadCommitError: it is not there, too long, or `checked_manifest` refuses it.
         ClientError, BotoCoreError: the bucket.
     """
-    return checked_manifest(commit, entry, _loaded(bucket, layout, entry.key, MANIFEST_MAX_BYTES))
+    return checked_manifest(layout, commit, entry, _loaded(bucket, layout, entry.key, MANIFEST_MAX_BYTES))
 
 
 def _loaded(bucket: Reads, layout: Layout, key: str, limit: int) -> bytes:
@@ -169,24 +206,35 @@ def complaint_about(file: FileEntry, found: Found | None) -> str:
 
 
 def uri_of(layout: Layout, manifest: Manifest) -> str:
-    """The folder that a person can sync: the checkpoint as it lay on disk."""
+    """The folder that a person can sync: the checkpoint as it lay on disk.
+
+    Raises:
+        BadCommitError: the folder is none of this rank's.
+    """
     if manifest.checkpoint is None:
         return ""
-    folder = layout.folder(manifest.pod.rank, Order(manifest.epoch, manifest.generation), manifest.pod.name)
+    check_owned(layout, manifest.folder)
+    if not manifest.folder.startswith(layout.rank(manifest.pod.rank)) or not manifest.folder.endswith("/"):
+        raise BadCommitError(f"the folder {said(manifest.folder)} is none of rank {manifest.pod.rank}")
     inside = manifest.checkpoint.dir.strip("/")
-    return layout.uri(folder if inside in ("", ".") else f"{folder}{inside}/")
+    return layout.uri(manifest.folder if inside in ("", WHOLE) else f"{manifest.folder}{inside}/")
 
 
-def _checkpoint(document: Commit | Manifest) -> tuple[str, int | None, bool] | None:
-    one = document.checkpoint
-    return None if one is None else (one.dir, one.step, one.complete)
+def _identity(document: Commit | Manifest) -> tuple[str, int | None, int | None, bool] | None:
+    return None if document.checkpoint is None else document.checkpoint.identity
 
 
 def _about(document: Commit | Manifest) -> str:
     one = document.checkpoint
-    return (
-        "nothing" if one is None else f"{'' if one.complete else 'the unfinished '}{said(one.dir)} at step {one.step}"
-    )
+    if one is None:
+        return "nothing"
+    moment = f"step {one.step}" if one.epoch is None else f"step {one.step}, epoch {one.epoch}"
+    return f"{'' if one.complete else 'the unfinished '}{said(one.dir)} at {moment}"
+
+
+def _for(answer: Answer) -> str:
+    what = "answers no request" if answer.id is None else f"answers {said(answer.id)}, attempt {answer.attempt}"
+    return f"{what}, {'after' if answer.final else 'before'} the training's end"
 
 
 def _parsed(model: type[Document], body: bytes, what: str) -> Document:

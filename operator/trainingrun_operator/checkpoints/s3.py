@@ -16,7 +16,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 from botocore import exceptions
@@ -24,6 +24,7 @@ from botocore.config import Config
 
 from trainingrun_operator.checkpoints.keys import Layout, Order, order_of_commit
 from trainingrun_operator.checkpoints.metadata_guard import caused_by_guard, guarded
+from trainingrun_operator.checkpoints.proof import Found
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,14 +169,6 @@ def _expect(owner: str, params: dict[str, Any], **_: Any) -> None:
 
 class TooLargeError(Exception):
     """An object is larger than what it may be."""
-
-
-class Found(NamedTuple):
-    """An object as the store describes it."""
-
-    size: int
-    crc64nvme: str
-    """Of the full object, base64; empty if the store keeps none."""
 
 
 def list_one(layout: Layout, client: S3Client) -> None:

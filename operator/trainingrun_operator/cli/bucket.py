@@ -7,6 +7,7 @@ import contextlib
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.run import CheckpointMode
@@ -28,6 +29,8 @@ from trainingrun_operator.cli import words
 from trainingrun_operator.cli.trouble import Exit, TroubleError
 from trainingrun_operator.core.destinations import layout_of
 from trainingrun_operator.core.facts.bucket import Unreachable, Verified
+from trainingrun_operator.edge import calls
+from trainingrun_operator.edge.calls import Api
 from trainingrun_operator.edge.gather.store import Store
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ LISTED_MAX: Final = 1000
 NAMED: Final = 10
 """So many generations are named where one was not found."""
 _URI: Final = re.compile(r"s3://(?P<destination>[^/]+(?:/.*)?)/(?P<namespace>[^/]+)/(?P<run>[^/]+)/(?P<uid>[^/]+)/?\Z")
-_NUMBER: Final = re.compile(r"e(?P<epoch>\d+)-g(?P<generation>\d+)\Z")
+_NUMBER: Final = re.compile(r"i(?P<incarnation>\d+)-g(?P<generation>\d+)\Z")
 _YOURS: Final = "they are the ones that boto3 finds: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or your machine's own"
 _ADVICE: Final = {
     "NoSuchBucket": "there is no such bucket there",
@@ -96,9 +99,9 @@ def order_of(name: str) -> Order:
     """
     if (match := _NUMBER.match(name)) is None:
         raise TroubleError(
-            f"{name!r} is no generation: they look like e1-g0003, and `checkpoints list` shows them.", Exit.USAGE
+            f"{name!r} is no generation: they look like i1-g0003, and `checkpoints list` shows them.", Exit.USAGE
         )
-    return Order(int(match["epoch"]), int(match["generation"]))
+    return Order(int(match["incarnation"]), int(match["generation"]))
 
 
 def place_of(run: Run, endpoint_url: str, region: str) -> Place:
@@ -139,7 +142,7 @@ class Checkpoints:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self._clients = s3.Clients(1)
+        self._clients = s3.Clients(1, partial(calls.count_all, api=Api.S3))
 
     def close(self) -> None:
         """Close all connections."""
@@ -228,7 +231,9 @@ class Checkpoints:
             TroubleError: they are not what it names, or cannot be read.
         """
         try:
-            found = [checked_manifest(commit, entry, self._body(entry.key)) for entry in commit.ranks]
+            found = [
+                checked_manifest(self.place.layout, commit, entry, self._body(entry.key)) for entry in commit.ranks
+            ]
             for manifest in found:
                 check_whole(manifest)
         except BadCommitError as wrong:

@@ -46,7 +46,7 @@ def ago(stamp: str | None, now: datetime) -> str:
 
 
 def generation(key: str) -> str:
-    """How a person names one, by the key of its commit: `e1-g0003`."""
+    """How a person names one, by the key of its commit: `i1-g0003`."""
     return key.rpartition("/")[2].removesuffix(".json")
 
 

@@ -159,10 +159,10 @@ def _agents(telemetry: Telemetry, seen: Observed, counted: Mapping[int, CountedA
 
 
 def _agent(telemetry: Telemetry, agent: AgentReport, counted: CountedAgent | None) -> CountedAgent:
-    newest = max(((one.epoch, one.generation) for one in agent.uploads), default=(0, 0))
+    newest = max(((one.incarnation, one.generation) for one in agent.uploads), default=(0, 0))
     known = counted or CountedAgent(newest, (agent.pod_uid, agent.upload_failures))
     for upload in agent.uploads:
-        new = (upload.epoch, upload.generation) > known.upload
+        new = (upload.incarnation, upload.generation) > known.upload
         if new and _believed(upload.bytes) and _believed(upload.seconds):
             telemetry.uploaded(upload.bytes, upload.seconds)
     pod, before = known.failures

@@ -33,7 +33,7 @@ def test_a_complete_checkpoint_is_committed_while_the_training_runs(make_pod, st
     assert commit.checkpoint.complete
     assert store.content(commit) == files
     report = pod.reports(lambda report: report.commit and report.unsaved_bytes == 0)
-    assert report.agent_epoch == 1
+    assert report.incarnation == 1
     assert report.newest.step == 100
     assert report.files == 4
 
@@ -48,7 +48,7 @@ def test_what_was_uploaded_and_what_failed_is_reported(make_pod, store, proxy):
     once = pod.reports(lambda report: report.uploads)
     second = hf_checkpoint(pod.volume, 200)
     twice = pod.reports(lambda report: len(report.uploads) > 1)
-    assert [(one.epoch, one.generation) for one in twice.uploads] == [(1, 1), (1, 2)]
+    assert [(one.incarnation, one.generation) for one in twice.uploads] == [(1, 1), (1, 2)]
     assert [one.bytes for one in twice.uploads] == [sum(map(len, files.values())) for files in (first, second)]
     assert all(one.seconds > 0 for one in twice.uploads)
     assert once.upload_failures == twice.upload_failures >= failing.upload_failures
@@ -76,7 +76,7 @@ def test_a_killed_agent_resumes_the_parts_that_the_bucket_holds(make_pod, store,
         (20 * MIB, lambda request: request.is_completion),
         (1000, lambda request: request.path.endswith(".manifest.json")),
         (1000, lambda request: "/commits/" in request.path),
-        (1000, lambda request: "/epochs/" in request.path),
+        (1000, lambda request: "/incarnations/" in request.path),
     ],
     ids=["of a small file", "of a completion", "of the manifest", "of the commit", "of the claim"],
 )
@@ -103,7 +103,7 @@ def test_a_lost_answer_is_a_success(make_pod, store, proxy, size, lost):
 def test_another_object_at_a_key_is_never_overwritten(make_pod, store):
     pod = make_pod()
     files = hf_checkpoint(pod.volume, 100, 20 * MIB)
-    folder = f"{store.layout.base}r0/e1-g0001-llm-0/checkpoint-100/"
+    folder = f"{store.layout.base}r0/i1-g0001-llm-0/checkpoint-100/"
     others = {folder + "model.safetensors": b"another", folder + "optimizer.pt": b"yet another"}
     for key, body in others.items():
         store.s3.put_object(Bucket=BUCKET, Key=key, Body=body)
@@ -119,14 +119,14 @@ def test_of_two_agents_the_older_is_fenced_and_commits_nothing_more(make_pod, st
     hf_checkpoint(old.volume, 100)
     committed(store)
     new = make_pod("new", folder="node-2").start()
-    new.reports(lambda report: report.agent_epoch == 2)
+    new.reports(lambda report: report.incarnation == 2)
     old.reports(lambda report: report.error and report.error.code == "Fenced")
     hf_checkpoint(old.volume, 200)
     hf_checkpoint(new.volume, 150)
     committed(store, 2)
     old.signal(signal.SIGTERM)
     assert old.wait() == 1
-    assert [(commit.epoch, commit.checkpoint.step) for commit in store.commits()] == [(1, 100), (2, 150)]
+    assert [(commit.incarnation, commit.checkpoint.step) for commit in store.commits()] == [(1, 100), (2, 150)]
 
 
 def test_a_save_request_outlasts_a_store_that_is_away(make_pod, store, proxy):
@@ -213,7 +213,7 @@ def test_an_empty_volume_is_committed_as_empty_when_the_training_has_ended(make_
 def test_a_save_while_training_waits_for_the_first_complete_checkpoint(make_pod, store):
     pod = make_pod().start()
     pod.annotate(save=SaveRequest(id="t1", ended=False))
-    pod.reports(lambda report: report.agent_epoch)
+    pod.reports(lambda report: report.incarnation)
     assert not store.commits()
     hf_checkpoint(pod.volume, 100)
     (commit,) = committed(store)
@@ -252,7 +252,7 @@ def test_a_request_is_answered_once_also_by_a_restarted_agent(make_pod, store):
     pod.kill()
     pod.start()
     report = pod.reports(lambda report: report.commit and report.working_on is None)
-    assert (report.commit.id, report.agent_epoch, report.unsaved_bytes) == ("t1", 1, 0)
+    assert (report.commit.id, report.incarnation, report.unsaved_bytes) == ("t1", 1, 0)
     time.sleep(0.5)
     assert len(store.commits()) == 1
 
@@ -366,7 +366,7 @@ def test_what_an_earlier_pod_left_is_no_news(make_pod):
     (first.volume / "STOP_BY_HAND").write_text("")
     time.sleep(0.1)
     second = make_pod("second", marker_files=("done",)).start()
-    report = second.reports(lambda report: report.agent_epoch)
+    report = second.reports(lambda report: report.incarnation)
     assert not report.markers
     assert not (second.volume / "STOP_TRAINING").exists()
 
@@ -387,7 +387,7 @@ def test_wrong_credentials_are_said_by_the_stores_code(make_pod, store):
     pod.start()
     report = pod.reports(lambda report: report.error)
     assert report.error.code == "SignatureDoesNotMatch"
-    assert report.agent_epoch is None
+    assert report.incarnation is None
 
 
 def test_keys_that_are_renewed_are_used_without_a_restart(make_pod, tmp_path):
@@ -410,7 +410,7 @@ def test_keys_that_are_renewed_are_used_without_a_restart(make_pod, tmp_path):
 
 def test_memory_stays_bounded_and_the_page_answers_while_uploading(make_pod, store):
     pod = make_pod().start()
-    pod.reports(lambda report: report.agent_epoch)
+    pod.reports(lambda report: report.incarnation)
 
     def resident(field: str) -> int:
         status = Path(f"/proc/{pod.process.pid}/status").read_text()

@@ -75,7 +75,7 @@ def test_a_restored_checkpoint_is_the_one_that_was_saved(make_pod, store):
     assert tree(other.volume) == tree(pod.volume)
     assert other.resume_from() == str(other.volume / "step_100")
     other.start()
-    report = other.reports(lambda report: report.agent_epoch == 2)
+    report = other.reports(lambda report: report.incarnation == 2)
     assert report.unsaved_bytes == 0
 
 
@@ -156,19 +156,27 @@ def test_a_store_that_is_away_is_waited_for(make_pod, store, proxy):
 )
 def test_a_manifest_that_leads_out_is_refused(make_pod, store, path, link, foreign):
     base = store.layout.base
-    key = "prefix/team/another/uid/r0/e1-g0001-x/file" if foreign else f"{base}r0/e9-g0001-x/step_9/file"
+    key = "prefix/team/another/uid/r0/i1-g0001-x/file" if foreign else f"{base}r0/i9-g0001-x/step_9/file"
     done = store.s3.put_object(Bucket=BUCKET, Key=key, Body=b"evil", ChecksumAlgorithm="CRC64NVME")
     about = Checkpoint(dir="step_9", step=9, complete=True, evidence="says so")
     run = RunRef(namespace="team", name="llm", uid=store.uid)
     file = FileEntry(path=path, size=4, key="" if link else key, crc64nvme=done["ChecksumCRC64NVME"], link_target=link)
     manifest = Manifest(
-        run=run, pod=PodRef(name="x", uid="x"), epoch=9, generation=1, checkpoint=about, files=(file,), total_files=1
+        run=run,
+        pod=PodRef(name="x", uid="x"),
+        incarnation=9,
+        generation=1,
+        checkpoint=about,
+        files=(file,),
+        total_files=1,
     )
     body = json.dumps(manifest.dump()).encode()
-    ref = RankManifest(rank=0, key=f"{base}r0/e9-g0001-x.manifest.json", sha256=hashlib.sha256(body).hexdigest())
-    commit = Commit(run=run, epoch=9, generation=1, reason="save", checkpoint=about, ranks=(ref,), total_files=1)
+    ref = RankManifest(
+        rank=0, incarnation=9, key=f"{base}r0/i9-g0001-x.manifest.json", sha256=hashlib.sha256(body).hexdigest()
+    )
+    commit = Commit(run=run, incarnation=9, generation=1, reason="save", checkpoint=about, ranks=(ref,), total_files=1)
     store.s3.put_object(Bucket=BUCKET, Key=ref.key, Body=body)
-    store.s3.put_object(Bucket=BUCKET, Key=f"{base}commits/e9-g0001.json", Body=json.dumps(commit.dump()).encode())
+    store.s3.put_object(Bucket=BUCKET, Key=f"{base}commits/i9-g0001.json", Body=json.dumps(commit.dump()).encode())
     pod = make_pod()
     assert pod.restore() == 1
     assert not (pod.control / "resume_from").exists()

@@ -106,7 +106,7 @@ async def test_every_call_names_the_account_that_the_bucket_must_belong_to(store
         owned = Access(access.endpoint_url, access_key="key", secret_key="secret", expected_bucket_owner="123456789012")
         await store.probe(access, LAYOUT)
         await store.commits(owned, LAYOUT)
-        await store.verify(owned, LAYOUT, f"{LAYOUT.base}commits/e1-g0001.json")
+        await store.verify(owned, LAYOUT, f"{LAYOUT.base}commits/i1-g0001.json")
     assert [one.get("x-amz-expected-bucket-owner") for one in server.asked] == [
         None,
         "123456789012",

@@ -133,9 +133,9 @@ def test_commits_are_listed_newest_first_and_the_proven_one_is_marked(there, plu
     code, out, _ = plugin("list", RUN.name)
     assert code == 0
     newest, older = out.splitlines()[1:]
-    assert newest.split()[:3] == ["e2-g0001", "1200", "checkpoint-1200"]
+    assert newest.split()[:3] == ["i2-g0001", "1200", "checkpoint-1200"]
     assert newest.endswith("its pod was ended  the last")
-    assert older.split()[0] == "e1-g0003"
+    assert older.split()[0] == "i1-g0003"
     assert older.endswith("asked for          proven by the operator")
 
 
@@ -143,7 +143,7 @@ def test_a_commit_that_cannot_be_read_is_listed_with_its_complaint(there, plugin
     there.ship()
     there.client.put_object(Bucket=there.layout.bucket, Key=there.layout.commit(Order(1, 4)), Body=b"{")
     _, out, _ = plugin("list", there.uri)
-    assert "e1-g0004" in out
+    assert "i1-g0004" in out
     assert "unreadable: it cannot be read" in out
 
 
@@ -152,7 +152,7 @@ def test_a_commit_that_cannot_be_read_is_listed_with_its_complaint(there, plugin
     [
         pytest.param(("list",), 1 + SAVED, id="the list shows something of each"),
         pytest.param(("download",), 1 + OF_ONE + 2, id="the newest is downloaded, and its empty file is not asked for"),
-        pytest.param(("download", "e1-g0003"), 1 + OF_ONE + 2, id="the oldest is downloaded"),
+        pytest.param(("download", "i1-g0003"), 1 + OF_ONE + 2, id="the oldest is downloaded"),
         pytest.param(("verify",), 1 + OF_ONE + len(FILES), id="the newest is verified"),
     ],
 )
@@ -170,7 +170,7 @@ def test_what_is_right_is_proven(there, plugin):
     there.ship()
     code, out, err = plugin("verify", there.uri)
     assert (code, err) == (0, "")
-    assert out.startswith("e1-g0003  proven  checkpoint-1200: 3 files, 7 kB")
+    assert out.startswith("i1-g0003  proven  checkpoint-1200: 3 files, 7 kB")
     assert f"s3://{there.layout.bucket}/" in out
 
 
@@ -178,11 +178,11 @@ def test_the_one_that_the_operator_has_proven_is_verified_unless_another_is_name
     proven = there.ship(Order(1, 3))
     there.ship(Order(1, 4))
     kubectl(there.stored(checkpoint=CheckpointStatus(commit=proven.commit_key)))
-    assert plugin("verify", RUN.name)[1].startswith("e1-g0003")
-    assert plugin("verify", RUN.name, "e1-g4")[1].startswith("e1-g0004")
+    assert plugin("verify", RUN.name)[1].startswith("i1-g0003")
+    assert plugin("verify", RUN.name, "i1-g4")[1].startswith("i1-g0004")
     assert [line.split()[0] for line in plugin("verify", RUN.name, "--all")[1].splitlines() if "proven" in line] == [
-        "e1-g0004",
-        "e1-g0003",
+        "i1-g0004",
+        "i1-g0003",
     ]
 
 
@@ -196,7 +196,7 @@ def test_other_bytes_are_not_proven_and_not_downloaded(there, plugin, tmp_path):
     code, out, err = plugin("verify", there.uri)
     assert code == Exit.NOT_PROVEN
     assert "'checkpoint-1200/model.safetensors' has other bytes in the bucket than were read from the volume" in out
-    assert err == "error: It is not proven: e1-g0003.\n"
+    assert err == "error: It is not proven: i1-g0003.\n"
     code, _, err = plugin("download", there.uri, "--to", "here")
     assert code == Exit.NOT_PROVEN
     assert "Nothing of it was put in place." in err
@@ -230,7 +230,7 @@ def test_a_download_is_what_was_shipped(there, plugin, tmp_path):
 def test_a_download_goes_on_where_it_was_and_takes_nothing_away(there, plugin, tmp_path):
     there.ship()
     plugin("download", there.uri)
-    folder = tmp_path / "llama-e1-g0003"
+    folder = tmp_path / "llama-i1-g0003"
     before = on_disk(folder)
     (folder / "checkpoint-1200" / "empty").unlink()
     (folder / "notes.txt").write_text("mine")
@@ -265,9 +265,9 @@ def test_an_empty_place_is_told(there, plugin):
 
 def test_a_generation_that_is_not_there_is_answered_with_those_that_are(there, plugin):
     there.ship()
-    code, _, err = plugin("verify", there.uri, "e9-g0009")
+    code, _, err = plugin("verify", there.uri, "i9-g0009")
     assert code == Exit.NO_SUCH_RUN
-    assert "there is e1-g0003" in err
+    assert "there is i1-g0003" in err
     assert plugin("verify", there.uri, "newest")[0] == Exit.USAGE
 
 

@@ -109,7 +109,7 @@ def shipment(client, layout):
 async def test_a_commit_of_which_everything_is_there_verifies(store, access, layout, shipment, client):
     found = await store.verify(access, layout, shipment.send())
     assert isinstance(found, Verified)
-    assert found.uri == f"s3://{layout.bucket}/team/a/ml/llama/1f0c/r0/e2-g0007-llama-0/checkpoint-1200/"
+    assert found.uri == f"s3://{layout.bucket}/team/a/ml/llama/1f0c/r0/i2-g0007-llama-0/checkpoint-1200/"
     body = client.get_object(Bucket=layout.bucket, Key=shipment.commit_key)["Body"].read()
     assert found.digest == hashlib.sha256(body).hexdigest()
     assert (found.commit.termination_id, found.commit.attempt) == ("stop-1", 3)
@@ -240,7 +240,7 @@ def bloat_the_commit(s):
             change_the_manifest, "is not the one that the commit names (SHA-256 differs)", id="the manifest was changed"
         ),
         pytest.param(lose_the_manifest, ".manifest.json' is not in the bucket", id="the manifest is missing"),
-        pytest.param(lose_the_commit, "commits/e2-g0007.json' is not in the bucket", id="the commit is missing"),
+        pytest.param(lose_the_commit, "commits/i2-g0007.json' is not in the bucket", id="the commit is missing"),
         pytest.param(
             garble_the_commit, "it cannot be read: its JSON is wrong (json_invalid)", id="the commit is no JSON"
         ),
@@ -279,14 +279,14 @@ async def test_harm_done_after_the_commit_is_found(store, access, layout, shipme
         ),
         pytest.param(
             {"commit": {"generation": 8}},
-            "its key does not say what it is: epoch 2, generation 8",
+            "its key does not say what it is: incarnation 2, generation 8",
             id="key and content disagree",
         ),
         pytest.param(
-            {"commit": {"schema_": 2}}, "its schema is 2, this operator reads 1", id="the commit is of a newer schema"
+            {"commit": {"schema_": 3}}, "its schema is 3, this version reads 2", id="the commit is of a newer schema"
         ),
         pytest.param(
-            {"manifest": {"schema_": 2}}, "has schema 2, this operator reads 1", id="the manifest is of a newer schema"
+            {"manifest": {"schema_": 3}}, "has schema 3, this version reads 2", id="the manifest is of a newer schema"
         ),
         pytest.param({"commit": {"world_size": 2}}, "it has 1 manifests for 2 ranks (0)", id="a rank is missing"),
         pytest.param(
@@ -338,7 +338,7 @@ async def test_a_commit_that_does_not_add_up_is_refused(store, access, layout, s
 
 
 FOREIGN = (
-    pytest.param("team/a/ml/llama/2e1d/r0/e1-g0001-x/model", id="another run of the same name"),
+    pytest.param("team/a/ml/llama/2e1d/r0/i1-g0001-x/model", id="another run of the same name"),
     pytest.param("team/a/ml/llama/1f0c", id="the prefix itself without its slash"),
     pytest.param("team/a/ml/llama/1f0c/../2e1d/model", id="a way out by dots"),
     pytest.param("", id="no key"),
@@ -378,8 +378,8 @@ async def test_commits_are_listed_newest_first_by_number(store, access, layout, 
     orders = [Order(1, 9999), Order(1, 10_000), Order(2, 1), Order(10, 1), Order(9, 3)]
     for order in orders:
         shipment.put(layout.commit(order), b"{}")
-    shipment.put(f"{layout.commits}e01-g1.json", b"{}")
-    shipment.put(f"{layout.commits}e99-g0001.json.bak", b"{}")
+    shipment.put(f"{layout.commits}i01-g1.json", b"{}")
+    shipment.put(f"{layout.commits}i99-g0001.json.bak", b"{}")
     assert await store.commits(access, layout) == tuple(layout.commit(order) for order in sorted(orders, reverse=True))
 
 

@@ -6,17 +6,17 @@ import pytest
 
 from trainingrun_operator.agent import plan
 from trainingrun_operator.agent.cargo import Sent
-from trainingrun_operator.agent.ledger import Answer
+from trainingrun_operator.agent.ledger import Request
 from trainingrun_operator.agent.plan import Wish
 from trainingrun_operator.agent.volume import detect, units
 from trainingrun_operator.agent.volume.look import View
 from trainingrun_operator.agent.volume.scan import Entry, Scan
 from trainingrun_operator.checkpoints.documents import RankManifest
 
-REF = RankManifest(rank=0, key="manifest", sha256="0")
-SAVE = Wish("save", ended=False, answer=Answer("t1", 1))
-FINAL = Wish("save", ended=True, answer=Answer("t1", 1))
-AFRESH = Wish("save", ended=True, answer=Answer("t1", 2), afresh=True)
+REF = RankManifest(rank=0, incarnation=1, key="manifest", sha256="0")
+SAVE = Wish("save", ended=False, request=Request("t1", 1))
+FINAL = Wish("save", ended=True, request=Request("t1", 1))
+AFRESH = Wish("save", ended=True, request=Request("t1", 2), afresh=True)
 
 
 class Bucket:

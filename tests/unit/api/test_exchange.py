@@ -20,13 +20,13 @@ from trainingrun_operator.api.exchange import (
 
 REPORT = AgentReport(
     pod_uid="p-1",
-    agent_epoch=2,
+    incarnation=2,
     newest=Found(dir="checkpoint-9", step=9, complete=True, age_seconds=1.5),
     unfinished=Found(dir="checkpoint-10", step=10, complete=False, age_seconds=0),
     files=7,
     unsaved_bytes=3,
     last_change_seconds=0.5,
-    commit=CommitSeen(key="k", epoch=2, generation=1, id="stop-u", attempt=3, final=True),
+    commit=CommitSeen(key="k", incarnation=2, generation=1, id="stop-u", attempt=3, final=True),
     markers=(MarkerSeen(name="done", age_seconds=9),),
     error=AgentError(code="AccessDenied", message="No.", since_seconds=4),
 )

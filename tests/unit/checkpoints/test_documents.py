@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trainingrun_operator.checkpoints.documents import Claim, Commit, FileEntry, Manifest, PodRef, RunRef
-from trainingrun_operator.checkpoints.keys import Layout, Order, epoch_of_claim, order_of_commit
+from trainingrun_operator.checkpoints.keys import Layout, Order, incarnation_of_claim, order_of_commit
 
 RUN = RunRef(namespace="ml", name="bert", uid="u-1")
 LAYOUT = Layout.of("s3://bucket/team/runs", "ml", "bert", "u-1")
@@ -50,11 +50,11 @@ def test_a_destination_is_refused_with_its_own_words(destination):
 def test_every_key_of_a_run():
     order = Order(2, 7)
     base = "team/runs/ml/bert/u-1/"
-    assert LAYOUT.folder(0, order, "pod-x") == f"{base}r0/e2-g0007-pod-x/"
-    assert LAYOUT.manifest(3, order, "pod-x") == f"{base}r3/e2-g0007-pod-x.manifest.json"
-    assert LAYOUT.commit(order) == f"{base}commits/e2-g0007.json"
-    assert LAYOUT.epoch(12) == f"{base}epochs/12.json"
-    assert LAYOUT.uri(LAYOUT.folder(0, order, "pod-x")) == f"s3://bucket/{base}r0/e2-g0007-pod-x/"
+    assert LAYOUT.folder(0, order, "pod-x") == f"{base}r0/i2-g0007-pod-x/"
+    assert LAYOUT.manifest(3, order, "pod-x") == f"{base}r3/i2-g0007-pod-x.manifest.json"
+    assert LAYOUT.commit(order) == f"{base}commits/i2-g0007.json"
+    assert LAYOUT.claim(0, 12) == f"{base}r0/incarnations/12.json"
+    assert LAYOUT.uri(LAYOUT.folder(0, order, "pod-x")) == f"s3://bucket/{base}r0/i2-g0007-pod-x/"
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_nothing_outside_the_run_is_ever_asked_for(key, owned):
     [
         pytest.param(LAYOUT.commit(Order(2, 7)), Order(2, 7), id="a commit"),
         pytest.param(LAYOUT.commit(Order(10, 12345)), Order(10, 12345), id="one of many"),
-        pytest.param(LAYOUT.epoch(2), None, id="a claim"),
-        pytest.param("x/commits/e2-g7.json.tmp", None, id="something else beside it"),
-        pytest.param("x/commits/e2-g7.json\n", None, id="a line break after it"),
+        pytest.param(LAYOUT.claim(1, 2), None, id="a claim"),
+        pytest.param("x/commits/i2-g7.json.tmp", None, id="something else beside it"),
+        pytest.param("x/commits/i2-g7.json\n", None, id="a line break after it"),
     ],
 )
 def test_the_order_that_a_commits_key_speaks_of(key, order):
@@ -88,11 +88,14 @@ def test_the_order_that_a_commits_key_speaks_of(key, order):
 
 
 @pytest.mark.parametrize(
-    ("key", "epoch"),
-    [pytest.param(LAYOUT.epoch(12), 12, id="a claim"), pytest.param(LAYOUT.commit(Order(1, 1)), None, id="a commit")],
+    ("key", "incarnation"),
+    [
+        pytest.param(LAYOUT.claim(1, 12), 12, id="a claim"),
+        pytest.param(LAYOUT.commit(Order(1, 1)), None, id="a commit"),
+    ],
 )
-def test_the_epoch_that_a_claims_key_speaks_of(key, epoch):
-    assert epoch_of_claim(key) == epoch
+def test_the_incarnation_that_a_claims_key_speaks_of(key, incarnation):
+    assert incarnation_of_claim(key) == incarnation
 
 
 def test_order_is_by_writer_and_then_by_number_not_by_text():
@@ -101,7 +104,7 @@ def test_order_is_by_writer_and_then_by_number_not_by_text():
 
 
 def commit(**fields):
-    return Commit(run=RUN, epoch=2, generation=7, reason="save", **fields)
+    return Commit(run=RUN, incarnation=2, generation=7, reason="save", **fields)
 
 
 def test_a_commit_knows_its_order():
@@ -116,7 +119,7 @@ def test_a_commit_knows_its_order():
             Manifest(
                 run=RUN,
                 pod=PodRef(name="pod-x", uid="p-1"),
-                epoch=2,
+                incarnation=2,
                 generation=7,
                 files=(
                     FileEntry(path="a/b", size=3, key="k", crc64nvme="AAA="),

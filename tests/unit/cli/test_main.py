@@ -533,7 +533,7 @@ def test_help_lists_every_command_and_every_exit_code(plugin):
         ("explain",),
         ("explain", "a", "b"),
         ("stop", "x", "--mode", "Soon"),
-        ("checkpoints", "verify", "x", "e1-g1", "--all"),
+        ("checkpoints", "verify", "x", "i1-g1", "--all"),
     ],
 )
 def test_wrong_usage_is_told_apart(plugin, arguments):

@@ -40,7 +40,7 @@ from trainingrun_operator.exporter import Telemetry
 
 LATER = "2026-01-02T03:02:00Z"
 EIGHT = {"spec": {"containers": [{"name": "train", "resources": {"limits": {"nvidia.com/gpu": 8}}}]}}
-COMMIT = CommitSeen(key=commit_key(1, 7), epoch=1, generation=7, step=1200)
+COMMIT = CommitSeen(key=commit_key(1, 7), incarnation=1, generation=7, step=1200)
 
 
 class Place:
@@ -207,7 +207,7 @@ def test_a_bucket_that_cannot_be_read_is_counted(place):
 
 
 def upload(generation, **fields):
-    return Upload(epoch=1, generation=generation, **{"bytes": 100, "seconds": 2, **fields})
+    return Upload(incarnation=1, generation=generation, **{"bytes": 100, "seconds": 2, **fields})
 
 
 def reports(place, *uploads, failures=0, pod_uid=POD_UID):
@@ -240,7 +240,7 @@ def test_what_an_agent_did_before_this_operator_came_is_not_counted(place):
 def test_an_agent_that_is_started_again_counts_from_the_beginning(place, pod):
     reports(place, upload(7), failures=5)
     reports(place, failures=2, pod_uid=pod)
-    reports(place, Upload(epoch=2, generation=1, bytes=50, seconds=1), failures=2, pod_uid=pod)
+    reports(place, Upload(incarnation=2, generation=1, bytes=50, seconds=1), failures=2, pod_uid=pod)
     assert counted(place) == (1, 50, 2)
 
 

@@ -64,6 +64,12 @@ class Unit:
         return self.number.step if self.number else None
 
     @property
+    def epoch(self) -> int | None:
+        """The training's epoch in its name."""
+        match = _EPOCH.search(self.name)
+        return int(match[1]) if match else None
+
+    @property
     def value(self) -> int:
         """Its place among its siblings."""
         return self.number.value if self.number else -1

@@ -218,7 +218,7 @@ class Store:
         for entry in sorted(commit.ranks, key=lambda rank: rank.rank):
             body = await self._get(access, layout, entry.key, MANIFEST_MAX_BYTES)
             manifest = await asyncio.get_running_loop().run_in_executor(
-                self._pool, checked_manifest, commit, entry, body
+                self._pool, checked_manifest, layout, commit, entry, body
             )
             check_whole(manifest)
             listed += len(manifest.files)

@@ -123,7 +123,7 @@ LOW = losses(2.0, 0.4, 0.3)
         pytest.param({}, None, False, id="it waits while the agent does not answer"),
         pytest.param(
             {},
-            make_agent(newest=None, commit=CommitSeen(key="k", epoch=1, generation=1)),
+            make_agent(newest=None, commit=CommitSeen(key="k", incarnation=1, generation=1)),
             True,
             id="a commit of an earlier checkpoint is enough",
         ),

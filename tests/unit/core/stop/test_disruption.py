@@ -29,7 +29,7 @@ from trainingrun_operator.core.effects import CreateBudget, DeleteBudget
 from trainingrun_operator.core.manifests import disruption_budget
 from trainingrun_operator.core.stop import disruption
 
-COMMIT = CommitSeen(key=commit_key(1, 7), epoch=1, generation=7, step=1200)
+COMMIT = CommitSeen(key=commit_key(1, 7), incarnation=1, generation=7, step=1200)
 UP = CreateBudget(disruption_budget(make_run(), make_job()))
 DOWN = DeleteBudget("bert-checkpoint", "budget-uid")
 PROVEN: dict[str, Any] = {"agent": make_agent(commit=COMMIT), "verified": make_verified()}

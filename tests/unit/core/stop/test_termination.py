@@ -267,7 +267,7 @@ def test_a_step_made_before_this_process_lived_counts():
 
 LOST_TAIL = (
     "The pod went before its last bytes were saved. The last commit is"
-    " s3://bucket/runs/ml/bert/0a1b2c3d-run/r0/e1-g0007-pod/checkpoint-1200; whatever was written after it is lost."
+    " s3://bucket/runs/ml/bert/0a1b2c3d-run/r0/i1-g0007-pod/checkpoint-1200; whatever was written after it is lost."
 )
 LOST_ALL = "The pod went before anything was saved: nothing of this run is in the bucket."
 
@@ -403,7 +403,7 @@ def test_a_commit_that_does_not_verify_is_held_once_no_pod_has_the_bytes(phase):
 @pytest.mark.parametrize(
     ("verified", "commit"),
     [
-        pytest.param(make_verified(generation=3, final=True), "commits/e1-g0003.json", id="with the last one that was"),
+        pytest.param(make_verified(generation=3, final=True), "commits/i1-g0003.json", id="with the last one that was"),
         pytest.param(None, "", id="with nothing"),
     ],
 )
@@ -431,7 +431,7 @@ def test_a_namespace_that_is_deleted_is_not_held(phase):
         "Ended without proof (the namespace is being deleted, and the pods in it are gone)."
         " The bucket cannot be read: s3://bucket answers AccessDenied."
     )
-    assert stop.saved.commit.endswith("e1-g0007.json"), "What was proven before is named."
+    assert stop.saved.commit.endswith("i1-g0007.json"), "What was proven before is named."
     assert ("DataLoss", True) in told(seen)
 
 

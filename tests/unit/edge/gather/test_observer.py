@@ -75,7 +75,7 @@ from trainingrun_operator.edge.metrics import prometheus
 
 BUDGET = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/{NAME}-checkpoint"
 KEY = commit_key(1, 7)
-COMMIT = CommitSeen(key=KEY, epoch=1, generation=7)
+COMMIT = CommitSeen(key=KEY, incarnation=1, generation=7)
 RELIST_SECONDS = 300
 POOLS = f"/apis/{names.API_VERSION}/{names.POOL_PLURAL}"
 
@@ -420,7 +420,7 @@ async def test_a_bucket_that_is_away_is_asked_again(place):
 async def test_a_commit_outside_of_the_runs_own_prefix_is_not_read(place):
     place.watched()
     place.pages.report = make_agent(
-        commit=COMMIT.model_copy(update={"key": "runs/team/other/uid/commits/e1-g0007.json"})
+        commit=COMMIT.model_copy(update={"key": "runs/team/other/uid/commits/i1-g0007.json"})
     )
     await place.look()
     assert place.store.asked == []
