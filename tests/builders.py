@@ -14,9 +14,9 @@ from trainingrun_operator.checkpoints.documents import Checkpoint, Commit, RunRe
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant, Pool
 from trainingrun_operator.core.facts.pod import Pod, Training
+from trainingrun_operator.core.facts.rank import Rank, by_rank
 from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
 from trainingrun_operator.core.facts.run import Run
-from trainingrun_operator.core.facts.rank import Rank, by_rank
 from trainingrun_operator.core.facts.workload import Workload
 from trainingrun_operator.core.observed import Observed
 from trainingrun_operator.core.track import Track, fold

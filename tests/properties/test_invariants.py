@@ -19,16 +19,16 @@ from trainingrun_operator.core.effects import (
     Advance,
     Annotate,
     Begin,
-    DeleteJob,
     DeleteNode,
     DeletePod,
     DeleteRun,
+    DeleteWorkload,
     RecordNodes,
     ReleaseMachine,
     RemoveFinalizer,
     Resume,
-    ResumeJob,
-    SuspendJob,
+    ResumeWorkload,
+    SuspendWorkload,
     TaintNode,
     UntaintNode,
 )
@@ -104,7 +104,7 @@ def test_any_readings_can_be_folded(one, two, three):
 
 def nothing_is_deleted_without_a_record_of_what_was_saved(seen):
     stop = seen.run.status.termination
-    destroying = effects_of(seen, DeletePod, SuspendJob, DeleteJob, ReleaseMachine, DeleteNode, TaintNode)
+    destroying = effects_of(seen, DeletePod, SuspendWorkload, DeleteWorkload, ReleaseMachine, DeleteNode, TaintNode)
     releasing = [e for e in effects_of(seen, Annotate) if e.key == names.RELEASED_ANNOTATION]
     if destroying:
         assert stop is not None
@@ -164,7 +164,7 @@ def only_a_suspension_that_is_over_is_forgotten(seen):
         assert stop is not None
         assert rests(stop)
         assert effect.id == stop.id
-    for _ in effects_of(seen, ResumeJob):
+    for _ in effects_of(seen, ResumeWorkload):
         assert rests(stop)
         assert not seen.run.spec.suspend
         assert not seen.run.spec.stop
@@ -174,7 +174,12 @@ def only_a_suspension_that_is_over_is_forgotten(seen):
 def intent_comes_before_effect(seen):
     """A decision that writes a stop's next phase does nothing else to the world."""
     if effects_of(seen, Advance, Begin):
-        assert effects_of(seen, Annotate, DeletePod, DeleteJob, SuspendJob, ReleaseMachine, DeleteNode, TaintNode) == []
+        assert (
+            effects_of(
+                seen, Annotate, DeletePod, DeleteWorkload, SuspendWorkload, ReleaseMachine, DeleteNode, TaintNode
+            )
+            == []
+        )
 
 
 # -- I5 -----------------------------------------------------------------------------------------------------------

@@ -13,11 +13,11 @@ from builders import (
     NOW,
     RUN_UID,
     losses,
-    make_job,
     make_node_facts,
     make_observed,
     make_pod,
     make_stop,
+    make_workload,
 )
 from fakes import EVENTS, RUN, ApiError, Plain, api_server, stored_job, stored_pod, stored_run
 
@@ -48,7 +48,7 @@ class FakeObserver:
         if self.trouble is not None:
             raise self.trouble
         run = Run.of(stored)
-        own = {"job": make_job(name=run.name, run_uid=run.uid)}
+        own = {"workload": make_workload(name=run.name, run_uid=run.uid)}
         return memory, make_observed(run=run, **{**own, **self.fields})
 
     def forget(self, uid):
@@ -205,7 +205,7 @@ async def test_the_observer_never_names_what_the_stop_writes(place):
     )
     place.api.put(stored)
     place.cache.put_run(stored)
-    place.observer.fields = {"job": make_job(finished=True, owned=True), "pods": (), "agent": None}
+    place.observer.fields = {"workload": make_workload(finished=True, owned=True), "pods": (), "agent": None}
     await place.look(RUN_UID)
     assert len(written(place.api)) == 2
     assert not any(status.keys() & WRITTEN_BY_THE_STOP for status in written(place.api))
@@ -359,7 +359,7 @@ async def test_a_run_that_the_watch_forgets_during_a_look_is_not_read_again(plac
 
 
 async def test_a_stop_that_runs_through_its_phases_gives_others_their_turn(place):
-    place.observer.fields = {"job": None, "pods": (), "agent": None, "nodes": ()}
+    place.observer.fields = {"workload": None, "pods": (), "agent": None, "nodes": ()}
     place.api.put(stored_run(status={}, finalizers=[]))
     place.cache.put_run(place.api.objects[RUN])
 
@@ -391,7 +391,7 @@ async def test_a_run_that_goes_with_its_finalizer_ends_in_peace(place):
     )
     place.api.put(stored)
     place.cache.put_run(stored)
-    place.observer.fields = {"job": None, "pods": (), "agent": None}
+    place.observer.fields = {"workload": None, "pods": (), "agent": None}
     await place.look(RUN_UID)
     assert RUN not in place.api.objects
     assert count(place.telemetry, "reconcile_errors_total") == 0
@@ -401,7 +401,7 @@ async def test_of_a_run_whose_end_is_told_while_it_is_looked_at_nothing_is_left(
     done = {"termination": stop(Phase.DONE), "terminationStatus": "deleted", "completionTime": "2026-01-01T00:00:00Z"}
     place.api.put(stored_run(deletionTimestamp="2026-01-01T00:00:00Z", status=done))
     place.cache.put_run(place.api.objects[RUN])
-    place.observer.fields = {"job": None, "pods": (), "agent": None}
+    place.observer.fields = {"workload": None, "pods": (), "agent": None}
 
     def told(sent):
         # As the watch does: the finalizer is off, and the event is there before the answer.

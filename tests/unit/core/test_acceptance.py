@@ -45,7 +45,7 @@ def container(**fields):
 def test_accepted(spec):
     run = make_run(spec=spec)
     assert complaint(run, POOLS, DEFAULTS) is None
-    assert decide(make_observed(run=run, job=None, pods=(), agent=None, pools=POOLS)).effects
+    assert decide(make_observed(run=run, workload=None, pods=(), agent=None, pools=POOLS)).effects
 
 
 SIGNAL_USER = (
@@ -179,7 +179,7 @@ def test_refused(spec, reason, message):
     problem = complaint(run, POOLS, DEFAULTS)
     assert problem is not None
     assert (problem.reason, problem.message) == (reason, message)
-    decision = decide(make_observed(run=run, job=None, pods=(), agent=None, pools=POOLS))
+    decision = decide(make_observed(run=run, workload=None, pods=(), agent=None, pools=POOLS))
     assert (decision.effects, decision.note) == ((), message)
 
 
@@ -201,7 +201,7 @@ def test_a_pool_that_does_not_allow_the_namespace_is_refused_until_it_does():
         " whoever looks after the pools: its spec.namespaceSelector decides.",
         permanent=False,
     )
-    seen = make_observed(run=run, job=None, pods=(), agent=None, pools=(MINE, OTHERS), namespace_labels=ML)
+    seen = make_observed(run=run, workload=None, pods=(), agent=None, pools=(MINE, OTHERS), namespace_labels=ML)
     assert (decide(seen).effects, decide(seen).note) == ((), problem.message)
 
 
@@ -214,7 +214,7 @@ def test_a_pool_is_refused_where_nodes_are_nobodys_business():
         " ask whoever installed it.",
         permanent=False,
     )
-    seen = make_observed(run=run, job=None, pods=(), agent=None, pools=(), defaults=mine)
+    seen = make_observed(run=run, workload=None, pods=(), agent=None, pools=(), defaults=mine)
     assert (decide(seen).effects, decide(seen).note) == ((), problem.message)
 
 
@@ -230,7 +230,7 @@ def test_a_destination_that_is_not_listed_is_refused():
     problem = complaint(run, POOLS, Defaults(allowed_destinations=elsewhere))
     assert problem is not None
     assert problem.reason == "DestinationNotAllowed"
-    seen = make_observed(run=run, job=None, pods=(), agent=None, defaults=Defaults(allowed_destinations=elsewhere))
+    seen = make_observed(run=run, workload=None, pods=(), agent=None, defaults=Defaults(allowed_destinations=elsewhere))
     assert decide(seen).effects == ()
 
 
@@ -244,7 +244,7 @@ def test_a_pool_is_looked_for_again():
     problem = complaint(run, (), DEFAULTS)
     assert problem is not None
     assert "(there is: none)" in problem.message
-    assert decide(make_observed(run=run, job=None, pods=(), agent=None, pools=())).again_seconds == 10
+    assert decide(make_observed(run=run, workload=None, pods=(), agent=None, pools=())).again_seconds == 10
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_a_pool_is_looked_for_again():
 )
 def test_a_problem_found_on_the_way_creates_nothing(permanent, again):
     problem = Problem("SecretNotFound", "There is no such Secret.", permanent)
-    decision = decide(make_observed(job=None, pods=(), agent=None, problem=problem))
+    decision = decide(make_observed(workload=None, pods=(), agent=None, problem=problem))
     assert (decision.effects, decision.again_seconds, decision.note) == ((), again, problem.message)
 
 

@@ -13,7 +13,6 @@ from builders import (
     finished_pod,
     losses,
     make_agent,
-    make_job,
     make_mismatch,
     make_observed,
     make_pod,
@@ -21,6 +20,7 @@ from builders import (
     make_status,
     make_unreachable,
     make_verified,
+    make_workload,
     pending_pod,
 )
 
@@ -28,12 +28,12 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import MarkerSeen, SaveRequest
 from trainingrun_operator.api.status import WorkloadRef
 from trainingrun_operator.core.decide import decide
-from trainingrun_operator.core.effects import AddFinalizer, Annotate, Begin, CreateJob, Decision, Tell
+from trainingrun_operator.core.effects import AddFinalizer, Annotate, Begin, CreateWorkload, Decision, Tell
 from trainingrun_operator.core.rules.chain import why_end
 
 DISABLED = {"checkpoint": {"mode": "Disabled"}}
 PROCEED = {"checkpoint": checkpoint_spec(onFailure="Proceed")}
-NO_JOB: dict[str, Any] = {"job": None, "pods": (), "agent": None}
+NO_JOB: dict[str, Any] = {"workload": None, "pods": (), "agent": None}
 
 
 def test_a_run_is_protected_before_anything_is_created():
@@ -43,7 +43,7 @@ def test_a_run_is_protected_before_anything_is_created():
 
 def test_then_its_job_is_created():
     create, tell = decide(make_observed(**NO_JOB)).effects
-    assert isinstance(create, CreateJob)
+    assert isinstance(create, CreateWorkload)
     assert (create.manifest["kind"], create.manifest["metadata"]["name"]) == ("Job", "bert")
     assert tell == Tell("Started", "The Job was created.")
 
@@ -209,7 +209,7 @@ def ask(attempt=1):
 )
 def test_a_crashed_pod_is_replaced_once_what_it_left_is_proven(spec, save, fields, wanted):
     pod = exited_pod(134, save=save)
-    seen = make_observed(run=make_run(spec=spec), pods=(pod,), job=make_job(failed=1), **fields)
+    seen = make_observed(run=make_run(spec=spec), pods=(pod,), workload=make_workload(failed=1), **fields)
     decision = decide(seen)
     assert [e for e in decision.effects if not isinstance(e, Tell)] == ([wanted] if wanted else [])
     let_go = wanted is not None and wanted.key == names.RELEASED_ANNOTATION
@@ -217,7 +217,7 @@ def test_a_crashed_pod_is_replaced_once_what_it_left_is_proven(spec, save, field
 
 
 def test_a_replacement_is_told_with_how_many_are_left():
-    decision = decide(make_observed(pods=(exited_pod(134),), job=make_job(failed=1), answer=make_verified()))
+    decision = decide(make_observed(pods=(exited_pod(134),), workload=make_workload(failed=1), answer=make_verified()))
     assert decision.effects[1] == Tell(
         "Restarting",
         "Training ended with exit code 134; what it left is saved, and pod bert-x7k2p is replaced (2 of 3 restarts).",

@@ -13,7 +13,6 @@ from builders import (
     commit_key,
     exited_pod,
     make_agent,
-    make_job,
     make_node,
     make_node_facts,
     make_pod,
@@ -21,6 +20,7 @@ from builders import (
     make_status,
     make_stop,
     make_verified,
+    make_workload,
     pending_pod,
 )
 
@@ -39,7 +39,7 @@ PROBLEM = Problem("AccessDenied", "s3://bucket answers AccessDenied.", permanent
 
 def make_facts(**fields):
     """A look at a run that trains."""
-    made = Facts(make_run(), WALL, job=make_job(), pods=(make_pod(),), agent=make_agent())
+    made = Facts(make_run(), WALL, workload=make_workload(), pods=(make_pod(),), agent=make_agent())
     return replace(made, **fields)
 
 

@@ -12,7 +12,6 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest, StopRequest
 from trainingrun_operator.core.facts.pod import Pod, Training
 from trainingrun_operator.core.facts.run import Run
-from trainingrun_operator.core.facts.workload import Job
 
 STARTED = "2026-01-02T03:00:00Z"
 LATER = "2026-01-02T03:00:09Z"
@@ -73,10 +72,12 @@ def stored_pod(
         pytest.param(stored_pod(train=ended(137), checkpoint_gate=running()), Training.EXITED, 137, STARTED, id="killed; the gate keeps the pod"),
         pytest.param(stored_pod(phase="Succeeded", train=ended(0), checkpoint_gate=ended(0)), Training.EXITED, 0, STARTED, id="over"),
         pytest.param(stored_pod(train=waiting("PodInitializing"), checkpoint_gate=waiting("PodInitializing")), Training.NOT_STARTED, None, "", id="restoring"),
-        pytest.param(stored_pod(authors=("train", "log"), train=ended(0), log=running(LATER)), Training.RUNNING, None, STARTED, id="one of two still runs"),
-        pytest.param(stored_pod(authors=("train", "log"), train=ended(0), log=ended(3, LATER)), Training.EXITED, 3, STARTED, id="the one that failed speaks for both"),
-        pytest.param(stored_pod(authors=("train", "log"), train=ended(5), log=ended(3)), Training.EXITED, 5, STARTED, id="the first that failed speaks for both"),
-        pytest.param(stored_pod(authors=("train", "log"), train=ended(0)), Training.NOT_STARTED, None, "", id="one of two is not there yet"),
+        pytest.param(stored_pod(authors=("train", "proxy"), train=ended(0), proxy=running(LATER)), Training.EXITED, 0, STARTED, id="a proxy beside it still runs"),
+        pytest.param(stored_pod(authors=("train", "proxy"), train=running(), proxy=ended(3, LATER)), Training.RUNNING, None, STARTED, id="a proxy beside it has crashed"),
+        pytest.param(stored_pod(authors=("train", "proxy"), train=ended(0), proxy=ended(3, LATER)), Training.EXITED, 0, STARTED, id="the exit code of a proxy says nothing"),
+        pytest.param(stored_pod(authors=("train", "proxy"), train=ended(5)), Training.EXITED, 5, STARTED, id="a proxy that is not there yet"),
+        pytest.param(stored_pod(authors=("train", "proxy"), train=running(), proxy=waiting("ImagePullBackOff")), Training.RUNNING, None, STARTED, id="a proxy that cannot start"),
+        pytest.param(stored_pod(authors=("train", "proxy"), proxy=running()), Training.NOT_STARTED, None, "", id="a proxy that runs is no training"),
         pytest.param(stored_pod(train=ended(1, None)), Training.EXITED, 1, "", id="ended without ever having started"),
         pytest.param(stored_pod(checkpoint_gate=running()), Training.NOT_STARTED, None, "", id="the operator's own containers do not count"),
         pytest.param(stored_pod(train={}), Training.NOT_STARTED, None, "", id="a state that says nothing"),
@@ -85,6 +86,24 @@ def stored_pod(
 def test_where_the_training_stands(stored, training, code, started):
     pod = Pod.of(stored)
     assert (pod.training, pod.exit_code, pod.started_at) == (training, code, started)
+
+
+@pytest.mark.parametrize(
+    ("states", "training", "code"),
+    [
+        pytest.param({"proxy": running(), "train": ended(3)}, Training.EXITED, 3, id="ended"),
+        pytest.param({"proxy": ended(1), "train": running()}, Training.RUNNING, None, id="running"),
+        pytest.param({"proxy": running()}, Training.NOT_STARTED, None, id="not there yet"),
+    ],
+)
+def test_the_container_that_the_spec_names_is_the_training(states, training, code):
+    pod = Pod.of(stored_pod(authors=("proxy", "train"), **states), container="train")
+    assert (pod.training, pod.exit_code) == (training, code)
+
+
+@pytest.mark.parametrize(("gate", "left"), [(running(), False), (ended(0), True), (waiting("x"), False)])
+def test_whether_the_gate_has_left(gate, left):
+    assert Pod.of(stored_pod(train=ended(0), checkpoint_gate=gate)).gate_left is left
 
 
 UNSCHEDULABLE = {
@@ -157,43 +176,6 @@ def test_an_annotation_that_somebody_broke_counts_as_not_asked(text):
     assert (pod.stop, pod.save) == (None, None)
 
 
-# -- Job ----------------------------------------------------------------------------------------------------------
-
-
-def stored_job(*, meta=None, status=None, **spec):
-    return {
-        "metadata": {"name": "bert", "uid": "job-uid", "labels": names.child_labels("bert", "run-uid"), **(meta or {})},
-        "spec": {"backoffLimit": 2147483647, **spec},
-        "status": status or {},
-    }
-
-
-@pytest.mark.parametrize(
-    ("stored", "changes"),
-    [
-        pytest.param(stored_job(), {}, id="fresh"),
-        pytest.param(stored_job(meta={"generation": 3}), {"generation": 3}, id="changed since"),
-        pytest.param(stored_job(suspend=True), {"suspended": True}, id="suspended"),
-        pytest.param(stored_job(backoffLimit=0), {"backoff_limit": 0}, id="without replacements"),
-        pytest.param(stored_job(status={"failed": 2}), {"failed": 2}, id="with failed pods"),
-        pytest.param(stored_job(status={"conditions": [{"type": "Complete", "status": "True"}]}), {"finished": True}, id="complete"),
-        pytest.param(stored_job(status={"conditions": [{"type": "Failed", "status": "True"}]}), {"finished": True}, id="failed"),
-        pytest.param(stored_job(status={"conditions": [{"type": "Failed", "status": "False"}]}), {}, id="not failed"),
-        pytest.param(stored_job(status={"conditions": [{"type": "FailureTarget", "status": "True"}]}), {}, id="about to fail"),
-        pytest.param(stored_job(meta={"deletionTimestamp": LATER}), {"deleting": True}, id="being deleted"),
-        pytest.param(stored_job(meta={"ownerReferences": [{"kind": "TrainingRun"}]}), {"owned": True}, id="handed over"),
-        pytest.param(stored_job(meta={"labels": None}), {"run_uid": ""}, id="somebody else's"),
-    ],
-)  # fmt: skip
-def test_job(stored, changes):
-    fresh = {"name": "bert", "uid": "job-uid", "run_uid": "run-uid", "backoff_limit": 2147483647}
-    assert Job.of(stored) == Job(**{**fresh, **changes})
-
-
-def test_a_job_that_was_just_made():
-    assert Job.of({"metadata": {"name": "j", "uid": "u"}}) == Job(name="j", uid="u", run_uid="", backoff_limit=6)
-
-
 # -- TrainingRun --------------------------------------------------------------------------------------------------
 
 
@@ -254,8 +236,8 @@ def test_a_spec_that_this_version_does_not_understand_is_an_error():
 def test_the_newest_pod_is_the_last_and_only_those_that_run_are_live():
     old, new = make_pod(uid="old", phase="Failed"), pending_pod(uid="new")
     seen = make_observed(pods=(old, new))
-    assert (seen.pod, seen.live_pods) == (new, (new,))
-    assert make_observed(pods=()).pod is None
+    assert (seen.ranks[0].pod, seen.pods, seen.live_pods) == (new, (old, new), (new,))
+    assert make_observed(pods=()).ranks[0].pod is None
 
 
 def test_a_pool_selects_by_all_of_its_labels():

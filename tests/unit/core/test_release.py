@@ -368,7 +368,9 @@ def test_a_machine_is_followed_to_its_new_node_and_looked_at_again():
 def test_a_machine_that_is_recorded_under_its_new_node_is_released_once():
     old, new = make_node(WAIT_IDLE), make_node(WAIT_IDLE, uid="anew")
     status = make_status(termination=make_stop(Phase.RELEASING), nodes=(old, new))
-    seen = make_observed(run=make_run(status=status), pods=(), job=None, nodes=(facts(uid="anew"), facts(uid="anew")))
+    seen = make_observed(
+        run=make_run(status=status), pods=(), workload=None, nodes=(facts(uid="anew"), facts(uid="anew"))
+    )
     (record,) = decide(seen).effects
     assert isinstance(record, RecordNodes)
     assert [node.phase for node in record.nodes] == [RETAINED, CORDONED]

@@ -15,7 +15,6 @@ from builders import (
     finished_pod,
     losses,
     make_agent,
-    make_job,
     make_mismatch,
     make_node,
     make_observed,
@@ -26,6 +25,7 @@ from builders import (
     make_stop,
     make_unreachable,
     make_verified,
+    make_workload,
     pending_pod,
     stopping_at,
     track_of,
@@ -65,11 +65,13 @@ def said(seen, kind):
 def done(status="auto_low_loss", spec=None, nodes=(), **stop):
     made = make_status(termination=make_stop(Phase.DONE, status=status, **stop), nodes=nodes)
     return make_observed(
-        run=make_run(spec=spec, status=made), pods=(), job=make_job(finished=True), agent=None, track=Track()
+        run=make_run(spec=spec, status=made), pods=(), workload=make_workload(finished=True), agent=None, track=Track()
     )
 
 
-FRESH = make_observed(run=make_run(status=make_status(start_time=None)), job=None, pods=(), agent=None, track=Track())
+FRESH = make_observed(
+    run=make_run(status=make_status(start_time=None)), workload=None, pods=(), agent=None, track=Track()
+)
 
 
 def test_every_condition_is_said_at_first_sight():
@@ -485,8 +487,8 @@ def test_the_start_is_the_first_container_of_the_first_pod_and_is_kept():
 
 def test_workload_is_remembered_once_it_is_gone():
     workload = render(make_observed()).workload
-    assert workload == WorkloadRef(api_version="batch/v1", kind="Job", name="bert", uid=make_job().uid)
-    gone = make_observed(run=make_run(status=make_status(workload=workload)), job=None)
+    assert workload == WorkloadRef(api_version="batch/v1", kind="Job", name="bert", uid=make_workload().uid)
+    gone = make_observed(run=make_run(status=make_status(workload=workload)), workload=None)
     assert render(gone).workload == workload
 
 

@@ -10,13 +10,13 @@ from builders import (
     losses,
     make_agent,
     make_found,
-    make_job,
     make_node,
     make_node_facts,
     make_observed,
     make_run,
     make_status,
     make_stop,
+    make_workload,
     occupant,
     releasing,
     stopping_at,
@@ -125,7 +125,7 @@ def abandoned(phase, facts, by="kubectl-annotate"):
     return make_observed(
         run=make_run(status=seen.run.status, abandoned_by=by),
         pods=(),
-        job=make_job(finished=True),
+        workload=make_workload(finished=True),
         agent=None,
         nodes=seen.nodes,
     )
@@ -201,7 +201,7 @@ def over(ttl=300, *, completion_time=DONE_AT, **run):
     return make_observed(
         run=make_run(spec={} if ttl is None else {"ttlSecondsAfterFinished": ttl}, status=status, **{"finalizers": (), **run}),
         pods=(),
-        job=make_job(finished=True, owned=True),
+        workload=make_workload(finished=True, owned=True),
     )  # fmt: skip
 
 

@@ -17,12 +17,12 @@ from builders import (
     RUN_UID,
     STOP_ID,
     WALL,
-    make_job,
     make_node,
     make_observed,
     make_pool,
     make_run,
     make_stop,
+    make_workload,
 )
 from fakes import (
     EVENTS,
@@ -45,24 +45,24 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.effects import (
     AddFinalizer,
-    AdoptJob,
+    AdoptWorkload,
     Advance,
     Annotate,
     Begin,
     CreateBudget,
-    CreateJob,
+    CreateWorkload,
     DeleteBudget,
-    DeleteJob,
     DeleteNode,
     DeletePod,
     DeleteRun,
+    DeleteWorkload,
     EndReplacements,
     RecordNodes,
     ReleaseMachine,
     RemoveFinalizer,
     Resume,
-    ResumeJob,
-    SuspendJob,
+    ResumeWorkload,
+    SuspendWorkload,
     TaintNode,
     Tell,
     UntaintNode,
@@ -196,7 +196,7 @@ def delete_options(uid, **preconditions):
             id="nodes are recorded",
         ),
         pytest.param(
-            AdoptJob(JOB_UID),
+            AdoptWorkload(JOB_UID),
             f"PATCH {JOB}",
             MERGE,
             {"metadata": {"uid": JOB_UID, "ownerReferences": [OWNER]}},
@@ -210,7 +210,7 @@ def delete_options(uid, **preconditions):
             id="no pod is replaced any more",
         ),
         pytest.param(
-            SuspendJob(JOB_UID, 1),
+            SuspendWorkload(JOB_UID, 1),
             f"PATCH {JOB}",
             JSON_PATCH,
             [
@@ -221,7 +221,7 @@ def delete_options(uid, **preconditions):
             id="the Job is suspended",
         ),
         pytest.param(
-            ResumeJob(JOB_UID, 1),
+            ResumeWorkload(JOB_UID, 1),
             f"PATCH {JOB}",
             JSON_PATCH,
             [
@@ -246,7 +246,7 @@ def delete_options(uid, **preconditions):
             id="a pod is deleted by its uid",
         ),
         pytest.param(
-            DeleteJob(NAME, JOB_UID),
+            DeleteWorkload(NAME, JOB_UID),
             f"DELETE {JOB}",
             PLAIN,
             delete_options(JOB_UID),
@@ -267,7 +267,7 @@ def delete_options(uid, **preconditions):
             id="a Node is deleted by its uid",
         ),
         pytest.param(
-            CreateJob({"metadata": {"namespace": NAMESPACE, "name": "new"}}),
+            CreateWorkload({"metadata": {"namespace": NAMESPACE, "name": "new"}}),
             f"POST {JOBS}",
             PLAIN,
             {"metadata": {"namespace": NAMESPACE, "name": "new"}},
@@ -343,7 +343,7 @@ BUDGET = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/{NAME}-ch
 
 
 async def test_a_budget_is_put_up_and_taken_down_by_its_uid(place):
-    await place.do(CreateBudget(disruption_budget(make_run(), make_job())))
+    await place.do(CreateBudget(disruption_budget(make_run(), make_workload())))
     uid = place.api.objects[BUDGET]["metadata"]["uid"]
     assert place.outcome.learned == (BudgetChanged(uid),)
     await place.do(DeleteBudget(f"{NAME}-checkpoint", uid))
@@ -356,7 +356,9 @@ async def test_a_budget_is_put_up_and_taken_down_by_its_uid(place):
     ("effect", "line"),
     [
         pytest.param(
-            CreateBudget(disruption_budget(make_run(), make_job())), f"POST {BUDGET.rpartition('/')[0]}", id="put up"
+            CreateBudget(disruption_budget(make_run(), make_workload())),
+            f"POST {BUDGET.rpartition('/')[0]}",
+            id="put up",
         ),
         pytest.param(DeleteBudget(f"{NAME}-checkpoint", "budget-uid"), f"DELETE {BUDGET}", id="taken down"),
     ],
@@ -428,13 +430,13 @@ TO_DO = (
     Begin(STOP),
     Advance(ADVANCED, Phase.SAVING, 1),
     RecordNodes(NODES),
-    CreateJob(stored_job()),
-    AdoptJob(JOB_UID),
+    CreateWorkload(stored_job()),
+    AdoptWorkload(JOB_UID),
     EndReplacements(JOB_UID),
-    SuspendJob(JOB_UID, 1),
-    ResumeJob(JOB_UID, 1),
+    SuspendWorkload(JOB_UID, 1),
+    ResumeWorkload(JOB_UID, 1),
     Resume(STOP_ID, NODES),
-    DeleteJob(NAME, JOB_UID),
+    DeleteWorkload(NAME, JOB_UID),
     Annotate(POD_NAME, POD_UID, "a", "b"),
     DeletePod(POD_NAME, POD_UID),
     TaintNode("gpu-1", NODE_UID),
@@ -560,12 +562,12 @@ async def test_a_refusal_by_the_schema_is_not_stale_but_an_error(place):
 @pytest.mark.parametrize(
     "effect",
     [
-        AdoptJob("another"),
+        AdoptWorkload("another"),
         EndReplacements("another"),
-        SuspendJob("another", 1),
-        ResumeJob("another", 1),
-        SuspendJob(JOB_UID, 0),
-        ResumeJob(JOB_UID, 2),
+        SuspendWorkload("another", 1),
+        ResumeWorkload("another", 1),
+        SuspendWorkload(JOB_UID, 0),
+        ResumeWorkload(JOB_UID, 2),
         Annotate(POD_NAME, "another", "key", "value"),
         Annotate("nobody", POD_UID, "key", "value"),
         TaintNode("gpu-1", "another"),
@@ -585,7 +587,7 @@ async def test_an_object_that_is_not_the_one_meant_is_not_changed(place, effect)
     ("effect", "path"),
     [
         pytest.param(DeletePod(POD_NAME, POD_UID), POD, id="pod"),
-        pytest.param(DeleteJob(NAME, JOB_UID), JOB, id="job"),
+        pytest.param(DeleteWorkload(NAME, JOB_UID), JOB, id="job"),
         pytest.param(DeleteNode("gpu-1", NODE_UID), NODE, id="node"),
     ],
 )
@@ -599,7 +601,7 @@ async def test_what_is_deleted_already_is_deleted(place, effect, path):
     ("effect", "path"),
     [
         pytest.param(DeletePod(POD_NAME, "ours"), POD, id="pod"),
-        pytest.param(DeleteJob(NAME, "ours"), JOB, id="job"),
+        pytest.param(DeleteWorkload(NAME, "ours"), JOB, id="job"),
         pytest.param(DeleteNode("gpu-1", "ours"), NODE, id="node"),
     ],
 )
@@ -628,7 +630,7 @@ async def test_a_run_that_is_gone_already_is_deleted(place):
 
 async def test_a_created_job_is_known_before_the_watch_brings_it(place):
     del place.api.objects[JOB]
-    await place.do(CreateJob({"metadata": stored_job()["metadata"]}))
+    await place.do(CreateWorkload({"metadata": stored_job()["metadata"]}))
     assert place.cache.jobs[RUN_UID]["metadata"]["name"] == NAME
 
 
@@ -637,14 +639,14 @@ async def test_a_job_that_is_created_for_a_run_that_is_gone_is_taken_back(place)
     seen = make_observed(run=Run.of(place.api.objects[RUN]), wall=WALL)
     del place.api.objects[RUN], place.api.objects[JOB]
     with pytest.raises(StaleError):
-        await place.do(CreateJob({"metadata": stored_job()["metadata"]}), seen=seen)
+        await place.do(CreateWorkload({"metadata": stored_job()["metadata"]}), seen=seen)
     assert JOB not in place.api.objects
     assert RUN_UID not in place.cache.jobs
 
 
 async def test_a_job_that_is_there_already_is_looked_at_again(place):
     with pytest.raises(StaleError):
-        await place.do(CreateJob({"metadata": {"namespace": NAMESPACE, "name": NAME}}))
+        await place.do(CreateWorkload({"metadata": {"namespace": NAMESPACE, "name": NAME}}))
     assert place.api.objects[JOB]["metadata"]["uid"] == JOB_UID
 
 
@@ -659,7 +661,7 @@ async def test_a_job_that_is_there_already_is_looked_at_again(place):
 async def test_a_job_that_is_refused_becomes_the_runs_problem(place, answer, permanent):
     place.api.refuse(f"POST {JOBS}", answer)
     with pytest.raises(KubeError):
-        await place.do(CreateJob({"metadata": {"namespace": NAMESPACE, "name": "new"}}))
+        await place.do(CreateWorkload({"metadata": {"namespace": NAMESPACE, "name": "new"}}))
     (refused,) = place.outcome.learned
     assert refused.problem.reason == "InvalidTemplate"
     assert answer.status["message"] in refused.problem.message
@@ -669,7 +671,7 @@ async def test_a_job_that_is_refused_becomes_the_runs_problem(place, answer, per
 async def test_an_api_server_in_trouble_is_not_the_runs_problem(place):
     place.api.refuse(f"POST {JOBS}", ApiError(500, "InternalError"))
     with pytest.raises(KubeError):
-        await place.do(CreateJob({"metadata": {"namespace": NAMESPACE, "name": "new"}}))
+        await place.do(CreateWorkload({"metadata": {"namespace": NAMESPACE, "name": "new"}}))
     assert place.outcome.learned == ()
 
 

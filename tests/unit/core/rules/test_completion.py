@@ -14,10 +14,10 @@ from builders import (
     finished_pod,
     make_agent,
     make_found,
-    make_job,
     make_observed,
     make_pod,
     make_run,
+    make_workload,
     pending_pod,
 )
 
@@ -61,7 +61,7 @@ def exited(seen):
     ],
 )
 def test_exit_codes(pod, agent, failed, status):
-    seen = make_observed(pods=(pod,), agent=agent, job=make_job(failed=failed))
+    seen = make_observed(pods=(pod,), agent=agent, workload=make_workload(failed=failed))
     found = exited(seen)
     assert (found.status if found else None) == status
 
@@ -94,15 +94,15 @@ def test_a_marker_before_a_crash_is_told_as_a_warning():
 )
 def test_a_crash_for_good_says_how_often_and_how(limit, failed, log, message):
     run = make_run(spec={"backoffLimit": limit})
-    seen = make_observed(run=run, pods=(exited_pod(2),), job=make_job(failed=failed), log_tail=log)
+    seen = make_observed(run=run, pods=(exited_pod(2),), workload=make_workload(failed=failed), log_tail=log)
     found = exited(seen)
     assert found is not None
     assert (found.message, found.actor) == (message, "exit code")
 
 
 def test_crashes_are_counted_without_a_job_too():
-    assert completion.crashes(make_observed(job=None), exited_pod(1)) == 1
-    assert completion.crashes(make_observed(job=make_job(failed=2)), None) == 2
+    assert completion.crashes(make_observed(workload=None), exited_pod(1)) == 1
+    assert completion.crashes(make_observed(workload=make_workload(failed=2)), None) == 2
 
 
 # -- inferred -----------------------------------------------------------------------------------------------------

@@ -15,12 +15,12 @@ from builders import (
     losses,
     make_agent,
     make_found,
-    make_job,
     make_observed,
     make_pod,
     make_run,
     make_status,
     make_stop,
+    make_workload,
     pending_pod,
     track_of,
 )
@@ -55,7 +55,7 @@ def with_spec(spec, **fields):
 
 CASES = {
     "it trains": (make_observed(), {"stop": "NotAsked", "exitCode": "StillRuns", "autoStopLoss": "NotBelow", "marker": "NotWritten", "finalEpochStall": "NoEpoch"}),
-    "it has no Job yet": (make_observed(job=None, pods=(), agent=None, track=Track()), {"stop": "NotAsked", "autoStopLoss": "NotRunning"}),
+    "it has no Job yet": (make_observed(workload=None, pods=(), agent=None, track=Track()), {"stop": "NotAsked", "autoStopLoss": "NotRunning"}),
     "its pod waits for an image": (
         make_observed(pods=(pending_pod(waiting_reason="ErrImagePull", waiting_message="not found"),), waiting_seconds=12),
         {"stop": "NotAsked", "cannotStart": "Waiting", "autoStopLoss": "NotRunning"},
@@ -65,7 +65,7 @@ CASES = {
         {"cannotStart": "Waiting"},
     ),
     "it crashed": (make_observed(pods=(exited_pod(3),)), {"crashes": "RestartsLeft", "exitCode": None, "marker": None}),
-    "it crashed twice, and trains again": (make_observed(job=make_job(failed=2)), {"crashes": "RestartsLeft", "exitCode": "StillRuns"}),
+    "it crashed twice, and trains again": (make_observed(workload=make_workload(failed=2)), {"crashes": "RestartsLeft", "exitCode": "StillRuns"}),
     "its pod is being deleted": (make_observed(pods=(make_pod(deleting=True),)), {"exitCode": None}),
     "its loss was below once": (make_observed(track=losses(0.4, 1.5, 1.2)), {"autoStopLoss": "NotBelow"}),
     "its loss is the threshold": (make_observed(track=losses(2.0, 0.5)), {"autoStopLoss": "NotBelow"}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from builders import make_job, make_observed, make_pod, pending_pod
+from builders import make_observed, make_pod, make_workload, pending_pod
 
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.rules import workload
@@ -65,27 +65,29 @@ def test_waiting_is_timed_by_what_a_pod_lacks_whatever_it_is_called(reason, lack
 @pytest.mark.parametrize(
     ("pods", "job", "log", "message"),
     [
-        pytest.param((), make_job(failed=3), "", None, id="as many failed pods as allowed"),
-        pytest.param((pending_pod(),), make_job(failed=9), "", None, id="another pod is already on its way"),
+        pytest.param((), make_workload(failed=3), "", None, id="as many failed pods as allowed"),
+        pytest.param((pending_pod(),), make_workload(failed=9), "", None, id="another pod is already on its way"),
         pytest.param((), None, "", None, id="no Job"),
         pytest.param(
             (),
-            make_job(failed=4),
+            make_workload(failed=4),
             "",
             "4 pods failed before their training could start (backoffLimit 3).",
             id="one failed pod too many",
         ),
         pytest.param(
             (),
-            make_job(failed=4),
+            make_workload(failed=4),
             "no such file",
             "4 pods failed before their training could start (backoffLimit 3). Last lines of the log: no such file",
             id="with the end of its log",
         ),
-        pytest.param((make_pod(),), make_job(finished=True), "", None, id="a Job that ended while a pod still runs"),
+        pytest.param(
+            (make_pod(),), make_workload(finished=True), "", None, id="a Job that ended while a pod still runs"
+        ),
         pytest.param(
             (),
-            make_job(finished=True),
+            make_workload(finished=True),
             "",
             "The Job ended, and no pod is left to tell how its training did: somebody deleted or evicted it.",
             id="a Job that ended with nobody left to ask",
@@ -93,5 +95,5 @@ def test_waiting_is_timed_by_what_a_pod_lacks_whatever_it_is_called(reason, lack
     ],
 )
 def test_pods_that_never_trained(pods, job, log, message):
-    found = never_started(make_observed(pods=pods, job=job, log_tail=log))
+    found = never_started(make_observed(pods=pods, workload=job, log_tail=log))
     assert (found.message if found else None) == message

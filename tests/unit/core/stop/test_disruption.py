@@ -13,12 +13,12 @@ from builders import (
     finished_pod,
     make_agent,
     make_found,
-    make_job,
     make_observed,
     make_run,
     make_status,
     make_stop,
     make_verified,
+    make_workload,
     stopping_at,
 )
 
@@ -30,7 +30,7 @@ from trainingrun_operator.core.manifests import disruption_budget
 from trainingrun_operator.core.stop import disruption
 
 COMMIT = CommitSeen(key=commit_key(1, 7), incarnation=1, generation=7, step=1200)
-UP = CreateBudget(disruption_budget(make_run(), make_job()))
+UP = CreateBudget(disruption_budget(make_run(), make_workload()))
 DOWN = DeleteBudget("bert-checkpoint", "budget-uid")
 PROVEN: dict[str, Any] = {"agent": make_agent(commit=COMMIT), "verified": make_verified()}
 
@@ -40,7 +40,7 @@ def wanted(seen):
 
 
 def test_the_budget_lets_no_pod_of_the_run_go_and_goes_with_the_job():
-    budget = disruption_budget(make_run(), make_job())
+    budget = disruption_budget(make_run(), make_workload())
     assert budget["spec"] == {"minAvailable": 1, "selector": {"matchLabels": {"trainingrun.dev/run-uid": RUN_UID}}}
     assert [owner["uid"] for owner in budget["metadata"]["ownerReferences"]] == [JOB_UID]
 
@@ -75,7 +75,7 @@ def test_what_is_proven(fields, proven):
         pytest.param({"budget": ""}, [UP], id="unsaved bytes: guarded"),
         pytest.param({"budget": "budget-uid"}, [], id="and that once"),
         pytest.param({"budget": None}, [], id="nothing while nobody knows"),
-        pytest.param({"budget": "", "job": None}, [], id="nothing before there is a Job"),
+        pytest.param({"budget": "", "workload": None}, [], id="nothing before there is a Job"),
         pytest.param({"budget": "budget-uid", **PROVEN, "proven_seconds": 29}, [], id="proven: not taken down at once"),
         pytest.param({"budget": "budget-uid", **PROVEN, "proven_seconds": 30}, [DOWN], id="proven for a while: evictable"),
         pytest.param({"budget": "", **PROVEN, "proven_seconds": 0}, [], id="proven: not put up by an operator that starts"),

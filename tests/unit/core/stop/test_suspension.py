@@ -9,7 +9,6 @@ from builders import (
     WALL,
     commit_key,
     exited_pod,
-    make_job,
     make_node,
     make_observed,
     make_pod,
@@ -19,6 +18,7 @@ from builders import (
     make_stop,
     make_unreachable,
     make_verified,
+    make_workload,
     stopping_at,
 )
 
@@ -31,8 +31,8 @@ from trainingrun_operator.core.effects import (
     Begin,
     Decision,
     Resume,
-    ResumeJob,
-    SuspendJob,
+    ResumeWorkload,
+    SuspendWorkload,
     Tell,
 )
 from trainingrun_operator.core.status import render
@@ -40,7 +40,7 @@ from trainingrun_operator.core.status import render
 ID = f"suspend-{RUN_UID}-20260102T030405Z"
 MESSAGE = "Suspended: spec.suspend is true."
 THIS = {"id": ID, "status": SUSPENDED, "message": MESSAGE}
-ASLEEP = make_job(suspended=True)
+ASLEEP = make_workload(suspended=True)
 KEPT = make_node(NodePhase.RETAINED, uid="node-2", message="Kept: GPUNodePool a100 is at its minimum.")
 GONE = make_node(NodePhase.RELEASED)
 
@@ -117,7 +117,7 @@ def test_what_ends_a_run_comes_before_suspending_it(seen, status):
 
 
 def test_a_run_that_is_suspended_from_its_beginning_makes_no_job():
-    seen = make_observed(run=make_run(spec={"suspend": True}), job=None, pods=(), agent=None)
+    seen = make_observed(run=make_run(spec={"suspend": True}), workload=None, pods=(), agent=None)
     assert decide(seen) == Decision(note="suspended before it began")
     status = render(seen)
     assert status.phase == "Suspended"
@@ -131,7 +131,7 @@ def test_its_pods_are_ended_by_suspending_the_job_and_never_through_the_gate(pod
     """Through the gate the Job would be complete, and never go on."""
     seen = stopping_at(Phase.DELETING, stop=THIS, spec={"suspend": True}, pods=(pod,))
     effects = [effect for effect in decide(seen).effects if not isinstance(effect, Annotate)]
-    assert effects == [SuspendJob(make_job().uid, make_job().generation)]
+    assert effects == [SuspendWorkload(make_workload().uid, make_workload().generation)]
 
 
 def test_it_rests_once_its_nodes_are_settled_and_is_not_over():
@@ -144,7 +144,7 @@ def test_it_rests_once_its_nodes_are_settled_and_is_not_over():
 
 def test_a_suspended_run_waits():
     assert decide(suspended()) == Decision(note="suspended")
-    assert decide(suspended(job=make_job(finished=True))) == Decision(note="suspended")
+    assert decide(suspended(workload=make_workload(finished=True))) == Decision(note="suspended")
 
 
 def test_its_status_says_so():
@@ -167,7 +167,7 @@ def test_it_is_resumed_from_its_checkpoint():
     decision = decide(suspended(spec={"suspend": False}))
     # A node that was kept may be used again, and is then to be released again.
     assert decision.effects == (
-        ResumeJob(ASLEEP.uid, ASLEEP.generation),
+        ResumeWorkload(ASLEEP.uid, ASLEEP.generation),
         Resume(ID, (GONE,)),
         Tell("Resumed", f"The training goes on from {make_saved().uri}."),
     )
@@ -183,7 +183,7 @@ def test_or_from_its_beginning():
 @pytest.mark.parametrize("suspend", [True, False])
 def test_a_job_that_goes_on_already_is_a_run_that_goes_on(suspend):
     """Half resumed by an operator that was killed, or set going by somebody else: suspended anew, its checkpoint is saved."""
-    resume, _ = decide(suspended(spec={"suspend": suspend}, job=make_job())).effects
+    resume, _ = decide(suspended(spec={"suspend": suspend}, workload=make_workload())).effects
     assert resume == Resume(ID, (GONE,))
 
 
@@ -195,8 +195,8 @@ def test_a_job_that_goes_on_already_is_a_run_that_goes_on(suspend):
     [
         pytest.param(suspended(spec={"stop": True}), "user_stop", id="stopped by hand"),
         pytest.param(suspended(run={"deleting": True}), "deleted", id="deleted"),
-        pytest.param(suspended(job=None), "failed", id="its Job deleted by somebody else"),
-        pytest.param(suspended(job=None, namespace_ends=True), "deleted", id="its namespace deleted"),
+        pytest.param(suspended(workload=None), "failed", id="its Job deleted by somebody else"),
+        pytest.param(suspended(workload=None, namespace_ends=True), "deleted", id="its namespace deleted"),
     ],
 )
 def test_a_suspended_run_ends_with_what_it_was_suspended_with(seen, status):

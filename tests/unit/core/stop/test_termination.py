@@ -15,7 +15,6 @@ from builders import (
     finished_pod,
     losses,
     make_agent,
-    make_job,
     make_mismatch,
     make_node,
     make_observed,
@@ -26,6 +25,7 @@ from builders import (
     make_stop,
     make_unreachable,
     make_verified,
+    make_workload,
     pending_pod,
     stopping_at,
 )
@@ -36,16 +36,16 @@ from trainingrun_operator.api.status import NodePhase, Phase, PodStatus, Progres
 from trainingrun_operator.checkpoints.documents import Checkpoint
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import (
-    AdoptJob,
+    AdoptWorkload,
     Advance,
     Annotate,
     Begin,
     Decision,
-    DeleteJob,
     DeletePod,
+    DeleteWorkload,
     EndReplacements,
     RemoveFinalizer,
-    SuspendJob,
+    SuspendWorkload,
     Tell,
 )
 from trainingrun_operator.core.rules.finding import Finding
@@ -232,7 +232,7 @@ def test_a_training_that_never_started_has_nothing_to_save(pods):
 
 
 def test_a_pod_that_went_before_anybody_saw_it_may_have_trained():
-    seen = make_observed(run=make_run(status=NEVER_STARTED), pods=(), agent=None, job=make_job(failed=1))
+    seen = make_observed(run=make_run(status=NEVER_STARTED), pods=(), agent=None, workload=make_workload(failed=1))
     stop = advanced(seen)
     assert stop.phase is Phase.DELETING
     assert stop.data_loss == "The pod went before anything was saved: nothing of this run is in the bucket."
@@ -543,7 +543,7 @@ def test_what_a_commit_says_is_cut_to_what_the_status_can_say():
 
 # -- Deleting -----------------------------------------------------------------------------------------------------
 
-JOB = make_job(backoff_limit=0)
+JOB = make_workload(replaces=False)
 LET_GO = Annotate("bert-x7k2p", POD_UID, names.RELEASED_ANNOTATION, STOP_ID)
 GONE = DeletePod("bert-x7k2p", POD_UID)
 OPEN: dict[str, Any] = {"pods": (exited_pod(0),), "job": JOB}
@@ -558,27 +558,27 @@ LATE = Annotate("bert-x7k2p", POD_UID, names.SAVE_ANNOTATION, save_ask(attempt=2
         pytest.param(OPEN, [LET_GO], id="training ended and proven: through the gate"),
         pytest.param({**OPEN, "pods": (exited_pod(0, released=True),)}, [], id="the gate is open already"),
         pytest.param({**OPEN, "pods": (finished_pod(0),)}, [], id="the Job sees its pod finish first"),
-        pytest.param({**OPEN, "pods": (pending_pod(),)}, [SuspendJob(JOB.uid, JOB.generation)], id="a pod that never started cannot leave through its gate"),
-        pytest.param({**OPEN, "phase_seconds": 60}, [SuspendJob(JOB.uid, JOB.generation)], id="a gate that never opens is not waited for"),
-        pytest.param({**OPEN, "pods": (make_pod(),)}, [SuspendJob(JOB.uid, JOB.generation)], id="training runs: suspended, with its grace"),
+        pytest.param({**OPEN, "pods": (pending_pod(),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="a pod that never started cannot leave through its gate"),
+        pytest.param({**OPEN, "phase_seconds": 60}, [SuspendWorkload(JOB.uid, JOB.generation)], id="a gate that never opens is not waited for"),
+        pytest.param({**OPEN, "pods": (make_pod(),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="training runs: suspended, with its grace"),
         pytest.param({**OPEN, "stop": {"saved": make_saved(final=False)}}, [LATE], id="it left after the proof: the rest is saved behind its gate"),
         pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, save=save_ask(attempt=2)),)}, [], id="and is asked for once"),
-        pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, deleting=True),)}, [SuspendJob(JOB.uid, JOB.generation)], id="it is told to go already: the grace is all there is"),
-        pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, released=True),)}, [SuspendJob(JOB.uid, JOB.generation)], id="its gate is open already"),
-        pytest.param({**OPEN, **UNPROVEN, "job": make_job(suspended=True)}, [], id="suspended already: the grace is all there is"),
-        pytest.param({**OPEN, "stop": {"saved": make_saved(final=False), "data_loss": "All."}}, [SuspendJob(JOB.uid, JOB.generation)], id="given up on: nothing more is asked for"),
-        pytest.param({**OPEN, **UNPROVEN, "spec": {"checkpoint": {"mode": "Disabled"}}}, [SuspendJob(JOB.uid, JOB.generation)], id="nothing is saved at all"),
-        pytest.param({**OPEN, "stop": {"saved": None}}, [SuspendJob(JOB.uid, JOB.generation)], id="a stop without a record is never let through the gate"),
-        pytest.param({"pods": (make_pod(),), "job": make_job(suspended=True)}, [], id="suspended: the pods are going"),
-        pytest.param({"pods": (finished_pod(143),), "job": make_job(suspended=True)}, [GONE], id="suspended: what is over is deleted"),
-        pytest.param({"pods": (finished_pod(143, deleting=True),), "job": make_job(suspended=True)}, [], id="suspended: and not twice"),
-        pytest.param({"pods": (finished_pod(0),), "job": make_job(finished=True)}, [GONE], id="the Job is finished: its pods are deleted"),
-        pytest.param({"pods": (finished_pod(0, deleting=True),), "job": make_job(finished=True)}, [], id="and not twice"),
-        pytest.param({"pods": (make_pod(),), "job": None}, [GONE], id="somebody deleted the Job: its pods are deleted"),
-        pytest.param({"pods": ()}, [SuspendJob(JOB.uid, JOB.generation)], id="no pod, but a Job that would make one"),
-        pytest.param({"pods": (make_pod(lost=True),)}, [SuspendJob(JOB.uid, JOB.generation)], id="its machine is gone: nobody makes another pod"),
-        pytest.param({"pods": (exited_pod(0, unreachable=True),), "job": make_job(suspended=True), "phase_seconds": 999}, [], id="silent, but not told to go"),
-        pytest.param({"pods": (make_pod(unreachable=True, deleting=True),), "job": make_job(suspended=True), "phase_seconds": 299}, [], id="silent: it may come back"),
+        pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, deleting=True),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="it is told to go already: the grace is all there is"),
+        pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, released=True),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="its gate is open already"),
+        pytest.param({**OPEN, **UNPROVEN, "workload": make_workload(suspended=True)}, [], id="suspended already: the grace is all there is"),
+        pytest.param({**OPEN, "stop": {"saved": make_saved(final=False), "data_loss": "All."}}, [SuspendWorkload(JOB.uid, JOB.generation)], id="given up on: nothing more is asked for"),
+        pytest.param({**OPEN, **UNPROVEN, "spec": {"checkpoint": {"mode": "Disabled"}}}, [SuspendWorkload(JOB.uid, JOB.generation)], id="nothing is saved at all"),
+        pytest.param({**OPEN, "stop": {"saved": None}}, [SuspendWorkload(JOB.uid, JOB.generation)], id="a stop without a record is never let through the gate"),
+        pytest.param({"pods": (make_pod(),), "workload": make_workload(suspended=True)}, [], id="suspended: the pods are going"),
+        pytest.param({"pods": (finished_pod(143),), "workload": make_workload(suspended=True)}, [GONE], id="suspended: what is over is deleted"),
+        pytest.param({"pods": (finished_pod(143, deleting=True),), "workload": make_workload(suspended=True)}, [], id="suspended: and not twice"),
+        pytest.param({"pods": (finished_pod(0),), "workload": make_workload(finished=True)}, [GONE], id="the Job is finished: its pods are deleted"),
+        pytest.param({"pods": (finished_pod(0, deleting=True),), "workload": make_workload(finished=True)}, [], id="and not twice"),
+        pytest.param({"pods": (make_pod(),), "workload": None}, [GONE], id="somebody deleted the Job: its pods are deleted"),
+        pytest.param({"pods": ()}, [SuspendWorkload(JOB.uid, JOB.generation)], id="no pod, but a Job that would make one"),
+        pytest.param({"pods": (make_pod(lost=True),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="its machine is gone: nobody makes another pod"),
+        pytest.param({"pods": (exited_pod(0, unreachable=True),), "workload": make_workload(suspended=True), "phase_seconds": 999}, [], id="silent, but not told to go"),
+        pytest.param({"pods": (make_pod(unreachable=True, deleting=True),), "workload": make_workload(suspended=True), "phase_seconds": 299}, [], id="silent: it may come back"),
     ],
 )  # fmt: skip
 def test_deleting(fields, wanted):
@@ -596,7 +596,7 @@ def test_deleting(fields, wanted):
     ],
 )  # fmt: skip
 def test_a_pod_that_nobody_can_end_is_not_waited_for(pod):
-    seen = stopping_at(Phase.DELETING, pods=(pod,), job=make_job(suspended=True), phase_seconds=300)
+    seen = stopping_at(Phase.DELETING, pods=(pod,), workload=make_workload(suspended=True), phase_seconds=300)
     assert advanced(seen).phase is Phase.RELEASING
 
 
@@ -611,15 +611,17 @@ def test_a_pod_that_nobody_can_end_is_not_waited_for(pod):
     ],
 )  # fmt: skip
 def test_what_a_machine_took_with_it_after_the_proof_is_said(pod, saved, loss):
-    job = make_job(suspended=True)
-    stop = advanced(stopping_at(Phase.DELETING, stop={"saved": saved}, pods=(pod,), job=job, phase_seconds=300))
+    job = make_workload(suspended=True)
+    stop = advanced(stopping_at(Phase.DELETING, stop={"saved": saved}, pods=(pod,), workload=job, phase_seconds=300))
     assert (stop.data_loss or "").startswith("The machine went before the last bytes on it were saved.") == loss
 
 
 def test_a_loss_that_was_told_before_the_machine_was_seen_to_be_gone_is_not_told_again():
     stop = {"saved": make_saved(final=False), "data_loss": "The pod went before its last bytes were saved."}
     gone = make_pod(lost=True)
-    seen = stopping_at(Phase.DELETING, stop=stop, pods=(gone,), job=make_job(suspended=True), phase_seconds=300)
+    seen = stopping_at(
+        Phase.DELETING, stop=stop, pods=(gone,), workload=make_workload(suspended=True), phase_seconds=300
+    )
     assert advanced(seen).data_loss == stop["data_loss"]
     assert not [effect for effect in decide(seen).effects if isinstance(effect, Tell)]
 
@@ -639,7 +641,7 @@ def test_a_training_that_started_after_all_is_saved_behind_its_gate():
     saved = make_verified(attempt=2)
     assert advanced(stopping_at(Phase.DELETING, **OPEN, stop=nothing, answer=saved)).saved == proving.saved_from(saved)
     given_up = {"saved": Saved(note=UNSAVED, gave_up=True)}
-    gone = stopping_at(Phase.DELETING, stop=given_up, job=make_job(suspended=True), pods=())
+    gone = stopping_at(Phase.DELETING, stop=given_up, workload=make_workload(suspended=True), pods=())
     assert advanced(gone).data_loss == f"{UNSAVED} Nothing of this run is in the bucket."
 
 
@@ -652,8 +654,10 @@ def test_what_cannot_be_saved_after_the_proof_is_given_up_and_said():
         None,
     )
     then: dict[str, Any] = {"stop": {"saved": given_up.saved}, "job": JOB}
-    assert effects(stopping_at(Phase.DELETING, pods=(exited_pod(0),), **then)) == [SuspendJob(JOB.uid, JOB.generation)]
-    gone: dict[str, Any] = {"stop": {"saved": given_up.saved}, "job": make_job(suspended=True), "pods": ()}
+    assert effects(stopping_at(Phase.DELETING, pods=(exited_pod(0),), **then)) == [
+        SuspendWorkload(JOB.uid, JOB.generation)
+    ]
+    gone: dict[str, Any] = {"stop": {"saved": given_up.saved}, "workload": make_workload(suspended=True), "pods": ()}
     lost = advanced(stopping_at(Phase.DELETING, **gone))
     assert (lost.saved, lost.data_loss) == (
         make_saved(final=False),
@@ -669,25 +673,25 @@ NEWER = make_verified(generation=8)
     ("job", "verified", "generation"),
     [
         pytest.param(None, None, 7, id="pods and Job are gone"),
-        pytest.param(make_job(finished=True), None, 7, id="the Job is finished"),
-        pytest.param(make_job(suspended=True), None, 7, id="the Job is suspended"),
-        pytest.param(make_job(suspended=True), make_verified(), 7, id="nothing newer was committed"),
-        pytest.param(make_job(suspended=True), NEWER, 8, id="a commit on SIGTERM improves the result"),
+        pytest.param(make_workload(finished=True), None, 7, id="the Job is finished"),
+        pytest.param(make_workload(suspended=True), None, 7, id="the Job is suspended"),
+        pytest.param(make_workload(suspended=True), make_verified(), 7, id="nothing newer was committed"),
+        pytest.param(make_workload(suspended=True), NEWER, 8, id="a commit on SIGTERM improves the result"),
         pytest.param(
-            make_job(suspended=True),
+            make_workload(suspended=True),
             make_verified(generation=8, checkpoint=Checkpoint(dir="x", step=9999, complete=False, evidence="")),
             7,
             id="a half-written one does not",
         ),
         pytest.param(
-            make_job(suspended=True),
+            make_workload(suspended=True),
             make_verified(generation=8, checkpoint=Checkpoint(dir="x", step=3, complete=True, evidence="")),
             7,
             id="an earlier step does not",
         ),
-        pytest.param(make_job(suspended=True), make_verified(generation=8, checkpoint=None), 7, id="one without a checkpoint does not"),
+        pytest.param(make_workload(suspended=True), make_verified(generation=8, checkpoint=None), 7, id="one without a checkpoint does not"),
         pytest.param(
-            make_job(suspended=True),
+            make_workload(suspended=True),
             make_verified(generation=8, checkpoint=Checkpoint(dir="x", complete=True, evidence="")),
             7,
             id="one of an unknown step does not replace a known one",
@@ -695,7 +699,7 @@ NEWER = make_verified(generation=8)
     ],
 )  # fmt: skip
 def test_deleting_ends(job, verified, generation):
-    stop = advanced(stopping_at(Phase.DELETING, pods=(), job=job, verified=verified, agent=None))
+    stop = advanced(stopping_at(Phase.DELETING, pods=(), workload=job, verified=verified, agent=None))
     assert stop is not None
     assert stop.saved is not None
     assert stop.phase is Phase.RELEASING
@@ -703,7 +707,7 @@ def test_deleting_ends(job, verified, generation):
 
 
 def test_a_stop_without_a_record_cannot_be_improved():
-    seen = stopping_at(Phase.DELETING, stop={"saved": None}, pods=(), job=None, verified=NEWER)
+    seen = stopping_at(Phase.DELETING, stop={"saved": None}, pods=(), workload=None, verified=NEWER)
     stop = advanced(seen)
     assert stop is not None
     assert stop.saved is None
@@ -721,33 +725,33 @@ def test_a_stop_without_a_record_cannot_be_improved():
 )
 def test_releasing_ends_when_every_node_is_settled(nodes):
     status = make_status(termination=make_stop(Phase.RELEASING), nodes=nodes)
-    advance, tell = decide(make_observed(run=make_run(status=status), pods=(), job=None)).effects
+    advance, tell = decide(make_observed(run=make_run(status=status), pods=(), workload=None)).effects
     assert isinstance(advance, Advance)
     assert (advance.termination.phase, advance.was_phase, advance.completion) == (Phase.DONE, Phase.RELEASING, True)
     assert tell == Tell("Finished", "auto_low_loss: Loss 0.2931 < 0.5 at step 1200.")
 
 
 DONE = make_status(termination=make_stop(Phase.DONE))
-ENDED = make_job(finished=True)
+ENDED = make_workload(finished=True)
 
 
 @pytest.mark.parametrize(
     ("run", "job", "wanted"),
     [
-        pytest.param({}, ENDED, (AdoptJob(JOB.uid),), id="the Job goes with the run from now on"),
+        pytest.param({}, ENDED, (AdoptWorkload(JOB.uid),), id="the Job goes with the run from now on"),
         pytest.param({}, replace(ENDED, owned=True), (RemoveFinalizer(),), id="then nothing is left to protect"),
         pytest.param({}, None, (RemoveFinalizer(),), id="nor is it without a Job"),
         pytest.param({"finalizers": ()}, ENDED, (), id="afterwards nothing is done any more"),
         pytest.param(
-            {"finalizers": ()}, make_job(suspended=True), (), id="nor to a Job that was ended by suspending it"
+            {"finalizers": ()}, make_workload(suspended=True), (), id="nor to a Job that was ended by suspending it"
         ),
-        pytest.param({"deleting": True}, ENDED, (DeleteJob("bert", JOB.uid),), id="deleted: the Job is deleted"),
-        pytest.param({"deleting": True}, make_job(deleting=True), (), id="deleted: and not twice"),
+        pytest.param({"deleting": True}, ENDED, (DeleteWorkload("bert", JOB.uid),), id="deleted: the Job is deleted"),
+        pytest.param({"deleting": True}, make_workload(deleting=True), (), id="deleted: and not twice"),
         pytest.param({"deleting": True}, None, (RemoveFinalizer(),), id="deleted: then the finalizer lets go"),
     ],
 )
 def test_done(run, job, wanted):
-    seen = make_observed(run=make_run(status=DONE, **run), job=job, pods=())
+    seen = make_observed(run=make_run(status=DONE, **run), workload=job, pods=())
     assert decide(seen).effects == wanted
 
 
@@ -761,8 +765,8 @@ def test_done_and_let_go_is_the_end():
 def test_a_job_that_comes_after_the_end_is_deleted_once(finalizers):
     """An operator that stood still between its decision and its request may create one whenever it goes on."""
     run = make_run(status=DONE, finalizers=finalizers)
-    assert effects(make_observed(run=run, job=make_job())) == [DeleteJob("bert", JOB.uid)]
-    assert DeleteJob("bert", JOB.uid) not in effects(make_observed(run=run, job=make_job(deleting=True)))
+    assert effects(make_observed(run=run, workload=make_workload())) == [DeleteWorkload("bert", JOB.uid)]
+    assert DeleteWorkload("bert", JOB.uid) not in effects(make_observed(run=run, workload=make_workload(deleting=True)))
 
 
 # -- nudges -------------------------------------------------------------------------------------------------------
