@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import multiprocessing
 import sys
 import time
@@ -34,6 +35,8 @@ def told(seed: int) -> tuple[int, Account]:
 
 def in_memory(runs: int, seed: int, jobs: int) -> Tally:
     """Tell so many stories, on so many processors."""
+    # In a campaign most looks end in trouble, as they should.
+    logging.getLogger("trainingrun_operator").setLevel(logging.CRITICAL)
     seeds = [story_seed(seed, number) for number in range(runs)]
     tally, bad, last = Tally(), 0, time.monotonic()
     with multiprocessing.Pool(jobs) as pool:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from chaos.process import ApiError, Look, Process
-from chaos.scenario import ENDS, Scenario
+from chaos.loop import loop
+from chaos.process import RELIST_SECONDS, Process
+from chaos.scenario import ENDS, NEVER, Scenario
 from chaos.world import SimRun, World
 
 from trainingrun_operator.core.decide import decide
-from trainingrun_operator.edge.memory import Memory
+from trainingrun_operator.edge.kube import KubeError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
-    from trainingrun_operator.core.observed import Observed
+    from chaos.scenario import Fault
 
 PATIENCE_SECONDS: Final = 7200.0
 REST_SECONDS: Final = 60
@@ -49,6 +51,14 @@ class Account:
         return not (self.lost_bytes or self.double_deletes or self.double_releases or self.complaints)
 
 
+class KilledError(BaseException):
+    """The process ends here. No code of the operator may catch it."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
 @dataclass
 class Actor:
     """An operator process on its machine."""
@@ -57,17 +67,12 @@ class Actor:
     process: Process
     back_at: float = 0
     """Killed or paused until then."""
-    halted: tuple[SimRun, Look, float] | None = None
+    halted: tuple[asyncio.Task[float | None], float] | None = None
     """Paused in the middle of this look, for so long."""
-    due: dict[str, float] = field(default_factory=dict)
-    knows: dict[str, int] = field(default_factory=dict)
+    looks_at: SimRun | None = None
     number: int = -1
     """Of the effect in hand."""
-
-    def restart(self, world: World, at: float) -> None:
-        self.process, self.back_at, self.halted = Process(world), at, None
-        self.due.clear()
-        self.knows.clear()
+    leads: bool = True
 
 
 class Story:
@@ -76,12 +81,22 @@ class Story:
     def __init__(self, scenario: Scenario, say: Callable[[str], None] | None = None) -> None:
         self.scenario = scenario
         self.world = World(scenario)
-        self.actors = [Actor("operator", Process(self.world)), Actor("second operator", Process(self.world))]
+        self.actors = [self._actor("operator"), self._actor("second operator")]
         self.standby_until = 0.0
         self.faults = dict(scenario.faults)
         self.effects: list[str] = []
         self.faulted: Counter[str] = Counter()
         self._tell = say
+
+    def _actor(self, name: str) -> Actor:
+        actor = Actor(name, None)  # type: ignore[arg-type]
+        self._start(actor)
+        return actor
+
+    def _start(self, actor: Actor) -> None:
+        """A new process, which knows nothing."""
+        actor.process = Process(self.world, lambda when, effect: self._strike(actor, when, effect), lambda: actor.leads)
+        actor.halted, actor.looks_at, actor.leads = None, None, True
 
     def tell(self) -> Account:
         """Let it happen, to its end or until patience is over."""
@@ -125,7 +140,8 @@ class Story:
     def _look_back_at(self, sim: SimRun) -> None:
         complaints, status, scenario = self.world.complaints, sim.run.status, self.scenario
         if sim.exists:
-            if effects := decide(self._fresh_look(sim)).effects:
+            fresh = self._actor("a new operator").process.first_look(sim)
+            if effects := decide(fresh).effects:
                 complaints.append(f"{sim.name}: does not rest: {[type(effect).__name__ for effect in effects]}")
             if status.completion_time is None:
                 complaints.append(f"{sim.name}: is done and has no completion time")
@@ -137,22 +153,19 @@ class Story:
         if status.termination_status != stop.status or stop.status not in may:
             complaints.append(f"{sim.name}: ended as {status.termination_status} ({stop.message}), not as {may}")
 
-    def _fresh_look(self, sim: SimRun) -> Observed:
-        process = Process(self.world)
-        process.views[sim.run.uid] = sim.run
-        return process.observe(sim, Memory())
-
     # -- operators -----------------------------------------------------------------------------------------------
 
     def _beat(self) -> None:
         """Whoever is due looks; then time goes on to whatever comes next."""
         world = self.world
-        for actor in self.actors:
-            if actor is self.actors[0] or self._second_is_up():
-                self._act(actor)
-            elif actor.halted is None and actor.due:
-                actor.restart(world, world.now)
-        due = min((at for actor in self.actors for at in actor.due.values()), default=0.0)
+        first, second = self.actors
+        self._act(first)
+        # One that stands still goes on however late it is.
+        if self._second_is_up() or second.halted is not None:
+            self._act(second)
+        elif second.process.due.at:
+            self._start(second)
+        due = min((at for actor in self.actors for at in actor.process.due.at.values()), default=0.0)
         world.tick(min(5.0 if world.calm else 1.0, max(0.1, due - world.now)))
 
     def _second_is_up(self) -> bool:
@@ -163,67 +176,79 @@ class Story:
         if world.now < actor.back_at:
             return
         if actor.halted is not None:
-            sim, look, seconds = actor.halted
+            task, seconds = actor.halted
             actor.halted = None
-            self._say(actor, sim, "goes on with what it had decided")
-            # What was on its way is done; before the next effect it would find that its Lease has run out.
-            self._drive(actor, sim, look, effects=1 if seconds >= LEASE_SECONDS else None)
+            self._say(actor, "goes on with what it had decided")
+            # What was on its way is done; before the next effect it finds that its Lease has run out.
+            actor.leads = seconds < LEASE_SECONDS
+            loop().go_on(task)
+            self._looked(actor, task)
+        actor.process.hear()
         for sim in world.runs:
-            uid = sim.run.uid
-            news = actor.knows.get(uid) != sim.changed and not world.during("stale")
-            if world.now >= sim.created_at and (news or world.now >= actor.due.get(uid, 0.0)):
-                actor.knows[uid] = sim.changed
-                self._drive(actor, sim, actor.process.look(sim))
             if world.now < actor.back_at:
                 return
+            if actor.process.due.at.get(sim.uid, NEVER) <= world.now:
+                actor.looks_at = sim
+                self._looked(actor, loop().begin(actor.process.reconciler.look(sim.uid)))
 
-    def _drive(self, actor: Actor, sim: SimRun, look: Look, effects: int | None = None) -> None:
-        """Go on with a look until it ends, a fault ends it, or it has had so many effects."""
-        error: Exception | None = None
-        try:
-            while True:
-                when, effect = look.throw(error) if error is not None else next(look)
-                error = None
-                if when == "after" and effects:
-                    effects -= 1
-                # Taking back a Job whose run is gone belongs to creating it.
-                if when == "before" and effects == 0 and effect != "DeleteJob":
-                    look.close()
-                    actor.due[sim.run.uid] = self.world.now + 1
-                    return
-                if when == "before":
-                    actor.number = len(self.effects)
-                    self.effects.append(effect)
-                if self._tell is not None and when == "after":
-                    self._say(actor, sim, effect)
-                fault = self.faults.get(actor.number)
-                kind = fault.kind if fault is not None else ""
-                if fault is None or when != STRIKES[kind]:
-                    continue
-                self.faults.pop(actor.number)
-                self.faulted[kind] += 1
-                self._say(actor, sim, f"{kind} ({effect}, number {actor.number}), for {fault.seconds:.0f} s")
-                if kind in ("refused", "answer lost"):
-                    error = ApiError(f"429 for {effect}")
-                    continue
-                self._away(actor, sim, look, fault.seconds, killed=kind != "paused")
-                return
-        except StopIteration as done:
-            actor.due[sim.run.uid] = self.world.now + max(float(done.value), 0.1)
-
-    def _away(self, actor: Actor, sim: SimRun, look: Look, seconds: float, *, killed: bool) -> None:
-        world = self.world
-        if killed:
-            look.close()
-            actor.restart(world, world.now + seconds)
+    def _looked(self, actor: Actor, task: asyncio.Task[float | None]) -> None:
+        """See what became of a look: it ended, it halted, or its process was killed."""
+        world, sim = self.world, actor.looks_at
+        assert sim is not None
+        if not task.done():
+            self._halts(actor, task)
             return
-        actor.halted, actor.back_at = (sim, look, seconds), world.now + seconds
-        if actor is self.actors[0]:
-            self.actors[1].back_at = max(self.actors[1].back_at, world.now + min(seconds, LEASE_SECONDS))
-            self.standby_until = max(self.standby_until, world.now + seconds + LEASE_SECONDS)
+        try:
+            again = task.result()
+        except KilledError as killed:
+            self._start(actor)
+            actor.back_at = world.now + killed.seconds
+            return
+        if not actor.leads:
+            # The Lease is lost: what was remembered has grown old. It takes the Lease again soon.
+            actor.process.reconciler.forget_all()
+            actor.leads, again = True, 1.0
+        # Without a time of its own a run waits for an event, or for the next list.
+        actor.process.due.at[sim.uid] = world.now + (RELIST_SECONDS if again is None else max(again, 0.1))
 
-    def _say(self, actor: Actor, sim: SimRun, what: str) -> None:
-        if self._tell is not None:
+    def _halts(self, actor: Actor, task: asyncio.Task[float | None]) -> None:
+        seconds = actor.back_at - self.world.now
+        actor.halted = (task, seconds)
+        if actor is self.actors[0]:
+            self.actors[1].back_at = max(self.actors[1].back_at, self.world.now + min(seconds, LEASE_SECONDS))
+            self.standby_until = max(self.standby_until, self.world.now + seconds + LEASE_SECONDS)
+
+    # -- faults --------------------------------------------------------------------------------------------------
+
+    async def _strike(self, actor: Actor, when: str, effect: str) -> None:
+        """An operator is about to do an effect, or has done it: let a fault happen here."""
+        if when == "before":
+            actor.number = len(self.effects)
+            self.effects.append(effect)
+        elif self._tell is not None:
+            self._say(actor, effect)
+        fault = self.faults.get(actor.number)
+        if fault is not None and when == STRIKES[fault.kind]:
+            self.faults.pop(actor.number)
+            self.faulted[fault.kind] += 1
+            self._say(actor, f"{fault.kind} ({effect}, number {actor.number}), for {fault.seconds:.0f} s")
+            await self._suffer(actor, fault, effect)
+
+    async def _suffer(self, actor: Actor, fault: Fault, effect: str) -> None:
+        match fault.kind:
+            case "refused":
+                raise KubeError(429, "TooManyRequests", f"{effect} was not processed")
+            case "answer lost":
+                raise KubeError(0, "Unreachable", f"{effect}: the connection was reset")
+            case "paused":
+                actor.back_at = self.world.now + fault.seconds
+                await loop().halt()
+            case _:
+                raise KilledError(fault.seconds)
+
+    def _say(self, actor: Actor, what: str) -> None:
+        sim = actor.looks_at
+        if self._tell is not None and sim is not None:
             stop = sim.run.status.termination
             phase = f"{stop.status}/{stop.phase.value}" if stop else "-"
             self._tell(f"{self.world.now:7.1f} s  {actor.name:15}  {sim.name:4}  {phase:24}  {what}")

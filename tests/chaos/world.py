@@ -1,33 +1,33 @@
 """A small world in memory: API server, Job controller, kubelet, trainings, agents, bucket, nodes and cloud. It holds the truth.
 
-Only as true as it must be for the stories told in it; the same stories are told against the real things in tests/e2e. Operators look at it and act on
-it (`process.py`); what it counts, no operator can talk away.
+Only as true as it must be for the stories told in it; the same stories are told against the real things in tests/e2e. Operators reach it through its edge
+(`edge.py`); what it counts, no operator can talk away.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, assert_never
+from typing import Any, Final
 
-from builders import NAMESPACE, make_pool, make_run, make_status
+from builders import NAMESPACE, checkpoint_spec, make_run
+from chaos.objects import tainted_by
 from chaos.scenario import NEVER, Scenario
+from fakes import stored_run
 
 from trainingrun_operator.api import names
-from trainingrun_operator.api.exchange import SaveRequest, StopRequest
+from trainingrun_operator.api.exchange import AgentReport, SaveRequest, StopRequest
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import NodePhase, Phase, Termination, TrainingRunStatus
 from trainingrun_operator.checkpoints.documents import Checkpoint, Commit, RunRef
-from trainingrun_operator.core import effects as do
 from trainingrun_operator.core.destinations import layout_of
 from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.facts.pod import Training
+from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.facts.workload import Job
 from trainingrun_operator.core.release import SETTLED
 
-if TYPE_CHECKING:
-    from trainingrun_operator.core.facts.run import Run
-    from trainingrun_operator.core.observed import Observed
+Json = dict[str, Any]
 
 STEP_SECONDS: Final = 5.0
 CHECKPOINT_STEPS: Final = 4
@@ -43,10 +43,6 @@ ORDER: Final = {
 }  # fmt: skip
 
 
-class StaleError(Exception):
-    """A precondition failed: look again."""
-
-
 @dataclass(eq=False)
 class Machine:
     """A machine, and the Node that it is known by."""
@@ -58,9 +54,13 @@ class Machine:
     state: Instance = Instance.RUNNING
     gone_at: float = NEVER
     has_node: bool = True
-    tainted_by: str | None = None
+    taints: tuple[Json, ...] = ()
     changes: int = 0
     """Of its taints, so far."""
+
+    @property
+    def tainted_by(self) -> str | None:
+        return tainted_by(self.taints)
 
     @property
     def provider_id(self) -> str:
@@ -72,6 +72,8 @@ class SimPod:
     """A pod, with what lies in its volume. Steps stand for bytes."""
 
     uid: str
+    job_uid: str = ""
+    created: str = ""
     machine: Machine | None = None
     ready_at: float = NEVER
     began: float = NEVER
@@ -91,6 +93,7 @@ class SimPod:
     """It trained when deleting it was decided, on a proven checkpoint: what it made since may be cut off by others, even after it has left."""
     seen: bool = False
     """An operator has seen it train, or that it had."""
+    annotations: dict[str, str] = field(default_factory=dict)
     stop: StopRequest | None = None
     stop_at: float = 0
     save: SaveRequest | None = None
@@ -99,8 +102,9 @@ class SimPod:
     upload: tuple[SaveRequest | None, int, float] | None = None
     """What it is for, the step that it is of, when it is done."""
     newest_commit: Commit | None = None
+    said: tuple[Any, AgentReport] | None = None
+    """What its agent has said last, and about what."""
     released: bool = False
-    nudge: str = ""
 
     @property
     def over(self) -> bool:
@@ -114,7 +118,7 @@ class SimRun:
     name: str
     cause: str
     created_at: float
-    run: Run
+    stored: Json
     job: Job | None = None
     jobs: int = 0
     pods: list[SimPod] = field(default_factory=list)
@@ -123,13 +127,32 @@ class SimRun:
     exists: bool = True
     budget: str = ""
     """uid of its PodDisruptionBudget; empty: there is none."""
+    budgets: int = 0
     changed: int = 0
     """Counts what a watch would tell."""
     lost: list[tuple[SimPod, int]] = field(default_factory=list)
     """Volumes that went with steps that no sound commit has."""
+    _run: tuple[Json, Run] | None = None
 
     def __post_init__(self) -> None:
-        self.layout = layout_of(make_run(name=self.name, uid=self.run.uid))
+        self.uid: str = self.stored["metadata"]["uid"]
+        self.layout = layout_of(make_run(name=self.name, uid=self.uid))
+
+    @property
+    def run(self) -> Run:
+        """As it is stored now."""
+        if self._run is None or self._run[0] is not self.stored:
+            self._run = (self.stored, Run.of(self.stored))
+        return self._run[1]
+
+    @property
+    def version(self) -> str:
+        return str(self.stored["metadata"]["resourceVersion"])
+
+    @property
+    def must_have_job(self) -> Job:
+        assert self.job is not None
+        return self.job
 
     @property
     def saves(self) -> bool:
@@ -155,7 +178,6 @@ class World:
         if scenario.second_run is not None:
             self.runs.append(self._new_run("gpt", *scenario.second_run))
         self.machines: list[Machine] = []
-        self.pool = make_pool()
         self.guest_on: Machine | None = None
         self.guest_came = False
         self.struck: set[str] = set()
@@ -174,12 +196,15 @@ class World:
         if self.scenario.mode != "Upload":
             spec["checkpoint"] = {"mode": self.scenario.mode}
         elif self.scenario.proceed:
-            made = make_run().spec.checkpoint.model_dump(mode="json", by_alias=True, exclude_none=True)
-            spec["checkpoint"] = {**made, "onFailure": "Proceed"}
-        run = make_run(spec=spec, status=make_status(start_time=None), finalizers=(), name=name, uid=f"{name}-uid")
-        return SimRun(name, cause, created_at, replace(run, resource_version="1"))
+            spec["checkpoint"] = checkpoint_spec(onFailure="Proceed")
+        stored = stored_run(spec=spec, name=name, uid=f"{name}-uid", finalizers=[], resourceVersion="1")
+        return SimRun(name, cause, created_at, stored)
 
-    @property
+    # -- the clock that all operators read -----------------------------------------------------------------------
+
+    def monotonic(self) -> float:
+        return self.now
+
     def wall(self) -> str:
         seconds = int(self.now)
         return f"2026-01-02T{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}Z"
@@ -222,27 +247,40 @@ class World:
             age = self.now - sim.created_at
             stops_at = {"user stop": 40.0, "user stop while pending": 4.0}.get(sim.cause, NEVER)
             if sim.exists and age >= stops_at and not sim.run.spec.stop:
-                sim.run = replace(sim.run, spec=sim.run.spec.model_copy(update={"stop": True}))
-                self._wrote(sim)
+                self._edit(sim, stop=True)
             suspend = self.scenario.suspended[0] <= age < self.scenario.suspended[1]
             if sim.exists and suspend != bool(sim.run.spec.suspend):
-                sim.run = replace(sim.run, spec=sim.run.spec.model_copy(update={"suspend": suspend}))
-                self._wrote(sim)
+                self._edit(sim, suspend=suspend)
             if (sim.cause == "delete" and age >= 40) or (self.scenario.deleted_at and age >= self.scenario.deleted_at):
-                self._delete_run(sim)
+                self.delete_run(sim)
 
-    def _delete_run(self, sim: SimRun) -> None:
-        if not sim.exists or sim.run.deleting:
-            return
-        sim.run = replace(sim.run, deleting=True)
-        self._wrote(sim)
-        self._forget_if_free(sim)
+    def _edit(self, sim: SimRun, **spec: Any) -> None:
+        """A person changes the spec."""
+        meta = sim.stored["metadata"]
+        self.write(
+            sim,
+            {
+                **sim.stored,
+                "metadata": {**meta, "generation": meta["generation"] + 1},
+                "spec": {**sim.stored["spec"], **spec},
+            },
+        )
 
-    def _forget_if_free(self, sim: SimRun) -> None:
-        if sim.run.deleting and names.FINALIZER not in sim.run.finalizers:
+    def delete_run(self, sim: SimRun) -> None:
+        """Somebody deletes it; it goes once it has no finalizer."""
+        meta = sim.stored["metadata"]
+        if sim.exists and "deletionTimestamp" not in meta:
+            self.write(sim, {**sim.stored, "metadata": {**meta, "deletionTimestamp": self.wall()}})
+            self.forget_if_free(sim)
+
+    def forget_if_free(self, sim: SimRun) -> None:
+        """What is deleted and has no finalizer is gone, and the garbage collector takes its Job if that is owned."""
+        meta = sim.stored["metadata"]
+        if sim.exists and "deletionTimestamp" in meta and names.FINALIZER not in meta["finalizers"]:
             sim.exists = False
+            sim.changed += 1
             if sim.job is not None and sim.job.owned:
-                self._delete_job(sim)
+                self.delete_job(sim)
 
     def _guest(self) -> None:
         if self.guest_on is not None and (not self.during("guest") or self.guest_on.state is Instance.GONE):
@@ -277,7 +315,7 @@ class World:
         """The Node of this name, if there is one."""
         return next((m for m in reversed(self.machines) if m.name == name and m.has_node), None)
 
-    def _schedule(self, pod: SimPod) -> None:
+    def _schedule(self, sim: SimRun, pod: SimPod) -> None:
         machine = next((m for m in self.machines if self._takes_pods(m)), None)
         if machine is None:
             number = len(self.machines) + 1
@@ -287,6 +325,7 @@ class World:
             self.machines.append(machine)
         if self.now >= machine.ready_at:
             pod.machine, pod.ready_at = machine, self.now + 3
+            sim.changed += 1
 
     # -- pods --------------------------------------------------------------------------------------------------
 
@@ -294,11 +333,11 @@ class World:
         if self._struck_by_others(sim, pod):
             return
         if pod.machine is None:
-            self._schedule(pod)
+            self._schedule(sim, pod)
             return
         if pod.machine.state is Instance.GONE:
             if self.now >= pod.machine.gone_at + EVICTION_SECONDS:
-                self._tell_to_go(sim, pod)  # and it stays, Terminating, for as long as its Node does
+                self.tell_to_go(sim, pod)  # and it stays, Terminating, for as long as its Node does
             return
         if pod.phase == "Pending" and pod.deleting_since is None and self.now >= pod.ready_at:
             self._start(sim, pod)
@@ -321,7 +360,7 @@ class World:
             return True
         if self.once("pod_deleted_at"):
             self.struck.add("pod_deleted_at")
-            self._tell_to_go(sim, pod)
+            self.tell_to_go(sim, pod)
             return pod not in sim.pods
         if self.once("node_lost_at") and pod.machine is not None:
             self.struck.add("node_lost_at")
@@ -366,7 +405,7 @@ class World:
         if missing > 0 and sim.saves:
             sim.lost.append((pod, missing))
 
-    def _tell_to_go(self, sim: SimRun, pod: SimPod) -> None:
+    def tell_to_go(self, sim: SimRun, pod: SimPod) -> None:
         """Delete a pod, with its grace if anything of it may run."""
         if pod.deleting_since is not None:
             return
@@ -416,7 +455,7 @@ class World:
         found = Checkpoint(dir=f"checkpoint-{step}", step=step, complete=True, evidence="written") if step else None
         pod.newest_commit = Commit(
             run=RunRef(namespace=NAMESPACE, name=sim.name, uid=sim.run.uid),
-            incarnation=sim.all_pods.index(pod) + 1,
+            epoch=sim.all_pods.index(pod) + 1,
             generation=len(sim.bucket),
             reason="save" if asked else "checkpoint",
             termination_id=asked.id if asked else None,
@@ -438,7 +477,7 @@ class World:
         if job.suspended:
             for pod in list(sim.pods):
                 if not pod.over:
-                    self._tell_to_go(sim, pod)
+                    self.tell_to_go(sim, pod)
             return
         over = [pod for pod in sim.pods if pod.over]
         failed = job.failed
@@ -451,126 +490,73 @@ class World:
             sim.job = replace(job, failed=failed, finished=finished)
             sim.changed += 1
         if not finished and len(over) == len(sim.pods):
-            pod = SimPod(f"{sim.name}-pod-{len(sim.all_pods) + 1}")
+            pod = SimPod(f"{sim.name}-pod-{len(sim.all_pods) + 1}", job.uid, self.wall())
             sim.pods.append(pod)
             sim.all_pods.append(pod)
             sim.changed += 1
 
-    def _delete_job(self, sim: SimRun) -> None:
+    def delete_job(self, sim: SimRun) -> None:
         sim.job = None
         sim.changed += 1
         for pod in list(sim.pods):
-            self._tell_to_go(sim, pod)
+            self.tell_to_go(sim, pod)
 
     # -- what an operator does -----------------------------------------------------------------------------------
 
-    def apply(self, sim: SimRun, effect: do.Effect, seen: Observed) -> None:  # noqa: C901, PLR0912, PLR0915 - one short arm per effect
-        """Do an effect as the API server and the cloud would, from what the operator had seen.
-
-        Raises:
-            StaleError: a precondition does not hold.
-        """
-        run = seen.run
-        match effect:
-            case do.AddFinalizer():
-                self._unchanged(sim, run)
-                sim.run = replace(sim.run, finalizers=(names.FINALIZER,))
-                self._wrote(sim)
-            case do.RemoveFinalizer():
-                self._unchanged(sim, run)
-                sim.run = replace(sim.run, finalizers=())
-                self._wrote(sim)
-                self._forget_if_free(sim)
-            case do.DeleteRun():
-                self._unchanged(sim, run)
-                self._delete_run(sim)
-            case do.CreateJob():
-                self._expect(sim.job is None)
-                sim.jobs += 1
-                sim.job = Job(
-                    names.job_name(sim.name), f"{sim.name}-job-{sim.jobs}", sim.run.uid, backoff_limit=2**31 - 1
-                )
-            case do.Begin(termination):
-                self._unchanged(sim, run)
-                ends = {} if termination.suspends else {"termination_status": termination.status}
-                self.write(sim, termination=termination, **ends)
-            case do.Resume(suspension, nodes):
-                stop = sim.run.status.termination
-                self._expect(sim.exists and stop is not None and (stop.id, stop.phase) == (suspension, Phase.DONE))
-                self.write(sim, termination=None, nodes=nodes)
-            case do.Advance(termination, phase, attempt, completion):
-                stop = sim.run.status.termination
-                was = (termination.id, phase, attempt)
-                self._expect(sim.exists and stop is not None and (stop.id, stop.phase, stop.attempt) == was)
-                self.write(sim, termination=termination, **({"completion_time": seen.wall} if completion else {}))
-            case do.RecordNodes(nodes):
-                self._unchanged(sim, run)
-                self.write(sim, nodes=nodes)
-            case do.Annotate(_, uid, key, value):
-                self._annotate(sim, uid, key, value, seen)
-            case do.DeletePod(_, uid):
-                pod = sim.find(uid)
-                if pod is not None and pod.deleting_since is None:
-                    self._ended_by_us(pod, seen)
-                    self._tell_to_go(sim, pod)
-                    self.deletions[uid] += 1
-            case do.DeleteJob(_, uid):
-                if sim.job is not None and sim.job.uid == uid:
-                    self._delete_job(sim)
-            case do.AdoptJob(uid) | do.EndReplacements(uid) | do.SuspendJob(uid, _) | do.ResumeJob(uid, _):
-                self._patch_job(sim, uid, effect, seen)
-            case do.TaintNode(name, uid):
-                node = self._same_node(name, uid)
-                self._expect(node.tainted_by in (None, run.uid))
-                node.tainted_by, node.changes = run.uid, node.changes + 1
-            case do.UntaintNode(name, uid):
-                node = self._same_node(name, uid)
-                self._expect(node.tainted_by in (None, run.uid))
-                node.tainted_by, node.changes = None, node.changes + 1
-            case do.ReleaseMachine(_, provider_id):
-                self._release(provider_id)
-            case do.DeleteNode(name, uid):
-                node = self._same_node(name, uid)
-                if node.state is not Instance.GONE:
-                    self.complaints.append(f"Node {name} was deleted while its machine is {node.state}")
-                node.has_node = False
-            case do.CreateBudget():
-                sim.budget = f"{sim.name}-budget"
-            case do.DeleteBudget():
-                sim.budget = ""
-            case do.Tell():
-                pass
-            case _ as never:  # pragma: no cover - mypy proves that there is no other effect
-                assert_never(never)
-
-    def _expect(self, holds: object) -> None:
-        if not holds:
-            raise StaleError
-
-    def _unchanged(self, sim: SimRun, run: Run) -> None:
-        self._expect(sim.exists and sim.run.resource_version == run.resource_version)
-
-    def _same_node(self, name: str, uid: str) -> Machine:
-        node = self.node(name)
-        if node is None or node.uid != uid:
-            raise StaleError
-        return node
-
-    def write(self, sim: SimRun, **changes: Any) -> None:
-        """Write under `status`, as far as the schema's transition rules allow."""
-        after = sim.run.status.model_copy(update=changes)
-        self._check(sim, sim.run.status, after)
-        sim.run = replace(sim.run, status=after)
-        self._wrote(sim)
-
-    def _wrote(self, sim: SimRun) -> None:
-        sim.run = replace(sim.run, resource_version=str(int(sim.run.resource_version) + 1))
+    def write(self, sim: SimRun, after: Json) -> None:
+        """Store another version of a run; what the schema's transition rules forbid is complained of."""
+        before = sim.run.status
+        meta = {**after["metadata"], "resourceVersion": str(int(sim.version) + 1)}
+        sim.stored = {**after, "metadata": meta}
         sim.changed += 1
+        self._check(sim, before, sim.run.status)
+
+    def create_job(self, sim: SimRun, manifest: Json) -> None:
+        sim.jobs += 1
+        uid, limit = f"{sim.name}-job-{sim.jobs}", manifest["spec"]["backoffLimit"]
+        sim.job = Job(manifest["metadata"]["name"], uid, sim.uid, backoff_limit=limit)
+        sim.changed += 1
+
+    def change_job(self, sim: SimRun, **fields: Any) -> None:
+        sim.job = replace(sim.must_have_job, **fields)
+        sim.changed += 1
+
+    def annotate(self, sim: SimRun, pod: SimPod, key: str, value: str) -> None:
+        """Tell agent and gate something."""
+        pod.annotations[key] = value
+        sim.changed += 1
+        match key:
+            case names.STOP_ANNOTATION:
+                pod.stop_at = self.now if pod.stop is None else pod.stop_at
+                pod.stop = StopRequest.model_validate_json(value)
+            case names.SAVE_ANNOTATION:
+                pod.save, pod.save_at = SaveRequest.model_validate_json(value), self.now
+            case names.RELEASED_ANNOTATION:
+                pod.released = True
+            case names.NUDGE_ANNOTATION:
+                pass
+            case _:
+                raise AssertionError(key)
+
+    def machine(self, provider_id: str) -> Machine:
+        return next(machine for machine in self.machines if machine.provider_id == provider_id)
+
+    def release(self, provider_id: str) -> None:
+        """Terminate a machine; nothing if it is on its way out already."""
+        machine = self.machine(provider_id)
+        if machine.state is not Instance.RUNNING:
+            return
+        self.releases[machine.id] += 1
+        machine.state, machine.gone_at = Instance.TERMINATING, self.now + MACHINE_SECONDS
+        pods = [pod.uid for sim in self.runs for pod in sim.pods if pod.machine is machine and not pod.over]
+        pods += ["the guest"] if self.guest_on is machine else []
+        if pods:
+            self.complaints.append(f"machine {machine.id} was released with {', '.join(pods)} on it")
 
     def _check(self, sim: SimRun, before: TrainingRunStatus, after: TrainingRunStatus) -> None:
         was, stop = before.termination, after.termination
         rested = was is not None and was.suspends and was.phase is Phase.DONE
-        if stop is was or (stop is None and (was is None or rested)):
+        if stop == was or (stop is None and (was is None or rested)):
             return
         if stop is None:
             self.complaints.append(f"{sim.name}: the stop was forgotten")
@@ -594,67 +580,6 @@ class World:
         keys = {sim.layout.commit(commit.order) for commit in self.sound(sim)}
         if stop.saved is None or not (stop.saved.commit in keys or (not stop.saved.commit and stop.saved.note)):
             self.complaints.append(f"{sim.name}: deletes without a proven checkpoint: {stop.saved}")
-
-    def _annotate(self, sim: SimRun, uid: str, key: str, value: str, seen: Observed) -> None:
-        pod = sim.find(uid)
-        if pod is None:
-            raise StaleError
-        match key:
-            case names.STOP_ANNOTATION:
-                pod.stop_at = self.now if pod.stop is None else pod.stop_at
-                pod.stop = StopRequest.model_validate_json(value)
-            case names.SAVE_ANNOTATION:
-                pod.save, pod.save_at = SaveRequest.model_validate_json(value), self.now
-            case names.RELEASED_ANNOTATION:
-                pod.released = True
-                self._ended_by_us(pod, seen)
-            case names.NUDGE_ANNOTATION:
-                pod.nudge = value
-            case _:
-                raise AssertionError(key)
-
-    def _ended_by_us(self, pod: SimPod, seen: Observed) -> None:
-        if pod.machine is not None and pod.machine.state is Instance.GONE:
-            return  # its volume was lost before
-        pod.ended_by_us = True
-        pod.trained_when_told = any(p.uid == pod.uid and p.training is Training.RUNNING for p in seen.pods)
-
-    def _patch_job(
-        self,
-        sim: SimRun,
-        uid: str,
-        effect: do.AdoptJob | do.EndReplacements | do.SuspendJob | do.ResumeJob,
-        seen: Observed,
-    ) -> None:
-        if sim.job is None or sim.job.uid != uid:
-            raise StaleError
-        was = sim.job
-        match effect:
-            case do.AdoptJob():
-                sim.job = replace(was, owned=True)
-            case do.EndReplacements():
-                sim.job = replace(was, backoff_limit=0, generation=was.generation + 1)
-            case do.ResumeJob(_, generation):
-                self._expect(was.generation == generation)
-                sim.job = replace(was, suspended=False, generation=generation + 1)
-            case do.SuspendJob(_, generation):
-                self._expect(was.generation == generation)
-                sim.job = replace(was, suspended=True, generation=generation + 1)
-                for pod in sim.pods:
-                    if not pod.over and pod.deleting_since is None:
-                        self._ended_by_us(pod, seen)
-                        self.deletions[pod.uid] += 1
-
-    def _release(self, provider_id: str) -> None:
-        machine = next(m for m in self.machines if m.provider_id == provider_id)
-        if machine.state is not Instance.RUNNING:
-            return
-        self.releases[machine.id] += 1
-        machine.state, machine.gone_at = Instance.TERMINATING, self.now + MACHINE_SECONDS
-        pods = [pod.uid for sim in self.runs for pod in sim.pods if pod.machine is machine and not pod.over]
-        pods += ["the guest"] if self.guest_on is machine else []
-        if pods:
-            self.complaints.append(f"machine {machine.id} was released with {', '.join(pods)} on it")
 
     # -- what is left ------------------------------------------------------------------------------------------
 

@@ -169,8 +169,6 @@ class Reconciler:
         self.telemetry.runs.put(run.uid, series_of(run.namespace, run.name, run.spec, whole, measured))
         if self.notifier is not None:
             self.notifier.note(seen, whole)
-        body = observed_fields(status)
-        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         shown = (
             str(status.observed_generation),
             str(status.phase),
@@ -178,9 +176,12 @@ class Reconciler:
             *_resumable(status.progress),
             *(f"{c.type}{c.status}{c.reason}" for c in status.conditions),
         )
-        due = shown != before.shown or seen.now - before.at >= self.status_seconds
+        if shown == before.shown and seen.now - before.at < self.status_seconds:
+            return before
+        body = observed_fields(status)
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         # A status that is gone was not lost on the way: the cluster was restored from a backup.
-        if (digest == before.digest and seen.run.status.conditions) or not due:
+        if digest == before.digest and seen.run.status.conditions:
             return before
         self.executor.check_leads()
         try:
