@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from builders import BASE, EARLIER, make_node, make_pool, make_run, make_stop, spec_dict
+from builders import BASE, EARLIER, make_node, make_pool, make_run, make_stop, spec_dict, with_rank
 from hypothesis import strategies as st
 
 from trainingrun_operator.api import names
@@ -40,7 +40,8 @@ from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant
 from trainingrun_operator.core.facts.pod import Pod, Training
 from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
 from trainingrun_operator.core.facts.run import Problem
-from trainingrun_operator.core.facts.workload import Job
+from trainingrun_operator.core.facts.rank import Rank
+from trainingrun_operator.core.facts.workload import Workload
 from trainingrun_operator.core.observed import Observed
 from trainingrun_operator.core.track import Track, fold
 
@@ -76,6 +77,30 @@ def advancing(draw):
     last = base + (total or 3) - 1
     rows = [Sample(loss, float(i), base if i < 2 else last, total) for i in range(steps)]
     return [*rows, *(rows[-1:] * still)]
+
+
+JOB = Workload("batch/v1", "Job", "bert", "job", "run-a")
+
+
+@st.composite
+def ranks(draw, track):
+    """One rank, or two; the track is that of rank 0."""
+    return (draw(a_rank(0, track)), *([draw(a_rank(1, Track()))] if draw(st.integers(0, 3)) == 0 else []))
+
+
+@st.composite
+def a_rank(draw, number, track):
+    """Any pods of a rank, and whatever is read of the newest."""
+    pods = draw(st.lists(PODS, max_size=3, unique_by=lambda pod: pod.uid))
+    return Rank.of(
+        number,
+        [replace(pod, rank=number) for pod in pods],
+        report=draw(st.one_of(st.none(), AGENTS)),
+        track=track,
+        log_tail=draw(TEXT),
+        waiting_seconds=draw(SECONDS),
+        unshipped_seconds=draw(SECONDS),
+    )
 
 
 @st.composite
@@ -158,16 +183,19 @@ PODS = st.builds(
     stop=STOPS,
     save=SAVES,
     released=BOOLS,
+    gate_left=BOOLS,
 )
-JOBS = st.one_of(
+WORKLOADS = st.one_of(
     st.none(),
     st.builds(
-        Job,
+        Workload,
+        api_version=st.just("batch/v1"),
+        kind=st.just("Job"),
         name=st.just("bert"),
         uid=st.just("job"),
         run_uid=st.just("run-a"),
         suspended=BOOLS,
-        backoff_limit=st.sampled_from([0, 2**31 - 1]),
+        replaces=BOOLS,
         failed=st.sampled_from([0, 1, 4, 99]),
         finished=BOOLS,
         deleting=BOOLS,
@@ -335,14 +363,12 @@ def contradictions(draw):
         run=run,
         now=read_at + draw(SECONDS),
         wall=WALL,
-        track=track,
+        ranks=draw(ranks(track)),
         defaults=Defaults(
             auto_stop_action=draw(st.sampled_from(["Shadow", "Stop"])),
             unschedulable_seconds=draw(st.sampled_from([0, 60])),
         ),
-        job=draw(JOBS),
-        pods=tuple(draw(st.lists(PODS, max_size=3, unique_by=lambda pod: pod.uid))),
-        agent=draw(st.one_of(st.none(), AGENTS)),
+        workload=draw(WORKLOADS),
         verified=draw(st.one_of(st.none(), VERIFIED)),
         answer=draw(ANSWERS),
         save_failing_seconds=draw(SECONDS),
@@ -352,8 +378,6 @@ def contradictions(draw):
         ending_runs=frozenset(draw(st.sampled_from([(), ("run-b",)]))),
         pools=draw(st.sampled_from([(), (make_pool("a100"),), (make_pool("a100"), make_pool("spare"))])),
         problem=draw(st.one_of(st.none(), st.none(), st.builds(Problem, TEXT, TEXT, BOOLS))),
-        log_tail=draw(TEXT),
-        waiting_seconds=draw(SECONDS),
         candidate_seconds=draw(st.sampled_from([None, 0.0, 300.0])),
     )
 
@@ -371,8 +395,9 @@ def deleting(draw):
     seen = draw(contradictions())
     stop = make_stop(Phase.DELETING, id="stop-run-a", saved=draw(SAVED.filter(bool)))
     pods = tuple(draw(st.lists(PODS, min_size=1, max_size=2, unique_by=lambda pod: pod.uid)))
-    job = Job("bert", "job", "run-a", backoff_limit=0, suspended=draw(BOOLS), finished=draw(BOOLS))
-    return replace(on_the_way(seen, stop), pods=pods, job=job, nodes=(), phase_seconds=0.0)
+    workload = replace(JOB, replaces=False, suspended=draw(BOOLS), finished=draw(BOOLS))
+    seen = with_rank(on_the_way(seen, stop), pods=pods)
+    return replace(seen, ranks=seen.ranks[:1], workload=workload, nodes=(), phase_seconds=0.0)
 
 
 @st.composite
@@ -381,9 +406,9 @@ def crashed(draw):
     seen = draw(contradictions())
     pod = replace(draw(PODS), phase="Running", training=Training.EXITED, exit_code=1, released=False)
     seen = on_the_way(seen, None, workload=None)
-    job = Job("bert", "job", "run-a", failed=0)
     run = replace(seen.run, deleting=False)
-    return replace(seen, run=run, pods=(pod,), job=job, nodes=(), agent=None)
+    seen = with_rank(replace(seen, run=run, workload=JOB, nodes=()), pods=(pod,), agent=None)
+    return replace(seen, ranks=seen.ranks[:1])
 
 
 @st.composite

@@ -240,8 +240,8 @@ def done_without_a_finalizer_does_nothing_but_go_when_its_time_is_over(seen):
     if stop is None or stop.suspends:
         return
     done = seen.run.status.model_copy(update={"termination": stop.model_copy(update={"phase": Phase.DONE})})
-    job = replace(seen.job, finished=True) if seen.job is not None else None
-    after = replace(seen, run=replace(seen.run, status=done, finalizers=()), job=job)
+    workload = replace(seen.workload, finished=True) if seen.workload is not None else None
+    after = replace(seen, run=replace(seen.run, status=done, finalizers=()), workload=workload)
     goes = after.run.spec.ttl_seconds_after_finished in (0, 300) and done.completion_time and not after.run.deleting
     effects = decide(after).effects
     assert effects in ((), (DeleteRun(),) if goes else ())
