@@ -9,7 +9,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from builders import make_agent, make_found
+from builders import make_agent, make_found, make_reading
 from chaos.world import STEP_BYTES, SimPod, SimRun, StaleError, World
 
 from trainingrun_operator.api import names
@@ -22,7 +22,6 @@ from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.facts.bucket import Answer, Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant
 from trainingrun_operator.core.facts.pod import Pod, Training
-from trainingrun_operator.core.facts.reading import Sample
 from trainingrun_operator.core.observed import Observed
 from trainingrun_operator.core.release import SETTLED
 from trainingrun_operator.core.rules import completion, workload
@@ -282,7 +281,7 @@ class Process:
         if memory.track == Track():
             memory.track = resumed(run.status.progress, pod_uid=there.uid, now=self.world.now)
         low = sim.cause == "low loss" and there.step >= 8
-        reading = Sample(loss=0.3 if low else 2.0, step=float(there.step))
+        reading = make_reading(loss=0.3 if low else 2.0, step=float(there.step))
         memory.track = fold(memory.track, reading, pod_uid=there.uid, now=self.world.now)
 
     # -- nodes -------------------------------------------------------------------------------------------------

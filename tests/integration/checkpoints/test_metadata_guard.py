@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trainingrun_operator.checkpoints.keys import Layout
 from trainingrun_operator.checkpoints import addresses
+from trainingrun_operator.checkpoints.keys import Layout
 from trainingrun_operator.core.facts.bucket import Unreachable
 from trainingrun_operator.edge.gather.store import Access, Store
 

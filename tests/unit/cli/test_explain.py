@@ -453,7 +453,7 @@ def reasons(pattern: str, *modules: str) -> set[str]:
 
 
 NO_METRICS = (
-    reasons(r'(?:ScrapeFailure|_PageError)\(\s*"(\w+)"', "core", "edge")
+    reasons(r'(?:Failure|_PageError)\(\s*"(\w+)"', "core", "edge")
     | reasons(r'(?m)^[A-Z_]+: Final = "([A-Z]\w+)"', "core/track.py")
     | {"Stale", "HostNetwork"}
 )

@@ -16,6 +16,7 @@ from builders import (
     make_job,
     make_observed,
     make_pod,
+    make_reading,
     make_run,
     pending_pod,
 )
@@ -25,7 +26,7 @@ from trainingrun_operator.api.status import Progress, TerminationStatus
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.effects import Annotate, Begin
-from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.rules import completion
 from trainingrun_operator.core.track import Track, fold, resumed
 
@@ -193,8 +194,10 @@ def final_epoch(*, base=0, total=3, epoch=None, every=10.0, steps=5, polls=3, th
     track, now = Track(), NOW - every * (steps + 1) - 10 * polls
     for step, at in enumerate(epochs):
         now += every if step else 0
-        track = fold(track, Sample(loss=1, step=100 * step, epoch=at, total_epochs=total), pod_uid=POD_UID, now=now)
-    last = Sample(loss=1, step=100 * (len(epochs) - 1), epoch=epochs[-1], total_epochs=total)
+        track = fold(
+            track, make_reading(loss=1, step=100 * step, epoch=at, total_epochs=total), pod_uid=POD_UID, now=now
+        )
+    last = make_reading(loss=1, step=100 * (len(epochs) - 1), epoch=epochs[-1], total_epochs=total)
     for reading in (*[last] * polls, *then):
         now += 10
         track = fold(track, reading, pod_uid=POD_UID, now=now)
@@ -225,7 +228,7 @@ def written_down(**fields):
     track = resumed(Progress(**{**before, **fields}), pod_uid=POD_UID, now=NOW - 30)
     for poll in (1, 2, 3):
         track = fold(
-            track, Sample(loss=1, step=500, epoch=2, total_epochs=3), pod_uid=POD_UID, now=NOW - 30 + 10 * poll
+            track, make_reading(loss=1, step=500, epoch=2, total_epochs=3), pod_uid=POD_UID, now=NOW - 30 + 10 * poll
         )
     return track
 
@@ -245,7 +248,7 @@ def written_down(**fields):
         pytest.param(stalled(track=final_epoch(every=15, polls=4)), False, id="quiet for less than three times the usual"),
         pytest.param(stalled(track=final_epoch(steps=2, polls=9)), False, id="too few steps to know what is usual"),
         pytest.param(
-            stalled(track=final_epoch(then=[ScrapeFailure("Timeout", "No answer.")])), False, id="a failed scrape is not a stall"
+            stalled(track=final_epoch(then=[Failure("Timeout", "No answer.")])), False, id="a failed scrape is not a stall"
         ),
         pytest.param(stalled(track=Track()), False, id="a step that never advanced"),
         pytest.param(stalled(agent=None), False, id="an agent that does not answer"),
