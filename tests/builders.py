@@ -9,13 +9,21 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AgentReport, Found
 from trainingrun_operator.api.pool import GPUNodePoolSpec
 from trainingrun_operator.api.run import TrainingRunSpec
-from trainingrun_operator.api.status import NodePhase, NodeStatus, Phase, Saved, Termination, TrainingRunStatus
+from trainingrun_operator.api.status import (
+    NodePhase,
+    NodeStatus,
+    Phase,
+    RefusalKind,
+    Saved,
+    Termination,
+    TrainingRunStatus,
+)
 from trainingrun_operator.checkpoints.documents import Checkpoint, Commit, RunRef
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
-from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant, Pool
+from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, NodeRef, Occupant, Pool, Refusal
 from trainingrun_operator.core.facts.pod import Pod, Training
 from trainingrun_operator.core.facts.rank import Rank, by_rank
-from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.reading import LOSS, Failure, Reading
 from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.facts.workload import Workload
 from trainingrun_operator.core.observed import Observed
@@ -36,6 +44,19 @@ PROVIDER_ID = "aws:///us-east-1a/i-0123456789abcdef0"
 WALL = "2026-01-02T03:04:05Z"
 EARLIER = "2026-01-02T03:00:00Z"
 NOW = 1000.0
+MACHINE = NodeRef("gpu-1", NODE_UID, PROVIDER_ID)
+OPERATION = f"{STOP_ID}-{NODE_UID}"
+"""Of the release of that machine by that stop."""
+
+
+def make_reading(
+    loss: float | None = None,
+    step: float | None = None,
+    epoch: float | None = None,
+    total_epochs: float | None = None,
+    at: float | None = None,
+) -> Reading:
+    return Reading(step, epoch, total_epochs, {} if loss is None else {LOSS: loss}, at)
 
 
 def template(**pod: Any) -> dict[str, Any]:
@@ -226,6 +247,12 @@ def make_node(phase: NodePhase = NodePhase.IN_USE, **fields: Any) -> NodeStatus:
     return NodeStatus(**{**said, **fields})
 
 
+def make_refusal(
+    message: str = "Throttled", kind: RefusalKind = RefusalKind.RETRYABLE, after_seconds: float = 0
+) -> Refusal:
+    return Refusal(kind, message, after_seconds)
+
+
 def make_node_facts(**fields: Any) -> NodeFacts:
     """An empty node of the pool whose machine runs."""
     made = NodeFacts(
@@ -253,7 +280,7 @@ def make_pool(name: str = "a100", **fields: Any) -> Pool:
     return Pool(name, GPUNodePoolSpec.parse(spec))
 
 
-def track_of(*readings: tuple[float, Sample | ScrapeFailure], pod_uid: str = POD_UID) -> Track:
+def track_of(*readings: tuple[float, Reading | Failure], pod_uid: str = POD_UID) -> Track:
     """What is remembered after these readings, each with when it was taken."""
     track = Track()
     for at, reading in readings:
@@ -265,7 +292,7 @@ def losses(*values: float, until: float = NOW, every: float = 10, first_step: in
     """A track whose newest observations have these losses, the last one read at `until`."""
     start = until - every * len(values)
     rows = enumerate((9.0, *values))
-    return track_of(*((start + i * every, Sample(loss=v, step=first_step + 100 * i)) for i, v in rows))
+    return track_of(*((start + i * every, make_reading(loss=v, step=first_step + 100 * i)) for i, v in rows))
 
 
 def final_epoch(
@@ -276,7 +303,7 @@ def final_epoch(
     every: float = 10.0,
     steps: int = 5,
     polls: int = 3,
-    then: tuple[Sample | ScrapeFailure, ...] = (),
+    then: tuple[Reading | Failure, ...] = (),
 ) -> Track:
     """A track that came to its last epoch with a step every so many seconds, and then stood still for some polls 10 seconds apart."""
     last_epoch = epoch if epoch is not None else (total or 0) - 1 + base
@@ -284,8 +311,8 @@ def final_epoch(
     track, now = Track(), NOW - every * (steps + 1) - 10 * polls
     for step, at in enumerate(epochs):
         now += every if step else 0
-        track = fold(track, Sample(loss=1, step=100 * step, epoch=at, total_epochs=total), pod_uid=POD_UID, now=now)
-    last = Sample(loss=1, step=100 * (len(epochs) - 1), epoch=epochs[-1], total_epochs=total)
+        track = fold(track, make_reading(loss=1, step=100 * step, epoch=at, total_epochs=total), pod_uid=POD_UID, now=now)
+    last = make_reading(loss=1, step=100 * (len(epochs) - 1), epoch=epochs[-1], total_epochs=total)
     for reading in (*[last] * polls, *then):
         now += 10
         track = fold(track, reading, pod_uid=POD_UID, now=now)

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.checkpoints.keys import Layout
     from trainingrun_operator.checkpoints.s3 import Access
     from trainingrun_operator.core.facts.bucket import Answer, Mismatch, Unreachable, Verified
-    from trainingrun_operator.core.facts.nodes import Pool
-    from trainingrun_operator.edge.nodes import ProviderError
+    from trainingrun_operator.core.facts.nodes import NodeRef, Pool
 
 Json = dict[str, Any]
 
@@ -704,24 +703,30 @@ class FakeProvider:
 
     state: Instance = Instance.RUNNING
     minimum: bool = False
-    trouble: ProviderError | None = None
-    released: list[tuple[str, str]] = field(default_factory=list)
+    trouble: BaseException | None = None
+    released: list[tuple[str, str, str]] = field(default_factory=list)
+    """Pool, providerID and operation."""
+    asked: int = 0
 
-    async def instance(self, pool: Pool, provider_id: str) -> Instance:
+    async def instance(self, pool: Pool, node: NodeRef) -> Instance:
         """How the machine is."""
         self._stumble()
         return self.state
 
-    async def at_minimum(self, pool: Pool, provider_id: str) -> bool:
+    async def at_minimum(self, pool: Pool, node: NodeRef) -> bool:
         """Whether the pool may not lose it."""
         self._stumble()
         return self.minimum
 
-    async def release(self, pool: Pool, provider_id: str) -> None:
+    async def release(self, pool: Pool, node: NodeRef, operation: str) -> None:
         """End it."""
         self._stumble()
-        self.released.append((pool.name, provider_id))
+        self.released.append((pool.name, node.provider_id, operation))
+
+    async def close(self) -> None:
+        """Nothing was opened."""
 
     def _stumble(self) -> None:
+        self.asked += 1
         if self.trouble is not None:
             raise self.trouble

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from builders import BASE, EARLIER, make_node, make_pool, make_run, make_stop, spec_dict, with_rank
+from builders import BASE, EARLIER, make_node, make_pool, make_reading, make_run, make_stop, spec_dict, with_rank
 from hypothesis import strategies as st
 
 from trainingrun_operator.api import names
@@ -27,6 +27,7 @@ from trainingrun_operator.api.status import (
     Phase,
     PhaseChange,
     Progress,
+    RefusalKind,
     Saved,
     Shadow,
     StopMode,
@@ -36,9 +37,9 @@ from trainingrun_operator.api.status import (
 from trainingrun_operator.checkpoints.documents import Checkpoint, Commit, RunRef
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
-from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant
+from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant, Refusal
 from trainingrun_operator.core.facts.pod import Pod, Training
-from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.facts.run import Problem
 from trainingrun_operator.core.facts.rank import Rank
 from trainingrun_operator.core.facts.workload import Workload
@@ -62,8 +63,15 @@ SECONDS = st.sampled_from([0.0, 9.0, 59.0, 119.0, 120.0, 300.0, 7200.0, 1e6])
 COUNTS = st.sampled_from([-1, 0, 1, 3, 2**31, 2**53, 2**70])
 STEPS = st.one_of(st.none(), st.integers(-1, 5), st.just(2**60))
 
-SAMPLES = st.builds(Sample, loss=GAUGE, step=GAUGE, epoch=GAUGE, total_epochs=GAUGE)
-READINGS = st.one_of(SAMPLES, st.builds(ScrapeFailure, TEXT, TEXT))
+SAMPLES = st.builds(
+    make_reading,
+    loss=GAUGE,
+    step=GAUGE,
+    epoch=GAUGE,
+    total_epochs=GAUGE,
+    at=st.one_of(st.none(), st.sampled_from([0.0, 5.0, 1e9])),
+)
+READINGS = st.one_of(SAMPLES, st.builds(Failure, TEXT, TEXT))
 
 
 @st.composite
@@ -75,7 +83,7 @@ def advancing(draw):
     loss = draw(st.sampled_from([2.0, 0.3]))
     still = draw(st.integers(0, 5))
     last = base + (total or 3) - 1
-    rows = [Sample(loss, float(i), base if i < 2 else last, total) for i in range(steps)]
+    rows = [make_reading(loss, float(i), base if i < 2 else last, total) for i in range(steps)]
     return [*rows, *(rows[-1:] * still)]
 
 
@@ -320,7 +328,7 @@ NODE_FACTS = st.builds(
     demand=st.one_of(st.just(()), OCCUPANTS),
     instance=st.sampled_from(Instance),
     at_minimum=BOOLS,
-    problem=TEXT,
+    refusal=st.one_of(st.none(), st.builds(Refusal, st.sampled_from(RefusalKind), TEXT, SECONDS)),
 )
 
 
@@ -425,7 +433,7 @@ def releasing(draw):
         occupants=draw(st.sampled_from([(), (), None, (Occupant("team", "notebook"),)])),
         instance=draw(st.sampled_from([Instance.RUNNING, *Instance])),
         at_minimum=draw(st.sampled_from([False, False, True])),
-        problem="",
+        refusal=None,
     )
     if phase is NodePhase.VERIFYING and found.instance is Instance.RUNNING:
         ghost = "A machine without a Node still runs and is billed. " if found.uid is None else ""

@@ -100,7 +100,7 @@ async def _run(settings: Settings) -> None:
             recheck_seconds=settings.recheck_seconds,
             relist_seconds=settings.list_seconds,
         )
-        executor = Executor(kube, cache, providers, lease.held)
+        executor = Executor(kube, cache, lease.held, providers)
         curves = Curves(beside, lease.held, settings.curve_seconds)
         notifier = Notifier(told, beside, cache, lease.held, telemetry.notification) if told else None
         reconciler = Reconciler(kube, cache, observer, executor, telemetry, curves, settings.status_seconds, notifier)

@@ -90,9 +90,9 @@ class Executor:
 
     kube: Writes
     cache: Cache
-    providers: Providers
-    leads: Callable[[], bool] = lambda: True
+    leads: Callable[[], bool]
     """Whether this process may act, asked before each effect: between two of them it may have been stopped for long."""
+    providers: Providers
 
     @cached_property
     def _workloads(self) -> Workloads:

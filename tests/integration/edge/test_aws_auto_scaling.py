@@ -20,9 +20,9 @@ from moto.backends import get_backend
 from moto.server import ThreadedMotoServer
 
 from trainingrun_operator.api.pool import GPUNodePoolSpec
-from trainingrun_operator.core.facts.nodes import Instance, Pool
-from trainingrun_operator.edge.nodes import Denied, Refused, Retryable, provider_for
+from trainingrun_operator.core.facts.nodes import Instance, NodeRef, Pool
 from trainingrun_operator.edge.nodes.aws_auto_scaling import AWSAutoScalingProvider
+from trainingrun_operator.edge.nodes.provider import Denied, Refused, Retryable
 
 if TYPE_CHECKING:
     from mypy_boto3_autoscaling import AutoScalingClient
@@ -137,7 +137,7 @@ def group(request):
 def provider(cloud):
     made = AWSAutoScalingProvider()
     yield made
-    made.close()
+    asyncio.run(made.close())
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def make_pool(*groups, min_nodes=0, region=REGION):
 
 
 def named(instance, zone=f"{REGION}a"):
-    return f"aws:///{zone}/{instance}"
+    return NodeRef("gpu-1", "node-uid", f"aws:///{zone}/{instance}")
 
 
 # -- release --------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def named(instance, zone=f"{REGION}a"):
 
 async def test_exactly_the_named_machine_goes_and_the_group_becomes_smaller(cloud, provider, group):
     first, second, third = cloud.group(group, 3)
-    await provider.release(make_pool(group), named(second))
+    await provider.release(make_pool(group), named(second), "op")
     assert cloud.state(second) == "terminated"
     assert cloud.instances(group) == [first, third]
     assert {cloud.state(first), cloud.state(third)} == {"running"}
@@ -186,28 +186,28 @@ async def test_exactly_the_named_machine_goes_and_the_group_becomes_smaller(clou
 async def test_every_request_to_the_cloud_is_counted(cloud, provider, group, requests, requests_made):
     (machine,) = cloud.group(group, 1)
     await provider.instance(make_pool(group), named(machine))
-    await provider.release(make_pool(group), named(machine))
+    await provider.release(make_pool(group), named(machine), "op")
     assert requests_made() == {"cloud": len(requests)}
 
 
 async def test_released_twice_the_group_becomes_smaller_once(cloud, provider, group):
     first, *_ = cloud.group(group, 3)
-    await provider.release(make_pool(group), named(first))
-    await provider.release(make_pool(group), named(first))
+    await provider.release(make_pool(group), named(first), "op")
+    await provider.release(make_pool(group), named(first), "op")
     assert cloud.desired(group) == 2
 
 
 async def test_a_machine_on_its_way_out_is_not_asked_again(cloud, provider, group, requests):
     first, *_ = cloud.group(group, 3)
     cloud.set_lifecycle(group, first, "Terminating:Wait")
-    await provider.release(make_pool(group), named(first))
+    await provider.release(make_pool(group), named(first), "op")
     assert requests == ["DescribeAutoScalingInstances"]
     assert cloud.desired(group) == 3
 
 
 async def test_a_machine_that_aws_has_forgotten_is_released(cloud, provider, group):
     cloud.group(group, 1)
-    await provider.release(make_pool(group), named("i-0123456789abcdef0"))
+    await provider.release(make_pool(group), named("i-0123456789abcdef0"), "op")
     assert cloud.desired(group) == 1
 
 
@@ -215,7 +215,7 @@ async def test_a_machine_of_another_group_is_refused(cloud, provider, group):
     cloud.group(group, 1)
     foreign, *_ = cloud.group(f"{group}-other", 2)
     with pytest.raises(Refused, match=f"{foreign} is in none of the groups of GPUNodePool a100"):
-        await provider.release(make_pool(group), named(foreign))
+        await provider.release(make_pool(group), named(foreign), "op")
     assert cloud.state(foreign) == "running"
 
 
@@ -223,7 +223,7 @@ async def test_a_machine_of_no_group_is_refused(cloud, provider, group):
     cloud.group(group, 1)
     lone = cloud.lone_instance()
     with pytest.raises(Refused, match="in none of the groups"):
-        await provider.release(make_pool(group), named(lone))
+        await provider.release(make_pool(group), named(lone), "op")
     assert cloud.state(lone) == "running"
 
 
@@ -242,8 +242,9 @@ async def test_a_machine_of_no_group_is_refused(cloud, provider, group):
 )
 @pytest.mark.parametrize("ask", ["instance", "at_minimum", "release"])
 async def test_a_provider_id_that_cannot_be_the_pools_is_refused_unasked(provider, requests, ask, provider_id, why):
+    asked = make_pool("gpu"), NodeRef("gpu-1", "node-uid", provider_id), *(["op"] if ask == "release" else [])
     with pytest.raises(Refused, match=why):
-        await getattr(provider, ask)(make_pool("gpu"), provider_id)
+        await getattr(provider, ask)(*asked)
     assert requests == []
 
 
@@ -266,9 +267,9 @@ async def test_a_pool_at_its_minimum_keeps_the_machine(cloud, provider, group, d
     assert await provider.at_minimum(pool, named(first)) is expected
     if expected:
         with pytest.raises(Refused, match="at its minimum"):
-            await provider.release(pool, named(first))
+            await provider.release(pool, named(first), "op")
     else:
-        await provider.release(pool, named(first))
+        await provider.release(pool, named(first), "op")
     assert cloud.desired(group) == (desired if expected else desired - 1)
 
 
@@ -283,7 +284,7 @@ async def test_two_releases_at_once_leave_the_minimum(cloud, provider, group):
     first, second = cloud.group(group, 2, minimum=1)
     pool = make_pool(group)
     answers = await asyncio.gather(
-        *(provider.release(pool, named(one)) for one in (first, second)), return_exceptions=True
+        *(provider.release(pool, named(one), "op") for one in (first, second)), return_exceptions=True
     )
     assert sorted(str(answer)[:20] for answer in answers) == ["GPUNodePool a100 is ", "None"]
     assert cloud.desired(group) == 1
@@ -292,7 +293,7 @@ async def test_two_releases_at_once_leave_the_minimum(cloud, provider, group):
 
 async def test_a_machine_that_is_gone_does_not_count(cloud, provider, group):
     first, *_ = cloud.group(group, 1)
-    await provider.release(make_pool(group), named(first))
+    await provider.release(make_pool(group), named(first), "op")
     assert not await provider.at_minimum(make_pool(group), named(first))
 
 
@@ -321,7 +322,7 @@ async def test_a_released_machine_is_gone(cloud, provider, group):
     first, *_ = cloud.group(group, 1)
     pool = make_pool(group)
     assert await provider.instance(pool, named(first)) is Instance.RUNNING
-    await provider.release(pool, named(first))
+    await provider.release(pool, named(first), "op")
     assert await provider.instance(pool, named(first)) is Instance.GONE
 
 
@@ -377,7 +378,7 @@ async def troubled(environment):
             patch.setenv(f"AWS_ENDPOINT_URL_{service}", f"http://127.0.0.1:{runner.addresses[0][1]}")
         provider._client(REGION)
     yield provider, trouble
-    provider.close()
+    await provider.close()
     await runner.cleanup()
 
 
@@ -412,7 +413,7 @@ def broken(troubled):
 async def test_a_refusal_is_told_apart_and_not_quoted(broken, status, code, expected):
     provider, asked = broken(status, code)
     with pytest.raises(expected) as caught:
-        await provider.release(make_pool("gpu"), named("i-0123456789abcdef0"))
+        await provider.release(make_pool("gpu"), named("i-0123456789abcdef0"), "op")
     assert code in str(caught.value)
     assert "secret-of-the-cloud" not in str(caught.value)
     assert asked == ["DescribeAutoScalingInstances"], "botocore must not try again by itself"
@@ -436,12 +437,13 @@ async def test_a_refusal_is_told_apart_and_not_quoted(broken, status, code, expe
 async def test_a_validation_error_is_read(broken, message, expected):
     provider, _ = broken(400, "ValidationError", message)
     with pytest.raises(expected):
-        await provider.release(make_pool("gpu"), named("i-0123456789abcdef0"))
+        await provider.release(make_pool("gpu"), named("i-0123456789abcdef0"), "op")
 
 
-async def test_a_machine_is_unknown_while_the_cloud_is_in_trouble(broken):
+async def test_a_machine_cannot_be_asked_for_while_the_cloud_is_in_trouble(broken):
     provider, _ = broken(503, "ServiceUnavailable")
-    assert await provider.instance(make_pool("gpu"), named("i-0123456789abcdef0")) is Instance.UNKNOWN
+    with pytest.raises(Retryable, match="ServiceUnavailable"):
+        await provider.instance(make_pool("gpu"), named("i-0123456789abcdef0"))
 
 
 async def test_a_machine_that_may_not_be_asked_for_is_not_called_unknown(broken):
@@ -450,17 +452,17 @@ async def test_a_machine_that_may_not_be_asked_for_is_not_called_unknown(broken)
         await provider.instance(make_pool("gpu"), named("i-0123456789abcdef0"))
 
 
-async def test_a_machine_is_unknown_where_nothing_listens(environment, monkeypatch):
+async def test_a_machine_cannot_be_asked_for_where_nothing_listens(environment, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_AUTO_SCALING", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_ENDPOINT_URL_EC2", "http://127.0.0.1:1")
     provider = AWSAutoScalingProvider()
     try:
-        assert await provider.instance(make_pool("gpu"), named("i-0123456789abcdef0")) is Instance.UNKNOWN
-        for ask in (provider.at_minimum, provider.release):
+        asked = make_pool("gpu"), named("i-0123456789abcdef0")
+        for answer in (provider.instance(*asked), provider.at_minimum(*asked), provider.release(*asked, "op")):
             with pytest.raises(Retryable):
-                await ask(make_pool("gpu"), named("i-0123456789abcdef0"))
+                await answer
     finally:
-        provider.close()
+        await provider.close()
 
 
 async def test_an_operator_without_credentials_says_so(environment, monkeypatch):
@@ -472,18 +474,6 @@ async def test_an_operator_without_credentials_says_so(environment, monkeypatch)
     provider = AWSAutoScalingProvider()
     try:
         with pytest.raises(Denied, match="give its ServiceAccount a role"):
-            await provider.release(make_pool("gpu"), named("i-0123456789abcdef0"))
+            await provider.release(make_pool("gpu"), named("i-0123456789abcdef0"), "op")
     finally:
-        provider.close()
-
-
-# -- which provider -------------------------------------------------------------------------------------------
-
-
-async def test_a_pool_with_auto_scaling_groups_gets_their_provider():
-    assert provider_for(make_pool("gpu")) is provider_for(make_pool("other"))
-
-
-async def test_a_pool_without_a_provider_is_refused():
-    with pytest.raises(Refused, match="names no provider"):
-        provider_for(Pool("a100", GPUNodePoolSpec(node_selector={"pool": "a100"})))
+        await provider.close()

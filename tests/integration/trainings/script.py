@@ -20,7 +20,7 @@ from waiting import eventually
 from trainingrun_operator.agent.volume.look import View, Watcher
 from trainingrun_operator.api.exchange import AgentConfig
 from trainingrun_operator.api.run import Metrics, Shutdown
-from trainingrun_operator.core.facts.reading import Sample
+from trainingrun_operator.core.facts.reading import Reading
 from trainingrun_operator.edge.metrics import prometheus
 
 if TYPE_CHECKING:
@@ -176,13 +176,13 @@ class Training:
 
     # -- what the operator and the agent see ------------------------------------------------------------------------
 
-    def sample(self) -> Sample | None:
+    def sample(self) -> Reading | None:
         """What the operator reads from its page; None while there is no page, or no step yet."""
         assert self._process
         assert self._network
         assert self._process.poll() is None, "it has ended"
         read = self._network.submit(lambda: asyncio.run(_scrape())).result()
-        return read if isinstance(read, Sample) and read.step else None
+        return read if isinstance(read, Reading) and read.step else None
 
     def look(self, *, ended: bool = False) -> View:
         """What the agent sees of the folder."""
@@ -190,7 +190,7 @@ class Training:
         return self._watcher.look(ended=ended)
 
 
-async def _scrape() -> Sample | object:
+async def _scrape() -> Reading | object:
     where = Metrics()
     async with prometheus.make_session() as session:
         return await prometheus.scrape(session, f"http://127.0.0.1:{where.port}{where.path}", where.names)

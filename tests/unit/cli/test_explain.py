@@ -44,7 +44,7 @@ from trainingrun_operator.api.status import (
 )
 from trainingrun_operator.cli.explain import explain
 from trainingrun_operator.cli.screen import explained
-from trainingrun_operator.core.facts.reading import ScrapeFailure
+from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.status import render
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ TRAINS_ON = {
         make_observed(run=make_run(spec={"checkpoint": {"mode": "Disabled"}}), agent=None)
     ),
     "and no loss is read": written(
-        make_observed(track=track_of((0, ScrapeFailure("Timeout", "10.0.0.7:8000 did not answer within 3 s."))))
+        make_observed(track=track_of((0, Failure("Timeout", "10.0.0.7:8000 did not answer within 3 s."))))
     ),
     "and its loss is only watched": written(make_observed(run=make_run(spec=WATCHED))),
     "and a rule that is only watched would have ended it": written(
@@ -415,7 +415,7 @@ def reasons(pattern: str, *modules: str) -> set[str]:
     return {reason for path in files for reason in re.findall(pattern, path.read_text(encoding="utf-8"))}
 
 
-NO_METRICS = reasons(r'(?:ScrapeFailure|_PageError)\(\s*"(\w+)"', "core", "edge") | reasons(
+NO_METRICS = reasons(r'(?:Failure|_PageError)\(\s*"(\w+)"', "core", "edge") | reasons(
     r'(?m)^[A-Z_]+: Final = "([A-Z]\w+)"', "core/track.py"
 )
 REFUSALS = reasons(r'Problem\(\s*"(\w+)"', "core", "edge")
@@ -429,7 +429,7 @@ def test_the_reasons_were_found():
 
 @pytest.mark.parametrize("reason", sorted(NO_METRICS))
 def test_why_no_loss_is_read_is_told(reason):
-    told = explain(written(make_observed(track=track_of((0, ScrapeFailure(reason, "So it is."))))), NOW)
+    told = explain(written(make_observed(track=track_of((0, Failure(reason, "So it is."))))), NOW)
     assert f"No loss is read ({reason}): So it is." in told.because
 
 

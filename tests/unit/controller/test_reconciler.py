@@ -24,13 +24,14 @@ from fakes import EVENTS, RUN, ApiError, Plain, api_server, stored_job, stored_p
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.controller.reconciler import BACKOFF_MAX_SECONDS, Reconciler
 from trainingrun_operator.core.facts.pod import Training
-from trainingrun_operator.core.facts.reading import ScrapeFailure
+from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.status import WRITTEN_BY_THE_STOP
 from trainingrun_operator.edge.background.curve import Curves
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.execute import Executor
 from trainingrun_operator.edge.kube import Kube, KubeError
+from trainingrun_operator.edge.nodes.registry import Registry
 from trainingrun_operator.exporter import Telemetry
 
 STATUS = f"PATCH {RUN}/status"
@@ -68,7 +69,7 @@ async def place():
         cache, observer, telemetry = Cache(), FakeObserver(), Telemetry()
         cache.put_run(api.objects[RUN])
         lease = SimpleNamespace(held=True)
-        executor = Executor(kube, cache, lambda: lease.held)
+        executor = Executor(kube, cache, lambda: lease.held, Registry({}))
         curves = Curves(kube, executor.leads, 30)
         reconciler = Reconciler(kube, cache, cast("Any", observer), executor, telemetry, curves, 60)
         yield SimpleNamespace(
@@ -184,7 +185,7 @@ async def test_that_a_changed_spec_was_seen_is_written_at_once(place):
 async def test_another_reason_for_the_same_state_is_written_at_once(place):
     for i, reason in enumerate(("Timeout", "ConnectionRefused")):
         track = losses(2.0, 1.5)
-        track = type(track)(**{**vars(track), "oddity": ScrapeFailure(reason, "It does not answer.")})
+        track = type(track)(**{**vars(track), "oddity": Failure(reason, "It does not answer.")})
         place.observer.fields = {"now": NOW + i, "track": track}
         await place.look(RUN_UID)
     assert len(written(place.api)) == 2

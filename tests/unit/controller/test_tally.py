@@ -20,6 +20,7 @@ from builders import (
     make_node_facts,
     make_observed,
     make_pod,
+    make_reading,
     make_run,
     make_stop,
     make_unreachable,
@@ -34,7 +35,7 @@ from trainingrun_operator.controller import tally
 from trainingrun_operator.core.effects import Begin, Decision, RecordNodes, Tell
 from trainingrun_operator.core.facts.gathered import Facts
 from trainingrun_operator.core.facts.pod import Training
-from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.memory import Memory, remember
 from trainingrun_operator.exporter import Telemetry
 
@@ -76,7 +77,7 @@ def place():
 def halfway(*, until=NOW):
     """One of four epochs took 100 seconds, and the second has just begun: 300 are left."""
     rows = [(until - 110, 0, 0.0), (until - 100, 100, 0.0), (until, 200, 1.0)]
-    return track_of(*((at, Sample(loss=1.0, step=step, epoch=epoch, total_epochs=4)) for at, step, epoch in rows))
+    return track_of(*((at, make_reading(loss=1.0, step=step, epoch=epoch, total_epochs=4)) for at, step, epoch in rows))
 
 
 @pytest.mark.parametrize("status", ["auto_low_loss", "user_stop"])
@@ -165,7 +166,7 @@ def test_a_loss_is_counted_when_it_is_told(place):
 
 
 def silent_track():
-    return replace(losses(2.0), oddity=ScrapeFailure("Timeout", "It is silent."))
+    return replace(losses(2.0), oddity=Failure("Timeout", "It is silent."))
 
 
 def test_a_reading_that_failed_is_counted_once_however_often_the_run_is_looked_at(place):

@@ -6,14 +6,13 @@ import json
 from math import inf, nan
 
 import pytest
-from builders import NAME, NAMESPACE, RUN_UID, losses, make_observed, track_of
+from builders import NAME, NAMESPACE, RUN_UID, losses, make_observed, make_reading, track_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from trainingrun_operator.api.curve import POINTS_MAX, Curve, Point
 from trainingrun_operator.core.curve import Thinned, added, config_map, joined, observed, resumed
-from trainingrun_operator.core.facts.reading import Sample
 
 AT = 1_767_323_045
 """2026-01-02T03:04:05Z"""
@@ -157,7 +156,7 @@ def test_a_look_adds(track, expected):
 
 
 def test_a_point_says_when_and_in_which_epoch():
-    track = track_of((0, Sample(loss=9.0, step=0)), (10, Sample(loss=2.0, step=5, epoch=0.25)))
+    track = track_of((0, make_reading(loss=9.0, step=0)), (10, make_reading(loss=2.0, step=5, epoch=0.25)))
     (point,) = observed(Thinned(), make_observed(track=track)).curve.points
     assert point == Point(at="2026-01-02T03:04:05Z", step=5, epoch=0.25, loss=2.0)
 

@@ -16,6 +16,8 @@ from builders import (
     make_node,
     make_node_facts,
     make_pod,
+    make_reading,
+    make_refusal,
     make_run,
     make_status,
     make_stop,
@@ -29,7 +31,6 @@ from trainingrun_operator.api.status import NodePhase, Phase
 from trainingrun_operator.core.facts.gathered import Facts, Source
 from trainingrun_operator.core.facts.learned import BudgetChanged, JobRefused, ProviderAnswered
 from trainingrun_operator.core.facts.nodes import Instance
-from trainingrun_operator.core.facts.reading import Sample
 from trainingrun_operator.core.facts.run import Problem
 from trainingrun_operator.core.memory import Memory, Stopwatch, remember, remember_effects, silence
 
@@ -99,14 +100,15 @@ def test_a_source_is_as_old_as_its_last_reading():
 
 def test_a_reading_is_folded_and_the_next_one_is_due_a_poll_later():
     memory, seen = after(
-        (1000, make_facts(reading=Sample(loss=2.0, step=100))), (1010, make_facts(reading=Sample(loss=1.5, step=200)))
+        (1000, make_facts(reading=make_reading(loss=2.0, step=100))),
+        (1010, make_facts(reading=make_reading(loss=1.5, step=200))),
     )
     assert (seen.track.step, seen.track.loss) == (200, 1.5)
     assert (memory.next_reading_at, seen.next_reading_at) == (1020, 1020)
 
 
 def test_a_look_without_a_reading_leaves_the_track_as_it_was():
-    memory, _ = after((1000, make_facts(reading=Sample(loss=2.0, step=100))))
+    memory, _ = after((1000, make_facts(reading=make_reading(loss=2.0, step=100))))
     again, seen = after((1003, make_facts()), memory=memory)
     assert (again.track, again.next_reading_at, seen.track) == (memory.track, 1010, memory.track)
 
@@ -114,12 +116,12 @@ def test_a_look_without_a_reading_leaves_the_track_as_it_was():
 def test_the_first_reading_goes_on_from_what_another_operator_wrote():
     progress = {"step": 1200, "epoch_base": 0, "step_interval": "10", "pod_uid": POD_UID}
     run = make_run(status=make_status(progress=progress))
-    _, seen = after((1000, make_facts(run=run, reading=Sample(loss=2.0, step=1200))))
+    _, seen = after((1000, make_facts(run=run, reading=make_reading(loss=2.0, step=1200))))
     assert (seen.track.advanced, seen.track.polls_without_advance, seen.track.typical_interval) == (True, 1, 10)
 
 
 def test_a_reading_of_no_pod_is_dropped():
-    memory, _ = after((1000, make_facts(pods=(), reading=Sample(loss=2.0, step=100))))
+    memory, _ = after((1000, make_facts(pods=(), reading=make_reading(loss=2.0, step=100))))
     assert memory.track == Memory().track
 
 
@@ -220,10 +222,10 @@ def test_a_nodes_phase_and_what_it_waits_through_are_timed_apart():
 
 
 def test_what_the_cloud_said_to_the_release_is_remembered_until_it_says_otherwise():
-    memory = remember_effects(Memory(), [ProviderAnswered(PROVIDER_ID, "The minimum is reached.")])
+    memory = remember_effects(Memory(), [ProviderAnswered(PROVIDER_ID, make_refusal("The minimum is reached."))])
     _, seen = after((1000, releasing(NodePhase.RELEASING, make_node_facts())), memory=memory)
     assert [node.problem for node in seen.nodes] == ["The minimum is reached."]
-    worse = make_node_facts(problem="Not one of the pool's.")
+    worse = make_node_facts(refusal=make_refusal("Not one of the pool's."))
     _, seen = after((1001, releasing(NodePhase.RELEASING, worse)), memory=memory)
     assert [node.problem for node in seen.nodes] == ["Not one of the pool's."]
     memory = remember_effects(memory, [ProviderAnswered("another"), ProviderAnswered(PROVIDER_ID)])
@@ -232,7 +234,7 @@ def test_what_the_cloud_said_to_the_release_is_remembered_until_it_says_otherwis
 
 
 def test_a_refusal_says_nothing_of_a_node_in_use():
-    memory = remember_effects(Memory(), [ProviderAnswered(PROVIDER_ID, "The minimum is reached.")])
+    memory = remember_effects(Memory(), [ProviderAnswered(PROVIDER_ID, make_refusal("The minimum is reached."))])
     lost = make_node_facts(instance=Instance.GONE)
     _, seen = after((1000, make_facts(nodes=(lost,))), memory=memory)
     assert seen.nodes == (lost,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from builders import (
     NODE_UID,
+    OPERATION,
     PROVIDER_ID,
     RUN_UID,
     WALL,
@@ -14,6 +15,7 @@ from builders import (
     make_observed,
     make_pod,
     make_pool,
+    make_refusal,
     make_run,
     make_status,
     make_stop,
@@ -22,7 +24,7 @@ from builders import (
     releasing,
 )
 
-from trainingrun_operator.api.status import NodePhase, Phase
+from trainingrun_operator.api.status import NodePhase, Phase, RefusalKind
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.effects import DeleteNode, RecordNodes, ReleaseMachine, TaintNode, UntaintNode
@@ -30,7 +32,7 @@ from trainingrun_operator.core.facts.nodes import Instance, NodeFacts
 from trainingrun_operator.core.release import gate_holds, ghosts, gpus_of, overdue, wants
 
 UNTAINT, TAINT = UntaintNode("gpu-1", NODE_UID), TaintNode("gpu-1", NODE_UID)
-RELEASE, DELETE = ReleaseMachine("a100", PROVIDER_ID), DeleteNode("gpu-1", NODE_UID)
+RELEASE, DELETE = ReleaseMachine("a100", PROVIDER_ID, "gpu-1", NODE_UID, OPERATION), DeleteNode("gpu-1", NODE_UID)
 IN_USE, WAIT_IDLE, CORDONED = NodePhase.IN_USE, NodePhase.WAIT_IDLE, NodePhase.CORDONED
 RELEASING, VERIFYING = NodePhase.RELEASING, NodePhase.VERIFYING
 RELEASED, RETAINED = NodePhase.RELEASED, NodePhase.RETAINED
@@ -108,7 +110,7 @@ UNLISTED = "The pods on this node could not be listed: it counts as occupied."
         pytest.param(facts(at_minimum=True), {}, RETAINED, AT_MINIMUM, id="at the minimum it is not even tainted"),
         pytest.param(facts(demand=(OTHERS,)), {}, WAIT_IDLE, KEPT_FOR, id="a waiting pod keeps it"),
         pytest.param(
-            facts(instance=Instance.UNKNOWN, problem="AccessDenied"),
+            facts(instance=Instance.UNKNOWN, refusal=make_refusal("AccessDenied")),
             {},
             WAIT_IDLE,
             "The provider of GPUNodePool a100 does not say how this machine is. AccessDenied",
@@ -202,8 +204,8 @@ def test_the_taint_is_taken_back_before_the_record_is_written():
         pytest.param(tainted(occupants=(OTHERS,)), 0, WAIT_IDLE, "Occupied by team/notebook.", [UNTAINT], id="a pod tolerates everything"),
         pytest.param(tainted(occupants=None), 0, WAIT_IDLE, UNLISTED, [UNTAINT], id="a failed list counts as occupied"),
         pytest.param(facts(), 0, WAIT_IDLE, "Its taint was taken away: everything is looked at again.", [], id="somebody took the taint away"),
-        pytest.param(tainted(problem="Throttled"), 0, RELEASING, "Throttled", [], id="what the provider answers is said first"),
-        pytest.param(tainted(problem="Throttled"), 900, RELEASING, "Overdue. Throttled", [], id="overdue is said"),
+        pytest.param(tainted(refusal=make_refusal("Throttled")), 0, RELEASING, "Throttled", [], id="what the provider answers is said first"),
+        pytest.param(tainted(refusal=make_refusal("Throttled")), 900, RELEASING, "Overdue. Throttled", [], id="overdue is said"),
     ],
 )  # fmt: skip
 def test_releasing(found, seconds, becomes, message, wanted):
@@ -211,8 +213,28 @@ def test_releasing(found, seconds, becomes, message, wanted):
     assert (node.phase, node.message, effects) == (becomes, message, wanted)
 
 
+@pytest.mark.parametrize("kind", list(RefusalKind))
+@pytest.mark.parametrize("phase", [CORDONED, RELEASING, VERIFYING])
+def test_the_kind_of_a_refusal_is_told_while_the_node_is_on_its_way_back(phase, kind):
+    node, _ = look(phase, tainted(instance=Instance.UNKNOWN, refusal=make_refusal("No.", kind)))
+    assert (node.phase is RETAINED, node.refusal) == (False, kind)
+    node, _ = look(phase, tainted(instance=Instance.UNKNOWN), node={"refusal": kind})
+    assert node.refusal is None, "It refuses nothing any more."
+
+
+def test_a_node_that_is_kept_or_gone_is_refused_nothing():
+    node, _ = look(VERIFYING, gone(instance=Instance.GONE), node={"refusal": RefusalKind.DENIED})
+    assert (node.phase, node.refusal) == (NodePhase.RELEASED, None)
+
+
+def test_every_attempt_of_a_release_is_the_same_operation():
+    (first,), (again,) = (look(phase, tainted(), seconds=5)[1] for phase in (RELEASING, RELEASING))
+    assert first == again == RELEASE
+
+
 def test_what_the_provider_answers_does_not_end_the_asking():
-    node, effects = look(RELEASING, tainted(problem="Throttled"), node={"message": "Throttled"})
+    said = {"message": "Throttled", "refusal": RefusalKind.RETRYABLE}
+    node, effects = look(RELEASING, tainted(refusal=make_refusal("Throttled")), node=said)
     assert (node.message, effects) == ("Throttled", [RELEASE])
 
 
@@ -229,11 +251,11 @@ STUCK = "Overdue. It was told to go and has not gone."
         pytest.param(tainted(instance=Instance.GONE), 299, VERIFYING, "", [], id="gone, present: the cloud removes the Node"),
         pytest.param(tainted(instance=Instance.GONE), 300, VERIFYING, "", [DELETE], id="gone, present for long: it is deleted"),
         pytest.param(tainted(), 0, VERIFYING, "Asked again to go.", [], id="running, present: said"),
-        pytest.param(tainted(problem="Throttled"), 900, VERIFYING, "Overdue. Asked again to go. Throttled", [], id="running, present for long: overdue"),
+        pytest.param(tainted(refusal=make_refusal("Throttled")), 900, VERIFYING, "Overdue. Asked again to go. Throttled", [], id="running, present for long: overdue"),
         pytest.param(gone(), 0, VERIFYING, "A machine without a Node still runs and is billed. Asked again to go.", [], id="running, gone: a ghost machine"),
         pytest.param(gone(), 900, VERIFYING, "Overdue. A machine without a Node still runs and is billed. Asked again to go.", [], id="a ghost for long"),
         pytest.param(tainted(instance=Instance.UNKNOWN), 899, VERIFYING, "", [], id="unknown, present: for a while"),
-        pytest.param(tainted(instance=Instance.UNKNOWN, problem="Throttled"), 900, VERIFYING, f"{STUCK} Throttled", [], id="unknown, present: for ever, overdue"),
+        pytest.param(tainted(instance=Instance.UNKNOWN, refusal=make_refusal("Throttled")), 900, VERIFYING, f"{STUCK} Throttled", [], id="unknown, present: for ever, overdue"),
         pytest.param(gone(instance=Instance.UNKNOWN), 99_999, VERIFYING, f"{STUCK} Of the machine the cloud says: Unknown.", [], id="unknown, gone: for ever, overdue"),
         pytest.param(tainted(instance=Instance.TERMINATING), 899, VERIFYING, "", [], id="still going"),
         pytest.param(tainted(instance=Instance.TERMINATING), 900, VERIFYING, f"{STUCK} Of the machine the cloud says: Terminating.", [], id="going for long: overdue"),
@@ -454,7 +476,7 @@ def test_a_name_that_was_used_again_is_another_machine():
 
 
 def test_what_a_provider_answers_is_cut_to_what_the_status_can_say():
-    node, _ = look(RELEASING, tainted(problem="x" * 99_999))
+    node, _ = look(RELEASING, tainted(refusal=make_refusal("x" * 99_999)))
     assert len(node.message) == 4000
 
 

@@ -19,6 +19,7 @@ from builders import (
     make_node,
     make_observed,
     make_pod,
+    make_reading,
     make_run,
     make_saved,
     make_status,
@@ -44,7 +45,7 @@ from trainingrun_operator.api.status import (
     WorkloadRef,
 )
 from trainingrun_operator.core.defaults import Defaults
-from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.facts.run import Problem
 from trainingrun_operator.core.status import WRITTEN_BY_THE_STOP, observed_fields, render
 from trainingrun_operator.core.track import Track
@@ -116,7 +117,7 @@ def test_accepted(seen, wanted):
 
 
 def reading(sample, at=NOW):
-    return track_of((NOW - 20, Sample(loss=2, step=0)), (NOW - 10, Sample(loss=1, step=1)), (at, sample))
+    return track_of((NOW - 20, make_reading(loss=2, step=0)), (NOW - 10, make_reading(loss=1, step=1)), (at, sample))
 
 
 @pytest.mark.parametrize(
@@ -143,22 +144,22 @@ def reading(sample, at=NOW):
         ),
         pytest.param({"track": Track()}, ("Unknown", "NotReadYet", "The metrics have not been read yet."), id="not read yet"),
         pytest.param(
-            {"track": reading(ScrapeFailure("ConnectionRefused", "Nothing listens on 10.0.0.7:8000."))},
+            {"track": reading(Failure("ConnectionRefused", "Nothing listens on 10.0.0.7:8000."))},
             ("False", "ConnectionRefused", "Nothing listens on 10.0.0.7:8000."),
             id="a failed scrape",
         ),
         pytest.param(
-            {"track": reading(Sample(step=2))},
+            {"track": reading(make_reading(step=2))},
             ("False", "NoSuchMetric", "The metrics page has no loss under any of the names in spec.metrics.names.loss."),
             id="no loss",
         ),
         pytest.param(
-            {"track": reading(Sample(loss=float("nan"), step=2))},
+            {"track": reading(make_reading(loss=float("nan"), step=2))},
             ("False", "NotFinite", "The loss is nan: nothing is decided by it."),
             id="a NaN",
         ),
         pytest.param(
-            {"track": track_of((NOW, Sample(loss=0.0, step=0)))},
+            {"track": track_of((NOW, make_reading(loss=0.0, step=0)))},
             ("False", "NeverAdvanced", "The step still stands at 0, its first value: nothing is decided before it advances."),
             id="a gauge at its initial value",
         ),
@@ -383,7 +384,9 @@ def final(step=300, polls=2):
         (30, step, 2.0),
         *((40 + 10 * i, step, 2.0) for i in range(polls)),
     ]
-    return track_of(*((NOW - 60 + at, Sample(loss=1.23456, step=s, epoch=e, total_epochs=3)) for at, s, e in rows))
+    return track_of(
+        *((NOW - 60 + at, make_reading(loss=1.23456, step=s, epoch=e, total_epochs=3)) for at, s, e in rows)
+    )
 
 
 def test_progress():
@@ -416,7 +419,9 @@ def test_progress_of_a_run_that_ends(status, saved_step, progress, remembers):
     before = Progress(step=100, percent=40, eta_seconds=60)
     stop = make_stop(Phase.DELETING, status=status, saved=make_saved(step=saved_step))
     rows = ((10.0, 0, 0.0), (20.0, 10, 0.0), (30.0, 100, 0.4))
-    track = track_of(*((at, Sample(loss=1.0, step=step, epoch=epoch, total_epochs=1)) for at, step, epoch in rows))
+    track = track_of(
+        *((at, make_reading(loss=1.0, step=step, epoch=epoch, total_epochs=1)) for at, step, epoch in rows)
+    )
     run = make_run(status=make_status(termination=stop, progress=before))
     shown = render(make_observed(run=run, track=track if remembers else Track())).progress
     assert shown is not None
@@ -455,7 +460,9 @@ def test_the_time_of_the_last_observation(step, at):
     [pytest.param(Progress(best_loss="0.3"), "0.3", id="is kept"), pytest.param(None, None, id="is unknown")],
 )
 def test_the_best_loss_before_any_was_read(before, best):
-    track = track_of((NOW - 20, Sample(loss=float("nan"), step=0)), (NOW, Sample(loss=float("nan"), step=1)))
+    track = track_of(
+        (NOW - 20, make_reading(loss=float("nan"), step=0)), (NOW, make_reading(loss=float("nan"), step=1))
+    )
     progress = render(make_observed(run=make_run(status=make_status(progress=before)), track=track)).progress
     assert progress is not None
     assert (progress.loss, progress.best_loss) == (None, best)

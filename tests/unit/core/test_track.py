@@ -5,14 +5,14 @@ from __future__ import annotations
 from math import inf, isnan, nan
 
 import pytest
-from builders import POD_UID, track_of
+from builders import POD_UID, make_reading, track_of
 
 from trainingrun_operator.api.status import Progress
-from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.track import Observation, Track, fold, resumed
 
-REFUSED = ScrapeFailure("ConnectionRefused", "Nothing listens on 10.0.0.7:8000.")
-S = Sample
+REFUSED = Failure("ConnectionRefused", "Nothing listens on 10.0.0.7:8000.")
+S = make_reading
 
 
 def at_every_10(*readings):
@@ -253,3 +253,20 @@ def test_an_operator_that_starts_begins_anew(written):
 def test_what_is_written_and_no_number_is_unknown(text):
     track = resumed(WRITTEN.model_copy(update={"step_interval": text, "epoch": text}), pod_uid=POD_UID, now=0)
     assert (track.typical_interval, track.epoch) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("measured", "at"),
+    [
+        pytest.param(None, 20, id="not said: as it was read"),
+        pytest.param(17.0, 17, id="a while ago"),
+        pytest.param(20.0, 20, id="just now"),
+        pytest.param(21.0, 20, id="never in the future"),
+        pytest.param(9.0, 20, id="never before the last observation: intervals would run backwards"),
+        pytest.param(-inf, 20, id="never before all time"),
+        pytest.param(nan, 20, id="never at no time"),
+    ],
+)
+def test_a_value_is_as_old_as_its_source_says(measured, at):
+    track = track_of((0, S(2, 0)), (10, S(1, 1)), (20, S(0.5, 2, epoch=1, at=measured)))
+    assert (track.observations[-1].at, track.loss_at, track.epoch_at) == (at, at, at)

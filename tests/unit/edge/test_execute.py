@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from builders import (
     NAME,
     NAMESPACE,
     NODE_UID,
+    OPERATION,
     POD_UID,
     PROVIDER_ID,
     RUN_UID,
@@ -42,7 +44,7 @@ from fakes import (
 )
 
 from trainingrun_operator.api import names
-from trainingrun_operator.api.status import Phase
+from trainingrun_operator.api.status import Phase, RefusalKind
 from trainingrun_operator.core.effects import (
     AddFinalizer,
     AdoptWorkload,
@@ -68,18 +70,20 @@ from trainingrun_operator.core.effects import (
     UntaintNode,
 )
 from trainingrun_operator.core.facts.learned import BudgetChanged, ProviderAnswered
+from trainingrun_operator.core.facts.nodes import Refusal
 from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.manifests import disruption_budget
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.execute import Executor, NotLeadingError, StaleError
 from trainingrun_operator.edge.kube import Kube, KubeError
-from trainingrun_operator.edge.nodes import Refused
+from trainingrun_operator.edge.nodes.provider import Denied, Refused, Retryable
 
 POD_NAME = f"{NAME}-x7k2p"
 STOP = make_stop(Phase.SAVING)
 STOPPING = {"termination": STOP.dump(), "terminationStatus": STOP.status}
 MERGE, JSON_PATCH, PLAIN = "application/merge-patch+json", "application/json-patch+json", "application/json"
 OURS = {"key": names.RELEASING_TAINT, "value": RUN_UID, "effect": "NoSchedule"}
+RELEASE = ReleaseMachine("a100", PROVIDER_ID, "gpu-1", NODE_UID, OPERATION)
 THEIRS = {**OURS, "value": "other-run"}
 GPU = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
 CORDON = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule", "timeAdded": EARLIER}
@@ -441,7 +445,7 @@ TO_DO = (
     DeletePod(POD_NAME, POD_UID),
     TaintNode("gpu-1", NODE_UID),
     UntaintNode("gpu-1", NODE_UID),
-    ReleaseMachine("a100", PROVIDER_ID),
+    RELEASE,
     DeleteNode("gpu-1", NODE_UID),
     Tell("Stopping", "It stops.", warning=False),
 )
@@ -732,18 +736,32 @@ async def test_a_taint_that_came_between_reading_and_writing_is_not_lost(place):
 
 
 async def test_a_machine_is_released_through_its_pool(place):
-    await place.do(ReleaseMachine("a100", PROVIDER_ID))
-    assert place.provider.released == [("a100", PROVIDER_ID)]
+    await place.do(RELEASE)
+    assert place.provider.released == [("a100", PROVIDER_ID, OPERATION)]
     assert place.outcome.learned == (ProviderAnswered(PROVIDER_ID),)
 
 
 async def test_what_the_cloud_refuses_is_remembered_and_ends_nothing(place):
-    place.provider.trouble = Refused("The group is at its minimum of 2.")
-    await place.do(ReleaseMachine("a100", PROVIDER_ID), DeletePod(POD_NAME, POD_UID))
-    assert place.outcome.learned == (ProviderAnswered(PROVIDER_ID, "The group is at its minimum of 2."),)
+    said = "The group is at its minimum of 2."
+    place.provider.trouble = Refused(said)
+    await place.do(RELEASE, DeletePod(POD_NAME, POD_UID))
+    assert place.outcome.learned == (ProviderAnswered(PROVIDER_ID, Refusal(RefusalKind.REFUSED, said)),)
     assert POD not in place.api.objects
 
 
+@pytest.mark.parametrize(
+    ("trouble", "refusal"),
+    [
+        (Retryable("Throttled.", after=30), Refusal(RefusalKind.RETRYABLE, "Throttled.", 30)),
+        (Denied("Not permitted."), Refusal(RefusalKind.DENIED, "Not permitted.")),
+    ],
+)
+async def test_a_refusal_keeps_its_kind(place, trouble, refusal):
+    place.provider.trouble = trouble
+    await place.do(RELEASE)
+    assert place.outcome.learned == (ProviderAnswered(PROVIDER_ID, refusal),)
+
+
 async def test_a_pool_that_is_gone_releases_nothing(place):
-    await place.do(ReleaseMachine("gone", PROVIDER_ID))
+    await place.do(replace(RELEASE, pool="gone"))
     assert place.provider.released == []

@@ -1,4 +1,4 @@
-"""Whatever a pod answers on its metrics page, a look at it ends in time with a Sample or a sentence."""
+"""Whatever a pod answers on its metrics page, a look at it ends in time with a Reading or a sentence."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
+from builders import make_reading
 
 from trainingrun_operator.api.run import MetricNames
-from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.edge.metrics.prometheus import make_session, parse, scrape
 
 NAMES = MetricNames()
@@ -56,48 +57,56 @@ def same(found, expected):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        pytest.param("training_loss 0.25\ntraining_step 7\n", Sample(0.25, 7.0), id="loss and step are read"),
+        pytest.param("training_loss 0.25\ntraining_step 7\n", make_reading(0.25, 7.0), id="loss and step are read"),
         pytest.param(
             "step 5\nglobal_step 6\ntraining_step 7\n",
-            Sample(step=7.0),
+            make_reading(step=7.0),
             id="the first name of the list wins, whatever the order of the page",
         ),
-        pytest.param("loss 3\ntrain_loss 2\nstep 1\n", Sample(2.0, 1.0), id="the first name that is there is taken"),
-        pytest.param("loss NaN\nstep 1\n", Sample(math.nan, 1.0), id="NaN is a reading"),
-        pytest.param("loss +Inf\nstep 1\n", Sample(math.inf, 1.0), id="+Inf is a reading"),
-        pytest.param("loss -Inf\nstep 1\n", Sample(-math.inf, 1.0), id="-Inf is a reading"),
-        pytest.param("step 1\n", Sample(step=1.0), id="a step without a loss is a reading"),
-        pytest.param("loss 1\n", Sample(loss=1.0), id="a loss without a step is a reading"),
         pytest.param(
-            "loss 1e-05 1700000000000\n", Sample(loss=1e-05), id="a timestamp behind the value is not the value"
+            "loss 3\ntrain_loss 2\nstep 1\n", make_reading(2.0, 1.0), id="the first name that is there is taken"
         ),
-        pytest.param('loss 1 # {trace_id="a"} 2\n', Sample(loss=1.0), id="an exemplar is not the value"),
-        pytest.param('loss{rank="0"} 1\nloss{rank="1"} 2\n', Sample(loss=1.0), id="of several series the first counts"),
+        pytest.param("loss NaN\nstep 1\n", make_reading(math.nan, 1.0), id="NaN is a reading"),
+        pytest.param("loss +Inf\nstep 1\n", make_reading(math.inf, 1.0), id="+Inf is a reading"),
+        pytest.param("loss -Inf\nstep 1\n", make_reading(-math.inf, 1.0), id="-Inf is a reading"),
+        pytest.param("step 1\n", make_reading(step=1.0), id="a step without a loss is a reading"),
+        pytest.param("loss 1\n", make_reading(loss=1.0), id="a loss without a step is a reading"),
         pytest.param(
-            'loss{rank="0"} 1\nloss 2\n', Sample(loss=2.0), id="the series without labels goes before those with labels"
+            "loss 1e-05 1700000000000\n", make_reading(loss=1e-05), id="a timestamp behind the value is not the value"
         ),
-        pytest.param('loss{rank="0"} 1\nloss{} 2\n', Sample(loss=2.0), id="empty braces are no labels"),
+        pytest.param('loss 1 # {trace_id="a"} 2\n', make_reading(loss=1.0), id="an exemplar is not the value"),
         pytest.param(
-            'loss{a="}",b="\\" 9"} 1\n', Sample(loss=1.0), id="a brace or a quote inside a label ends nothing"
+            'loss{rank="0"} 1\nloss{rank="1"} 2\n', make_reading(loss=1.0), id="of several series the first counts"
         ),
-        pytest.param('loss {a="b"}1\n', Sample(loss=1.0), id="blanks around the labels do not matter"),
-        pytest.param("loss\t1\n", Sample(loss=1.0), id="a tab separates as well"),
-        pytest.param("loss 1\r\nstep 2\r\n", Sample(1.0, 2.0), id="Windows line ends do not matter"),
-        pytest.param("loss 1", Sample(loss=1.0), id="the last line needs no end"),
-        pytest.param("# loss 9\n# HELP loss 9\nloss 1\n", Sample(loss=1.0), id="comments are no readings"),
+        pytest.param(
+            'loss{rank="0"} 1\nloss 2\n',
+            make_reading(loss=2.0),
+            id="the series without labels goes before those with labels",
+        ),
+        pytest.param('loss{rank="0"} 1\nloss{} 2\n', make_reading(loss=2.0), id="empty braces are no labels"),
+        pytest.param(
+            'loss{a="}",b="\\" 9"} 1\n', make_reading(loss=1.0), id="a brace or a quote inside a label ends nothing"
+        ),
+        pytest.param('loss {a="b"}1\n', make_reading(loss=1.0), id="blanks around the labels do not matter"),
+        pytest.param("loss\t1\n", make_reading(loss=1.0), id="a tab separates as well"),
+        pytest.param("loss 1\r\nstep 2\r\n", make_reading(1.0, 2.0), id="Windows line ends do not matter"),
+        pytest.param("loss 1", make_reading(loss=1.0), id="the last line needs no end"),
+        pytest.param("# loss 9\n# HELP loss 9\nloss 1\n", make_reading(loss=1.0), id="comments are no readings"),
         pytest.param(
             "validation_loss 9\nloss_total 9\nmy:loss 9\nloss 1\n",
-            Sample(loss=1.0),
+            make_reading(loss=1.0),
             id="a name inside another name is not meant",
         ),
-        pytest.param("loss many\nloss 1\n", Sample(loss=1.0), id="a line whose value is no number is passed over"),
         pytest.param(
-            "loss " + "1" * 100_000 + "\nstep 1\n", Sample(step=1.0), id="a number longer than any number is none"
+            "loss many\nloss 1\n", make_reading(loss=1.0), id="a line whose value is no number is passed over"
         ),
-        pytest.param('loss{a="' + "x" * 500_000 + '"} 1\nstep 2\n', Sample(1.0, 2.0), id="a huge line is read"),
+        pytest.param(
+            "loss " + "1" * 100_000 + "\nstep 1\n", make_reading(step=1.0), id="a number longer than any number is none"
+        ),
+        pytest.param('loss{a="' + "x" * 500_000 + '"} 1\nstep 2\n', make_reading(1.0, 2.0), id="a huge line is read"),
         pytest.param(
             "training_epoch 1.5\ntotal_epochs 3\nstep 1\n",
-            Sample(step=1.0, epoch=1.5, total_epochs=3.0),
+            make_reading(step=1.0, epoch=1.5, total_epochs=3.0),
             id="epochs are read",
         ),
     ],
@@ -119,22 +128,22 @@ def test_a_page_says(text, expected):
 )
 def test_a_hostile_page_costs_one_pass(hostile):
     began = time.process_time()
-    assert parse(hostile.encode(), NAMES) == Sample()
+    assert parse(hostile.encode(), NAMES) == make_reading()
     assert time.process_time() - began < 1
 
 
 async def test_a_gauge_is_read_over_the_wire():
-    assert await look_at("training_loss 0.5\ntraining_step 3\n") == Sample(0.5, 3.0)
+    assert await look_at("training_loss 0.5\ntraining_step 3\n") == make_reading(0.5, 3.0)
 
 
 async def test_names_with_special_characters_are_taken_literally():
     names = MetricNames(loss=("my:loss",), step=("my:step",))
-    assert await look_at("my:loss 1\nmyXloss 2\nmy:step 3\n", names) == Sample(1.0, 3.0)
+    assert await look_at("my:loss 1\nmyXloss 2\nmy:step 3\n", names) == make_reading(1.0, 3.0)
 
 
 async def test_a_page_without_loss_and_step_lists_the_names_looked_for():
     found = await look_at("up 1\ntraining_epoch 3\n")
-    assert isinstance(found, ScrapeFailure)
+    assert isinstance(found, Failure)
     assert found.reason == "NoSuchMetric"
     assert "training_loss, train_loss, loss, training_step, global_step, step" in found.message
 
@@ -156,7 +165,7 @@ async def test_a_page_that_says_itself_that_it_is_too_large_is_not_read():
 
 async def test_a_page_of_exactly_the_cap_is_read():
     text = "loss 1\n".ljust(1_000, "#")
-    assert await look_at(text, cap_bytes=1_000) == Sample(loss=1.0)
+    assert await look_at(text, cap_bytes=1_000) == make_reading(loss=1.0)
 
 
 async def test_a_server_that_hangs_is_left_in_time():
@@ -189,7 +198,7 @@ async def test_a_port_where_nothing_listens_asks_whether_it_is_the_right_one():
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}/metrics"
     found = await look(url)
-    assert found == ScrapeFailure("ConnectionRefused", f"Nothing listens at {url}: is spec.metrics.port right?")
+    assert found == Failure("ConnectionRefused", f"Nothing listens at {url}: is spec.metrics.port right?")
 
 
 async def test_an_address_without_a_route_is_unreachable():
@@ -242,7 +251,7 @@ async def test_no_compression_is_asked_for_and_no_cookie_is_kept():
 
 async def test_a_proxy_in_the_environment_is_not_used(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    assert await look_at("loss 1\n") == Sample(loss=1.0)
+    assert await look_at("loss 1\n") == make_reading(loss=1.0)
 
 
 def encoded(body, encoding):
@@ -253,7 +262,7 @@ def encoded(body, encoding):
 
 
 async def test_a_page_that_comes_compressed_all_the_same_is_read():
-    assert await look_at(encoded(gzip.compress(b"loss 1\n"), "gzip")) == Sample(loss=1.0)
+    assert await look_at(encoded(gzip.compress(b"loss 1\n"), "gzip")) == make_reading(loss=1.0)
 
 
 async def test_a_small_answer_that_inflates_beyond_the_cap_is_too_large():
@@ -296,5 +305,5 @@ async def test_a_broken_server_is_a_failure(answer, reason):
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     async with server:
         found = await look(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/metrics")
-    assert isinstance(found, ScrapeFailure)
+    assert isinstance(found, Failure)
     assert found.reason == reason

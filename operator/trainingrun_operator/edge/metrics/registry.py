@@ -55,7 +55,7 @@ class Sources:
                 reading = await source.read(target)
         except TimeoutError:
             return Failure("Timeout", f"The metric source {name} has not answered within {READ_SECONDS:.0f} s.")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it raises is a failure of this reading
             # Somebody else's code. Its words are not shown to the run's people: they may say anything.
             log.warning("%s: metric source %s has failed: %s: %s", target.run.key, name, type(error).__name__, error)
             return Failure(

@@ -16,6 +16,7 @@ from builders import (
     make_found,
     make_observed,
     make_pod,
+    make_reading,
     make_run,
     make_workload,
     pending_pod,
@@ -25,7 +26,7 @@ from trainingrun_operator.api.exchange import MarkerSeen
 from trainingrun_operator.api.status import Progress
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import Annotate, Begin
-from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.rules import completion
 from trainingrun_operator.core.rules.chain import why_end
 from trainingrun_operator.core.track import Track, fold, resumed
@@ -132,7 +133,7 @@ def written_down(**fields):
     track = resumed(Progress(**{**before, **fields}), pod_uid=POD_UID, now=NOW - 30)
     for poll in (1, 2, 3):
         track = fold(
-            track, Sample(loss=1, step=500, epoch=2, total_epochs=3), pod_uid=POD_UID, now=NOW - 30 + 10 * poll
+            track, make_reading(loss=1, step=500, epoch=2, total_epochs=3), pod_uid=POD_UID, now=NOW - 30 + 10 * poll
         )
     return track
 
@@ -152,7 +153,7 @@ def written_down(**fields):
         pytest.param(stalled(track=final_epoch(every=15, polls=4)), "WithinPace", id="quiet for less than three times the usual"),
         pytest.param(stalled(track=final_epoch(steps=2, polls=9)), "PaceUnknown", id="too few steps to know what is usual"),
         pytest.param(
-            stalled(track=final_epoch(then=(ScrapeFailure("Timeout", "No answer."),))), "Timeout", id="a failed scrape is not a stall"
+            stalled(track=final_epoch(then=(Failure("Timeout", "No answer."),))), "Timeout", id="a failed scrape is not a stall"
         ),
         pytest.param(stalled(track=Track()), "NeverAdvanced", id="a step that never advanced"),
         pytest.param(stalled(agent=None), "NoReport", id="an agent that does not answer"),

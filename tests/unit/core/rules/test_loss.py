@@ -11,6 +11,7 @@ from builders import (
     losses,
     make_agent,
     make_observed,
+    make_reading,
     make_run,
     make_spec,
     make_status,
@@ -22,11 +23,11 @@ from trainingrun_operator.api.status import Effective, Shadow
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.effects import Begin
-from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.rules import chain, loss
 
 EMPTY_HANDED = make_agent(newest=None, commit=None, files=0)
-TIMEOUT = ScrapeFailure("Timeout", "10.0.0.7:8000 did not answer within 3 s.")
+TIMEOUT = Failure("Timeout", "10.0.0.7:8000 did not answer within 3 s.")
 
 
 def ending(seen):
@@ -41,9 +42,9 @@ def shadows(seen):
 
 def with_odd_last_reading(reading):
     return track_of(
-        (NOW - 40, Sample(loss=9, step=0)),
-        (NOW - 30, Sample(loss=0.3, step=1)),
-        (NOW - 20, Sample(loss=0.3, step=2)),
+        (NOW - 40, make_reading(loss=9, step=0)),
+        (NOW - 30, make_reading(loss=0.3, step=1)),
+        (NOW - 20, make_reading(loss=0.3, step=2)),
         (NOW - 10, reading),
     )
 
@@ -58,13 +59,13 @@ def with_odd_last_reading(reading):
         pytest.param(losses(0.3, 0.6, 0.3), False, id="the two must follow each other"),
         pytest.param(losses(0.5, 0.5, 0.5), False, id="equal to the threshold is not below it"),
         pytest.param(losses(0.3), False, id="one observation is never enough"),
-        pytest.param(track_of((NOW, Sample(loss=0.0, step=0))), False, id="a gauge at its initial 0 ends nothing"),
-        pytest.param(track_of(*((NOW - i, Sample(loss=0.1, step=7)) for i in (9, 6, 3))), False, id="a step that never advanced ends nothing"),
+        pytest.param(track_of((NOW, make_reading(loss=0.0, step=0))), False, id="a gauge at its initial 0 ends nothing"),
+        pytest.param(track_of(*((NOW - i, make_reading(loss=0.1, step=7)) for i in (9, 6, 3))), False, id="a step that never advanced ends nothing"),
         pytest.param(losses(0.3, 0.3, until=NOW - 500), False, id="a loss that went stale ends nothing"),
         pytest.param(losses(0.3, 0.3, nan), False, id="a NaN after it ends nothing"),
         pytest.param(with_odd_last_reading(TIMEOUT), False, id="a failed scrape after it ends nothing"),
-        pytest.param(with_odd_last_reading(Sample(step=3)), False, id="a page without a loss after it ends nothing"),
-        pytest.param(with_odd_last_reading(Sample(loss=0.3, step=2)), True, id="the same step read again changes nothing"),
+        pytest.param(with_odd_last_reading(make_reading(step=3)), False, id="a page without a loss after it ends nothing"),
+        pytest.param(with_odd_last_reading(make_reading(loss=0.3, step=2)), True, id="the same step read again changes nothing"),
     ],
 )  # fmt: skip
 def test_a_low_loss_ends_the_run(track, ends):
@@ -110,6 +111,13 @@ def test_what_was_pinned(written, pinned, threshold, action):
     pinned = pinned.model_copy(update={"node_pool": "a100"})
     force = loss.effective(make_spec(autoStopLoss=written), pinned, Defaults())
     assert (force.auto_stop_loss, force.auto_stop_action, force.node_pool) == (threshold, action, "a100")
+
+
+@pytest.mark.parametrize("written", [None, 0.3])
+@pytest.mark.parametrize("pinned", [None, Effective(auto_stop_loss=0.7, auto_stop_action="Shadow")])
+def test_the_metric_source_is_the_one_that_is_written_now(written, pinned):
+    spec = make_spec(autoStopLoss=written, metrics={"source": "Mine"})
+    assert loss.effective(spec, pinned, Defaults()).metrics_source == "Mine"
 
 
 LOW = losses(2.0, 0.4, 0.3)

@@ -24,7 +24,7 @@ from trainingrun_operator.core.facts.nodes import Instance, NodeFacts
 from trainingrun_operator.core.memory import Memory, remember
 from trainingrun_operator.edge.gather import lost
 from trainingrun_operator.edge.kube import Kube
-from trainingrun_operator.edge.nodes import Refused
+from trainingrun_operator.edge.nodes.provider import Refused
 
 SILENT_NODE = {"conditions": [{"type": "Ready", "status": "Unknown"}]}
 

@@ -9,10 +9,12 @@ from builders import EARLIER, NODE_UID, PROVIDER_ID, RUN_UID, make_node, make_po
 from fakes import ApiError, FakeProvider, Plain, api_server, stored_node, stored_pod
 
 from trainingrun_operator.api import names
-from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant
+from trainingrun_operator.api.status import RefusalKind
+from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant, Refusal
 from trainingrun_operator.edge.gather.nodes import gather, identity
 from trainingrun_operator.edge.kube import Kube, KubeError
-from trainingrun_operator.edge.nodes import Denied, Refused, provider_for
+from trainingrun_operator.edge.nodes.provider import Denied
+from trainingrun_operator.edge.nodes.registry import Registry
 
 OURS = {"key": names.RELEASING_TAINT, "value": RUN_UID, "effect": "NoSchedule"}
 GPU = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
@@ -68,7 +70,7 @@ async def test_an_empty_node_whose_machine_runs(look, provider):
 
 
 async def test_without_its_pool_nothing_is_asked_and_nothing_is_known(api, kube):
-    assert await gather(kube, provider_for, RUN_UID, make_node(), None) == NodeFacts(name="gpu-1")
+    assert await gather(kube, Registry({}), RUN_UID, make_node(), None) == NodeFacts(name="gpu-1")
     assert api.sent == []
 
 
@@ -206,12 +208,5 @@ async def test_the_minimum_is_not_asked_for_one_that_does_not(look, provider, st
 async def test_a_cloud_that_refuses_leaves_the_machine_unknown_with_its_words(look, provider):
     provider.trouble = Denied("The operator may not ask: allow autoscaling:Describe*.")
     found = await look()
-    assert (found.instance, found.problem) == (
-        Instance.UNKNOWN,
-        "The operator may not ask: allow autoscaling:Describe*.",
-    )
-
-
-def test_a_pool_without_a_provider_is_refused_in_words():
-    with pytest.raises(Refused, match="GPUNodePool bare names no provider that this operator knows"):
-        provider_for(make_pool("bare", awsAutoScaling=None))
+    said = "The operator may not ask: allow autoscaling:Describe*."
+    assert (found.instance, found.refusal) == (Instance.UNKNOWN, Refusal(RefusalKind.DENIED, said))

@@ -23,6 +23,7 @@ from builders import (
     make_agent,
     make_mismatch,
     make_node,
+    make_pod,
     make_pool,
     make_stop,
     make_unreachable,
@@ -62,16 +63,18 @@ from trainingrun_operator.core.facts.bucket import Unreachable
 from trainingrun_operator.core.facts.gathered import Source
 from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.facts.pod import Training
-from trainingrun_operator.core.facts.reading import ScrapeFailure
+from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.memory import Memory
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.gather import lost
 from trainingrun_operator.edge.gather import observer as module
 from trainingrun_operator.edge.gather.observer import Observer
-from trainingrun_operator.edge.gather.pages import PodPages, host
+from trainingrun_operator.edge.gather.pages import PodPages
 from trainingrun_operator.edge.kube import Kube, KubeError
 from trainingrun_operator.edge.metrics import prometheus
+from trainingrun_operator.edge.metrics.registry import Sources
+from trainingrun_operator.edge.metrics.source import Tools
 
 BUDGET = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/{NAME}-checkpoint"
 KEY = commit_key(1, 7)
@@ -107,7 +110,12 @@ class Place:
         return Observer(
             self.kube,
             self.store,
-            PodPages(self.session, agent_port=self.pages.port, agent_timeout_seconds=agent_timeout_seconds),
+            PodPages(
+                self.session,
+                Sources.of(Tools(self.session)),
+                agent_port=self.pages.port,
+                agent_timeout_seconds=agent_timeout_seconds,
+            ),
             self.cache,
             defaults,
             recheck_seconds=30,
@@ -720,7 +728,7 @@ async def test_a_page_that_fails_is_no_reading(place):
     place.watched()
     place.pages.metrics = "nothing 1\n"
     seen = await place.look()
-    assert isinstance(seen.track.oddity, ScrapeFailure)
+    assert isinstance(seen.track.oddity, Failure)
     assert seen.track.oddity.reason == "NoSuchMetric"
 
 
@@ -977,7 +985,7 @@ async def test_who_is_not_released_any_more_is_known_in_a_release_only(place):
 
 
 def test_an_ipv6_address_is_written_in_brackets():
-    assert (host("fd00::7"), host("10.0.0.7")) == ("[fd00::7]", "10.0.0.7")
+    assert (make_pod(ip="fd00::7").host, make_pod(ip="10.0.0.7").host) == ("[fd00::7]", "10.0.0.7")
 
 
 def test_the_wall_clock_is_what_the_api_server_writes():

@@ -1,0 +1,1 @@
+"""A metric source and a node provider for the TrainingRun operator."""
