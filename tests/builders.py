@@ -226,6 +226,8 @@ def make_stop(phase: Phase = Phase.SAVING, **fields: Any) -> Termination:
         "id": STOP_ID,
         "status": "auto_low_loss",
         "message": "Loss 0.2931 < 0.5 at step 1200.",
+        "rule": "autoStopLoss",
+        "reason": "LowLoss",
         "actor": "autoStopLoss",
         "phase": phase,
         "requested_at": EARLIER,

@@ -255,6 +255,10 @@ class Termination(Model):
     """Why the run ends, or ``suspended``, of which it may be resumed; never changes."""
     message: Message
     """Why, as a sentence; never changes."""
+    rule: Word = ""
+    """The rule that decided, as status.findings names it; ``suspend`` of a suspension."""
+    reason: Word = ""
+    """The rule's reason: one CamelCase word."""
     actor: Text = ""
     """Who or what asked for it."""
     mode: StopMode = StopMode.AUTO

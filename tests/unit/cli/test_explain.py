@@ -110,13 +110,37 @@ def stopping(phase: Phase, *conditions: Condition, stop: dict[str, Any] | None =
     return run_with(*conditions, **{"phase": display, "termination": made, **fields})
 
 
+DECIDED = {
+    "autoStopLoss": ("autoStopLoss", "LowLoss"),
+    "exit code": ("exitCode", "ExitCodeZero"),
+    "marker": ("marker", "Written"),
+    "stallPolls": ("finalEpochStall", "Stalled"),
+    "stop file": ("stopFile", "Written"),
+    "kubelet": ("cannotStart", "WaitedTooLong"),
+    "scheduler": ("cannotStart", "WaitedTooLong"),
+    "Job": ("jobGone", "JobDeleted"),
+    "bucket": ("endedBefore", "EndedBefore"),
+    "kubectl delete": ("deleted", "Deleted"),
+    "stopRules/plateau": ("", ""),
+}
+"""Rule and reason, by the actor; of any other it is `spec.stop`. The last is of a version that did not write them."""
+
+
 def ended(status: str, *conditions: Condition, actor: str, message: str = "It is over.", **fields: Any) -> Run:
-    stop = {"status": status, "actor": actor, "message": message, **fields.pop("stop", {})}
+    rule, reason = DECIDED.get(actor, ("stop", "Asked"))
+    decided = {"status": status, "actor": actor, "rule": rule, "reason": reason, "message": message}
+    stop = {**decided, **fields.pop("stop", {})}
     over = {"completion_time": SOON, "nodes": (make_node(NodePhase.RELEASED),), **fields}
     return run_with(*conditions, **{"termination": make_stop(Phase.DONE, **stop), **over})
 
 
-RESTS = {"status": "suspended", "actor": "kubectl-patch", "message": "Suspended: spec.suspend is true."}
+RESTS = {
+    "status": "suspended",
+    "rule": "suspend",
+    "reason": "Asked",
+    "actor": "kubectl-patch",
+    "message": "Suspended: spec.suspend is true.",
+}
 
 
 def resting(stop: dict[str, Any] | None = None, **fields: Any) -> Run:
@@ -191,7 +215,10 @@ TRAINS_ON = {
 }
 STOPPING = {
     "Requested": stopping(Phase.REQUESTED),
-    "Draining": stopping(Phase.DRAINING, stop={"status": "user_stop", "actor": "ada", "message": "Stopped by hand."}),
+    "Draining": stopping(
+        Phase.DRAINING,
+        stop={"status": "user_stop", "rule": "stop", "reason": "Asked", "actor": "ada", "message": "Stopped by hand."},
+    ),
     "Draining for its next checkpoint": stopping(Phase.DRAINING, spec={"stopMode": "NextCheckpoint"}),
     "Draining for its last checkpoint": stopping(Phase.DRAINING, spec={"stopMode": "LastCheckpoint"}),
     "Draining with a signal": stopping(
@@ -228,7 +255,9 @@ SUSPENDED = {
     "told to, and nobody acts": run_with(
         spec={"suspend": True}, workload=WorkloadRef(api_version="batch/v1", kind="Job", name="bert", uid="u")
     ),
-    "asked to leave": stopping(Phase.DRAINING, stop=RESTS, spec={"suspend": True}),
+    "asked to leave": stopping(
+        Phase.DRAINING, stop=RESTS, spec={"suspend": True}, meta={"suspend_manager": "kubectl-patch"}
+    ),
     "on its way": stopping(Phase.SAVING, stop=RESTS, spec={"suspend": True}),
     "held on its way": stopping(
         Phase.HELD, stop={**RESTS, "hold_reason": "The bucket is away."}, spec={"suspend": True}
@@ -271,7 +300,10 @@ ENDED = {
         "auto_complete", actor="marker", message="Training wrote the completion marker done."
     ),
     "auto_complete by a stall": ended(
-        "auto_complete", actor="stallPolls", message="Final epoch reached and no step since 1200 for 4 polls."
+        "auto_complete",
+        actor="stallPolls",
+        message="Final epoch reached and no step since 1200 for 4 polls.",
+        stop={"inferred": True},
     ),
     "auto_complete with nothing saved": ended(
         "auto_complete",
@@ -291,13 +323,21 @@ ENDED = {
         actor="ada@example.com",
         message="Stopped by hand: spec.stop is true (overfitting).",
     ),
-    "user_stop by a program": ended("user_stop", actor="kubectl-patch", message="Stopped by hand: spec.stop is true."),
+    "user_stop by a program": ended(
+        "user_stop",
+        actor="kubectl-patch",
+        message="Stopped by hand: spec.stop is true.",
+        meta={"stop_manager": "kubectl-patch"},
+    ),
     "user_stop by the stop file": ended(
         "user_stop", actor="stop file", message="Stopped by hand: somebody wrote the stop file STOP_TRAINING."
     ),
     "user_stop by nobody known": ended("user_stop", actor=""),
     "failed by crashes": ended(
-        "failed", actor="exit code", message="Training crashed 4 times (backoffLimit 3), last with exit code 1."
+        "failed",
+        actor="exit code",
+        message="Training crashed 4 times (backoffLimit 3), last with exit code 1.",
+        stop={"rule": "crashes", "reason": "BackoffLimitExceeded"},
     ),
     "failed without an image": ended(
         "failed", actor="kubelet", message="The pod cannot start: ImagePullBackOff: no such image.", nodes=()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from trainingrun_operator.api.endings import ending_of
 from trainingrun_operator.api.status import NodePhase, Phase, StopMode
@@ -10,24 +10,12 @@ from trainingrun_operator.cli import words
 from trainingrun_operator.cli.explain import checkpoint
 from trainingrun_operator.cli.explain.facts import Explanation
 from trainingrun_operator.core.release import unsettled
+from trainingrun_operator.core.rules import people
+from trainingrun_operator.core.stop import suspension
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.status import Termination
     from trainingrun_operator.cli.explain.facts import Facts
-
-BY: Final = {
-    "autoStopLoss": "Decided by its loss (spec.autoStopLoss).",
-    "exit code": "Decided by the exit code of its training.",
-    "marker": "Decided by the completion marker that its training wrote.",
-    "stallPolls": "Inferred: it stood still in its final epoch, with everything written (spec.stallPolls).",
-    "stop file": "Asked for by somebody who wrote the stop file by hand.",
-    "kubectl delete": "Asked for by whoever deleted it.",
-    "Job": "Decided by what became of its Job.",
-    "kubelet": "Decided by what the kubelet said of its pod.",
-    "scheduler": "Decided by what the scheduler said of its pod.",
-    "bucket": "Decided by what its bucket already held.",
-}
-"""Who or what an end goes back to, by the actor that the status names."""
 
 
 def stopping(facts: Facts, stop: Termination) -> Explanation:
@@ -37,7 +25,7 @@ def stopping(facts: Facts, stop: Termination) -> Explanation:
     if stop.suspends:
         what = f"{facts.name} is being suspended{', and held' if held else ''}: spec.suspend is true."
     because = (
-        _by(stop),
+        _by(facts, stop),
         *_evidence(stop),
         _phase(facts, stop),
         facts.run.status.signal_trouble or "",
@@ -50,7 +38,7 @@ def stopping(facts: Facts, stop: Termination) -> Explanation:
 def suspended(facts: Facts, stop: Termination) -> Explanation:
     """It rests, and may go on."""
     run = facts.run
-    because = (_by(stop), *filter(None, (checkpoint.of_an_end(facts), _nodes(facts))), *_afterwards(facts, stop))
+    because = (_by(facts, stop), *filter(None, (checkpoint.of_an_end(facts), _nodes(facts))), *_afterwards(facts, stop))
     if run.spec.stop or run.deleting or not run.spec.suspend:
         return Explanation(
             f"{facts.name} is suspended{facts.lasting(stop.phase_at)}, and about to leave that.", because
@@ -67,7 +55,7 @@ def ended(facts: Facts, stop: Termination) -> Explanation:
     """It is over."""
     when = facts.ago(facts.run.status.completion_time)
     because = (
-        _by(stop),
+        _by(facts, stop),
         *_evidence(stop),
         *filter(None, (checkpoint.of_an_end(facts), _nodes(facts), _success(facts, stop), _shadow(facts))),
     )
@@ -77,16 +65,17 @@ def ended(facts: Facts, stop: Termination) -> Explanation:
 # -- why ------------------------------------------------------------------------------------------------------
 
 
-def _by(stop: Termination) -> str:
-    if known := BY.get(stop.actor):
-        return known
-    who = stop.actor or "somebody"
+def _by(facts: Facts, stop: Termination) -> str:
+    """Which rule decided, or who asked."""
+    run, who = facts.run, stop.actor or "somebody"
+    if stop.rule and stop.rule not in (people.STOP, suspension.RULE):
+        inferred = ", inferred from what was seen" if stop.inferred else ""
+        return f"Decided by the rule {stop.rule} ({stop.reason}){inferred}."
     if not ending_of(stop.status).by_hand and not stop.suspends:
         return f"Decided by {who}."
-    field = "suspend" if stop.suspends else "stop"
-    return f"Asked for by {who}." + (
-        f" That is the program that wrote spec.{field}." if who.startswith("kubectl") else ""
-    )
+    field, manager = ("suspend", run.suspend_manager) if stop.suspends else ("stop", run.stop_manager)
+    program = f" That is the program that wrote spec.{field}." if who == manager else ""
+    return f"Asked for by {who}.{program}"
 
 
 def _evidence(stop: Termination) -> tuple[str, ...]:

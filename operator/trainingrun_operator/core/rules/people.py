@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api import endings
 from trainingrun_operator.api.status import Evidence
@@ -10,6 +10,9 @@ from trainingrun_operator.core.rules.finding import Finding
 
 if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed
+
+STOP: Final = "stop"
+"""The rule of ``spec.stop``: its actor is a person, or the program that wrote the field."""
 
 
 def deleted(seen: Observed) -> Finding | None:
@@ -22,10 +25,10 @@ def deleted(seen: Observed) -> Finding | None:
 def user_stop(seen: Observed) -> Finding:
     """``spec.stop`` is true."""
     if not seen.run.spec.stop:
-        return Finding("stop", "NotAsked", "No person has asked for a stop: spec.stop is not true.")
+        return Finding(STOP, "NotAsked", "No person has asked for a stop: spec.stop is not true.")
     reason = f" ({seen.run.spec.stop_reason})" if seen.run.spec.stop_reason else ""
     return Finding(
-        "stop",
+        STOP,
         "Asked",
         f"Stopped by hand: spec.stop is true{reason}.",
         endings.USER_STOP,

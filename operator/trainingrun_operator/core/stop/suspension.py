@@ -6,7 +6,7 @@ is a rest: ``spec.suspend: false`` ends it, and so do ``spec.stop`` and `kubectl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.status import SUSPENDED, NodePhase, Phase, Termination
@@ -15,7 +15,8 @@ from trainingrun_operator.core.effects import Begin, Decision, Resume, ResumeWor
 if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed
 
-MESSAGE = "Suspended: spec.suspend is true."
+RULE: Final = "suspend"
+MESSAGE: Final = "Suspended: spec.suspend is true."
 
 
 def begin(seen: Observed) -> Decision:
@@ -23,6 +24,8 @@ def begin(seen: Observed) -> Decision:
     suspension = Termination(
         id=names.suspension_id(seen.run.uid, seen.wall),
         status=SUSPENDED,
+        rule=RULE,
+        reason="Asked",
         message=MESSAGE,
         actor=seen.run.suspend_manager or "spec.suspend",
         mode=seen.run.spec.stop_mode,

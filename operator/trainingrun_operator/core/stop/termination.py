@@ -18,7 +18,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import StopRequest
 from trainingrun_operator.api.status import Phase, Saved, StopMode, Termination
 from trainingrun_operator.core import release
-from trainingrun_operator.core.bounds import VERDICT_MAX, clipped
+from trainingrun_operator.core.bounds import VERDICT_MAX, WORD_MAX, clipped
 from trainingrun_operator.core.effects import (
     AdoptWorkload,
     Advance,
@@ -57,6 +57,8 @@ def begin(seen: Observed, found: Finding, suspension: Termination | None = None)
     termination = Termination(
         id=names.stop_id(seen.run.uid),
         status=found.status,
+        rule=clipped(found.rule, WORD_MAX),
+        reason=clipped(found.reason, WORD_MAX),
         message=clipped(found.message, VERDICT_MAX),
         actor=clipped(found.actor, ACTOR_MAX),
         mode=seen.run.spec.stop_mode,

@@ -91,6 +91,8 @@ def test_the_intent_is_written_before_anything_is_done_about_it():
     assert begin.termination == make_stop(
         Phase.REQUESTED,
         status="user_stop",
+        rule="stop",
+        reason="Asked",
         message="Stopped by hand: spec.stop is true (overfitting).",
         actor="kubectl-patch",
         requested_at=WALL,
