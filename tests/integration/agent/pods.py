@@ -48,7 +48,7 @@ sys.exit(restore.run(config.Paths(Path(sys.argv[1]), Path(sys.argv[2])), limit_s
 _uids = itertools.count()
 
 
-def wait_for(look: Callable[[], T | None], seconds: float = 10) -> T:
+def wait_for(look: Callable[[], T | None], seconds: float = 60) -> T:
     return eventually(look, "what the test waits for", seconds, every=0.02)
 
 
@@ -160,7 +160,7 @@ class Pod:
         return self
 
     def restore(self) -> int:
-        return self._spawn(RESTORE).wait(timeout=20)
+        return self._spawn(RESTORE).wait(timeout=90)
 
     def resume_from(self) -> str:
         return (self.control / "resume_from").read_text().strip()
@@ -173,7 +173,7 @@ class Pod:
         self.signal(signal.SIGKILL)
         self.wait()
 
-    def wait(self, seconds: float = 15) -> int:
+    def wait(self, seconds: float = 60) -> int:
         assert self.process is not None
         return self.process.wait(timeout=seconds)
 
@@ -195,7 +195,7 @@ class Pod:
         except OSError:
             return None
 
-    def reports(self, fits: Callable[[AgentReport], Any], seconds: float = 10) -> AgentReport:
+    def reports(self, fits: Callable[[AgentReport], Any], seconds: float = 60) -> AgentReport:
         """Wait until the agent's page fits."""
         last: AgentReport | None = None
 

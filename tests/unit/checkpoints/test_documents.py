@@ -141,4 +141,4 @@ def test_what_a_newer_agent_adds_is_ignored():
 
 
 def test_the_schema_is_named_in_what_is_written():
-    assert commit().dump()["schema"] == 1
+    assert commit().dump()["schema"] == 2
