@@ -313,7 +313,9 @@ def final_epoch(
     track, now = Track(), NOW - every * (steps + 1) - 10 * polls
     for step, at in enumerate(epochs):
         now += every if step else 0
-        track = fold(track, make_reading(loss=1, step=100 * step, epoch=at, total_epochs=total), pod_uid=POD_UID, now=now)
+        track = fold(
+            track, make_reading(loss=1, step=100 * step, epoch=at, total_epochs=total), pod_uid=POD_UID, now=now
+        )
     last = make_reading(loss=1, step=100 * (len(epochs) - 1), epoch=epochs[-1], total_epochs=total)
     for reading in (*[last] * polls, *then):
         now += 10

@@ -39,9 +39,9 @@ from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant, Refusal
 from trainingrun_operator.core.facts.pod import Pod, Training
+from trainingrun_operator.core.facts.rank import Rank
 from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.facts.run import Problem
-from trainingrun_operator.core.facts.rank import Rank
 from trainingrun_operator.core.facts.workload import Workload
 from trainingrun_operator.core.observed import Observed
 from trainingrun_operator.core.track import Track, fold

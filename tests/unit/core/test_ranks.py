@@ -244,4 +244,3 @@ def test_nodes_of_all_ranks_are_recorded():
     recorded = decide(two(nodes=nodes)).effects
     (record,) = [e.nodes for e in recorded if type(e).__name__ == "RecordNodes"]
     assert [node.uid for node in record] == [NODE_UID, "node-2"]
-

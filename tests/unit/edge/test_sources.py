@@ -14,7 +14,6 @@ from trainingrun_operator.edge.metrics import registry as module
 from trainingrun_operator.edge.metrics.registry import Sources
 from trainingrun_operator.edge.metrics.source import Target
 
-
 TEXT: Any = "0.5"
 
 

@@ -17,6 +17,7 @@ from builders import (
     make_found,
     make_observed,
     make_pod,
+    make_reading,
     make_run,
     make_status,
     make_stop,
@@ -29,7 +30,7 @@ from goldens import assert_golden
 from trainingrun_operator.api.endings import AUTO_COMPLETE, FAILED
 from trainingrun_operator.api.exchange import MarkerSeen
 from trainingrun_operator.api.status import Evidence, Phase, Progress, Shadow
-from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.rules import chain
 from trainingrun_operator.core.rules.finding import Finding
 from trainingrun_operator.core.status import render
@@ -38,9 +39,11 @@ from trainingrun_operator.core.track import Track, resumed
 MARKED = make_agent(markers=(MarkerSeen(name="COMPLETE", age_seconds=5),))
 SAVED = make_agent(newest=make_found(step=500, age_seconds=20), last_change_seconds=20)
 LOW = losses(2.0, 0.4, 0.3)
-NOT_READ = track_of((NOW, ScrapeFailure("ConnectionRefused", "Nothing listens at http://10.0.0.7:8000/metrics.")))
+NOT_READ = track_of((NOW, Failure("ConnectionRefused", "Nothing listens at http://10.0.0.7:8000/metrics.")))
 FIRST_NAN = track_of(
-    (NOW - 20, Sample(loss=9, step=0)), (NOW - 10, Sample(loss=nan, step=1)), (NOW, Sample(loss=0.3, step=1))
+    (NOW - 20, make_reading(loss=9, step=0)),
+    (NOW - 10, make_reading(loss=nan, step=1)),
+    (NOW, make_reading(loss=0.3, step=1)),
 )
 
 
