@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from trainingrun_operator.checkpoints.documents import MANIFEST_MAX_BYTES, Answer, RankManifest
 from trainingrun_operator.checkpoints.keys import Order, incarnation_of_claim, order_of_manifest
-from trainingrun_operator.checkpoints.proof import BadCommitError, read_manifest
+from trainingrun_operator.checkpoints.proof import BadCommitError, read_head
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from trainingrun_operator.agent.config import Task
     from trainingrun_operator.checkpoints.bucket import Bucket
-    from trainingrun_operator.checkpoints.documents import Checkpoint, Manifest
+    from trainingrun_operator.checkpoints.documents import Checkpoint, ManifestHead
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Held:
     bytes: int
 
     @classmethod
-    def of(cls, ref: RankManifest, manifest: Manifest) -> Held:
+    def of(cls, ref: RankManifest, manifest: ManifestHead) -> Held:
         """Keep of a manifest what is compared."""
         return cls(
             ref=ref,
@@ -188,7 +188,7 @@ class Peers:
         try:
             if body is None or len(body) > MANIFEST_MAX_BYTES:
                 raise BadCommitError("it is gone, or too large")  # noqa: TRY301  # told below
-            manifest = read_manifest(body, f"the manifest of rank {rank}")
+            manifest = read_head(body, f"the manifest of rank {rank}")
             pod, order = manifest.pod, Order(manifest.incarnation, manifest.generation)
             expected = (self._task.run, rank, self._task.pod.world_size, key)
             if (manifest.run, pod.rank, pod.world_size, self._task.layout.manifest(rank, order, pod.name)) != expected:

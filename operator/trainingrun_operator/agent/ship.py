@@ -11,25 +11,22 @@ from trainingrun_operator import __version__
 from trainingrun_operator.agent import ledger as ledgers
 from trainingrun_operator.agent import plan
 from trainingrun_operator.agent.cargo import Cargo, ChangedError, PreemptedError, Tally
+from trainingrun_operator.agent.commits import Commits
 from trainingrun_operator.agent.ledger import FencedError, Request, TooLargeError
-from trainingrun_operator.agent.ranks import Peers, agreement, disagreement, lagging
 from trainingrun_operator.agent.upload import Shipment
 from trainingrun_operator.api.exchange import Upload
 from trainingrun_operator.checkpoints.bucket import ConflictError, CorruptedError, StoreError, code_of, describe
-from trainingrun_operator.checkpoints.documents import Answer, Commit, Manifest
+from trainingrun_operator.checkpoints.documents import Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from trainingrun_operator.agent.config import Pace, Task
     from trainingrun_operator.agent.ledger import Ledger
     from trainingrun_operator.agent.plan import Job, Wish
-    from trainingrun_operator.agent.ranks import Held, Written
     from trainingrun_operator.agent.report import Board
     from trainingrun_operator.agent.volume.look import View, Watcher
     from trainingrun_operator.api.exchange import SaveRequest
     from trainingrun_operator.checkpoints.bucket import Bucket
-    from trainingrun_operator.checkpoints.documents import Checkpoint, RankManifest
+    from trainingrun_operator.checkpoints.documents import RankManifest
 
 log = logging.getLogger(__name__)
 
@@ -81,12 +78,7 @@ class Shipper:
         self._changes = 0
         self._failures = 0
         self._fence_seen = 0.0
-        several = task.pod.world_size > 1 and task.pod.rank == 0
-        self._peers = Peers(bucket, task) if several else None
-        self._look_at = 0.0
-        """When what the other ranks hold is read next."""
-        self._rested = 0.0
-        """How long the pause before that was."""
+        self._commits = Commits(task, bucket, ledger, board, pace)
         self.since_ns = 0
         self.outcome: int | None = None
         """The exit code, once there is nothing more to do."""
@@ -181,7 +173,10 @@ class Shipper:
                 self._board.unsaved(self._ledger.unsaved_bytes(self._view.scan.entries))
             self._tell()
         self._wish = wish = self._current_wish()
-        if self._commit_agreed():
+        if answer := self._commits.agreed(wish):
+            self._tell()
+            if wish.reason == "sigterm" and answer == (*wish.request, True):
+                self.outcome = 0
             return 0.0
         view = None if wish.ended else self._view
         view = view or self._watcher.look(ended=wish.ended)
@@ -248,9 +243,9 @@ class Shipper:
         finally:
             self._board.shipping(None)
         if self._ledger.alone:
-            self._put_commit(self._commit_of(job, ref, manifest), manifest)
+            self._commits.of_one_rank(job, ref, manifest)
         self._changes = 0
-        self._rested, self._look_at = 0.0, 0.0
+        self._commits.shipped()
         self._tell()
         self._board.unsaved(self._ledger.unsaved_bytes(view.scan.entries))
         seconds = time.monotonic() - started
@@ -258,7 +253,7 @@ class Shipper:
             incarnation = manifest.incarnation
             sent = Upload(incarnation=incarnation, generation=generation, bytes=tally.sent_bytes, seconds=seconds)
             self._board.uploaded(sent)
-        if job.wish.reason == "sigterm" and not self._peers:
+        if job.wish.reason == "sigterm" and not self._commits.waits:
             self.outcome = 0
         log.info(
             "Shipped i%d-g%04d of rank %d (%s%s): %s, %d bytes sent and %d kept (%d parts) in %.1f s.",
@@ -320,98 +315,4 @@ class Shipper:
             skipped=tuple(sorted(cargo.skipped, key=lambda file: file.path)),
             total_files=len(cargo.files),
             total_bytes=sum(file.size for file in cargo.files),
-        )
-
-    # -- one commit ----------------------------------------------------------------------------------------------------
-
-    def _commit_of(self, job: Job, ref: RankManifest, manifest: Manifest | None) -> Commit:
-        """Of a run of one rank."""
-        totals = self._ledger.totals_of(ref) if manifest is None else (manifest.total_files, manifest.total_bytes)
-        request = job.wish.request
-        return self._commit(
-            reason=job.wish.reason,
-            answer=Answer(request.id, request.attempt, job.wish.ended),
-            checkpoint=job.checkpoint,
-            ranks=(ref,),
-            totals=totals,
-        )
-
-    def _commit_agreed(self) -> bool:
-        """Rank 0 of several: commit what every rank holds by now. Returns whether it did."""
-        ledger, peers = self._ledger, self._peers
-        mine = next(iter(ledger.held), None)
-        if mine is None or peers is None or ledger.has_committed(mine) or time.monotonic() < self._look_at:
-            return False
-        others = peers.look()
-        found = agreement(ledger.held, others, ledger.written)
-        if found is None:
-            self._wait_for_ranks(mine, others)
-            return False
-        commit = self._commit(
-            reason=found.reason,
-            answer=found.answer,
-            checkpoint=found.ranks[0].checkpoint,
-            ranks=tuple(one.ref for one in found.ranks),
-            totals=(sum(one.files for one in found.ranks), sum(one.bytes for one in found.ranks)),
-        )
-        self._put_commit(commit, None, found.written)
-        self._board.lagging(())
-        self._board.works("ranks")
-        self._tell()
-        if self._wish.reason == "sigterm" and mine.answer == found.answer:
-            self.outcome = 0
-        return True
-
-    def _wait_for_ranks(self, mine: Held, others: Mapping[int, Sequence[Held]]) -> None:
-        """Look again later: at first as often as at the volume, then more and more seldom."""
-        longest = self._pace.backoff_max if self._wish.ended else self._pace.ranks_max
-        self._rested = min(max(self._rested * 2, self._pace.scan), longest)
-        self._look_at = time.monotonic() + self._rested
-        self._board.lagging(lagging(mine, others))
-        if why := disagreement(mine, others):
-            if self._board.failed("ranks", "RanksDiffer", f"No checkpoint is held by every rank: {why}"):
-                log.warning("No checkpoint is held by every rank: %s.", why)
-        else:
-            self._board.works("ranks")
-
-    def _commit(
-        self,
-        *,
-        reason: str,
-        answer: Answer,
-        checkpoint: Checkpoint | None,
-        ranks: tuple[RankManifest, ...],
-        totals: tuple[int, int],
-    ) -> Commit:
-        incarnation, generation = self._ledger.order
-        return Commit(
-            run=self._task.run,
-            incarnation=incarnation,
-            generation=generation,
-            reason=reason,
-            termination_id=answer.id,
-            attempt=answer.attempt,
-            status=self._wish.status if (answer.id, answer.attempt) == self._wish.request else None,
-            final=answer.final,
-            checkpoint=checkpoint,
-            ranks=ranks,
-            world_size=self._task.pod.world_size,
-            pod_uid=self._task.pod.uid,
-            total_files=totals[0],
-            total_bytes=totals[1],
-            agent_version=__version__,
-            written_at=ledgers.now(),
-        )
-
-    def _put_commit(self, commit: Commit, manifest: Manifest | None, written: Written | None = None) -> None:
-        seen = self._ledger.put_commit(commit, manifest, written)
-        log.info(
-            "Committed i%d-g%04d (%s%s): %s, %d files of %d ranks.",
-            seen.incarnation,
-            seen.generation,
-            commit.reason,
-            ", final" if commit.final else "",
-            commit.checkpoint.dir if commit.checkpoint else "no checkpoint",
-            commit.total_files,
-            commit.world_size,
         )

@@ -93,8 +93,8 @@ class Answer(NamedTuple):
     """The training had ended before the volume was read."""
 
 
-class Manifest(Model):
-    """Everything of one rank in one generation."""
+class ManifestHead(Model):
+    """A manifest without its files, which may be 200,000: what a commit needs to know of it."""
 
     schema_: int = Field(default=SCHEMA, alias="schema")
     run: RunRef
@@ -114,7 +114,6 @@ class Manifest(Model):
     """None: nothing lay under the path."""
     folder: str = ""
     """Key prefix below which the checkpoint lies as it lay on disk, ending with a slash."""
-    files: tuple[FileEntry, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     total_files: int = 0
     total_bytes: int = 0
@@ -125,6 +124,12 @@ class Manifest(Model):
     def answer(self) -> Answer:
         """What it was made for."""
         return Answer(self.termination_id, self.attempt, self.final)
+
+
+class Manifest(ManifestHead):
+    """Everything of one rank in one generation."""
+
+    files: tuple[FileEntry, ...] = ()
 
 
 class RankManifest(Model):

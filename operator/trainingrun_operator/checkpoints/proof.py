@@ -18,6 +18,7 @@ from trainingrun_operator.checkpoints.documents import (
     WHOLE,
     Commit,
     Manifest,
+    ManifestHead,
 )
 from trainingrun_operator.checkpoints.keys import Order
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from trainingrun_operator.checkpoints.documents import Answer, FileEntry, RankManifest
     from trainingrun_operator.checkpoints.keys import Layout
 
-Document = TypeVar("Document", Commit, Manifest)
+Document = TypeVar("Document", Commit, Manifest, ManifestHead)
+Head = TypeVar("Head", bound=ManifestHead)
 
 _SAID_MAX = 200
 
@@ -141,7 +143,19 @@ def read_manifest(body: bytes, where: str) -> Manifest:
     Raises:
         BadCommitError: it is none, or of another schema.
     """
-    manifest = _parsed(Manifest, body, where)
+    return _of_this_schema(_parsed(Manifest, body, where), where)
+
+
+def read_head(body: bytes, where: str) -> ManifestHead:
+    """Read a manifest without its files.
+
+    Raises:
+        BadCommitError: it is none, or of another schema.
+    """
+    return _of_this_schema(_parsed(ManifestHead, body, where), where)
+
+
+def _of_this_schema(manifest: Head, where: str) -> Head:
     if manifest.schema_ != SCHEMA:
         raise BadCommitError(f"{where} has schema {manifest.schema_}, this version reads {SCHEMA}")
     return manifest

@@ -37,8 +37,15 @@ def proxy(server) -> Iterator[Proxy]:
 def make_pod(tmp_path: Path, store: Store) -> Iterator[Callable[..., Pod]]:
     pods: list[Pod] = []
 
-    def make(name: str = "llm-0", folder: str = "node", endpoint: str = "", store: Store = store, **options) -> Pod:
-        pods.append(Pod(tmp_path / folder, store, name, endpoint, options))
+    def make(
+        name: str = "llm-0",
+        folder: str = "node",
+        endpoint: str = "",
+        store: Store = store,
+        rank: int | None = None,
+        **options,
+    ) -> Pod:
+        pods.append(Pod(tmp_path / folder, store, name, endpoint, rank, options))
         return pods[-1]
 
     yield make

@@ -37,7 +37,7 @@ AGENT = """
 import sys
 from pathlib import Path
 from trainingrun_operator.agent import config, main
-main.run(config.Paths(Path(sys.argv[1]), Path(sys.argv[2])), config.Pace(scan=0.2, backoff_max=1.0, fence=0.5))
+main.run(config.Paths(Path(sys.argv[1]), Path(sys.argv[2])), config.Pace(scan=0.2, backoff_max=1.0, fence=0.5, ranks_max=1.0))
 """
 RESTORE = """
 import sys
@@ -48,7 +48,7 @@ sys.exit(restore.run(config.Paths(Path(sys.argv[1]), Path(sys.argv[2])), limit_s
 _uids = itertools.count()
 
 
-def wait_for(look: Callable[[], T | None], seconds: float = 60) -> T:
+def wait_for(look: Callable[[], T | None], seconds: float = 120) -> T:
     return eventually(look, "what the test waits for", seconds, every=0.02)
 
 
@@ -96,11 +96,12 @@ class Store:
         commits = [Commit.model_validate_json(self.read(key), by_alias=True, by_name=False) for key in keys]
         return sorted(commits, key=lambda commit: commit.order)
 
-    def manifest(self, commit: Commit) -> Manifest:
-        return Manifest.model_validate_json(self.read(commit.ranks[0].key), by_alias=True, by_name=False)
+    def manifest(self, commit: Commit, rank: int = 0) -> Manifest:
+        return Manifest.model_validate_json(self.read(commit.ranks[rank].key), by_alias=True, by_name=False)
 
-    def content(self, commit: Commit) -> dict[str, bytes]:
-        return {file.path: self.read(file.key) for file in self.manifest(commit).files if file.link_target is None}
+    def content(self, commit: Commit, rank: int = 0) -> dict[str, bytes]:
+        files = self.manifest(commit, rank).files
+        return {file.path: self.read(file.key) for file in files if file.link_target is None}
 
 
 @dataclass
@@ -111,6 +112,8 @@ class Pod:
     store: Store
     name: str = "llm-0"
     endpoint: str = ""
+    rank: int | None = None
+    """Of an Indexed Job's pod."""
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -148,6 +151,8 @@ class Pod:
         )
         pod = {"POD_NAME": self.name, "POD_UID": f"{self.store.uid}-{self.name}", "NODE_NAME": "gpu-7"}
         given = {exchange.AGENT_CONFIG_ENV: json.dumps(config.dump())}
+        if self.rank is not None:
+            given[names.RANK_ENV] = str(self.rank)
         return os.environ | pod | given | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
     def _spawn(self, code: str) -> subprocess.Popen[bytes]:
@@ -173,7 +178,7 @@ class Pod:
         self.signal(signal.SIGKILL)
         self.wait()
 
-    def wait(self, seconds: float = 60) -> int:
+    def wait(self, seconds: float = 120) -> int:
         assert self.process is not None
         return self.process.wait(timeout=seconds)
 
@@ -195,7 +200,7 @@ class Pod:
         except OSError:
             return None
 
-    def reports(self, fits: Callable[[AgentReport], Any], seconds: float = 60) -> AgentReport:
+    def reports(self, fits: Callable[[AgentReport], Any], seconds: float = 120) -> AgentReport:
         """Wait until the agent's page fits."""
         last: AgentReport | None = None
 

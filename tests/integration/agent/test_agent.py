@@ -18,7 +18,7 @@ from trainingrun_operator.api.exchange import SaveRequest, StopRequest
 pytestmark = pytest.mark.s3
 
 
-def committed(store: Store, count: int = 1, seconds: float = 60):
+def committed(store: Store, count: int = 1, seconds: float = 120):
     return wait_for(lambda: found if len(found := store.commits()) >= count else None, seconds)
 
 

@@ -300,6 +300,11 @@ async def test_harm_done_after_the_commit_is_found(store, access, layout, shipme
             id="there are no ranks at all",
         ),
         pytest.param(
+            {"commit": {"world_size": 2, "ranks": (RankManifest(rank=0, incarnation=2, key="k", sha256="0"),) * 2}},
+            "it has 2 manifests for 2 ranks (0, 0)",
+            id="one rank is named twice",
+        ),
+        pytest.param(
             {"ranks": 2, "manifest_of": {1: {"pod": PodRef(name="llama-1", uid="pod-1", rank=0, world_size=2)}}},
             "the manifest of rank 1 of 2 was written by rank 0 of 2",
             id="one rank speaks for another",
@@ -308,6 +313,36 @@ async def test_harm_done_after_the_commit_is_found(store, access, layout, shipme
             {"ranks": 2, "manifest_of": {1: {"checkpoint": CHECKPOINT.model_copy(update={"step": 1100})}}},
             "the manifest of rank 1 is about 'checkpoint-1200' at step 1100, the commit about 'checkpoint-1200' at step 1200",
             id="ranks are at different steps",
+        ),
+        pytest.param(
+            {"ranks": 2, "manifest_of": {1: {"checkpoint": CHECKPOINT.model_copy(update={"epoch": 3})}}},
+            "the manifest of rank 1 is about 'checkpoint-1200' at step 1200, epoch 3, the commit about 'checkpoint-1200' at step 1200",
+            id="ranks are in different epochs",
+        ),
+        pytest.param(
+            {"ranks": 2, "manifest_of": {1: {"incarnation": 1}}},
+            "the manifest of rank 1 is of incarnation 1, the commit names incarnation 2",
+            id="a manifest is of an incarnation that the commit does not name",
+        ),
+        pytest.param(
+            {"ranks": 2, "manifest_of": {1: {"generation": 6}}},
+            "the manifest of rank 1 does not lie where incarnation 2, generation 6 of its pod writes",
+            id="a manifest lies at another's key",
+        ),
+        pytest.param(
+            {"ranks": 2, "manifest_of": {1: {"attempt": 2}}},
+            "the manifest of rank 1 answers 'stop-1', attempt 2, before the training's end, the commit answers 'stop-1', attempt 3, before the training's end",
+            id="a rank has not answered the request",
+        ),
+        pytest.param(
+            {"ranks": 2, "commit": {"final": True}},
+            "the manifest of rank 0 answers 'stop-1', attempt 3, before the training's end, the commit answers 'stop-1', attempt 3, after the training's end",
+            id="a rank has not spoken its last word",
+        ),
+        pytest.param(
+            {"manifest": {"folder": "team/a/ml/llama/1f0c/r1/i2-g0007-llama-1/"}},
+            "the folder 'team/a/ml/llama/1f0c/r1/i2-g0007-llama-1/' is none of rank 0",
+            id="the checkpoint is said to lie in another rank's folder",
         ),
         pytest.param(
             {"manifest": {"checkpoint": CHECKPOINT.model_copy(update={"complete": False})}},
