@@ -22,7 +22,7 @@ class Kind(NamedTuple):
 
 KINDS: Final = (
     Kind("a Job", "post jobs", (
-        effects.CreateJob, effects.AdoptJob, effects.EndReplacements, effects.SuspendJob, effects.ResumeJob, effects.DeleteJob
+        effects.CreateWorkload, effects.AdoptWorkload, effects.EndReplacements, effects.SuspendWorkload, effects.ResumeWorkload, effects.DeleteWorkload
     )),
     Kind("an Event", "event Started", (effects.Tell,)),
     Kind("the run's status, by its version", "begin", (effects.Begin, effects.RecordNodes)),

@@ -27,6 +27,7 @@ from builders import (
     pending_pod,
     releasing,
     track_of,
+    with_rank,
 )
 
 from trainingrun_operator.api.exchange import AgentError, CommitSeen, Upload
@@ -61,9 +62,12 @@ class Place:
 
     def measured(self, **fields):
         seen = make_observed(**fields)
-        facts = Facts(seen.run, seen.wall, pods=seen.pods, agent=seen.agent)
-        self.memory, timed = remember(self.memory, facts, seen.now)
-        return tally.measured(replace(seen, unshipped_seconds=timed.unshipped_seconds))
+        (rank,) = seen.ranks
+        reports = {0: rank.report} if rank.report is not None else {}
+        self.memory, timed = remember(
+            self.memory, Facts(seen.run, seen.wall, pods=seen.pods, reports=reports), seen.now
+        )
+        return tally.measured(with_rank(seen, unshipped_seconds=timed.ranks[0].unshipped_seconds))
 
 
 @pytest.fixture

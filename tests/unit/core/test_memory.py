@@ -32,15 +32,20 @@ from trainingrun_operator.core.facts.gathered import Facts, Source
 from trainingrun_operator.core.facts.learned import BudgetChanged, JobRefused, ProviderAnswered
 from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.facts.run import Problem
-from trainingrun_operator.core.memory import Memory, Stopwatch, remember, remember_effects, silence
+from trainingrun_operator.core.memory import Memory, Stopwatch, remember, remember_effects
+from trainingrun_operator.core.track import Track
 
-COMMIT = CommitSeen(key=commit_key(1, 7), epoch=1, generation=7, step=1200)
+COMMIT = CommitSeen(key=commit_key(1, 7), incarnation=1, generation=7, step=1200)
 PROBLEM = Problem("AccessDenied", "s3://bucket answers AccessDenied.", permanent=False)
 
 
 def make_facts(**fields):
     """A look at a run that trains."""
-    made = Facts(make_run(), WALL, workload=make_workload(), pods=(make_pod(),), agent=make_agent())
+    made = Facts(make_run(), WALL, workload=make_workload(), pods=(make_pod(),), reports={0: make_agent()})
+    if "agent" in fields:
+        fields["reports"] = {0: agent} if (agent := fields.pop("agent")) is not None else {}
+    if "reading" in fields:
+        fields["readings"] = {0: fields.pop("reading")}
     return replace(made, **fields)
 
 
@@ -110,7 +115,8 @@ def test_a_reading_is_folded_and_the_next_one_is_due_a_poll_later():
 def test_a_look_without_a_reading_leaves_the_track_as_it_was():
     memory, _ = after((1000, make_facts(reading=make_reading(loss=2.0, step=100))))
     again, seen = after((1003, make_facts()), memory=memory)
-    assert (again.track, again.next_reading_at, seen.track) == (memory.track, 1010, memory.track)
+    track = memory.rank(0).track
+    assert (again.rank(0).track, again.next_reading_at, seen.track) == (track, 1010, track)
 
 
 def test_the_first_reading_goes_on_from_what_another_operator_wrote():
@@ -122,7 +128,7 @@ def test_the_first_reading_goes_on_from_what_another_operator_wrote():
 
 def test_a_reading_of_no_pod_is_dropped():
     memory, _ = after((1000, make_facts(pods=(), reading=make_reading(loss=2.0, step=100))))
-    assert memory.track == Memory().track
+    assert memory.rank(0).track == Track()
 
 
 # -- the bucket ---------------------------------------------------------------------------------------------------
@@ -173,9 +179,9 @@ def test_checkpoints_wait_from_the_last_commit_on():
     waits = make_facts(agent=make_agent(unsaved_bytes=9))
     shipped = make_facts(agent=make_agent(commit=COMMIT))
     memory, seen = after((1000, waits), (1020, make_facts(agent=None)), (1030, waits))
-    assert seen.unshipped_seconds == 30
+    assert seen.ranks[0].unshipped_seconds == 30
     _, seen = after((1031, shipped), memory=memory)
-    assert seen.unshipped_seconds == 0
+    assert seen.ranks[0].unshipped_seconds == 0
 
 
 # -- rules that look at a time ------------------------------------------------------------------------------------
@@ -196,9 +202,9 @@ def test_a_completion_is_timed_for_as_long_as_it_is_inferred_for_the_same_pod():
 def test_a_pod_waits_for_the_same_thing():
     lacks_image = pending_pod(waiting_reason="ErrImagePull")
     memory, seen = after((1000, make_facts(pods=(lacks_image,))), (1009, make_facts(pods=(lacks_image,))))
-    assert seen.waiting_seconds == 9
+    assert seen.ranks[0].waiting_seconds == 9
     _, seen = after((1010, make_facts(pods=(pending_pod(waiting_reason="Unschedulable"),))), memory=memory)
-    assert seen.waiting_seconds == 0
+    assert seen.ranks[0].waiting_seconds == 0
 
 
 # -- nodes --------------------------------------------------------------------------------------------------------
@@ -242,9 +248,10 @@ def test_a_refusal_says_nothing_of_a_node_in_use():
 
 def test_an_agents_silence_is_timed_and_ends_with_a_word():
     memory, _ = after((1000, make_facts(agent=None)), (1004, make_facts(agent=None)))
-    assert silence(memory, make_pod(), 1006, heard=False).seconds(1006) == 6
-    assert silence(memory, make_pod(), 1006, heard=True).seconds(1006) == 0
-    assert silence(memory, make_pod(uid="next"), 1006, heard=False).seconds(1006) == 0
+    known = memory.rank(0)
+    assert known.silent(make_pod(), 1006, heard=False).seconds(1006) == 6
+    assert known.silent(make_pod(), 1006, heard=True).seconds(1006) == 0
+    assert known.silent(make_pod(uid="next"), 1006, heard=False).seconds(1006) == 0
 
 
 # -- what is read from time to time -------------------------------------------------------------------------------
@@ -271,10 +278,12 @@ def test_an_end_that_the_bucket_knows_of_is_not_forgotten():
 
 
 def test_last_words_are_those_of_the_newest_pod():
-    memory, seen = after((1000, make_facts(pods=(exited_pod(1),), log_tail="CUDA out of memory")))
-    assert (memory.log_tail, seen.log_tail) == ((POD_UID, "CUDA out of memory"), "CUDA out of memory")
-    memory, seen = after((1001, make_facts()), memory=memory)
-    assert (memory.log_tail[0], seen.log_tail) == (POD_UID, "")
+    tails = {POD_UID: "CUDA out of memory"}
+    memory, seen = after((1000, make_facts(pods=(exited_pod(1),), log_tails=tails)))
+    assert (memory.log_tails, seen.ranks[0].log_tail) == (tails, "CUDA out of memory")
+    replaced = make_facts(pods=(exited_pod(1), make_pod(uid="next")), log_tails=tails)
+    _, seen = after((1001, replaced), memory=memory)
+    assert seen.ranks[0].log_tail == ""
 
 
 # -- effects ------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from builders import (
     pending_pod,
     stopping_at,
     track_of,
+    with_rank,
 )
 
 from trainingrun_operator.api.exchange import AgentError
@@ -172,7 +173,7 @@ def test_metrics_available(fields, wanted):
 
 def test_metrics_are_not_available_once_the_run_ends():
     assert said(done(), "MetricsAvailable") == ("False", "NotRunning", "No training is running.")
-    lost = replace(done(), pods=(make_pod(lost=True),))
+    lost = with_rank(done(), pods=(make_pod(lost=True),))
     assert said(lost, "MetricsAvailable") == ("False", "NotRunning", "No training is running.")
 
 

@@ -193,7 +193,7 @@ async def test_a_run_ends_by_the_loss_that_its_own_source_reads(http):
                     memory = remember_effects(memory, outcome.learned)
                 ended.append(api.objects[RUN]["status"].get("terminationStatus"))
                 clock.now += 10
-    assert [(o.step, o.loss) for o in memory.track.observations] == [(200, 0.4), (300, 0.29)]
+    assert [(o.step, o.loss) for o in memory.rank(0).track.observations] == [(200, 0.4), (300, 0.29)]
     assert ended == [None, None, "auto_low_loss"]
     assert "/log.jsonl" in pages.asked
     assert "/metrics" not in pages.asked

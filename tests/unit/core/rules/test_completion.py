@@ -102,8 +102,8 @@ def test_a_crash_for_good_says_how_often_and_how(limit, failed, log, message):
 
 
 def test_crashes_are_counted_without_a_job_too():
-    assert completion.crashes(make_observed(workload=None), exited_pod(1)) == 1
-    assert completion.crashes(make_observed(workload=make_workload(failed=2)), None) == 2
+    assert completion.crashes(make_observed(workload=None, pods=(exited_pod(1),))) == 1
+    assert completion.crashes(make_observed(workload=make_workload(failed=2), pods=())) == 2
 
 
 # -- inferred -----------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def suspended(*, spec=None, stop=None, nodes=(GONE, KEPT), run=None, **fields):
         workload=WorkloadRef(api_version="batch/v1", kind="Job", name="bert", uid="job"),
     )
     made = make_run(spec={"suspend": True, **(spec or {})}, status=status, **(run or {}))
-    return make_observed(run=made, **{"job": ASLEEP, "pods": (), "agent": None, **fields})
+    return make_observed(run=made, **{"workload": ASLEEP, "pods": (), "agent": None, **fields})
 
 
 def begun(seen):
@@ -136,7 +136,7 @@ def test_its_pods_are_ended_by_suspending_the_job_and_never_through_the_gate(pod
 
 def test_it_rests_once_its_nodes_are_settled_and_is_not_over():
     status = make_status(termination=make_stop(Phase.RELEASING, **THIS), nodes=(GONE,))
-    seen = make_observed(run=make_run(spec={"suspend": True}, status=status), job=ASLEEP, pods=())
+    seen = make_observed(run=make_run(spec={"suspend": True}, status=status), workload=ASLEEP, pods=())
     write = advanced(seen)
     assert (write.termination.phase, write.completion) == (Phase.DONE, False)
     assert decide(seen).effects[-1] == Tell("Suspended", MESSAGE)
@@ -211,7 +211,7 @@ def test_what_was_lost_when_it_was_suspended_stays_lost():
 
 def saving(saved, **fields):
     """A stop of a suspended run that looks for its checkpoint."""
-    return stopping_at(Phase.SAVING, stop={"saved": saved}, job=ASLEEP, pods=(), agent=None, **fields)
+    return stopping_at(Phase.SAVING, stop={"saved": saved}, workload=ASLEEP, pods=(), agent=None, **fields)
 
 
 def commit(generation):

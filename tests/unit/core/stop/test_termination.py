@@ -548,7 +548,7 @@ def test_what_a_commit_says_is_cut_to_what_the_status_can_say():
 JOB = make_workload(replaces=False)
 LET_GO = Annotate("bert-x7k2p", POD_UID, names.RELEASED_ANNOTATION, STOP_ID)
 GONE = DeletePod("bert-x7k2p", POD_UID)
-OPEN: dict[str, Any] = {"pods": (exited_pod(0),), "job": JOB}
+OPEN: dict[str, Any] = {"pods": (exited_pod(0),), "workload": JOB}
 UNPROVEN: dict[str, Any] = {"stop": {"saved": make_saved(final=False)}}
 LATE = Annotate("bert-x7k2p", POD_UID, names.SAVE_ANNOTATION, save_ask(attempt=2).model_dump_json(by_alias=True))
 
@@ -655,7 +655,7 @@ def test_what_cannot_be_saved_after_the_proof_is_given_up_and_said():
         make_saved(final=False, note=UNSAVED, gave_up=True),
         None,
     )
-    then: dict[str, Any] = {"stop": {"saved": given_up.saved}, "job": JOB}
+    then: dict[str, Any] = {"stop": {"saved": given_up.saved}, "workload": JOB}
     assert effects(stopping_at(Phase.DELETING, pods=(exited_pod(0),), **then)) == [
         SuspendWorkload(JOB.uid, JOB.generation)
     ]
@@ -758,7 +758,7 @@ def test_done(run, job, wanted):
 
 
 def test_done_and_let_go_is_the_end():
-    assert decide(make_observed(run=make_run(status=DONE, finalizers=()), job=ENDED)) == Decision()
+    assert decide(make_observed(run=make_run(status=DONE, finalizers=()), workload=ENDED)) == Decision()
 
 
 @pytest.mark.parametrize(

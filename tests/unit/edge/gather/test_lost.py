@@ -21,6 +21,7 @@ from fakes import NODE, FakeProvider, Plain, api_server, stored_node
 
 from trainingrun_operator.core.facts.gathered import Facts, Source
 from trainingrun_operator.core.facts.nodes import Instance, NodeFacts
+from trainingrun_operator.core.facts.rank import by_rank
 from trainingrun_operator.core.memory import Memory, remember
 from trainingrun_operator.edge.gather import lost
 from trainingrun_operator.edge.kube import Kube
@@ -42,13 +43,14 @@ async def place():
         async def look(seconds=lost.SILENT_SECONDS):
             place.now += seconds
             api.sent.clear()
-            pools, heard = {"a100": make_pool()}, place.agent is not None
+            pools, reports = {"a100": make_pool()}, {0: place.agent} if place.agent is not None else {}
+            ranks = by_rank(place.pods, 1)
             fates, asked = await lost.ask(
-                kube, lambda _: provider, place.run, place.pods, pools, place.memory, place.now, heard=heard
+                kube, lambda _: provider, place.run, ranks, pools, place.memory, place.now, heard=reports
             )
             pods = lost.with_fates(place.pods, fates)
             read = frozenset({Source.FATES} if asked else ())
-            facts = Facts(place.run, WALL, read=read, pods=pods, agent=place.agent, fates=fates)
+            facts = Facts(place.run, WALL, read=read, pods=pods, reports=reports, fates=fates)
             place.memory, seen = remember(place.memory, facts, place.now)
             return seen.pods
 

@@ -217,7 +217,7 @@ async def test_the_first_look_at_a_training_run_asks_who_its_node_is(place):
     place.watched()
     seen = await place.look()
     assert place.calls == [f"GET {NODE}", f"GET {BUDGET}", "/metrics", "/progress"]
-    assert (seen.pod.training, seen.agent, seen.track.step) == (Training.RUNNING, make_agent(), 1200)
+    assert (seen.ranks[0].pod.training, seen.ranks[0].report, seen.track.step) == (Training.RUNNING, make_agent(), 1200)
     assert [node.provider_id for node in seen.nodes]
 
 
@@ -226,14 +226,14 @@ async def test_where_nodes_are_nobodys_business_neither_nodes_nor_pools_nor_pods
     place.cache.pools, place.cache.pools_at = {}, float("-inf")
     place.watched()
     seen = await place.look()
-    assert (seen.nodes, seen.pools, seen.pod.training) == ((), (), Training.RUNNING)
+    assert (seen.nodes, seen.pools, seen.ranks[0].pod.training) == ((), (), Training.RUNNING)
     assert place.calls == [f"GET {BUDGET}", "/metrics", "/progress"]
     place.pages.report = None
     place.clock.now += lost.SILENT_SECONDS + 1
     await place.look()
     place.clock.now += lost.SILENT_SECONDS + 1
     seen = await place.look()
-    assert (seen.pod.unreachable, [call for call in place.calls if "nodes" in call]) == (False, [])
+    assert (seen.ranks[0].pod.unreachable, [call for call in place.calls if "nodes" in call]) == (False, [])
 
 
 # -- the disruption budget ----------------------------------------------------------------------------------------
@@ -439,7 +439,7 @@ async def test_a_run_without_its_job_is_read_from_the_api_server(place):
     place.api.put(stored_job())
     seen = await place.look()
     assert set(place.calls) == {f"GET {PODS}", f"GET {NODE}", f"GET {JOB}", f"GET {BUDGET}", "/metrics", "/progress"}
-    assert (seen.job.uid, seen.pod.uid) == (JOB_UID, POD_UID)
+    assert (seen.workload.uid, seen.ranks[0].pod.uid) == (JOB_UID, POD_UID)
 
 
 @pytest.mark.parametrize(
@@ -607,7 +607,7 @@ async def test_what_the_watch_has_missed_is_not_confirmed_and_is_seen_by_the_nex
     place.api.put(*now)
     assert not await place.observer.confirms(seen)
     again = await place.look()
-    assert (again.pods, again.job) != (seen.pods, seen.job)
+    assert (again.pods, again.workload) != (seen.pods, seen.workload)
     assert await place.observer.confirms(again)
 
 
@@ -669,7 +669,7 @@ async def test_anything_else_is_no_report(place, report):
     place.watched()
     place.pages.report = report
     seen = await place.look()
-    assert seen.agent is None
+    assert seen.ranks[0].report is None
     assert seen.track.step == 1200, "the metrics are read all the same"
     assert place.pages.asked.count("/metrics") == 1, "and no redirect is followed to them"
 
@@ -721,7 +721,7 @@ async def test_a_pod_is_not_asked(place, pod):
     place.watched(pod)
     seen = await place.look()
     assert place.pages.asked == []
-    assert seen.agent is None
+    assert seen.ranks[0].report is None
 
 
 async def test_a_page_that_fails_is_no_reading(place):
