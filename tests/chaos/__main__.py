@@ -6,6 +6,7 @@ The first story is that of the seed itself, so that any story is told again, and
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import logging
 import multiprocessing
@@ -33,13 +34,20 @@ def told(seed: int) -> tuple[int, Account]:
     return seed, Story(drawn(seed)).tell()
 
 
-def in_memory(runs: int, seed: int, jobs: int) -> Tally:
-    """Tell so many stories, on so many processors."""
+def prepare() -> None:
+    """Make a process ready for many stories."""
     # In a campaign most looks end in trouble, as they should.
     logging.getLogger("trainingrun_operator").setLevel(logging.CRITICAL)
+    # What is imported stays, and a story leaves little: looking for garbage as often as usual takes a sixth of the time.
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
+
+
+def in_memory(runs: int, seed: int, jobs: int) -> Tally:
+    """Tell so many stories, on so many processors."""
     seeds = [story_seed(seed, number) for number in range(runs)]
     tally, bad, last = Tally(), 0, time.monotonic()
-    with multiprocessing.Pool(jobs) as pool:
+    with multiprocessing.Pool(jobs, prepare) as pool:
         for its_seed, account in pool.imap_unordered(told, seeds, chunksize=10):
             tally = tally.plus(account)
             if not account.good:

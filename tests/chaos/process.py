@@ -94,23 +94,26 @@ class Process:
         # The echo of its own write brings nothing new.
         if known is None or version(known) < version(sim.stored):
             self._tell(self._watch.on_run, "MODIFIED", sim.stored)
-        before, job = self._job.get(sim.uid), stored_job(sim)
-        if job != before:
-            self._job[sim.uid] = job
-            if before is not None and (job is None or job["metadata"]["uid"] != before["metadata"]["uid"]):
-                self._tell(self._watch.on_job, "DELETED", before)
-            if job is not None:
-                self._tell(self._watch.on_job, "MODIFIED", job)
-        were, pods = self._pods.get(sim.uid, {}), {pod.uid: self.api.show(sim, pod) for pod in sim.pods}
-        self._pods[sim.uid] = pods
+        self._hear_of_job(self._job.get(sim.uid), sim)
+        self._hear_of_pods(self._pods.get(sim.uid, {}), sim)
+
+    def _hear_of_job(self, before: Json | None, sim: SimRun) -> None:
+        job = self._job[sim.uid] = stored_job(sim)
+        if before is not None and (job is None or job["metadata"]["uid"] != before["metadata"]["uid"]):
+            self._tell(self._watch.on_job, "DELETED", before)
+        if job is not None and job != before:
+            self._tell(self._watch.on_job, "MODIFIED", job)
+
+    def _hear_of_pods(self, before: dict[str, Json], sim: SimRun) -> None:
+        pods = self._pods[sim.uid] = {pod.uid: self.api.show(sim, pod) for pod in sim.pods}
         for uid, pod in pods.items():
-            if pod != were.get(uid):
+            if pod != before.get(uid):
                 self._tell(self._watch.on_pod, "MODIFIED", pod)
-        for uid, pod in were.items():
+        for uid, pod in before.items():
             if uid not in pods:
                 self._tell(self._watch.on_pod, "DELETED", pod)
 
-    def _tell(self, handler: Callable[[Json], Any], kind: str, stored: Json) -> None:
+    def _tell(self, handler: Callable[..., Any], kind: str, stored: Json) -> None:
         try:
             handler({"type": kind, "object": stored}).send(None)
         except StopIteration:

@@ -101,13 +101,13 @@ async def place():
 
         async def do(*effects, seen=None):
             seen = seen or make_observed(run=Run.of(api.objects[RUN]), wall=WALL)
-            place.outcome = await executor.execute(seen, effects)
-            if place.outcome.stopped is not None:
-                raise place.outcome.stopped
-            return place.outcome.written
+            there.outcome = await executor.execute(seen, effects)
+            if there.outcome.stopped is not None:
+                raise there.outcome.stopped
+            return there.outcome.written
 
-        place = SimpleNamespace(api=api, cache=cache, provider=provider, do=do, lease=lease)
-        yield place
+        there = SimpleNamespace(api=api, cache=cache, provider=provider, do=do, lease=lease)
+        yield there
 
 
 def unchanged(version="7"):

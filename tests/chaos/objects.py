@@ -1,0 +1,137 @@
+"""What is in the small world as the API server stores it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from builders import NAMESPACE
+
+from trainingrun_operator.api import names
+from trainingrun_operator.core.facts.nodes import Instance
+from trainingrun_operator.core.facts.pod import Training
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from chaos.world import Machine, SimPod, SimRun
+
+Json = dict[str, Any]
+
+SILENT_SECONDS = 5.0
+"""A Node is no longer Ready so long after its machine has died."""
+CONTAINERS = [{"name": "train", "resources": {"limits": {"nvidia.com/gpu": 1}}}, {"name": names.GATE_CONTAINER}]
+
+
+def stored_job(sim: SimRun) -> Json | None:
+    """The Job of a run."""
+    job = sim.job
+    if job is None:
+        return None
+    owners = [names.run_owner(sim.name, sim.uid)] if job.owned else []
+    return {
+        "metadata": {
+            "name": job.name,
+            "namespace": NAMESPACE,
+            "uid": job.uid,
+            "generation": job.generation,
+            "labels": names.child_labels(sim.name, sim.uid),
+            "ownerReferences": owners,
+        },
+        "spec": {"backoffLimit": job.backoff_limit, "suspend": job.suspended},
+        "status": {
+            "failed": job.failed,
+            "conditions": [{"type": "Complete", "status": "True"}] if job.finished else [],
+        },
+    }
+
+
+def stored_pod(sim: SimRun, pod: SimPod) -> Json:
+    """A pod of a run's Job."""
+    meta: Json = {
+        "name": pod.uid,
+        "namespace": NAMESPACE,
+        "uid": pod.uid,
+        "creationTimestamp": pod.created,
+        "labels": names.child_labels(sim.name, sim.uid),
+        "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "uid": pod.job_uid}],
+        "annotations": dict(pod.annotations),
+    }
+    if pod.deleting_since is not None:
+        meta["deletionTimestamp"] = pod.created
+    spec: Json = {"containers": CONTAINERS} | ({"nodeName": pod.machine.name} if pod.machine else {})
+    status: Json = {"phase": pod.phase} | ({"podIP": "10.0.0.7"} if pod.machine else {})
+    if (state := _state(sim, pod)) is not None:
+        status["containerStatuses"] = [{"name": "train", "state": state}]
+    return {"metadata": meta, "spec": spec, "status": status}
+
+
+def _state(sim: SimRun, pod: SimPod) -> Json | None:
+    match pod.training:
+        case Training.RUNNING:
+            return {"running": {"startedAt": pod.created}}
+        case Training.EXITED:
+            return {"terminated": {"exitCode": pod.exit_code, "startedAt": pod.created}}
+        case Training.NOT_STARTED if sim.cause == "bad image" and pod.machine is not None:
+            return {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
+    return None
+
+
+def stored_guest(machine: Machine) -> Json:
+    """Somebody's notebook."""
+    meta = {"name": "notebook", "namespace": "team", "uid": "the-guest"}
+    return {"metadata": meta, "spec": {"nodeName": machine.name}, "status": {"phase": "Running"}}
+
+
+def stored_node(machine: Machine, now: float) -> Json:
+    """The Node of a machine."""
+    dead = machine.state is Instance.GONE and now >= machine.gone_at + SILENT_SECONDS
+    return {
+        "metadata": {
+            "name": machine.name,
+            "uid": machine.uid,
+            "resourceVersion": str(machine.changes),
+            "labels": {"pool": "a100"},
+        },
+        "spec": {"providerID": machine.provider_id, "taints": list(machine.taints)},
+        "status": {
+            "allocatable": {"nvidia.com/gpu": "8"},
+            "conditions": [{"type": "Ready", "status": "Unknown" if dead else "True"}],
+        },
+    }
+
+
+def tainted_by(taints: Sequence[Json]) -> str | None:
+    """The run that is releasing a Node with these taints."""
+    return next((taint.get("value") for taint in taints if taint["key"] == names.RELEASING_TAINT), None)
+
+
+class FailedTestError(Exception):
+    """A `test` of a JSON patch does not hold, or a parent is missing."""
+
+
+def patched(before: Json, operations: Sequence[Json]) -> Json:
+    """Apply a JSON patch below `metadata` and `status`; what was there stays as it was."""
+    after = {
+        **before,
+        "metadata": dict(before["metadata"]),
+        **({"status": dict(before["status"])} if "status" in before else {}),
+    }
+    for operation in operations:
+        *parents, last = operation["path"].removeprefix("/").split("/")
+        at: Any = after
+        for part in parents:
+            at = at.get(part) if isinstance(at, dict) else None
+        if not isinstance(at, dict):
+            raise FailedTestError(f"{operation['path']} has no parent")
+        match operation["op"]:
+            case "test" if at.get(last) != operation["value"]:
+                raise FailedTestError(f"testing {operation['path']} failed")
+            case "test":
+                pass
+            case "replace" | "remove" if last not in at:
+                raise FailedTestError(f"{operation['path']} is not there")
+            case "remove":
+                del at[last]
+            case _:
+                at[last] = operation["value"]
+    return after
