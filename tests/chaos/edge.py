@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from chaos.world import SimPod, SimRun
 
-    from trainingrun_operator.checkpoints.documents import Commit, Layout
+    from trainingrun_operator.checkpoints.documents import Commit
+    from trainingrun_operator.checkpoints.keys import Layout
     from trainingrun_operator.checkpoints.s3 import Access
     from trainingrun_operator.core.facts.nodes import Pool
     from trainingrun_operator.core.facts.pod import Pod
