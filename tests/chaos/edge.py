@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from builders import make_agent, make_found
+from builders import make_agent, make_found, make_reading
 from chaos.objects import FailedTestError, patched, stored_guest, stored_job, stored_node, stored_pod, tainted_by
 from chaos.world import STEP_BYTES, World
 
@@ -17,10 +17,10 @@ from trainingrun_operator.api.exchange import AgentReport, CommitSeen, MarkerSee
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.facts.pod import Training
-from trainingrun_operator.core.facts.reading import Sample, ScrapeFailure
+from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.status import WRITTEN_BY_THE_STOP
 from trainingrun_operator.edge.kube import KubeError
-from trainingrun_operator.edge.nodes import Retryable
+from trainingrun_operator.edge.nodes.provider import Retryable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from trainingrun_operator.checkpoints.documents import Commit
     from trainingrun_operator.checkpoints.keys import Layout
     from trainingrun_operator.checkpoints.s3 import Access
-    from trainingrun_operator.core.facts.nodes import Pool
+    from trainingrun_operator.core.facts.nodes import NodeRef, Pool
     from trainingrun_operator.core.facts.pod import Pod
+    from trainingrun_operator.core.facts.reading import Reading
     from trainingrun_operator.core.facts.run import Run
 
 Json = dict[str, Any]
@@ -195,14 +196,14 @@ class ApiServer:
         if dry_run:
             self.reach()
             return create()
-        return await self._write("CreateJob", create)
+        return await self._write("CreateWorkload", create)
 
     async def patch_job(self, namespace: str, name: str, uid: str, patch: Json) -> Json:
-        effect = "AdoptJob" if "ownerReferences" in patch.get("metadata", {}) else "EndReplacements"
+        effect = "AdoptWorkload" if "ownerReferences" in patch.get("metadata", {}) else "EndReplacements"
 
         def change() -> Json:
             job = self._job(name, uid)
-            if effect == "AdoptJob":
+            if effect == "AdoptWorkload":
                 self.world.change_job(job, owned=True)
             else:
                 limit = patch["spec"]["backoffLimit"]
@@ -224,7 +225,7 @@ class ApiServer:
                         self.world.deletions[pod.uid] += 1
             return stored_job(sim) or {}
 
-        return await self._write("SuspendJob" if suspend else "ResumeJob", change)
+        return await self._write("SuspendWorkload" if suspend else "ResumeWorkload", change)
 
     async def delete_job(self, namespace: str, name: str, uid: str) -> None:
         def delete() -> None:
@@ -232,7 +233,7 @@ class ApiServer:
             if sim.job is not None and sim.job.uid == uid:
                 self.world.delete_job(sim)
 
-        await self._write("DeleteJob", delete)
+        await self._write("DeleteWorkload", delete)
 
     async def annotate_pod(self, namespace: str, name: str, uid: str, key: str, value: str) -> None:
         def annotate() -> None:
@@ -333,12 +334,12 @@ class Pages:
         sim, there = self._serving(pod)
         return None if there is None or self.world.during("agent_away") else _report(sim, there)
 
-    async def metrics(self, run: Run, pod: Pod) -> Sample | ScrapeFailure:
+    async def metrics(self, run: Run, pod: Pod) -> Reading | Failure:
         sim, there = self._serving(pod)
         if there is None or there.training is not Training.RUNNING:
-            return ScrapeFailure("Timeout", "The pod does not answer.")
+            return Failure("Timeout", "The pod does not answer.")
         low = sim.cause == "low loss" and there.step >= 8
-        return Sample(loss=0.3 if low else 2.0, step=float(there.step))
+        return make_reading(loss=0.3 if low else 2.0, step=float(there.step))
 
     def _serving(self, pod: Pod) -> tuple[SimRun, SimPod | None]:
         found = ((sim, there) for sim in self.world.runs if (there := sim.find(pod.uid)) is not None)
@@ -396,22 +397,25 @@ class Cloud:
     def __init__(self, world: World, strike: Callable[[str, str], Awaitable[None]]) -> None:
         self.world, self.strike = world, strike
 
-    async def instance(self, pool: Pool, provider_id: str) -> Instance:
+    async def instance(self, pool: Pool, node: NodeRef) -> Instance:
         self._reach()
-        return self.world.machine(provider_id).state
+        return self.world.machine(node.provider_id).state
 
-    async def at_minimum(self, pool: Pool, provider_id: str) -> bool:
+    async def at_minimum(self, pool: Pool, node: NodeRef) -> bool:
         self._reach()
         return False
 
-    async def release(self, pool: Pool, provider_id: str) -> None:
+    async def release(self, pool: Pool, node: NodeRef, operation: str) -> None:
         try:
             await self.strike("before", "ReleaseMachine")
             self._reach()
-            self.world.release(provider_id)
+            self.world.release(node.provider_id)
             await self.strike("after", "ReleaseMachine")
         except KubeError as error:
             raise Retryable(str(error)) from error
+
+    async def close(self) -> None:
+        """Nothing was opened."""
 
     def _reach(self) -> None:
         if self.world.during("cloud_away"):
@@ -437,7 +441,7 @@ def _made(sim: SimRun, pod: SimPod, commit: Commit | None, *, marked: bool) -> A
         markers=(MarkerSeen(name="done", age_seconds=1),) if marked else (),
         commit=CommitSeen(
             key=sim.layout.commit(commit.order),
-            epoch=commit.epoch,
+            incarnation=commit.incarnation,
             generation=commit.generation,
             step=World.step_of(commit),
         )

@@ -118,6 +118,10 @@ def test_a_job_that_comes_after_the_end_would_be_left(monkeypatch):
     scenario = Scenario("user stop while pending", faults=((1, Fault("paused", 40)),))
     assert Story(scenario).tell().good
     settle = termination._settle
-    blind = lambda seen: settle(replace(seen, job=replace(seen.job, finished=True) if seen.job else None))  # noqa: E731 - shorter than a def
+
+    def blind(seen):
+        finished = replace(seen.workload, finished=True) if seen.workload is not None else None
+        return settle(replace(seen, workload=finished))
+
     monkeypatch.setattr(termination, "_settle", blind)
     assert Story(scenario).tell().complaints

@@ -24,7 +24,6 @@ from trainingrun_operator.core.destinations import layout_of
 from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.run import Run
-from trainingrun_operator.core.facts.workload import Job
 from trainingrun_operator.core.release import SETTLED
 
 Json = dict[str, Any]
@@ -111,6 +110,22 @@ class SimPod:
         return self.phase in ("Succeeded", "Failed")
 
 
+@dataclass(frozen=True)
+class SimJob:
+    """The Job of a run, as its controller keeps it."""
+
+    name: str
+    uid: str
+    run_uid: str
+    generation: int = 1
+    suspended: bool = False
+    backoff_limit: int = 0
+    failed: int = 0
+    finished: bool = False
+    deleting: bool = False
+    owned: bool = False
+
+
 @dataclass(eq=False)
 class SimRun:
     """A run as the API server has it, and everything that belongs to it."""
@@ -119,7 +134,7 @@ class SimRun:
     cause: str
     created_at: float
     stored: Json
-    job: Job | None = None
+    job: SimJob | None = None
     jobs: int = 0
     pods: list[SimPod] = field(default_factory=list)
     all_pods: list[SimPod] = field(default_factory=list)
@@ -150,7 +165,7 @@ class SimRun:
         return str(self.stored["metadata"]["resourceVersion"])
 
     @property
-    def must_have_job(self) -> Job:
+    def must_have_job(self) -> SimJob:
         assert self.job is not None
         return self.job
 
@@ -455,7 +470,7 @@ class World:
         found = Checkpoint(dir=f"checkpoint-{step}", step=step, complete=True, evidence="written") if step else None
         pod.newest_commit = Commit(
             run=RunRef(namespace=NAMESPACE, name=sim.name, uid=sim.run.uid),
-            epoch=sim.all_pods.index(pod) + 1,
+            incarnation=sim.all_pods.index(pod) + 1,
             generation=len(sim.bucket),
             reason="save" if asked else "checkpoint",
             termination_id=asked.id if asked else None,
@@ -514,7 +529,7 @@ class World:
     def create_job(self, sim: SimRun, manifest: Json) -> None:
         sim.jobs += 1
         uid, limit = f"{sim.name}-job-{sim.jobs}", manifest["spec"]["backoffLimit"]
-        sim.job = Job(manifest["metadata"]["name"], uid, sim.uid, backoff_limit=limit)
+        sim.job = SimJob(manifest["metadata"]["name"], uid, sim.uid, backoff_limit=limit)
         sim.changed += 1
 
     def change_job(self, sim: SimRun, **fields: Any) -> None:

@@ -97,7 +97,7 @@ async def place():
     async with api_server(*stored) as api, Kube(Plain(api.url)) as kube:
         cache, lease = Cache(), SimpleNamespace(held=True)
         cache.pools["a100"] = make_pool()
-        executor = Executor(kube, cache, lambda _: provider, lambda: lease.held)
+        executor = Executor(kube, cache, lambda: lease.held, lambda _: provider)
 
         async def do(*effects, seen=None):
             seen = seen or make_observed(run=Run.of(api.objects[RUN]), wall=WALL)
