@@ -392,7 +392,7 @@ async def test_a_file_outside_of_the_run_is_never_asked_for(store, access, layou
 
 @pytest.mark.parametrize("key", FOREIGN)
 async def test_a_manifest_outside_of_the_run_is_never_asked_for(store, access, layout, shipment, calls, key):
-    shipment.commit = {"ranks": (RankManifest(rank=0, key=key, sha256="0" * 64),)}
+    shipment.commit = {"ranks": (RankManifest(rank=0, incarnation=2, key=key, sha256="0" * 64),)}
     commit = shipment.send()
     calls.clear()
     assert "which is outside of this run's prefix" in await complaint(store, access, layout, commit)
