@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import pytest
@@ -12,5 +13,8 @@ def untraced():
     """Stories show what becomes of a run, not which lines ran; without coverage's tracer they take half the time."""
     tracer = sys.gettrace()
     sys.settrace(None)
+    # Most of what is told in a story is trouble, as it should be.
+    logging.disable(logging.CRITICAL)
     yield
+    logging.disable(logging.NOTSET)
     sys.settrace(tracer)

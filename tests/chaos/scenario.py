@@ -75,6 +75,8 @@ class Scenario:
     two_operators: Span = (0, 0)
     second_run: tuple[str, float] | None = None
     """Why a second run on the same node ends, and when it is created."""
+    goes_after: int | None = None
+    """The run says `ttlSecondsAfterFinished`."""
     faults: tuple[tuple[int, Fault], ...] = ()
     """By the number of the effect, counted over all operators of the story."""
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from chaos.scenario import ENDS, NEVER, Fault, Scenario
 from chaos.story import Story
+
+from trainingrun_operator.core.effects import Effect
 
 CAUSES = [pytest.param(cause, id=cause) for cause in ENDS]
 ONE_FAULT = [pytest.param(kind, id=kind) for kind in ("killed before", "killed after", "answer lost")]
@@ -31,16 +35,38 @@ def test_every_way_out_comes_to_an_end(cause, mode):
     assert dict(story.world.releases) == ({"i-1": 1} if run.all_pods else {})
 
 
+def ending(story):
+    """The end state of a story's runs, and what was done to pods and machines on the way."""
+    stops = [(sim.exists, sim.run.status.termination) for sim in story.world.runs]
+    ends = [(exists, stop.status, stop.phase, stop.saved.final, stop.data_loss) for exists, stop in stops]
+    nodes = [[node.phase for node in sim.run.status.nodes] for sim in story.world.runs]
+    return ends, nodes, set(story.world.deletions.values()), set(story.world.releases.values())
+
+
+EVERY_EFFECT = [
+    *(pytest.param(Scenario(cause), id=cause) for cause in ENDS),
+    pytest.param(Scenario("exit", suspended=(20, 100)), id="suspended and resumed"),
+    pytest.param(Scenario("exit", second_run=("exit", 95.0)), id="another run wants the node that is being released"),
+    pytest.param(Scenario("exit", goes_after=5), id="it goes some time after its end"),
+]
+
+
 @pytest.mark.parametrize("kind", ONE_FAULT)
-@pytest.mark.parametrize("cause", CAUSES)
-def test_struck_once_at_every_single_effect(cause, kind):
+@pytest.mark.parametrize("scenario", EVERY_EFFECT)
+def test_struck_once_at_every_single_effect_it_ends_as_it_would_have(scenario, kind):
     """Writing what was observed is an effect as well."""
-    undisturbed = told(Scenario(cause))
-    assert {"AddFinalizer", "Begin", "Advance", "RemoveFinalizer", "Tell", "status"} <= set(undisturbed.effects)
-    for number in range(len(undisturbed.effects)):
-        story = told(Scenario(cause, faults=((number, Fault(kind)),)))
-        assert story.faulted[kind] == 1
-        assert story.world.runs[0].run.status.termination_status == ENDS[cause]
+    undisturbed = told(scenario)
+    for number, effect in enumerate(undisturbed.effects):
+        story = told(replace(scenario, faults=((number, Fault(kind)),)))
+        assert story.faulted[kind] == 1, f"{number}: {effect}"
+        assert ending(story) == ending(undisturbed), f"{number}: {effect}"
+
+
+def test_every_kind_of_effect_is_among_them():
+    """`make exhaustive` strikes the same kinds on the cluster; a new kind needs a story in which it is done."""
+    struck = Counter(effect for param in EVERY_EFFECT for effect in told(param.values[0]).effects)
+    print(*(f"{effect} x (before, after): {count} times" for effect, count in sorted(struck.items())), sep="\n")  # noqa: T201 - `pytest -s` lists them
+    assert set(struck) == {kind.__name__ for kind in get_args(Effect)} | {"status"}
 
 
 @pytest.mark.parametrize("seconds", [pytest.param(15.0, id="15 s"), pytest.param(200.0, id="until all is over")])

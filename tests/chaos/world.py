@@ -177,7 +177,8 @@ class SimRun:
     def settled(self) -> bool:
         stop = self.run.status.termination
         done = stop is not None and stop.phase is Phase.DONE
-        return not self.exists or (done and names.FINALIZER not in self.run.finalizers and not self.pods)
+        goes = self.run.spec.ttl_seconds_after_finished is not None
+        return not self.exists or (done and not goes and names.FINALIZER not in self.run.finalizers and not self.pods)
 
     def find(self, uid: str) -> SimPod | None:
         return next((pod for pod in self.pods if pod.uid == uid), None)
@@ -208,6 +209,8 @@ class World:
             "stopMode": self.scenario.stop_mode,
             "suspend": self.scenario.suspended[0] <= 0 < self.scenario.suspended[1],
         }
+        if self.scenario.goes_after is not None:
+            spec["ttlSecondsAfterFinished"] = self.scenario.goes_after
         if self.scenario.mode != "Upload":
             spec["checkpoint"] = {"mode": self.scenario.mode}
         elif self.scenario.proceed:

@@ -37,7 +37,9 @@ from trainingrun_operator.api.status import (
 from trainingrun_operator.checkpoints.documents import Checkpoint, Commit, RunRef
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
-from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant, Refusal
+from trainingrun_operator.core.facts.gathered import Facts, Source
+from trainingrun_operator.core.facts.learned import BudgetChanged, JobRefused, ProviderAnswered
+from trainingrun_operator.core.facts.nodes import Fate, Instance, NodeFacts, Occupant, Refusal
 from trainingrun_operator.core.facts.pod import Pod, Training
 from trainingrun_operator.core.facts.rank import Rank
 from trainingrun_operator.core.facts.reading import Failure
@@ -438,14 +440,56 @@ def releasing(draw):
     if phase is NodePhase.VERIFYING and found.instance is Instance.RUNNING:
         ghost = "A machine without a Node still runs and is billed. " if found.uid is None else ""
         node = node.model_copy(update={"message": f"{ghost}Asked again to go."})
-    seen = on_the_way(seen, make_stop(Phase.RELEASING), nodes=(node,))
+    seen = with_rank(on_the_way(seen, make_stop(Phase.RELEASING), nodes=(node,)), pods=())
     return replace(
         seen,
+        ranks=seen.ranks[:1],
         nodes=(found,),
-        pods=(),
         pools=(make_pool("a100"),),
         node_seconds={"n1": draw(st.sampled_from([0.0, 60.0]))},
     )
+
+
+@st.composite
+def looks(draw):
+    """What one look may have read of a run, as contradictory as it comes."""
+    seen = draw(observations())
+    facts = draw(st.lists(NODE_FACTS, max_size=2))
+    return Facts(
+        run=seen.run,
+        wall=seen.wall,
+        defaults=seen.defaults,
+        read=draw(st.frozensets(st.sampled_from(Source))),
+        pools=seen.pools,
+        workload=seen.workload,
+        pods=seen.pods,
+        reports=draw(st.dictionaries(st.integers(0, 2), AGENTS, max_size=2)),
+        readings=draw(st.dictionaries(st.integers(0, 2), READINGS, max_size=2)),
+        fates=draw(st.dictionaries(st.sampled_from(["p1", "p2"]), st.builds(Fate, BOOLS, BOOLS), max_size=2)),
+        answer=seen.answer,
+        verified=seen.verified,
+        unverifiable=draw(st.sampled_from(["", "key"])),
+        identities={fact.name: fact for fact in facts},
+        nodes=seen.nodes,
+        ending_runs=seen.ending_runs,
+        namespace_labels=draw(st.sampled_from([None, {}, {"team": "ml"}])),
+        namespace_ends=draw(BOOLS),
+        problem=seen.problem,
+        ended_before=draw(st.one_of(st.none(), VERIFIED)),
+        log_tails=draw(st.dictionaries(st.sampled_from(POD_UIDS), TEXT, max_size=2)),
+        budget=draw(st.sampled_from([None, "", "uid"])),
+    )
+
+
+LEARNED = st.one_of(
+    st.builds(
+        ProviderAnswered,
+        st.sampled_from(["aws:///zone/i-1", ""]),
+        st.one_of(st.none(), st.builds(Refusal, st.sampled_from(RefusalKind), TEXT, SECONDS)),
+    ),
+    st.builds(BudgetChanged, st.sampled_from([None, "", "uid"])),
+    st.builds(JobRefused, st.builds(Problem, TEXT, TEXT, BOOLS)),
+)
 
 
 def observations():
