@@ -264,7 +264,7 @@ async def test_a_config_map_of_somebody_else_is_left_alone_and_that_is_said_once
     (told,) = [sent.body for sent in place.api.sent if sent.line == f"POST {EVENTS}"]
     assert told["reason"] == "CurveNotKept"
     assert told["message"] == (
-        "The loss curve is not kept: ConfigMap bert-curve is there and does not belong to this run. Delete or rename it."
+        "The loss curve is not stored: ConfigMap bert-curve exists and does not belong to this run. Delete or rename it."
     )
     assert told["involvedObject"]["uid"] == RUN_UID
 
