@@ -142,7 +142,7 @@ def test_explain_answers_in_its_first_line(kubectl, plugin):
 def test_policy_says_where_a_value_comes_from(kubectl, plugin):
     kubectl.has(stored(spec={"stallPolls": 9}))
     lines = plugin("policy", "bert").out.splitlines()
-    assert [line.split("  ")[-1] for line in lines if "9 polls" in line] == ["spec.stallPolls"]
+    assert [line.split()[-1] for line in lines if "9 polls" in line] == ["spec.stallPolls"]
 
 
 def test_plot_draws_the_curve_that_the_operator_kept(kubectl, plugin):

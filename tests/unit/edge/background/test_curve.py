@@ -209,7 +209,7 @@ async def test_a_write_that_fails_is_tried_again_later_and_later(place, caplog):
             waits.append(place.now - since)
             since = place.now
     assert waits == [1, 2, 4, 8]
-    assert len([record for record in caplog.records if "is written later" in record.message]) == 1
+    assert len([record for record in caplog.records if "is retried" in record.message]) == 1
 
 
 async def test_what_fails_at_the_end_of_a_run_is_still_written(place):

@@ -359,7 +359,7 @@ async def test_a_write_is_of_this_run_and_this_phase_alone(place):
 async def test_a_status_that_makes_no_event_does_not_disturb_the_look(place, caplog):
     run = make_run(name="n" * 300, status=TrainingRunStatus.parse(ended()))
     place.notifier.note(make_observed(run=run), run.status)
-    assert "cannot be said" in caplog.text
+    assert "invalid event" in caplog.text
 
 
 async def test_a_bug_costs_one_event(place, monkeypatch, caplog):
