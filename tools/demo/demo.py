@@ -49,16 +49,16 @@ The cluster stays. What to try next:
 
   . .cluster/env && kubectl config set-context --current --namespace {NAMESPACE}
   kubectl get trun                          # the three runs; with -o wide also best loss, checkpoint and nodes
-  kubectl describe trun low-loss            # why it ended, where its checkpoint is, what became of its node
+  kubectl describe trun low-loss            # why it ended, where its checkpoint is, the state of its node
   kubectl explain trun.spec                 # every field, explained
 
   sed 's/name: user-stop/name: again/' {MANIFESTS.relative_to(ROOT)}/user-stop.yaml | kubectl apply -f -
-  kubectl get trun -w                       # a machine is booted for it, and it trains
-  kubectl logs -f job/again -c train        # what the training itself prints
+  kubectl get trun -w                       # a machine boots for it, then it trains
+  kubectl logs -f job/again -c train        # the training's log
   kubectl patch trun again --type merge -p '{{"spec":{{"stop":true}}}}'
   kubectl wait --for=condition=Finished trun/again --timeout=3m
 
-  make cluster-down                         # the end of it
+  make cluster-down                         # removes the cluster
 """
 
 
@@ -111,7 +111,7 @@ class Demo:
         while left := self.base.leftovers():
             if time.monotonic() > until:
                 raise TroubleError(
-                    f"What an earlier demo left is still there after {CLEAR_SECONDS:.0f} s: {', '.join(left)}."
+                    f"Objects of an earlier demo still exist after {CLEAR_SECONDS:.0f} s: {', '.join(left)}."
                 )
             time.sleep(LOOK_SECONDS)
 
@@ -161,7 +161,7 @@ class Demo:
             except BUSY as error:
                 if time.monotonic() > until:
                     raise TroubleError(
-                        f"The cluster or its cloud has not answered for {BUSY_SECONDS:.0f} s: {error}"
+                        f"The cluster or its cloud has not responded for {BUSY_SECONDS:.0f} s: {error}"
                     ) from error
             time.sleep(LOOK_SECONDS)
 
@@ -169,7 +169,7 @@ class Demo:
         """Raise TroubleError if a run can no longer end as expected, or takes too long."""
         for name in SAMPLES:
             if name not in look.runs:
-                raise TroubleError(f"Somebody deleted the run {name}.")
+                raise TroubleError(f"The run {name} was deleted.")
             run = look.runs[name]
             accepted = story.condition(run, "Accepted")
             if accepted["status"] == "False":
@@ -179,7 +179,7 @@ class Demo:
             if look.at > END_SECONDS and not story.finished(run):
                 raise TroubleError(f"{name} is not over after {END_SECONDS:.0f} s: {story.standing(run)}")
         if not self.stopped and look.runs[STOPPED].get("status", {}).get("termination"):
-            raise TroubleError(f"{STOPPED} ended before anybody stopped it: {story.standing(look.runs[STOPPED])}")
+            raise TroubleError(f"{STOPPED} ended before the demo stopped it: {story.standing(look.runs[STOPPED])}")
 
     def stop(self) -> None:
         """Stop the run with the command that a user would type."""
@@ -188,7 +188,7 @@ class Demo:
         self.view.tell("", self.base.run(*STOP).strip())
 
 
-# What enforces that a run's pod gets no more than any pod should; agent and gate keep to it as well.
+# Enforces Pod Security on the runs' pods; agent and gate comply as well.
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
@@ -203,7 +203,7 @@ def adapted(sample: str, env: dict[str, str]) -> str:
     for pattern, place in places.items():
         sample, found = re.subn(pattern, lambda _, place=place: place, sample)
         if found != 1:
-            raise TroubleError(f"The sample has {found} lines like `{pattern}`, and should have one:\n{sample}")
+            raise TroubleError(f"The sample has {found} lines like `{pattern}`, expected one:\n{sample}")
     return sample
 
 
@@ -238,7 +238,7 @@ def fail(view: View, base: Ground, sentences: list[str]) -> int:
     view.line(base.describe(named))
     for sentence in sentences:
         view.line(f"The demo failed: {sentence}", "bold red")
-    view.line("The cluster stays for a look (. .cluster/env); `make cluster-down` removes it.")
+    view.line("The cluster is kept (. .cluster/env); `make cluster-down` removes it.")
     return 1
 
 
@@ -275,8 +275,8 @@ def main() -> int:
     except KeyboardInterrupt:
         view.line()
         view.line(
-            f"Stopped watching. Runs that were started go on by themselves in namespace {NAMESPACE}, and the cluster stays:"
-            " `make demo` starts anew, `make cluster-down` removes it."
+            f"Interrupted. Started runs continue in namespace {NAMESPACE}, and the cluster is kept:"
+            " `make demo` starts again, `make cluster-down` removes it."
         )
         return 130
 

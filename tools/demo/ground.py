@@ -114,7 +114,7 @@ class Ground:
                 check=False,
             )
         except FileNotFoundError as error:
-            raise TroubleError(f"{command[0]} is not on PATH; `make cluster` brings it.") from error
+            raise TroubleError(f"{command[0]} is not on PATH; `make cluster` installs it.") from error
         except subprocess.TimeoutExpired as error:
             raise TroubleError(f"`{' '.join(command)}` did not end within {timeout:.0f} seconds.") from error
         if done.returncode:

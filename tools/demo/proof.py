@@ -104,7 +104,7 @@ def _node_released(ground: Ground, node: Json) -> Check:
         # On a cluster with other users, the operator must leave the node to them.
         return Check(true=True, sentence=f"node {name} is free of it, and stays for {', '.join(others)}")
     if node["phase"] == "Retained" and not there and state == "terminated":
-        return Check(true=True, sentence=f"node {name} is gone, given back by the run that it was handed over to")
+        return Check(true=True, sentence=f"node {name} is gone, released by the run that used it last")
     if node["phase"] != "Released" or not node.get("releasedAt"):
         return Check(true=False, sentence=f"did not release node {name}: it is {node['phase']}{story.said(node)}")
     if there:
@@ -131,6 +131,6 @@ def capacity(ground: Ground, pool: Json, *, shared: bool) -> Check:
             )
         if time.monotonic() > until:
             return Check(
-                true=False, sentence=f"the cloud's group still wants {look.desired} ({left}), though nobody uses them"
+                true=False, sentence=f"the cloud's group still wants {look.desired} ({left}), though no pod uses them"
             )
         time.sleep(1)
