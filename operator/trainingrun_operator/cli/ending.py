@@ -30,7 +30,7 @@ YES = click.option("-y", "--yes", is_flag=True, help="Skip the confirmation.")
 @click.option(
     "--mode",
     type=click.Choice([mode.value for mode in StopMode]),
-    help="Checkpoint to wait for. Auto: the training saves and exits. NextCheckpoint, LastCheckpoint: wait for that one only."
+    help="Checkpoint to wait for. Auto: the training saves and exits. NextCheckpoint, LastCheckpoint: that checkpoint is enough."
     " May be changed while the run stops.",
 )
 @WAIT
@@ -113,7 +113,7 @@ def proceed(session: Session, run: str, *, yes: bool) -> None:
     ask("End the hold without a proven checkpoint? Data that is not in the bucket is lost.", yes=yes)
     session.kubectl.patch(found, asking.PROCEED)
     session.screen.say(
-        f"{run} continues without a proven checkpoint (spec.checkpoint.onFailure: Proceed). Its status records what is lost."
+        f"The hold of {run} ends without a proven checkpoint (spec.checkpoint.onFailure: Proceed). Its status records what is lost."
     )
 
 

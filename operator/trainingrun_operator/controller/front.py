@@ -101,8 +101,8 @@ async def watch_while(
 ) -> None:
     """Watch all namespaces, or the given ones, until `leading` ends; SIGTERM and SIGINT cancel it.
 
-    With its own signal handlers, kopf would return before the Lease is given back, and only after running handlers end or five seconds
-    pass; no other replica could take over until then.
+    With its own signal handlers, kopf would return only after running observations end, or after five seconds, and the rest of the
+    operator would learn of the signal only then; no other replica could take over before.
 
     Raises:
         WatchRefusedError: a right is missing, or was removed with its namespace.

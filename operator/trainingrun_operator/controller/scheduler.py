@@ -45,7 +45,7 @@ class Scheduler:
         self._heap: list[tuple[float, int, str]] = []
         self._due: dict[str, float] = {}
         self._slow: set[str] = set()
-        """Runs whose last observation, or more, was slow."""
+        """Runs whose last observation, at least, was slow."""
         self._excused: set[str] = set()
         """Runs whose last observation was fast: a single slow one may be the API server's fault."""
         self._parked: dict[_Group, dict[str, float]] = {}

@@ -62,7 +62,7 @@ _DONE: Final = {
     "stop": "Stopping…",
     "suspend": "Suspending…",
     "resume": "Resuming…",
-    "proceed": "The hold has ended. The run continues with the checkpoints saved so far.",
+    "proceed": "The hold is ended. The stop continues with the data saved so far.",
     "abandon": "The nodes are kept.",
 }
 
