@@ -1,4 +1,4 @@
-"""One binary, several jobs. Each job imports only its own parts: the gate and the agent ride in every training pod."""
+"""One program with several jobs. Each job imports only what it needs: the gate and the agent run in every training pod."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A simulated training, so that the sample runs wherever the operator's image runs: nothing is learned, the loss falls by a formula.
+"""A simulated training for the sample, included in the operator's image: it learns nothing, the loss follows a formula.
 
-It keeps the contract that a real training keeps: metrics on a port, checkpoints that are renamed when whole, the stop file, resuming.
-`tools/training/digits.py` is the small real one.
+It behaves like a real training: metrics on a port, checkpoints renamed when complete, the stop file, resuming.
+`tools/training/digits.py` is a small real training.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ STOP_FILE = "STOP_TRAINING"
 
 
 def simulated_loss(step: int) -> float:
-    """From 2.3 at the start towards 0.1; below 0.5 at step 73, below 0.3 at step 102."""
+    """Loss by step: 2.3 at the start, towards 0.1; below 0.5 at step 73, below 0.3 at step 102."""
     return 0.1 + 2.2 * math.exp(-step / 42.5)
 
 
 def save(folder: Path, step: int) -> None:
-    """Write `checkpoint-<step>`: a small state in JSON and one kilobyte that stands for the weights."""
+    """Write `checkpoint-<step>`: a small JSON state and one kilobyte in place of the weights."""
     target, unfinished = folder / f"checkpoint-{step}", folder / f".tmp-checkpoint-{step}"
     if not step or target.exists():
         return
@@ -65,14 +65,14 @@ def say(line: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train in appearance until the last step or the stop file; the exit code."""
+    """Simulate a training until the last step or the stop file; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="stub-training", description="A simulated training: metrics, checkpoints and the stop file are real"
     )
     parser.add_argument("--epochs", type=int, default=3, help=f"epochs of {STEPS_PER_EPOCH} steps (3)")
     parser.add_argument("--step-seconds", type=float, default=0.5, help="seconds per step (0.5)")
     parser.add_argument("--save-every", type=int, default=20, metavar="STEPS", help="steps between checkpoints (20)")
-    parser.add_argument("--port", type=int, default=8000, help="where /metrics answers (8000)")
+    parser.add_argument("--port", type=int, default=8000, help="port of /metrics (8000)")
     options = parser.parse_args(argv)
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -85,7 +85,7 @@ def test_who_logs_in_sees_the_runs_of_their_namespace(stage):
         assert_accessible(page)
         page.get_by_role("textbox", name="Token").fill("not-a-token-of-this-cluster")
         page.get_by_role("button", name="Log in").click()
-        expect(page.get_by_role("alert")).to_contain_text("does not know this token")
+        expect(page.get_by_role("alert")).to_contain_text("rejects this token")
         stage.web.complaints.clear()  # The browser complains of the 401 itself.
 
         page.get_by_role("textbox", name="Token").fill(stage.viewer.token)
@@ -126,7 +126,7 @@ def test_no_other_page_can_press_the_button_or_frame_it(stage):
         page.locator("iframe").wait_for(state="attached")
         assert page.frame_locator("iframe").get_by_text("by-hand").count() == 0, "It must not be seen in a frame."
         page.get_by_role("button", name="Win a prize").click()
-        expect(page.locator("body")).to_contain_text("was not sent by a page of the dashboard itself")
+        expect(page.locator("body")).to_contain_text("did not come from a page of this dashboard")
     # The browser says what it refused.
     stage.web.complaints.clear()
     assert not (stage.by_hand.read() or {})["spec"].get("stop")
@@ -156,7 +156,7 @@ def test_the_button_stops_the_run_in_the_name_of_who_presses_it(stage):
         dialog = page.get_by_role("dialog", name="Stop training “by-hand”?")
         expect(dialog).to_contain_text("Progress is saved up to checkpoint-")
         page.get_by_label("Reason").select_option(Category.GOOD_ENOUGH)
-        page.get_by_label("In your words").fill("it's fine")
+        page.get_by_label("Details").fill("it's fine")
         said = Stop(Category.GOOD_ENOUGH, "it's fine", StopMode.AUTO)
         expect(page.locator("#stop-dialog-command")).to_have_text(command(stage.space.name, run.name, said.patch(user)))
         assert_accessible(page)

@@ -52,8 +52,8 @@ def test_kubectl_reads_well_while_a_run_trains_and_when_it_is_done(space):
 def test_kubectl_explain_is_the_reference(space):
     explained = space.captured("explain", "kubectl explain trun.spec")
     for field, words in {
-        "autoStopLoss": "negative: off",
-        "stop": "One way",
+        "autoStopLoss": "negative",
+        "stop": "Final",
         "pollIntervalSeconds": "in seconds",
         "checkpoint": "-required-",
     }.items():

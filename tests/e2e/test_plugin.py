@@ -134,7 +134,7 @@ def test_a_person_looks_at_a_run_stops_it_and_takes_its_checkpoint_home(space, t
     drawn = plugin(space, "plot digits", keep="plot").splitlines()
     assert drawn[0].endswith(f"threshold {TARGET}, user_stop")
     assert any(line.strip().startswith(f"{TARGET}┤╌") for line in drawn)
-    assert "its log with it" in plugin(space, "logs digits", code=Exit.NO_SUCH_RUN)
+    assert "its log are deleted" in plugin(space, "logs digits", code=Exit.NO_SUCH_RUN)
 
     _take_home(space, run, tmp_path)
 

@@ -178,7 +178,7 @@ FORBIDDEN = {
     ),
     "signs a stop that is none": (
         lambda tenant, run: ("PATCH", run.path, {"spec": {"stoppedBy": tenant.user}}, MERGE),
-        "spec.stoppedBy says who stops the run: write it together with spec.stop: true",
+        "spec.stoppedBy names who stops the run: set it together with spec.stop: true",
     ),
     "takes a pool that it may not use": (
         on_run({"spec": {"nodePool": {"ref": POOL}}}),

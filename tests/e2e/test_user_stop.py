@@ -47,7 +47,7 @@ def test_a_patch_stops_the_run_and_the_training_saves_and_leaves(steady_operator
     run.assert_ended_once()
 
     refusal = space.shell(TAKEN_BACK, fails=True)
-    assert "spec.stop is one way: a stopped run does not start again; create a new TrainingRun" in refusal
+    assert "spec.stop is final: a stopped run does not restart; create a new TrainingRun" in refusal
 
 
 def test_a_reason_given_with_the_stop_is_told(space):

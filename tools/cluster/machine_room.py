@@ -1,14 +1,14 @@
-"""The machine room: makes the cluster's GPU nodes follow the instances of the simulated cloud.
+"""The machine room: keeps the cluster's GPU nodes in line with the instances of the simulated cloud.
 
-Every second it compares what the cloud runs with what the container engine runs and what Kubernetes lists:
+Every second it compares the cloud's instances, the container engine's machines and the Nodes in Kubernetes:
 
-* an instance of the group without a machine: a new worker is built, which joins under the instance's id;
-* a machine without an instance: the container is removed, disk and all;
-* a Node without machine and instance: deleted a little later, as a cloud controller does;
-* a machine that was restarted: its routes and GPUs are put back;
-* a pod that fits no GPU node: the group's desired capacity is raised. This stands in for a cluster autoscaler; it never lowers.
+* an instance without a machine: a new worker is created and joins under the instance's id;
+* a machine without an instance: the container and its disk are removed;
+* a Node without machine and instance: deleted a little later, as by a cloud controller;
+* a restarted machine: its routes and GPUs are restored;
+* a pod that fits no GPU node: the group's desired capacity is raised, as by a cluster autoscaler; it is never lowered.
 
-It keeps nothing on disk: whatever it finds after its own death, the cloud's or the engine's, is compared like everything else.
+It stores nothing: after a restart of itself, the cloud or the engine, the next comparison repairs all differences.
 """
 
 from __future__ import annotations
@@ -55,20 +55,20 @@ log = logging.getLogger("machine-room")
 
 @dataclass(frozen=True)
 class Instance:
-    """An instance that the cloud runs, or is starting."""
+    """A pending or running instance of the cloud."""
 
     id: str
     zone: str
 
     @property
     def node(self) -> str:
-        """The name its Node and its container will have."""
+        """Name of its Node and container."""
         return f"{CLUSTER}-gpu-{self.id[-8:]}"
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A container of the engine that plays an instance."""
+    """A container of the engine in the role of an instance."""
 
     node: str
     instance: str
@@ -77,7 +77,7 @@ class Machine:
 
 
 class Cloud:
-    """The group, by the same API that the operator speaks."""
+    """The Auto Scaling group, through the API that the operator uses."""
 
     def __init__(self) -> None:
         config = Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 2})
@@ -100,17 +100,17 @@ class Cloud:
         return [Instance(i["InstanceId"], i["Placement"]["AvailabilityZone"]) for i in found]
 
     def capacity(self) -> tuple[int, int]:
-        """Desired and greatest size of the group."""
+        """Desired and maximum size of the group."""
         (group,) = self.scaling.describe_auto_scaling_groups(AutoScalingGroupNames=[GROUP])["AutoScalingGroups"]
         return group["DesiredCapacity"], group["MaxSize"]
 
     def want(self, desired: int) -> None:
-        """Sets desired capacity."""
+        """Set the desired capacity."""
         self.scaling.set_desired_capacity(AutoScalingGroupName=GROUP, DesiredCapacity=desired)
 
 
 class Kubernetes:
-    """Four requests to the API server, with the credentials of the kubeconfig."""
+    """Four API requests, with the credentials of the kubeconfig."""
 
     def __init__(self) -> None:
         view = subprocess.run(
@@ -120,47 +120,49 @@ class Kubernetes:
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
         self.server = cluster["server"]
         self.tls = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
-        with tempfile.NamedTemporaryFile() as pair:  # ssl takes a certificate from a file only
+        with tempfile.NamedTemporaryFile() as pair:  # ssl reads certificates from files only
             pair.write(base64.b64decode(user["client-certificate-data"]) + base64.b64decode(user["client-key-data"]))
             pair.flush()
             self.tls.load_cert_chain(pair.name)
 
     def request(self, path: str, method: str = "GET") -> dict[str, Any]:
-        """The answer's JSON."""
+        """Parsed JSON of the response."""
         request = urllib.request.Request(self.server + path, method=method)  # noqa: S310  the kubeconfig's https
         with urllib.request.urlopen(request, context=self.tls, timeout=10) as answer:  # noqa: S310
             return json.load(answer)  # type: ignore[no-any-return]
 
     def nodes(self) -> dict[str, dict[str, Any]]:
-        """Every Node by its name."""
+        """All Nodes by name."""
         return {n["metadata"]["name"]: n for n in self.request("/api/v1/nodes")["items"]}
 
     def pods(self) -> list[dict[str, Any]]:
-        """Every pod that has not ended."""
+        """All pods that have not ended."""
         unfinished = "fieldSelector=status.phase!=Succeeded,status.phase!=Failed"
         return self.request(f"/api/v1/pods?{unfinished}")["items"]  # type: ignore[no-any-return]
 
     def delete_node(self, name: str) -> None:
-        """Deletes a Node that may be gone already."""
+        """Delete a Node; it may already be gone."""
         try:
             self.request(f"/api/v1/nodes/{name}", "DELETE")
         except urllib.error.HTTPError as error:
-            if error.code != 404:  # noqa: PLR2004  somebody else was first
+            if error.code != 404:  # noqa: PLR2004  already deleted
                 raise
 
 
 def engine(*args: str, check: bool = True) -> list[str]:
-    """The lines of a docker command."""
+    """Output lines of a docker command."""
     return subprocess.run([DOCKER, *args], check=check, capture_output=True, text=True, timeout=30).stdout.splitlines()
 
 
 def containers() -> tuple[dict[str, Machine], str]:
-    """The machines by node name, and when the control plane was started."""
+    """Machines by node name, and the start time of the control plane."""
     ids = engine("ps", "-aq", "--filter", f"label=io.x-k8s.kind.cluster={CLUSTER}")
     fields = (
         f'{{{{.Name}}}} {{{{.State.Running}}}} {{{{.State.StartedAt}}}} {{{{index .Config.Labels "{INSTANCE_LABEL}"}}}}'
     )
-    lines = engine("inspect", "--format", fields, *ids, check=False) if ids else []  # one may be removed meanwhile
+    lines = (
+        engine("inspect", "--format", fields, *ids, check=False) if ids else []
+    )  # a machine may be removed in between
     machines, control_plane = {}, ""
     for line in lines:
         name, running, started, *instance = line.split()
@@ -173,17 +175,17 @@ def containers() -> tuple[dict[str, Machine], str]:
 
 
 def gpus_requested(pod: dict[str, Any]) -> int:
-    """GPUs of all its containers together."""
+    """Sum of the GPUs of all containers."""
     return sum(int(c.get("resources", {}).get("requests", {}).get(GPU, 0)) for c in pod["spec"].get("containers", []))
 
 
 def gpus_of(node: dict[str, Any]) -> int:
-    """GPUs that its status offers."""
+    """GPUs in the node's status."""
     return int(node.get("status", {}).get("allocatable", {}).get(GPU, 0))
 
 
 def accepts_pods(node: dict[str, Any]) -> bool:
-    """Ready with its GPUs, not cordoned, not going, and with no other taint than the usual one of GPU nodes."""
+    """Whether the node is ready with GPUs, not cordoned, not being deleted, and has only the usual taint of GPU nodes."""
     conditions = {c["type"]: c["status"] for c in node["status"].get("conditions", [])}
     other = [t for t in node["spec"].get("taints", []) if t["key"] != GPU and t["effect"] != "PreferNoSchedule"]
     return (
@@ -195,13 +197,13 @@ def accepts_pods(node: dict[str, Any]) -> bool:
 
 
 def is_new(node: dict[str, Any]) -> bool:
-    """Registered a moment ago: what it lacks will come."""
+    """Whether the node has just registered and may still get its GPUs."""
     created = datetime.fromisoformat(node["metadata"]["creationTimestamp"])
     return (datetime.now(UTC) - created).total_seconds() < BOOT_SECONDS
 
 
 def waits_for_gpu(pod: dict[str, Any]) -> bool:
-    """The scheduler found no node for it, and a node of this pool could be one."""
+    """Whether the scheduler found no node for the pod, and a node of this pool would fit."""
     if (
         pod["spec"].get("nodeName")
         or pod["metadata"].get("deletionTimestamp")
@@ -215,7 +217,7 @@ def waits_for_gpu(pod: dict[str, Any]) -> bool:
 
 
 def nodes_lacking(waiting: list[int], free: list[int]) -> int:
-    """How many more nodes the waiting requests need beside what is free, each put where it first fits, the greatest first."""
+    """Number of additional nodes for the waiting requests, by first fit, largest request first."""
     bins, given = list(free), len(free)
     for need in sorted(waiting, reverse=True):
         place = next((i for i, room in enumerate(bins) if room >= need), None)
@@ -228,7 +230,7 @@ def nodes_lacking(waiting: list[int], free: list[int]) -> int:
 
 @dataclass
 class Room:
-    """One pass compares and acts; slow work runs in the pool, at most one piece for a machine."""
+    """Compares and acts in passes; slow work runs in the pool, at most one task per machine."""
 
     cloud: Cloud
     kubernetes: Kubernetes
@@ -237,7 +239,7 @@ class Room:
     work: dict[str, Future[None]] = field(default_factory=dict)
     ending: dict[str, Future[None]] = field(default_factory=dict)
     not_before: dict[str, float] = field(default_factory=dict)
-    wired: dict[str, str] = field(default_factory=dict)  # node to the start for which it was wired
+    wired: dict[str, str] = field(default_factory=dict)  # by node, the start time for which routes were set
     gone_since: dict[str, float] = field(default_factory=dict)
 
     def once(self) -> None:
@@ -265,13 +267,13 @@ class Room:
         machines: dict[str, Machine],
         nodes: dict[str, dict[str, Any]],
     ) -> None:
-        """Routes do not outlive a node's restart, nor do GPUs that no device plugin reports again."""
+        """Restore routes, which a node's restart removes, and GPUs that no device plugin reports."""
         if control_plane and self.wired.get(CONTROL_PLANE) != control_plane:
             self.wired[CONTROL_PLANE] = control_plane
             self.start(CONTROL_PLANE, f"routes of {CONTROL_PLANE}", "wire", CONTROL_PLANE)
         for node, machine in machines.items():
             if node in self.work:
-                self.wired.setdefault(node, machine.started)  # a join wires too
+                self.wired.setdefault(node, machine.started)  # a join sets routes as well
             if node not in instances or not machine.running or node in self.work:
                 continue
             restarted = self.wired.get(node) != machine.started
@@ -280,7 +282,7 @@ class Room:
                 self.wired[node] = machine.started
 
     def start(self, node: str, title: str, *action: str) -> bool:
-        """Puts a machine's work into the pool, unless it has some or has just failed."""
+        """Submit work for a machine, unless it has work or has just failed."""
         if node in self.work or time.monotonic() < self.not_before.get(node, 0):
             return False
         log.info("%s", title)
@@ -288,7 +290,7 @@ class Room:
         return True
 
     def run(self, *action: str) -> None:
-        """Does one thing to one machine, by the script that knows how."""
+        """Run one action of a machine through its script."""
         began = time.monotonic()
         done = subprocess.run([COMMAND, "machine", *action], check=False, capture_output=True, text=True, timeout=300)
         if done.returncode:
@@ -297,18 +299,18 @@ class Room:
         log.info("%s: done in %.1f s", " ".join(action[:2]), time.monotonic() - began)
 
     def collect(self, work: dict[str, Future[None]]) -> None:
-        """Forgets finished work; what failed waits a little before it is tried again."""
+        """Remove finished work; failed work is retried after a pause."""
         for node, future in list(work.items()):
             if future.done():
                 del work[node]
                 if error := future.exception():
-                    log.warning("%s; again in %.0f s", error, RETRY_SECONDS)
+                    log.warning("%s; retry in %.0f s", error, RETRY_SECONDS)
                     self.not_before[node] = time.monotonic() + RETRY_SECONDS
 
     def delete_nodes(
         self, instances: dict[str, Instance], machines: dict[str, Machine], nodes: dict[str, dict[str, Any]]
     ) -> None:
-        """The cloud controller's part: the Node of an instance that is no more."""
+        """Delete Nodes of terminated instances, as a cloud controller does."""
         ours = {name for name, node in nodes.items() if node["spec"].get("providerID", "").startswith(PROVIDER)}
         gone = ours - instances.keys() - machines.keys()
         self.gone_since = {node: self.gone_since.get(node, time.monotonic()) for node in gone}
@@ -320,7 +322,7 @@ class Room:
     def raise_desired(
         self, instances: dict[str, Instance], machines: dict[str, Machine], nodes: dict[str, dict[str, Any]]
     ) -> None:
-        """The cluster autoscaler's part."""
+        """Raise the desired capacity, as a cluster autoscaler does."""
         pods = self.kubernetes.pods()
         waiting = {
             p["metadata"]["namespace"] + "/" + p["metadata"]["name"]: gpus_requested(p)
@@ -352,7 +354,7 @@ class Room:
 
 
 def main(pid_file: str) -> None:
-    """Passes for ever."""
+    """Run passes until killed."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     Path(pid_file).write_text(f"{os.getpid()}\n")
     log.info("machine room of %s: process %d", CLUSTER, os.getpid())
@@ -363,10 +365,10 @@ def main(pid_file: str) -> None:
             room = room or Room(Cloud(), Kubernetes())
             room.once()
             last = ""
-        except Exception as error:  # noqa: BLE001  the cloud, the engine and the API server may each be away for a while
+        except Exception as error:  # noqa: BLE001  cloud, engine and API server may each be unavailable for a while
             problem = f"{type(error).__name__}: {error}"
             if problem != last:
-                log.warning("%s; trying again", problem)
+                log.warning("%s; retrying", problem)
             last = problem
         time.sleep(PERIOD_SECONDS)
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Three real trainings side by side, ended in three ways; every promise is checked before the demo says that it is true.
+"""Three real trainings side by side, ended in three ways; the demo checks every promise before it reports success.
 
-    make demo           cluster, image, operator, this, and the cluster removed again
-    KEEP=1 make demo    the cluster stays, for trying more
+    make demo           cluster, image, operator, the demo, then the cluster is removed
+    KEEP=1 make demo    keeps the cluster
 
-The runs are those of manifests/samples: one whose loss gets low enough, one that a person stops, one that is complete. Leaves with 0 only
-if each ended for its reason, its checkpoint loads from the bucket with the numbers that the training reported, and its node is gone.
+The runs are those of manifests/samples: one ends by its loss, one is stopped by a person, one completes. The exit code is 0 only if each
+ended for its reason, its checkpoint loads from the bucket with the reported numbers, and its node is gone.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ The cluster stays. What to try next:
 
   . .cluster/env && kubectl config set-context --current --namespace {NAMESPACE}
   kubectl get trun                          # the three runs; with -o wide also best loss, checkpoint and nodes
-  kubectl describe trun low-loss            # why it ended, where its checkpoint is, what became of its node
+  kubectl describe trun low-loss            # why it ended, where its checkpoint is, the state of its node
   kubectl explain trun.spec                 # every field, explained
 
   sed 's/name: user-stop/name: again/' {MANIFESTS.relative_to(ROOT)}/user-stop.yaml | kubectl apply -f -
-  kubectl get trun -w                       # a machine is booted for it, and it trains
-  kubectl logs -f job/again -c train        # what the training itself prints
+  kubectl get trun -w                       # a machine boots for it, then it trains
+  kubectl logs -f job/again -c train        # the training's log
   kubectl patch trun again --type merge -p '{{"spec":{{"stop":true}}}}'
   kubectl wait --for=condition=Finished trun/again --timeout=3m
 
-  make cluster-down                         # the end of it
+  make cluster-down                         # removes the cluster
 """
 
 
 class Demo:
-    """The demo from a clean namespace to the last check."""
+    """The demo from an empty namespace to the last check."""
 
     def __init__(self, base: Ground, view: View) -> None:
         self.base, self.view = base, view
@@ -73,7 +73,7 @@ class Demo:
         self.began = time.monotonic()
 
     def play(self) -> tuple[list[proof.Report], proof.Check]:
-        """Start, watch, stop, examine. Raises TroubleError with the first promise that can no longer come true."""
+        """Start, watch, stop, examine. Raises TroubleError at the first promise that cannot be kept."""
         self.prepare()
         look = self.watch(self.start())
         self.view.tell(
@@ -87,7 +87,7 @@ class Demo:
     # -- before -------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """A namespace without runs, with the Secret that the runs name."""
+        """Create a namespace without runs, with the Secret that the runs name."""
         self.base.apply(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}}
         )
@@ -102,7 +102,7 @@ class Demo:
         self.view.tell("demo", f"namespace {NAMESPACE} with the Secret {SECRET}: keys and CA of the bucket")
 
     def clear(self) -> None:
-        """Delete what an earlier demo left. Their checkpoints stay in the bucket."""
+        """Delete the runs of an earlier demo; their checkpoints stay in the bucket."""
         if not (left := self.base.leftovers()):
             return
         self.view.tell("demo", f"deletes what an earlier demo left: {', '.join(left)}")
@@ -111,12 +111,12 @@ class Demo:
         while left := self.base.leftovers():
             if time.monotonic() > until:
                 raise TroubleError(
-                    f"What an earlier demo left is still there after {CLEAR_SECONDS:.0f} s: {', '.join(left)}."
+                    f"Objects of an earlier demo still exist after {CLEAR_SECONDS:.0f} s: {', '.join(left)}."
                 )
             time.sleep(LOOK_SECONDS)
 
     def start(self) -> Look:
-        """Apply the samples with the cluster's own bucket in them; how it looked just before."""
+        """Apply the samples with the cluster's bucket; returns the state before."""
         MANIFESTS.mkdir(parents=True, exist_ok=True)
         for name in SAMPLES:
             sample = (ROOT / "manifests" / "samples" / f"{name}.yaml").read_text()
@@ -136,7 +136,7 @@ class Demo:
     # -- meanwhile ----------------------------------------------------------------------------------------------
 
     def watch(self, before: Look) -> Look:
-        """Show and tell until all three are over."""
+        """Show the progress until all three runs are over."""
         while True:
             look = self.look()
             self.shared |= bool(look.others)
@@ -153,7 +153,7 @@ class Demo:
             time.sleep(LOOK_SECONDS)
 
     def look(self) -> Look:
-        """One look; a cluster that is busy is asked again for a while."""
+        """Read the current state; a busy cluster is retried for a while."""
         until = time.monotonic() + BUSY_SECONDS
         while True:
             try:
@@ -161,15 +161,15 @@ class Demo:
             except BUSY as error:
                 if time.monotonic() > until:
                     raise TroubleError(
-                        f"The cluster or its cloud has not answered for {BUSY_SECONDS:.0f} s: {error}"
+                        f"The cluster or its cloud has not responded for {BUSY_SECONDS:.0f} s: {error}"
                     ) from error
             time.sleep(LOOK_SECONDS)
 
     def judge(self, look: Look) -> None:
-        """Nothing is waited for that cannot come, or has taken too long."""
+        """Raise TroubleError if a run can no longer end as expected, or takes too long."""
         for name in SAMPLES:
             if name not in look.runs:
-                raise TroubleError(f"Somebody deleted the run {name}.")
+                raise TroubleError(f"The run {name} was deleted.")
             run = look.runs[name]
             accepted = story.condition(run, "Accepted")
             if accepted["status"] == "False":
@@ -179,21 +179,21 @@ class Demo:
             if look.at > END_SECONDS and not story.finished(run):
                 raise TroubleError(f"{name} is not over after {END_SECONDS:.0f} s: {story.standing(run)}")
         if not self.stopped and look.runs[STOPPED].get("status", {}).get("termination"):
-            raise TroubleError(f"{STOPPED} ended before anybody stopped it: {story.standing(look.runs[STOPPED])}")
+            raise TroubleError(f"{STOPPED} ended before the demo stopped it: {story.standing(look.runs[STOPPED])}")
 
     def stop(self) -> None:
-        """The user's stop, exactly as a user types it."""
+        """Stop the run with the command that a user would type."""
         self.stopped = True
         self.view.tell("$", shlex.join(STOP), "bold")
         self.view.tell("", self.base.run(*STOP).strip())
 
 
-# What enforces that a run's pod gets no more than any pod should; agent and gate keep to it as well.
+# Enforces Pod Security on the runs' pods; agent and gate comply as well.
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
 def adapted(sample: str, env: dict[str, str]) -> str:
-    """A sample with the cluster's bucket and endpoint, and with all GPUs of a machine: each run then has, and gives back, one of its own."""
+    """A sample with the cluster's bucket and endpoint, and all GPUs of a machine, so that each run has its own machine to release."""
     places = {
         r"destination: \S+": f"destination: s3://{env['TRAININGRUN_BUCKET']}/runs",
         r"endpointURL: .*": f"endpointURL: {env['TRAININGRUN_S3_ENDPOINT_IN_CLUSTER']}",
@@ -203,12 +203,12 @@ def adapted(sample: str, env: dict[str, str]) -> str:
     for pattern, place in places.items():
         sample, found = re.subn(pattern, lambda _, place=place: place, sample)
         if found != 1:
-            raise TroubleError(f"The sample has {found} lines like `{pattern}`, and should have one:\n{sample}")
+            raise TroubleError(f"The sample has {found} lines like `{pattern}`, expected one:\n{sample}")
     return sample
 
 
 def summary(view: View, reports: list[proof.Report], capacity: proof.Check, seconds: float) -> list[str]:
-    """Print what came of it; the sentences that are not true."""
+    """Print the results; returns the failed checks."""
     say = view.line
     say()
     for report in reports:
@@ -232,18 +232,18 @@ def summary(view: View, reports: list[proof.Report], capacity: proof.Check, seco
 
 
 def fail(view: View, base: Ground, sentences: list[str]) -> int:
-    """Say which promise was not kept, and show the runs that it was made for; all of them where it names none."""
+    """Print the failed checks and describe the runs they name, or all runs."""
     view.line()
     named = [name for name in SAMPLES if any(sentence.startswith(f"{name} ") for sentence in sentences)]
     view.line(base.describe(named))
     for sentence in sentences:
         view.line(f"The demo failed: {sentence}", "bold red")
-    view.line("The cluster stays for a look (. .cluster/env); `make cluster-down` removes it.")
+    view.line("The cluster is kept (. .cluster/env); `make cluster-down` removes it.")
     return 1
 
 
 def end(view: View, *, keep: bool) -> int:
-    """All of it is true."""
+    """Report success."""
     view.line("All of it is true.", "bold green")
     if keep:
         view.line(TRY_NEXT)
@@ -255,7 +255,7 @@ def end(view: View, *, keep: bool) -> int:
 
 
 def main() -> int:
-    """Run the demo; the exit code."""
+    """Run the demo; returns the exit code."""
     view = View()
     try:
         with ground() as base:
@@ -275,8 +275,8 @@ def main() -> int:
     except KeyboardInterrupt:
         view.line()
         view.line(
-            f"Stopped watching. Runs that were started go on by themselves in namespace {NAMESPACE}, and the cluster stays:"
-            " `make demo` starts anew, `make cluster-down` removes it."
+            f"Interrupted. Started runs continue in namespace {NAMESPACE}, and the cluster is kept:"
+            " `make demo` starts again, `make cluster-down` removes it."
         )
         return 130
 

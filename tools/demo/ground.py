@@ -1,4 +1,4 @@
-"""What the demo stands on: the cluster, its bucket and its cloud, and one look at all three."""
+"""The demo's environment: the cluster, its bucket and its cloud, and a snapshot of all three."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ ENV = ROOT / ".cluster" / "env"
 NAMESPACE = "demo"
 GPU = "nvidia.com/gpu"
 BUSY = (kubernetes.client.ApiException, urllib3.exceptions.HTTPError, BotoCoreError, ClientError, OSError)
-"""What a cluster that is busy for a moment answers with: look again."""
+"""Errors of a briefly busy cluster: retry."""
 
 Json = dict[str, Any]
 
 
 class TroubleError(Exception):
-    """Something that the demo promised is not true; its text is a sentence for the person who watches."""
+    """A promise of the demo that is not kept; the text is a sentence for the viewer."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One GPU machine: what the cloud calls it, and the Node that Kubernetes makes of it."""
+    """A GPU machine: its instance in the cloud and its Node in Kubernetes."""
 
     instance: str
     state: str
-    """As EC2 says it: pending, running, shutting-down, terminated; empty: the cloud does not know it."""
+    """State in EC2: pending, running, shutting-down, terminated; empty if the cloud does not know it."""
     node: str = ""
     ready: bool = False
     leaving: bool = False
-    """Tainted by the operator: on its way out."""
+    """Whether the operator has tainted it for release."""
     gpus: int = 0
     used_by: tuple[str, ...] = ()
     """Pods with a GPU on it, as run or namespace/pod."""
@@ -54,7 +54,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Look:
-    """Everything at one moment."""
+    """A snapshot of runs, nodes and machines."""
 
     at: float
     """Seconds since the demo's runs were applied."""
@@ -62,17 +62,17 @@ class Look:
     machines: tuple[Machine, ...] = ()
     desired: int = 0
     others: int = 0
-    """Pods of other namespaces that have, or wait for, a GPU."""
+    """Pods of other namespaces that have or wait for a GPU."""
 
 
 class Ground:
-    """The running cluster, by what `.cluster/env` says."""
+    """The running cluster, as described by `.cluster/env`."""
 
     def __init__(self, folder: Path) -> None:
         self.env = _environment()
         self.folder = folder
         self.kubeconfig = self._own_kubeconfig()
-        # What a person types has no --namespace, so the demo's kubectl has its own default.
+        # The demo prints commands without --namespace, so its kubectl has its own default namespace.
         self.env["KUBECONFIG"] = str(self.kubeconfig)
         kubernetes.config.load_kube_config(str(self.kubeconfig))
         self.core: Any = kubernetes.client.CoreV1Api()
@@ -101,7 +101,7 @@ class Ground:
         return own
 
     def run(self, *command: str, given: str | None = None, timeout: float = 120) -> str:
-        """Run a program of the ground (kubectl, docker); its output, or TroubleError with what it complained about."""
+        """Run kubectl or docker; returns its output. Raises TroubleError with its error output."""
         try:
             done = subprocess.run(
                 command,
@@ -114,7 +114,7 @@ class Ground:
                 check=False,
             )
         except FileNotFoundError as error:
-            raise TroubleError(f"{command[0]} is not on PATH; `make cluster` brings it.") from error
+            raise TroubleError(f"{command[0]} is not on PATH; `make cluster` installs it.") from error
         except subprocess.TimeoutExpired as error:
             raise TroubleError(f"`{' '.join(command)}` did not end within {timeout:.0f} seconds.") from error
         if done.returncode:
@@ -122,7 +122,7 @@ class Ground:
         return done.stdout
 
     def apply(self, manifest: Json) -> None:
-        """Create an object, or make it what the manifest says."""
+        """Create or update an object."""
         self.run("kubectl", "apply", "--filename", "-", given=yaml.safe_dump(manifest))
 
     def require_operator(self) -> None:
@@ -134,7 +134,7 @@ class Ground:
             raise TroubleError("The operator is not installed, or not ready: run `make install`.")
 
     def leftovers(self) -> list[str]:
-        """What there is of runs in the demo's namespace."""
+        """Objects of earlier runs in the demo's namespace."""
         owned = "trainingrun.dev/run"
         jobs = self.batch.list_namespaced_job(NAMESPACE, label_selector=owned).items
         pods = self.core.list_namespaced_pod(NAMESPACE, label_selector=owned).items
@@ -145,7 +145,7 @@ class Ground:
         ]
 
     def why_pending(self, run: str) -> str:
-        """Why a run's pod does not train, in the words of scheduler or kubelet."""
+        """Why a run's pod does not train, from the scheduler or kubelet."""
         pods = self.core.list_namespaced_pod(NAMESPACE, label_selector=f"trainingrun.dev/run={run}").items
         if not pods:
             return "it has no pod yet."
@@ -160,7 +160,7 @@ class Ground:
         return f"its pod is {status.phase}. {'; '.join(dict.fromkeys(words))}"
 
     def describe(self, names: list[str]) -> str:
-        """Runs, or all runs, and the pods that are left, as `kubectl describe` shows them."""
+        """The given runs, or all runs, and remaining pods, as printed by `kubectl describe`."""
         told = []
         for what in (("trainingruns", *names), ("pods",)):
             with contextlib.suppress(TroubleError):
@@ -180,7 +180,7 @@ class Ground:
         return {run["metadata"]["name"]: run for run in listed["items"]}
 
     def look(self, pool: Json, at: float) -> Look:
-        """One look at runs, nodes and machines. Raises one of BUSY when something does not answer."""
+        """Take a snapshot of runs, nodes and machines. Raises one of BUSY if a request fails."""
         groups = self.scaling.describe_auto_scaling_groups(AutoScalingGroupNames=pool["awsAutoScaling"]["groups"])
         members = [member for group in groups["AutoScalingGroups"] for member in group["Instances"]]
         runs = self.runs()
@@ -204,7 +204,7 @@ class Ground:
         )
 
     def states(self, instances: list[str]) -> dict[str, str]:
-        """What EC2 says about each instance; one that it no longer knows is terminated."""
+        """EC2 state of each instance; an unknown instance counts as terminated."""
         found = dict.fromkeys(instances, "terminated")
         if instances:
             answer = self.ec2.describe_instances(Filters=[{"Name": "instance-id", "Values": instances}])
@@ -214,7 +214,7 @@ class Ground:
         return found
 
     def node_uid(self, name: str) -> str:
-        """The uid of a Node; empty if there is none of that name."""
+        """UID of a Node; empty if there is none."""
         try:
             return str(self.core.read_node(name).metadata.uid)
         except kubernetes.client.ApiException as error:
@@ -223,7 +223,7 @@ class Ground:
             raise
 
     def pods_of_others(self, node: str) -> list[str]:
-        """Pods of other namespaces that have a GPU of this node."""
+        """Pods of other namespaces with a GPU of this node."""
         pods = self.core.list_pod_for_all_namespaces(field_selector=f"spec.nodeName={node}").items
         return sorted(
             f"{pod.metadata.namespace}/{pod.metadata.name}"
@@ -232,7 +232,7 @@ class Ground:
         )
 
     def download(self, uri: str, folder: Path) -> int:
-        """Fetch everything under an s3:// folder; how many files there were."""
+        """Download an s3:// folder; returns the number of files."""
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         files = 0
         for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
@@ -244,7 +244,7 @@ class Ground:
         return files
 
     def score(self, folder: Path) -> Json:
-        """What the training image says a checkpoint is worth, recomputed from its weights and the data."""
+        """Recompute a checkpoint's scores from its weights and the data, with the training image."""
         container = self.run(
             *("docker", "create", "--network", "none", self.env["TRAININGRUN_TRAINING_IMAGE"]),
             *("--score", "/tmp/checkpoint"),  # noqa: S108 - inside a container of its own
@@ -260,18 +260,18 @@ class Ground:
 
 @contextlib.contextmanager
 def ground() -> Iterator[Ground]:
-    """The ground, and a folder of its own that goes with it."""
+    """The environment, with a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="trainingrun-demo-") as folder:
         yield Ground(Path(folder))
 
 
 def nodes_of(run: Json) -> list[Json]:
-    """The nodes that a run used, as its status tells it."""
+    """The nodes of a run, from its status."""
     return [{"providerID": "", **node} for node in run.get("status", {}).get("nodes", ())]
 
 
 def gpus_of(run: Json) -> int:
-    """How many GPUs a run's pod asks for."""
+    """Number of GPUs that a run's pod requests."""
     containers = run["spec"]["template"]["spec"]["containers"]
     return sum(int(one.get("resources", {}).get("limits", {}).get(GPU, 0)) for one in containers)
 
@@ -288,7 +288,7 @@ def _environment() -> dict[str, str]:
 
 
 def _gpus_of(pod: Any) -> int:
-    """GPUs that a pod has or waits for; none once it is over."""
+    """GPUs that a pod has or waits for; 0 after its end."""
     if pod.status.phase in ("Succeeded", "Failed"):
         return 0
     return sum(int((one.resources.limits or {}).get(GPU, 0)) for one in pod.spec.containers if one.resources)

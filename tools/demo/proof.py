@@ -1,4 +1,4 @@
-"""Whether what the statuses say is true: asked of the bucket, the cluster and the cloud, not of the operator."""
+"""Checks of the statuses against the bucket, the cluster and the cloud, independent of the operator."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 CAPACITY_SECONDS = 20.0
-"""So long the cloud may take to count down a machine that is gone already."""
+"""Time for the cloud to update its capacity after a machine is gone."""
 
 
 class Ending(NamedTuple):
-    """How a sample ends when everything works."""
+    """The expected end of a sample."""
 
     status: str
     phase: str
 
 
 class Check(NamedTuple):
-    """Something that must be true, as a sentence that says what was found."""
+    """A checked promise and a sentence with the finding."""
 
     true: bool
     sentence: str
@@ -34,7 +34,7 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """One run, after its end."""
+    """The checks of one ended run."""
 
     run: Json
     checks: tuple[Check, ...]
@@ -42,12 +42,12 @@ class Report:
 
     @property
     def name(self) -> str:
-        """Of the run."""
+        """Name of the run."""
         return str(self.run["metadata"]["name"])
 
 
 def examine(ground: Ground, run: Json, ending: Ending, seconds_per_step: float | None) -> Report:
-    """Everything about one run that has an end."""
+    """Check one ended run."""
     loaded, state = _loads(ground, run)
     saving = None
     if state is not None and seconds_per_step is not None:
@@ -66,7 +66,7 @@ def _ended_as(run: Json, ending: Ending) -> Check:
 
 
 def _loads(ground: Ground, run: Json) -> tuple[Check, Json | None]:
-    """The checkpoint, fetched from the bucket, is worth exactly what the training wrote down when it saved it."""
+    """Download the checkpoint and compare its recomputed scores with those the training reported."""
     proven = story.condition(run, "CheckpointSaved")
     saved = run.get("status", {}).get("checkpoint", {})
     uri, name = saved.get("uri", ""), saved.get("dir", "")
@@ -101,10 +101,10 @@ def _node_released(ground: Ground, node: Json) -> Check:
     name, instance = node["name"], node["providerID"].rpartition("/")[2]
     there, state = ground.node_uid(name) == node["uid"], ground.states([instance])[instance]
     if node["phase"] == "Retained" and there and (others := ground.pods_of_others(name)):
-        # Only on a cluster with other users: what the operator must do then is to leave the node to them.
+        # On a cluster with other users, the operator must leave the node to them.
         return Check(true=True, sentence=f"node {name} is free of it, and stays for {', '.join(others)}")
     if node["phase"] == "Retained" and not there and state == "terminated":
-        return Check(true=True, sentence=f"node {name} is gone, given back by the run that it was handed over to")
+        return Check(true=True, sentence=f"node {name} is gone, released by the run that used it last")
     if node["phase"] != "Released" or not node.get("releasedAt"):
         return Check(true=False, sentence=f"did not release node {name}: it is {node['phase']}{story.said(node)}")
     if there:
@@ -117,7 +117,7 @@ def _node_released(ground: Ground, node: Json) -> Check:
 
 
 def capacity(ground: Ground, pool: Json, *, shared: bool) -> Check:
-    """Nothing is left that costs: the cloud wants no machine. On a cluster that others use too, theirs may be there."""
+    """Check that the cloud's group wants no machine, except for other users of the cluster."""
     until = time.monotonic() + CAPACITY_SECONDS
     while True:
         look = ground.look(pool, 0)
@@ -131,6 +131,6 @@ def capacity(ground: Ground, pool: Json, *, shared: bool) -> Check:
             )
         if time.monotonic() > until:
             return Check(
-                true=False, sentence=f"the cloud's group still wants {look.desired} ({left}), though nobody uses them"
+                true=False, sentence=f"the cloud's group still wants {look.desired} ({left}), though no pod uses them"
             )
         time.sleep(1)

@@ -1,4 +1,4 @@
-"""What is worth telling between two looks, and what ending early was worth. No I/O."""
+"""Events between two snapshots, and the savings of ending early. No I/O."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 Sentence = tuple[str, str]
-"""Who (a run, or the machine), and what happened."""
+"""Subject (a run or the machine) and event."""
 
 
 def condition(run: Json, kind: str) -> Json:
-    """A condition of a run; Unknown while it is not written."""
+    """A condition of a run; Unknown if it is not set."""
     found = (one for one in run.get("status", {}).get("conditions", ()) if one["type"] == kind)
     return next(found, {"type": kind, "status": "Unknown", "reason": "", "message": ""})
 
@@ -28,12 +28,12 @@ def finished(run: Json) -> bool:
 
 
 def step_of(run: Json) -> int:
-    """The newest step that the operator read."""
+    """The latest step read by the operator."""
     return int(run.get("status", {}).get("progress", {}).get("step") or 0)
 
 
 def standing(run: Json) -> str:
-    """Where a run stands, in its own words."""
+    """State of a run, from its status."""
     status = run.get("status", {})
     stop = status.get("termination", {})
     if stop.get("phase") == "Held":
@@ -46,7 +46,7 @@ def standing(run: Json) -> str:
 
 
 def sentences(before: Look, now: Look) -> list[Sentence]:
-    """What happened from one look to the next."""
+    """Events between two snapshots."""
     told: list[Sentence] = []
     for name, run in now.runs.items():
         told += [(name, what) for what in _of_run(before.runs.get(name, {}), run)]
@@ -95,7 +95,7 @@ def _phase(stop: Json) -> str:
 
 
 def said(node: Json) -> str:
-    """The words that the operator has for a node, as a continuation."""
+    """The status message of a node, as a continuation."""
     return f". {node['message']}" if node.get("message") else ""
 
 
@@ -112,7 +112,7 @@ def _of_machine(before: Machine | None, now: Machine) -> Iterator[str]:
 
 
 def size(number: int) -> str:
-    """Bytes as people read them."""
+    """Bytes in a readable unit."""
     value = float(number)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:  # noqa: PLR2004 - what makes a kilo
@@ -122,13 +122,13 @@ def size(number: int) -> str:
 
 
 class Pace:
-    """Seconds per step of each run, between the first and the last step that the operator wrote down."""
+    """Seconds per step of each run, between the first and the last recorded step."""
 
     def __init__(self) -> None:
         self._seen: dict[str, list[tuple[int, datetime]]] = {}
 
     def add(self, look: Look) -> None:
-        """Note the steps of one look."""
+        """Record the steps of a snapshot."""
         for name, run in look.runs.items():
             progress = run.get("status", {}).get("progress", {})
             if progress.get("step") and progress.get("lastObservationTime"):
@@ -136,7 +136,7 @@ class Pace:
                 self._seen.setdefault(name, []).append((progress["step"], at))
 
     def of(self, name: str) -> float | None:
-        """None: too little was seen. A training that was restarted counts from then on."""
+        """None if there are too few steps. A restarted training counts from its restart."""
         seen = self._seen.get(name, [])
         start = max((i for i in range(1, len(seen)) if seen[i][0] < seen[i - 1][0]), default=0)
         if not seen or seen[-1][0] == seen[start][0]:
@@ -146,7 +146,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Saving:
-    """What a run did not use because it ended early. An estimate: as if it had gone on at the pace that was seen."""
+    """GPU time not used because a run ended early; an estimate at the measured pace."""
 
     steps_left: int
     seconds_per_step: float
@@ -154,7 +154,7 @@ class Saving:
 
     @property
     def gpu_minutes(self) -> float:
-        """Steps left, times the pace, times the GPUs."""
+        """Remaining steps x seconds per step x GPUs."""
         return self.steps_left * self.seconds_per_step * self.gpus / 60
 
     def __str__(self) -> str:

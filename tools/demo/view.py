@@ -1,4 +1,4 @@
-"""The live view: runs above, machines below. Without a terminal: plain lines."""
+"""The live view: runs above machines. Without a terminal: plain lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from proof import Check
 
 PLAIN_SECONDS = 5.0
-"""Without a terminal, the state is written this often."""
+"""Interval of state lines without a terminal."""
 COLOURS = {
     "Running": "cyan",
     "Stopping": "yellow",
@@ -33,7 +33,7 @@ Json = dict[str, Any]
 
 
 class View:
-    """Shows looks and tells sentences; a context, so that the terminal is given back."""
+    """Shows snapshots and events; a context manager that restores the terminal."""
 
     def __init__(self) -> None:
         live = sys.stdout.isatty()
@@ -54,21 +54,21 @@ class View:
             self.live.stop()
 
     def tell(self, who: str, what: str, style: str = "") -> None:
-        """One line that stays, with the time since the start."""
+        """Print a lasting line with the time since the start."""
         line = Text(f"{time.monotonic() - self.began:4.0f} s  ", style="dim")
         line.append(f"{who:<10} ", style="bold").append(what, style=style)
         self.console.print(line)
 
     def line(self, text: str = "", style: str = "") -> None:
-        """Text that stays, as it is."""
+        """Print a lasting text."""
         self.console.print(Text(text, style=style), soft_wrap=True)
 
     def check(self, check: Check) -> None:
-        """A promise, and whether it was kept."""
+        """Print a promise and whether it is kept."""
         self.line(f"  {'✓' if check.true else '✗'} {check.sentence}", "green" if check.true else "bold red")
 
     def show(self, look: Look) -> None:
-        """The state now."""
+        """Show the current state."""
         if self.live:
             self.live.update(Group(Text(), _runs(look), Text(), _machines(look)), refresh=True)
         elif time.monotonic() - self._plain_at >= PLAIN_SECONDS:

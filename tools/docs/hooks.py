@@ -1,4 +1,4 @@
-"""What mkdocs does not do by itself: a nav that names pages by pattern, and links that lead out of docs/."""
+"""mkdocs hooks: page patterns in the nav, and links that lead out of docs/."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]\n]+)\]\((?P<target>(?:\.\./)+[^)\s#]*
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """Replace each pattern of the nav by the pages that fit it."""
+    """Expand each pattern of the nav into the matching pages."""
     config.nav = _expanded(config.nav or [], Path(config.docs_dir))
 
 
@@ -33,7 +33,7 @@ def _expanded(nav: list[Any], docs: Path) -> list[Any]:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn a link to a file of the repository that is no page into its name; on the way to it, readers of the site have no repository."""
+    """Replace links to repository files that are no pages by their names: readers of the site have no repository."""
     del files
     docs, here = Path(config.docs_dir).resolve(), Path(page.file.abs_src_path or "").parent
 

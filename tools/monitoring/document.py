@@ -1,4 +1,4 @@
-"""Generated files: how a model becomes text."""
+"""Serialisation of generated files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NOTE = "# Generated from alerts/rules.yaml by `make generate`.\n"
 
 
 class _Dumper(yaml.SafeDumper):
-    """Texts of several lines as they are, nothing by reference."""
+    """Multi-line texts as block scalars; no anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML names it
         return True
@@ -26,15 +26,15 @@ _Dumper.add_representer(str, _text)
 
 
 def plain(model: object) -> Any:
-    """Lists, mappings and values of a model of the SDK."""
+    """An SDK model as plain lists, mappings and values."""
     return json.loads(JSONEncoder().encode(model))
 
 
 def as_yaml(content: object) -> str:
-    """YAML, in the order given, with a line that says where it comes from."""
+    """YAML in the given order, with a line that names the source."""
     return NOTE + yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=160, allow_unicode=True)
 
 
 def as_json(model: object) -> str:
-    """JSON with sorted keys: the SDK's order is its own affair."""
+    """JSON with sorted keys, independent of the SDK's order."""
     return json.dumps(plain(model), indent=2, sort_keys=True) + "\n"

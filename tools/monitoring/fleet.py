@@ -1,4 +1,4 @@
-"""The fleet dashboard: what trains, why runs ended, what that saved, and whether anything needs a person."""
+"""The fleet dashboard: active runs, why runs ended, saved GPU time, and problems that need a person."""
 
 from __future__ import annotations
 
@@ -47,18 +47,20 @@ MARKS: Final = (
     ("Stop decided", "trainingrun_termination_requested_timestamp_seconds", RED),
     ("Checkpoint proven", "trainingrun_checkpoint_last_verified_timestamp_seconds", BLUE),
 )
-"""Moments that annotations show: name, metric, colour."""
+"""Annotations: name, metric with the time, colour."""
 ALARM: Final = steps((None, GREEN), (1, RED))
 
 
 def fleet() -> dashboard.Dashboard:
-    """Build it."""
+    """Build the dashboard."""
     made = page(
-        UID, "TrainingRun / Fleet", "All runs: what trains, why runs ended, what that saved, and what needs a person."
+        UID,
+        "TrainingRun / Fleet",
+        "All runs: active runs, why runs ended, saved GPU time, and problems that need a person.",
     )
     made.time("now-24h", "now").refresh("30s")
     made.with_variable(choice("namespace", "Namespace", "label_values(trainingrun_info, namespace)", several=True))
-    # Off at first: with many runs they would cover the curves.
+    # Off by default: with many runs they would cover the curves.
     for name, metric, shade in MARKS:
         made.annotation(
             Mark(
@@ -90,36 +92,36 @@ def _now(made: build.Dashboard) -> None:
         number(
             "Stopping",
             'count(trainingrun_status_phase{namespace=~"$namespace",phase="Stopping"}) or vector(0)',
-            "Runs that are being ended.",
+            "Runs in phase Stopping.",
         )
     )
     made.with_panel(number(
         "Held", f"sum(trainingrun_checkpoint_held{HERE}) or vector(0)",
-        "Runs that cannot end, because their checkpoint cannot be proven. They need a person, or their bucket.", thresholds=ALARM,
+        "Runs that cannot end because their checkpoint is not proven. Fix the bucket or end the hold.", thresholds=ALARM,
     ))  # fmt: skip
     made.with_panel(
-        number("GPUs held", f"sum(trainingrun_gpus{HERE}) or vector(0)", "GPUs that the pods of all runs hold.")
+        number("GPUs held", f"sum(trainingrun_gpus{HERE}) or vector(0)", "GPUs held by the pods of all runs.")
     )
     made.with_panel(number(
         "GPU hours saved", "sum(increase(trainingrun_gpu_seconds_saved_total[$__range])) / 3600",
-        "In the time shown, in all namespaces: what runs ended by their loss or by a person would still have taken, by their own estimate at that moment.",
+        "In the selected time range, in all namespaces: remaining GPU time of runs ended by autoStopLoss or a person, from the estimate at their stop.",
         decimals=1, thresholds=steps((None, GREEN)),
     ))  # fmt: skip
     made.with_panel(number(
         "Data losses", "sum(increase(trainingrun_data_losses_total[$__range]))",
-        "In the time shown, in all namespaces: runs that ended, or were suspended, without all that they had written.", decimals=0, thresholds=ALARM,
+        "In the selected time range, in all namespaces: runs that ended or were suspended with data loss.", decimals=0, thresholds=ALARM,
     ))  # fmt: skip
 
 
 def _ends(made: build.Dashboard) -> None:
     made.with_row(build.Row("Why runs ended"))
     why = bars(
-        "Runs that ended, by reason", {"{{status}}": "sum by (status) (round(increase(trainingrun_terminations_total[$__interval])))"},
-        "In each interval, in all namespaces.",
+        "Ended runs, by reason", {"{{status}}": "sum by (status) (round(increase(trainingrun_terminations_total[$__interval])))"},
+        "Per interval, in all namespaces.",
     )  # fmt: skip
     saved = bars(
         "GPU hours saved, by reason", {"{{status}}": "sum by (status) (increase(trainingrun_gpu_seconds_saved_total[$__interval])) / 3600"},
-        "In each interval, in all namespaces: an estimate, the steps that were left at the pace that was seen, times the GPUs.", unit="h",
+        "Per interval, in all namespaces. An estimate: remaining steps x measured time per step x GPUs.", unit="h",
     )  # fmt: skip
     for panel in (why, saved):
         for reason, meaning in WHY.items():
@@ -129,14 +131,14 @@ def _ends(made: build.Dashboard) -> None:
         areas(
             "GPUs in use",
             {"GPUs": "sum(rate(trainingrun_gpu_seconds_total[$__rate_interval]))"},
-            "GPUs that the pods of all runs held, in all namespaces.",
+            "GPUs held by the pods of all runs, in all namespaces.",
         )
     )
     made.with_panel(
         areas(
             "Runs by phase",
             {"{{phase}}": f"count by (phase) (trainingrun_status_phase{HERE})"},
-            "How many are in which phase.",
+            "Number of runs in each phase.",
         )
     )
 
@@ -159,7 +161,7 @@ def _runs(made: build.Dashboard) -> None:
     panel = (
         table.Panel()
         .title("Runs")
-        .description("One line each; the name leads to its own dashboard.")
+        .description("One line per run; the name links to its dashboard.")
         .datasource(SOURCE)
         .span(24)
         .height(10)
@@ -188,7 +190,7 @@ def _runs(made: build.Dashboard) -> None:
         if unit:
             panel.override_by_name(title, [dashboard.DynamicConfigValue(id_val="unit", value=unit)])
     link = {
-        "title": "Look at this run",
+        "title": "Open the run's dashboard",
         "url": "/d/trainingrun-run?var-namespace=${__data.fields.Namespace}&var-name=${__data.fields.Name}&${__url_time_range}",
     }
     panel.override_by_name("Name", [dashboard.DynamicConfigValue(id_val="links", value=[link])])
@@ -198,25 +200,25 @@ def _runs(made: build.Dashboard) -> None:
 def _checkpoints(made: build.Dashboard) -> None:
     made.with_row(build.Row("Checkpoints"))
     made.with_panel(lines(
-        "Not in the bucket yet", {"{{namespace}}/{{name}}": f"topk(10, max by (namespace, name) (trainingrun_checkpoint_lag_bytes{HERE}))"},
-        "Bytes in the volume and not in the bucket, of the ten runs with most of them.", unit="bytes", span=8,
+        "Not in the bucket", {"{{namespace}}/{{name}}": f"topk(10, max by (namespace, name) (trainingrun_checkpoint_lag_bytes{HERE}))"},
+        "Bytes in the volume that are not in the bucket: the ten runs with the most.", unit="bytes", span=8,
     ))  # fmt: skip
     made.with_panel(lines(
-        "Time to upload",
+        "Upload time",
         {
             "half": "histogram_quantile(0.5, sum by (le) (rate(trainingrun_checkpoint_upload_duration_seconds_bucket[$__rate_interval])))",
             "95 %": "histogram_quantile(0.95, sum by (le) (rate(trainingrun_checkpoint_upload_duration_seconds_bucket[$__rate_interval])))",
         },
-        "In all namespaces: how long the agents took to upload and commit one checkpoint.", unit="s", span=8,
+        "In all namespaces: time to upload and commit one checkpoint.", unit="s", span=8,
     ))  # fmt: skip
     made.with_panel(lines(
-        "Uploaded, and failed tries",
+        "Uploaded bytes and failed attempts",
         {
-            "bytes a second": "sum(rate(trainingrun_checkpoint_upload_bytes_total[$__rate_interval]))",
-            "failed tries": "sum(increase(trainingrun_checkpoint_upload_failures_total[$__rate_interval]))",
+            "bytes per second": "sum(rate(trainingrun_checkpoint_upload_bytes_total[$__rate_interval]))",
+            "failed attempts": "sum(increase(trainingrun_checkpoint_upload_failures_total[$__rate_interval]))",
         },
-        "In all namespaces. Each try that failed is made again.", unit="Bps", span=8,
-    ).override_by_name("failed tries", [
+        "In all namespaces. Failed attempts are retried.", unit="Bps", span=8,
+    ).override_by_name("failed attempts", [
         dashboard.DynamicConfigValue(id_val="unit", value="short"),
         dashboard.DynamicConfigValue(id_val="custom.axisPlacement", value="right"),
     ]))  # fmt: skip
@@ -225,21 +227,21 @@ def _checkpoints(made: build.Dashboard) -> None:
 def _nodes(made: build.Dashboard) -> None:
     made.with_row(build.Row("GPU nodes"))
     made.with_panel(areas(
-        "Nodes on their way back",
+        "Nodes being released",
         {
-            "on their way": f"sum(trainingrun_nodes_unreleased{HERE}) or vector(0)",
+            "being released": f"sum(trainingrun_nodes_unreleased{HERE}) or vector(0)",
             "overdue": f"sum(trainingrun_nodes_overdue{HERE}) or vector(0)",
             "billed without a Node": f"sum(trainingrun_ghost_instances{HERE}) or vector(0)",
         },
-        "Nodes that are being released, that take longer than their pool allows, and machines that are billed although their Node is gone.",
+        "Nodes being released, nodes not released within their pool's alertAfterSeconds, and machines that are billed without a Node.",
     ))  # fmt: skip
     made.with_panel(lines(
-        "Time to release a node",
+        "Node release time",
         {
             "{{pool}}, half": "histogram_quantile(0.5, sum by (le, pool) (trainingrun_node_release_seconds_bucket))",
             "{{pool}}, 95 %": "histogram_quantile(0.95, sum by (le, pool) (trainingrun_node_release_seconds_bucket))",
         },
-        "From the end of a run's pods until the machine and its Node were both gone; of all that this operator has released since it started.", unit="s",
+        "Time from the end of a run's pods until the machine and its Node are gone, for all nodes released since the operator started.", unit="s",
     ))  # fmt: skip
 
 
@@ -247,29 +249,29 @@ def _operator(made: build.Dashboard) -> None:
     made.with_row(build.Row("The operator"))
     made.with_panel(
         number(
-            "At work",
+            "Leaders",
             "sum(trainingrun_leader)",
-            "Operators that look after runs: one.",
+            "Operators that lead; should be 1.",
             thresholds=steps((None, RED), (1, GREEN), (2, RED)),
         )
     )
     made.with_panel(lines(
-        "How late, how long",
+        "Reconciliation delay and duration",
         {
-            "late by, 99 %": "histogram_quantile(0.99, sum by (le) (rate(trainingrun_scheduler_lateness_seconds_bucket[$__rate_interval])))",
-            "one look, 99 %": "histogram_quantile(0.99, sum by (le) (rate(trainingrun_reconcile_duration_seconds_bucket[$__rate_interval])))",
+            "delay, 99 %": "histogram_quantile(0.99, sum by (le) (rate(trainingrun_scheduler_lateness_seconds_bucket[$__rate_interval])))",
+            "duration, 99 %": "histogram_quantile(0.99, sum by (le) (rate(trainingrun_reconcile_duration_seconds_bucket[$__rate_interval])))",
         },
-        "How much later than due a run was looked at, and how long a look took.", unit="s", span=6,
+        "Delay between the due time and the start of a reconciliation, and its duration.", unit="s", span=6,
     ))  # fmt: skip
     made.with_panel(lines(
         "Requests", {"{{api}}": "sum by (api) (rate(trainingrun_api_calls_total[$__rate_interval]))"},
-        "Requests that the operator made, a second, by whom it asked.", unit="reqps", span=7,
+        "Requests per second sent by the operator, by target.", unit="reqps", span=7,
     ))  # fmt: skip
     made.with_panel(lines(
-        "What could not be read",
+        "Errors",
         {
             "{{source}}: {{reason}}": "sum by (source, reason) (increase(trainingrun_poll_errors_total[$__rate_interval]))",
-            "looks that ended in an error": "sum(increase(trainingrun_reconcile_errors_total[$__rate_interval]))",
+            "failed reconciliations": "sum(increase(trainingrun_reconcile_errors_total[$__rate_interval]))",
         },
-        "Readings that failed, and looks at a run that ended in an error.", span=7,
+        "Failed reads, and reconciliations that ended in an error.", span=7,
     ))  # fmt: skip

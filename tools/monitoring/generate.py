@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write everything that follows from `alerts/rules.yaml`, and Grafana's dashboards: `generate.py [FOLDER]`, by default into the repository itself."""
+"""Write the files generated from `alerts/rules.yaml`, and Grafana's dashboards: `generate.py [FOLDER]`, by default into the repository."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHART: Final = "charts/trainingrun-operator/files"
 
 
 def files() -> dict[str, str]:
-    """Text of each generated file, by path."""
+    """Content of each generated file, by path."""
     rules = load(ROOT / "alerts" / "rules.yaml")
     prometheus, grafana = as_yaml(for_prometheus(rules)), as_yaml(for_grafana(rules))
     return {
@@ -32,7 +32,7 @@ def files() -> dict[str, str]:
 
 
 def main(folder: str = str(ROOT)) -> None:
-    """Write them all."""
+    """Write all files."""
     for path, text in files().items():
         target = Path(folder) / path
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What both dashboards are made of: their queries, and panels that look alike."""
+"""Queries and panels shared by both dashboards."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ GREEN, YELLOW, RED, BLUE, GREY = "green", "orange", "red", "blue", "text"
 
 
 def query(expr: str, legend: str = "__auto", *, ref: str = "A", instant: bool = False) -> prometheus.Dataquery:
-    """PromQL, over time or for now."""
+    """A PromQL query, as a range or an instant query."""
     one = prometheus.Dataquery().ref_id(ref).datasource(SOURCE).expr(expr).legend_format(legend)
     return one.instant() if instant else one.range()
 
 
 def steps(*colours: tuple[float | None, str]) -> build.ThresholdsConfig:
-    """From which value on it has which colour; the first is from the beginning."""
+    """Thresholds as (start value, colour); the first has no start."""
     thresholds = [dashboard.Threshold(value=value, color=colour) for value, colour in colours]
     return build.ThresholdsConfig().mode(dashboard.ThresholdsMode.ABSOLUTE).steps(thresholds)
 
@@ -40,7 +40,7 @@ def number(
     thresholds: build.ThresholdsConfig | None = None,
     decimals: int | None = None,
 ) -> stat.Panel:
-    """One number, as of now."""
+    """A panel with one current number."""
     panel = (
         stat.Panel()
         .title(title)
@@ -68,7 +68,7 @@ def lines(
     span: int = 12,
     height: int = 8,
 ) -> timeseries.Panel:
-    """Curves by legend."""
+    """Lines by legend."""
     panel = (
         timeseries.Panel()
         .title(title)
@@ -97,7 +97,7 @@ def lines(
 def bars(
     title: str, queries: Mapping[str, str], description: str, *, unit: str = "short", span: int = 12
 ) -> timeseries.Panel:
-    """What came about in each interval, one upon the other."""
+    """Increase per interval, as stacked bars."""
     return (
         lines(title, queries, description, unit=unit, span=span)
         .draw_style(common.GraphDrawStyle.BARS)
@@ -105,13 +105,13 @@ def bars(
         .fill_opacity(80)
         .line_width(0)
         .min(0)
-        # A bar must hold at least a few scrapes, or increase() has nothing to compare.
+        # A bar must contain a few scrapes; increase() needs at least two.
         .interval("5m")
     )
 
 
 def areas(title: str, queries: Mapping[str, str], description: str, *, span: int = 12) -> timeseries.Panel:
-    """How many of each, one upon the other."""
+    """Counts as stacked areas."""
     return (
         lines(title, queries, description, span=span)
         .stacking(options.StackingConfig().mode(common.StackingMode.NORMAL).group("A"))
@@ -124,7 +124,7 @@ def areas(title: str, queries: Mapping[str, str], description: str, *, span: int
 def phases(
     title: str, expr: str, description: str, colours: Mapping[str, str], *, span: int = 24
 ) -> statetimeline.Panel:
-    """Which phase when: a row for each, coloured while it is the one."""
+    """A timeline with one row per phase, coloured while the phase is current."""
     panel = (
         statetimeline.Panel()
         .title(title)
@@ -147,7 +147,7 @@ def phases(
 
 
 def colour(panel: timeseries.Panel, name: str, fixed: str, *, dashed: bool = False) -> timeseries.Panel:
-    """Give one curve a colour that means something."""
+    """Give one line a fixed colour."""
     wanted = [dashboard.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": fixed})]
     if dashed:
         wanted.append(dashboard.DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [10, 10]}))
@@ -155,7 +155,7 @@ def colour(panel: timeseries.Panel, name: str, fixed: str, *, dashed: bool = Fal
 
 
 def choice(name: str, label: str, values: str, *, several: bool = False) -> build.QueryVariable:
-    """A variable whose values Prometheus knows."""
+    """A variable with values from Prometheus."""
     variable = (
         build.QueryVariable(name)
         .label(label)
@@ -171,12 +171,12 @@ def choice(name: str, label: str, values: str, *, several: bool = False) -> buil
 
 
 class Annotation(dashboard.AnnotationQuery):
-    """A mark at the moment that a series' value names, in milliseconds. Grafana reads more of it than the SDK 11.6 has fields for."""
+    """An annotation at the time in a series' value, in milliseconds. Grafana reads fields that the SDK 11.6 does not have."""
 
     text: str = ""
 
     def to_json(self) -> dict[str, object]:
-        """Add what the datasource's own editor writes."""
+        """Add the fields that the datasource's own editor writes."""
         return {**super().to_json(), "useValueForTime": True, "titleFormat": self.name, "textFormat": self.text}
 
 
@@ -207,7 +207,7 @@ def page(uid: str, title: str, description: str) -> build.Dashboard:
 
 
 def numbered(made: build.Dashboard) -> dashboard.Dashboard:
-    """Build it, with panels that have numbers: links to one of them stay what they are."""
+    """Build the dashboard with stable panel ids, so that links to a panel keep working."""
     board = made.build()
     for place, panel in enumerate(board.panels or (), 1):
         panel.id_val = place

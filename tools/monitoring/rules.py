@@ -1,6 +1,6 @@
-"""The alerts of `alerts/rules.yaml`, as Prometheus and as Grafana want them.
+"""The alerts of `alerts/rules.yaml` in the formats of Prometheus and Grafana.
 
-Grafana's form follows its own importer of Prometheus rules: the query, then whether it answered with a number at all (NaN and 0 count), then > 0.
+Grafana's format follows its own importer of Prometheus rules: the query, then whether it returned any number (NaN and 0 count), then > 0.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 GROUP: Final = "trainingrun"
 FOLDER: Final = "TrainingRun"
 DATASOURCE: Final = "prometheus"
-"""Uid of the datasource in kube-prometheus-stack. The chart puts another in its place, by this word."""
+"""UID of the datasource in kube-prometheus-stack; the chart replaces this word."""
 SEVERITIES: Final = ("info", "warning", "critical")
 SECONDS: Final = {"s": 1, "m": 60, "h": 3600}
 LOOK_BACK: Final = RelativeTimeRange(from_val=600, to=0)
@@ -39,51 +39,51 @@ class Rule:
 
     alert: str
     uid: str
-    """Grafana knows it by this: never changed, never used again."""
+    """Grafana's identifier: never changed, never reused."""
     severity: str
     after: str
-    """How long `expr` must answer before it fires."""
+    """How long `expr` must return a result before the alert fires."""
     expr: str
     annotations: dict[str, str]
 
     @property
     def labels(self) -> dict[str, str]:
-        """What notifications are routed by."""
+        """Labels for routing notifications."""
         return {"severity": self.severity, "product": GROUP}
 
 
 @dataclass(frozen=True)
 class Rules:
-    """All of them; evaluated together."""
+    """All rules; evaluated together."""
 
     interval: str
     rules: tuple[Rule, ...]
 
 
 def load(path: Path) -> Rules:
-    """Read the source.
+    """Read the source file.
 
     Raises:
-        ValueError: a key is missing or misspelt, or a value means nothing; the sentence names the rule.
+        ValueError: a key is missing or unknown, or a value is invalid; the text names the rule.
     """
     source = yaml.safe_load(path.read_text(encoding="utf-8"))
     rules = tuple(_rule(item, source["runbooks"]) for item in source["rules"])
     for what in ("alert", "uid"):
         names = [getattr(rule, what) for rule in rules]
         if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"{path.name}: {what} {', '.join(sorted(twice))} is there twice.")
+            raise ValueError(f"{path.name}: {what} {', '.join(sorted(twice))} is used twice.")
     return Rules(source["interval"], rules)
 
 
 def _rule(item: dict[str, str], runbooks: str) -> Rule:
     name = item.get("alert", "a rule without a name")
     if odd := _KEYS ^ item.keys():
-        raise ValueError(f"{name}: {', '.join(sorted(odd))}: missing, or not known.")
+        raise ValueError(f"{name}: {', '.join(sorted(odd))}: missing or unknown.")
     if item["severity"] not in SEVERITIES:
-        raise ValueError(f"{name}: severity {item['severity']!r} is none of {', '.join(SEVERITIES)}.")
+        raise ValueError(f"{name}: severity {item['severity']!r} is not one of {', '.join(SEVERITIES)}.")
     if not re.fullmatch(r"[a-z0-9-]{1,40}", item["uid"]):
         raise ValueError(
-            f"{name}: uid {item['uid']!r} must be 1 to 40 small letters, digits and hyphens, as Grafana's limit is."
+            f"{name}: uid {item['uid']!r} must be 1 to 40 lower-case letters, digits and hyphens, Grafana's limit."
         )
     annotations = {
         "summary": item["summary"].strip(),
@@ -94,7 +94,7 @@ def _rule(item: dict[str, str], runbooks: str) -> Rule:
 
 
 def for_prometheus(rules: Rules) -> dict[str, Any]:
-    """A rule file, and the `spec` of a PrometheusRule."""
+    """A rule file, equal to the `spec` of a PrometheusRule."""
     items = [
         {
             "alert": rule.alert,
@@ -109,7 +109,7 @@ def for_prometheus(rules: Rules) -> dict[str, Any]:
 
 
 def for_grafana(rules: Rules) -> dict[str, Any]:
-    """A provisioning file. `$` in labels would be taken for the server's environment, and so would `${` in annotations."""
+    """A provisioning file. Grafana expands `$` in labels and `${` in annotations as environment variables, so `$` is escaped."""
     group = rule_group(rules)
     items = [
         {**_common(rule), "labels": {key: value.replace("$", "$$") for key, value in rule["labels"].items()}}
@@ -120,7 +120,7 @@ def for_grafana(rules: Rules) -> dict[str, Any]:
 
 
 def for_grafana_operator(rules: Rules) -> dict[str, Any]:
-    """Of the `spec` of a GrafanaAlertRuleGroup, what does not depend on the installation."""
+    """The part of a GrafanaAlertRuleGroup's `spec` that is the same in every installation."""
     return {
         "name": GROUP,
         "interval": rules.interval,
@@ -129,13 +129,13 @@ def for_grafana_operator(rules: Rules) -> dict[str, Any]:
 
 
 def _common(rule: dict[str, Any]) -> dict[str, Any]:
-    """Of a rule as Grafana's API has it, what its files have as well."""
+    """The fields of a rule in Grafana's API that its files have as well."""
     keys = ("uid", "title", "condition", "data", "noDataState", "execErrState", "for", "labels", "annotations")
     return {key: rule[key] for key in keys}
 
 
 def rule_group(rules: Rules) -> RuleGroupModel:
-    """As the API of Grafana has it."""
+    """The rule group in the format of Grafana's API."""
     group = alerting.RuleGroup(GROUP).interval(_seconds(rules.interval))
     for rule in rules.rules:
         group.with_rule(_grafana_rule(rule))
@@ -149,7 +149,7 @@ def _grafana_rule(rule: Rule) -> alerting.Rule:
         .rule_group(GROUP)
         .condition("firing")
         .for_val(rule.after)
-        # Every rule asks for what is wrong: no answer means that nothing is.
+        # Every rule queries for a problem: no data means no problem.
         .no_data_state("OK")
         .exec_err_state("Error")
         .labels(rule.labels)
@@ -177,7 +177,7 @@ def _above_zero() -> expr.ExprTypeThresholdConditions:
 
 
 def _templated(text: str) -> str:
-    """Grafana's `$value` is a sentence about all queries; the number is here."""
+    """Replace `$value`: in Grafana it is a text about all queries, and the number is in `$values`."""
     return text.replace("$value", "$values.query.Value")
 
 

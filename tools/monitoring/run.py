@@ -1,4 +1,4 @@
-"""The dashboard of a single run: its loss, how far it is, its checkpoints, and the phases of its end."""
+"""The dashboard of a single run: loss, progress, checkpoints, and the phases of its stop."""
 
 from __future__ import annotations
 
@@ -21,15 +21,13 @@ STOP_PHASES: Final = {
 
 
 def newest(metric: str) -> str:
-    """One value, whichever operator says it."""
+    """The value of a metric, from any operator."""
     return f"max({metric}{OF})"
 
 
 def run() -> dashboard.Dashboard:
-    """Build it."""
-    made = page(
-        UID, "TrainingRun / Run", "One run: its loss, how far it is, its checkpoints, and the phases of its end."
-    )
+    """Build the dashboard."""
+    made = page(UID, "TrainingRun / Run", "One run: loss, progress, checkpoints, and the phases of its stop.")
     made.time("now-6h", "now").refresh("10s")
     made.with_variable(choice("namespace", "Namespace", "label_values(trainingrun_info, namespace)"))
     made.with_variable(choice("name", "Run", 'label_values(trainingrun_info{namespace="$namespace"}, name)'))
@@ -48,7 +46,7 @@ def _now(made: build.Dashboard) -> None:
         number(
             "Loss",
             newest("trainingrun_loss"),
-            "The newest; NaN while the training reports one that is not finite.",
+            "Latest loss; NaN while the training reports a non-finite loss.",
             decimals=4,
         )
     )
@@ -56,25 +54,25 @@ def _now(made: build.Dashboard) -> None:
         number(
             "Ends below",
             newest("trainingrun_auto_stop_loss"),
-            "The loss below which it ends by itself; none where that is off.",
+            "Loss threshold of autoStopLoss; empty if the rule is off.",
             decimals=4,
         )
     )
-    made.with_panel(number("Step", newest("trainingrun_step"), "The newest.", unit="locale"))
+    made.with_panel(number("Step", newest("trainingrun_step"), "Latest step.", unit="locale"))
     made.with_panel(
-        number(
-            "Progress", newest("trainingrun_progress_ratio"), "Share of all epochs that is done.", unit="percentunit"
-        )
+        number("Progress", newest("trainingrun_progress_ratio"), "Completed share of all epochs.", unit="percentunit")
     )
     made.with_panel(
         number(
             "Time left",
             newest("trainingrun_eta_seconds"),
-            "Estimated, to the end of the last epoch; none once it ends.",
+            "Estimated time to the end of the last epoch; empty after the run ends.",
             unit="s",
         )
     )
-    made.with_panel(number("GPUs", newest("trainingrun_gpus"), "GPUs that its pods hold; none while they hold none."))
+    made.with_panel(
+        number("GPUs", newest("trainingrun_gpus"), "GPUs held by the run's pods; empty while they hold none.")
+    )
 
 
 def _training(made: build.Dashboard) -> None:
@@ -83,13 +81,13 @@ def _training(made: build.Dashboard) -> None:
         "Loss", {
             "loss": newest("trainingrun_loss"), "lowest": newest("trainingrun_loss_best"), "ends below": newest("trainingrun_auto_stop_loss"),
         },
-        "The newest and the lowest loss, and the one below which the run ends by itself.", span=12, height=10,
+        "Latest loss, lowest loss, and the threshold of autoStopLoss.", span=12, height=10,
     )  # fmt: skip
     colour(loss, "loss", BLUE)
     colour(loss, "lowest", GREY)
     made.with_panel(colour(loss, "ends below", RED, dashed=True))
     made.with_panel(
-        lines("Step", {"step": newest("trainingrun_step")}, "The newest step.", unit="locale", span=6, height=10)
+        lines("Step", {"step": newest("trainingrun_step")}, "Latest step.", unit="locale", span=6, height=10)
     )
     made.with_panel(lines(
         "Epoch, and polls without a step",
@@ -98,17 +96,17 @@ def _training(made: build.Dashboard) -> None:
             "polls without a step": newest("trainingrun_stall_polls"),
             "complete at": newest("trainingrun_stall_polls_limit"),
         },
-        "In its final epoch a run that stands still for so many polls, with everything written, is complete.", span=6, height=10,
+        "In the final epoch, a run without a new step for this many polls and with all files written is complete.", span=6, height=10,
     ))  # fmt: skip
     made.with_panel(number(
-        "Loss is read", newest("trainingrun_metrics_available"), "1 while a fresh, finite loss is read from the training.",
+        "Loss is read", newest("trainingrun_metrics_available"), "1 while the training exports a fresh, finite loss.",
         thresholds=steps((None, RED), (1, GREEN)),
     ))  # fmt: skip
     made.with_panel(number(
-        "Last step seen", f"time() - {newest('trainingrun_last_metric_timestamp_seconds')}", "How long ago the step was last seen to advance.", unit="s",
+        "Last new step", f"time() - {newest('trainingrun_last_metric_timestamp_seconds')}", "How long ago the step was last seen to advance.", unit="s",
     ))  # fmt: skip
     made.with_panel(
-        phases("Phase", f"max by (phase) (trainingrun_status_phase{OF})", "The run's phase.", RUN_PHASES, span=16)
+        phases("Phase", f"max by (phase) (trainingrun_status_phase{OF})", "Phase of the run.", RUN_PHASES, span=16)
     )
 
 
@@ -118,33 +116,33 @@ def _checkpoints(made: build.Dashboard) -> None:
         number(
             "Proven",
             f"time() - {newest('trainingrun_checkpoint_last_verified_timestamp_seconds')}",
-            "How long ago a new checkpoint was read back from the bucket and matched.",
+            "Time since a new checkpoint was last verified in the bucket.",
             unit="s",
         )
     )
     made.with_panel(
-        number("Generation", newest("trainingrun_checkpoint_generation"), "Number of the newest proven checkpoint.")
+        number("Generation", newest("trainingrun_checkpoint_generation"), "Generation of the latest proven checkpoint.")
     )
     made.with_panel(
-        number("Size", newest("trainingrun_checkpoint_bytes"), "Of the newest proven checkpoint.", unit="bytes")
+        number("Size", newest("trainingrun_checkpoint_bytes"), "Size of the latest proven checkpoint.", unit="bytes")
     )
     made.with_panel(number(
         "Uploads fail for", f"{newest('trainingrun_checkpoint_upload_failing_seconds')} or vector(0)",
-        "For how long the agent has been unable to read the volume or to write to the bucket.", unit="s", thresholds=steps((None, GREEN), (1, YELLOW), (600, RED)),
+        "How long the agent has failed to read the volume or write to the bucket.", unit="s", thresholds=steps((None, GREEN), (1, YELLOW), (600, RED)),
     ))  # fmt: skip
     made.with_panel(number(
-        "Held", f"{newest('trainingrun_checkpoint_held')} or vector(0)", "1 while the pod is kept because its checkpoint cannot be proven.",
+        "Held", f"{newest('trainingrun_checkpoint_held')} or vector(0)", "1 while the pod is held because its checkpoint is not proven.",
         thresholds=steps((None, GREEN), (1, RED)),
     ))  # fmt: skip
     made.with_panel(number(
-        "Data loss", f"{newest('trainingrun_checkpoint_data_loss')} or vector(0)", "1 if the run ended, or was suspended, without all that it had written.",
+        "Data loss", f"{newest('trainingrun_checkpoint_data_loss')} or vector(0)", "1 if the run ended or was suspended with data loss.",
         thresholds=steps((None, GREEN), (1, RED)),
     ))  # fmt: skip
     made.with_panel(
         lines(
-            "Not in the bucket yet",
+            "Not in the bucket",
             {"bytes": newest("trainingrun_checkpoint_lag_bytes")},
-            "In the volume and not in the bucket.",
+            "Checkpoint bytes in the volume that are not in the bucket.",
             unit="bytes",
         )
     )
@@ -152,23 +150,23 @@ def _checkpoints(made: build.Dashboard) -> None:
         lines(
             "Behind",
             {"behind": newest("trainingrun_checkpoint_lag_seconds")},
-            "For how long a complete checkpoint has lain in the volume and not in the bucket.",
+            "How long a complete checkpoint in the volume has been missing from the bucket.",
             unit="s",
         )
     )
 
 
 def _end(made: build.Dashboard) -> None:
-    made.with_row(build.Row("Its end"))
+    made.with_row(build.Row("Stop"))
     made.with_panel(
         phases(
             "Phase of the stop",
             f"max by (phase) (trainingrun_termination_phase{OF})",
-            "From the decision to the end, phase by phase.",
+            "Phases from the decision to the end.",
             STOP_PHASES,
             span=16,
         )
     )
     made.with_panel(lines(
-        "Nodes on their way back", {"nodes": newest("trainingrun_nodes_unreleased")}, "Nodes on their way back to the pool that have not arrived.", span=8, height=6,
+        "Nodes being released", {"nodes": newest("trainingrun_nodes_unreleased")}, "Nodes whose release is not complete.", span=8, height=6,
     ))  # fmt: skip

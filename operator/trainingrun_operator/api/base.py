@@ -1,4 +1,4 @@
-"""What every model of the API is built from: the frozen base, the markers of a CRD schema, the description of a kind."""
+"""Building blocks of the API models: the frozen base, markers of the CRD schema, the description of a kind."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PRESERVE = "x-kubernetes-preserve-unknown-fields"
 
 @dataclass(frozen=True)
 class Cel:
-    """A CEL rule that the API server enforces: on a field by ``Annotated``, on a model by ``cel_rules``.
+    """A CEL rule enforced by the API server: on a field through ``Annotated``, on a model through ``cel_rules``.
 
-    A rule that reads ``oldSelf`` is a transition rule; on a field it is bypassed by removing the field, so put it on
-    the nearest required object.
+    A rule that reads ``oldSelf`` is a transition rule. On a field, removing the field bypasses it, so put it on the
+    nearest required object.
     """
 
     rule: str
@@ -31,9 +31,9 @@ class Cel:
     reason: str | None = None
     """``FieldValueInvalid``, ``FieldValueForbidden``, ``FieldValueRequired`` or ``FieldValueDuplicate``."""
     field_path: str | None = None
-    """The field that the complaint is about, relative to where the rule stands: ``.stopRules``."""
+    """The field that the error names, relative to the rule: ``.stopRules``."""
     optional_old_self: bool = False
-    """Run on creation as well; ``oldSelf`` is then an optional value."""
+    """Evaluate the rule on creation as well; ``oldSelf`` is then an optional value."""
 
     def as_schema(self) -> dict[str, Any]:
         """Return the entry of ``x-kubernetes-validations``."""
@@ -48,7 +48,7 @@ class Cel:
 
 
 class ListMap:
-    """A list whose items are told apart by these keys, so that two writers can each own some of them."""
+    """A list of items identified by these keys, so that several writers can own items of it."""
 
     def __init__(self, *keys: str) -> None:
         self.keys = keys
@@ -67,17 +67,17 @@ class ListSet:
 
 @dataclass(frozen=True)
 class Preserved:
-    """An object that the API server keeps as it was written, unchecked: another API's type."""
+    """An object of another API, stored unchanged and not validated."""
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"type": "object", PRESERVE: True}
 
 
 PreservedObject = Annotated[dict[str, Any], Preserved()]
-"""A pod template, a raw Kubernetes object: stored whole."""
+"""A pod template or another raw Kubernetes object, stored unchanged."""
 
 Name = Annotated[str, Field(max_length=63)]
-"""A label-sized name."""
+"""A name of label size."""
 ObjectName = Annotated[str, Field(max_length=253)]
 """The name of a Kubernetes object."""
 ObjectRef = Annotated[str, Field(pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$", max_length=253)]
@@ -85,27 +85,27 @@ ObjectRef = Annotated[str, Field(pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$",
 PluginName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$", max_length=63)]
 """The name under which a package registers what it brings to the operator."""
 Word = Annotated[str, Field(max_length=128)]
-"""A reason, an id, a class: one word."""
+"""One word: a reason, an id, a class."""
 Text = Annotated[str, Field(max_length=1024)]
-"""A sentence or two."""
+"""One or two sentences."""
 Message = Annotated[str, Field(max_length=4096)]
-"""What a person is told; truncated before it is written."""
+"""A message for people, truncated before it is written."""
 Uri = Annotated[str, Field(max_length=2048)]
-"""The address of an object or a service."""
+"""The URI of an object or a service."""
 Timestamp = Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
-"""RFC 3339, as the API server writes it."""
+"""RFC 3339, as written by the API server."""
 Seconds = Annotated[int, Field(ge=0, le=315_360_000)]
-"""A duration in whole seconds; at most ten years, so that sums fit everywhere."""
+"""A duration in whole seconds, at most ten years, so that sums do not overflow."""
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
-"""How many of something small."""
+"""A small number of items."""
 BigCount = Annotated[int, Field(ge=0, le=2**53 - 1)]
-"""Bytes and steps; at most what every JSON reader keeps exact."""
+"""Bytes or steps, at most what every JSON reader represents exactly."""
 
 
 class Model(BaseModel):
-    """The base of everything that users write and read: frozen, snake_case here and camelCase there.
+    """Base of the API models: frozen, snake_case in Python, camelCase in JSON.
 
-    Unknown fields are ignored, so that an older operator survives what a newer one stored; ``parse_strict`` refuses
+    Unknown fields are ignored, so that an older operator can read objects of a newer one; ``parse_strict`` refuses
     them.
     """
 
@@ -118,7 +118,7 @@ class Model(BaseModel):
     )
 
     cel_rules: ClassVar[tuple[Cel, ...]] = ()
-    """Rules over the whole object."""
+    """Rules on the whole object."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class Model(BaseModel):
         if cls.cel_rules:
             definition[RULES] = [rule.as_schema() for rule in cls.cel_rules]
         for name, field in cls.model_fields.items():
-            # pydantic leaves factories out, and would freeze a nested model's defaults in a copy.
+            # pydantic omits default factories, and would copy the defaults of a nested model.
             default = field.get_default(call_default_factory=True, validated_data={})
             if isinstance(default, Model):
                 definition["properties"][field.alias or name]["default"] = default.model_dump(
@@ -137,30 +137,30 @@ class Model(BaseModel):
 
     @classmethod
     def parse(cls, stored: Mapping[str, Any]) -> Self:
-        """Read a stored object, camelCase; fields that this version does not know are ignored.
+        """Parse a stored object in camelCase; unknown fields are ignored.
 
         Raises:
-            pydantic.ValidationError: a field has a value that its type refuses.
+            pydantic.ValidationError: a field has an invalid value.
         """
         return cls.model_validate(stored, by_alias=True, by_name=False)
 
     @classmethod
     def parse_strict(cls, written: Mapping[str, Any]) -> Self:
-        """Read what a person wrote, camelCase; a field that does not exist is an error at any depth.
+        """Parse an object written by a person, in camelCase; unknown fields are errors at any depth.
 
         Raises:
-            pydantic.ValidationError: an unknown field, or a value that its type refuses.
+            pydantic.ValidationError: an unknown field or an invalid value.
         """
         return cls.model_validate(written, by_alias=True, by_name=False, extra="forbid")
 
     def dump(self) -> dict[str, Any]:
-        """Return what the API server stores: camelCase, JSON values, without the absent."""
+        """Return the JSON for the API server: camelCase, without absent fields."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of ``kubectl get``; ``wide`` ones show with ``-o wide``."""
+    """A column of ``kubectl get``; a ``wide`` column appears only with ``-o wide``."""
 
     name: str
     path: str
@@ -173,20 +173,20 @@ class Column:
 
 @dataclass(frozen=True)
 class Resource:
-    """One kind: what its CustomResourceDefinition says beyond the fields."""
+    """A kind: its CustomResourceDefinition without the fields."""
 
     kind: str
     plural: str
     spec: type[Model]
     status: type[Model]
     description: str
-    """What ``kubectl explain`` prints for the kind."""
+    """Description of the kind in ``kubectl explain``."""
     scope: str = "Namespaced"
     """``Namespaced`` or ``Cluster``."""
     short_names: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     columns: tuple[Column, ...] = ()
     selectable_fields: tuple[str, ...] = ()
-    """JSONPaths that a field selector may use: ``.status.phase``."""
+    """JSONPaths allowed in field selectors: ``.status.phase``."""
     cel_rules: tuple[Cel, ...] = ()
-    """Rules over the whole object; of ``metadata`` only ``name`` and ``generateName`` are visible to them."""
+    """Rules on the whole object; of ``metadata`` they can read only ``name`` and ``generateName``."""

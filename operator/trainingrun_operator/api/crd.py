@@ -1,8 +1,8 @@
-"""Models to CustomResourceDefinitions, refusing with its path whatever a structural schema cannot say faithfully.
+"""Generate CustomResourceDefinitions from models; refuse, with the path, what a structural schema cannot express.
 
-A schema that says less than its model would let the API server store what the operator cannot read, so nothing is
-dropped in silence. The rules of the API are held here as well: every field described, every string, list and map
-bounded, every duration in whole seconds.
+If a schema accepted more than its model, the API server would store objects that the operator cannot read, so nothing is dropped
+silently. The API rules are checked here as well: every field described, every string, list and map bounded, every duration in whole
+seconds.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ SAME = frozenset({
     "type", "description", "default", "enum", "format", "pattern", "minimum", "maximum", "minLength", "maxLength",
     "minItems", "maxItems", "minProperties", "maxProperties", "required", "multipleOf",
 })  # fmt: skip
-# `additionalProperties: false` (extra="forbid") is what pruning does already.
+# Pruning already implies `additionalProperties: false` (extra="forbid").
 MEANINGLESS = frozenset({"title", "examples", "additionalProperties"})
 ADVICE = {
     "oneOf": "a union; use optional members and a Cel rule on the object",
     "discriminator": "a union; use optional members and a Cel rule on the object",
     "prefixItems": "a tuple of mixed types; use an object with named members",
-    "patternProperties": "keys with a pattern; bound their length alone and say the rest in a Cel rule",
-    "propertyNames": "constrained keys; bound their length alone and say the rest in a Cel rule",
+    "patternProperties": "keys with a pattern; bound their length and use a Cel rule for the rest",
+    "propertyNames": "constrained keys; bound their length and use a Cel rule for the rest",
     "uniqueItems": "a set; use a tuple with ListSet()",
 }
 FORMATS = frozenset({"date-time", "date", "byte", "int32", "int64", "double"})
@@ -47,7 +47,7 @@ PLAIN_PATH = re.compile(r"(?:\.\w+)+")
 
 
 class SchemaError(ValueError):
-    """A model says something that a structural CRD schema cannot, or breaks a rule of the API; the path comes first."""
+    """A model that a structural CRD schema cannot express, or that breaks an API rule; the text starts with the path."""
 
 
 def structural_schema(model: type[Model], *, defaults: bool = True) -> Schema:
@@ -55,10 +55,10 @@ def structural_schema(model: type[Model], *, defaults: bool = True) -> Schema:
 
     Args:
         model: the root, such as ``TrainingRunSpec``.
-        defaults: whether defaults are stated. A status has none: what is absent there was never observed.
+        defaults: whether to include defaults. A status has none: an absent field was not observed.
 
     Raises:
-        SchemaError: with the path of the field and what to do instead.
+        SchemaError: with the path of the field and what to use instead.
     """
     raw = model.model_json_schema(by_alias=True, mode="validation")
     schema = _convert(raw, raw.get("$defs", {}), model.__name__)
@@ -66,7 +66,7 @@ def structural_schema(model: type[Model], *, defaults: bool = True) -> Schema:
 
 
 def definition(resource: Resource) -> dict[str, Any]:
-    """Return the CustomResourceDefinition of one kind."""
+    """Return the CustomResourceDefinition of a kind."""
     spec = structural_schema(resource.spec)
     status = structural_schema(resource.status, defaults=False)
     root: Schema = {
@@ -130,7 +130,7 @@ def _present(**members: Any) -> dict[str, Any]:
 
 def _require_path(root: Schema, path: str, kind: str) -> None:
     if not PLAIN_PATH.fullmatch(path) or path.startswith(".metadata."):
-        return  # a filter expression, or a field that every object has
+        return  # a filter expression, or a standard field
     node = root
     for part in path.removeprefix(".").split("."):
         if part not in node.get("properties", {}):
@@ -138,7 +138,7 @@ def _require_path(root: Schema, path: str, kind: str) -> None:
         node = node["properties"][part]
 
 
-# -- one node after another ------------------------------------------------------------------------------
+# -- node by node ----------------------------------------------------------------------------------------
 
 
 def _convert(node: Schema, defs: Mapping[str, Schema], path: str, seen: tuple[str, ...] = ()) -> Schema:
@@ -168,7 +168,7 @@ def _convert(node: Schema, defs: Mapping[str, Schema], path: str, seen: tuple[st
 
 
 def _ordered(schema: Schema) -> Schema:
-    """Put first what a reader of the file wants first; a description is one paragraph, however its source was wrapped."""
+    """Sort the keys for readers; join a wrapped description into one paragraph."""
     first = {key: schema[key] for key in ("description", "type", "default") if key in schema}
     if text := first.get("description"):
         first["description"] = SOFT_BREAK.sub(" ", text)
@@ -179,7 +179,7 @@ def _member(name: str, node: Schema, defs: Mapping[str, Schema], parent: str, se
     path = f"{parent}.{name}"
     schema = _convert(node, defs, path, seen)
     if not schema.get("description", "").strip():
-        raise SchemaError(f"{path}: no description; say what it means, its unit and its default under the field")
+        raise SchemaError(f"{path}: no description; add meaning, unit and default under the field")
     if schema["type"] == "object" and not any(
         schema.get(key) for key in ("properties", "additionalProperties", PRESERVE)
     ):
@@ -192,7 +192,7 @@ def _member(name: str, node: Schema, defs: Mapping[str, Schema], parent: str, se
 def _resolved(
     node: Schema, defs: Mapping[str, Schema], path: str, seen: tuple[str, ...]
 ) -> tuple[Schema, tuple[str, ...]]:
-    """Follow references and drop ``| None`` until the node says its own type."""
+    """Resolve references and drop ``| None`` until the node has its own type."""
     node = {key: value for key, value in node.items() if key != "$defs"}
     while True:
         if reference := node.pop("$ref", None):
@@ -211,7 +211,7 @@ def _resolved(
 
 
 def _with_key_rule(node: Schema, path: str) -> Schema:
-    """Say in CEL how long the keys of a map may be; a structural schema has no word for keys."""
+    """Bound the keys of a map with a CEL rule; a structural schema cannot."""
     keys = node.pop("propertyNames", {})
     if keys.keys() - {"maxLength", "title"}:
         raise SchemaError(f"{path}: {ADVICE['propertyNames']}")
@@ -223,7 +223,7 @@ def _with_key_rule(node: Schema, path: str) -> Schema:
 
 
 def _merged(inner: Schema, outer: Schema) -> Schema:
-    """Lay what a field says over what its type says; rules add up."""
+    """Merge the field's schema into its type's schema; rules are concatenated."""
     rules = [*inner.get(RULES, []), *outer.get(RULES, [])]
     return inner | outer | ({RULES: rules} if rules else {})
 
@@ -234,24 +234,24 @@ def _check(schema: Schema, path: str) -> None:
             _check_string(schema, path)
         case "array":
             if "maxItems" not in schema:
-                raise SchemaError(f"{path}: an unbounded list; say Field(max_length=…)")
+                raise SchemaError(f"{path}: an unbounded list; use Field(max_length=…)")
             _check_list(schema, path)
         case "object":
             if "additionalProperties" in schema and "maxProperties" not in schema:
-                raise SchemaError(f"{path}: an unbounded map; say Field(max_length=…)")
+                raise SchemaError(f"{path}: an unbounded map; use Field(max_length=…)")
         case "integer" | "number" | "boolean":
             pass
         case None:
-            raise SchemaError(f"{path}: it may be anything; name one type, or say PreservedObject")
+            raise SchemaError(f"{path}: any type is allowed; use one type, or PreservedObject")
         case other:
-            raise SchemaError(f"{path}: type {other!r} has no structural equivalent; name another")
+            raise SchemaError(f"{path}: type {other!r} has no structural equivalent; use another")
 
 
 def _check_string(schema: Schema, path: str) -> None:
     if (kind := schema.get("format")) and kind not in FORMATS:
         raise SchemaError(f"{path}: format {kind!r} is not checked by the API server; use a pattern or whole seconds")
     if not schema.keys() & {"maxLength", "enum"} and kind not in {"date-time", "date"}:
-        raise SchemaError(f"{path}: an unbounded string; say Field(max_length=…) or an enum")
+        raise SchemaError(f"{path}: an unbounded string; use Field(max_length=…) or an enum")
     if NOT_RE2.search(pattern := schema.get("pattern", "")):
         raise SchemaError(f"{path}: the pattern {pattern!r} is not RE2: no lookaround, back-reference or possessive")
 
@@ -279,9 +279,9 @@ def _without_defaults(schema: Schema) -> Schema:
 
 
 def _with_defaults(schema: Schema, path: str) -> Schema:
-    """State the defaults that say something; an object's is spelled out, because the API server checks it as it stands.
+    """Keep non-empty defaults; the default of an object is written out, because the API server validates it as written.
 
-    An empty list, map or string says nothing that absence does not.
+    An empty list, map or string has no default: absence means the same.
     """
     out = dict(schema)
     for key in out.keys() & {"items", "additionalProperties"}:
@@ -296,7 +296,7 @@ def _with_defaults(schema: Schema, path: str) -> Schema:
     inner = {name: child["default"] for name, child in out["properties"].items() if "default" in child}
     whole = inner | out.pop("default")
     if missing := set(out.get("required", ())) - whole.keys():
-        raise SchemaError(f"{path}: its default lacks {', '.join(sorted(missing))}, which it requires")
+        raise SchemaError(f"{path}: its default lacks the required {', '.join(sorted(missing))}")
     return _ordered(out | {"default": whole}) if whole else out
 
 
@@ -304,19 +304,19 @@ def _with_defaults(schema: Schema, path: str) -> Schema:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Block style without anchors: the same list twice is written twice."""
+    """Block style without anchors: a repeated list is written twice."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
         return True
 
 
 def file_name(resource: Resource) -> str:
-    """Return the name of the file that holds this kind."""
+    """Return the file name of a kind."""
     return f"{names.GROUP}_{resource.plural}.yaml"
 
 
 def render(resource: Resource) -> str:
-    """Return the file of one kind, header included."""
+    """Return the file content of a kind, with its header."""
     body = yaml.dump(definition(resource), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     return HEADER + body
 
@@ -333,7 +333,7 @@ def write(resources: Iterable[Resource], folder: Path) -> list[Path]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write every kind into the folder named by the only argument, by default ``crds``."""
+    """Write every kind into the folder given as the only argument, by default ``crds``."""
     from trainingrun_operator.api import pool, run  # noqa: PLC0415 - a broken model must not break the generator's tests
 
     for path in write((run.RESOURCE, pool.RESOURCE), Path(*arguments[:1] or ("crds",))):

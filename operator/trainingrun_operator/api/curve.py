@@ -1,4 +1,4 @@
-"""A run's loss curve as it is kept: `curve.json` in the ConfigMap `<run>-curve`, written by the operator for whoever may read ConfigMaps there."""
+"""A run's stored loss curve: `curve.json` in the ConfigMap `<run>-curve`, written by the operator."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ POINTS_MAX: Final = 500
 
 
 class Point(Model):
-    """One observation: the step had advanced, and the loss was a number."""
+    """An observation with a new step and a finite loss."""
 
     at: Timestamp
-    """When it was read."""
+    """Time of the reading."""
     step: BigCount
-    """The step. It goes back where a pod was replaced and its training went on from a checkpoint: a line begins anew there."""
+    """The step. It decreases when a replaced pod resumes from a checkpoint: a new line starts there."""
     epoch: Annotated[float | None, Field(allow_inf_nan=False)] = None
-    """The epoch, if the training says it."""
+    """The epoch, if exported."""
     loss: Annotated[float, Field(allow_inf_nan=False)]
-    """As it was read."""
+    """The loss."""
 
 
 class Curve(Model):
-    """A run's observations, thinned: the first, the newest and the one with the lowest loss are always among the points.
+    """A thinned list of a run's observations; it always has the first, the latest, and the one with the lowest loss.
 
-    The newest point may be older than `status.progress` while the run trains: one that lies between two points of the curve is no reason to write it.
+    While the run trains, the latest point may be older than `status.progress`: a single point within the curve causes no write.
     """
 
     every: Annotated[int, Field(ge=1)] = 1
-    """How many observations a point stands for: doubled, and every second point dropped, whenever there would be too many."""
+    """Number of observations per point; it doubles, and every second point is dropped, when there are too many points."""
     points: Annotated[tuple[Point, ...], Field(max_length=POINTS_MAX)] = ()
-    """In the order in which they were read."""
+    """Points in the order read."""

@@ -1,6 +1,6 @@
-"""Every name that crosses a process or ends up on an object: group, labels, annotations, finalizer, child names.
+"""Names shared between processes or written to objects: group, labels, annotations, finalizer, child names.
 
-Operator, agent, gate and restore all read this module, so a name is spelled once.
+Operator, agent, gate and restore read this module, so each name is defined once.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ POOL_KIND: Final = "GPUNodePool"
 POOL_PLURAL: Final = "gpunodepools"
 
 FINALIZER: Final = f"{GROUP}/checkpoint"
-"""On a run from before its Job exists until everything it owned is settled."""
+"""Set on a run before its Job exists, removed when all its children are settled."""
 
 # -- labels on children -----------------------------------------------------------------------------------
 RUN_LABEL: Final = f"{GROUP}/run"
 RUN_UID_LABEL: Final = f"{GROUP}/run-uid"
 KUEUE_QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 
-# -- annotations on a pod: the operator's side of the conversation with the agent, level-triggered --------
+# -- annotations on a pod: requests of the operator to the agent, level-triggered --------------------------
 STOP_ANNOTATION: Final = f"{GROUP}/stop"
-"""`exchange.StopRequest` as JSON: ask the training to leave."""
+"""`exchange.StopRequest` as JSON: ask the training to stop."""
 SAVE_ANNOTATION: Final = f"{GROUP}/save"
-"""`exchange.SaveRequest` as JSON: ship what is missing and commit under this id."""
+"""`exchange.SaveRequest` as JSON: upload missing files and commit under this id."""
 RELEASED_ANNOTATION: Final = f"{GROUP}/released"
-"""Present: agent and gate may leave; everything that matters is verified or given up on purpose."""
+"""If present, agent and gate may exit: all relevant data is verified or deliberately given up."""
 NUDGE_ANNOTATION: Final = f"{GROUP}/nudge"
-"""Asks for nothing: a change that makes the kubelet look at the other annotations again."""
+"""Requests nothing: the change makes the kubelet update the other annotations."""
 
-# -- annotations on a run: a person's side -----------------------------------------------------------------
+# -- annotations on a run, written by a person -------------------------------------------------------------
 ABANDON_RELEASE_ANNOTATION: Final = f"{GROUP}/abandon-release"
-"""Present, and not ``false``: nodes that are still to be released are kept as they are, and nobody waits for them any more."""
+"""If present and not ``false``: unreleased nodes are kept, and the run no longer waits for them."""
 
 # -- taint and annotation on a node -----------------------------------------------------------------------
 RELEASING_TAINT: Final = f"{GROUP}/releasing"
-"""`NoSchedule`; the value is the uid of the run that releases the node."""
+"""`NoSchedule`; the value is the UID of the run that releases the node."""
 
-# -- what the operator adds to a pod ----------------------------------------------------------------------
+# -- additions to a pod -----------------------------------------------------------------------------------
 AGENT_CONTAINER: Final = "checkpoint-agent"
 GATE_CONTAINER: Final = "checkpoint-gate"
 RESTORE_CONTAINER: Final = "checkpoint-restore"
 GATE_SIGTERMED: Final = 128 + 15
-"""Exit code of a gate that was told to leave without a release: somebody ends the pod, whatever its training made of it."""
+"""Exit code of a gate terminated without a release: the pod is being ended, whatever the result of its training."""
 OWN_CONTAINERS: Final = frozenset({AGENT_CONTAINER, GATE_CONTAINER, RESTORE_CONTAINER})
 
 CONTROL_VOLUME: Final = "trainingrun-control"
@@ -67,48 +67,48 @@ TRAINS_ENV: Final = "TRAININGRUN_TRAINS"
 RANK_ENV: Final = "JOB_COMPLETION_INDEX"
 """Kubernetes sets it in every container of an Indexed Job; absent: rank 0."""
 
-# -- the keys of a run's Secret ---------------------------------------------------------------------------
+# -- keys of a run's Secret -------------------------------------------------------------------------------
 ACCESS_KEY: Final = "AWS_ACCESS_KEY_ID"
 SECRET_KEY: Final = "AWS_SECRET_ACCESS_KEY"
 SESSION_TOKEN: Final = "AWS_SESSION_TOKEN"
-"""Need not be there."""
+"""Optional."""
 CA: Final = "ca.crt"
-"""Need not be there."""
+"""Optional."""
 
 JOB_NAME_MAX: Final = 52
-"""A run's name becomes its Job's, and pods append to that: DNS-1035, at most this long."""
+"""A run's Job has the run's name, and pod names extend it: DNS-1035, at most this many characters."""
 
 CURVE_KEY: Final = "curve.json"
-"""In the ConfigMap of a run's loss curve: `curve.Curve`."""
+"""Key in the ConfigMap of a run's loss curve; the value is a `curve.Curve`."""
 
 
 def stop_id(run_uid: str) -> str:
-    """Names a run's only stop, in its status, on its pods and in the bucket: a run ends once."""
+    """Id of a run's only stop, used in its status, on its pods and in the bucket: a run ends once."""
     return f"stop-{run_uid}"
 
 
 def suspension_id(run_uid: str, wall: str) -> str:
-    """Names one suspension of a run, begun at `wall` (RFC 3339, UTC). Never counted: a cluster that was restored from a backup would count again."""
+    """Id of a suspension that began at `wall` (RFC 3339, UTC). Not a counter: a cluster restored from a backup would repeat numbers."""
     return f"suspend-{run_uid}-{''.join(filter(str.isalnum, wall))}"
 
 
 def job_name(run_name: str) -> str:
-    """The Job of a run carries the run's own name."""
+    """Name of a run's Job: the run's own name."""
     return run_name
 
 
 def curve_name(run_name: str) -> str:
-    """The ConfigMap of a run's loss curve. A run's name is at most `JOB_NAME_MAX` long, so this is a label's size as well."""
+    """Name of the ConfigMap with a run's loss curve; at most 63 characters, because a run's name has at most `JOB_NAME_MAX`."""
     return f"{run_name}-curve"
 
 
 def run_reference(namespace: str, name: str, uid: str) -> dict[str, str]:
-    """A run as Events speak of it."""
+    """Object reference of a run in Events."""
     return {"apiVersion": API_VERSION, "kind": RUN_KIND, "namespace": namespace, "name": name, "uid": uid}
 
 
 def run_owner(name: str, uid: str) -> dict[str, str | bool]:
-    """A run as the owner of what goes with it; it waits for none of it."""
+    """Owner reference to a run; it does not block the run's deletion."""
     return {
         "apiVersion": API_VERSION,
         "kind": RUN_KIND,
@@ -120,7 +120,7 @@ def run_owner(name: str, uid: str) -> dict[str, str | bool]:
 
 
 def child_labels(run_name: str, run_uid: str) -> dict[str, str]:
-    """Labels of everything the operator makes for a run."""
+    """Labels of all objects that the operator creates for a run."""
     return {
         RUN_LABEL: run_name,
         RUN_UID_LABEL: run_uid,

@@ -1,4 +1,4 @@
-"""What the operator posts to the installation's webhook: CloudEvents 1.0, JSON, structured mode."""
+"""Events that the operator posts to the installation's webhook: CloudEvents 1.0, JSON, structured mode."""
 
 from __future__ import annotations
 
@@ -13,80 +13,80 @@ CONTENT_TYPE: Final = "application/cloudevents+json; charset=utf-8"
 
 
 class EventType(StrEnum):
-    """What is told. Open to new values: receivers must not choke on one that they do not know."""
+    """Type of an event. New values may be added; receivers must accept unknown values."""
 
     RUN_ENDED = "dev.trainingrun.run.ended"
-    """A run is over: pods gone, checkpoint settled, nodes released or retained."""
+    """The run has ended: its pods are gone, its checkpoint is settled, its nodes are released or kept."""
     CHECKPOINT_HELD = "dev.trainingrun.checkpoint.held"
-    """A stop, or a suspension, waits: nothing is deleted, because nothing could be proven. A person is needed."""
+    """A stop or suspension is held: the checkpoint is not proven and nothing is deleted. A person must act."""
     DATA_LOST = "dev.trainingrun.data.lost"
-    """Something that the training wrote is in no checkpoint."""
+    """Data written by the training is in no checkpoint."""
     NODE_UNRELEASED = "dev.trainingrun.node.unreleased"
-    """A machine was told to go longer ago than its pool's `alertAfterSeconds`, and is still there."""
+    """A machine was not released within its pool's `alertAfterSeconds`."""
 
     @property
     def slug(self) -> str:
-        """As it stands in an event's id, which has no full stop: a signature's parts are divided by them."""
+        """Type as used in an event id: without dots, which separate the parts of a signed text."""
         return self.value.removeprefix("dev.trainingrun.").replace(".", "-")
 
 
 class RunData(Model):
-    """The run that an event is about, as it was then."""
+    """The run at the time of the event."""
 
     namespace: Name
-    """Of the run."""
+    """Namespace of the run."""
     name: ObjectName
-    """Of the run."""
+    """Name of the run."""
     uid: Word
-    """Of the run: another run may have the same name later."""
+    """UID of the run; a later run may have the same name."""
     termination_id: Word
-    """Of its stop, or suspension."""
+    """Id of its stop or suspension."""
     status: Word
     """Why it ends, as terminationStatus has it; or suspended."""
     phase: Word
     """Stopping, Held, Suspended, Succeeded, Stopped or Failed."""
     message: Message
-    """The whole sentence: why, and what became of checkpoint and nodes."""
+    """Message: why the run ended, and the result for checkpoint and nodes."""
     actor: Text = ""
-    """Who or what asked for it."""
+    """Who or what requested it."""
     requested_at: Timestamp
     """When it was decided."""
     completion_time: Timestamp | None = None
-    """When everything was done."""
+    """When the run was finished."""
     step: BigCount | None = None
-    """The newest step."""
+    """Latest step."""
     loss: Word | None = None
-    """The newest finite loss."""
+    """Latest finite loss."""
     checkpoint: Uri = ""
-    """Folder of the newest proven checkpoint; empty: there is none."""
+    """Folder of the latest proven checkpoint; empty if there is none."""
     hold_reason: Message | None = None
-    """Why nothing could be proven."""
+    """Why the checkpoint is not proven."""
     data_loss: Message | None = None
-    """What was lost and why."""
+    """What data was lost, and why."""
     unreleased_nodes: Annotated[tuple[ObjectName, ...], Field(max_length=64)] = ()
-    """Nodes that should be gone and are not."""
+    """Nodes whose release is overdue."""
 
 
 class CloudEvent(Model):
-    """The envelope, with the attributes that CloudEvents names."""
+    """The envelope, with the attributes of CloudEvents."""
 
     specversion: Literal["1.0"] = "1.0"
-    """Of CloudEvents."""
+    """Version of CloudEvents."""
     id: Word
-    """Of what happened, not of its telling: the same event told twice has the same id."""
+    """Id of the event; repeated deliveries have the same id."""
     source: Uri
     """The run's path in the API server."""
     type: EventType
-    """What happened."""
+    """Event type."""
     subject: Text
     """`namespace/name`."""
     time: Timestamp
-    """When it happened."""
+    """Time of the event."""
     datacontenttype: Literal["application/json"] = "application/json"
-    """Of `data`."""
+    """Media type of `data`."""
     data: RunData
-    """About the run."""
+    """The run."""
 
     def body(self) -> bytes:
-        """As it is sent, and signed."""
+        """The body as sent and signed."""
         return self.model_dump_json(by_alias=True, exclude_none=True).encode()

@@ -1,4 +1,4 @@
-"""`GPUNodePool`: which nodes may be released, and by which provider. Written by the administrator; no run ever names a cloud resource."""
+"""`GPUNodePool`: the nodes that may be released, and their provider. An administrator writes it; a run never names a cloud resource."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LabelValue = Annotated[str, Field(max_length=63)]
 
 
 class SelectorOperator(StrEnum):
-    """How a label is compared, as everywhere in Kubernetes."""
+    """Comparison of a label, as elsewhere in Kubernetes."""
 
     IN = "In"
     NOT_IN = "NotIn"
@@ -27,24 +27,24 @@ class SelectorOperator(StrEnum):
 
 
 class LabelRequirement(Model):
-    """One thing that the labels must fulfil."""
+    """A requirement on the labels."""
 
     cel_rules = (
         Cel(
             "(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)",
-            "values is written for In and NotIn, and only for them",
+            "values is required for In and NotIn, and not allowed for other operators",
         ),
     )
 
     key: LabelKey
-    """The label."""
+    """Label key."""
     operator: SelectorOperator
     """In, NotIn, Exists or DoesNotExist."""
     values: Annotated[tuple[LabelValue, ...], Field(max_length=64)] = ()
-    """For In and NotIn: the values. Default none."""
+    """Values for In and NotIn. Default none."""
 
     def fits(self, labels: Mapping[str, str]) -> bool:
-        """Whether the labels fulfil it. A label that is absent has none of the values."""
+        """Whether the labels meet the requirement. An absent label equals none of the values."""
         match self.operator:
             case SelectorOperator.IN:
                 return labels.get(self.key) in self.values
@@ -54,41 +54,41 @@ class LabelRequirement(Model):
                 return self.key in labels
             case SelectorOperator.DOES_NOT_EXIST:
                 return self.key not in labels
-            case _ as never:  # pragma: no cover - mypy proves that there is no other operator
+            case _ as never:  # pragma: no cover - mypy checks that the match is exhaustive
                 assert_never(never)
 
 
 class NamespaceSelector(Model):
-    """Namespaces by their labels; all of it must fit."""
+    """A selector of namespaces by their labels; all parts must match."""
 
     match_labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=16)] = Field(default_factory=dict)
-    """Labels that the namespace carries. Default none."""
+    """Labels that the namespace must have. Default none."""
     match_expressions: Annotated[tuple[LabelRequirement, ...], Field(max_length=16)] = ()
-    """What else its labels must fulfil; `kubernetes.io/metadata.name` is its name. Default nothing."""
+    """Further requirements on the labels; `kubernetes.io/metadata.name` is the namespace's name. Default none."""
 
     def fits(self, labels: Mapping[str, str]) -> bool:
-        """Whether a namespace with these labels is meant."""
+        """Whether a namespace with these labels matches."""
         return self.match_labels.items() <= labels.items() and all(each.fits(labels) for each in self.match_expressions)
 
 
 class IgnoredPods(Model):
-    """Pods that do not keep a node: an exporter that runs everywhere without being a DaemonSet."""
+    """Pods that do not keep a node in use, such as an exporter that runs on every node and is not a DaemonSet."""
 
     namespace: ObjectName
-    """Their namespace."""
+    """Namespace of the pods."""
     labels: Annotated[dict[LabelKey, LabelValue], Field(min_length=1, max_length=16)]
-    """Labels that all of them carry."""
+    """Labels of the pods; all must match."""
 
 
 class AWSAutoScaling(Model):
-    """EC2 Auto Scaling, EKS managed node groups included: the instance is terminated by its id and the desired capacity lowered with it."""
+    """EC2 Auto Scaling, including EKS managed node groups: the instance is terminated by id, and the desired capacity is reduced by one."""
 
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]+$", max_length=63)]
-    """Region of the groups."""
+    """AWS region of the groups."""
     groups: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=255)], ...], Field(min_length=1, max_length=64)
     ]
-    """Names of the Auto Scaling groups that the pool's machines belong to."""
+    """Names of the Auto Scaling groups with the pool's machines."""
 
 
 class External(Model):
@@ -104,7 +104,7 @@ class External(Model):
 
 
 class GPUNodePoolSpec(Model):
-    """Which nodes, and who releases them."""
+    """The nodes of the pool and their provider."""
 
     cel_rules = (
         Cel(
@@ -119,19 +119,19 @@ class GPUNodePoolSpec(Model):
     )
 
     node_selector: Annotated[dict[LabelKey, LabelValue], Field(min_length=1, max_length=16)]
-    """Labels of the pool's nodes; never empty."""
+    """Labels that select the pool's nodes; never empty."""
     namespace_selector: NamespaceSelector | None = None
-    """Namespaces whose runs may use the pool. Default absent: all."""
+    """Namespaces whose runs may use the pool. Default: all namespaces."""
     min_nodes: Count = 0
-    """So many nodes are always kept. Default 0."""
+    """Number of nodes that are always kept. Default 0."""
     max_idle_seconds: Seconds = 7200
-    """Waiting demand keeps an empty node no longer than this, in seconds. Default 7200."""
+    """Maximum time that waiting demand keeps an empty node, in seconds. Default 7200."""
     settle_seconds: Seconds = 10
-    """Between tainting a node and looking once more whether it is empty, in seconds. Default 10."""
+    """Time between tainting a node and checking again that it is empty, in seconds. Default 10."""
     ignore_pods: Annotated[tuple[IgnoredPods, ...], Field(max_length=32)] = ()
-    """Pods that do not keep a node, besides those of DaemonSets."""
+    """Pods that do not keep a node in use, in addition to DaemonSet pods."""
     alert_after_seconds: Seconds = 900
-    """A release that takes longer is said to be overdue, in seconds. Default 900."""
+    """Time after which a release counts as overdue, in seconds. Default 900."""
     aws_auto_scaling: AWSAutoScaling | None = None
     """EC2 Auto Scaling, EKS managed node groups included."""
     external: External | None = None
@@ -146,7 +146,7 @@ class GPUNodePoolSpec(Model):
 
 
 class GPUNodePoolStatus(Model):
-    """What the operator knows about the pool."""
+    """Status of the pool; empty."""
 
 
 RESOURCE = Resource(
@@ -157,7 +157,7 @@ RESOURCE = Resource(
     scope="Cluster",
     short_names=("gnp",),
     categories=("training",),
-    description="GPU nodes that may be released when a training run has ended, and the provider that releases them.",
+    description="GPU nodes that may be released after a training run, and the provider that releases them.",
     columns=(
         Column("Groups", ".spec.awsAutoScaling.groups"),
         Column("Provider", ".spec.external.provider", wide=True),

@@ -1,6 +1,6 @@
-"""`TrainingRun`: what a person who trains writes. What they read back is in `status`.
+"""`TrainingRun`: the spec, written by people who train. The status is in `status`.
 
-A field is here only once it works. Defaults that could end somebody's run are not schema defaults.
+A field is added only when it works. A default that could end a run is not a schema default.
 """
 
 from __future__ import annotations
@@ -28,52 +28,52 @@ MetricName = Annotated[str, Field(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$", max_len
 RelativePath = Annotated[str, Field(pattern=r"^[^/]", max_length=255)]
 Glob = Annotated[str, Field(min_length=1, max_length=255)]
 USER_MAX: Final = 512
-"""Characters of `spec.stoppedBy`."""
+"""Maximum length of `spec.stoppedBy`."""
 
 
 class Shutdown(Model):
-    """How the training is asked to leave, for every kind of stop."""
+    """How a training is asked to stop."""
 
     grace_seconds: Annotated[int, Field(ge=0, le=86_400)] = 120
-    """How long the training may take to save and leave after it was asked, in seconds. Default 120."""
+    """Time that the training may take to save and exit after a stop request, in seconds. Default 120."""
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=63)] = "STOP_TRAINING"
-    """Name of the file that asks it to: written under the checkpoint path and in $TRAININGRUN_CONTROL. Default STOP_TRAINING."""
+    """Name of the stop file: written in the checkpoint path and in $TRAININGRUN_CONTROL to request the stop. Default STOP_TRAINING."""
     signal: Annotated[str, Field(pattern=r"^(SIG(TERM|INT|HUP|QUIT|USR1|USR2))?$", max_length=7)] = ""
     """For a training that saves on a signal: SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1 or SIGUSR2. Sent once to its main process (behind a shell,
-    to the one command that it runs), when half the grace has passed and the file had no effect, never while a checkpoint is being written. The pod's
-    containers then share their processes, and the template must say runAsUser. Default empty: no signal. Cannot be changed."""
+    to the only command it runs), after half the grace period if the stop file had no effect, and never while a checkpoint is being written. The
+    pod's containers then share a process namespace, and the template must set runAsUser. Default empty: no signal. Immutable."""
 
 
 class Completion(Model):
-    """What counts as complete besides exit code 0, which always does."""
+    """Conditions for completion besides exit code 0, which always counts."""
 
     marker_files: Annotated[tuple[RelativePath, ...], Field(max_length=16)] = (
         "training_complete.txt",
         "COMPLETE",
         "done",
     )
-    """Files under the checkpoint path that the training writes when it is complete; only those newer than the pod count. Default
+    """Files in the checkpoint path that the training writes when it is complete; only files newer than the pod count. Default
     training_complete.txt, COMPLETE, done."""
     settle_seconds: Seconds = 300
-    """After a completion that is only inferred (marker, final-epoch stall): how long the last writes may take to land, in seconds.
+    """After an inferred completion (marker file, stall in the final epoch): time for the last writes to finish, in seconds.
     Default 300."""
 
 
 class MetricNames(Model):
-    """Which metric speaks of what; of each list the first that is there is taken."""
+    """Metric names by meaning; the first existing metric of each list is used."""
 
     loss: Annotated[tuple[MetricName, ...], Field(min_length=1, max_length=8)] = ("training_loss", "train_loss", "loss")
-    """The loss. Default training_loss, train_loss, loss."""
+    """Names of the loss. Default training_loss, train_loss, loss."""
     step: Annotated[tuple[MetricName, ...], Field(min_length=1, max_length=8)] = (
         "training_step",
         "global_step",
         "step",
     )
-    """The step, rising. Default training_step, global_step, step."""
+    """Names of the increasing step. Default training_step, global_step, step."""
     epoch: Annotated[tuple[MetricName, ...], Field(max_length=8)] = ("training_epoch", "epoch")
-    """The epoch, whole or fractional. Default training_epoch, epoch."""
+    """Names of the epoch, whole or fractional. Default training_epoch, epoch."""
     total_epochs: Annotated[tuple[MetricName, ...], Field(max_length=8)] = ("training_total_epochs", "total_epochs")
-    """How many epochs there will be. Default training_total_epochs, total_epochs."""
+    """Names of the total number of epochs. Default training_total_epochs, total_epochs."""
 
 
 class Metrics(Model):
@@ -82,81 +82,81 @@ class Metrics(Model):
     source: PluginName = "Prometheus"
     """What reads them: Prometheus, the pod's endpoint, or a source that a package brings to the operator. Default Prometheus."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000
-    """Port of the endpoint on the pod. Default 8000."""
+    """Port of the endpoint. Default 8000."""
     path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._~/-]*$", max_length=255)] = "/metrics"
     """Path of the endpoint. Default /metrics."""
     names: MetricNames = Field(default_factory=MetricNames)
     """Names of the metrics."""
     container: Annotated[str, Field(max_length=63)] = ""
-    """The container that trains: the one that mounts the checkpoint path and whose exit code counts. Default: the first."""
+    """The training container: it mounts the checkpoint path, and its exit code counts. Default: the first container."""
 
 
 class S3(Model):
-    """How the bucket is reached."""
+    """Access to the bucket."""
 
     endpoint_url: Annotated[str, Field(alias="endpointURL", pattern=r"^(https?://[^\s]+)?$", max_length=512)] = ""
-    """Address of an S3-compatible server; empty for AWS. The installation's allowedDestinations must name it. Default empty."""
+    """URL of an S3-compatible server; empty for AWS. It must be in the installation's allowedDestinations. Default empty."""
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]*$", max_length=63)] = ""
     """Region of the bucket. Default us-east-1."""
     credentials_secret_name: ObjectRef = ""
     """Secret in the run's namespace with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and optionally AWS_SESSION_TOKEN and ca.crt. Only the
-    agent and the operator read it, never the training."""
+    agent and the operator read it, not the training."""
 
 
 class CheckpointMode(StrEnum):
-    """Whether checkpoints are saved at all."""
+    """Whether checkpoints are saved."""
 
     UPLOAD = "Upload"
     DISABLED = "Disabled"
 
 
 class OnFailure(StrEnum):
-    """What happens when the checkpoint cannot be proven."""
+    """What happens if the checkpoint cannot be proven."""
 
     HOLD = "Hold"
     PROCEED = "Proceed"
 
 
 class CheckpointSpec(Model):
-    """Where checkpoints lie in the pod, and where they go."""
+    """Where checkpoints are written in the pod, and where they are stored."""
 
     mode: CheckpointMode = CheckpointMode.UPLOAD
-    """Upload, or Disabled: nothing is saved, and the status says so. Default Upload."""
+    """Upload, or Disabled: nothing is saved, which the status shows. Default Upload."""
     path: Annotated[str, Field(pattern=r"^/[^:]+$", max_length=255)] = "/checkpoints"
-    """Folder in the training container; the volume follows from its mounts, and without a mount an emptyDir is added. Default
-    /checkpoints. Cannot be changed."""
+    """Folder in the training container; its volume is found through the mounts, and without a mount an emptyDir is added. Default
+    /checkpoints. Immutable."""
     destination: Annotated[str | None, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/.*)?$", max_length=768)] = (
         None
     )
-    """Where checkpoints go: s3://bucket/prefix. The run's namespace, name and uid are appended. Cannot be changed."""
+    """Where checkpoints are stored: s3://bucket/prefix. The run's namespace, name and UID are appended. Immutable."""
     s3: S3 = Field(default_factory=S3)
-    """How the bucket is reached."""
+    """Access to the bucket."""
     include: Annotated[tuple[Glob, ...], Field(max_length=32)] = ("**",)
-    """Globs, relative to path, of what is saved. Default everything."""
+    """Globs, relative to path, of files to save. Default all files."""
     exclude: Annotated[tuple[Glob, ...], Field(max_length=32)] = ()
-    """Globs, relative to path, of what is not. Default nothing."""
+    """Globs, relative to path, of files not to save. Default none."""
     on_failure: OnFailure = OnFailure.HOLD
-    """Hold: keep pod and bytes until the checkpoint is proven. Proceed: end the run though nothing could be proven. Default Hold."""
+    """Hold: keep the pod and its files until the checkpoint is proven. Proceed: end the run without a proven checkpoint. Default Hold."""
 
 
 class NodePoolPolicy(StrEnum):
-    """Whether the run's nodes are given back."""
+    """Whether the run's nodes are released."""
 
     WHEN_EMPTY = "WhenEmpty"
     NEVER = "Never"
 
 
 class NodePoolRef(Model):
-    """Which nodes the run gives back, and whether."""
+    """The pool of the run's nodes, and whether they are released."""
 
     ref: ObjectRef = ""
-    """The GPUNodePool. Naming it needs the verb use on gpunodepools of this name, in the run's namespace. Default: the one that selects the node."""
+    """The GPUNodePool. Setting it requires the verb use on this gpunodepools name in the run's namespace. Default: the pool that selects the node."""
     policy: NodePoolPolicy = NodePoolPolicy.WHEN_EMPTY
-    """WhenEmpty: release the run's nodes once nothing else is on them. Never: keep them. Default WhenEmpty."""
+    """WhenEmpty: release the run's nodes when no other pod uses them. Never: keep them. Default WhenEmpty."""
 
 
 class TrainingRunSpec(Model):
-    """One run: what to run, when to stop, where its checkpoints go."""
+    """A training run: its pod, its stop conditions, and where its checkpoints are stored."""
 
     cel_rules = (
         Cel(
@@ -166,15 +166,15 @@ class TrainingRunSpec(Model):
         ),
         Cel(
             "!has(oldSelf.stop) || !oldSelf.stop || (has(self.stop) && self.stop)",
-            "spec.stop is one way: a stopped run does not start again; create a new TrainingRun, its checkpoints are kept",
+            "spec.stop is final: a stopped run does not restart; create a new TrainingRun, the checkpoints are kept",
         ),
         Cel(
             "!has(self.stoppedBy) || (has(self.stop) && self.stop)",
-            "spec.stoppedBy says who stops the run: write it together with spec.stop: true",
+            "spec.stoppedBy names who stops the run: set it together with spec.stop: true",
         ),
         Cel(
             "!has(oldSelf.stoppedBy) || (has(self.stoppedBy) && self.stoppedBy == oldSelf.stoppedBy)",
-            "spec.stoppedBy never changes: the run was stopped by that person",
+            "spec.stoppedBy cannot be changed: that person stopped the run",
         ),
         Cel(
             "self.checkpoint.path == oldSelf.checkpoint.path"
@@ -184,52 +184,52 @@ class TrainingRunSpec(Model):
         ),
         Cel(
             "(has(self.shutdown.signal) ? self.shutdown.signal : '') == (has(oldSelf.shutdown.signal) ? oldSelf.shutdown.signal : '')",
-            "shutdown.signal cannot be changed: the running pod shares its processes, or does not, because of it",
+            "shutdown.signal cannot be changed: it decides whether the running pod's containers share a process namespace",
             field_path=".shutdown.signal",
         ),
         Cel(
             "self.checkpoint.mode == 'Disabled' || has(self.checkpoint.destination)",
-            "checkpoint.destination is required (s3://bucket/prefix), or write checkpoint.mode: Disabled to save nothing",
+            "checkpoint.destination is required (s3://bucket/prefix), or set checkpoint.mode: Disabled to save nothing",
         ),
     )
 
     template: PreservedObject
-    """The pod to run, as in a Job. The operator makes a Job of it. Cannot be changed."""
+    """Pod template of the Job that the operator creates. Immutable."""
     backoff_limit: Annotated[int, Field(ge=0, le=1000)] = 3
-    """How many crashed pods are replaced before the run has failed. Default 3."""
+    """Number of crashed pods that are replaced before the run fails. Default 3."""
     auto_stop_loss: float | None = None
-    """End the run when its loss is below this. Written: enforced; negative: off. Absent: the installation's default, 0.5, in Shadow: the
-    status says when it would have stopped."""
+    """End the run when its loss is below this value. A negative value disables the rule. If absent, the installation's default applies: 0.5 in Shadow
+    mode, in which the status only shows when the run would have stopped."""
     stall_polls: Annotated[int, Field(ge=1, le=10_000)] = 3
-    """In the final epoch: how many polls without a step mean that the run is complete. Default 3."""
+    """In the final epoch: number of polls without a new step after which the run is complete. Default 3."""
     poll_interval_seconds: Annotated[int, Field(ge=1, le=3600)] = 10
-    """How often the metrics are read, in seconds. Default 10."""
+    """Interval between reads of the metrics, in seconds. Default 10."""
     stop: bool | None = None
-    """true ends the run by hand, with its checkpoint saved and its node released. One way. Default absent."""
+    """true stops the run: its checkpoint is saved and its node released. Final. Default absent."""
     stop_reason: Text | None = None
-    """Why it was stopped by hand; shown in the status. Default absent."""
+    """Reason of the stop, shown in the status. Default absent."""
     stopped_by: Annotated[str, Field(min_length=1, max_length=USER_MAX)] | None = None
-    """Who stops it by hand: your own user name, as `kubectl auth whoami` says it, written together with stop. The installation's admission policy
-    refuses any other. Shown in the status. Default absent: the status names the program that wrote stop."""
+    """Who stops the run: your own user name as printed by `kubectl auth whoami`, set together with stop. The installation's admission policy refuses
+    another name. Shown in the status. Default absent: the status names the program that wrote stop."""
     suspend: bool | None = None
-    """true saves the checkpoint, proves it, ends the pod and gives its node back, as a stop does; false again goes on from that checkpoint. A suspension
-    that has begun is carried through. On a suspended run, stop ends it with that checkpoint. Default absent."""
+    """true saves and proves the checkpoint, deletes the pod and releases its node, like a stop; false resumes from that checkpoint. A suspension that
+    has begun is completed first. On a suspended run, stop ends it with that checkpoint. Default absent."""
     stop_mode: StopMode = StopMode.AUTO
-    """Which checkpoint a stop waits for. Auto: the training is asked to save and leave. NextCheckpoint: the same, but its next complete checkpoint is
-    enough. LastCheckpoint: the last complete checkpoint is enough, nothing is waited for; while there is none, it is as Auto. May be changed for as long
-    as the training is waited for. Default Auto."""
+    """Which checkpoint a stop waits for. Auto: the training is asked to save and exit. NextCheckpoint: the same, but its next complete checkpoint is
+    enough. LastCheckpoint: the last complete checkpoint is enough and the stop does not wait; if there is none, as Auto. May be changed while
+    the stop waits for the training. Default Auto."""
     shutdown: Shutdown = Field(default_factory=Shutdown)
-    """How the training is asked to leave."""
+    """How the training is asked to stop."""
     completion: Completion = Field(default_factory=Completion)
-    """What counts as complete besides exit code 0."""
+    """Conditions for completion besides exit code 0."""
     metrics: Metrics = Field(default_factory=Metrics)
-    """Where loss and step are read."""
+    """Source of loss and step."""
     checkpoint: CheckpointSpec
-    """Where checkpoints lie, and where they go."""
+    """Where checkpoints are written in the pod, and where they are stored."""
     node_pool: NodePoolRef = Field(default_factory=NodePoolRef)
-    """Which nodes are given back."""
+    """The pool of the run's nodes, and whether they are released."""
     ttl_seconds_after_finished: Seconds | None = None
-    """Delete the TrainingRun, and its Job with it, so many seconds after it has finished; its checkpoints stay in the bucket. Default absent: it is
+    """Delete the TrainingRun and its Job this many seconds after it has finished; its checkpoints stay in the bucket. Default absent: it is
     kept."""
 
 
@@ -241,8 +241,8 @@ RESOURCE = Resource(
     short_names=("trun",),
     categories=("training",),
     description=(
-        "A GPU training run that ends at the right moment: when its loss is low enough, when it is complete, or when a person says so, with its"
-        " checkpoint proven safe in S3 and its GPU node released."
+        "A GPU training run that ends when its loss is low enough, when it is complete, or when a person stops it, with its"
+        " checkpoint proven in S3 and its GPU node released."
     ),
     columns=(
         Column("Phase", ".status.phase"),
@@ -261,7 +261,7 @@ RESOURCE = Resource(
     cel_rules=(
         Cel(
             f"self.metadata.name.size() <= {names.JOB_NAME_MAX} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-            f"the name must be at most {names.JOB_NAME_MAX} characters of a-z, 0-9 and -, begin with a letter and not end with - (its Job and pods are named after it)",
+            f"the name must be at most {names.JOB_NAME_MAX} characters of a-z, 0-9 and -, start with a letter and not end with - (its Job and pods have this name)",
         ),
     ),
 )

@@ -1,6 +1,6 @@
-"""Completion: kubectl asks `kubectl_complete-trainingrun` with the words so far, and reads what may come next, a line each.
+"""Shell completion: kubectl calls `kubectl_complete-trainingrun` with the words so far and reads one candidate a line.
 
-The last line is cobra's directive. Since kubectl 1.26; https://kubernetes.io/docs/tasks/extend-kubectl/kubectl-plugins/
+The last line is a cobra directive. Requires kubectl 1.26; https://kubernetes.io/docs/tasks/extend-kubectl/kubectl-plugins/
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 FILES: Final = ":0"
 NO_FILES: Final = ":4"
-"""Whether the shell offers files where there is nothing else."""
+"""Cobra directives: whether the shell falls back to file names."""
 
 
 def completions(words: Sequence[str]) -> list[str]:
-    """What may follow, for the words behind `kubectl trainingrun`; the last one is still being written."""
+    """Candidates for the last word of the command line after `kubectl trainingrun`."""
     *before, incomplete = words or [""]
     found = ShellComplete(cli, {}, NAME, "").get_completions(list(before), incomplete)
     if any(one.type in ("file", "dir") for one in found):
@@ -31,5 +31,5 @@ def completions(words: Sequence[str]) -> list[str]:
 
 
 def main() -> None:
-    """The console script; whatever goes wrong, the shell gets an answer."""
+    """Console script `kubectl_complete-trainingrun`."""
     sys.stdout.write("".join(f"{line}\n" for line in completions(sys.argv[1:])))

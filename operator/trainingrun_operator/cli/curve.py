@@ -1,4 +1,4 @@
-"""A run's loss curve, as the operator keeps it in a ConfigMap beside the run: for whoever may read ConfigMaps there."""
+"""The loss curve of a run, read from the ConfigMap in which the operator stores it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def points_of(config_map: dict[str, Any] | None, run_uid: str) -> tuple[Point, ...]:
-    """Read the curve of a run, in the order in which it was seen; empty if there is none, or it is not this run's, or cannot be read."""
+    """Points of the run's curve in the order observed; empty if the ConfigMap is absent, belongs to another run, or is invalid."""
     if config_map is None or (config_map["metadata"].get("labels") or {}).get(names.RUN_UID_LABEL) != run_uid:
         return ()
     try:

@@ -1,4 +1,4 @@
-"""Curves in characters: a sparkline of one line, and a plot with axes. Pure; colours are put on by whoever prints."""
+"""Curves in characters: a one-line sparkline and a plot with axes. Pure; the caller adds colours."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ THRESHOLD: Final = "╌"
 PLAIN_THRESHOLD: Final = "-"
 _BRAILLE: Final = 0x2800
 _DOTS: Final = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-"""Of a braille cell, by row and column."""
+"""Bits of a braille cell, by row and column."""
 LABEL: Final = 8
-"""Characters of a number on the vertical axis."""
+"""Width of a number on the vertical axis, in characters."""
 
 
 def sparkline(values: Sequence[float], width: int, *, plain: bool = False) -> str:
-    """The values in one line of at most `width` characters, the highest as the tallest bar."""
+    """Draw the values in one line of at most `width` characters; the maximum is the tallest bar."""
     finite = [value for value in values if isfinite(value)]
     if not finite or width < 1:
         return ""
@@ -42,21 +42,21 @@ def _means(values: list[float], width: int) -> list[float]:
 
 @dataclass(frozen=True)
 class Curve:
-    """What is plotted."""
+    """Input of a plot."""
 
     points: Sequence[tuple[float, float]]
-    """Where on the horizontal axis, and the loss; in order. A step back begins another line: a pod was replaced."""
+    """Horizontal position and loss, in order. A smaller position starts a new line: the pod was replaced."""
     threshold: float | None = None
     axis: str = "step"
-    """What the horizontal axis counts."""
+    """Name of the horizontal axis."""
     stop: float | None = None
-    """Where on it the end was decided."""
+    """Position at which the end was decided."""
 
 
 def plot(curve: Curve, width: int, height: int, *, plain: bool = False, logarithmic: bool = False) -> list[str]:
-    """The curve as lines of at most `width` characters, of which `height` are the plot itself.
+    """Draw the curve as lines of at most `width` characters; `height` lines are the plot itself.
 
-    The threshold is always in the picture. On a logarithmic axis, what is not above 0 is left out.
+    The threshold is always visible. On a logarithmic axis, values up to 0 are left out.
     """
     scale: Callable[[float], float] = log10 if logarithmic else float
     points = [(x, scale(y)) for x, y in curve.points if isfinite(y) and (not logarithmic or y > 0)]
@@ -77,7 +77,7 @@ def plot(curve: Curve, width: int, height: int, *, plain: bool = False, logarith
     middle = height // 2
     labels = {0: high, middle: high - (high - low) * middle / (height - 1), height - 1: low}
     if line is not None and threshold is not None:
-        # The threshold's own label, and none so near that the two are taken for each other.
+        # Label the threshold; drop labels next to it, which would be confused with it.
         labels = {row: value for row, value in labels.items() if abs(row - line) > 1} | {line: threshold}
     unscaled: Callable[[float], float] = (lambda value: 10**value) if logarithmic else float
     side = "|" if plain else "┤"
@@ -93,7 +93,7 @@ def _bar(*, plain: bool) -> str:
 
 
 def _foot(curve: Curve, cells: _Cells, *, plain: bool) -> list[str]:
-    """The horizontal axis, its ends, and where the run was ended."""
+    """The horizontal axis with its end labels and the position of the end."""
     corner, dash = ("+", "-") if plain else ("└", "─")
     first, last = f"{cells.left:g}", f"{cells.right:g}"
     room = cells.columns - len(first) - len(last)
@@ -108,7 +108,7 @@ def _foot(curve: Curve, cells: _Cells, *, plain: bool) -> list[str]:
 
 
 class _Cells:
-    """Dots in braille cells, two to the right and four down; in plain characters one mark per cell that has any."""
+    """A grid of braille cells, two dots wide and four high; in plain mode, one mark per non-empty cell."""
 
     def __init__(
         self, columns: int, height: int, points: Sequence[tuple[float, float]], low: float, high: float
@@ -119,22 +119,22 @@ class _Cells:
         self._cells = [[0] * columns for _ in range(height)]
 
     def column_of(self, x: float) -> int:
-        """Of dots."""
+        """Column in dots."""
         return round((x - self.left) / ((self.right - self.left) or 1.0) * (self.columns * 2 - 1))
 
     def row_of(self, y: float) -> int:
-        """Of cells."""
+        """Row in cells."""
         return self._dot(y) // 4
 
     def _dot(self, y: float) -> int:
         return round((self.high - y) / (self.high - self.low) * (self.height * 4 - 1))
 
     def draw(self, points: Sequence[tuple[float, float]]) -> None:
-        """Join the points by lines."""
+        """Connect the points by lines."""
         dots = [(self.column_of(x), self._dot(y)) for x, y in points]
         self._set(*dots[0])
         for (x0, y0), (x1, y1) in pairwise(dots):
-            # Back to an earlier step: another pod went on from a checkpoint, and nothing joins the two.
+            # After a resume from an earlier checkpoint, the two lines are not connected.
             steps = max(abs(x1 - x0), abs(y1 - y0), 1) if x1 >= x0 else 1
             for i in range(1, steps + 1):
                 self._set(x0 + round((x1 - x0) * i / steps), y0 + round((y1 - y0) * i / steps))
@@ -143,7 +143,7 @@ class _Cells:
         self._cells[row // 4][column // 2] |= _DOTS[row % 4][column % 2]
 
     def rows(self, *, plain: bool) -> list[str]:
-        """As text, without the axes."""
+        """The grid as text, without axes."""
         return [
             "".join(" " if not cell else "*" if plain else chr(_BRAILLE + cell) for cell in row) for row in self._cells
         ]

@@ -1,4 +1,4 @@
-"""The commands that change a run: stop, proceed, abandon. Each is one patch, and says which."""
+"""The commands stop, proceed and abandon. Each sends one patch and prints it."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from trainingrun_operator.core.release import unsettled
 if TYPE_CHECKING:
     from trainingrun_operator.core.facts.run import Run
 
-YES = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+YES = click.option("-y", "--yes", is_flag=True, help="Skip the confirmation.")
 
 
-@click.command(short_help="End a run: checkpoint proven, node given back.")
+@click.command(short_help="Stop a run: prove its checkpoint, release its node.")
 @click.argument("runs", type=RUN, nargs=-1, required=True, metavar="RUN...")
 @click.option(
-    "--reason", default="", metavar="TEXT", help="Why; shown in the status, such as 'overfitting: eval loss rises'."
+    "--reason", default="", metavar="TEXT", help="Reason, shown in the status, such as 'overfitting: eval loss rises'."
 )
 @click.option(
     "--mode",
     type=click.Choice([mode.value for mode in StopMode]),
-    help="Which checkpoint to wait for. Auto: it saves and leaves. NextCheckpoint, LastCheckpoint: that one will do."
-    " May be given again while the run stops.",
+    help="Checkpoint to wait for. Auto: the training saves and exits. NextCheckpoint, LastCheckpoint: that checkpoint is enough."
+    " May be changed while the run stops.",
 )
 @WAIT
 @TIMEOUT
 @where
 @in_session
 def stop(session: Session, runs: tuple[str, ...], reason: str, mode: str | None, timeout: int, *, wait: bool) -> None:
-    """End RUN: its checkpoint is saved and proven, then its pod goes, and its node is given back.
+    """Stop RUN: save and prove its checkpoint, delete its pod, release its node.
 
-    It cannot be taken back. The same by hand: kubectl patch trun RUN --type merge -p '{"spec":{"stop":true}}'
+    A stop is final. The same with kubectl: kubectl patch trun RUN --type merge -p '{"spec":{"stop":true}}'
     """
     found = [session.run(name) for name in runs]
     me = session.kubectl.whoami() if any(_may_be_stopped(run) for run in found) else ""
@@ -57,7 +57,7 @@ def _may_be_stopped(run: Run) -> bool:
 
 
 def _patch(run: Run, reason: str, mode: StopMode | None, me: str) -> dict[str, Any]:
-    """What is written; of a run that stops already only what may still change."""
+    """Build the merge patch; for a run that is already stopping, only fields that may still change."""
     changed = mode if mode is not run.spec.stop_mode else None
     if _may_be_stopped(run):
         return asking.stop(by=me, reason=reason, mode=changed)
@@ -71,18 +71,18 @@ def _stop(session: Session, run: Run, patch: dict[str, Any], reason: str) -> Non
         session.kubectl.patch(run, patch)
     stop = run.status.termination
     if stop is not None and stop.over:
-        session.screen.say(f"{run.name} has ended already ({stop.status}): {stop.message}")
+        session.screen.say(f"{run.name} has already ended ({stop.status}): {stop.message}")
     elif stop is not None and stop.suspends and not run.spec.stop:
-        asleep = "is suspended, and ends with" if stop.phase is Phase.DONE else "is being suspended, and then ends with"
-        session.screen.say(f"{run.name} {asleep} the checkpoint of its suspension.")
+        ending = "is suspended; it ends with" if stop.phase is Phase.DONE else "is being suspended; it then ends with"
+        session.screen.say(f"{run.name} {ending} the checkpoint of its suspension.")
     elif stop is not None or run.spec.stop:
         why = f" ({stop.status}: {stop.message})" if stop is not None else ""
-        now = f" It waits for {patch['spec']['stopMode']} now." if patch else ""
-        late = " The reason is not written: it belongs to who stopped it." if reason else ""
-        session.screen.say(f"{run.name} is stopping already{why}.{now}{late}")
+        now = f" It now waits for {patch['spec']['stopMode']}." if patch else ""
+        late = " --reason is ignored: the first stop request sets the reason." if reason else ""
+        session.screen.say(f"{run.name} is already stopping{why}.{now}{late}")
     else:
         session.screen.say(
-            f"{run.name} is told to stop: it saves, its checkpoint is proven, then its pod goes and its node is given back."
+            f"{run.name} will stop: it saves, its checkpoint is proven, its pod is deleted and its node is released."
         )
 
 
@@ -92,55 +92,53 @@ def _stop(session: Session, run: Run, patch: dict[str, Any], reason: str) -> Non
 @where
 @in_session
 def proceed(session: Session, run: str, *, yes: bool) -> None:
-    """End the hold of RUN: go on although its checkpoint cannot be proven.
+    """End the hold of RUN although its checkpoint is not proven.
 
-    For a run that is Held. What is not in the bucket is lost with its pod.
+    For a run in phase Held. Data that is not in the bucket is lost with the pod.
     """
     found = session.run(run)
     stop = found.status.termination
     if stop is not None and stop.over:
-        session.screen.say(f"{run} has ended already ({stop.status}): nothing is held.")
+        session.screen.say(f"{run} has already ended ({stop.status}); there is no hold.")
         return
     if found.spec.checkpoint.on_failure is OnFailure.PROCEED:
-        session.screen.say(f"{run} has spec.checkpoint.onFailure: Proceed already; nothing was changed.")
+        session.screen.say(f"{run} already has spec.checkpoint.onFailure: Proceed. Nothing was changed.")
         return
     if stop is None or stop.phase is not Phase.HELD:
         raise TroubleError(
-            f"{run} is not held ({found.status.phase or 'not looked at yet'}), so there is nothing to go on from. To end any later hold of it beforehand,"
-            f" write spec.checkpoint.onFailure: Proceed yourself."
+            f"{run} is not held (phase: {found.status.phase or 'not observed yet'}). To skip a later hold,"
+            f" set spec.checkpoint.onFailure: Proceed."
         )
     session.screen.say(f"{run} is held: {stop.hold_reason}")
-    ask("Go on without a proven checkpoint? What is not in the bucket is lost.", yes=yes)
+    ask("End the hold without a proven checkpoint? Data that is not in the bucket is lost.", yes=yes)
     session.kubectl.patch(found, asking.PROCEED)
     session.screen.say(
-        f"{run} goes on without proof (spec.checkpoint.onFailure: Proceed). Its status will say what was lost."
+        f"The hold of {run} ends without a proven checkpoint (spec.checkpoint.onFailure: Proceed). Its status records what is lost."
     )
 
 
-@click.command(short_help="Wait no longer for the nodes of a run.")
+@click.command(short_help="Stop releasing the nodes of a run.")
 @click.argument("run", type=RUN)
 @YES
 @where
 @in_session
 def abandon(session: Session, run: str, *, yes: bool) -> None:
-    """Wait no longer for the nodes of RUN: they are kept, and are yours to look after.
+    """Stop releasing the nodes of RUN: they are kept, and you are responsible for them.
 
-    For a run whose nodes are not given back. A machine that still runs goes on being billed.
+    For a run whose nodes are not released. A machine that still runs is still billed.
     """
     found = session.run(run)
     waiting = unsettled(found.status.nodes)
     if found.abandoned_by:
-        session.screen.say(f"The nodes of {run} are abandoned already ({names.ABANDON_RELEASE_ANNOTATION}).")
+        session.screen.say(f"The nodes of {run} are already abandoned ({names.ABANDON_RELEASE_ANNOTATION}).")
         return
     if found.status.termination is None or found.status.termination.phase is not Phase.RELEASING or not waiting:
-        raise TroubleError(
-            f"{run} does not wait for any node ({found.status.phase or 'not looked at yet'}): there is nothing to abandon."
-        )
+        raise TroubleError(f"{run} does not wait for a node (phase: {found.status.phase or 'not observed yet'}).")
     for node in waiting:
-        session.screen.say(f"{node.name} ({node.phase.value}): {node.message or 'nothing is said of it yet'}")
+        session.screen.say(f"{node.name} ({node.phase.value}): {node.message or 'no message yet'}")
     ask(
-        f"Keep {'it' if len(waiting) == 1 else 'them'}, and look after {'it' if len(waiting) == 1 else 'them'} yourself?",
+        f"Keep {'it' if len(waiting) == 1 else 'them'} and release {'it' if len(waiting) == 1 else 'them'} yourself?",
         yes=yes,
     )
     session.kubectl.patch(found, asking.ABANDON)
-    session.screen.say(f"Nobody waits for {', '.join(node.name for node in waiting)} any more.")
+    session.screen.say(f"{run} no longer waits for {', '.join(node.name for node in waiting)}.")

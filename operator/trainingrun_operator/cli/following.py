@@ -1,4 +1,4 @@
-"""Waiting for what was asked for, and telling how far it is."""
+"""Waiting for a request to complete, with progress output."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 _DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?\Z")
 _PHASES: Final = {
-    Phase.REQUESTED: "it is decided and written down",
-    Phase.DRAINING: "its training is asked to save and leave",
-    Phase.SAVING: "what is not in the bucket yet is saved",
-    Phase.VERIFYING: "the bucket is read back, file by file",
-    Phase.HELD: "nothing is deleted, its checkpoint cannot be proven yet",
-    Phase.DELETING: "its pod goes",
-    Phase.RELEASING: "its pod is gone, its nodes are given back",
+    Phase.REQUESTED: "the stop is decided and recorded",
+    Phase.DRAINING: "the training saves and exits",
+    Phase.SAVING: "the agent uploads files that are not in the bucket",
+    Phase.VERIFYING: "the operator reads the bucket back, file by file",
+    Phase.HELD: "nothing is deleted, the checkpoint is not proven yet",
+    Phase.DELETING: "the pod is deleted",
+    Phase.RELEASING: "the pod is gone, the nodes are released",
 }
 
 
 class Duration(click.ParamType[int]):
-    """`90s`, `30m`, `1h30m`, or seconds."""
+    """A duration: `90s`, `30m`, `1h30m`, or seconds."""
 
     name = "duration"
 
@@ -40,26 +40,26 @@ class Duration(click.ParamType[int]):
             return value
         match = _DURATION.match(value)
         if match is None or not value:
-            self.fail(f"{value!r} is no duration: write 90s, 30m or 1h30m.", param, ctx)
+            self.fail(f"{value!r} is not a duration. Examples: 90s, 30m, 1h30m.", param, ctx)
         hours, minutes, seconds = (int(part or 0) for part in match.groups())
         return hours * 3600 + minutes * 60 + seconds
 
 
-WAIT = click.option("--wait", is_flag=True, help="Wait until it is done, and tell how far it is.")
+WAIT = click.option("--wait", is_flag=True, help="Wait until it is done, and print the progress.")
 TIMEOUT = click.option(
     "--timeout",
     type=Duration(),
     default=0,
     metavar="DURATION",
-    help="With --wait: for so long at most, such as 30m.  [default: for ever]",
+    help="Maximum time to --wait, such as 30m.  [default: unlimited]",
 )
 
 
 def wait(session: Session, name: str, seconds: float, there: Callable[[Run], bool] = lambda _: False) -> None:
-    """Tell each phase as it comes; returns when the run has ended, or is where it should be.
+    """Print each phase; return when the run has ended or `there` is true.
 
     Raises:
-        TroubleError: time is up, or it ended without a proven checkpoint.
+        TroubleError: timeout, or the run ended without a proven checkpoint.
     """
     told, held = "", ""
     try:
@@ -79,13 +79,13 @@ def wait(session: Session, name: str, seconds: float, there: Callable[[Run], boo
         if error.exit_code is not Exit.TIMEOUT:
             raise
         raise TroubleError(
-            f"{name} is not there yet after {seconds:g} s; it goes on by itself. kubectl trainingrun explain {name} says how far it is.",
+            f"{name} is not done after {seconds:g} s and continues. See its progress: kubectl trainingrun explain {name}",
             Exit.TIMEOUT,
         ) from None
 
 
 def _tell_end(session: Session, run: Run) -> None:
-    """How it came out."""
+    """Print the outcome."""
     session.screen.say(run.status.termination_message or f"{run.name} is {run.status.phase or 'deleted'}.")
     saved = run.status.condition("CheckpointSaved")
     if saved is not None and saved.status == "False" and saved.reason == "DataLoss":

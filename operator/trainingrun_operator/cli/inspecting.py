@@ -1,4 +1,4 @@
-"""The commands that only look: list, watch, explain, policy, plot, logs."""
+"""The read-only commands: list, watch, explain, policy, plot, logs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.run import Run
 
 HEIGHT = 16
-"""Lines of a plot, unless --height says otherwise."""
+"""Default number of plot lines."""
 VALUE = 44
-"""Characters of a value in a table; what is longer pushes its source aside."""
+"""Width of a table value in characters; longer values shift the source."""
 EVERYWHERE = click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="In all namespaces.")
 SELECTOR = click.option("-l", "--selector", default="", metavar="LABELS", help="Only runs with these labels.")
 
@@ -37,7 +37,7 @@ SELECTOR = click.option("-l", "--selector", default="", metavar="LABELS", help="
 @where
 @in_session
 def list_(session: Session, output: str | None, selector: str, *, everywhere: bool) -> None:
-    """List runs: where each stands, and why."""
+    """List runs with phase and reason."""
     stored = session.kubectl.runs(everywhere=everywhere, selector=selector)
     if not stored:
         place = "in any namespace" if everywhere else f"in namespace {session.kubectl.namespace}"
@@ -58,9 +58,9 @@ def list_(session: Session, output: str | None, selector: str, *, everywhere: bo
 @where
 @in_session
 def watch(session: Session, run: str | None, selector: str, *, everywhere: bool) -> None:
-    """Show runs as they change, with the trend of their loss.
+    """Show runs live, with the trend of their loss.
 
-    Of one RUN also why it has not stopped; ends when it has. Without a terminal, prints a line per change.
+    For one RUN, also explain why it has not stopped, and exit when it has. Without a terminal, print a line per change.
     """
     seen = live.Seen(everywhere=everywhere, one=run is not None)
     if run is not None:
@@ -72,7 +72,7 @@ def watch(session: Session, run: str | None, selector: str, *, everywhere: bool)
 
 
 def _take_curves(session: Session, seen: live.Seen, run: str | None, *, everywhere: bool) -> None:
-    """Who may not read them sees the trend from now on."""
+    """Load stored curves; without the right to read ConfigMaps, the trend starts now."""
     try:
         one = session.kubectl.config_map(names.curve_name(run)) if run else None
         many = [] if run else session.kubectl.config_maps(everywhere=everywhere, selector=names.RUN_LABEL)
@@ -83,21 +83,21 @@ def _take_curves(session: Session, seen: live.Seen, run: str | None, *, everywhe
     seen.take_curves([one] if one else many)
 
 
-@click.command("explain", short_help="Say why a run has, or has not, stopped.")
+@click.command("explain", short_help="Explain why a run has or has not stopped.")
 @click.argument("run", type=RUN)
 @where
 @in_session
 def explain_(session: Session, run: str) -> None:
-    """Say why RUN has, or has not, stopped: from its status alone."""
+    """Explain why RUN has or has not stopped, from its status alone."""
     session.screen.explanation(explain(session.run(run), session.now))
 
 
-@click.command("policy", short_help="Show what is in force, and where it comes from.")
+@click.command("policy", short_help="Show effective settings and their sources.")
 @click.argument("run", type=RUN)
 @where
 @in_session
 def policy_(session: Session, run: str) -> None:
-    """Show what is in force for RUN, and where it comes from."""
+    """Show the effective settings of RUN and their sources."""
     topics = policy.in_force(session.run(run))
     rules = [rule for _, found in topics for rule in found]
     screen = session.screen
@@ -114,7 +114,7 @@ def policy_(session: Session, run: str) -> None:
 
 
 def _show(screen: Screen, rule: policy.Rule, first: int, second: int) -> None:
-    """One line; at a terminal that is too narrow the source comes below."""
+    """Print one setting; on a narrow terminal the source is on the next line."""
     what, value, source = (words.clean(text) for text in rule)
     style = "dim" if source == policy.DEFAULT else "cyan"
     line = Text(f"{'':{GAP}}{what:<{first}}{'':{GAP}}")
@@ -135,7 +135,7 @@ def _show(screen: Screen, rule: policy.Rule, first: int, second: int) -> None:
 @where
 @in_session
 def plot_(session: Session, run: str, height: int, *, logarithmic: bool) -> None:
-    """Draw the loss of RUN over its steps, with its threshold and its end."""
+    """Draw the loss of RUN over its steps, with threshold and end."""
     found = session.run(run)
     points = session.curve(found)
     if not points:
@@ -145,7 +145,7 @@ def plot_(session: Session, run: str, height: int, *, logarithmic: bool) -> None
     curve = _curve(found, points)
     lines = plot(curve, screen.width, height, plain=screen.plain, logarithmic=logarithmic)
     if not lines:
-        raise TroubleError(f"No loss of {run} is above 0: a logarithmic plot has nothing to show. Leave --log out.")
+        raise TroubleError(f"{run} has no loss above 0 for a logarithmic plot. Omit --log.")
     for line in lines:
         text = Text(line)
         text.highlight_regex("[⠀-⣿*]+", "cyan")
@@ -156,8 +156,8 @@ def plot_(session: Session, run: str, height: int, *, logarithmic: bool) -> None
 
 def _no_curve(run: Run) -> str:
     if run.status.progress is None:
-        return f"There is no curve of {run.name}: no loss of it has been seen yet. kubectl trainingrun explain {run.name} says why."
-    return f"There is no curve of {run.name}: its ConfigMap is not there (yet), or was deleted."
+        return f"{run.name} has no loss curve: no loss was read yet. See why: kubectl trainingrun explain {run.name}"
+    return f"{run.name} has no loss curve: its ConfigMap does not exist."
 
 
 def _caption(run: Run, points: tuple[Point, ...]) -> str:
@@ -169,7 +169,7 @@ def _caption(run: Run, points: tuple[Point, ...]) -> str:
     force = run.status.effective
     if force is not None and force.auto_stop_loss is not None:
         parts.append(
-            f"threshold {force.auto_stop_loss:g}{' (only watched)' if force.auto_stop_action != 'Stop' else ''}"
+            f"threshold {force.auto_stop_loss:g}{' (shadow mode)' if force.auto_stop_action != 'Stop' else ''}"
         )
     if run.status.termination is not None:
         parts.append(run.status.termination.status)
@@ -186,25 +186,25 @@ def _curve(run: Run, points: tuple[Point, ...]) -> Curve:
     )
 
 
-@click.command("logs", short_help="Print what the training writes.")
+@click.command("logs", short_help="Print the log of the training.")
 @click.argument("run", type=RUN)
-@click.option("-f", "--follow", is_flag=True, help="Go on printing until the training ends.")
-@click.option("--tail", type=int, metavar="LINES", help="Only so many of the last lines.")
-@click.option("--since", metavar="DURATION", help="Only what is newer, such as 5m.")
-@click.option("--timestamps", is_flag=True, help="With times.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the log until the training ends.")
+@click.option("--tail", type=int, metavar="LINES", help="Number of lines from the end.")
+@click.option("--since", metavar="DURATION", help="Only lines newer than this, such as 5m.")
+@click.option("--timestamps", is_flag=True, help="Print a time stamp with each line.")
 @click.option(
     "-c",
     "--container",
     default="",
     metavar="NAME",
-    help="Another container than the one that trains, such as checkpoint-agent.",
+    help="Container, such as checkpoint-agent.  [default: the training's container]",
 )
 @where
 @in_session
 def logs(
     session: Session, run: str, tail: int | None, since: str | None, container: str, *, follow: bool, timestamps: bool
 ) -> None:
-    """Print what the training of RUN writes."""
+    """Print the log of RUN's training."""
     found = session.run(run)
     if follow and found.status.termination is None and found.status.phase in (None, "Pending"):
         found = _started(session, found)
@@ -219,13 +219,13 @@ def logs(
     ]
     code = session.kubectl.logs(pods[-1].name, container or manifests.main_container(found.spec), *more)
     if code:
-        # kubectl has said why.
+        # kubectl has printed the reason.
         raise click.exceptions.Exit(Exit.FAILED)
 
 
 def _started(session: Session, run: Run) -> Run:
-    """Wait until its training runs, or will not any more."""
-    note(f"{run.name} has not started to train: waiting.")
+    """Wait until the training starts, or can no longer start."""
+    note(f"{run.name} has not started yet. Waiting.")
     for _, stored in session.kubectl.changes(run.name):
         phase = (stored.get("status") or {}).get("phase")
         if phase not in (None, "Pending"):
@@ -236,10 +236,7 @@ def _started(session: Session, run: Run) -> Run:
 def _no_log(run: Run) -> str:
     stop = run.status.termination
     if stop is not None and stop.suspends:
-        return f"{run.name} is suspended: its pod is gone, and its log with it."
+        return f"{run.name} is suspended: its pod and its log are deleted."
     if stop is not None:
-        return (
-            f"The pod of {run.name} is gone, and its log with it: {stop.message} Where logs are to be kept, a log collector must"
-            " do that."
-        )
-    return f"{run.name} has no log yet: its training has not started. kubectl trainingrun explain {run.name} says why."
+        return f"The pod of {run.name} and its log are deleted: {stop.message} To keep logs, install a log collector."
+    return f"{run.name} has no log yet: its training has not started. See why: kubectl trainingrun explain {run.name}"

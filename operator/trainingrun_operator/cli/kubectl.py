@@ -1,4 +1,4 @@
-"""The cluster, asked through kubectl: contexts, logins and certificates are kubectl's own, and so is whatever the person may not do."""
+"""Cluster access through kubectl, which brings contexts, logins, certificates and the person's rights."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ Json = dict[str, Any]
 
 KIND: Final = f"{names.RUN_PLURAL}.{names.GROUP}"
 MANAGER: Final = "kubectl-trainingrun"
-"""Field manager of what the plugin writes."""
+"""Field manager of the plugin's patches."""
 AGAIN_SECONDS: Final = 1
-"""Before a watch that has ended is begun anew."""
+"""Pause before a watch is restarted."""
 PATIENCE_SECONDS: Final = 3
-"""So long kubectl may take before what it writes aside is shown."""
+"""Time after which kubectl's stderr is shown while it runs."""
 SHOWN: Final = 10
-"""So many runs are named where one was not found."""
+"""Number of existing runs listed when a run is not found."""
 
 
 @dataclass(frozen=True)
 class Kubectl:
-    """kubectl with the flags that the person gave."""
+    """kubectl with the person's flags."""
 
     flags: tuple[str, ...] = ()
-    """`--context=…`, `--namespace=…`, `--as=…`, and what else says where and as whom."""
+    """`--context=…`, `--namespace=…`, `--as=…` and other flags for cluster and identity."""
 
     # -- runs -------------------------------------------------------------------------------------------------
 
@@ -49,7 +49,7 @@ class Kubectl:
         """Return a TrainingRun as stored.
 
         Raises:
-            TroubleError: there is none, which names those that there are; or it may not be read.
+            TroubleError: the run does not exist (the text lists existing runs) or may not be read.
         """
         try:
             return self._json("get", KIND, "--output=json", "--show-managed-fields", "--", name)
@@ -65,16 +65,16 @@ class Kubectl:
         )
 
     def names(self, *, everywhere: bool = False) -> list[str]:
-        """Names of all TrainingRuns; in the whole cluster as `namespace/name`."""
+        """Names of all TrainingRuns; across the cluster as `namespace/name`."""
         template = '{range .items[*]}{.metadata.namespace}/{.metadata.name}{"\\n"}{end}'
         found = self.call("get", KIND, f"--output=jsonpath={template}", *_scope(everywhere=everywhere)).split()
         return sorted(found if everywhere else (one.partition("/")[2] for one in found))
 
     def patch(self, run: Run, patch: Json) -> None:
-        """Merge a patch into a run, and into no other that has taken its name meanwhile.
+        """Send a merge patch to a run; it is refused if another run has taken the name.
 
         Raises:
-            TroubleError: with the API server's own words, where it refuses.
+            TroubleError: refused; carries the API server's message.
         """
         flags = ("--type=merge", f"--field-manager={MANAGER}", f"--patch={json.dumps(asking.of_uid(run.uid, patch))}")
         self.call("patch", KIND, *flags, "--", run.name)
@@ -82,16 +82,16 @@ class Kubectl:
     def changes(
         self, name: str = "", *, everywhere: bool = False, selector: str = "", seconds: float = 0
     ) -> Iterator[tuple[str, Json]]:
-        """Yield `ADDED`, `MODIFIED` or `DELETED` with the run, first for all that are there, then as they change; for ever.
+        """Yield `ADDED`, `MODIFIED` or `DELETED` with the run: first all existing runs, then changes.
 
         Args:
-            name: of one run; empty: all of them.
+            name: of one run; empty for all.
             everywhere: in all namespaces.
-            selector: of labels.
-            seconds: how long to go on; 0: for ever.
+            selector: label selector.
+            seconds: duration; 0 for unlimited.
 
         Raises:
-            TroubleError: the watch broke, or with `Exit.TIMEOUT` time is up.
+            TroubleError: the watch failed, or with `Exit.TIMEOUT` the duration is over.
         """
         one = (f"--field-selector=metadata.name={name}",) if name else ()
         arguments = (
@@ -105,18 +105,18 @@ class Kubectl:
         )
         late, deadline = threading.Event(), time.monotonic() + seconds
         while True:
-            # The API server ends every watch after some time; what is told again then is known already.
+            # The API server ends every watch after some time; the next watch repeats known runs.
             left = max(0.1, deadline - time.monotonic()) if seconds else 0
             with self._process(*arguments) as process, _Aside(process) as aside, _stopped_after(left, process, late):
                 yield from _documents(process)
                 process.wait()
             if late.is_set():
-                raise TroubleError("Time is up.", Exit.TIMEOUT)
+                raise TroubleError("Timeout.", Exit.TIMEOUT)
             if process.returncode:
                 raise kubectl_failed(aside.said)
             time.sleep(AGAIN_SECONDS)
 
-    # -- what belongs to a run --------------------------------------------------------------------------------
+    # -- objects of a run ---------------------------------------------------------------------------------------
 
     def config_map(self, name: str) -> Json | None:
         """Return a ConfigMap, None if there is none."""
@@ -128,18 +128,18 @@ class Kubectl:
             raise
 
     def config_maps(self, *, everywhere: bool = False, selector: str = "") -> list[Json]:
-        """Return all ConfigMaps of these labels."""
+        """Return all ConfigMaps that match the selector."""
         return list(
             self._json("get", "configmaps", "--output=json", *_scope(everywhere=everywhere, selector=selector))["items"]
         )
 
     def logs(self, pod: str, container: str, *more: str) -> int:
-        """Have kubectl print a container's log straight to the terminal; returns kubectl's exit code."""
+        """Print a container's log directly to the terminal; returns kubectl's exit code."""
         command = [self._binary, "logs", *self.flags, pod, f"--container={container}", *more]
         return subprocess.run(command, check=False).returncode  # noqa: S603 - kubectl, with arguments and no shell
 
     def whoami(self) -> str:
-        """The person's user name as the cluster knows it; empty if it does not say."""
+        """The person's user name in the cluster; empty if unknown."""
         try:
             said = self._json("auth", "whoami", "--output=json")
         except TroubleError as error:
@@ -150,7 +150,7 @@ class Kubectl:
 
     @cached_property
     def namespace(self) -> str:
-        """Where the person stands."""
+        """The current namespace."""
         for flag in self.flags:
             if flag.startswith("--namespace="):
                 return flag.partition("=")[2]
@@ -161,10 +161,10 @@ class Kubectl:
     # -- kubectl itself ---------------------------------------------------------------------------------------
 
     def call(self, *arguments: str) -> str:
-        """What kubectl prints.
+        """Return the output of a kubectl command.
 
         Raises:
-            TroubleError: it failed; with its words as a sentence.
+            TroubleError: kubectl failed; carries its message.
         """
         with self._process(*arguments) as process, _Aside(process) as aside:
             out = process.stdout.read() if process.stdout is not None else ""
@@ -184,7 +184,7 @@ class Kubectl:
         found = shutil.which("kubectl")
         if found is None:
             raise TroubleError(
-                "There is no kubectl on PATH: this is its plugin, and speaks to the cluster through it.",
+                "kubectl is not on PATH. This plugin needs it to reach the cluster.",
                 Exit.NO_CLUSTER,
             )
         return found
@@ -195,17 +195,17 @@ class Kubectl:
             there = self.names()
             elsewhere = [] if there else [one for one in self.names(everywhere=True) if one.endswith(f"/{name}")]
         except TroubleError:
-            return f"{sentence} Is it the right namespace (--namespace)?"
+            return f"{sentence} Check the namespace (--namespace)."
         if elsewhere:
-            return f"{sentence} There is {listed(elsewhere[:SHOWN])}: name its namespace with --namespace."
+            return f"{sentence} Found {listed(elsewhere[:SHOWN])}: set --namespace."
         if not there:
-            return f"{sentence} There are none there at all: is it the right one (--namespace)?"
+            return f"{sentence} The namespace has no TrainingRuns. Check --namespace."
         more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
         return f"{sentence} There {'is' if len(there) == 1 else 'are'}: {', '.join(there[:SHOWN])}{more}."
 
 
 class _Aside:
-    """What kubectl writes to stderr: kept, for it may be why it fails; shown once it takes long, for a login may ask for something there."""
+    """kubectl's stderr: kept as the reason of a failure, and shown if the call takes long, because a login may prompt there."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._lines: list[str] = []
@@ -216,7 +216,7 @@ class _Aside:
 
     @property
     def said(self) -> str:
-        """All of it."""
+        """All of its text."""
         return "".join(self._lines)
 
     def __enter__(self) -> Self:
@@ -244,7 +244,7 @@ class _Aside:
 
 
 def _with_flags(arguments: tuple[str, ...], flags: tuple[str, ...]) -> tuple[str, ...]:
-    """The person's flags right after the verb, so that nothing behind `--` swallows them."""
+    """Insert the flags right after the verb: flags after `--` would not be parsed."""
     return (*arguments[:1], *flags, *arguments[1:])
 
 
@@ -253,7 +253,7 @@ def _scope(*, everywhere: bool = False, selector: str = "") -> tuple[str, ...]:
 
 
 def _documents(process: subprocess.Popen[str]) -> Iterator[tuple[str, Json]]:
-    """Kubectl writes a watch event as one line."""
+    """Parse watch events, one a line."""
     for line in process.stdout or ():
         event = json.loads(line)
         yield str(event["type"]), dict(event["object"])
@@ -261,7 +261,7 @@ def _documents(process: subprocess.Popen[str]) -> Iterator[tuple[str, Json]]:
 
 @contextlib.contextmanager
 def _stopped_after(seconds: float, process: subprocess.Popen[str], late: threading.Event) -> Iterator[None]:
-    """End the process when time is up, and in any case at the end."""
+    """End the process after `seconds`, or on exit."""
 
     def stop() -> None:
         late.set()

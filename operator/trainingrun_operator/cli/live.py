@@ -1,4 +1,4 @@
-"""Runs as they change: drawn anew at a terminal, a line per change elsewhere."""
+"""Live output of runs: redrawn on a terminal, one line per change elsewhere."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.run import Run
 
 TREND: Final = 16
-"""Characters of a sparkline."""
+"""Width of a sparkline, in characters."""
 KEPT: Final = 500
-"""Losses of each run."""
+"""Number of losses kept per run."""
 COLUMNS: Final = (
     Column("NAME"),
     Column("PHASE"),
@@ -38,36 +38,36 @@ COLUMNS: Final = (
     Column("AGE", drop=7),
     Column("WHY", drop=1),
 )
-"""Of a list; of what does not fit, the age goes first."""
+"""Columns of the list; if too wide, the age is dropped first."""
 NAMESPACE: Final = Column("NAMESPACE")
 WIDE: Final = (Column("BEST", drop=8), Column("NODES", drop=9), Column("CHECKPOINT", drop=10))
 
 
 def cells(row: Row, *, everywhere: bool, wide: bool = False) -> list[str]:
-    """A row in the order of the columns."""
+    """Cells of a row in column order."""
     usual = [row.name, row.phase, row.loss, row.target, row.step, row.done, row.left, row.age, row.why]
     return [*([row.namespace] if everywhere else []), *usual, *([row.best, row.nodes, row.checkpoint] if wide else [])]
 
 
 class Seen:
-    """What is known of each run by now."""
+    """The known state of each run."""
 
     def __init__(self, *, everywhere: bool, one: bool) -> None:
         self._everywhere, self._one = everywhere, one
         self.runs: dict[tuple[str, str], tuple[dict[str, Any], Run | None]] = {}
-        """As stored and as read: drawn far more often than they change, and reading is what takes long."""
+        """As stored and as parsed: parsing is slow, and drawing is more frequent than changes."""
         self._losses: dict[str, list[float]] = {}
         self._told: dict[str, tuple[int, float]] = {}
-        """Of each run, by uid, the newest step that its status told, and its loss."""
+        """By run UID, the latest step in the status and its loss."""
 
     def take_curves(self, config_maps: Iterable[dict[str, Any]]) -> None:
-        """What the operator has kept of the runs before they were watched."""
+        """Load the losses recorded before the watch began."""
         for one in config_maps:
             if uid := (one["metadata"].get("labels") or {}).get(names.RUN_UID_LABEL):
                 self._losses[uid] = [point.loss for point in points_of(one, uid)]
 
     def take(self, kind: str, stored: dict[str, Any]) -> None:
-        """One change."""
+        """Apply one watch event."""
         key = (stored["metadata"]["namespace"], stored["metadata"]["name"])
         if kind == "DELETED":
             self.runs.pop(key, None)
@@ -78,14 +78,14 @@ class Seen:
         if loss is None or step is None or self._told.get(uid) == (step, loss):
             return
         losses = self._losses.setdefault(uid, [])
-        # What was kept already ends with what the status says first.
+        # The stored curve already ends with the first reading from the status.
         if uid in self._told or not losses:
             losses.append(loss)
             del losses[:-KEPT]
         self._told[uid] = (step, loss)
 
     def drawn(self, width: int, *, plain: bool) -> list[Text]:
-        """Everything, as lines."""
+        """Draw all runs as lines."""
         now = datetime.now(UTC)
         columns = [*([NAMESPACE] if self._everywhere else []), *COLUMNS, Column("TREND", drop=2)]
         known = sorted(self.runs.items())
@@ -97,7 +97,7 @@ class Seen:
             for _, (stored, run) in known
         ]
         lines = table(columns, rows, width)
-        # Of one run there is room to say more.
+        # A single run leaves room for the explanation.
         for _, (_, run) in known if self._one else ():
             if run is not None:
                 lines += [Text(), *explained(explain(run, now))]
@@ -105,7 +105,7 @@ class Seen:
 
 
 def follow(changes: Iterable[tuple[str, dict[str, Any]]], seen: Seen, screen: Screen, *, one: bool) -> None:
-    """Show changes until they end; of one run, until it has."""
+    """Show changes until the watch ends or, with `one`, the run finishes."""
     if not screen.is_terminal:
         _print(changes, screen, one=one)
         return
@@ -121,7 +121,7 @@ def follow(changes: Iterable[tuple[str, dict[str, Any]]], seen: Seen, screen: Sc
 
 
 def _print(changes: Iterable[tuple[str, dict[str, Any]]], screen: Screen, *, one: bool) -> None:
-    """A line for whatever a person would notice."""
+    """Print a line when the visible state of a run changes."""
     said: dict[tuple[str, str], str] = {}
     for kind, stored in changes:
         now = datetime.now(UTC)
@@ -136,10 +136,10 @@ def _print(changes: Iterable[tuple[str, dict[str, Any]]], screen: Screen, *, one
 
 
 def sentence(row: Row) -> str:
-    """A run in a line of a log."""
+    """The state of a run in one line."""
     target = f" (target {row.target})" if row.target else ""
     parts = (
-        row.phase or "not looked at yet",
+        row.phase or "not observed yet",
         f"step {row.step}" if row.step else "",
         f"loss {row.loss}{target}" if row.loss else "",
         row.why,
@@ -148,6 +148,6 @@ def sentence(row: Row) -> str:
 
 
 def finished(stored: dict[str, Any]) -> bool:
-    """Whether a run has ended and everything is settled."""
+    """Whether the run has ended and its condition Finished is true."""
     conditions = (stored.get("status") or {}).get("conditions") or ()
     return any(one["type"] == "Finished" and one["status"] == "True" for one in conditions)

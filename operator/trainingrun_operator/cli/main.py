@@ -1,4 +1,4 @@
-"""The command line: `kubectl trainingrun`, and what it leaves with."""
+"""The command line `kubectl trainingrun` and its exit codes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _CODES: Final = "\b\nExit codes:\n" + "\n".join(f"  {code.value:<3}  {meaning}" 
 
 
 class Commands(click.Group):
-    """In the order in which they are needed."""
+    """Commands listed in the order of registration."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """As they were added."""
+        """Names in the order of registration."""
         return list(self.commands)
 
 
@@ -35,9 +35,9 @@ class Commands(click.Group):
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @where
 def cli() -> None:
-    """Look at and end TrainingRuns.
+    """Inspect and stop TrainingRuns.
 
-    Speaks to the cluster through kubectl: with your context, your login and your rights.
+    Uses kubectl with your context, your login and your rights.
     """
 
 
@@ -59,7 +59,7 @@ for command in (
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Do what the arguments say; returns the exit code."""
+    """Run the command line; returns the exit code."""
     try:
         code = cli.main(args=arguments, prog_name=NAME, standalone_mode=False)
         sys.stdout.flush()
@@ -73,11 +73,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return Exit.INTERRUPTED
     except BrokenPipeError:
-        # Whoever read has seen enough. The interpreter must not try to flush once more.
+        # The reader has closed the pipe; the interpreter must not flush again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.DONE
 
 
 def main() -> None:
-    """The console script `kubectl-trainingrun`."""
+    """Console script `kubectl-trainingrun`."""
     sys.exit(run())

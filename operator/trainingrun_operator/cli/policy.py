@@ -1,4 +1,4 @@
-"""What is in force for a run, and where each of it comes from."""
+"""The effective settings of a run and their sources."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ DEFAULT: Final = "default"
 
 
 class Rule(NamedTuple):
-    """One thing that is in force."""
+    """One effective setting."""
 
     what: str
     value: str
     source: str
-    """A field of the spec, `default`, or whoever else decides it."""
+    """A spec field, `default`, or another source."""
 
 
 def in_force(run: Run) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
-    """Everything that decides over a run, by topic."""
+    """Effective settings by topic."""
     return (
         ("When it ends", tuple(_ends(run))),
         ("How it is stopped", tuple(_stops(run))),
         ("What it is measured by", tuple(_measures(run))),
-        ("Where its checkpoints go", tuple(_checkpoints(run))),
-        ("What it gives back", tuple(_gives_back(run))),
+        ("Where checkpoints are stored", tuple(_checkpoints(run))),
+        ("What it releases", tuple(_gives_back(run))),
     )
 
 
 def _rule(run: Run, what: str, path: str, said: str | None = None) -> Rule:
-    """A field of the spec: its value, and whether it is the default."""
+    """A spec field: its value, and whether it is the default."""
     value, default = _at(run.spec, path), _default(path)
     return Rule(what, _said(value) if said is None else said, DEFAULT if value == default else f"spec.{_camel(path)}")
 
@@ -51,7 +51,7 @@ def _at(model: Any, path: str) -> Any:
 
 
 def _default(path: str) -> Any:
-    """What the field is if nobody writes it; an object stands for itself where it is required."""
+    """Default of the field; a required object has itself as default."""
     kind: Any = TrainingRunSpec
     *parents, last = path.split(".")
     for part in parents:
@@ -82,39 +82,39 @@ def _ends(run: Run) -> Iterator[Rule]:
     settle = words.duration(spec.completion.settle_seconds)
     yield _rule(run, "marker files", "completion.marker_files")
     yield _rule(run, "stall in the final epoch", "stall_polls", f"{spec.stall_polls} polls without a step")
-    yield _rule(run, "settling of what is inferred", "completion.settle_seconds", settle)
-    yield _rule(run, "crashes before it failed", "backoff_limit")
+    yield _rule(run, "hold time of inferred completion", "completion.settle_seconds", settle)
+    yield _rule(run, "crashes allowed", "backoff_limit")
     ttl = spec.ttl_seconds_after_finished
     yield _rule(
-        run, "kept after its end", "ttl_seconds_after_finished", "for ever" if ttl is None else words.duration(ttl)
+        run, "kept after its end", "ttl_seconds_after_finished", "forever" if ttl is None else words.duration(ttl)
     )
 
 
 def _threshold(run: Run) -> Rule:
-    """The loss, which an installation decides if the run does not."""
+    """The loss threshold, from the run or else from the installation."""
     written, force = run.spec.auto_stop_loss, run.status.effective
     if written is not None:
         said = "off (negative)" if written < 0 else f"loss < {written:g}, {LOW_OBSERVATIONS} times in a row"
         return Rule("loss", said, "spec.autoStopLoss")
     installation = "the installation's defaults.autoStopLoss and autoStopAction"
     if force is None or force.auto_stop_loss is None:
-        return Rule("loss", "not known before the operator has looked at it", installation)
+        return Rule("loss", "unknown until the operator observes the run", installation)
     watched = (
-        f" is only watched ({SHADOW}): it ends nothing"
+        f" ({SHADOW}: does not end the run)"
         if force.auto_stop_action == SHADOW
         else f", {LOW_OBSERVATIONS} times in a row"
     )
-    return Rule("loss", f"loss < {force.auto_stop_loss:g}{watched}", f"{installation}, as of its beginning")
+    return Rule("loss", f"loss < {force.auto_stop_loss:g}{watched}", f"{installation}, as of its start")
 
 
 def _stops(run: Run) -> Iterator[Rule]:
     modes = {
-        StopMode.AUTO: "Auto: it saves and leaves",
-        StopMode.NEXT_CHECKPOINT: "NextCheckpoint: its next complete checkpoint will do",
-        StopMode.LAST_CHECKPOINT: "LastCheckpoint: its last complete checkpoint will do",
+        StopMode.AUTO: "Auto: the training saves and exits",
+        StopMode.NEXT_CHECKPOINT: "NextCheckpoint: its next complete checkpoint",
+        StopMode.LAST_CHECKPOINT: "LastCheckpoint: its last complete checkpoint",
     }
     yield _rule(run, "waits for", "stop_mode", modes[run.spec.stop_mode])
-    yield _rule(run, "time to leave", "shutdown.grace_seconds", words.duration(run.spec.shutdown.grace_seconds))
+    yield _rule(run, "time to exit", "shutdown.grace_seconds", words.duration(run.spec.shutdown.grace_seconds))
     yield _rule(run, "stop file", "shutdown.file")
     yield _rule(run, "signal", "shutdown.signal")
 
@@ -150,7 +150,7 @@ def _checkpoints(run: Run) -> Iterator[Rule]:
     yield _rule(run, "credentials", "checkpoint.s3.credentials_secret_name")
     yield _rule(run, "included", "checkpoint.include")
     yield _rule(run, "excluded", "checkpoint.exclude")
-    yield _rule(run, "if it cannot be proven", "checkpoint.on_failure")
+    yield _rule(run, "if not proven", "checkpoint.on_failure")
 
 
 def _gives_back(run: Run) -> Iterator[Rule]:
@@ -159,7 +159,7 @@ def _gives_back(run: Run) -> Iterator[Rule]:
         run,
         "its nodes",
         "node_pool.policy",
-        "are kept (Never)" if never else "once nothing else is on them (WhenEmpty)",
+        "kept (Never)" if never else "released when no other pod uses them (WhenEmpty)",
     )
     found = run.status.effective.node_pool if run.status.effective else ""
     if run.spec.node_pool.ref:

@@ -1,4 +1,4 @@
-"""What is printed, and how: colours and wrapping at a terminal, plain lines anywhere else; nothing that somebody else wrote is obeyed."""
+"""Terminal output: colours and wrapping on a terminal, plain lines elsewhere; control characters in foreign text are removed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PHASE_STYLES: Final = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table; of two that do not fit, the one with the higher `drop` goes first, 0 never."""
+    """A table column; if the table is too wide, columns with the highest `drop` are left out first, 0 never."""
 
     title: str
     drop: int = 0
@@ -44,13 +44,13 @@ class Output(Console):
     """Standard output."""
 
     def on_broken_pipe(self) -> None:
-        """Whoever read has seen enough; `main` knows what that means."""
+        """Raise instead of exiting; `main` handles it."""
         raise BrokenPipeError
 
 
 @dataclass
 class Screen:
-    """Where output goes."""
+    """The output device."""
 
     console: Console = field(
         default_factory=lambda: Output(highlight=False, markup=False, emoji=False, soft_wrap=False)
@@ -58,38 +58,38 @@ class Screen:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a person looks at it."""
+        """Whether output goes to a terminal."""
         return self.console.is_terminal
 
     @property
     def width(self) -> int:
-        """Characters in a line; of a plot, where nobody looks."""
+        """Line width in characters; without a terminal, the width of plots."""
         return self.console.width if self.is_terminal else shutil.get_terminal_size().columns
 
     @property
     def plain(self) -> bool:
-        """Only what every terminal can show."""
+        """Whether the encoding is not UTF, so only ASCII is drawn."""
         return not self.console.encoding.lower().startswith("utf")
 
     def say(self, text: str = "", style: str = "") -> None:
-        """A sentence: wrapped at a terminal, one line elsewhere."""
+        """Print a sentence: wrapped on a terminal, one line elsewhere."""
         self.console.print(Text(clean(text), style=style), soft_wrap=not self.is_terminal)
 
     def command(self, text: str) -> None:
-        """Something to copy: never wrapped."""
+        """Print a command to copy, never wrapped."""
         self.console.print(Text(clean(text), style="bold"), soft_wrap=True)
 
     def raw(self, line: Text) -> None:
-        """A line as it is."""
+        """Print a line unchanged."""
         self.console.print(line, soft_wrap=True)
 
     def table(self, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-        """As kubectl has them; at a terminal, columns that do not fit are left out."""
+        """Print a table in kubectl's format; on a terminal, columns that do not fit are left out."""
         for line in table(columns, rows, self.width if self.is_terminal else None):
             self.raw(line)
 
     def explanation(self, told: Explanation) -> None:
-        """The answer, then what it rests on, then what to do."""
+        """Print the answer, its reasons, and what to do."""
         for text in explained(told):
             if text.plain.lstrip().startswith(COMMAND) or not self.is_terminal:
                 self.raw(text)
@@ -100,7 +100,7 @@ class Screen:
 
 
 def _hanging(text: Text) -> Table:
-    """A point of a list, its later lines below its words."""
+    """A list item with hanging indent."""
     grid = Table.grid(padding=0)
     grid.add_column(width=2)
     grid.add_column()
@@ -109,7 +109,7 @@ def _hanging(text: Text) -> Table:
 
 
 def explained(told: Explanation) -> list[Text]:
-    """An explanation as lines, a point or a command each."""
+    """An explanation as lines: one per item or command."""
     lines = [Text(clean(told.answer), style="bold")]
     lines += [Text(f"- {clean(one)}") for one in told.because if one]
     for one in told.todo:
@@ -122,7 +122,7 @@ def explained(told: Explanation) -> list[Text]:
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> list[Text]:
-    """Lines of a table; columns without any content are left out, and those that do not fit into `width`."""
+    """Lines of a table, without empty columns and columns that do not fit into `width`."""
     cleaned = [[clean(cell) for cell in row] for row in rows]
     kept = [i for i, column in enumerate(columns) if not column.drop or any(row[i] for row in cleaned)]
     widths = {i: max([cell_len(columns[i].title), *(cell_len(row[i]) for row in cleaned)]) for i in kept}
@@ -151,10 +151,10 @@ def _line(cells: Sequence[str], widths: Sequence[int], style: str = "") -> Text:
 
 
 def complain(sentence: str) -> None:
-    """What went wrong, where kubectl says it."""
+    """Print an error to stderr, in kubectl's format."""
     sys.stderr.write(f"error: {clean(sentence)}\n")
 
 
 def note(sentence: str) -> None:
-    """What a person should know, beside the output."""
+    """Print a note to stderr."""
     sys.stderr.write(f"{clean(sentence)}\n")

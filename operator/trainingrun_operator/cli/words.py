@@ -1,4 +1,4 @@
-"""Durations, lists, generations and foreign text as people read them at a terminal."""
+"""Formatting for terminals: durations, lists, generations and foreign text."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ _WEEK = 7 * _DAY
 
 
 def clean(text: str) -> str:
-    """Text that somebody else wrote, without what a terminal would obey: a log line in a status may hold anything."""
+    """Replace control characters: foreign text, such as a log line in a status, may contain terminal commands."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def duration(seconds: float) -> str:
-    """Two units at most, as kubectl has them: `45s`, `3m20s`, `2h5m`, `3d4h`."""
+    """At most two units, in kubectl's format: `45s`, `3m20s`, `2h5m`, `3d4h`."""
     whole = max(0, int(seconds))
     if whole < _MINUTE:
         return f"{whole}s"
     for unit, size, smaller, part in (("m", _MINUTE, "s", 1), ("h", _HOUR, "m", _MINUTE), ("d", _DAY, "h", _HOUR)):
         if whole < size * {"m": 60, "h": 24}.get(unit, whole):
-            # A day more or less is all that counts after a week.
+            # After a week only days count.
             rest = 0 if whole > _WEEK else whole % size // part
             return f"{whole // size}{unit}{rest}{smaller}" if rest else f"{whole // size}{unit}"
-    raise AssertionError  # the last unit takes everything
+    raise AssertionError  # unreachable: the last unit has no limit
 
 
 def age(stamp: str | None, now: datetime) -> str:
-    """How long ago an RFC 3339 time was; empty if there is none that can be read."""
+    """Age of an RFC 3339 time; empty if it is missing or invalid."""
     at = moment(stamp)
     return "" if at is None else duration((now - at).total_seconds())
 
 
 def ago(stamp: str | None, now: datetime) -> str:
-    """` (3m20s ago)` with its space, or nothing."""
+    """` (3m20s ago)` with a leading space, or empty."""
     past = age(stamp, now)
     return f" ({past} ago)" if past else ""
 
@@ -51,5 +51,5 @@ def generation(key: str) -> str:
 
 
 def listed(words: tuple[str, ...] | list[str], last: str = "and") -> str:
-    """`a, b and c`."""
+    """Join as `a, b and c`."""
     return f" {last} ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else "none"

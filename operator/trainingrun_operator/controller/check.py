@@ -1,4 +1,4 @@
-"""Whether an installation works, asked from inside the cluster with the operator's own rights: what `helm test` runs."""
+"""Check an installation from inside the cluster with the operator's own rights; `helm test` runs it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from trainingrun_operator.settings import Settings
 
 PATIENCE_SECONDS: Final = 30.0
-"""A Service needs a moment to know its pods, and a new replica to be ready."""
+"""Time for the Service to know its pods and for a new replica to become ready."""
 AGAIN_SECONDS: Final = 1.0
 ASK_SECONDS: Final = 5
 
 
 class CheckError(Exception):
-    """Something does not work; the text says what, and what to look at."""
+    """A failed check; the text says what failed and what to look at."""
 
 
 def run(settings: Settings, address: str) -> int:
-    """Say what works, a line each, and the first thing that does not; returns the exit code."""
+    """Log each passed check and the first failed one; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     log = logging.getLogger(__name__)
 
@@ -46,10 +46,10 @@ def run(settings: Settings, address: str) -> int:
 
 
 async def checked(settings: Settings, address: str) -> AsyncIterator[str]:
-    """Yield a sentence for each thing that works.
+    """Yield a sentence for each passed check.
 
     Raises:
-        CheckError: at the first that does not.
+        CheckError: at the first failed check.
     """
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_SECONDS)) as session:
         ready = (await _page(session, f"{address}/readyz")).strip()
@@ -57,7 +57,7 @@ async def checked(settings: Settings, address: str) -> AsyncIterator[str]:
         page = await _page(session, f"{address}/metrics")
     build = next((line for line in page.splitlines() if line.startswith(BUILD_INFO.name)), "")
     if not build:
-        raise CheckError(f"{address}/metrics has no {BUILD_INFO.name}: another program answers there.")
+        raise CheckError(f"{address}/metrics has no {BUILD_INFO.name}: another program listens there.")
     yield f"{address}/metrics answers: {build}"
     async with Kube(Connection(**front.connection()[1])) as kube:
         for namespace in settings.namespaces or ("",):
@@ -69,7 +69,7 @@ async def checked(settings: Settings, address: str) -> AsyncIterator[str]:
 
 
 async def _page(session: aiohttp.ClientSession, url: str) -> str:
-    """What is answered there, as soon as it is a success."""
+    """The body of the first successful response."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + PATIENCE_SECONDS
     while True:
@@ -107,7 +107,7 @@ def _count(found: int) -> str:
 def _refused(kind: str, error: KubeError) -> CheckError:
     if error.gone:
         return CheckError(
-            f"The API server knows no {kind}: install the CustomResourceDefinitions (crds.enabled in one release)."
+            f"The API server does not serve {kind}. Install the CustomResourceDefinitions (crds.enabled in one release)."
         )
     if error.forbidden:
         return CheckError(f"The operator's ServiceAccount may not list {kind}: {error.message}")
@@ -121,5 +121,7 @@ async def _holder(kube: Kube, settings: Settings) -> str:
         raise CheckError(f"The Lease {settings.lease_name} cannot be read: {error}") from error
     holder = ((stored or {}).get("spec") or {}).get("holderIdentity")
     if not holder:
-        raise CheckError(f"Nobody holds the Lease {settings.lease_name}: no operator acts. Look at its log.")
+        raise CheckError(
+            f"The Lease {settings.lease_name} has no holder, so no operator acts. Look at the operator's log."
+        )
     return str(holder)

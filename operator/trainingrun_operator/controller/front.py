@@ -1,4 +1,4 @@
-"""kopf is the front end only: it watches, and every handler here is a line or two. No timers, no daemons, no indexes, no changing handlers."""
+"""The kopf front end: it only watches. Every handler is a few lines; no timers, daemons, indexes or changing handlers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def settings(run_selector: str = "") -> kopf.OperatorSettings:
-    """Return kopf's settings: no scanning, no peering, no events and no finalizer of its own. Only runs of the label selector are watched."""
+    """Return kopf's settings: no scanning, peering, events or finalizer; only runs that match the label selector are watched."""
     chosen = kopf.OperatorSettings()
     chosen.scanning.disabled = True
     chosen.peering.standalone = True
@@ -40,21 +40,21 @@ def settings(run_selector: str = "") -> kopf.OperatorSettings:
     chosen.watching.label_selectors["jobs"] = names.RUN_UID_LABEL
     if run_selector:
         chosen.watching.label_selectors[names.RUN_PLURAL] = run_selector
-    # kopf takes its own finalizer off whatever no handler of its own needs: with our name here, it would take ours off.
+    # kopf removes its own finalizer from objects that need no handler; under our finalizer's name it would remove ours.
     chosen.persistence.finalizer = f"{names.GROUP}/not-used"
     return chosen
 
 
 def connection() -> tuple[kopf.ConnectionInfo, dict[str, Any]]:
-    """Return how kopf reaches the API server, and the same as the fields of `edge.kube.Connection`.
+    """Return kopf's connection, and the same as fields of `edge.kube.Connection`.
 
     Raises:
-        kopf.LoginError: neither a ServiceAccount nor a kubeconfig is there.
+        kopf.LoginError: there is neither a ServiceAccount nor a kubeconfig.
     """
     chosen = settings()
     info = kopf.login_with_service_account(settings=chosen) or kopf.login_with_kubeconfig(settings=chosen)
     if info is None:
-        message = "There is no ServiceAccount token and no kubeconfig: run in a pod, or set KUBECONFIG."
+        message = "No ServiceAccount token and no kubeconfig found. Run in a pod, or set KUBECONFIG."
         raise kopf.LoginError(message)
     fields = (
         "server",
@@ -70,17 +70,17 @@ def connection() -> tuple[kopf.ConnectionInfo, dict[str, Any]]:
 
 
 class WatchRefusedError(Exception):
-    """The API server has refused a watch for a minute, and kopf has given up all of them."""
+    """The API server refused a watch for a minute; kopf has ended all watches."""
 
     def __init__(self, said: str) -> None:
-        super().__init__(f"A watch is refused, so that nothing is watched any more; the operator starts anew. {said}")
+        super().__init__(f"The API server refuses a watch, which ends all watches. The operator restarts. {said}")
 
 
 async def readable(kube: Kube, namespaces: Sequence[str]) -> tuple[str, ...]:
-    """Return those whose runs may be listed, as far as the API server says anything.
+    """Return the namespaces whose runs may be listed; a namespace is left out only if the API server forbids it.
 
-    A namespace that is deleted takes its RoleBinding along, and kopf ends for good at the first refusal: one that is gone must not cost the others
-    their operator.
+    A deleted namespace takes its RoleBinding with it, and kopf exits at the first refusal: one deleted namespace must not stop the operator
+    for the others.
     """
     found = []
     for namespace in namespaces:
@@ -99,19 +99,19 @@ async def watch_while(
     run_selector: str = "",
     namespaces: Sequence[str] = (),
 ) -> None:
-    """Watch all namespaces, or the named ones, until `leading` ends, which SIGTERM and SIGINT cancel.
+    """Watch all namespaces, or the given ones, until `leading` ends; SIGTERM and SIGINT cancel it.
 
-    Left to itself, kopf would return before anybody hears of the signal, and only when looks at runs have ended, or after five seconds of waiting
-    for them: so long nobody could take over.
+    With its own signal handlers, kopf would return only after running observations end, or after five seconds, and the rest of the
+    operator would learn of the signal only then; no other replica could take over before.
 
     Raises:
-        WatchRefusedError: a right is missing, or was taken away with its namespace.
+        WatchRefusedError: a right is missing, or was removed with its namespace.
     """
     ended = asyncio.Event()
     leading.add_done_callback(lambda _: ended.set())
 
     async def take_signals(**_: Any) -> None:
-        # kopf starts this before it sets its own handlers, in the same turn of the loop.
+        # kopf starts this before it sets its own signal handlers, in the same turn of the loop.
         await asyncio.sleep(0)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, leading.cancel)
@@ -131,7 +131,7 @@ async def watch_while(
 
 
 class Watch:
-    """Turns events into cached objects and woken runs, and knows when it last had proof that events still come."""
+    """Turns events into cached objects and woken runs, and records the last proof that events arrive."""
 
     def __init__(
         self,
@@ -145,15 +145,15 @@ class Watch:
         self._cache, self._scheduler, self._reconciler, self._kube = cache, scheduler, reconciler, kube
         self._run_selector, self._namespaces = run_selector, namespaces or ("",)
         self._refused: set[str] = set()
-        """Namespaces that the newest list could not ask."""
+        """Namespaces whose runs the latest list could not read."""
         self._untold: dict[str, int] = {}
-        """What a list brought and no event has told yet: uid and resourceVersion."""
+        """Changes that a list found and no event has reported yet: UID and resourceVersion."""
         self._told: dict[str, tuple[int, tuple[Any, ...]]] = {}
-        """The newest event of each run: its resourceVersion, and what was asked. Our own writes bring news as well, but prove no watch."""
+        """By run, resourceVersion and request of the latest event. Responses to our own writes also update the cache, but prove no watch."""
         self.proven = time.monotonic()
-        """When an event of a run came, or a list agreed with what the events had told."""
+        """When an event of a run last arrived, or a list last agreed with the events."""
         self.listed = False
-        """The first complete list was taken in."""
+        """Whether the first complete list was processed."""
 
     def register(
         self,
@@ -162,7 +162,7 @@ class Watch:
         *,
         pools: bool = True,
     ) -> None:
-        """Hook up all handlers; that of GPUNodePools only on request, since reading them is a right of its own."""
+        """Register all handlers; the one for GPUNodePools only if `pools`, because reading them needs an extra right."""
         kopf.on.login(registry=registry)(login)
         kopf.on.event(names.GROUP, names.VERSION, names.RUN_PLURAL, registry=registry)(self.on_run)
         if pools:
@@ -171,7 +171,7 @@ class Watch:
         kopf.on.event("batch", "v1", "jobs", registry=registry)(self.on_job)
 
     async def on_run(self, event: Any, **_: Any) -> None:
-        """A TrainingRun was listed, added, changed or removed."""
+        """Handle a listed, added, changed or deleted TrainingRun."""
         self.proven = time.monotonic()
         uid = event["object"]["metadata"]["uid"]
         if version(event["object"]) >= self._untold.get(uid, 0):
@@ -183,19 +183,19 @@ class Watch:
         self.take_run(event["object"], deleted=event["type"] == "DELETED")
 
     async def on_pool(self, event: Any, **_: Any) -> None:
-        """A GPUNodePool was listed, added, changed or removed."""
+        """Handle a listed, added, changed or deleted GPUNodePool."""
         self._cache.put_pool(event["object"], deleted=event["type"] == "DELETED")
 
     async def on_pod(self, event: Any, **_: Any) -> None:
-        """A pod of a run was listed, added, changed or removed."""
+        """Handle a listed, added, changed or deleted pod of a run."""
         self._take_child("Pod", event)
 
     async def on_job(self, event: Any, **_: Any) -> None:
-        """A Job of a run was listed, added, changed or removed."""
+        """Handle a listed, added, changed or deleted Job of a run."""
         self._take_child("Job", event)
 
     def take_run(self, stored: Json, *, deleted: bool = False) -> None:
-        """Keep a run, and wake it if a person changed it, or its stop has gone back; an echo of our own status write wakes nobody."""
+        """Cache a run; wake it if a person changed it or its stop went back. The event of our own status write wakes nothing."""
         stored = dict(stored)
         uid = stored["metadata"]["uid"]
         if deleted:
@@ -207,7 +207,7 @@ class Watch:
         if not self._cache.put_run(stored):
             return
         if known is not None and _how_far(stored) < _how_far(known):
-            # No operator writes that: a backup was restored. What is remembered may not have happened.
+            # The operator never moves a stop back: a backup was restored, and what memory holds may not have happened.
             self._reconciler.forget(uid)
             self._scheduler.wake(uid)
         elif known is None or _asked(known) != _asked(stored):
@@ -219,16 +219,16 @@ class Watch:
             self._scheduler.wake(uid)
 
     async def relist(self) -> None:
-        """Compare a fresh list with what the events told: missed deletions are real, and a watch can fall silent."""
-        # Whatever the events add while the list is on its way is not missing from it.
+        """Compare a fresh list with the events: deletions may be missed, and a watch can fall silent."""
+        # Objects that events add during the list are not missing from it.
         known = {uid: version(run) for uid, run in self._cache.runs.items()}
         listed = await self._list()
-        # What a list brought and no event has told by the next was not merely on its way.
+        # A change that no event reports until the next list was missed, not delayed.
         silent = {uid: at for uid, at in self._untold.items() if uid in listed}
         if not silent:
             self.proven = time.monotonic()
         else:
-            log.warning("the watch has missed %d changes; they are taken from a list", len(silent))
+            log.warning("the watch missed %d changes; using the list", len(silent))
         self._untold = silent | {uid: version(run) for uid, run in listed.items() if self._behind(uid, run)}
         gone = [
             run
@@ -237,8 +237,8 @@ class Watch:
         ]
         for uid, run in listed.items():
             if version(run) < known.get(uid, 0):
-                # A list is no older than what was known before it was asked for, unless the whole cluster is.
-                log.warning("the API server has gone back to an older state: runs are taken from there")
+                # A list is at least as new as what was known before the request, unless the whole cluster was restored.
+                log.warning("the API server returned an older state, as after a restore; using the list")
                 self._cache.forget_run(uid)
                 self._reconciler.forget(uid)
             self.take_run(run)
@@ -247,7 +247,7 @@ class Watch:
         self.listed = True
 
     async def _list(self) -> dict[str, Json]:
-        """All runs by uid. One of the named namespaces that may not be read any more says nothing about its own, and costs the others nothing."""
+        """All runs by UID. A namespace that may no longer be listed is recorded as refused and does not affect the others."""
         listed: dict[str, Json] = {}
         self._refused.clear()
         for namespace in self._namespaces:
@@ -256,7 +256,7 @@ class Watch:
             except KubeError as error:
                 if not namespace or not error.forbidden:
                     raise
-                log.warning("the runs of namespace %s may not be listed any more: %s", namespace, error.message)
+                log.warning("listing the runs of namespace %s is now forbidden: %s", namespace, error.message)
                 self._refused.add(namespace)
         return listed
 
@@ -266,10 +266,10 @@ class Watch:
 
 
 def _how_far(run: Json) -> int:
-    """How far the run's stop is; there is no way back."""
+    """Progress of the run's stop; it never decreases."""
     return ORDER.get(((run.get("status") or {}).get("termination") or {}).get("phase", ""), -1)
 
 
 def _asked(run: Json) -> tuple[Any, ...]:
-    """What a person may change: the spec, and whether it is deleted."""
+    """What a person may change: the spec and the deletion."""
     return run["metadata"].get("generation"), "deletionTimestamp" in run["metadata"]

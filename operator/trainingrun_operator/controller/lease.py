@@ -1,8 +1,8 @@
-"""Which of several operators acts: the one that holds the Lease. The others watch, and wait for it to run out.
+"""Leader election: the operator that holds the Lease acts; the others watch and wait for it to expire.
 
-As client-go elects: a candidate measures on its own clock how long the Lease has not changed, and never compares it with the time that is written
-in there; every write is refused if somebody else wrote meanwhile. The Lease is for economy: that two do not do the same work. What a holder that was
-held up still does is made safe by the writes themselves.
+As in client-go, a candidate measures on its own clock how long the Lease has not changed and never compares clocks; every write is
+refused if another candidate wrote in between. The Lease only avoids duplicate work. The writes themselves are safe against a delayed
+former holder.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 HELD_SHARE: Final = 2 / 3
-"""A holder acts for this much of the Lease after it asked for it. The rest is for clocks of different speed and for writes on their way."""
+"""Share of the Lease during which its holder acts; the rest covers clock drift and writes in flight."""
 ATTEMPT_SHARE: Final = 1 / 3
-"""An attempt may take this much of the Lease: one that hangs must leave time for another."""
+"""Share of the Lease that one attempt may take: a hanging attempt must leave time for another."""
 RETRY_SHARE: Final = 2 / 15
-"""Between two attempts."""
+"""Pause between two attempts."""
 _NEVER: Final = float("-inf")
 
 log = logging.getLogger(__name__)
 
 
 class Lease:
-    """One candidate. `run` it; `held` says whether it may act."""
+    """One candidate; `held` says whether it may act."""
 
     def __init__(
         self, kube: Kube, namespace: str, name: str, seconds: int, *, pod: str = "", machine: str = ""
     ) -> None:
-        """`seconds`: how long others wait for a holder that is silent. `pod` or else `machine` tells people who it is.
+        """`seconds`: how long others wait for a silent holder. `pod`, or else `machine`, identifies the holder for people.
 
-        In a pod there is one operator at a time: whoever held the Lease from this very pod is dead, and need not be waited for.
+        A pod runs one operator at a time: a former holder in this pod is dead, so its Lease is taken at once.
         """
         self._kube, self._namespace, self._name, self.seconds = kube, namespace, name, seconds
         self.identity = f"{pod or machine}_{uuid4().hex[:8]}"
@@ -51,26 +51,26 @@ class Lease:
         self._until = _NEVER
         self._seen: Json = {}
         self._changed = _NEVER
-        """When the Lease was first seen as it is now."""
+        """When the current state of the Lease was first observed."""
         self._trouble = ""
         self.known = False
-        """It was read, or made, at least once."""
+        """Whether the Lease was read or created at least once."""
         self.beat = time.monotonic()
-        """When it was last asked for; liveness looks at it."""
+        """When the Lease was last requested; used by liveness."""
 
     def held(self) -> bool:
-        """Whether this process may act, now. Asks nobody: also right after the process was stopped for a while."""
+        """Whether this process may act now. Makes no request; correct also after the process was paused."""
         return time.monotonic() < self._until
 
     @property
     def holder(self) -> str:
-        """Who held it when it was last read; empty: nobody."""
+        """The holder when the Lease was last read; empty if none."""
         return self._seen.get("holderIdentity") or ""
 
     async def run(self, begin: Callable[[], None], end: Callable[[], Awaitable[None]]) -> None:
-        """Until cancelled: `begin` when the Lease is ours, `end` when it is not any more. At the end it is given back.
+        """Until cancelled, call `begin` when the Lease is acquired and `end` when it is lost. On exit the Lease is given back.
 
-        Who loses it is a candidate again and does not exit: its cache is warm, and memories are one dict that `end` empties.
+        A process that loses the Lease becomes a candidate again and does not exit: its cache is warm, and `end` clears its memory.
         """
         try:
             while True:
@@ -84,17 +84,17 @@ class Lease:
                     await end()
                 log.warning("no longer leading: the Lease %s", self._held_by())
         finally:
-            # Only now: whoever takes over finds nobody at work.
+            # Only now: no two replicas act at once.
             await self._give_back()
 
     def described(self) -> str:
-        """For people: whether this one leads, or who does."""
+        """For people: whether this replica leads, or which one does."""
         return "leading" if self.held() else f"standby: the Lease {self._held_by()}"
 
     def _held_by(self) -> str:
         if self.holder == self.identity:
             return "could not be renewed in time"
-        return f"is held by {self.holder}" if self.holder else "is held by nobody"
+        return f"is held by {self.holder}" if self.holder else "has no holder"
 
     async def _acquire(self) -> None:
         while not self.held():
@@ -106,12 +106,12 @@ class Lease:
             if self.holder != before:
                 log.info("%s", self.described())
             left = self._runs_out() - time.monotonic()
-            # A Lease that has run out and is still not ours: there is trouble, or somebody was quicker.
+            # The Lease has expired and is still not ours: a request failed, or another candidate was faster.
             retry = self.seconds * RETRY_SHARE
             await asyncio.sleep(min(retry, left) if left > 0 else retry)
 
     async def _keep(self) -> None:
-        """Returns when it is lost: by a name that is not ours, or because it could not be renewed in time."""
+        """Renew until the Lease is lost: another holder is written in it, or it could not be renewed in time."""
         while (left := self._until - time.monotonic()) > 0:
             await asyncio.sleep(min(self.seconds * RETRY_SHARE, left))
             if (left := self._until - time.monotonic()) <= 0:
@@ -121,7 +121,7 @@ class Lease:
                 self._until = asked + self.seconds * HELD_SHARE
 
     async def _attempt(self, seconds: float) -> float | None:
-        """Take or renew it. Returns the moment it was asked for, from when on it counts; None: it is not ours, or could not be asked for."""
+        """Take or renew the Lease. Returns the time of the request, from which the Lease counts; None if it was not obtained."""
         self.beat = asked = time.monotonic()
         try:
             async with asyncio.timeout(seconds):
@@ -138,7 +138,7 @@ class Lease:
         except KubeError as error:
             if not error.conflict:
                 raise
-        # Somebody wrote between reading and writing. Perhaps it was us: a renewal whose answer was lost.
+        # Another write came between read and write; it may be our own renewal whose response was lost.
         try:
             return await self._write()
         except KubeError as error:
@@ -173,14 +173,14 @@ class Lease:
             self._seen, self._changed = spec, time.monotonic()
 
     def _runs_out(self) -> float:
-        """By the duration that its holder wrote: it may have been set up differently."""
+        """When the Lease expires, by the duration its holder wrote; settings may differ between replicas."""
         return self._changed + (self._seen.get("leaseDurationSeconds") or self.seconds)
 
     def _renewal(self) -> Json:
         return {"holderIdentity": self.identity, "leaseDurationSeconds": self.seconds, "renewTime": _now()}
 
     async def _give_back(self) -> None:
-        """Nobody has to wait for it to run out. If this fails, they wait."""
+        """Clear the holder so that others need not wait for expiry. On failure, they wait."""
         try:
             async with asyncio.timeout(self.seconds * ATTEMPT_SHARE):
                 stored = await self._kube.lease(self._namespace, self._name)
@@ -189,16 +189,16 @@ class Lease:
                 nobodys = {"holderIdentity": None, "leaseDurationSeconds": 1, "renewTime": _now()}
                 version = stored["metadata"]["resourceVersion"]
                 await self._kube.patch_lease(self._namespace, self._name, version, nobodys)
-            log.info("the Lease %s/%s is given back", self._namespace, self._name)
+            log.info("released the Lease %s/%s", self._namespace, self._name)
         except (KubeError, TimeoutError) as error:
-            log.warning("the Lease could not be given back, it will run out: %s", str(error) or "no answer")
+            log.warning("failed to release the Lease, it will expire: %s", str(error) or "no answer")
 
     def _complain(self, trouble: str) -> None:
         if trouble and trouble != self._trouble:
-            log.warning("the Lease %s/%s cannot be had or renewed: %s", self._namespace, self._name, trouble)
+            log.warning("cannot acquire or renew the Lease %s/%s: %s", self._namespace, self._name, trouble)
         self._trouble = trouble
 
 
 def _now() -> str:
-    """A MicroTime, for people to read: no clock is ever compared with it."""
+    """A MicroTime for people; no clock is compared with it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

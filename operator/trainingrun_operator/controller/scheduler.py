@@ -1,7 +1,8 @@
-"""One heap of due times, and a bounded number of looks at once: a slow pod costs a slot, never the tick, and a namespace never takes them all.
+"""One heap of due times and a bounded number of concurrent observations.
 
-Slots are shared between groups: the runs of one namespace whose looks are slow, and its others. Alone, the slow take a third of all and the others half;
-whoever comes next, the same of what is left. So there is a slot for whoever comes last, and runs that wait for what does not answer wait among themselves.
+A slow pod occupies one slot and does not delay the loop, and one namespace cannot occupy all slots. A group is the slow runs of a
+namespace, or its other runs. A slow group may hold a third of all slots, any other group half; with several groups, each is limited to
+the same ratio of the slots left. So one slot stays free for a new group, and unresponsive runs wait only for each other.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ if TYPE_CHECKING:
 
 SLOTS: Final = 64
 SLOW_SECONDS: Final = 2.5
-"""A look that takes longer has waited for something that does not answer."""
+"""A longer observation waited for something unresponsive."""
 _IDLE_SECONDS: Final = 1.0
 
 _Group = tuple[str, bool]
-"""A namespace, and whether its slow runs are meant."""
+"""A namespace, and whether the group is its slow runs."""
 
 log = logging.getLogger(__name__)
 
 
 class Scheduler:
-    """Calls `look(uid)` when it is due; what it returns, in seconds, is when it is due again. None: when somebody wakes it."""
+    """Calls `look(uid)` when due; it returns the seconds until the next call, or None to wait for `wake`."""
 
     def __init__(
         self,
@@ -44,11 +45,11 @@ class Scheduler:
         self._heap: list[tuple[float, int, str]] = []
         self._due: dict[str, float] = {}
         self._slow: set[str] = set()
-        """Runs whose looks are slow: the last one at least."""
+        """Runs whose last observation, at least, was slow."""
         self._excused: set[str] = set()
-        """Runs whose last look was short: one slow look may be the API server's fault."""
+        """Runs whose last observation was fast: a single slow one may be the API server's fault."""
         self._parked: dict[_Group, dict[str, float]] = {}
-        """Runs that were due when their group had no slot left, and since when."""
+        """Runs that were due while their group had no slot, and since when."""
         self._taken: Counter[_Group] = Counter()
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._woken: set[str] = set()
@@ -56,16 +57,16 @@ class Scheduler:
         self._started = False
         self._alarm = asyncio.Event()
         self.beat = time.monotonic()
-        """When the loop last turned; liveness looks at it."""
+        """When the loop last turned; used by liveness."""
 
     def start(self, uids: Iterable[str]) -> None:
-        """From now on runs are looked at, these at once. Before it, and after `stop`, nobody is due: who is woken then is in the next `start`."""
+        """Start scheduling, with `uids` due at once. Before `start` and after `stop`, `wake` has no effect."""
         self._started = True
         for uid in uids:
             self.wake(uid)
 
     async def stop(self) -> None:
-        """Hand out no look any more. Those on the way are cancelled; returns when they have ended."""
+        """Stop scheduling and cancel running observations; returns when they have ended."""
         self._started = False
         for kept in (self._heap, self._due, self._parked, self._woken, self._slow, self._excused):
             kept.clear()
@@ -73,12 +74,12 @@ class Scheduler:
         for task in looking:
             task.cancel()
         await asyncio.gather(*looking, return_exceptions=True)
-        # One that was cancelled before its first step has not tidied up after itself.
+        # A task cancelled before its first step did not clean up.
         self._looking.clear()
         self._taken.clear()
 
     def wake(self, uid: str, after: float = 0) -> None:
-        """Have a run looked at in `after` seconds, or earlier if it is due earlier. During a look: once more, right after it."""
+        """Make a run due in `after` seconds, or earlier if already due earlier. While it is observed, observe it once more afterwards."""
         if uid in self._looking and after <= 0:
             self._woken.add(uid)
             return
@@ -91,18 +92,18 @@ class Scheduler:
             self._alarm.set()
 
     def forget(self, uid: str) -> None:
-        """Nobody needs to look at it any more."""
+        """Remove a run from the schedule."""
         self._due.pop(uid, None)
         self._woken.discard(uid)
         self._slow.discard(uid)
         self._excused.discard(uid)
         for parked in self._parked.values():
             parked.pop(uid, None)
-        # It may have been the one that a free slot was promised to.
+        # A free slot may have been reserved for it.
         self._unpark()
 
     async def run(self) -> None:
-        """Hand out looks until cancelled."""
+        """Schedule until cancelled."""
         while True:
             self.beat = time.monotonic()
             self._alarm.clear()
@@ -140,7 +141,7 @@ class Scheduler:
         return self._taken[group] * (2 if slow else 1) < self._slots - len(self._looking)
 
     def _unpark(self) -> None:
-        """In each group that may take a slot, who has waited longest for one is due again, as early as it was."""
+        """In each group that may take a slot, make the longest-waiting run due again, at its original due time."""
         self._parked = {group: parked for group, parked in self._parked.items() if parked}
         for group, parked in self._parked.items():
             if self._may_look(group):
@@ -158,8 +159,8 @@ class Scheduler:
         try:
             again = await self._look(uid)
         except Exception:
-            # A look handles what it expects; what comes here is a bug, and must cost this run alone.
-            log.exception("look failed", extra={"uid": uid})
+            # `look` handles expected errors; any other is a bug and must affect this run alone.
+            log.exception("observation failed", extra={"uid": uid})
             again = _IDLE_SECONDS
         finally:
             del self._looking[uid]
@@ -178,7 +179,7 @@ class Scheduler:
         self._excused.discard(uid)
         self._slow.discard(uid)
         if not goes_on:
-            # Where a look finds that a run is gone, nothing is due: nobody is remembered for ever.
+            # The run is gone; its UID is not kept.
             return
         if not slow:
             self._excused.add(uid)

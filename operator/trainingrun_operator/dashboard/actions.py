@@ -1,4 +1,4 @@
-"""What a button does: one merge patch each, the same that its copyable command sends."""
+"""The patches behind the buttons: one merge patch each, identical to the command shown for copying."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REASON_MAX: Final = 1024
 
 
 class Category(StrEnum):
-    """Why people stop a training."""
+    """Reasons for stopping a training."""
 
     OVERFITTING = "overfitting"
     MISCONFIGURED = "misconfigured"
@@ -30,30 +30,30 @@ class Category(StrEnum):
 MODES: Final = (
     (
         StopMode.AUTO,
-        "Let it save and leave",
-        "It is asked to save a checkpoint and exit, and has {grace} for it. Nothing of its progress is lost if it listens.",
+        "Save, then stop",
+        "The training saves a checkpoint and exits within {grace}. No progress is lost if it reacts to the stop request.",
     ),
     (
         StopMode.NEXT_CHECKPOINT,
-        "At its next checkpoint",
-        "The same, but the next complete checkpoint that it writes is enough.",
+        "After the next checkpoint",
+        "The stop request is the same, but the next complete checkpoint is enough.",
     ),
     (
         StopMode.LAST_CHECKPOINT,
         "Now",
-        "Nothing is waited for: its last complete checkpoint is kept, and the steps after it are lost.",
+        "Stop immediately. The last complete checkpoint is kept; the steps after it are lost.",
     ),
 )
-"""What each mode means to the person who chooses; `grace` is a duration."""
+"""Mode, title and explanation for the person who chooses; `grace` is a duration."""
 
 
 class BadRequestError(Exception):
-    """What was sent cannot be acted on; the text says why."""
+    """An invalid request body; the text gives the reason."""
 
 
 @dataclass(frozen=True)
 class Stop:
-    """A stop as somebody asks for it."""
+    """A requested stop."""
 
     category: Category | None = None
     text: str = ""
@@ -61,32 +61,32 @@ class Stop:
 
     @classmethod
     def of(cls, said: Json) -> Stop:
-        """Read what the dialog sent.
+        """Parse the request body of the stop dialog.
 
         Raises:
-            BadRequestError: a category or mode that does not exist, or a text that is too long.
+            BadRequestError: unknown category or mode, or too long a text.
         """
         category, text, mode = (str(said.get(name) or "") for name in ("category", "text", "mode"))
         if category and category not in set(Category):
-            raise BadRequestError(f"There is no reason {category!r}: expected one of {', '.join(Category)}.")
+            raise BadRequestError(f"Unknown reason {category!r}: expected one of {', '.join(Category)}.")
         if mode not in set(StopMode):
-            raise BadRequestError(f"There is no mode {mode!r}: expected one of {', '.join(StopMode)}.")
+            raise BadRequestError(f"Unknown mode {mode!r}: expected one of {', '.join(StopMode)}.")
         stop = cls(Category(category) if category else None, " ".join(text.split()), StopMode(mode))
         if len(stop.reason) > REASON_MAX:
-            raise BadRequestError(f"The reason has {len(stop.reason)} characters: at most {REASON_MAX} are kept.")
+            raise BadRequestError(f"The reason has {len(stop.reason)} characters; the maximum is {REASON_MAX}.")
         return stop
 
     @property
     def reason(self) -> str:
-        """As `spec.stopReason` has it: `overfitting: eval loss rises since step 900`."""
+        """The value of `spec.stopReason`: `overfitting: eval loss rises since step 900`."""
         return ": ".join(part for part in (self.category.value if self.category else "", self.text) if part)
 
     def patch(self, user: str) -> Json:
-        """In the name of its user: the installation's admission policy lets nobody write another's."""
+        """Build the merge patch; the installation's admission policy requires `user` to be the requester."""
         return asking.stop(by=user, reason=self.reason, mode=self.mode)
 
 
 def command(namespace: str, name: str, patch: Json) -> str:
-    """The same by hand."""
+    """The kubectl command that sends `patch`."""
     said = json.dumps(patch, separators=(",", ":"), ensure_ascii=False)
     return f"kubectl patch trainingrun {name} --namespace {namespace} --type merge -p {shlex.quote(said)}"

@@ -1,4 +1,4 @@
-"""The pages, their streams, and the buttons: thin handlers over the cluster as the viewer sees it."""
+"""The pages, their event streams and the buttons: thin handlers that read the cluster with the viewer's rights."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
-_NEWER: Final = "It was written by an operator that is newer than this dashboard: upgrade the dashboard."
+_NEWER: Final = "A newer operator wrote this run. Upgrade the dashboard."
 _DONE: Final = {
     "stop": "Stopping…",
     "suspend": "Suspending…",
     "resume": "Resuming…",
-    "proceed": "It goes on now, with what could be saved.",
-    "abandon": "The nodes are kept as they are.",
+    "proceed": "The hold is ended. The stop continues with the data saved so far.",
+    "abandon": "The nodes are kept.",
 }
 
 
@@ -74,28 +74,28 @@ _PATCHES: Final = {
     "proceed": asking.PROCEED,
     "abandon": asking.ABANDON,
 }
-"""What a button writes, whoever presses it; a stop is written in somebody's name."""
+"""Patch by button, the same for every person; a stop also records the person."""
 
 
 @dataclass(frozen=True)
 class Viewer:
-    """Who looks."""
+    """The person behind a request."""
 
     person: Person
     token: str
     """Empty for an anonymous viewer, who reads with the dashboard's own rights."""
 
     async def name(self) -> str:
-        """Their user name; empty for an anonymous viewer."""
+        """The user name; empty for an anonymous viewer."""
         return await self.person.name() if self.token else ""
 
     async def may_patch(self, namespace: str, name: str) -> bool:
-        """Nobody who is anonymous, whatever rights the dashboard has."""
+        """Whether this person may patch the run; always false for an anonymous viewer, whatever rights the dashboard has."""
         return bool(self.token) and await self.person.may_patch(namespace, name)
 
 
 class _Assets(StaticFiles):
-    """Their addresses carry their digest, so that they may be kept."""
+    """Static files; their URLs contain a digest, so browsers may cache them."""
 
     def file_response(
         self, full_path: str | PathLike[str], stat_result: Any, scope: Scope, status_code: int = 200
@@ -106,7 +106,7 @@ class _Assets(StaticFiles):
 
 
 class Dashboard:
-    """The handlers."""
+    """The request handlers."""
 
     def __init__(self, cluster: Cluster, settings: DashboardSettings) -> None:
         self._cluster, self._settings = cluster, settings
@@ -137,13 +137,13 @@ class Dashboard:
         return Viewer(self._cluster.person(service_account_token()), "") if self._settings.anonymous else None
 
     async def health(self, _: Request) -> Response:
-        """It answers."""
+        """Liveness."""
         return PlainTextResponse("ok\n")
 
     # -- login ------------------------------------------------------------------------------------------------
 
     def _to_login(self, request: Request) -> Response:
-        """Ask who it is; but a link from elsewhere comes without the cookie, which a second look from here brings along."""
+        """Redirect to the login form. A cross-site link arrives without the cookie; a page that reloads itself sends it."""
         if (
             request.headers.get("sec-fetch-site") in {"cross-site", "same-site"}
             and request.headers.get("sec-fetch-mode") == "navigate"
@@ -153,7 +153,7 @@ class Dashboard:
         return RedirectResponse(f"/login?{urlencode({'next': wanted})}" if wanted != "/" else "/login", 303)
 
     async def login_page(self, request: Request) -> Response:
-        """The form."""
+        """The login form."""
         return self._login_form(_local(request.query_params.get("next", "/")))
 
     def _login_form(self, then: str, problem: str = "", status: int = 200) -> Response:
@@ -162,17 +162,19 @@ class Dashboard:
         )
 
     async def login(self, request: Request) -> Response:
-        """Take a token that the API server knows, and keep it where no script reaches it."""
+        """Check a token with the API server and store it in a cookie that scripts cannot read."""
         form = {name: values[0] for name, values in parse_qs((await request.body()).decode(errors="replace")).items()}
         then, token = _local(form.get("next", "/")), as_token(form.get("token", ""))
         if not token:
             return self._login_form(
-                then, "That is not a token: it is empty, too long, or has characters that no token has.", 400
+                then,
+                "This is not a token: it is empty, too long, or contains characters that tokens do not contain.",
+                400,
             )
         try:
             await self._cluster.person(token).name()
         except KubeError as error:
-            unknown = "The API server does not know this token: it has expired, or not all of it was copied."
+            unknown = "The API server rejects this token: it is expired or incomplete."
             said = unknown if error.status == _UNAUTHORIZED else trouble(error, "log in")
             return self._login_form(then, said, _UNAUTHORIZED if error.status == _UNAUTHORIZED else 502)
         answer = RedirectResponse(then, 303)
@@ -182,10 +184,10 @@ class Dashboard:
         return answer
 
     async def logout(self, request: Request) -> Response:
-        """Forget the token."""
+        """Delete the cookie."""
         form = parse_qs((await request.body()).decode(errors="replace"))
         if not csrf_fits(token_of(request), form.get("csrf", [""])[0]):
-            return PlainTextResponse("This was not sent by a page of yours.\n", _FORBIDDEN)
+            return PlainTextResponse("Invalid CSRF token. Reload the page.\n", _FORBIDDEN)
         answer = RedirectResponse("/login", 303)
         answer.delete_cookie(cookie_name(request), path="/", httponly=True, samesite="strict", secure=secure(request))
         return answer
@@ -212,7 +214,7 @@ class Dashboard:
         return HTMLResponse(pages.render("fleet.html", events=events, **pages.fleet_said(page, query), **said))
 
     async def fleet_events(self, request: Request) -> Response:
-        """What changes in it."""
+        """Changes of the fleet page."""
         if (viewer := self._viewer(request)) is None:
             return PlainTextResponse("Log in first.\n", _UNAUTHORIZED)
         return _stream(live.fleet(viewer.person, Query.of(request.query_params)))
@@ -220,7 +222,7 @@ class Dashboard:
     # -- one run ----------------------------------------------------------------------------------------------
 
     async def run(self, request: Request) -> Response:
-        """Its page."""
+        """The page of one run."""
         if (viewer := self._viewer(request)) is None:
             return self._to_login(request)
         namespace, name = request.path_params["namespace"], request.path_params["name"]
@@ -231,24 +233,24 @@ class Dashboard:
         )
 
     async def run_events(self, request: Request) -> Response:
-        """What happens to it: state, curve and log."""
+        """Changes of the run page: state, curve and log."""
         if (viewer := self._viewer(request)) is None:
             return PlainTextResponse("Log in first.\n", _UNAUTHORIZED)
         namespace, name = request.path_params["namespace"], request.path_params["name"]
         watched = live.Watched(
             viewer.person, namespace, name, await viewer.name(), await viewer.may_patch(namespace, name)
         )
-        # An anonymous viewer reads no logs: people print secrets.
+        # An anonymous viewer reads no logs: logs may contain secrets.
         sources = (watched.states(), watched.curves(), *((watched.logs(),) if viewer.token else ()))
         return _stream(*sources)
 
     async def act(self, request: Request) -> Response:
-        """A button: stop, suspend, resume, proceed or abandon. The API server decides whether this person may."""
+        """Handle a button: stop, suspend, resume, proceed or abandon. The API server authorizes the person."""
         token, action = token_of(request), request.url.path.rpartition("/")[2]
         if not token:
-            return _told("Nobody is logged in here: log in first.", _UNAUTHORIZED)
+            return _told("You are not logged in. Log in first.", _UNAUTHORIZED)
         if not csrf_fits(token, request.headers.get("x-csrf-token")):
-            return _told("This was not sent by a page of yours: load it again.", _FORBIDDEN)
+            return _told("Invalid CSRF token. Reload the page.", _FORBIDDEN)
         person, namespace, name = (
             self._cluster.person(token),
             request.path_params["namespace"],
@@ -258,7 +260,7 @@ class Dashboard:
             said = json.loads(await request.body())
             view = RunView.of(await person.run(namespace, name))
             if view.uid != str(said["uid"]):
-                return _told("This run is gone: another one has its name now. Load the page again.", 409)
+                return _told("This run was deleted, and a new run has the same name. Reload the page.", 409)
             if (nothing := _nothing_to_do(action, view)) is not None:
                 return nothing
             patch = _PATCHES[action] if action in _PATCHES else actions.Stop.of(said).patch(await person.name())
@@ -267,61 +269,63 @@ class Dashboard:
             return _told(
                 _NEWER
                 if isinstance(error, ValidationError)
-                else "The request is not what a page of this dashboard sends.",
+                else "Invalid request: this dashboard's pages do not send it.",
                 400,
             )
         except actions.BadRequestError as error:
             return _told(str(error), 422)
         except KubeError as error:
             return _told(trouble(error, f"{action} this run"), error.status or 502)
-        log.info("%s of %s/%s asked for", action, namespace, name)
+        log.info("requested: %s of %s/%s", action, namespace, name)
         return _told(_DONE[action])
 
     # -- what goes wrong --------------------------------------------------------------------------------------
 
     async def not_found(self, _: Request, __: Exception) -> Response:
         """No such page."""
-        return _error_page("There is no such page", "The address is misspelt, or the page was never there.", 404)
+        return _error_page("Page not found", "This address does not exist. Check its spelling.", 404)
 
     async def call_failed(self, request: Request, error: KubeError) -> Response:
-        """A call that a page needs was refused."""
+        """The API server refused a call."""
         if error.status == _UNAUTHORIZED:
-            answer = self._login_form(
-                _local(request.url.path), "Your login is not valid any more: log in again.", _UNAUTHORIZED
-            )
+            answer = self._login_form(_local(request.url.path), "Your login has expired. Log in again.", _UNAUTHORIZED)
             answer.delete_cookie(
                 cookie_name(request), path="/", httponly=True, samesite="strict", secure=secure(request)
             )
             return answer
-        title = {_FORBIDDEN: "You may not see this", 404: "There is no such run"}.get(
-            error.status, "This could not be shown"
+        title = {_FORBIDDEN: "Access denied", 404: "There is no such run"}.get(
+            error.status, "This page cannot be shown"
         )
         return _error_page(
             title, trouble(error, "see this"), error.status if error.status in {_FORBIDDEN, 404} else 502
         )
 
     async def not_understood(self, _: Request, __: ValidationError) -> Response:
-        """A run of a newer version."""
+        """The run has fields or values of a newer version."""
         return _error_page("This run cannot be shown", _NEWER, 502)
 
 
 def _nothing_to_do(action: str, view: RunView) -> Response | None:
-    """A button that is pressed twice, or too late, changes nothing and says so."""
+    """Answer a button that is pressed twice or too late; None if there is something to do."""
     if action == "stop" and view.finished:
-        return _told(f"Too late to stop it: it has ended already ({view.look.words}).", 409)
+        return _told(f"The run has already ended ({view.look.words}).", 409)
     if action == "stop" and view.ending:
-        return _told("It is stopping already.")
+        return _told("The run is already stopping.")
     if action == "suspend" and not view.can_suspend:
         asleep = view.spec.suspend and not view.ending
-        late = "It ends, or has: it cannot be suspended any more."
-        return _told("It is suspended already.") if asleep else _told(late, 409)
+        late = "The run is ending or has ended and cannot be suspended."
+        return _told("The run is already suspended.") if asleep else _told(late, 409)
     if action == "resume" and not view.can_resume:
         over = view.ending or view.finished
-        return _told("It ends, or has: it cannot go on.", 409) if over else _told("It is not suspended.")
+        return (
+            _told("The run is ending or has ended and cannot be resumed.", 409)
+            if over
+            else _told("The run is not suspended.")
+        )
     if action == "proceed" and not view.can_proceed:
-        return _told("It is not held (any more): there is nothing to decide.", 409)
+        return _told("The run is not held.", 409)
     if action == "abandon" and not view.can_abandon:
-        return _told("No node of it is waited for (any more).", 409)
+        return _told("The run is not waiting for a node.", 409)
     return None
 
 
@@ -338,12 +342,12 @@ def _stream(*sources: AsyncIterator[Event]) -> Response:
 
 
 def _local(address: str) -> str:
-    """A page of this dashboard, and nobody else's."""
+    """The address if it is a path of this dashboard, else `/`."""
     return (
         address if address.startswith("/") and not address.startswith(("//", "/\\")) and address.isprintable() else "/"
     )
 
 
 def make(cluster: Cluster, settings: DashboardSettings) -> Starlette:
-    """Put the application together."""
+    """Build the application."""
     return Dashboard(cluster, settings).app()

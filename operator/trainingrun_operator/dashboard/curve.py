@@ -1,4 +1,4 @@
-"""The loss curve as the page draws it: the kept points, the threshold, where it stopped and which samples decided."""
+"""The loss curve for the page: points, threshold, the samples that decided, and where the run stopped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Json = dict[str, Any]
 
 
 def points_of(stored: Json | None) -> tuple[Point, ...]:
-    """The points of the ConfigMap; what of it cannot be read is left out: anybody may write it, and a curve is no reason for a page to fail."""
+    """Points of the ConfigMap. Invalid points are skipped: many people may write the ConfigMap, and the page must still render."""
     try:
         said = json.loads(((stored or {}).get("data") or {}).get(names.CURVE_KEY, "{}")).get("points")
     except (AttributeError, TypeError, ValueError):
@@ -39,10 +39,10 @@ def _point(said: Any) -> Point | None:
 
 
 def drawn(points: Sequence[Point], status: TrainingRunStatus) -> Json:
-    """What `curve.js` draws: the points that were kept, by step, and what was read since."""
-    # Once it ends, the step is that of its checkpoint, and no loss was read there.
+    """Input of the page's `run.js`: kept points by step, and the latest reading."""
+    # After the end is decided, the step is that of the checkpoint, and no loss belongs to it.
     newest = _newest(status.progress) if status.termination is None else None
-    # A training that went on from its checkpoint takes some steps again: the last time counts.
+    # After a resume, some steps run twice; the last point of a step counts.
     by_step = {point.step: point for point in points}
     if newest is not None and points and newest.step > max(by_step):
         by_step[newest.step] = newest
@@ -67,7 +67,7 @@ def drawn(points: Sequence[Point], status: TrainingRunStatus) -> Json:
 
 
 def _newest(progress: Progress | None) -> Point | None:
-    """What the status says, which may be newer than the newest point that was worth keeping."""
+    """The point in the status; it may be newer than the latest kept point."""
     if progress is None or progress.step is None or not progress.last_observation_time:
         return None
     loss = finite(progress.loss)
@@ -75,7 +75,7 @@ def _newest(progress: Progress | None) -> Point | None:
 
 
 def _stopped(status: TrainingRunStatus, decided_at: float | None) -> Json | None:
-    """Where the end is drawn: at the last sample that decided, else at the last step that was seen."""
+    """Where the stop is drawn: at the last sample that decided, else at the last observed step."""
     stop = status.termination
     at = decided_at if decided_at is not None else status.progress.step if status.progress is not None else None
     if stop is None or stop.suspends or at is None:
@@ -87,9 +87,9 @@ def _stopped(status: TrainingRunStatus, decided_at: float | None) -> Json | None
 
 
 def _summary(line: Sequence[Point], threshold: float | None) -> str:
-    """The curve in a sentence, for who cannot see it."""
+    """The curve in a sentence, for screen readers."""
     if not line:
-        return "No loss has been kept yet."
+        return "No loss is recorded yet."
     first, last, best = line[0], line[-1], min(line, key=lambda point: point.loss)
     said = (
         f"The loss went from {first.loss:.4g} at step {count(first.step)} to {last.loss:.4g} at step {count(last.step)};"

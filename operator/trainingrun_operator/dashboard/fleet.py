@@ -1,4 +1,4 @@
-"""The table of runs: rows out of printer columns, and the part of them that one page shows."""
+"""The table of runs: rows from printer columns, and the rows of one page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 PAGE_ROWS: Final = 50
 STATES: Final = ("Held", "Stopping", "Running", "Pending", "Queued", "Suspended", "Failed", "Stopped", "Succeeded")
-"""In the order in which somebody should look at them; a phase that is not among them is shown after them."""
+"""By urgency; unknown phases come last."""
 _TEXT_MAX: Final = 200
 
 
@@ -40,12 +40,12 @@ class Row:
 
     @property
     def look(self) -> Look:
-        """How its state is shown."""
+        """Badge of the state."""
         return look(self.phase, self.reason)
 
 
 def row_of(columns: Sequence[str], stored: Json) -> Row:
-    """Read a table's row by the names of its columns: which there are, and where, may change."""
+    """Read a table row by column name; columns and their order may change."""
     meta, cells = stored["object"]["metadata"], dict(zip(columns, stored["cells"], strict=False))
 
     def text(name: str) -> str:
@@ -91,7 +91,7 @@ SORTS: Final = {
 
 @dataclass(frozen=True)
 class Query:
-    """What of the fleet somebody wants to see; all of it is in the page's address."""
+    """The requested part of the fleet, as encoded in the page's URL."""
 
     namespace: str = ""
     text: str = ""
@@ -101,7 +101,7 @@ class Query:
 
     @classmethod
     def of(cls, params: Mapping[str, str]) -> Query:
-        """Read an address; what makes no sense is taken for absent."""
+        """Parse query parameters; invalid values are ignored."""
         page = params.get("page", "")
         return cls(
             namespace=params.get("namespace", "").strip()[:63],
@@ -112,7 +112,7 @@ class Query:
         )
 
     def address(self, **changes: str | int) -> str:
-        """The query string of this page with some of it changed; a change of anything but the page goes back to the first."""
+        """The query string with `changes` applied; any change but of the page resets to page 1."""
         now: dict[str, str | int] = {
             "namespace": self.namespace,
             "q": self.text,
@@ -127,27 +127,27 @@ class Query:
 
 @dataclass(frozen=True)
 class FleetPage:
-    """What one page shows."""
+    """The content of one page."""
 
     rows: tuple[Row, ...]
     found: int
-    """Runs that fit the query, on all pages."""
+    """Runs that match the query, on all pages."""
     total: int
     counts: tuple[tuple[str, int], ...]
-    """Runs by phase, those that fit the text; phases that occur, and the chosen one."""
+    """Number of runs by phase, among runs that match the text; includes the chosen phase."""
     page: int
     pages: int
 
 
 def page_of(rows: Iterable[Row], query: Query) -> FleetPage:
-    """Filter, count, sort, cut."""
+    """Filter, count, sort and paginate rows."""
     everything = list(rows)
     words = query.text.lower().split()
     fitting = [row for row in everything if _fits(row, words)]
     counts = Counter(row.phase or "Pending" for row in fitting)
     shown = [row for row in fitting if query.state in ("", row.phase or "Pending")]
     key, backwards = _SORTS[query.sort]
-    # By name first, so that equals have an order that does not change from look to look.
+    # Sort by name first: rows with equal keys keep a stable order.
     shown.sort(key=lambda row: (row.namespace, row.name))
     shown.sort(key=key, reverse=backwards)
     pages = max(1, -(-len(shown) // PAGE_ROWS))

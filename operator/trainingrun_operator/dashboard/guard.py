@@ -1,7 +1,7 @@
-"""What every request must pass before anything looks at it, and the headers that every answer carries.
+"""Checks that precede every request, and the headers of every response.
 
-Host: a page of somebody else's that has its own name resolve to this address (DNS rebinding) still names itself, and is refused.
-Origin: what changes something must come from one of our own pages. CSRF: and must know what only such a page knows.
+Host: under DNS rebinding a foreign page's name resolves to this address; its Host header still carries that name, so it is refused.
+Origin: a changing request must come from a page of this dashboard. CSRF: it must carry a value that only such a page knows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-"""`kubectl port-forward` ends here, on any port."""
+"""`kubectl port-forward` listens here, on any port."""
 BODY_MAX: Final = 16_384
 HEALTH: Final = "/healthz"
 SAFE: Final = frozenset({"GET", "HEAD"})
@@ -37,7 +37,7 @@ HEADERS: Final = {
     " base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types trainingrun",
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
-    # Not no-referrer: a browser then sends `Origin: null` with a form.
+    # Not `no-referrer`: browsers then send `Origin: null` with a form.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -47,17 +47,17 @@ HEADERS: Final = {
 
 @dataclass(frozen=True)
 class Origins:
-    """Where people reach the dashboard."""
+    """Origins under which people reach the dashboard."""
 
     named: frozenset[str]
 
     @classmethod
     def of(cls, origins: Iterable[str]) -> Origins:
-        """Of `https://host[:port]` each; loopback counts always."""
+        """From `https://host[:port]` entries; loopback is always allowed."""
         return cls(frozenset(origins))
 
     def of_host(self, host: str) -> str:
-        """The origin of a Host header, https where both are allowed; empty for a host that is not ours."""
+        """The origin of a Host header, https if both schemes are allowed; empty for an unknown host."""
         host = host.lower()
         for scheme in ("https", "http"):
             if f"{scheme}://{host}" in self.named:
@@ -71,13 +71,13 @@ class Origins:
 
 
 class Guard:
-    """Stands before the application."""
+    """ASGI middleware in front of the application."""
 
     def __init__(self, app: ASGIApp, origins: Origins) -> None:
         self._app, self._origins = app, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse a request, or let it through; either answer carries the headers."""
+        """Refuse or forward a request; both responses carry the headers."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -97,7 +97,9 @@ class Guard:
         headers = Headers(scope=scope)
         origin = self._origins.of_host(headers.get("host", ""))
         if not origin:
-            said = f"This dashboard is not known as {headers.get('host', '')!r}. If it should be: set dashboard.origins in the chart's values.\n"
+            said = (
+                f"Unknown host {headers.get('host', '')!r}. To allow it, set dashboard.origins in the chart's values.\n"
+            )
             return PlainTextResponse(said, 421)
         scope.setdefault("state", {})["origin"] = origin
         if scope["method"] in SAFE:
@@ -106,42 +108,42 @@ class Guard:
             "origin" not in headers and headers.get("sec-fetch-site") == "same-origin"
         )
         if not from_own_page:
-            return PlainTextResponse("This was not sent by a page of the dashboard itself, so it was not done.\n", 403)
+            return PlainTextResponse("Request refused: it did not come from a page of this dashboard.\n", 403)
         length = headers.get("content-length", "")
         if not length.isdecimal() or int(length) > BODY_MAX:
-            return PlainTextResponse(f"At most {BODY_MAX} bytes, and their number first.\n", 413)
+            return PlainTextResponse(f"The body must have a Content-Length of at most {BODY_MAX} bytes.\n", 413)
         return None
 
 
-# -- who somebody is ------------------------------------------------------------------------------------------
+# -- identity -------------------------------------------------------------------------------------------------
 
 
 def secure(request: Request) -> bool:
-    """Whether people reach this page by https."""
+    """Whether the page is served over https."""
     return str(request.state.origin).startswith("https://")
 
 
 def cookie_name(request: Request) -> str:
-    """With https one that no other host, and no page without https, can set."""
+    """Cookie name; over https, one that other hosts and insecure pages cannot set."""
     return f"__Host-{_COOKIE}" if secure(request) else _COOKIE
 
 
 def token_of(request: Request) -> str:
-    """The bearer token of who asks; empty for nobody."""
+    """The bearer token of the request; empty if there is none."""
     return as_token(request.cookies.get(cookie_name(request), ""))
 
 
 def as_token(text: str) -> str:
-    """What somebody pasted, without what comes along when copying; empty if it cannot be a token."""
+    """Pasted text without whitespace and `Bearer`; empty if it cannot be a token."""
     bare = "".join(text.split()).removeprefix("Bearer")
     return bare if len(bare) <= TOKEN_MAX and _TOKEN.fullmatch(bare) else ""
 
 
 def csrf_of(token: str) -> str:
-    """What a page must send along: nobody knows it who does not know the token, and it does not tell the token. The same in every replica."""
+    """Derive a page's CSRF value from the token: it cannot be guessed, does not reveal the token, and is the same in every replica."""
     return hmac.new(token.encode(), b"trainingrun dashboard, csrf", hashlib.sha256).hexdigest()
 
 
 def csrf_fits(token: str, said: Any) -> bool:
-    """Whether a page of this person's sent it."""
+    """Whether the request carries this person's CSRF value."""
     return isinstance(said, str) and bool(token) and hmac.compare_digest(csrf_of(token).encode(), said.encode())

@@ -1,4 +1,4 @@
-"""Puts the dashboard together and serves it until it is told to stop."""
+"""Start the dashboard and serve it until a signal stops it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["NoClusterError", "run"]
 
 GRACE_SECONDS = 2
-"""Open pages would keep it from leaving: they come back by themselves."""
+"""Open event streams would delay shutdown; browsers reconnect."""
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def run(settings: DashboardSettings) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code.
 
     Raises:
-        NoClusterError: it is not known where the API server is.
+        NoClusterError: the API server's address is unknown.
     """
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     asyncio.run(_serve(settings))
@@ -39,16 +39,16 @@ async def _serve(settings: DashboardSettings) -> None:
     async with Cluster(where) as cluster:
         config = uvicorn.Config(
             app.make(cluster, settings),
-            # Without a name asyncio listens on all addresses, IPv4 and IPv6; `::` would be IPv6 alone.
+            # Without a host, asyncio listens on all IPv4 and IPv6 addresses; `::` means IPv6 alone.
             host="" if settings.host == "*" else settings.host,
             port=settings.port,
-            # Addresses may carry what people typed; who did what is in the API server's audit log.
+            # URLs may contain text that people typed; the API server's audit log records their actions.
             access_log=False,
             log_config=None,
             server_header=False,
             lifespan="off",
             ws="none",
-            # Whom a proxy speaks for is nobody's business here: nothing is decided by it.
+            # No decision uses the client's address, so proxy headers are ignored.
             proxy_headers=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )

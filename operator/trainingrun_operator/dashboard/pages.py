@@ -1,4 +1,4 @@
-"""HTML out of the templates: whole pages, and the parts of them that change while somebody looks."""
+"""HTML from templates: whole pages, and the parts that are updated live."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ RUN_PARTS: Final = (
     "conditions",
     "consequence",
 )
-"""Of the run's page, `templates/run/NAME.html` each."""
+"""Parts of the run page, `templates/run/NAME.html` each."""
 
 
 def _static(name: str) -> str:
-    """The address of an asset, another one when its content changes."""
+    """URL of an asset; it changes with the content."""
     digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
     return f"/static/{name}?v={digest}"
 
@@ -64,7 +64,7 @@ _templates.filters |= {"duration": words.duration, "size": size, "count": words.
 
 
 def render(template: str, **said: Any) -> str:
-    """One whole page."""
+    """Render a whole page."""
     return _templates.get_template(template).render(**said)
 
 
@@ -72,12 +72,12 @@ def render(template: str, **said: Any) -> str:
 
 
 def fleet_said(page: FleetPage, query: Query) -> dict[str, Any]:
-    """What the fleet's templates look at."""
+    """Variables of the fleet templates."""
     return {"page": page, "query": query, "sorts": SORTS}
 
 
 def fleet_parts(page: FleetPage, query: Query) -> dict[str, str]:
-    """The parts of the fleet's page besides its rows."""
+    """The live parts of the fleet page except its rows."""
     said = fleet_said(page, query)
     return {name: render(f"fleet/{name}.html", **said) for name in ("counts", "pager")}
 
@@ -91,7 +91,7 @@ def row_part(row: Row) -> str:
 
 
 def run_said(view: RunView, *, may_patch: bool, user: str) -> dict[str, Any]:
-    """What the run's templates look at."""
+    """Variables of the run templates."""
     return {
         "run": view,
         "may_patch": may_patch,
@@ -112,5 +112,5 @@ def run_said(view: RunView, *, may_patch: bool, user: str) -> dict[str, Any]:
 
 
 def run_parts(said: dict[str, Any]) -> dict[str, str]:
-    """The parts of the run's page."""
+    """The live parts of the run page."""
     return {name: render(f"run/{name}.html", **said) for name in RUN_PARTS}

@@ -1,4 +1,4 @@
-"""Server-sent events: several sources in one stream, because a browser opens six connections to a host and no more."""
+"""Server-sent events: several sources in one stream, because a browser opens at most six connections to a host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS: Final = 15.0
-"""Proxies close what says nothing for a minute."""
+"""Proxies close connections that are idle for a minute."""
 QUEUE: Final = 64
 HEADERS: Final = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no", "Cache-Control": "no-store"}
 
@@ -29,18 +29,18 @@ class Event:
     data: Any
 
     def encode(self) -> bytes:
-        """As it goes over the wire. JSON has no line breaks of its own."""
+        """Wire format; JSON as dumped here has no line breaks."""
         return f"event: {self.name}\ndata: {json.dumps(self.data, separators=(',', ':'))}\n\n".encode()
 
 
 @dataclass
 class Fragments:
-    """What a page shows, by the id of each part: only what has changed is sent again."""
+    """The rendered parts of a page by id; unchanged parts are not sent again."""
 
     _shown: dict[str, str] = field(default_factory=dict)
 
     def changed(self, rendered: Mapping[str, str]) -> Iterator[Event]:
-        """Events for the parts that are not what they were."""
+        """Events for the parts that have changed."""
         for part, html in rendered.items():
             if self._shown.get(part) != html:
                 self._shown[part] = html
@@ -48,7 +48,7 @@ class Fragments:
 
 
 async def merged(sources: Sequence[AsyncIterator[Event]]) -> AsyncGenerator[bytes, None]:
-    """All that the sources tell, as it comes, with a heartbeat; until the reader leaves or every source has ended."""
+    """Merge the sources in order of arrival, with a heartbeat, until the reader disconnects or every source ends."""
     queue: asyncio.Queue[Event | None] = asyncio.Queue(QUEUE)
 
     async def pump(source: AsyncIterator[Event]) -> None:
@@ -56,7 +56,7 @@ async def merged(sources: Sequence[AsyncIterator[Event]]) -> AsyncGenerator[byte
             async for event in source:
                 await queue.put(event)
         except Exception:
-            log.exception("a source of a page's events has failed")
+            log.exception("event source of a page failed")
         await queue.put(None)
 
     tasks = [asyncio.create_task(pump(source)) for source in sources]
@@ -81,7 +81,7 @@ async def merged(sources: Sequence[AsyncIterator[Event]]) -> AsyncGenerator[byte
 
 
 async def batched(source: AsyncIterator[Item], seconds: float) -> AsyncGenerator[list[Item], None]:
-    """What comes within so many seconds of the first, together: a fleet changes more often than anybody can read."""
+    """Batch items that arrive within `seconds` of the first: a fleet changes faster than people can read."""
     queue: asyncio.Queue[Item] = asyncio.Queue()
 
     async def pump() -> None:

@@ -1,7 +1,7 @@
-"""The runs' part of the page, kept ready: a run's lines are rendered when it is looked at, and a scrape only joins them.
+"""The run series of the metrics page, rendered per run when the run is observed; a scrape only joins them.
 
-Rendered anew at every scrape, ten thousand runs keep a core busy for seconds. The format wants all lines of one metric in one place, so the
-lines are kept by metric, and by run within it.
+Rendering ten thousand runs at every scrape keeps a core busy for seconds. The format requires all lines of a metric in one
+block, so lines are stored by metric, then by run.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _EXACT: Final = 2**53
 
 
 class RunPage:
-    """The lines of whichever runs are known. Written by the event loop, read by any thread."""
+    """The exported lines of all runs. Written by the event loop, read by any thread."""
 
     def __init__(self) -> None:
         self._lines: dict[str, dict[str, bytes]] = {metric.name: {} for metric in RUN_METRICS}
-        """By metric, then by the run's uid."""
+        """By metric name, then by run UID."""
 
     def __len__(self) -> int:
-        """How many runs are exported."""
+        """Number of exported runs."""
         return len(set[str]().union(*self._lines.values()))
 
     def __contains__(self, uid: object) -> bool:
@@ -37,7 +37,7 @@ class RunPage:
         return any(uid in lines for lines in self._lines.values())
 
     def put(self, uid: str, series: RunSeries) -> None:
-        """Export a run, or replace what is exported of it: a series that it has no more goes."""
+        """Replace the exported series of a run; series absent from `series` are removed."""
         rendered = dict(_rendered(series))
         for metric, lines in self._lines.items():
             if metric in rendered:
@@ -46,19 +46,19 @@ class RunPage:
                 lines.pop(uid, None)
 
     def forget(self, uid: str) -> None:
-        """All series of the run go."""
+        """Remove all series of a run."""
         for lines in self._lines.values():
             lines.pop(uid, None)
 
     def clear(self) -> None:
-        """All series of all runs go."""
+        """Remove all series of all runs."""
         for lines in self._lines.values():
             lines.clear()
 
     def chunks(self) -> Iterator[bytes]:
-        """The page, one metric after the other."""
+        """The page, metric by metric."""
         for metric in RUN_METRICS:
-            # One call into C each, which no other thread's writing interrupts.
+            # One C call per metric: a writing thread cannot interrupt it.
             yield _head(metric) + b"".join(self._lines[metric.name].values())
 
 
@@ -85,7 +85,7 @@ def _escaped(text: str) -> str:
 
 
 def _number(value: float) -> str:
-    """Whole numbers without a point: a page of ten thousand runs is a tenth shorter."""
+    """Format whole numbers without a decimal point: a page of ten thousand runs is a tenth shorter."""
     if math.isfinite(value):
         return str(int(value)) if value == int(value) and abs(value) < _EXACT else repr(value)
     return "NaN" if math.isnan(value) else f"{'+' if value > 0 else '-'}Inf"

@@ -1,4 +1,4 @@
-"""What the metrics of one run are: spec and status in numbers, and the little that only this process has measured."""
+"""The metric series of one run: its spec, its status, and values measured only in this process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BOOL: Final = {"True": 1.0, "False": 0.0}
 
 @dataclass(frozen=True)
 class Measured:
-    """What no status says, because it changes with every look."""
+    """Values that change with every observation and are not in the status."""
 
     checkpoint_lag_seconds: float | None = None
     upload_failing_seconds: float | None = None
@@ -39,15 +39,15 @@ class RunSeries:
     namespace: str
     name: str
     gauges: Mapping[str, float] = field(default_factory=dict)
-    """By metric name; what is unknown is absent."""
+    """By metric name; unknown values are absent."""
     labelled: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """By metric name and then by the value of its third label; empty where there are none."""
+    """By metric name, then by the value of its third label; may be empty."""
 
 
 def series_of(
     namespace: str, name: str, spec: TrainingRunSpec, status: TrainingRunStatus, measured: Measured | None = None
 ) -> RunSeries:
-    """Everything about a run that is known and is a number."""
+    """All known numeric values of a run."""
     measured, stop = measured or Measured(), status.termination
     known: dict[str, float | None] = {
         "trainingrun_info": 1,
@@ -77,7 +77,7 @@ def series_of(
 
 def _threshold(spec: TrainingRunSpec, status: TrainingRunStatus) -> float | None:
     threshold = status.effective.auto_stop_loss if status.effective else spec.auto_stop_loss
-    # A negative one means: off.
+    # A negative threshold disables the rule.
     return threshold if threshold is not None and threshold >= 0 else None
 
 
@@ -89,7 +89,7 @@ def _progress(status: TrainingRunStatus) -> dict[str, float | None]:
     progress, condition = status.progress, status.condition("MetricsAvailable")
     if progress is None:
         return {}
-    # A gauge may begin as NaN: there is no progress before the step has advanced.
+    # A gauge may start as NaN: there is no progress until the step advances.
     not_finite = condition is not None and condition.reason == NOT_FINITE
     return {
         "trainingrun_loss": nan if not_finite else finite(progress.loss),
@@ -101,7 +101,7 @@ def _progress(status: TrainingRunStatus) -> dict[str, float | None]:
 
 
 def _training(spec: TrainingRunSpec, status: TrainingRunStatus) -> dict[str, float | None]:
-    """What is so only until the run ends or is suspended."""
+    """Series that exist only until the run ends or is suspended."""
     progress, condition = status.progress, status.condition("MetricsAvailable")
     known = {
         "trainingrun_auto_stop_loss": _threshold(spec, status),

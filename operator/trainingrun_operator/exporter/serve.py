@@ -1,4 +1,4 @@
-"""``GET /metrics``: assembled in a thread, sent in pieces, so that ten thousand runs' page keeps nothing else on the event loop waiting."""
+"""``GET /metrics``: built in a thread and sent in pieces, so that a page of ten thousand runs does not block the event loop."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 PAGE_SECONDS: Final = 2.0
-"""How long a page is handed out again: two Prometheus replicas cost one assembly."""
+"""How long a built page is reused: two Prometheus replicas cost one build."""
 PIECE_BYTES: Final = 1 << 18
-"""Written at once, before others get their turn."""
+"""Bytes written before the event loop gets control back."""
 
 
 def metrics_handler(telemetry: Telemetry, *, page_seconds: float = PAGE_SECONDS) -> Handler:
-    """Return the handler of ``GET /metrics``; a page is never assembled twice at once."""
+    """Return the handler of ``GET /metrics``; at most one page is built at a time."""
     lock = asyncio.Lock()
     page: list[bytes] = []
     assembled_at = -page_seconds
@@ -43,10 +43,10 @@ def metrics_handler(telemetry: Telemetry, *, page_seconds: float = PAGE_SECONDS)
 async def _send(request: web.Request, page: list[bytes]) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
     response.content_length = sum(len(chunk) for chunk in page)
-    # A reader may leave in the middle: its own time was up.
+    # A client may disconnect early, at its own scrape timeout.
     with contextlib.suppress(ConnectionResetError):
         await response.prepare(request)
-        # aiohttp would send the body of an answer to HEAD as well, and the next answer would be read from its middle.
+        # aiohttp sends a body for HEAD as well; the client would then read the next response from the middle of this one.
         for chunk in page if request.method != hdrs.METH_HEAD else ():
             whole = memoryview(chunk)
             for start in range(0, len(whole), PIECE_BYTES):
@@ -57,7 +57,7 @@ async def _send(request: web.Request, page: list[bytes]) -> web.StreamResponse:
 
 
 async def serve(telemetry: Telemetry, port: int, *routes: web.RouteDef, host: str | None = None) -> web.AppRunner:
-    """On every interface, serve ``/metrics``, and whatever else is given, until the returned runner's `cleanup` is awaited."""
+    """Serve ``/metrics`` and `routes`, on every interface unless `host` is set, until the returned runner's `cleanup` is awaited."""
     app = web.Application()
     app.add_routes([web.get("/metrics", metrics_handler(telemetry)), *routes])
     runner = web.AppRunner(app, access_log=None)

@@ -29,7 +29,7 @@ def test_a_stop_is_one_way(runs):
     runs.make()
     change(runs, stop=True)
     for back in (False, None):
-        assert "spec.stop is one way: a stopped run does not start again" in refusal(change, runs, stop=back)
+        assert "spec.stop is final: a stopped run does not restart" in refusal(change, runs, stop=back)
     assert change(runs, stopReason="overfitting")["spec"]["stop"] is True
 
 
@@ -51,7 +51,7 @@ def test_stop_may_be_written_as_false_first(runs):
         ({"checkpoint": {"destination": None, "mode": "Disabled"}}, "a run's checkpoints stay in one place"),
         (
             {"shutdown": {"signal": "SIGTERM"}},
-            "shutdown.signal cannot be changed: the running pod shares its processes",
+            "shutdown.signal cannot be changed: it decides whether the running pod",
         ),
     ],
     ids=[
@@ -104,7 +104,7 @@ def test_a_name_of_52_characters_is_taken(runs):
     [
         (
             {"checkpoint": {}},
-            "checkpoint.destination is required (s3://bucket/prefix), or write checkpoint.mode: Disabled",
+            "checkpoint.destination is required (s3://bucket/prefix), or set checkpoint.mode: Disabled",
         ),
         ({"checkpoint": None}, "spec.checkpoint"),
         ({"template": None}, "spec.template"),

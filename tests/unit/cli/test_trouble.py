@@ -14,7 +14,7 @@ POLICY = (
     "Error from server (Forbidden): trainingruns.trainingrun.dev \"bert\" is forbidden: ValidatingAdmissionPolicy 'trainingrun-operator-runs' with binding"
     " 'trainingrun-operator-runs' denied request: spec.stoppedBy is ada, but you are eve: write your own name, or leave it out."
 )
-INVALID = 'The TrainingRun "bert" is invalid: spec: Invalid value: "object": spec.stop is one way: a stopped run does not start again'
+INVALID = 'The TrainingRun "bert" is invalid: spec: Invalid value: "object": spec.stop is final: a stopped run does not restart'
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ INVALID = 'The TrainingRun "bert" is invalid: spec: Invalid value: "object": spe
             id="another run of that name",
         ),
         pytest.param(
-            INVALID, Exit.FAILED, "spec.stop is one way: a stopped run does not start again.", id="a rule of the schema"
+            INVALID, Exit.FAILED, "spec.stop is final: a stopped run does not restart.", id="a rule of the schema"
         ),
         pytest.param(
             'error: the server doesn\'t have a resource type "trainingruns"',

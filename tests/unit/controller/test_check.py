@@ -101,12 +101,12 @@ async def test_an_operator_that_is_ready_a_little_later_works(monkeypatch):
         ),
         pytest.param(
             lambda pages, _: setattr(pages, "metrics", "<html>"),
-            "/metrics has no trainingrun_build_info: another program answers there.",
+            "/metrics has no trainingrun_build_info: another program listens there.",
             id="somebody else's page",
         ),
         pytest.param(
             lambda _, api: api.refuse(f"GET {ALL_RUNS}", ApiError(404, "NotFound")),
-            "The API server knows no TrainingRuns: install the CustomResourceDefinitions (crds.enabled in one release).",
+            "The API server does not serve TrainingRuns. Install the CustomResourceDefinitions (crds.enabled in one release).",
             id="no definitions",
         ),
         pytest.param(
@@ -126,12 +126,12 @@ async def test_an_operator_that_is_ready_a_little_later_works(monkeypatch):
         ),
         pytest.param(
             lambda _, api: api.put(lease(None)),
-            "Nobody holds the Lease op: no operator acts. Look at its log.",
+            "The Lease op has no holder, so no operator acts. Look at the operator's log.",
             id="nobody who acts",
         ),
         pytest.param(
             lambda _, api: api.objects.pop(LEASES),
-            "Nobody holds the Lease op: no operator acts. Look at its log.",
+            "The Lease op has no holder, so no operator acts. Look at the operator's log.",
             id="no Lease",
         ),
     ],

@@ -450,9 +450,9 @@ async def test_trouble_is_said_once(caplog):
     async with Operator(leases).running() as operator:
         await asyncio.sleep(60)
         assert not operator.lease.known
-    said = [record.message for record in caplog.records if "cannot be had or renewed" in record.message]
+    said = [record.message for record in caplog.records if "cannot acquire or renew" in record.message]
     assert said == [
-        "the Lease operators/trainingrun-operator cannot be had or renewed: 403 Forbidden: leases is forbidden"
+        "cannot acquire or renew the Lease operators/trainingrun-operator: 403 Forbidden: leases is forbidden"
     ]
 
 
@@ -514,4 +514,4 @@ async def test_what_cannot_be_given_back_runs_out_and_keeps_nobody(caplog, hangs
         leases.trouble, leases.lasts = (None, 1e6) if hangs else (AWAY, 0.0)
     assert now() == (6 if hangs else 1)
     assert leases.holder == "a"
-    assert "could not be given back, it will run out" in caplog.text
+    assert "failed to release the Lease, it will expire" in caplog.text

@@ -333,7 +333,7 @@ async def test_a_failing_look_costs_only_its_run(caplog):
         await asyncio.sleep(20)
     assert world.looks("b/fine") == [0, 11]
     assert world.looks("a/broken") == [0, 2], "looked at again after a second"
-    assert "look failed" in caplog.text
+    assert "observation failed" in caplog.text
     assert "a bug" in caplog.text
 
 

@@ -162,9 +162,9 @@ async def test_a_row_says_what_its_run_does(visit):
 
 async def test_an_empty_cluster_and_an_empty_search_say_so(visit):
     async with people.cluster(ada=Someone("ada")) as cluster, visit(cluster) as ada:
-        assert "No TrainingRun is here yet" in (await ada.get("/")).text
+        assert "There are no TrainingRuns yet" in (await ada.get("/")).text
         cluster.put(stored_run())
-        assert "No run fits." in (await ada.get("/?q=nothing")).text
+        assert "No run matches." in (await ada.get("/?q=nothing")).text
 
 
 async def test_who_may_list_only_one_namespace_is_asked_which(visit):
@@ -172,7 +172,7 @@ async def test_who_may_list_only_one_namespace_is_asked_which(visit):
     async with people.cluster(stored_run(), ada=only) as cluster, visit(cluster) as eve:
         asked = await eve.get("/")
         assert asked.status == 403
-        assert "You may not list the TrainingRuns of all namespaces. Name the one that you work in:" in asked.text
+        assert "You may not list the TrainingRuns of all namespaces. Enter your namespace:" in asked.text
         assert ">bert</a>" in (await eve.get(f"/?namespace={NAMESPACE}")).text
         other = await eve.get("/?namespace=other")
         assert (other.status, "You may not list the TrainingRuns of namespace “other”" in other.text) == (403, True)

@@ -58,7 +58,7 @@ async def test_a_request_for_another_host_is_refused_before_anything_is_asked(cl
     async with visit(cluster) as ada:
         answer = await ada.get(path, Host="evil.example.com:8081")
     assert answer.status == 421
-    assert "not known as 'evil.example.com:8081'" in answer.text
+    assert "Unknown host 'evil.example.com:8081'" in answer.text
     assert not cluster.sent
 
 
@@ -82,7 +82,7 @@ async def test_what_changes_something_comes_from_a_page_of_ours(cluster, visit, 
     async with visit(cluster) as ada:
         answer = await ada.press(path, STOP, **headers)
     assert answer.status == 403
-    assert "was not sent by a page of the dashboard itself" in answer.text
+    assert "did not come from a page of this dashboard" in answer.text
     assert not cluster.sent
 
 
@@ -97,7 +97,7 @@ async def test_a_browser_that_sends_no_origin_may_say_it_otherwise(cluster, visi
 async def test_a_button_needs_what_only_a_page_of_its_person_knows(cluster, visit, action, said):
     async with visit(cluster) as ada:
         answer = await ada.press(f"{PAGE}/{action}", STOP, X_CSRF_Token=said)
-    assert (answer.status, answer.message) == (403, "This was not sent by a page of yours: load it again.")
+    assert (answer.status, answer.message) == (403, "Invalid CSRF token. Reload the page.")
     assert not cluster.lines("PATCH")
 
 
@@ -190,9 +190,9 @@ async def test_over_https_the_cookie_belongs_to_this_host_and_to_https_alone(clu
 @pytest.mark.parametrize(
     ("token", "status", "said"),
     [
-        pytest.param("stranger", 401, "does not know this token: it has expired", id="unknown or expired"),
-        pytest.param("", 400, "That is not a token", id="nothing"),
-        pytest.param("a b;c", 400, "That is not a token", id="characters that no token has"),
+        pytest.param("stranger", 401, "rejects this token: it is expired", id="unknown or expired"),
+        pytest.param("", 400, "This is not a token", id="nothing"),
+        pytest.param("a b;c", 400, "This is not a token", id="characters that no token has"),
         pytest.param("x" * (TOKEN_MAX + 1), 400, "too long", id="longer than a cookie"),
     ],
 )
@@ -241,7 +241,7 @@ async def test_a_login_that_has_expired_is_told_so_and_forgotten(cluster, visit)
     async with visit(cluster, "gone") as expired:
         answer = await expired.get("/")
     assert answer.status == 401
-    assert "Your login is not valid any more" in answer.text
+    assert "Your login has expired" in answer.text
     assert 'trainingrun-token=""' in answer.headers["Set-Cookie"]
 
 

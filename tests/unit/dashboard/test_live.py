@@ -119,7 +119,7 @@ async def test_trouble_is_told_and_the_page_comes_back(opened, soon):
 
 async def test_the_curve_is_what_the_operator_keeps_and_is_read_again(opened, soon):
     async with opened(stored_run(status=run_status())) as (page, cluster):
-        assert (await page.wait("curve"))["summary"] == "No loss has been kept yet."
+        assert (await page.wait("curve"))["summary"] == "No loss is recorded yet."
         cluster.put(curve_map(POINTS))
         curve = await page.wait("curve")
         assert (curve["x"], curve["loss"], curve["threshold"]) == ([0, 50, 100], [2.5, 1.0, 0.25], 0.3)
@@ -305,7 +305,7 @@ async def test_a_source_that_fails_does_not_take_the_others_along(caplog):
 
     told = [one async for one in merged([fails(), speaks()])]
     assert told[1:] == [b'event: said\ndata: {"line":"first"}\n\n', b'event: said\ndata: {"line":"a\\nb"}\n\n']
-    assert "a source of a page's events has failed" in caplog.text
+    assert "event source of a page failed" in caplog.text
 
 
 async def test_what_comes_together_is_told_together():

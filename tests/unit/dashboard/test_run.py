@@ -12,6 +12,7 @@ import people
 import pytest
 from builders import NAME, NAMESPACE, RUN_UID, checkpoint_spec, spec_dict
 from fakes import RUN, ApiError, stored_run
+from goldens import assert_golden
 from people import Someone, ended, run_status, stopping
 
 from trainingrun_operator.api import names
@@ -118,7 +119,7 @@ async def test_what_decided_is_shown(shown):
         )
     )
     assert "Samples that decided What Value Step loss 0.2987 1,190 loss 0.2931 1,200" in text
-    assert "Asked for by autoStopLoss" in text
+    assert "Requested by autoStopLoss" in text
 
 
 @pytest.mark.parametrize("phase", list(Phase))
@@ -189,7 +190,7 @@ async def test_what_the_rules_have_found_is_told_until_a_stop_is_decided(shown):
 
 async def test_what_a_shadow_threshold_saw_is_told(shown):
     seen = [{"rule": "autoStopLoss", "wouldStopAt": "2026-01-02T03:00:00Z", "step": 900, "value": "0.49"}]
-    assert "autoStopLoss saw 0.49 at step 900" in words(await shown(run_in(run_status(shadow=seen))))
+    assert "autoStopLoss measured 0.49 at step 900" in words(await shown(run_in(run_status(shadow=seen))))
 
 
 async def test_what_was_lost_is_told(shown):
@@ -255,7 +256,7 @@ async def test_a_run_that_is_not_there_and_one_of_a_newer_operator_are_said(visi
         visit(cluster) as ada,
     ):
         newer = await ada.get(PAGE)
-        assert (newer.status, "newer than this dashboard" in newer.text) == (502, True)
+        assert (newer.status, "A newer operator wrote this run" in newer.text) == (502, True)
         missing = await ada.get(f"/runs/{NAMESPACE}/nobody")
         assert (missing.status, "There is no such run" in missing.text) == (404, True)
         assert (await ada.press(f"{PAGE}/stop", ASKED)).status == 400
@@ -283,7 +284,7 @@ async def test_who_may_not_read_runs_is_told_so(visit):
         pytest.param(run_status(), {"stop": True}, "Stopping…", id="asked for, not seen yet"),
         pytest.param(run_status("Stopping", termination=stopping("Draining")), {}, "Stopping…", id="stopping"),
         pytest.param(RELEASING, {}, "Stopping…", id="releasing"),
-        pytest.param(HELD, {}, "End the hold without checkpoint…", id="held"),
+        pytest.param(HELD, {}, "End the hold…", id="held"),
         pytest.param(HELD, {"checkpoint": checkpoint_spec(onFailure="Proceed")}, "Stopping…", id="held, and told to proceed"),
         pytest.param(ended("user_stop", "Stopped", "x"), {}, None, id="finished"),
     ],
@@ -350,40 +351,60 @@ async def test_no_reason_is_a_reason_too(pressed):
     assert "stopReason" not in stored["spec"]
 
 
-async def test_a_stop_that_is_asked_for_twice_is_asked_for_once(pressed):
-    answer, _, cluster = await pressed(run_in(run_status(), stop=True), "stop")
-    assert (answer.status, answer.message) == (200, "It is stopping already.")
+SUSPENDED = run_status(
+    "Suspended", termination=stopping("Done", status="suspended", message="Suspended: spec.suspend is true."), pods=[]
+)
+SUSPENDING = run_status(
+    "Stopping", termination=stopping("Saving", status="suspended", message="Suspended: spec.suspend is true.")
+)
+TOO_LATE = {
+    "finished": (run_in(ended("auto_low_loss", "Succeeded", "x")), "stop"),
+    "not held": (run_in(run_status()), "proceed"),
+    "nothing to release": (run_in(run_status()), "abandon"),
+    "another run of that name": (stored_run(status=run_status(), uid="another"), "stop"),
+    "stopping, cannot be suspended": (run_in(run_status(), stop=True), "suspend"),
+    "ended, cannot be resumed": (run_in(ended("failed", "Failed", "x")), "resume"),
+}
+INVALID = {
+    "unknown reason": {"category": "boredom"},
+    "unknown mode": {"mode": "Never"},
+    "long reason": {"text": "x" * 1025},
+}
+REPEATED = {
+    "stopping": (run_in(run_status(), stop=True), "stop"),
+    "suspended": (run_in(SUSPENDED, suspend=True), "suspend"),
+    "not suspended": (run_in(run_status()), "resume"),
+}
+
+
+@pytest.mark.parametrize("case", TOO_LATE)
+async def test_a_button_pressed_too_late_changes_nothing(pressed, case):
+    answer, _, cluster = await pressed(*TOO_LATE[case])
+    assert answer.status == 409
     assert not cluster.lines("PATCH")
 
 
-@pytest.mark.parametrize(
-    ("stored", "action", "said"),
-    [
-        (run_in(ended("auto_low_loss", "Succeeded", "x")), "stop", "Too late to stop it: it has ended already (Auto-stopped (low loss))."),
-        (run_in(run_status()), "proceed", "It is not held (any more): there is nothing to decide."),
-        (run_in(run_status()), "abandon", "No node of it is waited for (any more)."),
-        (stored_run(status=run_status(), uid="another"), "stop", "This run is gone: another one has its name now. Load the page again."),
-    ],
-    ids=["finished", "not held", "nothing to release", "another run of that name"],
-)  # fmt: skip
-async def test_what_comes_too_late_changes_nothing_and_says_so(pressed, stored, action, said):
-    answer, _, cluster = await pressed(stored, action)
-    assert (answer.status, answer.message) == (409, said)
+@pytest.mark.parametrize("case", INVALID)
+async def test_an_invalid_stop_is_refused(pressed, case):
+    answer, _, cluster = await pressed(run_in(run_status()), "stop", **INVALID[case])
+    assert answer.status == 422
     assert not cluster.lines("PATCH")
 
 
-@pytest.mark.parametrize(
-    ("sent", "status", "said"),
-    [
-        ({"category": "boredom"}, 422, "There is no reason 'boredom': expected one of overfitting, misconfigured, need the GPU, good enough, other."),
-        ({"mode": "Never"}, 422, "There is no mode 'Never': expected one of Auto, NextCheckpoint, LastCheckpoint."),
-        ({"text": "x" * 1025}, 422, "The reason has 1025 characters: at most 1024 are kept."),
-    ],
-)  # fmt: skip
-async def test_what_makes_no_sense_is_refused_in_words(pressed, sent, status, said):
-    answer, _, cluster = await pressed(run_in(run_status()), "stop", **sent)
-    assert (answer.status, answer.message) == (status, said)
+@pytest.mark.parametrize("case", REPEATED)
+async def test_a_button_pressed_twice_changes_nothing(pressed, case):
+    answer, _, cluster = await pressed(*REPEATED[case])
+    assert answer.status == 200
     assert not cluster.lines("PATCH")
+
+
+async def test_the_replies_to_buttons_are_those_of_the_golden_file(pressed):
+    invalid = {case: (run_in(run_status()), "stop") for case in INVALID}
+    lines = []
+    for case, (stored, action) in (TOO_LATE | invalid | REPEATED).items():
+        answer, _, _ = await pressed(stored, action, **INVALID.get(case, {}))
+        lines.append(f"{action}, {case}: {answer.message}\n")
+    assert_golden("dashboard/replies.txt", "".join(lines))
 
 
 @pytest.mark.parametrize("body", ["", "[]", "7", "{}", '{"uid": 7'])
@@ -425,14 +446,6 @@ async def test_a_held_run_ends_without_its_checkpoint_when_somebody_says_so(pres
     assert stored["spec"]["checkpoint"] == checkpoint_spec(onFailure="Proceed")
 
 
-SUSPENDED = run_status(
-    "Suspended", termination=stopping("Done", status="suspended", message="Suspended: spec.suspend is true."), pods=[]
-)
-SUSPENDING = run_status(
-    "Stopping", termination=stopping("Saving", status="suspended", message="Suspended: spec.suspend is true.")
-)
-
-
 @pytest.mark.parametrize(
     ("status", "spec", "words_", "can"),
     [
@@ -466,10 +479,6 @@ async def test_a_suspended_run_shows_how_it_came_to_rest(shown):
     [
         (run_in(run_status()), "suspend", 200, "Suspending…", True),
         (run_in(SUSPENDED, suspend=True), "resume", 200, "Resuming…", False),
-        (run_in(SUSPENDED, suspend=True), "suspend", 200, "It is suspended already.", True),
-        (run_in(run_status()), "resume", 200, "It is not suspended.", None),
-        (run_in(run_status(), stop=True), "suspend", 409, "It ends, or has: it cannot be suspended any more.", None),
-        (run_in(ended("failed", "Failed", "x")), "resume", 409, "It ends, or has: it cannot go on.", None),
     ],
 )
 async def test_a_run_is_suspended_and_resumed_by_a_button(pressed, stored, action, status, said, suspend):

@@ -64,7 +64,7 @@ def test_a_sample_differs_from_what_is_applied_only_in_its_places(name, demo):
 
 
 def test_a_sample_without_a_place_to_fill_is_refused(demo, ground):
-    with pytest.raises(ground.TroubleError, match="should have one"):
+    with pytest.raises(ground.TroubleError, match="expected one"):
         demo.adapted("kind: TrainingRun\n", ENV)
 
 

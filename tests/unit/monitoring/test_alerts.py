@@ -91,9 +91,9 @@ SOUND = {
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        pytest.param({"expression": "up"}, "Sound: expression: missing, or not known", id="a misspelt key"),
-        pytest.param({"severity": "page"}, "Sound: severity 'page' is none of info, warning, critical", id="a severity that nobody routes"),
-        pytest.param({"uid": "x" * 41}, "Sound: uid .* 40 small letters", id="a uid that Grafana refuses"),
+        pytest.param({"expression": "up"}, "Sound: expression: missing or unknown", id="a misspelt key"),
+        pytest.param({"severity": "page"}, "Sound: severity 'page' is not one of info, warning, critical", id="a severity that nobody routes"),
+        pytest.param({"uid": "x" * 41}, "Sound: uid .* 40 lower-case letters", id="a uid that Grafana refuses"),
     ],
 )  # fmt: skip
 def test_a_rule_that_means_nothing_is_refused(tools, tmp_path, change, complaint):
@@ -106,7 +106,7 @@ def test_a_rule_that_means_nothing_is_refused(tools, tmp_path, change, complaint
 def test_two_rules_with_one_uid_are_refused(tools, tmp_path):
     source = {"runbooks": "https://x", "interval": "1m", "rules": [SOUND, SOUND | {"alert": "Other"}]}
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(source))
-    with pytest.raises(ValueError, match="uid sound is there twice"):
+    with pytest.raises(ValueError, match="uid sound is used twice"):
         tools["rules"].load(tmp_path / "rules.yaml")
 
 

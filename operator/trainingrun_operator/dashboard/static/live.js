@@ -1,4 +1,4 @@
-// Keeps an open page as it is in the cluster: parts of it come from the server as HTML, and replace what has the same id.
+// Live updates: the server sends parts of the page as HTML; each replaces the element with the same id.
 "use strict";
 
 (() => {
@@ -24,7 +24,7 @@
     tellTimes(template.content);
     if (fresh && fresh.id === id) old.replaceWith(template.content);
     else old.replaceChildren(template.content);
-    // Whoever was there by keyboard stays there.
+    // Keep the keyboard focus.
     const target = focused && document.getElementById(focused);
     if (target) target.focus({ preventScroll: true });
     document.dispatchEvent(new CustomEvent("live:part", { detail: { id } }));
@@ -73,7 +73,7 @@
     }
     source.onerror = () => {
       state("lost", "Reconnecting…");
-      // A browser comes back by itself after a broken connection, not after an answer that is no stream.
+      // A browser reconnects after a broken connection, but not after a response that is no event stream.
       if (source && source.readyState === EventSource.CLOSED) {
         close();
         again = setTimeout(open, 5000);
@@ -87,11 +87,11 @@
   }
 
   document.addEventListener("visibilitychange", () => {
-    // A tab that nobody sees costs the cluster nothing.
+    // A hidden tab causes no load.
     if (document.hidden) { close(); clearTimeout(again); } else { open(); }
   });
 
-  // -- times: when it was, as far away as it is -----------------------------------------------------------------
+  // -- relative times -------------------------------------------------------------------------------------------
 
   const units = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
   const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
@@ -119,12 +119,12 @@
       await navigator.clipboard.writeText(code.textContent);
       label.textContent = "Copied";
     } catch {
-      // Without https a page may not copy: then it is marked, ready for the keyboard.
+      // Without https the clipboard is not available: select the text instead.
       const range = document.createRange();
       range.selectNodeContents(code);
       getSelection().removeAllRanges();
       getSelection().addRange(range);
-      label.textContent = "Marked";
+      label.textContent = "Selected";
     }
     setTimeout(() => { label.textContent = "Copy"; }, 2000);
   });

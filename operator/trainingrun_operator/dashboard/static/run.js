@@ -1,4 +1,4 @@
-// The page of one run: its dialogs, its curve and its log.
+// The run page: dialogs, curve and log.
 "use strict";
 
 (() => {
@@ -9,7 +9,7 @@
 
   const reasonOf = (form) => [form.category.value, form.text.value.trim().replace(/\s+/g, " ")].filter(Boolean).join(": ");
 
-  /** The command that does the same as the button, as `actions.command` writes it. */
+  /** The kubectl command equal to the button; same text as `actions.command`. */
   function command(form) {
     const spec = { stop: true, stopMode: form.mode.value };
     if (reasonOf(form)) spec.stopReason = reasonOf(form);
@@ -41,7 +41,7 @@
         headers: { "Content-Type": "application/json", "X-CSRF-Token": csrf },
         body: JSON.stringify(body),
       });
-      const said = await answer.json().catch(() => ({ message: `The dashboard answered ${answer.status}.` }));
+      const said = await answer.json().catch(() => ({ message: `The dashboard returned status ${answer.status}.` }));
       if (!answer.ok) throw new Error(said.message);
       dialog.close();
       $("announce").textContent = said.message;
@@ -51,7 +51,7 @@
         button.textContent = said.message;
       }
     } catch (error) {
-      problem(dialog, error instanceof TypeError ? "The dashboard cannot be reached: nothing was done. Try again." : error.message);
+      problem(dialog, error instanceof TypeError ? "The dashboard is unreachable. Nothing was changed. Try again." : error.message);
     } finally {
       confirm.disabled = false;
       confirm.textContent = words;
@@ -76,7 +76,7 @@
   });
   document.addEventListener("live:part", ({ detail }) => {
     if (detail.id !== "actions") return;
-    // What can no longer be done is no longer asked.
+    // Close dialogs whose action is no longer possible.
     for (const dialog of document.querySelectorAll("dialog[open]")) {
       if (!$(`${dialog.dataset.action}-button`) || $(`${dialog.dataset.action}-button`).disabled) dialog.close();
     }
@@ -164,7 +164,7 @@
       series: [{}, { stroke: colour("--busy"), width: 2, points: { show: drawn.x.length < 3, size: 6 } }],
       hooks: { draw: [marks], setCursor: [readOut] },
     }, [drawn.x, drawn.loss], figure);
-    // What it shows is told by the summary and the table.
+    // The summary and the table carry the same content for screen readers.
     for (const canvas of figure.querySelectorAll("canvas")) canvas.setAttribute("aria-hidden", "true");
   }
 
@@ -221,7 +221,7 @@
   let lines = [];
   document.addEventListener("live:log", ({ detail }) => {
     if (!log) return;
-    // Who has scrolled up reads: only at the end it follows.
+    // Follow the log only while it is scrolled to the end.
     const follows = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
     lines = (detail.reset ? [] : lines).concat(detail.lines).slice(-LINES);
     log.textContent = lines.join("\n");

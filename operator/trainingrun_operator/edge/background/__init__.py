@@ -1,1 +1,1 @@
-"""Work that runs beside the looks at runs: loss curves, webhook events."""
+"""Background work next to observations: loss curves and webhook events."""

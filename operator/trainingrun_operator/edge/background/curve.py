@@ -1,7 +1,7 @@
-"""Keeps each run's loss curve in a ConfigMap, beside the looks: what fails or hangs here is tried again, and nobody waits for it.
+"""Writes each run's loss curve to a ConfigMap in the background; failed or hanging writes are retried and delay nothing else.
 
-Nothing is decided by a curve. It belongs to the run's namespace, and whoever may write ConfigMaps there may spoil it; an operator that is killed takes at
-most the points of one interval along.
+No decision uses a curve. Everyone who may write ConfigMaps in the run's namespace can change it; an operator that is killed loses
+at most the points of one interval.
 """
 
 from __future__ import annotations
@@ -34,33 +34,33 @@ log = logging.getLogger(__name__)
 
 
 class TakenError(Exception):
-    """There is a ConfigMap of that name, and it is not the run's."""
+    """A ConfigMap with this name exists and does not belong to the run."""
 
     def __init__(self, name: str, *, leftover: bool) -> None:
         super().__init__(
-            f"The loss curve is not kept: ConfigMap {name} is there and does not belong to this run. Delete or rename it."
+            f"The loss curve is not stored: ConfigMap {name} exists and does not belong to this run. Delete or rename it."
         )
         self.leftover = leftover
-        """Of an earlier run of this name: the garbage collector has not come by yet."""
+        """Whether it belongs to an earlier run of this name, not yet garbage-collected."""
 
 
 @dataclass
 class _Kept:
-    """One run's curve, and what of it is written."""
+    """The curve of a run, and how much of it is stored."""
 
     namespace: str
     name: str
     run_uid: str
     line: Thinned = field(default_factory=Thinned)
     uid: str = ""
-    """Of the ConfigMap; empty while it is not known."""
+    """UID of the ConfigMap; empty while unknown."""
     read: bool = False
-    """What an operator before this one wrote is part of the line."""
+    """Whether points stored by an earlier operator are merged."""
     written: tuple[int, int] | None = None
     ended: bool = False
-    """Or suspended: nothing is added for now."""
+    """Whether the run has ended or is suspended: no points are added."""
     done: bool = False
-    """Written after the run had ended."""
+    """Whether the curve was stored after the end of the run."""
     due: float = float("-inf")
     failures: int = 0
     complaint: str = ""
@@ -68,37 +68,37 @@ class _Kept:
 
     @property
     def changed(self) -> bool:
-        """The newest point alone is no reason to write, but at the end."""
+        """Whether there is enough new data for a write; a single new point is written only at the end."""
         return not self.done and (self.ended or self.line.shape != self.written)
 
     @property
     def key(self) -> str:
-        """For logs."""
+        """Namespace and name, for logs."""
         return f"{self.namespace}/{self.name}"
 
 
 class Curves:
-    """All runs' curves. `run` it beside the looks; `note` what they see."""
+    """The curves of all runs. `run` works in the background; `note` adds readings."""
 
     def __init__(
         self, kube: Kube, leads: Callable[[], bool], seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`seconds`: between two writes of one run's curve, at least. `leads`: whether this process may write."""
+        """`seconds`: minimum time between two writes of a curve. `leads`: whether this process may write."""
         self._kube, self._leads, self._seconds, self._clock = kube, leads, seconds, clock
         self._kept: dict[str, _Kept] = {}
         self._alarm = asyncio.Event()
 
     def note(self, seen: Observed) -> None:
-        """Take in what a look saw. Waits for nothing."""
+        """Add the reading of an observation, without waiting."""
         run = seen.run
         if run.deleting:
-            # Its curve would go with it.
+            # The curve would be deleted with the run.
             self.forget(run.uid)
             return
         kept = self._kept.get(run.uid)
         ended = run.status.termination is not None
         if kept is None or (kept.done and not ended):
-            # A suspended run that goes on: what is written is read again.
+            # A resumed run: read the stored points again.
             kept = _Kept(run.namespace, run.name, run.uid)
         if kept.done:
             return
@@ -112,11 +112,11 @@ class Curves:
         kept.ended = ended
 
     def forget(self, uid: str) -> None:
-        """The run is gone."""
+        """Drop a deleted run."""
         self._kept.pop(uid, None)
 
     def forget_all(self) -> None:
-        """Somebody else looks at the runs."""
+        """Drop all runs: another replica leads."""
         self._kept.clear()
 
     async def run(self) -> None:
@@ -124,7 +124,7 @@ class Curves:
         await loop.work_on(self.write, self._alarm)
 
     async def write(self) -> None:
-        """Write what is due, a few at once."""
+        """Write the curves that are due, a few at once."""
         slots, now = asyncio.Semaphore(AT_ONCE), self._clock()
         due = [kept for kept in self._kept.values() if kept.due <= now and kept.changed]
         await asyncio.gather(*(self._write(kept, slots) for kept in due))
@@ -139,12 +139,12 @@ class Curves:
                 await self._tell(kept, error)
                 self._later(kept, str(error))
             except KubeError as error:
-                # Deleted by somebody, or made anew: it is looked for again.
+                # The ConfigMap was deleted or replaced: look it up again.
                 kept.uid = "" if error.gone or error.conflict else kept.uid
                 self._later(kept, str(error))
             except Exception:
-                # A bug must cost this curve alone.
-                log.exception("%s: the loss curve cannot be written", kept.key)
+                # A bug must affect this curve alone.
+                log.exception("%s: failed to write the loss curve", kept.key)
                 self._later(kept, kept.complaint)
 
     async def _put(self, kept: _Kept) -> None:
@@ -161,14 +161,14 @@ class Curves:
         kept.written, kept.failures, kept.complaint = line.shape, 0, ""
         kept.due = self._clock() + self._seconds
         if ended:
-            # Thousands of runs that have ended are known: their curves are not kept in memory.
+            # There are thousands of ended runs: free their curves.
             kept.done, kept.line = True, Thinned()
 
     async def _find(self, kept: _Kept) -> None:
-        """Learn whether there is a ConfigMap already, and go on from what it holds.
+        """Look up the ConfigMap and merge its points.
 
         Raises:
-            TakenError: it is somebody else's.
+            TakenError: it does not belong to the run.
         """
         found = await self._kube.config_map(kept.namespace, names.curve_name(kept.name))
         if found is not None:
@@ -183,30 +183,30 @@ class Curves:
 
     def _later(self, kept: _Kept, complaint: str) -> None:
         if complaint != kept.complaint:
-            log.warning("%s: the loss curve is written later: %s", kept.key, complaint)
+            log.warning("%s: writing the loss curve is retried: %s", kept.key, complaint)
         kept.complaint, kept.failures = complaint, kept.failures + 1
         kept.due = self._clock() + loop.backoff(kept.failures)
 
     async def _tell(self, kept: _Kept, taken: TakenError) -> None:
-        """An Event on the run, once."""
+        """Record one Event on the run."""
         if taken.leftover or kept.told:
             return
         involved = names.run_reference(kept.namespace, kept.name, kept.run_uid)
         try:
             await self._kube.tell(involved, "CurveNotKept", str(taken), warning=True, wall=SystemClock().wall())
         except KubeError as error:
-            log.warning("%s: could not tell CurveNotKept: %s", kept.key, error)
+            log.warning("%s: could not record the Event CurveNotKept: %s", kept.key, error)
             return
         kept.told = True
 
 
 def _written_before(kept: _Kept, found: Json) -> Thinned:
-    """What a ConfigMap of the run's holds; what is not understood is not gone on from."""
+    """Points stored in the run's ConfigMap; empty if they are invalid."""
     text = (found.get("data") or {}).get(names.CURVE_KEY)
     if text is None:
         return Thinned()
     try:
         return core.resumed(Curve.model_validate_json(text))
     except ValueError as error:
-        log.warning("%s: the loss curve begins anew: what is written is not understood: %s", kept.key, error)
+        log.warning("%s: the loss curve restarts: the stored points are invalid: %s", kept.key, error)
         return Thinned()

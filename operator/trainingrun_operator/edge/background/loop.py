@@ -1,4 +1,4 @@
-"""What every loop beside the looks does: it waits for news or a moment, and tries again with growing patience."""
+"""The loop of background work: wait for an alarm or a second, and retry with exponential backoff."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RETRY_MAX_SECONDS: Final = 300.0
 
 
 async def work_on(work: Callable[[], Awaitable[None]], alarm: asyncio.Event) -> None:
-    """Do `work` whenever `alarm` is set, and every second without; until cancelled."""
+    """Run `work` when `alarm` is set and every second, until cancelled."""
     while True:
         alarm.clear()
         await work()
@@ -24,5 +24,5 @@ async def work_on(work: Callable[[], Awaitable[None]], alarm: asyncio.Event) -> 
 
 
 def backoff(failures: int) -> float:
-    """Seconds until the next try after so many that failed: 2, 4, 8 and so on, up to five minutes."""
+    """Seconds until the next attempt after `failures` in a row: 2, 4, 8 and so on, at most five minutes."""
     return min(RETRY_MAX_SECONDS, 2.0 ** min(failures, 10))

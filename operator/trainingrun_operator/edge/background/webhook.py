@@ -1,7 +1,7 @@
-"""Tells the installation's webhook what became of runs, beside the looks: a receiver that is away, slow or wrong delays nothing and nobody.
+"""Delivers run events to the installation's webhook in the background; an unavailable or slow receiver delays nothing.
 
-At least once: an event is due for as long as the run's status calls for it and does not list it as told, and it is listed only after the receiver has taken it.
-Whoever is told twice sees the same id. What nobody can be told for an hour is given up, with a word in the log.
+Delivery is at least once: an event is due while the status calls for it and does not list it in `notified`, and it is listed only after the
+receiver has accepted it. A repeated event has the same id. An event that cannot be delivered for an hour is dropped and logged.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ log = logging.getLogger(__name__)
 
 
 class FailedError(Exception):
-    """The receiver has not taken an event."""
+    """The receiver did not accept an event."""
 
     def __init__(self, said: str, *, everybody: bool = False, wait: float = 0) -> None:
         super().__init__(said)
         self.everybody = everybody
-        """It would take no other event either, for now."""
+        """Whether the receiver would currently refuse every event."""
         self.wait = wait
-        """Seconds that it asked to be left alone for."""
+        """Seconds of the receiver's Retry-After."""
 
 
 @dataclass(frozen=True)
 class Webhook:
-    """Where to, signed by what, about what."""
+    """URL, signing keys and event types."""
 
     url: str = field(repr=False)
     keys: tuple[bytes, ...] = field(repr=False)
@@ -67,17 +67,17 @@ class _Pending:
     due: float
     tries: int = 0
     taken: bool = False
-    """The receiver has it; that is not written down yet."""
+    """Whether the receiver has it and the status does not list it yet."""
 
 
 def make_session() -> aiohttp.ClientSession:
-    """Return a session that goes through the proxy of the environment, if there is one, as requests to S3 do. The caller closes it."""
+    """Return a session that uses the proxy of the environment, as requests to S3 do. The caller closes it."""
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
     return aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout, trust_env=True)
 
 
 class Notifier:
-    """`run` it beside the looks; `note` what they see."""
+    """`run` works in the background; `note` adds events."""
 
     def __init__(
         self,
@@ -89,27 +89,27 @@ class Notifier:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """`count`: told of each try whether it was sent, failed or dropped."""
+        """`count`: called with the result of each attempt: sent, failed or dropped."""
         self._webhook, self._kube, self._cache, self._leads, self._count = webhook, kube, cache, leads, count
         self._clock, self._wall = clock, wall
         self._pending: dict[str, _Pending] = {}
-        """By the event's id."""
+        """By event id."""
         self._told: defaultdict[str, set[str]] = defaultdict(set)
-        """By the run's uid: a look that began before an event was written down would bring it again, and so would the next look one that was given up."""
+        """By run UID, ids that are not queued again: an observation may predate the status write, and a dropped event stays due in the status."""
         self._quiet_until = float("-inf")
         self._failures = 0
         self._retired = False
         self._alarm = asyncio.Event()
 
     def note(self, seen: Observed, status: TrainingRunStatus) -> None:
-        """Take in what a run's status calls for. Waits for nothing."""
+        """Queue the events that the status calls for, without waiting."""
         if self._retired:
             return
         try:
             events = notification.due(seen, status)
         except ValidationError:
-            # The look that brought this must go on.
-            log.exception("%s: what is to be told cannot be said", seen.run.key)
+            # The observation must continue.
+            log.exception("%s: invalid event", seen.run.key)
             return
         now = self._clock()
         for event in events:
@@ -119,21 +119,21 @@ class Notifier:
                 self._pending.setdefault(event.id, _Pending(event, since=now, due=now))
 
     def forget(self, uid: str) -> None:
-        """The run is gone; what is still to be told of it is told."""
+        """Drop a deleted run; its queued events are still delivered."""
         self._told.pop(uid, None)
 
     def forget_all(self) -> None:
-        """Somebody else looks at the runs, and tells of them."""
+        """Drop everything: another replica leads and notifies."""
         self._pending.clear()
         self._told.clear()
 
     async def run(self) -> None:
-        """Tell what is due until cancelled."""
+        """Deliver until cancelled."""
         async with make_session() as session:
             await loop.work_on(lambda: self.tell(session), self._alarm)
 
     async def tell(self, session: aiohttp.ClientSession) -> None:
-        """Tell what is due, one event after the other."""
+        """Deliver due events one by one."""
         for pending in sorted(self._pending.values(), key=lambda one: one.due):
             now = self._clock()
             if not self._leads():
@@ -148,27 +148,25 @@ class Notifier:
                     await self._send(session, pending.event)
                     pending.taken, self._failures = True, 0
                     self._count("sent")
-                    log.info("told %s of %s", pending.event.type.value, pending.event.subject)
+                    log.info("delivered %s of %s", pending.event.type.value, pending.event.subject)
                 await self._write_down(pending)
             except FailedError as error:
                 self._failed(pending, error)
             except KubeError as error:
                 pending.tries += 1
                 pending.due = self._clock() + loop.backoff(pending.tries)
-                log.warning(
-                    "%s: cannot write down that %s was told: %s", pending.event.subject, pending.event.id, error
-                )
+                log.warning("%s: cannot record the delivery of %s: %s", pending.event.subject, pending.event.id, error)
                 self._give_up_if_late(pending)
             except Exception:
-                # A bug must cost this event alone.
-                log.exception("%s cannot be told", pending.event.id)
+                # A bug must affect this event alone.
+                log.exception("%s cannot be delivered", pending.event.id)
                 self._drop(pending)
 
     async def _send(self, session: aiohttp.ClientSession, event: CloudEvent) -> None:
-        """Returns when the receiver has taken it.
+        """Send an event; returns when the receiver has accepted it.
 
         Raises:
-            FailedError: it has not.
+            FailedError: the receiver did not accept it.
         """
         body = event.body()
         headers = signed(self._webhook.keys, event.id, int(self._wall()), body)
@@ -177,19 +175,17 @@ class Notifier:
             async with session.post(self._webhook.url, data=body, headers=headers, allow_redirects=False) as answer:
                 status, wait = answer.status, _seconds(answer.headers.get("Retry-After", ""))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            # Its name only: its words may quote the address, which may be a secret.
-            raise FailedError(f"it does not answer ({type(error).__name__})", everybody=True) from None
+            # Only the exception's class: its message may contain the URL, which may be a secret.
+            raise FailedError(f"no response ({type(error).__name__})", everybody=True) from None
         if status == _GONE:
             self._retired = True
-            raise FailedError("it answers 410 Gone and is told nothing any more, until the operator starts again")
+            raise FailedError("status 410 Gone: no more events are sent until the operator restarts")
         if status in range(300, 400):
             raise FailedError(
-                f"it answers {status}, a redirect, which is not followed: set its final address", everybody=True
+                f"status {status}, a redirect, which is not followed: configure the final URL", everybody=True
             )
         if not 200 <= status < 300:  # noqa: PLR2004 - HTTP's success
-            raise FailedError(
-                f"it answers {status}", everybody=status == _TOO_MANY or status >= _SERVER_ERROR, wait=wait
-            )
+            raise FailedError(f"status {status}", everybody=status == _TOO_MANY or status >= _SERVER_ERROR, wait=wait)
 
     def _failed(self, pending: _Pending, error: FailedError) -> None:
         self._count("failed")
@@ -202,7 +198,7 @@ class Notifier:
         else:
             wait = loop.backoff(pending.tries)
             pending.due = now + wait
-        log.warning("the webhook was not told %s: %s; tried again in %.0f s", pending.event.id, error, wait)
+        log.warning("delivery of %s failed: %s; retry in %.0f s", pending.event.id, error, wait)
         if self._retired:
             for one in list(self._pending.values()):
                 self._drop(one)
@@ -220,15 +216,15 @@ class Notifier:
             self._told[uid].add(event.id)
         if not pending.taken:
             self._count("dropped")
-            log.error("given up telling the webhook: %s", event.body().decode())
+            log.error("dropped an undeliverable event: %s", event.body().decode())
 
     async def _write_down(self, pending: _Pending) -> None:
-        """List the event in the run's status, so that no operator after this one tells it."""
+        """List the event in the run's status, so that no later operator sends it again."""
         event, about = pending.event, pending.event.data
         if (stored := self._cache.runs.get(about.uid)) is not None:
             self._told[about.uid].add(event.id)
             status = TrainingRunStatus.parse(stored.get("status") or {})
-            # Of a suspension that is over nobody would tell again.
+            # After the end of a suspension, its events are no longer due.
             if (stop := status.termination) is not None and stop.id == about.termination_id:
                 operations: list[dict[str, Any]] = [
                     {"op": "test", "path": "/metadata/uid", "value": about.uid},
@@ -246,5 +242,5 @@ class Notifier:
 
 
 def _seconds(retry_after: str) -> float:
-    """A date instead of a number is not waited for."""
+    """Seconds of a Retry-After header; a date counts as 0."""
     return float(retry_after) if retry_after.isdecimal() else 0

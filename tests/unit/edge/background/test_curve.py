@@ -209,7 +209,7 @@ async def test_a_write_that_fails_is_tried_again_later_and_later(place, caplog):
             waits.append(place.now - since)
             since = place.now
     assert waits == [1, 2, 4, 8]
-    assert len([record for record in caplog.records if "is written later" in record.message]) == 1
+    assert len([record for record in caplog.records if "is retried" in record.message]) == 1
 
 
 async def test_what_fails_at_the_end_of_a_run_is_still_written(place):
@@ -264,7 +264,7 @@ async def test_a_config_map_of_somebody_else_is_left_alone_and_that_is_said_once
     (told,) = [sent.body for sent in place.api.sent if sent.line == f"POST {EVENTS}"]
     assert told["reason"] == "CurveNotKept"
     assert told["message"] == (
-        "The loss curve is not kept: ConfigMap bert-curve is there and does not belong to this run. Delete or rename it."
+        "The loss curve is not stored: ConfigMap bert-curve exists and does not belong to this run. Delete or rename it."
     )
     assert told["involvedObject"]["uid"] == RUN_UID
 
