@@ -37,9 +37,10 @@ from trainingrun_operator.core.stop import disruption
 FIRST, SECOND = make_pod(uid="pod-0", name="bert-0"), make_pod(uid="pod-1", name="bert-1", rank=1)
 COMMIT = CommitSeen(key="commits/i1-g0007.json", incarnation=1, generation=7, step=1200)
 SHIPPED = make_agent(commit=COMMIT)
+HEALTHY = (make_agent(), make_agent())
 
 
-def two(first=FIRST, second=SECOND, *, reports=(make_agent(), make_agent()), tracks=None, **fields):
+def two(first=FIRST, second=SECOND, *, reports=HEALTHY, tracks=None, **fields):
     """A run of two ranks that train."""
     tracks = tracks or (losses(2.0, 1.5, 1.2), losses(2.0, 1.5, 1.2))
     pods = (first, second)
