@@ -148,17 +148,17 @@ class Reconciler:
             if outcome.written is not None and uid in self.cache.runs:
                 self.cache.put_run(outcome.written)
             if decision.again_seconds != 0:
-                again = self._on_the_beat(decision.again_seconds, seen)
+                shown = seen
                 if outcome.written is not None:
-                    known.memory, seen = await self.observer.observe(outcome.written, known.memory)
-                known.written = await self._say(seen, known.written)
-                return again
+                    known.memory, shown = await self.observer.observe(outcome.written, known.memory)
+                known.written = await self._say(shown, known.written)
+                return self._on_the_beat(decision.again_seconds, seen, shown.next_reading_at)
         return 0
 
-    def _on_the_beat(self, again: float | None, seen: Observed) -> float | None:
+    def _on_the_beat(self, again: float | None, seen: Observed, due: float) -> float | None:
         """While a training is polled, what a look took is not added to the poll interval."""
-        polled = seen.run.status.termination is None and seen.next_reading_at > seen.now
-        return max(0.0, seen.next_reading_at - self.clock.monotonic()) if polled and again is not None else again
+        polled = seen.run.status.termination is None and due > seen.now
+        return max(0.0, due - self.clock.monotonic()) if polled and again is not None else again
 
     # -- status ------------------------------------------------------------------------------------------
 
