@@ -39,7 +39,9 @@ def ending(story):
     """The end state of a story's runs, and what was done to pods and machines on the way."""
     stops = [(sim.exists, sim.run.status.termination) for sim in story.world.runs]
     ends = [(exists, stop.status, stop.phase, stop.saved.final, stop.data_loss) for exists, stop in stops]
-    nodes = [[node.phase for node in sim.run.status.nodes] for sim in story.world.runs]
+    # Which of two runs gives back a node that both have used depends on when each of them ends.
+    alone = len(story.world.runs) == 1
+    nodes = [[node.phase for node in sim.run.status.nodes] for sim in story.world.runs if alone]
     return ends, nodes, set(story.world.deletions.values()), set(story.world.releases.values())
 
 
