@@ -123,17 +123,31 @@ print(*sys.modules)
         pytest.param(
             "gate",
             "gate",
-            {"pydantic", "boto3", "botocore", "kopf", "kubernetes", "aiohttp", "asyncio", "yaml", "awscrt"},
+            {
+                "pydantic",
+                "boto3",
+                "botocore",
+                "kopf",
+                "kubernetes",
+                "aiohttp",
+                "asyncio",
+                "yaml",
+                "awscrt",
+                "importlib.metadata",
+            },
             id="the gate loads the standard library only",
         ),
         pytest.param(
             "agent",
             "main",
-            {"kopf", "kubernetes", "aiohttp", "prometheus_client"},
-            id="the agent loads no Kubernetes client",
+            {"kopf", "kubernetes", "aiohttp", "prometheus_client", "pydantic_settings"},
+            id="the agent loads no Kubernetes client, and no reader of settings",
         ),
         pytest.param(
-            "restore", "restore", {"kopf", "kubernetes", "aiohttp", "prometheus_client"}, id="nor does restore"
+            "restore",
+            "restore",
+            {"kopf", "kubernetes", "aiohttp", "prometheus_client", "pydantic_settings"},
+            id="nor does restore",
         ),
     ],
 )
