@@ -26,7 +26,7 @@ CHART := charts/trainingrun-operator
 CHART_FILES := $(CHART)/files
 CHART_CRDS := $(CHART_FILES)/crds
 
-.PHONY: help demo test check fix generate verify docs cluster cluster-down image install e2e unit trainings chaos bench lock
+.PHONY: help bare demo test check fix generate verify docs cluster cluster-down image install e2e unit trainings chaos bench lock
 
 # What make can do.
 help:
@@ -36,7 +36,7 @@ demo: cluster image install  ## Three real trainings ended in three ways, on a k
 	@echo "demo: three trainings, each watched until its node is released"
 	@$(BIN)/python tools/demo/demo.py
 
-test: check cluster unit trainings image install e2e  ## Everything: check, unit tests, the docs' trainings, then the tests on a kind cluster
+test: check bare cluster unit trainings image install e2e  ## Everything: check, the set-up on bare machines, unit tests, the docs' trainings, then the tests on a kind cluster
 	@echo "test: all passed"
 
 check: $(READY) verify docs  ## Format, lint, types, layers, shell scripts, generated files, docs, commit subjects
@@ -117,9 +117,13 @@ e2e: $(READY)  ## Tests on the running cluster, with the installed operator
 unit: $(READY)
 	@tools/debian $(UNIT_PACKAGES)
 	@echo "unit: tests without a cluster"
-	@$(PYTEST) -m "not cluster and not audit and not trainings" -n $(WORKERS) --cov --cov-report= $(PYTEST_ARGS)
+	@$(PYTEST) -m "not cluster and not audit and not trainings and not bare" -n $(WORKERS) --cov --cov-report= $(PYTEST_ARGS)
 	@echo "unit: every branch of core and api is covered"
 	@$(BIN)/coverage report --include='*/trainingrun_operator/core/*,*/trainingrun_operator/api/*' --fail-under=100
+
+bare: $(READY)  ## The set-up itself, as on a fresh Debian 12, a fresh Debian 13 and with this machine's Python
+	@echo "bare: the set-up on machines that never saw it"
+	@$(PYTEST) tests/integration/setup -n $(WORKERS) $(PYTEST_ARGS)
 
 trainings: $(READY)  ## The docs' training scripts on the real PyTorch, Hugging Face, Lightning, JAX and Keras, on CPU
 	@tools/frameworks/frameworks >/dev/null

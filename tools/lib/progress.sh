@@ -83,7 +83,7 @@ aside() {
   (
     set +m
     CLEANUPS=()
-    trap 'status=$?; quieten; cleanups; echo $status > "$STEP_LOGS/$1.status"' EXIT
+    trap 'status=$?; quieten; cleanups; echo $status > "$STEP_LOGS/$1.part"; mv "$STEP_LOGS/$1.part" "$STEP_LOGS/$1.status"' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
     "$@"
