@@ -34,9 +34,10 @@ step() {
 
 count_aloud() {
   unlocked
-  trap 'kill "$nap" 2> /dev/null; exit' TERM
-  local nap
-  while sleep "$PROGRESS_SECONDS" & nap=$!; wait "$nap"; do printf ' %s' $((SECONDS - $1)); done
+  local nap=
+  trap 'kill $nap 2> /dev/null; exit' TERM
+  # Without our output, which whoever reads it would else wait for if the nap is not caught.
+  while sleep "$PROGRESS_SECONDS" > /dev/null 2>&1 & nap=$!; wait "$nap"; do printf ' %s' $((SECONDS - $1)); done
 }
 
 # A process that outlives the script must not hold its locks: those are open descriptors.
@@ -83,7 +84,8 @@ aside() {
   (
     set +m
     CLEANUPS=()
-    trap 'status=$?; quieten; cleanups; echo $status > "$STEP_LOGS/$1.part"; mv "$STEP_LOGS/$1.part" "$STEP_LOGS/$1.status"' EXIT
+    ASIDE=$STEP_LOGS/$1
+    trap 'status=$?; quieten; cleanups; echo $status > "$ASIDE.part"; mv "$ASIDE.part" "$ASIDE.status"' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
     "$@"
@@ -100,7 +102,7 @@ joined() {
 }
 
 await_aside() {
-  while [ ! -e "$STEP_LOGS/$1.status" ] && kill -0 "$(cat "$STEP_LOGS/$1.pid")"; do sleep 0.2; done
+  while [ ! -e "$STEP_LOGS/$1.status" ] && kill -0 "$(cat "$STEP_LOGS/$1.pid")" 2> /dev/null; do sleep 0.2; done
   cat "$STEP_LOGS/$1.log"
   return "$(cat "$STEP_LOGS/$1.status")"
 }
