@@ -26,7 +26,7 @@ CHART := charts/trainingrun-operator
 CHART_FILES := $(CHART)/files
 CHART_CRDS := $(CHART_FILES)/crds
 
-.PHONY: help bare demo test check fix generate verify docs cluster cluster-down image install e2e unit trainings chaos bench lock
+.PHONY: help bare plugin demo test check fix generate verify docs cluster cluster-down image install e2e unit trainings chaos bench lock
 
 # What make can do.
 help:
@@ -120,6 +120,11 @@ unit: $(READY)
 	@$(PYTEST) -m "not cluster and not audit and not trainings and not bare" -n $(WORKERS) --cov --cov-report= $(PYTEST_ARGS)
 	@echo "unit: every branch of core and api is covered"
 	@$(BIN)/coverage report --include='*/trainingrun_operator/core/*,*/trainingrun_operator/api/*' --fail-under=100
+
+plugin:  ## Install kubectl-trainingrun for you (~/.local/bin), with what requirements.lock names
+	@tools/step "plugin: kubectl-trainingrun (10 s)" tools/uv tool install --force --python "$$(command -v $(PYTHON))" \
+		--constraints requirements.lock --build-constraints requirements-dev.lock .
+	@echo "plugin: $$(tools/uv tool dir --bin)/kubectl-trainingrun"
 
 bare: $(READY)  ## The set-up itself, as on a fresh Debian 12, a fresh Debian 13 and with this machine's Python
 	@echo "bare: the set-up on machines that never saw it"
