@@ -83,6 +83,8 @@ def test_a_fresh_debian_needs_nothing_installed_by_hand(debian, python, pip):
     assert "installing Debian packages on this machine: python3-venv" in said
     assert debian.run(f"{debian.inside}/.venv/bin/python", "-V").strip() == python
     assert debian.run("python3", "-c", "import ensurepip; print(ensurepip.version())").strip() == pip
+    debian.run("make", "-C", debian.inside, "plugin")
+    assert debian.run("/root/.local/bin/kubectl-trainingrun", "--help").startswith("Usage: ")
 
 
 def test_this_machines_python_needs_nothing_of_this_machine(this_machine):
