@@ -23,13 +23,13 @@ PYTEST := $(BIN)/python -m pytest
 JUNIT := --junitxml=build/junit
 CLUSTER_ROWS := cluster and not exhaustive
 # By their first line, so that a new script is checked without being named here.
-SHELL_SCRIPTS = $(shell grep -rlE '^\#!.*\b(ba)?sh\b' .ci tools 2>/dev/null)
+SHELL_SCRIPTS = $(shell grep -rlE '^\#(!.*\b(ba)?sh\b| shellcheck shell=)' .ci tools 2>/dev/null)
 
 CHART := charts/trainingrun-operator
 CHART_FILES := $(CHART)/files
 CHART_CRDS := $(CHART_FILES)/crds
 
-.PHONY: help demo test check fix generate verify docs cluster cluster-down image install e2e exhaustive unit trainings chaos bench lock
+.PHONY: help bare plugin demo test check fix generate verify docs cluster cluster-down image install e2e exhaustive unit trainings chaos bench lock
 
 # What make can do.
 help:
@@ -39,23 +39,21 @@ demo: cluster image install  ## Three real trainings ended in three ways, on a k
 	@echo "demo: three trainings, each watched until its node is released"
 	@$(BIN)/python tools/demo/demo.py
 
-test: check cluster unit trainings image install e2e  ## Everything: check, unit tests, the docs' trainings, then the tests on a kind cluster
+test: check bare cluster unit trainings image install e2e  ## Everything: check, the set-up on bare machines, unit tests, the docs' trainings, then the tests on a kind cluster
 	@$(BIN)/python tools/slowest.py build/junit
 	@echo "test: all passed"
 
-check: $(READY) verify docs  ## Format, lint, types, layers, shell scripts, generated files, docs
-	@echo "check: format and lint"
-	@$(BIN)/ruff format --check --quiet .
-	@$(BIN)/ruff check --quiet .
-	@echo "check: types"
-	@$(BIN)/mypy --no-error-summary
-	@echo "check: layers"
-	@$(BIN)/lint-imports --no-logo >.venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
-	@echo "check: shell scripts"
-	@$(if $(SHELL_SCRIPTS),$(BIN)/shellcheck $(SHELL_SCRIPTS),true)
+check: $(READY) verify docs  ## Format, lint, types, layers, shell scripts, generated files, docs, commit subjects
+	@tools/step "check: format" $(BIN)/ruff format --check --quiet .
+	@tools/step "check: lint" $(BIN)/ruff check --quiet .
+	@tools/step "check: types (a minute the first time)" $(BIN)/mypy --no-error-summary
+	@tools/step "check: layers" $(BIN)/lint-imports --no-logo
+	@tools/step "check: shell scripts" $(BIN)/shellcheck -x $(SHELL_SCRIPTS)
 	@echo "check: what git ignores is in no commit"
 	@tracked=$$(git ls-files --cached --ignored --exclude-standard 2>/dev/null || true); \
 	[ -z "$$tracked" ] || { echo "check: tracked although ignored, git would write over what others have there: $$tracked" >&2; exit 1; }
+	@echo "check: commit subjects"
+	@tools/commit-subjects
 
 fix: $(READY)  ## Format, and repair what the linter can
 	@echo "fix: format and lint"
@@ -95,8 +93,7 @@ verify: $(READY)  ## Fail when a generated file is not what its source says
 	diff -ru docs/reference "$$fresh" || { echo "verify: run 'make generate' and commit docs/reference/" >&2; exit 1; }
 
 docs: $(READY)  ## Build docs/ into build/site; a dead link fails it
-	@echo "docs: build/site"
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 tools/step "docs: build/site (15 s)" $(BIN)/mkdocs build --strict --quiet
 
 cluster: $(READY)  ## Start the kind cluster (idempotent)
 	@echo "cluster: starting kind"
@@ -129,9 +126,18 @@ exhaustive: cluster image install e2e  ## The tests on the kind cluster, with ev
 unit: $(READY)
 	@tools/debian $(UNIT_PACKAGES)
 	@echo "unit: tests without a cluster"
-	@$(PYTEST) -m "not cluster and not audit and not trainings" -n $(WORKERS) --cov --cov-report= $(JUNIT)/unit.xml $(PYTEST_ARGS)
+	@$(PYTEST) -m "not cluster and not audit and not trainings and not bare" -n $(WORKERS) --cov --cov-report= $(JUNIT)/unit.xml $(PYTEST_ARGS)
 	@echo "unit: every branch of core and api is covered"
 	@$(BIN)/coverage report --include='*/trainingrun_operator/core/*,*/trainingrun_operator/api/*' --fail-under=100
+
+plugin:  ## Install kubectl-trainingrun for you (~/.local/bin), with what requirements.lock names
+	@tools/step "plugin: kubectl-trainingrun (10 s)" tools/uv tool install --force --python "$$(command -v $(PYTHON))" \
+		--constraints requirements.lock --build-constraints requirements-dev.lock .
+	@echo "plugin: $$(tools/uv tool dir --bin)/kubectl-trainingrun"
+
+bare: $(READY)  ## The set-up itself, as on a fresh Debian 12, a fresh Debian 13 and with this machine's Python
+	@echo "bare: the set-up on machines that never saw it"
+	@$(PYTEST) tests/integration/setup -n $(WORKERS) $(JUNIT)/bare.xml $(PYTEST_ARGS)
 
 trainings: $(READY)  ## The docs' training scripts on the real PyTorch, Hugging Face, Lightning, JAX and Keras, on CPU
 	@tools/frameworks/frameworks >/dev/null
@@ -144,33 +150,32 @@ chaos: $(READY) $(if $(filter-out 0,$(CHAOS_CLUSTER)),cluster image install)  ##
 bench: $(READY)  ## What ten thousand runs cost the exporter, beside plain prometheus_client
 	@cd tests && ../$(BIN)/python -m bench
 
-# pip reads both locks; writing them needs uv. No index address goes in.
+# What a *.in file names, with all that it brings. No index address goes in.
 lock:
-	@echo "lock: requirements.lock, requirements-dev.lock, $(FRAMEWORKS)/requirements.lock"
-	@command -v uv >/dev/null || { echo "lock: uv is needed to resolve (pip install uv)" >&2; exit 1; }
-	@uv pip compile pyproject.toml --output-file requirements.lock --python-version 3.11 $(LOCK_FLAGS)
-	@uv pip compile pyproject.toml --group dev --constraint requirements.lock --output-file requirements-dev.lock --python-version 3.11 $(LOCK_FLAGS)
-	@uv pip compile $(FRAMEWORKS)/requirements.in --override $(FRAMEWORKS)/overrides.txt --output-file $(FRAMEWORKS)/requirements.lock --python-version 3.13 $(LOCK_FLAGS)
-	@! grep -n '://' requirements.lock requirements-dev.lock $(FRAMEWORKS)/requirements.lock
+	@echo "lock: $(LOCKS)"
+	@tools/uv pip compile pyproject.toml --output-file requirements.lock --python-version 3.11 $(LOCK_FLAGS)
+	@tools/uv pip compile pyproject.toml --group dev --constraint requirements.lock --output-file requirements-dev.lock --python-version 3.11 $(LOCK_FLAGS)
+	@tools/uv pip compile $(FRAMEWORKS)/requirements.in --override $(FRAMEWORKS)/overrides.txt --output-file $(FRAMEWORKS)/requirements.lock --python-version 3.13 $(LOCK_FLAGS)
+	@for each in tools/cluster/python tools/cluster/cloud/requirements; do \
+		tools/uv pip compile $$each.in --output-file $$each.lock --python-version 3.11 $(LOCK_FLAGS); \
+	done
+	@for each in $(PROGRAMS); do tools/uv pip compile $$each.in --no-deps --output-file $$each.lock --python-version 3.11 $(LOCK_FLAGS); done
+	@! grep -n '://' $(LOCKS)
 
 FRAMEWORKS := tools/frameworks
+# Packages that hold a program: what else they name is for others.
+PROGRAMS := tools/bootstrap tools/cluster/go tools/cluster/helm
+LOCKS := requirements.lock requirements-dev.lock $(FRAMEWORKS)/requirements.lock tools/cluster/python.lock tools/cluster/cloud/requirements.lock \
+	$(PROGRAMS:=.lock)
 LOCK_FLAGS := --quiet --universal --generate-hashes --no-emit-index-url \
 	--custom-compile-command 'make lock' $(UPGRADE)
 
-$(READY): requirements-dev.lock pyproject.toml
+$(READY): requirements-dev.lock pyproject.toml tools/bootstrap.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); set PYTHON=python3.x" >&2; exit 1; }
-	@echo "set-up: .venv from requirements-dev.lock"
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
-		echo "set-up: installing Debian's python3-venv on this machine"; \
-		{ apt-get update && apt-get install -y --no-install-recommends python3-venv; } >/dev/null || \
-		{ echo "set-up: $(PYTHON) has no venv and it cannot be installed from here: install python3-venv" >&2; exit 1; }; }
-	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear .venv
-	@if command -v uv >/dev/null; then \
-		uv pip sync --quiet --python $(BIN)/python --require-hashes requirements-dev.lock; \
-		uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps --editable .; \
-	else \
-		$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-dev.lock; \
-		$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .; \
-	fi
+	@echo "set-up: .venv from requirements-dev.lock, half a minute the first time"
+	@PYTHON="$(PYTHON)" tools/uv --version >/dev/null
+	@[ -x $(BIN)/python ] || tools/uv venv --quiet --clear --python "$$(command -v $(PYTHON))" .venv
+	@tools/step "set-up: packages" tools/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements-dev.lock
+	@tools/step "set-up: this package" tools/uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps --editable .
 	@touch $@

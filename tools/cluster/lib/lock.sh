@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Two locks: one per checkout (descriptor 8: one command at a time on one cluster), one per user (descriptor 9: the engine and the
-# cache). A lock is held by an open descriptor, so a killed command gives it back; daemons are started with both closed,
+# cache). A lock is held by an open descriptor, so a killed command gives it back; daemons are started with both closed (`unlocked`),
 # and with whatever a caller may hold: `flock file make cluster` would else be held for as long as the cluster is up.
 
 FLOCK='
@@ -16,4 +16,3 @@ except BlockingIOError:
 lock_checkout() { mkdir -p "$LOCAL"; exec 8> "$LOCAL/lock"; python3 -c "$FLOCK" 8 "this checkout's cluster"; }
 lock_cache() { mkdir -p "$CACHE"; exec 9> "$CACHE/lock"; python3 -c "$FLOCK" 9 "the shared engine and cache"; }
 unlock_cache() { exec 9>&-; }
-unlocked() { exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-; }

@@ -6,33 +6,10 @@ NODE_PACKAGES=systemd,systemd-sysv,dbus,ca-certificates,curl,jq,procps,mount,uti
 NODE_PACKAGES+=,kmod,hostname,libseccomp2,containerd,runc,containernetworking-plugins,nfs-common,openssl
 IMAGE_PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
-debian_mirror() {
-  local uri
-  uri=$(awk '/^URIs:/ {print $2; exit}' /etc/apt/sources.list.d/*.sources 2> /dev/null || true)
-  [ -n "$uri" ] || uri=$(awk '$1 == "deb" {for (i = 2; i <= NF; i++) if ($i ~ /^https?:/) {print $i; exit}}' /etc/apt/sources.list 2> /dev/null || true)
-  printf '%s' "${uri:-http://deb.debian.org/debian}"
-}
-
-# debian_root PACKAGES DIR   A minimal Debian, kept as an archive for the next time.
-debian_root() {
-  local kept
-  kept=$CACHE/debian-$DEBIAN-$(printf %s "$1" | digest).tar
-  rm -rf "$2"
-  mkdir -p "$2"
-  if [ ! -f "$kept" ]; then
-    debootstrap --variant=minbase --include="$1" "$DEBIAN" "$2" "$(debian_mirror)"
-    rm -rf "$2"/var/cache/apt/archives/*.deb "$2"/var/lib/apt/lists/* "$2"/var/cache/apt/*.bin "$2"/var/log/*.log "$2"/usr/share/{doc,man,info,locale,lintian}/*
-    tar -C "$2" -cf "$kept.part" .
-    mv "$kept.part" "$kept"
-  else
-    tar -C "$2" -xpf "$kept"
-  fi
-}
-
 # What the node image's Dockerfile of kind does after its packages, and what differs without --privileged.
 kind_files() {
   local root=$1 files
-  files=$(cd "$CACHE" && GOFLAGS=-mod=mod go mod download -json "sigs.k8s.io/kind@$KIND" | python3 -c 'import json, sys; print(json.load(sys.stdin)["Dir"])')/images/base/files
+  files=$(cd "$CACHE" && go mod download -json "sigs.k8s.io/kind@$KIND" | python3 -c 'import json, sys; print(json.load(sys.stdin)["Dir"])')/images/base/files
   cp --no-preserve=mode -r "$files/kind" "$root/"
   cp --no-preserve=mode -r "$files/etc/." "$root/etc/"
   install -m 755 "$files"/usr/local/bin/* "$root/usr/local/bin/"
@@ -119,8 +96,8 @@ C
   listed=$("$KUBERNETES_BIN/kubeadm" config images list --kubernetes-version "v$KUBERNETES")
   for tag in $listed; do
     case $tag in
-      */etcd:*) one_file_image "$tag" "$(bin_dir "etcd-$ETCD")/etcd" ;;
-      */coredns:*) one_file_image "$tag" "$(bin_dir "coredns-$COREDNS")/coredns" 'ENTRYPOINT ["/usr/local/bin/coredns"]' ;;
+      */etcd:*) one_file_image "$tag" "$KUBERNETES_BIN/etcd" ;;
+      */coredns:*) one_file_image "$tag" "$KUBERNETES_BIN/coredns" 'ENTRYPOINT ["/usr/local/bin/coredns"]' ;;
       */pause:*) one_file_image "$tag" "$work/pause" 'ENTRYPOINT ["/usr/local/bin/pause"]' ;;
     esac > /dev/null
   done
@@ -149,7 +126,7 @@ build_node_image() {
   unmount_under "$work"
   rm -rf "$work"
   mkdir -p "$work"
-  debian_root "$NODE_PACKAGES" "$root"
+  "$HERE/../debian-root" "$DEBIAN" "$NODE_PACKAGES" "$root"
   kind_files "$root"
   kube_proxy_image "$root"
   control_plane_images "$work"
@@ -167,12 +144,12 @@ build_node_image() {
 
 name_node_image() {
   if [ "$ENGINE" = machine ]; then NODE_IMAGE=$OFFICIAL_NODE; return; fi
-  NODE_IMAGE=trainingrun-node:v$KUBERNETES-$({ cat "$HERE/lib/node_image.sh" "$HERE"/node/*; printf '%s\n' "$KIND" "$ETCD" "$COREDNS" "$DEBIAN" "$S3_IMAGE" "$CLOUD_IMAGE"; } | digest)
+  NODE_IMAGE=trainingrun-node:v$KUBERNETES-$({ cat "$HERE/lib/node_image.sh" "$HERE"/node/*; printf '%s\n' "$KIND" "$(kubernetes_dir)" "$DEBIAN" "$S3_IMAGE" "$CLOUD_IMAGE"; } | digest)
 }
 
 node_image() {
   has_image "$NODE_IMAGE" && return
-  KUBERNETES_BIN=$(bin_dir "kubernetes-$KUBERNETES")
+  KUBERNETES_BIN=$(kubernetes_dir)
   golang
-  step 'node image from Debian and the binaries (three minutes)' build_node_image
+  step 'node image from Debian and the binaries (a minute and a half)' build_node_image
 }

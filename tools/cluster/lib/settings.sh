@@ -3,15 +3,15 @@
 
 CHECKOUT=$(cd "$HERE/../.." && pwd -P)
 LOCAL=$CHECKOUT/.cluster                                    # this checkout's cluster; git-ignored
-CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/trainingrun           # shared by all of this user's checkouts
+STEP_LOGS=$LOCAL/log
 ENGINE_DIR=$CACHE/engine
 
-KUBERNETES=1.34.4
+# required MODULE   Its version in kubernetes/go.mod, without the v.
+required() { awk -v module="$1" '$1 == module && $2 ~ /^v/ {print substr($2, 2); exit}' "$HERE/kubernetes/go.mod"; }
+KUBERNETES=$(required k8s.io/kubernetes)
 KIND=v0.33.0
 OFFICIAL_NODE=kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5    # the default of that kind
-ETCD=v3.6.7
-COREDNS=v1.15.0
-HELM=v4.3.1
+HELM=v4.3.1                                                 # of helm.in, where its package has one for this machine
 VERSITYGW=v1.8.0
 DEBIAN=bookworm
 
@@ -28,8 +28,6 @@ GROUP=gpu
 BUCKET=trainingrun-checkpoints
 S3_USER=trainingrun
 S3_SECRET=trainingrun-secret
-
-digest() { if command -v sha256sum > /dev/null; then sha256sum; else shasum -a 256; fi | cut -c "1-${1:-12}"; }
 
 CLUSTER=tr-$(printf %s "$CHECKOUT" | digest 6)
 CONTROL_PLANE=$CLUSTER-control-plane
