@@ -91,7 +91,7 @@ def killed_at(space, own, name, effects, side, gpus):
     """Of a run whose operator is killed at each of these effects: its end, and what it is expected to be."""
     halts = {effect: own.halt(name + "|", effect, side) for effect in effects}
     run = train(space, own, name, gpus=gpus)
-    recorded = run.status["nodes"]
+    recorded = run.status.get("nodes") or []
     stop(run)
     missed = [effect for effect, halt in halts.items() if not own.halted(halt)]
     assert not missed, f"{name}: never came, {side} which the operator was to be killed: {missed}"
