@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 WORKERS ?= auto
-E2E_WORKERS ?= 4
+E2E_WORKERS ?= 5
 N ?= 1000
 SEED ?= 1
 CHAOS_CLUSTER ?= 8

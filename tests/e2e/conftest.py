@@ -23,21 +23,25 @@ if TYPE_CHECKING:
 CLEAN_UP_SECONDS = 20
 HERE = Path(__file__).parent
 FIRST = (
+    # No test with a machine comes before those that need all machines are through.
     "gpu_nodes",
     "test_load",
     "stage",
-    "test_effects",
     "own_operator",
-    "halved_gpu_machine",
     "leaver",
-    "own_release",
-    "test_frozen_operator",
-    "test_suspend",
-    "test_disruptions",
+    "test_api_trouble",
+    "test_plugin",
+    "halved_gpu_machine",
+    "test_effects",
     "test_alerts",
     "test_namespace",
-    "test_api_trouble",
+    "test_suspend",
+    "test_disruptions",
+    "own_release",
+    "test_frozen_operator",
+    "test_docs",
     "test_s3_away",
+    "test_crash",
     "test_ways_out",
 )
 """The longest first, by the fixture that they share (`scheduling.TOGETHER`) or by file: what is short fills the gaps."""
@@ -93,11 +97,20 @@ def _spaces() -> Iterator[list[Space]]:
 
 @contextlib.contextmanager
 def turn(ground: Ground, name: str, *, alone: bool) -> Iterator[None]:
-    """Hold a lock that test processes share, or hold it alone."""
+    """Hold a lock that test processes share, or hold it alone; each gets it in its turn."""
+    # Who wants it alone waits in the door: those who share it cannot go on taking it one after the other.
+    how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    with _locked(ground, f"{name}-door", fcntl.LOCK_EX) as door, _locked(ground, name, how):
+        fcntl.flock(door, fcntl.LOCK_UN)
+        yield
+
+
+@contextlib.contextmanager
+def _locked(ground: Ground, name: str, how: int) -> Iterator[int]:
     file = os.open(ground.locks / f"e2e-{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        yield
+        fcntl.flock(file, how)
+        yield file
     finally:
         os.close(file)
 

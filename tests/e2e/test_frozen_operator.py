@@ -22,7 +22,8 @@ OTHER_PHASES = {"advance Draining": (422,), "advance Deleting": (422,)}
 
 @pytest.fixture
 def two(space):
-    env = {"TRAININGRUN_LEASE_SECONDS": str(LEASE_SECONDS)}
+    # However slow the machine: the pods are ended in the way in which all these effects come.
+    env = {"TRAININGRUN_LEASE_SECONDS": str(LEASE_SECONDS), "TRAININGRUN_TERMINAL_POD_SECONDS": "120"}
     first = OwnOperator.open(space, env=env)
     return first, OwnOperator.open(space, shard=first.shard, env=env)
 
@@ -31,6 +32,7 @@ def frozen_while_the_other_ends_it(space, two, name, effect, **how):
     """Returns the frozen operator, its halt and the status that the other has left."""
     image = {"image": space.ground["TRAININGRUN_IMAGE"]}
     run = space.run(name, *STUB, container=image, labels=two[0].labels, **how)
+    run.wait_node()
     run.wait_condition("CheckpointSaved")
     halts = [own.halt(f"{name}|", effect, "before", do="freeze") for own in two]
     run.merge({"spec": {"stop": True}})

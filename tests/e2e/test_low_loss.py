@@ -60,7 +60,7 @@ def scored(space: Space, files: list[Path]) -> Json:
     return score
 
 
-def test_a_low_loss_ends_the_run_and_gives_its_machine_back(space, gpu_nodes, tmp_path):
+def test_a_low_loss_ends_the_run_and_gives_its_machine_back(gpu_nodes, space, tmp_path):
     run = space.run(
         "low-loss", "--epochs", "20", "--step-seconds", "0.1", "--save-every", "20", gpus=8, autoStopLoss=0.3
     )

@@ -8,16 +8,16 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import urllib.request
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
 from botocore.config import Config
+from integration.agent.processes import Process
 from waiting import eventually
 
+from trainingrun_operator.agent import config
 from trainingrun_operator.api import exchange, names
 from trainingrun_operator.api.exchange import AgentConfig, AgentReport
 from trainingrun_operator.checkpoints.documents import Commit, Manifest
@@ -33,22 +33,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BUCKET = "runs"
-AGENT = """
-import sys
-from pathlib import Path
-from trainingrun_operator.agent import config, main
-main.run(config.Paths(Path(sys.argv[1]), Path(sys.argv[2])), config.Pace(scan=0.2, backoff_max=1.0, fence=0.5, ranks_max=1.0))
-"""
-RESTORE = """
-import sys
-from pathlib import Path
-from trainingrun_operator.agent import config, restore
-sys.exit(restore.run(config.Paths(Path(sys.argv[1]), Path(sys.argv[2])), limit_seconds=30, retry_seconds=0.3))
-"""
 _uids = itertools.count()
 
 
-def wait_for(look: Callable[[], T | None], seconds: float = 120) -> T:
+def run_agent(podinfo: Path, control: Path) -> int:
+    """Be the agent, in a process of its own."""
+    from trainingrun_operator.agent import main  # noqa: PLC0415 - the test process has no use for it
+
+    return main.run(config.Paths(podinfo, control), config.Pace(scan=0.2, backoff_max=1.0, fence=0.5, ranks_max=1.0))
+
+
+def run_restore(podinfo: Path, control: Path) -> int:
+    """Likewise, before a training starts."""
+    from trainingrun_operator.agent import restore  # noqa: PLC0415 - likewise
+
+    return restore.run(config.Paths(podinfo, control), limit_seconds=30, retry_seconds=0.3)
+
+
+def wait_for(look: Callable[[], T | None], seconds: float = 60) -> T:
     return eventually(look, "what the test waits for", seconds, every=0.02)
 
 
@@ -129,7 +131,7 @@ class Pod:
             self.port = int(probe.getsockname()[1])
         self.annotations: dict[str, str] = {}
         self.log = self.folder / f"{self.name}.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
 
     def keys(self, secret_key: str) -> None:
         """Put them where the kubelet would."""
@@ -137,7 +139,7 @@ class Pod:
         (self.secret / names.SECRET_KEY).write_text(secret_key)
 
     def environment(self) -> dict[str, str]:
-        config = AgentConfig(
+        agent = AgentConfig(
             namespace="team",
             run="llm",
             run_uid=self.store.uid,
@@ -150,22 +152,18 @@ class Pod:
             **({"settle_seconds": 0.5} | self.options),
         )
         pod = {"POD_NAME": self.name, "POD_UID": f"{self.store.uid}-{self.name}", "NODE_NAME": "gpu-7"}
-        given = {exchange.AGENT_CONFIG_ENV: json.dumps(config.dump())}
-        if self.rank is not None:
-            given[names.RANK_ENV] = str(self.rank)
-        return os.environ | pod | given | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        given = {exchange.AGENT_CONFIG_ENV: json.dumps(agent.dump())}
+        return os.environ | pod | given
 
-    def _spawn(self, code: str) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as log:
-            command = [sys.executable, "-c", code, str(self.podinfo), str(self.control)]
-            return subprocess.Popen(command, env=self.environment(), stdout=log, stderr=subprocess.STDOUT)
+    def _spawn(self, run: Callable[..., int]) -> Process:
+        return Process(run, (self.podinfo, self.control), self.environment(), self.log)
 
     def start(self) -> Pod:
-        self.process = self._spawn(AGENT)
+        self.process = self._spawn(run_agent)
         return self
 
     def restore(self) -> int:
-        return self._spawn(RESTORE).wait(timeout=90)
+        return self._spawn(run_restore).wait(timeout=20)
 
     def resume_from(self) -> str:
         return (self.control / "resume_from").read_text().strip()

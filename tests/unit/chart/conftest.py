@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import re
@@ -32,9 +33,10 @@ class Rendered:
 
     text: str
 
-    @property
+    @functools.cached_property
     def documents(self):
-        return [document for document in yaml.safe_load_all(self.text) if document]
+        # libyaml's parser: the definitions alone are ten thousand lines.
+        return [document for document in yaml.load_all(self.text, yaml.CSafeLoader) if document]
 
     def of(self, kind, suffix=""):
         """Return the documents of a kind, or the one whose name ends like this."""
