@@ -153,6 +153,8 @@ class Pod:
         )
         pod = {"POD_NAME": self.name, "POD_UID": f"{self.store.uid}-{self.name}", "NODE_NAME": "gpu-7"}
         given = {exchange.AGENT_CONFIG_ENV: json.dumps(agent.dump())}
+        if self.rank is not None:
+            given[names.RANK_ENV] = str(self.rank)
         return os.environ | pod | given
 
     def _spawn(self, run: Callable[..., int]) -> Process:
