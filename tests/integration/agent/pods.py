@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BUCKET = "runs"
+SOON_SECONDS = 45
+"""For anything that an agent should do soon; generous, because a busy machine may let it wait."""
 _uids = itertools.count()
 
 
@@ -49,7 +51,7 @@ def run_restore(podinfo: Path, control: Path) -> int:
     return restore.run(config.Paths(podinfo, control), limit_seconds=30, retry_seconds=0.3)
 
 
-def wait_for(look: Callable[[], T | None], seconds: float = 10) -> T:
+def wait_for(look: Callable[[], T | None], seconds: float = SOON_SECONDS) -> T:
     return eventually(look, "what the test waits for", seconds, every=0.02)
 
 
@@ -159,7 +161,7 @@ class Pod:
         return self
 
     def restore(self) -> int:
-        return self._spawn(run_restore).wait(timeout=20)
+        return self._spawn(run_restore).wait(timeout=SOON_SECONDS)
 
     def resume_from(self) -> str:
         return (self.control / "resume_from").read_text().strip()
@@ -172,7 +174,7 @@ class Pod:
         self.signal(signal.SIGKILL)
         self.wait()
 
-    def wait(self, seconds: float = 15) -> int:
+    def wait(self, seconds: float = SOON_SECONDS) -> int:
         assert self.process is not None
         return self.process.wait(timeout=seconds)
 
@@ -194,7 +196,7 @@ class Pod:
         except OSError:
             return None
 
-    def reports(self, fits: Callable[[AgentReport], Any], seconds: float = 10) -> AgentReport:
+    def reports(self, fits: Callable[[AgentReport], Any], seconds: float = SOON_SECONDS) -> AgentReport:
         """Wait until the agent's page fits."""
         last: AgentReport | None = None
 
