@@ -182,7 +182,7 @@ def list_commits(layout: Layout, client: S3Client) -> tuple[str, ...]:
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=layout.bucket, Prefix=layout.commits):
         for item in page.get("Contents", ()):
             order = order_of_commit(item["Key"])
-            # As we would write it ourselves: `e01-g1` speaks of the same order and is none of ours.
+            # As we would write it ourselves: `i01-g1` speaks of the same order and is none of ours.
             if order is not None and item["Key"] == layout.commit(order):
                 found[item["Key"]] = order
     return tuple(sorted(found, key=found.__getitem__, reverse=True))
