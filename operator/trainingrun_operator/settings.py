@@ -73,6 +73,7 @@ class Settings(Defaults, _Chosen):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)
 
+    agent_quiet_seconds: Amount = Field(default=10.0, validation_alias=f"{PREFIX}AGENT_SETTLE_SECONDS")
     recheck_seconds: Amount = 30.0
     status_seconds: Amount = 60.0
     curve_seconds: Amount = 30.0
@@ -223,7 +224,7 @@ def _read(kind: type[Read], environ: Mapping[str, str] | None) -> Read:
 def _sentence(kind: type[BaseSettings], error: ErrorDetails) -> str:
     """The variable, its value unless it may be a secret, and what was expected."""
     name = str(error["loc"][0])
-    variable = name if name == LOG_LEVEL else kind.model_config["env_prefix"] + name.upper()
+    variable = name if name.startswith(PREFIX) else kind.model_config["env_prefix"] + name.upper()
     if error["type"] == _SENTENCE:
         return f"{variable} {error['msg']}"
     return f"{variable} is {error['input']!r}: expected {_expected(error)}"

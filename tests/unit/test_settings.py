@@ -14,7 +14,7 @@ GOOD = {
     "agent_image": ("registry.example/operator:1", "registry.example/operator:1"),
     "agent_pull_policy": ("Always", "Always"),
     "agent_resources": ('{"limits": {"cpu": "1"}}', {"limits": {"cpu": "1"}}),
-    "agent_settle_seconds": ("2.5", 2.5),
+    "agent_quiet_seconds": ("2.5", 2.5),
     "auto_stop_loss": ("0.25", 0.25),
     "auto_stop_action": ("Stop", "Stop"),
     "hold_after_seconds": ("1", 1.0),
@@ -48,8 +48,11 @@ GOOD = {
 }
 
 
+NAMED_OTHERWISE = {"agent_quiet_seconds": "TRAININGRUN_AGENT_SETTLE_SECONDS"}
+
+
 def variable(name):
-    return f"TRAININGRUN_{name.upper()}"
+    return NAMED_OTHERWISE.get(name, f"TRAININGRUN_{name.upper()}")
 
 
 def test_every_setting_is_in_the_table():

@@ -22,7 +22,7 @@ from trainingrun_operator.controller.reconciler import Reconciler
 from trainingrun_operator.controller.scheduler import Scheduler
 from trainingrun_operator.core.signature import keys_of
 from trainingrun_operator.edge import calls
-from trainingrun_operator.edge.background.curve import Curves
+from trainingrun_operator.edge.background.curve import CurveWriter
 from trainingrun_operator.edge.background.webhook import Notifier, Webhook
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.execute import Executor
@@ -101,7 +101,7 @@ async def _run(settings: Settings) -> None:
             relist_seconds=settings.list_seconds,
         )
         executor = Executor(kube, cache, lease.held, providers)
-        curves = Curves(beside, lease.held, settings.curve_seconds)
+        curves = CurveWriter(beside, lease.held, settings.curve_seconds)
         notifier = Notifier(told, beside, cache, lease.held, telemetry.notification) if told else None
         reconciler = Reconciler(kube, cache, observer, executor, telemetry, curves, settings.status_seconds, notifier)
         scheduler = Scheduler(reconciler.look, lambda uid: _namespace(cache, uid), telemetry.lateness)

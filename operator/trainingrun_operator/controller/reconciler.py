@@ -23,7 +23,7 @@ from trainingrun_operator.exporter import series_of
 if TYPE_CHECKING:
     from trainingrun_operator.api.status import Progress, TrainingRunStatus
     from trainingrun_operator.core.observed import Observed
-    from trainingrun_operator.edge.background.curve import Curves
+    from trainingrun_operator.edge.background.curve import CurveWriter
     from trainingrun_operator.edge.background.webhook import Notifier
     from trainingrun_operator.edge.cache import Cache
     from trainingrun_operator.edge.clock import Clock
@@ -69,7 +69,7 @@ class Reconciler:
     observer: Observer
     executor: Executor
     telemetry: Telemetry
-    curves: Curves
+    curves: CurveWriter
     status_seconds: float
     notifier: Notifier | None = None
     """None: the installation has no webhook."""

@@ -12,7 +12,7 @@ from trainingrun_operator.api.endings import ending_of
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import NodePhase
 from trainingrun_operator.core import release
-from trainingrun_operator.core.effects import Begin, RecordNodes, Tell
+from trainingrun_operator.core.effects import Begin, RecordEvent, RecordNodes
 from trainingrun_operator.core.facts.bucket import Unreachable
 from trainingrun_operator.core.stop import disruption
 from trainingrun_operator.core.track import NEVER_ADVANCED
@@ -64,10 +64,10 @@ def count(telemetry: Telemetry, seen: Observed, decision: Decision, counted: Cou
                 telemetry.terminated(termination.status)
                 _gpu_seconds_saved(telemetry, seen, termination)
                 log.info("%s: ends as %s: %s", seen.run.key, termination.status, termination.message)
-            case Tell("DataLoss", message, _):
+            case RecordEvent("DataLoss", message, _):
                 telemetry.lost_data()
                 log.warning("%s: DataLoss: %s", seen.run.key, message)
-            case Tell(reason, message, _):
+            case RecordEvent(reason, message, _):
                 log.info("%s: %s: %s", seen.run.key, reason, message)
             case RecordNodes(nodes):
                 _nodes_released(telemetry, seen, nodes)

@@ -16,7 +16,7 @@ _KEPT_MAX: Final = POINTS_MAX - 2
 """The lowest and the newest may lie between those that are kept. Even, so that who comes after halving is due."""
 
 
-class Reading(NamedTuple):
+class Sample(NamedTuple):
     """One observation with a loss. Thousands of them are in memory: a tuple of numbers."""
 
     number: int
@@ -34,9 +34,9 @@ class Thinned:
 
     every: int = 1
     count: int = 0
-    kept: tuple[Reading, ...] = ()
-    lowest: Reading | None = None
-    newest: Reading | None = None
+    kept: tuple[Sample, ...] = ()
+    lowest: Sample | None = None
+    newest: Sample | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -44,7 +44,7 @@ class Thinned:
         return self.every, len(self.kept)
 
     @property
-    def readings(self) -> list[Reading]:
+    def samples(self) -> list[Sample]:
         """In the order in which they were read."""
         return sorted({*self.kept, *filter(None, (self.lowest, self.newest))})
 
@@ -54,7 +54,7 @@ class Thinned:
         return Curve(
             every=self.every,
             points=tuple(
-                Point(at=_stamp(one.at), step=one.step, epoch=one.epoch, loss=one.loss) for one in self.readings
+                Point(at=_stamp(one.at), step=one.step, epoch=one.epoch, loss=one.loss) for one in self.samples
             ),
         )
 
@@ -63,27 +63,27 @@ def added(line: Thinned, *, at: int, step: int, epoch: float | None, loss: float
     """Add one reading. The step of the newest again is none: an operator that was restarted reads it a second time."""
     if line.newest is not None and line.newest.step == step:
         return line
-    reading = Reading(line.count, at, step, epoch, loss)
+    sample = Sample(line.count, at, step, epoch, loss)
     kept, every = line.kept, line.every
-    if reading.number % every == 0:
+    if sample.number % every == 0:
         if len(kept) == _KEPT_MAX:
             kept, every = kept[::2], every * 2
-        kept = (*kept, reading)
-    lowest = reading if line.lowest is None or loss < line.lowest.loss else line.lowest
-    return Thinned(every, line.count + 1, kept, lowest, reading)
+        kept = (*kept, sample)
+    lowest = sample if line.lowest is None or loss < line.lowest.loss else line.lowest
+    return Thinned(every, line.count + 1, kept, lowest, sample)
 
 
 def resumed(curve: Curve) -> Thinned:
     """Go on from what was written. The lowest and the newest count as kept from now on."""
     every = curve.every
-    readings = tuple(
-        Reading(i * every, _seconds(point.at), point.step, point.epoch, point.loss)
+    samples = tuple(
+        Sample(i * every, _seconds(point.at), point.step, point.epoch, point.loss)
         for i, point in enumerate(curve.points)
     )
-    if not readings:
+    if not samples:
         return Thinned(every)
-    lowest, newest = min(readings, key=lambda one: one.loss), readings[-1]
-    kept = readings
+    lowest, newest = min(samples, key=lambda one: one.loss), samples[-1]
+    kept = samples
     if len(kept) > _KEPT_MAX:
         kept, every = kept[::2], every * 2
     return Thinned(every, len(kept) * every, kept, lowest, newest)
@@ -91,7 +91,7 @@ def resumed(curve: Curve) -> Thinned:
 
 def joined(earlier: Thinned, later: Thinned) -> Thinned:
     """What was read in the meantime, after what was written before."""
-    for one in later.readings:
+    for one in later.samples:
         earlier = added(earlier, at=one.at, step=one.step, epoch=one.epoch, loss=one.loss)
     return earlier
 

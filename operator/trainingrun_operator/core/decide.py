@@ -15,8 +15,8 @@ from trainingrun_operator.core.effects import (
     Annotate,
     CreateWorkload,
     Decision,
+    RecordEvent,
     RecordNodes,
-    Tell,
 )
 from trainingrun_operator.core.facts.bucket import Mismatch, Verified
 from trainingrun_operator.core.rules import completion
@@ -49,11 +49,11 @@ def decide(seen: Observed, rules: Sequence[Rule] = RULES) -> Decision:
 def _story(seen: Observed, rules: Sequence[Rule]) -> Decision:
     stop = seen.run.status.termination
     if stop is not None and stop.phase is Phase.DONE:
-        return _suspended(seen, stop) if stop.suspends else termination.step(seen, stop)
+        return _suspended(seen, stop) if stop.suspends else termination.transition(seen, stop)
     if (nodes := release.recorded(seen)[-NODES_MAX:]) != seen.run.status.nodes:
         return Decision((RecordNodes(nodes),), again_seconds=0)
     if stop is not None:
-        return termination.step(seen, stop)
+        return termination.transition(seen, stop)
     if seen.run.deleting and names.FINALIZER not in seen.run.finalizers:
         return Decision(note="deleted before anything of it existed")
     if found := why_end(seen, rules):
@@ -86,7 +86,7 @@ def _start(seen: Observed) -> Decision:
     if names.FINALIZER not in seen.run.finalizers:
         return Decision((AddFinalizer(),), again_seconds=0)
     return Decision(
-        (CreateWorkload(manifests.job(seen.run, seen.defaults)), Tell("Started", "The Job was created.")),
+        (CreateWorkload(manifests.job(seen.run, seen.defaults)), RecordEvent("Started", "The Job was created.")),
         again_seconds=seen.run.spec.poll_interval_seconds,
     )
 
@@ -97,10 +97,10 @@ def _replace(seen: Observed, crashed: Sequence[Pod]) -> Decision:
     The agents of all of them answer one request, named after the first.
     """
     if seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED or isinstance(seen.answer, Verified):
-        return _let_go(seen, crashed)
+        return _open_gates(seen, crashed)
     hopeless = seen.save_failing_seconds >= seen.defaults.hold_after_seconds
     if hopeless and seen.run.spec.checkpoint.on_failure is OnFailure.PROCEED:
-        return _let_go(seen, crashed)
+        return _open_gates(seen, crashed)
     attempt = max((pod.save.attempt for pod in crashed if pod.save is not None), default=1)
     request = SaveRequest(id=_request_id(crashed), attempt=attempt + isinstance(seen.answer, Mismatch), ended=True)
     asks = tuple(ask for pod in crashed if (ask := transitions.ask_to_save(pod, request)))
@@ -116,15 +116,15 @@ def _request_id(crashed: Sequence[Pod]) -> str:
     return f"crash-{crashed[0].uid}"
 
 
-def _let_go(seen: Observed, crashed: Sequence[Pod]) -> Decision:
-    opens = (Annotate(pod.name, pod.uid, names.RELEASED_ANNOTATION, _request_id(crashed)) for pod in crashed)
+def _open_gates(seen: Observed, crashed: Sequence[Pod]) -> Decision:
+    opens = (Annotate(pod.name, pod.uid, names.OPEN_GATE_ANNOTATION, _request_id(crashed)) for pod in crashed)
     count, limit = completion.crashes(seen), seen.run.spec.backoff_limit
-    told = (
-        Tell(
+    events = (
+        RecordEvent(
             "Restarting",
             f"Training ended with exit code {pod.exit_code}; what it left is saved, and pod {pod.name} is replaced ({count} of {limit} restarts).",
             warning=True,
         )
         for pod in crashed
     )
-    return Decision((*opens, *told), again_seconds=seen.defaults.termination_look_seconds)
+    return Decision((*opens, *events), again_seconds=seen.defaults.termination_look_seconds)

@@ -41,7 +41,7 @@ class Defaults(BaseModel):
     agent_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     agent_resources: Mapping[str, Any] = Field(default_factory=dict)
     """Resources of the agent, as in a pod."""
-    agent_settle_seconds: Amount = 10.0
+    agent_quiet_seconds: Amount = 10.0
     """A checkpoint file of no known format counts as complete once unchanged for this long."""
     allowed_destinations: tuple[InstanceOf[Destination], ...] = ()
     """Where runs may send their checkpoints; empty: to AWS itself, any bucket."""

@@ -121,14 +121,14 @@ class DeleteWorkload:
 
 
 @dataclass(frozen=True)
-class CreateBudget:
+class CreateDisruptionBudget:
     """Keep the run's pods from being evicted. Not being able to is no reason to do nothing else."""
 
     manifest: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class DeleteBudget:
+class DeleteDisruptionBudget:
     """With its uid as precondition; already gone is success."""
 
     name: str
@@ -172,7 +172,7 @@ class DeleteNode:
 
 
 @dataclass(frozen=True)
-class Tell:
+class RecordEvent:
     """An Event on the run."""
 
     reason: str
@@ -196,13 +196,13 @@ Effect = (
     | Resume
     | DeletePod
     | DeleteWorkload
-    | CreateBudget
-    | DeleteBudget
+    | CreateDisruptionBudget
+    | DeleteDisruptionBudget
     | TaintNode
     | UntaintNode
     | ReleaseMachine
     | DeleteNode
-    | Tell
+    | RecordEvent
 )
 
 

@@ -58,7 +58,7 @@ def job(run: Run, defaults: Defaults) -> Manifest:
     }
 
 
-def budget_name(run_name: str) -> str:
+def disruption_budget_name(run_name: str) -> str:
     """The name of the run's PodDisruptionBudget."""
     return f"{run_name}-checkpoint"
 
@@ -80,7 +80,7 @@ def disruption_budget(run: Run, workload: Workload) -> Manifest:
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": {
-            "name": budget_name(run.name),
+            "name": disruption_budget_name(run.name),
             "namespace": run.namespace,
             "labels": names.child_labels(run.name, run.uid),
             "ownerReferences": [{**owner, "blockOwnerDeletion": False}],
@@ -236,7 +236,7 @@ def _agent_env(run: Run, defaults: Defaults) -> list[Manifest]:
         secret_dir=names.SECRET_PATH if spec.checkpoint.s3.credentials_secret_name else "",
         include=spec.checkpoint.include,
         exclude=spec.checkpoint.exclude,
-        settle_seconds=defaults.agent_settle_seconds,
+        quiet_seconds=defaults.agent_quiet_seconds,
         stop_file=spec.shutdown.file,
         stop_signal=spec.shutdown.signal,
         marker_files=spec.completion.marker_files,

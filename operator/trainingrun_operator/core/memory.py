@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.facts.gathered import Source
-from trainingrun_operator.core.facts.learned import BudgetChanged, JobRefused, ProviderAnswered
+from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered
 from trainingrun_operator.core.facts.rank import Rank
 from trainingrun_operator.core.observed import Observed
 from trainingrun_operator.core.release import facts_of, gate_holds
@@ -89,7 +89,7 @@ class Memory:
     """The node of each pod, by pod uid."""
     fates: Mapping[str, Fate] = field(default_factory=dict)
     """By pod uid, of silent pods."""
-    budget: str | None = None
+    disruption_budget: str | None = None
     """uid of the disruption budget; empty: there is none; None: not known."""
     namespace_labels: Mapping[str, str] = field(default_factory=dict)
     refusals: Mapping[str, Refusal] = field(default_factory=dict)
@@ -134,8 +134,8 @@ def remember_effects(memory: Memory, learned: Iterable[Learned]) -> Memory:
             case ProviderAnswered(provider_id, refusal):
                 others = {key: said for key, said in memory.refusals.items() if key != provider_id}
                 memory = replace(memory, refusals=others | ({provider_id: refusal} if refusal else {}))
-            case BudgetChanged(uid):
-                memory = replace(memory, budget=uid)
+            case DisruptionBudgetChanged(uid):
+                memory = replace(memory, disruption_budget=uid)
             case JobRefused(problem):
                 memory = replace(memory, problem=problem)
             case _ as never:  # pragma: no cover - mypy proves that nothing else can be learned
@@ -162,7 +162,7 @@ def _with_values(memory: Memory, facts: Facts, now: float) -> Memory:
         log_tails=facts.log_tails,
         identities=facts.identities,
         fates=facts.fates,
-        budget=facts.budget if Source.BUDGET in read else memory.budget,
+        disruption_budget=facts.disruption_budget if Source.DISRUPTION_BUDGET in read else memory.disruption_budget,
         namespace_labels=(facts.namespace_labels or {}) if Source.NAMESPACE in read else memory.namespace_labels,
     )
 
@@ -235,7 +235,7 @@ def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
         namespace_ends=facts.namespace_ends,
         problem=facts.problem,
         ended_before=memory.ended_before,
-        budget=facts.budget,
+        disruption_budget=facts.disruption_budget,
     )
 
 

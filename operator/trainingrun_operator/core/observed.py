@@ -63,7 +63,7 @@ class Observed:
     """Found on the way to the first Job: unknown secret, refused template, missing bucket."""
     ended_before: Verified | None = None
     """What a stop of this very run left in the bucket, although the cluster knows of no stop: its state is older than the bucket."""
-    budget: str | None = None
+    disruption_budget: str | None = None
     """uid of the budget that keeps the run's pods from being evicted; empty: there is none; None: not known."""
     proven_seconds: float | None = None
     """How long everything in the volume has been proven, as `disruption.all_proven` says; None if it is not."""

@@ -20,10 +20,10 @@ from trainingrun_operator.core.bounds import MESSAGE_MAX, clipped
 from trainingrun_operator.core.effects import (
     DeleteNode,
     Effect,
+    RecordEvent,
     RecordNodes,
     ReleaseMachine,
     TaintNode,
-    Tell,
     UntaintNode,
 )
 from trainingrun_operator.core.facts.nodes import Instance
@@ -40,7 +40,7 @@ _TOLD_TO_GO: Final = frozenset({NodePhase.RELEASING, NodePhase.VERIFYING})
 _GOES: Final = "The machine goes; waiting until machine and Node are both gone."
 _NODE_GONE: Final = "The Node is gone; the machine is released."
 _TAKEN: Final = "Handed over: another run is releasing this node already."
-Step = tuple[NodeStatus, tuple[Effect, ...]]
+Transition = tuple[NodeStatus, tuple[Effect, ...]]
 
 
 def unsettled(nodes: tuple[NodeStatus, ...]) -> tuple[NodeStatus, ...]:
@@ -116,14 +116,14 @@ def next_effects(seen: Observed) -> tuple[Effect, ...]:
     effects: list[Effect] = []
     for node in seen.run.status.nodes:
         facts = facts_of(seen.nodes, node)
-        status, wanted = _step(seen, node, facts)
+        status, wanted = _transition(seen, node, facts)
         nodes.append(_with_refusal(status, facts))
         effects += wanted
     changed = tuple(nodes) != seen.run.status.nodes
     # What a phase allows is done only once the phase is written; taking back our own taint is always allowed.
     untaints = tuple(effect for effect in effects if isinstance(effect, UntaintNode))
-    tellings = tuple(effect for effect in effects if isinstance(effect, Tell))
-    return (*untaints, RecordNodes(tuple(nodes)), *tellings) if changed else tuple(effects)
+    events = tuple(effect for effect in effects if isinstance(effect, RecordEvent))
+    return (*untaints, RecordNodes(tuple(nodes)), *events) if changed else tuple(effects)
 
 
 def _with_refusal(node: NodeStatus, facts: NodeFacts | None) -> NodeStatus:
@@ -174,7 +174,7 @@ def _left_behind(seen: Observed, node: NodeStatus, facts: NodeFacts) -> tuple[Ef
     return (DeleteNode(node.name, node.uid),) if gone and due else ()
 
 
-def _step(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Step:
+def _transition(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Transition:
     if node.phase in SETTLED:
         return node, ()
     if kept := _kept(seen, node, facts):
@@ -188,7 +188,7 @@ def _step(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Step:
     return _anew(seen, node, facts) or _further(seen, node, facts, pool)
 
 
-def _further(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
+def _further(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Transition:
     match node.phase:
         case NodePhase.IN_USE | NodePhase.WAIT_IDLE:
             return _when_idle(seen, node, facts, pool)
@@ -204,7 +204,7 @@ def _further(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> 
             assert_never(never)
 
 
-def _kept(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Step | None:
+def _kept(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Transition | None:
     """The run does not release this node, or does no longer; None if it does."""
     if why := _kept_for_good(seen, node):
         return _to(seen, node, NodePhase.RETAINED, why), _back(seen, node, facts)
@@ -219,7 +219,7 @@ def _kept_for_good(seen: Observed, node: NodeStatus) -> str:
     return "" if node.pool else "Kept: no GPUNodePool, or more than one, selects this node and allows this namespace."
 
 
-def _abandon(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Step:
+def _abandon(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Transition:
     """A person gives up on a release that does not end: the node stays as it is, and that person looks after it."""
     stood = f" {node.message}" if node.message else ""
     message = (
@@ -227,11 +227,11 @@ def _abandon(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Step:
         f" and its machine may still run and be billed.{stood}"
     )
     going = facts is not None and facts.instance in _GOING
-    told = Tell("ReleaseAbandoned", f"Node {node.name}: {message}", warning=True)
-    return _to(seen, node, NodePhase.RETAINED, message), (told, *(() if going else _back(seen, node, facts)))
+    event = RecordEvent("ReleaseAbandoned", f"Node {node.name}: {message}", warning=True)
+    return _to(seen, node, NodePhase.RETAINED, message), (event, *(() if going else _back(seen, node, facts)))
 
 
-def _anew(seen: Observed, node: NodeStatus, facts: NodeFacts) -> Step | None:
+def _anew(seen: Observed, node: NodeStatus, facts: NodeFacts) -> Transition | None:
     """Follow a machine whose Node was deleted and came back: whoever is on it is looked at again, under the uid that it has now."""
     if facts.uid in (None, node.uid):
         return None
@@ -248,7 +248,7 @@ def _back(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> tuple[Ef
     return (UntaintNode(node.name, node.uid),) if ours else ()
 
 
-def _when_idle(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
+def _when_idle(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Transition:
     if facts.instance in _GOING:
         return _to(seen, node, NodePhase.VERIFYING, _GOES), ()
     if facts.uid is None:
@@ -296,7 +296,7 @@ def _occupied(facts: NodeFacts) -> str:
     return f"Occupied by {', '.join(pod.key for pod in facts.occupants[:5])}." if facts.occupants else ""
 
 
-def _when_settled(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
+def _when_settled(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Transition:
     if facts.uid is None:
         return _to(seen, node, NodePhase.RELEASING, _NODE_GONE), ()
     if facts.tainted_by not in (None, seen.run.uid):
@@ -313,7 +313,7 @@ def _when_settled(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool
     return _to(seen, node, NodePhase.RELEASING, "Empty after it was tainted: the machine is released."), ()
 
 
-def _release(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
+def _release(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Transition:
     if facts.instance in _GOING:
         return _to(seen, node, NodePhase.VERIFYING, _GOES), ()
     if facts.at_minimum and facts.uid is not None:
@@ -345,7 +345,7 @@ def _not_ours(seen: Observed, facts: NodeFacts) -> str:
     return _occupied(facts)
 
 
-def _verify(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
+def _verify(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Transition:
     overdue = _overdue(seen, node, pool)
     match facts.instance, facts.uid:
         case Instance.GONE, None:

@@ -15,14 +15,15 @@ from trainingrun_operator.core.effects import (
     Advance,
     Annotate,
     Begin,
-    CreateBudget,
+    CreateDisruptionBudget,
     CreateWorkload,
-    DeleteBudget,
+    DeleteDisruptionBudget,
     DeleteNode,
     DeletePod,
     DeleteRun,
     DeleteWorkload,
     EndReplacements,
+    RecordEvent,
     RecordNodes,
     ReleaseMachine,
     RemoveFinalizer,
@@ -30,10 +31,9 @@ from trainingrun_operator.core.effects import (
     ResumeWorkload,
     SuspendWorkload,
     TaintNode,
-    Tell,
     UntaintNode,
 )
-from trainingrun_operator.core.facts.learned import BudgetChanged, JobRefused, ProviderAnswered
+from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered
 from trainingrun_operator.core.facts.nodes import NodeRef
 from trainingrun_operator.edge.gather.preflight import REFUSED, refused_job
 from trainingrun_operator.edge.kube import KubeError
@@ -86,7 +86,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Executor:
-    """Knows everyone who can be told."""
+    """Knows everyone who can be event."""
 
     kube: Writes
     cache: Cache
@@ -171,7 +171,7 @@ class Executor:
                 await kube.annotate_pod(space, pod, uid, key, value)
             case DeletePod(name, uid):
                 await kube.delete_pod(space, name, uid)
-            case CreateBudget() | DeleteBudget():
+            case CreateDisruptionBudget() | DeleteDisruptionBudget():
                 return await self._guard(space, effect)
             case TaintNode(name, uid):
                 await self._taint(name, uid, run.uid)
@@ -181,8 +181,8 @@ class Executor:
                 return await self._release(effect)
             case DeleteNode(name, uid):
                 await kube.delete_node(name, uid)
-            case Tell():
-                await self._tell(run, effect, wall)
+            case RecordEvent():
+                await self._record_event(run, effect, wall)
             case _ as never:  # pragma: no cover - mypy proves that there is no other effect
                 assert_never(never)
         return None
@@ -204,42 +204,46 @@ class Executor:
             raise StaleError(f"run {run.key} was gone when its {created['kind']} was created")
         self.cache.put_child("Job", created, deleted=False)
 
-    async def _tell(self, run: Run, told: Tell, wall: str) -> None:
+    async def _record_event(self, run: Run, event: RecordEvent, wall: str) -> None:
         """Post an Event. The word about a deed is not the deed: failing is told to the log."""
         try:
-            await self.kube.tell(
+            await self.kube.record_event(
                 names.run_reference(run.namespace, run.name, run.uid),
-                told.reason,
-                told.message,
-                warning=told.warning,
+                event.reason,
+                event.message,
+                warning=event.warning,
                 wall=wall,
             )
         except KubeError as error:
-            log.warning("%s: could not tell %s: %s", run.key, told.reason, error)
-            if told.reason == "DataLoss" and any(cause.get("reason") == NAMESPACE_ENDS for cause in error.causes):
-                await self._tell_outside(run, told, wall)
+            log.warning("%s: could not tell %s: %s", run.key, event.reason, error)
+            if event.reason == "DataLoss" and any(cause.get("reason") == NAMESPACE_ENDS for cause in error.causes):
+                await self._record_outside(run, event, wall)
 
-    async def _tell_outside(self, run: Run, told: Tell, wall: str) -> None:
+    async def _record_outside(self, run: Run, event: RecordEvent, wall: str) -> None:
         """A namespace that is being deleted takes no Event any more, and would take it along: what was lost is told about the namespace itself."""
         namespace = {"apiVersion": "v1", "kind": "Namespace", "name": run.namespace}
-        message = f"TrainingRun {run.key}: {told.message}"
+        message = f"TrainingRun {run.key}: {event.message}"
         try:
-            await self.kube.tell(namespace, told.reason, message, warning=True, wall=wall)
+            await self.kube.record_event(namespace, event.reason, message, warning=True, wall=wall)
         except KubeError as error:
-            log.warning("%s: could not tell %s outside of its namespace: %s", run.key, told.reason, error)
+            log.warning("%s: could not tell %s outside of its namespace: %s", run.key, event.reason, error)
 
-    async def _guard(self, namespace: str, effect: CreateBudget | DeleteBudget) -> BudgetChanged:
+    async def _guard(
+        self, namespace: str, effect: CreateDisruptionBudget | DeleteDisruptionBudget
+    ) -> DisruptionBudgetChanged:
         """Put the disruption budget up or take it down. Failing is told to the log: nothing else may wait for it."""
         try:
             match effect:
-                case CreateBudget(manifest):
-                    return BudgetChanged((await self.kube.create_budget(manifest))["metadata"]["uid"])
-                case DeleteBudget(name, uid):
-                    await self.kube.delete_budget(namespace, name, uid)
-                    return BudgetChanged("")
+                case CreateDisruptionBudget(manifest):
+                    return DisruptionBudgetChanged(
+                        (await self.kube.create_disruption_budget(manifest))["metadata"]["uid"]
+                    )
+                case DeleteDisruptionBudget(name, uid):
+                    await self.kube.delete_disruption_budget(namespace, name, uid)
+                    return DisruptionBudgetChanged("")
         except KubeError as error:
             log.warning("%s: %s: %s", namespace, type(effect).__name__, error)
-            return BudgetChanged(None)
+            return DisruptionBudgetChanged(None)
 
     async def _taint(self, name: str, uid: str, owner: str | None, *, only: str | None = None) -> None:
         """Set, or take back, our taint on the Node as it was read just now; taints of others stay as they are."""

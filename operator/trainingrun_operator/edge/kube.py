@@ -86,7 +86,7 @@ class Kube:
             _run(namespace, name) + "/status", body, APPLY, params={"fieldManager": OBSERVER, "force": "true"}
         )
 
-    async def tell(self, involved: Json, reason: str, message: str, *, warning: bool, wall: str) -> None:
+    async def record_event(self, involved: Json, reason: str, message: str, *, warning: bool, wall: str) -> None:
         """Post an Event on the object that `involved` refers to; one of no namespace is told in `default`. RBAC: create events."""
         namespace = involved.get("namespace", "default")
         body = {
@@ -161,18 +161,18 @@ class Kube:
         """RBAC: delete jobs."""
         await self._delete(_job(namespace, name), uid)
 
-    async def budget(self, namespace: str, name: str) -> Json | None:
+    async def disruption_budget(self, namespace: str, name: str) -> Json | None:
         """RBAC: get poddisruptionbudgets."""
-        return await self._get(_budget(namespace, name))
+        return await self._get(_disruption_budget(namespace, name))
 
-    async def create_budget(self, manifest: Json) -> Json:
+    async def create_disruption_budget(self, manifest: Json) -> Json:
         """RBAC: create poddisruptionbudgets."""
-        path = _budget(manifest["metadata"]["namespace"], "").rstrip("/")
+        path = _disruption_budget(manifest["metadata"]["namespace"], "").rstrip("/")
         return await self.call("POST", path, manifest, params={"fieldManager": OPERATOR})
 
-    async def delete_budget(self, namespace: str, name: str, uid: str) -> None:
+    async def delete_disruption_budget(self, namespace: str, name: str, uid: str) -> None:
         """RBAC: delete poddisruptionbudgets."""
-        await self._delete(_budget(namespace, name), uid)
+        await self._delete(_disruption_budget(namespace, name), uid)
 
     async def pods_of(self, namespace: str, run_uid: str) -> list[Json]:
         """Quorum read. RBAC: list pods."""
@@ -322,7 +322,7 @@ def _leases(namespace: str) -> str:
     return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
 
 
-def _budget(namespace: str, name: str) -> str:
+def _disruption_budget(namespace: str, name: str) -> str:
     return f"/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets/{name}"
 
 

@@ -27,7 +27,7 @@ from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.status import WRITTEN_BY_THE_STOP
-from trainingrun_operator.edge.background.curve import Curves
+from trainingrun_operator.edge.background.curve import CurveWriter
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.execute import Executor
 from trainingrun_operator.edge.kube import Kube, KubeError
@@ -70,7 +70,7 @@ async def place():
         cache.put_run(api.objects[RUN])
         lease = SimpleNamespace(held=True)
         executor = Executor(kube, cache, lambda: lease.held, Registry({}))
-        curves = Curves(kube, executor.leads, 30)
+        curves = CurveWriter(kube, executor.leads, 30)
         reconciler = Reconciler(kube, cache, cast("Any", observer), executor, telemetry, curves, 60)
         yield SimpleNamespace(
             api=api,

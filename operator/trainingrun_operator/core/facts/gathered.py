@@ -29,7 +29,7 @@ class Source(Enum):
     FATES = "nodes and machines of silent pods"
     IDENTITIES = "the nodes of running pods"
     NAMESPACE = "labels of the run's namespace"
-    BUDGET = "the disruption budget"
+    DISRUPTION_BUDGET = "the disruption budget"
     PREFLIGHT = "whether the run can start"
 
 
@@ -73,7 +73,7 @@ class Facts:
     """What a stop of this run left in the bucket, as found by the preflight."""
     log_tails: Mapping[str, str] = field(default_factory=dict)
     """By pod uid, the last lines of the logs of newest pods that have crashed."""
-    budget: str | None = None
+    disruption_budget: str | None = None
     """uid of the disruption budget; empty: there is none; None: not known."""
 
     @cached_property

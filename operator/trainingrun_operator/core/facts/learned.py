@@ -20,7 +20,7 @@ class ProviderAnswered:
 
 
 @dataclass(frozen=True)
-class BudgetChanged:
+class DisruptionBudgetChanged:
     """The disruption budget after an effect on it."""
 
     uid: str | None
@@ -34,4 +34,4 @@ class JobRefused:
     problem: Problem
 
 
-Learned = ProviderAnswered | BudgetChanged | JobRefused
+Learned = ProviderAnswered | DisruptionBudgetChanged | JobRefused

@@ -47,7 +47,7 @@ class Pod:
     waiting_message: str = ""
     stop: StopRequest | None = None
     save: SaveRequest | None = None
-    released: bool = False
+    gate_open: bool = False
     gate_left: bool = False
     """Its gate has exited: what still runs in it is neither training nor ours."""
     nudge: str = ""
@@ -75,7 +75,7 @@ class Pod:
     @property
     def waits_behind_gate(self) -> bool:
         """Its training has ended, and nothing but its gate keeps it."""
-        return self.training is Training.EXITED and not self.released and not self.terminal and not self.deleting
+        return self.training is Training.EXITED and not self.gate_open and not self.terminal and not self.deleting
 
     @classmethod
     def of(cls, stored: Mapping[str, Any], *, container: str = "", rank: int = 0) -> Self:
@@ -107,7 +107,7 @@ class Pod:
             waiting_message=waiting_message,
             stop=_request(StopRequest, annotations.get(names.STOP_ANNOTATION)),
             save=_request(SaveRequest, annotations.get(names.SAVE_ANNOTATION)),
-            released=names.RELEASED_ANNOTATION in annotations,
+            gate_open=names.OPEN_GATE_ANNOTATION in annotations,
             gate_left="terminated" in _state(status, names.GATE_CONTAINER),
             nudge=annotations.get(names.NUDGE_ANNOTATION, ""),
             created=meta.get("creationTimestamp", ""),

@@ -96,7 +96,7 @@ def _judged(rank: Rank) -> bool:
 
 def _exited_by_itself(pod: Pod) -> bool:
     # A pod that is being deleted was told to leave: its exit code does not say what the training would have done.
-    return pod.training is Training.EXITED and not pod.released and not pod.deleting
+    return pod.training is Training.EXITED and not pod.gate_open and not pod.deleting
 
 
 def _marker_of(seen: Observed) -> str | None:

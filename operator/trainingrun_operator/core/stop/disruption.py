@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core import manifests
-from trainingrun_operator.core.effects import CreateBudget, DeleteBudget, Effect
+from trainingrun_operator.core.effects import CreateDisruptionBudget, DeleteDisruptionBudget, Effect
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.exchange import AgentReport
@@ -23,11 +23,19 @@ _UNPROVEN: Final = frozenset({Phase.REQUESTED, Phase.DRAINING, Phase.SAVING, Pha
 
 def effects(seen: Observed) -> tuple[Effect, ...]:
     """Put the budget up, or take it down; nothing while it is not known whether there is one."""
-    if seen.budget is None or seen.workload is None:
+    if seen.disruption_budget is None or seen.workload is None:
         return ()
     if _guarded(seen):
-        return () if seen.budget else (CreateBudget(manifests.disruption_budget(seen.run, seen.workload)),)
-    return (DeleteBudget(manifests.budget_name(seen.run.name), seen.budget),) if seen.budget else ()
+        return (
+            ()
+            if seen.disruption_budget
+            else (CreateDisruptionBudget(manifests.disruption_budget(seen.run, seen.workload)),)
+        )
+    return (
+        (DeleteDisruptionBudget(manifests.disruption_budget_name(seen.run.name), seen.disruption_budget),)
+        if seen.disruption_budget
+        else ()
+    )
 
 
 def all_proven(seen: Observed) -> bool:
@@ -58,7 +66,7 @@ def _guarded(seen: Observed) -> bool:
     if stop is not None:
         return stop.phase in _UNPROVEN
     if not seen.live_pods:
-        return bool(seen.budget)
+        return bool(seen.disruption_budget)
     if seen.proven_seconds is None:
         return True
-    return bool(seen.budget) and seen.proven_seconds < seen.defaults.evictable_after_seconds
+    return bool(seen.disruption_budget) and seen.proven_seconds < seen.defaults.evictable_after_seconds

@@ -9,7 +9,7 @@ from trainingrun_operator.api.run import OnFailure
 from trainingrun_operator.api.status import Phase, Saved, Termination
 from trainingrun_operator.checkpoints.keys import order_of_commit
 from trainingrun_operator.core.bounds import COUNT_MAX, FILES_MAX, TEXT_MAX, VERDICT_MAX, clipped, counted
-from trainingrun_operator.core.effects import Decision, Tell
+from trainingrun_operator.core.effects import Decision, RecordEvent
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.stop import transitions
@@ -158,8 +158,8 @@ def _hold(seen: Observed, stop: Termination, why: str, holders: list[Pod]) -> De
             data_loss=note,
         )
     if stop.phase is not Phase.HELD:
-        told = Tell("CheckpointHeld", f"Nothing is deleted. {why}", warning=True)
-        return transitions.advance(seen, stop, Phase.HELD, hold_reason=why, told=told)
+        event = RecordEvent("CheckpointHeld", f"Nothing is deleted. {why}", warning=True)
+        return transitions.advance(seen, stop, Phase.HELD, hold_reason=why, event=event)
     return transitions.wait(seen, *transitions.asks(seen, stop, holders), note=why)
 
 
@@ -180,14 +180,14 @@ def verify(seen: Observed, stop: Termination) -> Decision:
                     return transitions.advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1)
                 return _settle_for(seen, stop, proven)
             saved = saved_from(proven)
-            told = Tell("CheckpointSaved", sentence_of(saved))
-            return transitions.advance(seen, stop, Phase.DELETING, saved=saved, told=told)
+            event = RecordEvent("CheckpointSaved", sentence_of(saved))
+            return transitions.advance(seen, stop, Phase.DELETING, saved=saved, event=event)
         case Mismatch() as wrong:
             if not seen.live_pods:
                 return _hold(seen, stop, _bytes_gone(wrong), [])
             why = f"Asked to be saved again (attempt {stop.attempt + 1}): {wrong.complaint}"
-            told = Tell("CheckpointMismatch", why, warning=True)
-            again = transitions.advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1, told=told)
+            event = RecordEvent("CheckpointMismatch", why, warning=True)
+            again = transitions.advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1, event=event)
             return replace(again, again_seconds=min(60.0, 2.0 ** min(stop.attempt, 6)))
         case _ if seen.save_failing_seconds < seen.defaults.hold_after_seconds:
             return transitions.wait(seen, note="the bucket is read back")

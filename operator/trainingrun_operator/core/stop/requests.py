@@ -21,7 +21,7 @@ def save_request(run: Run, pods: Sequence[Pod]) -> tuple[str, int] | None:
     if stop is not None and stop.phase in SAVING:
         return stop.id, stop.attempt
     newest = {pod.rank: pod for pod in pods}
-    asked = (pod for pod in newest.values() if pod.save is not None and not pod.terminal and not pod.released)
+    asked = (pod for pod in newest.values() if pod.save is not None and not pod.terminal and not pod.gate_open)
     if (pod := next(asked, None)) is None or pod.save is None:
         return None
     if stop is not None and (stop.phase is not Phase.DELETING or pod.save.attempt <= stop.attempt):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.status import SUSPENDED, NodePhase, Phase, Termination
-from trainingrun_operator.core.effects import Begin, Decision, Resume, ResumeWorkload, Tell
+from trainingrun_operator.core.effects import Begin, Decision, RecordEvent, Resume, ResumeWorkload
 
 if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed
@@ -33,7 +33,7 @@ def begin(seen: Observed) -> Decision:
         requested_at=seen.wall,
         phase_at=seen.wall,
     )
-    return Decision((Begin(suspension), Tell("Suspending", MESSAGE)), again_seconds=0)
+    return Decision((Begin(suspension), RecordEvent("Suspending", MESSAGE)), again_seconds=0)
 
 
 def rest(seen: Observed, suspension: Termination) -> Decision:
@@ -45,8 +45,8 @@ def rest(seen: Observed, suspension: Termination) -> Decision:
     # What was kept may be used again, and is then this run's to release.
     released = tuple(node for node in seen.run.status.nodes if node.phase is NodePhase.RELEASED)
     wakes = (ResumeWorkload(workload.uid, workload.generation),) if workload is not None and workload.suspended else ()
-    told = Tell("Resumed", f"The training goes on{_from_where(suspension)}.")
-    return Decision((*wakes, Resume(suspension.id, released), told), again_seconds=0)
+    event = RecordEvent("Resumed", f"The training goes on{_from_where(suspension)}.")
+    return Decision((*wakes, Resume(suspension.id, released), event), again_seconds=0)
 
 
 def _from_where(suspension: Termination) -> str:

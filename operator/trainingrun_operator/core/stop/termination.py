@@ -29,9 +29,9 @@ from trainingrun_operator.core.effects import (
     DeleteRun,
     DeleteWorkload,
     EndReplacements,
+    RecordEvent,
     RemoveFinalizer,
     SuspendWorkload,
-    Tell,
 )
 from trainingrun_operator.core.facts.bucket import Verified
 from trainingrun_operator.core.facts.pod import Training
@@ -70,13 +70,13 @@ def begin(seen: Observed, found: Finding, suspension: Termination | None = None)
         saved=suspension.saved if suspension else None,
         data_loss=suspension.data_loss if suspension else None,
     )
-    told = [Tell("Stopping", f"{termination.status}: {termination.message}")]
+    events = [RecordEvent("Stopping", f"{termination.status}: {termination.message}")]
     if found.warning:
-        told.append(Tell("CompletedWithError", found.warning, warning=True))
-    return Decision((Begin(termination), *told), again_seconds=0)
+        events.append(RecordEvent("CompletedWithError", found.warning, warning=True))
+    return Decision((Begin(termination), *events), again_seconds=0)
 
 
-def step(seen: Observed, stop: Termination) -> Decision:
+def transition(seen: Observed, stop: Termination) -> Decision:
     """Take a stop in progress one look further."""
     match stop.phase:
         case Phase.REQUESTED:
@@ -136,9 +136,9 @@ def _content(seen: Observed, stop: Termination) -> bool:
 
 def _change_mode(stop: Termination, mode: StopMode) -> Decision:
     """Follow a person who has changed their mind about what to wait for; nothing else of the stop changes."""
-    told = Tell("StopModeChanged", f"spec.stopMode is {mode.value} now; it was {stop.mode.value}.")
+    event = RecordEvent("StopModeChanged", f"spec.stopMode is {mode.value} now; it was {stop.mode.value}.")
     changed = stop.model_copy(update={"mode": mode})
-    return Decision((Advance(changed, stop.phase, stop.attempt), told), again_seconds=0)
+    return Decision((Advance(changed, stop.phase, stop.attempt), event), again_seconds=0)
 
 
 def _not_saved(seen: Observed) -> Saved:
@@ -177,7 +177,7 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
     if workload.replaces:
         return transitions.wait(seen, EndReplacements(workload.uid), note="no exit code shall start another pod")
     opens = tuple(
-        Annotate(pod.name, pod.uid, names.RELEASED_ANNOTATION, stop.id) for pod in seen.live_pods if not pod.released
+        Annotate(pod.name, pod.uid, names.OPEN_GATE_ANNOTATION, stop.id) for pod in seen.live_pods if not pod.gate_open
     )
     return transitions.wait(seen, *opens, *transitions.end_leftovers(seen), note="the gate is open, the Job finishes")
 
@@ -212,8 +212,8 @@ def _left_late(seen: Observed, stop: Termination) -> Decision | None:
         return None
     if isinstance(seen.answer, Verified):
         saved = proving.saved_from(seen.answer)
-        told = Tell("CheckpointSaved", proving.sentence_of(saved))
-        return transitions.advance(seen, stop, Phase.DELETING, attempt=stop.attempt + 1, saved=saved, told=told)
+        event = RecordEvent("CheckpointSaved", proving.sentence_of(saved))
+        return transitions.advance(seen, stop, Phase.DELETING, attempt=stop.attempt + 1, saved=saved, event=event)
     if seen.phase_seconds >= seen.defaults.hold_after_seconds:
         noted = stop.saved.model_copy(update={"note": UNSAVED, "gave_up": True})
         return transitions.advance(seen, stop, Phase.DELETING, saved=noted)
@@ -236,8 +236,12 @@ def _improved(seen: Observed, stop: Termination) -> Saved | None:
 def _release(seen: Observed, stop: Termination) -> Decision:
     """Give back every node of the run, and keep looking until machine and Node are both gone."""
     if not release.unsettled(seen.run.status.nodes):
-        told = Tell("Suspended", stop.message) if stop.suspends else Tell("Finished", f"{stop.status}: {stop.message}")
-        return transitions.advance(seen, stop, Phase.DONE, told=told)
+        event = (
+            RecordEvent("Suspended", stop.message)
+            if stop.suspends
+            else RecordEvent("Finished", f"{stop.status}: {stop.message}")
+        )
+        return transitions.advance(seen, stop, Phase.DONE, event=event)
     decision = transitions.wait(seen, *release.next_effects(seen), note="the nodes are released")
     return replace(decision, again_seconds=transitions.patience(seen, release.seconds_still(seen)))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.core.effects import Advance, Annotate, Decision, DeletePod, Effect, Tell
+from trainingrun_operator.core.effects import Advance, Annotate, Decision, DeletePod, Effect, RecordEvent
 from trainingrun_operator.core.facts.pod import Training
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def advance(  # noqa: PLR0913 - what a phase may begin with, each by its name
     saved: Saved | None = None,
     hold_reason: str | None = None,
     data_loss: str | None = None,
-    told: Tell | None = None,
+    event: RecordEvent | None = None,
 ) -> Decision:
     """Write the next phase, and then tell what there is to tell; a loss always is."""
     changes = {
@@ -44,8 +44,8 @@ def advance(  # noqa: PLR0913 - what a phase may begin with, each by its name
     }
     after = stop.model_copy(update=changes)
     write = Advance(after, stop.phase, stop.attempt, completion=after.over)
-    loss = Tell("DataLoss", data_loss, warning=True) if data_loss else None
-    return Decision((write, *(word for word in (loss, told) if word is not None)), again_seconds=0)
+    loss = RecordEvent("DataLoss", data_loss, warning=True) if data_loss else None
+    return Decision((write, *(one for one in (loss, event) if one is not None)), again_seconds=0)
 
 
 def wait(seen: Observed, *effects: Effect, note: str) -> Decision:
@@ -72,7 +72,7 @@ def nudges(seen: Observed, what: str, seconds: float) -> tuple[Annotate, ...]:
     a minute later.
     """
     turn = int(seconds / NUDGE_SECONDS).bit_length()
-    asked = [pod for pod in seen.live_pods if 0 < turn <= NUDGES and (pod.stop or pod.save or pod.released)]
+    asked = [pod for pod in seen.live_pods if 0 < turn <= NUDGES and (pod.stop or pod.save or pod.gate_open)]
     nudge = f"{what} {turn}"
     return tuple(Annotate(pod.name, pod.uid, names.NUDGE_ANNOTATION, nudge) for pod in asked if pod.nudge != nudge)
 
@@ -97,7 +97,7 @@ def end_leftovers(seen: Observed) -> tuple[DeletePod, ...]:
     return tuple(
         DeletePod(pod.name, pod.uid)
         for pod in seen.live_pods
-        if pod.released and pod.gate_left and pod.training is Training.EXITED and not pod.deleting
+        if pod.gate_open and pod.gate_left and pod.training is Training.EXITED and not pod.deleting
     )
 
 

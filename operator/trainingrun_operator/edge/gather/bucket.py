@@ -46,7 +46,7 @@ class Said:
     """Key of the commit that the agent has shipped, if it does not verify."""
 
 
-class Evidence:
+class BucketReader:
     """Reads the bucket of any run, with the run's own credentials."""
 
     def __init__(self, kube: Reads, store: Bucket, listed: tuple[Destination, ...] = ()) -> None:

@@ -23,7 +23,7 @@ from trainingrun_operator.core.release import unsettled
 from trainingrun_operator.core.stop.requests import SAVING
 from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.gather import lost, workload
-from trainingrun_operator.edge.gather.bucket import Evidence
+from trainingrun_operator.edge.gather.bucket import BucketReader
 from trainingrun_operator.edge.gather.nodes import gather, identity
 from trainingrun_operator.edge.gather.preflight import Preflight
 from trainingrun_operator.edge.kube import KubeError
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-BUDGET_RETRY_SECONDS: Final = 10
+DISRUPTION_BUDGET_RETRY_SECONDS: Final = 10
 LOG_LINES: Final = 5
 LOG_BYTES: Final = 1000
 
@@ -74,8 +74,8 @@ class Observer:
         self._workloads = Workloads(kube)
         self._relist_seconds = relist_seconds
         self._listing_pools = asyncio.Lock()
-        self._evidence = Evidence(kube, store, defaults.allowed_destinations)
-        self._preflight = Preflight(self._workloads, store, self._evidence, cache, defaults, recheck_seconds)
+        self._bucket_reader = BucketReader(kube, store, defaults.allowed_destinations)
+        self._preflight = Preflight(self._workloads, store, self._bucket_reader, cache, defaults, recheck_seconds)
         self._parsed: dict[str, tuple[Json, Run]] = {}
         """By uid, a run as it was stored and as it was understood."""
 
@@ -96,12 +96,12 @@ class Observer:
     def forget(self, uid: str) -> None:
         """The run is gone."""
         self._parsed.pop(uid, None)
-        self._evidence.forget(uid)
+        self._bucket_reader.forget(uid)
 
     def forget_all(self) -> None:
         """Somebody else looks at the runs."""
         self._parsed.clear()
-        self._evidence.forget_all()
+        self._bucket_reader.forget_all()
 
     async def gather(self, stored: Json, memory: Memory, now: float) -> Facts:
         """Read everything that a decision about the run may need, as far as it is due at `now`.
@@ -117,7 +117,7 @@ class Observer:
         reports, readings = await self._ask_pods(run, ranks, memory, now)
         fates = await self._fates(run, ranks, memory, now, read, heard=reports.keys())
         pods = lost.with_fates(pods, fates)
-        said = await self._evidence.ask(run, pods, reports, memory)
+        said = await self._bucket_reader.ask(run, pods, reports, memory)
         identities, nodes = await self._nodes(run, pods, fates, memory, now, read)
         labels = await self._namespace_labels(run, owner, nodes, memory, now, read)
         ends = await self._namespace_ends(run, pods, owner)
@@ -146,7 +146,7 @@ class Observer:
             problem=checked.problem,
             ended_before=checked.ended_before,
             log_tails=await self._log_tails(run, ranks, memory),
-            budget=await self._budget(run, owner, memory, now, read),
+            disruption_budget=await self._disruption_budget(run, owner, memory, now, read),
             read=frozenset(read),
         )
 
@@ -186,17 +186,17 @@ class Observer:
         read.add(Source.CHILDREN)
         return await workload.read(self._kube, self._workloads.of(run), run, self._cache)
 
-    async def _budget(
+    async def _disruption_budget(
         self, run: Run, owner: Workload | None, memory: Memory, now: float, read: set[Source]
     ) -> str | None:
         """Read seldom: it is the operator's own, and is put up again should somebody take it away."""
         if owner is None or names.FINALIZER not in run.finalizers:
             return None
-        believed = self._relist_seconds if memory.budget is not None else BUDGET_RETRY_SECONDS
-        if memory.age(Source.BUDGET, now) < believed:
-            return memory.budget
-        read.add(Source.BUDGET)
-        return await workload.budget(self._kube, run)
+        believed = self._relist_seconds if memory.disruption_budget is not None else DISRUPTION_BUDGET_RETRY_SECONDS
+        if memory.age(Source.DISRUPTION_BUDGET, now) < believed:
+            return memory.disruption_budget
+        read.add(Source.DISRUPTION_BUDGET)
+        return await workload.disruption_budget(self._kube, run)
 
     # -- the newest pod of each rank ---------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.workload import Workload
     from trainingrun_operator.core.memory import Memory
     from trainingrun_operator.edge.cache import Cache
-    from trainingrun_operator.edge.gather.bucket import Evidence
+    from trainingrun_operator.edge.gather.bucket import BucketReader
     from trainingrun_operator.edge.ports import Bucket
     from trainingrun_operator.edge.workloads import Workloads
 
@@ -49,7 +49,7 @@ class Preflight:
 
     workloads: Workloads
     store: Bucket
-    evidence: Evidence
+    bucket_reader: BucketReader
     cache: Cache
     defaults: Defaults
     recheck_seconds: float
@@ -83,7 +83,7 @@ class Preflight:
             return Checked(found, read=True)
         before = None
         if run.spec.checkpoint.mode is not CheckpointMode.DISABLED:
-            access = await self.evidence.access(run)
+            access = await self.bucket_reader.access(run)
             if isinstance(access, Problem):
                 return Checked(access, read=True)
             if (refusal := await self.store.probe(access, layout_of(run))) is not None:

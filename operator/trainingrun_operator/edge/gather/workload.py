@@ -49,10 +49,10 @@ async def confirms(kube: Reads, adapter: WorkloadAdapter, seen: Observed, cache:
     return False
 
 
-async def budget(kube: Reads, run: Run) -> str | None:
+async def disruption_budget(kube: Reads, run: Run) -> str | None:
     """Return the budget's uid; empty if there is none of ours; None if it cannot be read, which nothing else may wait for."""
     try:
-        found = await kube.budget(run.namespace, manifests.budget_name(run.name))
+        found = await kube.disruption_budget(run.namespace, manifests.disruption_budget_name(run.name))
     except KubeError as error:
         log.warning("%s: the disruption budget cannot be read: %s", run.key, error)
         return None

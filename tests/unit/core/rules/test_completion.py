@@ -52,7 +52,7 @@ def exited(seen):
         pytest.param(exited_pod(1), make_agent(), 3, FAILED, id="a crash with no attempt left is the end"),
         pytest.param(exited_pod(1), make_agent(), 2, None, id="a crash with attempts left is not"),
         pytest.param(exited_pod(137), None, 0, None, id="nor is the first crash, whatever its code"),
-        pytest.param(exited_pod(0, released=True), None, 0, None, id="a pod that was let go is judged no more"),
+        pytest.param(exited_pod(0, gate_open=True), None, 0, None, id="a pod that was let go is judged no more"),
         pytest.param(
             exited_pod(0, deleting=True), None, 0, None, id="exit code 0 of a pod that was told to go is not complete"
         ),

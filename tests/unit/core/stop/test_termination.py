@@ -44,9 +44,9 @@ from trainingrun_operator.core.effects import (
     DeletePod,
     DeleteWorkload,
     EndReplacements,
+    RecordEvent,
     RemoveFinalizer,
     SuspendWorkload,
-    Tell,
 )
 from trainingrun_operator.core.rules.finding import Finding
 from trainingrun_operator.core.stop import proving, termination, transitions
@@ -65,11 +65,11 @@ def advanced(seen):
 
 
 def told(seen):
-    return [(e.reason, e.warning) for e in decide(seen).effects if isinstance(e, Tell)]
+    return [(e.reason, e.warning) for e in decide(seen).effects if isinstance(e, RecordEvent)]
 
 
 def effects(seen):
-    return [e for e in decide(seen).effects if not isinstance(e, Tell)]
+    return [e for e in decide(seen).effects if not isinstance(e, RecordEvent)]
 
 
 def asks(seen, key):
@@ -98,14 +98,15 @@ def test_the_intent_is_written_before_anything_is_done_about_it():
         requested_at=WALL,
         phase_at=WALL,
     )
-    assert tell == Tell("Stopping", "user_stop: Stopped by hand: spec.stop is true (overfitting).")
+    assert tell == RecordEvent("Stopping", "user_stop: Stopped by hand: spec.stop is true (overfitting).")
     assert decision.again_seconds == 0
 
 
 def test_a_warning_of_the_finding_is_told():
     found = Finding("exitCode", "ExitAfterMarker", "Complete.", endings.AUTO_COMPLETE, warning="Exit code 134.")
     assert (
-        Tell("CompletedWithError", "Exit code 134.", warning=True) in termination.begin(make_observed(), found).effects
+        RecordEvent("CompletedWithError", "Exit code 134.", warning=True)
+        in termination.begin(make_observed(), found).effects
     )
 
 
@@ -370,7 +371,7 @@ def test_a_hold_says_why(fields, why):
         return
     assert stop is not None
     assert (stop.phase, stop.hold_reason, stop.saved) == (Phase.HELD, why, None)
-    assert Tell("CheckpointHeld", f"Nothing is deleted. {why}", warning=True) in decide(long).effects
+    assert RecordEvent("CheckpointHeld", f"Nothing is deleted. {why}", warning=True) in decide(long).effects
 
 
 def test_held_goes_on_asking_and_deletes_nothing():
@@ -454,7 +455,8 @@ def test_verifying_ends_with_a_commit_of_which_everything_matched():
     assert stop is not None
     assert (stop.phase, stop.saved) == (Phase.DELETING, make_saved())
     assert (
-        Tell("CheckpointSaved", f"Checkpoint checkpoint-1200 verified at {make_saved().uri}.") in decide(seen).effects
+        RecordEvent("CheckpointSaved", f"Checkpoint checkpoint-1200 verified at {make_saved().uri}.")
+        in decide(seen).effects
     )
 
 
@@ -546,7 +548,7 @@ def test_what_a_commit_says_is_cut_to_what_the_status_can_say():
 # -- Deleting -----------------------------------------------------------------------------------------------------
 
 JOB = make_workload(replaces=False)
-LET_GO = Annotate("bert-x7k2p", POD_UID, names.RELEASED_ANNOTATION, STOP_ID)
+OPENS_GATE = Annotate("bert-x7k2p", POD_UID, names.OPEN_GATE_ANNOTATION, STOP_ID)
 GONE = DeletePod("bert-x7k2p", POD_UID)
 OPEN: dict[str, Any] = {"pods": (exited_pod(0),), "workload": JOB}
 UNPROVEN: dict[str, Any] = {"stop": {"saved": make_saved(final=False)}}
@@ -557,8 +559,8 @@ LATE = Annotate("bert-x7k2p", POD_UID, names.SAVE_ANNOTATION, save_ask(attempt=2
     ("fields", "wanted"),
     [
         pytest.param({"pods": (exited_pod(0),)}, [EndReplacements(JOB.uid)], id="first no exit code shall start another pod"),
-        pytest.param(OPEN, [LET_GO], id="training ended and proven: through the gate"),
-        pytest.param({**OPEN, "pods": (exited_pod(0, released=True),)}, [], id="the gate is open already"),
+        pytest.param(OPEN, [OPENS_GATE], id="training ended and proven: through the gate"),
+        pytest.param({**OPEN, "pods": (exited_pod(0, gate_open=True),)}, [], id="the gate is open already"),
         pytest.param({**OPEN, "pods": (finished_pod(0),)}, [], id="the Job sees its pod finish first"),
         pytest.param({**OPEN, "pods": (pending_pod(),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="a pod that never started cannot leave through its gate"),
         pytest.param({**OPEN, "phase_seconds": 60}, [SuspendWorkload(JOB.uid, JOB.generation)], id="a gate that never opens is not waited for"),
@@ -566,7 +568,7 @@ LATE = Annotate("bert-x7k2p", POD_UID, names.SAVE_ANNOTATION, save_ask(attempt=2
         pytest.param({**OPEN, "stop": {"saved": make_saved(final=False)}}, [LATE], id="it left after the proof: the rest is saved behind its gate"),
         pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, save=save_ask(attempt=2)),)}, [], id="and is asked for once"),
         pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, deleting=True),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="it is told to go already: the grace is all there is"),
-        pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, released=True),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="its gate is open already"),
+        pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, gate_open=True),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="its gate is open already"),
         pytest.param({**OPEN, **UNPROVEN, "workload": make_workload(suspended=True)}, [], id="suspended already: the grace is all there is"),
         pytest.param({**OPEN, "stop": {"saved": make_saved(final=False), "data_loss": "All."}}, [SuspendWorkload(JOB.uid, JOB.generation)], id="given up on: nothing more is asked for"),
         pytest.param({**OPEN, **UNPROVEN, "spec": {"checkpoint": {"mode": "Disabled"}}}, [SuspendWorkload(JOB.uid, JOB.generation)], id="nothing is saved at all"),
@@ -625,7 +627,7 @@ def test_a_loss_that_was_told_before_the_machine_was_seen_to_be_gone_is_not_told
         Phase.DELETING, stop=stop, pods=(gone,), workload=make_workload(suspended=True), phase_seconds=300
     )
     assert advanced(seen).data_loss == stop["data_loss"]
-    assert not [effect for effect in decide(seen).effects if isinstance(effect, Tell)]
+    assert not [effect for effect in decide(seen).effects if isinstance(effect, RecordEvent)]
 
 
 def test_what_a_training_wrote_after_the_proof_takes_its_place():
@@ -730,7 +732,7 @@ def test_releasing_ends_when_every_node_is_settled(nodes):
     advance, tell = decide(make_observed(run=make_run(status=status), pods=(), workload=None)).effects
     assert isinstance(advance, Advance)
     assert (advance.termination.phase, advance.was_phase, advance.completion) == (Phase.DONE, Phase.RELEASING, True)
-    assert tell == Tell("Finished", "auto_low_loss: Loss 0.2931 < 0.5 at step 1200.")
+    assert tell == RecordEvent("Finished", "auto_low_loss: Loss 0.2931 < 0.5 at step 1200.")
 
 
 DONE = make_status(termination=make_stop(Phase.DONE))
