@@ -376,7 +376,7 @@ def test_a_secret_of_another_namespace_is_never_read(space, other, ground):
 TEMPLATES = {
     "the agent's name": ({"initContainers": [{**CONTAINER, "name": "checkpoint-agent"}]}, {}, "'checkpoint-agent' is the operator's own"),
     "the gate's name": ({"containers": [{**CONTAINER, "name": "checkpoint-gate"}]}, {}, "'checkpoint-gate' is the operator's own"),
-    "the agent's orders": ({}, {"annotations": {"trainingrun.dev/released": "now"}}, "annotations of trainingrun.dev are the operator's own"),
+    "the agent's orders": ({}, {"annotations": {"trainingrun.dev/released": "now"}}, "annotations of trainingrun.dev are reserved for the operator"),
     "the agent's volume": ({"volumes": [{"name": "trainingrun-control", "emptyDir": {}}]}, {}, "trainingrun-control"),
 }  # fmt: skip
 

@@ -291,7 +291,7 @@ def specs(draw):
 
 SAVED = st.one_of(
     st.none(),
-    st.just(Saved(note="There was nothing to save: no step had been made.")),
+    st.just(Saved(note="Nothing to save: the training made no step.")),
     VERIFIED.map(lambda proven: Saved(commit=proven.key, files=3, final=proven.commit.final, step=3)),
 )
 
@@ -445,7 +445,7 @@ def releasing(draw):
     )
     if phase is NodePhase.VERIFYING and found.instance is Instance.RUNNING:
         ghost = "A machine without a Node still runs and is billed. " if found.uid is None else ""
-        node = node.model_copy(update={"message": f"{ghost}Asked again to go."})
+        node = node.model_copy(update={"message": f"{ghost}Termination requested again."})
     seen = with_rank(on_the_way(seen, make_stop(Phase.RELEASING), nodes=(node,)), pods=())
     return replace(
         seen,

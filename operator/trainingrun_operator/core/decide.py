@@ -1,4 +1,4 @@
-"""The story of a run, top to bottom: what to do next with what is seen."""
+"""The decision about a run: from everything observed to the next effects."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.rules.chain import Rule
 
 NODES_MAX: Final = 64
-"""As the schema bounds ``status.nodes``; of a run that wandered over more, the newest are given back."""
+"""Bound of ``status.nodes`` in the schema; of a run that used more nodes, only the newest are released."""
 
 
 def decide(seen: Observed, rules: Sequence[Rule] = RULES) -> Decision:
-    """Return what to do now. Total: whatever is seen, there is a decision.
+    """Return what to do now. Total: any observation has a decision.
 
     Args:
-        seen: everything known about the run at this moment.
+        seen: everything known about the run now.
         rules: the reasons to end it, in order; the first that fires decides.
     """
     decision = _story(seen, rules)
@@ -55,7 +55,7 @@ def _story(seen: Observed, rules: Sequence[Rule]) -> Decision:
     if stop is not None:
         return termination.transition(seen, stop)
     if seen.run.deleting and names.FINALIZER not in seen.run.finalizers:
-        return Decision(note="deleted before anything of it existed")
+        return Decision(note="deleted before it had a Job")
     if found := why_end(seen, rules):
         return termination.begin(seen, found)
     if seen.workload is None:
@@ -69,14 +69,14 @@ def _story(seen: Observed, rules: Sequence[Rule]) -> Decision:
 
 
 def _suspended(seen: Observed, stop: Termination) -> Decision:
-    """A run that rests ends only for what people do to it, and with the checkpoint that it was suspended with."""
+    """End a suspended run only on a person's request or without its Job, with the checkpoint of its suspension."""
     if found := why_end(seen, AT_REST):
         return termination.begin(seen, found, stop)
     return suspension.rest(seen, stop)
 
 
 def _start(seen: Observed) -> Decision:
-    """Refuse with words, or protect the run and only then create something; of a run that is suspended from its beginning, nothing."""
+    """Refuse the run, or add its finalizer and then create its Job; a run created suspended gets no Job."""
     if (problem := seen.problem or acceptance.refusal(seen)) is not None:
         return Decision(
             again_seconds=None if problem.permanent else seen.run.spec.poll_interval_seconds, note=problem.message
@@ -92,9 +92,9 @@ def _start(seen: Observed) -> Decision:
 
 
 def _replace(seen: Observed, crashed: Sequence[Pod]) -> Decision:
-    """Save what crashed pods left behind their gates, prove it, then let the workload replace them.
+    """Save and prove the files of crashed pods behind their gates, then open the gates: the workload replaces the pods.
 
-    The agents of all of them answer one request, named after the first.
+    All their agents answer one request, named after the first pod.
     """
     if seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED or isinstance(seen.answer, Verified):
         return _open_gates(seen, crashed)
@@ -122,7 +122,7 @@ def _open_gates(seen: Observed, crashed: Sequence[Pod]) -> Decision:
     events = (
         RecordEvent(
             "Restarting",
-            f"Training ended with exit code {pod.exit_code}; what it left is saved, and pod {pod.name} is replaced ({count} of {limit} restarts).",
+            f"Training ended with exit code {pod.exit_code}; its files are saved, and pod {pod.name} is replaced ({count} of {limit} restarts).",
             warning=True,
         )
         for pod in crashed

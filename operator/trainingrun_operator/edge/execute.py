@@ -86,7 +86,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Executor:
-    """Knows everyone who can be event."""
+    """Executes effects."""
 
     kube: Writes
     cache: Cache

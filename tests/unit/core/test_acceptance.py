@@ -138,7 +138,7 @@ EMPTY = "spec.template.spec.containers is empty: give it at least one container 
         pytest.param(
             {"template": {**template(), "metadata": {"annotations": {"a": "b", "trainingrun.dev/released": ""}}}},
             "InvalidTemplate",
-            "spec.template.metadata.annotations has 'trainingrun.dev/released': annotations of trainingrun.dev are the operator's own. Remove it.",
+            "spec.template.metadata.annotations has 'trainingrun.dev/released': annotations of trainingrun.dev are reserved for the operator. Remove it.",
             id="an annotation by which the operator speaks to its agent",
         ),
         pytest.param(

@@ -109,14 +109,14 @@ LOW = losses(2.0, 0.4, 0.3)
         pytest.param(
             make_observed(agent=STOP_FILE, pods=(exited_pod(0),)),
             "user_stop",
-            "Stopped by hand: somebody wrote the stop file STOP_TRAINING.",
+            "Stopped by hand: found the stop file STOP_TRAINING.",
             "stop file",
             id="a stop file, before the exit that follows it",
         ),
         pytest.param(
             make_observed(run=make_run(status=make_status(workload=WORKLOAD)), **NO_JOB),
             "failed",
-            "Its Job bert was deleted by somebody else.",
+            "Its Job bert was deleted, and not by the operator.",
             "Job",
             id="somebody deleted its Job",
         ),
@@ -130,14 +130,14 @@ LOW = losses(2.0, 0.4, 0.3)
         pytest.param(
             make_observed(run=RESTORED, ended_before=make_verified(status="auto_low_loss"), **NO_JOB),
             "auto_low_loss",
-            "This run had ended before, as auto_low_loss: its bucket knows more of it than the cluster, which was restored from a backup.",
+            "This run already ended, as auto_low_loss: the bucket has the commit of its stop, and the cluster was restored from a backup.",
             "bucket",
             id="its bucket knows how it ended",
         ),
         pytest.param(
             make_observed(run=RESTORED, ended_before=make_verified(status="auto_newer"), **NO_JOB),
             "failed",
-            "This run had ended before, for a reason that is not known any more: its bucket knows more of it than the cluster, which was restored from a backup.",
+            "This run already ended, for an unknown reason: the bucket has the commit of its stop, and the cluster was restored from a backup.",
             "bucket",
             id="its bucket knows that it ended, in words that nobody knows",
         ),
@@ -220,7 +220,7 @@ def test_a_replacement_is_told_with_how_many_are_left():
     decision = decide(make_observed(pods=(exited_pod(134),), workload=make_workload(failed=1), answer=make_verified()))
     assert decision.effects[1] == RecordEvent(
         "Restarting",
-        "Training ended with exit code 134; what it left is saved, and pod bert-x7k2p is replaced (2 of 3 restarts).",
+        "Training ended with exit code 134; its files are saved, and pod bert-x7k2p is replaced (2 of 3 restarts).",
         warning=True,
     )
 

@@ -210,7 +210,7 @@ def over(ttl=300, *, completion_time=DONE_AT, **run):
     [
         pytest.param(over(240), Decision((DeleteRun(),)), id="its time is over"),
         pytest.param(over(0), Decision((DeleteRun(),)), id="at once"),
-        pytest.param(over(241), Decision(again_seconds=1, note="the run is kept until its time is over"), id="a second is left"),
+        pytest.param(over(241), Decision(again_seconds=1, note="waiting for ttlSecondsAfterFinished"), id="a second is left"),
         pytest.param(over(None), Decision(), id="without a time it is kept"),
         pytest.param(over(0, deleting=True), Decision(), id="it is deleted already"),
         pytest.param(over(0, completion_time=None), Decision(), id="when it was done is not known"),

@@ -1,4 +1,4 @@
-"""What doing an effect has taught: answers that the next look needs and cannot read."""
+"""Results of effects that the next look needs and cannot read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ProviderAnswered:
 
 @dataclass(frozen=True)
 class DisruptionBudgetChanged:
-    """The disruption budget after an effect on it."""
+    """The PodDisruptionBudget after an effect on it."""
 
     uid: str | None
     """Empty: there is none; None: not known, the effect failed."""

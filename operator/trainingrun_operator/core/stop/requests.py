@@ -1,4 +1,4 @@
-"""Which save request the agents are to answer now."""
+"""The pending save request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAVING: Final = frozenset({Phase.SAVING, Phase.HELD, Phase.VERIFYING})
 
 
 def save_request(run: Run, pods: Sequence[Pod]) -> tuple[str, int] | None:
-    """Return id and attempt of the save request in hand: of a stop, also for what was written after its proof, or of a crashed pod behind its gate."""
+    """Return id and attempt of the pending save request: of a stop, or of a crashed pod behind its gate; None: there is none."""
     stop = run.status.termination
     if stop is not None and stop.phase in SAVING:
         return stop.id, stop.attempt

@@ -75,7 +75,7 @@ def test_a_marker_before_a_crash_is_told_as_a_warning():
     found = exited(make_observed(pods=(exited_pod(134),), agent=MARKED))
     assert found is not None
     assert found.message == "Training wrote the marker COMPLETE and then ended with exit code 134."
-    assert found.warning == "Exit code 134 came after the completion marker COMPLETE: taken for complete."
+    assert found.warning == "Exit code 134 followed the completion marker COMPLETE: the run counts as complete."
     assert [(e.what, e.value) for e in found.evidence] == [("marker", "COMPLETE"), ("exitCode", "134")]
 
 

@@ -169,7 +169,7 @@ def test_it_is_resumed_from_its_checkpoint():
     assert decision.effects == (
         ResumeWorkload(ASLEEP.uid, ASLEEP.generation),
         Resume(ID, (GONE,)),
-        RecordEvent("Resumed", f"The training goes on from {make_saved().uri}."),
+        RecordEvent("Resumed", f"Training resumes from {make_saved().uri}."),
     )
     assert decision.again_seconds == 0
 
@@ -177,7 +177,7 @@ def test_it_is_resumed_from_its_checkpoint():
 def test_or_from_its_beginning():
     nothing = {"saved": make_saved(commit="", uri="", files=0, note="There was nothing to save.")}
     told = decide(suspended(spec={"suspend": False}, stop=nothing)).effects[-1]
-    assert told == RecordEvent("Resumed", "The training goes on, from its beginning: nothing had been saved.")
+    assert told == RecordEvent("Resumed", "Training resumes from the beginning: nothing was saved.")
 
 
 @pytest.mark.parametrize("suspend", [True, False])
@@ -242,8 +242,7 @@ def test_a_checkpoint_that_has_gone_meanwhile_is_a_loss_that_is_told(verified, l
     stop = advanced(saving(make_saved(), verified=verified)).termination
     assert (stop.phase, stop.saved.commit) == (Phase.DELETING, left)
     assert stop.data_loss.startswith(
-        "The checkpoint that the run was suspended with is not in the bucket any more, or does not verify: s3://bucket/"
-        + BASE
+        "The checkpoint of the suspension is no longer in the bucket, or does not verify: s3://bucket/" + BASE
     )
 
 

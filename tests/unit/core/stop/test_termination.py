@@ -230,7 +230,7 @@ def test_a_training_that_never_started_has_nothing_to_save(pods):
     assert stop is not None
     assert stop.saved is not None
     assert (stop.phase, stop.data_loss, stop.saved.note, stop.saved.final) == (
-        Phase.DELETING, None, "There was nothing to save: the training never started.", False,
+        Phase.DELETING, None, "Nothing to save: the training never started.", False,
     )  # fmt: skip
 
 
@@ -238,7 +238,7 @@ def test_a_pod_that_went_before_anybody_saw_it_may_have_trained():
     seen = make_observed(run=make_run(status=NEVER_STARTED), pods=(), agent=None, workload=make_workload(failed=1))
     stop = advanced(seen)
     assert stop.phase is Phase.DELETING
-    assert stop.data_loss == "The pod went before anything was saved: nothing of this run is in the bucket."
+    assert stop.data_loss == "The pod ended before anything was saved: the bucket has nothing of this run."
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_training_that_never_made_a_step_has_nothing_to_save(fields, ends):
     if stop is not None:
         assert stop.saved is not None
         assert (stop.phase, stop.saved.note, stop.saved.final) == (
-            Phase.DELETING, "There was nothing to save: no step had been made.", False,
+            Phase.DELETING, "Nothing to save: the training made no step.", False,
         )  # fmt: skip
 
 
@@ -269,10 +269,10 @@ def test_a_step_made_before_this_process_lived_counts():
 
 
 LOST_TAIL = (
-    "The pod went before its last bytes were saved. The last commit is"
-    " s3://bucket/runs/ml/bert/0a1b2c3d-run/r0/i1-g0007-pod/checkpoint-1200; whatever was written after it is lost."
+    "The pod ended before its last files were saved. The last commit is"
+    " s3://bucket/runs/ml/bert/0a1b2c3d-run/r0/i1-g0007-pod/checkpoint-1200; files written after it are lost."
 )
-LOST_ALL = "The pod went before anything was saved: nothing of this run is in the bucket."
+LOST_ALL = "The pod ended before anything was saved: the bucket has nothing of this run."
 
 
 @pytest.mark.parametrize("phase", [pytest.param(Phase.SAVING, id="saving"), pytest.param(Phase.HELD, id="held")])
@@ -398,7 +398,7 @@ def test_a_commit_that_does_not_verify_is_held_once_no_pod_has_the_bytes(phase):
         return
     assert stop is not None
     assert (stop.phase, stop.hold_reason) == (
-        Phase.HELD, "The commit does not verify, and no pod holds the bytes any more: model.safetensors has 10 bytes, not 12",
+        Phase.HELD, "The commit does not verify, and no pod has the files any more: model.safetensors has 10 bytes, not 12",
     )  # fmt: skip
 
 
@@ -512,7 +512,7 @@ def test_verifying_waits_for(answer, seconds, phase, attempt):
         pytest.param(make_verified(), f"Checkpoint checkpoint-1200 verified at {make_saved().uri}.", id="a checkpoint"),
         pytest.param(
             make_verified(checkpoint=Checkpoint(dir="checkpoint-9", step=9, complete=False, evidence="")),
-            f"Checkpoint checkpoint-9 (half-written, saved as it was) verified at {make_saved().uri}.",
+            f"Checkpoint checkpoint-9 (incomplete, saved as it was) verified at {make_saved().uri}.",
             id="a half-written one",
         ),
         pytest.param(
@@ -524,7 +524,7 @@ def test_verifying_waits_for(answer, seconds, phase, attempt):
             make_verified(checkpoint=None), f"Files verified at {make_saved().uri}.", id="files of no known format"
         ),
         pytest.param(
-            make_verified(checkpoint=None, total_files=0), "Nothing lay under the checkpoint path.", id="nothing"
+            make_verified(checkpoint=None, total_files=0), "No file was under the checkpoint path.", id="nothing"
         ),
     ],
 )
@@ -558,7 +558,7 @@ LATE = Annotate("bert-x7k2p", POD_UID, names.SAVE_ANNOTATION, save_ask(attempt=2
 @pytest.mark.parametrize(
     ("fields", "wanted"),
     [
-        pytest.param({"pods": (exited_pod(0),)}, [EndReplacements(JOB.uid)], id="first no exit code shall start another pod"),
+        pytest.param({"pods": (exited_pod(0),)}, [EndReplacements(JOB.uid)], id="first pod replacement ends"),
         pytest.param(OPEN, [OPENS_GATE], id="training ended and proven: through the gate"),
         pytest.param({**OPEN, "pods": (exited_pod(0, gate_open=True),)}, [], id="the gate is open already"),
         pytest.param({**OPEN, "pods": (finished_pod(0),)}, [], id="the Job sees its pod finish first"),
@@ -617,11 +617,11 @@ def test_a_pod_that_nobody_can_end_is_not_waited_for(pod):
 def test_what_a_machine_took_with_it_after_the_proof_is_said(pod, saved, loss):
     job = make_workload(suspended=True)
     stop = advanced(stopping_at(Phase.DELETING, stop={"saved": saved}, pods=(pod,), workload=job, phase_seconds=300))
-    assert (stop.data_loss or "").startswith("The machine went before the last bytes on it were saved.") == loss
+    assert (stop.data_loss or "").startswith("The machine was lost before its last files were saved.") == loss
 
 
 def test_a_loss_that_was_told_before_the_machine_was_seen_to_be_gone_is_not_told_again():
-    stop = {"saved": make_saved(final=False), "data_loss": "The pod went before its last bytes were saved."}
+    stop = {"saved": make_saved(final=False), "data_loss": "The pod ended before its last files were saved."}
     gone = make_pod(lost=True)
     seen = stopping_at(
         Phase.DELETING, stop=stop, pods=(gone,), workload=make_workload(suspended=True), phase_seconds=300
@@ -640,13 +640,13 @@ def test_what_a_training_wrote_after_the_proof_takes_its_place():
 
 def test_a_training_that_started_after_all_is_saved_behind_its_gate():
     """Its pod was pending when the stop went by it, and nobody looked for a while."""
-    nothing = {"saved": Saved(note="There was nothing to save: the training never started.")}
+    nothing = {"saved": Saved(note="Nothing to save: the training never started.")}
     assert effects(stopping_at(Phase.DELETING, **OPEN, stop=nothing)) == [LATE]
     saved = make_verified(attempt=2)
     assert advanced(stopping_at(Phase.DELETING, **OPEN, stop=nothing, answer=saved)).saved == proving.saved_from(saved)
     given_up = {"saved": Saved(note=UNSAVED, gave_up=True)}
     gone = stopping_at(Phase.DELETING, stop=given_up, workload=make_workload(suspended=True), pods=())
-    assert advanced(gone).data_loss == f"{UNSAVED} Nothing of this run is in the bucket."
+    assert advanced(gone).data_loss == f"{UNSAVED} The bucket has nothing of this run."
 
 
 def test_what_cannot_be_saved_after_the_proof_is_given_up_and_said():
