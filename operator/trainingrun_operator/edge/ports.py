@@ -1,6 +1,6 @@
-"""What a look needs from outside, as Protocols: who builds an `Observer` or an `Executor` hands over something of each.
+"""Protocols of the constructor arguments of `Observer`, `Executor` and `Reconciler`.
 
-`edge.kube.Kube`, `edge.gather.store.Store` and `edge.gather.pages.PodPages` are the real ones.
+`edge.kube.Kube`, `edge.gather.store.Store` and `edge.gather.pages.PodPages` implement them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Jobs(Protocol):
-    """The calls about Jobs. Every call raises `KubeError` if it fails."""
+    """Calls about Jobs. Every call raises `KubeError` if it fails."""
 
     async def job(self, namespace: str, name: str) -> Json | None: ...
     async def create_job(self, manifest: Json, *, dry_run: bool = False) -> Json: ...
@@ -37,7 +37,7 @@ class Jobs(Protocol):
 
 
 class Reads(Jobs, Protocol):
-    """What is read from the API server. Every call raises `KubeError` if it fails; None: there is no such object."""
+    """Reads from the API server. Every call raises `KubeError` if it fails; None: there is no such object."""
 
     async def pods_of(self, namespace: str, run_uid: str) -> list[Json]: ...
     async def disruption_budget(self, namespace: str, name: str) -> Json | None: ...
@@ -52,7 +52,7 @@ class Reads(Jobs, Protocol):
 
 
 class Writes(Jobs, Protocol):
-    """What effects do to the API server. Every call raises `KubeError` if it fails."""
+    """Writes of the effects. Every call raises `KubeError` if it fails."""
 
     async def run(self, namespace: str, name: str) -> Json | None: ...
     async def patch_run(self, namespace: str, name: str, operations: Sequence[Json]) -> Json: ...
@@ -69,7 +69,7 @@ class Writes(Jobs, Protocol):
 
 
 class Statuses(Protocol):
-    """How a run's derived status is written, and how the run is read again after a conflict."""
+    """Write of a run's derived status, and read of the run after a conflict."""
 
     async def run(self, namespace: str, name: str) -> Json | None: ...
     async def apply_run_status(
@@ -77,7 +77,7 @@ class Statuses(Protocol):
     ) -> Json: ...
 
 
-class Bucket(Protocol):
+class BucketStore(Protocol):
     """The runs' buckets; see `edge.gather.store.Store`."""
 
     async def probe(self, access: Access, layout: Layout) -> Unreachable | None: ...
@@ -94,10 +94,10 @@ class Bucket(Protocol):
 
 
 class Pages(Protocol):
-    """What a pod serves. Neither call raises: the pod runs somebody's code."""
+    """Pages that a pod serves. The pod runs user code, so neither call raises."""
 
     async def report(self, pod: Pod) -> AgentReport | None:
-        """Return what the pod's agent says; None if it does not answer, or answers for another pod."""
+        """Return the report of the pod's agent; None: no answer, or one for another pod."""
         ...
 
     async def metrics(self, run: Run, pod: Pod) -> Reading | Failure:

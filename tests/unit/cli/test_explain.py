@@ -172,7 +172,7 @@ BEFORE = {
         checkpoint=None,
     ),
     "pending after its machine went": run_with(
-        condition("MetricsAvailable", "Unknown", "NodeLost", "The machine of node gpu-1 is gone, and pod x with it."),
+        condition("MetricsAvailable", "Unknown", "NodeLost", "The machine of node gpu-1 and its pod x are gone."),
         phase="Pending",
     ),
     "deleted, and nobody acts": run_with(meta={"deleting": True}),

@@ -134,7 +134,7 @@ def reading(sample, at=NOW):
         ),
         pytest.param(
             {"pods": (make_pod(lost=True),)},
-            ("Unknown", "NodeLost", "The machine of node gpu-1 is gone, and pod bert-x7k2p with it: the Job replaces it once the Node is removed."),
+            ("Unknown", "NodeLost", "The machine of node gpu-1 and its pod bert-x7k2p are gone: the Job replaces the pod once the Node is removed."),
             id="a pod whose machine is gone",
         ),
         pytest.param({"pods": (make_pod(lost=True), make_pod(uid="next"))}, ("True", "Fresh", "A finite, fresh loss is read."), id="which was replaced"),

@@ -137,7 +137,7 @@ def test_a_release_that_is_abandoned_keeps_the_node_and_says_who_did_it(phase):
     assert isinstance(record, RecordNodes)
     (node,) = record.nodes
     message = (
-        f"{ABANDONED} {phase.value}: nobody waits for it any more, and its machine may still run and be billed."
+        f"{ABANDONED} {phase.value}: the run no longer waits for it, and its machine may still run and be billed."
         " Occupied by team/notebook."
     )
     assert (node.phase, node.message, node.released_at) == (NodePhase.RETAINED, message, None)

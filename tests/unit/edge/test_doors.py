@@ -165,8 +165,8 @@ def test_a_run_may_name_a_source_that_the_operator_has(known, reason):
     assert (problem.reason if problem else None) == reason
     if problem:
         assert problem.message == (
-            "spec.metrics.source is 'JSONLines', which this operator does not have (it has Prometheus). Use one of them, or ask whoever installed it"
-            " to add the package that brings it."
+            "spec.metrics.source is 'JSONLines', which this operator does not have (it has Prometheus). Use one of them, or ask the operator's"
+            " administrator to install the package that provides it."
         )
 
 
@@ -383,5 +383,5 @@ async def test_nobody_takes_the_place_of_what_is_built_in(http, tmp_path, caplog
     with on_the_path(tmp_path):
         assert sources(http).names == ("Prometheus",)
     assert Counter(record.getMessage() for record in caplog.records) == {
-        f"{SOURCES} 'Prometheus' of greedy is left out: the name is taken": 1
+        f"{SOURCES} 'Prometheus' of greedy is skipped: the name is taken": 1
     }

@@ -45,10 +45,10 @@ def rest(seen: Observed, suspension: Termination) -> Decision:
     # A retained node may be used again; this run then releases it.
     released = tuple(node for node in seen.run.status.nodes if node.phase is NodePhase.RELEASED)
     wakes = (ResumeWorkload(workload.uid, workload.generation),) if workload is not None and workload.suspended else ()
-    event = RecordEvent("Resumed", f"The training goes on{_from_where(suspension)}.")
+    event = RecordEvent("Resumed", f"Training resumes from {_from_where(suspension)}.")
     return Decision((*wakes, Resume(suspension.id, released), event), again_seconds=0)
 
 
 def _from_where(suspension: Termination) -> str:
     saved = suspension.saved
-    return f" from {saved.uri}" if saved is not None and saved.uri else ", from its beginning: nothing had been saved"
+    return saved.uri if saved is not None and saved.uri else "the beginning: nothing was saved"

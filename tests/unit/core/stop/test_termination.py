@@ -1,4 +1,4 @@
-"""The phases of a stop, and which evidence lets each end."""
+"""The phases of a stop, and the evidence that ends each."""
 
 from __future__ import annotations
 
