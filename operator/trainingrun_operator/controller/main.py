@@ -231,7 +231,7 @@ class Health:
         now = time.monotonic()
         beat, proof = now - self._scheduler.beat, now - self._watch.proven
         if beat > BEAT_MAX_SECONDS:
-            return web.Response(status=503, text=f"the scheduler is stuck since {beat:.0f} s\n")
+            return web.Response(status=503, text=f"the scheduler has been stuck for {beat:.0f} s\n")
         if (asked := now - self._lease.beat) > BEAT_MAX_SECONDS + self._lease.seconds:
             return web.Response(status=503, text=f"the Lease has not been requested for {asked:.0f} s\n")
         if proof > 3 * self._list_seconds + BEAT_MAX_SECONDS:

@@ -455,7 +455,7 @@ async def test_the_failures_of_one_run_are_not_anothers(place):
 async def test_a_stored_run_that_is_not_understood_is_said_and_harms_nobody_else(place, caplog):
     place.cache.put_run(stored_run(name="odd", uid=OTHER_UID, spec={"pollIntervalSeconds": "often"}))
     assert await place.look(OTHER_UID) == BACKOFF_MAX_SECONDS
-    assert f"{NAMESPACE}/odd: stored object is not understood" in caplog.text
+    assert f"{NAMESPACE}/odd: stored object is invalid" in caplog.text
     assert "pollIntervalSeconds" in caplog.text
     assert await place.look(RUN_UID) == 10
 

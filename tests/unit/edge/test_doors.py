@@ -143,7 +143,7 @@ async def test_an_installation_that_releases_no_nodes_makes_no_providers(http):
 
 def test_a_pool_without_a_provider_is_refused_in_words():
     with pytest.raises(
-        Refused, match=r"GPUNodePool bare names no provider: write spec\.awsAutoScaling or spec\.external"
+        Refused, match=r"GPUNodePool bare names no provider: set spec\.awsAutoScaling or spec\.external"
     ):
         Registry({})(make_pool("bare", awsAutoScaling=None))
 
@@ -372,7 +372,7 @@ async def test_a_package_that_is_broken_costs_a_sentence_and_nothing_else(http, 
             with pytest.raises(Refused, match=r"it has AWSAutoScaling, ExampleCloud\)"):
                 providers(make_pool(awsAutoScaling=None, external={"provider": "Broken"}))
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"{group} 'Broken' of broken_{broken} is left out: ")
+    assert record.getMessage().startswith(f"{group} 'Broken' of broken_{broken} is skipped: ")
     assert said in record.getMessage()
     assert record.exc_info is None
     assert said != "is no " or kind in record.getMessage()

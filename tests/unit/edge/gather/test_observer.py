@@ -206,7 +206,7 @@ async def test_pools_that_cannot_be_listed_keep_nobody_from_being_looked_at_once
     place.clock.now += RELIST_SECONDS
     place.api.refuse(f"GET {POOLS}", ApiError(500, "InternalError"))
     assert [pool.name for pool in (await place.look()).pools] == ["a100"]
-    assert "those that are known are used" in caplog.text
+    assert "cannot list GPUNodePools, using the known ones" in caplog.text
     place.cache.pools_at = float("-inf")
     place.api.refuse(f"GET {POOLS}", ApiError(500, "InternalError"))
     with pytest.raises(KubeError):
