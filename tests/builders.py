@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trainingrun_operator.api import names
-from trainingrun_operator.api.exchange import AgentReport, Found
+from trainingrun_operator.api.exchange import AgentReport, CheckpointSeen
 from trainingrun_operator.api.pool import GPUNodePoolSpec
 from trainingrun_operator.api.run import TrainingRunSpec
 from trainingrun_operator.api.status import (
@@ -145,8 +145,8 @@ def finished_pod(code: int = 0, **fields: Any) -> Pod:
     return exited_pod(code, **{"phase": "Failed" if code else "Succeeded", **fields})
 
 
-def make_found(**fields: Any) -> Found:
-    return Found(
+def make_found(**fields: Any) -> CheckpointSeen:
+    return CheckpointSeen(
         **{"dir": "checkpoint-1200", "step": 1200, "complete": True, "age_seconds": 30, "bytes": 4096, **fields}
     )
 

@@ -27,16 +27,16 @@ DASHBOARD_PREFIX = f"{PREFIX}DASHBOARD_"
 LOG_LEVEL: Final = f"{PREFIX}LOG_LEVEL"
 
 FOUND: Final = frozenset({"metric_sources"})
-"""What the environment does not set: it follows from what is installed."""
+"""Fields that the environment does not set, because they depend on the installed packages."""
 
 _EXPECTED: Final = "expected"
-"""Type of an error whose message says what was expected; the value is quoted before it."""
+"""Type of an error whose message is the expected value; the actual value is quoted before it."""
 _SENTENCE: Final = "sentence"
-"""Type of an error whose message goes on after the variable's name; the value is not quoted."""
+"""Type of an error whose message follows the variable's name; the value is not quoted."""
 
 
 class SettingsError(Exception):
-    """A setting has a value that cannot be used."""
+    """A setting has an invalid value."""
 
 
 def _upper(value: Any) -> Any:
@@ -48,9 +48,9 @@ LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], B
 
 
 class _Chosen(BaseSettings):
-    """Made from arguments alone, so that no test and no caller reads the environment unawares; `_read` is what reads it."""
+    """Settings made from arguments alone; only `_read` reads the environment."""
 
-    # Without decoding: a value that is no JSON is refused in our own words, with the value.
+    # Without decoding, so that invalid JSON gets our own message with the value.
     model_config = SettingsConfigDict(
         frozen=True, extra="ignore", enable_decoding=False, hide_input_in_errors=True, validate_by_name=True
     )
@@ -64,43 +64,44 @@ class _Chosen(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what it is made with."""
+        """Use the arguments only."""
         return (init_settings,)
 
 
 class Settings(Defaults, _Chosen):
-    """As the chart sets them; times in seconds."""
+    """Settings of the operator, as the chart sets them; times in seconds."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)
 
+    agent_quiet_seconds: Amount = Field(default=10.0, validation_alias=f"{PREFIX}AGENT_SETTLE_SECONDS")
     recheck_seconds: Amount = 30.0
     status_seconds: Amount = 60.0
     curve_seconds: Amount = 30.0
     list_seconds: Amount = 300.0
     run_selector: str = ""
-    """Label selector of the TrainingRuns that this operator answers for; empty: all of them."""
+    """Label selector of the TrainingRuns that this operator handles; empty: all."""
     watch_namespaces: str = ""
-    """Names of the namespaces whose runs it answers for, separated by commas; empty: all of them."""
+    """Namespaces whose runs it handles, separated by commas; empty: all."""
     lease_name: str = "trainingrun-operator"
-    """The Lease by which the replicas agree on one that acts. Operators that share it share their runs."""
+    """The Lease that elects the replica that acts. Operators with the same Lease share their runs."""
     lease_namespace: str = ""
-    """Empty: the pod's own, and outside of a pod `default`."""
+    """Empty: the pod's namespace; outside a pod, `default`."""
     lease_seconds: Annotated[int, Field(ge=1)] = 15
-    """The other replicas wait this long for a holder that does not renew the Lease."""
+    """Time after which another replica takes a Lease that is not renewed."""
     pod_name: str = ""
-    """The previous holder of the Lease with this pod name has ended when another operator starts in the pod. Empty: not in a pod."""
+    """Name of the pod. A holder of the Lease with this pod name has ended when another process starts. Empty: not in a pod."""
     webhook_url: str = Field(default="", repr=False)
-    """Where events are posted to; empty: nowhere."""
+    """URL for events; empty: none are sent."""
     webhook_secret: str = Field(default="", repr=False)
-    """What they are signed with: base64, usually after `whsec_`; two, divided by a space, while one replaces the other."""
+    """Signing secret: base64, usually after `whsec_`; during a rotation two, separated by a space."""
     webhook_events: str = ",".join(EventType)
-    """Types of the events that are posted, divided by commas."""
+    """Types of the events to send, separated by commas."""
     port: Port = 8080
     log_level: LogLevel = "INFO"
 
     @property
     def namespaces(self) -> tuple[str, ...]:
-        """The namespaces that are watched, each once; empty: all of them."""
+        """The watched namespaces, each once; empty: all."""
         return tuple(dict.fromkeys(name for part in self.watch_namespaces.split(",") if (name := part.strip())))
 
     @field_validator("release_nodes", mode="before")
@@ -132,7 +133,7 @@ class Settings(Defaults, _Chosen):
             said = f" ({error})"
         raise PydanticCustomError(_EXPECTED, "a JSON list of destinations{said}", {"said": said})
 
-    # Address and secret are never quoted: they may be what somebody must not read in a log.
+    # Messages never contain address and secret, because logs may be read by others.
 
     @field_validator("webhook_url")
     @classmethod
@@ -157,22 +158,22 @@ class Settings(Defaults, _Chosen):
         types = {kind.value for kind in EventType}
         if unknown := [one for one in value.split(",") if one not in types]:
             said = {"one": repr(unknown[0]), "types": ", ".join(EventType)}
-            raise PydanticCustomError(_SENTENCE, "has {one}: expected some of {types}", said)
+            raise PydanticCustomError(_SENTENCE, "has {one}: expected one or more of {types}", said)
         return value
 
 
 class DashboardSettings(_Chosen):
-    """Of the web dashboard, as the chart sets them."""
+    """Settings of the web dashboard, as the chart sets them."""
 
     model_config = SettingsConfigDict(env_prefix=DASHBOARD_PREFIX)
 
     host: str = "127.0.0.1"
-    """Address that it listens on; `*` is every one."""
+    """Address to listen on; `*`: all."""
     port: Port = 8081
     origins: tuple[str, ...] = ()
-    """Where people reach it, `https://runs.example.com`, besides loopback as `kubectl port-forward` has it. A request for another host is refused."""
+    """Its public origins, such as `https://runs.example.com`, besides loopback for `kubectl port-forward`. Requests for other hosts are refused."""
     anonymous: bool = False
-    """Show runs to whoever comes, read-only, with the dashboard's own rights."""
+    """Show runs without authentication, read-only, with the dashboard's own permissions."""
     log_level: LogLevel = Field(default="INFO", validation_alias=LOG_LEVEL)
 
     @field_validator("anonymous", mode="before")
@@ -192,7 +193,7 @@ Read = TypeVar("Read", Settings, DashboardSettings)
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read `TRAININGRUN_…` variables; what is absent keeps its default.
+    """Read `TRAININGRUN_…` variables; an absent one keeps its default.
 
     Raises:
         SettingsError: with the variable, its value and what was expected.
@@ -201,7 +202,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def load_dashboard(environ: Mapping[str, str] | None = None) -> DashboardSettings:
-    """Read `TRAININGRUN_DASHBOARD_…` variables, and `TRAININGRUN_LOG_LEVEL`; what is absent keeps its default.
+    """Read `TRAININGRUN_DASHBOARD_…` variables, and `TRAININGRUN_LOG_LEVEL`; an absent one keeps its default.
 
     Raises:
         SettingsError: with the variable, its value and what was expected.
@@ -211,7 +212,7 @@ def load_dashboard(environ: Mapping[str, str] | None = None) -> DashboardSetting
 
 def _read(kind: type[Read], environ: Mapping[str, str] | None) -> Read:
     source = EnvSettingsSource(kind)
-    # It compares names in lower case. An empty variable is an absent one.
+    # pydantic-settings compares names in lower case. An empty variable counts as absent.
     variables = os.environ if environ is None else environ
     source.env_vars = {name.lower(): text for name, text in variables.items() if text}
     try:
@@ -221,9 +222,9 @@ def _read(kind: type[Read], environ: Mapping[str, str] | None) -> Read:
 
 
 def _sentence(kind: type[BaseSettings], error: ErrorDetails) -> str:
-    """The variable, its value unless it may be a secret, and what was expected."""
+    """Return the message: the variable, its value unless it may be secret, and what was expected."""
     name = str(error["loc"][0])
-    variable = name if name == LOG_LEVEL else kind.model_config["env_prefix"] + name.upper()
+    variable = name if name.startswith(PREFIX) else kind.model_config["env_prefix"] + name.upper()
     if error["type"] == _SENTENCE:
         return f"{variable} {error['msg']}"
     return f"{variable} is {error['input']!r}: expected {_expected(error)}"
@@ -246,7 +247,7 @@ def _expected(error: ErrorDetails) -> str:
 
 
 def _truth(value: Any) -> Any:
-    """A boolean as the chart writes it; pydantic alone would also take `yes` and `1`."""
+    """Parse a boolean as the chart writes it; pydantic would also accept `yes` and `1`."""
     if isinstance(value, bool):
         return value
     if value not in {"true", "false"}:
@@ -255,7 +256,7 @@ def _truth(value: Any) -> Any:
 
 
 def _origin(text: str) -> str:
-    """As a browser writes it: scheme and host in lower case, no default port, no path."""
+    """Normalize an origin as browsers do: scheme and host in lower case, no default port, no path."""
     problem = PydanticCustomError(
         _SENTENCE,
         "has {text}: expected scheme and host as the address bar shows them, https://runs.example.com",

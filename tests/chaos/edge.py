@@ -80,11 +80,15 @@ class ApiServer:
         self.reach()
         return stored_job(self._sim(name))
 
-    async def budget(self, namespace: str, name: str) -> Json | None:
+    async def disruption_budget(self, namespace: str, name: str) -> Json | None:
         self.reach()
         sim = self._sim(name.removesuffix("-checkpoint"))
         labels = names.child_labels(sim.name, sim.uid)
-        return {"metadata": {"name": name, "uid": sim.budget, "labels": labels}} if sim.budget else None
+        return (
+            {"metadata": {"name": name, "uid": sim.disruption_budget, "labels": labels}}
+            if sim.disruption_budget
+            else None
+        )
 
     async def secret(self, namespace: str, name: str) -> dict[str, bytes]:
         self.reach()
@@ -161,8 +165,8 @@ class ApiServer:
 
         await self._write("DeleteRun", delete)
 
-    async def tell(self, involved: Json, reason: str, message: str, *, warning: bool, wall: str) -> None:
-        await self._write("Tell", lambda: None)
+    async def record_event(self, involved: Json, reason: str, message: str, *, warning: bool, wall: str) -> None:
+        await self._write("RecordEvent", lambda: None)
 
     def _patch(self, sim: SimRun, operations: Sequence[Json]) -> Json:
         sim = self._existing(sim.name)
@@ -241,7 +245,7 @@ class ApiServer:
             if pod is None:
                 raise KubeError(404, "NotFound", f"pod {name} is gone")
             self.world.annotate(sim, pod, key, value)
-            if key == names.RELEASED_ANNOTATION:
+            if key == names.OPEN_GATE_ANNOTATION:
                 self._ended_by_us(pod)
 
         await self._write("Annotate", annotate)
@@ -256,23 +260,23 @@ class ApiServer:
 
         await self._write("DeletePod", delete)
 
-    async def create_budget(self, manifest: Json) -> Json:
+    async def create_disruption_budget(self, manifest: Json) -> Json:
         def create() -> Json:
             sim = self._sim(manifest["metadata"]["name"].removesuffix("-checkpoint"))
-            if sim.budget:
+            if sim.disruption_budget:
                 raise KubeError(409, "AlreadyExists", "there is such a budget")
-            sim.budgets += 1
-            sim.budget = f"{sim.name}-budget-{sim.budgets}"
-            return {"metadata": {"uid": sim.budget}}
+            sim.disruption_budgets += 1
+            sim.disruption_budget = f"{sim.name}-budget-{sim.disruption_budgets}"
+            return {"metadata": {"uid": sim.disruption_budget}}
 
-        return await self._write("CreateBudget", create)
+        return await self._write("CreateDisruptionBudget", create)
 
-    async def delete_budget(self, namespace: str, name: str, uid: str) -> None:
+    async def delete_disruption_budget(self, namespace: str, name: str, uid: str) -> None:
         def delete() -> None:
             sim = self._sim(name.removesuffix("-checkpoint"))
-            sim.budget = "" if sim.budget == uid else sim.budget
+            sim.disruption_budget = "" if sim.disruption_budget == uid else sim.disruption_budget
 
-        await self._write("DeleteBudget", delete)
+        await self._write("DeleteDisruptionBudget", delete)
 
     def _job(self, name: str, uid: str) -> SimRun:
         sim = self._sim(name)

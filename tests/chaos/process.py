@@ -13,7 +13,7 @@ from trainingrun_operator.controller.front import Watch
 from trainingrun_operator.controller.reconciler import Reconciler
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.memory import Memory
-from trainingrun_operator.edge.background.curve import Curves
+from trainingrun_operator.edge.background.curve import CurveWriter
 from trainingrun_operator.edge.cache import Cache, version
 from trainingrun_operator.edge.execute import Executor
 from trainingrun_operator.edge.gather.observer import Observer
@@ -64,7 +64,7 @@ class Process:
         )
         executor = Executor(self.api, self.cache, leads, lambda _: cloud)
         # Nobody writes the curves: they are the background's, and no part of a story.
-        curves = Curves(self.api, leads, 60)  # type: ignore[arg-type]
+        curves = CurveWriter(self.api, leads, 60)  # type: ignore[arg-type]
         self.reconciler = Reconciler(
             self.api, self.cache, self.observer, executor, _telemetry(), curves, status_seconds=60, clock=world
         )

@@ -84,7 +84,7 @@ def test_letting_go_of_a_crashed_pod_unsaved_is_a_loss(monkeypatch):
     monkeypatch.setattr(Pod, "waits_behind_gate", False)
     assert not Story(scenario).tell().good
     monkeypatch.undo()
-    monkeypatch.setattr(deciding, "_replace", deciding._let_go)
+    monkeypatch.setattr(deciding, "_replace", deciding._open_gates)
     assert Story(scenario).tell().lost_bytes > 0
 
 

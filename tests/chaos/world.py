@@ -103,7 +103,7 @@ class SimPod:
     newest_commit: Commit | None = None
     said: tuple[Any, AgentReport] | None = None
     """What its agent has said last, and about what."""
-    released: bool = False
+    gate_open: bool = False
 
     @property
     def over(self) -> bool:
@@ -140,9 +140,9 @@ class SimRun:
     all_pods: list[SimPod] = field(default_factory=list)
     bucket: list[Commit] = field(default_factory=list)
     exists: bool = True
-    budget: str = ""
+    disruption_budget: str = ""
     """uid of its PodDisruptionBudget; empty: there is none."""
-    budgets: int = 0
+    disruption_budgets: int = 0
     changed: int = 0
     """Counts what a watch would tell."""
     lost: list[tuple[SimPod, int]] = field(default_factory=list)
@@ -362,7 +362,7 @@ class World:
         if pod.training is Training.RUNNING:
             self._train(sim, pod)
         self._agent(sim, pod)
-        if pod.training is Training.EXITED and pod.released and not pod.over:
+        if pod.training is Training.EXITED and pod.gate_open and not pod.over:
             pod.phase = "Failed" if pod.exit_code else "Succeeded"
             sim.changed += 1
         if pod.deleting_since is not None and self.now >= pod.deleting_since + POD_GRACE_SECONDS:
@@ -549,8 +549,8 @@ class World:
                 pod.stop = StopRequest.model_validate_json(value)
             case names.SAVE_ANNOTATION:
                 pod.save, pod.save_at = SaveRequest.model_validate_json(value), self.now
-            case names.RELEASED_ANNOTATION:
-                pod.released = True
+            case names.OPEN_GATE_ANNOTATION:
+                pod.gate_open = True
             case names.NUDGE_ANNOTATION:
                 pass
             case _:
@@ -643,5 +643,5 @@ class World:
 def _moves(pod: SimPod) -> bool:
     if pod.machine is None or pod.machine.state is Instance.GONE:
         return False
-    ending = pod.deleting_since is not None or (pod.released and not pod.over)
+    ending = pod.deleting_since is not None or (pod.gate_open and not pod.over)
     return ending or pod.training is Training.RUNNING or pod.upload is not None

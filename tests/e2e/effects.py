@@ -24,11 +24,11 @@ KINDS: Final = (
     Kind("a Job", "post jobs", (
         effects.CreateWorkload, effects.AdoptWorkload, effects.EndReplacements, effects.SuspendWorkload, effects.ResumeWorkload, effects.DeleteWorkload
     )),
-    Kind("an Event", "event Started", (effects.Tell,)),
+    Kind("an Event", "event Started", (effects.RecordEvent,)),
     Kind("the run's status, by its version", "begin", (effects.Begin, effects.RecordNodes)),
     Kind("an annotation of a pod", "annotate save", (effects.Annotate,)),
     Kind("the run's status, by the phase of its stop", "advance Deleting", (effects.Advance, effects.Resume)),
-    Kind("a disruption budget", BUDGET, (effects.CreateBudget, effects.DeleteBudget)),
+    Kind("a disruption budget", BUDGET, (effects.CreateDisruptionBudget, effects.DeleteDisruptionBudget)),
     Kind("a pod", "delete pod", (effects.DeletePod,)),
     Kind("a Node", "taint node", (effects.TaintNode, effects.UntaintNode, effects.DeleteNode)),
     Kind("the run itself", "remove finalizer", (effects.AddFinalizer, effects.RemoveFinalizer, effects.DeleteRun)),

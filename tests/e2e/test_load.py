@@ -53,7 +53,7 @@ class Stop(NamedTuple):
     """How long one took."""
 
     asked: float
-    """Until the training was asked to leave, in seconds after the patch."""
+    """Until waiting for the training to exit, in seconds after the patch."""
     finished: float
     proof: float
     """Of that, reading the checkpoint back from S3; 0 where there is none."""

@@ -26,7 +26,7 @@ def test_a_machine_that_dies_under_a_stop_and_a_training(gpu_nodes, space):
         run.wait_condition("CheckpointSaved")
     machine = stops.wait(lambda s: s.get("nodes"), "its node is recorded")["nodes"][0]["providerID"].rpartition("/")[2]
     stops.merge({"spec": {"stop": True}})
-    stops.wait(lambda s: s.get("termination", {}).get("phase") == "Draining", "the training was asked to leave")
+    stops.wait(lambda s: s.get("termination", {}).get("phase") == "Draining", "waiting for the training to exit")
 
     let_go = hold_node(space, node)
     space.cloud.scaling.terminate_instance_in_auto_scaling_group(

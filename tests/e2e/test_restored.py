@@ -29,7 +29,7 @@ def test_a_run_whose_end_the_backup_does_not_know_is_not_trained_again(space):
     status = run.wait_finished()
 
     assert (status["phase"], status["terminationStatus"]) == ("Succeeded", ended["terminationStatus"])
-    assert "This run had ended before, as auto_complete" in status["terminationMessage"]
+    assert "This run already ended, as auto_complete" in status["terminationMessage"]
     assert (status["checkpoint"]["uri"], status["checkpoint"]["digest"]) == (
         ended["checkpoint"]["uri"],
         ended["checkpoint"]["digest"],

@@ -47,7 +47,7 @@ def test_a_suspended_run_gives_its_machine_back_and_goes_on_from_its_checkpoint(
     status = run.wait_step(saved + 5)
     assert status["phase"] == "Running"
     assert "termination" not in status
-    assert run.wait_event("Resumed")["message"] == f"The training goes on from {uri}."
+    assert run.wait_event("Resumed")["message"] == f"Training resumes from {uri}."
 
     space.shell(STOP)
     status = run.wait_finished(180)

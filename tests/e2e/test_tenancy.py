@@ -280,7 +280,7 @@ def to(destination=f"s3://trainingrun-checkpoints/{PREFIX}", **s3):
     return {"checkpoint": {"destination": destination, "s3": s3}}
 
 
-ASK = "No request was made. Change it, or ask whoever installed the operator to add it to allowedDestinations."
+ASK = "No request was made. Change it, or ask the operator's administrator to add it to allowedDestinations."
 ELSEWHERE = {
     "a metadata service": (to(endpointURL="http://169.254.169.254/latest"), ["'http://169.254.169.254/latest'"]),
     "the API server": (to(endpointURL="https://kubernetes.default.svc"), ["'https://kubernetes.default.svc'"]),
@@ -374,9 +374,9 @@ def test_a_secret_of_another_namespace_is_never_read(space, other, ground):
 # -- templates -----------------------------------------------------------------------------------------------------
 
 TEMPLATES = {
-    "the agent's name": ({"initContainers": [{**CONTAINER, "name": "checkpoint-agent"}]}, {}, "'checkpoint-agent' is the operator's own"),
-    "the gate's name": ({"containers": [{**CONTAINER, "name": "checkpoint-gate"}]}, {}, "'checkpoint-gate' is the operator's own"),
-    "the agent's orders": ({}, {"annotations": {"trainingrun.dev/released": "now"}}, "annotations of trainingrun.dev are the operator's own"),
+    "the agent's name": ({"initContainers": [{**CONTAINER, "name": "checkpoint-agent"}]}, {}, "'checkpoint-agent' is reserved for the operator"),
+    "the gate's name": ({"containers": [{**CONTAINER, "name": "checkpoint-gate"}]}, {}, "'checkpoint-gate' is reserved for the operator"),
+    "the agent's orders": ({}, {"annotations": {"trainingrun.dev/released": "now"}}, "annotations of trainingrun.dev are reserved for the operator"),
     "the agent's volume": ({"volumes": [{"name": "trainingrun-control", "emptyDir": {}}]}, {}, "trainingrun-control"),
 }  # fmt: skip
 

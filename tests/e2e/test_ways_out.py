@@ -53,7 +53,7 @@ def test_a_stop_while_the_pod_waits(pending, reason, space):
     run.merge({"spec": {"stop": True}})
     status = run.wait_settled()
     assert (status["phase"], status["terminationStatus"]) == ("Stopped", "user_stop")
-    assert "There was nothing to save: the training never started." in status["terminationMessage"]
+    assert "Nothing to save: the training never started." in status["terminationMessage"]
     assert condition_of(status, "CheckpointSaved")["reason"] == "NothingFound"
     assert condition_of(status, "NodesReleased")["status"] == "True"
     assert "startTime" not in status
@@ -163,7 +163,7 @@ def test_a_job_that_somebody_deletes_while_it_trains_ends_its_run(space):
     space.shell("kubectl delete job jobless --wait=false")
     status = run.wait_settled(job=False)
     assert (status["phase"], status["terminationStatus"]) == ("Failed", "failed")
-    assert status["terminationMessage"].startswith("Its Job jobless was deleted by somebody else.")
+    assert status["terminationMessage"].startswith("Its Job jobless was deleted, and not by the operator.")
     assert condition_of(status, "Succeeded")["status"] == "False"
     run.assert_checkpoint_proven(status)
     made = {one.at for one in space.audit("create", "jobs") if one.at > deleted}

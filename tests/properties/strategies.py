@@ -12,8 +12,8 @@ from trainingrun_operator.api.endings import ENDINGS
 from trainingrun_operator.api.exchange import (
     AgentError,
     AgentReport,
+    CheckpointSeen,
     CommitSeen,
-    Found,
     MarkerSeen,
     SaveRequest,
     StopRequest,
@@ -38,7 +38,7 @@ from trainingrun_operator.checkpoints.documents import Checkpoint, Commit, RunRe
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.gathered import Facts, Source
-from trainingrun_operator.core.facts.learned import BudgetChanged, JobRefused, ProviderAnswered
+from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered
 from trainingrun_operator.core.facts.nodes import Fate, Instance, NodeFacts, Occupant, Refusal
 from trainingrun_operator.core.facts.pod import Pod, Training
 from trainingrun_operator.core.facts.rank import Rank
@@ -130,7 +130,13 @@ CHECKPOINTS = st.one_of(
 )
 FOUND = st.one_of(
     st.none(),
-    st.builds(Found, dir=TEXT, step=STEPS, complete=BOOLS, age_seconds=st.sampled_from([0.0, 20.0, 1e9, float("nan")])),
+    st.builds(
+        CheckpointSeen,
+        dir=TEXT,
+        step=STEPS,
+        complete=BOOLS,
+        age_seconds=st.sampled_from([0.0, 20.0, 1e9, float("nan")]),
+    ),
 )
 AGENTS = st.builds(
     AgentReport,
@@ -192,7 +198,7 @@ PODS = st.builds(
     waiting_message=TEXT,
     stop=STOPS,
     save=SAVES,
-    released=BOOLS,
+    gate_open=BOOLS,
     gate_left=BOOLS,
 )
 WORKLOADS = st.one_of(
@@ -285,7 +291,7 @@ def specs(draw):
 
 SAVED = st.one_of(
     st.none(),
-    st.just(Saved(note="There was nothing to save: no step had been made.")),
+    st.just(Saved(note="Nothing to save: the training made no step.")),
     VERIFIED.map(lambda proven: Saved(commit=proven.key, files=3, final=proven.commit.final, step=3)),
 )
 
@@ -414,7 +420,7 @@ def deleting(draw):
 def crashed(draw):
     """A pod whose training has crashed waits behind its gate."""
     seen = draw(contradictions())
-    pod = replace(draw(PODS), phase="Running", training=Training.EXITED, exit_code=1, released=False)
+    pod = replace(draw(PODS), phase="Running", training=Training.EXITED, exit_code=1, gate_open=False)
     seen = on_the_way(seen, None, workload=None)
     run = replace(seen.run, deleting=False)
     seen = with_rank(replace(seen, run=run, workload=JOB, nodes=()), pods=(pod,), agent=None)
@@ -439,7 +445,7 @@ def releasing(draw):
     )
     if phase is NodePhase.VERIFYING and found.instance is Instance.RUNNING:
         ghost = "A machine without a Node still runs and is billed. " if found.uid is None else ""
-        node = node.model_copy(update={"message": f"{ghost}Asked again to go."})
+        node = node.model_copy(update={"message": f"{ghost}Termination requested again."})
     seen = with_rank(on_the_way(seen, make_stop(Phase.RELEASING), nodes=(node,)), pods=())
     return replace(
         seen,
@@ -477,7 +483,7 @@ def looks(draw):
         problem=seen.problem,
         ended_before=draw(st.one_of(st.none(), VERIFIED)),
         log_tails=draw(st.dictionaries(st.sampled_from(POD_UIDS), TEXT, max_size=2)),
-        budget=draw(st.sampled_from([None, "", "uid"])),
+        disruption_budget=draw(st.sampled_from([None, "", "uid"])),
     )
 
 
@@ -487,7 +493,7 @@ LEARNED = st.one_of(
         st.sampled_from(["aws:///zone/i-1", ""]),
         st.one_of(st.none(), st.builds(Refusal, st.sampled_from(RefusalKind), TEXT, SECONDS)),
     ),
-    st.builds(BudgetChanged, st.sampled_from([None, "", "uid"])),
+    st.builds(DisruptionBudgetChanged, st.sampled_from([None, "", "uid"])),
     st.builds(JobRefused, st.builds(Problem, TEXT, TEXT, BOOLS)),
 )
 

@@ -105,7 +105,7 @@ def test_any_readings_can_be_folded(one, two, three):
 def nothing_is_deleted_without_a_record_of_what_was_saved(seen):
     stop = seen.run.status.termination
     destroying = effects_of(seen, DeletePod, SuspendWorkload, DeleteWorkload, ReleaseMachine, DeleteNode, TaintNode)
-    releasing = [e for e in effects_of(seen, Annotate) if e.key == names.RELEASED_ANNOTATION]
+    releasing = [e for e in effects_of(seen, Annotate) if e.key == names.OPEN_GATE_ANNOTATION]
     if destroying:
         assert stop is not None
         assert stop.phase in ENDING

@@ -70,7 +70,7 @@ class Pod:
             run_uid="uid",
             path=str(self.volume),
             destination="s3://runs/prefix",
-            settle_seconds=0,
+            quiet_seconds=0,
             world_size=len(RANKS),
         )
         task = Task(config, PodRef(name=self.name, uid=f"uid-{self.name}", rank=self.rank, world_size=len(RANKS)))

@@ -77,7 +77,7 @@ def test_the_dashboard_runs_with_its_settings(monkeypatch):
     ("name", "value", "said"),
     [
         ("TRAININGRUN_DASHBOARD_PORT", "http", "TRAININGRUN_DASHBOARD_PORT is 'http'"),
-        ("KUBECONFIG", "/nowhere", "Neither in a pod nor with a kubeconfig that can be used (/nowhere"),
+        ("KUBECONFIG", "/nowhere", "Not in a pod, and the kubeconfig cannot be used (/nowhere"),
     ],
 )
 def test_a_dashboard_that_cannot_start_says_why_in_a_sentence(monkeypatch, name, value, said):

@@ -14,7 +14,7 @@ GOOD = {
     "agent_image": ("registry.example/operator:1", "registry.example/operator:1"),
     "agent_pull_policy": ("Always", "Always"),
     "agent_resources": ('{"limits": {"cpu": "1"}}', {"limits": {"cpu": "1"}}),
-    "agent_settle_seconds": ("2.5", 2.5),
+    "agent_quiet_seconds": ("2.5", 2.5),
     "auto_stop_loss": ("0.25", 0.25),
     "auto_stop_action": ("Stop", "Stop"),
     "hold_after_seconds": ("1", 1.0),
@@ -48,8 +48,11 @@ GOOD = {
 }
 
 
+NAMED_OTHERWISE = {"agent_quiet_seconds": "TRAININGRUN_AGENT_SETTLE_SECONDS"}
+
+
 def variable(name):
-    return f"TRAININGRUN_{name.upper()}"
+    return NAMED_OTHERWISE.get(name, f"TRAININGRUN_{name.upper()}")
 
 
 def test_every_setting_is_in_the_table():
@@ -155,7 +158,7 @@ def test_a_secret_that_signs_nothing_is_refused_without_quoting_it(secret, why):
 
 
 def test_an_event_that_does_not_exist_is_refused():
-    with pytest.raises(SettingsError, match=r"has 'run\.ended': expected some of dev\.trainingrun\.run\.ended, "):
+    with pytest.raises(SettingsError, match=r"has 'run\.ended': expected one or more of dev\.trainingrun\.run\.ended, "):
         load({"TRAININGRUN_WEBHOOK_EVENTS": "dev.trainingrun.data.lost,run.ended"})
 
 

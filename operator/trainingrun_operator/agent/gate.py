@@ -18,7 +18,7 @@ SIGTERMED = names.GATE_SIGTERMED
 
 def is_released(annotations: str) -> bool:
     """Whether a downward-API annotations file carries ``trainingrun.dev/released``."""
-    return any(line.startswith(names.RELEASED_ANNOTATION + "=") for line in annotations.splitlines())
+    return any(line.startswith(names.OPEN_GATE_ANNOTATION + "=") for line in annotations.splitlines())
 
 
 def _leave(*_: object) -> None:

@@ -62,4 +62,4 @@ def asked(text: str) -> Asked:
 
     stop = read(names.STOP_ANNOTATION, StopRequest)
     save = read(names.SAVE_ANNOTATION, SaveRequest)
-    return Asked(stop, save, names.RELEASED_ANNOTATION in annotations, tuple(bad))
+    return Asked(stop, save, names.OPEN_GATE_ANNOTATION in annotations, tuple(bad))

@@ -13,8 +13,8 @@ from trainingrun_operator.agent.volume.look import View
 from trainingrun_operator.api.exchange import (
     AgentError,
     AgentReport,
+    CheckpointSeen,
     CommitSeen,
-    Found,
     ManifestSeen,
     MarkerSeen,
     Upload,
@@ -161,9 +161,11 @@ class Board:
             )
 
 
-def _found(seen: Seen | None, wall: float) -> Found | None:
+def _found(seen: Seen | None, wall: float) -> CheckpointSeen | None:
     if seen is None:
         return None
     unit = seen.unit
     age = max(wall - unit.mtime_ns / 1e9, 0.0)
-    return Found(dir=names.to_text(unit.dir), step=unit.step, complete=seen.complete, age_seconds=age, bytes=unit.bytes)
+    return CheckpointSeen(
+        dir=names.to_text(unit.dir), step=unit.step, complete=seen.complete, age_seconds=age, bytes=unit.bytes
+    )

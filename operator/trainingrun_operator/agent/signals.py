@@ -112,7 +112,7 @@ class Signaller:
     def __init__(self, task: Task, memory: PodMemory, proc: Path = PROC) -> None:
         self._number = signal.Signals[task.config.stop_signal] if task.config.stop_signal else None
         self._root = task.config.path
-        self._settle = task.config.settle_seconds
+        self._settle = task.config.quiet_seconds
         self._since_ns = int(memory.started_at * 1e9)
         self._memory = memory
         self._proc = proc

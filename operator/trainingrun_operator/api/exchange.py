@@ -53,7 +53,7 @@ class AgentConfig(Model):
     """Has a file per key of the run's Secret. Empty: credentials are those that boto3 finds."""
     include: tuple[str, ...] = ("**",)
     exclude: tuple[str, ...] = ()
-    settle_seconds: float = 10
+    quiet_seconds: float = 10
     """A file of no known format counts as complete once unchanged for this long."""
     stop_file: str = "STOP_TRAINING"
     stop_signal: str = ""
@@ -64,7 +64,7 @@ class AgentConfig(Model):
     """Ranks that ship, as the workload has them."""
 
 
-class Found(Model):
+class CheckpointSeen(Model):
     """One checkpoint as it lies in the volume."""
 
     dir: str
@@ -142,9 +142,9 @@ class AgentReport(Model):
     world_size: int = 1
     incarnation: int | None = None
     """Of this rank; None until the claim in the bucket succeeded."""
-    newest: Found | None = None
+    newest: CheckpointSeen | None = None
     """The newest complete checkpoint in the volume."""
-    unfinished: Found | None = None
+    unfinished: CheckpointSeen | None = None
     """A newer one that is still being written."""
     files: int = 0
     bytes: int = 0

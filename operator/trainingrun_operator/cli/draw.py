@@ -41,7 +41,7 @@ def _means(values: list[float], width: int) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Curve:
+class Plot:
     """Input of a plot."""
 
     points: Sequence[tuple[float, float]]
@@ -53,7 +53,7 @@ class Curve:
     """Position at which the end was decided."""
 
 
-def plot(curve: Curve, width: int, height: int, *, plain: bool = False, logarithmic: bool = False) -> list[str]:
+def plot(curve: Plot, width: int, height: int, *, plain: bool = False, logarithmic: bool = False) -> list[str]:
     """Draw the curve as lines of at most `width` characters; `height` lines are the plot itself.
 
     The threshold is always visible. On a logarithmic axis, values up to 0 are left out.
@@ -92,7 +92,7 @@ def _bar(*, plain: bool) -> str:
     return "|" if plain else "│"
 
 
-def _foot(curve: Curve, cells: _Cells, *, plain: bool) -> list[str]:
+def _foot(curve: Plot, cells: _Cells, *, plain: bool) -> list[str]:
     """The horizontal axis with its end labels and the position of the end."""
     corner, dash = ("+", "-") if plain else ("└", "─")
     first, last = f"{cells.left:g}", f"{cells.right:g}"

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from trainingrun_operator.api import names
 from trainingrun_operator.cli import live, policy, words
-from trainingrun_operator.cli.draw import Curve, plot
+from trainingrun_operator.cli.draw import Plot, plot
 from trainingrun_operator.cli.explain import explain
 from trainingrun_operator.cli.rows import read, row_of
 from trainingrun_operator.cli.screen import GAP, note
@@ -62,7 +62,7 @@ def watch(session: Session, run: str | None, selector: str, *, everywhere: bool)
 
     For one RUN, also explain why it has not stopped, and exit when it has. Without a terminal, print a line per change.
     """
-    seen = live.Seen(everywhere=everywhere, one=run is not None)
+    seen = live.KnownRuns(everywhere=everywhere, one=run is not None)
     if run is not None:
         session.kubectl.run(run)
     if session.screen.is_terminal:
@@ -71,7 +71,7 @@ def watch(session: Session, run: str | None, selector: str, *, everywhere: bool)
     live.follow(changes, seen, session.screen, one=run is not None)
 
 
-def _take_curves(session: Session, seen: live.Seen, run: str | None, *, everywhere: bool) -> None:
+def _take_curves(session: Session, seen: live.KnownRuns, run: str | None, *, everywhere: bool) -> None:
     """Load stored curves; without the right to read ConfigMaps, the trend starts now."""
     try:
         one = session.kubectl.config_map(names.curve_name(run)) if run else None
@@ -176,10 +176,10 @@ def _caption(run: Run, points: tuple[Point, ...]) -> str:
     return ", ".join(parts)
 
 
-def _curve(run: Run, points: tuple[Point, ...]) -> Curve:
+def _curve(run: Run, points: tuple[Point, ...]) -> Plot:
     force, stop = run.status.effective, run.status.termination
     decided = [one.step for one in stop.evidence if one.step is not None] if stop is not None else []
-    return Curve(
+    return Plot(
         [(float(point.step), point.loss) for point in points],
         force.auto_stop_loss if force is not None else None,
         stop=float(decided[-1]) if decided else None,

@@ -49,7 +49,7 @@ def cells(row: Row, *, everywhere: bool, wide: bool = False) -> list[str]:
     return [*([row.namespace] if everywhere else []), *usual, *([row.best, row.nodes, row.checkpoint] if wide else [])]
 
 
-class Seen:
+class KnownRuns:
     """The known state of each run."""
 
     def __init__(self, *, everywhere: bool, one: bool) -> None:
@@ -104,7 +104,7 @@ class Seen:
         return lines
 
 
-def follow(changes: Iterable[tuple[str, dict[str, Any]]], seen: Seen, screen: Screen, *, one: bool) -> None:
+def follow(changes: Iterable[tuple[str, dict[str, Any]]], seen: KnownRuns, screen: Screen, *, one: bool) -> None:
     """Show changes until the watch ends or, with `one`, the run finishes."""
     if not screen.is_terminal:
         _print(changes, screen, one=one)

@@ -1,4 +1,4 @@
-"""Puts the operator together and runs it until it is told to stop."""
+"""Builds the operator and runs it until it is stopped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trainingrun_operator.controller.reconciler import Reconciler
 from trainingrun_operator.controller.scheduler import Scheduler
 from trainingrun_operator.core.signature import keys_of
 from trainingrun_operator.edge import calls
-from trainingrun_operator.edge.background.curve import Curves
+from trainingrun_operator.edge.background.curve import CurveWriter
 from trainingrun_operator.edge.background.webhook import Notifier, Webhook
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.execute import Executor
@@ -43,41 +43,41 @@ if TYPE_CHECKING:
     from trainingrun_operator.settings import Settings
 
 BEAT_MAX_SECONDS: Final = 30
-"""A scheduler, or a candidate for the Lease, that has not turned for so long is stuck."""
+"""Scheduler or Lease candidate count as stuck after this time without a beat."""
 NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 log = logging.getLogger(__name__)
 
 
 class NothingToWatchError(Exception):
-    """Of the namespaces that were named none may be read."""
+    """No configured namespace may be read."""
 
     def __init__(self, named: str) -> None:
         super().__init__(
-            f"TRAININGRUN_WATCH_NAMESPACES is {named!r}, and the runs of none of them may be listed: each needs the chart's Role and RoleBinding."
+            f"TRAININGRUN_WATCH_NAMESPACES is {named!r}, and the operator may list TrainingRuns in none of them: each needs the chart's Role and RoleBinding."
         )
 
 
 def run(settings: Settings) -> int:
-    """Run the operator; returns its exit code."""
+    """Run the operator and return its exit code."""
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    # One line per request and event of a library's own is noise beside ours.
+    # These libraries log a line per request or event.
     for noisy in ("kopf", "botocore", "urllib3", "aiohttp.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         asyncio.run(_run(settings))
     except (kopf.LoginError, NothingToWatchError, front.WatchRefusedError) as error:
-        log.error("%s", error)  # noqa: TRY400 - a sentence, not a crash
+        log.error("%s", error)  # noqa: TRY400 - no traceback
         return 1
     return 0
 
 
 async def _run(settings: Settings) -> None:
-    told = webhook(settings)
+    hook = webhook(settings)
     info, fields = front.connection()
     cache, telemetry, store = Cache(), exporter.Telemetry(), Store()
     connection = Connection(**fields)
-    # The Lease has connections of its own: a burst of looks must not keep its renewal waiting. So have curves and events: no look waits for them.
+    # The Lease has its own connections, so that looks do not delay its renewal; curves and events too, so that they delay no look.
     async with (
         Kube(connection) as kube,
         Kube(connection) as aside,
@@ -101,8 +101,8 @@ async def _run(settings: Settings) -> None:
             relist_seconds=settings.list_seconds,
         )
         executor = Executor(kube, cache, lease.held, providers)
-        curves = Curves(beside, lease.held, settings.curve_seconds)
-        notifier = Notifier(told, beside, cache, lease.held, telemetry.notification) if told else None
+        curves = CurveWriter(beside, lease.held, settings.curve_seconds)
+        notifier = Notifier(hook, beside, cache, lease.held, telemetry.notification) if hook else None
         reconciler = Reconciler(kube, cache, observer, executor, telemetry, curves, settings.status_seconds, notifier)
         scheduler = Scheduler(reconciler.look, lambda uid: _namespace(cache, uid), telemetry.lateness)
         namespaces = await front.readable(kube, settings.namespaces)
@@ -141,15 +141,15 @@ async def _run(settings: Settings) -> None:
             await server.cleanup()
             store.close()
         if not leading.cancelled():
-            # It never ends by itself: a bug, and the reason why everything has.
+            # Only a bug ends this task; raise its exception.
             leading.result()
 
 
 def webhook(settings: Settings) -> Webhook | None:
-    """Return where events are told, and which; None: nowhere.
+    """Return the webhook; None: none is configured.
 
     Raises:
-        SettingsError: there is nothing to sign them with.
+        SettingsError: there is no signing secret.
     """
     if not settings.webhook_url:
         return None
@@ -159,7 +159,7 @@ def webhook(settings: Settings) -> Webhook | None:
 
 
 def candidate(kube: Kube, settings: Settings) -> Lease:
-    """Return this process as a candidate for the Lease that the installation names."""
+    """Return this process as a candidate for the configured Lease."""
     in_pod = NAMESPACE_FILE.read_text().strip() if NAMESPACE_FILE.exists() else ""
     return Lease(
         kube,
@@ -173,18 +173,18 @@ def candidate(kube: Kube, settings: Settings) -> Lease:
 
 @dataclass(frozen=True)
 class Term:
-    """What begins and ends with the Lease: looks at runs, and what is remembered and exported of them. The watches and their cache go on."""
+    """The part of the operator that runs while it leads: looks at runs, their memory and metrics. Watches and cache always run."""
 
     cache: Cache
     scheduler: Scheduler
     reconciler: Reconciler
 
     def begin(self) -> None:
-        """Look at every run."""
+        """Start looking at every run."""
         self.scheduler.start(tuple(self.cache.runs))
 
     async def end(self) -> None:
-        """Look at none; returns when no look is on its way."""
+        """Stop; returns when no look is running."""
         await self.scheduler.stop()
         self.reconciler.forget_all()
 
@@ -195,7 +195,7 @@ def _namespace(cache: Cache, uid: str) -> str:
 
 
 async def _relist(watch: Watch, every_seconds: float) -> None:
-    """Now, and then every so often; the API server being away is no reason to stop trying."""
+    """List the runs now and at intervals; retry if the API server does not answer."""
     while True:
         wait = every_seconds
         try:
@@ -209,39 +209,37 @@ async def _relist(watch: Watch, every_seconds: float) -> None:
 async def _readable_by_now(
     kube: Kube, left_out: Sequence[str], every_seconds: float, leading: asyncio.Task[Any]
 ) -> None:
-    """Leave, to be started anew, once a namespace that could not be watched can be: kopf takes none in later."""
+    """Exit, to be restarted, once a skipped namespace may be read: kopf cannot add namespaces later."""
     if left_out:
-        log.warning("the runs of %s may not be listed: left out until they may", ", ".join(left_out))
+        log.warning("cannot list TrainingRuns in %s: skipped until permitted", ", ".join(left_out))
     while left_out:
         await asyncio.sleep(every_seconds)
         if found := await front.readable(kube, left_out):
-            log.info("the runs of %s may be listed now: starting anew", ", ".join(found))
+            log.info("may list TrainingRuns in %s now: restarting", ", ".join(found))
             leading.cancel()
             return
 
 
 class Health:
-    """Answers the kubelet's probes, by looking: at the beats of scheduler and candidate, and at the last proof that the watch works."""
+    """Answers the kubelet's probes from the beats of scheduler and Lease candidate, and the last proof of the watch."""
 
     def __init__(self, watch: Watch, scheduler: Scheduler, lease: Lease, list_seconds: float) -> None:
         self._watch, self._scheduler, self._lease, self._list_seconds = watch, scheduler, lease, list_seconds
 
     async def live(self, _: web.Request) -> web.Response:
-        """Whether a restart would help: scheduler or candidate are stuck, or the watch has been silent for three lists."""
+        """Liveness: fails if scheduler or Lease candidate are stuck, or the watch is unproven for three list intervals."""
         now = time.monotonic()
         beat, proof = now - self._scheduler.beat, now - self._watch.proven
         if beat > BEAT_MAX_SECONDS:
-            return web.Response(status=503, text=f"the scheduler has not turned for {beat:.0f} s\n")
+            return web.Response(status=503, text=f"the scheduler has been stuck for {beat:.0f} s\n")
         if (asked := now - self._lease.beat) > BEAT_MAX_SECONDS + self._lease.seconds:
-            return web.Response(status=503, text=f"the Lease has not been asked for since {asked:.0f} s\n")
+            return web.Response(status=503, text=f"the Lease has not been requested for {asked:.0f} s\n")
         if proof > 3 * self._list_seconds + BEAT_MAX_SECONDS:
-            return web.Response(
-                status=503, text=f"no event, and no list that agrees with the events, for {proof:.0f} s\n"
-            )
+            return web.Response(status=503, text=f"no event and no list that matches the events for {proof:.0f} s\n")
         return web.Response(text=f"ok: scheduler {beat:.1f} s ago, watch proven {proof:.0f} s ago\n")
 
     async def ready(self, _: web.Request) -> web.Response:
-        """Whether the first complete list was taken in and the Lease is known: a standby is as ready as the one that leads."""
+        """Readiness: the first list is complete and the Lease is known. A standby is ready too."""
         if not self._watch.listed:
             return web.Response(status=503, text="the TrainingRuns have not been listed yet\n")
         if not self._lease.known:

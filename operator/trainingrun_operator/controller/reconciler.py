@@ -1,4 +1,4 @@
-"""One look at a run: observe, decide, execute, say. Level-triggered: any look may be the first, and a repeated one changes nothing."""
+"""One look at a run: observe, decide, execute, write the status. Level-triggered: any look may be the first, and looks may be repeated."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainingrun_operator.exporter import series_of
 if TYPE_CHECKING:
     from trainingrun_operator.api.status import Progress, TrainingRunStatus
     from trainingrun_operator.core.observed import Observed
-    from trainingrun_operator.edge.background.curve import Curves
+    from trainingrun_operator.edge.background.curve import CurveWriter
     from trainingrun_operator.edge.background.webhook import Notifier
     from trainingrun_operator.edge.cache import Cache
     from trainingrun_operator.edge.clock import Clock
@@ -35,51 +35,51 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 STEPS_AT_ONCE: Final = 12
-"""A stop may pass through so many phases in one look before others get their turn."""
+"""Limit of decisions in one look, so that other runs get their turn."""
 BACKOFF_MAX_SECONDS: Final = 60.0
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Written:
-    """The status that this process wrote last."""
+class WrittenStatus:
+    """The last status written by this process."""
 
     digest: str = ""
     at: float = float("-inf")
     shown: tuple[str, ...] = ()
-    """What must be written at once when it changes: the generation that was seen, phase and the conditions' states."""
+    """Values whose change is written at once: generation, phase, message, conditions."""
 
 
 @dataclass
-class Known:
-    """What this process knows of one run. Each look puts new values in the place of the old; none of them is changed."""
+class KnownRun:
+    """What this process knows about one run. Each look replaces the values."""
 
     memory: Memory = field(default_factory=Memory)
     counted: tally.Counted = field(default_factory=tally.Counted)
-    written: Written = field(default_factory=Written)
+    written: WrittenStatus = field(default_factory=WrittenStatus)
 
 
 @dataclass
 class Reconciler:
-    """Looks at one run at a time, by uid."""
+    """Looks at runs, one at a time, by uid."""
 
     kube: Statuses
     cache: Cache
     observer: Observer
     executor: Executor
     telemetry: Telemetry
-    curves: Curves
+    curves: CurveWriter
     status_seconds: float
     notifier: Notifier | None = None
     """None: the installation has no webhook."""
     clock: Clock = field(default_factory=SystemClock)
-    known: dict[str, Known] = field(default_factory=dict)
+    known: dict[str, KnownRun] = field(default_factory=dict)
     """By uid."""
     _failures: dict[str, int] = field(default_factory=dict)
 
     async def look(self, uid: str) -> float | None:
-        """Return when to look again, in seconds; None: at the next event."""
+        """Look at a run. Returns the seconds to the next look; None: at the next event."""
         if uid not in self.cache.runs:
             self.forget(uid)
             return None
@@ -90,7 +90,7 @@ class Reconciler:
             log.debug("stale: %s", stale)
             return await self._reread(uid)
         except NotLeadingError:
-            log.info("%s: not looked at any more: this operator does not lead", self._name(uid))
+            log.info("%s: look stopped: this operator does not lead", self._name(uid))
             return self._backoff(uid)
         except KubeError as error:
             self.telemetry.reconcile_error()
@@ -98,18 +98,18 @@ class Reconciler:
             return self._backoff(uid)
         except ValidationError as error:
             self.telemetry.reconcile_error()
-            log.error("%s: stored object is not understood: %s", self._name(uid), error.errors(include_url=False)[:3])  # noqa: TRY400 - the trace says nothing more
+            log.error("%s: stored object is invalid: %s", self._name(uid), error.errors(include_url=False)[:3])  # noqa: TRY400 - the trace says nothing more
             return BACKOFF_MAX_SECONDS
         finally:
             if uid not in self.cache.runs:
-                # The watch told of its end while it was looked at; what this look has brought since is of a run that is gone.
+                # The run was deleted during the look: drop what the look has stored.
                 self.forget(uid)
         self._failures.pop(uid, None)
         self.telemetry.reconciled(self.clock.monotonic() - began)
         return again
 
     def forget(self, uid: str) -> None:
-        """The run is gone."""
+        """Drop everything about a run that is gone."""
         self.known.pop(uid, None)
         self._failures.pop(uid, None)
         self.telemetry.runs.forget(uid)
@@ -119,7 +119,7 @@ class Reconciler:
             self.notifier.forget(uid)
 
     def forget_all(self) -> None:
-        """Somebody else looks at the runs: what is remembered of them grows old, and is not exported any more."""
+        """Drop everything: another operator leads, so memory and metrics would get stale."""
         self.known.clear()
         self._failures.clear()
         self.telemetry.runs.clear()
@@ -129,7 +129,7 @@ class Reconciler:
             self.notifier.forget_all()
 
     async def _look(self, uid: str) -> float | None:
-        known = self.known.setdefault(uid, Known())
+        known = self.known.setdefault(uid, KnownRun())
         for _ in range(STEPS_AT_ONCE):
             stored = self.cache.runs.get(uid)
             if stored is None:
@@ -138,32 +138,32 @@ class Reconciler:
             self.curves.note(seen)
             decision = decide(seen)
             if any(isinstance(effect, Begin) for effect in decision.effects) and not await self.observer.confirms(seen):
-                raise StaleError("pods or Job are not what the decision to end the run was made from")
+                raise StaleError("pods or Job have changed since the decision to end the run")
             outcome = await self.executor.execute(seen, decision.effects)
             known.memory = remember_effects(known.memory, outcome.learned)
             if outcome.stopped is not None:
                 raise outcome.stopped
             known.counted = tally.count(self.telemetry, seen, decision, known.counted)
-            # Deleted meanwhile: what the write returned is already history.
+            # If the run was deleted meanwhile, the answer of the write is not cached.
             if outcome.written is not None and uid in self.cache.runs:
                 self.cache.put_run(outcome.written)
             if decision.again_seconds != 0:
                 shown = seen
                 if outcome.written is not None:
                     known.memory, shown = await self.observer.observe(outcome.written, known.memory)
-                known.written = await self._say(shown, known.written)
-                return self._on_the_beat(decision.again_seconds, seen, shown.next_reading_at)
+                known.written = await self._write_status(shown, known.written)
+                return self._until_next_look(decision.again_seconds, seen, shown.next_reading_at)
         return 0
 
-    def _on_the_beat(self, again: float | None, seen: Observed, due: float) -> float | None:
-        """While a training is polled, what a look took is not added to the poll interval."""
+    def _until_next_look(self, again: float | None, seen: Observed, due: float) -> float | None:
+        """Return the seconds to the next look; while a training is polled, without the duration of this look."""
         polled = seen.run.status.termination is None and due > seen.now
         return max(0.0, due - self.clock.monotonic()) if polled and again is not None else again
 
     # -- status ------------------------------------------------------------------------------------------
 
-    async def _say(self, seen: Observed, before: Written) -> Written:
-        """Write what is derived: at once on a transition, else every so often. Returns what is written now."""
+    async def _write_status(self, seen: Observed, before: WrittenStatus) -> WrittenStatus:
+        """Write the derived status: at once on a transition, else at intervals. Returns the last written status."""
         status = render(seen)
         run, whole, measured = seen.run, _whole(seen, status), tally.measured(seen)
         self.telemetry.runs.put(run.uid, series_of(run.namespace, run.name, run.spec, whole, measured))
@@ -180,7 +180,7 @@ class Reconciler:
             return before
         body = observed_fields(status)
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-        # A status that is gone was not lost on the way: the cluster was restored from a backup.
+        # An empty status is written again: the cluster was restored from a backup.
         if digest == before.digest and seen.run.status.conditions:
             return before
         self.executor.check_leads()
@@ -193,7 +193,7 @@ class Reconciler:
                 raise StaleError(str(error)) from error
             raise
         self.cache.put_run(written)
-        return Written(digest, seen.now, shown)
+        return WrittenStatus(digest, seen.now, shown)
 
     # -- failing -------------------------------------------------------------------------------
 
@@ -211,7 +211,7 @@ class Reconciler:
             self.forget(uid)
             return None
         self.cache.put_run(fresh)
-        # The same refusal of an unchanged run is a bug or a schema's: never a tight loop.
+        # An unchanged run means a repeated refusal, by a bug or the schema: back off.
         return 0.2 if fresh["metadata"]["resourceVersion"] != meta["resourceVersion"] else self._backoff(uid)
 
     def _backoff(self, uid: str) -> float:
@@ -224,7 +224,7 @@ class Reconciler:
 
 
 def _resumable(progress: Progress | None) -> tuple[str, ...]:
-    """What an operator that starts now could not find out by itself any more; None of a run that has made no step."""
+    """Return the values of the progress that a restarted operator could not read again; empty: no step yet."""
     return (
         ()
         if progress is None
@@ -233,7 +233,7 @@ def _resumable(progress: Progress | None) -> tuple[str, ...]:
 
 
 def _whole(seen: Observed, derived: TrainingRunStatus) -> TrainingRunStatus:
-    """The status as stored after the write: what is derived, and what the stop wrote."""
+    """Return the whole status: the derived fields and those of the stop."""
     before = seen.run.status
     kept = {
         "termination": before.termination,

@@ -1,4 +1,4 @@
-"""What one look adds to the counters, and what it measures that no status says."""
+"""Counters and measurements of one look for the exporter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainingrun_operator.api.endings import ending_of
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import NodePhase
 from trainingrun_operator.core import release
-from trainingrun_operator.core.effects import Begin, RecordNodes, Tell
+from trainingrun_operator.core.effects import Begin, RecordEvent, RecordNodes
 from trainingrun_operator.core.facts.bucket import Unreachable
 from trainingrun_operator.core.stop import disruption
 from trainingrun_operator.core.track import NEVER_ADVANCED
@@ -29,45 +29,45 @@ if TYPE_CHECKING:
     from trainingrun_operator.exporter import Telemetry
 
 _BELIEVED_MAX: Final = 1e15
-"""What an agent reports comes from a pod that runs somebody's code: one number beyond reason would drown all others."""
+"""Limit of numbers from agents: pods run user code, and one absurd number would spoil a counter."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CountedAgent:
-    """What is counted of the agents of one rank."""
+    """What is counted of one rank's agents."""
 
     upload: tuple[int, int] = (0, 0)
     """Incarnation and generation of the newest upload."""
     failures: tuple[str, int] = ("", 0)
-    """The uid of the agent's pod, and how many failures it has reported."""
+    """Uid of the agent's pod, and its reported failures."""
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What the counters know already of one run: nothing is counted twice."""
+    """What is already counted of one run, so that nothing is counted twice."""
 
     reading: float = 0
-    """When the next reading after the last one that was counted was due."""
+    """`next_reading_at` of the last counted reading."""
     gpus: tuple[int, float] = (0, 0)
-    """How many the pods held at the last look, and when that was."""
+    """GPUs of the pods at the last look, and its time."""
     agents: Mapping[int, CountedAgent] = field(default_factory=dict)
-    """By rank. Without an entry nothing is known: an operator before this one counted what the agent reports first."""
+    """By rank. Without an entry, an earlier process has counted what the agent reports first."""
 
 
 def count(telemetry: Telemetry, seen: Observed, decision: Decision, counted: Counted) -> Counted:
-    """Count a look whose effects have all been done, and log them. Returns what is counted now."""
+    """Count and log a look whose effects are all done. Returns what is counted now."""
     for effect in decision.effects:
         match effect:
             case Begin(termination) if not termination.suspends:
                 telemetry.terminated(termination.status)
                 _gpu_seconds_saved(telemetry, seen, termination)
                 log.info("%s: ends as %s: %s", seen.run.key, termination.status, termination.message)
-            case Tell("DataLoss", message, _):
+            case RecordEvent("DataLoss", message, _):
                 telemetry.lost_data()
                 log.warning("%s: DataLoss: %s", seen.run.key, message)
-            case Tell(reason, message, _):
+            case RecordEvent(reason, message, _):
                 log.info("%s: %s: %s", seen.run.key, reason, message)
             case RecordNodes(nodes):
                 _nodes_released(telemetry, seen, nodes)
@@ -81,7 +81,7 @@ def count(telemetry: Telemetry, seen: Observed, decision: Decision, counted: Cou
 
 
 def measured(seen: Observed) -> Measured:
-    """Return what changes with every look; of several ranks, the worst."""
+    """Return the measurements of a look; of several ranks, the worst."""
     errors = (rank.report.error for rank in seen.ranks if rank.report is not None)
     lags = (_lag_seconds(seen, rank) for rank in seen.ranks)
     return Measured(
@@ -96,7 +96,7 @@ def _lag_seconds(seen: Observed, rank: Rank) -> float | None:
     report = rank.report
     if report is None or report.newest is None or seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED:
         return None
-    # Counted from the last commit on: where one upload follows the other, each checkpoint waits for its own only.
+    # The time counts from the last commit: with continuous uploads, each checkpoint waits only for its own.
     waited = max(rank.unshipped_seconds, report.newest.age_seconds)
     return 0 if disruption.shipped(report) else round(waited, 1)
 
@@ -111,7 +111,7 @@ def _gpu_seconds_saved(telemetry: Telemetry, seen: Observed, termination: Termin
 
 
 def _gpu_seconds(telemetry: Telemetry, seen: Observed, before: tuple[int, float]) -> tuple[int, float]:
-    """Count what the pods have held since the last look, as they were then. Returns what they hold now, and when that is."""
+    """Count the GPU seconds since the last look. Returns the GPUs held now, and the time."""
     held, since = before
     telemetry.gpu_seconds(held * (seen.now - since))
     pods = sum(bool(pod.node) for pod in seen.live_pods)
@@ -126,7 +126,7 @@ def _nodes_released(telemetry: Telemetry, seen: Observed, nodes: tuple[NodeStatu
 
 
 def _gone(seen: Observed, nodes: tuple[NodeStatus, ...]) -> list[NodeStatus]:
-    """Those of which it is written now that they are released."""
+    """Return the nodes that are newly written as released."""
     before = {node.uid for node in seen.run.status.nodes if node.phase is NodePhase.RELEASED}
     return [node for node in nodes if node.phase is NodePhase.RELEASED and node.uid not in before]
 
@@ -135,7 +135,7 @@ def _gone(seen: Observed, nodes: tuple[NodeStatus, ...]) -> list[NodeStatus]:
 
 
 def _readings(telemetry: Telemetry, seen: Observed, *, new: bool) -> None:
-    """Count what could not be read at this look; a reading that failed stays known until the next one, and is counted once."""
+    """Count failed reads of this look; a failed reading of metrics is counted once."""
     for rank in seen.ranks:
         oddity = rank.track.oddity
         if oddity is not None and new and oddity.reason != NEVER_ADVANCED:
@@ -147,13 +147,13 @@ def _readings(telemetry: Telemetry, seen: Observed, *, new: bool) -> None:
 
 
 def _agents(telemetry: Telemetry, seen: Observed, counted: Mapping[int, CountedAgent]) -> Mapping[int, CountedAgent]:
-    """Count what the agents have done since they were last heard. Returns what is counted now."""
+    """Count new uploads and failures of the agents. Returns what is counted now."""
     after = dict(counted)
     for rank in seen.ranks:
         if rank.report is not None:
             after[rank.number] = _agent(telemetry, rank.report, counted.get(rank.number))
         elif rank.pod is None:
-            # Everything that the rank's first agent reports is new.
+            # Everything that the rank's first agent reports counts.
             after.setdefault(rank.number, CountedAgent())
     return after
 
@@ -166,9 +166,9 @@ def _agent(telemetry: Telemetry, agent: AgentReport, counted: CountedAgent | Non
         if new and _believed(upload.bytes) and _believed(upload.seconds):
             telemetry.uploaded(upload.bytes, upload.seconds)
     pod, before = known.failures
-    # Another pod's agent, and one that was started again, count from the beginning.
-    afresh = pod != agent.pod_uid or agent.upload_failures < before
-    more = agent.upload_failures - (0 if afresh else before)
+    # The count of failures restarts with another pod or a restarted agent.
+    restarted = pod != agent.pod_uid or agent.upload_failures < before
+    more = agent.upload_failures - (0 if restarted else before)
     if _believed(more):
         telemetry.upload_failures(more)
     return CountedAgent(max(newest, known.upload), (agent.pod_uid, agent.upload_failures))

@@ -1,4 +1,4 @@
-"""Whether a run can be acted on. Everything that can be told from the spec alone is told here, before anything is created."""
+"""Acceptance of a run: all checks that need the spec alone, made before anything is created."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ class _Metadata(Model):
 
 
 class _Template(Model):
-    """As much of a pod template as `children` reads; the rest is the API server's to check, when the Job is dry-run."""
+    """The part of a pod template that `manifests` reads. The API server checks the rest in a dry run of the Job."""
 
     metadata: _Metadata | None = None
     spec: _Pod
 
 
 def refusal(seen: Observed) -> Problem | None:
-    """Return the first thing that keeps what is seen from being acted on."""
+    """Return the first problem of the observed run; None: it is accepted."""
     return complaint(seen.run, seen.pools, seen.defaults, seen.namespace_labels)
 
 
@@ -80,12 +80,12 @@ def complaint(
     defaults: Defaults,
     namespace_labels: Mapping[str, str] | None = None,
 ) -> Problem | None:
-    """Return the first thing in the spec that cannot be acted on, with the offending value and what to do.
+    """Return the first problem of a spec, with the offending value and what to do.
 
     Args:
         run: as stored.
         pools: all of them.
-        defaults: of the installation: where runs may send their checkpoints, which metric sources it has, and whether it releases nodes.
+        defaults: of the installation: allowed destinations, metric sources, and whether it releases nodes.
         namespace_labels: of the run's namespace.
     """
     return (
@@ -123,14 +123,14 @@ def _template(spec: TrainingRunSpec) -> Problem | None:
 
 
 def _ours(spec: TrainingRunSpec) -> Problem | None:
-    """What the operator says to its agent by annotation is not the author's to say."""
+    """Refuse annotations by which the operator controls its agent."""
     written = (spec.template.get("metadata") or {}).get("annotations") or {}
     taken = [key for key in written if key.startswith(f"{names.GROUP}/")]
     if not taken:
         return None
     return Problem(
         "InvalidTemplate",
-        f"spec.template.metadata.annotations has {clipped(min(taken), 100)!r}: annotations of {names.GROUP} are the operator's own. Remove it.",
+        f"spec.template.metadata.annotations has {clipped(min(taken), 100)!r}: annotations of {names.GROUP} are reserved for the operator. Remove it.",
     )
 
 
@@ -141,7 +141,7 @@ def _containers(spec: TrainingRunSpec) -> Problem | None:
         if taken := names.OWN_CONTAINERS.intersection(c["name"] for c in pod.get(field) or ()):
             return Problem(
                 "InvalidTemplate",
-                f"spec.template.spec.{field}: the name {min(taken)!r} is the operator's own. Choose another.",
+                f"spec.template.spec.{field}: the name {min(taken)!r} is reserved for the operator. Choose another.",
             )
     if spec.metrics.container and spec.metrics.container not in written:
         return Problem(
@@ -157,13 +157,13 @@ def _source(spec: TrainingRunSpec, defaults: Defaults) -> Problem | None:
         return None
     return Problem(
         "UnknownMetricSource",
-        f"spec.metrics.source is {source!r}, which this operator does not have (it has {', '.join(known)}). Use one of them, or ask whoever installed it"
-        " to add the package that brings it.",
+        f"spec.metrics.source is {source!r}, which this operator does not have (it has {', '.join(known)}). Use one of them, or ask the operator's"
+        " administrator to install the package that provides it.",
     )
 
 
 def _signal(spec: TrainingRunSpec) -> Problem | None:
-    """A signal reaches only a process that the agent sees, and that runs as the same user."""
+    """Refuse a signal that cannot reach the training: the agent must see its process and run as the same user."""
     signal, pod = spec.shutdown.signal, spec.template["spec"]
     if not signal:
         return None
@@ -210,8 +210,8 @@ def _pool(
     if not defaults.release_nodes:
         return Problem(
             "NodesNotReleased",
-            f"spec.nodePool.ref is {wanted!r}, but the operator of this namespace releases no nodes (nodeRelease.enabled of its chart): leave it out, or"
-            " ask whoever installed it.",
+            f"spec.nodePool.ref is {wanted!r}, but the operator of this namespace releases no nodes (nodeRelease.enabled of its chart): remove it, or"
+            " ask the operator's administrator.",
             permanent=False,
         )
     usable = [pool.name for pool in pools if pool.allows(namespace_labels)]
@@ -222,7 +222,7 @@ def _pool(
         return Problem(
             "NodePoolNotAllowed",
             f"spec.nodePool.ref is {wanted!r}, which does not allow runs of namespace {run.namespace} (these do: {known}). Use another, or ask"
-            " whoever looks after the pools: its spec.namespaceSelector decides.",
+            " the administrator of the pools to change its spec.namespaceSelector.",
             permanent=False,
         )
     return Problem(

@@ -1,4 +1,4 @@
-"""What people may ask of a run: one merge patch each, the same behind a button, a command and what they type by hand."""
+"""Requests to a run, one merge patch each; dashboard, plugin and kubectl users write the same patch."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 SUSPEND: Final[Json] = {"spec": {"suspend": True}}
-"""Save, prove, give the GPU back; it can go on later."""
+"""Save, prove and release the node; the run can be resumed."""
 RESUME: Final[Json] = {"spec": {"suspend": False}}
-"""Go on from the checkpoint."""
+"""Resume from the checkpoint."""
 PROCEED: Final[Json] = {"spec": {"checkpoint": {"onFailure": OnFailure.PROCEED.value}}}
-"""End a held run though its checkpoint is not proven."""
+"""End a held run without a proven checkpoint."""
 ABANDON: Final[Json] = {"metadata": {"annotations": {names.ABANDON_RELEASE_ANNOTATION: "true"}}}
-"""Keep nodes whose release does not end."""
+"""Keep the nodes of a release that does not finish."""
 
 
 def stop(*, by: str = "", reason: str = "", mode: StopMode | None = None) -> Json:
-    """End it.
+    """Return the patch that stops a run.
 
     Args:
-        by: their user name, as the cluster knows it.
+        by: user name, as the cluster knows it.
         reason: as `spec.stopReason` has it, at most 1024 characters.
-        mode: None leaves the one that is written.
+        mode: None keeps the present one.
     """
     name = signature(by)
     asked = {"stopMode": mode and mode.value, "stopReason": reason, "stoppedBy": name}
@@ -36,10 +36,10 @@ def stop(*, by: str = "", reason: str = "", mode: StopMode | None = None) -> Jso
 
 
 def signature(user: str) -> str:
-    """What of a user name `spec.stoppedBy` may hold: all of it, or nothing. The admission policy takes a part of it for somebody else's."""
+    """Return the user name for `spec.stoppedBy`, or nothing if it is too long: the admission policy refuses a part of it."""
     return user if len(user) <= USER_MAX else ""
 
 
 def of_uid(uid: str, patch: Json) -> Json:
-    """Make a merge patch that the API server refuses (422, about `metadata.uid`) for an object of another uid, which has taken the name meanwhile."""
+    """Return a merge patch that the API server refuses (422 about `metadata.uid`) for an object with another uid."""
     return {**patch, "metadata": {**patch.get("metadata", {}), "uid": uid}}

@@ -1,4 +1,4 @@
-"""What comes from agents, buckets and clouds has any size; what the schema bounds is cut here before it is written."""
+"""Bounds of the schema: values from agents, buckets and clouds are cut to them before they are written."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ WORD_MAX: Final = 128
 TEXT_MAX: Final = 1024
 """`api.base.Text`."""
 MESSAGE_MAX: Final = 4000
-"""`api.base.Message`, with room to spare."""
+"""Below the bound of `api.base.Message`."""
 VERDICT_MAX: Final = 2000
-"""Characters of why a run ends, or is held; the sentences about checkpoint and nodes follow it."""
+"""Characters of the reason why a run ends or is held; sentences about checkpoint and nodes follow it."""
 
 
 def clipped(text: str, most: int) -> str:
-    """At most so many characters: what is too long is refused by the schema."""
+    """Cut a text to at most `most` characters: the schema refuses longer ones."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def counted(number: int | None) -> int | None:
-    """A step or a number of bytes; None if it cannot be one."""
+    """Return a step or byte count if the schema allows it, else None."""
     return number if number is not None and 0 <= number <= COUNT_MAX else None

@@ -1,4 +1,4 @@
-"""The loss curve of a run, thinned as it grows: what it takes is bounded, and it always spans the whole run."""
+"""The loss curve of a run, thinned as it grows: its size is bounded, and it spans the whole run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed
 
 _KEPT_MAX: Final = POINTS_MAX - 2
-"""The lowest and the newest may lie between those that are kept. Even, so that who comes after halving is due."""
+"""Leaves room for the lowest and the newest. Even, so that the next sample after halving is due."""
 
 
-class Reading(NamedTuple):
-    """One observation with a loss. Thousands of them are in memory: a tuple of numbers."""
+class Sample(NamedTuple):
+    """One observation with a loss. A tuple, because thousands are in memory."""
 
     number: int
-    """It is the run's so-many-th, from 0."""
+    """Index among the run's samples, from 0."""
     at: int
     """Seconds since the epoch."""
     step: int
@@ -30,74 +30,74 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class Thinned:
-    """Every `every`-th reading of all so far, the lowest and the newest."""
+    """Every `every`-th sample so far, the lowest and the newest."""
 
     every: int = 1
     count: int = 0
-    kept: tuple[Reading, ...] = ()
-    lowest: Reading | None = None
-    newest: Reading | None = None
+    kept: tuple[Sample, ...] = ()
+    lowest: Sample | None = None
+    newest: Sample | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Changes when a reading is kept for good, or some are dropped; not with every newest one."""
+        """Changes when a sample is kept or some are dropped; not with every newest one."""
         return self.every, len(self.kept)
 
     @property
-    def readings(self) -> list[Reading]:
-        """In the order in which they were read."""
+    def samples(self) -> list[Sample]:
+        """The kept samples, the lowest and the newest, oldest first."""
         return sorted({*self.kept, *filter(None, (self.lowest, self.newest))})
 
     @property
     def curve(self) -> Curve:
-        """As it is written."""
+        """The curve in its stored form."""
         return Curve(
             every=self.every,
             points=tuple(
-                Point(at=_stamp(one.at), step=one.step, epoch=one.epoch, loss=one.loss) for one in self.readings
+                Point(at=_stamp(one.at), step=one.step, epoch=one.epoch, loss=one.loss) for one in self.samples
             ),
         )
 
 
 def added(line: Thinned, *, at: int, step: int, epoch: float | None, loss: float) -> Thinned:
-    """Add one reading. The step of the newest again is none: an operator that was restarted reads it a second time."""
+    """Add one sample. The same step as the newest is ignored: a restarted operator reads it again."""
     if line.newest is not None and line.newest.step == step:
         return line
-    reading = Reading(line.count, at, step, epoch, loss)
+    sample = Sample(line.count, at, step, epoch, loss)
     kept, every = line.kept, line.every
-    if reading.number % every == 0:
+    if sample.number % every == 0:
         if len(kept) == _KEPT_MAX:
             kept, every = kept[::2], every * 2
-        kept = (*kept, reading)
-    lowest = reading if line.lowest is None or loss < line.lowest.loss else line.lowest
-    return Thinned(every, line.count + 1, kept, lowest, reading)
+        kept = (*kept, sample)
+    lowest = sample if line.lowest is None or loss < line.lowest.loss else line.lowest
+    return Thinned(every, line.count + 1, kept, lowest, sample)
 
 
 def resumed(curve: Curve) -> Thinned:
-    """Go on from what was written. The lowest and the newest count as kept from now on."""
+    """Continue a stored curve. Its lowest and newest samples count as kept."""
     every = curve.every
-    readings = tuple(
-        Reading(i * every, _seconds(point.at), point.step, point.epoch, point.loss)
+    samples = tuple(
+        Sample(i * every, _seconds(point.at), point.step, point.epoch, point.loss)
         for i, point in enumerate(curve.points)
     )
-    if not readings:
+    if not samples:
         return Thinned(every)
-    lowest, newest = min(readings, key=lambda one: one.loss), readings[-1]
-    kept = readings
+    lowest, newest = min(samples, key=lambda one: one.loss), samples[-1]
+    kept = samples
     if len(kept) > _KEPT_MAX:
         kept, every = kept[::2], every * 2
     return Thinned(every, len(kept) * every, kept, lowest, newest)
 
 
 def joined(earlier: Thinned, later: Thinned) -> Thinned:
-    """What was read in the meantime, after what was written before."""
-    for one in later.readings:
+    """Append the samples of `later` to `earlier`."""
+    for one in later.samples:
         earlier = added(earlier, at=one.at, step=one.step, epoch=one.epoch, loss=one.loss)
     return earlier
 
 
 def observed(line: Thinned, seen: Observed) -> Thinned:
-    """Add the newest observation of a look, if it has a loss."""
+    """Add the newest observation of a look if it has a loss."""
     newest = seen.track.newest
     if newest is None or newest.loss is None:
         return line
@@ -105,7 +105,7 @@ def observed(line: Thinned, seen: Observed) -> Thinned:
 
 
 def config_map(namespace: str, run_name: str, run_uid: str, curve: Curve) -> dict[str, Any]:
-    """The ConfigMap of a run's curve: it goes with the run."""
+    """Build the ConfigMap of a run's curve, owned by the run."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -120,7 +120,7 @@ def config_map(namespace: str, run_name: str, run_uid: str, curve: Curve) -> dic
 
 
 def data(curve: Curve) -> dict[str, str]:
-    """What the ConfigMap holds."""
+    """Build the data of the ConfigMap."""
     return {names.CURVE_KEY: curve.model_dump_json(by_alias=True, exclude_none=True)}
 
 

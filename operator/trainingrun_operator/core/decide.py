@@ -1,4 +1,4 @@
-"""The story of a run, top to bottom: what to do next with what is seen."""
+"""The decision about a run: from everything observed to the next effects."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from trainingrun_operator.core.effects import (
     Annotate,
     CreateWorkload,
     Decision,
+    RecordEvent,
     RecordNodes,
-    Tell,
 )
 from trainingrun_operator.core.facts.bucket import Mismatch, Verified
 from trainingrun_operator.core.rules import completion
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.rules.chain import Rule
 
 NODES_MAX: Final = 64
-"""As the schema bounds ``status.nodes``; of a run that wandered over more, the newest are given back."""
+"""Bound of ``status.nodes`` in the schema; of a run that used more nodes, only the newest are released."""
 
 
 def decide(seen: Observed, rules: Sequence[Rule] = RULES) -> Decision:
-    """Return what to do now. Total: whatever is seen, there is a decision.
+    """Return what to do now. Total: any observation has a decision.
 
     Args:
-        seen: everything known about the run at this moment.
+        seen: everything known about the run now.
         rules: the reasons to end it, in order; the first that fires decides.
     """
     decision = _story(seen, rules)
@@ -49,13 +49,13 @@ def decide(seen: Observed, rules: Sequence[Rule] = RULES) -> Decision:
 def _story(seen: Observed, rules: Sequence[Rule]) -> Decision:
     stop = seen.run.status.termination
     if stop is not None and stop.phase is Phase.DONE:
-        return _suspended(seen, stop) if stop.suspends else termination.step(seen, stop)
+        return _suspended(seen, stop) if stop.suspends else termination.transition(seen, stop)
     if (nodes := release.recorded(seen)[-NODES_MAX:]) != seen.run.status.nodes:
         return Decision((RecordNodes(nodes),), again_seconds=0)
     if stop is not None:
-        return termination.step(seen, stop)
+        return termination.transition(seen, stop)
     if seen.run.deleting and names.FINALIZER not in seen.run.finalizers:
-        return Decision(note="deleted before anything of it existed")
+        return Decision(note="deleted before it had a Job")
     if found := why_end(seen, rules):
         return termination.begin(seen, found)
     if seen.workload is None:
@@ -69,14 +69,14 @@ def _story(seen: Observed, rules: Sequence[Rule]) -> Decision:
 
 
 def _suspended(seen: Observed, stop: Termination) -> Decision:
-    """A run that rests ends only for what people do to it, and with the checkpoint that it was suspended with."""
+    """End a suspended run only on a person's request or without its Job, with the checkpoint of its suspension."""
     if found := why_end(seen, AT_REST):
         return termination.begin(seen, found, stop)
     return suspension.rest(seen, stop)
 
 
 def _start(seen: Observed) -> Decision:
-    """Refuse with words, or protect the run and only then create something; of a run that is suspended from its beginning, nothing."""
+    """Refuse the run, or add its finalizer and then create its Job; a run created suspended gets no Job."""
     if (problem := seen.problem or acceptance.refusal(seen)) is not None:
         return Decision(
             again_seconds=None if problem.permanent else seen.run.spec.poll_interval_seconds, note=problem.message
@@ -86,21 +86,21 @@ def _start(seen: Observed) -> Decision:
     if names.FINALIZER not in seen.run.finalizers:
         return Decision((AddFinalizer(),), again_seconds=0)
     return Decision(
-        (CreateWorkload(manifests.job(seen.run, seen.defaults)), Tell("Started", "The Job was created.")),
+        (CreateWorkload(manifests.job(seen.run, seen.defaults)), RecordEvent("Started", "The Job was created.")),
         again_seconds=seen.run.spec.poll_interval_seconds,
     )
 
 
 def _replace(seen: Observed, crashed: Sequence[Pod]) -> Decision:
-    """Save what crashed pods left behind their gates, prove it, then let the workload replace them.
+    """Save and prove the files of crashed pods behind their gates, then open the gates: the workload replaces the pods.
 
-    The agents of all of them answer one request, named after the first.
+    All their agents answer one request, named after the first pod.
     """
     if seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED or isinstance(seen.answer, Verified):
-        return _let_go(seen, crashed)
+        return _open_gates(seen, crashed)
     hopeless = seen.save_failing_seconds >= seen.defaults.hold_after_seconds
     if hopeless and seen.run.spec.checkpoint.on_failure is OnFailure.PROCEED:
-        return _let_go(seen, crashed)
+        return _open_gates(seen, crashed)
     attempt = max((pod.save.attempt for pod in crashed if pod.save is not None), default=1)
     request = SaveRequest(id=_request_id(crashed), attempt=attempt + isinstance(seen.answer, Mismatch), ended=True)
     asks = tuple(ask for pod in crashed if (ask := transitions.ask_to_save(pod, request)))
@@ -116,15 +116,15 @@ def _request_id(crashed: Sequence[Pod]) -> str:
     return f"crash-{crashed[0].uid}"
 
 
-def _let_go(seen: Observed, crashed: Sequence[Pod]) -> Decision:
-    opens = (Annotate(pod.name, pod.uid, names.RELEASED_ANNOTATION, _request_id(crashed)) for pod in crashed)
+def _open_gates(seen: Observed, crashed: Sequence[Pod]) -> Decision:
+    opens = (Annotate(pod.name, pod.uid, names.OPEN_GATE_ANNOTATION, _request_id(crashed)) for pod in crashed)
     count, limit = completion.crashes(seen), seen.run.spec.backoff_limit
-    told = (
-        Tell(
+    events = (
+        RecordEvent(
             "Restarting",
-            f"Training ended with exit code {pod.exit_code}; what it left is saved, and pod {pod.name} is replaced ({count} of {limit} restarts).",
+            f"Training ended with exit code {pod.exit_code}; its files are saved, and pod {pod.name} is replaced ({count} of {limit} restarts).",
             warning=True,
         )
         for pod in crashed
     )
-    return Decision((*opens, *told), again_seconds=seen.defaults.termination_look_seconds)
+    return Decision((*opens, *events), again_seconds=seen.defaults.termination_look_seconds)

@@ -1,4 +1,4 @@
-"""What the installation sets for every run: `settings` reads it, decisions are made with it."""
+"""Defaults of the installation for every run: `settings` reads them, decisions use them."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ class Defaults(BaseModel):
 
     auto_stop_loss: Amount = 0.5
     auto_stop_action: Literal["Shadow", "Stop"] = "Shadow"
-    """Shadow or Stop, for runs that name no threshold."""
+    """Action for runs without their own threshold."""
     hold_after_seconds: Amount = 120.0
-    """How long saving may fail before the run counts as held."""
+    """Time for which saving may fail before the run is held."""
     image_error_seconds: Amount = 300.0
-    """How long an image may fail to be pulled before the run has failed."""
+    """Time for which an image pull may fail before the run fails."""
     unschedulable_seconds: Amount = 0.0
-    """How long a pod may find no node before the run has failed; 0: for ever, as in a queue."""
+    """Time for which a pod may be unschedulable before the run fails; 0: no limit."""
     stale_after_seconds: Amount = 120.0
-    """A loss older than this is no longer available."""
+    """A loss older than this is not used."""
     termination_look_seconds: Amount = 1.0
-    """How often a stop in progress is looked at."""
+    """Shortest interval between looks at a stop in progress."""
     node_removal_seconds: Amount = 300.0
-    """How long the cloud has to remove the Node of a machine that is gone."""
+    """Time that the cloud has to remove the Node of a terminated machine."""
     terminal_pod_seconds: Amount = 60.0
-    """How long a released pod may take to end before it is deleted all the same."""
+    """Time that a pod may take to end after its gate opened; then it is deleted."""
     evictable_after_seconds: Amount = 30.0
-    """How long everything must have been proven before a pod that trains may be evicted."""
+    """Time for which everything must be proven before a training pod may be evicted."""
     agent_image: str = "trainingrun-operator:dev"
-    """Image of agent, gate and restore: the operator's own."""
+    """Image of agent, gate and restore: the operator's image."""
     agent_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     agent_resources: Mapping[str, Any] = Field(default_factory=dict)
     """Resources of the agent, as in a pod."""
-    agent_settle_seconds: Amount = 10.0
+    agent_quiet_seconds: Amount = 10.0
     """A checkpoint file of no known format counts as complete once unchanged for this long."""
     allowed_destinations: tuple[InstanceOf[Destination], ...] = ()
-    """Where runs may send their checkpoints; empty: to AWS itself, any bucket."""
+    """Allowed checkpoint destinations; empty: any bucket at AWS."""
     release_nodes: bool = True
-    """Whether Nodes and GPUNodePools are read at all. Without it the operator releases no machine and needs no right beyond the namespaces."""
+    """Whether Nodes and GPUNodePools are read and machines released. If false, namespaced permissions suffice."""
     metric_sources: tuple[str, ...] = ("Prometheus",)
-    """What a run may name as its metric source: found when the operator starts, and not set."""
+    """Names of the metric sources: found at startup, not set."""

@@ -1,6 +1,6 @@
-"""Where runs may send their checkpoints: the administrator's list (`allowedDestinations` of the chart).
+"""Allowed checkpoint destinations: the administrator's list (`allowedDestinations` of the chart).
 
-The operator speaks to a bucket from its own place in the network. Without this list, whoever may create a run could have it send requests to
+The operator calls buckets from its own place in the network. Without this list, any user who may create a run could make it send requests to
 any address that it can reach.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.run import Run
 
 SHOWN: Final = 4
-"""So many entries of the list are told to who is refused."""
+"""Entries of the list in the message of a refusal."""
 
 
 class _Entry(Model):
@@ -39,7 +39,7 @@ class _Entry(Model):
 
 @dataclass(frozen=True)
 class Destination:
-    """What the runs of some namespaces may write to."""
+    """A destination that runs of some namespaces may write to."""
 
     namespaces: tuple[str, ...] = ("*",)
     """Names, in which ``*`` stands for anything."""
@@ -47,18 +47,18 @@ class Destination:
     """None: AWS itself."""
     bucket: str = "*"
     segments: tuple[str, ...] = ()
-    """What the prefix begins with, segment by segment."""
+    """The prefix, by segments."""
     expected_bucket_owner: str = ""
-    """AWS account that the bucket must belong to; empty: whichever."""
+    """AWS account that must own the bucket; empty: any."""
     words: str = field(default="", compare=False)
-    """As people say it."""
+    """For messages."""
 
     @classmethod
     def of(cls, written: Mapping[str, Any]) -> Self:
         """Read one item of the list.
 
         Raises:
-            ValueError: it has an unknown key, or a value that cannot be meant.
+            ValueError: an unknown key or an invalid value.
         """
         try:
             entry = _Entry.parse_strict(written)
@@ -81,34 +81,34 @@ class Destination:
         )
 
     def holds_for(self, namespace: str) -> bool:
-        """Whether runs of a namespace may use it."""
+        """Whether runs of a namespace may use this destination."""
         return any(fnmatchcase(namespace, pattern) for pattern in self.namespaces)
 
     def reaches(self, address: Address | None) -> bool:
-        """Whether a run's server is this one."""
+        """Whether a run's server is the server of this destination."""
         if address is None or self.address is None:
             return address is self.address
         return self.address.covers(address)
 
     def covers(self, address: Address | None, layout: Layout) -> bool:
-        """Whether a run's server, bucket and keys lie within."""
+        """Whether a run's server, bucket and keys are within this destination."""
         within = tuple(layout.base.split("/"))[: len(self.segments)] == self.segments
         return self.reaches(address) and self.bucket in ("*", layout.bucket) and within
 
 
 def _check(endpoint: str, address: Address) -> None:
-    """Refuse what an administrator cannot have meant."""
+    """Refuse an endpoint that is certainly a mistake."""
     stars = address.host.count("*")
     if stars and (stars > 1 or not address.host.startswith("*.") or address.host.count(".") < 2):  # noqa: PLR2004 - *.name.domain
         message = f"endpoint is {endpoint!r}: a * stands for the whole first part of a name with at least two more, as in https://*.s3.svc"
         raise ValueError(message)
     if is_metadata(address.host):
-        message = f"endpoint is {endpoint!r}: there the cloud hands out credentials, so no run may use it"
+        message = f"endpoint is {endpoint!r}: the cloud serves credentials at this address, so no run may use it"
         raise ValueError(message)
 
 
 AWS: Final = Destination(words="any bucket at AWS")
-"""What the list stands for while it is empty: with the run's own Secret, any bucket of AWS, and no other server."""
+"""The meaning of an empty list: any bucket at AWS, with the run's own Secret, and no other server."""
 
 
 def destinations_of(written: Iterable[Mapping[str, Any]]) -> tuple[Destination, ...]:
@@ -128,21 +128,21 @@ def destinations_of(written: Iterable[Mapping[str, Any]]) -> tuple[Destination, 
 
 
 def layout_of(run: Run) -> Layout:
-    """Where a run's bytes lie.
+    """Return the layout of a run's keys in its bucket.
 
     Raises:
-        ValueError: its destination is none.
+        ValueError: the destination is not valid.
     """
     return Layout.of(run.spec.checkpoint.destination or "", run.namespace, run.name, run.uid)
 
 
 def allowed(run: Run, listed: tuple[Destination, ...]) -> Destination | Problem:
-    """The entry that allows a run's destination, or why there is none. For a run that uploads, and whose destination is one."""
+    """Return the entry that allows a run's destination, or the refusal. Call it only for a run that uploads to a valid destination."""
     url, layout = run.spec.checkpoint.s3.endpoint_url, layout_of(run)
     mine = [each for each in listed or (AWS,) if each.holds_for(run.namespace)]
     try:
         address = Address.of(url) if url else None
-        # Only the list has patterns: a star of the run's own is no name.
+        # Only the list has patterns: a run's address with a star is not valid.
         readable = address is None or "*" not in address.host + address.port
     except ValueError:
         address, readable = None, False
@@ -164,5 +164,5 @@ def _refused(run: Run, mine: list[Destination], *, about_bucket: bool) -> Proble
     return Problem(
         "DestinationNotAllowed",
         f"{wrong}, which runs of namespace {run.namespace} may not use. They may use: {words}{more}. No request was made."
-        " Change it, or ask whoever installed the operator to add it to allowedDestinations.",
+        " Change it, or ask the operator's administrator to add it to allowedDestinations.",
     )

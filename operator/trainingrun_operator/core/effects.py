@@ -1,4 +1,4 @@
-"""The closed set of things that a decision may ask for. `edge.execute` knows how to do each of them, and nothing else is ever done."""
+"""The closed union of effects that a decision may contain. `edge.execute` implements each of them."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AddFinalizer:
-    """From now on the run cannot vanish before its checkpoint is settled."""
+    """Protect the run from removal before its checkpoint is settled."""
 
 
 @dataclass(frozen=True)
 class RemoveFinalizer:
-    """Nothing of the run is left to protect."""
+    """Let the run be removed."""
 
 
 @dataclass(frozen=True)
 class DeleteRun:
-    """Its time after the end is over; refused by the API server if the run has changed meanwhile."""
+    """Delete a run whose `ttlSecondsAfterFinished` has passed; refused if the run has changed."""
 
 
 @dataclass(frozen=True)
 class CreateWorkload:
-    """Dry-run first; the API server's complaint becomes a `Problem`."""
+    """Create the workload; the API server's refusal becomes a `Problem`."""
 
     manifest: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class AdoptWorkload:
-    """Hand the workload to the garbage collector, which deletes it with the run."""
+    """Make the run the workload's owner, so that the garbage collector deletes it with the run."""
 
     uid: str
 
 
 @dataclass(frozen=True)
 class Begin:
-    """Write the intent to end the run; refused by the API server if the run has changed meanwhile."""
+    """Write the intent to end or suspend the run; refused if the run has changed."""
 
     termination: Termination
 
 
 @dataclass(frozen=True)
 class Advance:
-    """Write the next phase of a stop; refused unless id, phase and attempt are still what they were."""
+    """Write the next phase of a stop; refused if its id, phase or attempt has changed."""
 
     termination: Termination
     was_phase: Phase
@@ -58,14 +58,14 @@ class Advance:
 
 @dataclass(frozen=True)
 class RecordNodes:
-    """Write ``status.nodes``; refused if the run has changed meanwhile."""
+    """Write ``status.nodes``; refused if the run has changed."""
 
     nodes: tuple[NodeStatus, ...]
 
 
 @dataclass(frozen=True)
 class Annotate:
-    """Tell agent and gate of one pod something; refused for a pod of another uid."""
+    """Set an annotation that a pod's agent and gate read; refused for a pod with another uid."""
 
     pod: str
     pod_uid: str
@@ -75,14 +75,14 @@ class Annotate:
 
 @dataclass(frozen=True)
 class EndReplacements:
-    """Let the workload start no pod for one that has failed. Its gates may open then."""
+    """Stop the workload from replacing failed pods, so that its gates may open."""
 
     uid: str
 
 
 @dataclass(frozen=True)
 class SuspendWorkload:
-    """End pods whose training still runs, with their grace; refused unless the workload's spec is the one that was looked at."""
+    """End the pods within their grace period; refused if the workload's spec has changed."""
 
     uid: str
     generation: int
@@ -90,7 +90,7 @@ class SuspendWorkload:
 
 @dataclass(frozen=True)
 class ResumeWorkload:
-    """Let a suspended workload start its pods again; refused unless its spec is the one that was looked at."""
+    """Resume a suspended workload; refused if its spec has changed."""
 
     uid: str
     generation: int
@@ -98,7 +98,7 @@ class ResumeWorkload:
 
 @dataclass(frozen=True)
 class Resume:
-    """Forget a suspension that is over; refused unless it is the one that was looked at. With the nodes that are to be remembered."""
+    """Remove a finished suspension from the status and write `nodes`; refused if it is another suspension."""
 
     id: str
     nodes: tuple[NodeStatus, ...]
@@ -121,14 +121,14 @@ class DeleteWorkload:
 
 
 @dataclass(frozen=True)
-class CreateBudget:
-    """Keep the run's pods from being evicted. Not being able to is no reason to do nothing else."""
+class CreateDisruptionBudget:
+    """Protect the run's pods from eviction. A failure does not stop the other effects."""
 
     manifest: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class DeleteBudget:
+class DeleteDisruptionBudget:
     """With its uid as precondition; already gone is success."""
 
     name: str
@@ -137,7 +137,7 @@ class DeleteBudget:
 
 @dataclass(frozen=True)
 class TaintNode:
-    """Keep new pods off; refused for a node of another uid."""
+    """Keep new pods off a node; refused for a Node with another uid."""
 
     name: str
     uid: str
@@ -145,7 +145,7 @@ class TaintNode:
 
 @dataclass(frozen=True)
 class UntaintNode:
-    """Take back what `TaintNode` did, and nothing else."""
+    """Remove the taint of `TaintNode`, and no other."""
 
     name: str
     uid: str
@@ -160,20 +160,20 @@ class ReleaseMachine:
     node: str
     node_uid: str
     operation: str
-    """The same for every attempt of this release, by whichever operator: a provider that is asked twice does it once."""
+    """The same for every attempt of this release, so that a provider acts once."""
 
 
 @dataclass(frozen=True)
 class DeleteNode:
-    """Remove the Node of a machine that is gone, with its uid as precondition."""
+    """Remove the Node of a terminated machine, with its uid as precondition."""
 
     name: str
     uid: str
 
 
 @dataclass(frozen=True)
-class Tell:
-    """An Event on the run."""
+class RecordEvent:
+    """Record an Event on the run."""
 
     reason: str
     message: str
@@ -196,22 +196,22 @@ Effect = (
     | Resume
     | DeletePod
     | DeleteWorkload
-    | CreateBudget
-    | DeleteBudget
+    | CreateDisruptionBudget
+    | DeleteDisruptionBudget
     | TaintNode
     | UntaintNode
     | ReleaseMachine
     | DeleteNode
-    | Tell
+    | RecordEvent
 )
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do now, in order, and when to look again at the latest."""
+    """The effects to do now, in order, and the time of the next look."""
 
     effects: tuple[Effect, ...] = ()
     again_seconds: float | None = None
-    """None: at the next event."""
+    """Seconds until the next look at the latest; None: at the next event."""
     note: str = ""
-    """What the run waits for, for logs."""
+    """What the run waits for, for the log."""

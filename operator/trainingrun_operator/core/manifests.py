@@ -1,8 +1,8 @@
-"""What a run owns: its Job, with everything that the operator adds to the author's pod.
+"""Manifests of a run's children: its Job, with the operator's additions to the author's pod, and its PodDisruptionBudget.
 
-What the author wrote is kept. Added are three containers of the operator's own image: `checkpoint-restore` puts the newest proven checkpoint
-back before the training starts, `checkpoint-agent` (a native sidecar) ships checkpoints while it runs, and `checkpoint-gate` keeps the pod alive
-after it has exited, for as long as proving takes: a native sidecar alone would be killed with the pod's grace.
+The author's template is kept. Three containers of the operator's image are added: `checkpoint-restore` downloads the newest proven checkpoint
+before the training starts, `checkpoint-agent` (a native sidecar) uploads checkpoints while it runs, and `checkpoint-gate` keeps the pod running
+after its exit until the checkpoint is proven: without it, the sidecar would be killed after the pod's grace period.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Manifest = dict[str, Any]
 
 NEVER_BACK_OFF: Final = 2**31 - 1
-"""Restarts are counted by the operator; the Job must not give up before it."""
+"""The operator counts restarts; the Job must not fail first."""
 NO_CRASHES: Final = (
     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
     {
@@ -31,16 +31,16 @@ NO_CRASHES: Final = (
         "onExitCodes": {"containerName": names.GATE_CONTAINER, "operator": "In", "values": [names.GATE_SIGTERMED]},
     },
 )
-"""Pods that were evicted, and pods that somebody deleted: both are replaced, and neither counts against `backoffLimit`."""
+"""Evicted and deleted pods: both are replaced and do not count against `backoffLimit`."""
 AGENT_GRACE_SECONDS: Final = 300
-"""On top of the training's own grace, for the last commit."""
+"""Added to the training's grace period, for the last commit."""
 AGENT_UID: Final = 65532
 GATE_RESOURCES: Final = {"cpu": "50m", "memory": "32Mi"}
-"""With a fifth of this its start took 6 s, in which the kubelet reports nothing of the training and a SIGTERM is lost."""
+"""With a fifth of this CPU its start took 6 s; meanwhile the kubelet does not report the training, and a SIGTERM is lost."""
 
 
 def job(run: Run, defaults: Defaults) -> Manifest:
-    """Build the Job of a run. It has no ownerReference: foreground deletion would end it although our finalizer still stands."""
+    """Build the Job of a run. It has no ownerReference: foreground deletion would delete it despite the run's finalizer."""
     labels = names.child_labels(run.name, run.uid)
     queue = (
         {names.KUEUE_QUEUE_LABEL: run.labels[names.KUEUE_QUEUE_LABEL]} if names.KUEUE_QUEUE_LABEL in run.labels else {}
@@ -58,16 +58,16 @@ def job(run: Run, defaults: Defaults) -> Manifest:
     }
 
 
-def budget_name(run_name: str) -> str:
-    """The name of the run's PodDisruptionBudget."""
+def disruption_budget_name(run_name: str) -> str:
+    """Return the name of a run's PodDisruptionBudget."""
     return f"{run_name}-checkpoint"
 
 
 def disruption_budget(run: Run, workload: Workload) -> Manifest:
-    """Build what keeps the run's pods from being evicted. The garbage collector deletes it with the workload.
+    """Build the PodDisruptionBudget of a run. The garbage collector deletes it with the workload.
 
-    Not maxUnavailable: that needs an owner with a scale subresource, which a Job has not; the budget then blocks by failing, with a warning Event
-    every few seconds. A run has one pod at a time.
+    It uses minAvailable: maxUnavailable needs an owner with a scale subresource, which a Job lacks; every eviction would then fail with a warning
+    Event every few seconds. A run has one pod at a time.
     """
     owner = {
         "apiVersion": workload.api_version,
@@ -80,7 +80,7 @@ def disruption_budget(run: Run, workload: Workload) -> Manifest:
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": {
-            "name": budget_name(run.name),
+            "name": disruption_budget_name(run.name),
             "namespace": run.namespace,
             "labels": names.child_labels(run.name, run.uid),
             "ownerReferences": [{**owner, "blockOwnerDeletion": False}],
@@ -90,7 +90,7 @@ def disruption_budget(run: Run, workload: Workload) -> Manifest:
 
 
 def pod_template(run: Run, defaults: Defaults) -> Manifest:
-    """Build the pod: the author's template with agent, gate and restore."""
+    """Build the pod template: the author's, with agent, gate and restore."""
     template = deepcopy(run.spec.template)
     meta, spec = template.setdefault("metadata", {}) or {}, template["spec"]
     annotations = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
@@ -123,7 +123,7 @@ def pod_template(run: Run, defaults: Defaults) -> Manifest:
 
 
 def main_container(spec: TrainingRunSpec) -> str:
-    """The container that trains."""
+    """Return the name of the container that trains."""
     return spec.metrics.container or str(spec.template["spec"]["containers"][0]["name"])
 
 
@@ -132,7 +132,7 @@ def _uploads(spec: TrainingRunSpec) -> bool:
 
 
 def _checkpoint_mount(spec: TrainingRunSpec, pod: Manifest, main: str) -> Manifest:
-    """The mount that the checkpoint path lies on; where there is none, one of an emptyDir of ours."""
+    """Return the mount of the checkpoint path; without one, a mount of our emptyDir."""
     path = f"{spec.checkpoint.path.rstrip('/')}/"
     container = next(c for c in pod["containers"] if c["name"] == main)
     candidates = [m for m in container.get("volumeMounts") or [] if path.startswith(m["mountPath"].rstrip("/") + "/")]
@@ -142,7 +142,7 @@ def _checkpoint_mount(spec: TrainingRunSpec, pod: Manifest, main: str) -> Manife
 
 
 def _equip(container: Manifest, spec: TrainingRunSpec, mounts: list[Manifest]) -> None:
-    """Give one of the author's containers the variables and volumes, behind nothing that the author named the same."""
+    """Add variables and mounts to one of the author's containers, except those that it already has."""
     has = {variable["name"] for variable in container.get("env") or []}
     ours = {names.CHECKPOINT_DIR_ENV: spec.checkpoint.path, names.CONTROL_ENV: names.CONTROL_PATH}
     if spec.shutdown.signal and container["name"] == main_container(spec):
@@ -180,7 +180,7 @@ def _volumes(spec: TrainingRunSpec, pod: Manifest, checkpoint_volume: str) -> li
 
 
 def _secret(name: str) -> list[Manifest]:
-    """Files, not variables: the kubelet renews them. Without its keys no container starts; the others need not be there."""
+    """Project the Secret as files, because the kubelet updates files. The two access keys are required; the rest is optional."""
 
     def source(*keys: str) -> Manifest:
         return {"name": name, "items": [{"key": key, "path": key} for key in keys]}
@@ -236,7 +236,7 @@ def _agent_env(run: Run, defaults: Defaults) -> list[Manifest]:
         secret_dir=names.SECRET_PATH if spec.checkpoint.s3.credentials_secret_name else "",
         include=spec.checkpoint.include,
         exclude=spec.checkpoint.exclude,
-        settle_seconds=defaults.agent_settle_seconds,
+        quiet_seconds=defaults.agent_quiet_seconds,
         stop_file=spec.shutdown.file,
         stop_signal=spec.shutdown.signal,
         marker_files=spec.completion.marker_files,
@@ -250,19 +250,19 @@ def _agent_env(run: Run, defaults: Defaults) -> list[Manifest]:
 
 
 def training_user(spec: TrainingRunSpec) -> int | None:
-    """As whom the training runs, if the template says it."""
+    """Return the UID of the training if the template sets it."""
     return _identity(spec).get("runAsUser")
 
 
 def _identity(spec: TrainingRunSpec) -> Manifest:
-    """What the pod, and before it the container that trains, says of user and group."""
+    """Return user and group of the training: the container's securityContext overrides the pod's."""
     pod = spec.template["spec"]
     main = next(c for c in pod["containers"] if c["name"] == main_container(spec))
     return {**(pod.get("securityContext") or {}), **(main.get("securityContext") or {})}
 
 
 def _security(spec: TrainingRunSpec) -> Manifest:
-    """Restricted, under the user that trains, so that the agent can read what the training writes."""
+    """Return a restricted securityContext with the training's user, so that the agent can read its files."""
     identity = _identity(spec)
     user, group = identity.get("runAsUser", AGENT_UID), identity.get("runAsGroup")
     return {

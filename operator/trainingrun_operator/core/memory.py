@@ -1,7 +1,7 @@
-"""What one process remembers of a run between two looks, and the only place where that changes.
+"""The memory of one process about a run between two looks, and the only code that changes it.
 
-`remember` folds the facts of a look into the memory and builds `Observed` from both. It is pure and total: it has no clock (`now` enters), asks for
-nothing, and accepts any facts in any order. Losing a memory costs time, never truth.
+`remember` folds the facts of a look into the memory and builds `Observed` from both. It is pure and total: `now` is an argument, and it accepts any
+facts in any order. A lost memory costs time, not correctness.
 
 Seconds are on the monotonic clock of the process.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.facts.gathered import Source
-from trainingrun_operator.core.facts.learned import BudgetChanged, JobRefused, ProviderAnswered
+from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered
 from trainingrun_operator.core.facts.rank import Rank
 from trainingrun_operator.core.observed import Observed
 from trainingrun_operator.core.release import facts_of, gate_holds
@@ -35,50 +35,50 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """Measures how long the same thing has been so."""
+    """Measures how long a value has not changed."""
 
     what: Hashable = None
     since: float = 0
 
     def at(self, what: Hashable, now: float) -> Stopwatch:
-        """Go on if it is the same thing; start again if it is another."""
+        """Continue if the value is the same; restart otherwise."""
         return self if what == self.what else Stopwatch(what, now)
 
     def seconds(self, now: float) -> float:
-        """Seconds for which the same thing has been seen without interruption."""
+        """Seconds for which the value has not changed."""
         return now - self.since
 
 
 @dataclass(frozen=True)
 class RankMemory:
-    """Of one rank: what is known of its newest pod."""
+    """The memory of one rank, about its newest pod."""
 
     track: Track = field(default_factory=Track)
     waiting: Stopwatch = field(default_factory=Stopwatch)
-    """For what the pod lacks."""
+    """Of what the pod lacks."""
     silence: Stopwatch = field(default_factory=Stopwatch)
     """Of its agent."""
     unshipped: Stopwatch = field(default_factory=Stopwatch)
 
     def silent(self, pod: Pod | None, now: float, *, heard: bool) -> Stopwatch:
-        """Return the stopwatch of the silence, once the agent of the newest pod was asked at `now`."""
+        """Return the stopwatch of the silence after the newest pod's agent was asked at `now`."""
         return self.silence.at((pod.uid, not heard) if pod is not None else None, now)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Of one run."""
+    """The memory of one run."""
 
     read_at: Mapping[Source, float] = field(default_factory=dict)
-    """When each source was read last."""
+    """Time of the last read of each source."""
     ranks: Mapping[int, RankMemory] = field(default_factory=dict)
     """By number."""
     next_reading_at: float = 0
-    """When the metrics are due."""
+    """Time when the metrics are due."""
     verified: Verified | None = None
     """The newest commit that has verified."""
     unverifiable: str = ""
-    """Key of a commit that did not verify; it is not read again until the agent ships another."""
+    """Key of a commit that did not verify; it is not read again."""
     problem: Problem | None = None
     problem_generation: int = 0
     """Generation of the spec that the problem was found with."""
@@ -89,7 +89,7 @@ class Memory:
     """The node of each pod, by pod uid."""
     fates: Mapping[str, Fate] = field(default_factory=dict)
     """By pod uid, of silent pods."""
-    budget: str | None = None
+    disruption_budget: str | None = None
     """uid of the disruption budget; empty: there is none; None: not known."""
     namespace_labels: Mapping[str, str] = field(default_factory=dict)
     refusals: Mapping[str, Refusal] = field(default_factory=dict)
@@ -104,7 +104,7 @@ class Memory:
     """By node uid."""
 
     def rank(self, number: int) -> RankMemory:
-        """Return what is known of a rank."""
+        """Return the memory of a rank."""
         return self.ranks.get(number) or RankMemory()
 
     def age(self, source: Source, now: float) -> float:
@@ -113,10 +113,10 @@ class Memory:
 
 
 def remember(memory: Memory, facts: Facts, now: float) -> tuple[Memory, Observed]:
-    """Fold the facts of one look into the memory. Returns the new memory and what `decide` may look at."""
+    """Fold the facts of one look into the memory. Returns the new memory and the input of `decide`."""
     known = _timed(_with_values(memory, facts, now), facts, now)
     seen = _observed(known, facts, now)
-    # These two are judged by rules, which look at everything else that is observed.
+    # Rules compute these two from the rest of the observation.
     is_proven, verdict = disruption.all_proven(seen), completion.inferred(seen)
     completes = (verdict.actor, *(rank.pod and rank.pod.uid for rank in seen.ranks)) if verdict is not None else None
     known = replace(known, proven=known.proven.at(is_proven, now), candidate=known.candidate.at(completes, now))
@@ -128,14 +128,14 @@ def remember(memory: Memory, facts: Facts, now: float) -> tuple[Memory, Observed
 
 
 def remember_effects(memory: Memory, learned: Iterable[Learned]) -> Memory:
-    """Fold in what doing the effects of a decision has taught."""
+    """Fold the results of a decision's effects into the memory."""
     for one in learned:
         match one:
             case ProviderAnswered(provider_id, refusal):
                 others = {key: said for key, said in memory.refusals.items() if key != provider_id}
                 memory = replace(memory, refusals=others | ({provider_id: refusal} if refusal else {}))
-            case BudgetChanged(uid):
-                memory = replace(memory, budget=uid)
+            case DisruptionBudgetChanged(uid):
+                memory = replace(memory, disruption_budget=uid)
             case JobRefused(problem):
                 memory = replace(memory, problem=problem)
             case _ as never:  # pragma: no cover - mypy proves that nothing else can be learned
@@ -144,7 +144,7 @@ def remember_effects(memory: Memory, learned: Iterable[Learned]) -> Memory:
 
 
 def _with_values(memory: Memory, facts: Facts, now: float) -> Memory:
-    """Keep what was read."""
+    """Keep the values that were read."""
     read = facts.read
     new = facts.verified
     newer = new is not None and (memory.verified is None or new.commit.order >= memory.verified.commit.order)
@@ -162,13 +162,13 @@ def _with_values(memory: Memory, facts: Facts, now: float) -> Memory:
         log_tails=facts.log_tails,
         identities=facts.identities,
         fates=facts.fates,
-        budget=facts.budget if Source.BUDGET in read else memory.budget,
+        disruption_budget=facts.disruption_budget if Source.DISRUPTION_BUDGET in read else memory.disruption_budget,
         namespace_labels=(facts.namespace_labels or {}) if Source.NAMESPACE in read else memory.namespace_labels,
     )
 
 
 def _timed(memory: Memory, facts: Facts, now: float) -> Memory:
-    """Let every stopwatch go on, or start it again."""
+    """Continue or restart every stopwatch."""
     run, stop = facts.run, facts.run.status.termination
     request = save_request(run, facts.pods)
     nodes, gates = memory.nodes, memory.gates
@@ -186,7 +186,7 @@ def _timed(memory: Memory, facts: Facts, now: float) -> Memory:
 
 
 def _folded(memory: Memory, facts: Facts, now: float) -> dict[int, RankMemory]:
-    """Fold what was read of each rank into what is known of it."""
+    """Fold the facts of each rank into its memory."""
     folded = (
         _rank_folded(memory.rank(number), Rank.of(number, pods), facts, now) for number, pods in enumerate(facts.ranks)
     )
@@ -212,7 +212,7 @@ def _rank_folded(known: RankMemory, rank: Rank, facts: Facts, now: float) -> Ran
 
 
 def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
-    """Build what `decide` may look at, but for the two durations that rules judge."""
+    """Build the observation, without the two durations that rules compute."""
     run, stop = facts.run, facts.run.status.termination
     return Observed(
         run=run,
@@ -235,7 +235,7 @@ def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
         namespace_ends=facts.namespace_ends,
         problem=facts.problem,
         ended_before=memory.ended_before,
-        budget=facts.budget,
+        disruption_budget=facts.disruption_budget,
     )
 
 
@@ -251,7 +251,7 @@ def _rank(memory: Memory, facts: Facts, number: int, pods: Sequence[Pod], now: f
 
 
 def _nodes(memory: Memory, facts: Facts) -> tuple[NodeFacts, ...]:
-    """Add the provider's last refusal where it says nothing worse now."""
+    """Add the provider's last refusal to nodes without a present one."""
     said = memory.refusals
     return tuple(
         replace(node, refusal=said[node.provider_id]) if node.refusal is None and node.provider_id in said else node
@@ -260,6 +260,6 @@ def _nodes(memory: Memory, facts: Facts) -> tuple[NodeFacts, ...]:
 
 
 def _gates(facts: Facts) -> dict[str, bool]:
-    """Return by node uid whether what the node's phase waits through is so now."""
+    """Return by node uid whether the condition that its phase waits for holds now."""
     run = facts.run
     return {node.uid: gate_holds(run.uid, node, facts_of(facts.nodes, node)) for node in run.status.nodes}

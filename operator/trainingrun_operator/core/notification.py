@@ -1,4 +1,4 @@
-"""Which events a run's status calls for that have not been told yet. `status.notified` is the only memory of what was."""
+"""Webhook events that a run's status requires and that are not yet delivered, as `status.notified` records them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed
 
 HISTORY_SECONDS: Final = 3600
-"""A run that has been over for so long is history: nobody who sets up a webhook today is told of last year's runs."""
+"""A run that ended longer ago than this sends no event, so that a new webhook does not receive old runs."""
 
 
 def due(seen: Observed, status: TrainingRunStatus) -> tuple[CloudEvent, ...]:
-    """What is to be told of a run whose whole status, as derived just now, is this."""
+    """Return the events to send.
+
+    Args:
+        seen: everything known about the run now.
+        status: its whole status, as derived now.
+    """
     stop = status.termination
     if stop is None or _is_history(seen, stop, status):
         return ()
@@ -32,7 +37,7 @@ def due(seen: Observed, status: TrainingRunStatus) -> tuple[CloudEvent, ...]:
 
 
 def recorded(status: TrainingRunStatus, event_id: str) -> tuple[str, ...]:
-    """`status.notified` with one more event; those of a suspension that is over are dropped."""
+    """Return `status.notified` with one more event and without those of a finished suspension."""
     stop = status.termination
     own = () if stop is None else tuple(one for one in status.notified if one.startswith(f"{stop.id}-"))
     return (*(one for one in own if one != event_id), event_id)
@@ -44,7 +49,7 @@ def _is_history(seen: Observed, stop: Termination, status: TrainingRunStatus) ->
 
 
 def _happened(seen: Observed, stop: Termination, status: TrainingRunStatus) -> Iterator[tuple[EventType, str]]:
-    """Each with when it happened."""
+    """Yield each event with its time."""
     if (held_at := _held_at(stop, status)) is not None:
         yield EventType.CHECKPOINT_HELD, held_at
     if stop.data_loss:
@@ -56,7 +61,7 @@ def _happened(seen: Observed, stop: Termination, status: TrainingRunStatus) -> I
 
 
 def _held_at(stop: Termination, status: TrainingRunStatus) -> str | None:
-    """Also of a Hold that is over: an operator that was killed may not have told it."""
+    """Return when the run was held, also if it no longer is: a killed operator may not have sent the event."""
     if stop.phase is Phase.HELD:
         return stop.phase_at
     held = (one.at for one in reversed(status.history) if one.phase == Phase.HELD.value)

@@ -1,6 +1,6 @@
-"""`Observed`: one frozen snapshot of a run, its children, its samples and the bucket. Everything that `decide` may look at.
+"""`Observed`: one frozen snapshot of a run, its children, its metrics and the bucket; the whole input of `decide`.
 
-Seconds are floats on the monotonic clock of the process that observed; they are only ever subtracted. `wall` is for people.
+Seconds are floats on the monotonic clock of the process; only differences have a meaning. `wall` is for people.
 """
 
 from __future__ import annotations
@@ -33,46 +33,46 @@ class Observed:
     wall: str
     """RFC 3339, UTC."""
     ranks: tuple[Rank, ...] = (Rank(),)
-    """By number. There is always rank 0, and its numbers are the run's."""
+    """By number. Rank 0 always exists, and its metrics are the run's."""
     next_reading_at: float = 0
-    """When the metrics are due again."""
+    """Time of the next reading of the metrics."""
     defaults: Defaults = field(default_factory=Defaults)
     workload: Workload | None = None
     verified: Verified | None = None
-    """The newest commit of the run that verified, if the bucket was asked."""
+    """The newest commit of the run that verified."""
     answer: Answer | None = None
-    """To the save request in hand."""
+    """The bucket's answer to the pending save request."""
     save_failing_seconds: float = 0
-    """How long saving has been asked for without an answer."""
+    """Time since the pending save request, while unanswered."""
     phase_seconds: float = 0
-    """How long this process has seen the stop in its present phase."""
+    """Time for which this process has seen the stop in its present phase."""
     nodes: tuple[NodeFacts, ...] = ()
     """In the order of ``status.nodes``."""
     node_seconds: Mapping[str, float] = field(default_factory=dict)
-    """How long this process has seen each node, by uid, in its present phase."""
+    """By node uid, time for which this process has seen it in its present phase."""
     gate_seconds: Mapping[str, float] = field(default_factory=dict)
-    """How long, by uid, what its phase waits through has been so: empty, tainted, its machine gone (`release.gate_holds`)."""
+    """By node uid, time for which the condition of its phase has held: empty, tainted, machine gone (`release.gate_holds`)."""
     ending_runs: frozenset[str] = frozenset()
-    """UIDs of runs that will not release a node after this one: finished, releasing, or told never to."""
+    """UIDs of runs that will not release a node after this one: finished, releasing, or with policy Never."""
     pools: tuple[Pool, ...] = ()
     namespace_labels: Mapping[str, str] | None = None
-    """Of the run's namespace; None: not read, because no pool is chosen by them now."""
+    """Of the run's namespace; None: not read, because no pool selection needs them now."""
     namespace_ends: bool = False
-    """The run's namespace is being deleted; known only where its Job is gone, or nobody is left who could save."""
+    """The run's namespace is being deleted; read only if its Job is gone, or no pod is left to save."""
     problem: Problem | None = None
-    """Found on the way to the first Job: unknown secret, refused template, missing bucket."""
+    """Why the first Job cannot be created: unknown Secret, refused template, missing bucket."""
     ended_before: Verified | None = None
-    """What a stop of this very run left in the bucket, although the cluster knows of no stop: its state is older than the bucket."""
-    budget: str | None = None
-    """uid of the budget that keeps the run's pods from being evicted; empty: there is none; None: not known."""
+    """Commit of an earlier stop of this run, though the status has no stop: the cluster's state is older than the bucket."""
+    disruption_budget: str | None = None
+    """uid of the run's PodDisruptionBudget; empty: there is none; None: not known."""
     proven_seconds: float | None = None
-    """How long everything in the volume has been proven, as `disruption.all_proven` says; None if it is not."""
+    """Time for which everything in the volume has been proven (`disruption.all_proven`); None: it is not."""
     candidate_seconds: float | None = None
-    """How long a completion has been inferred without interruption; None if it is not."""
+    """Time for which a completion has been inferred without interruption; None: it is not."""
 
     @property
     def track(self) -> Track:
-        """The readings of rank 0, which speak for the run."""
+        """The track of rank 0, which represents the run."""
         return self.ranks[0].track
 
     @property
@@ -82,7 +82,7 @@ class Observed:
 
     @property
     def live_pods(self) -> tuple[Pod, ...]:
-        """Those of which anything still runs."""
+        """All pods with a container that still runs."""
         return tuple(pod for pod in self.pods if not pod.terminal)
 
     @property
@@ -92,10 +92,10 @@ class Observed:
 
     @property
     def reports(self) -> tuple[AgentReport, ...] | None:
-        """Of every rank's agent, by rank; None if any did not answer: what holds of all ranks is then not known."""
+        """Reports of all ranks' agents, by rank; None: at least one did not answer."""
         reports = tuple(rank.report for rank in self.ranks if rank.report is not None)
         return reports if len(reports) == len(self.ranks) else None
 
     def seconds_since(self, stamp: str) -> float:
-        """By the wall clock, since a moment that was written down."""
+        """Seconds since a stored time, by the wall clock."""
         return (datetime.fromisoformat(self.wall) - datetime.fromisoformat(stamp)).total_seconds()

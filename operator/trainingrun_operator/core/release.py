@@ -1,12 +1,12 @@
-"""The gates before a node goes, and the phases of its way back.
+"""The checks before a node is released, and the phases of its release.
 
 ::
 
     InUse → WaitIdle → Cordoned → Releasing → Verifying → Released
-                ↑__________│ (somebody came)      └→ Retained
+                ↑__________│ (occupied again)      └→ Retained
 
-A node is released by the identity that was recorded while the run's pod was on it, only when empty, and it is released only once both its
-machine and its Node are gone.
+A node is released by the identity recorded while the run's pod was on it, and only when empty. It counts as released once its machine and its
+Node are gone.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from trainingrun_operator.core.bounds import MESSAGE_MAX, clipped
 from trainingrun_operator.core.effects import (
     DeleteNode,
     Effect,
+    RecordEvent,
     RecordNodes,
     ReleaseMachine,
     TaintNode,
-    Tell,
     UntaintNode,
 )
 from trainingrun_operator.core.facts.nodes import Instance
@@ -37,48 +37,50 @@ if TYPE_CHECKING:
 SETTLED: Final = frozenset({NodePhase.RELEASED, NodePhase.RETAINED})
 _GOING: Final = frozenset({Instance.TERMINATING, Instance.GONE})
 _TOLD_TO_GO: Final = frozenset({NodePhase.RELEASING, NodePhase.VERIFYING})
-_GOES: Final = "The machine goes; waiting until machine and Node are both gone."
-_NODE_GONE: Final = "The Node is gone; the machine is released."
-_TAKEN: Final = "Handed over: another run is releasing this node already."
-Step = tuple[NodeStatus, tuple[Effect, ...]]
+_GOES: Final = "The machine is being terminated; waiting until machine and Node are gone."
+_NODE_GONE: Final = "The Node is gone; releasing the machine."
+_TAKEN: Final = "Handed over: another run already releases this node."
+Transition = tuple[NodeStatus, tuple[Effect, ...]]
 
 
 def unsettled(nodes: tuple[NodeStatus, ...]) -> tuple[NodeStatus, ...]:
-    """Those that are neither gone nor kept on purpose."""
+    """Return the nodes that are neither released nor retained."""
     return tuple(node for node in nodes if node.phase not in SETTLED)
 
 
 def seconds_still(seen: Observed) -> float:
-    """How long no node that is still to be settled has changed its phase."""
+    """Return the seconds since an unsettled node last changed its phase."""
     waiting = unsettled(seen.run.status.nodes)
     return min((seen.node_seconds.get(node.uid, 0.0) for node in waiting), default=0.0)
 
 
 def overdue(seen: Observed) -> tuple[NodeStatus, ...]:
-    """Those whose machine was to go, and that are still there after their pool's `alertAfterSeconds`."""
+    """Return the nodes whose release takes longer than their pool's `alertAfterSeconds`."""
     pools = {pool.name: pool for pool in seen.pools}
     going = (node for node in seen.run.status.nodes if node.phase in _TOLD_TO_GO and node.pool in pools)
     return tuple(node for node in going if _late(seen, node, pools[node.pool]))
 
 
 def _late(seen: Observed, node: NodeStatus, pool: Pool) -> bool:
-    """Whether it should be gone by now."""
+    """Whether the release of a node is overdue."""
     return seen.node_seconds.get(node.uid, 0) >= pool.spec.alert_after_seconds
 
 
 def ghosts(seen: Observed) -> tuple[NodeStatus, ...]:
-    """Those whose Node is gone and whose machine runs on, and is billed, although it was told to go."""
-    told = ((node, facts_of(seen.nodes, node)) for node in seen.run.status.nodes if node.phase is NodePhase.VERIFYING)
-    return tuple(node for node, facts in told if facts is not None and is_ghost(facts))
+    """Return the nodes whose Node is gone and whose machine still runs, and is billed, after its termination was requested."""
+    verifying = (
+        (node, facts_of(seen.nodes, node)) for node in seen.run.status.nodes if node.phase is NodePhase.VERIFYING
+    )
+    return tuple(node for node, facts in verifying if facts is not None and is_ghost(facts))
 
 
 def is_ghost(facts: NodeFacts) -> bool:
-    """Whether a machine runs without its Node."""
+    """Whether a machine runs without a Node."""
     return facts.uid is None and facts.instance is Instance.RUNNING
 
 
 def recorded(seen: Observed) -> tuple[NodeStatus, ...]:
-    """What should be written down: also nodes that a pod of the run is on by now, and the pool of one that no pool had selected."""
+    """Return `status.nodes` with new nodes of the run's pods, and with pools that now select a node without one."""
     known = {node.uid for node in seen.run.status.nodes}
     used = {pod.node for pod in seen.live_pods if pod.node}
     new = (
@@ -96,7 +98,7 @@ def recorded(seen: Observed) -> tuple[NodeStatus, ...]:
 
 
 def _with_pool(seen: Observed, node: NodeStatus) -> NodeStatus:
-    """A GPUNodePool may be made, or changed, while the run is on the node."""
+    """Set the pool of a node in use that has none: pools may be created or changed later."""
     facts = next((facts for facts in seen.nodes if facts.uid == node.uid), None)
     if node.pool or node.phase is not NodePhase.IN_USE or facts is None:
         return node
@@ -111,38 +113,38 @@ def _pool_of(seen: Observed, facts: NodeFacts) -> str:
 
 
 def next_effects(seen: Observed) -> tuple[Effect, ...]:
-    """Take every node of the run one look further: the record first, then what it allows."""
+    """Advance every node of the run: write changed phases first, then do what the written phases allow."""
     nodes: list[NodeStatus] = []
     effects: list[Effect] = []
     for node in seen.run.status.nodes:
         facts = facts_of(seen.nodes, node)
-        status, wanted = _step(seen, node, facts)
+        status, wanted = _transition(seen, node, facts)
         nodes.append(_with_refusal(status, facts))
         effects += wanted
     changed = tuple(nodes) != seen.run.status.nodes
-    # What a phase allows is done only once the phase is written; taking back our own taint is always allowed.
+    # The effects of a phase follow after it is written; our own taint may always be removed.
     untaints = tuple(effect for effect in effects if isinstance(effect, UntaintNode))
-    tellings = tuple(effect for effect in effects if isinstance(effect, Tell))
-    return (*untaints, RecordNodes(tuple(nodes)), *tellings) if changed else tuple(effects)
+    events = tuple(effect for effect in effects if isinstance(effect, RecordEvent))
+    return (*untaints, RecordNodes(tuple(nodes)), *events) if changed else tuple(effects)
 
 
 def _with_refusal(node: NodeStatus, facts: NodeFacts | None) -> NodeStatus:
-    """Say what the provider refuses with, as long as the node is on its way back."""
+    """Record the kind of the provider's refusal while the node is not settled."""
     refusal = facts.refusal if facts is not None and node.phase not in SETTLED else None
     return node.model_copy(update={"refusal": refusal.kind if refusal is not None else None})
 
 
 def facts_of(nodes: Sequence[NodeFacts], node: NodeStatus) -> NodeFacts | None:
-    """What is seen of a recorded node. Names are used again: a Node of another uid is another machine, unless its providerID is the same."""
+    """Return the facts of a recorded node. Node names are reused: another uid is another machine, unless the providerID is the same."""
     alike = [facts for facts in nodes if facts.name == node.name]
     present = (facts for facts in alike if facts.uid == node.uid)
-    anew = (facts for facts in alike if facts.uid is not None and facts.provider_id == node.provider_id != "")
+    recreated = (facts for facts in alike if facts.uid is not None and facts.provider_id == node.provider_id != "")
     gone = (facts for facts in alike if facts.uid is None and facts.provider_id in ("", node.provider_id))
-    return next(present, None) or next(anew, None) or next(gone, None)
+    return next(present, None) or next(recreated, None) or next(gone, None)
 
 
 def gate_holds(run_uid: str, node: NodeStatus, facts: NodeFacts | None) -> bool:
-    """Whether what a node's phase waits through is so now: its time runs from there, not from the beginning of the phase."""
+    """Whether the condition holds whose duration a node's phase measures."""
     if facts is None:
         return False
     match node.phase:
@@ -157,7 +159,7 @@ def gate_holds(run_uid: str, node: NodeStatus, facts: NodeFacts | None) -> bool:
 
 
 def deserted(seen: Observed) -> tuple[Effect, ...]:
-    """Remove the Node of a machine that has gone under the run, long before its end: until then its pods are not replaced."""
+    """Remove the Nodes of machines that are gone while the run uses them: until then their pods are not replaced."""
     in_use = (node for node in seen.run.status.nodes if node.phase is NodePhase.IN_USE)
     return tuple(
         effect
@@ -168,27 +170,27 @@ def deserted(seen: Observed) -> tuple[Effect, ...]:
 
 
 def _left_behind(seen: Observed, node: NodeStatus, facts: NodeFacts) -> tuple[Effect, ...]:
-    """The Node of a machine that is gone, once the cloud has had its time to remove it."""
+    """Remove the Node of a terminated machine after the cloud's time to remove it."""
     due = seen.gate_seconds.get(node.uid, 0) >= seen.defaults.node_removal_seconds
     gone = (facts.uid, facts.instance) == (node.uid, Instance.GONE)
     return (DeleteNode(node.name, node.uid),) if gone and due else ()
 
 
-def _step(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Step:
+def _transition(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Transition:
     if node.phase in SETTLED:
         return node, ()
     if kept := _kept(seen, node, facts):
         return kept
     pool = next((pool for pool in seen.pools if pool.name == node.pool), None)
     if pool is None:
-        gone = f"GPUNodePool {node.pool!r} is gone: nobody says how to release this node."
+        gone = f"GPUNodePool {node.pool!r} does not exist: the node's provider is unknown."
         return _to(seen, node, node.phase, gone), ()
     if facts is None:
         return node, ()
-    return _anew(seen, node, facts) or _further(seen, node, facts, pool)
+    return _recreated(seen, node, facts) or _further(seen, node, facts, pool)
 
 
-def _further(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
+def _further(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Transition:
     match node.phase:
         case NodePhase.IN_USE | NodePhase.WAIT_IDLE:
             return _when_idle(seen, node, facts, pool)
@@ -204,8 +206,8 @@ def _further(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> 
             assert_never(never)
 
 
-def _kept(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Step | None:
-    """The run does not release this node, or does no longer; None if it does."""
+def _kept(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Transition | None:
+    """Retain a node that the run does not release; None: it does."""
     if why := _kept_for_good(seen, node):
         return _to(seen, node, NodePhase.RETAINED, why), _back(seen, node, facts)
     return _abandon(seen, node, facts) if seen.run.abandoned_by else None
@@ -215,40 +217,40 @@ def _kept_for_good(seen: Observed, node: NodeStatus) -> str:
     if seen.run.spec.node_pool.policy is NodePoolPolicy.NEVER:
         return "Kept: spec.nodePool.policy is Never."
     if not seen.defaults.release_nodes:
-        return "Kept: this operator releases no nodes any more (nodeRelease.enabled of its chart)."
-    return "" if node.pool else "Kept: no GPUNodePool, or more than one, selects this node and allows this namespace."
+        return "Kept: this operator does not release nodes (nodeRelease.enabled of its chart)."
+    return "" if node.pool else "Kept: no GPUNodePool, or more than one, selects this node for this namespace."
 
 
-def _abandon(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Step:
-    """A person gives up on a release that does not end: the node stays as it is, and that person looks after it."""
+def _abandon(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Transition:
+    """Retain a node because a person abandoned its release."""
     stood = f" {node.message}" if node.message else ""
     message = (
-        f"Abandoned by {seen.run.abandoned_by} ({names.ABANDON_RELEASE_ANNOTATION}) while {node.phase.value}: nobody waits for it any more,"
-        f" and its machine may still run and be billed.{stood}"
+        f"Abandoned by {seen.run.abandoned_by} ({names.ABANDON_RELEASE_ANNOTATION}) while {node.phase.value}: the run no longer waits"
+        f" for it, and its machine may still run and be billed.{stood}"
     )
     going = facts is not None and facts.instance in _GOING
-    told = Tell("ReleaseAbandoned", f"Node {node.name}: {message}", warning=True)
-    return _to(seen, node, NodePhase.RETAINED, message), (told, *(() if going else _back(seen, node, facts)))
+    event = RecordEvent("ReleaseAbandoned", f"Node {node.name}: {message}", warning=True)
+    return _to(seen, node, NodePhase.RETAINED, message), (event, *(() if going else _back(seen, node, facts)))
 
 
-def _anew(seen: Observed, node: NodeStatus, facts: NodeFacts) -> Step | None:
-    """Follow a machine whose Node was deleted and came back: whoever is on it is looked at again, under the uid that it has now."""
+def _recreated(seen: Observed, node: NodeStatus, facts: NodeFacts) -> Transition | None:
+    """Restart the checks of a machine whose Node was deleted and recreated, under the new uid."""
     if facts.uid in (None, node.uid):
         return None
     if any(other.uid == facts.uid for other in seen.run.status.nodes):
-        twice = "The same machine is known by a newer Node, which is recorded as well."
+        twice = "A newer Node of the same machine is also recorded."
         return _to(seen, node, NodePhase.RETAINED, twice), ()
-    again = _to(seen, node, NodePhase.WAIT_IDLE, "Its Node was made anew: everything is looked at again.")
+    again = _to(seen, node, NodePhase.WAIT_IDLE, "Its Node was recreated: all checks start again.")
     return again.model_copy(update={"uid": facts.uid}), ()
 
 
 def _back(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> tuple[Effect, ...]:
-    """Take back our own taint, and no other."""
+    """Remove our own taint, and no other."""
     ours = facts is not None and facts.uid is not None and facts.tainted_by == seen.run.uid
     return (UntaintNode(node.name, node.uid),) if ours else ()
 
 
-def _when_idle(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
+def _when_idle(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Transition:
     if facts.instance in _GOING:
         return _to(seen, node, NodePhase.VERIFYING, _GOES), ()
     if facts.uid is None:
@@ -261,13 +263,13 @@ def _when_idle(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -
         return _to(seen, node, NodePhase.RETAINED, f"Kept: GPUNodePool {pool.name} is at its minimum."), ()
     if why := _busy(seen, node, facts, pool):
         return _to(seen, node, NodePhase.WAIT_IDLE, why), ()
-    # With demand, it was kept for as long as the pool allows: that is not asked again after the taint.
-    cordoned = _to(seen, node, NodePhase.CORDONED, "Empty: tainted, looked at once more before it goes.")
+    # A node with demand was kept for the pool's `maxIdleSeconds`; demand is not checked again after the taint.
+    cordoned = _to(seen, node, NodePhase.CORDONED, "Empty: tainted; checked once more before its release.")
     return cordoned.model_copy(update={"waited_out": bool(facts.demand)}), ()
 
 
 def _handed_over(seen: Observed, facts: NodeFacts) -> str:
-    """Why another run will release the node: every pod on it belongs to a run whose own release comes later."""
+    """Return why another run will release the node: all its pods belong to runs that release later."""
     runs = [pod for pod in facts.occupants or () if pod.run_uid and pod.run_uid not in seen.ending_runs]
     if not runs or len(runs) != len(facts.occupants or ()):
         return ""
@@ -279,11 +281,11 @@ def _handed_over(seen: Observed, facts: NodeFacts) -> str:
 
 
 def _busy(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> str:
-    """Why the node must stay for now."""
+    """Return why the node must stay for now."""
     if why := _occupied(facts):
         return why
     if facts.instance is Instance.UNKNOWN:
-        return f"The provider of GPUNodePool {pool.name} does not say how this machine is. {facts.problem}".rstrip()
+        return f"The provider of GPUNodePool {pool.name} does not report the state of this machine. {facts.problem}".rstrip()
     waited = seen.gate_seconds.get(node.uid, 0) if node.phase is NodePhase.WAIT_IDLE else 0
     if facts.demand and not node.waited_out and waited < pool.spec.max_idle_seconds:
         return f"Kept for {', '.join(pod.key for pod in facts.demand[:5])}, which waits for a node like this."
@@ -296,7 +298,7 @@ def _occupied(facts: NodeFacts) -> str:
     return f"Occupied by {', '.join(pod.key for pod in facts.occupants[:5])}." if facts.occupants else ""
 
 
-def _when_settled(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
+def _when_settled(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Transition:
     if facts.uid is None:
         return _to(seen, node, NodePhase.RELEASING, _NODE_GONE), ()
     if facts.tainted_by not in (None, seen.run.uid):
@@ -310,10 +312,10 @@ def _when_settled(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool
         return node, (TaintNode(node.name, node.uid),)
     if seen.gate_seconds.get(node.uid, 0) < pool.spec.settle_seconds:
         return node, ()
-    return _to(seen, node, NodePhase.RELEASING, "Empty after it was tainted: the machine is released."), ()
+    return _to(seen, node, NodePhase.RELEASING, "Empty after the taint: releasing the machine."), ()
 
 
-def _release(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
+def _release(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Transition:
     if facts.instance in _GOING:
         return _to(seen, node, NodePhase.VERIFYING, _GOES), ()
     if facts.at_minimum and facts.uid is not None:
@@ -332,20 +334,20 @@ def _machine(seen: Observed, node: NodeStatus, pool: Pool) -> ReleaseMachine:
 
 
 def _overdue(seen: Observed, node: NodeStatus, pool: Pool) -> str:
-    """How the message of a node begins that should be gone by now; empty: it still has time."""
+    """Return the start of the message of an overdue node; empty: it is not overdue."""
     return "Overdue. " if _late(seen, node, pool) else ""
 
 
 def _not_ours(seen: Observed, facts: NodeFacts) -> str:
-    """Why a Node that is still there must not go, whatever was found before."""
+    """Return why a Node that still exists must not be released."""
     if facts.uid is None:
         return ""
     if facts.tainted_by != seen.run.uid:
-        return "Its taint was taken away: everything is looked at again."
+        return "Its taint was removed: all checks start again."
     return _occupied(facts)
 
 
-def _verify(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Step:
+def _verify(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Transition:
     overdue = _overdue(seen, node, pool)
     match facts.instance, facts.uid:
         case Instance.GONE, None:
@@ -356,12 +358,14 @@ def _verify(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> S
             return _to(seen, node, NodePhase.WAIT_IDLE, why), _back(seen, node, facts)
         case Instance.RUNNING, _:
             ghost = "A machine without a Node still runs and is billed. " if is_ghost(facts) else ""
-            return _to(seen, node, node.phase, f"{overdue}{ghost}Asked again to go. {facts.problem}".strip()), (
-                _machine(seen, node, pool),
-            )
+            return _to(
+                seen, node, node.phase, f"{overdue}{ghost}Termination requested again. {facts.problem}".strip()
+            ), (_machine(seen, node, pool),)
         case _ if overdue:
-            answer = facts.problem or f"Of the machine the cloud says: {facts.instance.value}."
-            return _to(seen, node, node.phase, f"{overdue}It was told to go and has not gone. {answer}"), ()
+            answer = facts.problem or f"The cloud reports this state of the machine: {facts.instance.value}."
+            return _to(
+                seen, node, node.phase, f"{overdue}Its termination was requested, and it still exists. {answer}"
+            ), ()
         case _:
             return node, ()
 
@@ -379,7 +383,7 @@ def _to(seen: Observed, node: NodeStatus, phase: NodePhase, message: str) -> Nod
 
 
 def wants(pod: Mapping[str, Any], labels: Mapping[str, str], taints: tuple[Mapping[str, Any], ...], gpus: int) -> bool:
-    """Whether a stored pod waits for a node like this one. What cannot be told from the pod (affinity) counts as a wish."""
+    """Whether a stored pod waits for a node like this one. Affinity is not evaluated and counts as a match."""
     spec = pod.get("spec") or {}
     if (
         spec.get("nodeName")
@@ -395,11 +399,11 @@ def wants(pod: Mapping[str, Any], labels: Mapping[str, str], taints: tuple[Mappi
 
 
 def gpus_of(pod: Mapping[str, Any]) -> int:
-    """How many GPUs a stored pod asks for."""
+    """Return the number of GPUs that a stored pod requests."""
     containers = (pod.get("spec") or {}).get("containers") or ()
     limits = [(container.get("resources") or {}).get("limits") or {} for container in containers]
     asked = [str(amount) for limit in limits for name, amount in limit.items() if name.endswith("/gpu")]
-    # "1k" is a quantity as well, of which no node has that many.
+    # "1k" is a valid quantity too, but no node has that many.
     return sum(int(amount) for amount in asked if amount.isdecimal())
 
 

@@ -1,4 +1,4 @@
-"""Signatures as Standard Webhooks (https://www.standardwebhooks.com) has them: HMAC-SHA256 over `id.timestamp.body`."""
+"""Signatures of Standard Webhooks (https://www.standardwebhooks.com): HMAC-SHA256 over `id.timestamp.body`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _PREFIX: Final = "whsec_"
 
 
 def keys_of(secret: str) -> tuple[bytes, ...]:
-    """Read one or more secrets, divided by spaces: base64, usually after ``whsec_``. Two of them while one replaces the other.
+    """Parse secrets separated by spaces: base64, usually after ``whsec_``. During a rotation there are two.
 
     Raises:
-        ValueError: one of them is none; it is not quoted.
+        ValueError: one of them is invalid; the message does not contain it.
     """
     return tuple(_key(one) for one in secret.split())
 
@@ -29,7 +29,14 @@ def _key(text: str) -> bytes:
 
 
 def signed(keys: tuple[bytes, ...], message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """Return the headers of a message: signed by every key, so that receivers may know any one of them. `timestamp`: seconds, of this very attempt."""
+    """Return the headers of a message, signed by every key so that receivers may know any of them.
+
+    Args:
+        keys: from `keys_of`.
+        message_id: of the event.
+        timestamp: seconds, of this attempt.
+        body: as sent.
+    """
     content = f"{message_id}.{timestamp}.".encode() + body
     signatures = (base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode() for key in keys)
     return {

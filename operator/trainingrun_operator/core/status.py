@@ -1,7 +1,7 @@
-"""What a run's status says: phase, conditions, progress, sentence. Derived from what is seen, and never a truth of its own.
+"""The derived status of a run: phase, conditions, progress, message. It is computed from the observation alone.
 
-`status.termination`, `terminationStatus`, `nodes` and `completionTime` are not here: they are written by compare-and-swap with the decision;
-`notified` by whoever told it.
+`status.termination`, `terminationStatus`, `nodes` and `completionTime` are written by compare-and-swap with the decision, and `notified` by the
+webhook's notifier.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ WRITTEN_BY_THE_STOP: Final = frozenset({"termination", "terminationStatus", "nod
 
 
 class Fact(NamedTuple):
-    """A condition before it is dated."""
+    """A condition without its transition time."""
 
     type: str
     status: Literal["True", "False", "Unknown"]
@@ -55,16 +55,16 @@ class Fact(NamedTuple):
 
 
 def observed_fields(status: TrainingRunStatus) -> dict[str, Any]:
-    """What of a rendered status the observer writes: never what the stop writes, not even as empty."""
+    """Return the fields of a rendered status that the observer writes, without those of the stop."""
     return {name: value for name, value in status.dump().items() if name not in WRITTEN_BY_THE_STOP}
 
 
 def render(seen: Observed, rules: Sequence[chain.Rule] = chain.RULES) -> TrainingRunStatus:
-    """Everything that the observer writes.
+    """Return everything that the observer writes.
 
     Args:
-        seen: everything known about the run at this moment.
-        rules: the reasons to end it, as `decide` is given them.
+        seen: everything known about the run now.
+        rules: as for `decide`.
     """
     before = seen.run.status
     stop = before.termination
@@ -109,7 +109,7 @@ def _phase(seen: Observed, facts: dict[str, Fact]) -> str:
 
 
 def _phase_of_run(seen: Observed) -> str:
-    """Of one that neither ends nor is suspended by way of its phases."""
+    """Return the phase of a run without a termination."""
     if seen.workload is None and seen.run.spec.suspend:
         return "Suspended"
     started = any(pod.training is not Training.NOT_STARTED for pod in seen.live_pods)
@@ -149,7 +149,7 @@ def _facts(seen: Observed) -> tuple[Fact, ...]:
         _nodes_released(seen),
         _finished(seen),
         _succeeded(seen, saved),
-        # kstatus's meaning only: Argo CD, Flux and Helm show a refused run as failed.
+        # kstatus: Argo CD, Flux and Helm show a refused run as failed.
         Fact(
             "Stalled",
             "True" if accepted.status == "False" else "False",
@@ -185,7 +185,7 @@ def _not_running(seen: Observed, kind: str) -> Fact:
     if seen.run.status.termination is not None:
         return Fact(kind, "False", "NotRunning", "No training is running.")
     if (lost := next((pod for pod in seen.pods if pod.lost), None)) is not None:
-        gone = f"The machine of node {lost.node} is gone, and pod {lost.name} with it: the Job replaces it once the Node is removed."
+        gone = f"The machine of node {lost.node} and its pod {lost.name} are gone: the Job replaces the pod once the Node is removed."
         return Fact(kind, "Unknown", "NodeLost", gone)
     waiting = (rank.pod for rank in seen.ranks if rank.pod is not None and rank.pod.waiting_reason)
     pod = next(waiting, None)
@@ -217,7 +217,7 @@ def _checkpoint_saved(seen: Observed) -> Fact:
             kind,
             "False",
             "NothingFound",
-            f"Steps advance, but nothing lies under {path}: does the training write its checkpoints there (${names.CHECKPOINT_DIR_ENV})?",
+            f"Steps advance, but no file is under {path}: does the training write its checkpoints there (${names.CHECKPOINT_DIR_ENV})?",
         )
     before = seen.run.status.condition(kind)
     if before is not None and before.status == "True":
@@ -239,7 +239,7 @@ def _saving_trouble(seen: Observed) -> tuple[str, str] | None:
 def _nodes_released(seen: Observed) -> Fact:
     kind, nodes, stop = "NodesReleased", seen.run.status.nodes, seen.run.status.termination
     if not nodes and not seen.defaults.release_nodes:
-        return Fact(kind, "Unknown", "NodesNotReleased", "This operator looks after no nodes (nodeRelease.enabled).")
+        return Fact(kind, "Unknown", "NodesNotReleased", "This operator does not release nodes (nodeRelease.enabled).")
     if not nodes:
         return Fact(
             kind,
@@ -269,7 +269,7 @@ def _finished(seen: Observed) -> Fact:
 
 
 def _signal_trouble(seen: Observed, stop: Termination | None) -> str | None:
-    """Why the signal was not sent to a training that is asked to leave; None: it was, or none is to be."""
+    """Return why the stop signal was not sent to the training; None: it was, or none is due."""
     troubles = (rank.report.signal_trouble for rank in seen.ranks if rank.report is not None)
     trouble = next(filter(None, troubles), "")
     if stop is None or stop.phase is Phase.DONE or not trouble:
@@ -319,7 +319,7 @@ def _progress(seen: Observed) -> Progress | None:
 
 
 def _ended_progress(progress: Progress, stop: Termination) -> Progress:
-    """Nothing lies ahead any more; what was saved may be further than what was last read."""
+    """Return the progress of an ended training: without ETA, and with the saved step if it is later than the last reading."""
     further = {"step": stop.saved.step} if stop.saved and (stop.saved.step or 0) > (progress.step or 0) else {}
     whole = {"percent": 100} if ending_of(stop.status).complete else {}
     return progress.model_copy(update={"eta_seconds": None, **further, **whole})
@@ -346,7 +346,7 @@ def _progress_of(seen: Observed, newest: Observation) -> Progress:
 
 
 def _workload(seen: Observed) -> WorkloadRef | None:
-    """What owns the pods; the one that was, once it is gone."""
+    """Return the owner of the pods, or the recorded one if it is gone."""
     owner = seen.workload
     if owner is None:
         return seen.run.status.workload

@@ -1,7 +1,7 @@
-"""What is remembered of a run's samples: folded one reading at a time, so that polls are never mistaken for observations.
+"""The track of a training's metrics, folded one reading at a time.
 
-An *observation* is a reading whose step has advanced. A gauge still at its first value is none, a failed reading is none, and a reading of
-the same step again is none; only its absence is counted (`polls_without_advance`), and only while readings succeed.
+An *observation* is a reading whose step has advanced. A gauge at its first value, a failed reading and a reading of the same step are not
+observations. `polls_without_advance` counts successful readings without one.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 NOT_FINITE: Final = "NotFinite"
 """Reason of a reading whose loss is NaN or infinite."""
 NEVER_ADVANCED: Final = "NeverAdvanced"
-"""Reason of a reading whose step is still the first that was seen: every training begins so."""
+"""Reason of a reading whose step is still the first one seen, as at every start."""
 _REMEMBERED: Final = 16
 _ETA_MAX: Final = 315_360_000
-"""Ten years: what is further away is no estimate."""
+"""Ten years: a longer estimate is dropped."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One step forward."""
+    """A reading whose step has advanced."""
 
     step: int
     loss: float | None
@@ -40,7 +40,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Track:
-    """Of one pod's training; the best loss is the run's."""
+    """The track of one pod's training; the best loss is the run's."""
 
     pod_uid: str = ""
     observations: tuple[Observation, ...] = ()
@@ -50,23 +50,23 @@ class Track:
     epoch: float | None = None
     total_epochs: float | None = None
     epoch_base: int | None = None
-    """0 or 1: what the first epoch is called. None: unknown."""
+    """Number of the first epoch, 0 or 1. None: unknown."""
     began: tuple[float, float] | None = None
-    """When the first epoch was seen, and which it was."""
+    """Time and number of the first epoch seen."""
     epoch_at: float = 0
-    """When the present epoch was first seen."""
+    """Time when the present epoch was first seen."""
     polls_without_advance: int = 0
     known_interval: float | None = None
-    """Usual seconds between observations, as an operator before this one measured them."""
+    """Typical seconds between observations, as an earlier operator process measured them."""
     best_loss: float | None = None
     loss_at: float | None = None
-    """When a finite loss was last read."""
+    """Time of the last finite loss."""
     oddity: Failure | None = None
-    """Why the newest reading is no loss to decide by."""
+    """Why rules cannot use the newest reading."""
 
     @property
     def newest(self) -> Observation | None:
-        """The last step forward."""
+        """The newest observation."""
         return self.observations[-1] if self.observations else None
 
     @property
@@ -86,48 +86,48 @@ class Track:
 
     @property
     def typical_interval(self) -> float | None:
-        """Median seconds between observations; None with fewer than two intervals that anybody has measured."""
+        """Median seconds between observations; None: fewer than two intervals are known."""
         times = [o.at for o in self.observations]
         gaps = [later - earlier for earlier, later in pairwise(times)]
         return median(gaps) if len(gaps) > 1 else self.known_interval
 
     @property
     def in_final_epoch(self) -> bool:
-        """Whether the last epoch has begun; False while it is unknown how epochs are counted."""
+        """Whether the last epoch has begun; False while the number of the first epoch is unknown."""
         return is_final_epoch(self.epoch, self.total_epochs, self.epoch_base)
 
     @property
     def percent(self) -> int | None:
-        """Share of all epochs that is behind us, 0 to 100."""
+        """Completed share of all epochs, 0 to 100."""
         if self.epoch is None or not self.total_epochs or self.epoch_base is None:
             return None
         return int(max(0.0, min(1.0, (self.epoch - self.epoch_base) / self.total_epochs)) * 100)
 
     def eta_seconds(self, now: float) -> int | None:
-        """Seconds to the end of the last epoch at the pace so far."""
+        """Return the seconds to the end of the last epoch at the pace so far."""
         if self.began is None or self.epoch is None or self.total_epochs is None or self.epoch_base is None:
             return None
         since, first = self.began
         if self.epoch <= first or self.epoch_at <= since:
             return None
         pace = (self.epoch_at - since) / (self.epoch - first)
-        # From when the present epoch began: a whole epoch says nothing of how much of it is done.
+        # The pace counts from the start of the present epoch: a whole number does not say how much of it is done.
         eta = (self.total_epochs + self.epoch_base - self.epoch) * pace - (now - self.epoch_at)
         return max(0, int(eta)) if eta <= _ETA_MAX else None
 
 
 def is_final_epoch(epoch: float | None, total_epochs: float | None, base: int | None) -> bool:
-    """Whether this is the last of so many epochs, the first of which is called `base`; False while any of it is unknown."""
+    """Whether `epoch` is the last of `total_epochs`, counted from `base`; False while any of them is unknown."""
     if epoch is None or total_epochs is None or base is None:
         return False
     return epoch >= total_epochs - 1 + base
 
 
 def resumed(progress: Progress | None, *, pod_uid: str, now: float) -> Track:
-    """Go on from what an operator before this one wrote down of the same pod.
+    """Continue from the progress that an earlier operator process recorded for the same pod.
 
-    The step that it saw counts as seen now, without a loss: nothing is decided by losses that this process has not read, and a stall is measured from
-    here. Of another pod, or before the step had advanced, a track is empty.
+    Its step counts as an observation now, without a loss: rules use only losses that this process has read, and a stall is measured from now. The
+    track is empty for another pod, or if the step had not advanced.
     """
     if progress is None or progress.pod_uid != pod_uid or progress.step is None:
         return Track()
@@ -144,7 +144,7 @@ def resumed(progress: Progress | None, *, pod_uid: str, now: float) -> Track:
 
 
 def fold(track: Track, reading: Reading | Failure, *, pod_uid: str, now: float) -> Track:
-    """Add one reading of the pod's metrics, taken at `now`. A new pod begins a new track."""
+    """Add one reading of the pod's metrics, taken at `now`. A new pod starts a new track."""
     if track.pod_uid != pod_uid:
         track = Track(pod_uid=pod_uid, best_loss=track.best_loss)
     if isinstance(reading, Failure):
@@ -154,7 +154,7 @@ def fold(track: Track, reading: Reading | Failure, *, pod_uid: str, now: float) 
 
 
 def _moment(track: Track, reading: Reading, now: float) -> float:
-    """When it was measured: not later than now, and not earlier than the newest observation, or what is measured by it runs backwards."""
+    """Return the time of a reading, if it lies between the newest observation and now; else now."""
     earliest = track.newest.at if track.newest is not None else float("-inf")
     return reading.at if reading.at is not None and earliest <= reading.at <= now else now
 
@@ -169,7 +169,7 @@ def _fold_loss(track: Track, reading: Reading, now: float) -> Track:
             ),
         )
     if not isfinite(reading.loss):
-        return replace(track, oddity=Failure(NOT_FINITE, f"The loss is {reading.loss}: nothing is decided by it."))
+        return replace(track, oddity=Failure(NOT_FINITE, f"The loss is {reading.loss}: no rule uses it."))
     return replace(track, oddity=None, loss_at=now)
 
 
@@ -193,14 +193,12 @@ def _fold_step(track: Track, reading: Reading, now: float) -> Track:
 
 
 def _counts(value: float | None) -> TypeGuard[float]:
-    """Whether a gauge can be a step or an epoch: finite, not negative, and not larger than what every JSON reader keeps exact."""
+    """Whether a gauge can be a step or an epoch: finite, from 0 up, and exact in JSON."""
     return value is not None and 0 <= value <= COUNT_MAX
 
 
 def _never_advanced(step: int) -> Failure:
-    return Failure(
-        NEVER_ADVANCED, f"The step still stands at {step}, its first value: nothing is decided before it advances."
-    )
+    return Failure(NEVER_ADVANCED, f"The step is still {step}, its first value: no rule uses it before it advances.")
 
 
 def _fold_epoch(track: Track, reading: Reading, now: float) -> Track:
@@ -209,7 +207,7 @@ def _fold_epoch(track: Track, reading: Reading, now: float) -> Track:
     total = reading.total_epochs if _counts(reading.total_epochs) else track.total_epochs
     base = track.epoch_base
     if base is None and track.began is None and reading.epoch <= 1:
-        # 1.0 exactly may also be the end of a fractional epoch 0; taking it for the first of a count from 1 only makes a stall fire later.
+        # Exactly 1.0 may also be the end of a fractional epoch 0; counting from 1 then only delays a stall.
         base = 0 if reading.epoch < 1 else 1
     return replace(
         track,

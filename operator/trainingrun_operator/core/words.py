@@ -1,4 +1,4 @@
-"""Moments, numbers and sizes, read and worded the same wherever people meet them."""
+"""Parsing and formatting of times, numbers and sizes for all user interfaces."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LARGER: Final = ("kB", "MB", "GB", "TB", "PB")
 
 
 def moment(stamp: str | None) -> datetime | None:
-    """An RFC 3339 time, UTC if it names no zone; None if it is none."""
+    """Parse an RFC 3339 time, UTC without a zone; None: it is not valid."""
     try:
         at = datetime.fromisoformat(stamp or "")
     except ValueError:
@@ -20,7 +20,7 @@ def moment(stamp: str | None) -> datetime | None:
 
 
 def finite(text: str | None) -> float | None:
-    """What a status keeps of a number; None for what is none, and for what is not finite."""
+    """Parse a number from a status; None: it is missing, invalid or not finite."""
     try:
         number = float(text or "")
     except ValueError:
@@ -29,10 +29,10 @@ def finite(text: str | None) -> float | None:
 
 
 def size(count: float) -> str:
-    """Bytes in three digits, decimal: `512 B`, `39.6 kB`, `1.2 GB`."""
+    """Format bytes with three digits, decimal: `512 B`, `39.6 kB`, `1.2 GB`."""
     unit, shown = "B", f"{count:.3g}"
     for larger in _LARGER:
-        # By what would be shown: 999,950 bytes are not 1e+03 kB.
+        # Compare the rounded value: 999,950 bytes are not 1e+03 kB.
         if float(shown) < _KILO:
             break
         count /= _KILO

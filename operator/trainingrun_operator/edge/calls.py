@@ -1,6 +1,6 @@
-"""How many requests this process has made, by whom it asked. Counted where they go out, read by the exporter.
+"""Number of requests of this process by API, for the exporter.
 
-One count per process, as the connections to the cloud are: who makes a request need not be handed anything to have it counted.
+The counts are global to the process, so that callers need no counter object.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Api(StrEnum):
-    """Whom the operator asks."""
+    """The APIs that the operator calls."""
 
     KUBERNETES = "kubernetes"
     S3 = "s3"
@@ -28,22 +28,22 @@ _made: Final = dict.fromkeys(Api, 0)
 
 
 def count(api: Api) -> None:
-    """A request goes out; one that is tried again goes out again. From any thread."""
+    """Count one request, retries included. Thread-safe."""
     with _lock:
         _made[api] += 1
 
 
 def made() -> dict[str, int]:
-    """All requests so far."""
+    """Return the number of requests so far, by API."""
     with _lock:
         return {api.value: number for api, number in _made.items()}
 
 
 def count_all(events: BaseEventHooks, api: Api) -> None:
-    """Count every request of a botocore client from now on, its own retries included."""
+    """Count every request of a botocore client, retries included."""
 
     def sent(**_: Any) -> None:
         count(api)
 
-    # Its answer would take the place of the request; None lets it go on.
+    # None: a returned response would replace the request.
     events.register("before-send", sent)

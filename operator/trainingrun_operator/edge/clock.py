@@ -8,24 +8,24 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tells the time."""
+    """A clock."""
 
     def monotonic(self) -> float:
-        """Seconds; only their differences mean anything."""
+        """Seconds; only differences have a meaning."""
         ...
 
     def wall(self) -> str:
-        """Now, for people: RFC 3339 in UTC, whole seconds."""
+        """Return the time for people: RFC 3339 in UTC, whole seconds."""
         ...
 
 
 class SystemClock:
-    """The machine's own."""
+    """The system clock."""
 
     def monotonic(self) -> float:
-        """Seconds; only their differences mean anything."""
+        """Seconds; only differences have a meaning."""
         return time.monotonic()
 
     def wall(self) -> str:
-        """Now, for people: RFC 3339 in UTC, whole seconds."""
+        """Return the time for people: RFC 3339 in UTC, whole seconds."""
         return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,6 +1,6 @@
-"""Doors for other packages: what they register under an entry point group of this one.
+"""Entry points for other packages.
 
-An entry point is `NAME = "package.module:factory"`; the factory is called once, when the operator starts.
+An entry point is `NAME = "package.module:factory"`; the factory is called once, at startup.
 """
 
 from __future__ import annotations
@@ -16,30 +16,29 @@ log = logging.getLogger(__name__)
 
 
 def opened(group: str, built_in: Mapping[str, Callable[[Any], Any]], tools: Any, kind: type) -> dict[str, Any]:
-    """Make everything that is built in or registered under a group, by name.
+    """Build all built-in and registered implementations of a group, by name.
 
-    A registered one that cannot be loaded or made, that is not of the Protocol, or whose name is taken, costs a line in the log and nothing else: the
-    operator runs without it.
+    A registered one is logged and skipped if it cannot be loaded or built, does not implement the Protocol, or has a taken name.
 
     Args:
         group: of the entry points.
         built_in: factories by name; they need no entry point.
-        tools: what each factory is called with.
+        tools: argument of each factory.
         kind: a runtime-checkable Protocol.
     """
     made = {name: factory(tools) for name, factory in built_in.items()}
     for point in sorted(entry_points(group=group), key=lambda point: point.name):
         origin = f"{group} {point.name!r} of {point.dist.name if point.dist else point.value}"
         if point.name in made:
-            log.error("%s is left out: the name is taken", origin)
+            log.error("%s is skipped: the name is taken", origin)
             continue
         try:
             one = point.load()(tools)
-        except Exception as error:  # noqa: BLE001 - somebody else's code: whatever it raises must not end the operator
-            log.error("%s is left out: %s: %s", origin, type(error).__name__, error)  # noqa: TRY400 - a sentence, not a crash
+        except Exception as error:  # noqa: BLE001 - code of another package must not end the operator
+            log.error("%s is skipped: %s: %s", origin, type(error).__name__, error)  # noqa: TRY400 - no traceback
             continue
         if not isinstance(one, kind):
-            log.error("%s is left out: what %s makes is no %s", origin, point.value, kind.__name__)
+            log.error("%s is skipped: %s does not return a %s", origin, point.value, kind.__name__)
             continue
         log.info("%s is used", origin)
         made[point.name] = one

@@ -1,4 +1,4 @@
-"""Does what was decided, in order. Every write is refused by the API server if the run is no longer what the decision was made from."""
+"""Executes the effects of a decision, in order. The API server refuses a write if the run has changed since the decision."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from trainingrun_operator.core.effects import (
     Advance,
     Annotate,
     Begin,
-    CreateBudget,
+    CreateDisruptionBudget,
     CreateWorkload,
-    DeleteBudget,
+    DeleteDisruptionBudget,
     DeleteNode,
     DeletePod,
     DeleteRun,
     DeleteWorkload,
     EndReplacements,
+    RecordEvent,
     RecordNodes,
     ReleaseMachine,
     RemoveFinalizer,
@@ -30,10 +31,9 @@ from trainingrun_operator.core.effects import (
     ResumeWorkload,
     SuspendWorkload,
     TaintNode,
-    Tell,
     UntaintNode,
 )
-from trainingrun_operator.core.facts.learned import BudgetChanged, JobRefused, ProviderAnswered
+from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered
 from trainingrun_operator.core.facts.nodes import NodeRef
 from trainingrun_operator.edge.gather.preflight import REFUSED, refused_job
 from trainingrun_operator.edge.kube import KubeError
@@ -54,17 +54,17 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 NAMESPACE_ENDS: Final = "NamespaceTerminating"
-"""The API server's cause for refusing whatever is new in a namespace that is being deleted."""
+"""Cause with which the API server refuses new objects in a namespace that is being deleted."""
 
 log = logging.getLogger(__name__)
 
 
 class StaleError(Exception):
-    """Something is not what it was when it was looked at: look again, decide again."""
+    """An object has changed since it was observed: observe and decide again."""
 
 
 class NotLeadingError(Exception):
-    """Somebody else may be acting by now: what was decided is not done."""
+    """Another process may lead now, so the effect is not done."""
 
 
 class _JobRefusedError(Exception):
@@ -75,23 +75,23 @@ class _JobRefusedError(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a decision's effects."""
+    """The outcome of a decision's effects."""
 
     written: Json | None = None
-    """The run as the last write left it, if one was made."""
+    """The run after the last write; None: there was no write."""
     learned: tuple[Learned, ...] = ()
     stopped: StaleError | KubeError | NotLeadingError | None = None
-    """Why nothing further was done: a precondition failed; the API server refused or could not be reached; this process may not act any more."""
+    """Why execution stopped: a failed precondition, an error of the API server, or a lost Lease."""
 
 
 @dataclass(frozen=True)
 class Executor:
-    """Knows everyone who can be told."""
+    """Executes effects."""
 
     kube: Writes
     cache: Cache
     leads: Callable[[], bool]
-    """Whether this process may act, asked before each effect: between two of them it may have been stopped for long."""
+    """Whether this process leads, checked before each effect: it may have been frozen between two effects."""
     providers: Providers
 
     @cached_property
@@ -99,12 +99,12 @@ class Executor:
         return Workloads(self.kube)
 
     def check_leads(self) -> None:
-        """Raises NotLeadingError unless this process may act."""
+        """Raise NotLeadingError unless this process leads."""
         if not self.leads():
             raise NotLeadingError
 
     async def execute(self, seen: Observed, effects: Sequence[Effect]) -> Outcome:
-        """Do each effect in order, until one of them cannot be done."""
+        """Do each effect in order, until one fails."""
         written: Json | None = None
         learned: list[Learned] = []
         for effect in effects:
@@ -171,7 +171,7 @@ class Executor:
                 await kube.annotate_pod(space, pod, uid, key, value)
             case DeletePod(name, uid):
                 await kube.delete_pod(space, name, uid)
-            case CreateBudget() | DeleteBudget():
+            case CreateDisruptionBudget() | DeleteDisruptionBudget():
                 return await self._guard(space, effect)
             case TaintNode(name, uid):
                 await self._taint(name, uid, run.uid)
@@ -181,14 +181,14 @@ class Executor:
                 return await self._release(effect)
             case DeleteNode(name, uid):
                 await kube.delete_node(name, uid)
-            case Tell():
-                await self._tell(run, effect, wall)
+            case RecordEvent():
+                await self._record_event(run, effect, wall)
             case _ as never:  # pragma: no cover - mypy proves that there is no other effect
                 assert_never(never)
         return None
 
     async def _create_workload(self, run: Run, manifest: Json) -> None:
-        """Create the workload, or take it back: creating cannot be made to depend on the run, which may have ended and gone in the meantime."""
+        """Create the workload, and delete it if the run is gone: a create has no precondition on the run."""
         workload = self._workloads.of(run)
         try:
             created = await workload.create(manifest)
@@ -204,48 +204,52 @@ class Executor:
             raise StaleError(f"run {run.key} was gone when its {created['kind']} was created")
         self.cache.put_child("Job", created, deleted=False)
 
-    async def _tell(self, run: Run, told: Tell, wall: str) -> None:
-        """Post an Event. The word about a deed is not the deed: failing is told to the log."""
+    async def _record_event(self, run: Run, event: RecordEvent, wall: str) -> None:
+        """Record an Event. A failure is only logged: an Event must not block an effect."""
         try:
-            await self.kube.tell(
+            await self.kube.record_event(
                 names.run_reference(run.namespace, run.name, run.uid),
-                told.reason,
-                told.message,
-                warning=told.warning,
+                event.reason,
+                event.message,
+                warning=event.warning,
                 wall=wall,
             )
         except KubeError as error:
-            log.warning("%s: could not tell %s: %s", run.key, told.reason, error)
-            if told.reason == "DataLoss" and any(cause.get("reason") == NAMESPACE_ENDS for cause in error.causes):
-                await self._tell_outside(run, told, wall)
+            log.warning("%s: cannot record Event %s: %s", run.key, event.reason, error)
+            if event.reason == "DataLoss" and any(cause.get("reason") == NAMESPACE_ENDS for cause in error.causes):
+                await self._record_outside(run, event, wall)
 
-    async def _tell_outside(self, run: Run, told: Tell, wall: str) -> None:
-        """A namespace that is being deleted takes no Event any more, and would take it along: what was lost is told about the namespace itself."""
+    async def _record_outside(self, run: Run, event: RecordEvent, wall: str) -> None:
+        """Record a data loss on the Namespace object: a namespace that is being deleted accepts no Events."""
         namespace = {"apiVersion": "v1", "kind": "Namespace", "name": run.namespace}
-        message = f"TrainingRun {run.key}: {told.message}"
+        message = f"TrainingRun {run.key}: {event.message}"
         try:
-            await self.kube.tell(namespace, told.reason, message, warning=True, wall=wall)
+            await self.kube.record_event(namespace, event.reason, message, warning=True, wall=wall)
         except KubeError as error:
-            log.warning("%s: could not tell %s outside of its namespace: %s", run.key, told.reason, error)
+            log.warning("%s: cannot record Event %s on the Namespace: %s", run.key, event.reason, error)
 
-    async def _guard(self, namespace: str, effect: CreateBudget | DeleteBudget) -> BudgetChanged:
-        """Put the disruption budget up or take it down. Failing is told to the log: nothing else may wait for it."""
+    async def _guard(
+        self, namespace: str, effect: CreateDisruptionBudget | DeleteDisruptionBudget
+    ) -> DisruptionBudgetChanged:
+        """Create or delete the disruption budget. A failure is only logged: it must not block other effects."""
         try:
             match effect:
-                case CreateBudget(manifest):
-                    return BudgetChanged((await self.kube.create_budget(manifest))["metadata"]["uid"])
-                case DeleteBudget(name, uid):
-                    await self.kube.delete_budget(namespace, name, uid)
-                    return BudgetChanged("")
+                case CreateDisruptionBudget(manifest):
+                    return DisruptionBudgetChanged(
+                        (await self.kube.create_disruption_budget(manifest))["metadata"]["uid"]
+                    )
+                case DeleteDisruptionBudget(name, uid):
+                    await self.kube.delete_disruption_budget(namespace, name, uid)
+                    return DisruptionBudgetChanged("")
         except KubeError as error:
             log.warning("%s: %s: %s", namespace, type(effect).__name__, error)
-            return BudgetChanged(None)
+            return DisruptionBudgetChanged(None)
 
     async def _taint(self, name: str, uid: str, owner: str | None, *, only: str | None = None) -> None:
-        """Set, or take back, our taint on the Node as it was read just now; taints of others stay as they are."""
+        """Set or remove our taint on the Node; other taints stay."""
         node = await self.kube.node(name)
         if node is None or node["metadata"]["uid"] != uid:
-            raise StaleError(f"node {name} is not the one that was looked at")
+            raise StaleError(f"node {name} has another uid than the observed one")
         taints = list(node["spec"].get("taints") or ())
         ours = [taint for taint in taints if taint["key"] == names.RELEASING_TAINT]
         if ours and ours[0].get("value") != (only or owner):
@@ -256,7 +260,7 @@ class Executor:
             if owner is None
             else [*others, {"key": names.RELEASING_TAINT, "value": owner, "effect": "NoSchedule"}]
         )
-        # Who was stopped before it read the Node must not write on; who is stopped after it finds the Node changed.
+        # A process frozen before the read must not write; one frozen after it fails on the resourceVersion.
         self.check_leads()
         if wanted != taints:
             await self.kube.set_taints(name, uid, node["metadata"]["resourceVersion"], wanted)
@@ -274,7 +278,7 @@ class Executor:
 
 
 def _stopped(effect: Effect, error: KubeError) -> StaleError | KubeError:
-    """Return what an error of the API server means for a decision: something changed, or this call failed."""
+    """Return StaleError if the error means that an object has changed, else the error."""
     if not (error.conflict or error.gone):
         return error
     stale = StaleError(f"{type(effect).__name__}: {error}")
@@ -286,7 +290,7 @@ def _stopped(effect: Effect, error: KubeError) -> StaleError | KubeError:
 
 
 def _unchanged(run: Run) -> list[Json]:
-    """Refuse unless the run is exactly as it was read."""
+    """Precondition: the run is exactly as it was read."""
     return [
         {"op": "test", "path": "/metadata/uid", "value": run.uid},
         {"op": "test", "path": "/metadata/resourceVersion", "value": run.resource_version},
@@ -294,7 +298,7 @@ def _unchanged(run: Run) -> list[Json]:
 
 
 def _status_exists(run: Run) -> list[Json]:
-    """A JSON patch cannot write below a parent that is not there."""
+    """Create ``status`` first if it is missing: a JSON patch needs the parent."""
     return [] if run.has_status else [{"op": "add", "path": "/status", "value": {}}]
 
 
@@ -308,7 +312,7 @@ def _begin(run: Run, termination: Termination) -> list[Json]:
 
 
 def _resume(run: Run, effect: Resume) -> list[Json]:
-    """Refuse unless the suspension is the one that was looked at, and is over."""
+    """Remove the suspension if its id matches and it is done."""
     return [
         {"op": "test", "path": "/metadata/uid", "value": run.uid},
         {"op": "test", "path": "/status/termination/id", "value": effect.id},
@@ -319,7 +323,7 @@ def _resume(run: Run, effect: Resume) -> list[Json]:
 
 
 def _advance(run: Run, advance: Advance, wall: str) -> list[Json]:
-    """Refuse unless the stop is still where it was: what else changed in the run does not matter."""
+    """Write the phase if the stop's id, phase and attempt are unchanged; other changes of the run do not matter."""
     operations: list[Json] = [
         {"op": "test", "path": "/metadata/uid", "value": run.uid},
         {"op": "test", "path": "/status/termination/id", "value": advance.termination.id},

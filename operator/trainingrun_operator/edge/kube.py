@@ -1,4 +1,4 @@
-"""The API server, as this operator uses it: a few calls, each with the permission that it needs beside it."""
+"""The operator's calls to the API server, each with the RBAC permission that it needs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONNECTIONS: Final = 64
 EVENT_MAX: Final = 1024
 """The API server refuses a longer message."""
 OBSERVER: Final = "trainingrun-observer"
-"""Field manager of what is derived; it never names `termination`."""
+"""Field manager of the derived status; it never writes `termination`."""
 OPERATOR: Final = "trainingrun-operator"
 """Field manager of everything else."""
 
@@ -56,7 +56,7 @@ class Kube:
         return await self._get(_run(namespace, name))
 
     async def runs(self, selector: str = "", namespace: str = "") -> AsyncIterator[Json]:
-        """Chunked; those of a label selector, or all, of a namespace, or of all. RBAC: list trainingruns."""
+        """List runs in chunks, of a label selector and a namespace; empty: of all. RBAC: list trainingruns."""
         params = {"labelSelector": selector} if selector else {}
         within = f"/namespaces/{namespace}" if namespace else ""
         async for item in self._list(f"/apis/{names.API_VERSION}{within}/{names.RUN_PLURAL}", params):
@@ -71,7 +71,7 @@ class Kube:
         return await self._patch(_run(namespace, name) + "/status", list(operations), JSON_PATCH)
 
     async def delete_run(self, namespace: str, name: str, uid: str, resource_version: str) -> None:
-        """Only as it was read; gone already is success. RBAC: delete trainingruns."""
+        """Delete a run if it is unchanged; already gone is success. RBAC: delete trainingruns."""
         await self._delete(_run(namespace, name), uid, resource_version)
 
     async def apply_run_status(self, namespace: str, name: str, uid: str, resource_version: str, status: Json) -> Json:
@@ -86,8 +86,8 @@ class Kube:
             _run(namespace, name) + "/status", body, APPLY, params={"fieldManager": OBSERVER, "force": "true"}
         )
 
-    async def tell(self, involved: Json, reason: str, message: str, *, warning: bool, wall: str) -> None:
-        """Post an Event on the object that `involved` refers to; one of no namespace is told in `default`. RBAC: create events."""
+    async def record_event(self, involved: Json, reason: str, message: str, *, warning: bool, wall: str) -> None:
+        """Create an Event about `involved`; for a cluster-scoped object in `default`. RBAC: create events."""
         namespace = involved.get("namespace", "default")
         body = {
             "apiVersion": "v1",
@@ -107,8 +107,8 @@ class Kube:
     # -- Secrets -----------------------------------------------------------------------------------------
 
     async def secret(self, namespace: str, name: str) -> dict[str, bytes] | None:
-        """RBAC: get secrets, one by name; never list, never watch."""
-        # A person wrote the name: were it `../../other/secrets/x`, it would be another namespace's.
+        """Read one Secret by name; never list or watch. RBAC: get secrets."""
+        # A user wrote the name: `../../other/secrets/x` would be in another namespace.
         found = await self._get(f"/api/v1/namespaces/{namespace}/secrets/{quote(name, safe='')}")
         return (
             None
@@ -128,7 +128,7 @@ class Kube:
         return await self.call("POST", path, manifest, params={"fieldManager": OPERATOR})
 
     async def patch_config_map(self, namespace: str, name: str, uid: str, patch: Json) -> Json:
-        """Merge patch of the ConfigMap of this uid. RBAC: patch configmaps."""
+        """Merge patch of the ConfigMap with this uid. RBAC: patch configmaps."""
         return await self._patch(_config_map(namespace, name), of_uid(uid, patch), MERGE)
 
     # -- Jobs and pods -----------------------------------------------------------------------------------
@@ -145,11 +145,11 @@ class Kube:
         )
 
     async def patch_job(self, namespace: str, name: str, uid: str, patch: Json) -> Json:
-        """Merge patch of the Job of this uid. RBAC: patch jobs."""
+        """Merge patch of the Job with this uid. RBAC: patch jobs."""
         return await self._patch(_job(namespace, name), of_uid(uid, patch), MERGE)
 
     async def suspend_job(self, namespace: str, name: str, uid: str, generation: int, *, suspend: bool) -> Json:
-        """Only if nobody has changed the spec of the Job of this uid since that generation. RBAC: patch jobs."""
+        """Set ``spec.suspend`` if uid and generation are unchanged. RBAC: patch jobs."""
         operations = [
             {"op": "test", "path": "/metadata/uid", "value": uid},
             {"op": "test", "path": "/metadata/generation", "value": generation},
@@ -161,30 +161,30 @@ class Kube:
         """RBAC: delete jobs."""
         await self._delete(_job(namespace, name), uid)
 
-    async def budget(self, namespace: str, name: str) -> Json | None:
+    async def disruption_budget(self, namespace: str, name: str) -> Json | None:
         """RBAC: get poddisruptionbudgets."""
-        return await self._get(_budget(namespace, name))
+        return await self._get(_disruption_budget(namespace, name))
 
-    async def create_budget(self, manifest: Json) -> Json:
+    async def create_disruption_budget(self, manifest: Json) -> Json:
         """RBAC: create poddisruptionbudgets."""
-        path = _budget(manifest["metadata"]["namespace"], "").rstrip("/")
+        path = _disruption_budget(manifest["metadata"]["namespace"], "").rstrip("/")
         return await self.call("POST", path, manifest, params={"fieldManager": OPERATOR})
 
-    async def delete_budget(self, namespace: str, name: str, uid: str) -> None:
+    async def delete_disruption_budget(self, namespace: str, name: str, uid: str) -> None:
         """RBAC: delete poddisruptionbudgets."""
-        await self._delete(_budget(namespace, name), uid)
+        await self._delete(_disruption_budget(namespace, name), uid)
 
     async def pods_of(self, namespace: str, run_uid: str) -> list[Json]:
-        """Quorum read. RBAC: list pods."""
+        """List a run's pods, by quorum read. RBAC: list pods."""
         selector = {"labelSelector": f"{names.RUN_UID_LABEL}={run_uid}"}
         return [pod async for pod in self._list(f"/api/v1/namespaces/{namespace}/pods", selector)]
 
     async def pods_on(self, node: str) -> list[Json]:
-        """Quorum read of every namespace. RBAC: list pods."""
+        """List a node's pods of all namespaces, by quorum read. RBAC: list pods."""
         return [pod async for pod in self._list("/api/v1/pods", {"fieldSelector": f"spec.nodeName={node}"})]
 
     async def pending_pods(self) -> list[Json]:
-        """Pods that wait for a node. RBAC: list pods."""
+        """List pods that wait for a node. RBAC: list pods."""
         return [
             pod async for pod in self._list("/api/v1/pods", {"fieldSelector": "spec.nodeName=,status.phase=Pending"})
         ]
@@ -198,8 +198,8 @@ class Kube:
         await self._delete(_pod(namespace, name), uid)
 
     async def log_tail(self, namespace: str, name: str, container: str, *, lines: int, most_bytes: int) -> str:
-        """The last lines of a container's log; empty if there is none. RBAC: get pods/log."""
-        # Not limitBytes: the API server would keep the beginning, and the end is what tells.
+        """Return the last lines of a container's log; empty: there is none. RBAC: get pods/log."""
+        # limitBytes would keep the beginning of the log; the end is needed.
         params = {"container": container, "tailLines": str(lines)}
         tail = b""
         try:
@@ -215,12 +215,12 @@ class Kube:
     # -- Namespaces, nodes and pools ---------------------------------------------------------------------
 
     async def namespace_labels(self, name: str) -> dict[str, str]:
-        """Labels of a namespace; none of one that is gone. RBAC: get namespaces."""
+        """Return the labels of a namespace; empty: it is gone. RBAC: get namespaces."""
         found = await self._get(f"/api/v1/namespaces/{name}")
         return {} if found is None else dict(found["metadata"].get("labels") or {})
 
     async def namespace_ends(self, name: str) -> bool:
-        """Whether a namespace is being deleted, or gone. RBAC: get namespaces."""
+        """Return whether a namespace is being deleted or gone. RBAC: get namespaces."""
         found = await self._get(f"/api/v1/namespaces/{name}")
         return found is None or "deletionTimestamp" in found["metadata"]
 
@@ -229,7 +229,7 @@ class Kube:
         return await self._get(_node(name))
 
     async def set_taints(self, name: str, uid: str, resource_version: str, taints: Sequence[Json]) -> None:
-        """Replace the taints of the Node as it was read. RBAC: patch nodes."""
+        """Replace the taints of a Node if it is unchanged. RBAC: patch nodes."""
         body = {"metadata": {"uid": uid, "resourceVersion": resource_version}, "spec": {"taints": list(taints)}}
         await self._patch(_node(name), body, MERGE)
 
@@ -254,7 +254,7 @@ class Kube:
         return await self.call("POST", _leases(namespace), body, params={"fieldManager": OPERATOR})
 
     async def patch_lease(self, namespace: str, name: str, resource_version: str, spec: Json) -> Json:
-        """Merge patch of the Lease as it was read. RBAC: patch leases."""
+        """Merge patch of a Lease if it is unchanged. RBAC: patch leases."""
         body = {"metadata": {"resourceVersion": resource_version}, "spec": spec}
         return await self._patch(f"{_leases(namespace)}/{name}", body, MERGE)
 
@@ -272,7 +272,7 @@ class Kube:
         content_type: str = "application/json",
         params: Mapping[str, str] | None = None,
     ) -> Json:
-        """Send any request with the operator's own rights. See `Transport.call`."""
+        """Send a request with the operator's permissions. See `Transport.call`."""
         return await self._transport.call(method, path, body, content_type, params, token=self._token())
 
     async def _get(self, path: str) -> Json | None:
@@ -292,7 +292,7 @@ class Kube:
         return await self.call("PATCH", path, body, content_type, params or {"fieldManager": OPERATOR})
 
     async def _delete(self, path: str, uid: str, resource_version: str = "") -> None:
-        """Already gone, and replaced by another of the same name, are both success: ours is gone. Changed meanwhile is a conflict."""
+        """Delete with preconditions. Already gone or replaced by another uid is success; a changed resourceVersion is a conflict."""
         body = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
@@ -322,7 +322,7 @@ def _leases(namespace: str) -> str:
     return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
 
 
-def _budget(namespace: str, name: str) -> str:
+def _disruption_budget(namespace: str, name: str) -> str:
     return f"/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets/{name}"
 
 

@@ -106,7 +106,7 @@ class Crowd:
         said = meta.get("annotations") or {}
         before = member.exited, member.ended
         member.exited |= names.STOP_ANNOTATION in said
-        member.ended |= names.RELEASED_ANNOTATION in said
+        member.ended |= names.OPEN_GATE_ANNOTATION in said
         if (member.exited, member.ended) != before or not (pod.get("status") or {}).get("podIP"):
             await self.report(member)
 

@@ -151,7 +151,7 @@ class Pod:
             region=self.store.server.region,
             secret_dir=str(self.secret),
             port=self.port,
-            **({"settle_seconds": 0.5} | self.options),
+            **({"quiet_seconds": 0.5} | self.options),
         )
         pod = {"POD_NAME": self.name, "POD_UID": f"{self.store.uid}-{self.name}", "NODE_NAME": "gpu-7"}
         given = {exchange.AGENT_CONFIG_ENV: json.dumps(agent.dump())}

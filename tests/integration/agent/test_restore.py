@@ -59,7 +59,7 @@ def save(pod, store, count: int, attempt: int = 1) -> Commit:
 
 
 def test_a_restored_checkpoint_is_the_one_that_was_saved(make_pod, store):
-    pod = make_pod(settle_seconds=1000)
+    pod = make_pod(quiet_seconds=1000)
     folder = checkpoint(pod.volume, 100, 40 * MIB)
     for name in WEIRD:
         (folder / os.fsdecode(name)).write_bytes(os.urandom(100))

@@ -190,13 +190,13 @@ def manifest(namespace: str) -> Json:
 
 
 async def test_another_pod_of_the_same_name_is_not_annotated(kube, pod, namespace):
-    error = await refused(kube.annotate_pod(namespace, "pod", NOBODY, names.RELEASED_ANNOTATION, "stop-1"))
+    error = await refused(kube.annotate_pod(namespace, "pod", NOBODY, names.OPEN_GATE_ANNOTATION, "stop-1"))
     assert error.conflict, f"Read again: it is another pod now. {error}"
     (stored,) = await kube.pods_of(namespace, "run-1")
     assert "annotations" not in stored["metadata"]
-    await kube.annotate_pod(namespace, "pod", pod["metadata"]["uid"], names.RELEASED_ANNOTATION, "stop-1")
+    await kube.annotate_pod(namespace, "pod", pod["metadata"]["uid"], names.OPEN_GATE_ANNOTATION, "stop-1")
     (stored,) = await kube.pods_of(namespace, "run-1")
-    assert stored["metadata"]["annotations"] == {names.RELEASED_ANNOTATION: "stop-1"}
+    assert stored["metadata"]["annotations"] == {names.OPEN_GATE_ANNOTATION: "stop-1"}
 
 
 async def test_deleting_another_pod_of_the_same_name_is_success_and_deletes_nothing(kube, pod, namespace):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 GUIDE: Final = documented.ROOT / "docs" / "training"
-SETTLE_SECONDS: Final = 1.0
+QUIET_SECONDS: Final = 1.0
 """Of `timing.agentSettleSeconds`, instead of 10: nothing else of what is decided changes with it."""
 START_SECONDS: Final = 90
 """For importing the libraries, on a busy machine."""
@@ -92,7 +92,7 @@ class Training:
             run_uid="1",
             path=str(self.folder),
             destination="",
-            settle_seconds=SETTLE_SECONDS,
+            quiet_seconds=QUIET_SECONDS,
         )
         self._watcher = Watcher(config, self._stop_file)
         # One thread: on a busy machine more of them wait for each other.

@@ -172,7 +172,7 @@ class Stage:
             run_uid="u",
             path=str(self.volume),
             destination="",
-            settle_seconds=10,
+            quiet_seconds=10,
             stop_signal="SIGUSR1",
         )
         self.watcher = Watcher(self.config, "STOP_TRAINING")

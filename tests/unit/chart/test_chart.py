@@ -416,7 +416,7 @@ def test_the_policies_guard_what_the_operator_goes_by(default):
     said = json.dumps([policy["spec"] for policy in default.of(POLICIES[0])])
     for name in (names.FINALIZER, names.RUN_LABEL, names.RUN_UID_LABEL):
         assert f"'{name}'" in said
-    ours = (names.STOP_ANNOTATION, names.SAVE_ANNOTATION, names.RELEASED_ANNOTATION, names.NUDGE_ANNOTATION)
+    ours = (names.STOP_ANNOTATION, names.SAVE_ANNOTATION, names.OPEN_GATE_ANNOTATION, names.NUDGE_ANNOTATION)
     assert all(name.startswith("trainingrun.dev/") for name in ours)
     assert "key.startsWith('trainingrun.dev/')" in said
 

@@ -7,7 +7,7 @@ import math
 import pytest
 from goldens import assert_golden
 
-from trainingrun_operator.cli.draw import Curve, plot, sparkline
+from trainingrun_operator.cli.draw import Plot, plot, sparkline
 
 FALLING = [(float(step), 0.25 + 2 * math.exp(-step / 200)) for step in range(0, 1001, 10)]
 
@@ -29,17 +29,17 @@ def test_a_sparkline_of_hardly_anything(values, drawn):
 
 
 PLOTS = {
-    "80 columns": (Curve(FALLING, 0.5), 80, {}),
-    "120 columns, with its end": (Curve(FALLING, 0.5, stop=990.0), 120, {}),
-    "an end in the middle": (Curve(FALLING, 0.5, stop=300.0), 80, {}),
-    "without a threshold": (Curve(FALLING), 60, {}),
-    "logarithmic": (Curve(FALLING, 0.3), 80, {"logarithmic": True}),
-    "a threshold far below": (Curve(FALLING, -3.0), 80, {}),
-    "plain characters": (Curve(FALLING, 0.5, stop=990.0), 60, {"plain": True}),
-    "one point": (Curve([(10.0, 1.0)], 0.5), 40, {}),
-    "one level": (Curve([(0.0, 1.0), (10.0, 1.0)]), 40, {}),
+    "80 columns": (Plot(FALLING, 0.5), 80, {}),
+    "120 columns, with its end": (Plot(FALLING, 0.5, stop=990.0), 120, {}),
+    "an end in the middle": (Plot(FALLING, 0.5, stop=300.0), 80, {}),
+    "without a threshold": (Plot(FALLING), 60, {}),
+    "logarithmic": (Plot(FALLING, 0.3), 80, {"logarithmic": True}),
+    "a threshold far below": (Plot(FALLING, -3.0), 80, {}),
+    "plain characters": (Plot(FALLING, 0.5, stop=990.0), 60, {"plain": True}),
+    "one point": (Plot([(10.0, 1.0)], 0.5), 40, {}),
+    "one level": (Plot([(0.0, 1.0), (10.0, 1.0)]), 40, {}),
     "a pod that was replaced": (
-        Curve([(0.0, 3.0), (100.0, 2.0), (200.0, 1.0), (100.0, 1.9), (300.0, 0.6)], 0.5),
+        Plot([(0.0, 3.0), (100.0, 2.0), (200.0, 1.0), (100.0, 1.9), (300.0, 0.6)], 0.5),
         60,
         {},
     ),
@@ -65,14 +65,14 @@ def test_no_line_is_wider_than_the_terminal(case, width, height):
 
 
 def test_the_threshold_is_in_the_picture_and_named():
-    lines = plot(Curve(FALLING, 0.125), 80, 12)
+    lines = plot(Plot(FALLING, 0.125), 80, 12)
     assert [line for line in lines if line.strip().startswith("0.125┤╌")]
 
 
 def test_a_logarithmic_plot_leaves_out_what_has_no_logarithm():
-    assert plot(Curve([(0.0, 0.0), (1.0, -1.0)]), 80, 12, logarithmic=True) == []
-    assert plot(Curve([(0.0, 0.0), (1.0, 1.0), (2.0, 0.1)], -1.0), 80, 12, logarithmic=True)
+    assert plot(Plot([(0.0, 0.0), (1.0, -1.0)]), 80, 12, logarithmic=True) == []
+    assert plot(Plot([(0.0, 0.0), (1.0, 1.0), (2.0, 0.1)], -1.0), 80, 12, logarithmic=True)
 
 
 def test_a_point_that_is_no_number_is_left_out():
-    assert plot(Curve([(0.0, math.nan)]), 80, 12) == []
+    assert plot(Plot([(0.0, math.nan)]), 80, 12) == []

@@ -172,7 +172,7 @@ BEFORE = {
         checkpoint=None,
     ),
     "pending after its machine went": run_with(
-        condition("MetricsAvailable", "Unknown", "NodeLost", "The machine of node gpu-1 is gone, and pod x with it."),
+        condition("MetricsAvailable", "Unknown", "NodeLost", "The machine of node gpu-1 and its pod x are gone."),
         phase="Pending",
     ),
     "deleted, and nobody acts": run_with(meta={"deleting": True}),
@@ -238,7 +238,7 @@ STOPPING = {
         Phase.DELETING, stop={"saved": make_saved(files=0, note="Nothing lay there.")}
     ),
     "Deleting after a loss": stopping(
-        Phase.DELETING, stop={"data_loss": "The pod went before its last bytes were saved."}
+        Phase.DELETING, stop={"data_loss": "The pod ended before its last files were saved."}
     ),
     "Releasing, occupied": stopping(
         Phase.RELEASING, nodes=(make_node(NodePhase.WAIT_IDLE, message="Occupied by team/notebook."),)
@@ -307,8 +307,8 @@ ENDED = {
     ),
     "auto_complete with nothing saved": ended(
         "auto_complete",
-        condition("Succeeded", "False", "NothingFound", "Nothing lay under the checkpoint path."),
-        condition("CheckpointSaved", "False", "NothingFound", "Nothing lay under the checkpoint path."),
+        condition("Succeeded", "False", "NothingFound", "No file was under the checkpoint path."),
+        condition("CheckpointSaved", "False", "NothingFound", "No file was under the checkpoint path."),
         actor="exit code",
     ),
     "auto_complete with checkpoints disabled": ended(
@@ -330,7 +330,7 @@ ENDED = {
         meta={"stop_manager": "kubectl-patch"},
     ),
     "user_stop by the stop file": ended(
-        "user_stop", actor="stop file", message="Stopped by hand: somebody wrote the stop file STOP_TRAINING."
+        "user_stop", actor="stop file", message="Stopped by hand: found the stop file STOP_TRAINING."
     ),
     "user_stop by nobody known": ended("user_stop", actor=""),
     "failed by crashes": ended(
@@ -345,7 +345,7 @@ ENDED = {
     "failed without a node": ended(
         "failed", actor="scheduler", message="The pod cannot start: Unschedulable: no node.", nodes=()
     ),
-    "failed with its Job": ended("failed", actor="Job", message="Its Job bert was deleted by somebody else."),
+    "failed with its Job": ended("failed", actor="Job", message="Its Job bert was deleted, and not by the operator."),
     "failed as its bucket says": ended("failed", actor="bucket", message="This run had ended before."),
     "deleted": ended("deleted", actor="kubectl delete", message="The TrainingRun was deleted."),
     "with nodes of both kinds": ended(

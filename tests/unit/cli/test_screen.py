@@ -130,7 +130,7 @@ def trend(seen):
 
 
 def test_a_trend_begins_with_what_was_kept_and_goes_on_with_what_is_seen():
-    seen = live.Seen(everywhere=False, one=False)
+    seen = live.KnownRuns(everywhere=False, one=False)
     seen.take_curves([curve(4.0, 2.0)])
     seen.take("ADDED", stored(10, "2"))
     assert trend(seen) == "█▁"
@@ -140,14 +140,14 @@ def test_a_trend_begins_with_what_was_kept_and_goes_on_with_what_is_seen():
 
 
 def test_another_run_of_the_same_name_has_a_trend_of_its_own():
-    seen = live.Seen(everywhere=False, one=False)
+    seen = live.KnownRuns(everywhere=False, one=False)
     seen.take_curves([curve(4.0, 2.0)])
     seen.take("ADDED", stored(10, "1", uid="another"))
     assert trend(seen) == "▁"
 
 
 def test_a_deleted_run_is_not_shown_any_more():
-    seen = live.Seen(everywhere=True, one=False)
+    seen = live.KnownRuns(everywhere=True, one=False)
     seen.take("ADDED", stored())
     seen.take("ADDED", stored(name="vit", uid="other"))
     seen.take("DELETED", stored())
@@ -163,7 +163,7 @@ def test_a_run_is_read_when_it_changes_and_not_whenever_it_is_drawn(monkeypatch)
         return read(one)
 
     monkeypatch.setattr(live, "read", reading)
-    seen = live.Seen(everywhere=False, one=True)
+    seen = live.KnownRuns(everywhere=False, one=True)
     for step in (10, 20):
         seen.take("MODIFIED", stored(step, "2"))
         for _ in range(3):
@@ -175,13 +175,13 @@ def test_one_run_is_watched_with_its_explanation_until_it_has_ended():
     screen = terminal(100)
     over = stored(termination=make_stop(Phase.DONE), conditions=(LOOKED, FINISHED), phase="Succeeded")
     changes = iter([("ADDED", stored()), ("MODIFIED", over), ("MODIFIED", stored(99))])
-    live.follow(changes, live.Seen(everywhere=False, one=True), screen, one=True)
+    live.follow(changes, live.KnownRuns(everywhere=False, one=True), screen, one=True)
     assert "bert ended as auto_low_loss" in shown(screen)
     assert list(changes), "It did not wait for what comes after the end."
 
 
 def test_a_run_that_this_version_cannot_read_is_still_watched():
-    seen = live.Seen(everywhere=False, one=True)
+    seen = live.KnownRuns(everywhere=False, one=True)
     seen.take("ADDED", stored_run(status={"phase": "Suspending", "termination": {"phase": "Suspending"}}))
     assert any("not readable by this version" in line.plain for line in seen.drawn(120, plain=True))
 

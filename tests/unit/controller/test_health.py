@@ -41,9 +41,9 @@ def health(*, beat=0.0, asked=0.0, proof=0.0, listed=True, known=True, described
             "ok: scheduler 29.0 s ago, watch proven 929 s ago\n",
             id="just in time",
         ),
-        pytest.param({"beat": 31}, 503, "the scheduler has not turned for 31 s\n", id="a stuck scheduler is not alive"),
+        pytest.param({"beat": 31}, 503, "the scheduler has been stuck for 31 s\n", id="a stuck scheduler is not alive"),
         pytest.param(
-            {"asked": 46}, 503, "the Lease has not been asked for since 46 s\n", id="a stuck candidate is not alive"
+            {"asked": 46}, 503, "the Lease has not been requested for 46 s\n", id="a stuck candidate is not alive"
         ),
         pytest.param(
             {"known": False, "described": "standby: the Lease is held by b"},
@@ -54,11 +54,11 @@ def health(*, beat=0.0, asked=0.0, proof=0.0, listed=True, known=True, described
         pytest.param(
             {"proof": 931},
             503,
-            "no event, and no list that agrees with the events, for 931 s\n",
+            "no event and no list that matches the events for 931 s\n",
             id="a watch silent for three lists is not alive",
         ),
         pytest.param(
-            {"beat": 99, "proof": 999}, 503, "the scheduler has not turned for 99 s\n", id="the scheduler is said first"
+            {"beat": 99, "proof": 999}, 503, "the scheduler has been stuck for 99 s\n", id="the scheduler is said first"
         ),
         pytest.param(
             {"listed": False},

@@ -27,7 +27,7 @@ from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.status import WRITTEN_BY_THE_STOP
-from trainingrun_operator.edge.background.curve import Curves
+from trainingrun_operator.edge.background.curve import CurveWriter
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.execute import Executor
 from trainingrun_operator.edge.kube import Kube, KubeError
@@ -70,7 +70,7 @@ async def place():
         cache.put_run(api.objects[RUN])
         lease = SimpleNamespace(held=True)
         executor = Executor(kube, cache, lambda: lease.held, Registry({}))
-        curves = Curves(kube, executor.leads, 30)
+        curves = CurveWriter(kube, executor.leads, 30)
         reconciler = Reconciler(kube, cache, cast("Any", observer), executor, telemetry, curves, 60)
         yield SimpleNamespace(
             api=api,
@@ -455,7 +455,7 @@ async def test_the_failures_of_one_run_are_not_anothers(place):
 async def test_a_stored_run_that_is_not_understood_is_said_and_harms_nobody_else(place, caplog):
     place.cache.put_run(stored_run(name="odd", uid=OTHER_UID, spec={"pollIntervalSeconds": "often"}))
     assert await place.look(OTHER_UID) == BACKOFF_MAX_SECONDS
-    assert f"{NAMESPACE}/odd: stored object is not understood" in caplog.text
+    assert f"{NAMESPACE}/odd: stored object is invalid" in caplog.text
     assert "pollIntervalSeconds" in caplog.text
     assert await place.look(RUN_UID) == 10
 

@@ -33,7 +33,7 @@ from builders import (
 from trainingrun_operator.api.exchange import AgentError, CommitSeen, Upload
 from trainingrun_operator.api.status import SUSPENDED, NodePhase, Phase
 from trainingrun_operator.controller import tally
-from trainingrun_operator.core.effects import Begin, Decision, RecordNodes, Tell
+from trainingrun_operator.core.effects import Begin, Decision, RecordEvent, RecordNodes
 from trainingrun_operator.core.facts.gathered import Facts
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.reading import Failure
@@ -162,7 +162,7 @@ def test_a_node_that_is_recorded_while_the_run_trains_is_not_released(place):
 
 
 def test_a_loss_is_counted_when_it_is_told(place):
-    place.look(None, Tell("DataLoss", "Everything.", warning=True), Tell("Finished", "auto_low_loss"))
+    place.look(None, RecordEvent("DataLoss", "Everything.", warning=True), RecordEvent("Finished", "auto_low_loss"))
     assert place.count("data_losses_total") == 1
 
 

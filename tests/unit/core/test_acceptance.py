@@ -126,19 +126,19 @@ EMPTY = "spec.template.spec.containers is empty: give it at least one container 
         pytest.param(
             of(containers=[TRAIN, {"name": "checkpoint-gate"}]),
             "InvalidTemplate",
-            "spec.template.spec.containers: the name 'checkpoint-gate' is the operator's own. Choose another.",
+            "spec.template.spec.containers: the name 'checkpoint-gate' is reserved for the operator. Choose another.",
             id="a container named like the operator's own",
         ),
         pytest.param(
             of(initContainers=[{"name": "prepare"}, {"name": "checkpoint-restore"}]),
             "InvalidTemplate",
-            "spec.template.spec.initContainers: the name 'checkpoint-restore' is the operator's own. Choose another.",
+            "spec.template.spec.initContainers: the name 'checkpoint-restore' is reserved for the operator. Choose another.",
             id="an init container named like the operator's own",
         ),
         pytest.param(
             {"template": {**template(), "metadata": {"annotations": {"a": "b", "trainingrun.dev/released": ""}}}},
             "InvalidTemplate",
-            "spec.template.metadata.annotations has 'trainingrun.dev/released': annotations of trainingrun.dev are the operator's own. Remove it.",
+            "spec.template.metadata.annotations has 'trainingrun.dev/released': annotations of trainingrun.dev are reserved for the operator. Remove it.",
             id="an annotation by which the operator speaks to its agent",
         ),
         pytest.param(
@@ -198,7 +198,7 @@ def test_a_pool_that_does_not_allow_the_namespace_is_refused_until_it_does():
     assert problem == Problem(
         "NodePoolNotAllowed",
         "spec.nodePool.ref is 'h100', which does not allow runs of namespace ml (these do: a100). Use another, or ask"
-        " whoever looks after the pools: its spec.namespaceSelector decides.",
+        " the administrator of the pools to change its spec.namespaceSelector.",
         permanent=False,
     )
     seen = make_observed(run=run, workload=None, pods=(), agent=None, pools=(MINE, OTHERS), namespace_labels=ML)
@@ -210,8 +210,8 @@ def test_a_pool_is_refused_where_nodes_are_nobodys_business():
     problem = complaint(run, (), mine)
     assert problem == Problem(
         "NodesNotReleased",
-        "spec.nodePool.ref is 'a100', but the operator of this namespace releases no nodes (nodeRelease.enabled of its chart): leave it out, or"
-        " ask whoever installed it.",
+        "spec.nodePool.ref is 'a100', but the operator of this namespace releases no nodes (nodeRelease.enabled of its chart): remove it, or"
+        " ask the operator's administrator.",
         permanent=False,
     )
     seen = make_observed(run=run, workload=None, pods=(), agent=None, pools=(), defaults=mine)

@@ -28,7 +28,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import MarkerSeen, SaveRequest
 from trainingrun_operator.api.status import WorkloadRef
 from trainingrun_operator.core.decide import decide
-from trainingrun_operator.core.effects import AddFinalizer, Annotate, Begin, CreateWorkload, Decision, Tell
+from trainingrun_operator.core.effects import AddFinalizer, Annotate, Begin, CreateWorkload, Decision, RecordEvent
 from trainingrun_operator.core.rules.chain import why_end
 
 DISABLED = {"checkpoint": {"mode": "Disabled"}}
@@ -45,7 +45,7 @@ def test_then_its_job_is_created():
     create, tell = decide(make_observed(**NO_JOB)).effects
     assert isinstance(create, CreateWorkload)
     assert (create.manifest["kind"], create.manifest["metadata"]["name"]) == ("Job", "bert")
-    assert tell == Tell("Started", "The Job was created.")
+    assert tell == RecordEvent("Started", "The Job was created.")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_then_its_job_is_created():
     [
         pytest.param(make_pod(), id="it trains"),
         pytest.param(pending_pod(), id="it waits for a node"),
-        pytest.param(exited_pod(1, released=True), id="its crashed pod is let go"),
+        pytest.param(exited_pod(1, gate_open=True), id="its crashed pod is let go"),
         pytest.param(finished_pod(1), id="its crashed pod is over"),
     ],
 )
@@ -109,14 +109,14 @@ LOW = losses(2.0, 0.4, 0.3)
         pytest.param(
             make_observed(agent=STOP_FILE, pods=(exited_pod(0),)),
             "user_stop",
-            "Stopped by hand: somebody wrote the stop file STOP_TRAINING.",
+            "Stopped by hand: found the stop file STOP_TRAINING.",
             "stop file",
             id="a stop file, before the exit that follows it",
         ),
         pytest.param(
             make_observed(run=make_run(status=make_status(workload=WORKLOAD)), **NO_JOB),
             "failed",
-            "Its Job bert was deleted by somebody else.",
+            "Its Job bert was deleted, and not by the operator.",
             "Job",
             id="somebody deleted its Job",
         ),
@@ -130,14 +130,14 @@ LOW = losses(2.0, 0.4, 0.3)
         pytest.param(
             make_observed(run=RESTORED, ended_before=make_verified(status="auto_low_loss"), **NO_JOB),
             "auto_low_loss",
-            "This run had ended before, as auto_low_loss: its bucket knows more of it than the cluster, which was restored from a backup.",
+            "This run already ended, as auto_low_loss: the bucket has the commit of its stop, and the cluster was restored from a backup.",
             "bucket",
             id="its bucket knows how it ended",
         ),
         pytest.param(
             make_observed(run=RESTORED, ended_before=make_verified(status="auto_newer"), **NO_JOB),
             "failed",
-            "This run had ended before, for a reason that is not known any more: its bucket knows more of it than the cluster, which was restored from a backup.",
+            "This run already ended, for an unknown reason: the bucket has the commit of its stop, and the cluster was restored from a backup.",
             "bucket",
             id="its bucket knows that it ended, in words that nobody knows",
         ),
@@ -180,7 +180,7 @@ def test_a_run_that_nobody_stops_goes_on(stop):
 
 # -- a crash with attempts left -----------------------------------------------------------------------------------
 
-LET_GO = Annotate("bert-x7k2p", POD_UID, names.RELEASED_ANNOTATION, f"crash-{POD_UID}")
+OPENS_GATE = Annotate("bert-x7k2p", POD_UID, names.OPEN_GATE_ANNOTATION, f"crash-{POD_UID}")
 
 
 def ask(attempt=1):
@@ -194,8 +194,8 @@ def ask(attempt=1):
         pytest.param({}, None, {}, ask()[1], id="what it left is saved first"),
         pytest.param({}, ask()[0], {}, None, id="and asked for once"),
         pytest.param({}, ask()[0], {"answer": make_mismatch()}, ask(2)[1], id="again if it does not verify"),
-        pytest.param({}, ask()[0], {"answer": make_verified()}, LET_GO, id="proven: it is let go"),
-        pytest.param(DISABLED, None, {}, LET_GO, id="nothing is to be saved: it is let go at once"),
+        pytest.param({}, ask()[0], {"answer": make_verified()}, OPENS_GATE, id="proven: it is let go"),
+        pytest.param(DISABLED, None, {}, OPENS_GATE, id="nothing is to be saved: it is let go at once"),
         pytest.param(
             {},
             ask()[0],
@@ -204,23 +204,23 @@ def ask(attempt=1):
             id="not proven: it is kept for ever",
         ),
         pytest.param(PROCEED, ask()[0], {"save_failing_seconds": 119}, None, id="Proceed gives it its time"),
-        pytest.param(PROCEED, ask()[0], {"save_failing_seconds": 120}, LET_GO, id="and then goes on without proof"),
+        pytest.param(PROCEED, ask()[0], {"save_failing_seconds": 120}, OPENS_GATE, id="and then goes on without proof"),
     ],
 )
 def test_a_crashed_pod_is_replaced_once_what_it_left_is_proven(spec, save, fields, wanted):
     pod = exited_pod(134, save=save)
     seen = make_observed(run=make_run(spec=spec), pods=(pod,), workload=make_workload(failed=1), **fields)
     decision = decide(seen)
-    assert [e for e in decision.effects if not isinstance(e, Tell)] == ([wanted] if wanted else [])
-    let_go = wanted is not None and wanted.key == names.RELEASED_ANNOTATION
+    assert [e for e in decision.effects if not isinstance(e, RecordEvent)] == ([wanted] if wanted else [])
+    let_go = wanted is not None and wanted.key == names.OPEN_GATE_ANNOTATION
     assert decision.again_seconds == (1 if let_go else max(1, min(60, seen.save_failing_seconds / 10)))
 
 
 def test_a_replacement_is_told_with_how_many_are_left():
     decision = decide(make_observed(pods=(exited_pod(134),), workload=make_workload(failed=1), answer=make_verified()))
-    assert decision.effects[1] == Tell(
+    assert decision.effects[1] == RecordEvent(
         "Restarting",
-        "Training ended with exit code 134; what it left is saved, and pod bert-x7k2p is replaced (2 of 3 restarts).",
+        "Training ended with exit code 134; its files are saved, and pod bert-x7k2p is replaced (2 of 3 restarts).",
         warning=True,
     )
 

@@ -86,14 +86,14 @@ def test_not_allowed(listed, run):
             [],
             {"endpoint": "http://169.254.169.254"},
             "spec.checkpoint.s3.endpointURL is 'http://169.254.169.254', which runs of namespace ml may not use. They may use: any bucket at AWS."
-            " No request was made. Change it, or ask whoever installed the operator to add it to allowedDestinations.",
+            " No request was made. Change it, or ask the operator's administrator to add it to allowedDestinations.",
             id="a server",
         ),
         pytest.param(
             [{"endpoint": MINIO, "bucket": "b", "prefix": "/a/"}],
             {"endpoint": MINIO},
             f"spec.checkpoint.destination is 's3://bucket/runs', which runs of namespace ml may not use. They may use: s3://b/a at {MINIO}."
-            " No request was made. Change it, or ask whoever installed the operator to add it to allowedDestinations.",
+            " No request was made. Change it, or ask the operator's administrator to add it to allowedDestinations.",
             id="a destination on a server that is allowed",
         ),
         pytest.param(
@@ -101,14 +101,14 @@ def test_not_allowed(listed, run):
             {},
             "spec.checkpoint.destination is 's3://bucket/runs', which runs of namespace ml may not use. They may use:"
             f" any bucket at {MINIO}; s3://b0 at AWS; s3://b1 at AWS; s3://b2 at AWS and 2 more."
-            " No request was made. Change it, or ask whoever installed the operator to add it to allowedDestinations.",
+            " No request was made. Change it, or ask the operator's administrator to add it to allowedDestinations.",
             id="a long list is cut, and what is others' is not told",
         ),
         pytest.param(
             [{"namespaces": ["x"]}],
             {},
             "spec.checkpoint.destination is 's3://bucket/runs', which runs of namespace ml may not use. They may use: nothing."
-            " No request was made. Change it, or ask whoever installed the operator to add it to allowedDestinations.",
+            " No request was made. Change it, or ask the operator's administrator to add it to allowedDestinations.",
             id="nothing at all",
         ),
     ],
@@ -140,7 +140,7 @@ def test_the_owner_of_the_bucket_comes_with_the_entry():
         pytest.param({"endpoint": "https://*.svc"}, "item 0: endpoint is 'https://*.svc': a * stands for the whole first part of a name with at least two more, as in https://*.s3.svc", id="every server of a domain"),
         pytest.param({"endpoint": "https://s3-*.storage.svc"}, "item 0: endpoint is 'https://s3-*.storage.svc': a * stands for the whole first part of a name with at least two more, as in https://*.s3.svc", id="a part of a part"),
         pytest.param({"endpoint": "https://*.*.storage.svc"}, "item 0: endpoint is 'https://*.*.storage.svc': a * stands for the whole first part of a name with at least two more, as in https://*.s3.svc", id="two stars"),
-        pytest.param({"endpoint": "http://169.254.169.254"}, "item 0: endpoint is 'http://169.254.169.254': there the cloud hands out credentials, so no run may use it", id="a metadata service"),
+        pytest.param({"endpoint": "http://169.254.169.254"}, "item 0: endpoint is 'http://169.254.169.254': the cloud serves credentials at this address, so no run may use it", id="a metadata service"),
     ],
 )  # fmt: skip
 def test_an_item_that_cannot_be_meant_is_refused(item, complaint):

@@ -29,7 +29,7 @@ from builders import (
 from trainingrun_operator.api.exchange import CommitSeen, MarkerSeen, SaveRequest
 from trainingrun_operator.api.status import NodePhase, Phase
 from trainingrun_operator.core.facts.gathered import Facts, Source
-from trainingrun_operator.core.facts.learned import BudgetChanged, JobRefused, ProviderAnswered
+from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered
 from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.facts.run import Problem
 from trainingrun_operator.core.memory import Memory, Stopwatch, remember, remember_effects
@@ -87,7 +87,7 @@ def test_nothing_is_also_a_thing():
 
 def test_nobody_can_change_a_memory():
     with pytest.raises(FrozenInstanceError):
-        Memory().budget = "uid"  # type: ignore[misc]
+        Memory().disruption_budget = "uid"  # type: ignore[misc]
 
 
 def test_a_source_that_was_never_read_is_infinitely_old():
@@ -95,8 +95,10 @@ def test_a_source_that_was_never_read_is_infinitely_old():
 
 
 def test_a_source_is_as_old_as_its_last_reading():
-    memory, _ = after((1000, make_facts(read=frozenset({Source.BUDGET}), budget="uid")), (1010, make_facts()))
-    assert memory.age(Source.BUDGET, 1025) == 25
+    memory, _ = after(
+        (1000, make_facts(read=frozenset({Source.DISRUPTION_BUDGET}), disruption_budget="uid")), (1010, make_facts())
+    )
+    assert memory.age(Source.DISRUPTION_BUDGET, 1025) == 25
     assert memory.age(Source.CHILDREN, 1025) == float("inf")
 
 
@@ -273,13 +275,17 @@ def test_an_agents_silence_is_timed_and_ends_with_a_word():
 
 
 def test_what_was_read_replaces_what_was_known_and_nothing_else_does():
-    read = frozenset({Source.BUDGET, Source.NAMESPACE, Source.PREFLIGHT})
-    memory, _ = after((1000, make_facts(read=read, budget="uid", namespace_labels={"team": "ml"}, problem=PROBLEM)))
+    read = frozenset({Source.DISRUPTION_BUDGET, Source.NAMESPACE, Source.PREFLIGHT})
+    memory, _ = after(
+        (1000, make_facts(read=read, disruption_budget="uid", namespace_labels={"team": "ml"}, problem=PROBLEM))
+    )
     memory, seen = after((1001, make_facts()), memory=memory)
-    assert (memory.budget, memory.namespace_labels, memory.problem) == ("uid", {"team": "ml"}, PROBLEM)
-    assert (seen.budget, seen.namespace_labels, seen.problem) == (None, None, None), "A look sees what it was told."
+    assert (memory.disruption_budget, memory.namespace_labels, memory.problem) == ("uid", {"team": "ml"}, PROBLEM)
+    assert (seen.disruption_budget, seen.namespace_labels, seen.problem) == (None, None, None), (
+        "A look sees what it was told."
+    )
     memory, _ = after((1002, make_facts(read=read)), memory=memory)
-    assert (memory.budget, memory.namespace_labels, memory.problem) == (None, {}, None)
+    assert (memory.disruption_budget, memory.namespace_labels, memory.problem) == (None, {}, None)
 
 
 def test_a_problem_is_known_with_the_spec_that_it_was_found_in():
@@ -305,7 +311,7 @@ def test_last_words_are_those_of_the_newest_pod():
 
 
 def test_what_the_executor_learned_is_known_to_the_next_look():
-    memory = remember_effects(Memory(), [BudgetChanged("uid"), JobRefused(PROBLEM)])
-    assert (memory.budget, memory.problem) == ("uid", PROBLEM)
-    assert remember_effects(memory, [BudgetChanged(None)]).budget is None
+    memory = remember_effects(Memory(), [DisruptionBudgetChanged("uid"), JobRefused(PROBLEM)])
+    assert (memory.disruption_budget, memory.problem) == ("uid", PROBLEM)
+    assert remember_effects(memory, [DisruptionBudgetChanged(None)]).disruption_budget is None
     assert remember_effects(memory, []) is memory

@@ -141,7 +141,7 @@ def test_everything_else_of_a_pod():
     annotations = {
         names.STOP_ANNOTATION: stop.model_dump_json(by_alias=True),
         names.SAVE_ANNOTATION: save.model_dump_json(by_alias=True),
-        names.RELEASED_ANNOTATION: "s",
+        names.OPEN_GATE_ANNOTATION: "s",
     }
     meta = {"annotations": annotations, "deletionTimestamp": LATER}
     stored = stored_pod(meta=meta, train=running())
@@ -158,7 +158,7 @@ def test_everything_else_of_a_pod():
         started_at=STARTED,
         stop=stop,
         save=save,
-        released=True,
+        gate_open=True,
         created=STARTED,
     )
 

@@ -83,7 +83,9 @@ def test_a_crashed_rank_is_saved_before_it_is_replaced():
     assert (ask.pod, ask.key) == ("bert-1", names.SAVE_ANNOTATION)
     assert SaveRequest.model_validate_json(ask.value).id == "crash-pod-1"
     saved = decide(two(FIRST, exited(SECOND, 1), answer=make_verified(termination_id="crash-pod-1")))
-    assert [(e.pod, e.key) for e in saved.effects if isinstance(e, Annotate)] == [("bert-1", names.RELEASED_ANNOTATION)]
+    assert [(e.pod, e.key) for e in saved.effects if isinstance(e, Annotate)] == [
+        ("bert-1", names.OPEN_GATE_ANNOTATION)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -196,8 +198,8 @@ def test_all_gates_open_once_all_ranks_have_ended():
     workload = make_workload(world_size=2, replaces=False)
     behind = stopping(Phase.DELETING, exited(FIRST, 0), exited(SECOND, 0), workload=workload)
     assert {(e.pod, e.key) for e in decide(behind).effects if isinstance(e, Annotate)} == {
-        ("bert-0", names.RELEASED_ANNOTATION),
-        ("bert-1", names.RELEASED_ANNOTATION),
+        ("bert-0", names.OPEN_GATE_ANNOTATION),
+        ("bert-1", names.OPEN_GATE_ANNOTATION),
     }
     one_trains = stopping(Phase.DELETING, exited(FIRST, 0), SECOND, workload=workload)
     assert any(isinstance(e, SuspendWorkload) for e in decide(one_trains).effects)
@@ -207,7 +209,7 @@ def test_all_gates_open_once_all_ranks_have_ended():
 
 
 def left_behind(**fields):
-    return make_pod(uid="pod-0", name="bert-0", training=exited_pod().training, exit_code=1, released=True, **fields)
+    return make_pod(uid="pod-0", name="bert-0", training=exited_pod().training, exit_code=1, gate_open=True, **fields)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +218,7 @@ def left_behind(**fields):
         pytest.param(left_behind(gate_left=True), True, id="a proxy keeps a pod whose training and gate have ended"),
         pytest.param(left_behind(gate_left=False), False, id="the gate has not left yet"),
         pytest.param(left_behind(gate_left=True, deleting=True), False, id="it is being deleted"),
-        pytest.param(finished_pod(1, released=True, gate_left=True), False, id="nothing keeps it"),
+        pytest.param(finished_pod(1, gate_open=True, gate_left=True), False, id="nothing keeps it"),
         pytest.param(make_pod(gate_left=True), False, id="its training runs, although its gate was killed"),
     ],
 )

@@ -66,10 +66,10 @@ def look(phase, found, *, node=None, **observed):
 
 # -- WaitIdle -----------------------------------------------------------------------------------------------------
 
-EMPTY = "Empty: tainted, looked at once more before it goes."
-GOES = "The machine goes; waiting until machine and Node are both gone."
-NODE_GONE = "The Node is gone; the machine is released."
-TAKEN = "Handed over: another run is releasing this node already."
+EMPTY = "Empty: tainted; checked once more before its release."
+GOES = "The machine is being terminated; waiting until machine and Node are gone."
+NODE_GONE = "The Node is gone; releasing the machine."
+TAKEN = "Handed over: another run already releases this node."
 AT_MINIMUM = "Kept: GPUNodePool a100 is at its minimum."
 KEPT_FOR = "Kept for team/notebook, which waits for a node like this."
 UNLISTED = "The pods on this node could not be listed: it counts as occupied."
@@ -113,7 +113,7 @@ UNLISTED = "The pods on this node could not be listed: it counts as occupied."
             facts(instance=Instance.UNKNOWN, refusal=make_refusal("AccessDenied")),
             {},
             WAIT_IDLE,
-            "The provider of GPUNodePool a100 does not say how this machine is. AccessDenied",
+            "The provider of GPUNodePool a100 does not report the state of this machine. AccessDenied",
             id="a machine that nobody knows is not touched",
         ),
         pytest.param(gone(), {}, RELEASING, NODE_GONE, id="its Node is gone: the machine must go too"),
@@ -153,7 +153,7 @@ def test_demand_that_was_waited_out_is_not_asked_again_after_the_taint():
     [
         pytest.param(facts(), 99, CORDONED, "", [TAINT], id="first it is tainted"),
         pytest.param(tainted(), 9, CORDONED, "", [], id="then it settles"),
-        pytest.param(tainted(), 10, RELEASING, "Empty after it was tainted: the machine is released.", [], id="empty after the taint"),
+        pytest.param(tainted(), 10, RELEASING, "Empty after the taint: releasing the machine.", [], id="empty after the taint"),
         pytest.param(tainted(occupants=(OTHERS,)), 10, WAIT_IDLE, "Occupied by team/notebook.", [UNTAINT], id="a pod arrived after the taint"),
         pytest.param(facts(occupants=(OTHERS,)), 10, WAIT_IDLE, "Occupied by team/notebook.", [], id="a pod arrived before the taint: none is taken back"),
         pytest.param(tainted(occupants=None), 10, WAIT_IDLE, UNLISTED, [UNTAINT], id="a failed list counts as occupied"),
@@ -172,7 +172,7 @@ def test_demand_that_was_waited_out_is_not_asked_again_after_the_taint():
             tainted(instance=Instance.UNKNOWN),
             10,
             WAIT_IDLE,
-            "The provider of GPUNodePool a100 does not say how this machine is.",
+            "The provider of GPUNodePool a100 does not report the state of this machine.",
             [UNTAINT],
             id="the provider went silent",
         ),
@@ -203,7 +203,7 @@ def test_the_taint_is_taken_back_before_the_record_is_written():
         pytest.param(gone(at_minimum=True), 0, RELEASING, "", [RELEASE], id="a machine without a Node is no node of the minimum"),
         pytest.param(tainted(occupants=(OTHERS,)), 0, WAIT_IDLE, "Occupied by team/notebook.", [UNTAINT], id="a pod tolerates everything"),
         pytest.param(tainted(occupants=None), 0, WAIT_IDLE, UNLISTED, [UNTAINT], id="a failed list counts as occupied"),
-        pytest.param(facts(), 0, WAIT_IDLE, "Its taint was taken away: everything is looked at again.", [], id="somebody took the taint away"),
+        pytest.param(facts(), 0, WAIT_IDLE, "Its taint was removed: all checks start again.", [], id="somebody took the taint away"),
         pytest.param(tainted(refusal=make_refusal("Throttled")), 0, RELEASING, "Throttled", [], id="what the provider answers is said first"),
         pytest.param(tainted(refusal=make_refusal("Throttled")), 900, RELEASING, "Overdue. Throttled", [], id="overdue is said"),
     ],
@@ -238,7 +238,7 @@ def test_what_the_provider_answers_does_not_end_the_asking():
     assert (node.message, effects) == ("Throttled", [RELEASE])
 
 
-STUCK = "Overdue. It was told to go and has not gone."
+STUCK = "Overdue. Its termination was requested, and it still exists."
 
 
 # -- Verifying ----------------------------------------------------------------------------------------------------
@@ -250,16 +250,16 @@ STUCK = "Overdue. It was told to go and has not gone."
         pytest.param(gone(instance=Instance.GONE), 0, RELEASED, "Machine and Node are gone.", [], id="gone, gone: released"),
         pytest.param(tainted(instance=Instance.GONE), 299, VERIFYING, "", [], id="gone, present: the cloud removes the Node"),
         pytest.param(tainted(instance=Instance.GONE), 300, VERIFYING, "", [DELETE], id="gone, present for long: it is deleted"),
-        pytest.param(tainted(), 0, VERIFYING, "Asked again to go.", [], id="running, present: said"),
-        pytest.param(tainted(refusal=make_refusal("Throttled")), 900, VERIFYING, "Overdue. Asked again to go. Throttled", [], id="running, present for long: overdue"),
-        pytest.param(gone(), 0, VERIFYING, "A machine without a Node still runs and is billed. Asked again to go.", [], id="running, gone: a ghost machine"),
-        pytest.param(gone(), 900, VERIFYING, "Overdue. A machine without a Node still runs and is billed. Asked again to go.", [], id="a ghost for long"),
+        pytest.param(tainted(), 0, VERIFYING, "Termination requested again.", [], id="running, present: said"),
+        pytest.param(tainted(refusal=make_refusal("Throttled")), 900, VERIFYING, "Overdue. Termination requested again. Throttled", [], id="running, present for long: overdue"),
+        pytest.param(gone(), 0, VERIFYING, "A machine without a Node still runs and is billed. Termination requested again.", [], id="running, gone: a ghost machine"),
+        pytest.param(gone(), 900, VERIFYING, "Overdue. A machine without a Node still runs and is billed. Termination requested again.", [], id="a ghost for long"),
         pytest.param(tainted(instance=Instance.UNKNOWN), 899, VERIFYING, "", [], id="unknown, present: for a while"),
         pytest.param(tainted(instance=Instance.UNKNOWN, refusal=make_refusal("Throttled")), 900, VERIFYING, f"{STUCK} Throttled", [], id="unknown, present: for ever, overdue"),
-        pytest.param(gone(instance=Instance.UNKNOWN), 99_999, VERIFYING, f"{STUCK} Of the machine the cloud says: Unknown.", [], id="unknown, gone: for ever, overdue"),
+        pytest.param(gone(instance=Instance.UNKNOWN), 99_999, VERIFYING, f"{STUCK} The cloud reports this state of the machine: Unknown.", [], id="unknown, gone: for ever, overdue"),
         pytest.param(tainted(instance=Instance.TERMINATING), 899, VERIFYING, "", [], id="still going"),
-        pytest.param(tainted(instance=Instance.TERMINATING), 900, VERIFYING, f"{STUCK} Of the machine the cloud says: Terminating.", [], id="going for long: overdue"),
-        pytest.param(facts(), 0, WAIT_IDLE, "Its taint was taken away: everything is looked at again.", [], id="running again without our taint"),
+        pytest.param(tainted(instance=Instance.TERMINATING), 900, VERIFYING, f"{STUCK} The cloud reports this state of the machine: Terminating.", [], id="going for long: overdue"),
+        pytest.param(facts(), 0, WAIT_IDLE, "Its taint was removed: all checks start again.", [], id="running again without our taint"),
         pytest.param(tainted(occupants=(OTHERS,)), 0, WAIT_IDLE, "Occupied by team/notebook.", [UNTAINT], id="running again with a pod on it"),
     ],
 )  # fmt: skip
@@ -272,9 +272,11 @@ def test_verifying(found, seconds, becomes, message, wanted):
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        pytest.param(tainted(), "Asked again to go.", id="running, present"),
+        pytest.param(tainted(), "Termination requested again.", id="running, present"),
         pytest.param(
-            gone(), "A machine without a Node still runs and is billed. Asked again to go.", id="running, gone"
+            gone(),
+            "A machine without a Node still runs and is billed. Termination requested again.",
+            id="running, gone",
         ),
     ],
 )
@@ -384,7 +386,7 @@ def test_a_node_on_its_way_back_is_removed_on_that_way_only():
 def test_a_machine_is_followed_to_its_new_node_and_looked_at_again():
     node, effects = look(RELEASING, facts(uid="anew", occupants=(OTHERS,)))
     assert (node.uid, node.phase, effects) == ("anew", WAIT_IDLE, [])
-    assert node.message == "Its Node was made anew: everything is looked at again."
+    assert node.message == "Its Node was recreated: all checks start again."
 
 
 def test_a_machine_that_is_recorded_under_its_new_node_is_released_once():
@@ -396,7 +398,7 @@ def test_a_machine_that_is_recorded_under_its_new_node_is_released_once():
     (record,) = decide(seen).effects
     assert isinstance(record, RecordNodes)
     assert [node.phase for node in record.nodes] == [RETAINED, CORDONED]
-    assert record.nodes[0].message == "The same machine is known by a newer Node, which is recorded as well."
+    assert record.nodes[0].message == "A newer Node of the same machine is also recorded."
 
 
 def test_another_machine_of_the_same_name_is_not_followed():
@@ -431,20 +433,20 @@ def test_no_other_taint_is_taken_back(found):
 def test_an_operator_that_may_not_release_nodes_any_more_waits_for_none_of_them(phase):
     node, effects = look(phase, NodeFacts(name="gpu-1"), pools=(), defaults=Defaults(release_nodes=False))
     assert (node.phase, effects) == (RETAINED, [])
-    assert node.message == "Kept: this operator releases no nodes any more (nodeRelease.enabled of its chart)."
+    assert node.message == "Kept: this operator does not release nodes (nodeRelease.enabled of its chart)."
 
 
 def test_a_node_of_no_pool_is_kept():
     node, effects = look(IN_USE, facts(labels={}), node={"pool": ""})
     assert (node.phase, effects) == (RETAINED, [])
-    assert node.message == "Kept: no GPUNodePool, or more than one, selects this node and allows this namespace."
+    assert node.message == "Kept: no GPUNodePool, or more than one, selects this node for this namespace."
 
 
 @pytest.mark.parametrize("phase", EVERY_PHASE)
 def test_a_pool_that_is_gone_is_waited_for(phase):
     node, effects = look(phase, facts(), pools=())
     assert (node.phase, effects) == (phase, [])
-    assert node.message == "GPUNodePool 'a100' is gone: nobody says how to release this node."
+    assert node.message == "GPUNodePool 'a100' does not exist: the node's provider is unknown."
 
 
 @pytest.mark.parametrize("phase", EVERY_PHASE)

@@ -52,10 +52,10 @@ from trainingrun_operator.core.status import WRITTEN_BY_THE_STOP, observed_field
 from trainingrun_operator.core.track import Track
 
 DISABLED = {"checkpoint": {"mode": "Disabled"}}
-LOSS = "The pod went before anything was saved: nothing of this run is in the bucket."
+LOSS = "The pod ended before anything was saved: the bucket has nothing of this run."
 VERIFIED = f"Checkpoint checkpoint-1200 verified at {make_saved().uri}."
 EMPTY = make_saved(
-    commit="", digest="", uri="", dir="", step=None, bytes=0, files=0, note="Nothing lay under the checkpoint path."
+    commit="", digest="", uri="", dir="", step=None, bytes=0, files=0, note="No file was under the checkpoint path."
 )
 
 
@@ -134,13 +134,13 @@ def reading(sample, at=NOW):
         ),
         pytest.param(
             {"pods": (make_pod(lost=True),)},
-            ("Unknown", "NodeLost", "The machine of node gpu-1 is gone, and pod bert-x7k2p with it: the Job replaces it once the Node is removed."),
+            ("Unknown", "NodeLost", "The machine of node gpu-1 and its pod bert-x7k2p are gone: the Job replaces the pod once the Node is removed."),
             id="a pod whose machine is gone",
         ),
         pytest.param({"pods": (make_pod(lost=True), make_pod(uid="next"))}, ("True", "Fresh", "A finite, fresh loss is read."), id="which was replaced"),
         pytest.param(
             {"pods": (make_pod(host_network=True),)},
-            ("False", "HostNetwork", "The pod is on the host's network; its metrics are not read, for they could be another pod's."),
+            ("False", "HostNetwork", "The pod uses the host network; its metrics are not read, because they could be another pod's."),
             id="a pod on the host's network",
         ),
         pytest.param({"track": Track()}, ("Unknown", "NotReadYet", "The metrics have not been read yet."), id="not read yet"),
@@ -156,12 +156,12 @@ def reading(sample, at=NOW):
         ),
         pytest.param(
             {"track": reading(make_reading(loss=float("nan"), step=2))},
-            ("False", "NotFinite", "The loss is nan: nothing is decided by it."),
+            ("False", "NotFinite", "The loss is nan: no rule uses it."),
             id="a NaN",
         ),
         pytest.param(
             {"track": track_of((NOW, make_reading(loss=0.0, step=0)))},
-            ("False", "NeverAdvanced", "The step still stands at 0, its first value: nothing is decided before it advances."),
+            ("False", "NeverAdvanced", "The step is still 0, its first value: no rule uses it before it advances."),
             id="a gauge at its initial value",
         ),
         pytest.param({"now": NOW + 130}, ("False", "Stale", "No loss was read for 130 seconds."), id="a stale loss"),
@@ -183,7 +183,7 @@ BEFORE = Condition(
 NOTHING_FOUND = (
     "False",
     "NothingFound",
-    "Steps advance, but nothing lies under /checkpoints: does the training write its checkpoints there ($TRAININGRUN_CHECKPOINT_DIR)?",
+    "Steps advance, but no file is under /checkpoints: does the training write its checkpoints there ($TRAININGRUN_CHECKPOINT_DIR)?",
 )
 
 
@@ -238,7 +238,7 @@ NOTHING_FOUND = (
         pytest.param(stopping_at(Phase.HELD), ("False", "Held", ""), id="held by a process of few words"),
         pytest.param(done(), ("True", "Verified", VERIFIED), id="saved by the stop"),
         pytest.param(
-            done(saved=EMPTY), ("False", "NothingFound", "Nothing lay under the checkpoint path."), id="nothing to save"
+            done(saved=EMPTY), ("False", "NothingFound", "No file was under the checkpoint path."), id="nothing to save"
         ),
         pytest.param(done(data_loss=LOSS), ("False", "DataLoss", LOSS), id="bytes were lost"),
     ],
@@ -268,7 +268,7 @@ def with_nodes(phase, *nodes, **defaults):
         pytest.param(with_nodes(Phase.DONE), ("True", "NoNodes", "No node was used."), id="none ever"),
         pytest.param(
             with_nodes(Phase.DONE, release_nodes=False),
-            ("Unknown", "NodesNotReleased", "This operator looks after no nodes (nodeRelease.enabled)."),
+            ("Unknown", "NodesNotReleased", "This operator does not release nodes (nodeRelease.enabled)."),
             id="nobody's business",
         ),
         pytest.param(with_nodes(None, make_node()), ("False", "InUse", "gpu-1: InUse"), id="in use"),

@@ -31,8 +31,8 @@ from trainingrun_operator.core.effects import (
     Begin,
     Decision,
     DeleteRun,
+    RecordEvent,
     RecordNodes,
-    Tell,
     UntaintNode,
 )
 from trainingrun_operator.core.facts.nodes import Instance
@@ -105,13 +105,13 @@ def test_a_mode_that_changes_is_written_and_told_before_it_is_followed():
     assert seen.run.status.termination is not None
     assert written.termination == seen.run.status.termination.model_copy(update={"mode": LAST}), "Nothing else changes."
     assert (written.was_phase, written.was_attempt) == (Phase.DRAINING, 1)
-    assert told == Tell("StopModeChanged", "spec.stopMode is LastCheckpoint now; it was Auto.")
+    assert told == RecordEvent("StopModeChanged", "spec.stopMode is LastCheckpoint now; it was Auto.")
 
 
 @pytest.mark.parametrize("phase", [Phase.SAVING, Phase.VERIFYING, Phase.HELD, Phase.DELETING, Phase.RELEASING])
 def test_once_the_training_is_waited_for_no_longer_the_mode_does_not_matter(phase):
     decision = decide(stopping_at(phase, spec={"stopMode": "LastCheckpoint"}))
-    assert "StopModeChanged" not in [effect.reason for effect in decision.effects if isinstance(effect, Tell)]
+    assert "StopModeChanged" not in [effect.reason for effect in decision.effects if isinstance(effect, RecordEvent)]
 
 
 # -- the annotation that abandons a release -----------------------------------------------------------------------
@@ -137,11 +137,11 @@ def test_a_release_that_is_abandoned_keeps_the_node_and_says_who_did_it(phase):
     assert isinstance(record, RecordNodes)
     (node,) = record.nodes
     message = (
-        f"{ABANDONED} {phase.value}: nobody waits for it any more, and its machine may still run and be billed."
+        f"{ABANDONED} {phase.value}: the run no longer waits for it, and its machine may still run and be billed."
         " Occupied by team/notebook."
     )
     assert (node.phase, node.message, node.released_at) == (NodePhase.RETAINED, message, None)
-    assert told == Tell("ReleaseAbandoned", f"Node gpu-1: {message}", warning=True)
+    assert told == RecordEvent("ReleaseAbandoned", f"Node gpu-1: {message}", warning=True)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def over(ttl=300, *, completion_time=DONE_AT, **run):
     [
         pytest.param(over(240), Decision((DeleteRun(),)), id="its time is over"),
         pytest.param(over(0), Decision((DeleteRun(),)), id="at once"),
-        pytest.param(over(241), Decision(again_seconds=1, note="the run is kept until its time is over"), id="a second is left"),
+        pytest.param(over(241), Decision(again_seconds=1, note="waiting for ttlSecondsAfterFinished"), id="a second is left"),
         pytest.param(over(None), Decision(), id="without a time it is kept"),
         pytest.param(over(0, deleting=True), Decision(), id="it is deleted already"),
         pytest.param(over(0, completion_time=None), Decision(), id="when it was done is not known"),

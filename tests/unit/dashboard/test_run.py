@@ -194,8 +194,8 @@ async def test_what_a_shadow_threshold_saw_is_told(shown):
 
 
 async def test_what_was_lost_is_told(shown):
-    lost = {"dataLoss": "The machine went before the last bytes on it were saved."}
-    assert "The machine went before" in words(await shown(run_in(run_status(checkpoint=lost))))
+    lost = {"dataLoss": "The machine was lost before its last files were saved."}
+    assert "The machine was lost before" in words(await shown(run_in(run_status(checkpoint=lost))))
 
 
 async def test_a_run_that_was_refused_says_why(shown):

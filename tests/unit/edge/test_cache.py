@@ -119,8 +119,8 @@ def test_a_list_of_pools_replaces_what_was_known_but_for_one_that_is_not_underst
         [stored_pool(), stored_pool("newer", spec={"minNodes": "many"}), stored_pool("odd", spec={"minNodes": -1})], 9
     )
     assert (sorted(cache.pools), cache.pools_at) == (["a100", "newer"], 9)
-    assert "GPUNodePool newer is not understood" in caplog.text
-    assert "GPUNodePool odd is not understood" in caplog.text
+    assert "GPUNodePool newer is invalid" in caplog.text
+    assert "GPUNodePool odd is invalid" in caplog.text
 
 
 def test_a_pool_is_parsed_and_replaced_as_a_whole(cache):

@@ -143,7 +143,7 @@ async def test_an_installation_that_releases_no_nodes_makes_no_providers(http):
 
 def test_a_pool_without_a_provider_is_refused_in_words():
     with pytest.raises(
-        Refused, match=r"GPUNodePool bare names no provider: write spec\.awsAutoScaling or spec\.external"
+        Refused, match=r"GPUNodePool bare names no provider: set spec\.awsAutoScaling or spec\.external"
     ):
         Registry({})(make_pool("bare", awsAutoScaling=None))
 
@@ -165,8 +165,8 @@ def test_a_run_may_name_a_source_that_the_operator_has(known, reason):
     assert (problem.reason if problem else None) == reason
     if problem:
         assert problem.message == (
-            "spec.metrics.source is 'JSONLines', which this operator does not have (it has Prometheus). Use one of them, or ask whoever installed it"
-            " to add the package that brings it."
+            "spec.metrics.source is 'JSONLines', which this operator does not have (it has Prometheus). Use one of them, or ask the operator's"
+            " administrator to install the package that provides it."
         )
 
 
@@ -372,7 +372,7 @@ async def test_a_package_that_is_broken_costs_a_sentence_and_nothing_else(http, 
             with pytest.raises(Refused, match=r"it has AWSAutoScaling, ExampleCloud\)"):
                 providers(make_pool(awsAutoScaling=None, external={"provider": "Broken"}))
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"{group} 'Broken' of broken_{broken} is left out: ")
+    assert record.getMessage().startswith(f"{group} 'Broken' of broken_{broken} is skipped: ")
     assert said in record.getMessage()
     assert record.exc_info is None
     assert said != "is no " or kind in record.getMessage()
@@ -383,5 +383,5 @@ async def test_nobody_takes_the_place_of_what_is_built_in(http, tmp_path, caplog
     with on_the_path(tmp_path):
         assert sources(http).names == ("Prometheus",)
     assert Counter(record.getMessage() for record in caplog.records) == {
-        f"{SOURCES} 'Prometheus' of greedy is left out: the name is taken": 1
+        f"{SOURCES} 'Prometheus' of greedy is skipped: the name is taken": 1
     }

@@ -51,14 +51,15 @@ from trainingrun_operator.core.effects import (
     Advance,
     Annotate,
     Begin,
-    CreateBudget,
+    CreateDisruptionBudget,
     CreateWorkload,
-    DeleteBudget,
+    DeleteDisruptionBudget,
     DeleteNode,
     DeletePod,
     DeleteRun,
     DeleteWorkload,
     EndReplacements,
+    RecordEvent,
     RecordNodes,
     ReleaseMachine,
     RemoveFinalizer,
@@ -66,10 +67,9 @@ from trainingrun_operator.core.effects import (
     ResumeWorkload,
     SuspendWorkload,
     TaintNode,
-    Tell,
     UntaintNode,
 )
-from trainingrun_operator.core.facts.learned import BudgetChanged, ProviderAnswered
+from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, ProviderAnswered
 from trainingrun_operator.core.facts.nodes import Refusal
 from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.manifests import disruption_budget
@@ -236,10 +236,10 @@ def delete_options(uid, **preconditions):
             id="the Job goes on",
         ),
         pytest.param(
-            Annotate(POD_NAME, POD_UID, names.RELEASED_ANNOTATION, STOP_ID),
+            Annotate(POD_NAME, POD_UID, names.OPEN_GATE_ANNOTATION, STOP_ID),
             f"PATCH {POD}",
             MERGE,
-            {"metadata": {"uid": POD_UID, "annotations": {names.RELEASED_ANNOTATION: STOP_ID}}},
+            {"metadata": {"uid": POD_UID, "annotations": {names.OPEN_GATE_ANNOTATION: STOP_ID}}},
             id="a pod is annotated by its uid",
         ),
         pytest.param(
@@ -295,7 +295,7 @@ async def test_the_request_that_an_effect_becomes(place, effect, line, content_t
 
 
 async def test_an_event_is_told_of_the_run(place):
-    await place.do(Tell("Stopping", "auto_low_loss: Loss 0.3 < 0.5."))
+    await place.do(RecordEvent("Stopping", "auto_low_loss: Loss 0.3 < 0.5."))
     sent = place.api.sent[-1]
     assert sent.line == f"POST {EVENTS}"
     said = (sent.body["type"], sent.body["reason"], sent.body["message"], sent.body["firstTimestamp"])
@@ -305,7 +305,7 @@ async def test_an_event_is_told_of_the_run(place):
 
 async def test_nothing_waits_for_an_event_that_cannot_be_told(place, caplog):
     place.api.refuse(f"POST {EVENTS}", ApiError(403, "Forbidden", "the namespace is being terminated"))
-    await place.do(Tell("Stopping", "It stops."), DeletePod(POD_NAME, POD_UID))
+    await place.do(RecordEvent("Stopping", "It stops."), DeletePod(POD_NAME, POD_UID))
     assert POD not in place.api.objects
     assert "the namespace is being terminated" in caplog.text
 
@@ -317,7 +317,7 @@ GOING = [
 
 async def test_what_was_lost_in_a_namespace_that_goes_is_told_about_the_namespace(place):
     place.api.refuse(f"POST {EVENTS}", ApiError(403, "Forbidden", "ml is being terminated", GOING))
-    await place.do(Tell("DataLoss", "All is lost.", warning=True))
+    await place.do(RecordEvent("DataLoss", "All is lost.", warning=True))
     sent = place.api.sent[-1]
     assert sent.line == "POST /api/v1/namespaces/default/events"
     assert sent.body["involvedObject"] == {"apiVersion": "v1", "kind": "Namespace", "name": NAMESPACE}
@@ -327,16 +327,16 @@ async def test_what_was_lost_in_a_namespace_that_goes_is_told_about_the_namespac
 
 async def test_nothing_else_is_told_about_a_namespace(place):
     place.api.refuse(f"POST {EVENTS}", ApiError(403, "Forbidden", "ml is being terminated", GOING))
-    await place.do(Tell("Finished", "It is over."))
+    await place.do(RecordEvent("Finished", "It is over."))
     place.api.refuse(f"POST {EVENTS}", ApiError(403, "Forbidden", "quota"))
-    await place.do(Tell("DataLoss", "All is lost.", warning=True))
+    await place.do(RecordEvent("DataLoss", "All is lost.", warning=True))
     assert [line for line in place.api.lines() if "default" in line] == []
 
 
 async def test_nothing_waits_for_what_cannot_be_told_anywhere(place, caplog):
     place.api.refuse(f"POST {EVENTS}", ApiError(403, "Forbidden", "ml is being terminated", GOING))
     place.api.refuse("POST /api/v1/namespaces/default/events", ApiError(403, "Forbidden", "not there either"))
-    await place.do(Tell("DataLoss", "All is lost.", warning=True), DeletePod(POD_NAME, POD_UID))
+    await place.do(RecordEvent("DataLoss", "All is lost.", warning=True), DeletePod(POD_NAME, POD_UID))
     assert POD not in place.api.objects
     assert "not there either" in caplog.text
 
@@ -347,31 +347,31 @@ BUDGET = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/{NAME}-ch
 
 
 async def test_a_budget_is_put_up_and_taken_down_by_its_uid(place):
-    await place.do(CreateBudget(disruption_budget(make_run(), make_workload())))
+    await place.do(CreateDisruptionBudget(disruption_budget(make_run(), make_workload())))
     uid = place.api.objects[BUDGET]["metadata"]["uid"]
-    assert place.outcome.learned == (BudgetChanged(uid),)
-    await place.do(DeleteBudget(f"{NAME}-checkpoint", uid))
+    assert place.outcome.learned == (DisruptionBudgetChanged(uid),)
+    await place.do(DeleteDisruptionBudget(f"{NAME}-checkpoint", uid))
     assert place.api.sent[-1].body["preconditions"]["uid"]
     assert BUDGET not in place.api.objects
-    assert place.outcome.learned == (BudgetChanged(""),)
+    assert place.outcome.learned == (DisruptionBudgetChanged(""),)
 
 
 @pytest.mark.parametrize(
     ("effect", "line"),
     [
         pytest.param(
-            CreateBudget(disruption_budget(make_run(), make_workload())),
+            CreateDisruptionBudget(disruption_budget(make_run(), make_workload())),
             f"POST {BUDGET.rpartition('/')[0]}",
             id="put up",
         ),
-        pytest.param(DeleteBudget(f"{NAME}-checkpoint", "budget-uid"), f"DELETE {BUDGET}", id="taken down"),
+        pytest.param(DeleteDisruptionBudget(f"{NAME}-checkpoint", "budget-uid"), f"DELETE {BUDGET}", id="taken down"),
     ],
 )
 async def test_nothing_waits_for_a_budget_that_cannot_be(place, effect, line):
     place.api.refuse(line, ApiError(403, "Forbidden", "the namespace is being terminated"))
     await place.do(effect, DeletePod(POD_NAME, POD_UID))
     assert POD not in place.api.objects
-    assert place.outcome.learned == (BudgetChanged(None),), "It is looked for again."
+    assert place.outcome.learned == (DisruptionBudgetChanged(None),), "It is looked for again."
 
 
 async def test_a_run_that_never_had_a_status_gets_one_before_its_parts(place):
@@ -447,7 +447,7 @@ TO_DO = (
     UntaintNode("gpu-1", NODE_UID),
     RELEASE,
     DeleteNode("gpu-1", NODE_UID),
-    Tell("Stopping", "It stops.", warning=False),
+    RecordEvent("Stopping", "It stops.", warning=False),
 )
 
 

@@ -214,7 +214,7 @@ async def test_an_event_is_about_the_run_and_never_too_long(api, kube):
         "name": "n" * 52,
         "uid": RUN_UID,
     }
-    await kube.tell(involved, "CheckpointHeld", "w" * 5000, warning=True, wall="2026-01-01T00:00:00Z")
+    await kube.record_event(involved, "CheckpointHeld", "w" * 5000, warning=True, wall="2026-01-01T00:00:00Z")
     sent = api.sent[-1]
     assert sent.line == f"POST {EVENTS}"
     assert sent.body == {

@@ -94,7 +94,7 @@ async def test_what_is_no_refusal_is_one_and_its_words_are_in_the_log_alone(plac
     place.cloud.trouble = KeyError("password-of-the-cloud")
     error = await refused(place.instance())
     assert (str(error), error.after) == (
-        "The provider Example has failed (KeyError): see the operator's log.",
+        "The provider Example failed (KeyError): see the operator's log.",
         module.BROKEN_SECONDS,
     )
     assert "password-of-the-cloud" in caplog.text
@@ -109,7 +109,7 @@ async def test_a_provider_that_does_not_answer_is_given_up(place, monkeypatch):
         await asyncio.Event().wait()
 
     place.cloud.instance = never
-    assert "has not answered within" in str(await refused(place.instance()))
+    assert "did not answer within" in str(await refused(place.instance()))
 
 
 async def test_who_stops_waiting_is_not_told_that_the_provider_failed(place):
@@ -134,4 +134,4 @@ async def test_a_provider_that_cannot_be_closed_keeps_nobody(place, caplog):
 
     place.cloud.close = close
     await place.provider.close()
-    assert "node provider Example could not be closed" in caplog.text
+    assert "cannot close node provider Example" in caplog.text

@@ -63,14 +63,14 @@ async def test_a_reading_and_a_failure_are_passed_on(reading):
 )
 async def test_what_is_no_reading_decides_nothing(junk, caplog):
     assert await read(junk) == Failure(
-        "SourceFailed", "The metric source Mine has returned what is no reading: see the operator's log."
+        "SourceFailed", "The metric source Mine returned an invalid reading: see the operator's log."
     )
-    assert "ml/bert: metric source Mine has returned what is no reading" in caplog.text
+    assert "ml/bert: metric source Mine returned an invalid reading" in caplog.text
 
 
 async def test_what_a_source_raises_is_a_failure_and_its_words_are_in_the_log_alone(caplog):
     found = await read(KeyError("password-of-the-page"))
-    assert found == Failure("SourceFailed", "The metric source Mine has failed (KeyError): see the operator's log.")
+    assert found == Failure("SourceFailed", "The metric source Mine failed (KeyError): see the operator's log.")
     assert "password-of-the-page" in caplog.text
 
 

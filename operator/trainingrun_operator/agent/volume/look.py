@@ -66,7 +66,7 @@ class Watcher:
 
     def __init__(self, config: AgentConfig, stop_file: str) -> None:
         self._root = config.path
-        self._settle = config.settle_seconds
+        self._settle = config.quiet_seconds
         self._filter = Filter(config.include, config.exclude, own=(stop_file, *config.marker_files))
         self._probes: dict[str, tuple[Entry, Probe]] = {}
         self._quiet: dict[str, tuple[Mapping[str, Entry], float]] = {}

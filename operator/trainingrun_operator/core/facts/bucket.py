@@ -31,11 +31,11 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Unreachable:
-    """The bucket could not be asked, or refused."""
+    """The bucket could not be read."""
 
     code: str
     message: str
 
 
 Answer = Verified | Mismatch | Unreachable
-"""What the bucket says to a save request; None is also an answer: nothing yet."""
+"""The bucket's answer to a save request; None: no commit yet."""

@@ -1,4 +1,4 @@
-"""Everything that one look has read about a run, before anything is concluded from it."""
+"""Everything that one look has read about a run."""
 
 from __future__ import annotations
 
@@ -23,57 +23,57 @@ if TYPE_CHECKING:
 
 
 class Source(Enum):
-    """What is read from time to time and believed in between."""
+    """A source that is read at intervals; its last values are used in between."""
 
     CHILDREN = "pods and workload, from the API server instead of the watch"
     FATES = "nodes and machines of silent pods"
     IDENTITIES = "the nodes of running pods"
     NAMESPACE = "labels of the run's namespace"
-    BUDGET = "the disruption budget"
+    DISRUPTION_BUDGET = "the disruption budget"
     PREFLIGHT = "whether the run can start"
 
 
 @dataclass(frozen=True)
 class Facts:
-    """One look's answers. Values of a `Source` that was not read are those that the memory had."""
+    """The facts of one look. A `Source` that was not read has the values of the memory."""
 
     run: Run
     wall: str
-    """When the look began: RFC 3339, UTC."""
+    """Start of the look: RFC 3339, UTC."""
     defaults: Defaults = field(default_factory=Defaults)
     read: frozenset[Source] = frozenset()
     """The sources that were read at this look."""
     pools: tuple[Pool, ...] = ()
     workload: Workload | None = None
     pods: tuple[Pod, ...] = ()
-    """Oldest first, with what their fates say."""
+    """Oldest first, with their fates applied."""
     reports: Mapping[int, AgentReport] = field(default_factory=dict)
-    """By rank, of the newest pods' agents that were asked and answered."""
+    """By rank, reports of the newest pods' agents that answered."""
     readings: Mapping[int, Reading | Failure] = field(default_factory=dict)
-    """By rank, of the newest pods' metrics; empty: not due."""
+    """By rank, readings of the newest pods' metrics; empty: not due."""
     fates: Mapping[str, Fate] = field(default_factory=dict)
     """By pod uid, of silent pods."""
     answer: Answer | None = None
-    """The bucket's answer to the save request in hand, or a failure to verify what the agent shipped."""
+    """The bucket's answer to the pending save request, or a failure to verify a reported commit."""
     verified: Verified | None = None
     """A commit that was verified at this look."""
     unverifiable: str = ""
-    """Key of a commit that the agent shipped and that did not verify."""
+    """Key of a reported commit that did not verify."""
     identities: Mapping[str, NodeFacts] = field(default_factory=dict)
     """The node of each pod, by pod uid: Node names are reused."""
     nodes: tuple[NodeFacts, ...] = ()
     ending_runs: frozenset[str] = frozenset()
     """UIDs of runs that release no node after this one."""
     namespace_labels: Mapping[str, str] | None = None
-    """None: no pool is chosen by them now."""
+    """None: not read, because no pool selection needs them now."""
     namespace_ends: bool = False
     problem: Problem | None = None
-    """Why nothing can be created yet; None for a run that has begun."""
+    """Why the first Job cannot be created; None once it exists."""
     ended_before: Verified | None = None
-    """What a stop of this run left in the bucket, as found by the preflight."""
+    """Commit of an earlier stop of this run, found by the preflight."""
     log_tails: Mapping[str, str] = field(default_factory=dict)
     """By pod uid, the last lines of the logs of newest pods that have crashed."""
-    budget: str | None = None
+    disruption_budget: str | None = None
     """uid of the disruption budget; empty: there is none; None: not known."""
 
     @cached_property

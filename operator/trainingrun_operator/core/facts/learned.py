@@ -1,4 +1,4 @@
-"""What doing an effect has taught: answers that the next look needs and cannot read."""
+"""Results of effects that the next look needs and cannot read."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class ProviderAnswered:
 
 
 @dataclass(frozen=True)
-class BudgetChanged:
-    """The disruption budget after an effect on it."""
+class DisruptionBudgetChanged:
+    """The PodDisruptionBudget after an effect on it."""
 
     uid: str | None
     """Empty: there is none; None: not known, the effect failed."""
@@ -34,4 +34,4 @@ class JobRefused:
     problem: Problem
 
 
-Learned = ProviderAnswered | BudgetChanged | JobRefused
+Learned = ProviderAnswered | DisruptionBudgetChanged | JobRefused

@@ -1,4 +1,4 @@
-"""Nodes, their machines and their pools, as they are now."""
+"""Nodes, their machines and their pools."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Instance(StrEnum):
-    """What the cloud says about a machine."""
+    """State of a machine, as the cloud reports it."""
 
     RUNNING = "Running"
     TERMINATING = "Terminating"
@@ -36,11 +36,11 @@ class NodeRef:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a provider did not do what it was asked."""
+    """Why a provider refused a call."""
 
     kind: RefusalKind
     message: str
-    """A sentence for a person, without anything that the cloud wrote."""
+    """A sentence for people, without text from the cloud."""
     after_seconds: float = 0
     """`Retryable`: how long to wait before asking again."""
 
@@ -56,7 +56,7 @@ class Occupant:
 
     @property
     def key(self) -> str:
-        """``namespace/name``, as people say it."""
+        """``namespace/name``."""
         return f"{self.namespace}/{self.name}"
 
 
@@ -72,7 +72,7 @@ class NodeFacts:
     tainted_by: str | None = None
     """The run uid in our taint, if it carries one."""
     occupants: tuple[Occupant, ...] | None = None
-    """None: could not be listed, which counts as occupied."""
+    """None: they could not be listed, which counts as occupied."""
     demand: tuple[Occupant, ...] = ()
     """Pods that wait for a node like this one."""
     instance: Instance = Instance.UNKNOWN
@@ -82,18 +82,18 @@ class NodeFacts:
 
     @property
     def problem(self) -> str:
-        """What the provider answered, if it refused; empty: it did not."""
+        """Message of the provider's refusal; empty: it did not refuse."""
         return self.refusal.message if self.refusal is not None else ""
 
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of a silent pod."""
+    """State of a silent pod's node and machine."""
 
     unreachable: bool = False
     lost: bool = False
     node: NodeFacts | None = None
-    """Its node as it is now, if it is unreachable and was recorded."""
+    """Its node, if it is unreachable and recorded."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One pod of a run: where its training stands, and what was asked of its agent."""
+"""One pod of a run: the state of its training, and the requests to its agent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Request = TypeVar("Request", StopRequest, SaveRequest)
 
 
 class Training(Enum):
-    """Where the training in a pod stands, whatever the pod's own phase says."""
+    """State of the training in a pod, independent of the pod's phase."""
 
     NOT_STARTED = "not started"
     RUNNING = "running"
@@ -32,7 +32,7 @@ class Pod:
     name: str
     uid: str
     rank: int = 0
-    """Which rank of the training it is, from 0."""
+    """Its rank in the training, from 0."""
     node: str = ""
     ip: str = ""
     phase: str = "Pending"
@@ -47,35 +47,35 @@ class Pod:
     waiting_message: str = ""
     stop: StopRequest | None = None
     save: SaveRequest | None = None
-    released: bool = False
+    gate_open: bool = False
     gate_left: bool = False
-    """Its gate has exited: what still runs in it is neither training nor ours."""
+    """Its gate has exited; other containers may still run."""
     nudge: str = ""
     created: str = ""
     unreachable: bool = False
-    """Its Node has fallen silent, is being removed, or is gone."""
+    """Its Node is not Ready, is being removed, or is gone."""
     lost: bool = False
-    """And its machine is gone: nothing of it runs, although nobody is left to say so."""
+    """Its machine is gone too, so nothing of it runs, whatever its status says."""
 
     @property
     def host(self) -> str:
-        """Its address as a URL has it: IPv6 in brackets."""
+        """Its address for a URL: IPv6 in brackets."""
         return f"[{self.ip}]" if ":" in self.ip else self.ip
 
     @property
     def terminal(self) -> bool:
-        """Nothing of it runs any more, agent and gate included."""
+        """Whether none of its containers runs, agent and gate included."""
         return self.lost or self.phase in ("Succeeded", "Failed")
 
     @property
     def answers(self) -> bool:
-        """Whether its pages may be read: on the host's network they could be another pod's."""
+        """Whether its pages may be read: on the host network they could be another pod's."""
         return bool(self.ip) and not self.terminal and not self.host_network
 
     @property
     def waits_behind_gate(self) -> bool:
-        """Its training has ended, and nothing but its gate keeps it."""
-        return self.training is Training.EXITED and not self.released and not self.terminal and not self.deleting
+        """Whether its training has exited and only its gate keeps it running."""
+        return self.training is Training.EXITED and not self.gate_open and not self.terminal and not self.deleting
 
     @classmethod
     def of(cls, stored: Mapping[str, Any], *, container: str = "", rank: int = 0) -> Self:
@@ -83,7 +83,7 @@ class Pod:
 
         Args:
             stored: the pod as the API server has it.
-            container: the one that trains; empty: the author's first.
+            container: the one that trains; empty: the first of the author's.
             rank: which rank the pod is, as its workload says.
         """
         meta, spec, status = stored["metadata"], stored.get("spec") or {}, stored.get("status") or {}
@@ -107,7 +107,7 @@ class Pod:
             waiting_message=waiting_message,
             stop=_request(StopRequest, annotations.get(names.STOP_ANNOTATION)),
             save=_request(SaveRequest, annotations.get(names.SAVE_ANNOTATION)),
-            released=names.RELEASED_ANNOTATION in annotations,
+            gate_open=names.OPEN_GATE_ANNOTATION in annotations,
             gate_left="terminated" in _state(status, names.GATE_CONTAINER),
             nudge=annotations.get(names.NUDGE_ANNOTATION, ""),
             created=meta.get("creationTimestamp", ""),
@@ -115,7 +115,7 @@ class Pod:
 
 
 def _request(model: type[Request], annotation: str | None) -> Request | None:
-    """Read what was asked; an annotation that somebody broke counts as not asked, and is written again."""
+    """Parse a request; an invalid annotation counts as absent and is written again."""
     try:
         return model.model_validate_json(annotation) if annotation else None
     except ValidationError:
@@ -123,7 +123,7 @@ def _request(model: type[Request], annotation: str | None) -> Request | None:
 
 
 def _training(spec: Mapping[str, Any], status: Mapping[str, Any], container: str) -> tuple[Training, int | None, str]:
-    """Where the container that trains stands, its exit code, and when it started. Containers beside it do not count."""
+    """Return state, exit code and start time of the container that trains."""
     authors = (c["name"] for c in spec.get("containers") or () if c["name"] not in names.OWN_CONTAINERS)
     state = _state(status, container or next(authors, ""))
     if (running := state.get("running")) is not None:
@@ -134,7 +134,7 @@ def _training(spec: Mapping[str, Any], status: Mapping[str, Any], container: str
 
 
 def _state(status: Mapping[str, Any], container: str) -> Mapping[str, Any]:
-    """The state of one container; empty: the kubelet says nothing of it yet."""
+    """Return the state of one container; empty: not reported yet."""
     stated = (s.get("state") or {} for s in status.get("containerStatuses") or () if s["name"] == container)
     return next(stated, {})
 

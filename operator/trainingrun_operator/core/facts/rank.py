@@ -1,4 +1,4 @@
-"""One rank of a training: its pods, and what is known of the newest of them."""
+"""One rank of a training: its pods, and the facts about the newest."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Rank:
 
     number: int = 0
     pod: Pod | None = None
-    """The newest pod; None: there is none now."""
+    """The newest pod; None: there is none."""
     earlier: tuple[Pod, ...] = ()
-    """Pods that the newest one replaces and that are still there, oldest first."""
+    """Replaced pods that still exist, oldest first."""
     report: AgentReport | None = None
     """Of the newest pod's agent; None: it was not asked or did not answer."""
     track: Track = field(default_factory=Track)
@@ -31,13 +31,13 @@ class Rank:
     log_tail: str = ""
     """The last lines of the newest pod's log, if its training crashed."""
     waiting_seconds: float = 0
-    """How long the newest pod has lacked the same thing, in the words of `rules.workload.lacks`."""
+    """Time for which the newest pod has lacked the same thing (`rules.workload.lacks`)."""
     unshipped_seconds: float = 0
-    """How long the agent's newest commit has been the same one, while a checkpoint lies in the volume."""
+    """Time for which the agent's newest commit has not changed, while the volume has a checkpoint."""
 
     @classmethod
     def of(cls, number: int, pods: Sequence[Pod], **known: Any) -> Self:
-        """Build a rank from its pods, oldest first, and what is known of the newest of them."""
+        """Build a rank from its pods, oldest first, and facts about the newest."""
         if not pods:
             return cls(number, **known)
         *earlier, newest = pods
@@ -55,7 +55,7 @@ class Rank:
 
     @property
     def crashed(self) -> bool:
-        """Whether the training of the newest pod has ended with an error, and its gate keeps the pod."""
+        """Whether the newest pod's training exited with an error and its gate keeps the pod running."""
         return self.pod is not None and self.pod.waits_behind_gate and self.pod.exit_code != 0
 
 
@@ -63,11 +63,11 @@ def by_rank(pods: Sequence[Pod], world_size: int | None) -> tuple[tuple[Pod, ...
     """Group pods by their rank.
 
     Args:
-        pods: oldest first. One whose rank is not below `world_size` counts as of the last rank.
-        world_size: how many ranks there are; None: as many as have pods, because the workload is gone.
+        pods: oldest first. A rank not below `world_size` counts as the last rank.
+        world_size: number of ranks; None: taken from the pods, because the workload is gone.
 
     Returns:
-        One group per rank from 0 up, oldest first; a rank without pods has an empty one. There is always rank 0.
+        One group per rank from 0 up, oldest first; empty for a rank without pods. Rank 0 always exists.
     """
     size = max((pod.rank + 1 for pod in pods), default=1) if world_size is None else max(1, world_size)
     groups: list[list[Pod]] = [[] for _ in range(size)]

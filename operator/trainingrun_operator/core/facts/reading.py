@@ -1,4 +1,4 @@
-"""What one look at a run's metrics yields, whichever source it comes from."""
+"""One reading of a run's metrics, from any source."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LOSS: Final = "loss"
-"""The name in `Reading.values` that decisions are made by."""
+"""The name of the loss in `Reading.values`."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One reading. What the source does not have is None, or not among the values; NaN and infinities are passed on as they are."""
+    """One reading. A missing value is None or absent; NaN and infinities are kept."""
 
     step: float | None = None
     epoch: float | None = None
     total_epochs: float | None = None
     values: Mapping[str, float] = field(default_factory=dict)
-    """By name, whatever their source calls them; the loss is `LOSS`."""
+    """By name, independent of the source's names; the loss is `LOSS`."""
     at: float | None = None
-    """When the values were measured, on the monotonic clock of this process; None: when they were read."""
+    """Time of measurement, on the monotonic clock of this process; None: time of reading."""
 
     @property
     def loss(self) -> float | None:
@@ -32,7 +32,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no reading. Never evidence of anything about the training."""
+    """Why there is no reading. It is no evidence about the training."""
 
     reason: str
     """CamelCase, the condition's reason: ``ConnectionRefused``, ``Timeout``, ``TooLarge``, ``HTTPStatus``, ``Redirect``, …"""

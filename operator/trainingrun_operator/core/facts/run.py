@@ -1,4 +1,4 @@
-"""A TrainingRun as stored, and why it may not be acted on."""
+"""A TrainingRun as stored, and a problem with it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Run:
     labels: Mapping[str, str] = field(default_factory=dict)
     finalizers: tuple[str, ...] = ()
     has_status: bool = False
-    """Whether anything was ever written under ``status``."""
+    """Whether the object has a ``status``."""
     deleting: bool = False
     created: str = ""
     stop_manager: str = ""
@@ -35,14 +35,14 @@ class Run:
     suspend_manager: str = ""
     """Likewise of ``spec.suspend``."""
     abandoned_by: str = ""
-    """Field manager that annotated the run to give up on releasing its nodes; empty: nobody did."""
+    """Field manager that abandoned the release of the run's nodes; empty: not abandoned."""
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Self:
         """Read a stored object.
 
         Raises:
-            pydantic.ValidationError: the spec is not one that this version understands.
+            pydantic.ValidationError: this version does not understand the spec.
         """
         meta = stored["metadata"]
         return cls(
@@ -65,12 +65,12 @@ class Run:
 
     @property
     def key(self) -> str:
-        """``namespace/name``, as people say it."""
+        """``namespace/name``."""
         return f"{self.namespace}/{self.name}"
 
 
 def _manager_of(field_path: tuple[str, ...], meta: Mapping[str, Any]) -> str:
-    """Who wrote a field, as the API server keeps it; empty if it does not say."""
+    """Return the field manager of a field; empty: unknown."""
     for entry in meta.get("managedFields") or ():
         fields = entry.get("fieldsV1") or {}
         for key in field_path[:-1]:
@@ -89,9 +89,9 @@ def _abandoned_by(meta: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a run cannot be acted on."""
+    """Why a run is not accepted."""
 
     reason: str
     message: str
     permanent: bool = True
-    """False: it may pass by itself (a bucket that cannot be reached)."""
+    """False: it may resolve by itself, such as an unreachable bucket."""

@@ -1,4 +1,4 @@
-"""What runs the training: the object that owns the run's pods, whatever kind it is."""
+"""The workload of a run: the object that owns its pods, of any kind."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Workload:
     run_uid: str
     """Of the TrainingRun that its label names."""
     world_size: int = 1
-    """How many ranks train together. It comes from here, never from an agent."""
+    """Number of ranks. It comes from the workload, never from an agent."""
     generation: int = 1
-    """Of its spec: an operator that was away while the workload was suspended and resumed does neither a second time."""
+    """Generation of its spec, so that suspend and resume apply only to the observed spec."""
     suspended: bool = False
     replaces: bool = True
-    """Whether it starts another pod for one that has failed."""
+    """Whether it replaces a failed pod."""
     failed: int = 0
-    """How many of its pods have failed."""
+    """Number of its failed pods."""
     finished: bool = False
     deleting: bool = False
     owned: bool = False

@@ -1,4 +1,4 @@
-"""A cluster that was restored from a backup may know less of a run than its bucket: a run ends once."""
+"""Runs that ended before the cluster was restored from a backup: a run ends once."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 def ended_before(seen: Observed) -> Finding | None:
-    """The bucket holds what a stop of this very run left. It does not apply once there is a workload, or without such a commit."""
+    """The bucket has the commit of a stop of this run. Applies only without a workload."""
     if seen.workload is not None or seen.ended_before is None:
         return None
     known = ENDINGS.get(seen.ended_before.commit.status or "")
-    why = f"as {known.status}" if known else "for a reason that is not known any more"
+    why = f"as {known.status}" if known else "for an unknown reason"
     return Finding(
         "endedBefore",
         "EndedBefore",
-        f"This run had ended before, {why}: its bucket knows more of it than the cluster, which was restored from a backup.",
+        f"This run already ended, {why}: the bucket has the commit of its stop, and the cluster was restored from a backup.",
         known or FAILED,
         actor="bucket",
         evidence=(Evidence(what="commit", value=clipped(seen.ended_before.key, TEXT_MAX)),),

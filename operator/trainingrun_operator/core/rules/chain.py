@@ -1,4 +1,4 @@
-"""The reasons to end a run, in order: the first that fires decides. What people said, what the training said, what its numbers say."""
+"""The rules that end a run, in order; the first that fires decides. People come first, then exit codes, then metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Rule = Callable[[Observed], Finding | None]
-"""Pure and total. None: in this situation the rule can neither fire nor be waited for, so there is nothing to say of it."""
+"""Pure and total. None: the rule does not apply in this situation."""
 
 RULES: Final[tuple[Rule, ...]] = (
     people.deleted,
@@ -32,28 +32,28 @@ RULES: Final[tuple[Rule, ...]] = (
     completion.final_epoch_stall,
 )
 AT_REST: Final[tuple[Rule, ...]] = (people.deleted, people.user_stop, workload.job_gone)
-"""What ends a run that is suspended: nothing of it trains."""
+"""The rules for a suspended run, which does not train."""
 
 FINDINGS_MAX: Final = 32
-"""As the schema bounds ``status.findings``."""
+"""Bound of ``status.findings`` in the schema."""
 _SHADOWS_MAX: Final = 8
-"""As the schema bounds ``status.shadow``."""
+"""Bound of ``status.shadow`` in the schema."""
 
 
 def why_end(seen: Observed, rules: Sequence[Rule] = RULES) -> Finding | None:
-    """Return the first finding that ends the run; None: it goes on."""
+    """Return the first finding that ends the run; None: the run continues."""
     return next((found for rule in rules if (found := rule(seen)) and found.fires and found.enforced), None)
 
 
 def findings(seen: Observed, rules: Sequence[Rule] = RULES) -> tuple[Finding, ...]:
-    """Return what every rule that applies says, in order. Once a stop is decided, no rule is asked any more."""
+    """Return the findings of all rules that apply, in order; none once a stop is decided."""
     if seen.run.status.termination is not None:
         return ()
     return tuple(found for rule in rules if (found := rule(seen)) is not None)
 
 
 def stored(found: Sequence[Finding]) -> tuple[FindingStatus, ...]:
-    """Return the findings as ``status.findings`` keeps them, cut to what the schema allows."""
+    """Return the findings for ``status.findings``, cut to the schema's bounds."""
     return tuple(
         FindingStatus(
             rule=clipped(one.rule, WORD_MAX),
@@ -66,10 +66,10 @@ def stored(found: Sequence[Finding]) -> tuple[FindingStatus, ...]:
 
 
 def shadows(seen: Observed, found: Sequence[Finding]) -> tuple[Shadow, ...]:
-    """Return when each rule that is only watched would have ended the run. The first time of each is kept."""
+    """Return when each rule that only reports would first have ended the run."""
     known = seen.run.status.shadow
-    told = {one.rule for one in known}
-    new = (one for one in found if one.fires and not one.enforced and one.rule not in told)
+    recorded = {one.rule for one in known}
+    new = (one for one in found if one.fires and not one.enforced and one.rule not in recorded)
     return (*known, *(_shadow(seen, one) for one in new))[:_SHADOWS_MAX]
 
 

@@ -1,7 +1,7 @@
-"""When a run is complete: exit code, marker file, final-epoch stall. And when it has crashed for good.
+"""Rules for a complete or crashed training: exit code, crashes, marker file, final-epoch stall.
 
-The order is the order of trust: what a process said by its exit code, what the training wrote on purpose, what can only be inferred. What is inferred
-ends the run after it has held for ``completion.settleSeconds``, so that the last writes land.
+The order is the order of trust: the exit code, the marker that the training wrote, the inferred stall. An inferred completion ends the run after it
+has held for ``completion.settleSeconds``, so that the last writes finish.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed
 
 STALL_INTERVALS: Final = 3
-"""A final epoch stalls only after so many times the usual seconds between steps."""
+"""A final epoch stalls after this many times the typical seconds between steps."""
 _STALL: Final = "finalEpochStall"
 
 
-# -- told by the exit code ----------------------------------------------------------------------------------------
+# -- exit code --------------------------------------------------------------------------------------------------
 
 
 def exit_code(seen: Observed) -> Finding | None:
-    """Every rank's training exits with 0, or with another code after the marker. It does not apply to pods that have not started or have crashed."""
+    """Every rank's training exited with 0, or with another code after the marker. Does not apply to crashed pods."""
     pods = tuple(rank.pod for rank in seen.ranks if rank.pod is not None)
     if any(pod.training is Training.RUNNING and not pod.deleting for pod in pods):
         return Finding("exitCode", "StillRuns", "The training still runs: exit code 0 ends it as complete.")
@@ -55,12 +55,12 @@ def exit_code(seen: Observed) -> Finding | None:
         endings.AUTO_COMPLETE,
         actor="marker",
         evidence=(Evidence(what="marker", value=name), Evidence(what="exitCode", value=str(code))),
-        warning=f"Exit code {code} came after the completion marker {name}: taken for complete.",
+        warning=f"Exit code {code} followed the completion marker {name}: the run counts as complete.",
     )
 
 
 def crashed(seen: Observed) -> Finding | None:
-    """The training crashes more often than ``backoffLimit``. It does not apply before the first crash, or to a training that is complete."""
+    """The training crashed more often than ``backoffLimit``. Applies from the first crash, unless the marker is written."""
     limit, count = seen.run.spec.backoff_limit, crashes(seen)
     times = "once" if count == 1 else f"{count} times"
     rank = None if _marker_of(seen) is not None else next((rank for rank in seen.ranks if _judged(rank)), None)
@@ -83,24 +83,24 @@ def crashed(seen: Observed) -> Finding | None:
 
 
 def crashes(seen: Observed) -> int:
-    """How many pods have crashed, those that wait behind their gates included."""
+    """Return the number of crashed pods, including those behind their gates."""
     pods = (rank.pod for rank in seen.ranks if rank.pod is not None)
     waiting = sum(not pod.terminal and pod.training is Training.EXITED and pod.exit_code != 0 for pod in pods)
     return waiting + (seen.workload.failed if seen.workload is not None else 0)
 
 
 def _judged(rank: Rank) -> bool:
-    """Whether the rank's training has ended by itself, with an error."""
+    """Whether the rank's training exited by itself with an error."""
     return rank.pod is not None and _exited_by_itself(rank.pod) and rank.pod.exit_code != 0
 
 
 def _exited_by_itself(pod: Pod) -> bool:
-    # A pod that is being deleted was told to leave: its exit code does not say what the training would have done.
-    return pod.training is Training.EXITED and not pod.released and not pod.deleting
+    # A pod that is being deleted was asked to exit: its exit code is no result of the training.
+    return pod.training is Training.EXITED and not pod.gate_open and not pod.deleting
 
 
 def _marker_of(seen: Observed) -> str | None:
-    """The marker that the training of any rank wrote, cut to what the status holds."""
+    """Return the marker that any rank wrote, cut to the schema's bound; None: there is none."""
     markers = (marker for rank in seen.ranks if rank.report is not None for marker in rank.report.markers)
     return next((clipped(marker.name, TEXT_MAX) for marker in markers), None)
 
@@ -109,7 +109,7 @@ def _marker_of(seen: Observed) -> str | None:
 
 
 def marker(seen: Observed) -> Finding | None:
-    """The training still runs and has written its marker. It does not apply while none runs, or where no marker is looked for."""
+    """The training still runs and has written its marker. Applies while it runs and markers are configured."""
     if not seen.runs:
         return None
     if (written := _written_marker(seen)) is not None:
@@ -118,14 +118,14 @@ def marker(seen: Observed) -> Finding | None:
     if not names:
         return None
     if seen.reports is None:
-        return Finding("marker", "NoReport", "The agent in the pod does not answer: no marker can be seen.")
-    return Finding("marker", "NotWritten", f"No marker lies under {path} ({names}: completion.markerFiles).")
+        return Finding("marker", "NoReport", "The agent in the pod does not answer: markers cannot be read.")
+    return Finding("marker", "NotWritten", f"There is no marker under {path} ({names}: completion.markerFiles).")
 
 
 def final_epoch_stall(seen: Observed) -> Finding | None:
-    """The step stands still in the final epoch, under every guard against a slow step or a long evaluation.
+    """The step does not advance in the final epoch, with guards against a slow step or a long evaluation.
 
-    It does not apply while no training runs, or once the marker is written, which says the same with more trust.
+    Does not apply while no training runs, or once the marker is written, which is better evidence.
     """
     if not seen.runs or _written_marker(seen) is not None:
         return None
@@ -133,18 +133,18 @@ def final_epoch_stall(seen: Observed) -> Finding | None:
 
 
 def inferred(seen: Observed) -> Finding | None:
-    """What is inferred now, settled or not: for how long it holds is measured by its actor. None: nothing is."""
+    """Return the completion inferred now, held long enough or not; its actor identifies it. None: none is inferred."""
     if not seen.runs or seen.reports is None:
         return None
     return _written_marker(seen) or (None if _missing_for_stall(seen) else _stall(seen))
 
 
 def _settled(seen: Observed, concluded: Finding) -> Finding:
-    """The conclusion, once it has held for as long as the last writes may take."""
-    held, least = seen.candidate_seconds, seen.run.spec.completion.settle_seconds
-    if held is not None and held >= least:
+    """Return the inferred completion once it has held for `completion.settleSeconds`; before that, a finding that waits."""
+    held, hold_seconds = seen.candidate_seconds, seen.run.spec.completion.settle_seconds
+    if held is not None and held >= hold_seconds:
         return concluded
-    message = f"{concluded.message} It ends the run once that has held for {least} s (completion.settleSeconds); so far {held or 0:.0f} s."
+    message = f"{concluded.message} It ends the run after {hold_seconds} s (completion.settleSeconds); so far {held or 0:.0f} s."
     return Finding(concluded.rule, "Settling", message)
 
 
@@ -163,7 +163,7 @@ def _written_marker(seen: Observed) -> Finding | None:
 
 
 def _stall(seen: Observed) -> Finding:
-    """The conclusion from a stall, of which nothing is missing."""
+    """Return the finding of a stall whose guards all hold."""
     track, polls = seen.track, seen.track.polls_without_advance
     return Finding(
         _STALL,
@@ -180,37 +180,37 @@ def _stall(seen: Observed) -> Finding:
 
 
 def _missing_for_stall(seen: Observed) -> Finding | None:
-    """The first guard of a stall that does not hold; None: all hold."""
+    """Return the first guard of a stall that does not hold; None: all hold."""
     if (unreadable := _unreadable(seen)) is not None:
         return unreadable
     if (newest := seen.track.newest) is None:
-        return Finding(_STALL, "NeverAdvanced", "A stall cannot be seen: the step has not advanced yet.")
+        return Finding(_STALL, "NeverAdvanced", "A stall cannot be detected: the step has not advanced yet.")
     quiet = seen.now - newest.at
     return _before_final_epoch(seen) or _advances(seen, quiet) or _unwritten(seen, newest.step, quiet)
 
 
 def _unreadable(seen: Observed) -> Finding | None:
-    """What a stall is seen by cannot be read."""
+    """The values that show a stall cannot be read."""
     oddity = seen.track.oddity
     if seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED:
-        message = "A stall ends nothing: without checkpoints (spec.checkpoint.mode Disabled) nothing shows that everything was written."
+        message = "A stall does not end the run: without checkpoints (spec.checkpoint.mode Disabled) it is unknown whether all files are written."
         return Finding(_STALL, "CheckpointsDisabled", message)
     if seen.reports is None:
-        return Finding(_STALL, "NoReport", "A stall cannot be seen: the agent in the pod does not answer.")
+        return Finding(_STALL, "NoReport", "A stall cannot be detected: the agent in the pod does not answer.")
     if oddity is not None:
-        message = f"A failed reading is no stall ({oddity.reason}): {oddity.message}"
+        message = f"A failed reading does not count as a stall ({oddity.reason}): {oddity.message}"
         return Finding(_STALL, oddity.reason, message)
     return None
 
 
 def _before_final_epoch(seen: Observed) -> Finding | None:
-    """The last epoch has not begun, or cannot be told from the others."""
+    """The last epoch has not begun, or is unknown."""
     track, names = seen.track, seen.run.spec.metrics.names
     if track.epoch is None or track.total_epochs is None:
         lacking = ", ".join(names.epoch if track.epoch is None else names.total_epochs)
-        return Finding(_STALL, "NoEpoch", f"A stall cannot be seen: the metrics show none of {lacking}.")
+        return Finding(_STALL, "NoEpoch", f"A stall cannot be detected: the metrics have none of {lacking}.")
     if track.epoch_base is None:
-        message = "A stall cannot be seen: the first epoch was not, so whether epochs count from 0 or 1 is unknown."
+        message = "A stall cannot be detected: the first epoch was not observed, so it is unknown whether epochs count from 0 or 1."
         return Finding(_STALL, "EpochBaseUnknown", message)
     if track.in_final_epoch:
         return None
@@ -222,7 +222,7 @@ def _before_final_epoch(seen: Observed) -> Finding | None:
 
 
 def _advances(seen: Observed, quiet: float) -> Finding | None:
-    """The step has not stood still for long enough."""
+    """The step has not been unchanged for long enough."""
     track, polls, least = seen.track, seen.track.polls_without_advance, seen.run.spec.stall_polls
     if polls < least:
         message = f"In the final epoch, no step for {polls} of {least} polls (spec.stallPolls)."
@@ -238,7 +238,7 @@ def _advances(seen: Observed, quiet: float) -> Finding | None:
 
 
 def _unwritten(seen: Observed, step: int, quiet: float) -> Finding | None:
-    """Something still grows under the path of some rank, or no checkpoint lies there that is as new as the last step."""
+    """A rank still writes files, or has no checkpoint as new as the last step."""
     poll = seen.run.spec.poll_interval_seconds
     missing = (_unwritten_by(report, step, quiet, poll) for report in seen.reports or ())
     return next((found for found in missing if found is not None), None)
@@ -260,7 +260,7 @@ def _unwritten_by(agent: AgentReport, step: int, quiet: float, poll: float) -> F
             return None
         message = f"{still}, but the newest complete checkpoint is of step {agent.newest.step}, the training at {step}."
         return Finding(_STALL, "OlderCheckpoint", message)
-    # The step may have advanced up to one poll before it was seen to.
+    # The step may have advanced up to one poll before the operator read it.
     if agent.newest.age_seconds <= quiet + poll:
         return None
     return Finding(_STALL, "OlderCheckpoint", f"{still}, but the newest complete checkpoint is older than that.")

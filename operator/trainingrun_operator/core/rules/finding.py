@@ -1,4 +1,4 @@
-"""A finding: what one rule says of one look at a run, whether it ends the run or not."""
+"""A finding: the result of one rule at one look, whether it ends the run or not."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ class Finding:
     rule: str
     """The rule's name, camelCase, unique among the rules."""
     reason: str
-    """One CamelCase word: what programs tell findings apart by."""
+    """One CamelCase word, for programs."""
     message: str
-    """One or more sentences with the values that decided, or with what is still missing."""
+    """Sentences with the values that decided, or with what is missing."""
     ending: Ending | None = None
     """How the run ends; None: the rule does not fire."""
     actor: str = ""
-    """Who or what asked for it."""
+    """The person or thing that requested the end."""
     evidence: tuple[Evidence, ...] = ()
     inferred: bool = False
-    """Concluded from what was seen, not told by an exit code or a person: the last writes may still land."""
+    """Inferred, not stated by an exit code or a person: the last writes may not be finished."""
     warning: str = ""
-    """Something odd on the way, reported as an Event of type Warning."""
+    """Reported as an Event of type Warning."""
     enforced: bool = True
-    """False: the rule is only watched. It may fire and ends nothing."""
+    """False: the rule only reports and ends nothing."""
 
     @property
     def fires(self) -> bool:
-        """Whether what the rule looks for is so."""
+        """Whether the rule's condition holds."""
         return self.ending is not None
 
     @property
     def status(self) -> str:
-        """The ``terminationStatus`` to end with; empty while the rule does not fire."""
+        """The run's ``terminationStatus``; empty: the rule does not fire."""
         return self.ending.status if self.ending is not None else ""

@@ -1,4 +1,4 @@
-"""When a run that still trains should end because of its numbers: the loss threshold, enforced or only watched."""
+"""The rule of the loss threshold, enforced or only reported."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.track import Observation
 
 LOW_OBSERVATIONS: Final = 2
-"""So many successive observations must be below the threshold: one lucky batch ends nothing."""
+"""Successive observations that must be below the threshold, so that one lucky batch does not end the run."""
 
 STOP, SHADOW, OFF = "Stop", "Shadow", "Off"
 RULE: Final = "autoStopLoss"
 NOT_READ_YET: Final = "NotReadYet"
-"""Reason of `unread` before the first reading: nothing is wrong so far."""
+"""Reason of `unread` before the first reading, which is not an error."""
 
 
 def effective(spec: TrainingRunSpec, pinned: Effective | None, defaults: Defaults) -> Effective:
-    """What is in force: what the person wrote, else what the installation's default was when the run began."""
+    """Return the values in force: the spec's, else the installation's defaults when the run began."""
     kept = {"node_pool": pinned.node_pool if pinned else "", "metrics_source": spec.metrics.source}
     if spec.auto_stop_loss is not None:
         off = spec.auto_stop_loss < 0
@@ -42,18 +42,18 @@ def effective(spec: TrainingRunSpec, pinned: Effective | None, defaults: Default
 
 
 def in_force(seen: Observed) -> Effective:
-    """What is in force for the observed run; once it ends, what was in force then."""
+    """Return the values in force for a run; once it ends, those from then."""
     if seen.run.status.termination is not None and seen.run.status.effective is not None:
         return seen.run.status.effective
     return effective(seen.run.spec, seen.run.status.effective, seen.defaults)
 
 
 def low_loss(seen: Observed) -> Finding:
-    """The loss is below the threshold in enough observations. Enforced, it also waits for the first complete checkpoint."""
+    """The loss is below the threshold in enough observations; an enforced stop also waits for the first complete checkpoint."""
     force = in_force(seen)
     found = _judged(seen, force)
-    watched = " It is only watched: spec.autoStopLoss is not written." if force.auto_stop_action == SHADOW else ""
-    return replace(found, message=f"{found.message}{watched}")
+    shadow = " This rule only reports: spec.autoStopLoss is not set." if force.auto_stop_action == SHADOW else ""
+    return replace(found, message=f"{found.message}{shadow}")
 
 
 def _judged(seen: Observed, force: Effective) -> Finding:
@@ -63,7 +63,7 @@ def _judged(seen: Observed, force: Effective) -> Finding:
     below = f"Loss {shown(low[-1].loss)} < {shown(force.auto_stop_loss)} at step {low[-1].step}."
     enforced = force.auto_stop_action == STOP
     if enforced and not _has_checkpoint(seen):
-        message = f"{below} The stop waits for the first complete checkpoint: stopping must not mean losing everything."
+        message = f"{below} The stop waits for the first complete checkpoint."
         return Finding(RULE, "NoCheckpoint", message)
     return Finding(
         RULE,
@@ -77,16 +77,16 @@ def _judged(seen: Observed, force: Effective) -> Finding:
 
 
 def _not_low(seen: Observed, force: Effective) -> Finding:
-    """Why the loss does not count as low."""
+    """Return why the loss does not count as low."""
     threshold, newest = force.auto_stop_loss, seen.track.newest
     if threshold is None:
-        return Finding(RULE, "Off", "No loss ends the run: autoStopLoss is negative.")
+        return Finding(RULE, "Off", "The rule is off: autoStopLoss is negative.")
     if all(pod.training is not Training.RUNNING for pod in seen.live_pods):
         return Finding(RULE, "NotRunning", "No loss is read: no training is running.")
     if (trouble := unread(seen)) is not None:
         return Finding(RULE, trouble.reason, f"No loss is read ({trouble.reason}): {trouble.message}")
     if newest is None or newest.loss is None:
-        message = "No loss counts yet: the step has not advanced with a finite loss since the operator began to read."
+        message = "No loss counts yet: the step has not advanced with a finite loss since the operator started reading."
         return Finding(RULE, "NoObservation", message)
     at = f"Loss {shown(newest.loss)} at step {newest.step}"
     if newest.loss >= threshold:
@@ -100,12 +100,12 @@ def _not_low(seen: Observed, force: Effective) -> Finding:
 
 
 def unread(seen: Observed) -> Failure | None:
-    """Why no finite, fresh loss of the pod that trains is known; None: one is."""
+    """Return why there is no finite, fresh loss of the training; None: there is one."""
     pod = seen.ranks[0].pod
     if pod is not None and pod.host_network:
         return Failure(
             "HostNetwork",
-            "The pod is on the host's network; its metrics are not read, for they could be another pod's.",
+            "The pod uses the host network; its metrics are not read, because they could be another pod's.",
         )
     if seen.track.oddity is not None:
         return seen.track.oddity
@@ -117,7 +117,7 @@ def unread(seen: Observed) -> Failure | None:
 
 
 def _low(seen: Observed) -> tuple[Observation, ...]:
-    """The newest observations, if enough of them in a row are below the threshold and the newest reading is sound."""
+    """Return the newest observations if all are below the threshold and the newest reading is usable."""
     threshold = in_force(seen).auto_stop_loss
     newest = seen.track.observations[-LOW_OBSERVATIONS:]
     fresh = (
@@ -138,5 +138,5 @@ def _has_checkpoint(seen: Observed) -> bool:
 
 
 def shown(number: float | None) -> str:
-    """A loss as people read it: four significant digits."""
+    """Format a loss with four significant digits."""
     return "none" if number is None else f"{number:.4g}"

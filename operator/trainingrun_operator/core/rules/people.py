@@ -1,4 +1,4 @@
-"""What people ask for: deleting the run, ``spec.stop``, a stop file written by hand."""
+"""Rules for people's requests: deletion, ``spec.stop``, a stop file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed
 
 STOP: Final = "stop"
-"""The rule of ``spec.stop``: its actor is a person, or the program that wrote the field."""
+"""Name of the rule of ``spec.stop``; its actor is a person or the program that wrote the field."""
 
 
 def deleted(seen: Observed) -> Finding | None:
-    """The TrainingRun is being deleted. It does not apply to any other."""
+    """The TrainingRun is being deleted. Applies to no other."""
     if not seen.run.deleting:
         return None
     return Finding("deleted", "Deleted", "The TrainingRun was deleted.", endings.DELETED, actor="kubectl delete")
@@ -25,7 +25,7 @@ def deleted(seen: Observed) -> Finding | None:
 def user_stop(seen: Observed) -> Finding:
     """``spec.stop`` is true."""
     if not seen.run.spec.stop:
-        return Finding(STOP, "NotAsked", "No person has asked for a stop: spec.stop is not true.")
+        return Finding(STOP, "NotAsked", "Not requested: spec.stop is not true.")
     reason = f" ({seen.run.spec.stop_reason})" if seen.run.spec.stop_reason else ""
     return Finding(
         STOP,
@@ -37,14 +37,14 @@ def user_stop(seen: Observed) -> Finding:
 
 
 def stop_file(seen: Observed) -> Finding | None:
-    """A stop file lies in the volume that the operator did not ask for. It does not apply where there is none."""
+    """The volume has a stop file that the operator did not request."""
     if not any(rank.report.foreign_stop_file for rank in seen.ranks if rank.report is not None):
         return None
     name = seen.run.spec.shutdown.file
     return Finding(
         "stopFile",
         "Written",
-        f"Stopped by hand: somebody wrote the stop file {name}.",
+        f"Stopped by hand: found the stop file {name}.",
         endings.USER_STOP,
         actor="stop file",
         evidence=(Evidence(what="stopFile", value=name),),

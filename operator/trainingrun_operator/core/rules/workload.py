@@ -1,4 +1,4 @@
-"""What became of the Job and its pods before any training could speak for itself: Job deleted, pods that never start."""
+"""Rules for the Job and for pods that do not start."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ CANNOT_START: Final = frozenset(
 
 
 def job_gone(seen: Observed) -> Finding | None:
-    """The Job that the run had is not there any more. It does not apply before there was one, or while it is there."""
+    """The run's Job no longer exists. Applies after it was recorded."""
     if seen.workload is not None or seen.run.status.workload is None:
         return None
     if seen.namespace_ends:
         message = "The namespace was deleted."
         return Finding("jobGone", "NamespaceDeleted", message, endings.DELETED, actor="kubectl delete")
-    message = f"Its Job {seen.run.status.workload.name} was deleted by somebody else."
+    message = f"Its Job {seen.run.status.workload.name} was deleted, and not by the operator."
     return Finding("jobGone", "JobDeleted", message, endings.FAILED, actor="Job")
 
 
 def never_started(seen: Observed) -> Finding | None:
-    """Pods fail before any training starts, or the Job ended and left no pod to tell how. It does not apply while a pod is there."""
+    """Pods failed before any training started, or the Job ended without a pod. Applies without a live pod."""
     workload = seen.workload
     if workload is None or seen.live_pods:
         return None
@@ -50,13 +50,13 @@ def never_started(seen: Observed) -> Finding | None:
         )
         return Finding("neverStarted", "PodsFailed", message, endings.FAILED, actor="Job")
     if workload.finished:
-        message = "The Job ended, and no pod is left to tell how its training did: somebody deleted or evicted it."
+        message = "The Job ended and its pod was deleted or evicted: the training's result is unknown."
         return Finding("neverStarted", "JobEnded", message, endings.FAILED, actor="Job")
     return None
 
 
 def cannot_start(seen: Observed) -> Finding | None:
-    """A pod waits too long for what it lacks: an image, or a node. It does not apply while none lacks either."""
+    """A pod waited too long for an image or a node. Applies while a pod lacks one."""
     found = [one for rank in seen.ranks if (one := _cannot_start(seen, rank)) is not None]
     return next((one for one in found if one.fires), found[0] if found else None)
 
@@ -74,7 +74,7 @@ def _cannot_start(seen: Observed, rank: Rank) -> Finding | None:
             return None
     waits = f"{pod.waiting_reason}: {pod.waiting_message}"
     if not patience:
-        message = f"The pod waits for a node ({waits}). How long does not matter: timing.unschedulableSeconds is 0."
+        message = f"The pod waits for a node ({waits}). There is no time limit: timing.unschedulableSeconds is 0."
         return Finding("cannotStart", "Waiting", message)
     if waited < patience:
         message = f"The pod cannot start yet ({waits}). It has waited for {waited:.0f} of at most {patience:g} s."
@@ -90,7 +90,7 @@ def _cannot_start(seen: Observed, rank: Rank) -> Finding | None:
 
 
 def lacks(pod: Pod) -> str:
-    """What keeps a pod from starting: ``image`` (or another thing of the kubelet's), ``node``, or nothing that is known. Its waiting is timed by it."""
+    """Return what keeps a pod from starting: ``image`` (or another kubelet error), ``node``, or an empty string."""
     if pod.waiting_reason in CANNOT_START:
         return "image"
     return "node" if pod.waiting_reason == UNSCHEDULABLE else ""

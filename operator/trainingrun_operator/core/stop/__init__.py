@@ -1,1 +1,1 @@
-"""The phases of a stop, and which evidence ends each of them."""
+"""The phases of a stop, and the evidence that ends each."""

@@ -1,4 +1,4 @@
-"""Saving, Held, Verifying: which evidence lets bytes be deleted, and what is said of them."""
+"""Saving, Held, Verifying: the evidence that allows deletion of the pods, and the record of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trainingrun_operator.api.run import OnFailure
 from trainingrun_operator.api.status import Phase, Saved, Termination
 from trainingrun_operator.checkpoints.keys import order_of_commit
 from trainingrun_operator.core.bounds import COUNT_MAX, FILES_MAX, TEXT_MAX, VERDICT_MAX, clipped, counted
-from trainingrun_operator.core.effects import Decision, Tell
+from trainingrun_operator.core.effects import Decision, RecordEvent
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.stop import transitions
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed
 
 _TRAINED: Final = ("Running", "Exited")
-"""As ``status.pods`` has it of a pod whose training has begun."""
+"""Phases in ``status.pods`` of a pod whose training has started."""
 
 
 def save(seen: Observed, stop: Termination) -> Decision:
-    """Have the agent ship what is missing. Ends with a commit of this id, or with certainty that there is nothing to commit."""
+    """Ask the agents to save. Ends with a commit of this stop, or when it is certain that there is nothing to commit."""
     if isinstance(seen.answer, Mismatch) and not seen.live_pods:
         return _hold(seen, stop, _bytes_gone(seen.answer), [])
     if isinstance(seen.answer, Verified | Mismatch):
@@ -34,7 +34,7 @@ def save(seen: Observed, stop: Termination) -> Decision:
         return _without_holder(seen, stop)
     if _never_stepped(seen):
         return transitions.advance(
-            seen, stop, Phase.DELETING, saved=Saved(note="There was nothing to save: no step had been made.")
+            seen, stop, Phase.DELETING, saved=Saved(note="Nothing to save: the training made no step.")
         )
     if why := _why_failing(seen):
         return _hold(seen, stop, why, holders)
@@ -42,7 +42,7 @@ def save(seen: Observed, stop: Termination) -> Decision:
 
 
 def _without_holder(seen: Observed, stop: Termination) -> Decision:
-    """No pod holds bytes any more: what is in the bucket is all there will ever be."""
+    """Decide with what the bucket has: no pod can save any more."""
     if isinstance(seen.answer, Unreachable):
         return _hold(seen, stop, f"The bucket cannot be read: {seen.answer.message}", [])
     if stop.saved is not None:
@@ -50,15 +50,15 @@ def _without_holder(seen: Observed, stop: Termination) -> Decision:
     if seen.verified is not None:
         return _settle_for(seen, stop, seen.verified)
     if _never_started(seen):
-        # Not final: a pod that waits may start while nobody looks.
-        nothing = Saved(note="There was nothing to save: the training never started.")
+        # Not final: a waiting pod may start between two looks.
+        nothing = Saved(note="Nothing to save: the training never started.")
         return transitions.advance(seen, stop, Phase.DELETING, saved=nothing)
-    lost = "The pod went before anything was saved: nothing of this run is in the bucket."
+    lost = "The pod ended before anything was saved: the bucket has nothing of this run."
     return transitions.advance(seen, stop, Phase.DELETING, saved=Saved(final=True, note=lost), data_loss=lost)
 
 
 def _never_started(seen: Observed) -> bool:
-    """No pod that was ever there has trained. A pod that went before anybody looked at it may have."""
+    """Whether no pod of the run has ever trained. A failed pod that was never observed may have."""
     workload = seen.workload
     unseen = workload is not None and workload.failed > sum(pod.terminal for pod in seen.pods)
     idle = all(pod.training is Training.NOT_STARTED for pod in seen.pods)
@@ -66,29 +66,31 @@ def _never_started(seen: Observed) -> bool:
 
 
 def _settle_for(seen: Observed, stop: Termination, proven: Verified) -> Decision:
-    """Take the last commit that there will ever be, and say so where it is not all that there was."""
+    """Take the newest commit as the last one, and record a data loss if files were written after it."""
     saved = saved_from(proven)
     loss = (
         None
         if saved.final and not _trained_after(seen, proven)
-        else f"The pod went before its last bytes were saved. {nothing_after(saved)}"
+        else f"The pod ended before its last files were saved. {nothing_after(saved)}"
     )
     return transitions.advance(seen, stop, Phase.DELETING, saved=saved, data_loss=loss)
 
 
 def _settle_for_suspended(seen: Observed, stop: Termination, saved: Saved) -> Decision:
-    """Take what the suspension has proven, as long as the bucket still has it: nothing was written since."""
+    """Take the checkpoint of the suspension if the bucket still has it: nothing was written since."""
     order, found = order_of_commit(saved.commit), seen.verified
     there = order is not None and found is not None and found.commit.order >= order
     if there or not saved.commit:
         return transitions.advance(seen, stop, Phase.DELETING)
-    gone = f"The checkpoint that the run was suspended with is not in the bucket any more, or does not verify: {saved.uri or saved.commit}."
+    gone = (
+        f"The checkpoint of the suspension is no longer in the bucket, or does not verify: {saved.uri or saved.commit}."
+    )
     left = saved_from(found) if found is not None else Saved(final=True, note=gone)
     return transitions.advance(seen, stop, Phase.DELETING, saved=left, data_loss=gone)
 
 
 def _trained_after(seen: Observed, proven: Verified) -> bool:
-    """Whether another pod was seen to train on from this commit, and is gone: what it wrote is in no commit."""
+    """Whether a later pod trained after this commit and is gone: its files are in no commit."""
     there = {pod.uid for pod in seen.pods} | {proven.commit.pod_uid}
     if any(pod.uid not in there and pod.phase in _TRAINED for pod in seen.run.status.pods):
         return True
@@ -101,14 +103,14 @@ def _trained_after(seen: Observed, proven: Verified) -> bool:
 
 
 def nothing_after(saved: Saved) -> str:
-    """What is left where bytes were lost."""
+    """Return the sentence about what is left after a data loss."""
     if not saved.commit:
-        return "Nothing of this run is in the bucket."
-    return f"The last commit is {saved.uri or saved.commit}; whatever was written after it is lost."
+        return "The bucket has nothing of this run."
+    return f"The last commit is {saved.uri or saved.commit}; files written after it are lost."
 
 
 def _never_stepped(seen: Observed) -> bool:
-    """The training runs, has made no step, and has written nothing: waiting for a checkpoint would be waiting for ever."""
+    """Whether the training runs without a step and without a file: a checkpoint may never come."""
     reports = seen.reports
     wrote_nothing = reports is not None and all(report.files == 0 for report in reports)
     return (
@@ -121,7 +123,7 @@ def _never_stepped(seen: Observed) -> bool:
 
 
 def _why_failing(seen: Observed) -> str:
-    """Why nothing is proven yet, once it has taken long enough to worry a person."""
+    """Return why nothing is proven yet, after `hold_after_seconds`; empty: no reason, or too early."""
     if seen.save_failing_seconds < seen.defaults.hold_after_seconds:
         return ""
     if isinstance(seen.answer, Unreachable):
@@ -130,7 +132,7 @@ def _why_failing(seen: Observed) -> str:
 
 
 def _rank_failing(seen: Observed, rank: Rank) -> str:
-    """Why one rank has not saved yet; empty: nothing of it is known to be wrong."""
+    """Return why one rank has not saved yet; empty: no problem is known."""
     if all(pod.terminal for pod in rank.pods):
         return ""
     of = f" of rank {rank.number}" if len(seen.ranks) > 1 else ""
@@ -145,7 +147,7 @@ def _rank_failing(seen: Observed, rank: Rank) -> str:
 
 
 def _hold(seen: Observed, stop: Termination, why: str, holders: list[Pod]) -> Decision:
-    """Keep everything, say why, go on asking; or go on without proof where the spec says so."""
+    """Hold the stop: keep everything and ask again; or proceed without proof if the spec allows it."""
     why = clipped(why, VERDICT_MAX)
     if because := _cannot_hold(seen):
         last = saved_from(seen.verified) if seen.verified is not None else Saved()
@@ -158,52 +160,52 @@ def _hold(seen: Observed, stop: Termination, why: str, holders: list[Pod]) -> De
             data_loss=note,
         )
     if stop.phase is not Phase.HELD:
-        told = Tell("CheckpointHeld", f"Nothing is deleted. {why}", warning=True)
-        return transitions.advance(seen, stop, Phase.HELD, hold_reason=why, told=told)
+        event = RecordEvent("CheckpointHeld", f"Nothing is deleted. {why}", warning=True)
+        return transitions.advance(seen, stop, Phase.HELD, hold_reason=why, event=event)
     return transitions.wait(seen, *transitions.asks(seen, stop, holders), note=why)
 
 
 def _cannot_hold(seen: Observed) -> str:
-    """Why nothing is kept although nothing is proven; empty: it is."""
+    """Return why the stop cannot be held; empty: it can."""
     if seen.run.spec.checkpoint.on_failure is OnFailure.PROCEED:
         return "spec.checkpoint.onFailure is Proceed"
     return "the namespace is being deleted, and the pods in it are gone" if seen.namespace_ends else ""
 
 
 def verify(seen: Observed, stop: Termination) -> Decision:
-    """Go on only with a commit of which every object was read back and matched."""
+    """Advance only with a commit whose every object was read back and matched."""
     match seen.answer:
         case Verified() as proven:
             if transitions.ended(seen) and not proven.commit.final:
-                # The training left while its last checkpoint was being proven: there may be a newer one, or there was.
+                # The training exited while its last checkpoint was being verified: there may be a newer one.
                 if seen.live_pods:
                     return transitions.advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1)
                 return _settle_for(seen, stop, proven)
             saved = saved_from(proven)
-            told = Tell("CheckpointSaved", sentence_of(saved))
-            return transitions.advance(seen, stop, Phase.DELETING, saved=saved, told=told)
+            event = RecordEvent("CheckpointSaved", sentence_of(saved))
+            return transitions.advance(seen, stop, Phase.DELETING, saved=saved, event=event)
         case Mismatch() as wrong:
             if not seen.live_pods:
                 return _hold(seen, stop, _bytes_gone(wrong), [])
-            why = f"Asked to be saved again (attempt {stop.attempt + 1}): {wrong.complaint}"
-            told = Tell("CheckpointMismatch", why, warning=True)
-            again = transitions.advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1, told=told)
+            why = f"Save requested again (attempt {stop.attempt + 1}): {wrong.complaint}"
+            event = RecordEvent("CheckpointMismatch", why, warning=True)
+            again = transitions.advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1, event=event)
             return replace(again, again_seconds=min(60.0, 2.0 ** min(stop.attempt, 6)))
         case _ if seen.save_failing_seconds < seen.defaults.hold_after_seconds:
             return transitions.wait(seen, note="the bucket is read back")
         case Unreachable() as away:
             return _hold(seen, stop, f"The bucket cannot be read: {away.message}", [])
         case _:
-            # The commit that answered is not in the bucket any more.
+            # The commit is no longer in the bucket.
             return transitions.advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1)
 
 
 def _bytes_gone(wrong: Mismatch) -> str:
-    return f"The commit does not verify, and no pod holds the bytes any more: {wrong.complaint}"
+    return f"The commit does not verify, and no pod has the files any more: {wrong.complaint}"
 
 
 def saved_from(proven: Verified) -> Saved:
-    """The record that deletion rests on."""
+    """Return the record of a verified commit, which allows deletion."""
     commit = proven.commit
     files = min(max(commit.total_files, 0), FILES_MAX)
     return Saved(
@@ -216,14 +218,14 @@ def saved_from(proven: Verified) -> Saved:
         files=files,
         complete=commit.checkpoint.complete if commit.checkpoint else True,
         final=commit.final,
-        note="" if files else "Nothing lay under the checkpoint path.",
+        note="" if files else "No file was under the checkpoint path.",
     )
 
 
 def sentence_of(saved: Saved) -> str:
-    """What became of the checkpoint."""
+    """Return the sentence about the saved checkpoint."""
     if not saved.files:
         return saved.note
     what = "Files" if saved.dir in ("", ".") else f"Checkpoint {saved.dir}"
-    half = "" if saved.complete else " (half-written, saved as it was)"
+    half = "" if saved.complete else " (incomplete, saved as it was)"
     return f"{what}{half} verified at {saved.uri}.{' ' + saved.note if saved.note else ''}"

@@ -1,4 +1,4 @@
-"""Which save request the agents are to answer now."""
+"""The pending save request."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SAVING: Final = frozenset({Phase.SAVING, Phase.HELD, Phase.VERIFYING})
 
 
 def save_request(run: Run, pods: Sequence[Pod]) -> tuple[str, int] | None:
-    """Return id and attempt of the save request in hand: of a stop, also for what was written after its proof, or of a crashed pod behind its gate."""
+    """Return id and attempt of the pending save request: of a stop, or of a crashed pod behind its gate; None: there is none."""
     stop = run.status.termination
     if stop is not None and stop.phase in SAVING:
         return stop.id, stop.attempt
     newest = {pod.rank: pod for pod in pods}
-    asked = (pod for pod in newest.values() if pod.save is not None and not pod.terminal and not pod.released)
+    asked = (pod for pod in newest.values() if pod.save is not None and not pod.terminal and not pod.gate_open)
     if (pod := next(asked, None)) is None or pod.save is None:
         return None
     if stop is not None and (stop.phase is not Phase.DELETING or pod.save.attempt <= stop.attempt):

@@ -1,7 +1,7 @@
-"""Suspending a run and resuming it: all that a stop does, node released, and back from the checkpoint.
+"""Suspending and resuming a run.
 
-A suspension goes through the phases of a stop, as a `Termination` whose status is ``suspended``. It writes no ``terminationStatus``, and its last phase
-is a rest: ``spec.suspend: false`` ends it, and so do ``spec.stop`` and `kubectl delete`, with the checkpoint that it was suspended with.
+A suspension uses the phases of a stop, node release included, as a `Termination` with status ``suspended``. It writes no ``terminationStatus``.
+In its last phase it waits: ``spec.suspend: false`` resumes the run; ``spec.stop`` and `kubectl delete` end it with the suspension's checkpoint.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.status import SUSPENDED, NodePhase, Phase, Termination
-from trainingrun_operator.core.effects import Begin, Decision, Resume, ResumeWorkload, Tell
+from trainingrun_operator.core.effects import Begin, Decision, RecordEvent, Resume, ResumeWorkload
 
 if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed
@@ -20,7 +20,7 @@ MESSAGE: Final = "Suspended: spec.suspend is true."
 
 
 def begin(seen: Observed) -> Decision:
-    """Write down that the run is suspended, before anything is done about it."""
+    """Write the suspension to the status before any effect of it."""
     suspension = Termination(
         id=names.suspension_id(seen.run.uid, seen.wall),
         status=SUSPENDED,
@@ -33,22 +33,22 @@ def begin(seen: Observed) -> Decision:
         requested_at=seen.wall,
         phase_at=seen.wall,
     )
-    return Decision((Begin(suspension), Tell("Suspending", MESSAGE)), again_seconds=0)
+    return Decision((Begin(suspension), RecordEvent("Suspending", MESSAGE)), again_seconds=0)
 
 
 def rest(seen: Observed, suspension: Termination) -> Decision:
-    """Wait to be resumed. A workload that somebody else has resumed is a run that goes on: it is suspended again, with its checkpoint saved."""
+    """Wait for `spec.suspend: false`. If another client resumed the workload, resume the run; it is then suspended again with its checkpoint saved."""
     workload = seen.workload
     asleep = workload is None or workload.suspended or workload.finished
     if asleep and seen.run.spec.suspend:
         return Decision(note="suspended")
-    # What was kept may be used again, and is then this run's to release.
+    # A retained node may be used again; this run then releases it.
     released = tuple(node for node in seen.run.status.nodes if node.phase is NodePhase.RELEASED)
     wakes = (ResumeWorkload(workload.uid, workload.generation),) if workload is not None and workload.suspended else ()
-    told = Tell("Resumed", f"The training goes on{_from_where(suspension)}.")
-    return Decision((*wakes, Resume(suspension.id, released), told), again_seconds=0)
+    event = RecordEvent("Resumed", f"Training resumes from {_from_where(suspension)}.")
+    return Decision((*wakes, Resume(suspension.id, released), event), again_seconds=0)
 
 
 def _from_where(suspension: Termination) -> str:
     saved = suspension.saved
-    return f" from {saved.uri}" if saved is not None and saved.uri else ", from its beginning: nothing had been saved"
+    return saved.uri if saved is not None and saved.uri else "the beginning: nothing was saved"

@@ -1,12 +1,12 @@
-"""The phases of a stop, and which evidence lets each end.
+"""The phases of a stop, and the evidence that ends each.
 
 ::
 
     Requested → Draining → Saving → Verifying → Deleting → Releasing → Done
                               └→ Held: not proven yet; pod and bytes are kept
 
-Every phase is written before any effect of it happens, and every effect may happen again. A stop is known by one id for ever: a run ends once.
-A suspension goes the same way (`suspension`).
+Every phase is written before its effects, and every effect may be repeated. A run has one stop, with one id. A suspension uses the same phases
+(`suspension`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from trainingrun_operator.core.effects import (
     DeleteRun,
     DeleteWorkload,
     EndReplacements,
+    RecordEvent,
     RemoveFinalizer,
     SuspendWorkload,
-    Tell,
 )
 from trainingrun_operator.core.facts.bucket import Verified
 from trainingrun_operator.core.facts.pod import Training
@@ -43,16 +43,16 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.rules.finding import Finding
 
 ACTOR_MAX: Final = 500
-UNSAVED: Final = "The training left late, and what it wrote at last could not be saved."
+UNSAVED: Final = "The training exited late, and its last files could not be saved."
 
 
 def begin(seen: Observed, found: Finding, suspension: Termination | None = None) -> Decision:
-    """Write down that the run ends, and why, before anything is done about it; of a suspended run, with what its suspension has proven.
+    """Write that the run ends, and why, before any effect of it.
 
     Args:
-        seen: everything known about the run.
+        seen: everything known about the run now.
         found: a finding that fires.
-        suspension: of a run that is suspended.
+        suspension: of a suspended run; its proven checkpoint is taken over.
     """
     termination = Termination(
         id=names.stop_id(seen.run.uid),
@@ -70,14 +70,14 @@ def begin(seen: Observed, found: Finding, suspension: Termination | None = None)
         saved=suspension.saved if suspension else None,
         data_loss=suspension.data_loss if suspension else None,
     )
-    told = [Tell("Stopping", f"{termination.status}: {termination.message}")]
+    events = [RecordEvent("Stopping", f"{termination.status}: {termination.message}")]
     if found.warning:
-        told.append(Tell("CompletedWithError", found.warning, warning=True))
-    return Decision((Begin(termination), *told), again_seconds=0)
+        events.append(RecordEvent("CompletedWithError", found.warning, warning=True))
+    return Decision((Begin(termination), *events), again_seconds=0)
 
 
-def step(seen: Observed, stop: Termination) -> Decision:
-    """Take a stop in progress one look further."""
+def transition(seen: Observed, stop: Termination) -> Decision:
+    """Return the next transition of a stop in progress."""
     match stop.phase:
         case Phase.REQUESTED:
             return transitions.advance(seen, stop, Phase.DRAINING)
@@ -101,12 +101,12 @@ def step(seen: Observed, stop: Termination) -> Decision:
 
 
 def _drain(seen: Observed, stop: Termination) -> Decision:
-    """Ask every pod whose training runs to leave; go on when none does any more, its grace is spent, or the mode is content."""
+    """Ask every running training to exit; advance when none runs, the grace period is over, or the stop mode needs no more."""
     if stop.mode is not seen.run.spec.stop_mode:
         return _change_mode(stop, seen.run.spec.stop_mode)
     grace = seen.run.spec.shutdown.grace_seconds
     running = [pod for pod in seen.live_pods if pod.training is Training.RUNNING]
-    if not running or seen.phase_seconds >= grace or _content(seen, stop):
+    if not running or seen.phase_seconds >= grace or _mode_satisfied(seen, stop):
         return transitions.advance(
             seen,
             stop,
@@ -115,11 +115,11 @@ def _drain(seen: Observed, stop: Termination) -> Decision:
         )
     ask = StopRequest(id=stop.id, grace_seconds=grace).model_dump_json(by_alias=True)
     asks = tuple(Annotate(pod.name, pod.uid, names.STOP_ANNOTATION, ask) for pod in running if pod.stop is None)
-    return transitions.wait(seen, *asks, note="the training was asked to leave")
+    return transitions.wait(seen, *asks, note="waiting for the training to exit")
 
 
-def _content(seen: Observed, stop: Termination) -> bool:
-    """Whether the mode asks for no more than what lies there, although the training still runs."""
+def _mode_satisfied(seen: Observed, stop: Termination) -> bool:
+    """Whether the stop mode is satisfied by the checkpoints there, while the training runs."""
     newest = [report.newest for report in seen.reports or () if report.newest is not None]
     everywhere = len(newest) == len(seen.ranks)
     match stop.mode:
@@ -128,17 +128,17 @@ def _content(seen: Observed, stop: Termination) -> bool:
         case StopMode.NEXT_CHECKPOINT:
             return everywhere and all(one.age_seconds < seen.phase_seconds for one in newest)
         case StopMode.LAST_CHECKPOINT:
-            # Without any, the training is asked like any other: stopping must not mean losing everything.
+            # Without any checkpoint, the training is asked to exit, so that it can save one.
             return everywhere or transitions.disabled(seen)
         case _ as never:  # pragma: no cover - mypy proves that there is no other mode
             assert_never(never)
 
 
 def _change_mode(stop: Termination, mode: StopMode) -> Decision:
-    """Follow a person who has changed their mind about what to wait for; nothing else of the stop changes."""
-    told = Tell("StopModeChanged", f"spec.stopMode is {mode.value} now; it was {stop.mode.value}.")
+    """Apply a changed `spec.stopMode`; nothing else of the stop changes."""
+    event = RecordEvent("StopModeChanged", f"spec.stopMode is {mode.value} now; it was {stop.mode.value}.")
     changed = stop.model_copy(update={"mode": mode})
-    return Decision((Advance(changed, stop.phase, stop.attempt), told), again_seconds=0)
+    return Decision((Advance(changed, stop.phase, stop.attempt), event), again_seconds=0)
 
 
 def _not_saved(seen: Observed) -> Saved:
@@ -149,7 +149,7 @@ def _not_saved(seen: Observed) -> Saved:
 
 
 def _delete(seen: Observed, stop: Termination) -> Decision:
-    """End the pods: through the gate where the training has ended and all of it is proven, else with their grace."""
+    """End the pods: by opening the gate if the training has exited and everything is proven, else within their grace period."""
     workload = seen.workload
     standing = [pod for pod in seen.pods if not _out_of_reach(seen, pod)]
     if not standing and (workload is None or workload.finished or workload.suspended):
@@ -162,7 +162,7 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
         )
     if not workload.suspended and (late := _left_late(seen, stop)) is not None:
         return late
-    # A pod that never started would wait behind an open gate for a training that cannot end.
+    # A pod that never started does not end by an open gate: its training cannot exit.
     exited = bool(standing) and all(pod.training is Training.EXITED for pod in seen.live_pods)
     through_gate = (
         stop.saved is not None and stop.saved.final and exited and not workload.suspended and not stop.suspends
@@ -172,38 +172,39 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
             seen,
             *(() if workload.suspended else (SuspendWorkload(workload.uid, workload.generation),)),
             *terminal,
-            note="the pods are ended with their grace",
+            note="the pods end within their grace period",
         )
     if workload.replaces:
-        return transitions.wait(seen, EndReplacements(workload.uid), note="no exit code shall start another pod")
+        return transitions.wait(seen, EndReplacements(workload.uid), note="pod replacement ends")
     opens = tuple(
-        Annotate(pod.name, pod.uid, names.RELEASED_ANNOTATION, stop.id) for pod in seen.live_pods if not pod.released
+        Annotate(pod.name, pod.uid, names.OPEN_GATE_ANNOTATION, stop.id) for pod in seen.live_pods if not pod.gate_open
     )
     return transitions.wait(seen, *opens, *transitions.end_leftovers(seen), note="the gate is open, the Job finishes")
 
 
 def _at_last(seen: Observed, stop: Termination) -> tuple[Saved | None, str | None]:
-    """What the run has saved, now that its pods are gone, and in words what was written after that and is lost; None if nothing is, or it is told already."""
+    """Return what the run has saved now that its pods are gone, and the data loss, if any is not yet recorded."""
     saved = _improved(seen, stop)
     if saved is None or saved.final or stop.data_loss:
         return saved, None
     if saved.gave_up:
         return saved.model_copy(update={"note": "", "gave_up": False}), f"{UNSAVED} {proving.nothing_after(saved)}"
     if saved.commit and any(pod.lost for pod in seen.pods):
-        return saved, f"The machine went before the last bytes on it were saved. {proving.nothing_after(saved)}"
+        return saved, f"The machine was lost before its last files were saved. {proving.nothing_after(saved)}"
     return saved, None
 
 
 def _out_of_reach(seen: Observed, pod: Pod) -> bool:
-    """Nothing of the pod runs any more, or nothing that a longer wait would end: only its machine's release will."""
+    """Whether nothing of the pod runs, or only the release of its machine can end it."""
     waited = seen.phase_seconds >= seen.defaults.node_removal_seconds
     return pod.lost or (pod.unreachable and pod.deleting and waited)
 
 
 def _left_late(seen: Observed, stop: Termination) -> Decision | None:
-    """The training left after its last checkpoint was proven, and before it was made to: what it wrote since is saved behind its gate.
+    """Save what a training wrote that exited by itself after its last checkpoint was proven.
 
-    None: it was not so, or has been tried for long enough and that is written down; then the pod is ended with its grace, in which the agent tries on.
+    None: there is nothing to save, or saving has failed for `hold_after_seconds` and that is recorded; the pod then ends within its grace period, in
+    which the agent still tries.
     """
     behind_gate = bool(seen.live_pods) and all(pod.waits_behind_gate for pod in seen.live_pods)
     if stop.saved is None or stop.saved.final or stop.saved.gave_up or stop.data_loss is not None:
@@ -212,17 +213,17 @@ def _left_late(seen: Observed, stop: Termination) -> Decision | None:
         return None
     if isinstance(seen.answer, Verified):
         saved = proving.saved_from(seen.answer)
-        told = Tell("CheckpointSaved", proving.sentence_of(saved))
-        return transitions.advance(seen, stop, Phase.DELETING, attempt=stop.attempt + 1, saved=saved, told=told)
+        event = RecordEvent("CheckpointSaved", proving.sentence_of(saved))
+        return transitions.advance(seen, stop, Phase.DELETING, attempt=stop.attempt + 1, saved=saved, event=event)
     if seen.phase_seconds >= seen.defaults.hold_after_seconds:
         noted = stop.saved.model_copy(update={"note": UNSAVED, "gave_up": True})
         return transitions.advance(seen, stop, Phase.DELETING, saved=noted)
     again = transitions.asks(seen, stop, seen.live_pods, stop.attempt + 1)
-    return transitions.wait(seen, *again, note="what the training wrote at last is saved")
+    return transitions.wait(seen, *again, note="the last files of the training are saved")
 
 
 def _improved(seen: Observed, stop: Termination) -> Saved | None:
-    """A commit made on SIGTERM is newer than the one that deletion rested on."""
+    """Return the newest proven commit: one made on SIGTERM is newer than the one before deletion."""
     newer = seen.verified
     if stop.saved is None or newer is None or newer.key == stop.saved.commit or newer.commit.checkpoint is None:
         return stop.saved
@@ -234,20 +235,24 @@ def _improved(seen: Observed, stop: Termination) -> Saved | None:
 
 
 def _release(seen: Observed, stop: Termination) -> Decision:
-    """Give back every node of the run, and keep looking until machine and Node are both gone."""
+    """Release every node of the run; wait until its machine and Node are gone."""
     if not release.unsettled(seen.run.status.nodes):
-        told = Tell("Suspended", stop.message) if stop.suspends else Tell("Finished", f"{stop.status}: {stop.message}")
-        return transitions.advance(seen, stop, Phase.DONE, told=told)
+        event = (
+            RecordEvent("Suspended", stop.message)
+            if stop.suspends
+            else RecordEvent("Finished", f"{stop.status}: {stop.message}")
+        )
+        return transitions.advance(seen, stop, Phase.DONE, event=event)
     decision = transitions.wait(seen, *release.next_effects(seen), note="the nodes are released")
     return replace(decision, again_seconds=transitions.patience(seen, release.seconds_still(seen)))
 
 
 def _settle(seen: Observed) -> Decision:
-    """Nothing is left to protect: whatever remains goes with the run."""
+    """Remove the finalizer; the Job is garbage-collected with the run."""
     if (workload := seen.workload) is not None and not (workload.finished or workload.suspended or workload.deleting):
-        # Made by an operator that had stood still since before the end, or set going again by hand: nobody would ever end it.
+        # Created by an operator that was frozen before the end, or resumed by hand: nothing else would end it.
         return transitions.wait(
-            seen, DeleteWorkload(workload.name, workload.uid), note="a Job that came after the end is deleted"
+            seen, DeleteWorkload(workload.name, workload.uid), note="a Job created after the end is deleted"
         )
     if names.FINALIZER not in seen.run.finalizers:
         return _expire(seen)
@@ -263,11 +268,11 @@ def _settle(seen: Observed) -> Decision:
 
 
 def _expire(seen: Observed) -> Decision:
-    """Delete a run that nobody wants to look at any more. The checkpoints are in the bucket, and stay."""
+    """Delete a run after `ttlSecondsAfterFinished`. Its checkpoints stay in the bucket."""
     ttl, done = seen.run.spec.ttl_seconds_after_finished, seen.run.status.completion_time
     if ttl is None or done is None or seen.run.deleting:
         return Decision()
     left = ttl - seen.seconds_since(done)
     if left > 0:
-        return Decision(again_seconds=left, note="the run is kept until its time is over")
+        return Decision(again_seconds=left, note="waiting for ttlSecondsAfterFinished")
     return Decision((DeleteRun(),))

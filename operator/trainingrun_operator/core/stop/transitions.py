@@ -1,4 +1,4 @@
-"""What every phase of a stop does: write the next one, wait, ask an agent again."""
+"""What all phases of a stop share: write the next phase, wait, ask an agent again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.core.effects import Advance, Annotate, Decision, DeletePod, Effect, Tell
+from trainingrun_operator.core.effects import Advance, Annotate, Decision, DeletePod, Effect, RecordEvent
 from trainingrun_operator.core.facts.pod import Training
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ NUDGES: Final = 5
 PAUSE_MAX_SECONDS: Final = 60.0
 
 
-def advance(  # noqa: PLR0913 - what a phase may begin with, each by its name
+def advance(  # noqa: PLR0913 - the values of a phase, each by its name
     seen: Observed,
     stop: Termination,
     phase: Phase,
@@ -31,9 +31,9 @@ def advance(  # noqa: PLR0913 - what a phase may begin with, each by its name
     saved: Saved | None = None,
     hold_reason: str | None = None,
     data_loss: str | None = None,
-    told: Tell | None = None,
+    event: RecordEvent | None = None,
 ) -> Decision:
-    """Write the next phase, and then tell what there is to tell; a loss always is."""
+    """Write the next phase, then record its Events. A data loss always has one."""
     changes = {
         "phase": phase,
         "phase_at": seen.wall,
@@ -44,47 +44,46 @@ def advance(  # noqa: PLR0913 - what a phase may begin with, each by its name
     }
     after = stop.model_copy(update=changes)
     write = Advance(after, stop.phase, stop.attempt, completion=after.over)
-    loss = Tell("DataLoss", data_loss, warning=True) if data_loss else None
-    return Decision((write, *(word for word in (loss, told) if word is not None)), again_seconds=0)
+    loss = RecordEvent("DataLoss", data_loss, warning=True) if data_loss else None
+    return Decision((write, *(one for one in (loss, event) if one is not None)), again_seconds=0)
 
 
 def wait(seen: Observed, *effects: Effect, note: str) -> Decision:
-    """Do this much, and look again before long."""
+    """Do the effects and look again soon."""
     stop = seen.run.status.termination
     nudge = nudges(seen, stop.phase.value if stop else "", seen.phase_seconds)
     return Decision((*effects, *nudge), again_seconds=patience(seen, seen.phase_seconds), note=note)
 
 
 def patience(seen: Observed, waited: float) -> float:
-    """Seconds to the next look at a stop. Events come in between."""
+    """Return the seconds to the next look at a stop without an event."""
     return pause(waited, seen.defaults.termination_look_seconds)
 
 
 def pause(waited: float, least: float) -> float:
-    """A tenth of what was waited already, in seconds, and at least so much: what takes hours costs a look a minute."""
+    """Return a tenth of the seconds waited, at least `least` and at most `PAUSE_MAX_SECONDS`."""
     return min(PAUSE_MAX_SECONDS, max(least, waited / 10))
 
 
 def nudges(seen: Observed, what: str, seconds: float) -> tuple[Annotate, ...]:
-    """Have the kubelet project again what was asked, after 3, 6, 12, 24 and 48 seconds without an effect.
+    """Change an annotation so that the kubelet projects the requests again, after 3, 6, 12, 24 and 48 seconds without an effect.
 
-    Seen on 1.34: one in thirty annotations that are written just when the training exits reaches the pod only with the kubelet's next sync of it,
-    a minute later.
+    Seen on 1.34: one in thirty annotations written just as the training exits reaches the pod only with the kubelet's next sync, a minute later.
     """
     turn = int(seconds / NUDGE_SECONDS).bit_length()
-    asked = [pod for pod in seen.live_pods if 0 < turn <= NUDGES and (pod.stop or pod.save or pod.released)]
+    asked = [pod for pod in seen.live_pods if 0 < turn <= NUDGES and (pod.stop or pod.save or pod.gate_open)]
     nudge = f"{what} {turn}"
     return tuple(Annotate(pod.name, pod.uid, names.NUDGE_ANNOTATION, nudge) for pod in asked if pod.nudge != nudge)
 
 
 def asks(seen: Observed, stop: Termination, holders: Sequence[Pod], attempt: int | None = None) -> tuple[Annotate, ...]:
-    """Ask each pod's agent to save, for this attempt of the stop or for another."""
+    """Ask each pod's agent to save, for the stop's attempt or for the given one."""
     request = SaveRequest(id=stop.id, attempt=attempt or stop.attempt, ended=ended(seen), status=stop.status)
     return tuple(ask for pod in holders if (ask := ask_to_save(pod, request)))
 
 
 def ask_to_save(pod: Pod, request: SaveRequest) -> Annotate | None:
-    """Tell the agent, unless it was told already."""
+    """Ask a pod's agent to save; None: it was already asked."""
     return (
         None
         if pod.save == request
@@ -93,19 +92,19 @@ def ask_to_save(pod: Pod, request: SaveRequest) -> Annotate | None:
 
 
 def end_leftovers(seen: Observed) -> tuple[DeletePod, ...]:
-    """Delete pods whose training and gate have ended, and which a container beside them keeps running."""
+    """Delete pods that run only because of another container after training and gate have exited."""
     return tuple(
         DeletePod(pod.name, pod.uid)
         for pod in seen.live_pods
-        if pod.released and pod.gate_left and pod.training is Training.EXITED and not pod.deleting
+        if pod.gate_open and pod.gate_left and pod.training is Training.EXITED and not pod.deleting
     )
 
 
 def ended(seen: Observed) -> bool:
-    """No training of the run runs any more, or ever did."""
+    """Whether no training of the run is running."""
     return all(pod.training is not Training.RUNNING for pod in seen.live_pods)
 
 
 def disabled(seen: Observed) -> bool:
-    """Nothing of the run is ever saved."""
+    """Whether the run saves no checkpoints."""
     return seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED

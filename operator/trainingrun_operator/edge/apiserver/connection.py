@@ -1,4 +1,4 @@
-"""Where the API server is, whom its certificate is checked against, and the process's own bearer token."""
+"""Address and CA of the API server, and the bearer token of the process."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ TOKEN_READ_SECONDS: Final = 60
 
 
 class NoClusterError(Exception):
-    """It is not known where the API server is."""
+    """The address of the API server is unknown."""
 
 
 @dataclass(frozen=True)
 class Connection:
-    """Where the API server is and who we are. The operator's is what kopf's login found."""
+    """Address of the API server and credentials. The operator's come from kopf's login."""
 
     server: str
     ca_path: str | None = None
@@ -40,7 +40,7 @@ class Connection:
     insecure: bool = False
 
     def ssl_context(self) -> ssl.SSLContext:
-        """Trust the cluster's CA only, and show our certificate if we have one."""
+        """Return a context that trusts only the cluster's CA, with the client certificate if there is one."""
         ca = base64.b64decode(self.ca_data).decode() if self.ca_data else None
         context = ssl.create_default_context(cafile=self.ca_path, cadata=ca)
         if self.insecure:
@@ -56,12 +56,12 @@ class Connection:
 
 
 def without_credentials(environ: Mapping[str, str] | None = None) -> Connection:
-    """Return where the API server is, and its CA: of the pod's own cluster, else of the kubeconfig's current context.
+    """Return address and CA of the API server: of the pod's cluster, else of the kubeconfig's current context.
 
-    For the dashboard, whose viewers share it: a client certificate of the kubeconfig would speak for everybody who looks.
+    For the dashboard, without the kubeconfig's client certificate: all viewers would share its identity.
 
     Raises:
-        NoClusterError: neither is there.
+        NoClusterError: there is neither.
     """
     environ = os.environ if environ is None else environ
     if (host := environ.get("KUBERNETES_SERVICE_HOST")) and CA_FILE.exists():
@@ -80,23 +80,23 @@ def without_credentials(environ: Mapping[str, str] | None = None) -> Connection:
             insecure=bool(found.get("insecure-skip-tls-verify")),
         )
     except (OSError, KeyError, StopIteration, TypeError, yaml.YAMLError) as error:
-        message = f"Neither in a pod nor with a kubeconfig that can be used ({path}: {type(error).__name__} {' '.join(str(error).split())}): set KUBECONFIG."
+        message = f"Not in a pod, and the kubeconfig cannot be used ({path}: {type(error).__name__} {' '.join(str(error).split())}): set KUBECONFIG."
         raise NoClusterError(message) from error
 
 
 def service_account_token() -> str:
-    """Return the token of the pod's ServiceAccount as its file has it now; empty: there is none."""
+    """Return the present token of the pod's ServiceAccount; empty: there is none."""
     return TOKEN_FILE.read_text(encoding="utf-8").strip() if TOKEN_FILE.exists() else ""
 
 
 class OwnToken:
-    """The bearer token of this process: the connection's, renewed from the ServiceAccount's file long before it expires."""
+    """The bearer token of this process, renewed from the ServiceAccount's file before it expires."""
 
     def __init__(self, connection: Connection) -> None:
         self._token, self._read = connection.token, float("-inf")
 
     def __call__(self) -> str:
-        """Return it; empty: the process shows a client certificate, or nothing."""
+        """Return the token; empty: there is none."""
         if self._token is not None and TOKEN_FILE.exists() and time.monotonic() - self._read > TOKEN_READ_SECONDS:
             self._token, self._read = service_account_token(), time.monotonic()
         return self._token or ""

@@ -1,7 +1,7 @@
-"""One request to the API server: JSON in and out, bounded, never redirected, with the bearer token that the caller names.
+"""HTTP requests to the API server: JSON, bounded, without redirects, with the caller's bearer token.
 
-Why not a client library: two thirds of the operator's calls are JSON patches with `test`, server-side applies and deletes with a uid as precondition,
-which no library wraps; what is left is an HTTP request.
+No client library is used: two thirds of the operator's calls are JSON patches with `test`, server-side applies and deletes with a uid precondition,
+which no library wraps.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ APPLY: Final = "application/apply-patch+yaml"
 
 TIMEOUT_SECONDS: Final = 20
 BODY_MAX: Final = 32 * 2**20
-"""Bytes of one answer. A chunk of a list that is larger is asked for again in smaller ones."""
+"""Bytes of one answer. A larger chunk of a list is requested again in smaller ones."""
 TOO_LARGE: Final = "TooLarge"
 """Reason of a `KubeError`: an answer of more than `BODY_MAX` bytes."""
 LINE_MAX: Final = 16 * 2**20
@@ -46,7 +46,7 @@ _FORBIDDEN, _NOT_FOUND, _CONFLICT, _EXPIRED, _INVALID, _EXISTS = 403, 404, 409, 
 
 
 class KubeError(Exception):
-    """The API server refused a call, or could not be reached (status 0)."""
+    """The API server refused a call, or did not answer (status 0)."""
 
     def __init__(self, status: int, reason: str, message: str, causes: Sequence[Any] = ()) -> None:
         super().__init__(f"{status} {reason}: {message}")
@@ -57,22 +57,22 @@ class KubeError(Exception):
 
     @property
     def gone(self) -> bool:
-        """There is no such object."""
+        """Whether there is no such object."""
         return self.status == _NOT_FOUND
 
     @property
     def expired(self) -> bool:
-        """A list or watch cannot go on from this version: list again."""
+        """Whether a list or watch cannot continue from its version."""
         return self.status == _EXPIRED
 
     @property
     def forbidden(self) -> bool:
-        """No role of ours grants it, or an admission policy refuses it."""
+        """Whether RBAC or an admission policy refused the call."""
         return self.status == _FORBIDDEN
 
     @property
     def conflict(self) -> bool:
-        """The object is not what it was when it was looked at: read again, decide again.
+        """Whether the object has changed since it was read.
 
         A failed `test` of a JSON patch is a 422 without causes, a merge patch that carries another uid is a 422 about `metadata.uid`; a
         refusal by the schema is a 422 with other causes.
@@ -82,17 +82,17 @@ class KubeError(Exception):
 
     @property
     def exists(self) -> bool:
-        """An object of that name is there already."""
+        """Whether an object with the name exists."""
         return self.reason == _EXISTS
 
 
 class Transport:
-    """Connections to one API server. It keeps no bearer token: each call names its own. Close it, or use it as an async context manager.
+    """Connections to one API server. Each call has its own bearer token. Close it, or use it as an async context manager.
 
     Args:
-        connection: where the API server is; its client certificate, if it has one, speaks for every call.
-        connections: most at once; 0: no limit, for streams that stay open.
-        busy_tries: how often a throttled call is sent before its refusal is raised.
+        connection: address; its client certificate, if any, is used for every call.
+        connections: limit; 0: none, for long streams.
+        busy_tries: number of attempts of a throttled call.
     """
 
     def __init__(self, connection: Connection, *, connections: int, busy_tries: int) -> None:
@@ -121,10 +121,10 @@ class Transport:
         token: str,
         accept: str = JSON,
     ) -> Json:
-        """Send one request and return the object that it is answered with. A throttled one is sent again after the delay that it asks for.
+        """Send one request and return the object in the answer. A throttled request is retried after its `Retry-After`.
 
         Raises:
-            KubeError: it was refused, not answered within `TIMEOUT_SECONDS`, or answered with what is no JSON object of bounded size.
+            KubeError: it was refused, not answered within `TIMEOUT_SECONDS`, or the answer is not a JSON object of bounded size.
         """
         what = f"{method} {path}"
         data = None if body is None else json.dumps(body)
@@ -180,10 +180,10 @@ class Transport:
         seconds: float | None = None,
         silence_seconds: float | None = None,
     ) -> AsyncGenerator[aiohttp.StreamReader]:
-        """Open an answer that is read as it comes: for `seconds` at most, and no longer than `silence_seconds` without a byte.
+        """Open a streamed answer, for `seconds` at most, and at most `silence_seconds` without a byte.
 
         Raises:
-            KubeError: it was refused, or the connection failed, also while the answer is read.
+            KubeError: it was refused, or the connection failed, also during the stream.
         """
         async with self._request(
             "GET",
@@ -219,7 +219,7 @@ class Transport:
                 headers=headers,
                 params=params,
                 timeout=timeout,
-                # A token is shown to the API server and to nobody whom it names.
+                # A redirect would send the token to another server.
                 allow_redirects=False,
             ) as answer:
                 yield answer
@@ -230,7 +230,7 @@ class Transport:
 
 
 async def lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Yield whole lines of up to `LINE_MAX` bytes: an object may be larger than the reader's own limit.
+    """Yield lines of up to `LINE_MAX` bytes; the reader's own limit is lower.
 
     Raises:
         KubeError: a line is longer.
@@ -246,7 +246,7 @@ async def lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
 
 
 def error_of(status: int, text: str) -> KubeError:
-    """Return what an answer of this status says went wrong."""
+    """Return the error in an answer."""
     try:
         said = dict(json.loads(text))
     except (TypeError, ValueError):

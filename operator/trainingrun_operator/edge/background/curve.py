@@ -77,7 +77,7 @@ class _Kept:
         return f"{self.namespace}/{self.name}"
 
 
-class Curves:
+class CurveWriter:
     """The curves of all runs. `run` works in the background; `note` adds readings."""
 
     def __init__(
@@ -193,7 +193,7 @@ class Curves:
             return
         involved = names.run_reference(kept.namespace, kept.name, kept.run_uid)
         try:
-            await self._kube.tell(involved, "CurveNotKept", str(taken), warning=True, wall=SystemClock().wall())
+            await self._kube.record_event(involved, "CurveNotKept", str(taken), warning=True, wall=SystemClock().wall())
         except KubeError as error:
             log.warning("%s: could not record the Event CurveNotKept: %s", kept.key, error)
             return

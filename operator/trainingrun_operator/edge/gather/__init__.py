@@ -1,1 +1,1 @@
-"""Reads everything that a decision needs. Decides nothing."""
+"""Reads the facts for a decision."""

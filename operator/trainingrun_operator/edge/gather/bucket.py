@@ -1,4 +1,4 @@
-"""What the bucket says about one run."""
+"""Reads of a run's bucket."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.run import Run
     from trainingrun_operator.core.memory import Memory
-    from trainingrun_operator.edge.ports import Bucket, Reads
+    from trainingrun_operator.edge.ports import BucketStore, Reads
 
 PROOF_SECONDS: Final = 300
-"""So long a proof is believed, except in Verifying."""
+"""Time for which a proof stays valid, except in Verifying."""
 _SILENT: Final = frozenset({Phase.REQUESTED, Phase.RELEASING, Phase.DONE})
 
 
 @dataclass(frozen=True)
 class Said:
-    """What the bucket said at one look."""
+    """The bucket's answers at one look."""
 
     answer: Answer | None = None
-    """To the save request in hand; or a failure to verify what the agent has shipped."""
+    """To the pending save request, or a failure to verify a reported commit."""
     verified: Verified | None = None
     """A commit that verified."""
     unverifiable: str = ""
-    """Key of the commit that the agent has shipped, if it does not verify."""
+    """Key of a reported commit that does not verify."""
 
 
-class Evidence:
+class BucketReader:
     """Reads the bucket of any run, with the run's own credentials."""
 
-    def __init__(self, kube: Reads, store: Bucket, listed: tuple[Destination, ...] = ()) -> None:
+    def __init__(self, kube: Reads, store: BucketStore, listed: tuple[Destination, ...] = ()) -> None:
         self._kube, self._store, self._listed = kube, store, listed
         self._reached: dict[str, Access] = {}
-        """By run uid, how its bucket was last reached: a namespace that is being deleted loses its Secret before its pods."""
+        """Last access by run uid: a namespace that is being deleted may lose its Secret before its pods."""
 
     def forget(self, uid: str) -> None:
         """Drop a run's credentials."""
@@ -63,9 +63,9 @@ class Evidence:
         self._reached.clear()
 
     async def ask(self, run: Run, pods: Sequence[Pod], reports: Mapping[int, AgentReport], memory: Memory) -> Said:
-        """Return what the bucket says to the save request in hand, or about a checkpoint that the agent has just shipped.
+        """Return the answer to the pending save request, or the verification of a newly reported commit.
 
-        A training run whose agent reports nothing new costs no call at all.
+        Makes no call if the agents report nothing new.
         """
         stop = run.status.termination
         if run.spec.checkpoint.mode is CheckpointMode.DISABLED or (stop is not None and stop.phase in _SILENT):
@@ -78,14 +78,14 @@ class Evidence:
             return Said()
         access = await self.access(run)
         if isinstance(access, Problem) and access.reason == "SecretNotFound" and stop is not None:
-            # Deleted with its namespace, most likely: what the agent still saves is proven with what was known.
+            # The Secret was probably deleted with its namespace: verify with the last known credentials.
             access = self._reached.get(run.uid, access)
         if isinstance(access, Problem):
             return Said(Unreachable(access.reason, access.message))
         self._reached[run.uid] = access
         if wanted is None:
             return await (self._newest(access, layout) if shipped is None else self._new(access, layout, shipped))
-        # Deletion rests on what Verifying reads: all of it, now. Before that a recent proof will do.
+        # Deletion depends on the proof of Verifying, so it reads everything now. Before that, a recent proof is enough.
         fresh = stop is not None and stop.phase is Phase.VERIFYING
         answer = await self._store.find(access, layout, wanted, max_age_seconds=0 if fresh else PROOF_SECONDS)
         if answer is not None:
@@ -94,9 +94,9 @@ class Evidence:
         return Said() if holds else await self._newest(access, layout)
 
     async def access(self, run: Run) -> Access | Problem:
-        """The run's credentials, read now: a Secret that was mended helps at once.
+        """Return the run's credentials as they are now, so that a corrected Secret takes effect at once.
 
-        The server is checked against the list before every use: `endpointURL` can be changed.
+        The server is checked against the list before every use, because `endpointURL` may change.
         """
         destination = allowed(run, self._listed)
         if isinstance(destination, Problem):
@@ -108,12 +108,12 @@ class Evidence:
         return replace(access, expected_bucket_owner=destination.expected_bucket_owner)
 
     async def _newest(self, access: Access, layout: Layout) -> Said:
-        """Whatever the bucket has, once no pod can add to it. Only a failure to read it is an answer."""
+        """Return the newest verified commit after the last pod. Only a failure to read the bucket is an answer."""
         found = await self._store.find(access, layout, lambda _: True, fall_back=True)
         return Said(found if isinstance(found, Unreachable) else None, found if isinstance(found, Verified) else None)
 
     async def _new(self, access: Access, layout: Layout, key: str) -> Said:
-        """Verify a checkpoint while the training goes on."""
+        """Verify a checkpoint while the training runs."""
         found = await self._store.verify(access, layout, key)
         if isinstance(found, Verified):
             return Said(verified=found)
@@ -121,7 +121,7 @@ class Evidence:
 
 
 def access_of(spec: TrainingRunSpec, secret: dict[str, bytes] | None) -> Access | Problem:
-    """Read the credentials out of the run's Secret, or say what is missing in it."""
+    """Return the credentials from the run's Secret, or the problem with it."""
     s3 = spec.checkpoint.s3
     name = s3.credentials_secret_name
     if secret is None:
@@ -149,7 +149,7 @@ def _wanted(run: Run, pods: Sequence[Pod]) -> Callable[[Commit], bool] | None:
 
 
 def _shipped(layout: Layout, reports: Mapping[int, AgentReport], memory: Memory) -> str | None:
-    """Key of a commit that an agent reports and that has not been verified yet."""
+    """Return the key of a reported commit that is not verified yet; None: there is none."""
     known = {memory.verified.key if memory.verified is not None else "", memory.unverifiable}
     keys = (report.commit.key for report in reports.values() if report.commit is not None)
     return next((key for key in keys if key not in known and layout.owns(key)), None)

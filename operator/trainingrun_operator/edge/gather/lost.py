@@ -1,7 +1,7 @@
-"""Silent pods: whether their node is lost, and their machine with it.
+"""Fates of silent pods: whether their node is unreachable and their machine is gone.
 
-A node that dies leaves its pods as they were: Running for minutes, then Terminating for as long as its Node is there. Silence alone proves nothing: a node that
-is only cut off may still train. What the provider says of the machine does.
+The pods of a dead node stay Running for minutes, then Terminating while its Node exists. A silent agent is no proof: a disconnected node may still
+train. The provider's answer about the machine is.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from trainingrun_operator.edge.ports import Providers, Reads
 
 SILENT_SECONDS: Final = 5
-"""An agent that says nothing for so long is worth a look at its node."""
+"""Silence of an agent after which its node is checked."""
 LOOK_SECONDS: Final = 5.0
 
 
-async def ask(  # noqa: PLR0913 - whom to ask, what about, and what is known
+async def ask(  # noqa: PLR0913 - the sources, the run and its memory
     kube: Reads,
     providers: Providers,
     run: Run,
@@ -39,7 +39,7 @@ async def ask(  # noqa: PLR0913 - whom to ask, what about, and what is known
     *,
     heard: Collection[int],
 ) -> tuple[Mapping[str, Fate], bool]:
-    """Return the fates of silent pods by pod uid, and whether they were asked for now. Pods that are heard of cost no call.
+    """Return the fates of silent pods by pod uid, and whether they were read now. Pods with an answering agent need no call.
 
     Args:
         kube: the API server.
@@ -49,7 +49,7 @@ async def ask(  # noqa: PLR0913 - whom to ask, what about, and what is known
         pools: by name.
         memory: of the run.
         now: seconds on the monotonic clock.
-        heard: ranks whose agents have answered at this look.
+        heard: ranks whose agents answered at this look.
     """
     suspects: list[Pod] = []
     silence = 0.0
@@ -67,7 +67,7 @@ async def ask(  # noqa: PLR0913 - whom to ask, what about, and what is known
 
 
 def with_fates(pods: Sequence[Pod], fates: Mapping[str, Fate]) -> tuple[Pod, ...]:
-    """Say of each pod whether its node, and its machine, are lost."""
+    """Return the pods with `unreachable` and `lost` set from their fates."""
     known = ((pod, fates.get(pod.uid)) for pod in pods)
     return tuple(
         pod if fate is None else replace(pod, unreachable=fate.unreachable, lost=fate.lost) for pod, fate in known

@@ -1,4 +1,4 @@
-"""One node as it is now: its Node, who is on it, who waits for it, and what the cloud says about its machine."""
+"""Reads of one node: its Node, its pods, the pods that wait for it, and the provider's state of its machine."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Json = dict[str, Any]
 
 
 async def identity(kube: Reads, name: str) -> NodeFacts | None:
-    """Who a node is, while a pod of ours is on it. None: there is no such Node."""
+    """Return the identity of a node; None: there is no such Node."""
     found = await kube.node(name)
     return None if found is None else _facts(found)
 
 
 async def gather(kube: Reads, providers: Providers, run_uid: str, node: NodeStatus, pool: Pool | None) -> NodeFacts:
-    """Everything that the gates look at. Whatever cannot be read counts against releasing."""
+    """Return the facts of the release checks. Unreadable facts count against the release."""
     if pool is None:
         return NodeFacts(name=node.name)
     found, pods, (instance, at_minimum, refusal) = await asyncio.gather(
@@ -35,7 +35,7 @@ async def gather(kube: Reads, providers: Providers, run_uid: str, node: NodeStat
         _pods_on(kube, node.name, pool),
         machine(providers, pool, NodeRef(node.name, node.uid, node.provider_id)),
     )
-    # On a node that has fallen silent our own pod stays Terminating for as long as the Node is there, and the Node for as long as the pod.
+    # On a NotReady node, our pod stays Terminating while the Node exists, and the Node is kept while the pod exists.
     silent = found is not None and not answers(found)
     left = None if pods is None else [pod for pod in pods if not (silent and _ours_and_going(pod, run_uid))]
     occupants = None if left is None else tuple(_occupant(pod) for pod in left)
@@ -75,14 +75,14 @@ def _facts(node: Json) -> NodeFacts:
 
 
 def answers(node: Json) -> bool:
-    """Whether a Node is Ready, and to stay."""
+    """Whether a Node is Ready and not being deleted."""
     conditions = (node.get("status") or {}).get("conditions") or ()
     ready = any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
     return ready and "deletionTimestamp" not in node["metadata"]
 
 
 def _same_machine(found: Json, node: NodeStatus) -> bool:
-    """Of the same uid; or made anew for the same machine, on which others may run by now."""
+    """Whether a Node has the recorded uid, or was recreated for the same machine."""
     anew = bool(node.provider_id) and found["spec"].get("providerID", "") == node.provider_id
     return found["metadata"]["uid"] == node.uid or anew
 
@@ -101,7 +101,7 @@ async def _pods_on(kube: Reads, node: str, pool: Pool) -> list[Json] | None:
 
 
 def occupies(pod: Json, ignored: tuple[IgnoredPods, ...]) -> bool:
-    """Whether a pod keeps its node. One that is being deleted does; DaemonSet, mirror, finished and ignored pods do not."""
+    """Whether a pod occupies its node. A terminating pod does; DaemonSet, mirror, finished and ignored pods do not."""
     meta = pod["metadata"]
     if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
         return False
@@ -131,7 +131,7 @@ async def _demand(kube: Reads, node: Json, run_uid: str) -> tuple[Occupant, ...]
 
 
 async def machine(providers: Providers, pool: Pool, node: NodeRef) -> tuple[Instance, bool, Refusal | None]:
-    """What the provider says of a machine, whether its pool may not lose it, and why it does not say."""
+    """Return the provider's state of a machine, whether its pool is at the minimum, and the provider's refusal."""
     try:
         provider = providers(pool)
         instance = await provider.instance(pool, node)

@@ -1,7 +1,7 @@
 """One look at a run: gather the facts, fold them into the memory.
 
-Gathering reads and decides nothing. What is due it learns from the memory, which it does not change. What a look costs depends on where the run stands:
-a training run costs its scrape; a stop in progress reads pods and Job from the API server itself, because deletions hang on them.
+Gathering only reads; the memory says what is due. A look at a training run costs its scrape. A stop in progress reads pods and Job from the API
+server, because deletions depend on them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trainingrun_operator.core.release import unsettled
 from trainingrun_operator.core.stop.requests import SAVING
 from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.gather import lost, workload
-from trainingrun_operator.edge.gather.bucket import Evidence
+from trainingrun_operator.edge.gather.bucket import BucketReader
 from trainingrun_operator.edge.gather.nodes import gather, identity
 from trainingrun_operator.edge.gather.preflight import Preflight
 from trainingrun_operator.edge.kube import KubeError
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.edge.cache import Cache
     from trainingrun_operator.edge.clock import Clock
-    from trainingrun_operator.edge.ports import Bucket, Pages, Providers, Reads
+    from trainingrun_operator.edge.ports import BucketStore, Pages, Providers, Reads
 
 Json = dict[str, Any]
 
-BUDGET_RETRY_SECONDS: Final = 10
+DISRUPTION_BUDGET_RETRY_SECONDS: Final = 10
 LOG_LINES: Final = 5
 LOG_BYTES: Final = 1000
 
@@ -54,12 +54,12 @@ log = logging.getLogger(__name__)
 
 
 class Observer:
-    """Knows everyone who can be asked."""
+    """Observes runs."""
 
-    def __init__(  # noqa: PLR0913 - whom to ask, each by its name
+    def __init__(  # noqa: PLR0913 - the sources, each by its name
         self,
         kube: Reads,
-        store: Bucket,
+        store: BucketStore,
         pages: Pages,
         cache: Cache,
         defaults: Defaults,
@@ -74,41 +74,41 @@ class Observer:
         self._workloads = Workloads(kube)
         self._relist_seconds = relist_seconds
         self._listing_pools = asyncio.Lock()
-        self._evidence = Evidence(kube, store, defaults.allowed_destinations)
-        self._preflight = Preflight(self._workloads, store, self._evidence, cache, defaults, recheck_seconds)
+        self._bucket_reader = BucketReader(kube, store, defaults.allowed_destinations)
+        self._preflight = Preflight(self._workloads, store, self._bucket_reader, cache, defaults, recheck_seconds)
         self._parsed: dict[str, tuple[Json, Run]] = {}
-        """By uid, a run as it was stored and as it was understood."""
+        """By uid, the stored and the parsed run."""
 
     async def observe(self, stored: Json, memory: Memory) -> tuple[Memory, Observed]:
-        """Take one look at a run. Returns what is to be remembered of it, and what was seen.
+        """Look at a run once. Returns its new memory and the observation.
 
         Raises:
-            KubeError: the API server could not be asked.
-            pydantic.ValidationError: the stored run is not one that this version understands.
+            KubeError: the API server refused or did not answer.
+            pydantic.ValidationError: this version does not understand the stored run.
         """
         now = self._clock.monotonic()
         return remember(memory, await self.gather(stored, memory, now), now)
 
     async def confirms(self, seen: Observed) -> bool:
-        """Whether pods and Job are, in the API server itself, what a decision to end the run was made from."""
+        """Return whether the API server still has the pods and Job of a decision to end the run."""
         return await workload.confirms(self._kube, self._workloads.of(seen.run), seen, self._cache)
 
     def forget(self, uid: str) -> None:
-        """The run is gone."""
+        """Drop everything about a run that is gone."""
         self._parsed.pop(uid, None)
-        self._evidence.forget(uid)
+        self._bucket_reader.forget(uid)
 
     def forget_all(self) -> None:
-        """Somebody else looks at the runs."""
+        """Drop everything: another process observes the runs."""
         self._parsed.clear()
-        self._evidence.forget_all()
+        self._bucket_reader.forget_all()
 
     async def gather(self, stored: Json, memory: Memory, now: float) -> Facts:
-        """Read everything that a decision about the run may need, as far as it is due at `now`.
+        """Read the facts about the run that are due at `now`.
 
         Raises:
-            KubeError: the API server could not be asked.
-            pydantic.ValidationError: the stored run is not one that this version understands.
+            KubeError: the API server refused or did not answer.
+            pydantic.ValidationError: this version does not understand the stored run.
         """
         run, wall, read = self._run(stored), self._clock.wall(), set[Source]()
         await self._know_pools(now)
@@ -117,7 +117,7 @@ class Observer:
         reports, readings = await self._ask_pods(run, ranks, memory, now)
         fates = await self._fates(run, ranks, memory, now, read, heard=reports.keys())
         pods = lost.with_fates(pods, fates)
-        said = await self._evidence.ask(run, pods, reports, memory)
+        said = await self._bucket_reader.ask(run, pods, reports, memory)
         identities, nodes = await self._nodes(run, pods, fates, memory, now, read)
         labels = await self._namespace_labels(run, owner, nodes, memory, now, read)
         ends = await self._namespace_ends(run, pods, owner)
@@ -146,12 +146,12 @@ class Observer:
             problem=checked.problem,
             ended_before=checked.ended_before,
             log_tails=await self._log_tails(run, ranks, memory),
-            budget=await self._budget(run, owner, memory, now, read),
+            disruption_budget=await self._disruption_budget(run, owner, memory, now, read),
             read=frozenset(read),
         )
 
     def _run(self, stored: Json) -> Run:
-        """Understand a run; the same stored object is understood once."""
+        """Parse a run; the same stored object is parsed once."""
         uid = stored["metadata"]["uid"]
         known = self._parsed.get(uid)
         if known is None or known[0] is not stored:
@@ -159,9 +159,9 @@ class Observer:
         return known[1]
 
     async def _know_pools(self, now: float) -> None:
-        """No run is refused for, and no node recorded without, a pool that the watch has not brought yet, or has missed.
+        """List the pools if the last list is too old: the watch may be late or have missed one.
 
-        Once they are known, a list that fails is no reason to look at no run.
+        If a later list fails, the known pools are used.
         """
         if not self._defaults.release_nodes or now - self._cache.pools_at < self._relist_seconds:
             return
@@ -173,37 +173,37 @@ class Observer:
             except KubeError as error:
                 if not isfinite(self._cache.pools_at):
                     raise
-                log.warning("GPUNodePools cannot be listed, those that are known are used: %s", error)
+                log.warning("cannot list GPUNodePools, using the known ones: %s", error)
                 self._cache.pools_at = now
 
     # -- workload ----------------------------------------------------------------------------------------
 
     async def _children(self, run: Run, memory: Memory, now: float, read: set[Source]) -> workload.Children:
-        """From the watch while a run is on its way, but now and then, and in every stop, from the API server itself."""
+        """Return pods and workload: from the watch, or at intervals and in every stop from the API server."""
         recent = run.uid in self._cache.jobs and memory.age(Source.CHILDREN, now) < self._relist_seconds
         if run.status.termination is None and not run.deleting and recent:
             return workload.watched(self._workloads.of(run), run, self._cache)
         read.add(Source.CHILDREN)
         return await workload.read(self._kube, self._workloads.of(run), run, self._cache)
 
-    async def _budget(
+    async def _disruption_budget(
         self, run: Run, owner: Workload | None, memory: Memory, now: float, read: set[Source]
     ) -> str | None:
-        """Read seldom: it is the operator's own, and is put up again should somebody take it away."""
+        """Return the disruption budget's uid. Read at long intervals: only the operator changes it."""
         if owner is None or names.FINALIZER not in run.finalizers:
             return None
-        believed = self._relist_seconds if memory.budget is not None else BUDGET_RETRY_SECONDS
-        if memory.age(Source.BUDGET, now) < believed:
-            return memory.budget
-        read.add(Source.BUDGET)
-        return await workload.budget(self._kube, run)
+        believed = self._relist_seconds if memory.disruption_budget is not None else DISRUPTION_BUDGET_RETRY_SECONDS
+        if memory.age(Source.DISRUPTION_BUDGET, now) < believed:
+            return memory.disruption_budget
+        read.add(Source.DISRUPTION_BUDGET)
+        return await workload.disruption_budget(self._kube, run)
 
     # -- the newest pod of each rank ---------------------------------------------------------------------
 
     async def _ask_pods(
         self, run: Run, ranks: Sequence[Sequence[Pod]], memory: Memory, now: float
     ) -> tuple[dict[int, AgentReport], dict[int, Reading | Failure]]:
-        """Read the agents' reports at every look, and the metrics when they are due."""
+        """Read the agents' reports, and the metrics if they are due."""
         pods = {rank: group[-1] for rank, group in enumerate(ranks) if group and group[-1].answers}
         due = run.status.termination is None and now >= memory.next_reading_at
         trains = {rank: pod for rank, pod in pods.items() if due and pod.training is Training.RUNNING}
@@ -215,7 +215,7 @@ class Observer:
         return answered, dict(zip(trains, readings, strict=True))
 
     async def _log_tails(self, run: Run, ranks: Sequence[Sequence[Pod]], memory: Memory) -> Mapping[str, str]:
-        """Read once what each crashed training said last."""
+        """Read the end of each crashed training's log once."""
         if run.status.termination is not None:
             return {}
         newest = (group[-1] for group in ranks if group)
@@ -257,7 +257,7 @@ class Observer:
         now: float,
         read: set[Source],
     ) -> tuple[Mapping[str, NodeFacts], tuple[NodeFacts, ...]]:
-        """Identity of nodes that are in use; everything about them once they are to be released."""
+        """Return the identities of nodes in use, or all facts of nodes in release."""
         if not self._defaults.release_nodes:
             return memory.identities, ()
         stop = run.status.termination
@@ -278,7 +278,7 @@ class Observer:
         return known, tuple({facts.uid: facts for pod in pods if (facts := there.get(pod.uid))}.values())
 
     async def _namespace_ends(self, run: Run, pods: Sequence[Pod], owner: Workload | None) -> bool:
-        """Whether all that is in the run's namespace goes. Asked only where it makes a difference: its Job may go before the run itself."""
+        """Return whether the run's namespace is being deleted. Read only where it matters: the Job may be deleted before the run."""
         stop, gone = run.status.termination, owner is None and run.status.workload is not None
         if stop is None:
             matters = gone and not run.deleting
@@ -295,9 +295,9 @@ class Observer:
         now: float,
         read: set[Source],
     ) -> Mapping[str, str] | None:
-        """Labels of the run's namespace, where a pool depends on them; None: not read, and no pool may be chosen by them.
+        """Return the labels of the run's namespace if a pool selects by them; None: not read.
 
-        Read before the first Job and when a node is to be recorded; now and then while a node in use has no pool.
+        Read before the first Job, for a new node, and at intervals while a node in use has no pool.
         """
         if all(pool.spec.namespace_selector is None for pool in self._cache.pools.values()):
             return None

@@ -1,4 +1,4 @@
-"""The two pages of a pod: its agent's report, its training's metrics. The pod runs somebody's code: nothing that it sends is trusted."""
+"""Reads of a pod's two pages: its agent's report and its training's metrics. The pod runs user code: its answers are not trusted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REPORT_MAX_BYTES: Final = 256 * 1024
 
 
 class PodPages:
-    """Reads both: the report over HTTP from the pod's address, the metrics from the source that the run names."""
+    """Reads reports over HTTP from the pod, and metrics from the run's source."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class PodPages:
         self._agent_timeout = aiohttp.ClientTimeout(total=agent_timeout_seconds)
 
     async def report(self, pod: Pod) -> AgentReport | None:
-        """Return what the pod's agent says; None if it does not answer, or answers for another pod."""
+        """Return the report of the pod's agent; None: no answer, or one for another pod."""
         url = f"http://{pod.host}:{self._agent_port}/progress"
         calls.count(Api.AGENT)
         try:

@@ -1,4 +1,4 @@
-"""Whether a run can be started: what its spec alone does not tell. Asked before anything is created, and again every so often while it is refused."""
+"""Checks of a new run against bucket and API server, before anything is created and at intervals while it is refused."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.workload import Workload
     from trainingrun_operator.core.memory import Memory
     from trainingrun_operator.edge.cache import Cache
-    from trainingrun_operator.edge.gather.bucket import Evidence
-    from trainingrun_operator.edge.ports import Bucket
+    from trainingrun_operator.edge.gather.bucket import BucketReader
+    from trainingrun_operator.edge.ports import BucketStore
     from trainingrun_operator.edge.workloads import Workloads
 
 REFUSED: frozenset[int] = frozenset({400, 403, 422})
-"""The API server's words for: this object, never."""
+"""Statuses with which the API server refuses the object itself."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What stands in the way of a run's first Job; nothing of a run that has begun."""
+    """The result of the checks; empty for a run that has a Job."""
 
     problem: Problem | None = None
     ended_before: Verified | None = None
-    """What a stop of this run left in the bucket."""
+    """Commit of an earlier stop of this run."""
     read: bool = False
-    """It was looked at now."""
+    """The checks ran now."""
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """Knows everyone who can refuse."""
+    """Runs the checks."""
 
     workloads: Workloads
-    store: Bucket
-    evidence: Evidence
+    store: BucketStore
+    bucket_reader: BucketReader
     cache: Cache
     defaults: Defaults
     recheck_seconds: float
@@ -62,7 +62,7 @@ class Preflight:
         now: float,
         namespace_labels: Mapping[str, str] | None,
     ) -> Checked:
-        """Return why nothing can be created yet: as it was found before, or looked at now."""
+        """Return why the Job cannot be created, from memory or from new checks."""
         if (
             workload is not None
             or run.status.termination is not None
@@ -83,7 +83,7 @@ class Preflight:
             return Checked(found, read=True)
         before = None
         if run.spec.checkpoint.mode is not CheckpointMode.DISABLED:
-            access = await self.evidence.access(run)
+            access = await self.bucket_reader.access(run)
             if isinstance(access, Problem):
                 return Checked(access, read=True)
             if (refusal := await self.store.probe(access, layout_of(run))) is not None:
@@ -95,7 +95,7 @@ class Preflight:
         return Checked(await self._dry_run(run), before, read=True)
 
     async def _ended_before(self, run: Run, access: Access) -> Verified | Problem | None:
-        """What the run's own stop left in the bucket, if this is not its beginning: a cluster restored from a backup knows of no end."""
+        """Return the commit of an earlier stop of this run; a cluster restored from a backup may lack the stop."""
         stop_id = names.stop_id(run.uid)
         found = await self.store.find(access, layout_of(run), lambda c: c.termination_id == stop_id, fall_back=True)
         match found:
@@ -104,7 +104,7 @@ class Preflight:
             case Unreachable(code, message):
                 return Problem(code, message, permanent=False)
             case Mismatch(complaint=complaint):
-                said = f"This run has ended before, but what it left in the bucket does not verify: {complaint}"
+                said = f"This run already ended, and the commit of its stop does not verify: {complaint}"
                 return Problem("EndedBefore", said, permanent=False)
 
     async def _dry_run(self, run: Run) -> Problem | None:
@@ -123,14 +123,12 @@ class Preflight:
         found = await adapter.read(run)
         if found is None or adapter.of(found).run_uid == run.uid:
             return None
-        message = (
-            f"There is a Job {run.name!r} already, and it is not this run's: delete it, or give the run another name."
-        )
+        message = f"Job {run.name!r} exists and belongs to another owner: delete it, or rename the run."
         return Problem("JobNameTaken", message, permanent=False)
 
 
 def refused_job(error: KubeError) -> Problem:
-    """The API server's complaint about the Job, in the condition's words."""
-    message = f"The API server refuses the Job that spec.template makes: {error.message}"
-    # A quota, or a policy, may allow tomorrow what it forbids today.
+    """Return the problem of a Job that the API server refuses."""
+    message = f"The API server refuses the Job of spec.template: {error.message}"
+    # A quota or policy may change.
     return Problem("InvalidTemplate", message, permanent=error.status != HTTPStatus.FORBIDDEN)

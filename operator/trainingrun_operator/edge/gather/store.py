@@ -1,7 +1,6 @@
-"""The bucket as the operator reads it: the proof that everything else rests on.
+"""Verification of commits in the bucket.
 
-What the agent reports is advice. Here every commit, manifest and object is read back, and nothing outside the run's own prefix is ever
-asked for, whatever a manifest says.
+An agent's report is no proof. Every commit, manifest and object is read back here, and only keys under the run's own prefix are requested.
 """
 
 from __future__ import annotations
@@ -47,15 +46,14 @@ if TYPE_CHECKING:
 __all__ = ["Access", "Store"]
 
 THREADS: Final = 512
-"""For everything that all looks may ask at once. A dead bucket keeps a thread for 20 s; were there fewer threads than that, dead buckets would keep
-everybody's proofs waiting. A thread that nobody needs is not made."""
+"""Threads for all looks. A dead bucket blocks a thread for 20 s; with fewer threads, dead buckets would delay all proofs. Threads start on demand."""
 _REMEMBERED: Final = 2048
 
 _ADVICE: Final = {
     "NoSuchBucket": "there is no such bucket: create it, or correct spec.checkpoint.destination",
     "AccessDenied": "these credentials may not read it: allow s3:ListBucket and s3:GetObject on the destination",
     "InvalidAccessKeyId": "there is no such access key: correct AWS_ACCESS_KEY_ID in the credentials Secret",
-    "SignatureDoesNotMatch": "the secret key does not fit the access key: correct AWS_SECRET_ACCESS_KEY in the credentials Secret",
+    "SignatureDoesNotMatch": "the secret key does not match the access key: correct AWS_SECRET_ACCESS_KEY in the credentials Secret",
     "ExpiredToken": "the session token has expired: renew the credentials Secret",
     "InvalidToken": "the session token is not accepted: correct AWS_SESSION_TOKEN in the credentials Secret",
     "PermanentRedirect": "it lies in another region: correct spec.checkpoint.s3.region",
@@ -64,19 +62,19 @@ _ADVICE: Final = {
     "NoCredentials": "there are no credentials: write AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the credentials Secret",
     "CertificateNotTrusted": "the server's certificate is not trusted: put its CA as ca.crt in the credentials Secret",
     "BadCertificate": "ca.crt in the credentials Secret is not a PEM certificate: correct it",
-    "Timeout": "the server does not answer in time: is it up, and does a NetworkPolicy keep the operator from it?",
-    "Unreachable": "nothing answers there: is spec.checkpoint.s3.endpointURL right, and does a NetworkPolicy keep the operator from it?",
-    "ForbiddenAddress": "its name stands for an address at which the cloud hands out credentials: nothing was asked there; correct spec.checkpoint.s3.endpointURL",
-    "InvalidEndpoint": "that is no address of a server: correct spec.checkpoint.s3.endpointURL",
-    "SlowDown": "the store asks for patience: it is tried again",
-    "InternalError": "the store is in trouble: it is tried again",
+    "Timeout": "the server does not answer in time: is it up, and does a NetworkPolicy block the operator?",
+    "Unreachable": "nothing answers there: is spec.checkpoint.s3.endpointURL right, and does a NetworkPolicy block the operator?",
+    "ForbiddenAddress": "its name resolves to an address at which the cloud serves credentials: no request was made; correct spec.checkpoint.s3.endpointURL",
+    "InvalidEndpoint": "it is not the address of a server: correct spec.checkpoint.s3.endpointURL",
+    "SlowDown": "the store throttles requests: they are retried",
+    "InternalError": "the store reports an internal error: the request is retried",
 }
 
 T = TypeVar("T")
 
 
 class _Place(NamedTuple):
-    """A commit, and who asks for it: nobody is told from memory what they could not read themselves."""
+    """Key of the memory of commits. It includes the credentials, so that a run gets no proof that it could not read itself."""
 
     access: Access
     bucket: str
@@ -89,7 +87,7 @@ class _Proof(NamedTuple):
 
 
 class Store:
-    """Reads any number of buckets through a bounded pool of threads."""
+    """Reads buckets in a bounded thread pool."""
 
     def __init__(
         self, *, threads: int = THREADS, clients: int = 64, monotonic: Callable[[], float] = time.monotonic
@@ -101,12 +99,12 @@ class Store:
         self._proven: OrderedDict[_Place, _Proof] = OrderedDict()
 
     def close(self) -> None:
-        """Let running calls end, drop the waiting ones, close all connections."""
+        """Finish running calls, drop waiting ones, close all connections."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._clients.close()
 
     async def probe(self, access: Access, layout: Layout) -> Unreachable | None:
-        """Whether the run's prefix can be listed; None if so."""
+        """List the run's prefix; None: it can be listed."""
         try:
             await self._call(access, partial(s3.list_one, layout))
         except STORE_ERRORS as error:
@@ -114,14 +112,14 @@ class Store:
         return None
 
     async def commits(self, access: Access, layout: Layout) -> tuple[str, ...] | Unreachable:
-        """Keys of the run's commits, newest first."""
+        """Return the keys of the run's commits, newest first."""
         try:
             return await self._call(access, partial(s3.list_commits, layout))
         except STORE_ERRORS as error:
             return unreachable(access, layout.bucket, error)
 
     async def verify(self, access: Access, layout: Layout, commit_key: str) -> Verified | Mismatch | Unreachable:
-        """Read a commit, its manifests, and size and checksum of every object, all of it now."""
+        """Verify a commit now: read it, its manifests, and size and checksum of every object."""
         read: ReadCommit | None = None
         try:
             read = await self._commit(access, layout, commit_key)
@@ -144,17 +142,17 @@ class Store:
         max_age_seconds: float = 300,
         fall_back: bool = False,
     ) -> Verified | Mismatch | Unreachable | None:
-        """The newest commit that satisfies `wanted` among the newest `depth`, verified; None if there is none.
+        """Verify and return the newest commit that satisfies `wanted` among the newest `depth`; None: there is none.
 
         Args:
-            access: how the bucket is reached.
-            layout: where the run's bytes lie.
+            access: server and credentials.
+            layout: keys of the run.
             wanted: which commits count.
-            depth: how many of the newest are looked at.
+            depth: number of newest commits to read.
             max_age_seconds: a proof younger than this is used again.
-            fall_back: go on to older ones when the newest does not verify; the Mismatch is the answer only if none does.
+            fall_back: try older commits if the newest does not verify; return the Mismatch only if none does.
 
-        A newest commit that cannot even be read is a Mismatch, unless an older one is wanted.
+        An unreadable newest commit is a Mismatch, unless an older one satisfies `wanted`.
         """
         keys = await self.commits(access, layout)
         if isinstance(keys, Unreachable):
@@ -164,7 +162,7 @@ class Store:
             found = await self._prove_if(access, layout, key, wanted, max_age_seconds)
             if found is None:
                 continue
-            # An unreadable commit answers nobody: it stands in nobody's way, and is worth a word only as the newest.
+            # An unreadable commit is skipped, and reported only if it is the newest.
             read = _Place(access, layout.bucket, key) in self._read
             if not isinstance(found, Mismatch) or (read and not fall_back):
                 return found
@@ -207,13 +205,13 @@ class Store:
         place = _Place(access, layout.bucket, key)
         read = self._read.get(place)
         if read is None:
-            # Written once, so what was read stays true.
+            # Commits are immutable, so the memory stays valid.
             read = checked_commit(layout, key, await self._get(access, layout, key, COMMIT_MAX_BYTES))
         _keep(self._read, place, read)
         return read
 
     async def _prove(self, access: Access, layout: Layout, commit: Commit) -> str:
-        """Return the checkpoint's address once everything matched. One rank after the other: one manifest in memory at a time."""
+        """Verify all manifests and objects, and return the checkpoint's address. Ranks are read in turn, to hold one manifest in memory."""
         listed, files, size, uri = 0, 0, 0, ""
         for entry in sorted(commit.ranks, key=lambda rank: rank.rank):
             body = await self._get(access, layout, entry.key, MANIFEST_MAX_BYTES)
@@ -223,7 +221,7 @@ class Store:
             check_whole(manifest)
             listed += len(manifest.files)
             if listed > FILES_MAX:
-                raise BadCommitError(f"it has more than {FILES_MAX} files: leave some out with spec.checkpoint.exclude")
+                raise BadCommitError(f"it has more than {FILES_MAX} files: exclude some with spec.checkpoint.exclude")
             await self._prove_files(access, layout, [file for file in manifest.files if file.link_target is None])
             files, size, uri = (
                 files + manifest.total_files,
@@ -232,9 +230,9 @@ class Store:
             )
         if (files, size) != (commit.total_files, commit.total_bytes):
             said_and_listed = (
-                f"{commit.total_files} files and {commit.total_bytes} bytes, its manifests of {files} and {size}"
+                f"{commit.total_files} files and {commit.total_bytes} bytes, its manifests list {files} and {size}"
             )
-            raise BadCommitError(f"it speaks of {said_and_listed}")
+            raise BadCommitError(f"it lists {said_and_listed}")
         return uri
 
     async def _prove_files(self, access: Access, layout: Layout, files: list[FileEntry]) -> None:
@@ -246,7 +244,7 @@ class Store:
                 for _ in range(min(s3.CALLS_PER_ACCESS, len(files))):
                     group.create_task(self._prove_each(access, layout.bucket, remaining))
         except ExceptionGroup as errors:
-            # The first to fail ended the others.
+            # The first failure cancelled the other tasks.
             raise errors.exceptions[0] from None
 
     async def _prove_each(self, access: Access, bucket: str, remaining: Iterator[FileEntry]) -> None:
@@ -264,7 +262,7 @@ def _keep(remembered: OrderedDict[_Place, T], place: _Place, value: T) -> None:
 
 
 def unreachable(access: Access, bucket: str, error: Exception) -> Unreachable:
-    """What a failed call means, and what to do."""
+    """Return the meaning of a failed call, with what to do."""
     code = s3.code_of(error)
-    advice = _ADVICE.get(code, "the store refuses: look the code up in its documentation")
+    advice = _ADVICE.get(code, "the store refuses: see the code in its documentation")
     return Unreachable(code, f"Bucket {bucket} at {access.where} cannot be read ({code}): {advice}.")

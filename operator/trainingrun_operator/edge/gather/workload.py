@@ -1,4 +1,4 @@
-"""A run's workload, its pods, and the budget that keeps them from being evicted, as the API server or the watch has them."""
+"""Reads of a run's workload, pods and disruption budget, from the API server or the watch."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ log = logging.getLogger(__name__)
 
 
 def watched(adapter: WorkloadAdapter, run: Run, cache: Cache) -> Children:
-    """Return pods and workload as the watches have brought them."""
+    """Return pods and workload from the watch."""
     return _own(adapter, run, list(cache.pods.get(run.uid, {}).values()), cache.jobs.get(run.uid))
 
 
 async def read(kube: Reads, adapter: WorkloadAdapter, run: Run, cache: Cache) -> Children:
-    """Return pods and workload as the API server itself has them."""
+    """Return pods and workload from the API server."""
     pods, stored = await _read(kube, adapter, run)
     cache.put_children(run.uid, pods, stored)
     return _own(adapter, run, pods, stored)
 
 
 async def confirms(kube: Reads, adapter: WorkloadAdapter, seen: Observed, cache: Cache) -> bool:
-    """Whether pods and workload are, in the API server itself, what a decision to end the run was made from."""
+    """Return whether the API server still has the pods and workload of a decision to end the run."""
     pods, stored = await _read(kube, adapter, seen.run)
     if _gist(*_own(adapter, seen.run, pods, stored)) == _gist(seen.pods, seen.workload):
         return True
-    # An event was missed, or is still on its way: the next look must not see the same again.
+    # A watch event is missing or late: update the cache for the next look.
     cache.put_children(seen.run.uid, pods, stored)
     return False
 
 
-async def budget(kube: Reads, run: Run) -> str | None:
-    """Return the budget's uid; empty if there is none of ours; None if it cannot be read, which nothing else may wait for."""
+async def disruption_budget(kube: Reads, run: Run) -> str | None:
+    """Return the budget's uid; empty: there is none of this run; None: it cannot be read, which blocks nothing else."""
     try:
-        found = await kube.budget(run.namespace, manifests.budget_name(run.name))
+        found = await kube.disruption_budget(run.namespace, manifests.disruption_budget_name(run.name))
     except KubeError as error:
         log.warning("%s: the disruption budget cannot be read: %s", run.key, error)
         return None
@@ -65,7 +65,7 @@ async def _read(kube: Reads, adapter: WorkloadAdapter, run: Run) -> tuple[list[J
 
 
 def _own(adapter: WorkloadAdapter, run: Run, pods: list[Json], stored: Json | None) -> Children:
-    """The run's workload, and the pods that it owns, by rank and then oldest first. A label alone proves nothing: any user can write it."""
+    """Return the run's workload and its pods, by rank, oldest first. Ownership decides: any user can write the label."""
     found = adapter.of(stored) if stored else None
     workload = found if found is not None and found.run_uid == run.uid else None
     owners = {workload.uid if workload else None, run.status.workload.uid if run.status.workload else None} - {None}

@@ -1,1 +1,1 @@
-"""Where a run's numbers are read from; every source yields the same `Reading`."""
+"""Metric sources; each returns a `Reading`."""

@@ -1,6 +1,6 @@
-"""Reading a run's metrics page: only the wanted lines, in bounded time and memory, whatever the pod answers.
+"""The metric source Prometheus: reads the wanted lines of a metrics page in bounded time and memory.
 
-The address is a pod that runs somebody's code, so nothing that it sends is followed, trusted or quoted.
+The pod runs user code, so its answers are not followed, trusted or quoted.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _HEADERS: Final = {"Accept": "text/plain;version=0.0.4, */*;q=0.1", "Accept-Enco
 _INFLATABLE: Final = frozenset({"gzip", "x-gzip", "deflate"})
 _UNREACHABLE: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM})
 
-# Possessive throughout and never across a line's end: a page of opened braces and quotes costs one pass, not one per line.
-# A value longer than any number is none; it is not handed to float(), which takes quadratic time.
+# All quantifiers are possessive and do not cross a line end, so that a page of open braces and quotes costs one pass.
+# A value longer than any number is skipped: float() takes quadratic time.
 _LINE: Final = r"""^[ \t]*+({names})(?:[ \t]*+\{{((?:[^"}}\n]++|"(?:[^"\\\n]++|\\.)*+")*+)\}}[ \t]*+|[ \t]++)([^\s]{{1,64}}+)(?=\s|\Z)"""
 
 
 class _PageError(Exception):
-    """The page cannot be used; carries the failure's reason and sentence."""
+    """The page cannot be used. Has the failure's reason and message."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -44,12 +44,12 @@ class _PageError(Exception):
 
 
 def make_session() -> aiohttp.ClientSession:
-    """Return the session that all scrapes share: pooled, without cookies, proxies or unbounded inflating.
+    """Return the session of all scrapes: pooled, without cookies, proxies or automatic decompression.
 
     Must be called with the event loop running; the caller closes it.
     """
     return aiohttp.ClientSession(
-        # 256: a pod that hangs holds one of these for the timeout, never the others' turn.
+        # 256: a pod that hangs holds one connection for the timeout and must not block others.
         connector=aiohttp.TCPConnector(limit=256, limit_per_host=4, keepalive_timeout=30, force_close=False),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
@@ -58,7 +58,7 @@ def make_session() -> aiohttp.ClientSession:
 
 
 class PrometheusSource:
-    """Implements `MetricSource`: the page of the pod that `spec.metrics` names."""
+    """Implements `MetricSource` for the page that `spec.metrics` names."""
 
     def __init__(self, tools: Tools) -> None:
         self._session = tools.http
@@ -77,14 +77,14 @@ async def scrape(
     timeout_seconds: float = TIMEOUT_SECONDS,
     cap_bytes: int = CAP_BYTES,
 ) -> Reading | Failure:
-    """Read one metrics page; never raises for anything that the other end does.
+    """Read one metrics page. Errors of the pod are returned as `Failure`.
 
     Args:
         session: from `make_session`.
         url: ``http://<pod IP>:<port><path>``.
-        wanted: of each list, the first name that is on the page is taken.
-        timeout_seconds: for everything together, the body to its last byte included.
-        cap_bytes: of the page, inflated if it came compressed.
+        wanted: of each list, the first name on the page counts.
+        timeout_seconds: for the whole request, body included.
+        cap_bytes: limit of the page after decompression.
     """
     calls.count(Api.METRICS)
     try:
@@ -94,7 +94,7 @@ async def scrape(
     except TimeoutError:
         return Failure(
             "Timeout",
-            f"{url} has not answered in full within {timeout_seconds:g} s: is the training's metrics thread starved?",
+            f"{url} did not answer completely within {timeout_seconds:g} s: is the training's metrics thread starved?",
         )
     except (aiohttp.ClientError, OSError, ValueError) as error:
         return _connection_failure(url, error)
@@ -102,7 +102,7 @@ async def scrape(
     if reading.loss is None and reading.step is None:
         looked_for = ", ".join((*wanted.loss, *wanted.step))
         return Failure(
-            "NoSuchMetric", f"{url} has none of {looked_for}: write the training's own names in spec.metrics.names."
+            "NoSuchMetric", f"{url} has none of {looked_for}: set the training's names in spec.metrics.names."
         )
     return reading
 
@@ -110,7 +110,7 @@ async def scrape(
 def parse(page: bytes, wanted: MetricNames) -> Reading:
     """Take the wanted values from a page in Prometheus' text format or OpenMetrics.
 
-    Of several series of one name the one without labels counts, else the first.
+    Of several series of one name, the one without labels counts, else the first.
     """
     bare: dict[bytes, float] = {}
     labelled: dict[bytes, float] = {}
@@ -147,7 +147,7 @@ async def _fetch(session: aiohttp.ClientSession, url: str, timeout_seconds: floa
         if status in range(300, 400):
             raise _PageError(
                 "Redirect",
-                f"{url} redirects (HTTP {status}), which is not followed: write the page's own address in spec.metrics.path.",
+                f"{url} redirects (HTTP {status}); redirects are not followed: set the page's address in spec.metrics.path.",
             )
         if status != 200:  # noqa: PLR2004 - HTTP's own number
             raise _PageError(
@@ -170,21 +170,19 @@ async def _body(response: aiohttp.ClientResponse, url: str, cap_bytes: int) -> b
 
 
 def _inflated(body: bytes, encoding: str, url: str, cap_bytes: int) -> bytes:
-    """A server that compresses although it was asked not to is still read, but never beyond the cap."""
+    """Decompress a body that was compressed against the request, up to the limit."""
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
         return body
     if encoding not in _INFLATABLE:
         raise _PageError(
             "ContentEncoding",
-            f"{url} answers with a Content-Encoding that was not asked for: serve the page uncompressed.",
+            f"{url} has an unsupported Content-Encoding: serve the page uncompressed.",
         )
     try:
         page = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, cap_bytes + 1)
     except zlib.error:
-        raise _PageError(
-            "BadResponse", f"{url} answers with compressed bytes that cannot be read: serve the page uncompressed."
-        ) from None
+        raise _PageError("BadResponse", f"{url} has invalid compressed content: serve the page uncompressed.") from None
     if len(page) > cap_bytes:
         raise _too_large(url, cap_bytes)
     return page
@@ -192,7 +190,7 @@ def _inflated(body: bytes, encoding: str, url: str, cap_bytes: int) -> bytes:
 
 def _too_large(url: str, cap_bytes: int) -> _PageError:
     return _PageError(
-        "TooLarge", f"{url} is larger than {cap_bytes} bytes: serve the training's own metrics on a page of their own."
+        "TooLarge", f"{url} is larger than {cap_bytes} bytes: serve the training's metrics on a separate page."
     )
 
 
@@ -201,13 +199,9 @@ def _connection_failure(url: str, error: Exception) -> Failure:
     if number == errno.ECONNREFUSED:
         return Failure("ConnectionRefused", f"Nothing listens at {url}: is spec.metrics.port right?")
     if number in _UNREACHABLE or isinstance(error, aiohttp.ClientConnectorDNSError):
-        return Failure(
-            "HostUnreachable", f"{url} cannot be reached: does a NetworkPolicy keep the operator from the pod?"
-        )
+        return Failure("HostUnreachable", f"{url} cannot be reached: does a NetworkPolicy block the operator?")
     if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError):
-        return Failure(
-            "Disconnected", f"{url} closed the connection before it had answered: has its process just ended?"
-        )
+        return Failure("Disconnected", f"{url} closed the connection before it answered: has its process just ended?")
     return Failure(
         "BadResponse", f"{url} does not answer as a web server ({type(error).__name__}): is spec.metrics.port right?"
     )

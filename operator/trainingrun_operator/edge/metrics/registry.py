@@ -1,4 +1,4 @@
-"""The metric sources of this operator, each built once: those of this package, and those that others register."""
+"""The metric sources of this operator, built in or registered by other packages; each is built once."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Sources:
 
     @classmethod
     def of(cls, tools: Tools) -> Sources:
-        """Build every source that there is."""
+        """Build all sources."""
         return cls(opened(GROUP, BUILT_IN, tools, MetricSource))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What a run may name."""
+        """The names for `spec.metrics.source`."""
         return tuple(sorted(self._made))
 
     async def read(self, target: Target) -> Reading | Failure:
-        """Return one reading, or why there is none; never raises, and never waits for ever."""
+        """Return one reading, or why there is none, within `READ_SECONDS`; never raises."""
         name = target.run.spec.metrics.source
         source = self._made.get(name)
         if source is None:
@@ -54,23 +54,21 @@ class Sources:
             async with asyncio.timeout(READ_SECONDS):
                 reading = await source.read(target)
         except TimeoutError:
-            return Failure("Timeout", f"The metric source {name} has not answered within {READ_SECONDS:.0f} s.")
-        except Exception as error:  # noqa: BLE001 - whatever it raises is a failure of this reading
-            # Somebody else's code. Its words are not shown to the run's people: they may say anything.
-            log.warning("%s: metric source %s has failed: %s: %s", target.run.key, name, type(error).__name__, error)
+            return Failure("Timeout", f"The metric source {name} did not answer within {READ_SECONDS:.0f} s.")
+        except Exception as error:  # noqa: BLE001 - any exception is a failed reading
+            # Code of another package: its message is not shown to users.
+            log.warning("%s: metric source %s failed: %s: %s", target.run.key, name, type(error).__name__, error)
             return Failure(
-                "SourceFailed", f"The metric source {name} has failed ({type(error).__name__}): see the operator's log."
+                "SourceFailed", f"The metric source {name} failed ({type(error).__name__}): see the operator's log."
             )
         if isinstance(reading, Failure) or _sound(reading):
             return reading
-        log.warning("%s: metric source %s has returned what is no reading: %.200r", target.run.key, name, reading)
-        return Failure(
-            "SourceFailed", f"The metric source {name} has returned what is no reading: see the operator's log."
-        )
+        log.warning("%s: metric source %s returned an invalid reading: %.200r", target.run.key, name, reading)
+        return Failure("SourceFailed", f"The metric source {name} returned an invalid reading: see the operator's log.")
 
 
 def _sound(reading: Any) -> bool:
-    """Whether somebody else's code has returned numbers where decisions look for numbers."""
+    """Whether a source returned a `Reading` of numbers."""
     if not isinstance(reading, Reading):
         return False
     optional = (reading.step, reading.epoch, reading.total_epochs, reading.at)

@@ -1,4 +1,4 @@
-"""What every metric source is asked, and what it is built with."""
+"""The Protocol of metric sources, and the tools to build them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tools:
-    """What a source is built with; it is shared by the sources, and the operator closes it."""
+    """Tools to build a source. All sources share them; the operator closes them."""
 
     http: aiohttp.ClientSession
-    """For what a pod serves: no cookies, no proxies, nothing inflated by itself."""
+    """For requests to pods: no cookies, proxies or automatic decompression."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Whose metrics are read: a run, and its pod that trains, which runs somebody's code."""
+    """The target of a read: a run and its training pod, which runs user code."""
 
     run: Run
     pod: Pod
@@ -31,11 +31,11 @@ class Target:
 
 @runtime_checkable
 class MetricSource(Protocol):
-    """One way of reading a training's numbers. Built once for all runs."""
+    """A source of metrics. Built once for all runs."""
 
     async def read(self, target: Target) -> Reading | Failure:
-        """Return one reading, or why there is none; within 10 s, or it is given up. It is asked once every `spec.pollIntervalSeconds` of a run.
+        """Return one reading, or why there is none. Called every `spec.pollIntervalSeconds` of a run, with a timeout of 10 s.
 
-        What it raises counts as a `Failure`.
+        An exception counts as a `Failure`.
         """
         ...

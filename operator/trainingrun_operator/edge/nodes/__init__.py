@@ -1,1 +1,1 @@
-"""Releasing the GPU node: one Protocol, one module per provider, and the door by which other packages bring theirs."""
+"""Node providers: the Protocol, one module per provider, and the registry."""

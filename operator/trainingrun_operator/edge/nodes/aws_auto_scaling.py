@@ -1,6 +1,6 @@
-"""EC2 Auto Scaling, EKS managed node groups included: the named instance is terminated and the desired capacity lowered with it.
+"""The provider of EC2 Auto Scaling and EKS managed node groups: terminates the instance and lowers the desired capacity in one call.
 
-Lowering the capacity alone would let AWS choose the victim; `ec2:TerminateInstances` alone would be replaced by the group.
+With a lower capacity alone, AWS would choose the instance; after `ec2:TerminateInstances` alone, the group would replace it.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class _Clients:
 
 @dataclass(frozen=True)
 class _Machine:
-    """One instance as its provider id and its pool name it."""
+    """One instance, from its providerID and pool."""
 
     pool: str
     cloud: AWSAutoScaling
@@ -91,12 +91,12 @@ class _Membership:
 
     @property
     def leaving(self) -> bool:
-        """The capacity was lowered already, or the group gives it up for a reason of its own."""
+        """Whether the instance is already leaving the group."""
         return self.lifecycle.startswith(_LEAVING)
 
 
 class AWSAutoScalingProvider:
-    """Implements `Provider`. Endpoints, credentials and proxies are botocore's own: environment, profile, workload identity."""
+    """Implements `Provider`. botocore finds endpoints, credentials and proxies: environment, profile, workload identity."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="aws")
@@ -105,7 +105,7 @@ class AWSAutoScalingProvider:
         self._lock = threading.Lock()
 
     async def close(self) -> None:
-        """Let running calls end and drop the waiting ones."""
+        """Finish running calls and drop waiting ones."""
         await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
         for clients in self._clients.values():
             clients.scaling.close()
@@ -119,7 +119,7 @@ class AWSAutoScalingProvider:
         """See `Provider`."""
         return await self._run(_at_minimum, _machine(pool, node))
 
-    async def release(self, pool: Pool, node: NodeRef, operation: str) -> None:  # noqa: ARG002 - ending an instance twice ends it once
+    async def release(self, pool: Pool, node: NodeRef, operation: str) -> None:  # noqa: ARG002 - terminating an instance is idempotent
         """See `Provider`."""
         await self._run(_release, _machine(pool, node))
 
@@ -136,7 +136,7 @@ class AWSAutoScalingProvider:
         with self._lock:
             if region not in self._clients:
                 self._session = self._session or boto3.session.Session()
-                # One attempt: a terminate that was done although its answer was lost must be looked at before it is asked for again.
+                # One attempt: after a lost answer, the state of the instance must be read before the next request.
                 config = Config(
                     connect_timeout=3, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 1}
                 )
@@ -155,10 +155,10 @@ def _machine(pool: Pool, node: NodeRef) -> _Machine:
         raise Refused(f"GPUNodePool {pool.name} has no spec.awsAutoScaling.")
     if match is None:
         raise Refused(
-            f"The node's providerID {node.provider_id!r} is not of the form aws:///zone/i-…: it is no EC2 instance."
+            f"The node's providerID {node.provider_id!r} is not of the form aws:///zone/i-…: it is not an EC2 instance."
         )
     if not match["zone"].startswith(cloud.region):
-        # Asked in another region, AWS would say that there is no such instance, which must not pass for gone.
+        # In another region AWS does not know the instance; that must not count as gone.
         raise Refused(
             f"The node's providerID {node.provider_id!r} is not in region {cloud.region}: correct spec.awsAutoScaling.region of GPUNodePool {pool.name}."
         )
@@ -168,7 +168,7 @@ def _machine(pool: Pool, node: NodeRef) -> _Machine:
 def _instance(clients: _Clients, machine: _Machine) -> Instance:
     match _ec2_state(clients, machine):
         case None:
-            # AWS forgets an instance about an hour after its end. Asked with another account's credentials it would say the same.
+            # AWS drops an instance about an hour after its end. With another account's credentials the answer is the same.
             if not _groups(clients, machine):
                 groups = ", ".join(machine.cloud.groups)
                 raise Refused(
@@ -190,7 +190,7 @@ def _at_minimum(clients: _Clients, machine: _Machine) -> bool:
 
 
 def _would_violate(groups: list[AutoScalingGroupTypeDef], group: str, min_nodes: int) -> bool:
-    """The pool's own minimum is over all of its groups, each group's only its own."""
+    """Return whether one node less violates the group's minimum, or the pool's minimum over all its groups."""
     desired = {one["AutoScalingGroupName"]: one["DesiredCapacity"] for one in groups}
     minimum = {one["AutoScalingGroupName"]: one["MinSize"] for one in groups}
     return desired[group] - 1 < minimum[group] or sum(desired.values()) - 1 < min_nodes
@@ -206,7 +206,7 @@ def _release(clients: _Clients, machine: _Machine) -> None:
 
 
 def _staying(clients: _Clients, machine: _Machine) -> _Membership | None:
-    """Return where the instance belongs; None if it is on its way out or gone already."""
+    """Return the membership of an instance that stays; None: it is leaving or gone."""
     membership = _membership(clients, machine)
     if membership is None and _ec2_state(clients, machine) in (None, "terminated", "shutting-down"):
         return None
@@ -235,7 +235,7 @@ def _groups(clients: _Clients, machine: _Machine) -> list[AutoScalingGroupTypeDe
 
 
 def _ec2_state(clients: _Clients, machine: _Machine) -> str | None:
-    """The instance's own state; None if AWS does not know it."""
+    """Return the instance's state; None: AWS does not know it."""
     try:
         reservations = clients.ec2.describe_instances(InstanceIds=[machine.id])["Reservations"]
     except exceptions.ClientError as error:
@@ -273,6 +273,6 @@ def _translated_answer(error: exceptions.ClientError, machine: _Machine, where: 
     if "violate group's min size" in text or "desiredSize equals minSize" in text:
         return _at_its_minimum(machine)
     if "not found" in text.lower():
-        # It left its group between two calls: the next look says whether it is gone.
+        # The instance left its group between two calls: the next look reads its state.
         return Retryable(f"{where} no longer knows the instance {machine.id} ({code}).", after=1)
     return Refused(f"{where} refuses {call} for the instance {machine.id} ({code}).")

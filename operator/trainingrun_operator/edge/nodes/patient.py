@@ -1,4 +1,4 @@
-"""A provider as the operator asks it: never before the time that it named, never for ever, and never with an error of an unknown kind."""
+"""Wrapper of a provider with retry delays, a timeout and known errors only."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ T = TypeVar("T")
 
 CALL_SECONDS: Final = 120.0
 BROKEN_SECONDS: Final = 30.0
-"""A provider that fails in a way of its own is asked again after this time."""
+"""Delay after a timeout or an unexpected error."""
 WAIT_MAX_SECONDS: Final = 600.0
-"""No longer than this is waited, whatever the provider says."""
+"""Limit of a provider's retry delay."""
 
 log = logging.getLogger(__name__)
 
 
 class Patient:
-    """Implements `Provider`. A call that was `Retryable` after N seconds is answered the same, without asking, until they have passed."""
+    """Implements `Provider`. After `Retryable` with a delay, the same call fails without a request until the delay has passed."""
 
     def __init__(self, name: str, provider: Provider, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._name, self._provider, self._monotonic = name, provider, monotonic
         self._until: dict[tuple[str, str, str], tuple[float, str]] = {}
-        """By call, pool and machine: when it may be asked again, and what it said."""
+        """By call, pool and machine: time of the next request, and the message."""
 
     async def instance(self, pool: Pool, node: NodeRef) -> Instance:
         """See `Provider`."""
@@ -51,7 +51,7 @@ class Patient:
         try:
             await self._provider.close()
         except Exception:
-            log.exception("node provider %s could not be closed", self._name)
+            log.exception("cannot close node provider %s", self._name)
 
     async def _ask(self, what: str, pool: Pool, node: NodeRef, call: Callable[[], Awaitable[T]]) -> T:
         key, now = (what, pool.name, node.provider_id), self._monotonic()
@@ -68,12 +68,12 @@ class Patient:
         except ProviderError:
             raise
         except TimeoutError:
-            slow = Retryable(f"The provider {self._name} has not answered within {CALL_SECONDS:.0f} s.", BROKEN_SECONDS)
+            slow = Retryable(f"The provider {self._name} did not answer within {CALL_SECONDS:.0f} s.", BROKEN_SECONDS)
         except Exception as error:
-            # Somebody else's code. Its words are not shown to the run's people: they may say anything.
+            # Code of another package: its message is not shown to users.
             log.exception("node provider %s, %s of %s in pool %s", self._name, what, node.provider_id, pool.name)
             slow = Retryable(
-                f"The provider {self._name} has failed ({type(error).__name__}): see the operator's log.",
+                f"The provider {self._name} failed ({type(error).__name__}): see the operator's log.",
                 BROKEN_SECONDS,
             )
         self._wait(key, slow)

@@ -1,4 +1,4 @@
-"""What every node provider is asked, what it is built with, and the three ways in which it may refuse."""
+"""The Protocol of node providers, the tools to build them, and their three errors."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 class ProviderError(Exception):
-    """The cloud did not do what it was asked; the text is a sentence for a person, without anything that the cloud wrote."""
+    """A call failed. The text is a sentence for people, without text from the cloud."""
 
     kind: ClassVar[RefusalKind]
     after: float = 0
-    """Seconds to wait before asking again."""
+    """Seconds until the next request."""
 
     @property
     def refusal(self) -> Refusal:
-        """The same as a fact."""
+        """The error as a fact."""
         return Refusal(self.kind, str(self), self.after)
 
 
-class Retryable(ProviderError):  # noqa: N818 - says what to do, which is what it is raised for
-    """It may pass by itself: throttling, an activity in progress, an outage."""
+class Retryable(ProviderError):  # noqa: N818 - named by the reaction
+    """A temporary failure: throttling, an activity in progress, an outage."""
 
     kind = RefusalKind.RETRYABLE
 
@@ -39,20 +39,20 @@ class Retryable(ProviderError):  # noqa: N818 - says what to do, which is what i
         self.after = after
 
 
-class Refused(ProviderError):  # noqa: N818 - says what to do, which is what it is raised for
-    """It must not be done: the minimum is reached, or the machine is none of the pool's."""
+class Refused(ProviderError):  # noqa: N818 - named by the reaction
+    """The call must not be done: the minimum is reached, or the machine is not in the pool."""
 
     kind = RefusalKind.REFUSED
 
 
-class Denied(ProviderError):  # noqa: N818 - says what to do, which is what it is raised for
-    """The operator lacks a permission: an administrator has to act."""
+class Denied(ProviderError):  # noqa: N818 - named by the reaction
+    """The operator lacks a permission that an administrator must grant."""
 
     kind = RefusalKind.DENIED
 
 
 class ApiClient(Protocol):
-    """The API server, with the operator's own rights; `edge.kube.Kube` is the real one."""
+    """The API server with the operator's permissions; `edge.kube.Kube` implements it."""
 
     async def call(
         self,
@@ -62,42 +62,42 @@ class ApiClient(Protocol):
         content_type: str = "application/json",
         params: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Send one request and return the object that it is answered with.
+        """Send one request and return the object in the answer.
 
         Raises:
-            KubeError: it was refused, or not answered.
+            KubeError: the request was refused or not answered.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What a provider is built with. All of it is shared by the providers; the operator closes it."""
+    """Tools to build a provider. All providers share them; the operator closes them."""
 
     api: ApiClient
     http: aiohttp.ClientSession
-    """For the cloud's own API: 20 s for a request, no cookies, the proxies of the environment."""
+    """For the cloud's API: 20 s for a request, no cookies, the proxies of the environment."""
 
 
 @runtime_checkable
 class Provider(Protocol):
-    """One cloud's way of releasing one machine. Built once for all pools; every call may be repeated, by another operator too.
+    """A provider that releases machines. Built once for all pools; every call may be repeated, also by another operator.
 
-    A call that takes longer than 120 s is given up. What a call raises besides `ProviderError` counts as `Retryable`.
+    A call times out after 120 s. Exceptions other than `ProviderError` count as `Retryable`.
     """
 
     async def instance(self, pool: Pool, node: NodeRef) -> Instance:
-        """Return how the machine is. `UNKNOWN` when the cloud does not say; `GONE` only when it says so itself.
+        """Return the state of the machine. `UNKNOWN`: the cloud does not report it; `GONE` only if the cloud confirms it.
 
         Raises:
-            Retryable: the cloud does not answer now, so the machine counts as `UNKNOWN`.
-            Refused: the machine cannot be one of the pool's.
-            Denied: not permitted to ask.
+            Retryable: the cloud does not answer; the machine counts as `UNKNOWN`.
+            Refused: the machine is not in the pool.
+            Denied: the operator lacks a permission.
         """
         ...
 
     async def at_minimum(self, pool: Pool, node: NodeRef) -> bool:
-        """Return whether the pool may not lose the machine.
+        """Return whether a release would violate the pool's minimum.
 
         Raises:
             Retryable, Refused, Denied
@@ -105,12 +105,12 @@ class Provider(Protocol):
         ...
 
     async def release(self, pool: Pool, node: NodeRef, operation: str) -> None:
-        """End exactly this machine and make the pool smaller by it; nothing if it is on its way out already.
+        """Terminate exactly this machine and reduce the pool by one; do nothing if it is already terminating.
 
         Args:
-            pool: of the machine; `pool.spec.external.config` is what its administrator wrote for the provider.
-            node: the Node, and its machine.
-            operation: the same for every attempt of this release, to tell the cloud by.
+            pool: of the machine; `pool.spec.external.config` is the administrator's configuration of the provider.
+            node: the Node and its machine.
+            operation: idempotency key, the same for every attempt of this release.
 
         Raises:
             Retryable, Refused, Denied
@@ -118,5 +118,5 @@ class Provider(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of what was opened, when the operator ends."""
+        """Close resources when the operator ends."""
         ...

@@ -1,4 +1,4 @@
-"""The providers of this operator, each built once: those of this package, and those that others register."""
+"""The node providers of this operator, built in or registered by other packages; each is built once."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ BUILT_IN: Final[Mapping[str, Callable[[Any], Provider]]] = {"AWSAutoScaling": la
 
 
 def make_session() -> aiohttp.ClientSession:
-    """Return the session for the clouds' own APIs. Must be called with the event loop running; the caller closes it."""
+    """Return the session for cloud APIs. Must be called with the event loop running; the caller closes it."""
     return aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS), cookie_jar=aiohttp.DummyCookieJar(), trust_env=True
     )
 
 
 class Registry:
-    """Called with a pool, it returns the pool's provider. An async context manager, which closes them."""
+    """Returns the provider of a pool. As an async context manager it closes all providers."""
 
     def __init__(self, made: Mapping[str, Provider], monotonic: Callable[[], float] = time.monotonic) -> None:
         self._made = {name: Patient(name, provider, monotonic) for name, provider in made.items()}
 
     @classmethod
     def of(cls, tools: Tools, *, release_nodes: bool = True) -> Registry:
-        """Build every provider that there is; none in an installation that releases no nodes."""
+        """Build all providers; none if the installation releases no nodes."""
         return cls(opened(GROUP, BUILT_IN, tools, Provider) if release_nodes else {})
 
     async def __aenter__(self) -> Self:
@@ -50,7 +50,7 @@ class Registry:
             await provider.close()
 
     def __call__(self, pool: Pool) -> Provider:
-        """Return who releases the pool's nodes.
+        """Return the pool's provider.
 
         Raises:
             Refused: the pool names a provider that this operator does not have.
@@ -59,8 +59,8 @@ class Registry:
         if (provider := self._made.get(name)) is not None:
             return provider
         if not name:
-            raise Refused(f"GPUNodePool {pool.name} names no provider: write spec.awsAutoScaling or spec.external.")
+            raise Refused(f"GPUNodePool {pool.name} names no provider: set spec.awsAutoScaling or spec.external.")
         raise Refused(
             f"GPUNodePool {pool.name} names the provider {name!r}, which this operator does not have (it has {', '.join(sorted(self._made))}):"
-            " install the package that brings it, or correct the pool."
+            " install the package that provides it, or correct the pool."
         )

@@ -1,4 +1,4 @@
-"""Kinds of workload: how each is read, and what starts, suspends, resumes and ends it. One adapter per module."""
+"""Adapters of workload kinds, one per module."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class Workloads:
-    """The adapters, by what a run's spec says."""
+    """Selects the adapter for a run."""
 
     def __init__(self, kube: Jobs) -> None:
         self._job = JobAdapter(kube)
 
-    def of(self, run: Run) -> WorkloadAdapter:  # noqa: ARG002 - every run has a template, which makes a Job
+    def of(self, run: Run) -> WorkloadAdapter:  # noqa: ARG002 - every run has a Job
         """Return the adapter of the run's workload."""
         return self._job

@@ -1,4 +1,4 @@
-"""What the operator needs of a kind of workload. A new kind is a new adapter.
+"""The Protocol of a workload kind. A new kind is a new adapter.
 
 Modelled on Kueue's `GenericJob`: is it suspended, suspend it, resume it, is it finished, and its pods with rank and world size.
 """

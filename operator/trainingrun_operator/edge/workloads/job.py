@@ -1,4 +1,4 @@
-"""The Job that the operator makes of ``spec.template``."""
+"""The adapter of the Job that the operator creates from ``spec.template``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _INDEX_DIGITS: Final = 5
 
 @dataclass(frozen=True)
 class JobAdapter:
-    """An Indexed Job has a rank per completion index; any other has one."""
+    """The adapter of Jobs. An Indexed Job has a rank per completion index; any other has one rank."""
 
     kube: Jobs
 

@@ -195,7 +195,7 @@ def test_the_newest(lot, expected):
 @pytest.fixture
 def watcher(tmp_path):
     config = AgentConfig(
-        namespace="n", run="r", run_uid="u", path=str(tmp_path), destination="s3://bucket", settle_seconds=10
+        namespace="n", run="r", run_uid="u", path=str(tmp_path), destination="s3://bucket", quiet_seconds=10
     )
     return Watcher(config, "STOP_TRAINING")
 

@@ -42,7 +42,7 @@ def test_the_newest_pod_of_a_rank_is_the_last():
         pytest.param(make_pod(), True, False, id="training"),
         pytest.param(exited_pod(0), False, False, id="complete"),
         pytest.param(exited_pod(1), False, True, id="crashed"),
-        pytest.param(exited_pod(1, released=True), False, False, id="let go already"),
+        pytest.param(exited_pod(1, gate_open=True), False, False, id="let go already"),
         pytest.param(finished_pod(1), False, False, id="over"),
     ],
 )

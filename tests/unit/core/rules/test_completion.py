@@ -52,7 +52,7 @@ def exited(seen):
         pytest.param(exited_pod(1), make_agent(), 3, FAILED, id="a crash with no attempt left is the end"),
         pytest.param(exited_pod(1), make_agent(), 2, None, id="a crash with attempts left is not"),
         pytest.param(exited_pod(137), None, 0, None, id="nor is the first crash, whatever its code"),
-        pytest.param(exited_pod(0, released=True), None, 0, None, id="a pod that was let go is judged no more"),
+        pytest.param(exited_pod(0, gate_open=True), None, 0, None, id="a pod that was let go is judged no more"),
         pytest.param(
             exited_pod(0, deleting=True), None, 0, None, id="exit code 0 of a pod that was told to go is not complete"
         ),
@@ -75,7 +75,7 @@ def test_a_marker_before_a_crash_is_told_as_a_warning():
     found = exited(make_observed(pods=(exited_pod(134),), agent=MARKED))
     assert found is not None
     assert found.message == "Training wrote the marker COMPLETE and then ended with exit code 134."
-    assert found.warning == "Exit code 134 came after the completion marker COMPLETE: taken for complete."
+    assert found.warning == "Exit code 134 followed the completion marker COMPLETE: the run counts as complete."
     assert [(e.what, e.value) for e in found.evidence] == [("marker", "COMPLETE"), ("exitCode", "134")]
 
 

@@ -89,7 +89,7 @@ def test_waiting_is_timed_by_what_a_pod_lacks_whatever_it_is_called(reason, lack
             (),
             make_workload(finished=True),
             "",
-            "The Job ended, and no pod is left to tell how its training did: somebody deleted or evicted it.",
+            "The Job ended and its pod was deleted or evicted: the training's result is unknown.",
             id="a Job that ended with nobody left to ask",
         ),
     ],

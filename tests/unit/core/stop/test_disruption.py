@@ -25,18 +25,18 @@ from builders import (
 from trainingrun_operator.api.exchange import AgentError, CommitSeen
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.decide import decide
-from trainingrun_operator.core.effects import CreateBudget, DeleteBudget
+from trainingrun_operator.core.effects import CreateDisruptionBudget, DeleteDisruptionBudget
 from trainingrun_operator.core.manifests import disruption_budget
 from trainingrun_operator.core.stop import disruption
 
 COMMIT = CommitSeen(key=commit_key(1, 7), incarnation=1, generation=7, step=1200)
-UP = CreateBudget(disruption_budget(make_run(), make_workload()))
-DOWN = DeleteBudget("bert-checkpoint", "budget-uid")
+UP = CreateDisruptionBudget(disruption_budget(make_run(), make_workload()))
+DOWN = DeleteDisruptionBudget("bert-checkpoint", "budget-uid")
 PROVEN: dict[str, Any] = {"agent": make_agent(commit=COMMIT), "verified": make_verified()}
 
 
 def wanted(seen):
-    return [one for one in decide(seen).effects if isinstance(one, CreateBudget | DeleteBudget)]
+    return [one for one in decide(seen).effects if isinstance(one, CreateDisruptionBudget | DeleteDisruptionBudget)]
 
 
 def test_the_budget_lets_no_pod_of_the_run_go_and_goes_with_the_job():
@@ -72,17 +72,17 @@ def test_what_is_proven(fields, proven):
 @pytest.mark.parametrize(
     ("fields", "effects"),
     [
-        pytest.param({"budget": ""}, [UP], id="unsaved bytes: guarded"),
-        pytest.param({"budget": "budget-uid"}, [], id="and that once"),
-        pytest.param({"budget": None}, [], id="nothing while nobody knows"),
-        pytest.param({"budget": "", "workload": None}, [], id="nothing before there is a Job"),
-        pytest.param({"budget": "budget-uid", **PROVEN, "proven_seconds": 29}, [], id="proven: not taken down at once"),
-        pytest.param({"budget": "budget-uid", **PROVEN, "proven_seconds": 30}, [DOWN], id="proven for a while: evictable"),
-        pytest.param({"budget": "", **PROVEN, "proven_seconds": 0}, [], id="proven: not put up by an operator that starts"),
-        pytest.param({"budget": "", "pods": (exited_pod(1),)}, [UP], id="a crashed pod behind its gate is guarded too"),
-        pytest.param({"budget": "budget-uid", "pods": (finished_pod(1),)}, [], id="between two pods it stays up"),
-        pytest.param({"budget": "", "pods": ()}, [], id="between two pods it stays down"),
-        pytest.param({"budget": "", "run": make_run(spec={"checkpoint": {"mode": "Disabled"}})}, [], id="nothing is saved at all"),
+        pytest.param({"disruption_budget": ""}, [UP], id="unsaved bytes: guarded"),
+        pytest.param({"disruption_budget": "budget-uid"}, [], id="and that once"),
+        pytest.param({"disruption_budget": None}, [], id="nothing while nobody knows"),
+        pytest.param({"disruption_budget": "", "workload": None}, [], id="nothing before there is a Job"),
+        pytest.param({"disruption_budget": "budget-uid", **PROVEN, "proven_seconds": 29}, [], id="proven: not taken down at once"),
+        pytest.param({"disruption_budget": "budget-uid", **PROVEN, "proven_seconds": 30}, [DOWN], id="proven for a while: evictable"),
+        pytest.param({"disruption_budget": "", **PROVEN, "proven_seconds": 0}, [], id="proven: not put up by an operator that starts"),
+        pytest.param({"disruption_budget": "", "pods": (exited_pod(1),)}, [UP], id="a crashed pod behind its gate is guarded too"),
+        pytest.param({"disruption_budget": "budget-uid", "pods": (finished_pod(1),)}, [], id="between two pods it stays up"),
+        pytest.param({"disruption_budget": "", "pods": ()}, [], id="between two pods it stays down"),
+        pytest.param({"disruption_budget": "", "run": make_run(spec={"checkpoint": {"mode": "Disabled"}})}, [], id="nothing is saved at all"),
     ],
 )  # fmt: skip
 def test_while_it_trains(fields, effects):
@@ -105,12 +105,12 @@ def test_while_it_trains(fields, effects):
 def test_in_a_stop(phase, effects):
     words = {"up": [UP], "stays": [], "down": [DOWN]}
     fields: dict[str, Any] = {**PROVEN, "proven_seconds": 99}
-    assert wanted(stopping_at(phase, budget="", **fields)) == words[effects[0]]
-    assert wanted(stopping_at(phase, budget="budget-uid", **fields)) == words[effects[1]]
+    assert wanted(stopping_at(phase, disruption_budget="", **fields)) == words[effects[0]]
+    assert wanted(stopping_at(phase, disruption_budget="budget-uid", **fields)) == words[effects[1]]
 
 
 def test_the_guard_comes_before_what_is_decided_otherwise():
     status = make_status(termination=make_stop(Phase.REQUESTED))
-    first, *rest = decide(make_observed(run=make_run(status=status), budget="")).effects
+    first, *rest = decide(make_observed(run=make_run(status=status), disruption_budget="")).effects
     assert first == UP
     assert rest

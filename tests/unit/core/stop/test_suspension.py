@@ -30,10 +30,10 @@ from trainingrun_operator.core.effects import (
     Annotate,
     Begin,
     Decision,
+    RecordEvent,
     Resume,
     ResumeWorkload,
     SuspendWorkload,
-    Tell,
 )
 from trainingrun_operator.core.status import render
 
@@ -75,7 +75,7 @@ def test_the_intent_to_suspend_is_written_first(pods):
         run=make_run(spec={"suspend": True, "stopMode": "NextCheckpoint"}, suspend_manager="kubectl-patch"), pods=pods
     )
     decision = decide(seen)
-    assert decision.effects[-1] == Tell("Suspending", MESSAGE)
+    assert decision.effects[-1] == RecordEvent("Suspending", MESSAGE)
     stop = begun(seen)
     assert (stop.status, stop.message, stop.phase, stop.mode) == (
         SUSPENDED,
@@ -139,7 +139,7 @@ def test_it_rests_once_its_nodes_are_settled_and_is_not_over():
     seen = make_observed(run=make_run(spec={"suspend": True}, status=status), workload=ASLEEP, pods=())
     write = advanced(seen)
     assert (write.termination.phase, write.completion) == (Phase.DONE, False)
-    assert decide(seen).effects[-1] == Tell("Suspended", MESSAGE)
+    assert decide(seen).effects[-1] == RecordEvent("Suspended", MESSAGE)
 
 
 def test_a_suspended_run_waits():
@@ -169,7 +169,7 @@ def test_it_is_resumed_from_its_checkpoint():
     assert decision.effects == (
         ResumeWorkload(ASLEEP.uid, ASLEEP.generation),
         Resume(ID, (GONE,)),
-        Tell("Resumed", f"The training goes on from {make_saved().uri}."),
+        RecordEvent("Resumed", f"Training resumes from {make_saved().uri}."),
     )
     assert decision.again_seconds == 0
 
@@ -177,7 +177,7 @@ def test_it_is_resumed_from_its_checkpoint():
 def test_or_from_its_beginning():
     nothing = {"saved": make_saved(commit="", uri="", files=0, note="There was nothing to save.")}
     told = decide(suspended(spec={"suspend": False}, stop=nothing)).effects[-1]
-    assert told == Tell("Resumed", "The training goes on, from its beginning: nothing had been saved.")
+    assert told == RecordEvent("Resumed", "Training resumes from the beginning: nothing was saved.")
 
 
 @pytest.mark.parametrize("suspend", [True, False])
@@ -242,8 +242,7 @@ def test_a_checkpoint_that_has_gone_meanwhile_is_a_loss_that_is_told(verified, l
     stop = advanced(saving(make_saved(), verified=verified)).termination
     assert (stop.phase, stop.saved.commit) == (Phase.DELETING, left)
     assert stop.data_loss.startswith(
-        "The checkpoint that the run was suspended with is not in the bucket any more, or does not verify: s3://bucket/"
-        + BASE
+        "The checkpoint of the suspension is no longer in the bucket, or does not verify: s3://bucket/" + BASE
     )
 
 

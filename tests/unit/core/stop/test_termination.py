@@ -1,4 +1,4 @@
-"""The phases of a stop, and which evidence lets each end."""
+"""The phases of a stop, and the evidence that ends each."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ from trainingrun_operator.core.effects import (
     DeletePod,
     DeleteWorkload,
     EndReplacements,
+    RecordEvent,
     RemoveFinalizer,
     SuspendWorkload,
-    Tell,
 )
 from trainingrun_operator.core.rules.finding import Finding
 from trainingrun_operator.core.stop import proving, termination, transitions
@@ -65,11 +65,11 @@ def advanced(seen):
 
 
 def told(seen):
-    return [(e.reason, e.warning) for e in decide(seen).effects if isinstance(e, Tell)]
+    return [(e.reason, e.warning) for e in decide(seen).effects if isinstance(e, RecordEvent)]
 
 
 def effects(seen):
-    return [e for e in decide(seen).effects if not isinstance(e, Tell)]
+    return [e for e in decide(seen).effects if not isinstance(e, RecordEvent)]
 
 
 def asks(seen, key):
@@ -98,14 +98,15 @@ def test_the_intent_is_written_before_anything_is_done_about_it():
         requested_at=WALL,
         phase_at=WALL,
     )
-    assert tell == Tell("Stopping", "user_stop: Stopped by hand: spec.stop is true (overfitting).")
+    assert tell == RecordEvent("Stopping", "user_stop: Stopped by hand: spec.stop is true (overfitting).")
     assert decision.again_seconds == 0
 
 
 def test_a_warning_of_the_finding_is_told():
     found = Finding("exitCode", "ExitAfterMarker", "Complete.", endings.AUTO_COMPLETE, warning="Exit code 134.")
     assert (
-        Tell("CompletedWithError", "Exit code 134.", warning=True) in termination.begin(make_observed(), found).effects
+        RecordEvent("CompletedWithError", "Exit code 134.", warning=True)
+        in termination.begin(make_observed(), found).effects
     )
 
 
@@ -229,7 +230,7 @@ def test_a_training_that_never_started_has_nothing_to_save(pods):
     assert stop is not None
     assert stop.saved is not None
     assert (stop.phase, stop.data_loss, stop.saved.note, stop.saved.final) == (
-        Phase.DELETING, None, "There was nothing to save: the training never started.", False,
+        Phase.DELETING, None, "Nothing to save: the training never started.", False,
     )  # fmt: skip
 
 
@@ -237,7 +238,7 @@ def test_a_pod_that_went_before_anybody_saw_it_may_have_trained():
     seen = make_observed(run=make_run(status=NEVER_STARTED), pods=(), agent=None, workload=make_workload(failed=1))
     stop = advanced(seen)
     assert stop.phase is Phase.DELETING
-    assert stop.data_loss == "The pod went before anything was saved: nothing of this run is in the bucket."
+    assert stop.data_loss == "The pod ended before anything was saved: the bucket has nothing of this run."
 
 
 @pytest.mark.parametrize(
@@ -258,7 +259,7 @@ def test_a_training_that_never_made_a_step_has_nothing_to_save(fields, ends):
     if stop is not None:
         assert stop.saved is not None
         assert (stop.phase, stop.saved.note, stop.saved.final) == (
-            Phase.DELETING, "There was nothing to save: no step had been made.", False,
+            Phase.DELETING, "Nothing to save: the training made no step.", False,
         )  # fmt: skip
 
 
@@ -268,10 +269,10 @@ def test_a_step_made_before_this_process_lived_counts():
 
 
 LOST_TAIL = (
-    "The pod went before its last bytes were saved. The last commit is"
-    " s3://bucket/runs/ml/bert/0a1b2c3d-run/r0/i1-g0007-pod/checkpoint-1200; whatever was written after it is lost."
+    "The pod ended before its last files were saved. The last commit is"
+    " s3://bucket/runs/ml/bert/0a1b2c3d-run/r0/i1-g0007-pod/checkpoint-1200; files written after it are lost."
 )
-LOST_ALL = "The pod went before anything was saved: nothing of this run is in the bucket."
+LOST_ALL = "The pod ended before anything was saved: the bucket has nothing of this run."
 
 
 @pytest.mark.parametrize("phase", [pytest.param(Phase.SAVING, id="saving"), pytest.param(Phase.HELD, id="held")])
@@ -370,7 +371,7 @@ def test_a_hold_says_why(fields, why):
         return
     assert stop is not None
     assert (stop.phase, stop.hold_reason, stop.saved) == (Phase.HELD, why, None)
-    assert Tell("CheckpointHeld", f"Nothing is deleted. {why}", warning=True) in decide(long).effects
+    assert RecordEvent("CheckpointHeld", f"Nothing is deleted. {why}", warning=True) in decide(long).effects
 
 
 def test_held_goes_on_asking_and_deletes_nothing():
@@ -397,7 +398,7 @@ def test_a_commit_that_does_not_verify_is_held_once_no_pod_has_the_bytes(phase):
         return
     assert stop is not None
     assert (stop.phase, stop.hold_reason) == (
-        Phase.HELD, "The commit does not verify, and no pod holds the bytes any more: model.safetensors has 10 bytes, not 12",
+        Phase.HELD, "The commit does not verify, and no pod has the files any more: model.safetensors has 10 bytes, not 12",
     )  # fmt: skip
 
 
@@ -454,7 +455,8 @@ def test_verifying_ends_with_a_commit_of_which_everything_matched():
     assert stop is not None
     assert (stop.phase, stop.saved) == (Phase.DELETING, make_saved())
     assert (
-        Tell("CheckpointSaved", f"Checkpoint checkpoint-1200 verified at {make_saved().uri}.") in decide(seen).effects
+        RecordEvent("CheckpointSaved", f"Checkpoint checkpoint-1200 verified at {make_saved().uri}.")
+        in decide(seen).effects
     )
 
 
@@ -510,7 +512,7 @@ def test_verifying_waits_for(answer, seconds, phase, attempt):
         pytest.param(make_verified(), f"Checkpoint checkpoint-1200 verified at {make_saved().uri}.", id="a checkpoint"),
         pytest.param(
             make_verified(checkpoint=Checkpoint(dir="checkpoint-9", step=9, complete=False, evidence="")),
-            f"Checkpoint checkpoint-9 (half-written, saved as it was) verified at {make_saved().uri}.",
+            f"Checkpoint checkpoint-9 (incomplete, saved as it was) verified at {make_saved().uri}.",
             id="a half-written one",
         ),
         pytest.param(
@@ -522,7 +524,7 @@ def test_verifying_waits_for(answer, seconds, phase, attempt):
             make_verified(checkpoint=None), f"Files verified at {make_saved().uri}.", id="files of no known format"
         ),
         pytest.param(
-            make_verified(checkpoint=None, total_files=0), "Nothing lay under the checkpoint path.", id="nothing"
+            make_verified(checkpoint=None, total_files=0), "No file was under the checkpoint path.", id="nothing"
         ),
     ],
 )
@@ -546,7 +548,7 @@ def test_what_a_commit_says_is_cut_to_what_the_status_can_say():
 # -- Deleting -----------------------------------------------------------------------------------------------------
 
 JOB = make_workload(replaces=False)
-LET_GO = Annotate("bert-x7k2p", POD_UID, names.RELEASED_ANNOTATION, STOP_ID)
+OPENS_GATE = Annotate("bert-x7k2p", POD_UID, names.OPEN_GATE_ANNOTATION, STOP_ID)
 GONE = DeletePod("bert-x7k2p", POD_UID)
 OPEN: dict[str, Any] = {"pods": (exited_pod(0),), "workload": JOB}
 UNPROVEN: dict[str, Any] = {"stop": {"saved": make_saved(final=False)}}
@@ -556,9 +558,9 @@ LATE = Annotate("bert-x7k2p", POD_UID, names.SAVE_ANNOTATION, save_ask(attempt=2
 @pytest.mark.parametrize(
     ("fields", "wanted"),
     [
-        pytest.param({"pods": (exited_pod(0),)}, [EndReplacements(JOB.uid)], id="first no exit code shall start another pod"),
-        pytest.param(OPEN, [LET_GO], id="training ended and proven: through the gate"),
-        pytest.param({**OPEN, "pods": (exited_pod(0, released=True),)}, [], id="the gate is open already"),
+        pytest.param({"pods": (exited_pod(0),)}, [EndReplacements(JOB.uid)], id="first pod replacement ends"),
+        pytest.param(OPEN, [OPENS_GATE], id="training ended and proven: through the gate"),
+        pytest.param({**OPEN, "pods": (exited_pod(0, gate_open=True),)}, [], id="the gate is open already"),
         pytest.param({**OPEN, "pods": (finished_pod(0),)}, [], id="the Job sees its pod finish first"),
         pytest.param({**OPEN, "pods": (pending_pod(),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="a pod that never started cannot leave through its gate"),
         pytest.param({**OPEN, "phase_seconds": 60}, [SuspendWorkload(JOB.uid, JOB.generation)], id="a gate that never opens is not waited for"),
@@ -566,7 +568,7 @@ LATE = Annotate("bert-x7k2p", POD_UID, names.SAVE_ANNOTATION, save_ask(attempt=2
         pytest.param({**OPEN, "stop": {"saved": make_saved(final=False)}}, [LATE], id="it left after the proof: the rest is saved behind its gate"),
         pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, save=save_ask(attempt=2)),)}, [], id="and is asked for once"),
         pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, deleting=True),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="it is told to go already: the grace is all there is"),
-        pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, released=True),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="its gate is open already"),
+        pytest.param({**OPEN, **UNPROVEN, "pods": (exited_pod(0, gate_open=True),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="its gate is open already"),
         pytest.param({**OPEN, **UNPROVEN, "workload": make_workload(suspended=True)}, [], id="suspended already: the grace is all there is"),
         pytest.param({**OPEN, "stop": {"saved": make_saved(final=False), "data_loss": "All."}}, [SuspendWorkload(JOB.uid, JOB.generation)], id="given up on: nothing more is asked for"),
         pytest.param({**OPEN, **UNPROVEN, "spec": {"checkpoint": {"mode": "Disabled"}}}, [SuspendWorkload(JOB.uid, JOB.generation)], id="nothing is saved at all"),
@@ -615,17 +617,17 @@ def test_a_pod_that_nobody_can_end_is_not_waited_for(pod):
 def test_what_a_machine_took_with_it_after_the_proof_is_said(pod, saved, loss):
     job = make_workload(suspended=True)
     stop = advanced(stopping_at(Phase.DELETING, stop={"saved": saved}, pods=(pod,), workload=job, phase_seconds=300))
-    assert (stop.data_loss or "").startswith("The machine went before the last bytes on it were saved.") == loss
+    assert (stop.data_loss or "").startswith("The machine was lost before its last files were saved.") == loss
 
 
 def test_a_loss_that_was_told_before_the_machine_was_seen_to_be_gone_is_not_told_again():
-    stop = {"saved": make_saved(final=False), "data_loss": "The pod went before its last bytes were saved."}
+    stop = {"saved": make_saved(final=False), "data_loss": "The pod ended before its last files were saved."}
     gone = make_pod(lost=True)
     seen = stopping_at(
         Phase.DELETING, stop=stop, pods=(gone,), workload=make_workload(suspended=True), phase_seconds=300
     )
     assert advanced(seen).data_loss == stop["data_loss"]
-    assert not [effect for effect in decide(seen).effects if isinstance(effect, Tell)]
+    assert not [effect for effect in decide(seen).effects if isinstance(effect, RecordEvent)]
 
 
 def test_what_a_training_wrote_after_the_proof_takes_its_place():
@@ -638,13 +640,13 @@ def test_what_a_training_wrote_after_the_proof_takes_its_place():
 
 def test_a_training_that_started_after_all_is_saved_behind_its_gate():
     """Its pod was pending when the stop went by it, and nobody looked for a while."""
-    nothing = {"saved": Saved(note="There was nothing to save: the training never started.")}
+    nothing = {"saved": Saved(note="Nothing to save: the training never started.")}
     assert effects(stopping_at(Phase.DELETING, **OPEN, stop=nothing)) == [LATE]
     saved = make_verified(attempt=2)
     assert advanced(stopping_at(Phase.DELETING, **OPEN, stop=nothing, answer=saved)).saved == proving.saved_from(saved)
     given_up = {"saved": Saved(note=UNSAVED, gave_up=True)}
     gone = stopping_at(Phase.DELETING, stop=given_up, workload=make_workload(suspended=True), pods=())
-    assert advanced(gone).data_loss == f"{UNSAVED} Nothing of this run is in the bucket."
+    assert advanced(gone).data_loss == f"{UNSAVED} The bucket has nothing of this run."
 
 
 def test_what_cannot_be_saved_after_the_proof_is_given_up_and_said():
@@ -730,7 +732,7 @@ def test_releasing_ends_when_every_node_is_settled(nodes):
     advance, tell = decide(make_observed(run=make_run(status=status), pods=(), workload=None)).effects
     assert isinstance(advance, Advance)
     assert (advance.termination.phase, advance.was_phase, advance.completion) == (Phase.DONE, Phase.RELEASING, True)
-    assert tell == Tell("Finished", "auto_low_loss: Loss 0.2931 < 0.5 at step 1200.")
+    assert tell == RecordEvent("Finished", "auto_low_loss: Loss 0.2931 < 0.5 at step 1200.")
 
 
 DONE = make_status(termination=make_stop(Phase.DONE))

@@ -15,7 +15,7 @@ from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.curve import Thinned, added, config_map, observed
 from trainingrun_operator.edge.background import curve as module
 from trainingrun_operator.edge.background import loop as worker
-from trainingrun_operator.edge.background.curve import Curves
+from trainingrun_operator.edge.background.curve import CurveWriter
 from trainingrun_operator.edge.kube import Kube
 
 ALL = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
@@ -27,7 +27,7 @@ EVERY = 30
 async def place():
     async with api_server() as api, Kube(Plain(api.url)) as kube:
         place = SimpleNamespace(api=api, kube=kube, now=1000.0, leads=True)
-        place.operator = lambda: Curves(kube, lambda: place.leads, EVERY, lambda: place.now)
+        place.operator = lambda: CurveWriter(kube, lambda: place.leads, EVERY, lambda: place.now)
         place.curves = place.operator()
         yield place
 

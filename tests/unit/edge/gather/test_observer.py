@@ -206,7 +206,7 @@ async def test_pools_that_cannot_be_listed_keep_nobody_from_being_looked_at_once
     place.clock.now += RELIST_SECONDS
     place.api.refuse(f"GET {POOLS}", ApiError(500, "InternalError"))
     assert [pool.name for pool in (await place.look()).pools] == ["a100"]
-    assert "those that are known are used" in caplog.text
+    assert "cannot list GPUNodePools, using the known ones" in caplog.text
     place.cache.pools_at = float("-inf")
     place.api.refuse(f"GET {POOLS}", ApiError(500, "InternalError"))
     with pytest.raises(KubeError):
@@ -241,35 +241,35 @@ async def test_where_nodes_are_nobodys_business_neither_nodes_nor_pools_nor_pods
 
 async def test_the_budget_is_looked_for_once_and_then_seldom(place):
     place.watched()
-    assert (await place.look()).budget == ""
+    assert (await place.look()).disruption_budget == ""
     place.clock.now += 10
-    assert (await place.look()).budget == ""
+    assert (await place.look()).disruption_budget == ""
     assert f"GET {BUDGET}" not in place.calls
     place.api.put(stored_budget())
     place.clock.now += RELIST_SECONDS
-    assert (await place.look()).budget == "budget-uid"
+    assert (await place.look()).disruption_budget == "budget-uid"
 
 
 async def test_a_budget_that_cannot_be_read_keeps_nobody_from_being_looked_at(place, caplog):
     place.watched()
     place.api.refuse(f"GET {BUDGET}", ApiError(403, "Forbidden"))
-    assert (await place.look()).budget is None
+    assert (await place.look()).disruption_budget is None
     assert "the disruption budget cannot be read" in caplog.text
 
 
 async def test_a_budget_of_that_name_that_is_not_ours_is_none(place):
     place.watched()
     place.api.put(stored_budget(labels={}))
-    assert (await place.look()).budget == ""
+    assert (await place.look()).disruption_budget == ""
 
 
 async def test_after_a_failure_it_is_looked_for_again_soon(place):
     place.watched()
     await place.look()
-    place.knows(budget=None)
-    assert (await place.look()).budget is None
-    place.clock.now += module.BUDGET_RETRY_SECONDS
-    assert (await place.look()).budget == ""
+    place.knows(disruption_budget=None)
+    assert (await place.look()).disruption_budget is None
+    place.clock.now += module.DISRUPTION_BUDGET_RETRY_SECONDS
+    assert (await place.look()).disruption_budget == ""
 
 
 async def test_nobody_looks_for_the_budget_of_a_run_that_is_over(place):
