@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 CLEAN_UP_SECONDS = 20
 HERE = Path(__file__).parent
 FIRST = (
-    # No test with a machine comes before those that need all machines are through.
     "gpu_nodes",
     "test_load",
     "stage",
@@ -31,11 +30,7 @@ FIRST = (
     "leaver",
     "test_api_trouble",
     "test_plugin",
-    "halved_gpu_machine",
     "test_effects",
-    "test_alerts",
-    "test_namespace",
-    "test_suspend",
     "test_disruptions",
     "own_release",
     "test_frozen_operator",
@@ -138,22 +133,8 @@ def own_release(ground: Ground) -> Iterator[None]:
 
 @pytest.fixture
 def gpu_nodes(ground: Ground) -> Iterator[None]:
-    """No other test uses GPU nodes: whatever happens to machines and their group is this test's doing."""
+    """No other test uses GPU nodes: the operator keeps a machine for whatever pod waits for one like it, and a test reads what the group does."""
     with turn(ground, "gpu", alone=True):
-        yield
-
-
-@pytest.fixture
-def gpu_machine(ground: Ground) -> Iterator[None]:
-    """Each of the test's runs takes a whole machine (8 GPUs). Other tests may have machines of their own meanwhile."""
-    with turn(ground, "gpu", alone=False):
-        yield
-
-
-@pytest.fixture
-def halved_gpu_machine(ground: Ground) -> Iterator[None]:
-    """Two of the test's runs share a machine (4 GPUs each). `scheduling` runs no two of these tests at once, so no other run takes a half of it."""
-    with turn(ground, "gpu", alone=False):
         yield
 
 

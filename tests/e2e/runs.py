@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 SECRET = "s3-credentials"
 PREFIX = "e2e"
 NAMESPACE_LABEL = "trainingrun-e2e"
-OWNER_LABEL = "e2e.trainingrun.dev/owner"
-"""Of a GPU node: the namespace whose run it was taken for. No pod of another takes what becomes free on it."""
 WAIT_SECONDS = 150
 """For anything that a run should do by itself soon; generous, because many tests share two cores."""
 DUMPED_LINES = 40
@@ -142,19 +140,12 @@ class Space:
         if gpus:
             training["resources"]["limits"]["nvidia.com/gpu"] = gpus
             tolerations = [{"key": "nvidia.com/gpu", "operator": "Exists"}]
-            whole["template"]["spec"] |= {"tolerations": tolerations, "affinity": self._own_nodes}
+            whole["template"]["spec"]["tolerations"] = tolerations
             whole.setdefault("nodePool", {})["policy"] = "WhenEmpty"
         whole["template"]["spec"] = merged(whole["template"]["spec"], pod or {})
         if container:
             whole["template"]["spec"]["containers"][0] = merged(training, container)
         return self.apply(name, whole, labels)
-
-    @property
-    def _own_nodes(self) -> Json:
-        """A pod's affinity: to nodes that no other test's run was on."""
-        places = ({"operator": "DoesNotExist"}, {"operator": "In", "values": [self.name]})
-        terms = [{"matchExpressions": [{"key": OWNER_LABEL, **place}]} for place in places]
-        return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
 
     def apply(self, name: str, spec: Json, labels: dict[str, str] | None = None) -> Run:
         """Create a TrainingRun of exactly this spec."""
@@ -412,21 +403,9 @@ class Run:
             f"a pod of {self.name} trains",
             timeout,
         )
-        self._own(pod)
         name = pod["metadata"]["name"]
         self.logs[name] = self.api.follow(self.space.name, name, "train")
         return pod
-
-    def wait_node(self, timeout: float = WAIT_SECONDS) -> str:
-        """Until one of its pods has a node, which no other test's pods then take. Returns the node's name."""
-        pod = self.wait_pod(lambda pod: pod["spec"].get("nodeName"), f"a pod of {self.name} has a node", timeout)
-        self._own(pod)
-        return str(pod["spec"]["nodeName"])
-
-    def _own(self, pod: Json) -> None:
-        if "affinity" in pod["spec"]:
-            node = f"/api/v1/nodes/{pod['spec']['nodeName']}"
-            self.api.merge(node, {"metadata": {"labels": {OWNER_LABEL: self.space.name}}})
 
     def wait_exit(self, timeout: float = WAIT_SECONDS) -> Json:
         """Until the training in one of its pods has exited. Returns the pod."""

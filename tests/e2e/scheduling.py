@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
 TOGETHER: Final = (
-    "gpu_nodes", "halved_gpu_machine", "own_operator", "own_release", "stage", "fenced", "leaver", "refusals"
+    "gpu_nodes", "own_operator", "own_release", "stage", "fenced", "leaver", "refusals"
 )  # fmt: skip
 """Fixtures that hold something alone, and those of a module that its tests share."""
 SOME: Final = 2

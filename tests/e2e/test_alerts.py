@@ -59,7 +59,7 @@ def told(notice, run, severity):
 
 
 def test_a_held_checkpoint_and_an_unreleased_node_are_told_and_every_panel_shows_something(
-    gpu_machine, steady_operator, space, s3_proxy, tmp_path, receiver
+    gpu_nodes, steady_operator, space, s3_proxy, tmp_path, receiver
 ):
     address, notices = receiver
     with (

@@ -71,7 +71,7 @@ def test_a_run_without_checkpoints_is_guarded_by_nobody(space):
     assert not run.api.list(budgets(space))
 
 
-def test_a_drain_waits_for_the_checkpoint_and_the_training_goes_on_elsewhere(gpu_machine, space):
+def test_a_drain_waits_for_the_checkpoint_and_the_training_goes_on_elsewhere(gpu_nodes, space):
     run = space.run("x", *SELDOM, gpus=8)
     pod = run.wait_training(timeout=180)
     first, node = pod["metadata"]["name"], pod["spec"]["nodeName"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Barrier
 
 import pytest
 from e2e.effects import BUDGET, CLOUD, KINDS
@@ -48,7 +49,6 @@ class End:
 def train(space, own, name, **how):
     image = {"image": space.ground["TRAININGRUN_IMAGE"]}
     run = space.run(name, *STUB, container=image, labels=own.labels, **how)
-    run.wait_node(SECONDS)
     run.wait_condition("CheckpointSaved", timeout=SECONDS)
     return run
 
@@ -90,10 +90,13 @@ def steps_of(effects):
     return list(dict.fromkeys(one["effect"] for one in effects if one["effect"] not in UNSTEADY))
 
 
-def killed_at(space, own, name, effects, side, gpus):
+def killed_at(space, own, name, effects, side, gpus, machines):
     """Of a run whose operator is killed at each of these effects: its end, and what it is expected to be."""
     halts = {effect: own.halt(name + "|", effect, side) for effect in effects}
     run = train(space, own, name, gpus=gpus)
+    if gpus:
+        # A machine is kept for a pod that waits for one like it: all have theirs before the first is given back.
+        machines.wait(SECONDS)
     recorded = run.status.get("nodes") or []
     stop(run)
     missed = [effect for effect, halt in halts.items() if not own.halted(halt)]
@@ -103,16 +106,17 @@ def killed_at(space, own, name, effects, side, gpus):
     return run, recorded, end
 
 
-def test_killed_at_one_effect_of_each_kind_it_ends_the_same(gpu_machine, space, cloud, capsys):
+def test_killed_at_one_effect_of_each_kind_it_ends_the_same(gpu_nodes, space, cloud, capsys):
     """Four runs side by side, each with an operator of its own: for either side, those of two halves of the kinds."""
     halves = [(side, half) for side in SIDES for half in (0, 1)]
+    machines = Barrier(len(SIDES))
 
     def story(side, half):
         own = OwnOperator.open(space, env=PATIENT)
         effects = [kind.effect for kind in KINDS[half::2]]
         # The half with the machine needs one.
         gpus = 8 if CLOUD in effects else 0
-        run, recorded, end = killed_at(space, own, f"{side}{half}", effects, side, gpus)
+        run, recorded, end = killed_at(space, own, f"{side}{half}", effects, side, gpus, machines)
         return own, run, recorded, end
 
     with ThreadPoolExecutor(len(halves)) as pool:
@@ -121,11 +125,11 @@ def test_killed_at_one_effect_of_each_kind_it_ends_the_same(gpu_machine, space, 
     assert ends[:2] == ends[2:], "Killed before or after: it ends the same."
     run_deletions_are_single(space)
     for own, run, recorded, end in stories:
+        mine = [node["providerID"].rpartition("/")[2] for node in recorded if node.get("pool")]
         asked = [one for one in own.effects(run.name) if one["effect"] == CLOUD and one.get("status") == 200]
-        machines = [node["providerID"].rpartition("/")[2] for node in recorded if node.get("pool")]
-        assert end.nodes[: len(machines)] == ("Released",) * len(machines)
-        assert len(asked) == len(machines), "Each machine was terminated once."
-        assert not set(machines) & cloud.running()
+        assert end.nodes[: len(mine)] == ("Released",) * len(mine)
+        assert len(asked) == len(mine), "Each machine was terminated once."
+        assert not set(mine) & cloud.running()
     assert sum(bool(node.get("pool")) for _, _, recorded, _ in stories for node in recorded) == len(SIDES)
     lines = [f"  {side:6} {kind.effect:42} {kind.name}" for side in SIDES for kind in KINDS]
     title = f"killed at an effect of each kind: {len(stories)} runs, {len(lines)} kills, each ended the same"
@@ -175,7 +179,7 @@ def run_deletions_are_single(space):
 
 
 @pytest.mark.exhaustive
-def test_killed_at_every_effect_of_a_release_exactly_one_machine_goes(gpu_machine, space, cloud, capsys):
+def test_killed_at_every_effect_of_a_release_exactly_one_machine_goes(gpu_nodes, space, cloud, capsys):
     own = OwnOperator.open(space, env=PATIENT)
     clean = train(space, own, "clean", gpus=8)
     stop(clean)

@@ -32,7 +32,6 @@ def frozen_while_the_other_ends_it(space, two, name, effect, **how):
     """Returns the frozen operator, its halt and the status that the other has left."""
     image = {"image": space.ground["TRAININGRUN_IMAGE"]}
     run = space.run(name, *STUB, container=image, labels=two[0].labels, **how)
-    run.wait_node()
     run.wait_condition("CheckpointSaved")
     halts = [own.halt(f"{name}|", effect, "before", do="freeze") for own in two]
     run.merge({"spec": {"stop": True}})

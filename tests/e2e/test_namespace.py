@@ -31,7 +31,7 @@ def told_of(space):
     )
 
 
-def test_a_namespace_is_not_held_by_a_bucket_that_cannot_be_reached(gpu_machine, space, s3_proxy):
+def test_a_namespace_is_not_held_by_a_bucket_that_cannot_be_reached(gpu_nodes, space, s3_proxy):
     run = space.run("x", *LONG, gpus=8, checkpoint={"s3": {"endpointURL": s3_proxy.url}})
     node = run.wait_training(timeout=180)["spec"]["nodeName"]
     run.wait_condition("CheckpointSaved")

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 LONG = ("--epochs", "200", "--step-seconds", "0.1")
 
 
-def test_a_machine_that_dies_under_a_stop_and_a_training(halved_gpu_machine, space):
+def test_a_machine_that_dies_under_a_stop_and_a_training(gpu_nodes, space):
     trains = space.run("trains", *LONG, gpus=4)
     pod = trains.wait_training(timeout=180)
     first, node = pod["metadata"]["name"], pod["spec"]["nodeName"]

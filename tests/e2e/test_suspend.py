@@ -27,7 +27,7 @@ def assert_suspended(run, status):
     assert status["terminationMessage"].startswith("Suspended: spec.suspend is true. Checkpoint ")
 
 
-def test_a_suspended_run_gives_its_machine_back_and_goes_on_from_its_checkpoint(gpu_machine, space):
+def test_a_suspended_run_gives_its_machine_back_and_goes_on_from_its_checkpoint(gpu_nodes, space):
     run = space.run("x", *DIGITS, gpus=8)
     first = run.wait_training(timeout=180)["metadata"]["name"]
     run.wait_step(10)

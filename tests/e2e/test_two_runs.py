@@ -16,7 +16,7 @@ LONG = ("--epochs", "200", "--step-seconds", "0.1")
 FINALIZER = "e2e.trainingrun.dev/look-again"
 
 
-def test_a_node_stays_until_the_last_run_on_it_has_ended(halved_gpu_machine, space):
+def test_a_node_stays_until_the_last_run_on_it_has_ended(gpu_nodes, space):
     first = space.run("first", *LONG, gpus=4)
     node = first.wait_training(timeout=180)["spec"]["nodeName"]
     second = space.run("second", *LONG, gpus=4, pod={"nodeSelector": {"kubernetes.io/hostname": node}})

