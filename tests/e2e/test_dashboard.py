@@ -143,7 +143,7 @@ def test_the_button_stops_the_run_in_the_name_of_who_presses_it(stage):
         wait_live(other)
         expect(page.locator("#curve canvas").first).to_be_visible(timeout=60_000)
         expect(page.locator("#curve-summary")).to_contain_text("The loss went from")
-        expect(page.locator("#checkpoint")).to_contain_text("checked file by file", timeout=60_000)
+        expect(page.locator("#checkpoint")).to_contain_text("every file in the bucket is verified", timeout=60_000)
         assert_accessible(page)
         page.set_viewport_size(PHONE)
         assert_fits(page)

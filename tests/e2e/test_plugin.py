@@ -93,7 +93,7 @@ def test_a_person_looks_at_a_run_stops_it_and_takes_its_checkpoint_home(space, t
     assert float(row[2]) > TARGET
     assert space.name in plugin(space, "list -A")
     told = plugin(space, "explain digits", keep="explain-running")
-    assert told.startswith("digits has not ended: no reason to end it holds yet.\n")
+    assert told.startswith("digits has not ended: no rule ends it yet.\n")
     assert re.search(rf"\n- Loss [\d.e-]+ at step \d+ is not below {TARGET} \(autoStopLoss\)", told)
     assert "is proven in the bucket" in told
     assert re.search(
@@ -128,7 +128,7 @@ def test_a_person_looks_at_a_run_stops_it_and_takes_its_checkpoint_home(space, t
     assert status["termination"]["actor"] == me, "The person is the actor, not the program."
 
     # When it is over.
-    assert f"Asked for by {me}." in plugin(space, "explain digits", keep="explain-ended")
+    assert f"Requested by {me}." in plugin(space, "explain digits", keep="explain-ended")
     assert plugin(space, "stop digits").startswith("digits has ended already (user_stop)")
     run.wait_curve(lambda curve: curve.points, "it has a curve")
     drawn = plugin(space, "plot digits", keep="plot").splitlines()

@@ -121,7 +121,7 @@ def test_keys_that_are_renewed_reach_a_running_agent(space):
 
     log.wait("Committed")
     hand_over("nobody")
-    log.wait("Trying on")
+    log.wait("Retrying")
     committed = log.text.count("Committed")
     hand_over(space.ground["AWS_ACCESS_KEY_ID"])
     log.wait("Committed", times=committed + 1)

@@ -84,7 +84,7 @@ def test_explain_says_why_it_has_not_ended_the_run_yet_and_why_it_did(example):
     assert said in explain(run, TODAY).because
     told = explain(ended(QUIET, example.rules), TODAY)
     assert "ended as hung" in told.answer
-    assert told.because[:2] == ("Decided by the rule hang (NoStep).", "What decided: quietSeconds 3600 at step 1200.")
+    assert told.because[:2] == ("Decided by the rule hang (NoStep).", "Evidence: quietSeconds 3600 at step 1200.")
 
 
 def test_the_dashboard_has_its_words_and_the_metrics_its_series(example):

@@ -1,4 +1,4 @@
-"""What runs inside a training pod: the agent beside the training, the restore before it, the gate after it.
+"""The containers that the operator adds to a training pod: restore (before the training), agent (during it), gate (after it).
 
-Nothing here imports the operator's side; ``gate`` imports the standard library only.
+This package imports nothing of core, edge or controller; ``gate`` imports the standard library only.
 """

@@ -1,4 +1,4 @@
-"""What a shipment takes and brings: the files wanted, what arrived, what stopped it, how much memory it may hold."""
+"""Values of a shipment: the files to send, the files sent, the errors that stop it, its memory limit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ChangedError(Exception):
-    """A file is no longer what the scan saw."""
+    """A file differs from what the scan saw."""
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(f"{path}: {why}")
@@ -21,11 +21,11 @@ class ChangedError(Exception):
 
 
 class PreemptedError(Exception):
-    """Something more urgent has come up; what was sent stays and counts."""
+    """A more urgent request stops the shipment. Files sent so far stay in the bucket and are used again."""
 
 
 class Sent(NamedTuple):
-    """A file that a commit names already."""
+    """A file that the bucket already holds."""
 
     size: int
     mtime_ns: int
@@ -35,19 +35,19 @@ class Sent(NamedTuple):
 
 @dataclass(frozen=True)
 class Wanted:
-    """One file to be shipped."""
+    """One file to ship."""
 
     path: str
     entry: Entry
     optional: bool = False
-    """Left out without a word if it changes meanwhile."""
+    """Omitted without an entry in `Cargo.skipped` if it changes during the shipment."""
     earlier: Sent | None = None
-    """Where the bucket holds the same bytes."""
+    """The object in the bucket with the same bytes."""
 
 
 @dataclass
 class Cargo:
-    """What has arrived."""
+    """The files that were sent and those that were skipped."""
 
     files: list[FileEntry] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Cargo:
 
 @dataclass
 class Tally:
-    """What a shipment did, for the report and the log."""
+    """Counts what a shipment did, for the report and the log."""
 
     sent_bytes: int = 0
     kept_bytes: int = 0
@@ -63,19 +63,19 @@ class Tally:
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def sent(self, size: int) -> None:
-        """Bytes that went over the wire."""
+        """Count bytes that were sent to the bucket."""
         with self.lock:
             self.sent_bytes += size
 
     def kept(self, size: int, parts: int = 0) -> None:
-        """Bytes that were there already."""
+        """Count bytes that the bucket already held."""
         with self.lock:
             self.kept_bytes += size
             self.kept_parts += parts
 
 
 class Budget:
-    """Lets tasks start only while the bytes that they hold fit; one task alone always fits."""
+    """Delays tasks until the bytes that they hold fit into the limit. A single task always fits."""
 
     def __init__(self, limit: int) -> None:
         self._free = limit
@@ -83,13 +83,13 @@ class Budget:
         self._changed = threading.Condition()
 
     def take(self, size: int) -> None:
-        """Wait for that much memory."""
+        """Wait until ``size`` bytes are free, and take them."""
         with self._changed:
             self._changed.wait_for(lambda: self._free >= size or self._free == self._limit)
             self._free -= size
 
     def give(self, size: int) -> None:
-        """Return it."""
+        """Return ``size`` bytes."""
         with self._changed:
             self._free += size
             self._changed.notify()

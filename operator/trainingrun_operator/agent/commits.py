@@ -1,4 +1,4 @@
-"""Rank 0 writes the commits: of a run of one rank with each manifest, of several once every rank holds the same checkpoint."""
+"""Write commits. Rank 0 writes them: with each manifest in a run of one rank, else once all ranks hold the same checkpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Commits:
-    """The shipper's own; not thread-safe."""
+    """Writes the commits on the shipper's thread; not thread-safe."""
 
     def __init__(self, task: Task, bucket: Bucket, ledger: Ledger, board: Board, pace: Pace) -> None:
         self._task = task
@@ -36,21 +36,21 @@ class Commits:
         several = task.pod.world_size > 1 and task.pod.rank == 0
         self._peers = Peers(bucket, task) if several else None
         self._look_at = 0.0
-        """When what the other ranks hold is read next, by `time.monotonic`."""
+        """`time.monotonic` of the next read of the other ranks' manifests."""
         self._rested = 0.0
-        """How long the pause before that is, in seconds."""
+        """Pause before that read, in seconds."""
 
     @property
     def waits(self) -> bool:
-        """Whether this agent's commits wait for other ranks: it is rank 0 of several."""
+        """Whether this agent is rank 0 of several ranks, so that its commits wait for the others."""
         return self._peers is not None
 
     def of_one_rank(self, job: Job, ref: RankManifest, manifest: Manifest | None) -> None:
-        """Commit what was just shipped, or a manifest that was there already.
+        """Commit the manifest just written, or (``manifest`` is None) an earlier one.
 
         Raises:
-            FencedError: a newer writer is there.
-            ConflictError: another commit lies there.
+            FencedError: a newer writer has claimed the rank.
+            ConflictError: the key holds another commit.
         """
         totals = self._ledger.totals_of(ref) if manifest is None else (manifest.total_files, manifest.total_bytes)
         request = job.wish.request
@@ -58,16 +58,16 @@ class Commits:
         self._put(job.wish, job.wish.reason, answer, job.checkpoint, (ref,), totals, manifest=manifest)
 
     def shipped(self) -> None:
-        """This rank holds something new: the others are looked at without delay."""
+        """Note that this rank has a new manifest: the next turn reads the other ranks without delay."""
         self._rested, self._look_at = 0.0, 0.0
 
     def agreed(self, wish: Wish) -> Answer | None:
-        """Of several ranks: commit what every rank holds by now. Returns what the commit answers; None: there is no new commit.
+        """Commit what every rank of several holds. Return what the commit answers; None without a new commit.
 
         Raises:
-            FencedError: a newer writer is there.
-            ConflictError: another commit lies there.
-            ClientError, BotoCoreError: the bucket.
+            FencedError: a newer writer has claimed the rank.
+            ConflictError: the key holds another commit.
+            ClientError, BotoCoreError: a call to the bucket failed.
         """
         mine = next(iter(self._ledger.held), None)
         if self._peers is None or mine is None or self._ledger.has_committed(mine) or time.monotonic() < self._look_at:
@@ -85,7 +85,7 @@ class Commits:
         return found.answer
 
     def _wait(self, wish: Wish, mine: Held, others: Mapping[int, Sequence[Held]]) -> None:
-        """Look again later: at first as often as at the volume, then less and less often."""
+        """Delay the next read of the other ranks: at first by the scan interval, then twice as long each time."""
         longest = self._pace.backoff_max if wish.ended else self._pace.ranks_max
         self._rested = min(max(self._rested * 2, self._pace.scan), longest)
         self._look_at = time.monotonic() + self._rested
@@ -96,7 +96,7 @@ class Commits:
         elif self._board.failed("ranks", "RanksDiffer", f"No checkpoint is held by every rank: {why}"):
             log.warning("No checkpoint is held by every rank: %s.", why)
 
-    def _put(  # noqa: PLR0913  # what a commit is made of
+    def _put(  # noqa: PLR0913  # the parts of a commit
         self,
         wish: Wish,
         reason: str,

@@ -1,4 +1,4 @@
-"""What the agent is told at its start, and the little that it remembers across restarts within one pod."""
+"""The agent's configuration, and what it keeps across restarts of its container within one pod."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from trainingrun_operator.checkpoints.documents import PodRef, RunRef
 from trainingrun_operator.checkpoints.keys import Layout
 
 CLOCK_SLACK_SECONDS = 0.05
-"""File systems stamp with a coarse clock that lags the fine one by some milliseconds."""
+"""File systems stamp files with a coarse clock that lags the wall clock by some milliseconds."""
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Where the pod's side of the conversation lies."""
+    """Folders through which agent, operator and training exchange files."""
 
     podinfo: Path = Path(names.PODINFO_PATH)
     control: Path = field(default_factory=lambda: Path(os.environ.get(names.CONTROL_ENV) or names.CONTROL_PATH))
 
     @property
     def annotations(self) -> Path:
-        """The pod's annotations, as the kubelet projects them."""
+        """The pod's annotations, projected by the kubelet."""
         return self.podinfo / "annotations"
 
     @property
     def resume_from(self) -> Path:
-        """Names the checkpoint that the restore put in place."""
+        """The file with the path of the restored checkpoint."""
         return self.control / "resume_from"
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How often the agent looks, in seconds."""
+    """The agent's intervals, in seconds."""
 
     poll: float = 0.1
-    """The annotations."""
+    """Between reads of the annotations."""
     scan: float = 1.0
-    """The volume; stretched so that scanning takes at most a tenth of the time."""
+    """Between scans of the volume; longer if needed, so that scans take at most a tenth of the time."""
     backoff_max: float = 5.0
-    """Between two tries against the bucket."""
+    """At most between two tries against the bucket."""
     fence: float = 60.0
-    """For a newer writer, while there is nothing to commit."""
+    """Between checks for a newer writer while there is nothing to commit."""
     ranks_max: float = 30.0
-    """For what the other ranks hold, while they hold nothing new; the pause begins with that of a scan and doubles."""
+    """At most between reads of the other ranks' manifests. The pause starts at ``scan`` and doubles while they agree on nothing new."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class Task:
 
     @classmethod
     def from_env(cls) -> Task:
-        """Read the configuration that the operator pinned on the container.
+        """Read the configuration from the container's environment variables, which the operator sets.
 
         Raises:
             KeyError: a variable is missing.
-            ValueError: the rank is none of the run's.
-            pydantic.ValidationError: the configuration is not what this version understands.
+            ValueError: the rank is not one of the run's.
+            pydantic.ValidationError: this version does not understand the configuration.
         """
         config = AgentConfig.parse(json.loads(os.environ[exchange.AGENT_CONFIG_ENV]))
         pod = PodRef(
@@ -78,7 +78,7 @@ class Task:
             world_size=config.world_size,
         )
         if not 0 <= pod.rank < pod.world_size:
-            message = f"{names.RANK_ENV} is {pod.rank}, and the run has {pod.world_size} ranks: expected 0 to {pod.world_size - 1}"
+            message = f"{names.RANK_ENV} is {pod.rank}; the run has {pod.world_size} ranks, expected 0 to {pod.world_size - 1}"
             raise ValueError(message)
         return cls(config, pod)
 
@@ -89,19 +89,20 @@ class Task:
 
     @property
     def run(self) -> RunRef:
-        """The run, as manifests name it."""
+        """The run's reference in manifests."""
         return RunRef(namespace=self.config.namespace, name=self.config.run, uid=self.config.run_uid)
 
     @property
     def layout(self) -> Layout:
-        """Where the run's bytes lie."""
+        """The run's keys in the bucket."""
         return Layout.of(self.config.destination, self.config.namespace, self.config.run, self.config.run_uid)
 
 
 class PodMemory:
-    """A file in the control directory, which lives as long as the pod: first start, claimed incarnation, and which stop's signal was sent.
+    """What the agent keeps for as long as the pod exists: first start, claimed incarnation, the stop whose signal was sent.
 
-    A file of another pod is not believed; a directory that cannot be written costs a restarted agent its incarnation only.
+    It is one file in the control directory. The file of another pod is ignored. If the directory is not writable, a
+    restarted agent claims a new incarnation.
     """
 
     def __init__(self, control: Path, pod_uid: str) -> None:
@@ -111,18 +112,18 @@ class PodMemory:
         stored = self._read()
         self.first_start = not stored
         self.started_at = float(stored.get("startedAt", time.time() - CLOCK_SLACK_SECONDS))
-        """Wall clock of this node: what lies in the volume and is older, was there before the pod."""
+        """Wall clock of this node. Older files in the volume are of an earlier pod."""
         self.incarnation: int | None = stored.get("incarnation")
         self.signalled: str | None = stored.get("signalled")
         self._write()
 
     def remember_incarnation(self, incarnation: int) -> None:
-        """Keep the claim for a restarted agent of the same pod."""
+        """Store the claimed incarnation for a restarted agent of this pod."""
         self.incarnation = incarnation
         self._write()
 
     def remember_signal(self, request_id: str) -> None:
-        """Keep, before it is sent, that this stop's signal was: a training may take a second one for impatience."""
+        """Store, before the signal is sent, that this stop has sent it. A second signal may make a training exit at once."""
         self.signalled = request_id
         self._write()
 

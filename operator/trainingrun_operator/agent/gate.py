@@ -1,6 +1,6 @@
-"""The checkpoint-gate: keeps the pod Running until the operator has released it, or the pod is being ended.
+"""The checkpoint-gate: keeps the pod Running until the operator opens the gate or the pod is terminated.
 
-Rides as a regular container in every training pod, so it is the standard library only, and small.
+It is a regular container of every training pod, so it is small and uses the standard library only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from trainingrun_operator.api import names
 
 POLL_SECONDS = 0.2
 SIGTERMED = names.GATE_SIGTERMED
-"""A pod that is ended from outside must not count as succeeded, even if its training leaves with 0: the Job replaces it."""
+"""Exit code after SIGTERM. A terminated pod must not succeed, even if its training exits with 0, so that the Job replaces it."""
 
 
 def is_released(annotations: str) -> bool:
@@ -26,7 +26,7 @@ def _leave(*_: object) -> None:
 
 
 def run(podinfo: Path | None = None) -> int:
-    """Wait for the release, which ends in 0, or for SIGTERM, which does not."""
+    """Wait until the operator opens the gate (exit code 0) or SIGTERM arrives (`SIGTERMED`)."""
     file = (podinfo or Path(names.PODINFO_PATH)) / "annotations"
     try:
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -34,7 +34,7 @@ def run(podinfo: Path | None = None) -> int:
         while not _look(file):
             time.sleep(POLL_SECONDS)
     except SystemExit:
-        # Raised out of the sleep, so that the gate costs the agent none of the pod's grace.
+        # Raised during the sleep: the gate exits at once and leaves the whole grace period to the agent.
         return 0 if _look(file) else SIGTERMED
     return 0
 

@@ -1,4 +1,4 @@
-"""What one rank of this run has in the bucket: who writes now, which manifests and commits there are, which files they cover."""
+"""What one rank of this run has in the bucket: the claimed incarnation, the manifests, the commits, the files they cover."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HISTORY_MAX = 50
-"""Commits that are read back at the start: enough to know what is covered."""
+"""Commits that are read at the start, the newest ones."""
 
 
 class FencedError(Exception):
-    """A newer writer has claimed this rank: this agent never writes again."""
+    """A newer writer has claimed this rank. This agent must not write again."""
 
 
 class TooLargeError(Exception):
-    """A manifest beyond its bound."""
+    """A manifest or a commit is larger than its limit."""
 
 
 class Request(NamedTuple):
-    """The request that a manifest and a commit are made for."""
+    """The save request that a manifest and a commit answer."""
 
     id: str | None = None
     attempt: int = 0
@@ -58,17 +58,17 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Known:
-    """A manifest in the bucket, as far as it matters for naming it again."""
+    """A manifest in the bucket that a later commit may name again."""
 
     ref: RankManifest
     checkpoint: tuple[str, bool] | None
-    """Directory and whether it was complete."""
+    """Directory, and whether it was complete."""
     files: Mapping[str, tuple[int, int]]
     """Size and modification time by path."""
 
 
 def now() -> str:
-    """The time of day, for people; nothing is decided by it."""
+    """Return the time in ISO 8601, UTC. It is for display only."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -88,17 +88,17 @@ class Ledger:
         self.alone = task.pod.world_size == 1
         self.incarnation: int | None = None
         self.generation = 1
-        """The next one to be written."""
+        """The next generation to write."""
         self.manifest: ManifestSeen | None = None
         """The newest manifest of this incarnation."""
         self.newest: CommitSeen | None = None
-        """The newest commit of this incarnation; rank 0's only."""
+        """The newest commit of this incarnation. Only rank 0 has one."""
         self.answered: dict[Request, bool] = {}
-        """Requests that this pod has answered, and whether finally: by a commit, of a rank other than 0 by a manifest."""
+        """Requests that this pod has answered, and whether the answer is final. Rank 0 answers by a commit, others by a manifest."""
         self.held: list[Held] = []
-        """Manifests of this incarnation, newest first. Not kept by a run of one rank."""
+        """Manifests of this incarnation, newest first. Empty in a run of one rank."""
         self.written: list[Written] = []
-        """Commits of this incarnation of rank 0, newest first. Not kept by a run of one rank."""
+        """Commits of this incarnation of rank 0, newest first. Empty in a run of one rank."""
         self.is_open = False
         self._previous: str | None = None
         self._sent: dict[str, Sent] = {}
@@ -107,10 +107,11 @@ class Ledger:
     # -- who writes --------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Claim an incarnation, or go on with this pod's, and read what is covered. To be called again if the bucket failed meanwhile.
+        """Claim an incarnation, or continue this pod's, and read which files are covered. Call again if the bucket failed.
 
         Raises:
-            FencedError: a newer writer is there already.
+            FencedError: a newer writer has claimed the rank.
+            ClientError, BotoCoreError: a call to the bucket failed.
         """
         commits = {order: key for key, _ in self._bucket.keys(self.layout.commits) if (order := order_of_commit(key))}
         above = max((order.incarnation for order in commits), default=0) if self.rank == 0 else 0
@@ -126,7 +127,7 @@ class Ledger:
         self.generation = max(own, default=0) + 1
         self.is_open = True
         log.info(
-            "Writing as incarnation %d of rank %d, next generation %d; %d commits are there.",
+            "Writing as incarnation %d of rank %d, next generation %d. The bucket has %d commits.",
             incarnation,
             self.rank,
             self.generation,
@@ -145,15 +146,15 @@ class Ledger:
                 key = self.layout.claim(self.rank, number)
                 self._bucket.put(key, claim.model_dump_json(by_alias=True).encode())
             except ConflictError:
-                number += 1  # another pod was faster
+                number += 1  # another pod has claimed it
             else:
                 return number
 
     def check_fence(self) -> None:
-        """See whether a newer writer has claimed this rank. Claims of other ranks are no matter.
+        """Check that no newer writer has claimed this rank. Claims of other ranks do not count.
 
         Raises:
-            FencedError: it has.
+            FencedError: a newer writer has claimed it.
         """
         newest = max(self._claims(), default=0)
         if self.incarnation is not None and newest > self.incarnation:
@@ -164,7 +165,7 @@ class Ledger:
     # -- what is covered -------------------------------------------------------------------------------------------
 
     def _recall_manifests(self, incarnation: int) -> list[int]:
-        """Read what this incarnation has written already; returns its generations."""
+        """Read the newest manifests of this incarnation. Return the generations of all of them."""
         keys = self._bucket.keys(self.layout.manifests(self.rank, incarnation), flat=True)
         found = {order: key for key, _ in keys if (order := order_of_manifest(key))}
         for order in sorted(found)[-HELD_MAX:]:
@@ -172,7 +173,7 @@ class Ledger:
             try:
                 manifest = read_manifest(body, "it")
             except BadCommitError as bad:
-                log.warning("Passing over manifest %s: %s.", found[order], bad)
+                log.warning("Ignoring manifest %s: %s.", found[order], bad)
                 continue
             self._hold(self._ref(found[order], body, incarnation), manifest)
         return [order.generation for order in found]
@@ -186,7 +187,7 @@ class Ledger:
             if self.rank == 0 and order.incarnation == self.incarnation:
                 self._recall_own(key, commit)
         except BadCommitError as bad:
-            log.warning("Passing over commit %s: %s.", key, bad)
+            log.warning("Ignoring commit %s: %s.", key, bad)
             return
         for ref, manifest in manifests:
             self._learn(ref, manifest, over=False)
@@ -217,39 +218,39 @@ class Ledger:
             self.manifest = _manifest_seen(ref.key, manifest)
 
     def _hold(self, ref: RankManifest, manifest: Manifest) -> None:
-        """Of several ranks: a manifest covers its files, and rank 0 has it to commit. Another rank's part is done."""
+        """Record a manifest of a run of several ranks: it covers its files. Rank 0 commits it later; other ranks have answered."""
         self._learn(ref, manifest, over=True)
         self.held = [Held.of(ref, manifest), *self.held][:HELD_MAX]
         if self.rank and manifest.termination_id:
             self.answered[Request(manifest.termination_id, manifest.attempt)] = manifest.final
 
     def earlier(self, path: str, entry: Entry) -> Sent | None:
-        """The same file in an earlier commit, if size and time are the same."""
+        """Return the file as the bucket holds it, if size and modification time are the same."""
         sent = self._sent.get(path)
         return sent if sent and (sent.size, sent.mtime_ns) == _stamp(entry) else None
 
     def covers(self, unit: Unit) -> bool:
-        """Whether every file of a unit is in some commit as it is now."""
+        """Whether the bucket holds every file of a unit in its current state."""
         return all(self.earlier(path, entry) for path, entry in unit.files.items() if entry.kind is not Kind.OTHER)
 
     def has_answered(self, save: SaveRequest) -> bool:
-        """Whether a request was answered; one that now says that the training has ended, finally."""
+        """Whether a request was answered. Once the training has ended, only a final answer counts."""
         final = self.answered.get(Request(save.id, save.attempt))
         return final is not None and (final or not save.ended)
 
     def has_committed(self, held: Held) -> bool:
-        """Whether what rank 0 of several holds is in a commit that answers what it answers."""
+        """Whether a commit names this manifest's files and, if the manifest answers a request, gives the same answer."""
         return any(
             one.folders[0] == held.folder and (not held.asked or one.answer == held.answer) for one in self.written
         )
 
     def unsaved_bytes(self, entries: Mapping[str, Entry]) -> int:
-        """How much lies in the volume and in no commit."""
+        """Return the bytes of the files that no commit or manifest covers."""
         files = ((path, entry) for path, entry in entries.items() if entry.kind is Kind.FILE)
         return sum(entry.size for path, entry in files if self.earlier(path, entry) is None)
 
     def manifest_of(self, unit: Unit, *, complete: bool) -> RankManifest | None:
-        """The newest manifest that is about a unit and holds all of it as it is now."""
+        """Return the newest manifest of a unit that holds every file of it in its current state."""
         for known in self._known:
             if known.checkpoint == (unit.dir, complete) and all(
                 known.files.get(path) == _stamp(entry)
@@ -260,7 +261,7 @@ class Ledger:
         return None
 
     def totals_of(self, ref: RankManifest) -> tuple[int, int]:
-        """Files and bytes of a known manifest."""
+        """Return the number of files and of bytes of a known manifest."""
         files = next((known.files for known in self._known if known.ref == ref), {})
         return len(files), sum(size for size, _ in files.values())
 
@@ -268,28 +269,28 @@ class Ledger:
 
     @property
     def order(self) -> Order:
-        """The place of the commit that comes next."""
+        """The order of the next commit or manifest."""
         if self.incarnation is None:
             raise FencedError("no incarnation has been claimed")
         return Order(self.incarnation, self.generation)
 
     @property
     def folder(self) -> str:
-        """Where the next generation's files go."""
+        """The key prefix of the next generation's files."""
         return self.layout.folder(self.rank, self.order, self._task.pod.name)
 
     @property
     def previous(self) -> str | None:
-        """The key of the commit before the next one."""
+        """The key of the newest commit."""
         return self._previous
 
     def put_manifest(self, manifest: Manifest) -> RankManifest:
-        """Write the next generation's manifest. Of several ranks its files count as covered from here on.
+        """Write the next generation's manifest. In a run of several ranks its files count as covered from now on.
 
         Raises:
-            FencedError: a newer writer is there.
-            TooLargeError: it is beyond its bound.
-            ConflictError: another try of this generation wrote a different one.
+            FencedError: a newer writer has claimed the rank.
+            TooLargeError: the manifest is larger than its limit.
+            ConflictError: the key holds a different manifest of this generation.
         """
         key = self.layout.manifest(self.rank, self.order, self._task.pod.name)
         if not self.alone:
@@ -304,10 +305,10 @@ class Ledger:
         return ref
 
     def read_again(self, ref: RankManifest) -> Manifest:
-        """Read a known manifest once more.
+        """Read a known manifest again.
 
         Raises:
-            ConflictError: it is not what it was.
+            ConflictError: the manifest has changed or is missing.
         """
         body = self._bucket.get(ref.key, MANIFEST_MAX_BYTES)
         if body is None or hashlib.sha256(body).hexdigest() != ref.sha256:
@@ -316,11 +317,11 @@ class Ledger:
         return read_manifest(body, "it")
 
     def put_commit(self, commit: Commit, manifest: Manifest | None, written: Written | None = None) -> CommitSeen:
-        """Write the commit, unless a newer writer has come up; from here on its files count as covered.
+        """Write the commit. Its files count as covered from now on.
 
         Raises:
-            FencedError: a newer writer is there.
-            ConflictError: another commit lies there.
+            FencedError: a newer writer has claimed the rank.
+            ConflictError: the key holds another commit.
         """
         self.check_fence()
         key = self.layout.commit(self.order)
@@ -341,10 +342,10 @@ class Ledger:
         return RankManifest(rank=self.rank, incarnation=incarnation, key=key, sha256=sha256)
 
     def _put_once(self, key: str, document: Manifest | Commit, limit: int) -> bytes:
-        """Write a document and return its bytes; one that an interrupted try wrote differs in its time only, and stays."""
+        """Write a document and return its bytes. A document of an interrupted try differs in `written_at` only; it stays."""
         body = document.model_dump_json(by_alias=True, exclude_none=True).encode()
         if len(body) > limit:
-            raise TooLargeError(f"{key} of {document.total_files} files is longer than {limit} bytes")
+            raise TooLargeError(f"{key} of {document.total_files} files is larger than {limit} bytes")
         try:
             self._bucket.put(key, body)
         except ConflictError:
@@ -364,7 +365,7 @@ class Ledger:
 
 
 def _stamp(entry: Entry) -> tuple[int, int]:
-    """Size and time as a manifest has them: a link has no bytes of its own."""
+    """Return size and modification time as a manifest records them: the size of a link is 0."""
     return (0 if entry.kind is Kind.LINK else entry.size, entry.mtime_ns)
 
 

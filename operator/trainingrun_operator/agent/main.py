@@ -1,7 +1,7 @@
-"""The agent beside the training: watches the volume, ships checkpoints, passes on the stop, reports.
+"""The agent: watches the volume, ships checkpoints, asks the training to stop, reports progress.
 
-The main thread reads annotations and signals and does nothing that could block; looking, shipping and serving have a
-thread each. A thread that dies ends the process, and the kubelet starts it again.
+The main thread reads annotations and signals and never blocks. Watching, shipping and serving have a thread each. If a
+thread dies, the process exits and the kubelet restarts the container.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SCAN_SHARE = 10
-"""Looking takes at most one part in so many of a core."""
+"""Scans use at most one tenth of a core."""
 
 
 class Agent:
-    """One pod's agent, from its start to its exit code."""
+    """The agent of one pod."""
 
     def __init__(self, task: Task, paths: Paths, pace: Pace) -> None:
         memory = PodMemory(paths.control, task.pod.uid)
@@ -62,8 +62,8 @@ class Agent:
         return shipper
 
     def run(self) -> int:
-        """Work until released, or until the last commit after SIGTERM is written."""
-        # Handlers only set a flag: the main thread may hold any lock when they run.
+        """Run until SIGTERM, and after it until the last commit is written. Return the exit code."""
+        # The handlers only set a flag: the main thread may hold any lock when they run.
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._on_signal)
         serve.start(self._task.config.port, self._page)
@@ -71,11 +71,11 @@ class Agent:
         self._start("ship", self._shipper.run)
         config = self._task.config
         log.info(
-            "Watching %s for %s/%s, to %s.",
+            "Watching %s of run %s/%s. Destination: %s.",
             config.path,
             config.namespace,
             config.run,
-            config.destination or "nowhere: nothing is saved",
+            config.destination or "none, nothing is saved",
         )
         while True:
             code = self._poll()
@@ -88,10 +88,10 @@ class Agent:
         self._sigterm = True
 
     def _poll(self) -> int | None:
-        """Read what is asked, pass it on; returns the exit code once there is one."""
+        """Read the requests and pass them on. Return the exit code once there is one."""
         asked = self._asked()
         if asked.released:
-            # Not before the kubelet says so: a sidecar that leaves while the gate still closes is started again.
+            # Exit only on SIGTERM: the kubelet restarts a sidecar that exits before the pod's other containers.
             return 0 if self._sigterm else None
         if asked.stop:
             self._stop_file.write(asked.stop.id)
@@ -110,11 +110,11 @@ class Agent:
         if asked.unreadable != self._complained:
             self._complained = asked.unreadable
             for name in asked.unreadable:
-                log.warning("Annotation %s does not parse; passed over.", name)
+                log.warning("Ignoring annotation %s: its value does not parse.", name)
         return asked
 
     def _page(self) -> str:
-        """`GET /progress`. What was said by files is looked at now: a training that says it may leave at once."""
+        """Return the body of `GET /progress`. Marker files are read now: a training may write one and exit at once."""
         markers = stop.markers(self._task.root, self._markers, self._since, time.time())
         return self._board.report(markers, foreign=self._stop_file.is_foreign()).model_dump_json(by_alias=True)
 
@@ -122,7 +122,7 @@ class Agent:
         while True:
             view = self._watcher.look()
             if view.scan.too_many:
-                self._trouble("TooManyFiles", f"more than the supported number of files under {self._task.root}")
+                self._trouble("TooManyFiles", f"{self._task.root} has more files than supported")
             elif view.error:
                 self._trouble("Unreadable", view.error)
             else:
@@ -131,7 +131,7 @@ class Agent:
             self._shipper.looked(view)
             why = self._signaller.look(view)
             if self._board.not_signalled(why) and why:
-                log.warning("%s not sent: %s.", self._task.config.stop_signal, why)
+                log.warning("Cannot send %s: %s.", self._task.config.stop_signal, why)
             time.sleep(max(self._pace.scan, view.scan.seconds * SCAN_SHARE))
 
     def _trouble(self, code: str, message: str) -> None:
@@ -143,14 +143,14 @@ class Agent:
             try:
                 work()
             except Exception:
-                log.exception("The %s thread died; the agent starts anew.", name)
+                log.exception("The %s thread died; the agent restarts.", name)
                 self._dead = True
 
         threading.Thread(target=guarded, name=name, daemon=True).start()
 
 
 def run(paths: Paths | None = None, pace: Pace | None = None) -> int:
-    """Be the agent. Ends the process instead of returning: requests on their way are not waited for."""
+    """Run the agent. Ends the process instead of returning, so that requests in flight do not delay the exit."""
     process.set_up()
     code = Agent(Task.from_env(), paths or Paths(), pace or Pace()).run()
     logging.shutdown()

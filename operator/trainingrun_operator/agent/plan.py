@@ -1,4 +1,4 @@
-"""What to ship next: a pure function of the volume, of what the bucket covers, and of what was asked."""
+"""Decide what to ship next: a pure function of the volume, of what the bucket covers, and of the request."""
 
 from __future__ import annotations
 
@@ -20,49 +20,50 @@ if TYPE_CHECKING:
 
 BESIDE_FILE_MAX = 1 << 20
 BESIDE_TOTAL_MAX = 16 << 20
-"""Small files beside a numbered checkpoint travel with it while the training runs: ``latest``, configurations."""
+"""Limits in bytes for the small files next to a numbered checkpoint (``latest``, configurations), which are shipped with it."""
 
 
 class Covered(Protocol):
-    """What the plan asks of the ledger."""
+    """The part of the ledger that the plan reads."""
 
     def earlier(self, path: str, entry: Entry) -> Sent | None:
-        """The same file in an earlier commit."""
+        """Return the file as the bucket holds it."""
 
     def covers(self, unit: Unit) -> bool:
-        """Whether every file of a unit is in some commit as it is now."""
+        """Whether the bucket holds every file of a unit in its current state."""
 
     def manifest_of(self, unit: Unit, *, complete: bool) -> RankManifest | None:
-        """The newest manifest that is about a unit and holds all of it as it is now."""
+        """Return the newest manifest of a unit that holds every file of it in its current state."""
 
 
 class Wish(NamedTuple):
-    """What is asked of the agent at this moment."""
+    """What the agent has to ship now, and why."""
 
     reason: str = "checkpoint"
-    """``checkpoint``: nobody asks. ``save``, ``sigterm``."""
+    """``checkpoint`` (no request), ``save`` or ``sigterm``."""
     ended: bool = False
+    """The training has ended."""
     request: Request = Request()
     afresh: bool = False
-    """The operator could not verify what was shipped for the attempt before: nothing of it is named or copied again."""
+    """The operator could not verify the previous attempt: ship every file again, name and copy nothing."""
     status: str | None = None
-    """Why the run ends, if it does."""
+    """Why the run ends."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One generation to be shipped and committed."""
+    """One generation to ship and commit."""
 
     wish: Wish
     checkpoint: Checkpoint | None
     files: tuple[Wanted, ...] = ()
     format: str = "Files"
     again: RankManifest | None = None
-    """A manifest that holds all of it already: the commit names it once more."""
+    """An earlier manifest that holds every file: the commit names it again."""
 
 
 def next_job(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job | None:
-    """What to do now; None if there is nothing to do, or nothing complete to do it with."""
+    """Return the next job; None if nothing is complete or nothing is new."""
     if view.scan.error or view.scan.too_many:
         return None
     if wish.ended:
@@ -80,7 +81,7 @@ def next_job(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job | N
 
 
 def _final(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job:
-    """Everything that lies there and that no commit has: nothing comes after it."""
+    """Return the last job: every file that no commit covers."""
     checkpoints = _checkpoints(view)
     whole = detect.newest(checkpoints, since_ns)
     partial = detect.newest(checkpoints, since_ns, complete=False)
@@ -99,12 +100,12 @@ def _final(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job:
 
 
 def _checkpoints(view: View) -> list[Seen]:
-    """The units that may be a checkpoint: logs alone are none."""
+    """Return the units that may be a checkpoint: those with a file other than logs."""
     return [one for one in view.seen if not all(is_log(path) for path in one.unit.files)]
 
 
 def _without_logs(unit: Unit) -> Unit:
-    """What has to change for a unit to be worth another generation: a log does all the time."""
+    """Return a unit without its logs: a log that has grown is no reason for another generation."""
     return replace(unit, files={path: entry for path, entry in unit.files.items() if not is_log(path)})
 
 
@@ -113,7 +114,7 @@ def _about(seen: Seen | None, beside: Seen | None = None) -> Checkpoint | None:
         return None
     evidence = seen.verdict.evidence
     if beside and beside.unit.mtime_ns > seen.unit.mtime_ns:
-        evidence += f"; {beside.unit.name} beside it is half-written ({beside.verdict.evidence})"
+        evidence += f"; the newer {beside.unit.name} is incomplete ({beside.verdict.evidence})"
     return Checkpoint(
         dir=names.to_text(seen.unit.dir),
         step=seen.unit.step,

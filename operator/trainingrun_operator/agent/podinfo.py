@@ -1,4 +1,4 @@
-r"""The pod's annotations as the downward API projects them: one ``key="value"`` a line, the value quoted as Go does."""
+r"""Read the pod's annotations from the downward API's file: one ``key="value"`` per line, the value quoted as in Go."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _SIMPLE = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v"
 
 
 class Asked(NamedTuple):
-    """What the operator asks of this pod now."""
+    """The operator's requests to this pod."""
 
     stop: StopRequest | None = None
     save: SaveRequest | None = None
     released: bool = False
     unreadable: tuple[str, ...] = ()
-    """Annotations that do not parse: this agent is older or newer than the operator."""
+    """Annotations that do not parse: agent and operator are of different versions."""
 
 
 def unquote(quoted: str) -> str:
-    """Undo Go's ``strconv.Quote``; the surrounding quotes are already off."""
+    """Undo Go's ``strconv.Quote``. Expects a text without its surrounding quotes."""
 
     def one(match: re.Match[str]) -> str:
         raw, short, long, simple = match.groups()
@@ -42,12 +42,12 @@ def unquote(quoted: str) -> str:
 
 
 def parse(text: str) -> dict[str, str]:
-    """Return annotation keys and values; a line of another form is passed over."""
+    """Return annotation keys and values. A line of another form is ignored."""
     return {match["key"]: unquote(match["value"]) for match in _LINE.finditer(text)}
 
 
 def asked(text: str) -> Asked:
-    """Return what an annotations file asks for."""
+    """Return the requests in the text of an annotations file."""
     annotations = parse(text)
     bad: list[str] = []
 

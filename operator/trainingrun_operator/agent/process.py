@@ -1,4 +1,4 @@
-"""What agent and restore do first: log sentences, and keep their memory to themselves."""
+"""Process setup of agent and restore: logging, and protection of memory and environment."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import sys
 PR_SET_DUMPABLE = 4
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
 LARGE_BYTES = 1 << 20
-"""Buffers from this size on are given back to the system at once; glibc would learn to keep them, idle or not."""
+"""glibc returns buffers of this size or more to the system at once; by default it raises the threshold and keeps them."""
 
 
 def set_up() -> None:
-    """Log to stdout, a line a fact; keep other processes of this user from reading memory and environment."""
+    """Log to stdout. Prevent other processes of this user from reading this one's memory and environment."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     form = "%(asctime)s %(levelname)s %(message)s"

@@ -1,4 +1,4 @@
-"""What the ranks of one run hold in the bucket, and which checkpoint all of them hold."""
+"""Compare the manifests of a run's ranks, and find the newest checkpoint that all ranks hold."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELD_MAX = 8
-"""Manifests of one rank that are compared, the newest ones: a rank that is faster than the others runs ahead by a few."""
+"""Manifests of one rank that are compared, the newest ones: a fast rank is a few checkpoints ahead of the others."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Held:
     answer: Answer
     reason: str
     folder: str
-    """Where its files lie: a manifest that names again what is there has the folder of the older one."""
+    """Key prefix of the files. A manifest that names an earlier one's files has the earlier one's folder."""
     files: int
     bytes: int
 
     @classmethod
     def of(cls, ref: RankManifest, manifest: ManifestHead) -> Held:
-        """Keep of a manifest what is compared."""
+        """Take from a manifest the fields that are compared."""
         return cls(
             ref=ref,
             order=Order(manifest.incarnation, manifest.generation),
@@ -54,38 +54,38 @@ class Held:
 
     @property
     def asked(self) -> bool:
-        """Whether it answers a request, or is the last word of its pod."""
+        """Whether the manifest answers a request or is final."""
         return self.answer.id is not None or self.answer.final
 
 
 class Written(NamedTuple):
-    """A commit, as far as it decides whether another one is needed."""
+    """The part of a commit that decides whether another one is needed."""
 
     answer: Answer
     folders: tuple[str, ...]
-    """Of every rank, in order."""
+    """The folder of every rank's files, in the order of the ranks."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """A checkpoint that every rank holds, and what its commit answers."""
+    """A checkpoint that every rank holds, and the request that its commit answers."""
 
     ranks: tuple[Held, ...]
-    """From rank 0 on."""
+    """In the order of the ranks."""
     answer: Answer
     reason: str
 
     @property
     def written(self) -> Written:
-        """What its commit will be remembered as."""
+        """The part of its commit to remember."""
         return Written(self.answer, tuple(one.folder for one in self.ranks))
 
 
 def same(one: Held, other: Held) -> bool:
     """Whether two ranks hold the same checkpoint: directory, step, epoch and completeness are equal.
 
-    Without step and epoch, and where nothing lay under the path, all saves look the same. Such are the same only as the last word of both
-    ranks to the same request: their training had ended, so nothing was being written any more.
+    Checkpoints without step and epoch, and empty volumes, all look the same. They are the same only as the final answer of
+    both ranks to the same request: the training had ended, so no file could change any more.
     """
     if (one.checkpoint and one.checkpoint.identity) != (other.checkpoint and other.checkpoint.identity):
         return False
@@ -96,15 +96,15 @@ def same(one: Held, other: Held) -> bool:
 def agreement(
     own: Sequence[Held], others: Mapping[int, Sequence[Held]], written: Collection[Written]
 ) -> Agreement | None:
-    """Return the newest checkpoint that every rank holds and that no commit has; None: there is none yet.
+    """Return the newest checkpoint that every rank holds and no commit has; None without one.
 
     Args:
-        own: what rank 0 holds, newest first.
-        others: what each other rank holds, newest first.
+        own: rank 0's manifests, newest first.
+        others: every other rank's manifests, newest first.
         written: the commits of this incarnation.
 
-    A request counts as answered once the manifest of every rank answers it. Until then the same checkpoint is committed as one that nobody
-    asked for, so that it is safe.
+    A request is answered once the manifest of every rank answers it. Until then the checkpoint is committed without an
+    answer, so that it is safe.
     """
     for mine in own:
         if mine.asked and (row := _row(mine, others, mine.answer)):
@@ -113,7 +113,7 @@ def agreement(
         row = _row(mine, others) if mine.checkpoint is not None and mine.checkpoint.complete else None
         if row and row[0].checkpoint is not None and row[0].checkpoint.numbered:
             found = Agreement(row, Answer(), "checkpoint")
-            # Whatever it answers: those bytes of that checkpoint are committed, and so is nothing older any more.
+            # If a commit has these files, whatever it answers, nothing older is committed either.
             return None if found.written.folders in {one.folders for one in written} else found
     return None
 
@@ -129,7 +129,7 @@ def _row(mine: Held, others: Mapping[int, Sequence[Held]], answer: Answer | None
 
 
 def lagging(mine: Held, others: Mapping[int, Sequence[Held]]) -> tuple[int, ...]:
-    """The ranks that do not hold what rank 0 holds, or have not answered what it answers."""
+    """Return the ranks that do not hold rank 0's checkpoint, or have not answered the request that rank 0 answers."""
 
     def holds(one: Held) -> bool:
         return same(mine, one) and (not mine.asked or one.answer == mine.answer)
@@ -138,25 +138,25 @@ def lagging(mine: Held, others: Mapping[int, Sequence[Held]]) -> tuple[int, ...]
 
 
 def disagreement(mine: Held, others: Mapping[int, Sequence[Held]]) -> str:
-    """What keeps a final request from ever being answered: a rank has said its last word, and it is about another checkpoint."""
+    """Return why a final request can never be answered: two ranks gave final answers about different checkpoints. Empty otherwise."""
     if not mine.answer.final:
         return ""
     for rank in sorted(others):
         last = next((one for one in others[rank] if one.answer == mine.answer), None)
         if last is not None and not same(mine, last):
-            return f"rank {rank} ended with {_words(last)}, rank 0 with {_words(mine)}"
+            return f"rank {rank} ended with {_name(last)}, rank 0 with {_name(mine)}"
     return ""
 
 
-def _words(held: Held) -> str:
+def _name(held: Held) -> str:
     if held.checkpoint is None:
-        return "nothing"
-    half = "" if held.checkpoint.complete else "the unfinished "
-    return f"{half}{held.checkpoint.dir}"
+        return "no checkpoint"
+    unfinished = "" if held.checkpoint.complete else "the unfinished "
+    return f"{unfinished}{held.checkpoint.dir}"
 
 
 class Peers:
-    """Reads what the other ranks hold. Rank 0's own; not thread-safe."""
+    """Reads the other ranks' manifests for rank 0; not thread-safe."""
 
     def __init__(self, bucket: Bucket, task: Task) -> None:
         self._bucket = bucket
@@ -164,9 +164,10 @@ class Peers:
         self._read: dict[int, dict[str, Held | None]] = {rank: {} for rank in range(1, task.pod.world_size)}
 
     def look(self) -> dict[int, tuple[Held, ...]]:
-        """What each other rank holds now, newest first, by its newest incarnation only: an older one may have trained from elsewhere.
+        """Return every other rank's manifests, newest first, of its newest incarnation only.
 
-        Two LISTs for each rank, and a GET for each manifest that is new.
+        An older incarnation may have resumed from another checkpoint. Costs two LISTs for each rank and a GET for each
+        new manifest.
         """
         return {rank: self._of(rank) for rank in self._read}
 
@@ -187,17 +188,17 @@ class Peers:
         body = self._bucket.get(key, MANIFEST_MAX_BYTES)
         try:
             if body is None or len(body) > MANIFEST_MAX_BYTES:
-                raise BadCommitError("it is gone, or too large")  # noqa: TRY301  # told below
+                raise BadCommitError("it is missing or too large")  # noqa: TRY301  # logged below
             manifest = read_head(body, f"the manifest of rank {rank}")
             pod, order = manifest.pod, Order(manifest.incarnation, manifest.generation)
             expected = (self._task.run, rank, self._task.pod.world_size, key)
             if (manifest.run, pod.rank, pod.world_size, self._task.layout.manifest(rank, order, pod.name)) != expected:
                 raise BadCommitError(f"it was written by rank {pod.rank} of {pod.world_size}")  # noqa: TRY301
         except BadCommitError as bad:
-            log.warning("Passing over %s: %s.", key, bad)
+            log.warning("Ignoring manifest %s: %s.", key, bad)
             return None
         if any(file.regular for file in manifest.skipped):
-            log.warning("Rank %d left files out of %s: nothing is proven by it.", rank, key)
+            log.warning("Rank %d skipped files in %s: its commit cannot be proven.", rank, key)
         ref = RankManifest(
             rank=rank, incarnation=manifest.incarnation, key=key, sha256=hashlib.sha256(body).hexdigest()
         )

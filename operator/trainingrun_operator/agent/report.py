@@ -1,4 +1,4 @@
-"""What the agent says about itself: the threads write here, `GET /progress` reads. Ages are computed when asked."""
+"""The agent's report: its threads write it, `GET /progress` reads it. Ages are computed at the read."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 NOTHING = View()
 LAGGING_MAX = 64
 UPLOADS_MAX = 8
-"""The operator looks more often than so many generations are committed."""
+"""Uploads kept in the report. The operator reads it before more generations than these are committed."""
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why something does not work now."""
+    """A failure that has not been resolved."""
 
     code: str
     message: str
     since: float
-    """`time.monotonic`."""
+    """`time.monotonic` of the first failure."""
 
 
 class Board:
-    """Shared by all threads; every change is one assignment under the lock."""
+    """Holds the state of the report. Thread-safe."""
 
     def __init__(self, pod: PodRef, since_ns: int) -> None:
         self._lock = threading.Lock()
@@ -63,44 +63,44 @@ class Board:
         self._signal_trouble = ""
 
     def looked(self, view: View) -> None:
-        """A look at the volume is over."""
+        """Record the last look at the volume."""
         with self._lock:
             self._view = view
 
     def unsaved(self, size: int) -> None:
-        """That much lies in the volume and in no commit."""
+        """Record the bytes of the files that no commit covers."""
         with self._lock:
             self._unsaved = size
 
     def claimed(self, incarnation: int | None, manifest: ManifestSeen | None, commit: CommitSeen | None) -> None:
-        """The bucket was read or written: the writer's incarnation, its newest manifest, its newest commit."""
+        """Record the writer's incarnation, its newest manifest and its newest commit."""
         with self._lock:
             self._incarnation = incarnation
             self._manifest = manifest
             self._commit = commit
 
     def lagging(self, ranks: tuple[int, ...]) -> None:
-        """Rank 0 waits for these ranks, or for none."""
+        """Record the ranks that rank 0 waits for."""
         with self._lock:
             self._lagging = ranks[:LAGGING_MAX]
 
     def working_on(self, request_id: str | None) -> None:
-        """A save request is in hand, or none."""
+        """Record the save request that is not answered yet, or None."""
         with self._lock:
             self._working_on = request_id
 
     def shipping(self, tally: Tally | None) -> None:
-        """A generation is on its way, or none."""
+        """Record the counts of the shipment in progress, or None."""
         with self._lock:
             self._tally = tally
 
     def uploaded(self, upload: Upload) -> None:
-        """A generation was sent and committed."""
+        """Record a generation that was sent."""
         with self._lock:
             self._uploads.append(upload)
 
     def failed(self, source: str, code: str, message: str) -> bool:
-        """Something does not work; returns whether that is news."""
+        """Record a failure. Return whether its code is new."""
         with self._lock:
             self._upload_failures += source == "store"
             known = self._trouble.get(source)
@@ -110,18 +110,18 @@ class Board:
             return news
 
     def works(self, source: str) -> None:
-        """It works again."""
+        """Clear the failure of a source."""
         with self._lock:
             self._trouble.pop(source, None)
 
     def not_signalled(self, why: str) -> bool:
-        """Why the training was not sent the signal that it is due, empty if it was; returns whether that is news."""
+        """Record why a due signal was not sent; empty if none is. Return whether the reason is new."""
         with self._lock:
             news, self._signal_trouble = why != self._signal_trouble, why
             return news
 
     def report(self, markers: tuple[MarkerSeen, ...] = (), *, foreign: bool = False) -> AgentReport:
-        """The page of this moment."""
+        """Return the report of this moment."""
         with self._lock:
             at, wall = time.monotonic(), time.time()
             view = self._view

@@ -1,4 +1,4 @@
-"""The restore before the training: the furthest advanced checkpoint of this run, from the bucket into the volume."""
+"""The restore: downloads the run's most advanced checkpoint from the bucket into the volume before the training starts."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LIMIT_ENV = "TRAININGRUN_RESTORE_LIMIT_SECONDS"
-"""How long to go on trying while the bucket does not answer; absent: for ever, because starting from zero is worse."""
+"""How long to retry while the bucket does not answer. Absent: without a limit, because a start from zero is worse."""
 RETRY_SECONDS = 5.0
 COMMITS_MAX = 1000
-"""The newest ones; more are never read."""
+"""Commits that are read, the newest ones."""
 READERS = 16
 
 
 def candidates(commits: Iterable[Commit], world_size: int) -> list[Commit]:
-    """Commits that one could start from, the best first: the furthest advanced, then the newest.
+    """Return the commits to resume from, the best first: the most advanced, then the newest.
 
-    A later attempt that has trained less does not supersede an earlier one. Manifests that several commits name count once. A commit of
-    another number of ranks does not have what each of these needs.
+    A later attempt that has trained less does not supersede an earlier one. Commits of the same manifests count once.
+    Commits of another number of ranks are ignored: they do not have what every rank needs.
     """
     best = sorted(
         (commit for commit in commits if commit.checkpoint and commit.checkpoint.complete and commit.total_files),
@@ -58,7 +58,7 @@ def candidates(commits: Iterable[Commit], world_size: int) -> list[Commit]:
     for commit in best:
         if commit.world_size != world_size:
             log.warning(
-                "Passing over i%d-g%04d: it is of %d ranks, the run has %d.",
+                "Ignoring commit i%d-g%04d: it is of %d ranks, the run has %d.",
                 *commit.order,
                 commit.world_size,
                 world_size,
@@ -69,14 +69,14 @@ def candidates(commits: Iterable[Commit], world_size: int) -> list[Commit]:
 
 
 def _advance(commit: Commit) -> tuple[int, int]:
-    """How far the training was: by step, else by epoch."""
+    """Return the training's progress as (step, epoch); -1 if unknown."""
     step = commit.checkpoint.step if commit.checkpoint else None
     epoch = commit.checkpoint.epoch if commit.checkpoint else None
     return (-1 if step is None else step, -1 if epoch is None else epoch)
 
 
 class Restore:
-    """One pod's restore."""
+    """The restore of one pod."""
 
     def __init__(self, task: Task, paths: Paths, bucket: Bucket) -> None:
         self._task = task
@@ -85,15 +85,15 @@ class Restore:
         self._layout = task.layout
 
     def once(self) -> bool:
-        """Try once; False if there are checkpoints and none of them is whole.
+        """Try once. Return False if the bucket has checkpoints and none of them is whole.
 
         Raises:
-            ClientError, BotoCoreError: the bucket does not answer.
-            OSError: the volume cannot be written.
+            ClientError, BotoCoreError: a call to the bucket failed.
+            OSError: the volume is not writable.
         """
         chosen = candidates(self._commits(), self._task.pod.world_size)
         if not chosen:
-            log.info("Nothing to restore: no checkpoint of this run is in the bucket.")
+            log.info("Nothing to restore: the bucket has no checkpoint of this run.")
             return True
         if self._is_further(chosen[0]):
             return True
@@ -101,7 +101,7 @@ class Restore:
             try:
                 self._fetch(commit)
             except BadCommitError as bad:
-                log.warning("i%d-g%04d cannot be restored, going back one: %s.", *commit.order, bad)
+                log.warning("Cannot restore i%d-g%04d, trying the next best: %s.", *commit.order, bad)
             else:
                 return True
         log.error("None of %d checkpoints in the bucket is whole.", len(chosen))
@@ -117,13 +117,13 @@ class Restore:
         try:
             return load_commit(self._bucket, self._layout, key).commit
         except BadCommitError as bad:
-            log.warning("Passing over %s: %s.", key, bad)
+            log.warning("Ignoring commit %s: %s.", key, bad)
             return None
 
     def _is_further(self, best: Commit) -> bool:
-        """Whether a lasting volume holds a complete checkpoint that no commit has yet: then that one is resumed from.
+        """Whether the volume holds a complete checkpoint with a higher step than the best commit. If so, resume from it.
 
-        Not of several ranks: only of what is committed is it known that every rank has it.
+        Always False in a run of several ranks: only a commit proves that every rank has the checkpoint.
         """
         if self._task.pod.world_size > 1:
             return False
@@ -131,7 +131,7 @@ class Restore:
         local = detect.newest(view.seen, 0)
         if local is None or local.unit.step is None or local.unit.step <= _advance(best)[0]:
             return False
-        log.info("Nothing to restore: %s in the volume is further than the bucket.", local.unit.dir)
+        log.info("Nothing to restore: %s in the volume has a higher step than the bucket.", local.unit.dir)
         self._resume_from(local.unit.dir)
         return True
 
@@ -160,7 +160,7 @@ class Restore:
         )
 
     def _check_objects(self, manifest: Manifest) -> None:
-        """Look at what another rank will restore. Were it not whole there, that rank would go back further than this one."""
+        """Check the objects that another rank restores: without one of them, that rank would go back further than this one."""
         files = [file for file in manifest.files if file.link_target is None]
         for file in files:
             check_owned(self._layout, file.key)
@@ -179,7 +179,7 @@ class Restore:
 
 
 def run(paths: Paths | None = None, limit_seconds: float | None = None, retry_seconds: float = RETRY_SECONDS) -> int:
-    """Restore, however long the bucket takes to answer; 0 also when there is nothing to restore."""
+    """Restore, and retry while the bucket fails. Return 0 on success, and also if there is nothing to restore."""
     process.set_up()
     task = Task.from_env()
     if limit_seconds is None and (limit := os.environ.get(LIMIT_ENV)):
@@ -191,10 +191,10 @@ def run(paths: Paths | None = None, limit_seconds: float | None = None, retry_se
             return 0 if restore.once() else 1
         except StoreError as failure:
             waited = time.monotonic() - started
-            log.warning("Waiting for the bucket since %.0f s: %s: %s.", waited, code_of(failure), describe(failure))
+            log.warning("The bucket has failed for %.0f s: %s: %s.", waited, code_of(failure), describe(failure))
             if limit_seconds is not None and waited + retry_seconds > limit_seconds:
                 return 1
         except OSError as failure:
-            log.error("The volume cannot be written: %s.", failure)  # noqa: TRY400  # no traceback: foreseen
+            log.error("The volume is not writable: %s.", failure)  # noqa: TRY400  # expected, needs no traceback
             return 1
         time.sleep(retry_seconds)

@@ -1,4 +1,4 @@
-"""The agent's page: ``GET /progress`` for the operator, ``GET /healthz`` for the kubelet."""
+"""The agent's HTTP server: ``GET /progress`` for the operator, ``GET /healthz`` for the kubelet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REQUEST_SECONDS = 5.0
 
 
 class _Server(ThreadingHTTPServer):
-    """On every address of the pod, whichever family its network speaks."""
+    """Listens on every address of the pod, IPv4 and IPv6."""
 
     daemon_threads = True
     request_queue_size = 32
@@ -32,10 +32,10 @@ class _Server(ThreadingHTTPServer):
 
 
 def start(port: int, page: Callable[[], str]) -> ThreadingHTTPServer:
-    """Serve on a thread of its own until the process ends. ``page`` returns the progress as JSON.
+    """Serve on a daemon thread until the process ends. ``page`` returns the progress as JSON.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is in use.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -57,7 +57,7 @@ def start(port: int, page: Callable[[], str]) -> ThreadingHTTPServer:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # http.server's name
-            """Ten polls a minute are not news."""
+            """Log nothing: the operator polls ten times a minute."""
 
     server = _Server(port, Handler)
     threading.Thread(target=server.serve_forever, name="serve", daemon=True).start()

@@ -1,4 +1,4 @@
-"""The shipper: one thread that plans, sends and commits one generation after the other, for as long as it takes."""
+"""The shipper: one thread that plans, sends and commits generations, and retries while the bucket fails."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS = 0.25
 CHANGES_MAX = 5
-"""Tries against a volume that changes although the training has ended; then what will not hold still is skipped."""
+"""Tries while the volume changes although the training has ended. After them, files that change are skipped."""
 
 
 class NoShipper:
-    """In place of a `Shipper` where nothing is to be saved (`checkpoint.mode: Disabled`): the stop is passed on all the same."""
+    """Takes the place of a `Shipper` in a run that saves nothing (`checkpoint.mode: Disabled`)."""
 
     outcome: int | None = None
 
     def ask(self, save: SaveRequest | None, stop_id: str | None) -> None:
-        """Nobody asks."""
+        """Ignore the request."""
 
     def looked(self, view: View) -> None:
-        """Nothing follows from what lies in the volume."""
+        """Ignore the volume."""
 
     def terminate(self) -> None:
-        """There is no last commit to wait for."""
+        """Set the exit code: there is no last commit to wait for."""
         self.outcome = 0
 
     def run(self) -> None:
-        """Nothing to do."""
+        """Return at once."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is nothing to close."""
 
 
 class Shipper:
-    """Everything that talks to the bucket, on one thread; the others only leave wishes here."""
+    """Makes every call to the bucket, on one thread. Other threads leave their requests here."""
 
     def __init__(self, task: Task, bucket: Bucket, ledger: Ledger, watcher: Watcher, board: Board, pace: Pace) -> None:
         self._task = task
@@ -81,12 +81,12 @@ class Shipper:
         self._commits = Commits(task, bucket, ledger, board, pace)
         self.since_ns = 0
         self.outcome: int | None = None
-        """The exit code, once there is nothing more to do."""
+        """The exit code once the work is done."""
 
-    # -- left here by other threads ----------------------------------------------------------------------------
+    # -- called by other threads -------------------------------------------------------------------------------
 
     def ask(self, save: SaveRequest | None, stop_id: str | None) -> None:
-        """What the annotations ask for now."""
+        """Take the requests that the annotations make now."""
         self._stop_id = stop_id
         if save != self._save:
             self._save = save
@@ -95,7 +95,7 @@ class Shipper:
         self._board.working_on(pending.id if pending else None)
 
     def terminate(self) -> None:
-        """The pod is being ended: commit what is there and be done."""
+        """Write the last commit and set the exit code: the pod is being terminated."""
         if self._terminating:
             return
         self._terminating = True
@@ -104,13 +104,13 @@ class Shipper:
         self._woken.set()
 
     def looked(self, view: View) -> None:
-        """The volume was looked at."""
+        """Take the last look at the volume."""
         self._view = view
         self._board.unsaved(self._ledger.unsaved_bytes(view.scan.entries))
         self._woken.set()
 
     def close(self) -> None:
-        """Leave at once; nothing more is to be finished."""
+        """Stop at once, without finishing the work."""
         self._closed = True
         self._woken.set()
 
@@ -130,7 +130,7 @@ class Shipper:
         return not self._closed and not self._fenced and self.outcome is None
 
     def _turn(self) -> float:
-        """One step; returns how long to rest, at most, before the next."""
+        """Do one piece of work. Return the longest pause before the next, in seconds."""
         try:
             rest = self._step()
         except PreemptedError:
@@ -141,11 +141,11 @@ class Shipper:
             log.info("Not committed: %s.", changed)
             return self._pace.scan / 2
         except ConflictError as conflict:
-            log.warning("Generation %d is spoilt, going on with the next: %s.", self._ledger.generation, conflict)
+            log.warning("Cannot use generation %d, continuing with the next: %s.", self._ledger.generation, conflict)
             self._ledger.generation += 1
             return self._failed("Conflict", str(conflict))
         except FencedError as fenced:
-            log.error("Fenced: %s. This agent commits nothing more.", fenced)  # noqa: TRY400  # no traceback: foreseen
+            log.error("Fenced: %s. This agent commits nothing more.", fenced)  # noqa: TRY400  # expected, no traceback
             self._board.failed("store", "Fenced", str(fenced))
             self._fenced = True
             self.outcome = 1 if self._terminating else None
@@ -162,7 +162,7 @@ class Shipper:
 
     def _failed(self, code: str, message: str) -> float:
         if self._board.failed("store", code, message):
-            log.warning("%s: %s. Trying on.", code, message)
+            log.warning("%s: %s. Retrying.", code, message)
         self._failures += 1
         return float(min(FIRST_BACKOFF_SECONDS * 2 ** min(self._failures, 10), self._pace.backoff_max))
 
@@ -196,7 +196,7 @@ class Shipper:
         save = self._save
         pending = save is not None and not self._ledger.has_answered(save)
         if self._ledger.rank and save is not None and not save.ended:
-            # Rank 0 may not hold what this one has answered with: what comes later answers as well.
+            # Rank 0 may not hold the checkpoint of this rank's answer, so later checkpoints answer as well.
             pending = True
         if self._terminating:
             request = Request(save.id, save.attempt) if save else Request(self._stop_id)
@@ -209,7 +209,7 @@ class Shipper:
         return plan.Wish()
 
     def _is_said_already(self, job: Job) -> bool:
-        """Whether the last word was spoken before SIGTERM came, and nothing was written since."""
+        """Whether the final answer was written before SIGTERM arrived, and no file has changed since."""
         ledger = self._ledger
         newest = ledger.manifest if ledger.rank else ledger.newest
         if job.wish.reason != "sigterm" or newest is None or not newest.final:
@@ -218,7 +218,7 @@ class Shipper:
         return same and all(one.earlier for one in job.files)
 
     def _is_held_already(self, job: Job) -> bool:
-        """Of several ranks: whether this one's newest manifest says what the job would. Then the others are waited for, if anything."""
+        """Whether this rank of several has a newest manifest with the job's content. If so, only other ranks are waited for."""
         held = self._ledger.held[0] if self._ledger.held else None
         request, wish = job.wish.request, job.wish
         if held is None or held.answer != (request.id, request.attempt, wish.ended):
@@ -228,7 +228,7 @@ class Shipper:
         return all(one.earlier for one in job.files)
 
     def _halted(self) -> bool:
-        """Whether something more urgent than the shipment on its way has come up."""
+        """Whether the shipment in progress has to stop for a more urgent one."""
         return self._closed or (not self._wish.ended and self._current_wish().ended)
 
     # -- one generation ------------------------------------------------------------------------------------------------
@@ -274,9 +274,9 @@ class Shipper:
         self._board.claimed(ledger.incarnation, ledger.manifest, ledger.newest)
 
     def _make_manifest(self, job: Job, tally: Tally) -> tuple[Manifest | None, RankManifest]:
-        """Send the files and write the manifest; None: one that is there is named again.
+        """Send the files and write the manifest. None instead of a manifest: an earlier one is named again.
 
-        Of several ranks each one's manifest says what it answers, so there is always a new one.
+        In a run of several ranks every answer needs a new manifest, because a manifest states what it answers.
         """
         if job.again and self._ledger.alone:
             return None, job.again

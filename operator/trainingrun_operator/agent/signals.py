@@ -1,7 +1,8 @@
-"""The signal for a training that saves on one: sent once to its main process, at half the grace, never while it writes.
+"""Send the stop signal: once, to the training's main process, after half the grace period, never during a write.
 
-The pod's containers share their processes then. The first process of a container has no parent here; the training's carries a variable that no other
-container has. Where it cannot be read (a training that runs as root has more rights than the agent), the only one that hides it is taken.
+The pod's containers share a process namespace. The first process of each container has no parent there; only the training
+container has the variable TRAINS_ENV. If the agent may not read the environment (of a training that runs as root), it takes
+the only process whose environment is unreadable.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ log = logging.getLogger(__name__)
 
 PROC = Path("/proc")
 PAUSE = 1
-"""What the pod's own, idle container is among shared processes."""
+"""Process id of the pause container in a shared process namespace."""
 SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh", "ksh"})
-"""A shell dies of a signal instead of passing it on, and its container with it: the one command that it waits for is meant."""
+"""Shells do not forward signals: a shell exits, and its container with it. The signal goes to the shell's only child."""
 _MARK = f"{names.TRAINS_ENV}=".encode()
 
 
 class NotFoundError(Exception):
-    """It cannot be told which process trains; the text says why."""
+    """The training's process cannot be identified; the message says why."""
 
 
 class Process(NamedTuple):
-    """One process, as far as it matters here."""
+    """The fields of one process that identify the training."""
 
     pid: int
     parent: int
@@ -49,15 +50,15 @@ class Process(NamedTuple):
 
 
 def processes(proc: Path) -> dict[int, Process]:
-    """Every process that is visible now, by its number."""
+    """Return every visible process by its id."""
     found = {}
     for entry in proc.iterdir():
         if entry.name.isdecimal():
             try:
                 text = (entry / "stat").read_text(errors="replace")
             except OSError:
-                continue  # ended meanwhile
-            # The name is in parentheses and may itself contain any; after it come state and parent.
+                continue  # the process has exited
+            # The name is in parentheses and may contain parentheses; state and parent follow it.
             head, _, rest = text.rpartition(")")
             fields = rest.split()
             found[int(entry.name)] = Process(int(entry.name), int(fields[1]), head.partition("(")[2], int(fields[19]))
@@ -65,7 +66,7 @@ def processes(proc: Path) -> dict[int, Process]:
 
 
 def _marked(proc: Path, pid: int) -> bool | None:
-    """Whether a process belongs to the container that trains; None if it may not be read."""
+    """Whether a process belongs to the training container; None if its environment is not readable."""
     try:
         environment = (proc / str(pid) / "environ").read_bytes()
     except PermissionError:
@@ -76,21 +77,21 @@ def _marked(proc: Path, pid: int) -> bool | None:
 
 
 def main_process(proc: Path, own: int) -> Process | None:
-    """The process that trains; None if it has ended.
+    """Return the training's main process; None if it has ended.
 
     Raises:
-        NotFoundError: the pod's processes are not shared, several could be it, or a shell would die instead of it.
+        NotFoundError: the containers do not share processes, several processes match, or a shell runs several commands.
     """
     found = processes(proc)
     if own == PAUSE:
-        raise NotFoundError("the pod's containers do not share their processes")
+        raise NotFoundError("the pod's containers do not share a process namespace")
     firsts = sorted((p for p in found.values() if not p.parent and p.pid not in (PAUSE, own)), key=lambda p: p.started)
     marks = {process: _marked(proc, process.pid) for process in firsts}
-    # `kubectl exec` brings processes that look the same, and are younger.
+    # Processes of `kubectl exec` look the same but started later.
     training = next((process for process, marked in marks.items() if marked), None)
     hidden = [process for process, marked in marks.items() if marked is None]
     if training is None and len(hidden) > 1:
-        raise NotFoundError(f"{len(hidden)} processes could be the training, and none lets its environment be read")
+        raise NotFoundError(f"{len(hidden)} processes could be the training; none has a readable environment")
     training = training or next(iter(hidden), None)
     return _behind_shells(training, found) if training else None
 
@@ -99,7 +100,7 @@ def _behind_shells(process: Process, found: Mapping[int, Process]) -> Process:
     while process.name in SHELLS:
         children = [child for child in found.values() if child.parent == process.pid]
         if len(children) > 1:
-            raise NotFoundError(f"the shell that trains runs {len(children)} commands: start the training with exec")
+            raise NotFoundError(f"the training's shell runs {len(children)} commands: start the training with exec")
         if not children:
             break
         process = children[0]
@@ -107,7 +108,7 @@ def _behind_shells(process: Process, found: Mapping[int, Process]) -> Process:
 
 
 class Signaller:
-    """Asked by one thread, looks in another."""
+    """Sends the signal. One thread calls `ask`, another calls `look`."""
 
     def __init__(self, task: Task, memory: PodMemory, proc: Path = PROC) -> None:
         self._number = signal.Signals[task.config.stop_signal] if task.config.stop_signal else None
@@ -121,13 +122,13 @@ class Signaller:
         self._temporaries: tuple[Iterable[object], float] = ((), 0.0)
 
     def ask(self, stop: StopRequest) -> None:
-        """The training was asked to leave by the stop file; from now on half the grace runs."""
+        """Note that the stop file was written. The signal is due after half the grace period."""
         if self._stop is None or self._stop.id != stop.id:
             self._due = time.monotonic() + stop.grace_seconds / 2
             self._stop = stop
 
     def look(self, view: View) -> str:
-        """Send the signal if it is due; returns why it was not sent although it is, in words."""
+        """Send the signal if it is due. Return why a due signal was not sent; empty otherwise."""
         stop = self._stop
         if self._number is None or stop is None or stop.id == self._memory.signalled or time.monotonic() < self._due:
             return ""
@@ -135,18 +136,18 @@ class Signaller:
             process = main_process(self._proc, os.getpid())
         except NotFoundError as unknown:
             return str(unknown)
-        # The volume is walked only for a training that is still there.
+        # Walk the volume only while the training runs.
         return (self._writing(view) or self._send(process, stop, self._number)) if process else ""
 
     def _writing(self, view: View) -> str:
-        """What is being written now; empty if nothing is."""
+        """Return what is being written now; empty if nothing is."""
         now, temporary = time.monotonic(), temporaries(self._root)
         known, since = self._temporaries
         if temporary != known:
             since = now
         self._temporaries = (temporary, since)
         if temporary and now - since < self._settle:
-            return "files are being written under temporary names"
+            return "files with temporary names are being written"
         whole = detect.newest(view.seen, self._since_ns)
         partial = detect.newest(view.seen, self._since_ns, complete=False)
         if partial is None or partial.unit.mtime_ns < (whole.unit.mtime_ns if whole else self._since_ns):
@@ -162,8 +163,12 @@ class Signaller:
             return ""
         except PermissionError:
             self._memory.remember_signal(before or "")
-            return f"process {process.pid} ({process.name}) belongs to another user than {os.getuid()}, as which the agent runs"
+            return f"process {process.pid} ({process.name}) belongs to another user than the agent's ({os.getuid()})"
         log.info(
-            "Stop %s: the file had no effect, sent %s to %d (%s).", stop.id, number.name, process.pid, process.name
+            "Stop %s: the stop file had no effect, sent %s to process %d (%s).",
+            stop.id,
+            number.name,
+            process.pid,
+            process.name,
         )
         return ""

@@ -1,4 +1,4 @@
-"""The stop file: how a training is asked to leave, and how one that somebody else made is recognised."""
+"""The stop file and the marker files: write the one, read the others, recognise a stop file of another author."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SIGNATURE = f"{names.STOP_ANNOTATION} "
-"""What every stop file of ours begins with; the request's id follows."""
+"""First bytes of every stop file that the agent writes; the request's id follows."""
 
 
 def inside(name: str) -> str:
-    """A file name as configured, relative and without a way out of its folder.
+    """Return a configured file name, relative to the checkpoint path.
 
     Raises:
-        ValueError: it is absolute or climbs.
+        ValueError: the name is absolute, empty or contains "..".
     """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise ValueError(f"stop or marker file {name!r} has to be relative and to stay below the checkpoint path")
+        raise ValueError(f"stop or marker file {name!r} must be relative and must stay below the checkpoint path")
     return str(path)
 
 
 def _written_since(file: Path, since: float) -> float | None:
-    """A regular file's modification time if it is at least that new."""
+    """Return a regular file's modification time, if it is not before ``since``."""
     try:
         found = file.lstat()
     except OSError:
@@ -50,7 +50,7 @@ def _is_ours(file: Path) -> bool:
 
 
 class StopFile:
-    """Written into the checkpoint path, where the training looks, and into the control directory, which is never read-only."""
+    """Writes the stop file into the checkpoint path, where the training looks, and into the control directory, always writable."""
 
     def __init__(self, root: Path, control: Path, name: str, since: float) -> None:
         name = inside(name)
@@ -59,13 +59,13 @@ class StopFile:
         self._done: str | None = None
 
     def write(self, request_id: str) -> None:
-        """Ask the training to leave, once for each id. One that somebody else made says the same and stays."""
+        """Write the stop file once for each id. A stop file of another author has the same effect and stays."""
         if request_id == self._done:
             return
         self._done = request_id
         for file in self._files:
             if _written_since(file, self._since) is not None and not _is_ours(file):
-                log.info("%s is there already; somebody else made it.", file)
+                log.info("Stop %s: %s exists, written by someone else.", request_id, file)
                 continue
             try:
                 _replace(file, f"{SIGNATURE}{request_id}\n")
@@ -74,7 +74,7 @@ class StopFile:
                 log.warning("Stop %s: cannot write %s: %s.", request_id, file, failure.strerror)
 
     def clear_stale(self) -> None:
-        """Take away what an earlier pod's agent left in a lasting volume: it would stop the training at once."""
+        """Remove the stop file that an earlier pod's agent left in the volume: it would stop the training at once."""
         for file in self._files:
             if _written_since(file, 0) is not None and _written_since(file, self._since) is None and _is_ours(file):
                 try:
@@ -84,7 +84,7 @@ class StopFile:
                     log.warning("Cannot remove %s, left by an earlier stop: %s.", file, failure.strerror)
 
     def is_foreign(self) -> bool:
-        """Whether somebody else made one since the pod started."""
+        """Whether someone else has written a stop file since the pod started."""
         return any(_written_since(file, self._since) is not None and not _is_ours(file) for file in self._files)
 
 
@@ -92,11 +92,11 @@ def _replace(file: Path, text: str) -> None:
     temporary = file.with_name(f".tmp-{file.name}")
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary.write_text(text)
-    os.replace(temporary, file)  # noqa: PTH105  # the training sees all of it or none
+    os.replace(temporary, file)  # noqa: PTH105  # the training sees the whole file or none
 
 
 def markers(root: Path, marker_names: Iterable[str], since: float, now: float) -> tuple[MarkerSeen, ...]:
-    """The completion markers that were written since the pod started."""
+    """Return the completion markers written since the pod started."""
     found = []
     for name in marker_names:
         written = _written_since(root / name, since)

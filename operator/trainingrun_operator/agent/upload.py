@@ -1,7 +1,7 @@
-"""The files of one generation on their way into the bucket: in parallel, in bounded memory, resumable.
+"""Upload the files of one generation: in parallel, in bounded memory, resumable.
 
-Nothing is sent twice that the bucket holds already: whole objects of this generation are compared, the parts of a
-begun upload are hashed again here and skipped, what an earlier generation holds is copied inside the store.
+Bytes that the bucket holds are not sent again: objects of this generation are compared, uploaded parts of an unfinished
+multipart upload are compared by hash and skipped, files of an earlier generation are copied inside the store.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ PART_BYTES = 16 << 20
 PARTS_MAX = 10_000
 THREADS = 16
 MEMORY_BYTES = 224 << 20
-"""Read and not yet sent, all threads together."""
+"""Bytes read and not yet sent, of all threads."""
 TASK_COST_BYTES = 256 << 10
-"""What a task counts at least, so that many small files do not queue without end."""
+"""Smallest cost of a task, so that the queue of small files is bounded."""
 
 
 def part_size(size: int) -> int:
-    """16 MiB, or as much as it takes to stay within the number of parts that S3 allows."""
+    """Return the part size in bytes: 16 MiB, or more if the file would exceed S3's limit of 10,000 parts."""
     needed = -(-size // PARTS_MAX)
     return max(PART_BYTES, -(-needed // (1 << 20)) << 20)
 
@@ -48,7 +48,7 @@ def _same(entry: Entry, now: os.stat_result) -> bool:
 
 @dataclass(frozen=True)
 class _Pending:
-    """A file on its way: what it waits for, and what then makes an object of it."""
+    """A file in transit: its tasks, and the function that completes the object after them."""
 
     wanted: Wanted
     tasks: Sequence[Future[Any]]
@@ -61,7 +61,7 @@ class _Pending:
 
 
 class Shipment:
-    """Sends one generation's files; for one use."""
+    """Sends one generation's files. Use an instance once."""
 
     def __init__(self, bucket: Bucket, root: str, folder: str, tally: Tally, halted: Callable[[], bool]) -> None:
         self._bucket = bucket
@@ -79,15 +79,15 @@ class Shipment:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="upload")
 
     def send(self, wanted: Iterable[Wanted], *, skip_changed: bool = False) -> Cargo:
-        """Send everything; return once all of it is in the bucket and still the same on disk.
+        """Send all files. Return once all are in the bucket and unchanged on disk.
 
-        ``skip_changed``: a file that will not hold still is recorded as skipped.
+        ``skip_changed``: record a file that changes as skipped.
 
         Raises:
-            ChangedError: a file is not what the scan saw.
-            ConflictError: the generation's folder holds something else.
-            PreemptedError: halted from outside.
-            ClientError, BotoCoreError: the bucket.
+            ChangedError: a file differs from what the scan saw.
+            ConflictError: the generation's folder holds another object.
+            PreemptedError: ``halted`` returned True.
+            ClientError, BotoCoreError: a call to the bucket failed.
         """
         self._skip_changed = skip_changed
         listed = sorted(wanted, key=lambda one: one.optional)
@@ -112,7 +112,7 @@ class Shipment:
     # -- before anything is sent ---------------------------------------------------------------------------
 
     def _survey(self, listed: list[Wanted]) -> None:
-        """See what an interrupted try left in the generation's folder. Anything unplanned there spoils the folder."""
+        """List what an interrupted try left in the generation's folder. An object that is not planned is a conflict."""
         planned = {names.to_key(self._folder, one.path) for one in listed}
         self._there = {key for key, _ in self._bucket.keys(self._folder)}
         if foreign := self._there - planned:
@@ -120,7 +120,7 @@ class Shipment:
         self._begun = self._bucket.uploads(self._folder)
 
     def _copied(self, listed: list[Wanted]) -> Iterator[Wanted]:
-        """Copy inside the store what an earlier generation holds; yield what is left to be sent."""
+        """Copy inside the store the files of earlier generations. Yield the files that remain to be sent."""
         copies: dict[str, Future[Stored | None]] = {}
         for one in listed:
             key = names.to_key(self._folder, one.path)
@@ -140,11 +140,11 @@ class Shipment:
     # -- one file --------------------------------------------------------------------------------------------
 
     def _start(self, one: Wanted) -> None:
-        """Hand a file to the threads; blocks while the memory is taken."""
+        """Submit a file to the threads. Blocks while the memory is in use."""
         self._go_on()
         key = names.to_key(self._folder, one.path)
         if one.entry.kind is Kind.OTHER:
-            self._skip(one, "neither a file, a directory nor a symbolic link")
+            self._skip(one, "not a regular file, directory or symbolic link")
         elif one.entry.kind is Kind.LINK:
             self._link(one)
         elif key in self._there:
@@ -183,7 +183,7 @@ class Shipment:
             def part(number: int = number, offset: int = offset, length: int = length) -> Part:
                 data = os.pread(file, length, offset)
                 if len(data) != length:
-                    raise ChangedError(one.path, "it became shorter while it was read")
+                    raise ChangedError(one.path, "the file shrank during the read")
                 crc = crc64(data)
                 known = have.get(number)
                 if known and (known.size, known.crc) == (length, crc):
@@ -204,7 +204,7 @@ class Shipment:
         return stored
 
     def _compare(self, one: Wanted, key: str) -> Stored:
-        """An object of this very generation is there: it has to be this file."""
+        """Compare a file with the object that the generation already has for it."""
         with self._opened(one) as file:
             crc = encode(crc_of_file(file))
             self._still(one, file)
@@ -217,7 +217,7 @@ class Shipment:
         try:
             target = str(Path(self._root, one.path).readlink())
         except OSError as failure:
-            self._skip(one, f"its target cannot be read: {failure.strerror}")
+            self._skip(one, f"the link's target cannot be read: {failure.strerror}")
             return
         self._cargo.files.append(
             FileEntry(path=names.to_text(one.path), mtime_ns=one.entry.mtime_ns, link_target=names.to_text(target))
@@ -237,10 +237,10 @@ class Shipment:
 
     def _still(self, one: Wanted, file: int) -> None:
         if not _same(one.entry, os.fstat(file)):
-            raise ChangedError(one.path, "it changed while it was read")
+            raise ChangedError(one.path, "the file changed during the read")
 
     def _check_still(self, listed: list[Wanted]) -> None:
-        """Everything belongs to one moment: nothing that was sent has changed since the scan."""
+        """Check that no sent file has changed since the scan, so that all files are of one moment."""
         if self._skip_changed:
             return
         for one in listed:
@@ -249,9 +249,9 @@ class Shipment:
             try:
                 now = os.lstat(f"{self._root}/{one.path}")
             except OSError as failure:
-                raise ChangedError(one.path, failure.strerror or "is gone") from failure
+                raise ChangedError(one.path, failure.strerror or "the file is gone") from failure
             if not _same(one.entry, now):
-                raise ChangedError(one.path, "it changed after it was sent")
+                raise ChangedError(one.path, "the file changed after the upload")
 
     # -- tasks and their results -------------------------------------------------------------------------------
 

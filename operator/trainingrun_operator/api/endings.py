@@ -1,6 +1,6 @@
-"""The endings of a run: one row per ``terminationStatus``, with what it is called, looks like and counts as.
+"""The endings of a run: one row per ``terminationStatus``, with its phase, label, look and meaning.
 
-Status, dashboard, plugin and metrics read this table and nothing else. ``terminationStatus`` is open to new values: `ending_of` has a row for every one.
+Status, dashboard, plugin and metrics all read this table. ``terminationStatus`` is open to new values: `ending_of` returns a row for each.
 """
 
 from __future__ import annotations
@@ -9,38 +9,38 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 FinalPhase = Literal["Succeeded", "Stopped", "Failed"]
-"""What ``status.phase`` says of a run that has ended."""
+"""``status.phase`` of a run that has ended."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """One way in which a run ends."""
+    """One way that a run ends."""
 
     status: str
     """``terminationStatus``, snake_case."""
     phase: FinalPhase
-    """``status.phase`` once the run has ended this way. Succeeded is the only one that counts as success, and only with a proven checkpoint."""
+    """``status.phase`` of a run with this ending. Only Succeeded counts as success, and only with a proven checkpoint."""
     label: str
-    """What people read."""
+    """The name for display."""
     icon: str
     """A symbol of the dashboard's ``_icons.html``."""
     tone: str
     """A colour of the dashboard's ``app.css``: good, stopped, bad, busy, warn or quiet."""
     saves: bool = False
-    """Whether the rest of the training is left undone, so that its GPU time counts as saved."""
+    """Whether the rest of the training is omitted, so that its GPU time counts as saved."""
     complete: bool = False
-    """Whether the training had nothing left to do: progress is 100 percent."""
+    """Whether the training was complete: progress is 100 percent."""
     by_hand: bool = False
-    """Whether a person asked for it: ``spec.stopMode`` then says which checkpoint the stop waits for."""
+    """Whether a user requested it: then ``spec.stopMode`` selects the checkpoint that the stop waits for."""
 
     @property
     def succeeds(self) -> bool:
-        """Whether it is a success, as long as its checkpoint is proven."""
+        """Whether the ending is a success if its checkpoint is proven."""
         return self.phase == "Succeeded"
 
     @property
     def reason(self) -> str:
-        """The condition's reason: ``auto_low_loss`` is ``AutoLowLoss``."""
+        """The condition's reason, such as ``AutoLowLoss`` for ``auto_low_loss``."""
         return "".join(word.capitalize() for word in self.status.split("_"))
 
 
@@ -51,7 +51,7 @@ FAILED: Final = Ending("failed", "Failed", "Failed", "cross", "bad")
 DELETED: Final = Ending("deleted", "Stopped", "Deleted", "bin", "quiet")
 
 ENDINGS: Final = {row.status: row for row in (AUTO_LOW_LOSS, AUTO_COMPLETE, USER_STOP, FAILED, DELETED)}
-"""By ``terminationStatus``."""
+"""All known endings, by ``terminationStatus``."""
 
 _UNKNOWN: Final[dict[str, tuple[FinalPhase, str, str, str]]] = {
     "Succeeded": ("Succeeded", "Auto-stopped", "check", "good"),
@@ -64,8 +64,8 @@ def ending_of(status: str, phase: str = "Failed") -> Ending:
     """Return the row of a ``terminationStatus``.
 
     Args:
-        status: as stored; one that this version does not know gets a row of its own name.
-        phase: what an unknown status counts as: ``status.phase`` where a newer operator has written it.
+        status: the stored value. An unknown value gets a row with its own name.
+        phase: the phase of an unknown value: ``status.phase``, as a newer operator wrote it.
     """
     if (known := ENDINGS.get(status)) is not None:
         return known

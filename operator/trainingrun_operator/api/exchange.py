@@ -1,8 +1,8 @@
-"""What operator and agent say to each other.
+"""The exchange between operator and agent.
 
 Operator to agent: annotations on the pod, read through the downward API, level-triggered. Agent to operator: one JSON page,
-`GET /progress`. Everything that measures time is an age or a duration in seconds taken on one clock, never a time of day, because
-the two ends run on different machines. What the agent reports is advice; only what the operator reads back from the bucket is proof.
+`GET /progress`. Times are ages or durations in seconds by one clock, never times of day, because operator and agent run on
+different machines. The agent's report is advice; only what the operator reads from the bucket is proof.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ AGENT_CONFIG_ENV = "TRAININGRUN_AGENT_CONFIG"
 
 
 class StopRequest(Model):
-    """Annotation `trainingrun.dev/stop`: ask the training to leave."""
+    """Annotation `trainingrun.dev/stop`: ask the training to save and exit."""
 
     id: str
     grace_seconds: int = 120
@@ -27,19 +27,19 @@ class StopRequest(Model):
 class SaveRequest(Model):
     """Annotation `trainingrun.dev/save`: ship what is missing, then commit with this id and attempt.
 
-    With ``ended`` the training has exited: whatever lies there is final, half-written or empty as it may be. Without it the
-    training still runs, and the agent waits until at least one checkpoint is complete.
+    With ``ended`` the training has exited: the volume's content is final, even if it is incomplete or empty. Without it the
+    training still runs, and the agent waits for a complete checkpoint.
     """
 
     id: str
     attempt: int = 1
     ended: bool
     status: str | None = None
-    """Why the run ends, in the words of ``terminationStatus``; kept in the commit. None: it goes on."""
+    """The run's ``terminationStatus``, kept in the commit. None: the run does not end."""
 
 
 class AgentConfig(Model):
-    """All that agent and restore need to know, as the operator pinned it when it made the Job."""
+    """The configuration of agent and restore. The operator sets it when it creates the Job; it does not change."""
 
     namespace: str
     run: str
@@ -50,83 +50,83 @@ class AgentConfig(Model):
     endpoint_url: str = ""
     region: str = ""
     secret_dir: str = ""
-    """Has a file per key of the run's Secret. Empty: credentials are those that boto3 finds."""
+    """Folder with one file per key of the run's Secret. Empty: use the credentials that boto3 finds."""
     include: tuple[str, ...] = ("**",)
     exclude: tuple[str, ...] = ()
     quiet_seconds: float = 10
-    """A file of no known format counts as complete once unchanged for this long."""
+    """Seconds without a change after which a file of an unknown format counts as complete."""
     stop_file: str = "STOP_TRAINING"
     stop_signal: str = ""
-    """Sent to the training at half the grace, when the stop file had no effect: ``SIGTERM``, ``SIGUSR1``, …"""
+    """Signal for the training if the stop file has no effect within half the grace period: ``SIGTERM``, ``SIGUSR1``, …"""
     marker_files: tuple[str, ...] = ()
     port: int = 18790
     world_size: int = 1
-    """Ranks that ship, as the workload has them."""
+    """The workload's number of ranks."""
 
 
 class CheckpointSeen(Model):
-    """One checkpoint as it lies in the volume."""
+    """One checkpoint in the volume."""
 
     dir: str
     """Relative to the checkpoint path; ``.`` for the path itself."""
     step: int | None = None
     complete: bool
     age_seconds: float
-    """Since its newest file was last written."""
+    """Seconds since the newest file was written."""
     bytes: int = 0
 
 
 class ManifestSeen(Model):
-    """The newest manifest that this agent wrote: what its rank holds in the bucket."""
+    """The newest manifest that this agent wrote."""
 
     key: str
     incarnation: int
-    """Of this rank."""
+    """This rank's incarnation."""
     generation: int
     dir: str | None = None
-    """Of the checkpoint; None: nothing lay under the path."""
+    """The checkpoint's directory; None: the checkpoint path was empty."""
     step: int | None = None
     epoch: int | None = None
     final: bool = False
     id: str | None = None
-    """The save request that it answers, if any."""
+    """Id of the save request that the manifest answers."""
     attempt: int = 0
 
 
 class CommitSeen(Model):
-    """The newest commit that this agent wrote. Only rank 0 writes any."""
+    """The newest commit that this agent wrote. Only rank 0 writes commits."""
 
     key: str
     incarnation: int
-    """Of rank 0."""
+    """Rank 0's incarnation."""
     generation: int
     step: int | None = None
     final: bool = False
     id: str | None = None
-    """The save request that it answers, if any."""
+    """Id of the save request that the commit answers."""
     attempt: int = 0
 
 
 class Upload(Model):
-    """One generation that the agent has sent and committed."""
+    """One generation that the agent has sent."""
 
     incarnation: int
     generation: int
     bytes: int = 0
-    """Sent for it; what the bucket held already is not."""
+    """Bytes sent, without those that the bucket already held."""
     seconds: float = 0
-    """From the first byte to the commit."""
+    """Duration from the first byte to the manifest or commit."""
 
 
 class MarkerSeen(Model):
-    """A completion marker that was written after the pod started."""
+    """A completion marker written after the pod started."""
 
     name: str
     age_seconds: float
 
 
 class AgentError(Model):
-    """Why the agent cannot do its work now; it goes on trying."""
+    """Why the agent fails now. It retries."""
 
     code: str
     """CamelCase: ``Unreadable``, ``NoSuchBucket``, ``AccessDenied``, ``InvalidAccessKeyId``, ``Unreachable``, ``Fenced``, …"""
@@ -141,33 +141,31 @@ class AgentReport(Model):
     rank: int = 0
     world_size: int = 1
     incarnation: int | None = None
-    """Of this rank; None until the claim in the bucket succeeded."""
-    newest: CheckpointSeen | None = None
-    """The newest complete checkpoint in the volume."""
-    unfinished: CheckpointSeen | None = None
-    """A newer one that is still being written."""
+class CheckpointSeen(Model):
+    """One checkpoint in the volume."""
     files: int = 0
     bytes: int = 0
     unsaved_bytes: int = 0
-    """In the volume and not yet in any commit; of several ranks: not yet in any manifest of this one."""
+    """Bytes in the volume that no commit covers or, in a run of several ranks, no manifest of this rank."""
     uploaded_bytes: int = 0
-    """Of the generation that is being shipped now."""
+    """Bytes of the generation that is being shipped, as far as they are in the bucket."""
     last_change_seconds: Annotated[
-        float | None, Field(description="Since anything under the path changed; None if nothing was ever there")
+        float | None,
+        Field(description="Seconds since a file under the path changed; None if the path has never had one"),
     ] = None
     manifest: ManifestSeen | None = None
     commit: CommitSeen | None = None
     lagging: tuple[int, ...] = ()
-    """Of rank 0: ranks that do not hold yet what this one holds, the lowest 64. Nothing is committed before they do."""
+    """On rank 0: the ranks that do not hold rank 0's checkpoint yet, the lowest 64. It is committed once they do."""
     uploads: tuple[Upload, ...] = ()
-    """The newest few since this agent started, oldest first."""
+    """The newest uploads since this agent started, oldest first."""
     upload_failures: int = 0
-    """Tries to send or commit that have failed since this agent started."""
+    """Failed tries to send or commit since this agent started."""
     working_on: str | None = None
-    """Id of the save request in hand."""
+    """Id of the save request that is not answered yet."""
     foreign_stop_file: bool = False
-    """A stop file lies there that is newer than the pod and that the agent did not write."""
+    """Someone else than the agent has written a stop file since the pod started."""
     markers: tuple[MarkerSeen, ...] = ()
     signal_trouble: str = ""
-    """Why the training was not, or not yet, sent the signal that it is due."""
+    """Why the due stop signal has not been sent to the training; empty if none is due."""
     error: AgentError | None = None

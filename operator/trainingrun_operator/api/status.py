@@ -1,4 +1,4 @@
-"""`TrainingRun.status`: what the operator knows about a run, and the truth about a stop in progress."""
+"""`TrainingRun.status`: what the operator knows about a run, and the state of a stop in progress."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from trainingrun_operator.api.base import (
 from trainingrun_operator.api.endings import ENDINGS
 
 SUSPENDED: Final = "suspended"
-"""What ``status.termination.status`` says of a run that does not end: it may be resumed."""
+"""``status.termination.status`` of a suspension: the run does not end and can be resumed."""
 
 
 class Phase(StrEnum):
-    """Where a stop stands; the only truth about it is ``status.termination``."""
+    """The phases of a stop; ``status.termination`` alone records them."""
 
     REQUESTED = "Requested"
     DRAINING = "Draining"
@@ -45,11 +45,11 @@ class StopMode(StrEnum):
     """Which checkpoint a stop waits for."""
 
     AUTO = "Auto"
-    """Ask; the training saves and leaves, or its grace is spent."""
+    """Ask the training to save and exit; wait until it exits or the grace period ends."""
     NEXT_CHECKPOINT = "NextCheckpoint"
-    """Ask, and be content with the next complete checkpoint too."""
+    """Like Auto, but the next complete checkpoint ends the wait too."""
     LAST_CHECKPOINT = "LastCheckpoint"
-    """Do not wait: the last complete checkpoint is enough. While there is none, as Auto."""
+    """Do not wait: use the last complete checkpoint. Without one, like Auto."""
 
 
 ORDER: Final = {
@@ -62,15 +62,15 @@ ORDER: Final = {
     Phase.RELEASING: 4,
     Phase.DONE: 5,
 }
-"""How far a stop is in each phase; it never goes back."""
+"""The order of the phases; a stop never goes back."""
 _ORDER: Final = str({phase.value: place for phase, place in ORDER.items()})
 
 
 class NodePhase(StrEnum):
-    """Where the release of one node stands."""
+    """The phases of one node's release."""
 
     IN_USE = "InUse"
-    """The run's pod is, or was until just now, on it."""
+    """The run's pod is on the node, or has just left it."""
     WAIT_IDLE = "WaitIdle"
     CORDONED = "Cordoned"
     RELEASING = "Releasing"
@@ -83,115 +83,115 @@ class Condition(Model):
     """One aspect of the run that is true, false or unknown."""
 
     type: Word
-    """Its name."""
+    """Type of the condition."""
     status: Literal["True", "False", "Unknown"]
     """True, False or Unknown."""
     reason: Word
     """One CamelCase word."""
     message: Message = ""
-    """A sentence for a person."""
+    """Explanation for people."""
     observed_generation: BigCount | None = None
-    """The generation of the spec that this was concluded from."""
+    """The generation of the spec that the condition is about."""
     last_transition_time: Timestamp
     """When the status last changed."""
 
 
 class Effective(Model):
-    """What is in force for this run, defaults of the installation included."""
+    """The settings in force for this run, with the installation's defaults."""
 
     auto_stop_loss: float | None = None
-    """The threshold, if any."""
+    """The loss threshold."""
     auto_stop_action: Word = "Stop"
     """Stop, Shadow or Off."""
     node_pool: ObjectName = ""
-    """The pool that the run's nodes belong to, once known."""
+    """The GPUNodePool of the run's nodes, once known."""
     metrics_source: Word = "Prometheus"
-    """Where loss and step come from."""
+    """The source of loss and step."""
 
 
 class Progress(Model):
-    """How far the training has come, as last observed."""
+    """The training's progress, as last observed."""
 
     loss: Word | None = None
     """The newest finite loss."""
     best_loss: Word | None = None
-    """The lowest loss seen."""
+    """The lowest finite loss."""
     step: BigCount | None = None
     """The newest step."""
     epoch: Word | None = None
     """The newest epoch."""
     total_epochs: BigCount | None = None
-    """How many epochs there will be."""
+    """The number of epochs."""
     percent: Annotated[int | None, Field(ge=0, le=100)] = None
-    """Of all epochs, in percent."""
+    """Progress through all epochs, in percent."""
     eta_seconds: Seconds | None = None
     """Estimated seconds to the end of the last epoch."""
     stall_polls: Count | None = None
-    """Polls without a step in the final epoch."""
+    """Polls without a new step in the final epoch."""
     last_observation_time: Timestamp | None = None
-    """When the step was last seen to advance."""
+    """When the operator last saw the step advance."""
     step_interval: Word | None = None
-    """Usual seconds between two looks that saw the step advance."""
+    """Usual seconds between two polls that saw the step advance."""
     epoch_base: Annotated[int | None, Field(ge=0, le=1)] = None
-    """What the first epoch is called, 0 or 1; absent while it is unknown."""
+    """The number of the first epoch, 0 or 1; absent while unknown."""
     pod_uid: Annotated[Word | None, Field(alias="podUID")] = None
-    """Of the pod that all of this was read from: an operator that starts goes on from here."""
+    """UID of the observed pod. A restarted operator continues from this progress."""
 
 
 class WorkloadRef(Model):
     """The object that runs the pods."""
 
     api_version: Word
-    """Of the object: batch/v1."""
+    """API version of the object: batch/v1."""
     kind: Word
-    """Of the object: Job."""
+    """Kind of the object: Job."""
     name: ObjectName
-    """Of the object."""
+    """Name of the object."""
     uid: Word
-    """Of the object."""
+    """UID of the object."""
 
 
 class PodStatus(Model):
     """One pod of the run."""
 
     name: ObjectName
-    """Of the pod."""
+    """Name of the pod."""
     uid: Word
-    """Of the pod."""
+    """UID of the pod."""
     rank: Annotated[int, Field(ge=0, le=65_535)] = 0
-    """Which rank of the training it is, from 0."""
+    """Rank of the pod in the training, from 0."""
     node: ObjectName = ""
-    """Where it runs."""
+    """Name of the Node."""
     phase: Word = ""
     """Pending, Running, Exited (training ended, the pod is kept until its checkpoint is proven), Succeeded or Failed."""
     exit_code: Annotated[int | None, Field(ge=-(2**31), le=2**31 - 1)] = None
-    """Of the training, once it ended."""
+    """Exit code of the training, once it has ended."""
     waiting: Word = ""
-    """What keeps it from starting, in one word of Kubernetes: ImagePullBackOff, Unschedulable, …"""
+    """Why the pod does not start, as a reason of Kubernetes: ImagePullBackOff, Unschedulable, …"""
     waiting_message: Text = ""
-    """The same as a sentence of Kubernetes."""
+    """Kubernetes' message for this reason."""
 
 
 class Lag(Model):
-    """What would be lost if the pod vanished now."""
+    """What would be lost if the pod were lost now."""
 
     bytes: BigCount = 0
-    """In the volume and not in the bucket."""
+    """Bytes in the volume that are not in the bucket."""
 
 
 class CheckpointStatus(Model):
-    """The newest checkpoint that the operator itself verified in the bucket."""
+    """The newest checkpoint that the operator has verified in the bucket."""
 
     uri: Uri = ""
     """A folder that `aws s3 sync` and `from_pretrained` can read."""
     commit: Uri = ""
     """Key of the commit object."""
     generation: BigCount | None = None
-    """Its number among the commits of its writer."""
+    """Number of the commit among those of its writer."""
     dir: Text = ""
     """The checkpoint's folder as the training wrote it."""
     step: BigCount | None = None
-    """The step that it was saved at."""
+    """Step of the checkpoint."""
     digest: Word = ""
     """SHA-256 of the commit."""
     bytes: BigCount = 0
@@ -199,17 +199,17 @@ class CheckpointStatus(Model):
     files: Count = 0
     """Number of files."""
     complete: bool = True
-    """False: the training left it half-written."""
+    """False: the training left it incomplete."""
     verified_at: Timestamp | None = None
-    """When every object of it was last found to match."""
+    """When the operator last verified every object."""
     lag: Lag | None = None
     """What is not saved yet."""
     data_loss: Message | None = None
-    """What was lost and why, if anything was."""
+    """What was lost, and why."""
 
 
 class Saved(Model):
-    """The verified record that deletion rests on."""
+    """The verified record that permits the deletion of the pods."""
 
     commit: Uri = ""
     """Key of the commit object; empty if there was nothing to save."""
@@ -220,19 +220,19 @@ class Saved(Model):
     dir: Text = ""
     """The checkpoint's folder as the training wrote it."""
     step: BigCount | None = None
-    """The step that it was saved at."""
+    """Step of the checkpoint."""
     bytes: BigCount = 0
     """Total size."""
     files: Count = 0
-    """Number of files; 0 if nothing lay under the path."""
+    """Number of files; 0 if the checkpoint path was empty."""
     complete: bool = True
-    """False: half-written, saved as it was."""
+    """False: incomplete, saved as it was."""
     final: bool = False
-    """The training had ended before this was read from the volume."""
+    """The training had ended before the volume was read."""
     note: Message = ""
-    """Why nothing had to be, or could be, saved."""
+    """Why nothing had to be saved, or nothing could be saved."""
     gave_up: bool = False
-    """The training wrote more after this was proven, and saving that is not waited for any more."""
+    """The training wrote more after this record was proven, and the stop no longer waits for it to be saved."""
 
 
 class Evidence(Model):
@@ -241,106 +241,106 @@ class Evidence(Model):
     what: Word
     """The metric or the fact."""
     value: Text
-    """As it was read."""
+    """The observed value."""
     step: BigCount | None = None
-    """At which step."""
+    """The step of the observation."""
 
 
 class Termination(Model):
-    """A stop in progress: the only truth about it. Written by compare-and-swap, intent before effect."""
+    """The state of a stop. Written by compare-and-swap, intent before effect."""
 
     id: Word
-    """Names this stop in every effect."""
+    """Identifies this stop in every effect."""
     status: Word
-    """Why the run ends, or ``suspended``, of which it may be resumed; never changes."""
+    """Why the run ends, or ``suspended`` for a suspension; never changes."""
     message: Message
-    """Why, as a sentence; never changes."""
+    """The same as a sentence; never changes."""
     rule: Word = ""
-    """The rule that decided, as status.findings names it; ``suspend`` of a suspension."""
+    """The rule that decided, as in status.findings; ``suspend`` for a suspension."""
     reason: Word = ""
     """The rule's reason: one CamelCase word."""
     actor: Text = ""
-    """Who or what asked for it."""
+    """Who or what requested the stop."""
     mode: StopMode = StopMode.AUTO
-    """Which checkpoint it waits for: spec.stopMode as it was last followed."""
+    """The checkpoint that the stop waits for: spec.stopMode as last applied."""
     phase: Phase
-    """How far it is."""
+    """Phase of the stop."""
     attempt: Annotated[int, Field(ge=1, le=100_000)] = 1
-    """How often the agent was asked to save."""
+    """Number of save requests to the agent."""
     inferred: bool = False
-    """The completion was inferred, not told by an exit code."""
+    """The completion was inferred, without an exit code."""
     requested_at: Timestamp
-    """When it was decided."""
+    """When the stop was decided."""
     phase_at: Timestamp
     """When the phase began."""
     saved: Saved | None = None
-    """What was proven before anything was deleted."""
+    """What was proven before the deletion."""
     evidence: Annotated[tuple[Evidence, ...], Field(max_length=8)] = ()
-    """What decided."""
+    """The observations that decided."""
     hold_reason: Message | None = None
-    """Why nothing could be proven yet."""
+    """Why the checkpoint is not proven yet."""
     data_loss: Message | None = None
-    """What was lost and why, if anything was."""
+    """What was lost, and why."""
 
     @property
     def suspends(self) -> bool:
-        """Whether the run does not end with it."""
+        """Whether the stop is a suspension."""
         return self.status == SUSPENDED
 
     @property
     def over(self) -> bool:
-        """Whether the run has ended with it, and everything is settled."""
+        """Whether the run has ended and the stop is complete."""
         return self.phase is Phase.DONE and not self.suspends
 
 
 class RefusalKind(StrEnum):
-    """What a provider's refusal asks for."""
+    """What a provider's refusal requires."""
 
     RETRYABLE = "Retryable"
-    """Patience: throttling, an activity in progress, an outage."""
+    """A retry: throttling, an activity in progress, an outage."""
     REFUSED = "Refused"
-    """A correction: the minimum is reached, or the machine is none of the pool's."""
+    """A correction: the minimum is reached, or the machine is not in the pool."""
     DENIED = "Denied"
-    """A permission: an administrator has to act."""
+    """A permission: an administrator has to grant it."""
 
 
 class NodeStatus(Model):
-    """One node that the run used, and its way back to the pool."""
+    """One node that the run used, and its release."""
 
     name: ObjectName
-    """Of the Node."""
+    """Name of the Node."""
     uid: Word
-    """Of the Node; a new Node of the same name is another machine."""
+    """UID of the Node; a new Node with the same name is another machine."""
     provider_id: Annotated[Text, Field(alias="providerID")] = ""
-    """Of the machine, as the cloud names it."""
+    """The cloud's id of the machine."""
     pool: ObjectName = ""
-    """The GPUNodePool that selects it."""
+    """The GPUNodePool that selects the Node."""
     phase: NodePhase = NodePhase.IN_USE
     """InUse, WaitIdle, Cordoned, Releasing, Verifying, Released or Retained."""
     phase_at: Timestamp | None = None
     """When the phase began."""
     message: Message = ""
-    """Why it is where it is: who still uses it, why it is kept, what the cloud answered."""
+    """Explains the phase: who still uses the node, why it is kept, what the cloud answered."""
     refusal: RefusalKind | None = None
-    """What the provider last refused with, while the node is on its way back: Retryable (it may pass by itself), Refused (the pool or the machine is
-    not as it should be) or Denied (the operator lacks a permission). Absent: nothing was refused."""
+    """The provider's last refusal while the node is being released: Retryable (it may pass without action), Refused (the pool or the machine needs a
+    correction) or Denied (the operator lacks a permission). Absent: no refusal."""
     waited_out: bool = False
-    """It was kept for waiting pods for as long as its pool allows."""
+    """The node was kept for waiting pods as long as its pool allows."""
     released_at: Timestamp | None = None
-    """When both machine and Node were found gone."""
+    """When the operator found both machine and Node gone."""
 
 
 class FindingStatus(Model):
-    """What one rule says: why it ends the run, or why it does not yet."""
+    """One rule's finding: why it ends the run, or why not yet."""
 
     rule: Word
     """The rule: stop, exitCode, autoStopLoss, marker, finalEpochStall, …"""
     fires: bool = False
-    """Whether what it looks for is so. In a run that goes on, only a rule that is not enforced can fire."""
+    """Whether the rule's condition holds. In a run that continues, only a rule that is not enforced can fire."""
     reason: Word
     """One CamelCase word."""
     message: Text
-    """A sentence or two with the values, as they were when the status was written."""
+    """Explanation with the values at the time of the status."""
 
 
 class Shadow(Model):
@@ -349,20 +349,20 @@ class Shadow(Model):
     rule: Word
     """The rule."""
     would_stop_at: Timestamp
-    """When."""
+    """When the rule would have ended the run."""
     step: BigCount | None = None
-    """At which step."""
+    """The step at that time."""
     value: Word
-    """What it saw."""
+    """The observed value."""
 
 
 class PhaseChange(Model):
-    """When a phase began."""
+    """The start of a phase."""
 
     phase: Word
     """The phase."""
     at: Timestamp
-    """When it began."""
+    """When the phase began."""
 
 
 class TrainingRunStatus(Model):
@@ -377,7 +377,7 @@ class TrainingRunStatus(Model):
             "!has(oldSelf.termination) || (has(self.termination) && self.termination.id == oldSelf.termination.id"
             " && self.termination.status == oldSelf.termination.status && self.termination.message == oldSelf.termination.message)"
             f" || (oldSelf.termination.status == '{SUSPENDED}' && oldSelf.termination.phase == '{Phase.DONE}')",
-            "termination.id, status and message never change once written, but for a suspension that is over",
+            "termination.id, status and message never change once written, except after a completed suspension",
         ),
         Cel(
             "!has(oldSelf.termination) || !has(self.termination) || self.termination.id != oldSelf.termination.id ||"
@@ -389,26 +389,26 @@ class TrainingRunStatus(Model):
     conditions: Annotated[tuple[Condition, ...], ListMap("type"), Field(max_length=16)] = ()
     """Accepted, MetricsAvailable, CheckpointSaved, NodesReleased, Finished, Succeeded, Stalled."""
     observed_generation: BigCount | None = None
-    """The generation of the spec that this status speaks of."""
+    """The generation of the spec that this status is about."""
     phase: Word | None = None
     """For display: Pending, Running, Stopping, Held, Suspended, Succeeded, Stopped or Failed."""
     termination_status: Annotated[
         Word | None, Field(description=f"Why the run ended: {', '.join(ENDINGS)}. Never changes. Open to new values.")
     ] = None
     termination_message: Message | None = None
-    """The same as a sentence, with what became of checkpoint and node."""
+    """The same as a sentence, with the outcome for checkpoint and nodes."""
     signal_trouble: Message | None = None
-    """Why spec.shutdown.signal was not sent to the training that is asked to leave, if it was not."""
+    """Why the due spec.shutdown.signal was not sent to the training."""
     findings: Annotated[tuple[FindingStatus, ...], Field(max_length=32)] = ()
-    """What each rule that could end the run says, in the order in which they decide; empty once a stop is decided."""
+    """The finding of each rule that can end the run, in the order in which the rules decide; empty once a stop is decided."""
     effective: Effective | None = None
-    """What is in force."""
+    """The settings in force."""
     start_time: Timestamp | None = None
     """When the training's first container started."""
     completion_time: Timestamp | None = None
-    """When everything was done."""
+    """When the stop was complete."""
     progress: Progress | None = None
-    """How far it has come."""
+    """The training's progress."""
     workload: WorkloadRef | None = None
     """The Job."""
     pods: Annotated[tuple[PodStatus, ...], Field(max_length=64)] = ()
@@ -416,16 +416,16 @@ class TrainingRunStatus(Model):
     checkpoint: CheckpointStatus | None = None
     """The newest verified checkpoint."""
     termination: Termination | None = None
-    """A stop in progress, or the one that ended the run."""
+    """The stop in progress, or the stop that ended the run."""
     nodes: Annotated[tuple[NodeStatus, ...], Field(max_length=64)] = ()
     """The nodes that the run used."""
     shadow: Annotated[tuple[Shadow, ...], Field(max_length=8)] = ()
-    """Rules that only watch."""
+    """Rules that are not enforced and would have ended the run."""
     history: Annotated[tuple[PhaseChange, ...], Field(max_length=20)] = ()
-    """The last 20 changes of phase."""
+    """The last 20 phase changes."""
     notified: Annotated[tuple[Word, ...], ListSet(), Field(max_length=16)] = ()
-    """Ids of the events of this stop that the installation's webhook has taken."""
+    """Ids of this stop's events that the installation's webhook has accepted."""
 
     def condition(self, kind: str) -> Condition | None:
-        """The condition of a type; None if it has not been written yet."""
+        """Return the condition of a type; None if it is missing."""
         return next((one for one in self.conditions if one.type == kind), None)

@@ -1,4 +1,4 @@
-"""Addresses of S3 servers, and those that no request may go to."""
+"""Addresses of S3 servers, and the addresses that must not receive a request."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ METADATA: Final = tuple(
         "192.0.0.192/32",  # Oracle
     )
 )
-"""Addresses at which clouds hand out credentials and machine data to whoever asks. No request ever goes there."""
+"""Metadata services: clouds serve credentials and machine data there without authentication. No request is sent there."""
 
-# Strict, so that it cannot be read in two ways: no user, query or fragment, no escape, no upper case where two spellings would differ.
+# Strict, so that an address has one meaning only: no user, query, fragment or escape.
 _ADDRESS: Final = re.compile(
     r"(?P<scheme>https?)://(?P<host>[a-z0-9*]([a-z0-9.*-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:(?P<port>\d{1,5}|\*))?(?P<path>/[A-Za-z0-9._~/-]*)?\Z",
     re.IGNORECASE,
@@ -31,7 +31,7 @@ _PORTS: Final = {"http": "80", "https": "443"}
 
 @dataclass(frozen=True)
 class Address:
-    """An S3 server: of a run, or a pattern of the list, whose host may begin with ``*.`` and whose port may be ``*``."""
+    """A run's S3 server, or a pattern for such servers. A pattern's host may begin with ``*.``, its port may be ``*``."""
 
     scheme: str
     host: str
@@ -43,18 +43,18 @@ class Address:
         """Read ``https://host[:port][/path]``.
 
         Raises:
-            ValueError: it is no such address.
+            ValueError: the address has another form.
         """
         match = _ADDRESS.match(url)
         if match is None:
-            message = f"{url!r} is not of the form https://host[:port][/path]"
+            message = f"{url!r} does not have the form https://host[:port][/path]"
             raise ValueError(message)
         scheme = match["scheme"].lower()
         host = match["host"].lower().strip("[]")
         return cls(scheme, host, match["port"] or _PORTS[scheme], (match["path"] or "").rstrip("/"))
 
     def covers(self, other: Address) -> bool:
-        """Whether an address fits this pattern."""
+        """Whether an address matches this pattern."""
         host = other.host == self.host
         if self.host.startswith("*."):
             first, _, rest = other.host.partition(".")
@@ -63,7 +63,7 @@ class Address:
 
 
 def is_metadata(host: str) -> bool:
-    """Whether an IP address is one at which a cloud tells secrets; False for a name."""
+    """Whether an IP address is a metadata service. False for a host name."""
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""The bucket: one client, writes that never overwrite, errors as codes."""
+"""Agent's and restore's access to the bucket: one client, writes that never overwrite, errors as codes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 20
 COPY_MAX_BYTES = 5 << 30
-"""CopyObject's limit."""
+"""CopyObject's size limit."""
 
 StoreError = (exceptions.ClientError, exceptions.BotoCoreError)
-"""Everything that a call to the bucket raises: worth another try, whatever it says."""
+"""The errors that a call to the bucket raises. All of them are retried."""
 
 _UNREACHABLE = (
     exceptions.ConnectionError,
@@ -43,18 +43,18 @@ _BY_STATUS = {"400": "BadRequest", "403": "AccessDenied", "404": "NotFound", "41
 
 
 class ConflictError(Exception):
-    """A key holds other bytes than those to be written; it is never written over."""
+    """A key already holds other bytes than those to write. Objects are never overwritten."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"another object lies at {key}")
+        super().__init__(f"{key} holds another object")
 
 
 class CorruptedError(Exception):
-    """The store says that it holds other bytes than those sent."""
+    """The store reports another checksum than that of the bytes sent."""
 
 
 class Stored(NamedTuple):
-    """One object as it lies in the bucket."""
+    """One object in the bucket."""
 
     size: int
     crc: str
@@ -73,22 +73,22 @@ class Part(NamedTuple):
 
 
 def encode(crc: int) -> str:
-    """A CRC64NVME as S3 writes it."""
+    """Encode a CRC64NVME as S3 does: base64, big-endian."""
     return base64.b64encode(struct.pack(">Q", crc)).decode()
 
 
 def crc64(data: bytes | memoryview, previous: int = 0) -> int:
-    """CRC64NVME of some bytes, or of what follows them."""
+    """Return the CRC64NVME of some bytes, continued from that of the bytes before them."""
     return int(checksums.crc64nvme(data, previous))
 
 
 def combined(first: int, second: int, second_length: int) -> int:
-    """CRC64NVME of two pieces, one after the other."""
+    """Return the CRC64NVME of two consecutive pieces from those of each."""
     return int(checksums.combine_crc64nvme(first, second, second_length))
 
 
 def code_of(failure: BaseException) -> str:
-    """The CamelCase code of a failed call: the store's own, or what kept it from answering."""
+    """Return the CamelCase code of a failed call: the store's own, or the kind of failure."""
     if isinstance(failure, exceptions.ClientError):
         code = str(failure.response.get("Error", {}).get("Code", ""))
         code = _BY_STATUS.get(code, code)
@@ -101,12 +101,12 @@ def code_of(failure: BaseException) -> str:
 
 
 def describe(failure: BaseException) -> str:
-    """A failed call in words, without anything that the store wrote."""
+    """Describe a failed call without quoting the store."""
     if isinstance(failure, exceptions.ClientError):
         status = failure.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "no status")
-        return f"{failure.operation_name} was answered {code_of(failure)} (HTTP {status})"
+        return f"{failure.operation_name} failed with {code_of(failure)} (HTTP {status})"
     if isinstance(failure, _UNREACHABLE):
-        return f"no answer from the store ({type(failure).__name__})"
+        return f"the store does not answer ({type(failure).__name__})"
     return f"{type(failure).__name__}: {failure}"
 
 
@@ -116,7 +116,7 @@ def _is(failure: exceptions.ClientError, codes: frozenset[str]) -> bool:
 
 
 def client(config: AgentConfig) -> S3Client:
-    """One thread-safe client. Credentials are those of the run's Secret; where it has none, what boto3 finds."""
+    """Return a thread-safe client. It uses the credentials of the run's Secret; without one, those that boto3 finds."""
     endpoint = config.endpoint_url or None
     secret = Path(config.secret_dir) if config.secret_dir else None
     session = secret_session(secret) if secret else boto3.session.Session()
@@ -141,14 +141,14 @@ def client(config: AgentConfig) -> S3Client:
 
 
 class Bucket:
-    """The calls that agent and restore need, on one bucket."""
+    """The calls to one bucket that agent and restore need."""
 
     def __init__(self, client: S3Client, name: str) -> None:
         self._s3 = client
         self._name = name
 
     def keys(self, prefix: str, *, flat: bool = False) -> Iterator[tuple[str, int]]:
-        """All keys that begin with a prefix, with sizes; ``flat``: without those in folders below it."""
+        """List keys and sizes below a prefix; ``flat``: without those in folders below it."""
         pages = self._s3.get_paginator("list_objects_v2")
         listed = (
             pages.paginate(Bucket=self._name, Prefix=prefix, Delimiter="/")
@@ -160,7 +160,7 @@ class Bucket:
                 yield item["Key"], item["Size"]
 
     def get(self, key: str, limit: int) -> bytes | None:
-        """A small object's bytes, at most ``limit`` and one of them; None if there is none."""
+        """Return the first ``limit`` + 1 bytes of an object; None if there is none."""
         try:
             answer = self._s3.get_object(Bucket=self._name, Key=key)
         except exceptions.ClientError as failure:
@@ -171,7 +171,7 @@ class Bucket:
             return body.read(limit + 1)
 
     def get_range(self, key: str, offset: int, length: int, version_id: str | None = None) -> bytes:
-        """Some bytes of an object."""
+        """Return ``length`` bytes of an object from ``offset`` on."""
         span = f"bytes={offset}-{offset + length - 1}"
         if version_id:
             answer = self._s3.get_object(Bucket=self._name, Key=key, Range=span, VersionId=version_id)
@@ -181,7 +181,7 @@ class Bucket:
             return body.read()
 
     def head(self, key: str) -> Stored | None:
-        """Size and full-object checksum of an object; None if there is none."""
+        """Return size and full-object checksum of an object; None if there is none."""
         try:
             found = self._s3.head_object(Bucket=self._name, Key=key, ChecksumMode="ENABLED")
         except exceptions.ClientError as failure:
@@ -192,10 +192,11 @@ class Bucket:
         return Stored(found["ContentLength"], crc, found.get("ETag", ""), found.get("VersionId"))
 
     def put(self, key: str, body: bytes) -> Stored:
-        """Write an object once. Its own bytes lying there already are a success: the answer was lost.
+        """Write an object once. If the key already holds the same bytes, an earlier response was lost: that is a success.
 
         Raises:
-            ConflictError: other bytes lie there.
+            ConflictError: the key holds other bytes.
+            CorruptedError: the store reports another checksum.
         """
         crc = encode(crc64(body))
         try:
@@ -208,10 +209,10 @@ class Bucket:
         return Stored(len(body), crc, done["ETag"], done.get("VersionId"))
 
     def same(self, key: str, size: int, crc: str, part_size: int = 0) -> Stored:
-        """The object at a key, if it holds these bytes.
+        """Return the object at a key if it has this size and checksum.
 
         Raises:
-            ConflictError: it holds others, or the store cannot say.
+            ConflictError: it is missing, has others, or the store keeps no checksum of it.
         """
         there = self.head(key)
         if there is None or (there.size, there.crc) != (size, crc):
@@ -219,7 +220,7 @@ class Bucket:
         return there._replace(part_size=part_size)
 
     def copy(self, source: str, key: str, size: int, crc: str) -> Stored | None:
-        """Copy an object inside the store and prove the copy; None if the store would not, or not rightly."""
+        """Copy an object inside the store and verify the copy. Return None if either fails."""
         if size > COPY_MAX_BYTES:
             return None
         try:
@@ -234,7 +235,7 @@ class Bucket:
             return None
 
     def uploads(self, prefix: str) -> dict[str, str]:
-        """Upload ids of the multipart uploads that were begun below a prefix, the newest of each key."""
+        """Return the ids of the unfinished multipart uploads below a prefix, by key; the newest of each key."""
         found: dict[str, str] = {}
         try:
             for page in self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=self._name, Prefix=prefix):
@@ -242,18 +243,18 @@ class Bucket:
                     if item["Key"].startswith(prefix):
                         found[item["Key"]] = item["UploadId"]
         except exceptions.ClientError as failure:
-            if not _is(failure, _GONE):  # some stores answer so when there is none
+            if not _is(failure, _GONE):  # some stores answer 404 if there are no uploads
                 raise
         return found
 
     def begin(self, key: str) -> str:
-        """Begin a multipart upload and return its id."""
+        """Start a multipart upload and return its id."""
         return self._s3.create_multipart_upload(
             Bucket=self._name, Key=key, ChecksumAlgorithm="CRC64NVME", ChecksumType="FULL_OBJECT"
         )["UploadId"]
 
     def parts(self, key: str, upload: str) -> dict[int, Part]:
-        """The parts that a begun upload holds already; those without a checksum do not count."""
+        """Return the parts of an unfinished upload by number, without those that have no checksum."""
         found: dict[int, Part] = {}
         try:
             pages = self._s3.get_paginator("list_parts").paginate(Bucket=self._name, Key=key, UploadId=upload)
@@ -268,7 +269,11 @@ class Bucket:
         return found
 
     def put_part(self, key: str, upload: str, number: int, body: bytes, crc: int) -> Part:
-        """Send one part."""
+        """Send one part.
+
+        Raises:
+            CorruptedError: the store reports another checksum.
+        """
         done = self._s3.upload_part(
             Bucket=self._name,
             Key=key,
@@ -281,7 +286,7 @@ class Bucket:
         return Part(number, len(body), crc, done["ETag"])
 
     def complete(self, key: str, upload: str, parts: list[Part]) -> Stored:
-        """Make one object of the parts, once; lost answers are recognised like those of `put`."""
+        """Complete the upload to one object. Raises, and handles a lost response, as `put` does."""
         whole = 0
         for part in parts:
             whole = combined(whole, part.crc, part.size)
@@ -309,7 +314,7 @@ class Bucket:
         return Stored(size, crc, done.get("ETag", ""), done.get("VersionId"), parts[0].size)
 
     def abort(self, key: str, upload: str) -> None:
-        """Forget a begun upload; whether the store lets us does not matter."""
+        """Abort an unfinished upload. A failure is ignored."""
         try:
             self._s3.abort_multipart_upload(Bucket=self._name, Key=key, UploadId=upload)
         except StoreError:
@@ -317,7 +322,7 @@ class Bucket:
 
 
 def crc_of_file(file: int, block: int = 1 << 20) -> int:
-    """CRC64NVME of an open file, read from its start."""
+    """Return the CRC64NVME of an open file, read from its start."""
     crc, offset = 0, 0
     while data := os.pread(file, block, offset):
         crc = crc64(data, crc)
@@ -327,4 +332,4 @@ def crc_of_file(file: int, block: int = 1 << 20) -> int:
 
 def _check(what: str, sent: str, answered: str | None) -> None:
     if answered and answered != sent:
-        raise CorruptedError(f"{what}: sent {sent}, the store holds {answered}")
+        raise CorruptedError(f"{what}: sent checksum {sent}, the store reports {answered}")

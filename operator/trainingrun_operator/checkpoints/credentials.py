@@ -1,4 +1,4 @@
-"""The keys of the run's Secret. The kubelet keeps them in files: keys that were renewed are used soon, and nothing has to start anew."""
+"""Credentials from the run's Secret, read from the files that the kubelet updates. New keys are used without a restart."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ READ_AGAIN_SECONDS: Final = 5.0
 
 
 def secret_session(folder: Path) -> boto3.session.Session:
-    """Return a session with these keys and no other way to any: those of the machine are not the run's."""
+    """Return a session that uses these keys only: the machine's own credentials are not the run's."""
     core = botocore.session.get_session()
     core.register_component("credential_provider", CredentialResolver([SecretFiles(folder)]))
     return boto3.session.Session(botocore_session=core)
 
 
 class SecretFiles(CredentialProvider):
-    """A folder with a file per key."""
+    """Provides the credentials in a folder with one file per key."""
 
     METHOD = CANONICAL_NAME = "trainingrun-secret"
 
@@ -34,10 +34,10 @@ class SecretFiles(CredentialProvider):
         self._folder = folder
 
     def load(self) -> RefreshableCredentials:
-        """Read the keys now, and again before a request that comes later.
+        """Read the keys now, and again before later requests.
 
         Raises:
-            OSError: a key is not there.
+            OSError: a key is missing.
         """
         return RefreshableCredentials.create_from_metadata(
             self._read(), self._read, self.METHOD, advisory_timeout=0, mandatory_timeout=0

@@ -1,4 +1,4 @@
-"""What lies in the bucket beside the files: manifests, commits and claims. Written by the agent, read back and proven by the operator."""
+"""The JSON documents in the bucket: manifests, commits and claims. The agent writes them, the operator reads and proves them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WHOLE: Final = "."
 
 
 class RunRef(Model):
-    """The run that an object belongs to."""
+    """The run that a document belongs to."""
 
     namespace: str
     name: str
@@ -26,7 +26,7 @@ class RunRef(Model):
 
 
 class PodRef(Model):
-    """The pod that wrote an object."""
+    """The pod that wrote a document."""
 
     name: str
     uid: str
@@ -36,10 +36,10 @@ class PodRef(Model):
 
 
 class FileEntry(Model):
-    """One regular file, whole, in the bucket; or one symbolic link, recorded only."""
+    """One regular file in the bucket, or one symbolic link, which is recorded only."""
 
     path: str
-    """Relative to the checkpoint path, POSIX, surrogate-escaped bytes written as ``\\udcXX``."""
+    """POSIX path relative to the checkpoint path; bytes that are not UTF-8 are written as ``\\udcXX``."""
     size: int = 0
     mtime_ns: int = 0
     mode: int = 0o644
@@ -47,14 +47,14 @@ class FileEntry(Model):
     etag: str = ""
     version_id: str | None = None
     part_size: int = 0
-    """0: put in one piece."""
+    """In bytes; 0: uploaded in one piece."""
     crc64nvme: str = ""
-    """Base64 of the full object's checksum, as S3 gives it."""
+    """The full object's checksum in base64, as in S3."""
     link_target: str | None = None
 
 
 class Skipped(Model):
-    """Something that was not shipped, and why. A regular file here means that nothing was proven."""
+    """A file that was not shipped, and why. A checkpoint with a skipped regular file cannot be proven."""
 
     path: str
     reason: str
@@ -62,58 +62,58 @@ class Skipped(Model):
 
 
 class Checkpoint(Model):
-    """The checkpoint that a manifest or a commit is about."""
+    """The checkpoint of a manifest or a commit."""
 
     dir: str
     step: int | None = None
     epoch: int | None = None
-    """The training's, where the checkpoint's name has one."""
+    """The training's epoch, if the checkpoint's name has one."""
     complete: bool
     evidence: str
-    """What made it count as complete, in words; each rank has its own."""
+    """Why it counts as complete or not, for display. It differs between ranks."""
 
     @property
     def identity(self) -> tuple[str, int | None, int | None, bool]:
-        """What two ranks must agree on to hold the same checkpoint."""
+        """The fields that must be equal if two ranks hold the same checkpoint."""
         return self.dir, self.step, self.epoch, self.complete
 
     @property
     def numbered(self) -> bool:
-        """Whether its identity names one moment of the training. Without step and epoch every save looks the same."""
+        """Whether step or epoch identify one moment of the training. Without them, all saves look the same."""
         return self.step is not None or self.epoch is not None
 
 
 class Answer(NamedTuple):
-    """What a manifest or a commit was made for."""
+    """The save request that a manifest or a commit answers."""
 
     id: str | None = None
-    """The save request's; None: nobody asked."""
+    """The save request's id; None without a request."""
     attempt: int = 0
     final: bool = False
     """The training had ended before the volume was read."""
 
 
 class ManifestHead(Model):
-    """A manifest without its files, which may be 200,000: what a commit needs to know of it."""
+    """A manifest without its list of files, which may have 200,000 entries."""
 
     schema_: int = Field(default=SCHEMA, alias="schema")
     run: RunRef
     pod: PodRef
     incarnation: int
-    """Of this rank."""
+    """This rank's incarnation."""
     generation: int
     reason: str = "checkpoint"
-    """As in `Commit`."""
+    """See `Commit.reason`."""
     termination_id: str | None = None
-    """The save request's id. A commit of several ranks answers a request only if the manifest of every rank does."""
+    """The save request's id. A commit of several ranks answers a request only if every rank's manifest answers it."""
     attempt: int = 0
     final: bool = False
     previous: str | None = None
     format: str = "Files"
     checkpoint: Checkpoint | None = None
-    """None: nothing lay under the path."""
+    """None: the checkpoint path was empty."""
     folder: str = ""
-    """Key prefix below which the checkpoint lies as it lay on disk, ending with a slash."""
+    """Key prefix of the files, ending with a slash. Below it, keys are the paths on disk."""
     skipped: tuple[Skipped, ...] = ()
     total_files: int = 0
     total_bytes: int = 0
@@ -122,51 +122,51 @@ class ManifestHead(Model):
 
     @property
     def answer(self) -> Answer:
-        """What it was made for."""
+        """The request that the manifest answers."""
         return Answer(self.termination_id, self.attempt, self.final)
 
 
 class Manifest(ManifestHead):
-    """Everything of one rank in one generation."""
+    """The files of one rank in one generation."""
 
     files: tuple[FileEntry, ...] = ()
 
 
 class RankManifest(Model):
-    """A manifest as a commit names it."""
+    """A commit's reference to one rank's manifest."""
 
     rank: int
     incarnation: int
-    """Of the rank, which wrote the manifest."""
+    """The rank's incarnation that wrote the manifest."""
     key: str
     sha256: str
-    """Of the manifest's bytes, hex."""
+    """SHA-256 of the manifest's bytes, hex."""
 
 
 class Commit(Model):
-    """One checkpoint of the whole run: written by rank 0 once every rank's manifest is there, last, once, never again."""
+    """One checkpoint of the whole run. Rank 0 writes it once, after every rank has written its manifest."""
 
     schema_: int = Field(default=SCHEMA, alias="schema")
     run: RunRef
     incarnation: int
-    """Of rank 0."""
+    """Rank 0's incarnation."""
     generation: int
     reason: str
-    """``checkpoint`` (a new one was complete), ``save`` (asked for), ``sigterm`` (the pod is being ended)."""
+    """``checkpoint`` (a new checkpoint is complete), ``save`` (save request) or ``sigterm`` (the pod is terminated)."""
     termination_id: str | None = None
     """The save request's id."""
     attempt: int = 0
     status: str | None = None
-    """Why the run ended, as the save request said: where the cluster has forgotten it, the bucket has not."""
+    """Why the run ended, from the save request. It stays readable after the run is deleted from the cluster."""
     final: bool = False
-    """The training had ended before this was read from the volume: there is nothing after it."""
+    """The training had ended before the volume was read: no commit follows this one."""
     checkpoint: Checkpoint | None = None
     ranks: tuple[RankManifest, ...] = ()
-    """One of each rank, from 0 to ``world_size`` - 1."""
+    """One for each rank, from 0 to ``world_size`` - 1."""
     world_size: int = 1
-    """From the workload; never from what agents have claimed."""
+    """The workload's number of ranks; never derived from the agents' claims."""
     pod_uid: str = ""
-    """Of rank 0."""
+    """The UID of rank 0's pod."""
     total_files: int = 0
     total_bytes: int = 0
     agent_version: str = ""
@@ -174,17 +174,17 @@ class Commit(Model):
 
     @property
     def order(self) -> Order:
-        """Its place among the run's commits."""
+        """The commit's place among the run's commits."""
         return Order(self.incarnation, self.generation)
 
     @property
     def answer(self) -> Answer:
-        """What it was made for."""
+        """The request that the commit answers."""
         return Answer(self.termination_id, self.attempt, self.final)
 
 
 class Claim(Model):
-    """Who writes for a rank in an incarnation."""
+    """The pod that writes for a rank in one incarnation."""
 
     run: RunRef
     pod: PodRef

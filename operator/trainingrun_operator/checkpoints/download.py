@@ -1,4 +1,4 @@
-"""One generation from the bucket into the volume: proven before any of it gets its name."""
+"""Download one generation into the volume. Every file is verified before any file gets its final name."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ RANGE_BYTES = 16 << 20
 THREADS = 12
 NAME_MAX_BYTES = 255
 TRIES = 4
-"""For one range; botocore does not retry once a body has begun."""
+"""Tries for one range: botocore does not retry while it reads a body."""
 SUFFIX = ".partial"
 _GONE = frozenset({"NoSuchKey", "NotFound", "NoSuchVersion"})
 
 
 def safe(path: str) -> str:
-    """A manifest's path as the file system takes it.
+    """Return a manifest's path as a file name.
 
     Raises:
-        BadCommitError: it leads out of the volume.
+        BadCommitError: the path leads out of the volume.
     """
     name = names.from_text(path)
     parts = name.split("/")
@@ -46,18 +46,18 @@ def safe(path: str) -> str:
 
 
 def leads_inside(root: Path, path: str, target: str) -> bool:
-    """Whether a link at a path would point below the root, by its text alone."""
+    """Whether a link at a path points below the root, judged by its text only."""
     whole = os.path.normpath(root / Path(path).parent / target)
     return PurePosixPath(whole).is_relative_to(root)
 
 
 def belongs(path: str, folder: str) -> bool:
-    """Whether a path is part of the checkpoint in a directory, or is that file."""
+    """Whether a path is in the checkpoint's directory, or is the checkpoint's file."""
     return folder in {WHOLE, path} or path.startswith(f"{folder}/")
 
 
 class Download:
-    """Puts one manifest's files in place; for one use."""
+    """Downloads one manifest's files. Use an instance once."""
 
     def __init__(self, bucket: Bucket, layout: Layout, root: Path) -> None:
         self._bucket = bucket
@@ -67,20 +67,20 @@ class Download:
         self._folders: list[Path] = []
 
     def fetch(self, manifest: Manifest) -> int:
-        """Download what is missing and return its bytes. Files beside the checkpoint that exist stay as they are.
+        """Download the missing files and return their size in bytes. Existing files outside the checkpoint's directory stay.
 
         Raises:
-            BadCommitError: the bucket does not hold what the manifest says.
-            ClientError, BotoCoreError: it cannot be read now.
-            OSError: the volume cannot be written.
+            BadCommitError: the bucket's objects differ from the manifest.
+            ClientError, BotoCoreError: a call to the bucket failed.
+            OSError: the volume is not writable.
         """
         if manifest.checkpoint is None or any(skipped.regular for skipped in manifest.skipped):
-            raise BadCommitError("the manifest does not hold a whole checkpoint")
+            raise BadCommitError("the manifest has no checkpoint, or one with skipped files")
         folder = names.from_text(manifest.checkpoint.dir)
         wanted = [(file, safe(file.path)) for file in manifest.files]
         for file, _ in wanted:
             if file.link_target is None and not self._layout.owns(file.key):
-                raise BadCommitError(f"key {file.key!r} is outside of this run")
+                raise BadCommitError(f"key {file.key!r} is outside this run's prefix")
         links = [(file, path) for file, path in wanted if file.link_target is not None]
         missing = [
             (file, path)
@@ -123,7 +123,7 @@ class Download:
                 raise
 
     def _partial(self, path: str) -> Path:
-        """Where a file is collected: beside its place, in real directories only."""
+        """Return the temporary path of a file, in its final directory. Create that directory if needed."""
         folder = self._root
         folder.mkdir(parents=True, exist_ok=True)
         for part in Path(path).parts[:-1]:
@@ -132,7 +132,7 @@ class Download:
                 folder.mkdir()
                 self._folders.append(folder)
             if folder.is_symlink():
-                raise BadCommitError(f"{folder} is a link: nothing is written through it")
+                raise BadCommitError(f"{folder} is a symbolic link; files are not written through links")
         name = Path(path).name + SUFFIX
         if len(os.fsencode(name)) > NAME_MAX_BYTES:
             name = hashlib.sha256(os.fsencode(name)).hexdigest() + SUFFIX
@@ -143,7 +143,7 @@ class Download:
             return
         data = self._range(file, 0, file.size) if file.size else b""
         if (len(data), encode(crc64(data))) != (file.size, file.crc64nvme):
-            raise BadCommitError(f"{file.key} is not what the manifest says")
+            raise BadCommitError(f"{file.key} differs from the manifest in size or checksum")
         handle = _create(partial)
         try:
             os.pwrite(handle, data, 0)
@@ -163,7 +163,7 @@ class Download:
             ):
                 crc = combined(crc, piece, length)
             if encode(crc) != file.crc64nvme:
-                raise BadCommitError(f"{file.key} is not what the manifest says")
+                raise BadCommitError(f"{file.key} differs from the manifest in its checksum")
             os.fsync(handle)
         finally:
             os.close(handle)
@@ -171,7 +171,7 @@ class Download:
     def _piece(self, file: FileEntry, handle: int, offset: int, length: int) -> int:
         data = self._range(file, offset, length)
         if len(data) != length:
-            raise BadCommitError(f"{file.key} is shorter than the manifest says")
+            raise BadCommitError(f"{file.key} is shorter than in the manifest")
         os.pwrite(handle, data, offset)
         return crc64(data)
 
@@ -181,7 +181,7 @@ class Download:
                 return self._bucket.get_range(file.key, offset, length, file.version_id)
             except exceptions.ClientError as failure:
                 if code_of(failure) in _GONE or code_of(failure) == "InvalidRange":
-                    raise BadCommitError(f"{file.key} is not in the bucket, or shorter") from failure
+                    raise BadCommitError(f"{file.key} is not in the bucket, or is shorter") from failure
                 raise
             except exceptions.BotoCoreError:
                 if not left:
@@ -189,7 +189,7 @@ class Download:
         raise AssertionError  # the loop returns or raises
 
     def _clean_up(self) -> None:
-        """Leave nothing of a generation that is not whole: trainers resume from the highest folder that they see."""
+        """Remove a partial generation: trainers resume from the folder with the highest number."""
         for _, _, partial in self._made:
             partial.unlink(missing_ok=True)
         for folder in reversed(self._folders):
@@ -207,7 +207,7 @@ class Download:
     def _link(self, file: FileEntry, path: str) -> None:
         target = names.from_text(file.link_target or "")
         if not leads_inside(self._root, path, target):
-            raise BadCommitError(f"link {file.path!r} would point out of the checkpoint path")
+            raise BadCommitError(f"link {file.path!r} points out of the checkpoint path")
         place = self._partial(path).with_name(Path(path).name)
         if not os.path.lexists(place):
             place.symlink_to(target)
@@ -228,7 +228,7 @@ def _create(path: Path) -> int:
 
 
 def _holds(path: Path, file: FileEntry) -> bool:
-    """Whether a file on disk is the one in the manifest."""
+    """Whether a file on disk has the size and checksum of the manifest."""
     try:
         if path.is_symlink() or path.stat().st_size != file.size:
             return False

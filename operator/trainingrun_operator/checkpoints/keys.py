@@ -2,14 +2,14 @@
 
 ::
 
-    <prefix>/<namespace>/<run>/<uid>/r<rank>/incarnations/2.json                  who writes for this rank
+    <prefix>/<namespace>/<run>/<uid>/r<rank>/incarnations/2.json                  claim: the pod that writes for this rank
     <prefix>/<namespace>/<run>/<uid>/r<rank>/i2-g0007-<pod>/checkpoint-1200/model.safetensors
-    <prefix>/<namespace>/<run>/<uid>/r<rank>/i2-g0007-<pod>.manifest.json         what this rank holds
-    <prefix>/<namespace>/<run>/<uid>/commits/i2-g0007.json                        by rank 0: all ranks hold it; written last, once
+    <prefix>/<namespace>/<run>/<uid>/r<rank>/i2-g0007-<pod>.manifest.json         manifest: this rank's files
+    <prefix>/<namespace>/<run>/<uid>/commits/i2-g0007.json                        commit: rank 0 writes it last
 
-An *incarnation* is one writer of one rank (a pod's agent), claimed by a conditional put. A newer claim fences the older incarnations of the
-same rank and of no other. A *generation* counts what one incarnation writes. Manifests of a rank are ordered by that rank's
-``(incarnation, generation)``, commits by those of rank 0, compared as numbers. No key is ever written twice.
+An *incarnation* is one writer of one rank (a pod's agent), claimed by a conditional put. A newer claim fences the older
+incarnations of the same rank only. A *generation* counts the writes of one incarnation. Manifests of a rank are ordered by that
+rank's ``(incarnation, generation)``, commits by rank 0's, both compared as numbers. No key is written twice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DESTINATION = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:
 
 
 class Order(NamedTuple):
-    """Which of two documents of one rank is the newer: its writer's incarnation first, then the generation."""
+    """Orders the documents of one rank: by the writer's incarnation, then by generation."""
 
     incarnation: int
     generation: int
@@ -35,17 +35,21 @@ class Order(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one run's bytes lie. ``base`` ends with a slash; every key of the run starts with it."""
+    """The keys of one run. ``base`` ends with a slash; every key of the run starts with it."""
 
     bucket: str
     base: str
 
     @classmethod
     def of(cls, destination: str, namespace: str, run: str, run_uid: str) -> Layout:
-        """Raises ValueError, quoting the destination, if it is not ``s3://bucket[/prefix]``."""
+        """Return the layout of a run.
+
+        Raises:
+            ValueError: the destination does not have the form ``s3://bucket[/prefix]``.
+        """
         match = _DESTINATION.match(destination)
         if match is None:
-            message = f"destination {destination!r} is not of the form s3://bucket/prefix"
+            message = f"destination {destination!r} does not have the form s3://bucket/prefix"
             raise ValueError(message)
         prefix = (match["prefix"] or "").strip("/")
         if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:
@@ -54,11 +58,11 @@ class Layout:
         return cls(bucket=match["bucket"], base="/".join(filter(None, (prefix, namespace, run, run_uid))) + "/")
 
     def rank(self, rank: int) -> str:
-        """Key prefix, ending with a slash, of everything that one rank writes but its commits."""
+        """Key prefix, ending with a slash, of all that one rank writes except commits."""
         return f"{self.base}r{rank}/"
 
     def folder(self, rank: int, order: Order, pod: str) -> str:
-        """Key prefix, ending with a slash, of one rank's files of one generation."""
+        """Key prefix, ending with a slash, of one rank's files in one generation."""
         return f"{self.rank(rank)}i{order.incarnation}-g{order.generation:04d}-{pod}/"
 
     def manifest(self, rank: int, order: Order, pod: str) -> str:
@@ -66,7 +70,7 @@ class Layout:
         return self.folder(rank, order, pod).removesuffix("/") + ".manifest.json"
 
     def manifests(self, rank: int, incarnation: int) -> str:
-        """Key prefix of all manifests of one incarnation; its folders lie beside them."""
+        """Key prefix of all manifests of one incarnation, and of its folders."""
         return f"{self.rank(rank)}i{incarnation}-g"
 
     @property
@@ -87,27 +91,27 @@ class Layout:
         return f"{self.claims(rank)}{incarnation}.json"
 
     def uri(self, key: str) -> str:
-        """What a person hands to ``aws s3 sync``."""
+        """The URI of a key or key prefix, as ``aws s3 sync`` takes it."""
         return f"s3://{self.bucket}/{key}"
 
     def owns(self, key: str) -> bool:
-        """Whether a key that came from the bucket may be asked for at all."""
+        """Whether a key is one of this run's. Check every key read from the bucket before a request for it."""
         return key.startswith(self.base) and len(key.encode()) <= KEY_MAX_BYTES and ".." not in key.split("/")
 
 
 def order_of_commit(key: str) -> Order | None:
-    """The order that a commit's key speaks of; None for any other key."""
+    """Return the order in a commit's key; None for any other key."""
     match = _COMMIT.search(key)
     return Order(int(match[1]), int(match[2])) if match else None
 
 
 def order_of_manifest(key: str) -> Order | None:
-    """The order that a manifest's key speaks of; None for any other key."""
+    """Return the order in a manifest's key; None for any other key."""
     match = _MANIFEST.search(key)
     return Order(int(match[1]), int(match[2])) if match else None
 
 
 def incarnation_of_claim(key: str) -> int | None:
-    """The incarnation that a claim's key speaks of; None for any other key."""
+    """Return the incarnation in a claim's key; None for any other key."""
     match = _CLAIM.search(key)
     return int(match[1]) if match else None

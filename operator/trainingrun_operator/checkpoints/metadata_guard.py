@@ -1,7 +1,7 @@
-"""Keeps every S3 connection away from the addresses at which clouds hand out credentials, whatever name led there.
+"""Refuse S3 connections to metadata services, whatever host name resolves to them.
 
-A name of the administrator's list may be somebody else's to resolve. So it is not the name that is judged here, and not what it resolved to a
-moment ago, but the other end of the connection that was made, before a byte is sent through it.
+Others may control what an allowed host name resolves to. So the guard checks the peer address of the open connection,
+before a byte is sent, and not the name or an earlier lookup.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class ForbiddenAddressError(OSError):
-    """The connection led to where no request may go; it is closed again."""
+    """The connection's peer is a metadata service."""
 
 
 def checked(connected: socket.socket) -> socket.socket:
     """Return the connection.
 
     Raises:
-        ForbiddenAddressError: its other end is a metadata service; it is closed.
+        ForbiddenAddressError: the peer is a metadata service. The connection is closed.
     """
     address = str(connected.getpeername()[0])
     if is_metadata(address):
@@ -55,14 +55,14 @@ class _TLSPool(AWSHTTPSConnectionPool):
 
 
 def guarded(client: S3Client) -> S3Client:
-    """Have a client look at the other end of each of its connections. Those through a proxy are the proxy's to judge."""
-    endpoint: Any = client._endpoint  # type: ignore[attr-defined]  # noqa: SLF001 - botocore has no public way to its connections
+    """Make a client check the peer of each of its connections. Connections through a proxy are not checked."""
+    endpoint: Any = client._endpoint  # type: ignore[attr-defined]  # noqa: SLF001 - botocore has no public access to its connections
     endpoint.http_session._manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}  # noqa: SLF001
     return client
 
 
 def caused_by_guard(error: BaseException | None) -> bool:
-    """Whether a failed call failed here: botocore and urllib3 wrap what a connection raises."""
+    """Whether this guard is the cause of a failed call: botocore and urllib3 wrap the errors of a connection."""
     while error is not None:
         if isinstance(error, ForbiddenAddressError):
             return True

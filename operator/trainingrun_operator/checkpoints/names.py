@@ -1,7 +1,7 @@
-r"""File names on their way through JSON and S3 keys.
+r"""Convert file names to and from JSON text and S3 keys.
 
-A name is bytes; Python carries those that are not UTF-8 as lone surrogates, which JSON and pydantic refuse. In a manifest
-such a byte is written ``\udcXX``, and a backslash that could be taken for one is written ``\udc5c``.
+A file name is bytes. Python represents bytes that are not UTF-8 as lone surrogates, which JSON and pydantic refuse. A manifest
+writes such a byte as ``\udcXX``, and a backslash that would look like one as ``\udc5c``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from trainingrun_operator.checkpoints.keys import KEY_MAX_BYTES
 
 ODD = ".names"
-"""Folder for files whose names cannot be keys; the manifest knows what they are called."""
+"""Folder for files whose names cannot be keys; the manifest has their names."""
 
 _SURROGATE = re.compile("[\udc80-\udcff]")
 _LOOKALIKE = re.compile(r"\\(?=udc[0-9a-f]{2})")
@@ -22,13 +22,13 @@ _PLAIN_KEY = re.compile(r"[^\x00-\x1f\x7f\\]+")
 
 
 def to_text(path: str) -> str:
-    """A path as the manifest carries it."""
+    """Convert a path to the manifest's form."""
     marked = _LOOKALIKE.sub(lambda _: r"\udc5c", path)
     return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", marked)
 
 
 def from_text(text: str) -> str:
-    """A path as the file system takes it."""
+    """Convert a path from the manifest's form."""
     if "\\" not in text:
         return text
     parts = _WRITTEN.split(text)
@@ -37,7 +37,7 @@ def from_text(text: str) -> str:
 
 
 def to_key(folder: str, path: str) -> str:
-    """The key of a file: as it lies on disk wherever a key can say that."""
+    """Return the key of a file: its path on disk, if a key can contain it."""
     key = folder + path
     if to_text(path) == path and _PLAIN_KEY.fullmatch(path) and len(key.encode()) <= KEY_MAX_BYTES:
         return key

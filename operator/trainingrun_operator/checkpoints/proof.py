@@ -1,6 +1,6 @@
-"""The strict reader of commits and manifests, for agent, operator and plugin.
+"""The strict reader of commits and manifests for agent, operator and plugin.
 
-A complaint names what is wrong and where. It quotes names, never bodies.
+A complaint says what is wrong and where. It quotes names, never bodies.
 """
 
 from __future__ import annotations
@@ -33,54 +33,54 @@ _SAID_MAX = 200
 
 
 class BadCommitError(Exception):
-    """A commit, a manifest or an object that is not what it should be; the text is the complaint."""
+    """A commit, a manifest or an object is invalid. The message is the complaint."""
 
 
 class Found(NamedTuple):
-    """An object as the store describes it."""
+    """An object's size and checksum in the store."""
 
     size: int
     crc64nvme: str
-    """Of the full object, base64; empty if the store keeps none."""
+    """Of the full object, in base64; empty if the store keeps none."""
 
 
 class Reads(Protocol):
-    """A bucket that small objects can be read from."""
+    """A bucket to read small objects from."""
 
     def get(self, key: str, limit: int) -> bytes | None:
-        """Return an object's bytes, at most ``limit`` and one of them; None if there is none."""
+        """Return the first ``limit`` + 1 bytes of an object; None if there is none."""
 
 
 @dataclass(frozen=True)
 class ReadCommit:
-    """One commit as it was read."""
+    """A commit, with its key and digest."""
 
     key: str
     digest: str
-    """SHA-256 of its bytes, hex."""
+    """SHA-256 of the commit's bytes, hex."""
     commit: Commit
 
 
 def said(text: str) -> str:
-    """A name that came from the bucket, fit for a sentence."""
+    """Quote a name from the bucket for a message. Shorten it if needed."""
     return repr(text if len(text) <= _SAID_MAX else f"{text[:_SAID_MAX]}…")
 
 
 def check_owned(layout: Layout, key: str) -> None:
-    """Refuse a key before anything is asked for it.
+    """Check that a key is one of this run's, before a request for it.
 
     Raises:
-        BadCommitError: it is none of this run's.
+        BadCommitError: it is not.
     """
     if not layout.owns(key):
-        raise BadCommitError(f"it names {said(key)}, which is outside of this run's prefix {layout.uri(layout.base)}")
+        raise BadCommitError(f"it names {said(key)}, which is outside this run's prefix {layout.uri(layout.base)}")
 
 
 def checked_commit(layout: Layout, key: str, body: bytes) -> ReadCommit:
-    """Read a commit.
+    """Parse and check a commit.
 
     Raises:
-        BadCommitError: it is not one, or not this run's, or not the one that its key says, or lacks a rank.
+        BadCommitError: it does not parse, is of another run, contradicts its key, or lacks a rank.
     """
     commit = _parsed(Commit, body, "it")
     if commit.schema_ != SCHEMA:
@@ -92,10 +92,10 @@ def checked_commit(layout: Layout, key: str, body: bytes) -> ReadCommit:
         )
     if key != layout.commit(commit.order):
         raise BadCommitError(
-            f"its key does not say what it is: incarnation {commit.incarnation}, generation {commit.generation}"
+            f"its content contradicts its key: incarnation {commit.incarnation}, generation {commit.generation}"
         )
     ranks = sorted(entry.rank for entry in commit.ranks)
-    # The smaller side first: a world size is a number that anybody can write, a list of ranks has to fit into a commit.
+    # Compare lengths first: an untrusted world size may be huge, the list of ranks is bounded by the commit's size.
     if not ranks or len(ranks) != commit.world_size or ranks != list(range(commit.world_size)):
         raise BadCommitError(
             f"it has {len(ranks)} manifests for {commit.world_size} ranks ({', '.join(map(str, ranks[:8])) or 'none'})"
@@ -104,10 +104,10 @@ def checked_commit(layout: Layout, key: str, body: bytes) -> ReadCommit:
 
 
 def checked_manifest(layout: Layout, commit: Commit, entry: RankManifest, body: bytes) -> Manifest:
-    """Read one rank's manifest as the commit names it.
+    """Parse one rank's manifest, and check it against the commit that names it.
 
     Raises:
-        BadCommitError: it is another one, or another rank's, incarnation's, request's or checkpoint's.
+        BadCommitError: its hash, run, rank, incarnation, key, checkpoint or answer differs from the commit.
     """
     if hashlib.sha256(body).hexdigest() != entry.sha256:
         raise BadCommitError(f"the manifest {said(entry.key)} is not the one that the commit names (SHA-256 differs)")
@@ -124,33 +124,33 @@ def checked_manifest(layout: Layout, commit: Commit, entry: RankManifest, body: 
         )
     if entry.key != layout.manifest(pod.rank, order, pod.name):
         raise BadCommitError(
-            f"{where} does not lie where incarnation {order.incarnation}, generation {order.generation} of its pod writes"
+            f"{where} has another key than its pod's for incarnation {order.incarnation}, generation {order.generation}"
         )
     if _identity(manifest) != _identity(commit):
         raise BadCommitError(f"{where} is about {_about(manifest)}, the commit about {_about(commit)}")
-    # One rank names a manifest again whatever it was made for: the commit alone says what it answers.
+    # A run of one rank names any earlier manifest again, so only its commit says what is answered.
     asked = commit.termination_id is not None or commit.final
     if commit.world_size > 1 and asked and manifest.answer != commit.answer:
         raise BadCommitError(f"{where} {_for(manifest.answer)}, the commit {_for(commit.answer)}")
     if (manifest.total_files > 0) != bool(manifest.files):
-        raise BadCommitError(f"{where} speaks of {manifest.total_files} files and lists {len(manifest.files)}")
+        raise BadCommitError(f"{where} counts {manifest.total_files} files and lists {len(manifest.files)}")
     return manifest
 
 
 def read_manifest(body: bytes, where: str) -> Manifest:
-    """Read a manifest that no commit names yet; ``where`` is what complaints call it.
+    """Parse a manifest. ``where`` is its name in complaints.
 
     Raises:
-        BadCommitError: it is none, or of another schema.
+        BadCommitError: it does not parse, or has another schema.
     """
     return _of_this_schema(_parsed(Manifest, body, where), where)
 
 
 def read_head(body: bytes, where: str) -> ManifestHead:
-    """Read a manifest without its files.
+    """Parse a manifest without its files. ``where`` is its name in complaints.
 
     Raises:
-        BadCommitError: it is none, or of another schema.
+        BadCommitError: it does not parse, or has another schema.
     """
     return _of_this_schema(_parsed(ManifestHead, body, where), where)
 
@@ -162,31 +162,31 @@ def _of_this_schema(manifest: Head, where: str) -> Head:
 
 
 def check_whole(manifest: Manifest) -> None:
-    """Refuse a manifest that a file was left out of.
+    """Check that no regular file was skipped.
 
     Raises:
-        BadCommitError: it was; says which file, and why.
+        BadCommitError: a file was skipped; names the file and the reason.
     """
-    if left_out := next((one for one in manifest.skipped if one.regular), None):
-        raise BadCommitError(f"the file {said(left_out.path)} was left out: {said(left_out.reason)}")
+    if skipped := next((one for one in manifest.skipped if one.regular), None):
+        raise BadCommitError(f"the file {said(skipped.path)} was skipped: {said(skipped.reason)}")
 
 
 def load_commit(bucket: Reads, layout: Layout, key: str) -> ReadCommit:
-    """Read a commit from the bucket.
+    """Read and check a commit.
 
     Raises:
-        BadCommitError: it is not there, too long, or `checked_commit` refuses it.
-        ClientError, BotoCoreError: the bucket.
+        BadCommitError: it is missing, too large, or `checked_commit` refuses it.
+        ClientError, BotoCoreError: a call to the bucket failed.
     """
     return checked_commit(layout, key, _loaded(bucket, layout, key, COMMIT_MAX_BYTES))
 
 
 def load_manifest(bucket: Reads, layout: Layout, commit: Commit, entry: RankManifest) -> Manifest:
-    """Read one rank's manifest from the bucket.
+    """Read and check one rank's manifest.
 
     Raises:
-        BadCommitError: it is not there, too long, or `checked_manifest` refuses it.
-        ClientError, BotoCoreError: the bucket.
+        BadCommitError: it is missing, too large, or `checked_manifest` refuses it.
+        ClientError, BotoCoreError: a call to the bucket failed.
     """
     return checked_manifest(layout, commit, entry, _loaded(bucket, layout, entry.key, MANIFEST_MAX_BYTES))
 
@@ -202,34 +202,32 @@ def _loaded(bucket: Reads, layout: Layout, key: str, limit: int) -> bytes:
 
 
 def complaint_about(file: FileEntry, found: Found | None) -> str:
-    """What is wrong with one object; empty if nothing."""
+    """Return how one object differs from its manifest entry; empty if it does not."""
     name = said(file.path)
     if found is None:
         return f"{name} is not in the bucket (key {said(file.key)})"
     if found.size != file.size:
         return f"{name} has {found.size} bytes in the bucket, the manifest says {file.size}"
     if not file.crc64nvme:
-        return f"the manifest has no CRC64NVME of {name}, so nothing is proven"
+        return f"the manifest has no CRC64NVME of {name}, so the file cannot be proven"
     if not found.crc64nvme:
-        return (
-            f"the store has no CRC64NVME of {name}, so nothing is proven: use a store that keeps full-object checksums"
-        )
+        return f"the store has no CRC64NVME of {name}, so the file cannot be proven: use a store that keeps full-object checksums"
     if found.crc64nvme != file.crc64nvme:
-        return f"{name} has other bytes in the bucket than were read from the volume (CRC64NVME differs)"
+        return f"{name} has other bytes in the bucket than on the volume (CRC64NVME differs)"
     return ""
 
 
 def uri_of(layout: Layout, manifest: Manifest) -> str:
-    """The folder that a person can sync: the checkpoint as it lay on disk.
+    """Return the URI of the checkpoint's folder, for ``aws s3 sync``; empty without a checkpoint.
 
     Raises:
-        BadCommitError: the folder is none of this rank's.
+        BadCommitError: the folder is not one of this rank's.
     """
     if manifest.checkpoint is None:
         return ""
     check_owned(layout, manifest.folder)
     if not manifest.folder.startswith(layout.rank(manifest.pod.rank)) or not manifest.folder.endswith("/"):
-        raise BadCommitError(f"the folder {said(manifest.folder)} is none of rank {manifest.pod.rank}")
+        raise BadCommitError(f"the folder {said(manifest.folder)} does not belong to rank {manifest.pod.rank}")
     inside = manifest.checkpoint.dir.strip("/")
     return layout.uri(manifest.folder if inside in ("", WHOLE) else f"{manifest.folder}{inside}/")
 
@@ -241,7 +239,7 @@ def _identity(document: Commit | Manifest) -> tuple[str, int | None, int | None,
 def _about(document: Commit | Manifest) -> str:
     one = document.checkpoint
     if one is None:
-        return "nothing"
+        return "no checkpoint"
     moment = f"step {one.step}" if one.epoch is None else f"step {one.step}, epoch {one.epoch}"
     return f"{'' if one.complete else 'the unfinished '}{said(one.dir)} at {moment}"
 
@@ -257,4 +255,4 @@ def _parsed(model: type[Document], body: bytes, what: str) -> Document:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "its JSON"
-        raise BadCommitError(f"{what} cannot be read: {place} is wrong ({first['type']})") from None
+        raise BadCommitError(f"{what} does not parse: {place} is invalid ({first['type']})") from None

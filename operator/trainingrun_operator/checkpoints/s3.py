@@ -1,6 +1,6 @@
-"""How operator and plugin reach a bucket: credentials, clients, and the code of a failed call.
+"""Operator's and plugin's access to a bucket: credentials, clients, and the codes of failed calls.
 
-Nothing that a store writes is quoted: its address may be a tenant's, and a status is read by others.
+Text from a store is never quoted: a tenant may control the store, and others read the run's status.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 CALLS_PER_ACCESS: Final = 8
-"""Calls in flight with one set of credentials: a store that hangs must not take every thread."""
+"""Calls in flight with one set of credentials, so that a store that hangs does not occupy every thread."""
 
 STORE_ERRORS: Final = (exceptions.ClientError, exceptions.BotoCoreError, OSError, ValueError)
-"""Everything that a call to the bucket raises, a refused endpoint or certificate included."""
+"""The errors that a call to the bucket raises, a refused endpoint or certificate included."""
 
 _MISSING: Final = frozenset({"404", "NoSuchKey", "NotFound"})
-# An answer to HEAD has no body, and so no code but its status. versitygw has its own word for a key that nobody has.
+# A response to HEAD has no body: its only code is the HTTP status. XAdminUserNotFound is versitygw's code for an unknown key.
 _CODES: Final = {
     "301": "PermanentRedirect",
     "400": "BadRequest",
@@ -57,7 +57,7 @@ _CHUNK_BYTES: Final = 1 << 16
 
 @dataclass(frozen=True)
 class Access:
-    """How one bucket is reached, and as whom."""
+    """Endpoint and credentials of one bucket."""
 
     endpoint_url: str = ""
     """Empty for AWS."""
@@ -67,30 +67,30 @@ class Access:
     session_token: str = field(default="", repr=False)
     ca_pem: str = field(default="", repr=False)
     expected_bucket_owner: str = ""
-    """AWS account that the bucket must belong to; empty: whichever. S3 refuses every call about a bucket of another."""
+    """AWS account that must own the bucket; empty: any. S3 refuses every call to a bucket of another account."""
     own_identity: bool = False
-    """Ask as the operator itself, with whatever boto3 finds. Never a fallback for a Secret without keys: that would lend the operator's
-    rights to whoever writes the Secret."""
+    """Use the process's own credentials, which boto3 finds. Never a fallback for a Secret without keys: the author of the Secret
+    would gain the operator's rights."""
 
     @property
     def where(self) -> str:
-        """The server, as people say it."""
+        """The server's name in messages."""
         return self.endpoint_url or f"AWS S3 in {self.region or _REGION}"
 
 
 @dataclass(frozen=True)
 class Door:
-    """A client, and how many calls may be in flight through it."""
+    """A client, and the semaphore that limits its calls in flight."""
 
     client: S3Client
     calls: asyncio.Semaphore
 
 
 class Clients:
-    """The most recently used clients; making one reads service models, so they are kept. Thread-safe."""
+    """Caches the most recently used clients, because creating one reads service models. Thread-safe."""
 
     def __init__(self, keep: int = 64, watch: Callable[[BaseEventHooks], None] | None = None) -> None:
-        """``keep``: how many clients; ``watch`` is given the events of each new one, to count its requests."""
+        """``keep``: number of clients to cache. ``watch``: called with the events of each new client, to count its requests."""
         self._keep = keep
         self._watch = watch
         self._doors: OrderedDict[Access, Door] = OrderedDict()
@@ -99,18 +99,18 @@ class Clients:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def door(self, access: Access) -> Door:
-        """Return the client for these credentials. Blocks: not for the event loop.
+        """Return the client for these credentials. Blocks: do not call it on the event loop.
 
         Raises:
-            ValueError: the endpoint is no address.
-            botocore.exceptions.NoCredentialsError: there are none.
+            ValueError: the endpoint is not an address.
+            botocore.exceptions.NoCredentialsError: a key is missing.
         """
         with self._lock:
             door = self._doors.get(access) or Door(self._make(access), asyncio.Semaphore(CALLS_PER_ACCESS))
             self._doors[access] = door
             self._doors.move_to_end(access)
             if len(self._doors) > self._keep:
-                # Not closed: a call may still be on its way through it.
+                # Not closed: a call may still be in flight.
                 self._doors.popitem(last=False)
             return door
 
@@ -127,7 +127,7 @@ class Clients:
     def _make(self, access: Access) -> S3Client:
         if not access.own_identity and not (access.access_key and access.secret_key):
             raise exceptions.NoCredentialsError
-        # One session: its loader keeps the parsed service models for all clients.
+        # One session: its loader caches the parsed service models for all clients.
         self._session = self._session or boto3.session.Session()
         client = self._session.client(
             "s3",
@@ -154,7 +154,7 @@ class Clients:
         return guarded(client)
 
     def _ca_file(self, pem: str) -> str | None:
-        """Botocore takes certificates only by path."""
+        """Write the certificates to a file, because botocore takes only a path. Return the path."""
         if not pem:
             return None
         self._folder = self._folder or tempfile.TemporaryDirectory(prefix="trainingrun-ca-")
@@ -168,11 +168,11 @@ def _expect(owner: str, params: dict[str, Any], **_: Any) -> None:
 
 
 class TooLargeError(Exception):
-    """An object is larger than what it may be."""
+    """An object is larger than its limit."""
 
 
 def list_one(layout: Layout, client: S3Client) -> None:
-    """List the run's prefix, without looking at what is there."""
+    """Check that the run's prefix can be listed."""
     client.list_objects_v2(Bucket=layout.bucket, Prefix=layout.base, MaxKeys=1)
 
 
@@ -182,18 +182,18 @@ def list_commits(layout: Layout, client: S3Client) -> tuple[str, ...]:
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=layout.bucket, Prefix=layout.commits):
         for item in page.get("Contents", ()):
             order = order_of_commit(item["Key"])
-            # As we would write it ourselves: `i01-g1` speaks of the same order and is none of ours.
+            # Only keys in the agent's form: `i01-g1` has the same order as `i1-g0001`, but the agent does not write it.
             if order is not None and item["Key"] == layout.commit(order):
                 found[item["Key"]] = order
     return tuple(sorted(found, key=found.__getitem__, reverse=True))
 
 
 def read_object(bucket: str, key: str, limit: int, client: S3Client) -> bytes | None:
-    """Return an object's bytes, None if there is none.
+    """Return an object's bytes; None if there is none.
 
     Raises:
         TooLargeError: it has more than `limit` bytes.
-        TimeoutError: it drips. botocore's own timeout begins anew with every byte.
+        TimeoutError: the read takes more than 60 s. botocore's own timeout restarts with every byte.
     """
     deadline = time.monotonic() + _BODY_SECONDS
     try:
@@ -214,7 +214,7 @@ def read_object(bucket: str, key: str, limit: int, client: S3Client) -> bytes | 
 
 
 def head_object(bucket: str, key: str, client: S3Client) -> Found | None:
-    """Return size and checksum of an object, None if there is none."""
+    """Return size and checksum of an object; None if there is none."""
     try:
         answer = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
     except exceptions.ClientError as error:
@@ -229,7 +229,7 @@ def _is_missing(error: exceptions.ClientError) -> bool:
 
 
 def code_of(error: Exception) -> str:
-    """The CamelCase code of a failed call: the store's own if it is one word, or what kept it from answering."""
+    """Return the CamelCase code of a failed call: the store's own if it is one word, or the kind of failure."""
     if isinstance(error, exceptions.ClientError):
         code = str(error.response.get("Error", {}).get("Code", ""))
         code = _CODES.get(code, code)
@@ -241,7 +241,7 @@ def code_of(error: Exception) -> str:
     if caused_by_guard(error):
         return "ForbiddenAddress"
     if isinstance(error, exceptions.SSLError):
-        # OpenSSL names a file without a certificate in it so; the same class also stands for an untrusted one.
+        # OpenSSL reports a file without a certificate like this. The same class also reports an untrusted certificate.
         return (
             "BadCertificate"
             if "NO_CERTIFICATE_OR_CRL" in str(error) or "PEM" in str(error)

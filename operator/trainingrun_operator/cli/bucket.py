@@ -1,4 +1,4 @@
-"""A run's checkpoints in its bucket, read with the person's own credentials: listed, proven as the operator proves them, fetched."""
+"""List, prove and download a run's checkpoints in its bucket, with the user's own credentials."""
 
 from __future__ import annotations
 
@@ -46,26 +46,28 @@ if TYPE_CHECKING:
 READERS: Final = 8
 LISTED_MAX: Final = 1000
 NAMED: Final = 10
-"""So many generations are named where one was not found."""
+"""Generations to name in the error if one is not found."""
 _URI: Final = re.compile(r"s3://(?P<destination>[^/]+(?:/.*)?)/(?P<namespace>[^/]+)/(?P<run>[^/]+)/(?P<uid>[^/]+)/?\Z")
 _NUMBER: Final = re.compile(r"i(?P<incarnation>\d+)-g(?P<generation>\d+)\Z")
-_YOURS: Final = "they are the ones that boto3 finds: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or your machine's own"
+_YOURS: Final = (
+    "boto3 finds them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, in AWS_PROFILE, or takes the machine's own"
+)
 _ADVICE: Final = {
-    "NoSuchBucket": "there is no such bucket there",
+    "NoSuchBucket": "the bucket does not exist",
     "AccessDenied": f"your credentials may not read it: ask for s3:ListBucket and s3:GetObject on it ({_YOURS})",
-    "InvalidAccessKeyId": f"it does not know your access key ({_YOURS})",
-    "SignatureDoesNotMatch": f"your secret key does not fit your access key ({_YOURS})",
+    "InvalidAccessKeyId": f"the store does not know your access key ({_YOURS})",
+    "SignatureDoesNotMatch": f"your secret key does not match your access key ({_YOURS})",
     "ExpiredToken": f"your session has expired: log in again ({_YOURS})",
-    "InvalidToken": f"your session token is not accepted: log in again ({_YOURS})",
+    "InvalidToken": f"the store does not accept your session token: log in again ({_YOURS})",
     "NoCredentials": f"you have no AWS credentials: {_YOURS}",
-    "PermanentRedirect": "it lies in another region: name it with --region",
-    "AuthorizationHeaderMalformed": "it lies in another region: name it with --region",
+    "PermanentRedirect": "the bucket is in another region: set --region",
+    "AuthorizationHeaderMalformed": "the bucket is in another region: set --region",
     "RequestTimeTooSkewed": "your clock and the store's differ",
-    "CertificateNotTrusted": "its certificate is not trusted: name the CA's file in AWS_CA_BUNDLE",
-    "BadCertificate": "AWS_CA_BUNDLE names no PEM certificate",
-    "Timeout": "it does not answer in time. If that address is one inside of the cluster, name one that you can reach with --endpoint-url",
-    "Unreachable": "nothing answers there. If that address is one inside of the cluster, name one that you can reach with --endpoint-url",
-    "InvalidEndpoint": "that is no address of a server: correct --endpoint-url",
+    "CertificateNotTrusted": "the store's certificate is not trusted: set AWS_CA_BUNDLE to the CA's file",
+    "BadCertificate": "the file in AWS_CA_BUNDLE has no PEM certificate",
+    "Timeout": "the store does not answer in time. If the address is internal to the cluster, set --endpoint-url to one that you can reach",
+    "Unreachable": "the store does not answer. If the address is internal to the cluster, set --endpoint-url to one that you can reach",
+    "InvalidEndpoint": "the address is not valid: correct --endpoint-url",
 }
 _CLOSED: Final = frozenset(
     {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "NoCredentials"}
@@ -74,7 +76,7 @@ _CLOSED: Final = frozenset(
 
 @dataclass(frozen=True)
 class Place:
-    """Where one run's bytes lie, and how they are reached."""
+    """One run's keys in the bucket, and the access to them."""
 
     access: Access
     layout: Layout
@@ -84,7 +86,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Listed:
-    """One commit; the complaint instead, if it cannot be read."""
+    """One commit, or the complaint if it is not readable."""
 
     key: str
     commit: Commit | None
@@ -92,26 +94,26 @@ class Listed:
 
 
 def order_of(name: str) -> Order:
-    """Read the name of a generation, as `words.generation` writes it.
+    """Parse the name of a generation, as `words.generation` writes it.
 
     Raises:
-        TroubleError: it is none.
+        TroubleError: the name has another form.
     """
     if (match := _NUMBER.match(name)) is None:
         raise TroubleError(
-            f"{name!r} is no generation: they look like i1-g0003, and `checkpoints list` shows them.", Exit.USAGE
+            f"{name!r} is not a generation: use a name such as i1-g0003. `checkpoints list` shows them.", Exit.USAGE
         )
     return Order(int(match["incarnation"]), int(match["generation"]))
 
 
 def place_of(run: Run, endpoint_url: str, region: str) -> Place:
-    """Where a run's checkpoints are; server and region as its spec has them, unless the person knows a better way.
+    """Return the place of a run's checkpoints. Arguments that are not empty override the spec's server and region.
 
     Raises:
-        TroubleError: it has none.
+        TroubleError: the run saves no checkpoints, or its destination is invalid.
     """
     if run.spec.checkpoint.mode is CheckpointMode.DISABLED:
-        raise TroubleError(f"Nothing of {run.name} is saved: spec.checkpoint.mode is Disabled.", Exit.NO_SUCH_RUN)
+        raise TroubleError(f"{run.name} saves no checkpoints: spec.checkpoint.mode is Disabled.", Exit.NO_SUCH_RUN)
     try:
         layout = layout_of(run)
     except ValueError as error:
@@ -122,23 +124,23 @@ def place_of(run: Run, endpoint_url: str, region: str) -> Place:
 
 
 def place_of_uri(uri: str, endpoint_url: str, region: str) -> Place:
-    """Where the checkpoints of a run are that the cluster has forgotten: `s3://bucket/prefix/namespace/run/uid`.
+    """Return the place of a run that is no longer in the cluster, from `s3://bucket/prefix/namespace/run/uid`.
 
     Raises:
-        TroubleError: it is not such an address.
+        TroubleError: the address has another form.
     """
     match = _URI.match(uri)
     try:
         if match is None:
-            raise ValueError  # noqa: TRY301 - told below
+            raise ValueError  # noqa: TRY301 - reported below
         layout = Layout.of(f"s3://{match['destination']}", match["namespace"], match["run"], match["uid"])
     except ValueError:
-        raise TroubleError(f"{uri} is not of the form s3://bucket/prefix/namespace/run/uid.", Exit.USAGE) from None
+        raise TroubleError(f"{uri} does not have the form s3://bucket/prefix/namespace/run/uid.", Exit.USAGE) from None
     return Place(Access(endpoint_url=endpoint_url, region=region, own_identity=True), layout)
 
 
 class Checkpoints:
-    """One run's place in a bucket. Blocks; close it at the end."""
+    """Reads one run's checkpoints. Its methods block. Close it after use."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -150,26 +152,26 @@ class Checkpoints:
 
     @property
     def where(self) -> str:
-        """The folder of the run in its bucket."""
+        """The URI of the run's prefix."""
         return self.place.layout.uri(self.place.layout.base)
 
     @property
     def nothing(self) -> str:
-        """What is said of a place without a commit."""
+        """The message for a run without a commit."""
         return f"There is no checkpoint at {self.where} yet."
 
     def keys(self) -> tuple[str, ...]:
-        """Of all commits, newest first; none of them is read.
+        """Return the keys of all commits, newest first. Reads no commit.
 
         Raises:
-            TroubleError: there is none, or the bucket cannot be read.
+            TroubleError: there is no commit, or the bucket cannot be read.
         """
         if keys := self._keys():
             return keys
         raise TroubleError(self.nothing, Exit.NO_SUCH_RUN)
 
     def listed(self) -> list[Listed]:
-        """The newest commits, newest first, each read.
+        """Read the newest commits, newest first.
 
         Raises:
             TroubleError: the bucket cannot be read.
@@ -179,7 +181,7 @@ class Checkpoints:
             return list(pool.map(self._read, keys))
 
     def key(self, name: str) -> str:
-        """Where one generation's commit lies, by its name; without a name that of the one that the operator has proven, else of the newest.
+        """Return the key of a generation's commit. Without a name: of the one that the operator has proven, else the newest.
 
         Raises:
             TroubleError: there is none, or the bucket cannot be read.
@@ -190,14 +192,14 @@ class Checkpoints:
             return key
         if not name:
             raise TroubleError(
-                f"The commit that the status names as proven is not in the bucket any more: {self.place.layout.uri(key)}",
+                f"The commit that the status names as proven is no longer in the bucket: {self.place.layout.uri(key)}",
                 Exit.NOT_PROVEN,
             )
         known = ", ".join(words.generation(one) for one in keys[:NAMED])
         raise TroubleError(f"There is no generation {name} at {self.where}; there is {known}.", Exit.NO_SUCH_RUN)
 
     def find(self, name: str) -> Listed:
-        """One generation, as `key` finds it, read.
+        """Read the commit whose key is `key(name)`.
 
         Raises:
             TroubleError: there is none, or the bucket cannot be read.
@@ -225,10 +227,10 @@ class Checkpoints:
             store.close()
 
     def manifests(self, commit: Commit) -> list[Manifest]:
-        """Of every rank, as the commit names them.
+        """Read the manifest of every rank of a commit.
 
         Raises:
-            TroubleError: they are not what it names, or cannot be read.
+            TroubleError: a manifest differs from the commit, has skipped files, or cannot be read.
         """
         try:
             found = [
@@ -237,7 +239,7 @@ class Checkpoints:
             for manifest in found:
                 check_whole(manifest)
         except BadCommitError as wrong:
-            raise TroubleError(f"It is not proven: {wrong}.", Exit.NOT_PROVEN) from wrong
+            raise TroubleError(f"The checkpoint is not proven: {wrong}.", Exit.NOT_PROVEN) from wrong
         except STORE_ERRORS as error:
             raise self._unreadable(s3.code_of(error)) from error
         return found
@@ -254,39 +256,39 @@ class Checkpoints:
         return body
 
     def fetch(self, manifest: Manifest, folder: Path, told: Callable[[int], None]) -> None:
-        """Download a manifest's files, each proven by its checksum before it gets its name; then compare all of them once more.
+        """Download a manifest's files. Check every file's checksum before it gets its name, and again at the end.
 
         Args:
             manifest: of one rank.
-            folder: stands for the checkpoint path.
-            told: is given the bytes of every piece that has come.
+            folder: takes the place of the checkpoint path.
+            told: called with the number of bytes of every downloaded piece.
 
         Raises:
-            TroubleError: the bucket holds other bytes, another file is in the way, or either cannot be read or written.
+            TroubleError: the objects differ from the manifest, another file exists, or a read or write fails.
         """
         if manifest.checkpoint is None or not manifest.files:
             raise TroubleError(
-                "There is nothing to download: no file lay under the checkpoint path when this was saved.",
+                "There is nothing to download: the checkpoint path was empty when this generation was saved.",
                 Exit.NO_SUCH_RUN,
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if other := next((file for file in manifest.files if _in_the_way(folder, file)), None):
                 raise TroubleError(
-                    f"{folder / safe(other.path)} is there already, and is another file: name another folder with --to, or take it away."
+                    f"{folder / safe(other.path)} exists with other content: name another folder with --to, or remove the file."
                 )
             Download(_Counting(self._client, self.place.layout.bucket, told), self.place.layout, folder).fetch(manifest)
             wrong = next((file for file in manifest.files if not _same(folder, file)), None)
         except BadCommitError as bad:
             raise TroubleError(
-                f"It is not what its manifest says: {bad}. Nothing of it was put in place.", Exit.NOT_PROVEN
+                f"The checkpoint differs from its manifest: {bad}. No file was written.", Exit.NOT_PROVEN
             ) from bad
         except STORE_ERRORS as error:
             if isinstance(error, OSError) and error.filename is not None:
-                raise TroubleError(f"{folder} cannot be written: {error}.") from error
+                raise TroubleError(f"{folder} is not writable: {error}.") from error
             raise self._unreadable(s3.code_of(error)) from error
         if wrong is not None:
-            raise TroubleError(f"{folder / safe(wrong.path)} is not what the manifest says.", Exit.NOT_PROVEN)
+            raise TroubleError(f"{folder / safe(wrong.path)} differs from the manifest.", Exit.NOT_PROVEN)
 
     @property
     def _client(self) -> S3Client:
@@ -298,7 +300,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:
-        """Tell what keeps the bucket from being read."""
+        """Turn a failed call into a `TroubleError`."""
         try:
             yield
         except STORE_ERRORS as error:
@@ -309,7 +311,7 @@ class Checkpoints:
         try:
             body = s3.read_object(layout.bucket, key, COMMIT_MAX_BYTES, self._client)
             if body is None:
-                return Listed(key, None, "it is not there any more")
+                return Listed(key, None, "it is no longer in the bucket")
             read = checked_commit(layout, key, body)
         except s3.TooLargeError:
             return Listed(key, None, f"it is larger than {COMMIT_MAX_BYTES} bytes")
@@ -318,7 +320,7 @@ class Checkpoints:
         return Listed(key, read.commit)
 
     def _unreadable(self, code: str) -> TroubleError:
-        advice = _ADVICE.get(code, "look the code up in its documentation")
+        advice = _ADVICE.get(code, "see the store's documentation for this code")
         exit_code = Exit.FORBIDDEN if code in _CLOSED else Exit.NO_CLUSTER
         return TroubleError(
             f"Bucket {self.place.layout.bucket} at {self.place.access.where} cannot be read ({code}): {advice}.",
@@ -327,21 +329,21 @@ class Checkpoints:
 
 
 class _Counting(Bucket):
-    """Tells how much has come."""
+    """A bucket that reports the bytes of every downloaded piece."""
 
     def __init__(self, client: S3Client, name: str, told: Callable[[int], None]) -> None:
         super().__init__(client, name)
         self._told = told
 
     def get_range(self, key: str, offset: int, length: int, version_id: str | None = None) -> bytes:
-        """Some bytes of an object."""
+        """Return ``length`` bytes of an object, and report them."""
         piece = super().get_range(key, offset, length, version_id)
         self._told(len(piece))
         return piece
 
 
 def _in_the_way(folder: Path, file: FileEntry) -> bool:
-    """Whether something else has the name that a file would get."""
+    """Whether the file's path exists with other content."""
     place = folder / safe(file.path)
     return (place.exists() or place.is_symlink()) and not _same(folder, file)
 

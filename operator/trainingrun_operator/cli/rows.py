@@ -1,4 +1,4 @@
-"""One run as one line: what `list` and `watch` show of it."""
+"""One run as one row of `list` and `watch`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """Everything as text; empty where there is nothing to say."""
+    """The cells of one row as text; empty if there is no value."""
 
     namespace: str
     name: str
@@ -38,7 +38,7 @@ class Row:
 
 
 def read(stored: dict[str, Any]) -> Run | None:
-    """None: a newer operator wrote what this version does not understand."""
+    """Parse a stored run; None if this version does not understand it."""
     try:
         return Run.of(stored)
     except ValidationError:
@@ -46,7 +46,7 @@ def read(stored: dict[str, Any]) -> Run | None:
 
 
 def row_of(stored: dict[str, Any], run: Run | None, now: datetime) -> Row:
-    """A stored run, as it was read; one that could not be is told of by its name."""
+    """Return the row of a stored run. A run that did not parse (``run`` is None) shows only metadata and phase."""
     if run is None:
         meta = stored["metadata"]
         phase = str((stored.get("status") or {}).get("phase") or "")
@@ -83,21 +83,21 @@ def _target(status: TrainingRunStatus) -> str:
 
 
 def why(run: Run) -> str:
-    """Why it is where it is, in a word or two: what ended it, what keeps it, what is wrong with it."""
+    """Return the reason for the run's state in a few words: what ended it, what it waits for, or what is wrong."""
     status, stop = run.status, run.status.termination
     if stop is not None:
         if stop.phase is not Phase.DONE:
             return f"{stop.status}: {stop.phase.value}"
         return "" if stop.suspends else stop.status
     if not status.conditions:
-        return "not looked at yet"
+        return "not processed yet"
     if run.deleting or run.spec.stop:
-        return "deleted" if run.deleting else "stop asked for"
+        return "deleted" if run.deleting else "stop requested"
     return _trouble(run) or next((f"{one.rule} would have" for one in status.shadow), "")
 
 
 def _trouble(run: Run) -> str:
-    """The first thing that is not as it should be."""
+    """Return the first problem that a condition reports; empty without one."""
     accepted, metrics, saved = (
         run.status.condition(kind) for kind in ("Accepted", "MetricsAvailable", "CheckpointSaved")
     )

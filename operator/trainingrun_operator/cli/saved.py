@@ -1,4 +1,4 @@
-"""The commands about what lies in the bucket: checkpoints list, verify, download. With the person's own credentials."""
+"""The commands `checkpoints list`, `verify` and `download`. They use the user's own credentials."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ COLUMNS = (
     Column("WHY", drop=3),
     Column("NOTE", drop=1),
 )
-_WHY = {"checkpoint": "it was complete", "save": "asked for", "sigterm": "its pod was ended"}
+_WHY = {"checkpoint": "complete", "save": "requested", "sigterm": "pod terminated"}
 
 
-@click.group(short_help="List, verify and download what lies in the bucket.")
+@click.group(short_help="List, verify and download checkpoints in the bucket.")
 @where
 def checkpoints() -> None:
-    """What of a run lies in its bucket.
+    """List, verify and download the checkpoints of a run in its bucket.
 
-    RUN is a TrainingRun, or s3://bucket/prefix/namespace/run/uid where the cluster has forgotten it. The bucket is read with your own AWS credentials, as
-    boto3 finds them.
+    RUN is a TrainingRun, or s3://bucket/prefix/namespace/run/uid if the run is no longer in the cluster. The commands use your own AWS credentials,
+    as boto3 finds them.
     """
 
 
 def _bucket_options(command: Callable[P, R]) -> Callable[P, R]:
     for option in (
         click.option(
-            "--region", default="", metavar="NAME", help="Region of the bucket.  [default: of the run's spec]"
+            "--region", default="", metavar="NAME", help="Region of the bucket.  [default: from the run's spec]"
         ),
         click.option(
             "--endpoint-url",
             default="",
             envvar=["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"],
             metavar="URL",
-            help="The S3 server as you reach it.  [default: AWS_ENDPOINT_URL_S3, else of the run's spec]",
+            help="Address of the S3 server.  [default: AWS_ENDPOINT_URL_S3, else from the run's spec]",
         ),
     ):
         command = option(command)
@@ -66,7 +66,7 @@ def _bucket_options(command: Callable[P, R]) -> Callable[P, R]:
 
 @contextlib.contextmanager
 def _opened(session: Session, run: str, endpoint_url: str, region: str) -> Iterator[Checkpoints]:
-    """The run's place in its bucket. boto3 is loaded here: it takes longer than all other commands together."""
+    """Open the run's checkpoints. Loads boto3, which takes longer than all other commands together."""
     from trainingrun_operator.cli import bucket  # noqa: PLC0415 - see above
 
     if run.startswith("s3://"):
@@ -86,7 +86,7 @@ def _opened(session: Session, run: str, endpoint_url: str, region: str) -> Itera
 @where
 @in_session
 def list_(session: Session, run: str, endpoint_url: str, region: str) -> None:
-    """List what was saved of RUN, newest first."""
+    """List the saved checkpoints of RUN, newest first."""
     with _opened(session, run, endpoint_url, region) as there:
         listed = there.listed()
         if not listed:
@@ -103,13 +103,13 @@ def _cells(one: Listed, proven: str, session: Session) -> list[str]:
     found = commit.checkpoint
     notes = [
         "proven by the operator" if one.key == proven else "",
-        "half-written, saved as it was" if found is not None and not found.complete else "",
-        "the last" if commit.final else "",
+        "incomplete, saved as it was" if found is not None and not found.complete else "",
+        "final" if commit.final else "",
     ]
     return [
         name,
         str(found.step) if found is not None and found.step is not None else "",
-        found.dir if found is not None else "nothing",
+        found.dir if found is not None else "none",
         str(commit.total_files),
         size(commit.total_bytes),
         words.ago(commit.written_at, session.now).strip(" ()"),
@@ -118,17 +118,17 @@ def _cells(one: Listed, proven: str, session: Session) -> list[str]:
     ]
 
 
-@checkpoints.command(short_help="Prove a checkpoint, file by file.")
+@checkpoints.command(short_help="Prove every file of a checkpoint.")
 @click.argument("run", type=RUN)
 @click.argument("generation", required=False, default="")
-@click.option("--all", "all_of_them", is_flag=True, help="Every generation, not only the newest proven one.")
+@click.option("--all", "all_of_them", is_flag=True, help="Verify every generation.")
 @_bucket_options
 @where
 @in_session
 def verify(session: Session, run: str, generation: str, endpoint_url: str, region: str, *, all_of_them: bool) -> None:
-    """Prove a checkpoint of RUN: read commit and manifests, and compare size and checksum of every file, as the operator does.
+    """Prove a checkpoint of RUN as the operator does: read commit and manifests, compare size and checksum of every file.
 
-    GENERATION is one that `checkpoints list` shows; without it, the one that the operator has proven, else the newest.
+    GENERATION is a name from `checkpoints list`. Default: the generation that the operator has proven, else the newest.
     """
     if all_of_them and generation:
         raise click.UsageError("Give a GENERATION or --all, not both.")
@@ -137,22 +137,22 @@ def verify(session: Session, run: str, generation: str, endpoint_url: str, regio
         wrong = [name for key in wanted if (name := _verified(session, there, key))]
     if wrong:
         raise TroubleError(
-            f"{'It is' if len(wanted) == 1 else f'{len(wrong)} of {len(wanted)} are'} not proven: {', '.join(wrong)}.",
+            f"{len(wrong)} of {len(wanted)} not proven: {', '.join(wrong)}.",
             Exit.NOT_PROVEN,
         )
 
 
 def _verified(session: Session, there: Checkpoints, key: str) -> str:
-    """Tell how one stands; returns its name if it is not as it should be."""
+    """Verify one generation and print the result. Return its name if it is not proven."""
     name = words.generation(key)
     answer = there.verify(key)
     if isinstance(answer, Mismatch):
         session.screen.say(f"{name}  NOT PROVEN  {answer.complaint}", "red")
         return name
     commit = answer.commit
-    what = commit.checkpoint.dir if commit.checkpoint is not None else "nothing"
+    what = commit.checkpoint.dir if commit.checkpoint is not None else "no checkpoint"
     session.screen.say(
-        f"{name}  proven  {what}: {commit.total_files} files, {size(commit.total_bytes)}, each with its size and checksum",
+        f"{name}  proven  {what}: {commit.total_files} files, {size(commit.total_bytes)}, sizes and checksums match",
         "green",
     )
     if answer.uri:
@@ -160,28 +160,28 @@ def _verified(session: Session, there: Checkpoints, key: str) -> str:
     return ""
 
 
-@checkpoints.command(short_help="Write a checkpoint into a folder, proven.")
+@checkpoints.command(short_help="Download a checkpoint and prove every file.")
 @click.argument("run", type=RUN)
 @click.argument("generation", required=False, default="")
 @click.option(
     "--to",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder that stands for the checkpoint path.  [default: RUN-GENERATION]",
+    help="Folder to write to, in place of the checkpoint path.  [default: RUN-GENERATION]",
 )
 @_bucket_options
 @where
 @in_session
 def download(session: Session, run: str, generation: str, folder: Path | None, endpoint_url: str, region: str) -> None:
-    """Write a checkpoint of RUN into a folder, every file proven by its checksum.
+    """Download a checkpoint of RUN into a folder. Prove every file by its checksum.
 
-    Files that are there already and are the same are kept; nothing else is written over. Broken off, the same command goes on.
+    Identical files are kept. Other files are never overwritten. After an interruption, run the same command again to continue.
     """
     with _opened(session, run, endpoint_url, region) as there:
         one = there.find(generation)
         name = words.generation(one.key)
         if one.commit is None:
-            raise TroubleError(f"{name} cannot be read: {one.complaint}.", Exit.NOT_PROVEN)
+            raise TroubleError(f"{name} is not readable: {one.complaint}.", Exit.NOT_PROVEN)
         target = folder or Path(f"{there.place.layout.base.split('/')[-3]}-{name}")
         found = there.manifests(one.commit)
         for manifest in found:
@@ -190,15 +190,13 @@ def download(session: Session, run: str, generation: str, folder: Path | None, e
                 there.fetch(manifest, place, told)
         what = one.commit.checkpoint.dir if one.commit.checkpoint is not None else ""
         inside = target if what in ("", ".") or len(found) > 1 else target / what
-        session.screen.say(
-            f"{one.commit.total_files} files, {size(one.commit.total_bytes)}, each proven by its checksum:"
-        )
+        session.screen.say(f"{one.commit.total_files} files, {size(one.commit.total_bytes)}, checksums match:")
         session.screen.command(f"    {inside}")
 
 
 @contextlib.contextmanager
 def _bar(session: Session, manifest: Manifest) -> Iterator[Callable[[int], None]]:
-    """How much has come; nothing is drawn where nobody looks."""
+    """Show a progress bar on a terminal. Yields the function that takes the number of downloaded bytes."""
     if not session.screen.is_terminal:
         yield lambda _: None
         return

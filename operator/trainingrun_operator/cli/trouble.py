@@ -1,4 +1,4 @@
-"""What can go wrong for a person at a terminal: a sentence, and the exit code that scripts tell it by."""
+"""Errors of the plugin: a message for people, an exit code for scripts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainingrun_operator.api import names
 
 
 class Exit(IntEnum):
-    """Exit codes; documented in `--help` and in the README."""
+    """Exit codes. `--help` and the README document them."""
 
     DONE = 0
     FAILED = 1
@@ -25,7 +25,7 @@ class Exit(IntEnum):
 
 MEANINGS: Final = {
     Exit.DONE: "done",
-    Exit.FAILED: "refused by the cluster, or failed otherwise",
+    Exit.FAILED: "the cluster refused it, or another failure",
     Exit.USAGE: "wrong usage",
     Exit.NO_SUCH_RUN: "there is no such run, checkpoint or log",
     Exit.FORBIDDEN: "you lack a right, in the cluster or on the bucket",
@@ -36,7 +36,7 @@ MEANINGS: Final = {
 }
 
 _LOGGED: Final = re.compile(r"^[EIWF]\d{4} [\d:.]+ +\d+ \S+\] .*\n?", re.MULTILINE)
-"""What kubectl logs beside what it says."""
+"""Log lines that kubectl prints before its error message."""
 _FROM_SERVER: Final = re.compile(r"^(?:Error from server(?: \((?P<reason>\w+)\))?|error): ", re.MULTILINE)
 _LACKS: Final = re.compile(
     r'User "(?P<user>[^"]+)" cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)" in API group "(?P<group>[^"]*)"'
@@ -70,17 +70,17 @@ _NO_SUCH_KIND: Final = (
 
 
 class TroubleError(Exception):
-    """What went wrong, said so that a person knows what to do."""
+    """A failure, with a message that says what to do."""
 
     def __init__(self, sentence: str, exit_code: Exit = Exit.FAILED, reason: str = "") -> None:
         super().__init__(sentence)
         self.exit_code = exit_code
         self.reason = reason
-        """As the API server calls it: `NotFound`, `Forbidden`; empty if it is none of its answers."""
+        """The API server's reason, such as `NotFound` or `Forbidden`; empty for other failures."""
 
 
 def kubectl_failed(said: str) -> TroubleError:
-    """What kubectl wrote to stderr as a sentence: which right is missing, which cluster does not answer, what is wrong with what was sent."""
+    """Turn kubectl's stderr into an error that says what is wrong: a missing right, an unreachable cluster, an invalid object."""
     said = _LOGGED.sub("", said).strip()
     found = _FROM_SERVER.search(said)
     reason = (found["reason"] or "") if found else ""
@@ -90,18 +90,18 @@ def kubectl_failed(said: str) -> TroubleError:
         _refused(text)
         or _not_found(said, text)
         or _not_answered(said)
-        or TroubleError(_sentence(text) or "kubectl failed, and did not say why.", code, reason)
+        or TroubleError(_sentence(text) or "kubectl failed without a message.", code, reason)
     )
 
 
 def _refused(text: str) -> TroubleError | None:
-    """The API server has understood, and does not do it."""
+    """Return the error if the API server refused the request."""
     if lacks := _LACKS.search(text):
         return TroubleError(_forbidden(lacks), Exit.FORBIDDEN, "Forbidden")
     if policy := _POLICY.search(text):
         return TroubleError(_sentence(policy["why"]), Exit.FORBIDDEN, "Forbidden")
     if "metadata.uid" in text or "UID in precondition" in text:
-        again = "Another run has taken that name since it was read: nothing was changed."
+        again = "Another run has taken this name since the read: nothing was changed."
         return TroubleError(again, Exit.FAILED, "Conflict")
     if invalid := _INVALID.search(text):
         return TroubleError(_sentence(_CAUSE.sub("", invalid["why"].strip())), Exit.FAILED, "Invalid")
@@ -109,29 +109,31 @@ def _refused(text: str) -> TroubleError | None:
 
 
 def _not_found(said: str, text: str) -> TroubleError | None:
-    """It is not the right cluster, or kubectl knows none."""
+    """Return the error if the cluster has no TrainingRuns, or kubectl has no cluster."""
     if any(part in said for part in _NO_SUCH_KIND):
         return TroubleError(
-            f"This cluster knows no TrainingRuns ({names.GROUP}): the operator is not installed there. Is it the right cluster"
-            " (kubectl config current-context)?",
+            f"This cluster has no TrainingRuns ({names.GROUP}): the operator is not installed there. Check that this is the right"
+            " cluster (kubectl config current-context).",
             Exit.NO_CLUSTER,
         )
     if any(part in said for part in _ELSEWHERE):
         return TroubleError(
-            "kubectl knows no cluster: set KUBECONFIG, or give --kubeconfig or --context.", Exit.NO_CLUSTER
+            "kubectl has no cluster: set KUBECONFIG, or give --kubeconfig or --context.", Exit.NO_CLUSTER
         )
     if "context was not found" in said or ("context" in said and "does not exist" in said):
-        return TroubleError(f"{_sentence(text)} kubectl config get-contexts lists those that are.", Exit.NO_CLUSTER)
+        return TroubleError(
+            f"{_sentence(text)} kubectl config get-contexts lists the existing contexts.", Exit.NO_CLUSTER
+        )
     if text.startswith(("stat ", "open ")):
-        return TroubleError(f"The kubeconfig cannot be read: {_sentence(text)}", Exit.NO_CLUSTER)
+        return TroubleError(f"The kubeconfig is not readable: {_sentence(text)}", Exit.NO_CLUSTER)
     return None
 
 
 def _not_answered(said: str) -> TroubleError | None:
-    """The cluster does not let the person in, or does not speak at all."""
+    """Return the error if the cluster does not accept the login, or does not answer."""
     if "(Unauthorized)" in said or "provide credentials" in said:
         return TroubleError(
-            "The cluster does not accept your login: it may have expired. kubectl auth whoami must work first.",
+            "The cluster does not accept your login, which may have expired. Log in again until kubectl auth whoami works.",
             Exit.FORBIDDEN,
         )
     if any(part in said for part in _UNREACHABLE):
@@ -147,7 +149,7 @@ def _forbidden(lacks: re.Match[str]) -> str:
 
 
 def _role(verb: str, resource: str) -> str:
-    """Which of Kubernetes' own roles has the right, where one surely has."""
+    """Name the default ClusterRole with the right, if one is certain to have it."""
     reads = verb in ("get", "list", "watch")
     if resource.partition("/")[0] not in (names.RUN_PLURAL, "pods", "configmaps"):
         return ""
@@ -155,6 +157,6 @@ def _role(verb: str, resource: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    """One paragraph with a full stop."""
+    """Join the text to one paragraph that ends with a full stop."""
     text = " ".join(text.split())
     return text if not text or text.endswith((".", "?", "!")) else f"{text}."

@@ -1,6 +1,6 @@
-"""The API server as one person sees it: every call carries that person's token, so the API server decides what they see and may do.
+"""Calls to the API server with one user's token, so that the API server decides what the user may see and do.
 
-The permission of each call stands beside it as "Needs: verb resource"; a test compares those that an anonymous viewer uses with the chart.
+Each docstring names the permission of its call as "Needs: verb resource". A test compares those that an anonymous viewer uses with the chart.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 MANAGER: Final = "trainingrun-dashboard"
-"""Field manager of what a button writes."""
+"""Field manager of the dashboard's patches."""
 WATCH_SECONDS: Final = 300
-"""So long one watch lasts; the next goes on where it ended."""
+"""Duration of one watch; the next continues from its last version."""
 TABLE: Final = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
-"""The printer columns and the metadata of each object, without its spec."""
+"""Printer columns and metadata of each object, without its spec."""
 _RUNS: Final = f"/apis/{names.API_VERSION}"
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 def default_namespace(token: str) -> str:
-    """The namespace of a ServiceAccount's token; empty for anybody else's. A hint only: the token is not checked here."""
+    """Return the namespace of a ServiceAccount's token; empty for other tokens. A hint only: the token is not verified."""
     try:
         payload = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
@@ -43,10 +43,10 @@ def default_namespace(token: str) -> str:
 
 
 class Cluster:
-    """The connections that all people share; none of them carries anybody's name. Close it, or use it as a context manager."""
+    """The connections that all users share; they carry no credentials. Use it as a context manager."""
 
     def __init__(self, where: Connection) -> None:
-        # One try: a person who waits is told that the API server is busy, and asks again.
+        # One try: the user sees that the API server is busy and decides when to try again.
         self._transport = Transport(where, connections=0, busy_tries=1)
 
     async def __aenter__(self) -> Self:
@@ -56,23 +56,23 @@ class Cluster:
         await self._transport.__aexit__(*exc)
 
     def person(self, token: str) -> Person:
-        """Return the cluster as the bearer of this token sees it."""
+        """Return the API server's view for the bearer of this token."""
         return Person(self._transport, token)
 
 
 @dataclass(frozen=True)
 class Page:
-    """A table of runs, and from where to watch on."""
+    """A table of runs, and the version to watch from."""
 
     rows: tuple[Json, ...]
-    """Of meta.k8s.io/v1 Table: `cells` and `object.metadata`."""
+    """Rows of a meta.k8s.io/v1 Table: `cells` and `object.metadata`."""
     columns: tuple[str, ...]
     version: str
 
 
 @dataclass(frozen=True, repr=False)
 class Person:
-    """Somebody with a token. It never shows itself: neither in logs nor in tracebacks."""
+    """A user with a token. The token never appears in logs or tracebacks."""
 
     transport: Transport
     token: str
@@ -83,13 +83,13 @@ class Person:
     # -- who they are, what they may ---------------------------------------------------------------------
 
     async def name(self) -> str:
-        """Their user name, as admission policies see it. Needs: nothing but a valid token."""
+        """Return the user name, as admission policies see it. Needs: nothing but a valid token."""
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
         said = await self._call("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", body)
         return str(said["status"]["userInfo"].get("username", ""))
 
     async def may_patch(self, namespace: str, name: str) -> bool:
-        """Whether they may change this run. Needs: nothing but a valid token."""
+        """Whether the user may patch this run. Needs: nothing but a valid token."""
         about = {
             "namespace": namespace,
             "name": name,
@@ -108,7 +108,7 @@ class Person:
     # -- runs ----------------------------------------------------------------------------------------------
 
     async def runs(self, namespace: str) -> Page:
-        """All runs of a namespace, or with an empty name of all, as a table. Needs: list trainingruns."""
+        """List the runs of a namespace, or of all with an empty name, as a table. Needs: list trainingruns."""
         rows: list[Json] = []
         columns: tuple[str, ...] = ()
         version = ""
@@ -119,23 +119,23 @@ class Person:
         return Page(tuple(rows), columns, version)
 
     def watch_runs(self, namespace: str, version: str) -> AsyncGenerator[tuple[str, Json], None]:
-        """What happens to them after a version: the kind of event, and a table of one row. Needs: watch trainingruns."""
+        """Watch runs from a version on. Yields the kind of event and a table of one row. Needs: watch trainingruns."""
         return self._watch(_collection(namespace), version, TABLE)
 
     async def run(self, namespace: str, name: str) -> Json:
-        """One run. Needs: get trainingruns."""
+        """Return one run. Needs: get trainingruns."""
         return await self._call("GET", _run(namespace, name))
 
     def watch_run(self, namespace: str, name: str, version: str) -> AsyncGenerator[tuple[str, Json], None]:
-        """What happens to it after a version: the kind of event, and the run. Needs: watch trainingruns."""
+        """Watch one run from a version on. Yields the kind of event and the run. Needs: watch trainingruns."""
         return self._watch(_collection(namespace), version, JSON, fieldSelector=f"metadata.name={name}")
 
     async def patch_run(self, namespace: str, name: str, patch: Json) -> Json:
-        """Merge patch. Needs: patch trainingruns."""
+        """Apply a merge patch to a run. Needs: patch trainingruns."""
         return await self._call("PATCH", _run(namespace, name), patch, MERGE, {"fieldManager": MANAGER})
 
     async def curve(self, namespace: str, run: str) -> Json | None:
-        """The ConfigMap in which the operator keeps the run's losses; None if there is none. Needs: get configmaps."""
+        """Return the ConfigMap with the run's curve; None if there is none. Needs: get configmaps."""
         try:
             return await self._call(
                 "GET", f"/api/v1/namespaces/{_name(namespace)}/configmaps/{names.curve_name(_name(run))}"
@@ -146,7 +146,7 @@ class Person:
             raise
 
     async def log(self, namespace: str, pod: str, container: str, lines: int) -> AsyncGenerator[str, None]:
-        """The last lines of a container's log and all that follow, in pieces as they come, until it ends. Needs: get pods/log."""
+        """Follow a container's log from its last lines on, in pieces, until it ends. Needs: get pods/log."""
         path = f"/api/v1/namespaces/{_name(namespace)}/pods/{_name(pod)}/log"
         params = {"container": container, "tailLines": str(lines), "follow": "true"}
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -169,7 +169,7 @@ class Person:
     async def _watch(
         self, path: str, version: str, accept: str, **params: str
     ) -> AsyncGenerator[tuple[str, Json], None]:
-        """Events, for as long as somebody listens. A version that is too old is a KubeError 410: list again."""
+        """Yield events without end. Raises KubeError 410 if the version is too old: list again."""
         while True:
             asked = {
                 **params,
@@ -192,7 +192,7 @@ class Person:
 
 
 def _version(stored: Json) -> str:
-    """Of an object; of the only row of a table."""
+    """Return the version of an object, or of the only row of a table."""
     for row in stored.get("rows") or ():
         return str(row["object"]["metadata"].get("resourceVersion", ""))
     return str((stored.get("metadata") or {}).get("resourceVersion", ""))
@@ -207,7 +207,7 @@ def _run(namespace: str, name: str) -> str:
 
 
 def _name(text: str) -> str:
-    """A name as Kubernetes has them. What is none would be another address, and no object has it."""
+    """Return a valid object name. Another text would lead to another URL, and no object has such a name."""
     if _NAME.fullmatch(text) is None:
         raise KubeError(404, "NotFound", f"{text[:100]!r} is not a name that an object can have")
     return text

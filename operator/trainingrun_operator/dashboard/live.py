@@ -1,7 +1,8 @@
-"""What an open page is told while somebody looks at it.
+"""Events for an open page.
 
-The cost to the API server. The fleet: one list (as a table, without specs) and one watch. A run: one watch, the log followed, and its curve read
-every ten seconds while it runs. All with the viewer's own token; a page in a hidden tab closes its stream.
+Requests to the API server: for the fleet, one list (as a table, without specs) and one watch; for a run, one watch, one
+followed log, and a read of its curve every ten seconds while it runs. All use the viewer's token. A hidden tab closes its
+stream.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ if TYPE_CHECKING:
 FLEET_SECONDS: Final = 1.0
 CURVE_SECONDS: Final = 10.0
 LAST_READS: Final = 4
-"""Of the curve after the end: the operator may write its last points a little later, and a run without a loss has no curve."""
+"""Reads of the curve after the end: the operator may write the last points later, and a run without a loss has no curve."""
 RETRY_SECONDS: Final = 3.0
 LOG_SECONDS: Final = 0.25
 LOG_LINES: Final = 200
 LINE_MAX: Final = 2000
-"""Characters of a line that are shown."""
+"""Characters shown of one line."""
 _UNAUTHORIZED: Final = 401
 _CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f]")
-"""Colours and cursor movements of a terminal, and other control characters."""
+"""Terminal sequences for colours and cursor movements, and other control characters."""
 
 
 async def _pause(error: KubeError, what: str) -> AsyncIterator[Event]:
-    """Say what went wrong, and wait before it is tried again; a list that is merely too old is nobody's trouble."""
+    """Report the error, and wait before the next try. An expired list is not reported."""
     if not error.expired:
         yield Event("trouble", {"text": trouble(error, what), "login": error.status == _UNAUTHORIZED})
     await asyncio.sleep(RETRY_SECONDS)
@@ -51,7 +52,7 @@ async def _pause(error: KubeError, what: str) -> AsyncIterator[Event]:
 
 
 async def fleet(person: Person, query: Query) -> AsyncIterator[Event]:
-    """The part of the fleet that a page shows, and what changes in it."""
+    """Yield the part of the fleet that a page shows, then its changes."""
     shown, order = Fragments(), _Order()
     while True:
         try:
@@ -72,7 +73,7 @@ async def fleet(person: Person, query: Query) -> AsyncIterator[Event]:
 
 
 def _take(rows: dict[str, Row], batch: list[tuple[str, dict[str, Any]]], columns: tuple[str, ...]) -> None:
-    """Bring the rows up to date. Only the first table of a watch names its columns."""
+    """Update the rows. Only the first table of a watch names the columns."""
     for kind, table in batch:
         named = tuple(one["name"] for one in table.get("columnDefinitions") or ()) or columns
         for row in (row_of(named, one) for one in table["rows"]):
@@ -84,13 +85,13 @@ def _take(rows: dict[str, Row], batch: list[tuple[str, dict[str, Any]]], columns
 
 @dataclass
 class _Order:
-    """Which rows a page shows, from top to bottom."""
+    """The rows of a page, from top to bottom."""
 
     uids: tuple[str, ...] | None = None
 
 
 def _fleet_changes(shown: Fragments, order: _Order, rows: dict[str, Row], query: Query) -> Iterator[Event]:
-    """A row that changed is sent alone; the whole table only if rows came, went or moved."""
+    """Yield the changed rows, or the whole table if rows were added, removed or moved."""
     page = page_of(rows.values(), query)
     yield from shown.changed(pages.fleet_parts(page, query))
     parts = {f"row-{row.uid}": pages.row_part(row) for row in page.rows}
@@ -108,7 +109,7 @@ def _fleet_changes(shown: Fragments, order: _Order, rows: dict[str, Row], query:
 
 @dataclass
 class Watched:
-    """A run as it was last seen, for all that is shown of it."""
+    """The last state of a run, shared by the streams of its page."""
 
     person: Person
     namespace: str
@@ -117,11 +118,11 @@ class Watched:
     may_patch: bool
     view: RunView | None = None
     looks: int = 0
-    """How often it was seen."""
+    """Number of states seen."""
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def saw(self, stored: dict[str, Any]) -> RunView:
-        """Take in a newer state."""
+        """Take a newer state."""
         self.view = RunView.of(stored)
         self.looks += 1
         async with self._changed:
@@ -129,7 +130,7 @@ class Watched:
         return self.view
 
     async def wait_change(self, looks: int, seconds: float | None = None) -> None:
-        """Until it was seen more often than that, or for so many seconds."""
+        """Wait until more than ``looks`` states were seen, at most ``seconds``."""
         try:
             async with asyncio.timeout(seconds), self._changed:
                 await self._changed.wait_for(lambda: self.looks > looks)
@@ -139,7 +140,7 @@ class Watched:
     # -- its state --------------------------------------------------------------------------------------------
 
     async def states(self) -> AsyncIterator[Event]:
-        """The parts of the page that tell what the run is doing."""
+        """Yield the parts of the page that show the run's state."""
         shown = Fragments()
         while True:
             try:
@@ -161,23 +162,21 @@ class Watched:
                     return
             except ValidationError:
                 yield Event(
-                    "gone", {"text": "This TrainingRun was written by an operator that is newer than this dashboard."}
+                    "gone", {"text": "This dashboard does not understand the TrainingRun: a newer operator wrote it."}
                 )
                 return
 
     async def _followed(self, shown: Fragments, read: dict[str, Any]) -> AsyncIterator[Event]:
-        """What happens to the run after it was read, with that metadata."""
+        """Yield the changes of the run after the read with this metadata."""
         async for kind, newer in self.person.watch_run(self.namespace, self.name, read["resourceVersion"]):
             if kind == "DELETED" or newer["metadata"]["uid"] != read["uid"]:
-                yield Event(
-                    "gone", {"text": "This TrainingRun is gone: it was deleted. Its checkpoints stay in the bucket."}
-                )
+                yield Event("gone", {"text": "This TrainingRun was deleted. Its checkpoints stay in the bucket."})
                 return
             async for event in self._seen(shown, newer):
                 yield event
 
     async def _seen(self, shown: Fragments, stored: dict[str, Any]) -> AsyncIterator[Event]:
-        """Take it in; what a screen reader is told is the state, and only when it changes."""
+        """Take a state and yield the changed parts. A screen reader gets an event only if the announcement changes."""
         before, view = self.view, await self.saw(stored)
         said = pages.run_said(view, may_patch=self.may_patch, user=self.user)
         for event in shown.changed(pages.run_parts(said)):
@@ -188,7 +187,7 @@ class Watched:
     # -- its curve --------------------------------------------------------------------------------------------
 
     async def curves(self) -> AsyncIterator[Event]:
-        """The curve, when it or what is drawn with it changes."""
+        """Yield the curve when its points or marks change."""
         shown: dict[str, Any] | None = None
         points: tuple[Point, ...] = ()
         loop, note, due, last = asyncio.get_running_loop(), "", 0.0, 0
@@ -209,16 +208,16 @@ class Watched:
             await self.wait_change(looks, None if last == LAST_READS else max(0.1, due - loop.time()))
 
     async def _points(self) -> tuple[tuple[Point, ...], str]:
-        """The points, or why they cannot be read."""
+        """Return the points, or why they cannot be read."""
         try:
             return curve.points_of(await self.person.curve(self.namespace, self.name)), ""
         except KubeError as error:
-            return (), trouble(error, f"read ConfigMaps in namespace {self.namespace}, where the curve is kept")
+            return (), trouble(error, f"read ConfigMaps in namespace {self.namespace}, which hold the curve")
 
     # -- its log ----------------------------------------------------------------------------------------------
 
     async def logs(self) -> AsyncIterator[Event]:
-        """The log of the pod that trains, as it is written; of the next pod when that one is replaced."""
+        """Follow the log of the pod that trains, then of the pod that replaces it."""
         followed = ""
         while True:
             looks = self.looks
@@ -226,7 +225,7 @@ class Watched:
             if self.view is None or pod is None or pod.uid == followed:
                 if self.view is not None and pod is None:
                     over = self.view.finished or self.view.suspending
-                    gone = "The pods are gone, and their logs with them." if over else "No pod has started yet."
+                    gone = "The pods and their logs are gone." if over else "No pod has started yet."
                     yield Event("log", {"note": gone, "lines": [], "reset": False})
                 await self.wait_change(looks)
                 continue
@@ -245,7 +244,7 @@ class Watched:
                 followed = pod.uid
                 yield Event("log", {"note": f"{pod.name} has ended", "lines": [], "reset": False})
             except KubeError as error:
-                # It cannot be read before its container has started, nor after its node has gone.
+                # The log is not readable before the container has started, nor after the node is gone.
                 waits = error.status == 400  # noqa: PLR2004 - HTTP's Bad Request
                 note = (
                     "The container has not started yet."
@@ -257,7 +256,7 @@ class Watched:
 
 
 def lines_of(raw: list[str]) -> list[str]:
-    """Lines as a page shows them: of a progress bar the last state, no terminal colours, no line without an end, and only the newest."""
+    """Prepare log lines for a page: the newest, shortened, without control characters, and the last state of a progress bar."""
     skipped = len(raw) - LOG_LINES
     kept = [_CONTROL.sub("", line.rstrip("\r").rpartition("\r")[2]) for line in raw[-LOG_LINES:]]
     shown = [line if len(line) <= LINE_MAX else f"{line[:LINE_MAX]}… ({len(line)} characters)" for line in kept]

@@ -1,4 +1,4 @@
-"""One run as its page shows it: what it is doing, how a stop of it stands, and what its person may do."""
+"""One run on its page: its state, its stop, and the actions that are possible."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Step:
     state: str
     """done, now, held or next."""
     at: str
-    """When it began, if that is known."""
+    """When the phase began; empty if unknown."""
 
 
 @dataclass(frozen=True)
 class RunView(Run):
-    """A run, read; `of` refuses one that was written by an operator that is newer than this dashboard."""
+    """A run with the texts of its page. `of` refuses a run that this version does not understand."""
 
     # -- how it looks ----------------------------------------------------------------------------------------
 
@@ -47,32 +47,32 @@ class RunView(Run):
 
     @property
     def finished(self) -> bool:
-        """It has ended, and everything is done."""
+        """Whether the run has ended and its stop is complete."""
         return self.stop is not None and self.stop.over
 
     @property
     def suspending(self) -> bool:
-        """It gives its GPU back for a while, or has: not an end."""
+        """Whether the run is suspended or is being suspended."""
         return not self.finished and (self.stop.suspends if self.stop is not None else bool(self.spec.suspend))
 
     @property
     def ending(self) -> bool:
-        """Somebody asked for its end, or it was decided."""
+        """Whether the run's end is requested or decided."""
         return bool(self.spec.stop) or self.deleting or (self.stop is not None and not self.stop.suspends)
 
     @property
     def stopped_by_hand(self) -> bool:
-        """A person asked for its end: which checkpoint it waits for is theirs to say."""
+        """Whether a user requested the end and so may choose the checkpoint to wait for."""
         return self.stop is not None and ending_of(self.stop.status).by_hand
 
     @property
     def held(self) -> bool:
-        """Its checkpoint cannot be proven: it is kept."""
+        """Whether the run is held because its checkpoint cannot be proven."""
         return self.stop is not None and self.stop.phase is Phase.HELD
 
     @property
     def look(self) -> Look:
-        """How its state is shown: a stop that was asked for is one at once, before the operator has seen it."""
+        """The look of the state. A requested stop or suspension shows at once, before the operator has processed it."""
         phase = self.status.phase or ""
         if self.ending and phase in {"", "Pending", "Running", "Suspended"}:
             phase = "Stopping"
@@ -82,23 +82,23 @@ class RunView(Run):
 
     @property
     def message(self) -> str:
-        """The operator's sentence about the end; before there is one, what keeps the run from starting."""
+        """The operator's message about the end; without one, why the run does not start."""
         if self.status.termination_message:
             return self.status.termination_message
         if self.stop is not None and not self.ending:
             return self.stop.message
         if self.ending:
             return (
-                f"Stopped by hand: waiting for the operator to see it ({self.spec.stop_reason or 'no reason given'})."
+                f"Stopped by hand: waiting for the operator ({self.spec.stop_reason or 'no reason given'})."
                 if self.spec.stop
-                else "It was deleted: waiting for the operator to see it."
+                else "Deleted: waiting for the operator."
             )
         accepted = self.status.condition("Accepted")
         return accepted.message if accepted is not None and accepted.status == "False" else ""
 
     @property
     def announcement(self) -> str:
-        """What a screen reader is told when it changes."""
+        """The text for screen readers."""
         where = f", {self.stop.phase.value}" if self.stop is not None and not self.finished else ""
         return f"{self.name}: {self.look.words}{where}"
 
@@ -106,7 +106,7 @@ class RunView(Run):
 
     @property
     def threshold(self) -> str:
-        """The loss that ends it, in words."""
+        """The loss that ends the run, as text."""
         force = self.status.effective
         if force is None or force.auto_stop_loss is None or force.auto_stop_action == OFF:
             return "No threshold"
@@ -115,12 +115,12 @@ class RunView(Run):
 
     @property
     def gpus(self) -> int:
-        """GPUs of one pod, as its template asks for them."""
+        """GPUs of one pod in the template."""
         return gpus_of(self.spec.template)
 
     @property
     def training_container(self) -> str:
-        """Whose log is shown."""
+        """Name of the container whose log is shown."""
         if self.spec.metrics.container:
             return self.spec.metrics.container
         containers: list[Json] = (self.spec.template.get("spec") or {}).get("containers") or [{}]
@@ -128,11 +128,11 @@ class RunView(Run):
 
     @property
     def newest_pod(self) -> PodStatus | None:
-        """The pod that trains, or the last that did."""
+        """The pod that trains, or the last one that did."""
         return self.status.pods[-1] if self.status.pods else None
 
     def seconds_in_use(self, now: datetime) -> float | None:
-        """Since the training started, until the run ended, without the time in which it was suspended; None if it has not started."""
+        """Return seconds from the start of the training to the run's end, without suspensions; None if it has not started."""
         if not (start := moment(self.status.start_time)):
             return None
         end = moment(self.status.completion_time) or now
@@ -145,7 +145,7 @@ class RunView(Run):
         return max(0.0, (end - start).total_seconds() - asleep)
 
     def gpu_time(self, now: datetime) -> str:
-        """GPU hours: the GPUs of a pod, for as long as it has been in use."""
+        """Return the GPU hours: GPUs of one pod times the time in use."""
         seconds = self.seconds_in_use(now)
         if not self.gpus:
             return "none"
@@ -155,26 +155,26 @@ class RunView(Run):
         return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.3g} h"  # noqa: PLR2004 - three digits do
 
     def running_time(self, now: datetime) -> str:
-        """For how long it has been in use."""
+        """Return the time in use as text."""
         seconds = self.seconds_in_use(now)
         return "Not started" if seconds is None else duration(seconds)
 
     @property
     def saved(self) -> str:
-        """What of the progress is safe now, in a sentence."""
+        """How far the progress is saved, as a sentence."""
         if self.spec.checkpoint.mode is CheckpointMode.DISABLED:
-            return "Nothing is saved: spec.checkpoint.mode is Disabled, so all of its progress is lost."
+            return "No checkpoints are saved (spec.checkpoint.mode is Disabled), so all progress is lost."
         checkpoint = self.status.checkpoint
         if checkpoint is not None and checkpoint.dir:
             step = f" (step {count(checkpoint.step)})" if checkpoint.step is not None else ""
-            return f"Progress is saved up to {checkpoint.dir}{step}: it lies in the bucket, checked file by file."
+            return f"Progress is saved up to {checkpoint.dir}{step}: every file in the bucket is verified."
         if self.status.start_time is None:
-            return "It has not started, so there is no progress to save."
-        return "No checkpoint of it is in the bucket yet. What it saves on its way out is uploaded and checked before its pod goes."
+            return "The training has not started, so there is no progress to save."
+        return "The bucket has no checkpoint yet. What the training saves at its exit is uploaded and verified before the pod is deleted."
 
     @property
     def lag(self) -> str:
-        """What is not saved yet."""
+        """Size of what is not saved yet; empty if nothing is."""
         lag = self.status.checkpoint.lag if self.status.checkpoint else None
         return size(lag.bytes) if lag is not None and lag.bytes else ""
 
@@ -182,7 +182,7 @@ class RunView(Run):
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """The phases of the stop, with where it stands."""
+        """The phases of the stop with their states."""
         if self.stop is None:
             return ()
         now = Phase.SAVING if self.stop.phase is Phase.HELD else self.stop.phase
@@ -201,31 +201,31 @@ class RunView(Run):
 
     @property
     def stoppable(self) -> bool:
-        """Nobody has asked for its end yet. One that is suspended ends with the checkpoint that it has."""
+        """Whether the run can be stopped: its end is not requested yet. A suspended run ends with its last checkpoint."""
         return not self.ending and not self.finished
 
     @property
     def can_suspend(self) -> bool:
-        """It is pending or running, and shall go on."""
+        """Whether the run can be suspended: it is pending or running."""
         return self.stoppable and not self.suspending and not self.spec.suspend
 
     @property
     def can_resume(self) -> bool:
-        """It is suspended, or about to be, and nobody has said yet that it shall go on."""
+        """Whether the run can be resumed: it is suspended or is to be suspended."""
         return self.stoppable and bool(self.spec.suspend)
 
     @property
     def can_proceed(self) -> bool:
-        """It is held, and nobody has said yet that it may end all the same."""
+        """Whether the run is held and may be ended without a proven checkpoint."""
         return self.held and self.spec.checkpoint.on_failure is OnFailure.HOLD
 
     @property
     def unreleased(self) -> tuple[NodeStatus, ...]:
-        """Nodes that a stop still waits for."""
+        """Nodes that the stop waits for."""
         releasing = self.stop is not None and self.stop.phase is Phase.RELEASING
         return unsettled(self.status.nodes) if releasing else ()
 
     @property
     def can_abandon(self) -> bool:
-        """Nodes are waited for, and nobody has given up on them yet."""
+        """Whether the stop waits for nodes that can be abandoned."""
         return bool(self.unreleased) and not self.abandoned_by

@@ -1,4 +1,4 @@
-"""What people read: how a state looks and is called, durations, and what went wrong with a call."""
+"""Texts of the dashboard: names and looks of states, durations, errors of calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DAY: Final = 86_400
 
 @dataclass(frozen=True)
 class Look:
-    """How a state is shown: the shape tells it without the colour, the words without both."""
+    """The look of a state. Icon, colour and words each identify it without the others."""
 
     icon: str
     """A symbol of `_icons.html`."""
@@ -28,7 +28,7 @@ class Look:
 
 
 _PHASES: Final = {
-    "": Look("ring", "quiet", "Not seen yet"),
+    "": Look("ring", "quiet", "Not processed yet"),
     "Pending": Look("ring", "quiet", "Pending"),
     "Queued": Look("ring", "quiet", "Queued"),
     "Running": Look("play", "busy", "Running"),
@@ -37,12 +37,12 @@ _PHASES: Final = {
     "Suspended": Look("pause", "busy", "Suspended"),
 }
 SUSPENDING: Final = Look("pause", "busy", "Suspending")
-"""It saves, and gives its GPU back for a while."""
+"""A run that saves a checkpoint and releases its GPUs until it is resumed."""
 _ENDED: Final = frozenset({"Succeeded", "Stopped", "Failed"})
 
 
 def look(phase: str, status: str) -> Look:
-    """How a run looks, by its phase and, once it has ended, by why. Values that are newer than this dashboard are shown by their own name."""
+    """Return the look of a run's phase or, once it has ended, of its ending. Unknown values appear under their own name."""
     if phase not in _ENDED:
         return _PHASES.get(phase) or Look("ring", "quiet", phase)
     ending = ending_of(status, phase)
@@ -52,19 +52,19 @@ def look(phase: str, status: str) -> Look:
 
 
 STEPS: Final = (
-    (Phase.REQUESTED, "Decided", "The reason is written down before anything is done."),
-    (Phase.DRAINING, "Training leaves", "It is asked to save and exit."),
-    (Phase.SAVING, "Saving", "What is not in the bucket yet is uploaded."),
-    (Phase.VERIFYING, "Verifying", "Every file is read back and compared."),
-    (Phase.DELETING, "Ending the pods", "The checkpoint is proven; now the pods may go."),
-    (Phase.RELEASING, "Releasing the nodes", "Machines go back to the cloud once nobody else uses them."),
-    (Phase.DONE, "Done", "Everything is settled."),
+    (Phase.REQUESTED, "Decided", "The reason is recorded before any action."),
+    (Phase.DRAINING, "Training exits", "The training is asked to save and exit."),
+    (Phase.SAVING, "Saving", "The agent uploads what is not in the bucket yet."),
+    (Phase.VERIFYING, "Verifying", "The operator compares every file in the bucket."),
+    (Phase.DELETING, "Deleting the pods", "The checkpoint is proven, so the pods are deleted."),
+    (Phase.RELEASING, "Releasing the nodes", "Machines go back to the cloud once no other pod uses them."),
+    (Phase.DONE, "Done", "The stop is complete."),
 )
-"""The phases of a stop, as a person follows them. Held is Saving that does not succeed."""
+"""The phases of a stop for display. Held is shown as Saving that does not succeed."""
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+    """Format seconds: `45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
     whole = max(0, round(seconds))
     if whole < _MINUTE:
         return f"{whole} s"
@@ -78,23 +78,23 @@ def duration(seconds: float) -> str:
 
 
 def count(number: int) -> str:
-    """`1,200`."""
+    """Format a number: `1,200`."""
     return f"{number:,}"
 
 
 def trouble(error: KubeError, what: str) -> str:
-    """Why a call failed and what to do; `what` completes "You may not …"."""
+    """Say why a call failed and what to do. `what` completes "You may not …"."""
     match error.status:
         case 401:
-            return "Your login is not valid any more: log in again."
+            return "Your login is no longer valid: log in again."
         case 403:
             return f"You may not {what}. The API server says: {error.message}"
         case 404:
-            return "It is not there (any more). It may have been deleted, or its name is misspelt."
+            return "The object does not exist. It was deleted, or the name is misspelt."
         case 409:
-            return "It was changed by somebody else at the same moment: look at what it is now, and try again."
+            return "Someone else has changed the object at the same time: check its new state, and try again."
         case 422:
-            return f"The API server refused it: {error.message}"
+            return f"The API server refused the change: {error.message}"
         case 429 | 503:
             return "The API server is busy: try again in a moment."
         case 0:

@@ -195,7 +195,7 @@ def test_a_half_written_checkpoint_travels_beside_the_last_complete_one(make_pod
     pod.annotate(save=SaveRequest(id="t1", ended=True))
     _, final = committed(store, 2)
     assert (final.checkpoint.dir, final.checkpoint.complete, final.final) == ("checkpoint-100", True, True)
-    assert "checkpoint-200 beside it is half-written" in final.checkpoint.evidence
+    assert "the newer checkpoint-200 is incomplete" in final.checkpoint.evidence
     assert store.content(final) == files | {"checkpoint-200/model.safetensors": half}
 
 

@@ -248,7 +248,7 @@ def test_a_commit_of_another_number_of_ranks_is_not_restored(ranks, store, make_
 def test_a_rank_that_the_run_does_not_have_is_refused(make_pod):
     pod = make_pod("llm-2", folder="node-3", rank=2, world_size=2).start()
     assert pod.wait() != 0
-    assert "JOB_COMPLETION_INDEX is 2, and the run has 2 ranks: expected 0 to 1" in pod.log.read_text()
+    assert "JOB_COMPLETION_INDEX is 2; the run has 2 ranks, expected 0 to 1" in pod.log.read_text()
 
 
 def test_documents_say_step_and_epoch_where_the_checkpoints_name_does(ranks, store):

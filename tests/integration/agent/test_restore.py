@@ -139,7 +139,7 @@ def test_a_store_that_is_away_is_waited_for(make_pod, store, proxy):
     proxy.rule = rule
     other = make_pod("llm-1", folder="other-node", endpoint=proxy.url)
     assert other.restore() == 0
-    assert "Waiting for the bucket" in other.log.read_text()
+    assert "Unreachable" in other.log.read_text()
     assert (other.volume / "step_100/weights.dat").exists()
 
 

@@ -134,9 +134,9 @@ def test_commits_are_listed_newest_first_and_the_proven_one_is_marked(there, plu
     assert code == 0
     newest, older = out.splitlines()[1:]
     assert newest.split()[:3] == ["i2-g0001", "1200", "checkpoint-1200"]
-    assert newest.endswith("its pod was ended  the last")
+    assert newest.endswith("pod terminated  final")
     assert older.split()[0] == "i1-g0003"
-    assert older.endswith("asked for          proven by the operator")
+    assert older.endswith("requested       proven by the operator")
 
 
 def test_a_commit_that_cannot_be_read_is_listed_with_its_complaint(there, plugin):
@@ -144,7 +144,7 @@ def test_a_commit_that_cannot_be_read_is_listed_with_its_complaint(there, plugin
     there.client.put_object(Bucket=there.layout.bucket, Key=there.layout.commit(Order(1, 4)), Body=b"{")
     _, out, _ = plugin("list", there.uri)
     assert "i1-g0004" in out
-    assert "unreadable: it cannot be read" in out
+    assert "unreadable: it does not parse" in out
 
 
 @pytest.mark.parametrize(
@@ -195,11 +195,11 @@ def test_other_bytes_are_not_proven_and_not_downloaded(there, plugin, tmp_path):
     damage(there, there.ship())
     code, out, err = plugin("verify", there.uri)
     assert code == Exit.NOT_PROVEN
-    assert "'checkpoint-1200/model.safetensors' has other bytes in the bucket than were read from the volume" in out
-    assert err == "error: It is not proven: i1-g0003.\n"
+    assert "'checkpoint-1200/model.safetensors' has other bytes in the bucket than on the volume" in out
+    assert err == "error: 1 of 1 not proven: i1-g0003.\n"
     code, _, err = plugin("download", there.uri, "--to", "here")
     assert code == Exit.NOT_PROVEN
-    assert "Nothing of it was put in place." in err
+    assert "No file was written." in err
     assert on_disk(tmp_path / "here") == {}, "A trainer must not find half a checkpoint."
 
 
@@ -223,7 +223,7 @@ def test_a_download_is_what_was_shipped(there, plugin, tmp_path):
     there.ship()
     code, out, _ = plugin("download", there.uri, "--to", "here")
     assert code == 0
-    assert out.splitlines() == ["3 files, 7 kB, each proven by its checksum:", "    here/checkpoint-1200"]
+    assert out.splitlines() == ["3 files, 7 kB, checksums match:", "    here/checkpoint-1200"]
     assert on_disk(tmp_path / "here") == dict(sorted(FILES.items()))
 
 
@@ -245,7 +245,7 @@ def test_a_file_of_mine_is_not_written_over(there, plugin, tmp_path):
     mine.write_bytes(b"mine")
     code, _, err = plugin("download", there.uri, "--to", "here")
     assert code == Exit.FAILED
-    assert "model.safetensors is there already, and is another file" in err
+    assert "model.safetensors exists with other content" in err
     assert mine.read_bytes() == b"mine"
 
 
@@ -274,7 +274,7 @@ def test_a_generation_that_is_not_there_is_answered_with_those_that_are(there, p
 def test_a_run_that_saves_nothing_says_so(there, plugin, kubectl):
     kubectl(stored_run(spec={"checkpoint": {"mode": "Disabled"}}))
     code, _, err = plugin("list", "bert")
-    assert (code, err) == (Exit.NO_SUCH_RUN, "error: Nothing of bert is saved: spec.checkpoint.mode is Disabled.\n")
+    assert (code, err) == (Exit.NO_SUCH_RUN, "error: bert saves no checkpoints: spec.checkpoint.mode is Disabled.\n")
 
 
 @pytest.mark.parametrize("address", ["s3://bucket", "s3://bucket/uid", "s3://bucket/../ml/bert/uid"])
@@ -289,21 +289,21 @@ def test_an_address_that_is_none_is_refused(plugin, address):
             {"AWS_SECRET_ACCESS_KEY": "wrong"},
             (),
             Exit.FORBIDDEN,
-            "(SignatureDoesNotMatch): your secret key does not fit",
+            "(SignatureDoesNotMatch): your secret key does not match",
             id="a wrong secret key",
         ),
         pytest.param(
             {"AWS_ACCESS_KEY_ID": "nobody"},
             (),
             Exit.FORBIDDEN,
-            "(InvalidAccessKeyId): it does not know your access key",
+            "(InvalidAccessKeyId): the store does not know your access key",
             id="an unknown key",
         ),
         pytest.param(
             {},
             ("--endpoint-url", "http://127.0.0.1:1"),
             Exit.NO_CLUSTER,
-            "name one that you can reach with --endpoint-url",
+            "set --endpoint-url to one that you can reach",
             id="nobody listens",
         ),
         pytest.param({}, ("--endpoint-url", "nowhere"), Exit.NO_CLUSTER, "correct --endpoint-url", id="no address"),

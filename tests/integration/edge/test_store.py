@@ -242,7 +242,7 @@ def bloat_the_commit(s):
         pytest.param(lose_the_manifest, ".manifest.json' is not in the bucket", id="the manifest is missing"),
         pytest.param(lose_the_commit, "commits/i2-g0007.json' is not in the bucket", id="the commit is missing"),
         pytest.param(
-            garble_the_commit, "it cannot be read: its JSON is wrong (json_invalid)", id="the commit is no JSON"
+            garble_the_commit, "it does not parse: its JSON is invalid (json_invalid)", id="the commit is no JSON"
         ),
         pytest.param(bloat_the_commit, "is larger than 65536 bytes", id="the commit is too large"),
     ],
@@ -264,7 +264,7 @@ async def test_harm_done_after_the_commit_is_found(store, access, layout, shipme
                     "skipped": (Skipped(path="optimizer.pt", reason="changed while it was read", regular=True),)
                 }
             },
-            "the file 'optimizer.pt' was left out: 'changed while it was read'",
+            "the file 'optimizer.pt' was skipped: 'changed while it was read'",
             id="a regular file was skipped",
         ),
         pytest.param(
@@ -279,7 +279,7 @@ async def test_harm_done_after_the_commit_is_found(store, access, layout, shipme
         ),
         pytest.param(
             {"commit": {"generation": 8}},
-            "its key does not say what it is: incarnation 2, generation 8",
+            "its content contradicts its key: incarnation 2, generation 8",
             id="key and content disagree",
         ),
         pytest.param(
@@ -326,7 +326,7 @@ async def test_harm_done_after_the_commit_is_found(store, access, layout, shipme
         ),
         pytest.param(
             {"ranks": 2, "manifest_of": {1: {"generation": 6}}},
-            "the manifest of rank 1 does not lie where incarnation 2, generation 6 of its pod writes",
+            "the manifest of rank 1 has another key than its pod's for incarnation 2, generation 6",
             id="a manifest lies at another's key",
         ),
         pytest.param(
@@ -341,7 +341,7 @@ async def test_harm_done_after_the_commit_is_found(store, access, layout, shipme
         ),
         pytest.param(
             {"manifest": {"folder": "team/a/ml/llama/1f0c/r1/i2-g0007-llama-1/"}},
-            "the folder 'team/a/ml/llama/1f0c/r1/i2-g0007-llama-1/' is none of rank 0",
+            "the folder 'team/a/ml/llama/1f0c/r1/i2-g0007-llama-1/' does not belong to rank 0",
             id="the checkpoint is said to lie in another rank's folder",
         ),
         pytest.param(
@@ -356,7 +356,7 @@ async def test_harm_done_after_the_commit_is_found(store, access, layout, shipme
         ),
         pytest.param(
             {"files": {}, "manifest": {"total_files": 3}},
-            "the manifest of rank 0 speaks of 3 files and lists 0",
+            "the manifest of rank 0 counts 3 files and lists 0",
             id="files are counted and not listed",
         ),
         pytest.param({"entry": {"crc64nvme": ""}}, "the manifest has no CRC64NVME", id="the manifest has no checksum"),
@@ -385,7 +385,7 @@ async def test_a_file_outside_of_the_run_is_never_asked_for(store, access, layou
     shipment.entry = {"key": key}
     commit = shipment.send()
     calls.clear()
-    assert "which is outside of this run's prefix" in await complaint(store, access, layout, commit)
+    assert "which is outside this run's prefix" in await complaint(store, access, layout, commit)
     assert {operation for operation, _ in calls} == {"GetObject"}
     assert key not in {asked for _, asked in calls}
 
@@ -395,7 +395,7 @@ async def test_a_manifest_outside_of_the_run_is_never_asked_for(store, access, l
     shipment.commit = {"ranks": (RankManifest(rank=0, incarnation=2, key=key, sha256="0" * 64),)}
     commit = shipment.send()
     calls.clear()
-    assert "which is outside of this run's prefix" in await complaint(store, access, layout, commit)
+    assert "which is outside this run's prefix" in await complaint(store, access, layout, commit)
     assert calls == [("GetObject", commit)]
 
 

@@ -103,7 +103,7 @@ def test_the_checkpoint_is_the_last_complete_one_and_says_what_lies_beside_it():
     assert job
     assert job.checkpoint
     assert (job.checkpoint.dir, job.checkpoint.complete) == ("step_1", True)
-    assert "step_2 beside it is half-written" in job.checkpoint.evidence
+    assert "the newer step_2 is incomplete" in job.checkpoint.evidence
 
 
 def test_without_a_complete_one_the_half_written_is_marked_so():

@@ -155,7 +155,7 @@ def test_a_rank_that_has_not_answered_lags():
     ("mine", "theirs", "sentence"),
     [
         pytest.param(held(0, 200, FINAL), held(1, 100, FINAL), "rank 1 ended with step_100, rank 0 with step_200", id="two checkpoints"),
-        pytest.param(held(0, 200, FINAL, complete=False), held(1, None, FINAL), "rank 1 ended with nothing, rank 0 with the unfinished step_200", id="nothing and half a one"),
+        pytest.param(held(0, 200, FINAL, complete=False), held(1, None, FINAL), "rank 1 ended with no checkpoint, rank 0 with the unfinished step_200", id="nothing and half a one"),
         pytest.param(held(0, 200, FINAL), held(1, 100), "", id="one that has not spoken yet"),
         pytest.param(held(0, 200), held(1, 100), "", id="while both train"),
         pytest.param(held(0, 200, FINAL), held(1, 200, FINAL), "", id="the same"),

@@ -94,7 +94,7 @@ def test_a_shell_of_several_commands_is_left_alone_for_it_would_die_and_all_of_t
     proc.add(30, name="sh", environ=TRAINS)
     proc.add(31, parent=30)
     proc.add(32, parent=30, name="tee")
-    with pytest.raises(NotFoundError, match="the shell that trains runs 2 commands: start the training with exec"):
+    with pytest.raises(NotFoundError, match="shell runs 2 commands"):
         proc.main  # noqa: B018 - asking is what fails
 
 
@@ -122,7 +122,7 @@ def test_a_training_that_has_ended_is_nobody(proc):
 
 
 def test_processes_that_are_not_shared(proc):
-    with pytest.raises(NotFoundError, match="do not share their processes"):
+    with pytest.raises(NotFoundError, match="do not share a process namespace"):
         main_process(proc.folder, 1)
 
 
@@ -280,8 +280,8 @@ def test_never_while_something_changes_under_a_temporary_name(stage):
     stage.ask()
     for size in range(1, 5):
         (unfinished / "model.npz").write_bytes(b"x" * size)
-        assert (stage.look(30), stage.signalled) == ("files are being written under temporary names", False)
-    assert (stage.look(9.9), stage.signalled) == ("files are being written under temporary names", False)
+        assert ("temporary names" in stage.look(30), stage.signalled) == (True, False)
+    assert ("temporary names" in stage.look(9.9), stage.signalled) == (True, False)
     assert (stage.look(0.2), stage.signalled) == ("", True), "What has not changed for settleSeconds was left behind."
 
 
@@ -300,9 +300,9 @@ def test_a_training_of_another_user_is_said_and_tried_again(stage, system):
 
     system.kill = refuse
     stage.ask()
-    assert stage.look(30) == (
-        f"process {stage.training.pid} (python) belongs to another user than {os.getuid()}, as which the agent runs"
-    )
+    why = stage.look(30)
+    assert why.startswith(f"process {stage.training.pid} (python) belongs to another user")
+    assert f"({os.getuid()})" in why
     assert not stage.signalled
 
 
@@ -318,5 +318,5 @@ def test_a_training_that_ends_in_that_moment_is_no_trouble(stage, system):
 def test_why_nobody_can_be_found_is_said(stage, system):
     system.getpid = lambda: 1
     stage.ask()
-    assert stage.look(30) == "the pod's containers do not share their processes"
-    assert stage.agent.look(View()) == "the pod's containers do not share their processes"
+    assert "do not share a process namespace" in stage.look(30)
+    assert "do not share a process namespace" in stage.agent.look(View())

@@ -59,12 +59,12 @@ def test_a_target_says_whether_it_ends_anything(effective, target):
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        pytest.param({"conditions": ()}, "not looked at yet", id="nobody has looked"),
+        pytest.param({"conditions": ()}, "not processed yet", id="nobody has looked"),
         pytest.param({"phase": "Running"}, "", id="nothing to say"),
         pytest.param(
             {"conditions": false("Accepted", "NoCredentials"), "phase": "Pending"}, "NoCredentials", id="refused"
         ),
-        pytest.param({"spec": {"stop": True}}, "stop asked for", id="stop not acted on"),
+        pytest.param({"spec": {"stop": True}}, "stop requested", id="stop not acted on"),
         pytest.param({"meta": {"deletionTimestamp": EARLIER}}, "deleted", id="delete not acted on"),
         pytest.param(
             {

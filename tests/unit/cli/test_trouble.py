@@ -47,7 +47,7 @@ INVALID = 'The TrainingRun "bert" is invalid: spec: Invalid value: "object": spe
         pytest.param(
             'The TrainingRun "bert" is invalid: metadata.uid: Invalid value: "u": field is immutable',
             Exit.FAILED,
-            "Another run has taken that name since it was read: nothing was changed.",
+            "Another run has taken this name since the read: nothing was changed.",
             id="another run of that name",
         ),
         pytest.param(
@@ -86,7 +86,7 @@ INVALID = 'The TrainingRun "bert" is invalid: spec: Invalid value: "object": spe
         pytest.param(
             "error: stat /nowhere: no such file or directory",
             Exit.NO_CLUSTER,
-            "The kubeconfig cannot be read: stat /nowhere: no such file or directory.",
+            "The kubeconfig is not readable: stat /nowhere: no such file or directory.",
             id="no such kubeconfig",
         ),
         pytest.param(
@@ -99,7 +99,7 @@ INVALID = 'The TrainingRun "bert" is invalid: spec: Invalid value: "object": spe
         pytest.param(
             "error: Missing or incomplete configuration info.  Please point to an existing, complete config file:",
             Exit.NO_CLUSTER,
-            "kubectl knows no cluster: set KUBECONFIG",
+            "kubectl has no cluster: set KUBECONFIG",
             id="no kubeconfig",
         ),
         pytest.param(
@@ -120,7 +120,7 @@ INVALID = 'The TrainingRun "bert" is invalid: spec: Invalid value: "object": spe
             "etcdserver: request timed out.",
             id="anything else",
         ),
-        pytest.param("", Exit.FAILED, "did not say why", id="nothing"),
+        pytest.param("", Exit.FAILED, "without a message", id="nothing"),
     ],
 )
 def test_a_failure_is_a_sentence_with_an_exit_code(said, exit_code, sentence):

@@ -94,12 +94,12 @@ async def test_a_run_that_is_deleted_or_replaced_is_said_to_be_gone(opened):
 
 async def test_a_run_that_was_never_there_is_said_to_be_gone(opened):
     async with opened() as (page, _):
-        assert (await page.wait("gone"))["text"].startswith("It is not there (any more).")
+        assert (await page.wait("gone"))["text"].startswith("The object does not exist.")
 
 
 async def test_a_run_of_a_newer_operator_is_said_to_be_one(opened):
     async with opened(stored_run(status={"nodes": [{"name": "n", "uid": "u", "phase": "Frozen"}]})) as (page, _):
-        assert "newer than this dashboard" in (await page.wait("gone"))["text"]
+        assert "a newer operator" in (await page.wait("gone"))["text"]
 
 
 async def test_trouble_is_told_and_the_page_comes_back(opened, soon):
@@ -147,7 +147,7 @@ async def test_a_curve_that_may_not_be_read_says_so(opened, soon):
         await page.wait("curve")
         cluster.refuse(f"GET {CONFIG_MAP}", ApiError(403, "Forbidden", "no"))
         said = (await page.wait("curve"))["summary"]
-    assert said == "You may not read ConfigMaps in namespace ml, where the curve is kept. The API server says: no"
+    assert said == "You may not read ConfigMaps in namespace ml, which hold the curve. The API server says: no"
 
 
 def status_of(**fields):
@@ -253,7 +253,7 @@ async def test_without_a_pod_the_log_says_why_there_is_none(opened):
     async with opened(stored_run(status={"phase": "Pending"})) as (page, cluster):
         assert (await page.wait("log"))["note"] == "No pod has started yet."
         await cluster.tell("MODIFIED", stored_run(status=ended("failed", "Failed", "x")))
-        assert (await page.wait("log"))["note"] == "The pods are gone, and their logs with them."
+        assert (await page.wait("log"))["note"] == "The pods and their logs are gone."
 
 
 async def test_of_a_pod_that_was_replaced_the_next_ones_log_follows(opened):

@@ -144,10 +144,10 @@ async def test_a_run_that_does_not_stop_has_no_phases(shown):
 @pytest.mark.parametrize(
     ("status", "spec", "said"),
     [
-        pytest.param(None, {}, "It has not started, so there is no progress to save.", id="not started"),
-        pytest.param({"startTime": "2026-01-02T03:00:00Z"}, {}, "No checkpoint of it is in the bucket yet.", id="nothing yet"),
+        pytest.param(None, {}, "has not started, so there is no progress to save.", id="not started"),
+        pytest.param({"startTime": "2026-01-02T03:00:00Z"}, {}, "The bucket has no checkpoint yet.", id="nothing yet"),
         pytest.param(run_status(), {}, "Progress is saved up to checkpoint-1100 (step 1,100)", id="a checkpoint"),
-        pytest.param(run_status(), {"checkpoint": {"mode": "Disabled"}}, "so all of its progress is lost", id="nothing is ever saved"),
+        pytest.param(run_status(), {"checkpoint": {"mode": "Disabled"}}, "so all progress is lost", id="nothing is ever saved"),
     ],
 )  # fmt: skip
 async def test_the_dialog_says_up_to_where_progress_is_saved(shown, status, spec, said):
@@ -429,15 +429,16 @@ async def test_who_may_only_look_is_refused_by_the_api_server_in_words(pressed):
 @pytest.mark.parametrize(
     ("refusal", "status", "said"),
     [
-        (ApiError(422, "Invalid", "spec.stoppedBy is ada, but you are eve"), 422, "The API server refused it: spec.stoppedBy is ada, but you are eve"),
-        (ApiError(409, "Conflict"), 409, "It was changed by somebody else at the same moment: look at what it is now, and try again."),
+        (ApiError(422, "Invalid", "spec.stoppedBy is ada, but you are eve"), 422, "spec.stoppedBy is ada, but you are eve"),
+        (ApiError(409, "Conflict"), 409, "try again"),
     ],
 )  # fmt: skip
 async def test_a_refusal_of_the_api_server_is_passed_on_in_words(pressed, refusal, status, said):
     answer, _, _ = await pressed(
         run_in(run_status()), "stop", before=lambda cluster: cluster.refuse(f"PATCH {RUN}", refusal)
     )
-    assert (answer.status, answer.message) == (status, said)
+    assert answer.status == status
+    assert said in answer.message
 
 
 async def test_a_held_run_ends_without_its_checkpoint_when_somebody_says_so(pressed):
@@ -483,7 +484,8 @@ async def test_a_suspended_run_shows_how_it_came_to_rest(shown):
 )
 async def test_a_run_is_suspended_and_resumed_by_a_button(pressed, stored, action, status, said, suspend):
     answer, after, _ = await pressed(stored, action)
-    assert (answer.status, answer.message) == (status, said)
+    assert answer.status == status
+    assert said in answer.message
     assert after["spec"].get("suspend") == suspend
 
 

@@ -1,1 +1,1 @@
-"""The checkpoint volume: what lies there, and which of it is a complete checkpoint."""
+"""The checkpoint volume: its files, and which of them form a complete checkpoint."""

@@ -1,4 +1,4 @@
-"""Which units are complete, and by what evidence: pure functions over a split scan and the probes of its files."""
+"""Decide which units are complete, and on what evidence: pure functions over a split scan and the probes of its files."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from trainingrun_operator.agent.volume.units import Unit
 
 LAST_WRITTEN = ("trainer_state.json", ".metadata")
-"""Files that their writer makes last: Hugging Face's Trainer, torch.distributed.checkpoint."""
+"""Files that a writer creates last: Hugging Face's Trainer, torch.distributed.checkpoint."""
 MARKED_QUIET_SECONDS = 1.0
-"""Other ranks may still write beside a marker."""
+"""Quiet that a unit with a marker needs: other ranks may still write files next to the marker."""
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<index>\d+)-of-(?P<count>\d+)(?P<suffix>\.[^/]*)?", re.DOTALL)
 _POINTERS = frozenset({"latest", "latest_checkpointed_iteration.txt"})
-"""DeepSpeed's and Megatron's files beside the checkpoints, written after the one that they name."""
+"""DeepSpeed's and Megatron's pointer files next to the checkpoints, written after the checkpoint that they name."""
 
 
 class Verdict(NamedTuple):
-    """Whether a unit is complete, and why or why not."""
+    """Whether a unit is complete, and the evidence."""
 
     complete: bool
     evidence: str
@@ -40,29 +40,31 @@ class Seen:
 
     @property
     def complete(self) -> bool:
-        """Whether it may be shipped as a checkpoint."""
+        """Whether the unit may be shipped as a checkpoint."""
         return self.verdict.complete
 
 
 class Circumstances(NamedTuple):
-    """What decides beside the files themselves."""
+    """What `judge` considers besides the files themselves."""
 
     quiet: float
-    """Seconds since anything in the unit changed."""
+    """Seconds since a file of the unit changed."""
     settle: float
+    """Seconds without a change after which a unit without other evidence is complete."""
     ended: bool
+    """The training has ended."""
     marker_expected: bool = False
-    """Siblings carry a last-written file, so this one will too."""
+    """Sibling units have a last-written file, so this unit will have one too."""
 
 
 def marker(unit: Unit) -> str | None:
-    """The file in a unit that its writer makes last."""
+    """Return the unit's last-written file, if it has one."""
     inside = unit.within()
     return next((name for name in LAST_WRITTEN if name in inside), None)
 
 
 def _missing(inside: Mapping[str, str], probes: Mapping[str, Probe]) -> str | None:
-    """A file that others in the unit speak of and that is not there."""
+    """Return a file that is missing: other files of the unit refer to it."""
     for name, path in inside.items():
         folder = name[: len(name) - len(name.rsplit("/", 1)[-1])]
         for need in sorted(probes[path].needs):
@@ -80,7 +82,7 @@ def _missing(inside: Mapping[str, str], probes: Mapping[str, Probe]) -> str | No
 
 
 def _against(unit: Unit, probes: Mapping[str, Probe], about: Circumstances) -> str | None:
-    """What says that a unit is unfinished, whether the training still runs or not."""
+    """Return the evidence that a unit is unfinished, whether or not the training has ended."""
     inside = unit.within()
     for name, path in sorted(inside.items()):
         if probes[path].state is State.BROKEN:
@@ -88,27 +90,27 @@ def _against(unit: Unit, probes: Mapping[str, Probe], about: Circumstances) -> s
     if shard := _missing(inside, probes):
         return f"{shard} is missing"
     if unit.dir != WHOLE and not marker(unit) and (about.marker_expected or "training_args.bin" in inside):
-        return f"no {LAST_WRITTEN[0]} yet, which its writer makes last"
+        return f"no {LAST_WRITTEN[0]}, which the writer creates last"
     return None
 
 
 def _in_favour(unit: Unit, probes: Mapping[str, Probe], about: Circumstances) -> str | None:
-    """What says that nothing more will be written to a unit."""
+    """Return the evidence that a unit is complete."""
     single = probes[unit.dir] if unit.number and list(unit.files) == [unit.dir] else None
     if single and single.state is State.WHOLE:
         return single.why
     mark = marker(unit)
     if mark and (about.ended or about.quiet >= min(MARKED_QUIET_SECONDS, about.settle)):
-        return f"{mark}, which its writer makes last, is there and every file is whole"
+        return f"{mark}, which the writer creates last, exists and no file is broken"
     if about.ended:
-        return "the training has ended and no file's format says otherwise"
+        return "the training has ended and no file is broken"
     if about.quiet >= about.settle:
-        return f"unchanged for {about.settle:g} s and no file's format says otherwise"
+        return f"unchanged for {about.settle:g} s and no file is broken"
     return None
 
 
 def judge(unit: Unit, probes: Mapping[str, Probe], about: Circumstances) -> Verdict:
-    """Decide on one unit. A file that its format calls broken outweighs everything, also that the training has ended."""
+    """Decide whether one unit is complete. A broken file outweighs all other evidence, even the end of the training."""
     if against := _against(unit, probes, about):
         return Verdict(complete=False, evidence=against)
     if evidence := _in_favour(unit, probes, about):
@@ -117,7 +119,7 @@ def judge(unit: Unit, probes: Mapping[str, Probe], about: Circumstances) -> Verd
 
 
 def format_of(unit: Unit) -> str:
-    """What a unit looks like, in the API's words; for people, nothing is decided by it."""
+    """Return the unit's format in the API's terms. It is for display only."""
     inside = unit.within()
     if mark := marker(unit):
         return "TorchDCP" if mark == ".metadata" else "HFTrainer"
@@ -129,7 +131,7 @@ def format_of(unit: Unit) -> str:
 
 
 def pointed_at(name: str, text: str) -> int | None:
-    """The number that a pointer file names: ``global_step1200`` or ``1200``."""
+    """Return the number that a pointer file names: 1200 for ``global_step1200`` or ``1200``. None for any other file."""
     if name not in _POINTERS:
         return None
     match = re.search(r"(\d+)\s*\Z", text)
@@ -137,10 +139,10 @@ def pointed_at(name: str, text: str) -> int | None:
 
 
 def newest(seen: Sequence[Seen], since_ns: int, *, complete: bool = True) -> Seen | None:
-    """The furthest advanced unit among those written since the pod started; else among all.
+    """Return the unit with the highest number among those written since the pod started, else among all.
 
-    The number decides, not the time: evaluators write into old checkpoints. What an earlier pod left in the volume
-    counts only until this one has written something.
+    The number decides, not the modification time: evaluators write into old checkpoints. Units of an earlier pod count
+    only until this pod has written one.
     """
     fitting = [one for one in seen if one.complete is complete]
     own = [one for one in fitting if one.unit.mtime_ns >= since_ns]

@@ -1,4 +1,4 @@
-"""Whether one file is whole, by what its own format says. Bytes are read, never unpickled."""
+"""Check by its format whether one file is whole. Bytes are read, never unpickled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import Enum
 from typing import NamedTuple
 
 Read = Callable[[int, int], bytes]
-"""``(offset, length)`` to at most that many bytes of the file."""
+"""Takes ``(offset, length)`` in bytes; returns at most ``length`` bytes of the file."""
 
 ZIP_SUFFIXES = (".ckpt", ".pt", ".pth", ".npz", ".zip", ".keras", ".bin")
 JSON_MAX_BYTES = 16 << 20
@@ -21,12 +21,12 @@ _COMMENT_MAX = 65_535
 
 
 class State(Enum):
-    """What a file's format says."""
+    """What a file's format says about the file."""
 
     WHOLE = "whole"
     BROKEN = "broken"
     PLAIN = "plain"
-    """The format says nothing: only quiet does."""
+    """The format cannot tell; only the time without a change can."""
 
 
 class Probe(NamedTuple):
@@ -35,7 +35,7 @@ class Probe(NamedTuple):
     state: State
     why: str = ""
     needs: frozenset[str] = frozenset()
-    """Names beside it that it speaks of: the shards of an index."""
+    """Names of the files in the same folder that this file refers to: the shards of an index."""
 
 
 PLAIN = Probe(State.PLAIN)
@@ -46,26 +46,26 @@ def _broken(why: str) -> Probe:
 
 
 def safetensors(size: int, read: Read) -> Probe:
-    """8 bytes of length, a JSON header, and data up to exactly the end of the last tensor."""
+    """Check a safetensors file: 8 bytes of length, a JSON header, and data that ends with the last tensor."""
     prefix = read(0, 8)
     if len(prefix) < 8:  # noqa: PLR2004
-        return _broken("no safetensors header yet")
+        return _broken("no safetensors header")
     length = int.from_bytes(prefix, "little")
     if length > SAFETENSORS_HEADER_MAX or 8 + length > size:
-        return _broken(f"its header of {length} bytes does not fit in {size} bytes")
+        return _broken(f"the header of {length} bytes does not fit in {size} bytes")
     try:
         header = json.loads(read(8, length))
         ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
         expected = 8 + length + max(ends, default=0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-        return _broken("its safetensors header does not parse")
+        return _broken("the safetensors header does not parse")
     if expected != size:
         return _broken(f"{size} of {expected} bytes")
     return Probe(State.WHOLE, f"safetensors header and size agree ({size} bytes)")
 
 
 def _central_directory(size: int, read: Read) -> tuple[int, int] | None:
-    """Offset and end of a zip's central directory, as its last record says; None without such a record."""
+    """Return offset and end of a zip's central directory from its last record; None without a valid one."""
     start = max(0, size - _EOCD.size - _COMMENT_MAX)
     tail = read(start, size - start)
     at = tail.rfind(b"PK\x05\x06")
@@ -86,21 +86,21 @@ def _central_directory(size: int, read: Read) -> tuple[int, int] | None:
 
 
 def zipped(size: int, read: Read) -> Probe:
-    """A zip is written from its front; its central directory comes last. Without a zip's first bytes it is plain."""
+    """Check a zip: writers put its central directory last. A file without a zip's first bytes is plain."""
     first = read(0, 4)
     if first not in {b"PK\x03\x04", b"PK\x05\x06"}:
         return PLAIN if first else _broken("empty")
     found = _central_directory(size, read)
     if found is None:
-        return _broken("no central directory at the end of the zip")
+        return _broken("the zip has no central directory at its end")
     offset, end = found
     if offset != end and read(offset, 4) != b"PK\x01\x02":
-        return _broken("the zip's central directory is not where its end says")
+        return _broken("the zip's central directory is not at the offset that its end record names")
     return Probe(State.WHOLE, f"zip central directory found ({size} bytes)")
 
 
 def json_text(name: str, size: int, read: Read) -> Probe:
-    """Parses; or is one JSON value a line, which is written for ever and counts as plain."""
+    """Check that a JSON file parses. JSON Lines are plain: writers append to them until the training ends."""
     if size > JSON_MAX_BYTES:
         return PLAIN
     text = read(0, size)
@@ -124,7 +124,7 @@ def _is_json_lines(text: bytes) -> bool:
 
 
 def probe(path: str, size: int, read: Read) -> Probe:
-    """Judge one file by its name's suffix and its bytes."""
+    """Check one file by the suffix of its name and by its bytes."""
     name = path.rsplit("/", 1)[-1].lower()
     if name.endswith(".safetensors"):
         return safetensors(size, read)

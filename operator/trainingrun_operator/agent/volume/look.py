@@ -1,4 +1,4 @@
-"""One look at the volume after the other: scan, split, probe what changed, judge."""
+"""Repeated looks at the volume: scan, split into units, probe the changed files, judge the units."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ UNREADABLE = formats.Probe(formats.State.BROKEN, "cannot be read")
 
 @dataclass(frozen=True)
 class View:
-    """The volume as of one look."""
+    """The volume at one look."""
 
     scan: Scan = field(default_factory=Scan)
     seen: tuple[Seen, ...] = ()
-    """The numbered units; without any, the whole tree as one."""
+    """The numbered units. Without any, the whole tree is one unit."""
     rest: Unit | None = None
-    """What belongs to no numbered unit, when there are numbered ones."""
+    """Files that belong to no numbered unit; None without numbered units."""
     changed_at: float | None = None
-    """`time.monotonic` of the last change; None if nothing was ever there."""
+    """`time.monotonic` of the last change; None if the volume has never held a file."""
     error: str = ""
 
 
 @contextmanager
 def open_inside(root: str, path: str) -> Iterator[int]:
-    """Open a regular file below the root for reading; no component of the path may be a link.
+    """Open a regular file below the root for reading. No component of the path may be a link.
 
     Raises:
-        OSError: it is not there, not readable, or a link by now.
+        OSError: the file is missing, unreadable, or behind a link.
     """
     *folders, name = path.split("/")
     at = os.open(root, os.O_PATH | os.O_DIRECTORY)
@@ -62,7 +62,7 @@ def open_inside(root: str, path: str) -> Iterator[int]:
 
 
 class Watcher:
-    """Keeps between looks what a single one cannot know: since when a unit is quiet, what a file's probe said."""
+    """Looks at the volume. Keeps between looks since when each unit is unchanged, and the probe of each file."""
 
     def __init__(self, config: AgentConfig, stop_file: str) -> None:
         self._root = config.path
@@ -75,7 +75,7 @@ class Watcher:
         self._lock = threading.Lock()
 
     def look(self, *, ended: bool = False) -> View:
-        """Look once. ``ended``: no training process is left that could write."""
+        """Look once. ``ended``: no training process is left to write."""
         with self._lock:
             found = scan(self._root, self._filter)
             split = units.split(found.entries)
@@ -91,7 +91,7 @@ class Watcher:
                 about = detect.Circumstances(quiet[unit.name], self._settle, ended, marker_expected=marked)
                 verdict = detect.judge(unit, probes, about)
                 if verdict.complete and limit is not None and unit.value > limit:
-                    verdict = detect.Verdict(complete=False, evidence=f"the file beside it still names {limit}")
+                    verdict = detect.Verdict(complete=False, evidence=f"the pointer file still names {limit}")
                 seen.append(detect.Seen(unit, verdict))
             self._entries = found.entries
             rest = split.rest if split.numbered else None
@@ -106,7 +106,7 @@ class Watcher:
             self._changed_at = found.at
 
     def _quiet_for(self, unit: Unit, now: float) -> float:
-        """Seconds since the unit's files changed; at the first look their own times are all there is."""
+        """Return seconds since the unit's files changed. The first look goes by their modification times."""
         files = {path: entry for path, entry in unit.files.items() if not units.is_log(path)}
         known = self._quiet.get(unit.name)
         if known is None and self._entries is None:
@@ -129,7 +129,7 @@ class Watcher:
                 try:
                     fresh[path] = (entry, self._probe_one(path, entry))
                 except FileNotFoundError:
-                    fresh[path] = (entry, formats.Probe(formats.State.BROKEN, "went away while it was read"))
+                    fresh[path] = (entry, formats.Probe(formats.State.BROKEN, "was removed during the read"))
                 except OSError as failure:
                     unreadable = unreadable or f"{self._root}/{path}: {failure.strerror}"
                     fresh[path] = (entry, UNREADABLE)

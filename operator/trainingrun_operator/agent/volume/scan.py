@@ -1,4 +1,4 @@
-"""What lies under the checkpoint path: one walk, without following a link, bounded."""
+"""List the files under the checkpoint path in one bounded walk that follows no link."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _TEMPORARY = re.compile(r"(\.tmp|tmp-).*|.*(\.tmp|\.partial)|.*\.orbax-checkpoint-tmp.*", re.DOTALL)
-"""Names that writers give to what is not there yet."""
+"""Names that writers give to unfinished files."""
 
 
 class Kind(Enum):
@@ -28,7 +28,7 @@ class Kind(Enum):
 
 
 class Entry(NamedTuple):
-    """One file, as ``lstat`` saw it. Equal entries mean equal bytes."""
+    """One file's ``lstat`` result. Equal entries mean equal bytes."""
 
     size: int
     mtime_ns: int
@@ -39,19 +39,20 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Scan:
-    """Everything under the path that may be shipped, by its relative path."""
+    """The files under the path that may be shipped, by relative path."""
 
     entries: Mapping[str, Entry] = field(default_factory=dict)
     at: float = 0.0
-    """`time.monotonic`."""
+    """`time.monotonic` at the end of the walk."""
     seconds: float = 0.0
+    """Duration of the walk."""
     error: str = ""
-    """What could not be read, in words."""
+    """What could not be read, and why."""
     too_many: bool = False
 
 
 def _glob(pattern: str) -> str:
-    """Translate a glob: ``**`` crosses slashes, ``*`` and ``?`` do not; what matches a directory holds for all in it."""
+    """Translate a glob: ``**`` matches slashes, ``*`` and ``?`` do not. A match of a directory covers all files in it."""
     text = pattern.strip("/")
     out = []
     for token in re.findall(r"\*\*/|\*\*|\*|\?|\[[^\]]+\]|.", text, re.DOTALL):
@@ -73,7 +74,7 @@ def _glob(pattern: str) -> str:
 
 
 class Filter:
-    """Which paths count as the run's own: globs of the configuration, without the files that operator and agent make."""
+    """Selects the run's files: the configured globs, without the stop file and the marker files."""
 
     def __init__(self, include: Iterable[str] = ("**",), exclude: Iterable[str] = (), own: Iterable[str] = ()) -> None:
         included = list(include)
@@ -84,18 +85,18 @@ class Filter:
         self._own = frozenset(own)
 
     def enters(self, name: str) -> bool:
-        """Whether a name is not one of an unfinished write."""
+        """Whether a name does not mark an unfinished write."""
         return _TEMPORARY.fullmatch(name) is None
 
     def keeps(self, path: str) -> bool:
-        """Whether a relative path counts."""
+        """Whether a relative path is selected."""
         if path in self._own or (self._exclude and self._exclude.fullmatch(path)):
             return False
         return self._all or self._include.fullmatch(path) is not None
 
 
 def temporaries(root: str, limit: int = FILES_MAX) -> frozenset[tuple[str, int, int]]:
-    """Name, size and modification time of everything that is named as not there yet: who changes that is in the middle of a write."""
+    """Return name, size and modification time of every file with a temporary name. A change means a write in progress."""
     found: set[tuple[str, int, int]] = set()
     pending, seen = [("", False)], 0
     while pending and seen <= limit:
@@ -112,7 +113,7 @@ def temporaries(root: str, limit: int = FILES_MAX) -> frozenset[tuple[str, int, 
                         stat_now = item.stat(follow_symlinks=False)
                         found.add((path, stat_now.st_size, stat_now.st_mtime_ns))
         except OSError:
-            continue  # renamed under the walk: the next one sees what became of it
+            continue  # renamed during the walk: the next walk sees the new name
     return frozenset(found)
 
 
@@ -123,7 +124,7 @@ def _kind(mode: int) -> Kind:
 
 
 def scan(root: str, wanted: Filter, limit: int = FILES_MAX) -> Scan:
-    """Walk the path once. A path that does not exist yet is empty; one that cannot be read is an error."""
+    """Walk the path once. A missing path is empty; an unreadable path is an error."""
     started = time.monotonic()
     entries: dict[str, Entry] = {}
     error = ""
@@ -149,7 +150,7 @@ def scan(root: str, wanted: Filter, limit: int = FILES_MAX) -> Scan:
                             seen_now.st_size, seen_now.st_mtime_ns, seen_now.st_ino, seen_now.st_mode & 0o7777, kind
                         )
         except FileNotFoundError:
-            continue  # not made yet, or rotated away under the walk
+            continue  # not created yet, or removed during the walk
         except OSError as failure:
             error = error or f"{root}/{folder}: {failure.strerror}"
     now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Which of the files belong together: one unit for each numbered checkpoint, and the rest."""
+"""Group the files: one unit for each numbered checkpoint, and one for the rest."""
 
 from __future__ import annotations
 
@@ -40,52 +40,52 @@ _LOG = re.compile(r"(?:.*/)?(?:events\.out\.tfevents\.[^/]*|[^/]*\.(?:log|jsonl)
 
 
 class Number(NamedTuple):
-    """What a name says about how far the training was."""
+    """The training's progress, read from a name."""
 
     value: int
     step: int | None
-    """None where the number counts epochs: it orders, but it is no step."""
+    """None if the number counts epochs: it still orders the units."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Files that make sense only together."""
+    """Files that belong to one checkpoint."""
 
     name: str
-    """Its identity under the path."""
+    """Unique under the path."""
     dir: str
-    """Relative to the checkpoint path, or a file's name, or `WHOLE`."""
+    """A directory relative to the checkpoint path, a file's name, or `WHOLE`."""
     files: Mapping[str, Entry]
     number: Number | None = None
 
     @property
     def step(self) -> int | None:
-        """The step in its name."""
+        """The step in the name."""
         return self.number.step if self.number else None
 
     @property
     def epoch(self) -> int | None:
-        """The training's epoch in its name."""
+        """The training's epoch in the name."""
         match = _EPOCH.search(self.name)
         return int(match[1]) if match else None
 
     @property
     def value(self) -> int:
-        """Its place among its siblings."""
+        """The number that orders the units; -1 without one."""
         return self.number.value if self.number else -1
 
     @property
     def bytes(self) -> int:
-        """How much it is."""
+        """Total size of the files."""
         return sum(entry.size for entry in self.files.values())
 
     @property
     def mtime_ns(self) -> int:
-        """When its newest file was written."""
+        """Modification time of the newest file."""
         return max((entry.mtime_ns for entry in self.files.values()), default=0)
 
     def within(self) -> Mapping[str, str]:
-        """Its files by their path inside of it."""
+        """Map each file's path inside the unit to its path under the checkpoint path."""
         prefix = f"{self.dir}/"
         return {path.removeprefix(prefix): path for path in self.files}
 
@@ -94,17 +94,17 @@ class Split(NamedTuple):
     """All files under the path, each in exactly one unit."""
 
     numbered: tuple[Unit, ...]
-    """By number, ascending."""
+    """In ascending order of their numbers."""
     rest: Unit | None
 
 
 def is_log(path: str) -> bool:
-    """Whether a file is appended to all the time and no checkpoint waits for it to be quiet."""
+    """Whether a file is a log. Logs grow all the time, so no checkpoint waits for them."""
     return _LOG.fullmatch(path) is not None
 
 
 def number_of(name: str) -> Number | None:
-    """Read a step or an epoch out of a name that speaks of one: ``checkpoint-1200``, ``epoch=3-step=1200``, ``1200``."""
+    """Read a step or an epoch from a name such as ``checkpoint-1200``, ``epoch=3-step=1200`` or ``1200``."""
     if _DIGITS.fullmatch(name):
         return Number(int(name), int(name))
     for pattern in (_STEP, _CHECKPOINT):
@@ -116,7 +116,7 @@ def number_of(name: str) -> Number | None:
 
 
 def number_of_file(name: str) -> Number | None:
-    """Read a step or an epoch out of a checkpoint file's name; ``model-1200.pt`` counts as well."""
+    """Read a step or an epoch from a checkpoint file's name, ``model-1200.pt`` included."""
     stem, dot, suffix = name.rpartition(".")
     if not dot or f".{suffix.lower()}" not in _SUFFIXES or _SHARD.search(stem):
         return None
@@ -129,7 +129,7 @@ def number_of_file(name: str) -> Number | None:
 
 
 def split(entries: Mapping[str, Entry]) -> Split:
-    """Sort files into units: numbered directories, else numbered files, grouped by their number; the others are the rest."""
+    """Sort files into units: numbered directories; without any, numbered files grouped by number. Other files are the rest."""
     folders: dict[str, dict[str, Entry]] = defaultdict(dict)
     files: dict[Number, dict[str, Entry]] = defaultdict(dict)
     rest: dict[str, Entry] = {}

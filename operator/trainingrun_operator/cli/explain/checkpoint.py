@@ -1,4 +1,4 @@
-"""What there is to say of a run's checkpoints, whether it trains, stops or has ended."""
+"""Explain the state of a run's checkpoints while it trains and after its end."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ WHOLE: Final = (".", "")
 
 
 def disabled(facts: Facts) -> bool:
-    """Nothing of the run is ever saved."""
+    """Whether the run saves no checkpoints."""
     return facts.run.spec.checkpoint.mode is CheckpointMode.DISABLED
 
 
 def of_a_training(facts: Facts) -> str:
-    """How safe it is while it trains."""
+    """Return a sentence on the checkpoints of a run that trains."""
     state, reason, message = facts.state("CheckpointSaved")
     if disabled(facts):
-        return "Nothing is saved: spec.checkpoint.mode is Disabled."
+        return "No checkpoints are saved: spec.checkpoint.mode is Disabled."
     if state == "False":
         held = (
             ""
             if reason == "NothingFound"
-            else " Until they are, a stop would be held: nothing is deleted without a proven checkpoint."
+            else " Until then, a stop is held: nothing is deleted without a proven checkpoint."
         )
-        return f"Its checkpoints are not saved ({reason}): {message}{held}"
+        return f"The checkpoints are not saved ({reason}): {message}{held}"
     known = facts.run.status.checkpoint
     if known is None or state != "True":
-        return "No checkpoint of it has been proven yet."
+        return "No checkpoint has been proven yet."
     lag = f" {size(known.lag.bytes)} in the pod are not saved yet." if known.lag and known.lag.bytes else ""
     return f"{name_of(facts)} is proven in the bucket{facts.ago(known.verified_at)}.{lag}"
 
 
 def of_an_end(facts: Facts) -> str:
-    """What became of it; empty while that is not known."""
+    """Return a sentence on the checkpoint of a run that has ended; empty while its state is not known."""
     state, reason, message = facts.state("CheckpointSaved")
     stop = facts.run.status.termination
     if stop is not None and stop.data_loss:
-        return f"Something was lost: {stop.data_loss}"
+        return f"Data was lost: {stop.data_loss}"
     if disabled(facts):
         return "Nothing was saved: spec.checkpoint.mode is Disabled."
     if state == "True":
         return message
     if reason == "NothingFound":
         return f"Nothing was saved: {message}"
-    return f"Its checkpoint is not proven ({reason}): {message}" if state == "False" else ""
+    return f"The checkpoint is not proven ({reason}): {message}" if state == "False" else ""
 
 
 def name_of(facts: Facts) -> str:
-    """The newest proven checkpoint, as people say it."""
+    """Return the name of the newest proven checkpoint for a sentence."""
     known = facts.run.status.checkpoint
-    what = "What it wrote" if known is None or known.dir in WHOLE else f"Checkpoint {known.dir}"
+    what = "The checkpoint" if known is None or known.dir in WHOLE else f"Checkpoint {known.dir}"
     step = f" of step {known.step}" if known is not None and known.step is not None else ""
     return f"{what}{step}"

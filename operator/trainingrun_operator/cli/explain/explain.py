@@ -1,4 +1,4 @@
-"""Which of its situations a run is in: not begun, training, stopping, suspended, ended."""
+"""Choose the explanation of a run's state: not started, training, stopping, suspended or ended."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def explain(run: Run, now: datetime) -> Explanation:
-    """Say why a run has, or has not, stopped.
+    """Explain why a run has, or has not, stopped.
 
     Args:
-        run: as stored; what the operator knows of it is what its status says.
-        now: what ages are told by.
+        run: the stored run with its status.
+        now: the time from which ages are computed.
     """
     facts = Facts(run, now)
     stop = run.status.termination
@@ -38,12 +38,12 @@ def explain(run: Run, now: datetime) -> Explanation:
 
 
 def _outdated(facts: Facts, told: Explanation) -> Explanation:
-    """A status that speaks of an older spec is told of as such."""
+    """Add a note if the status is of an older spec."""
     seen = facts.run.status.observed_generation
     if seen is None or seen >= facts.run.generation:
         return told
     note = (
-        f"The operator has not looked at the newest spec yet (generation {facts.run.generation}, it has seen {seen}):"
-        " this is about the one before."
+        f"This is about generation {seen} of the spec: the operator has not processed the newest"
+        f" (generation {facts.run.generation}) yet."
     )
     return Explanation(told.answer, (*told.because, note), told.todo)

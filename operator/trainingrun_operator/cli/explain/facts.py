@@ -1,4 +1,4 @@
-"""What every explanation is made of: the run, the moment, and what its conditions say."""
+"""The input of every explanation (the run, its conditions, the time), and its output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The answer, what it rests on, and what a person may do about it."""
+    """The answer, its reasons, and what the user can do."""
 
     answer: str
     because: tuple[str, ...] = ()
@@ -25,41 +25,41 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Facts:
-    """One run, looked at."""
+    """One run at a moment."""
 
     run: Run
     now: datetime
 
     @property
     def name(self) -> str:
-        """Of the run."""
+        """The run's name."""
         return self.run.name
 
     def state(self, kind: str) -> tuple[str, str, str]:
-        """Status, reason and message of a condition; Unknown, if it is not there."""
+        """Return status, reason and message of a condition; status Unknown if it is missing."""
         found = self.run.status.condition(kind)
         return (found.status, found.reason, found.message) if found else ("Unknown", "", "")
 
     def ago(self, stamp: str | None) -> str:
-        """` (3m20s ago)`, or nothing."""
+        """Return ` (3m20s ago)`; empty without a time."""
         return words.ago(stamp, self.now)
 
     def lasting(self, stamp: str | None) -> str:
-        """` (for 3m20s)`, or nothing."""
+        """Return ` (for 3m20s)`; empty without a time."""
         past = words.age(stamp, self.now)
         return f" (for {past})" if past else ""
 
     def command(self, what: str, *more: str) -> str:
-        """A call of this plugin about the run."""
+        """Return a plugin command for this run."""
         return " ".join((f"$ kubectl trainingrun {what} {self.name} --namespace {self.run.namespace}", *more))
 
     def patch(self, what: str) -> str:
-        """A merge patch of the run, as JSON, by kubectl."""
+        """Return a kubectl command that merges a JSON patch into the run."""
         return f"$ kubectl patch trun {self.name} --namespace {self.run.namespace} --type merge --patch '{what}'"
 
     def operator_away(self) -> tuple[str, ...]:
-        """What to look at when nobody does anything."""
+        """Return what to check if the operator does not act."""
         return (
-            "Is the operator there, and does it answer for this run (its runSelector)?",
+            "Check that the operator runs and that its runSelector selects this run:",
             "$ kubectl get pods --all-namespaces --selector app.kubernetes.io/name=trainingrun-operator",
         )

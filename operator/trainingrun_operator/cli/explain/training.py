@@ -1,4 +1,4 @@
-"""Why a run that trains has not stopped: what the rules have found, as the status keeps it."""
+"""Explain why a run that trains has not stopped: the rules' findings in its status."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from trainingrun_operator.core.rules.loss import SHADOW
 if TYPE_CHECKING:
     from trainingrun_operator.cli.explain.facts import Facts
 
-NOTHING_FOUND = "Its status does not say what the rules have found: an older operator wrote it."
+NOTHING_FOUND = "The status has no findings of the rules: an older operator wrote it."
 
 
 def trains(facts: Facts) -> Explanation:
-    """It trains, or its training has just crashed and is looked after."""
+    """Explain a run that trains, or whose training has crashed and is being replaced."""
     found = tuple(one.message for one in facts.run.status.findings) or (NOTHING_FOUND,)
     return Explanation(
-        f"{facts.name} has not ended: no reason to end it holds yet.",
+        f"{facts.name} has not ended: no rule ends it yet.",
         (*found, *_advanced(facts), *_would_have(facts), checkpoint.of_a_training(facts)),
-        (*_last_words(facts), *_enforce(facts), "To end it by hand:", facts.command("stop")),
+        (*_last_log(facts), *_enforce(facts), "To end it by hand:", facts.command("stop")),
     )
 
 
 def _advanced(facts: Facts) -> tuple[str, ...]:
-    """When its newest step was seen."""
+    """Return when the newest step was observed."""
     progress = facts.run.status.progress
     if progress is None or progress.step is None or not progress.last_observation_time:
         return ()
@@ -33,7 +33,7 @@ def _advanced(facts: Facts) -> tuple[str, ...]:
 
 
 def _would_have(facts: Facts) -> tuple[str, ...]:
-    """What rules that are only watched would have done."""
+    """Return when rules that are only watched would have ended the run."""
     told = []
     for one in facts.run.status.shadow:
         step = f" at step {one.step}" if one.step is not None else ""
@@ -43,17 +43,17 @@ def _would_have(facts: Facts) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _last_words(facts: Facts) -> tuple[str, ...]:
-    """Where to read why it crashed."""
+def _last_log(facts: Facts) -> tuple[str, ...]:
+    """Return how to read the end of a crashed training's log."""
     pods = facts.run.status.pods
     crashed = bool(pods) and pods[-1].phase == "Exited"
-    return ("What its training said at last:", facts.command("logs", "--tail 20")) if crashed else ()
+    return ("To see the end of the training's log:", facts.command("logs", "--tail 20")) if crashed else ()
 
 
 def _enforce(facts: Facts) -> tuple[str, ...]:
-    """How a threshold that is only watched is enforced."""
+    """Return how to enforce a threshold that is only watched."""
     force = facts.run.status.effective
     if force is None or force.auto_stop_action != SHADOW or force.auto_stop_loss is None:
         return ()
     command = facts.patch(f'{{"spec":{{"autoStopLoss":{force.auto_stop_loss:g}}}}}')
-    return (f"To have it end below {force.auto_stop_loss:g}:", command)
+    return (f"To end it below {force.auto_stop_loss:g}:", command)
