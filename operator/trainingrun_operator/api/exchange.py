@@ -141,8 +141,11 @@ class AgentReport(Model):
     rank: int = 0
     world_size: int = 1
     incarnation: int | None = None
-class CheckpointSeen(Model):
-    """One checkpoint in the volume."""
+    """This rank's incarnation; None until its claim in the bucket has succeeded."""
+    newest: CheckpointSeen | None = None
+    """The newest complete checkpoint in the volume."""
+    unfinished: CheckpointSeen | None = None
+    """A newer checkpoint that is incomplete."""
     files: int = 0
     bytes: int = 0
     unsaved_bytes: int = 0
