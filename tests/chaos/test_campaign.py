@@ -20,6 +20,9 @@ from trainingrun_operator.core.facts.bucket import Verified
 from trainingrun_operator.core.facts.pod import Pod
 from trainingrun_operator.core.stop import proving, termination
 
+pytestmark = pytest.mark.timeout(900)
+"""Many examples: on a busy machine they take minutes."""
+
 TESTS = Path(__file__).parents[1]
 LAST = re.compile(
     r"chaos: runs=(\d+) faults=(\d+) lost_bytes=(\d+) double_deletes=(\d+) double_releases=(\d+) unconverged=(\d+) seed=(\d+)"

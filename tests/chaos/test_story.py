@@ -12,6 +12,9 @@ from chaos.story import Story
 
 from trainingrun_operator.core.effects import Effect
 
+pytestmark = pytest.mark.timeout(900)
+"""Many examples: on a busy machine they take minutes."""
+
 CAUSES = [pytest.param(cause, id=cause) for cause in ENDS]
 ONE_FAULT = [pytest.param(kind, id=kind) for kind in ("killed before", "killed after", "answer lost")]
 

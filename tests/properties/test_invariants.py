@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
+import pytest
 import yaml
 from hypothesis import HealthCheck, event, given, settings
 from properties.strategies import READINGS, WALL, observations, releasing
@@ -37,6 +38,9 @@ from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.rules import chain
 from trainingrun_operator.core.status import render
 from trainingrun_operator.core.track import Track, fold
+
+pytestmark = pytest.mark.timeout(900)
+"""Many examples: on a busy machine they take minutes."""
 
 CRD = Path(__file__).parents[2] / "crds" / "trainingrun.dev_trainingruns.yaml"
 SCHEMA = yaml.safe_load(CRD.read_text(encoding="utf-8"))["spec"]["versions"][0]["schema"]["openAPIV3Schema"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from properties.strategies import LEARNED, SECONDS, looks
 
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.memory import Memory, remember, remember_effects
+
+pytestmark = pytest.mark.timeout(900)
+"""Many examples: on a busy machine they take minutes."""
 
 HISTORY = st.lists(st.tuples(SECONDS, looks(), st.lists(LEARNED, max_size=2)), min_size=1, max_size=4)
 

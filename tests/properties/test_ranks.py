@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
@@ -33,6 +34,9 @@ from trainingrun_operator.checkpoints.proof import (
     checked_manifest,
     complaint_about,
 )
+
+pytestmark = pytest.mark.timeout(900)
+"""Many examples: on a busy machine they take minutes."""
 
 RANKS = (0, 1)
 LAST_STEP = 99

@@ -201,7 +201,7 @@ class Executor:
         there = await self.kube.run(run.namespace, run.name)
         if there is None or there["metadata"]["uid"] != run.uid:
             await workload.delete(run, created["metadata"]["name"], created["metadata"]["uid"])
-            raise StaleError(f"run {run.key} was gone when its {created['kind']} was created")
+            raise StaleError(f"run {run.key} was gone when its workload was created")
         self.cache.put_child("Job", created, deleted=False)
 
     async def _record_event(self, run: Run, event: RecordEvent, wall: str) -> None:

@@ -184,6 +184,12 @@ def test_a_held_stop_names_the_rank_that_is_behind(reports, reason):
     assert reason in (held.hold_reason or "")
 
 
+def test_a_rank_whose_pods_are_over_is_not_waited_for():
+    first = make_pod(uid="pod-0", name="bert-0", training=exited_pod().training, exit_code=1, phase="Failed")
+    silent = stopping(Phase.SAVING, first, reports=(None, make_agent()), save_failing_seconds=120)
+    assert phase_after(silent) is None
+
+
 def test_there_is_nothing_to_save_only_if_no_rank_has_made_a_step_or_written_anything():
     empty = make_agent(newest=None, commit=None, files=0)
     status = make_status(termination=make_stop(Phase.SAVING), termination_status="auto_low_loss")
