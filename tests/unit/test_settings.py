@@ -158,7 +158,9 @@ def test_a_secret_that_signs_nothing_is_refused_without_quoting_it(secret, why):
 
 
 def test_an_event_that_does_not_exist_is_refused():
-    with pytest.raises(SettingsError, match=r"has 'run\.ended': expected one or more of dev\.trainingrun\.run\.ended, "):
+    with pytest.raises(
+        SettingsError, match=r"has 'run\.ended': expected one or more of dev\.trainingrun\.run\.ended, "
+    ):
         load({"TRAININGRUN_WEBHOOK_EVENTS": "dev.trainingrun.data.lost,run.ended"})
 
 

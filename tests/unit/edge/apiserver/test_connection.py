@@ -63,9 +63,7 @@ def test_in_a_pod_it_is_the_pods_own_cluster(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", ["", "[]", "current-context: x\ncontexts: []\n", "a: b: c"])
 def test_without_a_cluster_it_says_what_to_set(tmp_path, text):
     (tmp_path / "config").write_text(text)
-    with pytest.raises(
-        NoClusterError, match=r"Not in a pod, and the kubeconfig cannot be used .*: set KUBECONFIG"
-    ):
+    with pytest.raises(NoClusterError, match=r"Not in a pod, and the kubeconfig cannot be used .*: set KUBECONFIG"):
         without_credentials({"KUBECONFIG": str(tmp_path / "config")})
 
 
