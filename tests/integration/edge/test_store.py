@@ -351,7 +351,7 @@ async def test_harm_done_after_the_commit_is_found(store, access, layout, shipme
         ),
         pytest.param(
             {"commit": {"total_files": 4}},
-            "it speaks of 4 files and 7002 bytes, its manifests of 3 and 7002",
+            "it lists 4 files and 7002 bytes, its manifests list 3 and 7002",
             id="the numbers do not add up",
         ),
         pytest.param(

@@ -247,7 +247,7 @@ def _unwritten(seen: Observed, step: int, quiet: float) -> Finding | None:
 def _unwritten_by(agent: AgentReport, step: int, quiet: float, poll: float) -> Finding | None:
     still = "No step for long enough"
     if agent.newest is None:
-        return Finding(_STALL, "NoCheckpoint", f"{still}, but no complete checkpoint lies in the pod.")
+        return Finding(_STALL, "NoCheckpoint", f"{still}, but the pod has no complete checkpoint.")
     if agent.unfinished is not None:
         return Finding(
             _STALL, "StillWritten", f"{still}, but checkpoint {agent.unfinished.dir} is still being written."

@@ -35,7 +35,7 @@ _SILENT: Final = frozenset({Phase.REQUESTED, Phase.RELEASING, Phase.DONE})
 
 
 @dataclass(frozen=True)
-class Said:
+class BucketAnswer:
     """The bucket's answers at one look."""
 
     answer: Answer | None = None
@@ -62,26 +62,28 @@ class BucketReader:
         """Drop all credentials."""
         self._reached.clear()
 
-    async def ask(self, run: Run, pods: Sequence[Pod], reports: Mapping[int, AgentReport], memory: Memory) -> Said:
+    async def ask(
+        self, run: Run, pods: Sequence[Pod], reports: Mapping[int, AgentReport], memory: Memory
+    ) -> BucketAnswer:
         """Return the answer to the pending save request, or the verification of a newly reported commit.
 
         Makes no call if the agents report nothing new.
         """
         stop = run.status.termination
         if run.spec.checkpoint.mode is CheckpointMode.DISABLED or (stop is not None and stop.phase in _SILENT):
-            return Said()
+            return BucketAnswer()
         layout = layout_of(run)
         wanted = _wanted(run, pods)
         shipped = _shipped(layout, reports, memory)
         all_gone = stop is not None and stop.phase is Phase.DELETING and all(pod.lost for pod in pods)
         if wanted is None and shipped is None and not all_gone:
-            return Said()
+            return BucketAnswer()
         access = await self.access(run)
         if isinstance(access, Problem) and access.reason == "SecretNotFound" and stop is not None:
             # The Secret was probably deleted with its namespace: verify with the last known credentials.
             access = self._reached.get(run.uid, access)
         if isinstance(access, Problem):
-            return Said(Unreachable(access.reason, access.message))
+            return BucketAnswer(Unreachable(access.reason, access.message))
         self._reached[run.uid] = access
         if wanted is None:
             return await (self._newest(access, layout) if shipped is None else self._new(access, layout, shipped))
@@ -89,9 +91,9 @@ class BucketReader:
         fresh = stop is not None and stop.phase is Phase.VERIFYING
         answer = await self._store.find(access, layout, wanted, max_age_seconds=0 if fresh else PROOF_SECONDS)
         if answer is not None:
-            return Said(answer, answer if isinstance(answer, Verified) else None)
+            return BucketAnswer(answer, answer if isinstance(answer, Verified) else None)
         holds = any(pod.training is not Training.NOT_STARTED for pod in pods if not pod.terminal)
-        return Said() if holds else await self._newest(access, layout)
+        return BucketAnswer() if holds else await self._newest(access, layout)
 
     async def access(self, run: Run) -> Access | Problem:
         """Return the run's credentials as they are now, so that a corrected Secret takes effect at once.
@@ -107,17 +109,19 @@ class BucketReader:
             return access
         return replace(access, expected_bucket_owner=destination.expected_bucket_owner)
 
-    async def _newest(self, access: Access, layout: Layout) -> Said:
+    async def _newest(self, access: Access, layout: Layout) -> BucketAnswer:
         """Return the newest verified commit after the last pod. Only a failure to read the bucket is an answer."""
         found = await self._store.find(access, layout, lambda _: True, fall_back=True)
-        return Said(found if isinstance(found, Unreachable) else None, found if isinstance(found, Verified) else None)
+        return BucketAnswer(
+            found if isinstance(found, Unreachable) else None, found if isinstance(found, Verified) else None
+        )
 
-    async def _new(self, access: Access, layout: Layout, key: str) -> Said:
+    async def _new(self, access: Access, layout: Layout, key: str) -> BucketAnswer:
         """Verify a checkpoint while the training runs."""
         found = await self._store.verify(access, layout, key)
         if isinstance(found, Verified):
-            return Said(verified=found)
-        return Said(found, unverifiable=key if isinstance(found, Mismatch) else "")
+            return BucketAnswer(verified=found)
+        return BucketAnswer(found, unverifiable=key if isinstance(found, Mismatch) else "")
 
 
 def access_of(spec: TrainingRunSpec, secret: dict[str, bytes] | None) -> Access | Problem:

@@ -83,8 +83,8 @@ def answers(node: Json) -> bool:
 
 def _same_machine(found: Json, node: NodeStatus) -> bool:
     """Whether a Node has the recorded uid, or was recreated for the same machine."""
-    anew = bool(node.provider_id) and found["spec"].get("providerID", "") == node.provider_id
-    return found["metadata"]["uid"] == node.uid or anew
+    recreated = bool(node.provider_id) and found["spec"].get("providerID", "") == node.provider_id
+    return found["metadata"]["uid"] == node.uid or recreated
 
 
 def _ours_and_going(pod: Json, run_uid: str) -> bool:

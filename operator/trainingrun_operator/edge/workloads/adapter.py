@@ -24,11 +24,11 @@ class WorkloadAdapter(Protocol):
         ...
 
     def rank_of(self, pod: Mapping[str, Any]) -> int:
-        """Return which rank a pod of the workload is, from 0."""
+        """Return the rank of one of the workload's pods, from 0."""
         ...
 
     async def read(self, run: Run) -> Json | None:
-        """Return the run's workload as the API server has it; None: there is none of its name."""
+        """Return the run's stored workload; None: there is none of its name."""
         ...
 
     async def create(self, manifest: Json, *, dry_run: bool = False) -> Json:
@@ -36,19 +36,19 @@ class WorkloadAdapter(Protocol):
         ...
 
     async def suspend(self, run: Run, uid: str, generation: int) -> None:
-        """End its pods with their grace and keep it. Refused unless its uid and the generation of its spec are these."""
+        """Suspend it: its pods end within their grace period. Refused unless uid and generation match."""
         ...
 
     async def resume(self, run: Run, uid: str, generation: int) -> None:
-        """Let it start its pods again. Refused unless its uid and the generation of its spec are these."""
+        """Resume it. Refused unless uid and generation match."""
         ...
 
     async def end_replacements(self, run: Run, uid: str) -> None:
-        """Let it start no pod for one that has failed. Refused for another uid."""
+        """Stop it from replacing failed pods. Refused for another uid."""
         ...
 
     async def adopt(self, run: Run, uid: str) -> None:
-        """Let the garbage collector delete it with the run. Refused for another uid."""
+        """Make the run its owner, so that it is garbage-collected with the run. Refused for another uid."""
         ...
 
     async def delete(self, run: Run, name: str, uid: str) -> None:
