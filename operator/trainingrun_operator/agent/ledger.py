@@ -75,8 +75,9 @@ def now() -> str:
 class Ledger:
     """One writer's view of its rank's objects. Not thread-safe: the shipper's own.
 
-    A run of one rank commits each manifest at once, under the same number; one that was not committed is written again. Of several ranks each
-    manifest counts by itself, because rank 0 may commit it later: manifests and commits of a writer take one number each.
+    In a run of one rank, a manifest and its commit have the same generation; a manifest without a commit does not count and is written
+    again. In a run of several ranks, every manifest counts, because rank 0 may commit it later: each manifest and each commit has a
+    generation of its own.
     """
 
     def __init__(self, bucket: Bucket, task: Task, memory: PodMemory) -> None:

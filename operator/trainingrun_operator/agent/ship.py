@@ -218,7 +218,7 @@ class Shipper:
         return same and all(one.earlier for one in job.files)
 
     def _is_held_already(self, job: Job) -> bool:
-        """Whether this rank of several has a newest manifest with the job's content. If so, only other ranks are waited for."""
+        """Whether this rank's newest manifest already has the job's content, in a run of several ranks."""
         held = self._ledger.held[0] if self._ledger.held else None
         request, wish = job.wish.request, job.wish
         if held is None or held.answer != (request.id, request.attempt, wish.ended):

@@ -1,1 +1,1 @@
-"""`kubectl trainingrun`: what a person asks and says at a terminal. Talks to the cluster through kubectl, and to nobody else but the bucket."""
+"""The plugin `kubectl trainingrun`. It accesses the cluster through kubectl, and the bucket directly."""

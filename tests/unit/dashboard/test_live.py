@@ -89,7 +89,7 @@ async def test_a_run_that_is_deleted_or_replaced_is_said_to_be_gone(opened):
         async with opened(stored_run(status=run_status())) as (page, cluster):
             await page.wait("well")
             await cluster.tell(kind, stored_run(status=run_status(), uid=uid))
-            assert (await page.wait("gone"))["text"].startswith("This TrainingRun is gone")
+            assert (await page.wait("gone"))["text"].startswith("This TrainingRun was deleted")
 
 
 async def test_a_run_that_was_never_there_is_said_to_be_gone(opened):

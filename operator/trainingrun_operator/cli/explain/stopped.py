@@ -29,7 +29,7 @@ def stopping(facts: Facts, stop: Termination) -> Explanation:
         *_evidence(stop),
         _phase(facts, stop),
         facts.run.status.signal_trouble or "",
-        *_loss_told(stop),
+        *_data_loss(stop),
         *_afterwards(facts, stop),
     )
     return Explanation(what, because, _help(facts, stop))
@@ -139,7 +139,7 @@ def _trouble(facts: Facts) -> str:
     return f" This fails ({reason}): {message}" if state == "False" and reason != "NothingFound" else ""
 
 
-def _loss_told(stop: Termination) -> tuple[str, ...]:
+def _data_loss(stop: Termination) -> tuple[str, ...]:
     return (f"Data was lost: {stop.data_loss}",) if stop.data_loss else ()
 
 

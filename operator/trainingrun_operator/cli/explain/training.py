@@ -33,12 +33,12 @@ def _advanced(facts: Facts) -> tuple[str, ...]:
 
 
 def _would_have(facts: Facts) -> tuple[str, ...]:
-    """Return when rules that are only watched would have ended the run."""
+    """Return when rules that only report would have ended the run."""
     told = []
     for one in facts.run.status.shadow:
         step = f" at step {one.step}" if one.step is not None else ""
         told.append(
-            f"{one.rule} is only watched; it would have ended the run{step}{facts.ago(one.would_stop_at)}, at {one.value}."
+            f"{one.rule} only reports: it would have ended the run{step}{facts.ago(one.would_stop_at)}, at {one.value}."
         )
     return tuple(told)
 
@@ -51,7 +51,7 @@ def _last_log(facts: Facts) -> tuple[str, ...]:
 
 
 def _enforce(facts: Facts) -> tuple[str, ...]:
-    """Return how to enforce a threshold that is only watched."""
+    """Return how to enforce a threshold that only reports."""
     force = facts.run.status.effective
     if force is None or force.auto_stop_action != SHADOW or force.auto_stop_loss is None:
         return ()
