@@ -71,7 +71,7 @@ def _own(adapter: WorkloadAdapter, run: Run, pods: list[Json], stored: Json | No
     owners = {workload.uid if workload else None, run.status.workload.uid if run.status.workload else None} - {None}
     owned = [pod for pod in pods if _owners(pod) & owners and pod["metadata"]["namespace"] == run.namespace]
     owned.sort(key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), pod["metadata"]["name"]))
-    container = manifests.main_container(run.spec)
+    container = manifests.main_container(run.spec) if owned else ""
     own = (Pod.of(pod, container=container, rank=adapter.rank_of(pod)) for pod in owned)
     return tuple(sorted(own, key=lambda pod: pod.rank)), workload
 

@@ -580,7 +580,7 @@ async def test_the_newest_pod_is_the_last(place):
 
 async def test_a_job_of_our_name_that_is_another_runs_is_not_ours(place):
     place.api.put(stored_job(labels={names.RUN_UID_LABEL: "another"}))
-    assert (await place.look()).job is None
+    assert (await place.look()).workload is None
 
 
 async def test_a_decision_is_confirmed_by_what_the_api_server_has(place):
@@ -645,7 +645,7 @@ async def cut_off(request):
 async def test_the_agent_is_heard(place, report):
     place.watched()
     place.pages.report = report
-    assert (await place.look()).agent == make_agent()
+    assert (await place.look()).ranks[0].report == make_agent()
 
 
 @pytest.mark.parametrize(
@@ -682,14 +682,14 @@ async def test_an_agent_that_hangs_is_given_up(place):
     place.observer = place.make_observer(Defaults(), agent_timeout_seconds=0.05)
     place.watched()
     place.pages.report = hangs
-    assert (await place.look()).agent is None
+    assert (await place.look()).ranks[0].report is None
 
 
 async def test_what_an_agent_said_is_not_believed_once_it_is_silent(place):
     place.watched()
     await place.look()
     place.pages.report = None
-    assert (await place.look()).agent is None
+    assert (await place.look()).ranks[0].report is None
 
 
 async def test_a_destination_that_is_not_allowed_any_more_gets_no_request_and_no_secret_is_read_for_it(place):
@@ -953,14 +953,14 @@ async def test_the_last_words_of_a_crash_are_read_once(place):
     place.watched(stored_pod(exit_code=1))
     place.api.objects[POD]["log"] = "Traceback\n\n  CUDA out of memory \n"
     seen = await place.look()
-    assert seen.log_tail == "Traceback | CUDA out of memory"
-    assert (await place.look()).log_tail == seen.log_tail
+    assert seen.ranks[0].log_tail == "Traceback | CUDA out of memory"
+    assert (await place.look()).ranks[0].log_tail == seen.ranks[0].log_tail
     assert f"GET {POD}/log" not in place.calls
 
 
 async def test_who_ended_well_is_not_asked_for_last_words(place):
     place.watched(stored_pod(exit_code=0))
-    assert (await place.look()).log_tail == ""
+    assert (await place.look()).ranks[0].log_tail == ""
     assert f"GET {POD}/log" not in place.calls
 
 
@@ -971,7 +971,7 @@ async def test_durations_are_added_up_by_this_process(place):
     assert (await place.look(stop=make_stop(Phase.SAVING))).phase_seconds == 0
     place.clock.now += 4
     seen = await place.look(stop=make_stop(Phase.SAVING))
-    assert (seen.phase_seconds, seen.save_failing_seconds, seen.waiting_seconds) == (4, 4, 4)
+    assert (seen.phase_seconds, seen.save_failing_seconds, seen.ranks[0].waiting_seconds) == (4, 4, 4)
     place.clock.now += 4
     seen = await place.look(stop=make_stop(Phase.VERIFYING))
     assert (seen.phase_seconds, seen.save_failing_seconds) == (0, 8)
