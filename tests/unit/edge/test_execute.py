@@ -643,7 +643,7 @@ async def test_a_job_that_is_created_for_a_run_that_is_gone_is_taken_back(place)
     seen = make_observed(run=Run.of(place.api.objects[RUN]), wall=WALL)
     del place.api.objects[RUN], place.api.objects[JOB]
     with pytest.raises(StaleError):
-        await place.do(CreateWorkload({"metadata": stored_job()["metadata"]}), seen=seen)
+        await place.do(CreateWorkload({"kind": "Job", "metadata": stored_job()["metadata"]}), seen=seen)
     assert JOB not in place.api.objects
     assert RUN_UID not in place.cache.jobs
 
