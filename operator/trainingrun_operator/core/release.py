@@ -11,7 +11,7 @@ Node are gone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.run import NodePoolPolicy
@@ -29,7 +29,7 @@ from trainingrun_operator.core.effects import (
 from trainingrun_operator.core.facts.nodes import Instance
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from trainingrun_operator.core.facts.nodes import NodeFacts, Pool
     from trainingrun_operator.core.observed import Observed
@@ -377,42 +377,3 @@ def _to(seen: Observed, node: NodeStatus, phase: NodePhase, message: str) -> Nod
     released = seen.wall if phase is NodePhase.RELEASED else node.released_at
     changes = {"phase": phase, "phase_at": seen.wall, "message": message, "released_at": released, "waited_out": False}
     return node.model_copy(update=changes)
-
-
-# -- demand ---------------------------------------------------------------------------------------------------
-
-
-def wants(pod: Mapping[str, Any], labels: Mapping[str, str], taints: tuple[Mapping[str, Any], ...], gpus: int) -> bool:
-    """Whether a stored pod waits for a node like this one. Affinity is not evaluated and counts as a match."""
-    spec = pod.get("spec") or {}
-    if (
-        spec.get("nodeName")
-        or (pod.get("status") or {}).get("phase", "Pending") != "Pending"
-        or "deletionTimestamp" in pod["metadata"]
-    ):
-        return False
-    asked = gpus_of(pod)
-    fits = 0 < asked <= gpus and all(
-        labels.get(key) == value for key, value in (spec.get("nodeSelector") or {}).items()
-    )
-    return fits and all(_tolerated(taint, spec.get("tolerations") or ()) for taint in taints)
-
-
-def gpus_of(pod: Mapping[str, Any]) -> int:
-    """Return the number of GPUs that a stored pod requests."""
-    containers = (pod.get("spec") or {}).get("containers") or ()
-    limits = [(container.get("resources") or {}).get("limits") or {} for container in containers]
-    asked = [str(amount) for limit in limits for name, amount in limit.items() if name.endswith("/gpu")]
-    # "1k" is a valid quantity too, but no node has that many.
-    return sum(int(amount) for amount in asked if amount.isdecimal())
-
-
-def _tolerated(taint: Mapping[str, Any], tolerations: tuple[Mapping[str, Any], ...]) -> bool:
-    if taint.get("effect") == "PreferNoSchedule":
-        return True
-    return any(
-        t.get("key") in (None, "", taint["key"])
-        and t.get("effect") in (None, "", taint.get("effect"))
-        and (t.get("operator") == "Exists" or t.get("value", "") == taint.get("value", ""))
-        for t in tolerations
-    )

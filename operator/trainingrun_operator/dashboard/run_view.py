@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from trainingrun_operator.api.endings import ending_of
 from trainingrun_operator.api.run import CheckpointMode, OnFailure
 from trainingrun_operator.api.status import Phase
+from trainingrun_operator.core.demand import gpus_of
 from trainingrun_operator.core.facts.run import Run
-from trainingrun_operator.core.release import gpus_of, unsettled
+from trainingrun_operator.core.release import unsettled
 from trainingrun_operator.core.rules.loss import OFF, STOP
 from trainingrun_operator.core.words import moment, size
 from trainingrun_operator.dashboard.words import STEPS, SUSPENDING, Look, count, duration, look

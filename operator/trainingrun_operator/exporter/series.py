@@ -7,7 +7,7 @@ from math import nan
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.status import NodePhase, Phase, TrainingRunStatus
-from trainingrun_operator.core.release import gpus_of
+from trainingrun_operator.core.demand import gpus_of
 from trainingrun_operator.core.track import NOT_FINITE, is_final_epoch
 from trainingrun_operator.core.words import finite, moment
 

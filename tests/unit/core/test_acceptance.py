@@ -150,7 +150,7 @@ EMPTY = "spec.template.spec.containers is empty: give it at least one container 
         pytest.param(
             {"checkpoint": checkpoint_spec(destination=None)},
             "InvalidDestination",
-            "spec.checkpoint: destination '' is not of the form s3://bucket/prefix.",
+            "spec.checkpoint: destination '' does not have the form s3://bucket/prefix.",
             id="no destination",
         ),
         pytest.param(

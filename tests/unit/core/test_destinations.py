@@ -135,7 +135,7 @@ def test_the_owner_of_the_bucket_comes_with_the_entry():
         pytest.param("b", "item 0: an item is 'b': input should be a valid dictionary or instance of _entry", id="an item that is none"),
         pytest.param({"namespaces": []}, "item 0: namespaces is []: tuple should have at least 1 item after validation, not 0", id="no namespace at all"),
         pytest.param({"expectedBucketOwner": "me"}, "item 0: expectedBucketOwner is 'me': string should match pattern '^(\\d{12})?$'", id="an owner that is no account"),
-        pytest.param({"endpoint": "minio:9000"}, "item 0: 'minio:9000' is not of the form https://host[:port][/path]", id="an endpoint without a scheme"),
+        pytest.param({"endpoint": "minio:9000"}, "item 0: 'minio:9000' does not have the form https://host[:port][/path]", id="an endpoint without a scheme"),
         pytest.param({"endpoint": "https://*"}, "item 0: endpoint is 'https://*': a * stands for the whole first part of a name with at least two more, as in https://*.s3.svc", id="every server"),
         pytest.param({"endpoint": "https://*.svc"}, "item 0: endpoint is 'https://*.svc': a * stands for the whole first part of a name with at least two more, as in https://*.s3.svc", id="every server of a domain"),
         pytest.param({"endpoint": "https://s3-*.storage.svc"}, "item 0: endpoint is 'https://s3-*.storage.svc': a * stands for the whole first part of a name with at least two more, as in https://*.s3.svc", id="a part of a part"),

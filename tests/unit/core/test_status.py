@@ -101,7 +101,11 @@ def test_every_condition_is_said_at_first_sight():
         ),
         pytest.param(
             replace(FRESH, run=make_run(spec={"checkpoint": checkpoint_spec(destination=None)})),
-            ("False", "InvalidDestination", "spec.checkpoint: destination '' is not of the form s3://bucket/prefix."),
+            (
+                "False",
+                "InvalidDestination",
+                "spec.checkpoint: destination '' does not have the form s3://bucket/prefix.",
+            ),
             id="a spec that cannot be acted on",
         ),
         pytest.param(

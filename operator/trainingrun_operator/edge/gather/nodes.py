@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from trainingrun_operator.api import names
+from trainingrun_operator.core.demand import wants
 from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, NodeRef, Occupant
-from trainingrun_operator.core.release import wants
 from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.edge.nodes.provider import ProviderError
 
