@@ -121,7 +121,7 @@ def test_a_person_looks_at_a_run_stops_it_and_takes_its_checkpoint_home(space, t
     assert (logs.returncode, watch.returncode) == (0, 0)
     assert "stopped at step" in followed
     assert watched.splitlines()[-1].endswith("user_stop")
-    assert said.splitlines()[0].startswith("digits is told to stop")
+    assert said.splitlines()[0].startswith("digits will stop")
     assert said.splitlines()[-1].startswith("Stopped by hand: spec.stop is true (need the GPU). Checkpoint checkpoint-")
     status = run.wait_finished()
     assert (status["phase"], status["terminationStatus"]) == ("Stopped", "user_stop")

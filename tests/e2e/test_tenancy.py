@@ -232,7 +232,7 @@ def test_edit_is_enough_to_run_and_to_stop_in_ones_own_name(space):
     assert (status["terminationStatus"], status["termination"]["actor"]) == ("user_stop", tenant.user)
     for other in ("somebody", None):
         told = tenant.denied("PATCH", run.path, {"spec": {"stoppedBy": other}}, MERGE)
-        assert "spec.stoppedBy is somebody" in told or "spec.stoppedBy never changes" in told
+        assert "spec.stoppedBy is somebody" in told or "spec.stoppedBy cannot be changed" in told
     run.assert_ended_once()
 
 

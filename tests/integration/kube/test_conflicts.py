@@ -245,7 +245,7 @@ async def test_taints_are_set_only_on_the_node_as_it_was_read(kube, api):
 
 
 async def test_a_list_in_chunks_brings_every_run_once(kube, runs, namespace, monkeypatch):
-    monkeypatch.setattr("trainingrun_operator.edge.kube.CHUNK", 2)
+    monkeypatch.setattr("trainingrun_operator.edge.apiserver.transport.CHUNK", 2)
     for number in range(5):
         runs.api.create(runs.collection, runs.body(f"run-{number}"))
     found = [run["metadata"]["name"] async for run in kube.runs() if run["metadata"]["namespace"] == namespace]
