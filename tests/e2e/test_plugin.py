@@ -179,5 +179,5 @@ def test_a_cluster_that_does_not_answer_is_no_missing_run(space):
     said = plugin(space, f"explain digits --kubeconfig {nowhere}", code=Exit.NO_CLUSTER)
     assert said.startswith("error: The cluster does not answer:")
     assert plugin(space, "list --context nowhere", code=Exit.NO_CLUSTER).endswith(
-        "kubectl config get-contexts lists those that are.\n"
+        "kubectl config get-contexts lists the existing contexts.\n"
     )

@@ -413,7 +413,7 @@ def test_a_metrics_page_that_sends_the_operator_elsewhere_is_not_followed(space)
     run = space.run("redirects", *LONG, command=["python3", "-u", "-c", code], autoStopLoss=100)
     run.wait_training()
     condition = run.wait_condition("MetricsAvailable", "False", "Redirect")
-    assert "(HTTP 302), which is not followed" in condition["message"]
+    assert "(HTTP 302); redirects are not followed" in condition["message"]
     run.log.wait("scraped", times=3)
     listener.assert_heard_nobody()
     assert "terminationStatus" not in run.status
@@ -450,7 +450,7 @@ def test_a_pod_on_the_hosts_network_is_not_asked(space):
     )
     run.wait_training()
     condition = run.wait_condition("MetricsAvailable", "False", "HostNetwork")
-    assert "its metrics are not read, for they could be another pod's" in condition["message"]
+    assert "its metrics are not read, because they could be another pod's" in condition["message"]
     run.log.wait("step 40/")
     assert not re.search(r"^scraped", run.log.text, re.MULTILINE), "Nobody asked, in 2 s with a poll every second."
     assert "terminationStatus" not in run.status
