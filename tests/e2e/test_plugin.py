@@ -129,7 +129,7 @@ def test_a_person_looks_at_a_run_stops_it_and_takes_its_checkpoint_home(space, t
 
     # When it is over.
     assert f"Requested by {me}." in plugin(space, "explain digits", keep="explain-ended")
-    assert plugin(space, "stop digits").startswith("digits has ended already (user_stop)")
+    assert plugin(space, "stop digits").startswith("digits has already ended (user_stop)")
     run.wait_curve(lambda curve: curve.points, "it has a curve")
     drawn = plugin(space, "plot digits", keep="plot").splitlines()
     assert drawn[0].endswith(f"threshold {TARGET}, user_stop")
