@@ -152,7 +152,7 @@ def test_a_request_is_answered_once_every_rank_has_answered_it(ranks, store, pro
     both_hold(store, first, second, 100)
     save = SaveRequest(id="t1", ended=True, status="user_stop")
     first.annotate(save=save)
-    first.reports(lambda report: report.manifest.id == "t1" and report.lagging == (1,))
+    first.reports(lambda report: report.manifest and report.manifest.id == "t1" and report.lagging == (1,))
     time.sleep(QUIET_SECONDS)
     assert len(store.commits()) == 1
     assert first.report().working_on == "t1"
