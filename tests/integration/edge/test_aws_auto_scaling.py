@@ -232,7 +232,9 @@ async def test_a_machine_of_no_group_is_refused(cloud, provider, group):
     [
         pytest.param("kind://docker/kind/worker", "it is not an EC2 instance", id="another cloud's"),
         pytest.param("", "it is not an EC2 instance", id="empty"),
-        pytest.param("aws:///us-east-1a/i-0123456789abcdef0/../x", "it is not an EC2 instance", id="with more behind it"),
+        pytest.param(
+            "aws:///us-east-1a/i-0123456789abcdef0/../x", "it is not an EC2 instance", id="with more behind it"
+        ),
         pytest.param(
             "aws:///eu-west-1a/i-0123456789abcdef0",
             "is not in region us-east-1",
