@@ -211,6 +211,26 @@ def test_all_gates_open_once_all_ranks_have_ended():
     assert any(isinstance(e, SuspendWorkload) for e in decide(one_trains).effects)
 
 
+# -- pods that a commit does not cover ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pod", "told"),
+    [
+        pytest.param(
+            make_pod(uid="next", lost=True), True, id="it trained on from the commit, and its machine is gone"
+        ),
+        pytest.param(exited_pod(1, uid="next", lost=True), True, id="it had ended, unsaved"),
+        pytest.param(pending_pod(uid="next", node="gpu-1", lost=True), False, id="it never started"),
+        pytest.param(make_pod(lost=True), False, id="it wrote the commit itself"),
+    ],
+)
+def test_a_loss_is_told_of_a_lost_pod_that_started_after_the_final_commit(pod, told):
+    seen = stopping_at(Phase.SAVING, pods=(pod,), agent=None, track=losses(), verified=make_verified(final=True))
+    (after,) = [e.termination for e in decide(seen).effects if isinstance(e, Advance)]
+    assert (after.phase, bool(after.data_loss)) == (Phase.DELETING, told)
+
+
 # -- containers beside the training -------------------------------------------------------------------------------
 
 

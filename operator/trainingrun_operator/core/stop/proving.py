@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.rank import Rank
     from trainingrun_operator.core.observed import Observed
 
+_STARTED: Final = (Training.RUNNING, Training.EXITED)
 _TRAINED: Final = ("Running", "Exited")
 """Phases in ``status.pods`` of a pod whose training has started."""
 
@@ -93,6 +94,10 @@ def _trained_after(seen: Observed, proven: Verified) -> bool:
     """Whether a later pod trained after this commit and is gone: its files are in no commit."""
     there = {pod.uid for pod in seen.pods} | {proven.commit.pod_uid}
     if any(pod.uid not in there and pod.phase in _TRAINED for pod in seen.run.status.pods):
+        return True
+    newest = seen.ranks[0].pod
+    if newest is not None and newest.lost and newest.uid != proven.commit.pod_uid and newest.training in _STARTED:
+        # The machine is gone, and with it what the pod wrote. Its metrics may not have been read in time to know more.
         return True
     track, progress = seen.track, seen.run.status.progress
     last = track if track.advanced else progress
