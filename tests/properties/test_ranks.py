@@ -108,6 +108,14 @@ class Pod:
         return self.shipper._fenced
 
 
+@pytest.fixture(autouse=True)
+def quiet():
+    """Kills and fences are logged, as they should be. Not in the machine: it is also built without being torn down."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
 class TwoRanks(RuleBasedStateMachine):
     """Hypothesis chooses who acts next."""
 
@@ -115,7 +123,6 @@ class TwoRanks(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        logging.disable(logging.CRITICAL)
         self.folder = tempfile.TemporaryDirectory(prefix="ranks-")
         self.objects = Objects()
         self.names = itertools.count()
@@ -127,7 +134,6 @@ class TwoRanks(RuleBasedStateMachine):
         try:
             self.settle()
         finally:
-            logging.disable(logging.NOTSET)
             self.folder.cleanup()
 
     def pod(self, rank: int, volume: Path | None = None) -> Pod:
