@@ -180,18 +180,24 @@ class Lease:
         return {"holderIdentity": self.identity, "leaseDurationSeconds": self.seconds, "renewTime": _now()}
 
     async def _give_back(self) -> None:
-        """Clear the holder so that others need not wait for expiry. On failure, they wait."""
+        """Clear the holder so that others need not wait for expiry. On failure, they wait.
+
+        Runs while the task is being cancelled, where `asyncio.timeout` raises CancelledError before Python 3.11.3 (gh-102780).
+        """
         try:
-            async with asyncio.timeout(self.seconds * ATTEMPT_SHARE):
-                stored = await self._kube.lease(self._namespace, self._name)
-                if stored is None or (stored.get("spec") or {}).get("holderIdentity") != self.identity:
-                    return
-                nobodys = {"holderIdentity": None, "leaseDurationSeconds": 1, "renewTime": _now()}
-                version = stored["metadata"]["resourceVersion"]
-                await self._kube.patch_lease(self._namespace, self._name, version, nobodys)
-            log.info("released the Lease %s/%s", self._namespace, self._name)
+            if await asyncio.wait_for(self._clear(), self.seconds * ATTEMPT_SHARE):
+                log.info("released the Lease %s/%s", self._namespace, self._name)
         except (KubeError, TimeoutError) as error:
             log.warning("failed to release the Lease, it will expire: %s", str(error) or "no answer")
+
+    async def _clear(self) -> bool:
+        """Clear the holder if it is this process. Returns whether it was."""
+        stored = await self._kube.lease(self._namespace, self._name)
+        if stored is None or (stored.get("spec") or {}).get("holderIdentity") != self.identity:
+            return False
+        nobodys = {"holderIdentity": None, "leaseDurationSeconds": 1, "renewTime": _now()}
+        await self._kube.patch_lease(self._namespace, self._name, stored["metadata"]["resourceVersion"], nobodys)
+        return True
 
     def _complain(self, trouble: str) -> None:
         if trouble and trouble != self._trouble:
