@@ -73,7 +73,7 @@ SAMPLES = st.builds(
     total_epochs=GAUGE,
     at=st.one_of(st.none(), st.sampled_from([0.0, 5.0, 1e9])),
 )
-READINGS = st.one_of(SAMPLES, st.builds(Failure, TEXT, TEXT))
+READINGS = st.one_of(SAMPLES, st.builds(Failure, st.sampled_from(["Timeout", "HTTPStatus"]), TEXT.filter(bool)))
 
 
 @st.composite

@@ -35,6 +35,7 @@ from trainingrun_operator.core.effects import (
 )
 from trainingrun_operator.core.facts.bucket import Verified
 from trainingrun_operator.core.facts.nodes import Instance
+from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.rules import chain
 from trainingrun_operator.core.status import render
 from trainingrun_operator.core.track import Track, fold
@@ -110,8 +111,11 @@ def nothing_is_deleted_without_a_record_of_what_was_saved(seen):
     stop = seen.run.status.termination
     destroying = effects_of(seen, DeletePod, SuspendWorkload, DeleteWorkload, ReleaseMachine, DeleteNode, TaintNode)
     releasing = [e for e in effects_of(seen, Annotate) if e.key == names.OPEN_GATE_ANNOTATION]
-    if destroying:
-        assert stop is not None
+    if stop is None:
+        # What is left of a pod once its gate was opened, which is asserted below, and has let go of it.
+        finished = {p.uid for p in seen.live_pods if p.gate_open and p.gate_left and p.training is Training.EXITED}
+        assert all(isinstance(effect, DeletePod) and effect.uid in finished for effect in destroying)
+    elif destroying:
         assert stop.phase in ENDING
     if releasing and stop is not None:
         assert not stop.suspends

@@ -59,6 +59,10 @@ async def test_a_reading_and_a_failure_are_passed_on(reading):
         make_reading(total_epochs=TEXT),
         make_reading(at=TEXT),
         Reading(values={"loss": None}),  # type: ignore[dict-item] # likewise
+        Failure("", "No answer."),
+        Failure("no answer", "No answer."),
+        Failure("NoAnswer", ""),
+        Failure("NoAnswer", None),  # type: ignore[arg-type] # likewise
     ],
 )
 async def test_what_is_no_reading_decides_nothing(junk, caplog):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final
+import re
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from trainingrun_operator.core.facts.reading import Failure, Reading
 from trainingrun_operator.edge.doors import opened
@@ -20,6 +21,8 @@ GROUP: Final = "trainingrun_operator.metric_sources"
 """Entry points whose factory takes `Tools` and returns a `MetricSource`."""
 BUILT_IN: Final[Mapping[str, Callable[[Any], MetricSource]]] = {"Prometheus": PrometheusSource}
 READ_SECONDS: Final = 10.0
+_REASON: Final = re.compile(r"[A-Z][A-Za-z0-9]{0,63}")
+"""A condition's reason, as Kubernetes writes its own."""
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +64,17 @@ class Sources:
             return Failure(
                 "SourceFailed", f"The metric source {name} failed ({type(error).__name__}): see the operator's log."
             )
-        if isinstance(reading, Failure) or _sound(reading):
-            return reading
+        if _sound(reading):
+            return cast("Reading | Failure", reading)
         log.warning("%s: metric source %s returned an invalid reading: %.200r", target.run.key, name, reading)
         return Failure("SourceFailed", f"The metric source {name} returned an invalid reading: see the operator's log.")
 
 
 def _sound(reading: Any) -> bool:
-    """Whether a source returned a `Reading` of numbers."""
+    """Whether a source returned a `Reading` of numbers, or a `Failure` that a condition can show."""
+    if isinstance(reading, Failure):
+        words = (reading.reason, reading.message)
+        return all(isinstance(one, str) for one in words) and bool(_REASON.fullmatch(reading.reason) and reading.message)
     if not isinstance(reading, Reading):
         return False
     optional = (reading.step, reading.epoch, reading.total_epochs, reading.at)
