@@ -74,7 +74,9 @@ def _sound(reading: Any) -> bool:
     """Whether a source returned a `Reading` of numbers, or a `Failure` that a condition can show."""
     if isinstance(reading, Failure):
         words = (reading.reason, reading.message)
-        return all(isinstance(one, str) for one in words) and bool(_REASON.fullmatch(reading.reason) and reading.message)
+        return all(isinstance(one, str) for one in words) and bool(
+            _REASON.fullmatch(reading.reason) and reading.message
+        )
     if not isinstance(reading, Reading):
         return False
     optional = (reading.step, reading.epoch, reading.total_epochs, reading.at)
