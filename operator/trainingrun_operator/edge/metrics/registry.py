@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from trainingrun_operator.core.facts.reading import Failure, Reading
 from trainingrun_operator.edge.doors import opened
@@ -65,7 +65,7 @@ class Sources:
                 "SourceFailed", f"The metric source {name} failed ({type(error).__name__}): see the operator's log."
             )
         if _sound(reading):
-            return cast("Reading | Failure", reading)
+            return reading
         log.warning("%s: metric source %s returned an invalid reading: %.200r", target.run.key, name, reading)
         return Failure("SourceFailed", f"The metric source {name} returned an invalid reading: see the operator's log.")
 
@@ -73,10 +73,8 @@ class Sources:
 def _sound(reading: Any) -> bool:
     """Whether a source returned a `Reading` of numbers, or a `Failure` that a condition can show."""
     if isinstance(reading, Failure):
-        words = (reading.reason, reading.message)
-        return all(isinstance(one, str) for one in words) and bool(
-            _REASON.fullmatch(reading.reason) and reading.message
-        )
+        said = isinstance(reading.message, str) and reading.message != ""
+        return said and isinstance(reading.reason, str) and _REASON.fullmatch(reading.reason) is not None
     if not isinstance(reading, Reading):
         return False
     optional = (reading.step, reading.epoch, reading.total_epochs, reading.at)
