@@ -73,8 +73,8 @@ class Sources:
 def _sound(reading: Any) -> bool:
     """Whether a source returned a `Reading` of numbers, or a `Failure` that a condition can show."""
     if isinstance(reading, Failure):
-        said = isinstance(reading.message, str) and reading.message != ""
-        return said and isinstance(reading.reason, str) and _REASON.fullmatch(reading.reason) is not None
+        words: tuple[Any, ...] = (reading.reason, reading.message)
+        return all(isinstance(one, str) and one for one in words) and _REASON.fullmatch(reading.reason) is not None
     if not isinstance(reading, Reading):
         return False
     optional = (reading.step, reading.epoch, reading.total_epochs, reading.at)
