@@ -1,4 +1,4 @@
-"""The settings of operator and dashboard: the only reader of the environment."""
+"""The settings of operator and dashboard, read from variables of the environment."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """`make chaos`: a seeded campaign of terminations under faults, and what it lost, did twice, or never finished.
 
-The first story is that of the seed itself, so that any story is told again, and aloud, by `make chaos N=1 SEED=<its seed>`.
+The first story is that of the seed itself, so that any story is repeated, with its log, by `make chaos N=1 SEED=<its seed>`.
 """
 
 from __future__ import annotations

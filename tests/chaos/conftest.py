@@ -13,7 +13,7 @@ def untraced():
     """Stories show what becomes of a run, not which lines ran; without coverage's tracer they take half the time."""
     tracer = sys.gettrace()
     sys.settrace(None)
-    # Most of what is told in a story is trouble, as it should be.
+    # A story logs mostly errors, as it should.
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
