@@ -236,10 +236,9 @@ def _check(schema: Schema, path: str) -> None:
             if "maxItems" not in schema:
                 raise SchemaError(f"{path}: an unbounded list; use Field(max_length=…)")
             _check_list(schema, path)
-        case "object":
-            if "additionalProperties" in schema and "maxProperties" not in schema:
-                raise SchemaError(f"{path}: an unbounded map; use Field(max_length=…)")
-        case "integer" | "number" | "boolean":
+        case "object" if "additionalProperties" in schema and "maxProperties" not in schema:
+            raise SchemaError(f"{path}: an unbounded map; use Field(max_length=…)")
+        case "object" | "integer" | "number" | "boolean":
             pass
         case None:
             raise SchemaError(f"{path}: any type is allowed; use one type, or PreservedObject")
