@@ -372,8 +372,8 @@ def contradictions(draw):
         finalizers=draw(st.sampled_from([(), (names.FINALIZER,), ("other", names.FINALIZER)])),
         deleting=draw(BOOLS),
         labels=draw(st.sampled_from([{}, {names.KUEUE_QUEUE_LABEL: "gpus"}])),
-        stop_manager=draw(st.sampled_from(["", "kubectl-patch", "m" * 9000])),
-        abandoned_by=draw(st.sampled_from(["", "", "", "kubectl-annotate", "m" * 9000])),
+        stop_manager=draw(st.sampled_from(["", "field manager 'kubectl-patch'", "m" * 9000])),
+        abandoned_by=draw(st.sampled_from(["", "", "", "field manager 'kubectl-annotate'", "m" * 9000])),
     )
     return Observed(
         run=run,

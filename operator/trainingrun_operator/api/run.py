@@ -210,7 +210,7 @@ class TrainingRunSpec(Model):
     """Reason of the stop, shown in the status. Default absent."""
     stopped_by: Annotated[str, Field(min_length=1, max_length=USER_MAX)] | None = None
     """Who stops the run: your own user name as printed by `kubectl auth whoami`, set together with stop. The installation's admission policy refuses
-    another name. Shown in the status. Default absent: the status names the program that wrote stop."""
+    another name. Shown in the status. Default absent: the status names the program that wrote stop, as `field manager '…'`."""
     suspend: bool | None = None
     """true saves and proves the checkpoint, deletes the pod and releases its node, like a stop; false resumes from that checkpoint. A suspension that
     has begun is completed first. On a suspended run, stop ends it with that checkpoint. Default absent."""
