@@ -177,7 +177,9 @@ BEFORE = {
     ),
     "deleted, and nobody acts": run_with(meta={"deleting": True}),
     "told to stop, and nobody acts": run_with(spec={"stop": True, "stoppedBy": "ada"}),
-    "told to stop by a program, and nobody acts": run_with(spec={"stop": True}, meta={"stop_manager": "field manager 'kubectl-patch'"}),
+    "told to stop by a program, and nobody acts": run_with(
+        spec={"stop": True}, meta={"stop_manager": "field manager 'kubectl-patch'"}
+    ),
 }
 LOW = losses(2.0, 0.4, 0.3)
 WATCHED = {"autoStopLoss": None}

@@ -92,7 +92,9 @@ LOW = losses(2.0, 0.4, 0.3)
         ),
         pytest.param(
             make_observed(
-                run=make_run(spec={"stop": True, "stoppedBy": "ada@example.com"}, stop_manager="field manager 'kubectl-patch'")
+                run=make_run(
+                    spec={"stop": True, "stoppedBy": "ada@example.com"}, stop_manager="field manager 'kubectl-patch'"
+                )
             ),
             "user_stop",
             "Stopped by hand: spec.stop is true.",

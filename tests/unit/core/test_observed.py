@@ -223,12 +223,16 @@ def test_everything_of_a_run():
 
 LOOKALIKES = [
     pytest.param("alice@example.com", "field manager 'alice@example.com'", id="a user's name"),
-    pytest.param("system:serviceaccount:ml:bot", "field manager 'system:serviceaccount:ml:bot'", id="an account's name"),
+    pytest.param(
+        "system:serviceaccount:ml:bot", "field manager 'system:serviceaccount:ml:bot'", id="an account's name"
+    ),
     pytest.param("trainingrun-dashboard", "field manager 'trainingrun-dashboard'", id="the dashboard's own"),
     pytest.param("autoStopLoss", "field manager 'autoStopLoss'", id="the name of a rule"),
-    pytest.param("x', and by alice", "field manager \"x', and by alice\"", id="one that closes the quotes"),
+    pytest.param("x', and by alice", 'field manager "x\', and by alice"', id="one that closes the quotes"),
     pytest.param("x'\", by alice", "field manager 'x\\'\", by alice'", id="one that closes both kinds of quotes"),
-    pytest.param("x\nby alice\u202e", "field manager 'x\\nby alice\\u202e'", id="one with characters that are not printed"),
+    pytest.param(
+        "x\nby alice\u202e", "field manager 'x\\nby alice\\u202e'", id="one with characters that are not printed"
+    ),
     pytest.param("m" * 9000, f"field manager '{'m' * 127}…'", id="a long one"),
     pytest.param("", "", id="none"),
 ]

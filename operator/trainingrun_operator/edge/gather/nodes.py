@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trainingrun_operator.api import names
@@ -29,7 +30,7 @@ async def identity(kube: Reads, name: str) -> NodeFacts | None:
 async def gather(kube: Reads, providers: Providers, run_uid: str, node: NodeStatus, pool: Pool | None) -> NodeFacts:
     """Return the facts of the release checks. Unreadable facts count against the release."""
     if pool is None:
-        return NodeFacts(name=node.name)
+        return await _without_pool(kube, node)
     found, pods, (instance, at_minimum, refusal) = await asyncio.gather(
         kube.node(node.name),
         _pods_on(kube, node.name, pool),
@@ -48,19 +49,23 @@ async def gather(kube: Reads, providers: Providers, run_uid: str, node: NodeStat
             at_minimum=at_minimum,
             refusal=refusal,
         )
-    known = _facts(found)
-    return NodeFacts(
-        name=known.name,
-        uid=known.uid,
-        provider_id=known.provider_id,
-        labels=known.labels,
-        tainted_by=known.tainted_by,
+    return replace(
+        _facts(found),
         occupants=occupants,
         demand=await _demand(kube, found, run_uid),
         instance=instance,
         at_minimum=at_minimum,
         refusal=refusal,
     )
+
+
+async def _without_pool(kube: Reads, node: NodeStatus) -> NodeFacts:
+    """Return what is known of a node without its pool: our taint may be on it. No provider can be asked."""
+    found = await kube.node(node.name)
+    missing = node.pool != ""
+    if found is None or not _same_machine(found, node):
+        return NodeFacts(name=node.name, provider_id=node.provider_id, pool_missing=missing)
+    return replace(_facts(found), pool_missing=missing)
 
 
 def _facts(node: Json) -> NodeFacts:

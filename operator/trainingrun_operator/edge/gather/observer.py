@@ -297,11 +297,12 @@ class Observer:
     ) -> Mapping[str, str] | None:
         """Return the labels of the run's namespace if a pool selects by them; None: not read.
 
-        Read before the first Job, for a new node, and at intervals while a node in use has no pool.
+        Read before the first Job, for a new node, and at intervals while a node in use has no pool, or one that does not exist.
         """
-        if all(pool.spec.namespace_selector is None for pool in self._cache.pools.values()):
+        pools = self._cache.pools
+        if all(pool.spec.namespace_selector is None for pool in pools.values()):
             return None
-        settled = {node.uid: node.pool != "" or node.phase is not NodePhase.IN_USE for node in run.status.nodes}
+        settled = {node.uid: node.pool in pools or node.phase is not NodePhase.IN_USE for node in run.status.nodes}
         present = {facts.uid for facts in nodes if facts.uid is not None}
         new = (owner is None and run.status.termination is None) or not present <= settled.keys()
         if not new and all(settled[uid] for uid in present):

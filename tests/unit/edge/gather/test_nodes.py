@@ -69,9 +69,32 @@ async def test_an_empty_node_whose_machine_runs(look, provider):
     )
 
 
-async def test_without_its_pool_nothing_is_asked_and_nothing_is_known(api, kube):
-    assert await gather(kube, Registry({}), RUN_UID, make_node(), None) == NodeFacts(name="gpu-1")
-    assert api.sent == []
+@pytest.mark.parametrize("pool", [pytest.param("a100", id="deleted"), pytest.param("", id="never known")])
+async def test_without_its_pool_the_node_is_read_all_the_same_and_no_provider_is_asked(api, kube, pool):
+    api.put(stored_node(spec={"taints": [GPU, OURS]}))
+    found = await gather(kube, Registry({}), RUN_UID, make_node(pool=pool), None)
+    assert found == NodeFacts(
+        name="gpu-1",
+        uid=NODE_UID,
+        provider_id=PROVIDER_ID,
+        labels={"pool": "a100"},
+        tainted_by=RUN_UID,
+        pool_missing=pool != "",
+    )
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        pytest.param([], id="gone"),
+        pytest.param([stored_node(uid="another", spec={"providerID": "aws:///x", "taints": [OURS]})], id="replaced"),
+    ],
+)
+async def test_without_its_pool_another_node_of_the_name_is_not_taken_for_it(api, kube, nodes):
+    api.objects.clear()
+    api.put(*nodes)
+    found = await gather(kube, Registry({}), RUN_UID, make_node(), None)
+    assert found == NodeFacts(name="gpu-1", provider_id=PROVIDER_ID, pool_missing=True)
 
 
 @pytest.mark.parametrize(
