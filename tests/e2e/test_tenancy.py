@@ -377,7 +377,8 @@ TEMPLATES = {
     "the agent's name": ({"initContainers": [{**CONTAINER, "name": "checkpoint-agent"}]}, {}, "'checkpoint-agent' is reserved for the operator"),
     "the gate's name": ({"containers": [{**CONTAINER, "name": "checkpoint-gate"}]}, {}, "'checkpoint-gate' is reserved for the operator"),
     "the agent's orders": ({}, {"annotations": {"trainingrun.dev/released": "now"}}, "annotations of trainingrun.dev are reserved for the operator"),
-    "the agent's volume": ({"volumes": [{"name": "trainingrun-control", "emptyDir": {}}]}, {}, "trainingrun-control"),
+    "the agent's volume": ({"volumes": [{"name": "trainingrun-control", "emptyDir": {}}]}, {}, "'trainingrun-control' is reserved for the operator"),
+    "the agent's Secret": ({"initContainers": [{**CONTAINER, "name": "peek", "volumeMounts": [{"name": "trainingrun-s3", "mountPath": "/k"}]}]}, {}, "init container 'peek' has 'trainingrun-s3' in volumeMounts"),
 }  # fmt: skip
 
 
