@@ -29,7 +29,6 @@ from builders import (
 from trainingrun_operator.api.status import NodePhase, Phase, RefusalKind
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
-from trainingrun_operator.core.demand import gpus_of, wants
 from trainingrun_operator.core.effects import (
     DeleteNode,
     RecordEvent,
@@ -701,64 +700,3 @@ def test_of_more_nodes_than_the_status_can_hold_the_newest_are_kept():
     record = decide(make_observed(run=make_run(status=make_status(nodes=nodes)), nodes=(facts(),))).effects[0]
     assert isinstance(record, RecordNodes)
     assert (len(record.nodes), record.nodes[0].uid, record.nodes[-1].uid) == (64, "n101", NODE_UID)
-
-
-# -- demand -------------------------------------------------------------------------------------------------------
-
-GPU_TAINT = {"key": "nvidia.com/gpu", "value": "true", "effect": "NoSchedule"}
-
-
-def waiting(gpus="1", *, meta=None, status=None, **spec):
-    limits = {"limits": {"nvidia.com/gpu": gpus}} if gpus else {}
-    containers = [{"name": "c", "resources": limits}]
-    return {
-        "metadata": {"name": "p", **(meta or {})},
-        "spec": {"containers": containers, **spec},
-        "status": status or {"phase": "Pending"},
-    }
-
-
-TOLERATES = {"tolerations": [{"key": "nvidia.com/gpu", "operator": "Equal", "value": "true", "effect": "NoSchedule"}]}
-
-
-@pytest.mark.parametrize(
-    ("pod", "taints", "wish"),
-    [
-        pytest.param(waiting(), (), True, id="a pod that fits"),
-        pytest.param({"metadata": {}, "spec": waiting()["spec"]}, (), True, id="one without a status yet"),
-        pytest.param({"metadata": {}}, (), False, id="one without anything"),
-        pytest.param(waiting("8"), (), True, id="one that needs all of it"),
-        pytest.param(waiting("9"), (), False, id="one that needs more"),
-        pytest.param(waiting(None), (), False, id="one that needs no GPU"),
-        pytest.param(waiting("1k"), (), False, id="one that asks for a thousand in its own way"),
-        pytest.param(waiting(nodeName="gpu-2"), (), False, id="one that has a node"),
-        pytest.param(waiting(status={"phase": "Running"}), (), False, id="one that runs"),
-        pytest.param(waiting(meta={"deletionTimestamp": "now"}), (), False, id="one that is being deleted"),
-        pytest.param(waiting(schedulingGates=[{"name": "kueue"}]), (), True, id="one that is gated"),
-        pytest.param(waiting(nodeSelector={"pool": "a100"}), (), True, id="one that selects this pool"),
-        pytest.param(waiting(nodeSelector={"pool": "h100"}), (), False, id="one that selects another"),
-        pytest.param(waiting(affinity={"nodeAffinity": {}}), (), True, id="one whose affinity cannot be told"),
-        pytest.param(waiting(), (GPU_TAINT,), False, id="one that does not tolerate the node"),
-        pytest.param(waiting(**TOLERATES), (GPU_TAINT,), True, id="one that tolerates it"),
-        pytest.param(waiting(tolerations=[{"operator": "Exists"}]), (GPU_TAINT,), True, id="one that tolerates everything"),
-        pytest.param(waiting(tolerations=[{"key": "nvidia.com/gpu", "value": "no"}]), (GPU_TAINT,), False, id="one that tolerates another value"),
-        pytest.param(waiting(tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoExecute"}]), (GPU_TAINT,), False, id="one that tolerates another effect"),
-        pytest.param(waiting(tolerations=[{"key": "dedicated", "operator": "Exists"}]), (GPU_TAINT,), False, id="one that tolerates another taint"),
-        pytest.param(waiting(), ({"key": "slow", "effect": "PreferNoSchedule"},), True, id="one that would rather not"),
-    ],
-)  # fmt: skip
-def test_demand(pod, taints, wish):
-    assert wants(pod, {"pool": "a100"}, taints, 8) == wish
-
-
-def test_gpus_of_all_containers_are_added_up():
-    pod = {
-        "spec": {
-            "containers": [
-                {"resources": {"limits": {"nvidia.com/gpu": 2, "cpu": "4"}}},
-                {"resources": None},
-                {"resources": {"limits": {"amd.com/gpu": "1"}}},
-            ]
-        }
-    }
-    assert gpus_of(pod) == 3
