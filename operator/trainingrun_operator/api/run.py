@@ -123,8 +123,8 @@ class CheckpointSpec(Model):
     mode: CheckpointMode = CheckpointMode.UPLOAD
     """Upload, or Disabled: nothing is saved, which the status shows. Default Upload."""
     path: Annotated[str, Field(pattern=r"^/[^:]+$", max_length=255)] = "/checkpoints"
-    """Folder in the training container; its volume is found through the mounts, and without a mount an emptyDir is added. Default
-    /checkpoints. Immutable."""
+    """Folder in the training container; its volume is found through the mounts, and without a mount an emptyDir is added. Not in or around
+    /var/run/trainingrun, where the operator mounts its own volumes. Default /checkpoints. Immutable."""
     destination: Annotated[str | None, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/.*)?$", max_length=768)] = (
         None
     )

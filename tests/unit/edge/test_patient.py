@@ -94,7 +94,7 @@ async def test_what_is_no_refusal_is_one_and_its_words_are_in_the_log_alone(plac
     place.cloud.trouble = KeyError("password-of-the-cloud")
     error = await refused(place.instance())
     assert (str(error), error.after) == (
-        "The provider Example failed (KeyError): see the operator's log.",
+        "The provider Example failed (KeyError) for node gpu-1 of GPUNodePool a100: see the operator's log.",
         module.BROKEN_SECONDS,
     )
     assert "password-of-the-cloud" in caplog.text

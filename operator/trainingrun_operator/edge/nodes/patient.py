@@ -111,7 +111,7 @@ class Patient:
             # Code of another package: its message is not shown to users.
             log.exception("node provider %s, %s of %s in pool %s", self._name, what, node.provider_id, pool.name)
             slow = Retryable(
-                f"The provider {self._name} failed ({type(error).__name__}): see the operator's log.",
+                f"The provider {self._name} failed ({type(error).__name__}) for node {node.name} of GPUNodePool {pool.name}: see the operator's log.",
                 BROKEN_SECONDS,
             )
         self._wait(key, slow)
