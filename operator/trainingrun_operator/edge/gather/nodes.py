@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from trainingrun_operator.api import names
 from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, NodeRef
-from trainingrun_operator.edge.gather.waiting import occupant
+from trainingrun_operator.edge.gather.occupants import occupant, occupies
 from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.edge.nodes.provider import ProviderError
 
 if TYPE_CHECKING:
-    from trainingrun_operator.api.pool import IgnoredPods
     from trainingrun_operator.api.status import NodeStatus
     from trainingrun_operator.core.facts.nodes import Pool, Refusal
     from trainingrun_operator.edge.gather.waiting import WaitingPods
@@ -108,19 +107,6 @@ async def _pods_on(kube: Reads, node: str, pool: Pool) -> list[Json] | None:
     except KubeError:
         return None
     return [pod for pod in pods if occupies(pod, pool.spec.ignore_pods)]
-
-
-def occupies(pod: Json, ignored: tuple[IgnoredPods, ...]) -> bool:
-    """Whether a pod occupies its node. A terminating pod does; DaemonSet, mirror, finished and ignored pods do not."""
-    meta = pod["metadata"]
-    if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
-        return False
-    if any(
-        owner["kind"] == "DaemonSet" for owner in meta.get("ownerReferences") or ()
-    ) or "kubernetes.io/config.mirror" in (meta.get("annotations") or {}):
-        return False
-    labels = meta.get("labels") or {}
-    return not any(rule.namespace == meta["namespace"] and rule.labels.items() <= labels.items() for rule in ignored)
 
 
 async def machine(providers: Providers, pool: Pool, node: NodeRef) -> tuple[Instance, bool, Refusal | None]:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from trainingrun_operator.api import names
 from trainingrun_operator.core.demand import kept
-from trainingrun_operator.core.facts.nodes import Occupant
 from trainingrun_operator.core.fit import Offer, fits, waits
+from trainingrun_operator.edge.gather.occupants import occupant, occupies
 from trainingrun_operator.edge.kube import KubeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trainingrun_operator.core.facts.nodes import Pool
+    from trainingrun_operator.core.facts.nodes import Occupant, Pool
     from trainingrun_operator.edge.cache import Cache
     from trainingrun_operator.edge.ports import Reads
 
@@ -48,7 +48,10 @@ class WaitingPods:
 
     async def _fitting_on(self, node: Json, pool: Pool, run_uid: str) -> tuple[Occupant, ...]:
         offer = Offer.of(node, but=names.RELEASING_TAINT)
-        pods = [occupant(pod) for pod in await self._kube.pending_pods() if waits(pod) and fits(pod, offer)]
+        pending = (
+            pod for pod in await self._kube.pending_pods() if waits(pod) and occupies(pod, pool.spec.ignore_pods)
+        )
+        pods = (occupant(pod) for pod in pending if fits(pod, offer))
         others = sorted((pod for pod in pods if pod.run_uid != run_uid), key=lambda pod: pod.key)
         allowed = await self._allowed(pool, {pod.namespace for pod in others})
         return tuple(pod for pod in others if allowed[pod.namespace])
@@ -66,9 +69,3 @@ class WaitingPods:
             if not error.forbidden:
                 raise
             return None
-
-
-def occupant(pod: Json) -> Occupant:
-    """Read which pod it is, and of which run."""
-    meta = pod["metadata"]
-    return Occupant(meta["namespace"], meta["name"], (meta.get("labels") or {}).get(names.RUN_UID_LABEL, ""))

@@ -16,6 +16,7 @@ from trainingrun_operator.edge.kube import Kube, KubeError
 
 POOL = make_pool()
 FENCED = make_pool("fenced", namespaceSelector={"matchLabels": {"team": "ml"}})
+IGNORING = make_pool(ignorePods=[{"namespace": "team", "labels": {"app": "dns"}}])
 GPU = {"name": "train", "resources": {"requests": {"nvidia.com/gpu": "1"}, "limits": {"nvidia.com/gpu": "1"}}}
 
 
@@ -85,6 +86,9 @@ async def look(waiting, number, pool=POOL, *, empty=True, **spec):
         pytest.param(pod("a", spec={"schedulingGates": [{"name": "x"}]}), POOL, False, id="gated"),
         pytest.param(pod("a", spec={"nodeSelector": {"pool": "h100"}}), POOL, False, id="for other nodes"),
         pytest.param(pod("a", spec={"containers": [{"name": "c"}]}), POOL, False, id="without a GPU"),
+        pytest.param(pod("a", ownerReferences=[{"kind": "DaemonSet"}]), POOL, False, id="of a DaemonSet"),
+        pytest.param(pod("a", labels={"app": "dns"}), IGNORING, False, id="one that the pool ignores"),
+        pytest.param(pod("a", labels={"app": "web"}), IGNORING, True, id="one that the pool does not ignore"),
         pytest.param(pod("a", labels={names.RUN_UID_LABEL: "run-1"}), POOL, False, id="of the run itself"),
         pytest.param(pod("a", labels={names.RUN_UID_LABEL: "run-2"}), POOL, True, id="of another run"),
     ],
