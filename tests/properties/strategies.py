@@ -451,8 +451,9 @@ def releasing(draw):
         seen,
         ranks=seen.ranks[:1],
         nodes=(found,),
-        pools=(make_pool("a100"),),
+        pools=draw(st.sampled_from([(make_pool("a100"),), (make_pool("a100"),), ()])),
         node_seconds={"n1": draw(st.sampled_from([0.0, 60.0]))},
+        gate_seconds={"n1": draw(st.sampled_from([0.0, 60.0, 300.0]))},
     )
 
 
