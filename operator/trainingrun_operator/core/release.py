@@ -195,7 +195,7 @@ def _without_pool(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> 
         if node.phase is NodePhase.CORDONED:
             return _to(seen, node, NodePhase.WAIT_IDLE, waits), _back(seen, node, facts)
         return _to(seen, node, node.phase, waits), ()
-    asked = " Its termination was requested before." if node.phase in _TOLD_TO_GO else ""
+    asked = " Its termination may have been requested already." if node.phase in _TOLD_TO_GO else ""
     kept, back = _retained(
         seen,
         node,

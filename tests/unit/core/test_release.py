@@ -529,7 +529,7 @@ def test_a_deleted_pool_is_waited_for_and_the_node_does_not_stay_tainted_without
 @pytest.mark.parametrize("phase", EVERY_PHASE)
 def test_a_node_whose_pool_stays_deleted_is_kept_without_our_taint(phase):
     node, effects = look(phase, tainted(pool_missing=True), pools=(), seconds=POOL_RETURN_SECONDS)
-    asked = " Its termination was requested before." if phase in (RELEASING, VERIFYING) else ""
+    asked = " Its termination may have been requested already." if phase in (RELEASING, VERIFYING) else ""
     kept = (
         f"Kept: {MISSING}, so the node's provider is unknown.{asked} Its machine may still run and be billed: release it yourself if it is"
         " not needed."
