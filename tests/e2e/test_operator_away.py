@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from e2e.audit import OPERATOR_USER
-from e2e.own_operator import OwnOperator
+from e2e.own_operator import SHARD_LABEL, OwnOperator
 from e2e.runs import Space, condition_of, unique
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -91,6 +91,17 @@ def test_an_operator_killed_in_the_middle_of_a_stop_goes_on_where_it_was(space, 
     ]
     assert len(begins) == 1, "It was decided once."
     run.assert_ended_once()
+
+
+def test_a_run_whose_labels_become_those_of_no_operator_is_ended_by_its_own(space, leaver):
+    """By an administrator, whom the admission policies let pass: the watch of its operator shows this as a deletion."""
+    run = space.run("moved", *LONG, labels=leaver.labels)
+    run.wait_training()
+    run.merge({"metadata": {"labels": {SHARD_LABEL: "of-nobody"}}, "spec": {"stop": True}})
+    status = run.wait_finished()
+    assert (status["phase"], status["terminationStatus"]) == ("Stopped", "user_stop")
+    run.assert_checkpoint_proven(status)
+    run.wait_settled()
 
 
 def test_a_final_epoch_that_stood_still_while_the_operator_was_away_is_complete(space, leaver):

@@ -35,7 +35,7 @@ def test_a_suspended_run_gives_its_machine_back_and_goes_on_from_its_checkpoint(
 
     status = run.wait_phase("Suspended", timeout=180)
     assert_suspended(run, status)
-    assert status["termination"]["actor"] == "kubectl-patch"
+    assert status["termination"]["actor"] == "field manager 'kubectl-patch'"
     assert [node["phase"] for node in status["nodes"]] == ["Released"]
     machine = instance_of(status)
     assert space.cloud.states().get(machine, "terminated") == "terminated", "Nobody pays for it any more."

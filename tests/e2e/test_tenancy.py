@@ -8,6 +8,7 @@ import pytest
 from e2e.api import JSON_PATCH, MERGE, RUNS
 from e2e.audit import OPERATOR_USER, requests
 from e2e.ground import CLOUD_NAMESPACE, POOL
+from e2e.own_operator import SHARD_LABEL
 from e2e.runs import PREFIX, SECRET, Run, Space, base_spec, condition_of, merged, unique
 from e2e.tenant import Listener, Tenant
 from waiting import eventually
@@ -32,6 +33,7 @@ def fenced(ground, api, bucket, cloud, tmp_path_factory, _spaces):
     # More than edit gives: what RBAC refuses anyway must be refused without it too.
     tenant.grant("trainingrun.dev", ["trainingruns/status", "trainingruns"], ["update", "patch"])
     tenant.grant("", ["pods/status"], ["update", "patch"])
+    tenant.grant("", ["pods/binding", "bindings"], ["create"])
     run = space.run("mine", pod=NOWHERE)
     run.wait_condition("Accepted")
     run.wait_pod(lambda pod: True, "it has a pod")
@@ -89,6 +91,22 @@ def replaced(tenant, run):
     return "PUT", run.path, {**stored, "metadata": meta}
 
 
+def binding(meta, sub=True):
+    """A Binding of the run's pod, whose metadata the API server copies to the pod."""
+
+    def made(tenant, run):
+        name = run.pods()[0]["metadata"]["name"]
+        path = tenant.path("pods", f"{name}/binding") if sub else tenant.path("bindings")
+        target = {"apiVersion": "v1", "kind": "Node", "name": "nobodys"}
+        return (
+            "POST",
+            path,
+            {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name, **meta}, "target": target},
+        )
+
+    return made
+
+
 def labels(run):
     return {"trainingrun.dev/run": run.name, "trainingrun.dev/run-uid": run.uid}
 
@@ -141,6 +159,10 @@ ONLY_ANNOTATES = (
 )
 TIE = "tie a pod to its TrainingRun and never change"
 KEEPS = "keeps checkpoints that are not proven yet, so only the operator adds or removes it. To end a run without them write"
+BINDS = "of a Binding become those of its pod, where they are what the operator tells its agent and knows its pods by: leave them out, {user}."
+SELECTED = (
+    f"the operator knows its TrainingRuns by their labels {SHARD_LABEL} (runSelector), and this one is in progress"
+)
 JOB_LABELS = "are for Jobs that the operator makes: leave them as they are, {user}."
 
 FORBIDDEN = {
@@ -159,6 +181,19 @@ FORBIDDEN = {
     "tells the gate to go by way of the pod's status": (
         on_pod({"annotations": {"trainingrun.dev/released": "now"}}, "/status"),
         ONLY_ANNOTATES,
+    ),
+    "tells the gate to go by way of a Binding": (binding({"annotations": {"trainingrun.dev/released": "now"}}), BINDS),
+    "tells the gate to go by way of a Binding of the old kind": (
+        binding({"annotations": {"trainingrun.dev/released": "now"}}, sub=False),
+        BINDS,
+    ),
+    "gives a pod to another run by way of a Binding": (
+        binding({"labels": {"trainingrun.dev/run-uid": "another"}}),
+        BINDS,
+    ),
+    "takes a run in progress away from its operator": (
+        on_run({"metadata": {"labels": {SHARD_LABEL: "of-nobody"}}}),
+        SELECTED,
     ),
     "takes the run's label off its pod": (on_pod({"labels": {"trainingrun.dev/run-uid": None}}), TIE),
     "gives a pod to another run": (on_pod({"labels": {"trainingrun.dev/run-uid": "another"}}), TIE),
@@ -377,7 +412,8 @@ TEMPLATES = {
     "the agent's name": ({"initContainers": [{**CONTAINER, "name": "checkpoint-agent"}]}, {}, "'checkpoint-agent' is reserved for the operator"),
     "the gate's name": ({"containers": [{**CONTAINER, "name": "checkpoint-gate"}]}, {}, "'checkpoint-gate' is reserved for the operator"),
     "the agent's orders": ({}, {"annotations": {"trainingrun.dev/released": "now"}}, "annotations of trainingrun.dev are reserved for the operator"),
-    "the agent's volume": ({"volumes": [{"name": "trainingrun-control", "emptyDir": {}}]}, {}, "trainingrun-control"),
+    "the agent's volume": ({"volumes": [{"name": "trainingrun-control", "emptyDir": {}}]}, {}, "'trainingrun-control' is reserved for the operator"),
+    "the agent's Secret": ({"initContainers": [{**CONTAINER, "name": "peek", "volumeMounts": [{"name": "trainingrun-s3", "mountPath": "/k"}]}]}, {}, "init container 'peek' has 'trainingrun-s3' in volumeMounts"),
 }  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def test_a_patch_stops_the_run_and_the_training_saves_and_leaves(steady_operator
     status = run.wait_finished()
     assert (status["phase"], status["terminationStatus"]) == ("Stopped", "user_stop")
     assert status["terminationMessage"].startswith("Stopped by hand: spec.stop is true.")
-    assert status["termination"]["actor"] == "kubectl-patch", "It says by what the stop was written."
+    assert status["termination"]["actor"] == "field manager 'kubectl-patch'", "It says by what the stop was written."
     assert condition_of(status, "Succeeded")["status"] == "False", "A run stopped by hand has not succeeded."
     run.assert_checkpoint_proven(status)
     last = run.log.text.rsplit("saved checkpoint-", 1)[1].split()[0]

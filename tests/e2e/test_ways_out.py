@@ -216,7 +216,9 @@ def test_a_release_that_does_not_end_is_abandoned_by_annotation_and_the_actor_is
     assert (status["phase"], status["terminationStatus"]) == ("Succeeded", "auto_complete")
     (kept,) = status["nodes"]
     assert kept["phase"] == "Retained"
-    assert kept["message"].startswith("Abandoned by kubectl-annotate (trainingrun.dev/abandon-release) while WaitIdle:")
+    assert kept["message"].startswith(
+        "Abandoned by field manager 'kubectl-annotate' (trainingrun.dev/abandon-release) while WaitIdle:"
+    )
     released = condition_of(status, "NodesReleased")
     assert (released["status"], released["reason"]) == ("True", "Retained")
     told = run.wait_event("ReleaseAbandoned")

@@ -372,8 +372,8 @@ def contradictions(draw):
         finalizers=draw(st.sampled_from([(), (names.FINALIZER,), ("other", names.FINALIZER)])),
         deleting=draw(BOOLS),
         labels=draw(st.sampled_from([{}, {names.KUEUE_QUEUE_LABEL: "gpus"}])),
-        stop_manager=draw(st.sampled_from(["", "kubectl-patch", "m" * 9000])),
-        abandoned_by=draw(st.sampled_from(["", "", "", "kubectl-annotate", "m" * 9000])),
+        stop_manager=draw(st.sampled_from(["", "field manager 'kubectl-patch'", "m" * 9000])),
+        abandoned_by=draw(st.sampled_from(["", "", "", "field manager 'kubectl-annotate'", "m" * 9000])),
     )
     return Observed(
         run=run,
@@ -451,8 +451,9 @@ def releasing(draw):
         seen,
         ranks=seen.ranks[:1],
         nodes=(found,),
-        pools=(make_pool("a100"),),
+        pools=draw(st.sampled_from([(make_pool("a100"),), (make_pool("a100"),), ()])),
         node_seconds={"n1": draw(st.sampled_from([0.0, 60.0]))},
+        gate_seconds={"n1": draw(st.sampled_from([0.0, 60.0, 300.0]))},
     )
 
 

@@ -36,6 +36,7 @@ from trainingrun_operator.core.effects import (
 from trainingrun_operator.core.facts.bucket import Verified
 from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.facts.pod import Training
+from trainingrun_operator.core.release import facts_of as facts_of_node
 from trainingrun_operator.core.rules import chain
 from trainingrun_operator.core.status import render
 from trainingrun_operator.core.track import Track, fold
@@ -225,6 +226,21 @@ def only_our_own_taint_is_taken_back_and_none_is_written_over(seen):
         assert taints[effect.name, effect.uid] is None
 
 
+def a_node_that_is_kept_keeps_no_taint_of_ours(seen):
+    """Unless its machine goes, or the same Node is recorded once more."""
+    before = {node.uid: node for node in seen.run.status.nodes}
+    taken_back = {(effect.name, effect.uid) for effect in effects_of(seen, UntaintNode)}
+    for effect in effects_of(seen, RecordNodes):
+        kept = [node for node in effect.nodes if node.phase is NodePhase.RETAINED]
+        for node in (node for node in kept if node.uid in before and before[node.uid].phase is not NodePhase.RETAINED):
+            found = facts_of_node(seen.nodes, before[node.uid])
+            if found is None or found.tainted_by != seen.run.uid or found.uid is None:
+                continue
+            goes = found.instance in (Instance.TERMINATING, Instance.GONE)
+            twice = found.uid != node.uid and found.uid in before
+            assert goes or twice or (found.name, found.uid) in taken_back
+
+
 def a_settled_node_stays_settled(seen):
     settled = {n.uid: n for n in seen.run.status.nodes if n.phase in (NodePhase.RELEASED, NodePhase.RETAINED)}
     for effect in effects_of(seen, RecordNodes):
@@ -281,6 +297,7 @@ INVARIANTS = (
     no_decision_from_a_stale_an_odd_or_a_never_advanced_sample,
     a_machine_goes_only_when_it_is_empty_and_ours,
     only_our_own_taint_is_taken_back_and_none_is_written_over,
+    a_node_that_is_kept_keeps_no_taint_of_ours,
     a_settled_node_stays_settled,
     a_run_ends_only_by_a_finding_that_fires_and_every_rule_speaks_once,
     the_finalizer_goes_only_when_everything_is_done,

@@ -55,9 +55,13 @@ PODINFO_VOLUME: Final = "trainingrun-podinfo"
 CHECKPOINT_VOLUME: Final = "trainingrun-checkpoints"
 SECRET_VOLUME: Final = "trainingrun-s3"
 
-CONTROL_PATH: Final = "/var/run/trainingrun/control"
-PODINFO_PATH: Final = "/var/run/trainingrun/podinfo"
-SECRET_PATH: Final = "/var/run/trainingrun/s3"
+SHM_VOLUME: Final = "trainingrun-shm"
+OWN_VOLUMES: Final = frozenset({CONTROL_VOLUME, PODINFO_VOLUME, CHECKPOINT_VOLUME, SECRET_VOLUME, SHM_VOLUME})
+
+OWN_PATH: Final = "/var/run/trainingrun"
+CONTROL_PATH: Final = f"{OWN_PATH}/control"
+PODINFO_PATH: Final = f"{OWN_PATH}/podinfo"
+SECRET_PATH: Final = f"{OWN_PATH}/s3"
 AGENT_PORT: Final = 18790
 
 CHECKPOINT_DIR_ENV: Final = "TRAININGRUN_CHECKPOINT_DIR"

@@ -123,8 +123,8 @@ class CheckpointSpec(Model):
     mode: CheckpointMode = CheckpointMode.UPLOAD
     """Upload, or Disabled: nothing is saved, which the status shows. Default Upload."""
     path: Annotated[str, Field(pattern=r"^/[^:]+$", max_length=255)] = "/checkpoints"
-    """Folder in the training container; its volume is found through the mounts, and without a mount an emptyDir is added. Default
-    /checkpoints. Immutable."""
+    """Folder in the training container; its volume is found through the mounts, and without a mount an emptyDir is added. Not in or around
+    /var/run/trainingrun, where the operator mounts its own volumes. Default /checkpoints. Immutable."""
     destination: Annotated[str | None, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/.*)?$", max_length=768)] = (
         None
     )
@@ -210,7 +210,7 @@ class TrainingRunSpec(Model):
     """Reason of the stop, shown in the status. Default absent."""
     stopped_by: Annotated[str, Field(min_length=1, max_length=USER_MAX)] | None = None
     """Who stops the run: your own user name as printed by `kubectl auth whoami`, set together with stop. The installation's admission policy refuses
-    another name. Shown in the status. Default absent: the status names the program that wrote stop."""
+    another name. Shown in the status. Default absent: the status names the program that wrote stop, as `field manager '…'`."""
     suspend: bool | None = None
     """true saves and proves the checkpoint, deletes the pod and releases its node, like a stop; false resumes from that checkpoint. A suspension that
     has begun is completed first. On a suspended run, stop ends it with that checkpoint. Default absent."""

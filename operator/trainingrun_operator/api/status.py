@@ -260,7 +260,7 @@ class Termination(Model):
     reason: Word = ""
     """The rule's reason: one CamelCase word."""
     actor: Text = ""
-    """Who or what requested the stop."""
+    """Who or what requested the stop: a user as in spec.stoppedBy, a rule, or the program that wrote the field, as ``field manager '…'``."""
     mode: StopMode = StopMode.AUTO
     """The checkpoint that the stop waits for: spec.stopMode as last applied."""
     phase: Phase

@@ -148,6 +148,8 @@ class Watch:
         """Namespaces whose runs the latest list could not read."""
         self._untold: dict[str, int] = {}
         """Changes that a list found and no event has reported yet: UID and resourceVersion."""
+        self._unselected: set[str] = set()
+        """Runs in progress whose labels no longer match the selector."""
         self._told: dict[str, tuple[int, tuple[Any, ...]]] = {}
         """By run, resourceVersion and request of the latest event. Responses to our own writes also update the cache, but prove no watch."""
         self.proven = time.monotonic()
@@ -178,9 +180,10 @@ class Watch:
             self._untold.pop(uid, None)
         if event["type"] == "DELETED":
             self._told.pop(uid, None)
-        else:
-            self._told[uid] = version(event["object"]), _asked(event["object"])
-        self.take_run(event["object"], deleted=event["type"] == "DELETED")
+            await self._drop(event["object"])
+            return
+        self._told[uid] = version(event["object"]), _asked(event["object"])
+        self.take_run(event["object"])
 
     async def on_pool(self, event: Any, **_: Any) -> None:
         """Handle a listed, added, changed or deleted GPUNodePool."""
@@ -213,6 +216,38 @@ class Watch:
         elif known is None or _asked(known) != _asked(stored):
             self._scheduler.wake(uid)
 
+    async def _drop(self, run: Json) -> None:
+        """Forget a run that the watch or a list no longer has, unless it is in progress and only its labels have left the selector.
+
+        With our finalizer it has a Job, a node and a checkpoint that no other operator may settle. The API server is asked, because the event of a
+        deletion also shows the finalizer.
+        """
+        uid, meta = run["metadata"]["uid"], run["metadata"]
+        if self._run_selector and names.FINALIZER in (meta.get("finalizers") or ()):
+            try:
+                fresh = await self._kube.run(meta["namespace"], meta["name"])
+            except KubeError as error:
+                log.warning("cannot check whether run %s/%s is gone: %s", meta["namespace"], meta["name"], error)
+                return
+            if fresh is not None and _in_progress(fresh, uid):
+                self._keep(fresh)
+                return
+        self._unselected.discard(uid)
+        self.take_run(run, deleted=True)
+
+    def _keep(self, run: Json) -> None:
+        meta = run["metadata"]
+        if meta["uid"] not in self._unselected:
+            log.warning(
+                "run %s/%s is in progress and no longer matches the selector %s: this operator keeps it until it has ended, or until the operator restarts;"
+                " give it its labels back",
+                meta["namespace"],
+                meta["name"],
+                self._run_selector,
+            )
+        self._unselected.add(meta["uid"])
+        self.take_run(run)
+
     def _take_child(self, kind: str, event: Any) -> None:
         uid = self._cache.put_child(kind, dict(event["object"]), deleted=event["type"] == "DELETED")
         if uid is not None and uid in self._cache.runs:
@@ -241,9 +276,10 @@ class Watch:
                 log.warning("the API server returned an older state, as after a restore; using the list")
                 self._cache.forget_run(uid)
                 self._reconciler.forget(uid)
+            self._unselected.discard(uid)
             self.take_run(run)
         for run in gone:
-            self.take_run(run, deleted=True)
+            await self._drop(run)
         self.listed = True
 
     async def _list(self) -> dict[str, Json]:
@@ -263,6 +299,12 @@ class Watch:
     def _behind(self, uid: str, run: Json) -> bool:
         at, asked = self._told.get(uid, (0, ()))
         return at < version(run) and asked != _asked(run)
+
+
+def _in_progress(run: Json, uid: str) -> bool:
+    """Whether it is the run with this uid, and has our finalizer."""
+    meta = run["metadata"]
+    return bool(meta["uid"] == uid and names.FINALIZER in (meta.get("finalizers") or ()))
 
 
 def _how_far(run: Json) -> int:

@@ -9,7 +9,7 @@ from pydantic import StrictInt, ValidationError
 from trainingrun_operator.api import names
 from trainingrun_operator.api.base import Model
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.core import destinations, manifests
+from trainingrun_operator.core import destinations, manifests, own_volumes
 from trainingrun_operator.core.bounds import clipped
 from trainingrun_operator.core.facts.run import Problem
 
@@ -46,11 +46,13 @@ class _Container(_Named):
     resources: _Resources | None = None
     security_context: _SecurityContext | None = None
     volume_mounts: list[_Mount] | None = None
+    volume_devices: list[_Named] | None = None
 
 
 class _Pod(Model):
     containers: list[_Container]
-    init_containers: list[_Named] | None = None
+    init_containers: list[_Container] | None = None
+    ephemeral_containers: list[_Container] | None = None
     security_context: _SecurityContext | None = None
     share_process_namespace: bool | None = None
     termination_grace_period_seconds: StrictInt | None = None
@@ -92,6 +94,7 @@ def complaint(
         _template(run.spec)
         or _ours(run.spec)
         or _containers(run.spec)
+        or own_volumes.reached(run.spec, manifests.main_container(run.spec))
         or _source(run.spec, defaults)
         or _signal(run.spec)
         or _checkpoint(run, defaults.allowed_destinations)

@@ -9,7 +9,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest
 from trainingrun_operator.api.run import CheckpointMode, OnFailure
 from trainingrun_operator.api.status import Phase
-from trainingrun_operator.core import acceptance, manifests, release
+from trainingrun_operator.core import acceptance, manifests, node_pools, release
 from trainingrun_operator.core.effects import (
     AddFinalizer,
     Annotate,
@@ -50,7 +50,7 @@ def _story(seen: Observed, rules: Sequence[Rule]) -> Decision:
     stop = seen.run.status.termination
     if stop is not None and stop.phase is Phase.DONE:
         return _suspended(seen, stop) if stop.suspends else termination.transition(seen, stop)
-    if (nodes := release.recorded(seen)[-NODES_MAX:]) != seen.run.status.nodes:
+    if (nodes := node_pools.recorded(seen)[-NODES_MAX:]) != seen.run.status.nodes:
         return Decision((RecordNodes(nodes),), again_seconds=0)
     if stop is not None:
         return termination.transition(seen, stop)

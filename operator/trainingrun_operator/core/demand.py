@@ -1,27 +1,55 @@
-"""Whether a pod waits for a node, and how many GPUs it requests."""
+"""Which pod keeps which empty node, and how many GPUs a pod requests."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from trainingrun_operator.core.facts.nodes import Occupant
 
 
-def wants(pod: Mapping[str, Any], labels: Mapping[str, str], taints: tuple[Mapping[str, Any], ...], gpus: int) -> bool:
-    """Whether a stored pod waits for a node like this one. Affinity is not evaluated and counts as a match."""
-    spec = pod.get("spec") or {}
-    if (
-        spec.get("nodeName")
-        or (pod.get("status") or {}).get("phase", "Pending") != "Pending"
-        or "deletionTimestamp" in pod["metadata"]
-    ):
-        return False
-    asked = gpus_of(pod)
-    fits = 0 < asked <= gpus and all(
-        labels.get(key) == value for key, value in (spec.get("nodeSelector") or {}).items()
-    )
-    return fits and all(_tolerated(taint, spec.get("tolerations") or ()) for taint in taints)
+def kept(fitting: Mapping[str, Sequence[Occupant]]) -> dict[str, Occupant]:
+    """Return the nodes that are kept, each with the pod that keeps it: every pod keeps at most one node.
+
+    As many nodes are kept as possible. The nodes are served by uid, and a node that is kept stays so whatever nodes follow: so every look at the same
+    pods has the same result.
+
+    Args:
+        fitting: by uid of each empty node, the waiting pods that fit on it.
+    """
+    keeps: dict[Occupant, str] = {}
+    kept_by: dict[str, Occupant] = {}
+    for node in sorted(fitting):
+        _keep(node, fitting, keeps, kept_by)
+    return kept_by
+
+
+def _keep(
+    node: str,
+    fitting: Mapping[str, Sequence[Occupant]],
+    keeps: dict[Occupant, str],
+    kept_by: dict[str, Occupant],
+) -> None:
+    """Give a node a pod. Pods of earlier nodes are exchanged for others if that frees one (an augmenting path of the matching)."""
+    asked = [node]
+    wanted_by: dict[Occupant, str] = {}
+    for each in asked:
+        for pod in fitting[each]:
+            if pod in wanted_by:
+                continue
+            wanted_by[pod] = each
+            if pod in keeps:
+                asked.append(keeps[pod])
+                continue
+            free: Occupant | None = pod
+            while free is not None:
+                taker = wanted_by[free]
+                before = kept_by.get(taker)
+                keeps[free], kept_by[taker] = taker, free
+                free = before
+            return
 
 
 def gpus_of(pod: Mapping[str, Any]) -> int:
@@ -31,14 +59,3 @@ def gpus_of(pod: Mapping[str, Any]) -> int:
     asked = [str(amount) for limit in limits for name, amount in limit.items() if name.endswith("/gpu")]
     # "1k" is a valid quantity too, but no node has that many.
     return sum(int(amount) for amount in asked if amount.isdecimal())
-
-
-def _tolerated(taint: Mapping[str, Any], tolerations: tuple[Mapping[str, Any], ...]) -> bool:
-    if taint.get("effect") == "PreferNoSchedule":
-        return True
-    return any(
-        t.get("key") in (None, "", taint["key"])
-        and t.get("effect") in (None, "", taint.get("effect"))
-        and (t.get("operator") == "Exists" or t.get("value", "") == taint.get("value", ""))
-        for t in tolerations
-    )

@@ -151,7 +151,7 @@ def _equip(container: Manifest, spec: TrainingRunSpec, mounts: list[Manifest]) -
         container.get("env") or []
     )
     mounted = {mount["mountPath"].rstrip("/") for mount in container.get("volumeMounts") or []}
-    shm = [{"name": "trainingrun-shm", "mountPath": "/dev/shm"}] if _wants_gpu(container) else []  # noqa: S108 - the kernel's own path, not a temporary file
+    shm = [{"name": names.SHM_VOLUME, "mountPath": "/dev/shm"}] if _wants_gpu(container) else []  # noqa: S108 - the kernel's own path, not a temporary file
     added = [mount for mount in (*mounts, *shm) if mount["mountPath"].rstrip("/") not in mounted]
     container["volumeMounts"] = [*(container.get("volumeMounts") or []), *added]
 
@@ -172,8 +172,8 @@ def _volumes(spec: TrainingRunSpec, pod: Manifest, checkpoint_volume: str) -> li
     ]
     if checkpoint_volume == names.CHECKPOINT_VOLUME:
         volumes.append({"name": names.CHECKPOINT_VOLUME, "emptyDir": {}})
-    if "trainingrun-shm" in mounted:
-        volumes.append({"name": "trainingrun-shm", "emptyDir": {"medium": "Memory"}})
+    if names.SHM_VOLUME in mounted:
+        volumes.append({"name": names.SHM_VOLUME, "emptyDir": {"medium": "Memory"}})
     if secret := spec.checkpoint.s3.credentials_secret_name:
         volumes.append({"name": names.SECRET_VOLUME, "projected": {"sources": _secret(secret)}})
     return volumes

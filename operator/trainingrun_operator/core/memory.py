@@ -16,7 +16,7 @@ from trainingrun_operator.core.facts.gathered import Source
 from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered
 from trainingrun_operator.core.facts.rank import Rank
 from trainingrun_operator.core.observed import Observed
-from trainingrun_operator.core.release import facts_of, gate_holds
+from trainingrun_operator.core.release import Gate, facts_of, gate_of
 from trainingrun_operator.core.rules import completion, workload
 from trainingrun_operator.core.stop import disruption
 from trainingrun_operator.core.stop.requests import save_request
@@ -173,9 +173,9 @@ def _timed(memory: Memory, facts: Facts, now: float) -> Memory:
     request = save_request(run, facts.pods)
     nodes, gates = memory.nodes, memory.gates
     if run.status.nodes:
-        holds = _gates(facts)
+        gate = _gates(facts)
         nodes = {n.uid: nodes.get(n.uid, Stopwatch()).at(n.phase, now) for n in run.status.nodes}
-        gates = {n.uid: gates.get(n.uid, Stopwatch()).at((n.phase, holds[n.uid]), now) for n in run.status.nodes}
+        gates = {n.uid: gates.get(n.uid, Stopwatch()).at((n.phase, gate[n.uid]), now) for n in run.status.nodes}
     return replace(
         memory,
         phase=memory.phase.at((stop.phase, stop.attempt) if stop else None, now),
@@ -228,7 +228,7 @@ def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
         phase_seconds=memory.phase.seconds(now),
         nodes=_nodes(memory, facts) if stop is not None and stop.phase is Phase.RELEASING else facts.nodes,
         node_seconds={node.uid: memory.nodes[node.uid].seconds(now) for node in run.status.nodes},
-        gate_seconds={uid: memory.gates[uid].seconds(now) if holds else 0 for uid, holds in _gates(facts).items()},
+        gate_seconds={uid: memory.gates[uid].seconds(now) if gate else 0 for uid, gate in _gates(facts).items()},
         ending_runs=facts.ending_runs,
         pools=facts.pools,
         namespace_labels=facts.namespace_labels,
@@ -259,7 +259,7 @@ def _nodes(memory: Memory, facts: Facts) -> tuple[NodeFacts, ...]:
     )
 
 
-def _gates(facts: Facts) -> dict[str, bool]:
-    """Return by node uid whether the condition that its phase waits for holds now."""
+def _gates(facts: Facts) -> dict[str, Gate | None]:
+    """Return by node uid the condition whose duration counts for the node now."""
     run = facts.run
-    return {node.uid: gate_holds(run.uid, node, facts_of(facts.nodes, node)) for node in run.status.nodes}
+    return {node.uid: gate_of(run.uid, node, facts_of(facts.nodes, node)) for node in run.status.nodes}

@@ -51,7 +51,7 @@ class Observed:
     node_seconds: Mapping[str, float] = field(default_factory=dict)
     """By node uid, time for which this process has seen it in its present phase."""
     gate_seconds: Mapping[str, float] = field(default_factory=dict)
-    """By node uid, time for which the condition of its phase has held: empty, tainted, machine gone (`release.gate_holds`)."""
+    """By node uid, time for which its condition has held: empty, tainted, machine gone, pool missing (`release.gate_of`)."""
     ending_runs: frozenset[str] = frozenset()
     """UIDs of runs that will not release a node after this one: finished, releasing, or with policy Never."""
     pools: tuple[Pool, ...] = ()

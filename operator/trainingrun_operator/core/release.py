@@ -11,6 +11,7 @@ Node are gone.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final, assert_never
 
 from trainingrun_operator.api import names
@@ -27,6 +28,7 @@ from trainingrun_operator.core.effects import (
     UntaintNode,
 )
 from trainingrun_operator.core.facts.nodes import Instance
+from trainingrun_operator.core.node_pools import why_no_pool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,12 +37,23 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed
 
 SETTLED: Final = frozenset({NodePhase.RELEASED, NodePhase.RETAINED})
+POOL_RETURN_SECONDS: Final = 300.0
+"""Time in which a deleted pool may be created again, as `kubectl replace` and GitOps tools do; then its nodes are kept."""
 _GOING: Final = frozenset({Instance.TERMINATING, Instance.GONE})
 _TOLD_TO_GO: Final = frozenset({NodePhase.RELEASING, NodePhase.VERIFYING})
 _GOES: Final = "The machine is being terminated; waiting until machine and Node are gone."
 _NODE_GONE: Final = "The Node is gone; releasing the machine."
 _TAKEN: Final = "Handed over: another run already releases this node."
 Transition = tuple[NodeStatus, tuple[Effect, ...]]
+
+
+class Gate(StrEnum):
+    """A condition whose duration decides over a node."""
+
+    IDLE = "empty"
+    TAINTED = "tainted by this run"
+    MACHINE_GONE = "the machine is gone"
+    POOL_MISSING = "its pool is missing"
 
 
 def unsettled(nodes: tuple[NodeStatus, ...]) -> tuple[NodeStatus, ...]:
@@ -79,39 +92,6 @@ def is_ghost(facts: NodeFacts) -> bool:
     return facts.uid is None and facts.instance is Instance.RUNNING
 
 
-def recorded(seen: Observed) -> tuple[NodeStatus, ...]:
-    """Return `status.nodes` with new nodes of the run's pods, and with pools that now select a node without one."""
-    known = {node.uid for node in seen.run.status.nodes}
-    used = {pod.node for pod in seen.live_pods if pod.node}
-    new = (
-        NodeStatus(
-            name=facts.name,
-            uid=facts.uid,
-            provider_id=facts.provider_id,
-            pool=_pool_of(seen, facts),
-            phase_at=seen.wall,
-        )
-        for facts in seen.nodes
-        if facts.uid is not None and facts.name in used and facts.uid not in known
-    )
-    return (*(_with_pool(seen, node) for node in seen.run.status.nodes), *new)
-
-
-def _with_pool(seen: Observed, node: NodeStatus) -> NodeStatus:
-    """Set the pool of a node in use that has none: pools may be created or changed later."""
-    facts = next((facts for facts in seen.nodes if facts.uid == node.uid), None)
-    if node.pool or node.phase is not NodePhase.IN_USE or facts is None:
-        return node
-    return node.model_copy(update={"pool": _pool_of(seen, facts)})
-
-
-def _pool_of(seen: Observed, facts: NodeFacts) -> str:
-    named = seen.run.spec.node_pool.ref
-    open_to_it = [pool for pool in seen.pools if pool.allows(seen.namespace_labels) and named in ("", pool.name)]
-    selecting = [pool.name for pool in open_to_it if pool.selects(facts.labels)]
-    return selecting[0] if len(selecting) == 1 else ""
-
-
 def next_effects(seen: Observed) -> tuple[Effect, ...]:
     """Advance every node of the run: write changed phases first, then do what the written phases allow."""
     nodes: list[NodeStatus] = []
@@ -143,19 +123,21 @@ def facts_of(nodes: Sequence[NodeFacts], node: NodeStatus) -> NodeFacts | None:
     return next(present, None) or next(recreated, None) or next(gone, None)
 
 
-def gate_holds(run_uid: str, node: NodeStatus, facts: NodeFacts | None) -> bool:
-    """Whether the condition holds whose duration a node's phase measures."""
-    if facts is None:
-        return False
+def gate_of(run_uid: str, node: NodeStatus, facts: NodeFacts | None) -> Gate | None:
+    """Return the condition whose duration counts for a node now; None: none holds."""
+    if facts is None or node.phase in SETTLED:
+        return None
+    if facts.pool_missing:
+        return Gate.POOL_MISSING
     match node.phase:
-        case NodePhase.WAIT_IDLE:
-            return facts.occupants == ()
-        case NodePhase.CORDONED:
-            return facts.tainted_by == run_uid
-        case NodePhase.IN_USE | NodePhase.VERIFYING:
-            return facts.instance is Instance.GONE
+        case NodePhase.WAIT_IDLE if facts.occupants == ():
+            return Gate.IDLE
+        case NodePhase.CORDONED if facts.tainted_by == run_uid:
+            return Gate.TAINTED
+        case NodePhase.IN_USE | NodePhase.VERIFYING if facts.instance is Instance.GONE:
+            return Gate.MACHINE_GONE
         case _:
-            return False
+            return None
 
 
 def deserted(seen: Observed) -> tuple[Effect, ...]:
@@ -183,8 +165,7 @@ def _transition(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Tr
         return kept
     pool = next((pool for pool in seen.pools if pool.name == node.pool), None)
     if pool is None:
-        gone = f"GPUNodePool {node.pool!r} does not exist: the node's provider is unknown."
-        return _to(seen, node, node.phase, gone), ()
+        return _without_pool(seen, node, facts)
     if facts is None:
         return node, ()
     return _recreated(seen, node, facts) or _further(seen, node, facts, pool)
@@ -206,19 +187,44 @@ def _further(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> 
             assert_never(never)
 
 
+def _without_pool(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Transition:
+    """Wait for a pool that was deleted to be created again, then retain the node. An unreleased node does not stay tainted meanwhile."""
+    missing = f"GPUNodePool {node.pool!r} does not exist, or its spec is not valid for this operator"
+    if seen.gate_seconds.get(node.uid, 0) < POOL_RETURN_SECONDS:
+        waits = f"{missing}: the node's provider is unknown. If it is not back within {POOL_RETURN_SECONDS:.0f} s, the node is kept."
+        if node.phase is NodePhase.CORDONED:
+            return _to(seen, node, NodePhase.WAIT_IDLE, waits), _back(seen, node, facts)
+        return _to(seen, node, node.phase, waits), ()
+    asked = " Its termination may have been requested already." if node.phase in _TOLD_TO_GO else ""
+    kept, back = _retained(
+        seen,
+        node,
+        facts,
+        f"Kept: {missing}, so the node's provider is unknown.{asked} Its machine may still run and be billed: release it yourself if it is not needed.",
+    )
+    return kept, (RecordEvent("PoolMissing", f"Node {node.name}: {kept.message}", warning=True), *back)
+
+
 def _kept(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Transition | None:
     """Retain a node that the run does not release; None: it does."""
-    if why := _kept_for_good(seen, node):
-        return _to(seen, node, NodePhase.RETAINED, why), _back(seen, node, facts)
+    if why := _kept_for_good(seen, node, facts):
+        return _retained(seen, node, facts, f"Kept: {why}")
     return _abandon(seen, node, facts) if seen.run.abandoned_by else None
 
 
-def _kept_for_good(seen: Observed, node: NodeStatus) -> str:
+def _kept_for_good(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> str:
     if seen.run.spec.node_pool.policy is NodePoolPolicy.NEVER:
-        return "Kept: spec.nodePool.policy is Never."
+        return "spec.nodePool.policy is Never."
     if not seen.defaults.release_nodes:
-        return "Kept: this operator does not release nodes (nodeRelease.enabled of its chart)."
-    return "" if node.pool else "Kept: no GPUNodePool, or more than one, selects this node for this namespace."
+        tainted = node.phase in _TOLD_TO_GO or node.phase is NodePhase.CORDONED
+        untaint = f" It may still have the taint {names.RELEASING_TAINT}: remove it." if tainted else ""
+        return f"this operator does not release nodes (nodeRelease.enabled of its chart).{untaint}"
+    return "" if node.pool else why_no_pool(seen, facts)
+
+
+def _retained(seen: Observed, node: NodeStatus, facts: NodeFacts | None, why: str) -> Transition:
+    """Retain a node without our taint."""
+    return _to(seen, node, NodePhase.RETAINED, why), _back(seen, node, facts)
 
 
 def _abandon(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> Transition:
@@ -246,8 +252,9 @@ def _recreated(seen: Observed, node: NodeStatus, facts: NodeFacts) -> Transition
 
 def _back(seen: Observed, node: NodeStatus, facts: NodeFacts | None) -> tuple[Effect, ...]:
     """Remove our own taint, and no other."""
-    ours = facts is not None and facts.uid is not None and facts.tainted_by == seen.run.uid
-    return (UntaintNode(node.name, node.uid),) if ours else ()
+    if facts is None or facts.uid is None or facts.tainted_by != seen.run.uid:
+        return ()
+    return (UntaintNode(node.name, facts.uid),)
 
 
 def _when_idle(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Transition:
@@ -256,11 +263,11 @@ def _when_idle(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -
     if facts.uid is None:
         return _to(seen, node, NodePhase.RELEASING, _NODE_GONE), ()
     if facts.tainted_by not in (None, seen.run.uid):
-        return _to(seen, node, NodePhase.RETAINED, _TAKEN), ()
+        return _retained(seen, node, facts, _TAKEN)
     if kept := _handed_over(seen, facts):
-        return _to(seen, node, NodePhase.RETAINED, kept), ()
+        return _retained(seen, node, facts, kept)
     if facts.at_minimum:
-        return _to(seen, node, NodePhase.RETAINED, f"Kept: GPUNodePool {pool.name} is at its minimum."), ()
+        return _retained(seen, node, facts, f"Kept: GPUNodePool {pool.name} is at its minimum.")
     if why := _busy(seen, node, facts, pool):
         return _to(seen, node, NodePhase.WAIT_IDLE, why), ()
     # A node with demand was kept for the pool's `maxIdleSeconds`; demand is not checked again after the taint.
@@ -302,12 +309,11 @@ def _when_settled(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool
     if facts.uid is None:
         return _to(seen, node, NodePhase.RELEASING, _NODE_GONE), ()
     if facts.tainted_by not in (None, seen.run.uid):
-        return _to(seen, node, NodePhase.RETAINED, _TAKEN), ()
-    back = _back(seen, node, facts)
+        return _retained(seen, node, facts, _TAKEN)
     if kept := _handed_over(seen, facts):
-        return _to(seen, node, NodePhase.RETAINED, kept), back
+        return _retained(seen, node, facts, kept)
     if why := _busy(seen, node, facts, pool):
-        return _to(seen, node, NodePhase.WAIT_IDLE, why), back
+        return _to(seen, node, NodePhase.WAIT_IDLE, why), _back(seen, node, facts)
     if facts.tainted_by != seen.run.uid:
         return node, (TaintNode(node.name, node.uid),)
     if seen.gate_seconds.get(node.uid, 0) < pool.spec.settle_seconds:
@@ -319,8 +325,7 @@ def _release(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> 
     if facts.instance in _GOING:
         return _to(seen, node, NodePhase.VERIFYING, _GOES), ()
     if facts.at_minimum and facts.uid is not None:
-        kept = f"Kept: GPUNodePool {pool.name} is at its minimum."
-        return _to(seen, node, NodePhase.RETAINED, kept), _back(seen, node, facts)
+        return _retained(seen, node, facts, f"Kept: GPUNodePool {pool.name} is at its minimum.")
     if why := _not_ours(seen, facts):
         return _to(seen, node, NodePhase.WAIT_IDLE, why), _back(seen, node, facts)
     message = f"{_overdue(seen, node, pool)}{facts.problem}".strip()

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from trainingrun_operator.api import names
 from trainingrun_operator.api.pool import GPUNodePoolSpec
 from trainingrun_operator.api.run import NodePoolPolicy
-from trainingrun_operator.api.status import Phase
+from trainingrun_operator.api.status import NodePhase, Phase
 from trainingrun_operator.core.facts.nodes import Pool
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ Json = dict[str, Any]
 
 log = logging.getLogger(__name__)
 
+_KEPT_BY_PODS: Final = frozenset({NodePhase.IN_USE.value, NodePhase.WAIT_IDLE.value, NodePhase.CORDONED.value})
 _PAST_HANDOVER: Final = frozenset({Phase.RELEASING.value, Phase.DONE.value})
 
 
@@ -105,6 +106,18 @@ class Cache:
         """Return the UIDs of runs that will not release a node later: releasing, done, or with policy Never."""
         return frozenset(uid for uid, run in self.runs.items() if _releases_no_more(run))
 
+    def nodes_in_release(self) -> frozenset[str]:
+        """Return the UIDs of the nodes that runs release and that waiting pods may still keep."""
+        releasing = (status for run in self.runs.values() if _is_releasing(status := run.get("status") or {}))
+        return frozenset(
+            node["uid"] for status in releasing for node in status.get("nodes") or () if _waits_for_pods(node)
+        )
+
+
+def _waits_for_pods(node: Mapping[str, Any]) -> bool:
+    phase = node.get("phase", NodePhase.IN_USE.value)
+    return phase in _KEPT_BY_PODS and not node.get("waitedOut")
+
 
 def _pool(stored: Json) -> Pool | None:
     """Parse a pool; log and return None if it is invalid, so that other pools stay usable."""
@@ -114,6 +127,10 @@ def _pool(stored: Json) -> Pool | None:
     except ValidationError as error:
         log.error("GPUNodePool %s is invalid: %s", name, error.errors(include_url=False)[:3])  # noqa: TRY400 - the trace says nothing more
         return None
+
+
+def _is_releasing(status: Mapping[str, Any]) -> bool:
+    return (status.get("termination") or {}).get("phase") == Phase.RELEASING.value
 
 
 def _releases_no_more(run: Mapping[str, Any]) -> bool:

@@ -6,8 +6,9 @@ moto keeps no minimum and answers a repeated terminate with HTTP 500; `as_aws_do
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -21,6 +22,7 @@ from moto.server import ThreadedMotoServer
 
 from trainingrun_operator.api.pool import GPUNodePoolSpec
 from trainingrun_operator.core.facts.nodes import Instance, NodeRef, Pool
+from trainingrun_operator.edge.nodes import aws_auto_scaling as module
 from trainingrun_operator.edge.nodes.aws_auto_scaling import AWSAutoScalingProvider
 from trainingrun_operator.edge.nodes.provider import Denied, Refused, Retryable
 
@@ -291,6 +293,158 @@ async def test_two_releases_at_once_leave_the_minimum(cloud, provider, group):
     assert sorted(str(answer)[:20] for answer in answers) == ["GPUNodePool a100 is ", "None"]
     assert cloud.desired(group) == 1
     assert len(cloud.instances(group)) == 1
+
+
+@pytest.mark.parametrize(
+    ("machines", "min_nodes", "left"),
+    [pytest.param(2, 1, 1, id="two of two, one stays"), pytest.param(3, 2, 2, id="three of three, two stay"), pytest.param(2, 0, 0, id="no minimum")],
+)  # fmt: skip
+async def test_releases_at_once_leave_the_pools_minimum(cloud, provider, group, monkeypatch, machines, min_nodes, left):
+    """Each call has read the sizes before any other terminates, unless they wait for each other."""
+    barrier, real = threading.Barrier(machines), module._would_violate
+
+    def together(*asked):
+        answer = real(*asked)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            barrier.wait(timeout=0.5)
+        return answer
+
+    monkeypatch.setattr(module, "_would_violate", together)
+    instances = cloud.group(group, machines)
+    pool = make_pool(group, min_nodes=min_nodes)
+    answers = await asyncio.gather(
+        *(provider.release(pool, named(one), "op") for one in instances), return_exceptions=True
+    )
+    assert sum(isinstance(answer, Refused) for answer in answers) == left
+    assert (cloud.desired(group), len(cloud.instances(group))) == (left, left)
+
+
+async def test_releases_at_once_of_pools_that_share_a_group_leave_the_minimum(cloud, provider, group, monkeypatch):
+    barrier, real = threading.Barrier(2), module._would_violate
+
+    def together(*asked):
+        answer = real(*asked)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            barrier.wait(timeout=0.5)
+        return answer
+
+    monkeypatch.setattr(module, "_would_violate", together)
+    first, second = cloud.group(group, 2)
+    pools = make_pool(group, min_nodes=1), replace(make_pool(group, min_nodes=1), name="b100")
+    await asyncio.gather(
+        *(provider.release(pool, named(one), "op") for pool, one in zip(pools, (first, second), strict=True)),
+        return_exceptions=True,
+    )
+    assert cloud.desired(group) == 1
+
+
+async def test_another_operators_release_counts_for_this_one(cloud, provider, group):
+    first, second = cloud.group(group, 2)
+    pool, other = make_pool(group, min_nodes=1), AWSAutoScalingProvider()
+    try:
+        await other.release(pool, named(first), "op")
+        with pytest.raises(Refused, match="at its minimum"):
+            await provider.release(pool, named(second), "op")
+    finally:
+        await other.close()
+    assert cloud.desired(group) == 1
+
+
+@pytest.mark.parametrize(
+    ("min_nodes", "kept"), [pytest.param(1, True, id="at the minimum"), pytest.param(0, False, id="above it")]
+)
+@pytest.mark.parametrize("lifecycle", ["Terminating", "Terminating:Wait", "Terminating:Proceed", "Terminated"])
+async def test_a_machine_that_goes_and_is_to_be_replaced_is_no_node_of_the_minimum(
+    cloud, provider, group, lifecycle, min_nodes, kept
+):
+    first, second = cloud.group(group, 2)
+    cloud.set_lifecycle(group, first, lifecycle)
+    pool = make_pool(group, min_nodes=min_nodes)
+    assert await provider.at_minimum(pool, named(second)) is kept
+
+
+async def test_a_termination_that_aws_does_not_show_yet_counts(cloud, provider, group, monkeypatch):
+    first, second = cloud.group(group, 2)
+    pool, real = make_pool(group, min_nodes=1), provider._client
+    stale = real(REGION).scaling.describe_auto_scaling_groups(AutoScalingGroupNames=[group])["AutoScalingGroups"]
+    await provider.release(pool, named(first), "op")
+    monkeypatch.setattr(module, "_groups", lambda *_: stale)
+    assert not await provider.at_minimum(pool, named(first)), "It is on its way out."
+    with pytest.raises(Refused, match="at its minimum"):
+        await provider.release(pool, named(second), "op")
+    monkeypatch.setattr(module, "_BELIEVED_SECONDS", 0)
+    assert not await provider.at_minimum(pool, named(second)), "What AWS shows counts again."
+
+
+async def test_a_group_that_was_deleted_is_named_with_its_pool(cloud, provider, group, monkeypatch):
+    (first,) = cloud.group(group, 1)
+    cloud.group(f"{group}-b", 1)
+    pool, real = make_pool(group, f"{group}-b"), module._groups
+
+    def without(*asked):
+        return [one for one in real(*asked) if one["AutoScalingGroupName"] != group]
+
+    monkeypatch.setattr(module, "_groups", without)
+    for ask in (provider.at_minimum(pool, named(first)), provider.release(pool, named(first), "op")):
+        with pytest.raises(Refused) as caught:
+            await ask
+        said = f"AWS Auto Scaling in {REGION} has no group {group}, which GPUNodePool a100 names, though the instance {first} is in it"
+        assert said in str(caught.value)
+        assert "Create it again, or correct spec.awsAutoScaling.groups." in str(caught.value)
+    assert cloud.state(first) == "running"
+
+
+async def test_a_group_that_was_deleted_with_its_machines_is_a_refusal_or_an_answer(cloud, provider, group):
+    (first,) = cloud.group(group, 1)
+    cloud.scaling.delete_auto_scaling_group(AutoScalingGroupName=group, ForceDelete=True)
+    pool = make_pool(group)
+    assert await provider.instance(pool, named(first)) is Instance.GONE
+    assert not await provider.at_minimum(pool, named(first))
+    await provider.release(pool, named(first), "op")
+
+
+async def test_a_machine_that_its_deleted_group_left_behind_is_refused(cloud, provider, group):
+    (first,) = cloud.group(group, 1)
+    cloud.scaling.detach_instances(InstanceIds=[first], AutoScalingGroupName=group, ShouldDecrementDesiredCapacity=True)
+    cloud.scaling.delete_auto_scaling_group(AutoScalingGroupName=group)
+    for ask in (provider.at_minimum, provider.release):
+        with pytest.raises(Refused, match=f"{first} is in none of the groups of GPUNodePool a100"):
+            await ask(make_pool(group), named(first), *(["op"] if ask == provider.release else []))
+
+
+@pytest.mark.parametrize(
+    ("call", "answer", "lacks"),
+    [
+        pytest.param("DescribeAutoScalingInstances", {"AutoScalingInstances": [{}]}, "AutoScalingGroupName", id="an instance without its group"),
+        pytest.param("DescribeAutoScalingInstances", {}, "AutoScalingInstances", id="no list of instances"),
+        pytest.param("DescribeAutoScalingGroups", {}, "AutoScalingGroups", id="no list of groups"),
+        pytest.param("DescribeAutoScalingGroups", {"AutoScalingGroups": [{"AutoScalingGroupName": "GROUP"}]}, "DesiredCapacity", id="a group without its size"),
+    ],
+)  # fmt: skip
+async def test_an_answer_that_lacks_something_is_told_with_machine_and_pool(
+    cloud, provider, group, call, answer, lacks
+):
+    (first,) = cloud.group(group, 1)
+    events = provider._client(REGION).scaling.meta.events
+    if "AutoScalingGroups" in answer:
+        answer = {"AutoScalingGroups": [{**one, "AutoScalingGroupName": group} for one in answer["AutoScalingGroups"]]}
+
+    def short(parsed, **_):
+        parsed.clear()
+        parsed.update(answer)
+
+    events.register(f"after-call.autoscaling.{call}", short, unique_id="short")
+    try:
+        for ask in (
+            provider.at_minimum(make_pool(group), named(first)),
+            provider.release(make_pool(group), named(first), "op"),
+        ):
+            with pytest.raises(Retryable) as caught:
+                await ask
+            assert f"the instance {first} of GPUNodePool a100 without '{lacks}'." in str(caught.value)
+    finally:
+        events.unregister(f"after-call.autoscaling.{call}", unique_id="short")
+    assert cloud.state(first) == "running"
 
 
 async def test_a_machine_that_is_gone_does_not_count(cloud, provider, group):

@@ -293,7 +293,8 @@ def test_in_named_namespaces_the_operator_may_do_there_what_it_may_do_everywhere
 
 def test_beyond_the_named_namespaces_it_may_only_do_what_giving_nodes_back_takes(helm, default):
     beyond = bound(helm.render(*NAMESPACED))[""]
-    assert beyond == [*(rule for rule in rules(operator_role(default)) if rule[1] in BEYOND), ("", "pods", {"list"})]
+    own = [rule for rule in rules(operator_role(default)) if rule[1] in BEYOND]
+    assert beyond == [*own, ("", "pods", {"list"}), ("", "namespaces", {"get"})]
 
 
 def test_without_giving_nodes_back_it_may_do_nothing_beyond_the_named_namespaces(helm):
@@ -419,6 +420,44 @@ def test_the_policies_guard_what_the_operator_goes_by(default):
     ours = (names.STOP_ANNOTATION, names.SAVE_ANNOTATION, names.OPEN_GATE_ANNOTATION, names.NUDGE_ANNOTATION)
     assert all(name.startswith("trainingrun.dev/") for name in ours)
     assert "key.startsWith('trainingrun.dev/')" in said
+
+
+@pytest.mark.parametrize(
+    ("selector", "keys"),
+    [
+        pytest.param("team=vision", ["team"], id="equal"),
+        pytest.param("team!=vision", ["team"], id="not equal"),
+        pytest.param("team == vision", ["team"], id="with spaces"),
+        pytest.param("acme.example/team in (vision, nlp)", ["acme.example/team"], id="one of several values"),
+        pytest.param("team notin (vision,nlp),tier,!canary", ["team", "tier", "canary"], id="all kinds of terms"),
+        pytest.param("team!=vision,team!=nlp", ["team"], id="a label twice"),
+        pytest.param("in in (a,b)", ["in"], id="a label that is called as an operator"),
+    ],
+)
+def test_the_labels_by_which_a_release_knows_its_runs_do_not_change_while_one_is_in_progress(helm, selector, keys):
+    rendered = helm.render("--set-json", f"runSelector={json.dumps(selector)}")
+    (policy,) = rendered.of(POLICIES[0], "-runs")
+    (validation,) = [one for one in policy["spec"]["validations"] if "labelsBefore" in one["expression"]]
+    assert f"{json.dumps(keys, separators=(',', ':'))}.all(key," in validation["expression"]
+    assert "!variables.guardedBefore" in validation["expression"]
+    assert f"its TrainingRuns by their labels {', '.join(keys)} (runSelector)" in validation["messageExpression"]
+
+
+def test_without_a_selector_the_labels_of_a_run_are_free(default):
+    (policy,) = default.of(POLICIES[0], "-runs")
+    assert "labelsBefore" not in json.dumps(policy)
+
+
+def test_what_becomes_a_pods_metadata_is_guarded_on_every_way_to_it(default):
+    guarded = {
+        resource
+        for policy in default.of(POLICIES[0])
+        for rule in policy["spec"]["matchConstraints"]["resourceRules"]
+        for resource in rule["resources"]
+    }
+    assert guarded >= {"pods", "pods/status", "pods/ephemeralcontainers", "pods/resize", "pods/binding", "bindings"}
+    (binding,) = default.of(POLICIES[0], "-bindings")
+    assert "objectSelector" not in binding["spec"]["matchConstraints"], "A Binding has no labels of its pod."
 
 
 def test_the_operator_is_known_by_its_account_and_by_whom_the_administrator_names(helm, default):

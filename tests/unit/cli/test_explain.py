@@ -138,7 +138,7 @@ RESTS = {
     "status": "suspended",
     "rule": "suspend",
     "reason": "Asked",
-    "actor": "kubectl-patch",
+    "actor": "field manager 'kubectl-patch'",
     "message": "Suspended: spec.suspend is true.",
 }
 
@@ -177,7 +177,9 @@ BEFORE = {
     ),
     "deleted, and nobody acts": run_with(meta={"deleting": True}),
     "told to stop, and nobody acts": run_with(spec={"stop": True, "stoppedBy": "ada"}),
-    "told to stop by a program, and nobody acts": run_with(spec={"stop": True}, meta={"stop_manager": "kubectl-patch"}),
+    "told to stop by a program, and nobody acts": run_with(
+        spec={"stop": True}, meta={"stop_manager": "field manager 'kubectl-patch'"}
+    ),
 }
 LOW = losses(2.0, 0.4, 0.3)
 WATCHED = {"autoStopLoss": None}
@@ -256,7 +258,7 @@ SUSPENDED = {
         spec={"suspend": True}, workload=WorkloadRef(api_version="batch/v1", kind="Job", name="bert", uid="u")
     ),
     "asked to leave": stopping(
-        Phase.DRAINING, stop=RESTS, spec={"suspend": True}, meta={"suspend_manager": "kubectl-patch"}
+        Phase.DRAINING, stop=RESTS, spec={"suspend": True}, meta={"suspend_manager": "field manager 'kubectl-patch'"}
     ),
     "on its way": stopping(Phase.SAVING, stop=RESTS, spec={"suspend": True}),
     "held on its way": stopping(
@@ -325,9 +327,9 @@ ENDED = {
     ),
     "user_stop by a program": ended(
         "user_stop",
-        actor="kubectl-patch",
+        actor="field manager 'kubectl-patch'",
         message="Stopped by hand: spec.stop is true.",
-        meta={"stop_manager": "kubectl-patch"},
+        meta={"stop_manager": "field manager 'kubectl-patch'"},
     ),
     "user_stop by the stop file": ended(
         "user_stop", actor="stop file", message="Stopped by hand: found the stop file STOP_TRAINING."

@@ -158,6 +158,125 @@ async def test_a_pool_is_kept_until_it_is_deleted(place):
     assert not place.cache.pools
 
 
+# -- a run whose labels no longer match the selector ----------------------------------------------------------------
+
+
+class Server(Lists):
+    """Also answers for one run by name; None: it is gone."""
+
+    def __init__(self, run=None):
+        super().__init__([])
+        self.run_now, self.asked = run, 0
+
+    async def run(self, namespace, name):
+        self.asked += 1
+        if isinstance(self.run_now, KubeError):
+            raise self.run_now
+        return self.run_now
+
+
+def selecting(run=None, selector="team=vision"):
+    """A watch with a selector that knows a run in progress, and the API server that has it like this."""
+    cache = Cache()
+    noted: Any = Noted()
+    server: Any = Server(run)
+    watch = Watch(cache, noted, noted, server, selector)
+    watch.take_run(run_at(7, labels={"team": "vision"}))
+    noted.woken.clear()
+    return SimpleNamespace(watch=watch, cache=cache, noted=noted, server=server)
+
+
+async def told(place, run):
+    await place.watch.on_run(event(run, "DELETED"))
+
+
+async def listed(place, run):
+    await place.watch.relist()
+
+
+MOVED = {"labels": {"team": "nlp"}}
+BY_WATCH_OR_LIST = pytest.mark.parametrize("notices", [pytest.param(told, id="watch"), pytest.param(listed, id="list")])
+
+
+@BY_WATCH_OR_LIST
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pytest.param({}, id="taken off"),
+        pytest.param({"team": "nlp"}, id="changed"),
+        pytest.param({"team": "vision"}, id="an old event"),
+    ],
+)
+async def test_a_run_in_progress_that_leaves_the_selector_is_kept(clock, caplog, notices, labels):
+    now = run_at(8, labels=labels)
+    place = selecting(now)
+    await notices(place, now)
+    assert place.noted.forgotten == []
+    assert place.cache.runs[RUN_UID]["metadata"]["labels"] == labels
+    assert "is in progress and no longer matches the selector team=vision" in caplog.text
+
+
+async def test_a_run_that_left_the_selector_is_followed_until_it_has_ended(clock, caplog):
+    place = selecting(run_at(8, **MOVED))
+    await told(place, run_at(8, **MOVED))
+    place.server.run_now = run_at(9, generation=2, **MOVED)
+    await place.watch.relist()
+    assert place.noted.woken == [RUN_UID], "A stop that a person asks for is seen by the list."
+    assert caplog.text.count("no longer matches") == 1
+    place.server.run_now = run_at(10, finalizers=[], **MOVED)
+    await place.watch.relist()
+    assert place.noted.forgotten == [RUN_UID, RUN_UID]
+
+
+async def test_a_run_that_gets_its_labels_back_is_watched_as_before(clock, caplog):
+    place = selecting(run_at(8, **MOVED))
+    await told(place, run_at(8, **MOVED))
+    place.server.lists = [[run_at(9, labels={"team": "vision"})]]
+    await place.watch.relist()
+    assert place.server.asked == 1
+    await told(place, run_at(10, **MOVED))
+    assert caplog.text.count("no longer matches") == 2
+
+
+@BY_WATCH_OR_LIST
+@pytest.mark.parametrize(
+    "now",
+    [
+        pytest.param(None, id="it is gone"),
+        pytest.param(run_at(9, uid="another"), id="another has its name"),
+        pytest.param(run_at(9, finalizers=[]), id="it has ended"),
+    ],
+)
+async def test_a_run_that_is_gone_or_over_is_forgotten(clock, notices, now):
+    place = selecting(now)
+    await notices(place, run_at(8, deletionTimestamp="2026-01-01T00:00:00Z"))
+    assert place.noted.forgotten == [RUN_UID, RUN_UID]
+    assert not place.cache.runs
+
+
+@pytest.mark.parametrize(
+    ("run", "selector"),
+    [
+        pytest.param(run_at(8, finalizers=[]), "team=vision", id="without our finalizer"),
+        pytest.param(run_at(8), "", id="without a selector it can only be gone"),
+    ],
+)
+async def test_what_can_only_be_gone_is_not_asked_for(clock, run, selector):
+    place = selecting(run_at(8), selector)
+    await told(place, run)
+    assert (place.server.asked, place.noted.forgotten) == (0, [RUN_UID, RUN_UID])
+
+
+@BY_WATCH_OR_LIST
+async def test_an_api_server_that_does_not_say_whether_it_is_gone_is_asked_again(clock, notices):
+    place = selecting(KubeError(503, "ServiceUnavailable", "away"))
+    await notices(place, run_at(8))
+    assert RUN_UID in place.cache.runs
+    place.server.run_now = None
+    await place.watch.relist()
+    assert not place.cache.runs
+
+
 # -- lists ------------------------------------------------------------------------------------------------------
 
 

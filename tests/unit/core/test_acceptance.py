@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from builders import checkpoint_spec, make_observed, make_pool, make_run, pending_pod, template
 
+from trainingrun_operator.api import names
 from trainingrun_operator.core.acceptance import complaint
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
@@ -263,3 +264,101 @@ def test_a_problem_found_on_the_way_creates_nothing(permanent, again):
 def test_a_job_that_exists_is_not_refused_any_more():
     seen = make_observed(run=make_run(spec={"nodePool": {"ref": "b200"}}), pods=(pending_pod(),))
     assert decide(seen).note == "watching"
+
+
+# -- the operator's own volumes -------------------------------------------------------------------------------------
+
+KINDS = {"containers": "container", "initContainers": "init container", "ephemeralContainers": "ephemeral container"}
+SIDECAR = {"name": "sneaky", "image": "x", "restartPolicy": "Always"}
+
+
+def with_container(field, added):
+    others = [TRAIN] if field == "containers" else []
+    return of(**{field: [*others, added]})
+
+
+@pytest.mark.parametrize("volume", sorted(names.OWN_VOLUMES))
+@pytest.mark.parametrize(
+    ("uses", "one"),
+    [
+        pytest.param("volumeMounts", {"mountPath": "/k"}, id="a mount"),
+        pytest.param("volumeMounts", {"mountPath": "/checkpoints", "readOnly": True}, id="a mount at the checkpoint path"),
+        pytest.param("volumeMounts", {"mountPath": "/k", "subPath": "AWS_SECRET_ACCESS_KEY"}, id="a mount of one file"),
+        pytest.param("volumeDevices", {"devicePath": "/dev/x"}, id="a device"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("field", KINDS)
+def test_a_container_that_uses_a_volume_of_the_operator_is_refused(field, uses, one, volume):
+    own = {"name": "data", "mountPath": "/data", "devicePath": "/dev/data"}
+    added = SIDECAR | {uses: [own, {"name": volume, **one}]}
+    problem = complaint(make_run(spec=with_container(field, added)), POOLS, DEFAULTS)
+    assert problem is not None
+    assert (problem.reason, problem.permanent) == ("InvalidTemplate", True)
+    said = (
+        f"spec.template.spec.{field}: {KINDS[field]} 'sneaky' has {volume!r} in {uses}, a volume that the operator adds"
+    )
+    assert problem.message.startswith(said)
+
+
+@pytest.mark.parametrize("volume", sorted(names.OWN_VOLUMES))
+def test_a_volume_with_a_name_of_the_operator_is_refused(volume):
+    spec = of(volumes=[{"name": "data", "emptyDir": {}}, {"name": volume, "emptyDir": {}}])
+    problem = complaint(make_run(spec=spec), POOLS, DEFAULTS)
+    said = f"spec.template.spec.volumes: the name {volume!r} is reserved for the operator. Choose another."
+    assert problem == Problem("InvalidTemplate", said)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param("/var/run/trainingrun/s3", id="the Secret's folder"),
+        pytest.param("/var/run/trainingrun/s3/x", id="in the Secret's folder"),
+        pytest.param("/var/run/trainingrun/control", id="the control folder"),
+        pytest.param("/var/run/trainingrun/ours", id="another folder beside them"),
+        pytest.param("/var/run/trainingrun", id="around them"),
+        pytest.param("/var/run", id="further around them"),
+        pytest.param("/var/", id="with a slash at its end"),
+        pytest.param("//", id="the root"),
+        pytest.param("/run/trainingrun/s3", id="by way of the link /var/run"),
+        pytest.param("/run", id="around them, by way of the link"),
+        pytest.param("//var//run/trainingrun", id="with slashes"),
+        pytest.param("/checkpoints/../var/run/./trainingrun/s3", id="with dots"),
+        pytest.param("/..", id="above the root"),
+    ],
+)
+def test_a_checkpoint_path_that_reaches_the_operators_mounts_is_refused(path):
+    spec = {"checkpoint": checkpoint_spec(path=path)}
+    problem = complaint(make_run(spec=spec), POOLS, DEFAULTS)
+    said = f"spec.checkpoint.path is {path!r}: the operator mounts its own volumes in /var/run/trainingrun."
+    assert problem is not None
+    assert (problem.reason, problem.message) == (
+        "InvalidTemplate",
+        f"{said} Choose a folder outside of it, such as /checkpoints.",
+    )
+
+
+@pytest.mark.parametrize("at", ["/var", "/var/", "/", "//var/./"])
+def test_a_volume_of_the_checkpoints_around_the_operators_mounts_is_refused(at):
+    mounts = [{"name": "data", "mountPath": at}]
+    spec = {**container(volumeMounts=mounts), "checkpoint": checkpoint_spec(path="/var/checkpoints")}
+    problem = complaint(make_run(spec=spec), POOLS, DEFAULTS)
+    assert problem is not None
+    said = f"spec.template.spec.containers: 'train' mounts the volume of spec.checkpoint.path at {at!r}"
+    assert problem.message.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("path", "mounts"),
+    [
+        pytest.param("/var/run/trainingrun-of-mine", [], id="a name that only begins alike"),
+        pytest.param("/var/runs", [], id="another folder of /var"),
+        pytest.param("/runs", [], id="another folder of the root"),
+        pytest.param("/data/var/run/trainingrun", [], id="the same names elsewhere"),
+        pytest.param("/var/data/x", ["/var", "/var/data"], id="the nearest mount is apart"),
+        pytest.param("/data", ["/var"], id="the mount around is not the checkpoints'"),
+    ],
+)
+def test_a_checkpoint_path_beside_the_operators_mounts_is_accepted(path, mounts):
+    written = [{"name": f"v{number}", "mountPath": at} for number, at in enumerate(mounts)]
+    spec = {**container(volumeMounts=written), "checkpoint": checkpoint_spec(path=path)}
+    assert complaint(make_run(spec=spec), POOLS, DEFAULTS) is None

@@ -92,7 +92,9 @@ LOW = losses(2.0, 0.4, 0.3)
         ),
         pytest.param(
             make_observed(
-                run=make_run(spec={"stop": True, "stoppedBy": "ada@example.com"}, stop_manager="kubectl-patch")
+                run=make_run(
+                    spec={"stop": True, "stoppedBy": "ada@example.com"}, stop_manager="field manager 'kubectl-patch'"
+                )
             ),
             "user_stop",
             "Stopped by hand: spec.stop is true.",
@@ -100,10 +102,10 @@ LOW = losses(2.0, 0.4, 0.3)
             id="a person who said their name",
         ),
         pytest.param(
-            make_observed(run=make_run(spec={"stop": True}, stop_manager="kubectl-patch")),
+            make_observed(run=make_run(spec={"stop": True}, stop_manager="field manager 'kubectl-patch'")),
             "user_stop",
             "Stopped by hand: spec.stop is true.",
-            "kubectl-patch",
+            "field manager 'kubectl-patch'",
             id="the program of a person who did not",
         ),
         pytest.param(

@@ -216,9 +216,39 @@ def test_everything_of_a_run():
     assert (run.deleting, run.created, run.stop_manager, run.status.phase) == (
         True,
         STARTED,
-        "kubectl-patch",
+        "field manager 'kubectl-patch'",
         "Running",
     )
+
+
+LOOKALIKES = [
+    pytest.param("alice@example.com", "field manager 'alice@example.com'", id="a user's name"),
+    pytest.param(
+        "system:serviceaccount:ml:bot", "field manager 'system:serviceaccount:ml:bot'", id="an account's name"
+    ),
+    pytest.param("trainingrun-dashboard", "field manager 'trainingrun-dashboard'", id="the dashboard's own"),
+    pytest.param("autoStopLoss", "field manager 'autoStopLoss'", id="the name of a rule"),
+    pytest.param("x', and by alice", 'field manager "x\', and by alice"', id="one that closes the quotes"),
+    pytest.param("x'\", by alice", "field manager 'x\\'\", by alice'", id="one that closes both kinds of quotes"),
+    pytest.param(
+        "x\nby alice\u202e", "field manager 'x\\nby alice\\u202e'", id="one with characters that are not printed"
+    ),
+    pytest.param("m" * 9000, f"field manager '{'m' * 127}…'", id="a long one"),
+    pytest.param("", "", id="none"),
+]
+
+
+@pytest.mark.parametrize(("manager", "shown"), LOOKALIKES)
+def test_a_field_manager_is_never_shown_as_a_person(manager, shown):
+    annotation = names.ABANDON_RELEASE_ANNOTATION
+    written = {
+        "f:spec": {"f:stop": {}, "f:suspend": {}},
+        "f:metadata": {"f:annotations": {f"f:{annotation}": {}}},
+    }
+    run = Run.of(
+        stored_run(annotations={annotation: "true"}, managedFields=[{"manager": manager, "fieldsV1": written}])
+    )
+    assert (run.stop_manager, run.suspend_manager, run.abandoned_by) == (shown, shown, shown or "an annotation")
 
 
 def test_a_run_that_nobody_stopped_has_no_actor():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from builders import (
     NODE_UID,
@@ -27,10 +29,17 @@ from builders import (
 from trainingrun_operator.api.status import NodePhase, Phase, RefusalKind
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
-from trainingrun_operator.core.demand import gpus_of, wants
-from trainingrun_operator.core.effects import DeleteNode, RecordNodes, ReleaseMachine, TaintNode, UntaintNode
+from trainingrun_operator.core.effects import (
+    DeleteNode,
+    RecordEvent,
+    RecordNodes,
+    ReleaseMachine,
+    TaintNode,
+    UntaintNode,
+)
 from trainingrun_operator.core.facts.nodes import Instance, NodeFacts
-from trainingrun_operator.core.release import gate_holds, ghosts, overdue
+from trainingrun_operator.core.node_pools import recorded
+from trainingrun_operator.core.release import POOL_RETURN_SECONDS, Gate, gate_of, ghosts, overdue
 
 UNTAINT, TAINT = UntaintNode("gpu-1", NODE_UID), TaintNode("gpu-1", NODE_UID)
 RELEASE, DELETE = ReleaseMachine("a100", PROVIDER_ID, "gpu-1", NODE_UID, OPERATION), DeleteNode("gpu-1", NODE_UID)
@@ -319,24 +328,27 @@ def test_a_node_is_overdue(node, seconds, is_one):
 
 
 @pytest.mark.parametrize(
-    ("phase", "found", "holds"),
+    ("phase", "found", "gate"),
     [
-        pytest.param(WAIT_IDLE, facts(), True, id="idle: empty"),
-        pytest.param(WAIT_IDLE, facts(occupants=(OTHERS,)), False, id="idle: not while somebody is on it"),
-        pytest.param(WAIT_IDLE, facts(occupants=None), False, id="idle: not while nobody knows"),
-        pytest.param(CORDONED, tainted(), True, id="settling: from our taint"),
-        pytest.param(CORDONED, facts(), False, id="settling: not before the taint is there"),
-        pytest.param(CORDONED, facts(tainted_by="other-run"), False, id="settling: not by another's taint"),
-        pytest.param(VERIFYING, facts(instance=Instance.GONE), True, id="its Node's removal: from when the machine is gone"),
-        pytest.param(VERIFYING, facts(instance=Instance.TERMINATING), False, id="its Node's removal: not while the machine goes"),
-        pytest.param(IN_USE, facts(instance=Instance.GONE), True, id="in use: a machine that has gone under the run"),
-        pytest.param(IN_USE, facts(), False, id="in use: not while its machine runs"),
-        pytest.param(RELEASING, facts(), False, id="releasing: waits for nothing"),
-        pytest.param(WAIT_IDLE, None, False, id="nothing is seen of it"),
+        pytest.param(WAIT_IDLE, facts(), Gate.IDLE, id="idle: empty"),
+        pytest.param(WAIT_IDLE, facts(occupants=(OTHERS,)), None, id="idle: not while somebody is on it"),
+        pytest.param(WAIT_IDLE, facts(occupants=None), None, id="idle: not while nobody knows"),
+        pytest.param(CORDONED, tainted(), Gate.TAINTED, id="settling: from our taint"),
+        pytest.param(CORDONED, facts(), None, id="settling: not before the taint is there"),
+        pytest.param(CORDONED, facts(tainted_by="other-run"), None, id="settling: not by another's taint"),
+        pytest.param(VERIFYING, facts(instance=Instance.GONE), Gate.MACHINE_GONE, id="its Node's removal: from when the machine is gone"),
+        pytest.param(VERIFYING, facts(instance=Instance.TERMINATING), None, id="its Node's removal: not while the machine goes"),
+        pytest.param(IN_USE, facts(instance=Instance.GONE), Gate.MACHINE_GONE, id="in use: a machine that has gone under the run"),
+        pytest.param(IN_USE, facts(), None, id="in use: not while its machine runs"),
+        pytest.param(RELEASING, facts(), None, id="releasing: waits for nothing"),
+        pytest.param(WAIT_IDLE, None, None, id="nothing is seen of it"),
+        pytest.param(WAIT_IDLE, facts(pool_missing=True), Gate.POOL_MISSING, id="idle: a missing pool comes first"),
+        pytest.param(RELEASING, facts(pool_missing=True), Gate.POOL_MISSING, id="releasing: its pool is missing"),
+        pytest.param(RETAINED, facts(pool_missing=True), None, id="kept: waits for nothing"),
     ],
 )  # fmt: skip
-def test_what_a_phase_waits_through(phase, found, holds):
-    assert gate_holds(RUN_UID, make_node(phase), found) is holds
+def test_what_a_phase_waits_through(phase, found, gate):
+    assert gate_of(RUN_UID, make_node(phase), found) is gate
 
 
 @pytest.mark.parametrize(
@@ -434,20 +446,144 @@ def test_no_other_taint_is_taken_back(found):
 def test_an_operator_that_may_not_release_nodes_any_more_waits_for_none_of_them(phase):
     node, effects = look(phase, NodeFacts(name="gpu-1"), pools=(), defaults=Defaults(release_nodes=False))
     assert (node.phase, effects) == (RETAINED, [])
-    assert node.message == "Kept: this operator does not release nodes (nodeRelease.enabled of its chart)."
+    kept = "Kept: this operator does not release nodes (nodeRelease.enabled of its chart)."
+    tainted = phase in (CORDONED, RELEASING, VERIFYING)
+    assert node.message == kept + (
+        " It may still have the taint trainingrun.dev/releasing: remove it." if tainted else ""
+    )
 
 
-def test_a_node_of_no_pool_is_kept():
-    node, effects = look(IN_USE, facts(labels={}), node={"pool": ""})
-    assert (node.phase, effects) == (RETAINED, [])
-    assert node.message == "Kept: no GPUNodePool, or more than one, selects this node for this namespace."
+# -- a node whose pool is not known -------------------------------------------------------------------------------
+
+OPEN, FENCED = make_pool("open"), make_pool("fenced", namespaceSelector={"matchLabels": {"team": "others"}})
+H100 = make_pool("h100", nodeSelector={"pool": "h100"})
+
+
+@pytest.mark.parametrize(
+    ("found", "spec", "pools", "message"),
+    [
+        pytest.param(facts(), {}, (), "Kept: no GPUNodePool selects it for namespace ml.", id="there is no pool"),
+        pytest.param(facts(), {}, (H100,), "Kept: no GPUNodePool selects it for namespace ml.", id="the only pool selects others"),
+        pytest.param(
+            facts(),
+            {},
+            (H100, FENCED),
+            "Kept: no GPUNodePool selects it for namespace ml. fenced would, but not for this namespace (spec.namespaceSelector).",
+            id="the pool that selects it is not for this namespace",
+        ),
+        pytest.param(
+            facts(),
+            {},
+            (OPEN, H100, make_pool()),
+            "Kept: GPUNodePools a100, open all select it for namespace ml: only one may, or name one in spec.nodePool.ref.",
+            id="two pools select it",
+        ),
+        pytest.param(
+            facts(),
+            {"nodePool": {"ref": "h100"}},
+            (OPEN, H100),
+            "Kept: spec.nodePool.ref is 'h100', which does not select it for namespace ml. open would.",
+            id="the named pool does not select it, another would",
+        ),
+        pytest.param(
+            facts(),
+            {"nodePool": {"ref": "h100"}},
+            (H100,),
+            "Kept: spec.nodePool.ref is 'h100', which does not select it for namespace ml.",
+            id="the named pool does not select it",
+        ),
+        pytest.param(
+            gone(),
+            {},
+            (),
+            "Kept: its Node is gone, and no GPUNodePool selected it while the run used it.",
+            id="its Node is gone",
+        ),
+        pytest.param(
+            None,
+            {},
+            (),
+            "Kept: its Node is gone, and no GPUNodePool selected it while the run used it.",
+            id="it was not looked at",
+        ),
+    ],
+)  # fmt: skip
+def test_a_node_of_no_pool_is_kept_and_the_pools_are_named(found, spec, pools, message):
+    node, effects = look(IN_USE, found, node={"pool": ""}, spec=spec, pools=pools)
+    assert (node.phase, node.message, effects) == (RETAINED, message, [])
+
+
+MISSING = "GPUNodePool 'a100' does not exist, or its spec is not valid for this operator"
 
 
 @pytest.mark.parametrize("phase", EVERY_PHASE)
-def test_a_pool_that_is_gone_is_waited_for(phase):
-    node, effects = look(phase, facts(), pools=())
-    assert (node.phase, effects) == (phase, [])
-    assert node.message == "GPUNodePool 'a100' does not exist: the node's provider is unknown."
+def test_a_deleted_pool_is_waited_for_and_the_node_does_not_stay_tainted_without_a_request(phase):
+    node, effects = look(phase, tainted(pool_missing=True), pools=(), seconds=POOL_RETURN_SECONDS - 1)
+    cordoned = phase is CORDONED
+    assert (node.phase, effects) == (WAIT_IDLE if cordoned else phase, [UNTAINT] if cordoned else [])
+    assert (
+        node.message == f"{MISSING}: the node's provider is unknown. If it is not back within 300 s, the node is kept."
+    )
+
+
+@pytest.mark.parametrize("phase", EVERY_PHASE)
+def test_a_node_whose_pool_stays_deleted_is_kept_without_our_taint(phase):
+    node, effects = look(phase, tainted(pool_missing=True), pools=(), seconds=POOL_RETURN_SECONDS)
+    asked = " Its termination may have been requested already." if phase in (RELEASING, VERIFYING) else ""
+    kept = (
+        f"Kept: {MISSING}, so the node's provider is unknown.{asked} Its machine may still run and be billed: release it yourself if it is"
+        " not needed."
+    )
+    told = RecordEvent("PoolMissing", f"Node gpu-1: {kept}", warning=True)
+    assert (node.phase, node.message, effects) == (RETAINED, kept, [UNTAINT, told])
+
+
+@pytest.mark.parametrize("phase", EVERY_PHASE)
+def test_an_abandoned_node_of_a_deleted_pool_loses_our_taint(phase):
+    seen = releasing(make_node(phase), tainted(instance=Instance.UNKNOWN, pool_missing=True), pools=())
+    run = make_run(status=seen.run.status, abandoned_by="field manager 'kubectl-annotate'")
+    untaint, record, *_ = decide(replace(seen, run=run)).effects
+    assert isinstance(record, RecordNodes)
+    assert (untaint, record.nodes[0].phase) == (UNTAINT, RETAINED)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        pytest.param(facts(pool_missing=True), id="no taint"),
+        pytest.param(tainted(pool_missing=True, tainted_by="other-run"), id="another run's"),
+        pytest.param(gone(pool_missing=True), id="no Node"),
+    ],
+)
+def test_nothing_else_is_taken_off_a_node_of_a_deleted_pool(found):
+    node, effects = look(CORDONED, found, pools=(), seconds=POOL_RETURN_SECONDS)
+    assert (node.phase, [effect for effect in effects if isinstance(effect, UntaintNode)]) == (RETAINED, [])
+
+
+def test_a_deleted_pool_that_is_back_continues_the_release():
+    node, _ = look(CORDONED, tainted(pool_missing=True), pools=())
+    node, effects = look(WAIT_IDLE, facts(), node={"message": node.message})
+    assert (node.phase, effects) == (CORDONED, [])
+
+
+def test_the_taint_is_taken_off_the_node_that_has_it():
+    recreated = facts(uid="anew", tainted_by=RUN_UID, pool_missing=True)
+    _, effects = look(RELEASING, recreated, pools=(), seconds=POOL_RETURN_SECONDS)
+    assert UntaintNode("gpu-1", "anew") in effects
+
+
+@pytest.mark.parametrize(
+    ("found", "more"),
+    [
+        pytest.param(tainted(at_minimum=True), {}, id="at the minimum"),
+        pytest.param(tainted(occupants=(LATER,)), {}, id="handed over"),
+    ],
+)
+@pytest.mark.parametrize("phase", [IN_USE, WAIT_IDLE])
+def test_a_kept_node_never_keeps_our_taint(phase, found, more):
+    """The status of a restored backup may be older than the taint."""
+    node, effects = look(phase, found, **more)
+    assert (node.phase, effects) == (RETAINED, [UNTAINT])
 
 
 @pytest.mark.parametrize("phase", EVERY_PHASE)
@@ -488,9 +624,6 @@ def test_what_a_provider_answers_is_cut_to_what_the_status_can_say():
 SPARE = make_pool("spare", nodeSelector={"pool": "a100"})
 
 
-FENCED = make_pool("fenced", namespaceSelector={"matchLabels": {"team": "others"}})
-
-
 @pytest.mark.parametrize(
     ("spec", "pools", "pool"),
     [
@@ -526,6 +659,22 @@ def test_a_node_without_a_pool_gets_one_while_it_is_in_use(phase, labels, pool):
 
 
 @pytest.mark.parametrize(
+    ("phase", "pools", "pool"),
+    [
+        pytest.param(IN_USE, (OPEN,), "open", id="the pool that selects it now"),
+        pytest.param(IN_USE, (H100,), "old", id="none selects it: the old name stays"),
+        pytest.param(IN_USE, (OPEN, SPARE), "old", id="two select it: the old name stays"),
+        pytest.param(IN_USE, (OPEN, make_pool("old", nodeSelector={"pool": "x"})), "old", id="its pool exists: it stays"),
+        pytest.param(WAIT_IDLE, (OPEN,), "old", id="its release has begun"),
+    ],
+)  # fmt: skip
+def test_a_node_in_use_whose_pool_was_deleted_gets_the_one_that_replaces_it(phase, pools, pool):
+    run = make_run(status=make_status(nodes=(make_node(phase=phase, pool="old"),)))
+    (node,) = recorded(make_observed(run=run, nodes=(facts(),), pools=pools))
+    assert node.pool == pool
+
+
+@pytest.mark.parametrize(
     ("pods", "nodes", "found", "recorded"),
     [
         pytest.param((make_pod(),), (), facts(), True, id="its pod trains on it"),
@@ -551,64 +700,3 @@ def test_of_more_nodes_than_the_status_can_hold_the_newest_are_kept():
     record = decide(make_observed(run=make_run(status=make_status(nodes=nodes)), nodes=(facts(),))).effects[0]
     assert isinstance(record, RecordNodes)
     assert (len(record.nodes), record.nodes[0].uid, record.nodes[-1].uid) == (64, "n101", NODE_UID)
-
-
-# -- demand -------------------------------------------------------------------------------------------------------
-
-GPU_TAINT = {"key": "nvidia.com/gpu", "value": "true", "effect": "NoSchedule"}
-
-
-def waiting(gpus="1", *, meta=None, status=None, **spec):
-    limits = {"limits": {"nvidia.com/gpu": gpus}} if gpus else {}
-    containers = [{"name": "c", "resources": limits}]
-    return {
-        "metadata": {"name": "p", **(meta or {})},
-        "spec": {"containers": containers, **spec},
-        "status": status or {"phase": "Pending"},
-    }
-
-
-TOLERATES = {"tolerations": [{"key": "nvidia.com/gpu", "operator": "Equal", "value": "true", "effect": "NoSchedule"}]}
-
-
-@pytest.mark.parametrize(
-    ("pod", "taints", "wish"),
-    [
-        pytest.param(waiting(), (), True, id="a pod that fits"),
-        pytest.param({"metadata": {}, "spec": waiting()["spec"]}, (), True, id="one without a status yet"),
-        pytest.param({"metadata": {}}, (), False, id="one without anything"),
-        pytest.param(waiting("8"), (), True, id="one that needs all of it"),
-        pytest.param(waiting("9"), (), False, id="one that needs more"),
-        pytest.param(waiting(None), (), False, id="one that needs no GPU"),
-        pytest.param(waiting("1k"), (), False, id="one that asks for a thousand in its own way"),
-        pytest.param(waiting(nodeName="gpu-2"), (), False, id="one that has a node"),
-        pytest.param(waiting(status={"phase": "Running"}), (), False, id="one that runs"),
-        pytest.param(waiting(meta={"deletionTimestamp": "now"}), (), False, id="one that is being deleted"),
-        pytest.param(waiting(schedulingGates=[{"name": "kueue"}]), (), True, id="one that is gated"),
-        pytest.param(waiting(nodeSelector={"pool": "a100"}), (), True, id="one that selects this pool"),
-        pytest.param(waiting(nodeSelector={"pool": "h100"}), (), False, id="one that selects another"),
-        pytest.param(waiting(affinity={"nodeAffinity": {}}), (), True, id="one whose affinity cannot be told"),
-        pytest.param(waiting(), (GPU_TAINT,), False, id="one that does not tolerate the node"),
-        pytest.param(waiting(**TOLERATES), (GPU_TAINT,), True, id="one that tolerates it"),
-        pytest.param(waiting(tolerations=[{"operator": "Exists"}]), (GPU_TAINT,), True, id="one that tolerates everything"),
-        pytest.param(waiting(tolerations=[{"key": "nvidia.com/gpu", "value": "no"}]), (GPU_TAINT,), False, id="one that tolerates another value"),
-        pytest.param(waiting(tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoExecute"}]), (GPU_TAINT,), False, id="one that tolerates another effect"),
-        pytest.param(waiting(tolerations=[{"key": "dedicated", "operator": "Exists"}]), (GPU_TAINT,), False, id="one that tolerates another taint"),
-        pytest.param(waiting(), ({"key": "slow", "effect": "PreferNoSchedule"},), True, id="one that would rather not"),
-    ],
-)  # fmt: skip
-def test_demand(pod, taints, wish):
-    assert wants(pod, {"pool": "a100"}, taints, 8) == wish
-
-
-def test_gpus_of_all_containers_are_added_up():
-    pod = {
-        "spec": {
-            "containers": [
-                {"resources": {"limits": {"nvidia.com/gpu": 2, "cpu": "4"}}},
-                {"resources": None},
-                {"resources": {"limits": {"amd.com/gpu": "1"}}},
-            ]
-        }
-    }
-    assert gpus_of(pod) == 3

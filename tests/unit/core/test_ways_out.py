@@ -116,11 +116,11 @@ def test_once_the_training_is_waited_for_no_longer_the_mode_does_not_matter(phas
 
 # -- the annotation that abandons a release -----------------------------------------------------------------------
 
-ABANDONED = "Abandoned by kubectl-annotate (trainingrun.dev/abandon-release) while"
+ABANDONED = "Abandoned by field manager 'kubectl-annotate' (trainingrun.dev/abandon-release) while"
 UNSETTLED = [phase for phase in NodePhase if phase not in (NodePhase.RELEASED, NodePhase.RETAINED)]
 
 
-def abandoned(phase, facts, by="kubectl-annotate"):
+def abandoned(phase, facts, by="field manager 'kubectl-annotate'"):
     seen = releasing(make_node(phase, message="Occupied by team/notebook."), facts)
     return make_observed(
         run=make_run(status=seen.run.status, abandoned_by=by),
@@ -179,8 +179,8 @@ def manages(key, manager="kubectl-annotate"):
 @pytest.mark.parametrize(
     ("value", "managed", "actor"),
     [
-        pytest.param("true", [manages(names.ABANDON_RELEASE_ANNOTATION)], "kubectl-annotate", id="the manager of the annotation"),
-        pytest.param("", [manages(names.ABANDON_RELEASE_ANNOTATION)], "kubectl-annotate", id="its presence is enough"),
+        pytest.param("true", [manages(names.ABANDON_RELEASE_ANNOTATION)], "field manager 'kubectl-annotate'", id="the manager of the annotation"),
+        pytest.param("", [manages(names.ABANDON_RELEASE_ANNOTATION)], "field manager 'kubectl-annotate'", id="its presence is enough"),
         pytest.param("true", [manages("other"), {"manager": "m"}], "an annotation", id="a manager that is not told"),
         pytest.param("false", [manages(names.ABANDON_RELEASE_ANNOTATION)], "", id="false is no"),
     ],

@@ -217,7 +217,7 @@ class Cloud:
 
     def __init__(self):
         self.state, self.asked, self.answers = "running", [], []
-        self.url = ""
+        self.url, self.lacks = "", set[str]()
 
     async def handle(self, request):
         self.asked.append((request.method, request.path, request.headers.get("Idempotency-Key", "")))
@@ -225,7 +225,8 @@ class Cloud:
             if self.answers:
                 return self.answers.pop(0)
             self.state = "deleting"
-        return web.json_response({"state": self.state, "group": "gpu", "group_size": 3})
+        machine = {"state": self.state, "group": "gpu", "group_size": 3}
+        return web.json_response({key: value for key, value in machine.items() if key not in self.lacks})
 
     @property
     def deletes(self):
@@ -316,6 +317,16 @@ async def test_what_a_person_must_change_is_told_apart(place):
     node = await place.look()
     assert (node["phase"], node["refusal"]) == ("Releasing", "Denied")
     assert node["message"] == "The operator's key may not delete machines."
+
+
+@pytest.mark.parametrize("lacks", [{"state"}, {"group"}, {"group_size"}, {"group", "state"}])
+async def test_an_answer_that_lacks_something_is_told_and_ends_no_machine(place, lacks):
+    place.cloud.lacks = lacks
+    await place.look()
+    node = await place.look()
+    said = f"The cloud answers about the machine of node gpu-1 without {', '.join(sorted(lacks))}."
+    assert (node["phase"], node["message"], node["refusal"]) == ("Releasing", said, "Retryable")
+    assert place.cloud.deletes == []
 
 
 async def test_a_pool_that_the_provider_cannot_use_is_refused(place):

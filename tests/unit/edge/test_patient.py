@@ -57,7 +57,7 @@ async def test_who_is_to_come_back_later_is_answered_without_asking_until_then(p
     place.cloud.trouble = None
     place.now += 1
     await place.release()
-    assert place.cloud.asked == 2
+    assert place.cloud.released == [("a100", MACHINE.provider_id, OPERATION)]
 
 
 async def test_only_that_call_about_that_machine_waits(place):
@@ -94,7 +94,7 @@ async def test_what_is_no_refusal_is_one_and_its_words_are_in_the_log_alone(plac
     place.cloud.trouble = KeyError("password-of-the-cloud")
     error = await refused(place.instance())
     assert (str(error), error.after) == (
-        "The provider Example failed (KeyError): see the operator's log.",
+        "The provider Example failed (KeyError) for node gpu-1 of GPUNodePool a100: see the operator's log.",
         module.BROKEN_SECONDS,
     )
     assert "password-of-the-cloud" in caplog.text
@@ -135,3 +135,108 @@ async def test_a_provider_that_cannot_be_closed_keeps_nobody(place, caplog):
     place.cloud.close = close
     await place.provider.close()
     assert "cannot close node provider Example" in caplog.text
+
+
+# -- the minimum ------------------------------------------------------------------------------------------------
+
+
+class Group:
+    """A group of machines whose size is its provider's only knowledge; a release does not look at it."""
+
+    def __init__(self, *machines, shown_after=0):
+        self.state = dict.fromkeys(machines, Instance.RUNNING)
+        self.size, self.at_once, self.most_at_once = len(machines), 0, 0
+        self.shown_after, self.released = shown_after, []
+
+    async def instance(self, pool, node):
+        if node.provider_id in self.released and self.shown_after:
+            self.shown_after -= 1
+            return Instance.RUNNING
+        if node.provider_id in self.released:
+            self.state[node.provider_id] = Instance.TERMINATING
+        return self.state[node.provider_id]
+
+    async def at_minimum(self, pool, node):
+        still = len(self.released) if not self.shown_after else 0
+        left = self.size - still
+        await asyncio.sleep(0)
+        return left <= pool.spec.min_nodes
+
+    async def release(self, pool, node, operation):
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0)
+        self.released.append(node.provider_id)
+        self.at_once -= 1
+
+    async def close(self):
+        pass
+
+
+def node_of(machine):
+    return NodeRef(f"node-{machine}", f"uid-{machine}", machine)
+
+
+async def released_at_once(provider, pool, *machines):
+    calls = (provider.release(pool, node_of(one), f"op-{one}") for one in machines)
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+@pytest.mark.parametrize(("minimum", "left"), [(0, 0), (1, 1), (2, 2), (3, 3)])
+async def test_runs_that_end_at_once_leave_the_pools_minimum(minimum, left):
+    cloud = Group("a", "b", "c")
+    provider, pool = Patient("Example", cloud, lambda: 0.0), make_pool(minNodes=minimum)
+    answers = await released_at_once(provider, pool, "a", "b", "c")
+    assert (cloud.size - len(cloud.released), cloud.most_at_once) == (left, min(3 - left, 1))
+    refused = [answer for answer in answers if answer is not None]
+    assert [type(one) for one in refused] == [Refused] * left
+    assert all("GPUNodePool a100 is at its minimum: the node node-" in str(one) for one in refused)
+
+
+async def test_a_release_that_the_cloud_does_not_show_yet_counts():
+    now, cloud = [0.0], Group("a", "b", "c", shown_after=1)
+    provider, pool = Patient("Example", cloud, lambda: now[0]), make_pool(minNodes=2)
+    first, second = await released_at_once(provider, pool, "a", "b")
+    assert (first, type(second), second.after) == (None, Retryable, module.VISIBLE_SECONDS)
+    assert "does not show yet that node node-a goes" in str(second)
+    now[0] += module.VISIBLE_SECONDS
+    with pytest.raises(Refused, match="at its minimum"):
+        await provider.release(pool, node_of("b"), "op-b")
+    assert cloud.released == ["a"]
+
+
+async def test_a_cloud_that_never_shows_a_release_does_not_keep_the_others_for_ever():
+    now, cloud = [0.0], Group("a", "b", "c", shown_after=99)
+    provider, pool = Patient("Example", cloud, lambda: now[0]), make_pool(minNodes=1)
+    await provider.release(pool, node_of("a"), "op-a")
+    now[0] += module.ACCEPTED_SECONDS
+    await provider.release(pool, node_of("b"), "op-b")
+    assert cloud.released == ["a", "b"]
+
+
+async def test_a_machine_whose_release_was_accepted_is_not_kept_by_the_minimum_that_it_left():
+    now, cloud = [0.0], Group("a", "b")
+    provider, pool = Patient("Example", cloud, lambda: now[0]), make_pool(minNodes=1)
+    await provider.release(pool, node_of("a"), "op-a")
+    assert not await provider.at_minimum(pool, node_of("a"))
+    assert await provider.at_minimum(pool, node_of("b"))
+    await provider.release(pool, node_of("a"), "op-a")
+    now[0] += module.ACCEPTED_SECONDS
+    assert await provider.at_minimum(pool, node_of("a")), "The answer of the provider counts again."
+
+
+async def test_pools_do_not_wait_for_each_other(place):
+    held = asyncio.Event()
+
+    async def slow(pool, node, operation):
+        if pool.name == "slow":
+            await held.wait()
+        place.cloud.released.append(pool.name)
+
+    place.cloud.release = slow
+    waiting = asyncio.create_task(place.provider.release(make_pool("slow"), MACHINE, OPERATION))
+    await asyncio.sleep(0)
+    await place.provider.release(make_pool("fast"), MACHINE, OPERATION)
+    assert place.cloud.released == ["fast"]
+    held.set()
+    await waiting

@@ -79,6 +79,8 @@ class NodeFacts:
     at_minimum: bool = False
     refusal: Refusal | None = None
     """The provider's, if it refused."""
+    pool_missing: bool = False
+    """The recorded pool is not known to the operator, so the provider was not asked."""
 
     @property
     def problem(self) -> str:

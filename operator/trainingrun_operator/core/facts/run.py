@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.run import TrainingRunSpec
 from trainingrun_operator.api.status import TrainingRunStatus
+from trainingrun_operator.core.bounds import clipped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+MANAGER_MAX: Final = 128
+"""The API server refuses a longer field manager."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,12 @@ class Run:
     deleting: bool = False
     created: str = ""
     stop_manager: str = ""
-    """Field manager that set ``spec.stop``: the actor of a plain patch."""
+    """The program that set ``spec.stop``, as ``field manager '…'``: the actor of a plain patch. Any client may choose the name, so it is never shown
+    as a person."""
     suspend_manager: str = ""
     """Likewise of ``spec.suspend``."""
     abandoned_by: str = ""
-    """Field manager that abandoned the release of the run's nodes; empty: not abandoned."""
+    """Likewise of the annotation that abandons the release of the run's nodes; empty: not abandoned."""
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Self:
@@ -70,13 +75,14 @@ class Run:
 
 
 def _manager_of(field_path: tuple[str, ...], meta: Mapping[str, Any]) -> str:
-    """Return the field manager of a field; empty: unknown."""
+    """Return the field manager of a field, quoted and named as such; empty: unknown."""
     for entry in meta.get("managedFields") or ():
         fields = entry.get("fieldsV1") or {}
         for key in field_path[:-1]:
             fields = fields.get(key) or {}
         if field_path[-1] in fields:
-            return str(entry.get("manager", ""))
+            name = str(entry.get("manager", ""))
+            return f"field manager {clipped(name, MANAGER_MAX)!r}" if name else ""
     return ""
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trainingrun_operator.api import names
-from trainingrun_operator.core.demand import wants
-from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, NodeRef, Occupant
+from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, NodeRef
+from trainingrun_operator.edge.gather.occupants import occupant, occupies
 from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.edge.nodes.provider import ProviderError
 
 if TYPE_CHECKING:
-    from trainingrun_operator.api.pool import IgnoredPods
     from trainingrun_operator.api.status import NodeStatus
     from trainingrun_operator.core.facts.nodes import Pool, Refusal
+    from trainingrun_operator.edge.gather.waiting import WaitingPods
     from trainingrun_operator.edge.ports import Providers, Reads
 
 Json = dict[str, Any]
@@ -26,10 +27,13 @@ async def identity(kube: Reads, name: str) -> NodeFacts | None:
     return None if found is None else _facts(found)
 
 
-async def gather(kube: Reads, providers: Providers, run_uid: str, node: NodeStatus, pool: Pool | None) -> NodeFacts:
+async def gather(
+    kube: Reads, providers: Providers, waiting: WaitingPods, run_uid: str, node: NodeStatus, pool: Pool | None
+) -> NodeFacts:
     """Return the facts of the release checks. Unreadable facts count against the release."""
     if pool is None:
-        return NodeFacts(name=node.name)
+        waiting.forget(node.uid)
+        return await _without_pool(kube, node)
     found, pods, (instance, at_minimum, refusal) = await asyncio.gather(
         kube.node(node.name),
         _pods_on(kube, node.name, pool),
@@ -38,8 +42,9 @@ async def gather(kube: Reads, providers: Providers, run_uid: str, node: NodeStat
     # On a NotReady node, our pod stays Terminating while the Node exists, and the Node is kept while the pod exists.
     silent = found is not None and not answers(found)
     left = None if pods is None else [pod for pod in pods if not (silent and _ours_and_going(pod, run_uid))]
-    occupants = None if left is None else tuple(_occupant(pod) for pod in left)
+    occupants = None if left is None else tuple(occupant(pod) for pod in left)
     if found is None or not _same_machine(found, node):
+        waiting.forget(node.uid)
         return NodeFacts(
             name=node.name,
             provider_id=node.provider_id,
@@ -48,19 +53,23 @@ async def gather(kube: Reads, providers: Providers, run_uid: str, node: NodeStat
             at_minimum=at_minimum,
             refusal=refusal,
         )
-    known = _facts(found)
-    return NodeFacts(
-        name=known.name,
-        uid=known.uid,
-        provider_id=known.provider_id,
-        labels=known.labels,
-        tainted_by=known.tainted_by,
+    return replace(
+        _facts(found),
         occupants=occupants,
-        demand=await _demand(kube, found, run_uid),
+        demand=await waiting.keeping(found, pool, run_uid, empty=occupants == ()),
         instance=instance,
         at_minimum=at_minimum,
         refusal=refusal,
     )
+
+
+async def _without_pool(kube: Reads, node: NodeStatus) -> NodeFacts:
+    """Return what is known of a node without its pool: our taint may be on it. No provider can be asked."""
+    found = await kube.node(node.name)
+    missing = node.pool != ""
+    if found is None or not _same_machine(found, node):
+        return NodeFacts(name=node.name, provider_id=node.provider_id, pool_missing=missing)
+    return replace(_facts(found), pool_missing=missing)
 
 
 def _facts(node: Json) -> NodeFacts:
@@ -98,36 +107,6 @@ async def _pods_on(kube: Reads, node: str, pool: Pool) -> list[Json] | None:
     except KubeError:
         return None
     return [pod for pod in pods if occupies(pod, pool.spec.ignore_pods)]
-
-
-def occupies(pod: Json, ignored: tuple[IgnoredPods, ...]) -> bool:
-    """Whether a pod occupies its node. A terminating pod does; DaemonSet, mirror, finished and ignored pods do not."""
-    meta = pod["metadata"]
-    if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
-        return False
-    if any(
-        owner["kind"] == "DaemonSet" for owner in meta.get("ownerReferences") or ()
-    ) or "kubernetes.io/config.mirror" in (meta.get("annotations") or {}):
-        return False
-    labels = meta.get("labels") or {}
-    return not any(rule.namespace == meta["namespace"] and rule.labels.items() <= labels.items() for rule in ignored)
-
-
-def _occupant(pod: Json) -> Occupant:
-    meta = pod["metadata"]
-    return Occupant(meta["namespace"], meta["name"], (meta.get("labels") or {}).get(names.RUN_UID_LABEL, ""))
-
-
-async def _demand(kube: Reads, node: Json, run_uid: str) -> tuple[Occupant, ...]:
-    labels = node["metadata"].get("labels") or {}
-    taints = tuple(t for t in node["spec"].get("taints") or () if t["key"] != names.RELEASING_TAINT)
-    gpus = sum(
-        int(amount)
-        for name, amount in ((node.get("status") or {}).get("allocatable") or {}).items()
-        if name.endswith("/gpu")
-    )
-    waiting = [_occupant(pod) for pod in await kube.pending_pods() if wants(pod, labels, taints, gpus)]
-    return tuple(pod for pod in waiting if pod.run_uid != run_uid)
 
 
 async def machine(providers: Providers, pool: Pool, node: NodeRef) -> tuple[Instance, bool, Refusal | None]:

@@ -26,6 +26,7 @@ from trainingrun_operator.edge.gather import lost, workload
 from trainingrun_operator.edge.gather.bucket import BucketReader
 from trainingrun_operator.edge.gather.nodes import gather, identity
 from trainingrun_operator.edge.gather.preflight import Preflight
+from trainingrun_operator.edge.gather.waiting import WaitingPods
 from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.edge.workloads import Workloads
 
@@ -72,6 +73,7 @@ class Observer:
         self._kube, self._pages, self._cache, self._defaults = kube, pages, cache, defaults
         self._providers, self._clock = providers, clock or SystemClock()
         self._workloads = Workloads(kube)
+        self._waiting_pods = WaitingPods(kube, cache)
         self._relist_seconds = relist_seconds
         self._listing_pools = asyncio.Lock()
         self._bucket_reader = BucketReader(kube, store, defaults.allowed_destinations)
@@ -263,7 +265,10 @@ class Observer:
         stop = run.status.termination
         if stop is not None and stop.phase is Phase.RELEASING:
             waiting, pools = unsettled(run.status.nodes), self._cache.pools
-            asked = (gather(self._kube, self._providers, run.uid, node, pools.get(node.pool)) for node in waiting)
+            asked = (
+                gather(self._kube, self._providers, self._waiting_pods, run.uid, node, pools.get(node.pool))
+                for node in waiting
+            )
             return memory.identities, tuple(await asyncio.gather(*asked))
         known = dict(memory.identities)
         if memory.age(Source.IDENTITIES, now) >= self._relist_seconds:
@@ -297,11 +302,12 @@ class Observer:
     ) -> Mapping[str, str] | None:
         """Return the labels of the run's namespace if a pool selects by them; None: not read.
 
-        Read before the first Job, for a new node, and at intervals while a node in use has no pool.
+        Read before the first Job, for a new node, and at intervals while a node in use has no pool, or one that does not exist.
         """
-        if all(pool.spec.namespace_selector is None for pool in self._cache.pools.values()):
+        pools = self._cache.pools
+        if all(pool.spec.namespace_selector is None for pool in pools.values()):
             return None
-        settled = {node.uid: node.pool != "" or node.phase is not NodePhase.IN_USE for node in run.status.nodes}
+        settled = {node.uid: node.pool in pools or node.phase is not NodePhase.IN_USE for node in run.status.nodes}
         present = {facts.uid for facts in nodes if facts.uid is not None}
         new = (owner is None and run.status.termination is None) or not present <= settled.keys()
         if not new and all(settled[uid] for uid in present):

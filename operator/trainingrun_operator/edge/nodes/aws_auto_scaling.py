@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import boto3
@@ -66,12 +67,30 @@ _BUSY: Final = frozenset(
     }
 )
 _SERVER_ERROR: Final = 500
+_BELIEVED_SECONDS: Final = 60.0
+"""Time after an accepted termination in which the instance counts as leaving, whatever AWS still shows: its answers may be that old."""
 
 
 @dataclass(frozen=True)
 class _Clients:
+    """The clients of one region."""
+
     scaling: AutoScalingClient
     ec2: EC2Client
+    releasing: threading.Lock = field(default_factory=threading.Lock)
+    """Held from the check of the minimum to the termination: pools may share groups, and a call that has timed out still runs in its thread."""
+    terminated: dict[str, float] = field(default_factory=dict)
+    """By instance, when its termination was accepted: seconds on the monotonic clock."""
+
+    def asked(self, instance: str) -> bool:
+        """Whether the instance was terminated just now."""
+        return time.monotonic() - self.terminated.get(instance, float("-inf")) < _BELIEVED_SECONDS
+
+    def note(self, instance: str) -> None:
+        """Record an accepted termination, and drop old ones."""
+        for old in [one for one in self.terminated if not self.asked(one)]:
+            del self.terminated[old]
+        self.terminated[instance] = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -131,6 +150,10 @@ class AWSAutoScalingProvider:
             return call(self._client(machine.cloud.region), machine)
         except (exceptions.ClientError, exceptions.BotoCoreError, OSError, ValueError) as error:
             raise _translated(error, machine) from error
+        except KeyError as error:
+            raise Retryable(
+                f"AWS Auto Scaling in {machine.cloud.region} answers about the instance {machine.id} of GPUNodePool {machine.pool} without {error}."
+            ) from error
 
     def _client(self, region: str) -> _Clients:
         with self._lock:
@@ -186,27 +209,48 @@ def _instance(clients: _Clients, machine: _Machine) -> Instance:
 
 def _at_minimum(clients: _Clients, machine: _Machine) -> bool:
     membership = _staying(clients, machine)
-    return membership is not None and _would_violate(_groups(clients, machine), membership.group, machine.min_nodes)
+    return membership is not None and _would_violate(clients, machine, membership.group)
 
 
-def _would_violate(groups: list[AutoScalingGroupTypeDef], group: str, min_nodes: int) -> bool:
-    """Return whether one node less violates the group's minimum, or the pool's minimum over all its groups."""
-    desired = {one["AutoScalingGroupName"]: one["DesiredCapacity"] for one in groups}
-    minimum = {one["AutoScalingGroupName"]: one["MinSize"] for one in groups}
-    return desired[group] - 1 < minimum[group] or sum(desired.values()) - 1 < min_nodes
+def _would_violate(clients: _Clients, machine: _Machine, group: str) -> bool:
+    """Return whether one node less violates the group's minimum, or the pool's minimum over all its groups.
+
+    For the pool, instances that are leaving do not count, even if AWS is to replace them.
+    """
+    groups = {one["AutoScalingGroupName"]: one for one in _groups(clients, machine)}
+    if group not in groups:
+        raise Refused(
+            f"AWS Auto Scaling in {machine.cloud.region} has no group {group}, which GPUNodePool {machine.pool} names, though the instance {machine.id} is"
+            " in it: the group was deleted. Create it again, or correct spec.awsAutoScaling.groups."
+        )
+    kept = sum(min(one["DesiredCapacity"], _count_staying(clients, one)) for one in groups.values())
+    return groups[group]["DesiredCapacity"] - 1 < groups[group]["MinSize"] or kept - 1 < machine.min_nodes
+
+
+def _count_staying(clients: _Clients, group: AutoScalingGroupTypeDef) -> int:
+    instances = group.get("Instances", [])
+    return sum(
+        not one["LifecycleState"].startswith(_LEAVING) and not clients.asked(one["InstanceId"]) for one in instances
+    )
 
 
 def _release(clients: _Clients, machine: _Machine) -> None:
-    membership = _staying(clients, machine)
-    if membership is None:
-        return
-    if _would_violate(_groups(clients, machine), membership.group, machine.min_nodes):
-        raise _at_its_minimum(machine)
-    clients.scaling.terminate_instance_in_auto_scaling_group(InstanceId=machine.id, ShouldDecrementDesiredCapacity=True)
+    with clients.releasing:
+        membership = _staying(clients, machine)
+        if membership is None:
+            return
+        if _would_violate(clients, machine, membership.group):
+            raise _at_its_minimum(machine)
+        clients.scaling.terminate_instance_in_auto_scaling_group(
+            InstanceId=machine.id, ShouldDecrementDesiredCapacity=True
+        )
+        clients.note(machine.id)
 
 
 def _staying(clients: _Clients, machine: _Machine) -> _Membership | None:
     """Return the membership of an instance that stays; None: it is leaving or gone."""
+    if clients.asked(machine.id):
+        return None
     membership = _membership(clients, machine)
     if membership is None and _ec2_state(clients, machine) in (None, "terminated", "shutting-down"):
         return None

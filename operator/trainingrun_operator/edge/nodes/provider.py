@@ -97,7 +97,9 @@ class Provider(Protocol):
         ...
 
     async def at_minimum(self, pool: Pool, node: NodeRef) -> bool:
-        """Return whether a release would violate the pool's minimum.
+        """Return whether a release would violate the pool's minimum. Machines that are terminating do not count.
+
+        The operator asks again right before a release, for one machine of the pool at a time.
 
         Raises:
             Retryable, Refused, Denied

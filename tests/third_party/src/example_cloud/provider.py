@@ -42,6 +42,8 @@ class ExampleCloud:
 
     async def _machine(self, pool: Pool, node: NodeRef) -> dict[str, Any]:
         machine = await self._ask("GET", pool, node, {})
+        if missing := sorted({"group", "group_size", "state"} - machine.keys()):
+            raise Retryable(f"The cloud answers about the machine of node {node.name} without {', '.join(missing)}.")
         if machine["group"] != _config(pool)["group"]:
             raise Refused(f"The machine of node {node.name} is not of group {_config(pool)['group']}.")
         return machine

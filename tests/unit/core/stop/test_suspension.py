@@ -72,7 +72,10 @@ def advanced(seen):
 )
 def test_the_intent_to_suspend_is_written_first(pods):
     seen = make_observed(
-        run=make_run(spec={"suspend": True, "stopMode": "NextCheckpoint"}, suspend_manager="kubectl-patch"), pods=pods
+        run=make_run(
+            spec={"suspend": True, "stopMode": "NextCheckpoint"}, suspend_manager="field manager 'kubectl-patch'"
+        ),
+        pods=pods,
     )
     decision = decide(seen)
     assert decision.effects[-1] == RecordEvent("Suspending", MESSAGE)
@@ -83,7 +86,7 @@ def test_the_intent_to_suspend_is_written_first(pods):
         Phase.REQUESTED,
         StopMode.NEXT_CHECKPOINT,
     )
-    assert (stop.actor, stop.requested_at) == ("kubectl-patch", WALL)
+    assert (stop.actor, stop.requested_at) == ("field manager 'kubectl-patch'", WALL)
     assert stop.suspends
     assert decision.again_seconds == 0
 

@@ -84,7 +84,7 @@ def save_ask(*, attempt=1, ended=True):
 
 
 def test_the_intent_is_written_before_anything_is_done_about_it():
-    run = make_run(spec={"stop": True, "stopReason": "overfitting"}, stop_manager="kubectl-patch")
+    run = make_run(spec={"stop": True, "stopReason": "overfitting"}, stop_manager="field manager 'kubectl-patch'")
     decision = decide(make_observed(run=run))
     begin, tell = decision.effects
     assert isinstance(begin, Begin)
@@ -94,7 +94,7 @@ def test_the_intent_is_written_before_anything_is_done_about_it():
         rule="stop",
         reason="Asked",
         message="Stopped by hand: spec.stop is true (overfitting).",
-        actor="kubectl-patch",
+        actor="field manager 'kubectl-patch'",
         requested_at=WALL,
         phase_at=WALL,
     )

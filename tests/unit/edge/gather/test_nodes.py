@@ -11,7 +11,9 @@ from fakes import ApiError, FakeProvider, Plain, api_server, stored_node, stored
 from trainingrun_operator.api import names
 from trainingrun_operator.api.status import RefusalKind
 from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, Occupant, Refusal
+from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.gather.nodes import gather, identity
+from trainingrun_operator.edge.gather.waiting import WaitingPods
 from trainingrun_operator.edge.kube import Kube, KubeError
 from trainingrun_operator.edge.nodes.provider import Denied
 from trainingrun_operator.edge.nodes.registry import Registry
@@ -40,9 +42,14 @@ def provider():
 
 
 @pytest.fixture
-def look(kube, provider):
+def waiting_pods(kube):
+    return WaitingPods(kube, Cache())
+
+
+@pytest.fixture
+def look(kube, provider, waiting_pods):
     def look(*, node=None, pool=None):
-        return gather(kube, lambda _: provider, RUN_UID, node or make_node(), pool or make_pool())
+        return gather(kube, lambda _: provider, waiting_pods, RUN_UID, node or make_node(), pool or make_pool())
 
     return look
 
@@ -69,9 +76,32 @@ async def test_an_empty_node_whose_machine_runs(look, provider):
     )
 
 
-async def test_without_its_pool_nothing_is_asked_and_nothing_is_known(api, kube):
-    assert await gather(kube, Registry({}), RUN_UID, make_node(), None) == NodeFacts(name="gpu-1")
-    assert api.sent == []
+@pytest.mark.parametrize("pool", [pytest.param("a100", id="deleted"), pytest.param("", id="never known")])
+async def test_without_its_pool_the_node_is_read_all_the_same_and_no_provider_is_asked(api, kube, waiting_pods, pool):
+    api.put(stored_node(spec={"taints": [GPU, OURS]}))
+    found = await gather(kube, Registry({}), waiting_pods, RUN_UID, make_node(pool=pool), None)
+    assert found == NodeFacts(
+        name="gpu-1",
+        uid=NODE_UID,
+        provider_id=PROVIDER_ID,
+        labels={"pool": "a100"},
+        tainted_by=RUN_UID,
+        pool_missing=pool != "",
+    )
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        pytest.param([], id="gone"),
+        pytest.param([stored_node(uid="another", spec={"providerID": "aws:///x", "taints": [OURS]})], id="replaced"),
+    ],
+)
+async def test_without_its_pool_another_node_of_the_name_is_not_taken_for_it(api, kube, waiting_pods, nodes):
+    api.objects.clear()
+    api.put(*nodes)
+    found = await gather(kube, Registry({}), waiting_pods, RUN_UID, make_node(), None)
+    assert found == NodeFacts(name="gpu-1", provider_id=PROVIDER_ID, pool_missing=True)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +217,11 @@ async def test_a_taint_of_others_that_a_pod_does_not_tolerate_is_no_demand(api, 
 
 async def test_our_own_pods_are_no_demand(api, look, provider):
     api.put(waiting(labels={names.RUN_UID_LABEL: RUN_UID}))
+    assert (await look()).demand == ()
+
+
+async def test_an_occupied_node_is_kept_by_no_waiting_pod(api, look, provider):
+    api.put(waiting(), stored_pod(**{"name": "notebook", "namespace": "team", **OF_NOBODY}))
     assert (await look()).demand == ()
 
 

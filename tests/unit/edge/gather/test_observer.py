@@ -58,7 +58,7 @@ from trainingrun_operator.api.status import NodePhase, Phase
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.destinations import destinations_of
-from trainingrun_operator.core.effects import RecordNodes
+from trainingrun_operator.core.effects import RecordNodes, UntaintNode
 from trainingrun_operator.core.facts.bucket import Unreachable
 from trainingrun_operator.core.facts.gathered import Source
 from trainingrun_operator.core.facts.nodes import Instance
@@ -876,6 +876,51 @@ async def test_the_namespace_of_a_run_whose_node_is_gone_is_not_read(place):
     seen = await place.look(stop=make_stop(Phase.RELEASING))
     assert seen.namespace_labels is None
     assert "GET /api/v1/namespaces/ml" not in place.calls
+
+
+def in_release(place, node):
+    stored = place.stored(stop=make_stop(Phase.RELEASING))
+    stored["status"]["nodes"] = [node.dump()]
+    return stored
+
+
+def record_of(seen):
+    """What becomes of the only node, and the effects besides."""
+    effects = decide(seen).effects
+    (node,) = next((effect.nodes for effect in effects if isinstance(effect, RecordNodes)), seen.run.status.nodes)
+    return node, [effect for effect in effects if not isinstance(effect, RecordNodes)]
+
+
+async def test_a_pool_that_is_deleted_while_its_node_is_cordoned_leaves_no_taint_and_is_not_waited_for_without_end(
+    place,
+):
+    taint = {"key": names.RELEASING_TAINT, "value": RUN_UID, "effect": "NoSchedule"}
+    place.api.put(stored_node(spec={"taints": [taint]}))
+    place.cache.pools.clear()
+    node, effects = record_of(await place.look_at(in_release(place, make_node(NodePhase.CORDONED))))
+    assert (node.phase, effects) == (NodePhase.WAIT_IDLE, [UntaintNode("gpu-1", NODE_UID)])
+
+    place.api.put(stored_node())
+    await place.look_at(in_release(place, node))
+    place.clock.now += 299
+    node, effects = record_of(await place.look_at(in_release(place, node)))
+    assert (node.phase, effects) == (NodePhase.WAIT_IDLE, [])
+    place.clock.now += 1
+    node, effects = record_of(await place.look_at(in_release(place, node)))
+    assert node.phase is NodePhase.RETAINED
+    assert [effect.reason for effect in effects] == ["PoolMissing"]
+
+
+async def test_a_node_in_use_whose_pool_was_replaced_gets_the_new_one_of_those_that_allow_the_namespace(place):
+    place.watched(stored_pod())
+    labels = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ml", "labels": {"team": "ml"}}}
+    place.api.put(stored_node(), labels)
+    pools = make_pool("open"), make_pool("excluding", **EXCLUDING)
+    place.cache.pools = {pool.name: pool for pool in pools}
+    stored = place.stored()
+    stored["status"]["nodes"] = [make_node(pool="deleted").dump()]
+    node, _ = record_of(await place.look_at(stored))
+    assert node.pool == "open"
 
 
 async def test_a_bad_spec_costs_no_call_beyond_the_children(place):
