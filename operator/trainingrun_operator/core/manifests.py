@@ -28,10 +28,10 @@ NO_CRASHES: Final = (
     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
     {
         "action": "Ignore",
-        "onExitCodes": {"containerName": names.GATE_CONTAINER, "operator": "In", "values": [names.GATE_SIGTERMED]},
+        "onExitCodes": {"containerName": names.GATE_CONTAINER, "operator": "In", "values": [*names.GATE_KILLED]},
     },
 )
-"""Evicted and deleted pods: both are replaced and do not count against `backoffLimit`."""
+"""Pods that were told to leave, by the condition or by the end of their gate: they are replaced and do not count against `backoffLimit`."""
 AGENT_GRACE_SECONDS: Final = 300
 """Added to the training's grace period, for the last commit."""
 AGENT_UID: Final = 65532

@@ -163,7 +163,7 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
     if not workload.suspended and (late := _left_late(seen, stop)) is not None:
         return late
     # A pod that never started does not end by an open gate: its training cannot exit.
-    exited = bool(standing) and all(pod.training is Training.EXITED for pod in seen.live_pods)
+    exited = bool(standing) and all(_over_but_for_gate(pod) for pod in seen.live_pods)
     through_gate = (
         stop.saved is not None and stop.saved.final and exited and not workload.suspended and not stop.suspends
     )
@@ -180,6 +180,14 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
         Annotate(pod.name, pod.uid, names.OPEN_GATE_ANNOTATION, stop.id) for pod in seen.live_pods if not pod.gate_open
     )
     return transitions.wait(seen, *opens, *transitions.end_leftovers(seen), note="the gate is open, the Job finishes")
+
+
+def _over_but_for_gate(pod: Pod) -> bool:
+    """Whether an open gate ends the pod, and nothing writes to the volume of the checkpoints until then.
+
+    An agent whose gate was opened saves no more. Where a container of the author's still writes, the pod is deleted instead: the agent then saves last.
+    """
+    return pod.training is Training.EXITED and not pod.starts_again and not pod.writers
 
 
 def _at_last(seen: Observed, stop: Termination) -> tuple[Saved | None, str | None]:
