@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainingrun_operator.api import names
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Json = dict[str, Any]
 
 STARTED = "2026-01-02T03:00:00Z"
 LATER = "2026-01-02T03:00:09Z"
 
 
-def running(at=STARTED):
+def running(at: str | None = STARTED) -> Json:
     return {"running": {"startedAt": at}}
 
 
-def ended(code, at=STARTED, **fields):
+def ended(code: int | None, at: str | None = STARTED, **fields: Any) -> Json:
     """A container that has ended; keywords are camelCase fields of its state, such as reason, message and signal."""
     said = {"exitCode": code, "reason": "Error" if code else "Completed", "startedAt": at, "finishedAt": LATER}
     return {"terminated": said | fields}
 
 
-def waiting(reason, message=""):
+def waiting(reason: str, message: str = "") -> Json:
     return {"waiting": {"reason": reason, **({"message": message} if message else {})}}
 
 
-def statuses(**states):
+def statuses(**states: Json) -> list[Json]:
     return [{"name": name.replace("_", "-"), "state": state, "restartCount": 0} for name, state in states.items()]
 
 
-def disrupted(reason, message=""):
+def disrupted(reason: str | None, message: str | None = "") -> Json:
     """The condition of a pod that Kubernetes ends."""
     return {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message}
 
 
 def stored_pod(
-    *, authors=("train",), init=None, phase="Running", meta=None, conditions=None, why=None, **states
-) -> dict[str, Any]:
+    *,
+    authors: Sequence[str] = ("train",),
+    init: Json | None = None,
+    phase: str = "Running",
+    meta: Json | None = None,
+    conditions: list[Json] | None = None,
+    why: tuple[str, ...] | None = None,
+    **states: Json,
+) -> Json:
     """A pod as the operator's Job makes it, with the kubelet's words.
 
     Args:

@@ -85,8 +85,14 @@ def _start(seen: Observed) -> Decision:
         return Decision(note="suspended before it began")
     if names.FINALIZER not in seen.run.finalizers:
         return Decision((AddFinalizer(),), again_seconds=0)
+    changed = manifests.changed_restart_policy(seen.run.spec)
+    warnings = (RecordEvent("RestartPolicyIgnored", changed, warning=True),) if changed else ()
     return Decision(
-        (CreateWorkload(manifests.job(seen.run, seen.defaults)), RecordEvent("Started", "The Job was created.")),
+        (
+            CreateWorkload(manifests.job(seen.run, seen.defaults)),
+            RecordEvent("Started", "The Job was created."),
+            *warnings,
+        ),
         again_seconds=seen.run.spec.poll_interval_seconds,
     )
 

@@ -109,6 +109,8 @@ def _evidence(pod: Pod) -> tuple[Evidence, ...]:
 
 def crashed(seen: Observed) -> Finding | None:
     """The training crashed more often than ``backoffLimit``. Applies from the first crash, unless the marker is written."""
+    if (fatal := _fatal(seen)) is not None:
+        return fatal
     limit, count = seen.run.spec.backoff_limit, crashes(seen)
     times = "once" if count == 1 else f"{count} times"
     rank = None if marker_of(seen) is not None else next((rank for rank in seen.ranks if _judged(rank)), None)
@@ -129,6 +131,19 @@ def crashed(seen: Observed) -> Finding | None:
         return None
     message = f"Training crashed {times}{last}: more than {limit} crashes (spec.backoffLimit) end it. Each crashed pod is saved, then replaced.{over}"
     return Finding("crashes", "RestartsLeft", message)
+
+
+def _fatal(seen: Observed) -> Finding | None:
+    """The training crashed with one of ``crash.fatalExitCodes`` and wrote no marker."""
+    codes = seen.run.spec.crash.fatal_exit_codes
+    for rank in () if marker_of(seen) is not None else seen.ranks:
+        if _judged(rank) and rank.pod is not None and rank.pod.result in codes:
+            tail = f" Last lines of its log: {rank.log_tail}" if rank.log_tail else ""
+            message = f"Training crashed with {rank.pod.exit_words}, which spec.crash.fatalExitCodes names: it is not tried again.{tail}"
+            return Finding(
+                "crashes", "FatalExitCode", message, endings.FAILED, actor="exit code", evidence=_evidence(rank.pod)
+            )
+    return None
 
 
 def _trained_to_the_end(seen: Observed) -> str:

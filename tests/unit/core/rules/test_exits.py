@@ -22,6 +22,7 @@ from builders import (
     pending_pod,
     track_of,
 )
+from pydantic import ValidationError
 
 from trainingrun_operator.api.exchange import MarkerSeen
 from trainingrun_operator.api.status import Phase, Progress
@@ -253,3 +254,41 @@ def test_without_marker_files_a_crash_after_the_last_epoch_names_the_field():
     found = exits.crashed(seen)
     assert found is not None
     assert "spec.completion.markerFiles" in found.message
+
+
+# -- exit codes that are not worth another attempt ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pod", "agent", "ends"),
+    [
+        pytest.param(exited_pod(2), make_agent(), (FAILED, "FatalExitCode"), id="a code of the list"),
+        pytest.param(exited_pod(3), make_agent(), None, id="another code"),
+        pytest.param(exited_pod(0), make_agent(), (COMPLETE, "ExitCodeZero"), id="no error"),
+        pytest.param(exited_pod(2), MARKED, (COMPLETE, "ExitAfterMarker"), id="after the marker"),
+        pytest.param(exited_pod(2, disruption="Evicted"), make_agent(), None, id="of a pod that was told to leave"),
+        pytest.param(exited_pod(2, starts_again=True), make_agent(), None, id="of a training that is started again"),
+        pytest.param(exited_pod(2, gate_open=True), make_agent(), None, id="of a pod that is replaced already"),
+        pytest.param(make_pod(), make_agent(), None, id="it trains"),
+    ],
+)
+def test_a_fatal_exit_code_ends_the_run_at_its_first_crash(pod, agent, ends):
+    run = make_run(spec={"crash": {"fatalExitCodes": [2, 78]}})
+    found = exited(make_observed(run=run, pods=(pod,), agent=agent))
+    assert ((found.status, found.reason) if found else None) == ends
+
+
+@pytest.mark.parametrize(("log", "tail"), [("", ""), ("bad flag", " Last lines of its log: bad flag")])
+def test_a_fatal_exit_code_says_which_field_made_it_fatal(log, tail):
+    run = make_run(spec={"crash": {"fatalExitCodes": [2]}})
+    found = exited(make_observed(run=run, pods=(exited_pod(2),), log_tail=log))
+    assert found is not None
+    message = f"Training crashed with exit code 2, which spec.crash.fatalExitCodes names: it is not tried again.{tail}"
+    assert (found.message, found.actor) == (message, "exit code")
+    assert [(e.what, e.value) for e in found.evidence] == [("exitCode", "2")]
+
+
+@pytest.mark.parametrize("code", [0, -1, 256])
+def test_only_an_exit_code_of_a_failure_can_be_fatal(code):
+    with pytest.raises(ValidationError):
+        make_run(spec={"crash": {"fatalExitCodes": [code]}})
