@@ -234,7 +234,7 @@ class Saved(Model):
     final: bool = False
     """The training had ended before the volume was read."""
     note: Message = ""
-    """Why nothing had to be saved, or nothing could be saved."""
+    """Why nothing had to be saved, or nothing could be saved; or which containers could still write after this was proven."""
     gave_up: bool = False
     """The training wrote more after this record was proven, and the stop no longer waits for it to be saved."""
 

@@ -84,7 +84,7 @@ def render(seen: Observed, rules: Sequence[chain.Rule] = chain.RULES) -> Trainin
         start_time=before.start_time or next((pod.started_at for pod in seen.pods if pod.started_at), None),
         progress=_progress(seen),
         workload=_workload(seen),
-        pods=tuple(_pod(pod) for pod in seen.pods[-64:]) if seen.pods else (),
+        pods=tuple(_pod(pod, stop) for pod in seen.pods[-64:]) if seen.pods else (),
         checkpoint=_checkpoint(seen),
         shadow=chain.shadows(seen, found),
         history=_history(seen, phase),
@@ -367,7 +367,9 @@ def _workload(seen: Observed) -> WorkloadRef | None:
     return WorkloadRef(api_version=owner.api_version, kind=owner.kind, name=owner.name, uid=owner.uid)
 
 
-def _pod(pod: Pod) -> PodStatus:
+def _pod(pod: Pod, stop: Termination | None) -> PodStatus:
+    # A stop deletes the pods itself.
+    told = pod.told_to_leave if stop is None else pod.disruption
     exited = pod.training is Training.EXITED and not pod.terminal
     return PodStatus(
         name=pod.name,
@@ -377,7 +379,7 @@ def _pod(pod: Pod) -> PodStatus:
         phase="Exited" if exited else pod.phase,
         exit_code=pod.exit_code,
         exit_reason=clipped(pod.exit_reason, TEXT_MAX),
-        told_to_leave=clipped(pod.told_to_leave, TEXT_MAX),
+        told_to_leave=clipped(told, TEXT_MAX),
         waiting=clipped(pod.waiting_reason, WORD_MAX),
         waiting_message=clipped(pod.waiting_message, TEXT_MAX),
     )

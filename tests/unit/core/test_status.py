@@ -492,8 +492,17 @@ def test_pods():
         PodStatus(name="bert-x7k2p", uid="old", node="gpu-1", phase="Failed", exit_code=1),
         PodStatus(name="bert-x7k2p", uid=POD_UID, node="gpu-1", phase="Exited", exit_code=0),
     )
-    told = render(make_observed(pods=(exited_pod(137, exit_reason="OOMKilled", disruption="Evicted: disk"),))).pods[0]
-    assert (told.exit_code, told.exit_reason, told.told_to_leave) == (137, "OOMKilled", "Evicted: disk")
+
+
+def test_how_a_pod_ended():
+    evicted = (exited_pod(137, exit_reason="OOMKilled", disruption="Evicted: disk"), make_pod(deleting=True))
+    for seen, told in ((make_observed(pods=evicted), "deleted"), (with_rank(done(), pods=evicted), "")):
+        first, second = render(seen).pods
+        assert (first.exit_code, first.exit_reason, first.told_to_leave) == (137, "OOMKilled", "Evicted: disk")
+        assert second.told_to_leave == told, "A stop deletes the pods itself."
+
+
+def test_without_pods_none_is_shown():
     assert render(make_observed(pods=())).pods == ()
 
 

@@ -114,10 +114,10 @@ class Container:
         policy = self.spec.get("restartPolicy")
         return policy == "Always" or (policy == "OnFailure" and ended.code != 0)
 
-    def mounts(self, volumes: frozenset[str]) -> bool:
-        """Whether it can write to one of the volumes."""
+    def mounts(self, volume: str) -> bool:
+        """Whether it can write to a volume."""
         mounts = self.spec.get("volumeMounts") or ()
-        return any(mount.get("name") in volumes and not mount.get("readOnly") for mount in mounts)
+        return any(mount.get("name") == volume and not mount.get("readOnly") for mount in mounts)
 
     @property
     def _state(self) -> Json:
@@ -172,9 +172,9 @@ class Containers:
     @property
     def writers(self) -> tuple[Container, ...]:
         """Those of `beside` that run and can write to the volume of the checkpoints, or may be able to."""
-        volumes = self._checkpoint_volumes
+        volume = self._checkpoint_volume
         running = (one for one in self.beside if one.running is not None or one.starts_again)
-        return tuple(one for one in running if volumes is None or one.mounts(volumes))
+        return tuple(one for one in running if volume is None or one.mounts(volume))
 
     @property
     def failed_init(self) -> tuple[Container, Ended] | None:
@@ -195,12 +195,10 @@ class Containers:
         return next((one.waiting for one in blocking if one.waiting[0]), ("", ""))
 
     @property
-    def _checkpoint_volumes(self) -> frozenset[str] | None:
-        """The volumes that the agent ships; None: its mounts are not known."""
+    def _checkpoint_volume(self) -> str | None:
+        """The volume that the agent ships, which is the first that it mounts (`core.manifests`); None: its mounts are not known."""
         mounts = self.named(names.AGENT_CONTAINER).spec.get("volumeMounts") or ()
-        own = (names.CONTROL_VOLUME, names.PODINFO_VOLUME, names.SECRET_VOLUME)
-        found = frozenset(mount["name"] for mount in mounts if mount.get("name") not in (*own, None))
-        return found or None
+        return next((mount["name"] for mount in mounts), None)
 
 
 def _joined(specs: Sequence[Json], statuses: Sequence[Json], *, init: bool = False) -> Iterator[Container]:

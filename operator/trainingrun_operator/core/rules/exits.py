@@ -96,7 +96,8 @@ def _short_of_the_end(seen: Observed) -> str:
     done = epoch - (track.epoch_base or 0)
     if done >= (total - 1 if epoch % 1 == 0 else total * NEARLY):
         return ""
-    gaps = [later.step - earlier.step for earlier, later in pairwise(track.observations)]
+    steps = [*(() if track.baseline is None else (track.baseline,)), *(one.step for one in track.observations)]
+    gaps = [later - earlier for earlier, later in pairwise(steps)]
     if gaps and step * (total - done) <= done * NEAR_READINGS * max(gaps):
         return ""
     return f"with epoch {epoch:g} of {total:g} at step {step}"

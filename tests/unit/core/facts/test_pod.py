@@ -22,7 +22,11 @@ GATE_143, GATE_137, GATE_255 = (
     ended(255, reason="Unknown"),
 )
 EVICTED = ("Evicted", "The node was low on resource: memory.")
-AGENT_MOUNTS = [{"name": "data", "mountPath": "/checkpoints"}, {"name": names.CONTROL_VOLUME, "mountPath": "/c"}]
+AGENT_MOUNTS = [
+    {"name": "data", "mountPath": "/checkpoints"},
+    {"name": names.CONTROL_VOLUME, "mountPath": "/control"},
+    {"name": "injected", "mountPath": "/injected"},
+]
 
 
 def with_last_state(stored, container="train", restarts=1, **terminated):
@@ -321,10 +325,10 @@ def test_refusals_of_the_kubelet_never_fail_a_run():
 
 def test_the_job_ignores_every_end_of_the_gate_that_comes_from_outside():
     of_gate = {"containerName": "checkpoint-gate", "operator": "In", "values": [137, 143, 255]}
-    assert NO_CRASHES == (
+    assert (
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {"action": "Ignore", "onExitCodes": of_gate},
-    ), "The API server wants the exit codes in ascending order."
+    ) == NO_CRASHES, "The API server wants the exit codes in ascending order."
     for gate in (GATE_143, GATE_137, GATE_255):
         assert told({"phase": "Failed", "gate": gate}, 0).ignored
     assert not told({"phase": "Failed", "gate": ended(1)}, 0).ignored
@@ -421,6 +425,12 @@ WRITABLE = [{"name": "data", "mountPath": "/shared"}]
         pytest.param(running(), [WRITABLE[0] | {"readOnly": True}], (), id="it only reads"),
         pytest.param(running(), [{"name": "cache", "mountPath": "/cache"}], (), id="it writes elsewhere"),
         pytest.param(running(), [], (), id="a proxy"),
+        pytest.param(
+            running(),
+            [{"name": "injected", "mountPath": "/injected"}],
+            (),
+            id="it has what is injected into every container",
+        ),
     ],
 )
 def test_a_sidecar_that_mounts_the_checkpoints_may_still_write(state, mounts, writers):

@@ -585,7 +585,7 @@ LATE = Annotate("bert-x7k2p", POD_UID, names.SAVE_ANNOTATION, save_ask(attempt=2
         pytest.param({**OPEN, "pods": (exited_pod(0, gate_open=True),)}, [], id="the gate is open already"),
         pytest.param({**OPEN, "pods": (finished_pod(0),)}, [], id="the Job sees its pod finish first"),
         pytest.param({**OPEN, "pods": (pending_pod(),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="a pod that never started cannot leave through its gate"),
-        pytest.param({**OPEN, "pods": (exited_pod(0, writers=("ema",)),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="another container still writes: the agent saves last, within the grace"),
+        pytest.param({**OPEN, "stop": {"saved": make_saved(note="ema could write.")}, "pods": (exited_pod(0, writers=("ema",)),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="another container still writes: the agent saves last, within the grace"),
         pytest.param({**OPEN, "pods": (exited_pod(3, starts_again=True),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="the kubelet would start the training again"),
         pytest.param({**OPEN, "phase_seconds": 60}, [SuspendWorkload(JOB.uid, JOB.generation)], id="a gate that never opens is not waited for"),
         pytest.param({**OPEN, "pods": (make_pod(),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="training runs: suspended, with its grace"),
@@ -613,6 +613,37 @@ def test_deleting(fields, wanted):
     fields = dict(fields)
     seen = stopping_at(Phase.DELETING, stop=fields.pop("stop", None), **fields)
     assert effects(seen) == wanted
+
+
+WRITES: dict[str, Any] = {**OPEN, "pods": (exited_pod(0, writers=("ema", "async-save")),)}
+
+
+def test_a_container_that_can_still_write_after_the_proof_is_told_once():
+    stop = advanced(stopping_at(Phase.DELETING, **WRITES))
+    assert stop is not None
+    assert stop.saved == make_saved(
+        note="After that, async-save, ema could still write: the agent saves it within the pod's grace."
+    )
+    assert advanced(stopping_at(Phase.DELETING, stop={"saved": stop.saved}, **WRITES)) is None
+    later = make_verified(generation=8)
+    gone: dict[str, Any] = {"pods": (), "workload": make_workload(suspended=True), "verified": later}
+    last = advanced(stopping_at(Phase.DELETING, stop={"saved": stop.saved}, **gone))
+    assert last is not None
+    assert (last.phase, last.saved) == (Phase.RELEASING, proving.saved_from(later)), "The agent's last commit counts."
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"stop": {"saved": None}}, id="nothing was proven"),
+        pytest.param({"stop": {"saved": make_saved(commit="", files=0)}}, id="there was nothing to prove"),
+        pytest.param({"spec": {"checkpoint": {"mode": "Disabled"}}}, id="nothing is saved at all"),
+        pytest.param({"pods": (make_pod(writers=("ema",)),)}, id="the training itself still writes"),
+        pytest.param({"workload": make_workload(suspended=True)}, id="the pod ends already"),
+    ],
+)
+def test_it_is_not_told_where_it_changes_nothing(fields):
+    assert advanced(stopping_at(Phase.DELETING, **{**WRITES, **fields})) is None
 
 
 @pytest.mark.parametrize(
