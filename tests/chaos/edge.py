@@ -65,7 +65,7 @@ class ApiServer:
         """A pod, which this operator has seen from now on."""
         pod.seen = pod.seen or pod.training is not Training.NOT_STARTED
         self.shown[pod.uid] = pod.training
-        return stored_pod(sim, pod)
+        return stored_pod(sim, pod, self.world.scenario.trace)
 
     async def run(self, namespace: str, name: str) -> Json | None:
         self.reach()
@@ -125,7 +125,12 @@ class ApiServer:
         return [POOL]
 
     def _pods(self, wanted: Callable[[SimPod], bool]) -> list[Json]:
-        return [stored_pod(sim, pod) for sim in self.world.runs for pod in sim.pods if wanted(pod)]
+        return [
+            stored_pod(sim, pod, self.world.scenario.trace)
+            for sim in self.world.runs
+            for pod in sim.pods
+            if wanted(pod)
+        ]
 
     def _sim(self, name: str) -> SimRun:
         return next(sim for sim in self.world.runs if sim.name == name)
@@ -256,7 +261,8 @@ class ApiServer:
             if pod is not None and pod.deleting_since is None:
                 self._ended_by_us(pod)
                 self.world.tell_to_go(sim, pod)
-                self.world.deletions[uid] += 1
+                if pod.told_to_leave_at is None:
+                    self.world.deletions[uid] += 1
 
         await self._write("DeletePod", delete)
 
@@ -293,6 +299,8 @@ class ApiServer:
     def _ended_by_us(self, pod: SimPod) -> None:
         if pod.machine is not None and pod.machine.state is Instance.GONE:
             return  # its volume was lost before
+        if pod.told_to_leave_at is not None:
+            return
         pod.ended_by_us = True
         pod.trained_when_told = self.shown.get(pod.uid) is Training.RUNNING
 

@@ -45,8 +45,8 @@ def stored_job(sim: SimRun) -> Json | None:
     }
 
 
-def stored_pod(sim: SimRun, pod: SimPod) -> Json:
-    """A pod of a run's Job."""
+def stored_pod(sim: SimRun, pod: SimPod, trace: str) -> Json:
+    """A pod of a run's Job; `trace`: what a kubelet leaves on one that it has ended."""
     meta: Json = {
         "name": pod.uid,
         "namespace": NAMESPACE,
@@ -62,7 +62,22 @@ def stored_pod(sim: SimRun, pod: SimPod) -> Json:
     status: Json = {"phase": pod.phase} | ({"podIP": "10.0.0.7"} if pod.machine else {})
     if (state := _state(sim, pod)) is not None:
         status["containerStatuses"] = [{"name": "train", "state": state}]
+    if pod.told_to_leave_at is not None:
+        _leave_trace(status, trace)
     return {"metadata": meta, "spec": spec, "status": status}
+
+
+def _leave_trace(status: Json, trace: str) -> None:
+    """Leave on a pod what a kubelet leaves that has ended it."""
+    gate = {"name": names.GATE_CONTAINER, "state": {"terminated": {"exitCode": names.GATE_SIGTERMED}}}
+    status["containerStatuses"] = [*status.get("containerStatuses", ()), gate]
+    match trace:
+        case "condition":
+            status["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}]
+        case "reason":
+            status |= {"reason": "Evicted", "message": "The node was low on resource: memory."}
+        case _:
+            pass
 
 
 def _state(sim: SimRun, pod: SimPod) -> Json | None:

@@ -62,6 +62,10 @@ class Scenario:
     """When the newest pod vanishes without a word."""
     pod_deleted_at: float = 0
     """When somebody deletes the newest pod."""
+    told_to_leave_at: float = 0
+    """When the kubelet ends the newest pod, whose training then exits with `leaves_with`."""
+    trace: str = "condition"
+    """What is left on that pod besides the exit code of its gate: a condition, a reason, or nothing."""
     node_lost_at: float = 0
     """When the machine of the newest pod dies."""
     same_name: bool = False
@@ -127,4 +131,6 @@ def drawn(seed: int) -> Scenario:
             for number in sorted(struck)
         ),
         suspended=span(0.2, 150, 200),
+        told_to_leave_at=moment(0.15, 120),
+        trace=chance.choice(("condition", "reason", "none")),
     )

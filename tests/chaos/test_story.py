@@ -88,6 +88,17 @@ def test_a_training_may_leave_at_any_moment_of_its_stop(seconds):
     told(Scenario("user stop", leaves_after=seconds))
 
 
+@pytest.mark.parametrize("code", [pytest.param(0, id="as if complete"), pytest.param(143, id="as if crashed")])
+@pytest.mark.parametrize("trace", ["condition", "reason", "none"])
+@pytest.mark.parametrize("cause", ["exit", "crashes"])
+def test_a_pod_that_was_told_to_leave_is_replaced_and_its_exit_code_counts_for_nothing(cause, trace, code):
+    undisturbed = told(Scenario(cause)).world.runs[0]
+    run = told(Scenario(cause, told_to_leave_at=30, trace=trace, leaves_with=code)).world.runs[0]
+    assert run.run.status.termination_status == ENDS[cause]
+    assert len(run.all_pods) == len(undisturbed.all_pods) + 1
+    assert run.all_pods[1].step > run.all_pods[1].restored > 0, "It went on from its checkpoint."
+
+
 SUSPENDED = [
     pytest.param(Scenario("exit", suspended=(20, 100)), 2, id="resumed, it goes on and completes"),
     pytest.param(Scenario("exit", suspended=(20, 26)), 2, id="resumed while it is being suspended"),

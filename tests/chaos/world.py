@@ -32,6 +32,8 @@ STEP_SECONDS: Final = 5.0
 CHECKPOINT_STEPS: Final = 4
 STEP_BYTES: Final = 1000
 POD_GRACE_SECONDS: Final = 5.0
+ENDING_SECONDS: Final = 4.0
+"""From the SIGTERM of a kubelet to the end of the last container."""
 MACHINE_SECONDS: Final = 15.0
 """To boot one, and to terminate one."""
 EVICTION_SECONDS: Final = 60.0
@@ -85,6 +87,8 @@ class SimPod:
     phase: str = "Pending"
     counted: bool = False
     deleting_since: float | None = None
+    told_to_leave_at: float | None = None
+    """When the kubelet has begun to end it."""
     ended_by_us: bool = False
     trained_when_told: bool = False
     """The operator that ended it had seen its training run: what came after the proven checkpoint is shipped with the pod's grace, as far as it goes."""
@@ -357,11 +361,18 @@ class World:
             if self.now >= pod.machine.gone_at + EVICTION_SECONDS:
                 self.tell_to_go(sim, pod)  # and it stays, Terminating, for as long as its Node does
             return
-        if pod.phase == "Pending" and pod.deleting_since is None and self.now >= pod.ready_at:
+        if (
+            pod.phase == "Pending"
+            and pod.deleting_since is None
+            and pod.told_to_leave_at is None
+            and self.now >= pod.ready_at
+        ):
             self._start(sim, pod)
         if pod.training is Training.RUNNING:
             self._train(sim, pod)
         self._agent(sim, pod)
+        if pod.told_to_leave_at is not None and not pod.over and self.now >= pod.told_to_leave_at + ENDING_SECONDS:
+            self._end_from_outside(sim, pod)
         if pod.training is Training.EXITED and pod.gate_open and not pod.over:
             pod.phase = "Failed" if pod.exit_code else "Succeeded"
             sim.changed += 1
@@ -380,10 +391,24 @@ class World:
             self.struck.add("pod_deleted_at")
             self.tell_to_go(sim, pod)
             return pod not in sim.pods
+        if self.once("told_to_leave_at") and pod.machine is not None and not pod.over:
+            self.struck.add("told_to_leave_at")
+            pod.told_to_leave_at = self.now
+            if pod.training is Training.RUNNING:
+                self._exit(sim, pod, self.scenario.leaves_with)
+            sim.changed += 1
         if self.once("node_lost_at") and pod.machine is not None:
             self.struck.add("node_lost_at")
             self._gone(pod.machine)
         return False
+
+    def _end_from_outside(self, sim: SimRun, pod: SimPod) -> None:
+        """The last container of a pod ends that the kubelet ends without a deletion. Its Job does not count it."""
+        self._sigterm(sim, pod)
+        pod.phase, pod.counted = "Failed", True
+        sim.changed += 1
+        if (missing := pod.written - self.covered(sim, pod)) > 0 and sim.saves:
+            sim.lost.append((pod, missing))
 
     def _start(self, sim: SimRun, pod: SimPod) -> None:
         if sim.cause in ("bad image", "user stop while pending"):
@@ -420,7 +445,7 @@ class World:
         if stop is not None and stop.phase is Phase.DELETING and pod.training is Training.RUNNING:
             # Its checkpoint is proven and it was to go: what the training has made since may be cut off, whoever ends it.
             pod.ended_by_us = pod.trained_when_told = True
-        if missing > 0 and sim.saves:
+        if missing > 0 and sim.saves and not (pod.over and pod.told_to_leave_at is not None):
             sim.lost.append((pod, missing))
 
     def tell_to_go(self, sim: SimRun, pod: SimPod) -> None:

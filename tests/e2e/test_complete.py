@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from e2e.runs import condition_of
+from e2e.runs import base_spec, condition_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -26,6 +26,19 @@ def test_exit_code_0_is_complete(space):
     assert [c["type"] for c in job["status"]["conditions"] if c["status"] == "True"][-1] == "Complete", (
         "The Job's own outcome is right too."
     )
+
+
+def test_containers_beside_the_training_keep_no_run_from_ending(space):
+    usual = base_spec(space.ground)["template"]["spec"]["containers"][0]
+    proxy = {**usual, "name": "proxy", "command": ["sh", "-c", "trap 'exit 143' TERM; sleep 600 & wait"]}
+    absent = {**usual, "name": "absent", "image": "no-such-image:1", "imagePullPolicy": "Never"}
+    train = {**usual, "args": list(SHORT)}
+    run = space.run("beside", pod={"containers": [proxy, absent, train]}, metrics={"container": "train"})
+    status = run.wait_finished()
+    assert (status["phase"], status["terminationStatus"]) == ("Succeeded", "auto_complete")
+    assert status["terminationMessage"].startswith("Training finished with exit code 0.")
+    run.assert_checkpoint_proven(status)
+    assert len(space.audit("create", "pods")) == 1, "Nothing was trained again."
 
 
 def test_a_marker_is_complete_although_the_process_lives(space):

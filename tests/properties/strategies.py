@@ -200,6 +200,13 @@ PODS = st.builds(
     save=SAVES,
     gate_open=BOOLS,
     gate_left=BOOLS,
+    disruption=st.sampled_from(["", "", "Evicted: The node was low on resource: memory."]),
+    ignored=BOOLS,
+    beside_ran=BOOLS,
+    writers=st.sampled_from([(), (), ("writer",)]),
+    exit_reason=st.sampled_from(["", "OOMKilled", "StartError: " + "x" * 500]),
+    starts_again=st.sampled_from([False, False, True]),
+    failure_before_start=st.sampled_from(["", "init container fetch ended with exit code 42"]),
 )
 WORKLOADS = st.one_of(
     st.none(),

@@ -48,6 +48,9 @@ GATE_CONTAINER: Final = "checkpoint-gate"
 RESTORE_CONTAINER: Final = "checkpoint-restore"
 GATE_SIGTERMED: Final = 128 + 15
 """Exit code of a gate terminated without a release: the pod is being ended, whatever the result of its training."""
+GATE_KILLED: Final = (128 + 9, GATE_SIGTERMED, 255)
+"""Exit codes of a gate that something else ended: SIGKILL, SIGTERM, and containerd's code after a reboot of the machine. In ascending order, as a
+Job's rules need them."""
 OWN_CONTAINERS: Final = frozenset({AGENT_CONTAINER, GATE_CONTAINER, RESTORE_CONTAINER})
 
 CONTROL_VOLUME: Final = "trainingrun-control"

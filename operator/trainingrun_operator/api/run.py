@@ -44,6 +44,14 @@ class Shutdown(Model):
     pod's containers then share a process namespace, and the template must set runAsUser. Default empty: no signal. Immutable."""
 
 
+class Crash(Model):
+    """Which crashes are worth another attempt."""
+
+    fatal_exit_codes: Annotated[tuple[Annotated[int, Field(ge=1, le=255)], ...], Field(max_length=64)] = ()
+    """Exit codes of the training after which another attempt would fail as well: the first such crash ends the run as failed, whatever backoffLimit
+    is. Default: none."""
+
+
 class Completion(Model):
     """Conditions for completion besides exit code 0, which always counts."""
 
@@ -88,7 +96,7 @@ class Metrics(Model):
     names: MetricNames = Field(default_factory=MetricNames)
     """Names of the metrics."""
     container: Annotated[str, Field(max_length=63)] = ""
-    """The training container: it mounts the checkpoint path, and its exit code counts. Default: the first container."""
+    """The training container: it mounts the checkpoint path, and its exit code counts. Default: the first container. Immutable."""
 
 
 class S3(Model):
@@ -188,6 +196,11 @@ class TrainingRunSpec(Model):
             field_path=".shutdown.signal",
         ),
         Cel(
+            "(has(self.metrics.container) ? self.metrics.container : '') == (has(oldSelf.metrics.container) ? oldSelf.metrics.container : '')",
+            "metrics.container cannot be changed: the checkpoint path of the running pod is mounted into that container",
+            field_path=".metrics.container",
+        ),
+        Cel(
             "self.checkpoint.mode == 'Disabled' || has(self.checkpoint.destination)",
             "checkpoint.destination is required (s3://bucket/prefix), or set checkpoint.mode: Disabled to save nothing",
         ),
@@ -197,6 +210,8 @@ class TrainingRunSpec(Model):
     """Pod template of the Job that the operator creates. Immutable."""
     backoff_limit: Annotated[int, Field(ge=0, le=1000)] = 3
     """Number of crashed pods that are replaced before the run fails. Default 3."""
+    crash: Crash = Field(default_factory=Crash)
+    """Which crashes are worth another attempt."""
     auto_stop_loss: float | None = None
     """End the run when its loss is below this value. A negative value disables the rule. If absent, the installation's default applies: 0.5 in Shadow
     mode, in which the status only shows when the run would have stopped."""

@@ -166,8 +166,12 @@ class PodStatus(Model):
     """Pending, Running, Exited (training ended, the pod is kept until its checkpoint is proven), Succeeded or Failed."""
     exit_code: Annotated[int | None, Field(ge=-(2**31), le=2**31 - 1)] = None
     """Exit code of the training, once it has ended."""
+    exit_reason: Text = ""
+    """The kubelet's words for it, if they say more than the code: OOMKilled, StartError and its message, …"""
+    told_to_leave: Text = ""
+    """Why the pod ends whatever its training does, such as an eviction with its message: its exit code counts for nothing, and it is replaced."""
     waiting: Word = ""
-    """Why the pod does not start, as a reason of Kubernetes: ImagePullBackOff, Unschedulable, …"""
+    """Why the training does not start, as a reason of Kubernetes: ImagePullBackOff, Unschedulable, …"""
     waiting_message: Text = ""
     """Kubernetes' message for this reason."""
 
@@ -230,7 +234,7 @@ class Saved(Model):
     final: bool = False
     """The training had ended before the volume was read."""
     note: Message = ""
-    """Why nothing had to be saved, or nothing could be saved."""
+    """Why nothing had to be saved, or nothing could be saved; or which containers could still write after this was proven."""
     gave_up: bool = False
     """The training wrote more after this record was proven, and the stop no longer waits for it to be saved."""
 

@@ -19,7 +19,7 @@ from trainingrun_operator.core.effects import (
     RecordNodes,
 )
 from trainingrun_operator.core.facts.bucket import Mismatch, Verified
-from trainingrun_operator.core.rules import completion
+from trainingrun_operator.core.rules import exits
 from trainingrun_operator.core.rules.chain import AT_REST, RULES, why_end
 from trainingrun_operator.core.stop import disruption, suspension, termination, transitions
 
@@ -85,8 +85,14 @@ def _start(seen: Observed) -> Decision:
         return Decision(note="suspended before it began")
     if names.FINALIZER not in seen.run.finalizers:
         return Decision((AddFinalizer(),), again_seconds=0)
+    changed = manifests.changed_restart_policy(seen.run.spec)
+    warnings = (RecordEvent("RestartPolicyIgnored", changed, warning=True),) if changed else ()
     return Decision(
-        (CreateWorkload(manifests.job(seen.run, seen.defaults)), RecordEvent("Started", "The Job was created.")),
+        (
+            CreateWorkload(manifests.job(seen.run, seen.defaults)),
+            RecordEvent("Started", "The Job was created."),
+            *warnings,
+        ),
         again_seconds=seen.run.spec.poll_interval_seconds,
     )
 
@@ -118,11 +124,11 @@ def _request_id(crashed: Sequence[Pod]) -> str:
 
 def _open_gates(seen: Observed, crashed: Sequence[Pod]) -> Decision:
     opens = (Annotate(pod.name, pod.uid, names.OPEN_GATE_ANNOTATION, _request_id(crashed)) for pod in crashed)
-    count, limit = completion.crashes(seen), seen.run.spec.backoff_limit
+    count, limit = exits.crashes(seen), seen.run.spec.backoff_limit
     events = (
         RecordEvent(
             "Restarting",
-            f"Training ended with exit code {pod.exit_code}; its files are saved, and pod {pod.name} is replaced ({count} of {limit} restarts).",
+            f"Training ended with {pod.exit_words}; its files are saved, and pod {pod.name} is replaced ({count} of {limit} restarts).",
             warning=True,
         )
         for pod in crashed

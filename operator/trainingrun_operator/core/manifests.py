@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 
 Manifest = dict[str, Any]
 
+RESTART_POLICY: Final = "Never"
+"""The operator replaces crashed pods, because a container that is restarted in its pod leaves no moment to save."""
 NEVER_BACK_OFF: Final = 2**31 - 1
 """The operator counts restarts; the Job must not fail first."""
 NO_CRASHES: Final = (
     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
     {
         "action": "Ignore",
-        "onExitCodes": {"containerName": names.GATE_CONTAINER, "operator": "In", "values": [names.GATE_SIGTERMED]},
+        "onExitCodes": {"containerName": names.GATE_CONTAINER, "operator": "In", "values": [*names.GATE_KILLED]},
     },
 )
-"""Evicted and deleted pods: both are replaced and do not count against `backoffLimit`."""
+"""Pods that were told to leave, by the condition or by the end of their gate: they are replaced and do not count against `backoffLimit`."""
 AGENT_GRACE_SECONDS: Final = 300
 """Added to the training's grace period, for the last commit."""
 AGENT_UID: Final = 65532
@@ -108,7 +110,7 @@ def pod_template(run: Run, defaults: Defaults) -> Manifest:
     spec["containers"].append(own["gate"])
     if run.spec.shutdown.signal:
         spec["shareProcessNamespace"] = True
-    spec["restartPolicy"] = "Never"
+    spec["restartPolicy"] = RESTART_POLICY
     spec["terminationGracePeriodSeconds"] = max(
         spec.get("terminationGracePeriodSeconds") or 0, run.spec.shutdown.grace_seconds + AGENT_GRACE_SECONDS
     )
@@ -125,6 +127,17 @@ def pod_template(run: Run, defaults: Defaults) -> Manifest:
 def main_container(spec: TrainingRunSpec) -> str:
     """Return the name of the container that trains."""
     return spec.metrics.container or str(spec.template["spec"]["containers"][0]["name"])
+
+
+def changed_restart_policy(spec: TrainingRunSpec) -> str:
+    """Return the sentence about the template's restartPolicy, if it is not what the pods get; empty: it is."""
+    policy = spec.template["spec"].get("restartPolicy") or RESTART_POLICY
+    if policy == RESTART_POLICY:
+        return ""
+    return (
+        f"spec.template.spec.restartPolicy is {policy}, and the pods get {RESTART_POLICY}: a crashed pod is saved and then replaced,"
+        f" up to {spec.backoff_limit} times (spec.backoffLimit)."
+    )
 
 
 def _uploads(spec: TrainingRunSpec) -> bool:

@@ -31,11 +31,11 @@ from trainingrun_operator.core import acceptance, release
 from trainingrun_operator.core.bounds import COUNT_MAX, MESSAGE_MAX, TEXT_MAX, WORD_MAX, clipped, counted
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable
 from trainingrun_operator.core.facts.pod import Training
-from trainingrun_operator.core.rules import chain, loss
+from trainingrun_operator.core.rules import chain, exits, loss, workload
 from trainingrun_operator.core.stop.proving import saved_from, sentence_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.observed import Observed
@@ -84,7 +84,7 @@ def render(seen: Observed, rules: Sequence[chain.Rule] = chain.RULES) -> Trainin
         start_time=before.start_time or next((pod.started_at for pod in seen.pods if pod.started_at), None),
         progress=_progress(seen),
         workload=_workload(seen),
-        pods=tuple(_pod(pod) for pod in seen.pods[-64:]) if seen.pods else (),
+        pods=tuple(_pod(pod, stop) for pod in seen.pods[-64:]) if seen.pods else (),
         checkpoint=_checkpoint(seen),
         shadow=chain.shadows(seen, found),
         history=_history(seen, phase),
@@ -187,10 +187,19 @@ def _not_running(seen: Observed, kind: str) -> Fact:
     if (lost := next((pod for pod in seen.pods if pod.lost), None)) is not None:
         gone = f"The machine of node {lost.node} and its pod {lost.name} are gone: the Job replaces the pod once the Node is removed."
         return Fact(kind, "Unknown", "NodeLost", gone)
-    waiting = (rank.pod for rank in seen.ranks if rank.pod is not None and rank.pod.waiting_reason)
-    pod = next(waiting, None)
-    why = f" The pod waits: {pod.waiting_reason}: {pod.waiting_message}" if pod is not None else ""
-    return Fact(kind, "Unknown", "NotRunning", f"No training is running.{why}")
+    return Fact(kind, "Unknown", "NotRunning", " ".join(filter(None, ("No training is running.", *_why_idle(seen)))))
+
+
+def _why_idle(seen: Observed) -> Iterator[str]:
+    """Say of the newest pods why their training does not run, and of the last pod that failed before its training started."""
+    for pod in (rank.pod for rank in seen.ranks if rank.pod is not None):
+        if pod.told_to_leave:
+            yield f"Pod {pod.name} was told to leave ({pod.told_to_leave}): the Job replaces it."
+        if pod.waiting_reason:
+            yield f"The pod waits: {pod.waiting_reason}: {pod.waiting_message}"
+            break
+    if last := workload.last_failure_before_start(seen):
+        yield f"The training could not start: {last}."
 
 
 def _checkpoint_saved(seen: Observed) -> Fact:
@@ -319,7 +328,12 @@ def _progress(seen: Observed) -> Progress | None:
 
 
 def _ended_progress(progress: Progress, stop: Termination) -> Progress:
-    """Return the progress of an ended training: without ETA, and with the saved step if it is later than the last reading."""
+    """Return the progress of an ended training: without ETA, and with the saved step if it is later than the last reading.
+
+    If it exited far from its end, the numbers stay what the metrics said.
+    """
+    if stop.reason == exits.EXITED_EARLY:
+        return progress.model_copy(update={"eta_seconds": None})
     further = {"step": stop.saved.step} if stop.saved and (stop.saved.step or 0) > (progress.step or 0) else {}
     whole = {"percent": 100} if ending_of(stop.status).complete else {}
     return progress.model_copy(update={"eta_seconds": None, **further, **whole})
@@ -353,7 +367,9 @@ def _workload(seen: Observed) -> WorkloadRef | None:
     return WorkloadRef(api_version=owner.api_version, kind=owner.kind, name=owner.name, uid=owner.uid)
 
 
-def _pod(pod: Pod) -> PodStatus:
+def _pod(pod: Pod, stop: Termination | None) -> PodStatus:
+    # A stop deletes the pods itself.
+    told = pod.told_to_leave if stop is None else pod.disruption
     exited = pod.training is Training.EXITED and not pod.terminal
     return PodStatus(
         name=pod.name,
@@ -362,6 +378,8 @@ def _pod(pod: Pod) -> PodStatus:
         node=pod.node,
         phase="Exited" if exited else pod.phase,
         exit_code=pod.exit_code,
+        exit_reason=clipped(pod.exit_reason, TEXT_MAX),
+        told_to_leave=clipped(told, TEXT_MAX),
         waiting=clipped(pod.waiting_reason, WORD_MAX),
         waiting_message=clipped(pod.waiting_message, TEXT_MAX),
     )

@@ -53,6 +53,10 @@ def test_stop_may_be_written_as_false_first(runs):
             {"shutdown": {"signal": "SIGTERM"}},
             "shutdown.signal cannot be changed: it decides whether the running pod",
         ),
+        (
+            {"metrics": {"container": "proxy"}},
+            "metrics.container cannot be changed: the checkpoint path of the running",
+        ),
     ],
     ids=[
         "its template",
@@ -61,6 +65,7 @@ def test_stop_may_be_written_as_false_first(runs):
         "its path",
         "that it has a destination",
         "its signal",
+        "its training container",
     ],
 )
 def test_a_run_keeps(spec, sentence, runs):

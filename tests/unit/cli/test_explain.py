@@ -33,6 +33,7 @@ from trainingrun_operator.api.status import (
     Condition,
     Effective,
     Evidence,
+    FindingStatus,
     Lag,
     NodePhase,
     Phase,
@@ -166,6 +167,31 @@ BEFORE = {
     "pending for an image": run_with(
         WAITING,
         pods=(PodStatus(name="bert-x7k2p", uid="u", waiting="ImagePullBackOff", waiting_message="no such image."),),
+        phase="Pending",
+        start_time=None,
+        progress=None,
+        checkpoint=None,
+    ),
+    "pending after an eviction": run_with(
+        WAITING,
+        pods=(
+            PodStatus(name="bert-x7k2p", uid="u", exit_code=0, told_to_leave="Evicted: The node was low on memory."),
+        ),
+        phase="Pending",
+    ),
+    "pending after its init container failed": run_with(
+        WAITING,
+        pods=(
+            PodStatus(name="bert-x7k2p", uid="u", waiting="Unschedulable", waiting_message="0/3 nodes are available."),
+        ),
+        findings=(
+            FindingStatus(
+                rule="neverStarted",
+                fires=False,
+                reason="RestartsLeft",
+                message="The training could not start: init container fetch ended with exit code 42 in pod bert-x.",
+            ),
+        ),
         phase="Pending",
         start_time=None,
         progress=None,

@@ -22,6 +22,7 @@ from builders import (
     make_verified,
     make_workload,
     pending_pod,
+    template,
 )
 
 from trainingrun_operator.api import names
@@ -46,6 +47,19 @@ def test_then_its_job_is_created():
     assert isinstance(create, CreateWorkload)
     assert (create.manifest["kind"], create.manifest["metadata"]["name"]) == ("Job", "bert")
     assert tell == RecordEvent("Started", "The Job was created.")
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [(None, False), ("", False), ("Never", False), ("OnFailure", True), ("Always", True)],
+)
+def test_a_restart_policy_that_the_pods_do_not_get_is_told(policy, told):
+    run = make_run(spec={"template": template(restartPolicy=policy)})
+    create, *events = decide(make_observed(run=run, **NO_JOB)).effects
+    assert isinstance(create, CreateWorkload)
+    assert create.manifest["spec"]["template"]["spec"]["restartPolicy"] == "Never"
+    warned = [one.message for one in events if isinstance(one, RecordEvent) and one.warning]
+    assert [f"restartPolicy is {policy}" in one and "spec.backoffLimit" in one for one in warned] == [True] * told
 
 
 @pytest.mark.parametrize(

@@ -74,3 +74,13 @@ def test_a_sibling_of_the_path_is_not_its_mount():
         "trainingrun-checkpoints",
         "trainingrun-control",
     ]
+
+
+def test_the_first_volume_that_the_agent_mounts_is_that_of_the_checkpoints():
+    """`core.facts.containers` finds by it who else can write there."""
+    mounted = [{"name": "data", "mountPath": "/checkpoints"}, {"name": "cache", "mountPath": "/cache"}]
+    author = template()
+    author["spec"]["containers"][0]["volumeMounts"] = mounted
+    spec = manifests.pod_template(make_run(spec={"template": author}), Defaults())["spec"]
+    (agent,) = [one for one in spec["initContainers"] if one["name"] == "checkpoint-agent"]
+    assert agent["volumeMounts"][0]["name"] == "data"

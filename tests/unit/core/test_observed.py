@@ -2,66 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from builders import make_node_facts, make_observed, make_pod, make_pool, make_run, occupant, pending_pod, spec_dict
+from kubelet import LATER, STARTED, ended, running, stored_pod, waiting
 from pydantic import ValidationError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest, StopRequest
 from trainingrun_operator.core.facts.pod import Pod, Training
 from trainingrun_operator.core.facts.run import Run
-
-STARTED = "2026-01-02T03:00:00Z"
-LATER = "2026-01-02T03:00:09Z"
-
-
-def running(at=STARTED):
-    return {"running": {"startedAt": at}}
-
-
-def ended(code, at=STARTED):
-    return {"terminated": {"exitCode": code, "reason": "Completed", "startedAt": at, "finishedAt": LATER}}
-
-
-def waiting(reason, message=""):
-    return {"waiting": {"reason": reason, **({"message": message} if message else {})}}
-
-
-def statuses(**states):
-    return [{"name": name.replace("_", "-"), "state": state, "restartCount": 0} for name, state in states.items()]
-
-
-def stored_pod(
-    *, authors=("train",), init=None, phase="Running", meta=None, conditions=None, **states
-) -> dict[str, Any]:
-    """A pod as the operator's Job makes it, with the kubelet's words."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": "bert-x7k2p",
-            "uid": "pod-uid",
-            "creationTimestamp": STARTED,
-            "labels": names.child_labels("bert", "run-uid"),
-            **(meta or {}),
-        },
-        "spec": {
-            "nodeName": "gpu-1",
-            "initContainers": [{"name": "checkpoint-restore"}, {"name": "checkpoint-agent", "restartPolicy": "Always"}],
-            "containers": [*({"name": name} for name in authors), {"name": "checkpoint-gate"}],
-        },
-        "status": {
-            "phase": phase,
-            "podIP": "10.0.0.7",
-            "initContainerStatuses": statuses(
-                **({"checkpoint_restore": ended(0), "checkpoint_agent": running()} if init is None else init)
-            ),
-            "containerStatuses": statuses(**states),
-            "conditions": conditions or [{"type": "PodScheduled", "status": "True"}],
-        },
-    }
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from trainingrun_operator.api.exchange import AgentError, CommitSeen, MarkerSeen
 from trainingrun_operator.api.status import Phase, StopMode
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import Advance, Annotate, DeletePod, RecordNodes, SuspendWorkload
-from trainingrun_operator.core.rules import chain, completion
+from trainingrun_operator.core.rules import chain, exits
 from trainingrun_operator.core.status import render
 from trainingrun_operator.core.stop import disruption
 
@@ -75,7 +75,7 @@ def test_every_crashed_rank_counts_against_the_limit():
     run = make_run(spec={"backoffLimit": 1})
     assert why(two(FIRST, exited(SECOND, 1), run=run)) is None
     assert why(two(exited(FIRST, 3), exited(SECOND, 1), run=run)) == ("failed", "BackoffLimitExceeded")
-    assert completion.crashes(two(exited(FIRST, 3), exited(SECOND, 1))) == 2
+    assert exits.crashes(two(exited(FIRST, 3), exited(SECOND, 1))) == 2
 
 
 def test_a_crashed_rank_is_saved_before_it_is_replaced():

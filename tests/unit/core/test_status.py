@@ -137,6 +137,16 @@ def reading(sample, at=NOW):
             id="a pending pod that says what it waits for",
         ),
         pytest.param(
+            {"pods": (finished_pod(0, disruption="Evicted: disk"),)},
+            ("Unknown", "NotRunning", "No training is running. Pod bert-x7k2p was told to leave (Evicted: disk): the Job replaces it."),
+            id="an evicted pod",
+        ),
+        pytest.param(
+            {"pods": (pending_pod(phase="Failed", failure_before_start="init container fetch ended with exit code 42"), pending_pod())},
+            ("Unknown", "NotRunning", "No training is running. The training could not start: init container fetch ended with exit code 42 in pod bert-x7k2p."),
+            id="a pod whose init container failed",
+        ),
+        pytest.param(
             {"pods": (make_pod(lost=True),)},
             ("Unknown", "NodeLost", "The machine of node gpu-1 and its pod bert-x7k2p are gone: the Job replaces the pod once the Node is removed."),
             id="a pod whose machine is gone",
@@ -482,6 +492,17 @@ def test_pods():
         PodStatus(name="bert-x7k2p", uid="old", node="gpu-1", phase="Failed", exit_code=1),
         PodStatus(name="bert-x7k2p", uid=POD_UID, node="gpu-1", phase="Exited", exit_code=0),
     )
+
+
+def test_how_a_pod_ended():
+    evicted = (exited_pod(137, exit_reason="OOMKilled", disruption="Evicted: disk"), make_pod(deleting=True))
+    for seen, told in ((make_observed(pods=evicted), "deleted"), (with_rank(done(), pods=evicted), "")):
+        first, second = render(seen).pods
+        assert (first.exit_code, first.exit_reason, first.told_to_leave) == (137, "OOMKilled", "Evicted: disk")
+        assert second.told_to_leave == told, "A stop deletes the pods itself."
+
+
+def test_without_pods_none_is_shown():
     assert render(make_observed(pods=())).pods == ()
 
 

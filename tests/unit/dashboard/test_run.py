@@ -122,6 +122,18 @@ async def test_what_decided_is_shown(shown):
     assert "Requested by autoStopLoss" in text
 
 
+async def test_how_a_pod_ended_is_shown(shown):
+    pod = {"name": "bert-x7k2p", "uid": "u", "node": "gpu-1", "phase": "Failed", "exitCode": 137}
+    told = pod | {"exitReason": "OOMKilled", "toldToLeave": "Evicted: The node was low on resource: memory."}
+    assert "on gpu-1 · exit code 137 (OOMKilled) told to leave: Evicted: The node" in words(
+        await shown(run_in(run_status(pods=[told])))
+    )
+    plain = words(await shown(run_in(run_status(pods=[pod]))))
+    assert "on gpu-1 · exit code 137" in plain
+    assert "exit code 137 (" not in plain
+    assert "told to leave" not in plain
+
+
 @pytest.mark.parametrize("phase", list(Phase))
 async def test_a_stop_is_shown_phase_by_phase(phase):
     steps = view(run_status("Stopping", termination=stopping(phase.value))).steps

@@ -77,19 +77,25 @@ def waiting(facts: Facts) -> Explanation | None:
     if status.phase != "Pending":
         return None
     _, reason, message = facts.state("MetricsAvailable")
-    why = message if reason == "NodeLost" else _pod_waits(facts)
+    why = (message,) if reason == "NodeLost" else _why_idle(facts)
     begun = status.start_time is not None
     answer = f"{facts.name} does not train now" if begun else f"{facts.name} has not started to train"
-    because = [why or "The pod is starting: it is scheduled, its images are pulled, a checkpoint is restored."]
+    because = [*(why or ("The pod is starting: it is scheduled, its images are pulled, a checkpoint is restored.",))]
     if begun and facts.run.status.checkpoint is not None:
         because.append("The next pod resumes from the newest checkpoint.")
     return Explanation(f"{answer}: it has no running pod.", tuple(because), _look(facts))
 
 
-def _pod_waits(facts: Facts) -> str:
-    """Return why the newest pod does not start, as Kubernetes reports it."""
+def _why_idle(facts: Facts) -> tuple[str, ...]:
+    """Return why the newest pod does not train, as Kubernetes reports it, and how the last pod failed before its training could start."""
     pod = facts.run.status.pods[-1] if facts.run.status.pods else None
-    return f"The pod waits: {pod.waiting}: {pod.waiting_message}" if pod is not None and pod.waiting else ""
+    failed = (
+        one.message for one in facts.run.status.findings if (one.rule, one.reason) == ("neverStarted", "RestartsLeft")
+    )
+    why = [] if pod is None or not pod.waiting else [f"The pod waits: {pod.waiting}: {pod.waiting_message}"]
+    if pod is not None and pod.told_to_leave:
+        why.append(f"The pod was told to leave ({pod.told_to_leave}): it is replaced.")
+    return (*why, *failed)
 
 
 def _look(facts: Facts) -> tuple[str, ...]:

@@ -4,17 +4,39 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from pydantic import ValidationError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest, StopRequest
+from trainingrun_operator.core.bounds import clipped
+from trainingrun_operator.core.facts.containers import OOM_KILLED, UNKNOWN_RESULT, Containers, worded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from trainingrun_operator.core.facts.containers import Ended
+
 Request = TypeVar("Request", StopRequest, SaveRequest)
+
+WHY_MAX: Final = 512
+"""Characters of the kubelet's words about one pod."""
+_OVER: Final = frozenset({"Succeeded", "Failed"})
+_TOLD_TO_LEAVE: Final = frozenset(
+    {
+        "DeadlineExceeded",
+        "Evicted",
+        "NodeAffinity",
+        "NodeLost",
+        "NodeShutdown",
+        "Preempting",
+        "Shutdown",
+        "Terminated",
+        "UnexpectedAdmissionError",
+    }
+)
+"""Reasons in ``status.reason`` of a pod that Kubernetes ends. Of a failed pod, any reason is one: its containers' failures leave none."""
 
 
 class Training(Enum):
@@ -38,9 +60,23 @@ class Pod:
     phase: str = "Pending"
     host_network: bool = False
     deleting: bool = False
+    disruption: str = ""
+    """The trace that Kubernetes leaves on a pod that it ends, such as ``Evicted: The node was low on resource: memory.``"""
+    ignored: bool = False
+    """If it fails, its Job does not count it (`manifests.NO_CRASHES`)."""
     training: Training = Training.NOT_STARTED
+    beside_ran: bool = False
+    """Whether another container of the author's has run, native sidecars included."""
+    writers: tuple[str, ...] = ()
+    """The author's containers beside the training that run and can write to the volume of the checkpoints."""
     exit_code: int | None = None
-    """Of the container that trains."""
+    """Of the container that trains, from its last run; None: it has none, or it is unknown."""
+    exit_reason: str = ""
+    """The kubelet's words for it, if they say more than the code: ``OOMKilled``, ``StartError: …``."""
+    starts_again: bool = False
+    """Whether the kubelet starts the training again in this pod, by the container's own restart rules."""
+    failure_before_start: str = ""
+    """The init container that failed, and how: ``init container fetch ended with exit code 42 (Error: …)``."""
     started_at: str = ""
     waiting_reason: str = ""
     """``ImagePullBackOff``, ``CreateContainerConfigError``, ``Unschedulable``, …"""
@@ -65,7 +101,7 @@ class Pod:
     @property
     def terminal(self) -> bool:
         """Whether none of its containers runs, agent and gate included."""
-        return self.lost or self.phase in ("Succeeded", "Failed")
+        return self.lost or self.phase in _OVER
 
     @property
     def answers(self) -> bool:
@@ -75,7 +111,36 @@ class Pod:
     @property
     def waits_behind_gate(self) -> bool:
         """Whether its training has exited and only its gate keeps it running."""
-        return self.training is Training.EXITED and not self.gate_open and not self.terminal and not self.deleting
+        return self.result is not None and not self.terminal
+
+    @property
+    def ran(self) -> bool:
+        """Whether any of the author's containers has run: there may be files that no bucket has."""
+        return self.beside_ran or self.training is not Training.NOT_STARTED
+
+    @property
+    def holds_files(self) -> bool:
+        """Whether it may hold such files, and its agent can still save them."""
+        return self.ran and not self.terminal
+
+    @property
+    def told_to_leave(self) -> str:
+        """Why it ends whatever its training does: it was deleted, evicted, preempted, or its machine shuts down. Empty: it does not."""
+        return self.disruption or ("deleted" if self.deleting else "")
+
+    @property
+    def result(self) -> int | None:
+        """The exit code with which its training ended by itself; None: it did not.
+
+        The exit code of a pod that was told to leave is no result, and neither is one after the gate was opened: it was acted on.
+        """
+        by_itself = not self.gate_open and not self.starts_again and not self.told_to_leave
+        return self.exit_code if by_itself and self.training is Training.EXITED else None
+
+    @property
+    def exit_words(self) -> str:
+        """Its exit code for people: ``exit code 137 (OOMKilled)``."""
+        return f"exit code {self.exit_code}{f' ({self.exit_reason})' if self.exit_reason else ''}"
 
     @classmethod
     def of(cls, stored: Mapping[str, Any], *, container: str = "", rank: int = 0) -> Self:
@@ -88,29 +153,37 @@ class Pod:
         """
         meta, spec, status = stored["metadata"], stored.get("spec") or {}, stored.get("status") or {}
         annotations = meta.get("annotations") or {}
-        phase = status.get("phase", "Pending")
-        training, exit_code, started_at = _training(spec, status, container)
-        waiting_reason, waiting_message = _waiting(status)
+        phase = status.get("phase") or "Pending"
+        containers = Containers.of(spec, status, container)
+        training, ended, started_at = _training(containers, over=phase in _OVER)
+        waiting_reason, waiting_message = _waiting(status, containers)
         return cls(
             name=meta["name"],
             uid=meta["uid"],
             rank=rank,
-            node=spec.get("nodeName", ""),
-            ip=status.get("podIP", ""),
+            node=spec.get("nodeName") or "",
+            ip=status.get("podIP") or "",
             phase=phase,
             host_network=bool(spec.get("hostNetwork")),
-            deleting="deletionTimestamp" in meta,
+            deleting=bool(meta.get("deletionTimestamp")),
+            disruption=clipped(_told_to_leave(status, containers), WHY_MAX),
+            ignored=_is_ignored(status, containers),
             training=training,
-            exit_code=exit_code,
+            beside_ran=any(one.ran for one in containers.beside),
+            writers=tuple(one.name for one in containers.writers) if phase not in _OVER else (),
+            exit_code=ended.code if ended is not None else None,
+            exit_reason=clipped(ended.why, WHY_MAX) if ended is not None else "",
+            starts_again=containers.trains.starts_again and phase not in _OVER,
+            failure_before_start=_failure_before_start(containers),
             started_at=started_at,
             waiting_reason=waiting_reason,
             waiting_message=waiting_message,
             stop=_request(StopRequest, annotations.get(names.STOP_ANNOTATION)),
             save=_request(SaveRequest, annotations.get(names.SAVE_ANNOTATION)),
             gate_open=names.OPEN_GATE_ANNOTATION in annotations,
-            gate_left="terminated" in _state(status, names.GATE_CONTAINER),
-            nudge=annotations.get(names.NUDGE_ANNOTATION, ""),
-            created=meta.get("creationTimestamp", ""),
+            gate_left=containers.named(names.GATE_CONTAINER).ended is not None,
+            nudge=annotations.get(names.NUDGE_ANNOTATION) or "",
+            created=meta.get("creationTimestamp") or "",
         )
 
 
@@ -122,32 +195,67 @@ def _request(model: type[Request], annotation: str | None) -> Request | None:
         return None
 
 
-def _training(spec: Mapping[str, Any], status: Mapping[str, Any], container: str) -> tuple[Training, int | None, str]:
-    """Return state, exit code and start time of the container that trains."""
-    authors = (c["name"] for c in spec.get("containers") or () if c["name"] not in names.OWN_CONTAINERS)
-    state = _state(status, container or next(authors, ""))
-    if (running := state.get("running")) is not None:
-        return Training.RUNNING, None, running.get("startedAt") or ""
-    if (ended := state.get("terminated")) is not None:
-        return Training.EXITED, int(ended["exitCode"]), ended.get("startedAt") or ""
-    return Training.NOT_STARTED, None, ""
+def _told_to_leave(status: Mapping[str, Any], containers: Containers) -> str:
+    """Return the trace on a pod that Kubernetes ends, whatever its containers do; empty: there is none."""
+    reason, message = status.get("reason") or "", status.get("message") or ""
+    if reason in _TOLD_TO_LEAVE or (reason and status.get("phase") == "Failed"):
+        return worded(reason, message)
+    if (condition := _disruption_target(status)) is not None:
+        return worded(condition.get("reason") or "DisruptionTarget", condition.get("message") or "")
+    gate, training = containers.named(names.GATE_CONTAINER).ended, containers.trains.ended
+    if gate is not None and gate.code in names.GATE_KILLED and gate.reason != OOM_KILLED:
+        # A limit on local storage leaves no other trace. The gate exits by itself only after its release, with 0.
+        return f"the gate was ended from outside, with exit code {gate.code}"
+    if training is not None and training.reason == UNKNOWN_RESULT and status.get("phase") in _OVER:
+        return worded(training.reason, training.message)
+    return ""
 
 
-def _state(status: Mapping[str, Any], container: str) -> Mapping[str, Any]:
-    """Return the state of one container; empty: not reported yet."""
-    stated = (s.get("state") or {} for s in status.get("containerStatuses") or () if s["name"] == container)
-    return next(stated, {})
+def _disruption_target(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    conditions = status.get("conditions") or ()
+    told = (one for one in conditions if one.get("type") == "DisruptionTarget" and one.get("status") == "True")
+    return next(told, None)
 
 
-_WAITING_IS_NORMAL = frozenset({"", "ContainerCreating", "PodInitializing"})
+def _is_ignored(status: Mapping[str, Any], containers: Containers) -> bool:
+    """Whether the rules of `manifests.NO_CRASHES` fit a failed pod."""
+    gate = containers.named(names.GATE_CONTAINER).ended
+    return _disruption_target(status) is not None or (gate is not None and gate.code in names.GATE_KILLED)
 
 
-def _waiting(status: Mapping[str, Any]) -> tuple[str, str]:
-    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason", "") not in _WAITING_IS_NORMAL:
-            return waiting["reason"], waiting.get("message", "")
+def _training(containers: Containers, *, over: bool) -> tuple[Training, Ended | None, str]:
+    """Return state, last end and start time of the container that trains.
+
+    Args:
+        containers: of the pod.
+        over: nothing of the pod runs, whatever the state of a container says.
+    """
+    trains = containers.trains
+    if not trains.ran:
+        return Training.NOT_STARTED, None, ""
+    if trains.running is not None:
+        return Training.EXITED if over else Training.RUNNING, None, trains.running.get("startedAt") or ""
+    ended = trains.ended or trains.ended_before
+    return Training.EXITED, ended, ended.started_at if ended is not None else ""
+
+
+def _failure_before_start(containers: Containers) -> str:
+    """Return which init container failed and how; empty: none did, or the training has started."""
+    failed = None if containers.trains.ran else containers.failed_init
+    if failed is None:
+        return ""
+    container, ended = failed
+    why = worded(ended.reason, ended.message)
+    return clipped(
+        f"init container {container.name} ended with exit code {ended.code}{f' ({why})' if why else ''}", WHY_MAX
+    )
+
+
+def _waiting(status: Mapping[str, Any], containers: Containers) -> tuple[str, str]:
+    """Return reason and message of what keeps the training from starting."""
+    if (waiting := containers.waiting)[0]:
+        return waiting
     for condition in status.get("conditions") or ():
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return condition.get("reason", ""), condition.get("message", "")
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return condition.get("reason") or "", condition.get("message") or ""
     return "", ""

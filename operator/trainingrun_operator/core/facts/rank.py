@@ -56,7 +56,7 @@ class Rank:
     @property
     def crashed(self) -> bool:
         """Whether the newest pod's training exited with an error and its gate keeps the pod running."""
-        return self.pod is not None and self.pod.waits_behind_gate and self.pod.exit_code != 0
+        return self.pod is not None and self.pod.waits_behind_gate and self.pod.result != 0
 
 
 def by_rank(pods: Sequence[Pod], world_size: int | None) -> tuple[tuple[Pod, ...], ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from trainingrun_operator.api.status import FindingStatus, Shadow
 from trainingrun_operator.core.bounds import TEXT_MAX, WORD_MAX, clipped
 from trainingrun_operator.core.observed import Observed
-from trainingrun_operator.core.rules import backup, completion, loss, people, workload
+from trainingrun_operator.core.rules import backup, completion, exits, loss, people, workload
 from trainingrun_operator.core.rules.finding import Finding
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ RULES: Final[tuple[Rule, ...]] = (
     people.user_stop,
     people.stop_file,
     workload.job_gone,
-    completion.exit_code,
-    completion.crashed,
+    exits.exit_code,
+    exits.crashed,
     workload.never_started,
     workload.cannot_start,
     loss.low_loss,

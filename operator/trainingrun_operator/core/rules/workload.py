@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api import endings
 from trainingrun_operator.api.status import Evidence
+from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.rules.finding import Finding
 
 if TYPE_CHECKING:
@@ -38,21 +39,47 @@ def job_gone(seen: Observed) -> Finding | None:
 
 
 def never_started(seen: Observed) -> Finding | None:
-    """Pods failed before any training started, or the Job ended without a pod. Applies without a live pod."""
-    workload = seen.workload
-    if workload is None or seen.live_pods:
+    """Pods failed before any training started, or the Job ended without a pod. It fires only without a live pod."""
+    workload, limit = seen.workload, seen.run.spec.backoff_limit
+    if workload is None:
         return None
-    if workload.failed > seen.run.spec.backoff_limit:
+    count, last = failed(seen), last_failure_before_start(seen)
+    if not seen.live_pods and count > limit:
         tail = next((rank.log_tail for rank in seen.ranks if rank.log_tail), "")
         message = (
-            f"{workload.failed} pods failed before their training could start (backoffLimit {seen.run.spec.backoff_limit})."
-            f"{' Last lines of the log: ' + tail if tail else ''}"
+            f"{count} {'pod' if count == 1 else 'pods'} failed before their training could start (backoffLimit {limit})."
+            f"{' Last: ' + last + '.' if last else ''}{' Last lines of the log: ' + tail if tail else ''}"
         )
         return Finding("neverStarted", "PodsFailed", message, endings.FAILED, actor="Job")
-    if workload.finished:
+    if not seen.live_pods and workload.finished:
         message = "The Job ended and its pod was deleted or evicted: the training's result is unknown."
         return Finding("neverStarted", "JobEnded", message, endings.FAILED, actor="Job")
+    if last:
+        message = f"The training could not start: {last}. Failed pods so far: {count}; more than {limit} (spec.backoffLimit) end the run."
+        return Finding("neverStarted", "RestartsLeft", message)
     return None
+
+
+def failed(seen: Observed) -> int:
+    """Return how many pods of the workload failed by themselves.
+
+    The workload counts a pod that was told to leave as failed if none of its rules says so, as after a refusal by the kubelet, and does not count a
+    crash whose gate was killed. Both are corrected as long as the pod exists.
+    """
+    over = [pod for pod in seen.pods if pod.phase == "Failed" and not pod.gate_open]
+    innocent = sum(bool(pod.told_to_leave) and not pod.ignored for pod in over)
+    uncounted = sum(pod.ignored and bool(pod.result) for pod in over)
+    return max(0, (seen.workload.failed if seen.workload is not None else 0) - innocent + uncounted)
+
+
+def last_failure_before_start(seen: Observed) -> str:
+    """Return how the newest pod failed before its training could start; empty: none did, or a training has run since."""
+    for pod in reversed(seen.pods):
+        if pod.failure_before_start and not pod.told_to_leave:
+            return f"{pod.failure_before_start} in pod {pod.name}"
+        if pod.training is not Training.NOT_STARTED:
+            return ""
+    return ""
 
 
 def cannot_start(seen: Observed) -> Finding | None:
@@ -90,7 +117,9 @@ def _cannot_start(seen: Observed, rank: Rank) -> Finding | None:
 
 
 def lacks(pod: Pod) -> str:
-    """Return what keeps a pod from starting: ``image`` (or another kubelet error), ``node``, or an empty string."""
+    """Return what keeps a training from starting: ``image`` (or another kubelet error), ``node``; empty: nothing, or it has started."""
+    if pod.training is not Training.NOT_STARTED:
+        return ""
     if pod.waiting_reason in CANNOT_START:
         return "image"
     return "node" if pod.waiting_reason == UNSCHEDULABLE else ""

@@ -30,7 +30,7 @@ def save(seen: Observed, stop: Termination) -> Decision:
         return _hold(seen, stop, _bytes_gone(seen.answer), [])
     if isinstance(seen.answer, Verified | Mismatch):
         return transitions.advance(seen, stop, Phase.VERIFYING)
-    holders = [pod for pod in seen.live_pods if pod.training is not Training.NOT_STARTED]
+    holders = [pod for pod in seen.pods if pod.holds_files]
     if not holders:
         return _without_holder(seen, stop)
     if _never_stepped(seen):
@@ -62,7 +62,7 @@ def _never_started(seen: Observed) -> bool:
     """Whether no pod of the run has ever trained. A failed pod that was never observed may have."""
     workload = seen.workload
     unseen = workload is not None and workload.failed > sum(pod.terminal for pod in seen.pods)
-    idle = all(pod.training is Training.NOT_STARTED for pod in seen.pods)
+    idle = not any(pod.ran for pod in seen.pods)
     return idle and not unseen and not seen.run.status.start_time
 
 

@@ -160,10 +160,10 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
         return transitions.wait(
             seen, *(DeletePod(pod.name, pod.uid) for pod in standing if not pod.deleting), note="the pods are deleted"
         )
-    if not workload.suspended and (late := _left_late(seen, stop)) is not None:
+    if not workload.suspended and (late := _left_late(seen, stop) or _written_beside(seen, stop)) is not None:
         return late
     # A pod that never started does not end by an open gate: its training cannot exit.
-    exited = bool(standing) and all(pod.training is Training.EXITED for pod in seen.live_pods)
+    exited = bool(standing) and all(_over_but_for_gate(pod) for pod in seen.live_pods)
     through_gate = (
         stop.saved is not None and stop.saved.final and exited and not workload.suspended and not stop.suspends
     )
@@ -180,6 +180,14 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
         Annotate(pod.name, pod.uid, names.OPEN_GATE_ANNOTATION, stop.id) for pod in seen.live_pods if not pod.gate_open
     )
     return transitions.wait(seen, *opens, *transitions.end_leftovers(seen), note="the gate is open, the Job finishes")
+
+
+def _over_but_for_gate(pod: Pod) -> bool:
+    """Whether an open gate ends the pod, and nothing writes to the volume of the checkpoints until then.
+
+    An agent whose gate was opened saves no more. Where a container of the author's still writes, the pod is deleted instead: the agent then saves last.
+    """
+    return pod.training is Training.EXITED and not pod.starts_again and not pod.writers
 
 
 def _at_last(seen: Observed, stop: Termination) -> tuple[Saved | None, str | None]:
@@ -220,6 +228,19 @@ def _left_late(seen: Observed, stop: Termination) -> Decision | None:
         return transitions.advance(seen, stop, Phase.DELETING, saved=noted)
     again = transitions.asks(seen, stop, seen.live_pods, stop.attempt + 1)
     return transitions.wait(seen, *again, note="the last files of the training are saved")
+
+
+def _written_beside(seen: Observed, stop: Termination) -> Decision | None:
+    """Record once that a container beside the exited training could write after the proof. The agent's last commit takes the place of the record."""
+    writers = sorted({name for pod in seen.live_pods for name in pod.writers})
+    if not writers or stop.saved is None or not stop.saved.commit or stop.saved.note:
+        return None
+    if transitions.disabled(seen) or not all(pod.training is Training.EXITED for pod in seen.live_pods):
+        return None
+    note = clipped(
+        f"After that, {', '.join(writers)} could still write: the agent saves it within the pod's grace.", VERDICT_MAX
+    )
+    return transitions.advance(seen, stop, Phase.DELETING, saved=stop.saved.model_copy(update={"note": note}))
 
 
 def _improved(seen: Observed, stop: Termination) -> Saved | None:

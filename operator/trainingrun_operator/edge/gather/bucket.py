@@ -11,7 +11,6 @@ from trainingrun_operator.api.status import Phase
 from trainingrun_operator.checkpoints.s3 import Access
 from trainingrun_operator.core.destinations import allowed, layout_of
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
-from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.run import Problem
 from trainingrun_operator.core.stop.requests import save_request
 
@@ -92,8 +91,7 @@ class BucketReader:
         answer = await self._store.find(access, layout, wanted, max_age_seconds=0 if fresh else PROOF_SECONDS)
         if answer is not None:
             return BucketAnswer(answer, answer if isinstance(answer, Verified) else None)
-        holds = any(pod.training is not Training.NOT_STARTED for pod in pods if not pod.terminal)
-        return BucketAnswer() if holds else await self._newest(access, layout)
+        return BucketAnswer() if any(pod.holds_files for pod in pods) else await self._newest(access, layout)
 
     async def access(self, run: Run) -> Access | Problem:
         """Return the run's credentials as they are now, so that a corrected Secret takes effect at once.

@@ -221,7 +221,7 @@ class Observer:
         if run.status.termination is not None:
             return {}
         newest = (group[-1] for group in ranks if group)
-        crashed = (pod for pod in newest if pod.training is Training.EXITED and pod.exit_code != 0)
+        crashed = (pod for pod in newest if pod.training is Training.EXITED and pod.exit_code)
         known = memory.log_tails
         return {pod.uid: known[pod.uid] if pod.uid in known else await self._log_tail(run, pod) for pod in crashed}
 

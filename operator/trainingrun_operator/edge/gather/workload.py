@@ -82,4 +82,7 @@ def _owners(pod: Json) -> set[str]:
 
 
 def _gist(pods: Sequence[Pod], workload: Workload | None) -> tuple[object, ...]:
-    return (workload.uid if workload else None, *((pod.uid, pod.ip, pod.training, pod.exit_code) for pod in pods))
+    return (
+        workload.uid if workload else None,
+        *((pod.uid, pod.ip, pod.training, pod.exit_code, pod.result, pod.told_to_leave) for pod in pods),
+    )

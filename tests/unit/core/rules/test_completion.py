@@ -1,4 +1,4 @@
-"""When a run is complete, when it has crashed, and when it can never start."""
+"""When a training is complete although it still runs."""
 
 from __future__ import annotations
 
@@ -8,105 +8,24 @@ import pytest
 from builders import (
     NOW,
     POD_UID,
-    checkpoint_spec,
     exited_pod,
     final_epoch,
-    finished_pod,
     make_agent,
     make_found,
     make_observed,
-    make_pod,
     make_reading,
     make_run,
-    make_workload,
-    pending_pod,
 )
 
 from trainingrun_operator.api.exchange import MarkerSeen
 from trainingrun_operator.api.status import Progress
-from trainingrun_operator.core.decide import decide
-from trainingrun_operator.core.effects import Annotate, Begin
 from trainingrun_operator.core.facts.reading import Failure
-from trainingrun_operator.core.rules import completion
+from trainingrun_operator.core.rules import completion, exits
 from trainingrun_operator.core.rules.chain import why_end
 from trainingrun_operator.core.track import Track, fold, resumed
 
-COMPLETE, FAILED = "auto_complete", "failed"
+COMPLETE = "auto_complete"
 MARKED = make_agent(markers=(MarkerSeen(name="COMPLETE", age_seconds=5),))
-
-
-def exited(seen):
-    """What the exit code of the training ends the run by; None: it does not."""
-    return why_end(seen, (completion.exit_code, completion.crashed))
-
-
-@pytest.mark.parametrize(
-    ("pod", "agent", "failed", "status"),
-    [
-        pytest.param(make_pod(), None, 0, None, id="a training that runs has not exited"),
-        pytest.param(pending_pod(), None, 0, None, id="nor has one that never started"),
-        pytest.param(exited_pod(0), None, 0, COMPLETE, id="exit code 0 is complete"),
-        pytest.param(exited_pod(0), None, 99, COMPLETE, id="exit code 0 is complete after any number of crashes"),
-        pytest.param(finished_pod(0), None, 0, COMPLETE, id="exit code 0 is complete though the pod is over"),
-        pytest.param(exited_pod(1), MARKED, 0, COMPLETE, id="a marker and then a non-zero exit code is complete"),
-        pytest.param(exited_pod(1), make_agent(), 3, FAILED, id="a crash with no attempt left is the end"),
-        pytest.param(exited_pod(1), make_agent(), 2, None, id="a crash with attempts left is not"),
-        pytest.param(exited_pod(137), None, 0, None, id="nor is the first crash, whatever its code"),
-        pytest.param(exited_pod(0, gate_open=True), None, 0, None, id="a pod that was let go is judged no more"),
-        pytest.param(
-            exited_pod(0, deleting=True), None, 0, None, id="exit code 0 of a pod that was told to go is not complete"
-        ),
-        pytest.param(exited_pod(143, deleting=True), None, 3, None, id="nor is it a crash"),
-        pytest.param(finished_pod(1), None, 3, None, id="a crashed pod that is over is counted by its Job"),
-        pytest.param(finished_pod(1), None, 4, FAILED, id="and is the end when it was one too many"),
-    ],
-)
-def test_exit_codes(pod, agent, failed, status):
-    seen = make_observed(pods=(pod,), agent=agent, workload=make_workload(failed=failed))
-    found = exited(seen)
-    assert (found.status if found else None) == status
-
-
-def test_without_a_pod_nothing_has_exited():
-    assert exited(make_observed(pods=())) is None
-
-
-def test_a_marker_before_a_crash_is_told_as_a_warning():
-    found = exited(make_observed(pods=(exited_pod(134),), agent=MARKED))
-    assert found is not None
-    assert found.message == "Training wrote the marker COMPLETE and then ended with exit code 134."
-    assert found.warning == "Exit code 134 followed the completion marker COMPLETE: the run counts as complete."
-    assert [(e.what, e.value) for e in found.evidence] == [("marker", "COMPLETE"), ("exitCode", "134")]
-
-
-@pytest.mark.parametrize(
-    ("limit", "failed", "log", "message"),
-    [
-        pytest.param(0, 0, "", "Training crashed once (backoffLimit 0), last with exit code 2.", id="once"),
-        pytest.param(3, 3, "", "Training crashed 4 times (backoffLimit 3), last with exit code 2.", id="more often"),
-        pytest.param(
-            0,
-            0,
-            "CUDA out of memory",
-            "Training crashed once (backoffLimit 0), last with exit code 2. Last lines of its log: CUDA out of memory",
-            id="with the end of its log",
-        ),
-    ],
-)
-def test_a_crash_for_good_says_how_often_and_how(limit, failed, log, message):
-    run = make_run(spec={"backoffLimit": limit})
-    seen = make_observed(run=run, pods=(exited_pod(2),), workload=make_workload(failed=failed), log_tail=log)
-    found = exited(seen)
-    assert found is not None
-    assert (found.message, found.actor) == (message, "exit code")
-
-
-def test_crashes_are_counted_without_a_job_too():
-    assert completion.crashes(make_observed(workload=None, pods=(exited_pod(1),))) == 1
-    assert completion.crashes(make_observed(workload=make_workload(failed=2), pods=())) == 2
-
-
-# -- inferred -----------------------------------------------------------------------------------------------------
 
 
 QUIET = final_epoch()
@@ -211,8 +130,10 @@ def test_a_marker_while_the_training_still_runs_is_inferred():
 
 def test_a_marker_of_any_length_is_cut_to_what_the_status_can_say():
     endless = make_agent(markers=(MarkerSeen(name="x" * 5000, age_seconds=5),))
-    for seen in (make_observed(agent=endless), make_observed(agent=endless, pods=(exited_pod(1),))):
-        found = completion.inferred(seen) or exited(seen)
+    for found in (
+        completion.inferred(make_observed(agent=endless)),
+        exits.exit_code(make_observed(agent=endless, pods=(exited_pod(1),))),
+    ):
         assert found is not None
         assert len(found.evidence[0].value) == 1024
 
@@ -228,10 +149,3 @@ def test_a_marker_of_any_length_is_cut_to_what_the_status_can_say():
 def test_an_inferred_completion_settles_first(seconds, ends):
     seen = make_observed(agent=MARKED, candidate_seconds=seconds)
     assert (why_end(seen) is not None) == ends
-
-
-def test_a_crash_with_attempts_left_is_saved_behind_its_gate_first():
-    run = make_run(spec={"checkpoint": checkpoint_spec()})
-    effects = decide(make_observed(run=run, pods=(exited_pod(1),))).effects
-    assert [type(effect) for effect in effects] == [Annotate]
-    assert not any(isinstance(effect, Begin) for effect in effects)

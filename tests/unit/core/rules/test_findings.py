@@ -12,6 +12,7 @@ from builders import (
     WALL,
     exited_pod,
     final_epoch,
+    finished_pod,
     losses,
     make_agent,
     make_found,
@@ -21,6 +22,7 @@ from builders import (
     make_run,
     make_status,
     make_stop,
+    make_verified,
     make_workload,
     pending_pod,
     track_of,
@@ -30,6 +32,7 @@ from goldens import assert_golden
 from trainingrun_operator.api.endings import AUTO_COMPLETE, FAILED
 from trainingrun_operator.api.exchange import MarkerSeen
 from trainingrun_operator.api.status import Evidence, Phase, Progress, Shadow
+from trainingrun_operator.checkpoints.documents import Checkpoint
 from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.rules import chain
 from trainingrun_operator.core.rules.finding import Finding
@@ -69,7 +72,28 @@ CASES = {
     ),
     "it crashed": (make_observed(pods=(exited_pod(3),)), {"crashes": "RestartsLeft", "exitCode": None, "marker": None}),
     "it crashed twice, and trains again": (make_observed(workload=make_workload(failed=2)), {"crashes": "RestartsLeft", "exitCode": "StillRuns"}),
-    "its pod is being deleted": (make_observed(pods=(make_pod(deleting=True),)), {"exitCode": None}),
+    "its pod is being deleted": (make_observed(pods=(make_pod(deleting=True),)), {"exitCode": "ToldToLeave"}),
+    "its pod was evicted": (
+        make_observed(pods=(finished_pod(0, phase="Failed", disruption="Evicted: The node was low on resource: memory."),)),
+        {"exitCode": "ToldToLeave", "crashes": None, "neverStarted": None},
+    ),
+    "it is started again in its pod": (make_observed(pods=(exited_pod(1, starts_again=True),)), {"exitCode": "StartsAgain", "crashes": None}),
+    "its init container failed": (
+        make_observed(
+            pods=(pending_pod(phase="Failed", failure_before_start="init container fetch ended with exit code 42 (Error: no such host)"), pending_pod()),
+            workload=make_workload(failed=1),
+        ),
+        {"neverStarted": "RestartsLeft", "crashes": None},
+    ),
+    "it was killed for its memory": (make_observed(pods=(exited_pod(137, exit_reason="OOMKilled"),)), {"crashes": "RestartsLeft"}),
+    "it crashed after its last epoch": (
+        quiet(
+            track=final_epoch(epoch=3),
+            pods=(exited_pod(139),),
+            verified=make_verified(checkpoint=Checkpoint(dir="checkpoint-500", step=500, complete=True, evidence="trainer_state.json")),
+        ),
+        {"crashes": "RestartsLeft"},
+    ),
     "its loss was below once": (make_observed(track=losses(0.4, 1.5, 1.2)), {"autoStopLoss": "NotBelow"}),
     "its loss is the threshold": (make_observed(track=losses(2.0, 0.5)), {"autoStopLoss": "NotBelow"}),
     "its loss is below for the first time": (make_observed(track=losses(2.0, 0.4)), {"autoStopLoss": "TooFewObservations"}),

@@ -195,9 +195,30 @@ def test_saving_asks_the_agent(pod, asked):
 
 
 def test_saving_asks_every_pod_that_holds_bytes():
-    pods = (make_pod(), exited_pod(1, uid="second"), pending_pod(uid="third"), finished_pod(1, uid="fourth"))
+    pods = (
+        make_pod(),
+        exited_pod(1, uid="exited"),
+        exited_pod(1, uid="between two runs", starts_again=True),
+        pending_pod(uid="beside", phase="Running", beside_ran=True),
+        pending_pod(uid="pending"),
+        finished_pod(1, uid="over", beside_ran=True),
+    )
     asked = [e.pod_uid for e in effects(stopping_at(Phase.SAVING, pods=pods)) if isinstance(e, Annotate)]
-    assert asked == [POD_UID, "second"]
+    assert asked == [POD_UID, "exited", "between two runs", "beside"]
+
+
+@pytest.mark.parametrize("verified", [None, make_verified(final=True)])
+@pytest.mark.parametrize(
+    "pod",
+    [
+        pytest.param(exited_pod(0, waiting_reason="ImagePullBackOff"), id="it has exited, and another container cannot start"),
+        pytest.param(pending_pod(phase="Running", beside_ran=True), id="only another container has run"),
+    ],
+)  # fmt: skip
+def test_a_living_pod_is_asked_before_anything_is_called_lost(pod, verified):
+    seen = stopping_at(Phase.SAVING, pods=(pod,), verified=verified, agent=make_agent(unsaved_bytes=5_000_000_000))
+    assert advanced(seen) is None
+    assert asks(seen, names.SAVE_ANNOTATION) == [save_ask().model_dump_json(by_alias=True)]
 
 
 @pytest.mark.parametrize("phase", [pytest.param(Phase.SAVING, id="saving"), pytest.param(Phase.HELD, id="held")])
@@ -223,8 +244,9 @@ NEVER_STARTED = make_status(start_time=None, termination=make_stop(Phase.SAVING)
         pytest.param((), id="no pod was ever there"),
         pytest.param((pending_pod(),), id="the pod is pending"),
         pytest.param((pending_pod(phase="Failed"),), id="the pod was refused"),
+        pytest.param((pending_pod(phase="Failed", failure_before_start="init container fetch ended with exit code 1"),), id="an init container failed"),
     ],
-)
+)  # fmt: skip
 def test_a_training_that_never_started_has_nothing_to_save(pods):
     stop = advanced(make_observed(run=make_run(status=NEVER_STARTED), pods=pods, agent=None, track=Track()))
     assert stop is not None
@@ -563,6 +585,8 @@ LATE = Annotate("bert-x7k2p", POD_UID, names.SAVE_ANNOTATION, save_ask(attempt=2
         pytest.param({**OPEN, "pods": (exited_pod(0, gate_open=True),)}, [], id="the gate is open already"),
         pytest.param({**OPEN, "pods": (finished_pod(0),)}, [], id="the Job sees its pod finish first"),
         pytest.param({**OPEN, "pods": (pending_pod(),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="a pod that never started cannot leave through its gate"),
+        pytest.param({**OPEN, "stop": {"saved": make_saved(note="ema could write.")}, "pods": (exited_pod(0, writers=("ema",)),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="another container still writes: the agent saves last, within the grace"),
+        pytest.param({**OPEN, "pods": (exited_pod(3, starts_again=True),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="the kubelet would start the training again"),
         pytest.param({**OPEN, "phase_seconds": 60}, [SuspendWorkload(JOB.uid, JOB.generation)], id="a gate that never opens is not waited for"),
         pytest.param({**OPEN, "pods": (make_pod(),)}, [SuspendWorkload(JOB.uid, JOB.generation)], id="training runs: suspended, with its grace"),
         pytest.param({**OPEN, "stop": {"saved": make_saved(final=False)}}, [LATE], id="it left after the proof: the rest is saved behind its gate"),
@@ -589,6 +613,37 @@ def test_deleting(fields, wanted):
     fields = dict(fields)
     seen = stopping_at(Phase.DELETING, stop=fields.pop("stop", None), **fields)
     assert effects(seen) == wanted
+
+
+WRITES: dict[str, Any] = {**OPEN, "pods": (exited_pod(0, writers=("ema", "async-save")),)}
+
+
+def test_a_container_that_can_still_write_after_the_proof_is_told_once():
+    stop = advanced(stopping_at(Phase.DELETING, **WRITES))
+    assert stop is not None
+    assert stop.saved == make_saved(
+        note="After that, async-save, ema could still write: the agent saves it within the pod's grace."
+    )
+    assert advanced(stopping_at(Phase.DELETING, stop={"saved": stop.saved}, **WRITES)) is None
+    later = make_verified(generation=8)
+    gone: dict[str, Any] = {"pods": (), "workload": make_workload(suspended=True), "verified": later}
+    last = advanced(stopping_at(Phase.DELETING, stop={"saved": stop.saved}, **gone))
+    assert last is not None
+    assert (last.phase, last.saved) == (Phase.RELEASING, proving.saved_from(later)), "The agent's last commit counts."
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"stop": {"saved": None}}, id="nothing was proven"),
+        pytest.param({"stop": {"saved": make_saved(commit="", files=0)}}, id="there was nothing to prove"),
+        pytest.param({"spec": {"checkpoint": {"mode": "Disabled"}}}, id="nothing is saved at all"),
+        pytest.param({"pods": (make_pod(writers=("ema",)),)}, id="the training itself still writes"),
+        pytest.param({"workload": make_workload(suspended=True)}, id="the pod ends already"),
+    ],
+)
+def test_it_is_not_told_where_it_changes_nothing(fields):
+    assert advanced(stopping_at(Phase.DELETING, **{**WRITES, **fields})) is None
 
 
 @pytest.mark.parametrize(

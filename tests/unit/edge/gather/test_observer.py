@@ -596,6 +596,7 @@ async def test_a_decision_is_confirmed_by_what_the_api_server_has(place):
         pytest.param([stored_job(), stored_pod(uid="new")], id="the pod was replaced"),
         pytest.param([stored_job(), stored_pod(exit_code=0)], id="the training has exited"),
         pytest.param([stored_job(), stored_pod(status={"podIP": "127.0.0.2"})], id="the pod has another address"),
+        pytest.param([stored_job(), stored_pod(status={"reason": "Evicted"})], id="the pod was told to leave"),
         pytest.param([stored_pod()], id="the Job is gone"),
     ],
 )
