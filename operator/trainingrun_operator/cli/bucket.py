@@ -11,10 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.checkpoints import s3
+from trainingrun_operator.checkpoints import names, s3
 from trainingrun_operator.checkpoints.bucket import Bucket, crc_of_file, encode
 from trainingrun_operator.checkpoints.documents import COMMIT_MAX_BYTES, MANIFEST_MAX_BYTES, Commit
-from trainingrun_operator.checkpoints.download import Download, safe
+from trainingrun_operator.checkpoints.download import Download, NoSpaceError, safe
 from trainingrun_operator.checkpoints.keys import Layout, Order
 from trainingrun_operator.checkpoints.proof import (
     BadCommitError,
@@ -283,6 +283,8 @@ class Checkpoints:
             raise TroubleError(
                 f"The checkpoint differs from its manifest: {bad}. No file was written.", Exit.NOT_PROVEN
             ) from bad
+        except NoSpaceError as full:
+            raise TroubleError(f"{folder} is too small: {full.strerror}, or name another folder with --to.") from full
         except STORE_ERRORS as error:
             if isinstance(error, OSError) and error.filename is not None:
                 raise TroubleError(f"{folder} is not writable: {error}.") from error
@@ -351,7 +353,7 @@ def _in_the_way(folder: Path, file: FileEntry) -> bool:
 def _same(folder: Path, file: FileEntry) -> bool:
     place = folder / safe(file.path)
     if file.link_target is not None:
-        return place.is_symlink()
+        return place.is_symlink() and str(place.readlink()) == names.from_text(file.link_target)
     if place.is_symlink() or not place.is_file() or place.stat().st_size != file.size:
         return False
     with place.open("rb", buffering=0) as there:
