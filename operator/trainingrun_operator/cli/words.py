@@ -31,7 +31,7 @@ def address(text: str) -> str:
     try:
         return command(text)
     except UnprintableError:
-        return f"{ascii(text)} (characters that a terminal does not show are written as escapes)"
+        return f"{text!a} (characters that a terminal does not show are written as escapes)"
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ class UnprintableError(ValueError):
     """A word has characters that are not shown as they are: control characters, line breaks, or marks that turn the direction of text."""
 
     def __init__(self, word: str) -> None:
-        super().__init__(f"{ascii(word[:200])} has characters that cannot be shown in a command")
+        super().__init__(f"{word[:200]!a} has characters that cannot be shown in a command")
 
 
 def command(*words: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -92,7 +93,7 @@ def test_a_link_that_leads_out_is_refused_before_a_byte_is_asked_for(bucket, tmp
 def test_a_folder_may_be_named_from_where_one_is(bucket, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     files = bucket.file("step_1/w", WEIGHTS), link("latest", f"{tmp_path}/here/step_1")
-    Download(bucket, LAYOUT, "here").fetch(manifest(*files))
+    Download(bucket, LAYOUT, Path("here")).fetch(manifest(*files))
     assert (tmp_path / "here/latest/w").read_bytes() == WEIGHTS
 
 

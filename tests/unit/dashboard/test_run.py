@@ -122,7 +122,8 @@ async def test_the_copied_command_downloads_the_checkpoint_and_does_nothing_else
     status = run_status()
     status["checkpoint"] |= {"uri": uri, "dir": folder}
     page = await shown(run_in(status))
-    said = html.unescape(re.search(r'<code id="fetch-command">([^<]*)</code>', page)[1])
+    (written,) = re.findall(r'<code id="fetch-command">([^<]*)</code>', page)
+    said = html.unescape(written)
     plugin = ["kubectl", "trainingrun", "checkpoints", "download", NAME, "--namespace", NAMESPACE]
     assert shlex.split(said) == (plugin if copied else ["aws", "s3", "sync", uri, "."])
     assert said.isprintable()
