@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
 from trainingrun_operator.checkpoints.links import check_links
@@ -31,6 +31,7 @@ def _targets():
     )
 
 
+@settings(deadline=None)
 @given(
     some.dictionaries(some.sampled_from(PLACES), _targets(), min_size=1, max_size=6),
     some.sets(some.sampled_from(PLACES)),

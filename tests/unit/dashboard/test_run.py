@@ -129,6 +129,22 @@ async def test_the_copied_command_downloads_the_checkpoint_and_does_nothing_else
     assert said.isprintable()
 
 
+@pytest.mark.parametrize("who", ["a person", "anybody"])
+async def test_the_last_lines_of_a_log_are_for_people_who_are_logged_in(visit, monkeypatch, who):
+    monkeypatch.setattr("trainingrun_operator.dashboard.app.service_account_token", lambda: "own")
+    failed = ended("failed", "Failed", "Training crashed once.", lastLogLines="PASSWORD=hunter2")
+    stored = run_in(failed)
+    async with (
+        people.cluster(stored, ada=ADA, own=Someone("dashboard")) as cluster,
+        visit(cluster, "ada" if who == "a person" else "", anonymous=True) as visitor,
+        visitor.events(f"{PAGE}/events") as events,
+    ):
+        page = (await visitor.get(PAGE)).text
+        part = (await events.wait("part", '"outcome"'))["html"]
+    assert "Training crashed once." in page
+    assert [("hunter2" in text) for text in (page, part)] == [who == "a person"] * 2
+
+
 async def test_what_decided_is_shown(shown):
     evidence = [{"what": "loss", "value": "0.2987", "step": 1190}, {"what": "loss", "value": "0.2931", "step": 1200}]
     text = words(

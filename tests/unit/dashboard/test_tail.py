@@ -7,7 +7,7 @@ import re
 import tracemalloc
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
 from trainingrun_operator.dashboard.tail import CHARACTERS_MAX, LINE_MAX, LOG_LINES, Tail, tailed
@@ -30,6 +30,7 @@ def as_a_terminal(log):
     return [line.rstrip("\r").rpartition("\r")[2] for line in (lines if lines[-1] else lines[:-1])]
 
 
+@settings(deadline=None)
 @given(some.lists(some.text(alphabet="ab\r\n", max_size=6), max_size=8))
 @example(["10 %\r20 %", "\r", "\n", "next"])
 @example(["done\r", "\n"])

@@ -57,6 +57,7 @@ def ended(facts: Facts, stop: Termination) -> Explanation:
     because = (
         _by(facts, stop),
         *_evidence(stop),
+        *((f"Last lines of its log: {stop.last_log_lines}",) if stop.last_log_lines else ()),
         *filter(None, (checkpoint.of_an_end(facts), _nodes(facts), _success(facts, stop), _shadow(facts))),
     )
     return Explanation(f"{facts.name} ended as {stop.status}{when}: {stop.message}", because)

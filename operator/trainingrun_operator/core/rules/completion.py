@@ -66,11 +66,10 @@ def crashed(seen: Observed) -> Finding | None:
     rank = None if _marker_of(seen) is not None else next((rank for rank in seen.ranks if _judged(rank)), None)
     code = rank.pod.exit_code if rank is not None and rank.pod is not None else None
     if rank is not None and count > limit:
-        tail = f" Last lines of its log: {rank.log_tail}" if rank.log_tail else ""
         return Finding(
             "crashes",
             "BackoffLimitExceeded",
-            f"Training crashed {times} (backoffLimit {limit}), last with exit code {code}.{tail}",
+            f"Training crashed {times} (backoffLimit {limit}), last with exit code {code}.",
             endings.FAILED,
             actor="exit code",
             evidence=(Evidence(what="exitCode", value=str(code)),),

@@ -43,11 +43,7 @@ def never_started(seen: Observed) -> Finding | None:
     if workload is None or seen.live_pods:
         return None
     if workload.failed > seen.run.spec.backoff_limit:
-        tail = next((rank.log_tail for rank in seen.ranks if rank.log_tail), "")
-        message = (
-            f"{workload.failed} pods failed before their training could start (backoffLimit {seen.run.spec.backoff_limit})."
-            f"{' Last lines of the log: ' + tail if tail else ''}"
-        )
+        message = f"{workload.failed} pods failed before their training could start (backoffLimit {seen.run.spec.backoff_limit})."
         return Finding("neverStarted", "PodsFailed", message, endings.FAILED, actor="Job")
     if workload.finished:
         message = "The Job ended and its pod was deleted or evicted: the training's result is unknown."
