@@ -9,7 +9,6 @@ import socket
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ UNREAD_SECONDS = 30.0
 """A browser takes no byte of an answer. A page that comes back later connects again."""
 SEND_BYTES: Final = 131_072
 """The kernel's buffer for one connection, which counts as the dashboard's memory; by itself it grows to several MB."""
-_RECEIVED: Final = frozenset({h11.DONE, h11.MUST_CLOSE, h11.CLOSED, h11.ERROR})
 
 
 class BoundedProtocol(H11Protocol):
@@ -52,7 +50,7 @@ class BoundedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes of a request: its deadline begins with the first and ends with the last."""
         super().data_received(data)
-        if self.conn.their_state in _RECEIVED:
+        if not self._waits and not self.cycle.more_body:
             self._received()
         elif self._request_timer is None:
             self._request_timer = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
