@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from builders import exited_pod, make_observed, make_pod, make_run, make_saved, make_workload
@@ -15,7 +16,7 @@ from trainingrun_operator.core.notification import due
 from trainingrun_operator.core.status import render
 
 SECRET = "AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI"  # nobody's
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "it crashed once too often": {"pods": (exited_pod(2),), "workload": make_workload(failed=1)},
     "it crashed, without a Job": {"pods": (exited_pod(2),), "workload": None},
     "its pods failed before it could start": {"pods": (), "workload": make_workload(failed=1)},
