@@ -26,6 +26,12 @@ Whoever adds a value that can be written wrongly adds its sentence here.
 {{- end -}}
 {{- end -}}
 
+{{- range $v.networkPolicy.runs.namespaces -}}
+{{- if not (regexMatch "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$" .) -}}
+{{- $said = append $said (printf "networkPolicy.runs.namespaces has %q: expected the name of a namespace; there are no patterns, since a policy is made in each" .) -}}
+{{- end -}}
+{{- end -}}
+
 {{- $key := "([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?" -}}
 {{- $value := "([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?" -}}
 {{- $term := printf "\\s*(!?\\s*%s|%s\\s*(=|==|!=)\\s*%s|%s\\s+(in|notin)\\s*\\(\\s*%s(\\s*,\\s*%s)*\\s*\\))\\s*" $key $key $value $key $value $value -}}

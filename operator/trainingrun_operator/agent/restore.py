@@ -195,6 +195,6 @@ def run(paths: Paths | None = None, limit_seconds: float | None = None, retry_se
             if limit_seconds is not None and waited + retry_seconds > limit_seconds:
                 return 1
         except OSError as failure:
-            log.error("The volume is not writable: %s.", failure)  # noqa: TRY400  # expected, needs no traceback
+            log.error("Cannot write the volume: %s.", failure)  # noqa: TRY400  # expected, needs no traceback
             return 1
         time.sleep(retry_seconds)

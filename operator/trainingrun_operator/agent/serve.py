@@ -1,64 +1,147 @@
-"""The agent's HTTP server: ``GET /progress`` for the operator, ``GET /healthz`` for the kubelet."""
+"""The agent's HTTP server: ``GET /progress`` for the operator, ``GET /healthz`` for the kubelet.
+
+Any pod of the cluster may connect. Connections, threads and the time of a request are bounded, and at the bound the address with the most
+connections loses its oldest one: an operator is answered while others hold or reopen connections.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 import socket
 import threading
+from collections import Counter
+from functools import partial
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+log = logging.getLogger(__name__)
+
+CONNECTIONS: Final = 16
+"""Open at once. The operator and the kubelet use one each, for milliseconds."""
+MAKERS: Final = 2
+"""Pages computed at once, one thread each: a page reads marker files, and a volume may hang."""
 REQUEST_SECONDS = 5.0
+"""From the accepted connection to the last byte of the answer."""
+HEAD_MAX: Final = 8192
+"""Bytes of a request's head."""
+BACKLOG: Final = 256
+"""Connections that the kernel completes ahead: a full queue delays the operator by a second, when it sends its SYN again."""
 
 
-class _Server(ThreadingHTTPServer):
-    """Listens on every address of the pod, IPv4 and IPv6."""
+class Served:
+    """A server that runs on its own daemon thread."""
 
-    daemon_threads = True
-    request_queue_size = 32
+    def __init__(self, listening: socket.socket, page: Callable[[], str]) -> None:
+        self.port: int = listening.getsockname()[1]
+        self._listening, self._page = listening, page
+        self._makers = asyncio.Semaphore(MAKERS)
+        self._open: dict[asyncio.Task[None], str] = {}
+        """Address by connection, the oldest first."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="serve", daemon=True)
+        self._thread.start()
 
-    def __init__(self, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
-        both = socket.has_dualstack_ipv6()
-        self.address_family = socket.AF_INET6 if both else socket.AF_INET
-        super().__init__(("::" if both else "0.0.0.0", port), handler)  # noqa: S104  # the operator asks over the pod network
+    def close(self) -> None:
+        """Stop listening and close every connection. Does not wait for a page that is being computed."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
 
-    def server_bind(self) -> None:
-        if self.address_family == socket.AF_INET6:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        super().server_bind()
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        listening = asyncio.start_server(self._connected, sock=self._listening, limit=HEAD_MAX, backlog=BACKLOG)
+        server = self._loop.run_until_complete(listening)
+        self._loop.run_forever()
+        server.close()
+        for task in self._open:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*self._open, return_exceptions=True))
+        self._loop.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # a coroutine runs in a task
+        self._open[task] = (writer.get_extra_info("peername") or ("",))[0]
+        if len(self._open) > CONNECTIONS:
+            self._drop_one()
+        try:
+            with contextlib.suppress(TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+                async with asyncio.timeout(REQUEST_SECONDS):
+                    await self._answer(reader, writer)
+        finally:
+            self._open.pop(task, None)
+            writer.transport.abort()
+
+    def _drop_one(self) -> None:
+        """Close the oldest connection of the address that has the most."""
+        held = Counter(self._open.values())
+        most = max(held.values())
+        oldest = next(task for task, address in self._open.items() if held[address] == most)
+        del self._open[oldest]
+        oldest.cancel()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Read one request's head, answer it, and wait until the kernel has every byte."""
+        head = await reader.readuntil(b"\r\n\r\n")
+        method, _, rest = head.partition(b" ")
+        status, kind, body = await self._found(method, rest.partition(b" ")[0])
+        # Wait in `drain` for every byte, so that a reader that takes none is within the deadline.
+        writer.transport.set_write_buffer_limits(0)
+        said = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+        writer.write(f"{said}Connection: close\r\n\r\n".encode() + body)
+        await writer.drain()
+        writer.close()
+
+    async def _found(self, method: bytes, path: bytes) -> tuple[HTTPStatus, str, bytes]:
+        """Return status, content type and body."""
+        if method != b"GET":
+            return HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", b"Only GET is answered.\n"
+        if path == b"/healthz":
+            return HTTPStatus.OK, "text/plain", b"ok\n"
+        if path != b"/progress":
+            return HTTPStatus.NOT_FOUND, "text/plain", b"There are /progress and /healthz.\n"
+        try:
+            return HTTPStatus.OK, "application/json", (await self._made()).encode()
+        except Exception:
+            log.exception("The page of the progress cannot be made.")
+            return HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", b"The page cannot be made: see the agent's log.\n"
+
+    async def _made(self) -> str:
+        """Return the page, made on a daemon thread: one that hangs must not delay the end of the process."""
+        await self._makers.acquire()
+        made: asyncio.Future[str] = self._loop.create_future()
+        threading.Thread(target=self._make, args=(made,), name="serve-page", daemon=True).start()
+        return await made
+
+    def _make(self, made: asyncio.Future[str]) -> None:
+        act: Callable[[], object]
+        try:
+            act = partial(made.set_result, self._page())
+        except Exception as error:  # noqa: BLE001  # `_found` logs it
+            act = partial(made.set_exception, error)
+
+        def tell() -> None:
+            # Here, not where a request ends: the thread of a page that hangs is in use after its request was cut.
+            self._makers.release()
+            if not made.done():
+                act()
+
+        with contextlib.suppress(RuntimeError):  # the server is closed
+            self._loop.call_soon_threadsafe(tell)
 
 
-def start(port: int, page: Callable[[], str]) -> ThreadingHTTPServer:
-    """Serve on a daemon thread until the process ends. ``page`` returns the progress as JSON.
+def start(port: int, page: Callable[[], str]) -> Served:
+    """Serve on every address of the pod, IPv4 and IPv6, until the process ends. ``page`` returns the progress as JSON.
 
     Raises:
         OSError: the port is in use.
     """
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = REQUEST_SECONDS
-        server_version = "checkpoint-agent"
-        sys_version = ""
-
-        def do_GET(self) -> None:  # http.server's name
-            pages = {"/progress": ("application/json", page), "/healthz": ("text/plain", lambda: "ok\n")}
-            if self.path not in pages:
-                self.send_error(HTTPStatus.NOT_FOUND)
-                return
-            kind, make = pages[self.path]
-            body = make().encode()
-            self.send_response(HTTPStatus.OK)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # http.server's name
-            """Log nothing: the operator polls ten times a minute."""
-
-    server = _Server(port, Handler)
-    threading.Thread(target=server.serve_forever, name="serve", daemon=True).start()
-    return server
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    # Every address: the operator asks over the pod network.
+    listening = socket.create_server(("", port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
+    return Served(listening, page)

@@ -281,6 +281,8 @@ class Termination(Model):
     """What was proven before the deletion."""
     evidence: Annotated[tuple[Evidence, ...], Field(max_length=8)] = ()
     """The observations that decided."""
+    last_log_lines: Message = ""
+    """The last lines of the training's log, if it failed. Not part of any message, Event or notification: a training may print secrets."""
     hold_reason: Message | None = None
     """Why the checkpoint is not proven yet."""
     data_loss: Message | None = None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from botocore import exceptions
@@ -14,10 +16,11 @@ from botocore import exceptions
 from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.bucket import code_of, combined, crc64, crc_of_file, encode
 from trainingrun_operator.checkpoints.documents import WHOLE
+from trainingrun_operator.checkpoints.links import check_links
 from trainingrun_operator.checkpoints.proof import BadCommitError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from trainingrun_operator.checkpoints.bucket import Bucket
     from trainingrun_operator.checkpoints.documents import FileEntry, Manifest
@@ -45,10 +48,12 @@ def safe(path: str) -> str:
     return name
 
 
-def leads_inside(root: Path, path: str, target: str) -> bool:
-    """Whether a link at a path points below the root, judged by its text only."""
-    whole = os.path.normpath(root / Path(path).parent / target)
-    return PurePosixPath(whole).is_relative_to(root)
+class NoSpaceError(OSError):
+    """The folder's file system has less free space than the files need."""
+
+    def __init__(self, folder: Path, needed: int, free: int) -> None:
+        said = f"the files need {needed} bytes, and {free} are free. Free some space, or use a larger volume"
+        super().__init__(errno.ENOSPC, said, str(folder))
 
 
 def belongs(path: str, folder: str) -> bool:
@@ -62,7 +67,7 @@ class Download:
     def __init__(self, bucket: Bucket, layout: Layout, root: Path) -> None:
         self._bucket = bucket
         self._layout = layout
-        self._root = Path(os.path.normpath(root))
+        self._root = Path(os.path.abspath(root))  # noqa: PTH100  # Path.resolve would follow links
         self._made: list[tuple[FileEntry, str, Path]] = []
         self._folders: list[Path] = []
 
@@ -72,6 +77,7 @@ class Download:
         Raises:
             BadCommitError: the bucket's objects differ from the manifest.
             ClientError, BotoCoreError: a call to the bucket failed.
+            NoSpaceError: the volume has too little free space; nothing was downloaded.
             OSError: the volume is not writable.
         """
         if manifest.checkpoint is None or any(skipped.regular for skipped in manifest.skipped):
@@ -82,6 +88,10 @@ class Download:
             if file.link_target is None and not self._layout.owns(file.key):
                 raise BadCommitError(f"key {file.key!r} is outside this run's prefix")
         links = [(file, path) for file, path in wanted if file.link_target is not None]
+        targets = {path: names.from_text(file.link_target or "") for file, path in links}
+        if len(targets) < len(links):
+            raise BadCommitError("the manifest names a symbolic link twice")
+        check_links(self._root, targets, [path for file, path in wanted if file.link_target is None])
         missing = [
             (file, path)
             for file, path in wanted
@@ -94,7 +104,7 @@ class Download:
             raise
         self._put_in_place()
         for file, path in links:
-            self._link(file, path)
+            self._link(file, path, targets[path])
         self._sync({Path(self._root, path).parent for _, path in wanted})
         return sum(file.size for file, _ in missing)
 
@@ -109,6 +119,7 @@ class Download:
     def _get_all(self, missing: list[tuple[FileEntry, str]]) -> None:
         for file, path in missing:
             self._made.append((file, path, self._partial(path)))
+        self._check_space()
         with ThreadPoolExecutor(THREADS, thread_name_prefix="download") as pool:
             small = [one for one in self._made if one[0].size <= RANGE_BYTES]
             tasks: list[Future[None]] = [pool.submit(self._get_small, file, partial) for file, _, partial in small]
@@ -121,6 +132,17 @@ class Download:
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+
+    def _check_space(self) -> None:
+        """Compare free space with what is still to be written. A file system that tells no size is not judged."""
+        if not self._made:
+            return
+        there = os.statvfs(self._root)
+        free = there.f_bavail * there.f_frsize
+        needed = sum(max(0, file.size - _allocated(partial)) for file, _, partial in self._made)
+        if there.f_blocks and needed > free:
+            self._clean_up()
+            raise NoSpaceError(self._root, needed, free)
 
     def _partial(self, path: str) -> Path:
         """Return the temporary path of a file, in its final directory. Create that directory if needed."""
@@ -156,17 +178,26 @@ class Download:
             return
         handle = _create(partial)
         try:
-            spans = [(at, min(RANGE_BYTES, file.size - at)) for at in range(0, file.size, RANGE_BYTES)]
             crc = 0
-            for (_, length), piece in zip(
-                spans, pool.map(lambda span: self._piece(file, handle, *span), spans), strict=True
-            ):
+            for length, piece in self._pieces(pool, file, handle):
                 crc = combined(crc, piece, length)
             if encode(crc) != file.crc64nvme:
                 raise BadCommitError(f"{file.key} differs from the manifest in its checksum")
             os.fsync(handle)
         finally:
             os.close(handle)
+
+    def _pieces(self, pool: ThreadPoolExecutor, file: FileEntry, handle: int) -> Iterator[tuple[int, int]]:
+        """Get a file's ranges, a few ahead. Yield length and checksum of each, in order: a manifest may claim any size."""
+        ahead: deque[tuple[int, Future[int]]] = deque()
+        for at in range(0, file.size, RANGE_BYTES):
+            length = min(RANGE_BYTES, file.size - at)
+            ahead.append((length, pool.submit(self._piece, file, handle, at, length)))
+            if len(ahead) == 2 * THREADS:
+                length, first = ahead.popleft()
+                yield length, first.result()
+        for length, each in ahead:
+            yield length, each.result()
 
     def _piece(self, file: FileEntry, handle: int, offset: int, length: int) -> int:
         data = self._range(file, offset, length)
@@ -204,10 +235,7 @@ class Download:
             os.utime(partial, ns=(file.mtime_ns, file.mtime_ns))
             partial.replace(self._root / path)
 
-    def _link(self, file: FileEntry, path: str) -> None:
-        target = names.from_text(file.link_target or "")
-        if not leads_inside(self._root, path, target):
-            raise BadCommitError(f"link {file.path!r} points out of the checkpoint path")
+    def _link(self, file: FileEntry, path: str, target: str) -> None:
         place = self._partial(path).with_name(Path(path).name)
         if not os.path.lexists(place):
             place.symlink_to(target)
@@ -225,6 +253,14 @@ class Download:
 
 def _create(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _allocated(path: Path) -> int:
+    """Return the bytes that a file has on disk already."""
+    try:
+        return path.lstat().st_blocks * 512
+    except OSError:
+        return 0
 
 
 def _holds(path: Path, file: FileEntry) -> bool:

@@ -11,10 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.checkpoints import s3
+from trainingrun_operator.checkpoints import names, s3
 from trainingrun_operator.checkpoints.bucket import Bucket, crc_of_file, encode
 from trainingrun_operator.checkpoints.documents import COMMIT_MAX_BYTES, MANIFEST_MAX_BYTES, Commit
-from trainingrun_operator.checkpoints.download import Download, safe
+from trainingrun_operator.checkpoints.download import Download, NoSpaceError, safe
 from trainingrun_operator.checkpoints.keys import Layout, Order
 from trainingrun_operator.checkpoints.proof import (
     BadCommitError,
@@ -25,7 +25,7 @@ from trainingrun_operator.checkpoints.proof import (
     said,
 )
 from trainingrun_operator.checkpoints.s3 import STORE_ERRORS, Access
-from trainingrun_operator.cli import words
+from trainingrun_operator.cli import identity, words
 from trainingrun_operator.cli.trouble import Exit, TroubleError
 from trainingrun_operator.core.destinations import layout_of
 from trainingrun_operator.core.facts.bucket import Unreachable, Verified
@@ -110,7 +110,8 @@ def place_of(run: Run, endpoint_url: str, region: str) -> Place:
     """Return the place of a run's checkpoints. Arguments that are not empty override the spec's server and region.
 
     Raises:
-        TroubleError: the run saves no checkpoints, or its destination is invalid.
+        TroubleError: the run saves no checkpoints, its destination is invalid, or its spec names a server that is not AWS and no argument
+            overrides it.
     """
     if run.spec.checkpoint.mode is CheckpointMode.DISABLED:
         raise TroubleError(f"{run.name} saves no checkpoints: spec.checkpoint.mode is Disabled.", Exit.NO_SUCH_RUN)
@@ -118,6 +119,8 @@ def place_of(run: Run, endpoint_url: str, region: str) -> Place:
         layout = layout_of(run)
     except ValueError as error:
         raise TroubleError(f"spec.checkpoint of {run.name}: {error}.") from error
+    if not endpoint_url:
+        identity.check_named_by_spec(run)
     wanted = run.spec.checkpoint.s3
     access = Access(endpoint_url=endpoint_url or wanted.endpoint_url, region=region or wanted.region, own_identity=True)
     return Place(access, layout, run.status.checkpoint.commit if run.status.checkpoint else "")
@@ -283,6 +286,8 @@ class Checkpoints:
             raise TroubleError(
                 f"The checkpoint differs from its manifest: {bad}. No file was written.", Exit.NOT_PROVEN
             ) from bad
+        except NoSpaceError as full:
+            raise TroubleError(f"{folder} is too small: {full.strerror}, or name another folder with --to.") from full
         except STORE_ERRORS as error:
             if isinstance(error, OSError) and error.filename is not None:
                 raise TroubleError(f"{folder} is not writable: {error}.") from error
@@ -292,7 +297,10 @@ class Checkpoints:
 
     @property
     def _client(self) -> S3Client:
-        return self._clients.door(self.place.access).client
+        client = self._clients.door(self.place.access).client
+        # The address in use: without an argument, boto3 may take one from the user's configuration.
+        identity.check_encrypted(client.meta.endpoint_url)
+        return client
 
     def _keys(self) -> tuple[str, ...]:
         with self._readable():
@@ -351,7 +359,7 @@ def _in_the_way(folder: Path, file: FileEntry) -> bool:
 def _same(folder: Path, file: FileEntry) -> bool:
     place = folder / safe(file.path)
     if file.link_target is not None:
-        return place.is_symlink()
+        return place.is_symlink() and str(place.readlink()) == names.from_text(file.link_target)
     if place.is_symlink() or not place.is_file() or place.stat().st_size != file.size:
         return False
     with place.open("rb", buffering=0) as there:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from trainingrun_operator.api.status import Phase
-from trainingrun_operator.cli import live
+from trainingrun_operator.cli import live, words
 from trainingrun_operator.cli.session import Session, parsed
 from trainingrun_operator.cli.trouble import Exit, TroubleError
 
@@ -79,7 +79,7 @@ def wait(session: Session, name: str, seconds: float, there: Callable[[Run], boo
         if error.exit_code is not Exit.TIMEOUT:
             raise
         raise TroubleError(
-            f"{name} is not done after {seconds:g} s and continues. See its progress: kubectl trainingrun explain {name}",
+            f"{name} is not done after {seconds:g} s and continues. See its progress: {words.explain(name)}",
             Exit.TIMEOUT,
         ) from None
 

@@ -156,7 +156,7 @@ def plot_(session: Session, run: str, height: int, *, logarithmic: bool) -> None
 
 def _no_curve(run: Run) -> str:
     if run.status.progress is None:
-        return f"{run.name} has no loss curve: no loss was read yet. See why: kubectl trainingrun explain {run.name}"
+        return f"{run.name} has no loss curve: no loss was read yet. See why: {words.explain(run.name)}"
     return f"{run.name} has no loss curve: its ConfigMap does not exist."
 
 
@@ -239,4 +239,4 @@ def _no_log(run: Run) -> str:
         return f"{run.name} is suspended: its pod and its log are deleted."
     if stop is not None:
         return f"The pod of {run.name} and its log are deleted: {stop.message} To keep logs, install a log collector."
-    return f"{run.name} has no log yet: its training has not started. See why: kubectl trainingrun explain {run.name}"
+    return f"{run.name} has no log yet: its training has not started. See why: {words.explain(run.name)}"

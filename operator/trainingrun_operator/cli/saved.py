@@ -57,7 +57,7 @@ def _bucket_options(command: Callable[P, R]) -> Callable[P, R]:
             default="",
             envvar=["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"],
             metavar="URL",
-            help="Address of the S3 server.  [default: AWS_ENDPOINT_URL_S3, else from the run's spec]",
+            help="Address of the S3 server, https unless it is this machine.  [default: AWS_ENDPOINT_URL_S3, else the run's if it is AWS]",
         ),
     ):
         command = option(command)
@@ -156,7 +156,7 @@ def _verified(session: Session, there: Checkpoints, key: str) -> str:
         "green",
     )
     if answer.uri:
-        session.screen.command(f"    {answer.uri}")
+        session.screen.command(f"    {words.address(answer.uri)}")
     return ""
 
 
@@ -191,7 +191,7 @@ def download(session: Session, run: str, generation: str, folder: Path | None, e
         what = one.commit.checkpoint.dir if one.commit.checkpoint is not None else ""
         inside = target if what in ("", ".") or len(found) > 1 else target / what
         session.screen.say(f"{one.commit.total_files} files, {size(one.commit.total_bytes)}, checksums match:")
-        session.screen.command(f"    {inside}")
+        session.screen.command(f"    {words.address(str(inside))}")
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from trainingrun_operator.core.commands import UnprintableError, command
 from trainingrun_operator.core.words import moment
 
 if TYPE_CHECKING:
@@ -18,6 +19,19 @@ _WEEK = 7 * _DAY
 def clean(text: str) -> str:
     """Replace control characters: foreign text, such as a log line in a status, may contain terminal commands."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def explain(name: str) -> str:
+    """Return the command that explains a run."""
+    return command("kubectl", "trainingrun", "explain", name)
+
+
+def address(text: str) -> str:
+    """Return an address or a path as a word for a shell; the name of a checkpoint's folder is the training's."""
+    try:
+        return command(text)
+    except UnprintableError:
+        return f"{text!a} (characters that a terminal does not show are written as escapes)"
 
 
 def duration(seconds: float) -> str:

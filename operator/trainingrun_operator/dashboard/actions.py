@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
 from trainingrun_operator.api.status import StopMode
-from trainingrun_operator.core import asking
+from trainingrun_operator.core import asking, commands
 
 Json = dict[str, Any]
 
@@ -88,5 +86,5 @@ class Stop:
 
 def command(namespace: str, name: str, patch: Json) -> str:
     """The kubectl command that sends `patch`."""
-    said = json.dumps(patch, separators=(",", ":"), ensure_ascii=False)
-    return f"kubectl patch trainingrun {name} --namespace {namespace} --type merge -p {shlex.quote(said)}"
+    run = "kubectl", "patch", "trainingrun", name, "--namespace", namespace
+    return commands.command(*run, "--type", "merge", "-p", commands.patch_word(patch))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlencode
 
@@ -17,13 +19,12 @@ from starlette.responses import (
     PlainTextResponse,
     RedirectResponse,
     Response,
-    StreamingResponse,
 )
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from trainingrun_operator.core import asking
-from trainingrun_operator.dashboard import actions, live, pages
+from trainingrun_operator.dashboard import actions, feeds, live, pages
 from trainingrun_operator.dashboard.cluster import default_namespace
 from trainingrun_operator.dashboard.fleet import Query, page_of, row_of
 from trainingrun_operator.dashboard.guard import (
@@ -37,22 +38,23 @@ from trainingrun_operator.dashboard.guard import (
     secure,
     token_of,
 )
+from trainingrun_operator.dashboard.limits import Requests, Streams
 from trainingrun_operator.dashboard.run_view import RunView
-from trainingrun_operator.dashboard.stream import HEADERS as STREAM
 from trainingrun_operator.dashboard.stream import merged
 from trainingrun_operator.dashboard.words import trouble
 from trainingrun_operator.edge.apiserver.connection import service_account_token
 from trainingrun_operator.edge.apiserver.transport import KubeError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, Iterable
+    from contextlib import AbstractAsyncContextManager
     from os import PathLike
 
     from starlette.requests import Request
     from starlette.types import Scope
 
     from trainingrun_operator.dashboard.cluster import Cluster, Person
-    from trainingrun_operator.dashboard.stream import Event
+    from trainingrun_operator.dashboard.fleet import Row
     from trainingrun_operator.settings import DashboardSettings
 
 log = logging.getLogger(__name__)
@@ -110,6 +112,7 @@ class Dashboard:
 
     def __init__(self, cluster: Cluster, settings: DashboardSettings) -> None:
         self._cluster, self._settings = cluster, settings
+        self._feeds, self._streams = feeds.Feeds(), Streams()
 
     def app(self) -> Starlette:
         """The application behind its guard."""
@@ -127,7 +130,7 @@ class Dashboard:
                 *(Route(f"{run}/{action}", self.act, methods=["POST"], name=action) for action in _DONE),
                 Mount("/static", _Assets(directory=pages.STATIC)),
             ],
-            middleware=[Middleware(Guard, origins=Origins.of(self._settings.origins))],
+            middleware=[Middleware(Guard, origins=Origins.of(self._settings.origins)), Middleware(Requests)],
             exception_handlers={404: self.not_found, KubeError: self.call_failed, ValidationError: self.not_understood},  # type: ignore[dict-item] # each takes the error that it is for
         )
 
@@ -135,6 +138,11 @@ class Dashboard:
         if token := token_of(request):
             return Viewer(self._cluster.person(token), token)
         return Viewer(self._cluster.person(service_account_token()), "") if self._settings.anonymous else None
+
+    def _reader(self, viewer: Viewer) -> feeds.Reader:
+        if viewer.token:
+            return feeds.Reader(lambda: viewer.person)
+        return feeds.Reader(lambda: self._cluster.person(service_account_token()), shared=True)
 
     async def health(self, _: Request) -> Response:
         """Liveness."""
@@ -202,22 +210,47 @@ class Dashboard:
         user = await viewer.name()
         said = {"user": user, "csrf": csrf_of(viewer.token)}
         try:
-            listed = await viewer.person.runs(query.namespace)
+            rows = await self._rows(viewer, query.namespace)
         except KubeError as error:
             if error.status != _FORBIDDEN:
                 raise
             if not query.namespace and (own := default_namespace(viewer.token)):
                 return RedirectResponse(f"/?{urlencode({'namespace': own})}", 303)
             return HTMLResponse(pages.render("namespace.html", namespace=query.namespace, **said), _FORBIDDEN)
-        page = page_of((row_of(listed.columns, one) for one in listed.rows), query)
+        page = page_of(rows, query)
         events = f"/events{query.address(page=page.page)}"
         return HTMLResponse(pages.render("fleet.html", events=events, **pages.fleet_said(page, query), **said))
+
+    async def _rows(self, viewer: Viewer, namespace: str) -> Iterable[Row]:
+        """List the runs. Anonymous viewers get the list that is there for all of them."""
+        if viewer.token:
+            listed = await viewer.person.runs(namespace)
+            return [row_of(listed.columns, one) for one in listed.rows]
+        async with self._fleet(self._reader(viewer), namespace) as feed:
+            await feed.wait(0)
+            if feed.state.rows is not None:
+                return tuple(feed.state.rows.values())
+            why = feed.state.error or KubeError(0, "Unreachable", "the list of runs could not be read")
+            raise KubeError(why.status, why.reason, why.message)
 
     async def fleet_events(self, request: Request) -> Response:
         """Changes of the fleet page."""
         if (viewer := self._viewer(request)) is None:
             return PlainTextResponse("Log in first.\n", _UNAUTHORIZED)
-        return _stream(live.fleet(viewer.person, Query.of(request.query_params)))
+        query, reader = Query.of(request.query_params), self._reader(viewer)
+
+        async def events() -> AsyncGenerator[bytes, None]:
+            async with (
+                self._fleet(reader, query.namespace) as feed,
+                aclosing(merged([live.fleet(feed, query)])) as pieces,
+            ):
+                async for piece in pieces:
+                    yield piece
+
+        return self._streams.of(viewer.token, events)
+
+    def _fleet(self, reader: feeds.Reader, namespace: str) -> AbstractAsyncContextManager[feeds.Feed[feeds.Fleet]]:
+        return self._feeds.follow(("fleet", namespace), lambda: feeds.fleet(reader, namespace), shared=reader.shared)
 
     # -- one run ----------------------------------------------------------------------------------------------
 
@@ -236,13 +269,23 @@ class Dashboard:
         """Changes of the run page: state, curve and log."""
         if (viewer := self._viewer(request)) is None:
             return PlainTextResponse("Log in first.\n", _UNAUTHORIZED)
+        if (refusal := self._streams.refusal(viewer.token)) is not None:
+            return refusal
         namespace, name = request.path_params["namespace"], request.path_params["name"]
-        watched = live.Watched(
-            viewer.person, namespace, name, await viewer.name(), await viewer.may_patch(namespace, name)
-        )
-        # An anonymous viewer reads no logs: logs may contain secrets.
-        sources = (watched.states(), watched.curves(), *((watched.logs(),) if viewer.token else ()))
-        return _stream(*sources)
+        user, may_patch = await viewer.name(), await viewer.may_patch(namespace, name)
+        reader = self._reader(viewer)
+
+        async def events() -> AsyncGenerator[bytes, None]:
+            make = partial(feeds.one_run, reader, namespace, name)
+            async with self._feeds.follow(("run", namespace, name), make, shared=reader.shared) as feed:
+                seen = live.Watched(feed, viewer.person, user, may_patch)
+                # An anonymous viewer reads no logs: logs may contain secrets.
+                sources = [seen.states(), seen.curves(), *([seen.logs()] if viewer.token else [])]
+                async with aclosing(merged(sources)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+
+        return self._streams.of(viewer.token, events)
 
     async def act(self, request: Request) -> Response:
         """Handle a button: stop, suspend, resume, proceed or abandon. The API server authorizes the person."""
@@ -335,10 +378,6 @@ def _told(message: str, status: int = 200) -> Response:
 
 def _error_page(title: str, text: str, status: int) -> Response:
     return HTMLResponse(pages.render("error.html", title=title, text=text), status)
-
-
-def _stream(*sources: AsyncIterator[Event]) -> Response:
-    return StreamingResponse(merged(sources), headers=STREAM)
 
 
 def _local(address: str) -> str:

@@ -5,6 +5,7 @@ Each docstring names the permission of its call as "Needs: verb resource". A tes
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import codecs
 import json
@@ -26,6 +27,8 @@ MANAGER: Final = "trainingrun-dashboard"
 """Field manager of the dashboard's patches."""
 WATCH_SECONDS: Final = 300
 """Duration of one watch; the next continues from its last version."""
+LISTS: Final = 4
+"""Lists read at once: a list of 2,000 runs takes some 10 MB until its rows are read out of it."""
 TABLE: Final = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 """Printer columns and metadata of each object, without its spec."""
 _RUNS: Final = f"/apis/{names.API_VERSION}"
@@ -48,6 +51,7 @@ class Cluster:
     def __init__(self, where: Connection) -> None:
         # One try: the user sees that the API server is busy and decides when to try again.
         self._transport = Transport(where, connections=0, busy_tries=1)
+        self._lists = asyncio.Semaphore(LISTS)
 
     async def __aenter__(self) -> Self:
         return self
@@ -57,7 +61,7 @@ class Cluster:
 
     def person(self, token: str) -> Person:
         """Return the API server's view for the bearer of this token."""
-        return Person(self._transport, token)
+        return Person(self._transport, token, self._lists)
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class Person:
 
     transport: Transport
     token: str
+    lists: asyncio.Semaphore
+    """Of all persons."""
 
     def __repr__(self) -> str:
         return "Person(…)"
@@ -112,10 +118,11 @@ class Person:
         rows: list[Json] = []
         columns: tuple[str, ...] = ()
         version = ""
-        async for said in self.transport.pages(_collection(namespace), token=self.token, accept=TABLE):
-            columns = tuple(str(one["name"]) for one in said.get("columnDefinitions") or ()) or columns
-            rows.extend(said.get("rows") or ())
-            version = str(said["metadata"]["resourceVersion"])
+        async with self.lists:
+            async for said in self.transport.pages(_collection(namespace), token=self.token, accept=TABLE):
+                columns = tuple(str(one["name"]) for one in said.get("columnDefinitions") or ()) or columns
+                rows.extend(said.get("rows") or ())
+                version = str(said["metadata"]["resourceVersion"])
         return Page(tuple(rows), columns, version)
 
     def watch_runs(self, namespace: str, version: str) -> AsyncGenerator[tuple[str, Json], None]:

@@ -22,7 +22,7 @@ STATES: Final = ("Held", "Stopping", "Running", "Pending", "Queued", "Suspended"
 _TEXT_MAX: Final = 200
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Row:
     """One run."""
 

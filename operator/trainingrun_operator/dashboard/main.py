@@ -10,6 +10,7 @@ import uvicorn
 
 from trainingrun_operator.dashboard import app
 from trainingrun_operator.dashboard.cluster import Cluster
+from trainingrun_operator.dashboard.connections import BoundedProtocol
 from trainingrun_operator.edge.apiserver.connection import NoClusterError, without_credentials
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ async def _serve(settings: DashboardSettings) -> None:
             # Without a host, asyncio listens on all IPv4 and IPv6 addresses; `::` means IPv6 alone.
             host="" if settings.host == "*" else settings.host,
             port=settings.port,
+            http=BoundedProtocol,
             # URLs may contain text that people typed; the API server's audit log records their actions.
             access_log=False,
             log_config=None,

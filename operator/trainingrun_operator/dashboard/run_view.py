@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trainingrun_operator.api.endings import ending_of
 from trainingrun_operator.api.run import CheckpointMode, OnFailure
 from trainingrun_operator.api.status import Phase
+from trainingrun_operator.core.commands import UnprintableError, command
 from trainingrun_operator.core.demand import gpus_of
 from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.release import unsettled
@@ -178,6 +179,16 @@ class RunView(Run):
         """Size of what is not saved yet; empty if nothing is."""
         lag = self.status.checkpoint.lag if self.status.checkpoint else None
         return size(lag.bytes) if lag is not None and lag.bytes else ""
+
+    @property
+    def fetch_command(self) -> str:
+        """The command that downloads the checkpoint; the plugin's where the training chose a name that no command can show."""
+        uri = self.status.checkpoint.uri if self.status.checkpoint else ""
+        try:
+            return command("aws", "s3", "sync", uri, ".")
+        except UnprintableError:
+            plugin = "kubectl", "trainingrun", "checkpoints", "download"
+            return command(*plugin, self.name, "--namespace", self.namespace)
 
     # -- a stop, phase by phase ------------------------------------------------------------------------------
 

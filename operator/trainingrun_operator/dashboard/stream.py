@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-
-Item = TypeVar("Item")
+    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS: Final = 15.0
 """Proxies close connections that are idle for a minute."""
-QUEUE: Final = 64
+QUEUE: Final = 2
+"""Events of all sources that wait for a browser to read; then the sources wait."""
 HEADERS: Final = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no", "Cache-Control": "no-store"}
 
 
@@ -47,14 +47,15 @@ class Fragments:
                 yield Event("part", {"id": part, "html": html})
 
 
-async def merged(sources: Sequence[AsyncIterator[Event]]) -> AsyncGenerator[bytes, None]:
+async def merged(sources: Sequence[AsyncGenerator[Event, None]]) -> AsyncGenerator[bytes, None]:
     """Merge the sources in order of arrival, with a heartbeat, until the reader disconnects or every source ends."""
     queue: asyncio.Queue[Event | None] = asyncio.Queue(QUEUE)
 
-    async def pump(source: AsyncIterator[Event]) -> None:
+    async def pump(source: AsyncGenerator[Event, None]) -> None:
         try:
-            async for event in source:
-                await queue.put(event)
+            async with aclosing(source):
+                async for event in source:
+                    await queue.put(event)
         except Exception:
             log.exception("event source of a page failed")
         await queue.put(None)
@@ -74,33 +75,6 @@ async def merged(sources: Sequence[AsyncIterator[Event]]) -> AsyncGenerator[byte
                 running -= 1
             else:
                 yield event.encode()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def batched(source: AsyncIterator[Item], seconds: float) -> AsyncGenerator[list[Item], None]:
-    """Batch items that arrive within `seconds` of the first: a fleet changes faster than people can read."""
-    queue: asyncio.Queue[Item] = asyncio.Queue()
-
-    async def pump() -> None:
-        async for one in source:
-            queue.put_nowait(one)
-
-    tasks: list[asyncio.Task[Any]] = [pumping := asyncio.create_task(pump())]
-    try:
-        while True:
-            tasks[1:] = [getting := asyncio.create_task(queue.get())]
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if not getting.done():
-                pumping.result()
-                return
-            batch = [getting.result()]
-            await asyncio.sleep(seconds)
-            while not queue.empty():
-                batch.append(queue.get_nowait())
-            yield batch
     finally:
         for task in tasks:
             task.cancel()

@@ -34,6 +34,7 @@ BY_SCHEMA = [
     ("extraEnv[0].value=x", "at '/extraEnv/0': missing property 'name'", "a variable without a name"),
     ("extraObjects[0]=7", "at '/extraObjects/0': got number, want string or object", "an object that is none"),
     ("topologySpreadConstraints[0].maxSkew=1", "at '/topologySpreadConstraints/0': missing properties 'topologyKey', 'whenUnsatisfiable'", "half a constraint"),
+    ("networkPolicy.runs.ports={70000}", "at '/networkPolicy/runs/ports/0': maximum: got 70,000, want 65,535", "a port that no pod has"),
     ("networkPolicy.egress.extra=443", "at '/networkPolicy/egress/extra': got number, want array", "a port for a rule"),
 ]  # fmt: skip
 BY_SENTENCE = [
@@ -43,6 +44,7 @@ BY_SENTENCE = [
     ("image.tag=sha256:ab", 'image.tag is "sha256:ab": expected letters, digits, dots, hyphens and underscores; a digest goes into image.digest', "a digest for a tag"),
     ("image.digest=sha256:abc", 'image.digest is "sha256:abc": expected sha256: and 64 digits of 0-9 and a-f', "half a digest"),
     ("watchNamespaces={team-*}", 'watchNamespaces has "team-*": expected the name of a namespace; there are no patterns, since a Role is made in each', "a pattern of namespaces"),
+    ("networkPolicy.runs.namespaces={team-*}", 'networkPolicy.runs.namespaces has "team-*": expected the name of a namespace; there are no patterns, since a policy is made in each', "a pattern of namespaces with runs"),
     ("runSelector=team = vision and x", 'runSelector is "team = vision and x": expected a label selector as kubectl takes it, for one team=vision or team in (vision\\, nlp)', "a selector in words"),
     ("notifications.webhook.url=ops.example", 'notifications.webhook.url is "ops.example": expected https://host', "a webhook without a scheme"),
     ("notifications.webhook.url=https://ops.example", "notifications.webhook.secretName is needed where notifications.webhook.url is set: events are signed", "a webhook that nothing is signed for"),

@@ -17,6 +17,7 @@ from fakes import Plain
 
 from trainingrun_operator.dashboard import app
 from trainingrun_operator.dashboard.cluster import Cluster
+from trainingrun_operator.dashboard.connections import BoundedProtocol
 from trainingrun_operator.dashboard.guard import csrf_of
 from trainingrun_operator.settings import DashboardSettings
 
@@ -129,7 +130,13 @@ def visit():
         ):
             made = app.make(where, DashboardSettings(**settings))
             config = uvicorn.Config(
-                made, access_log=False, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1
+                made,
+                http=BoundedProtocol,
+                access_log=False,
+                log_config=None,
+                lifespan="off",
+                ws="none",
+                timeout_graceful_shutdown=1,
             )
             server = uvicorn.Server(config)
             serving = asyncio.create_task(server.serve(sockets=[listening]))

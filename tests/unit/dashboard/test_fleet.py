@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
 import time
@@ -234,7 +235,7 @@ async def test_only_the_page_that_is_looked_at_is_sent(visit):
 
 
 async def test_a_fleet_that_cannot_be_listed_any_more_says_why_and_comes_back(visit, monkeypatch):
-    monkeypatch.setattr("trainingrun_operator.dashboard.live.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("trainingrun_operator.dashboard.feeds.RETRY_SECONDS", 0.01)
     async with people.cluster(a_run(1), ada=Someone("ada")) as cluster, visit(cluster) as ada:
         cluster.refuse(f"GET {ALL_RUNS}", ApiError(500, "InternalError", "etcd is away"))
         async with ada.events("/events") as page:
@@ -243,7 +244,7 @@ async def test_a_fleet_that_cannot_be_listed_any_more_says_why_and_comes_back(vi
 
 
 async def test_a_version_that_is_too_old_is_listed_again_without_a_word(visit, monkeypatch):
-    monkeypatch.setattr("trainingrun_operator.dashboard.live.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("trainingrun_operator.dashboard.feeds.RETRY_SECONDS", 0.01)
     async with people.cluster(a_run(1), ada=Someone("ada")) as cluster, visit(cluster) as ada:
         asked = iter([None, ApiError(410, "Expired", "too old resource version")])
 
@@ -254,7 +255,11 @@ async def test_a_version_that_is_too_old_is_listed_again_without_a_word(visit, m
         cluster.before = before
         async with ada.events("/events") as page:
             await page.wait("well")
-            await page.wait("well")
+            async with asyncio.timeout(10):
+                while len(cluster.lines("GET")) < 4:  # noqa: ASYNC110 - a list and a watch, twice; the page is told nothing
+                    await asyncio.sleep(0.01)
+            await cluster.tell("ADDED", a_run(2))
+            await page.wait("part", "run-0002")
     assert "trouble" not in [name for name, _ in page.seen]
 
 

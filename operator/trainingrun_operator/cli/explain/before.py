@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.cli.explain.facts import Explanation
+from trainingrun_operator.core.commands import command
 
 if TYPE_CHECKING:
     from trainingrun_operator.cli.explain.facts import Facts
@@ -102,5 +103,5 @@ def _look(facts: Facts) -> tuple[str, ...]:
     selector = f"trainingrun.dev/run={facts.name}"
     return (
         "To see in full what the pod waits for:",
-        f"$ kubectl describe pods --selector {selector} --namespace {facts.run.namespace}",
+        "$ " + command("kubectl", "describe", "pods", "--selector", selector, "--namespace", facts.run.namespace),
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainingrun_operator.cli import words
+from trainingrun_operator.core.commands import command, patch_word
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -51,11 +52,12 @@ class Facts:
 
     def command(self, what: str, *more: str) -> str:
         """Return a plugin command for this run."""
-        return " ".join((f"$ kubectl trainingrun {what} {self.name} --namespace {self.run.namespace}", *more))
+        return "$ " + command("kubectl", "trainingrun", what, self.name, "--namespace", self.run.namespace, *more)
 
-    def patch(self, what: str) -> str:
-        """Return a kubectl command that merges a JSON patch into the run."""
-        return f"$ kubectl patch trun {self.name} --namespace {self.run.namespace} --type merge --patch '{what}'"
+    def patch(self, what: dict[str, Any]) -> str:
+        """Return a kubectl command that merges a patch into the run."""
+        run = "kubectl", "patch", "trun", self.name, "--namespace", self.run.namespace
+        return "$ " + command(*run, "--type", "merge", "--patch", patch_word(what))
 
     def operator_away(self) -> tuple[str, ...]:
         """Return what to check if the operator does not act."""

@@ -57,6 +57,7 @@ def ended(facts: Facts, stop: Termination) -> Explanation:
     because = (
         _by(facts, stop),
         *_evidence(stop),
+        *((f"Last lines of its log: {stop.last_log_lines}",) if stop.last_log_lines else ()),
         *filter(None, (checkpoint.of_an_end(facts), _nodes(facts), _success(facts, stop), _shadow(facts))),
     )
     return Explanation(f"{facts.name} ended as {stop.status}{when}: {stop.message}", because)
@@ -155,7 +156,7 @@ def _help(facts: Facts, stop: Termination) -> tuple[str, ...]:
     if stop.phase is Phase.DRAINING and not stop.suspends and facts.run.spec.stop_mode is not StopMode.LAST_CHECKPOINT:
         return (
             "To end the wait and keep the last checkpoint:",
-            facts.command("stop", "--mode LastCheckpoint"),
+            facts.command("stop", "--mode", "LastCheckpoint"),
         )
     if stop.phase is Phase.RELEASING and unsettled(facts.run.status.nodes):
         return ("To end the wait and take care of these nodes yourself:", facts.command("abandon"))

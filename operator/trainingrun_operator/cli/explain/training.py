@@ -47,7 +47,7 @@ def _last_log(facts: Facts) -> tuple[str, ...]:
     """Return how to read the end of a crashed training's log."""
     pods = facts.run.status.pods
     crashed = bool(pods) and pods[-1].phase == "Exited"
-    return ("To see the end of the training's log:", facts.command("logs", "--tail 20")) if crashed else ()
+    return ("To see the end of the training's log:", facts.command("logs", "--tail", "20")) if crashed else ()
 
 
 def _enforce(facts: Facts) -> tuple[str, ...]:
@@ -55,5 +55,5 @@ def _enforce(facts: Facts) -> tuple[str, ...]:
     force = facts.run.status.effective
     if force is None or force.auto_stop_action != SHADOW or force.auto_stop_loss is None:
         return ()
-    command = facts.patch(f'{{"spec":{{"autoStopLoss":{force.auto_stop_loss:g}}}}}')
+    command = facts.patch({"spec": {"autoStopLoss": force.auto_stop_loss}})
     return (f"To end it below {force.auto_stop_loss:g}:", command)

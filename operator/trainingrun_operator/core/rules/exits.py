@@ -119,11 +119,10 @@ def crashed(seen: Observed) -> Finding | None:
     last = f", last with {pod.exit_words}" if pod is not None else ""
     over = f" {said}" if pod is not None and (said := _trained_to_the_end(seen)) else ""
     if rank is not None and pod is not None and count > limit:
-        tail = f" Last lines of its log: {rank.log_tail}" if rank.log_tail else ""
         return Finding(
             "crashes",
             "BackoffLimitExceeded",
-            f"Training crashed {times} (backoffLimit {limit}){last}.{over}{tail}",
+            f"Training crashed {times} (backoffLimit {limit}){last}.{over}",
             endings.FAILED,
             actor="exit code",
             evidence=_evidence(pod),
@@ -139,8 +138,7 @@ def _fatal(seen: Observed) -> Finding | None:
     codes = seen.run.spec.crash.fatal_exit_codes
     for rank in () if marker_of(seen) is not None else seen.ranks:
         if _judged(rank) and rank.pod is not None and rank.pod.result in codes:
-            tail = f" Last lines of its log: {rank.log_tail}" if rank.log_tail else ""
-            message = f"Training crashed with {rank.pod.exit_words}, which spec.crash.fatalExitCodes names: it is not tried again.{tail}"
+            message = f"Training crashed with {rank.pod.exit_words}, which spec.crash.fatalExitCodes names: it is not tried again."
             return Finding(
                 "crashes", "FatalExitCode", message, endings.FAILED, actor="exit code", evidence=_evidence(rank.pod)
             )

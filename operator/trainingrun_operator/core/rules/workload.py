@@ -45,10 +45,9 @@ def never_started(seen: Observed) -> Finding | None:
         return None
     count, last = failed(seen), last_failure_before_start(seen)
     if not seen.live_pods and count > limit:
-        tail = next((rank.log_tail for rank in seen.ranks if rank.log_tail), "")
         message = (
             f"{count} {'pod' if count == 1 else 'pods'} failed before their training could start (backoffLimit {limit})."
-            f"{' Last: ' + last + '.' if last else ''}{' Last lines of the log: ' + tail if tail else ''}"
+            f"{' Last: ' + last + '.' if last else ''}"
         )
         return Finding("neverStarted", "PodsFailed", message, endings.FAILED, actor="Job")
     if not seen.live_pods and workload.finished:

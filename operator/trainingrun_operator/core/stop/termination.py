@@ -14,11 +14,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, assert_never
 
-from trainingrun_operator.api import names
+from trainingrun_operator.api import endings, names
 from trainingrun_operator.api.exchange import StopRequest
 from trainingrun_operator.api.status import Phase, Saved, StopMode, Termination
 from trainingrun_operator.core import release
-from trainingrun_operator.core.bounds import VERDICT_MAX, WORD_MAX, clipped
+from trainingrun_operator.core.bounds import MESSAGE_MAX, VERDICT_MAX, WORD_MAX, clipped
 from trainingrun_operator.core.effects import (
     AdoptWorkload,
     Advance,
@@ -67,6 +67,7 @@ def begin(seen: Observed, found: Finding, suspension: Termination | None = None)
         requested_at=seen.wall,
         phase_at=seen.wall,
         evidence=found.evidence,
+        last_log_lines=clipped(_last_log_lines(seen), MESSAGE_MAX) if found.ending is endings.FAILED else "",
         saved=suspension.saved if suspension else None,
         data_loss=suspension.data_loss if suspension else None,
     )
@@ -74,6 +75,11 @@ def begin(seen: Observed, found: Finding, suspension: Termination | None = None)
     if found.warning:
         events.append(RecordEvent("CompletedWithError", found.warning, warning=True))
     return Decision((Begin(termination), *events), again_seconds=0)
+
+
+def _last_log_lines(seen: Observed) -> str:
+    """Return the end of a crashed training's log. It is in no message: people print secrets, and messages reach Events and the webhook."""
+    return next((rank.log_tail for rank in seen.ranks if rank.log_tail), "")
 
 
 def transition(seen: Observed, stop: Termination) -> Decision:

@@ -76,9 +76,27 @@
       // A browser reconnects after a broken connection, but not after a response that is no event stream.
       if (source && source.readyState === EventSource.CLOSED) {
         close();
-        again = setTimeout(open, 5000);
+        refused(address);
       }
     };
+  }
+
+  /** Show why there is no stream, and try again: an EventSource does not tell status and words of a response. */
+  async function refused(address) {
+    const asking = new AbortController();
+    let seconds = 5;
+    try {
+      const answer = await fetch(address, { signal: asking.signal });
+      if (!answer.ok && (answer.headers.get("Content-Type") || "").startsWith("text/plain")) {
+        say(await answer.text(), answer.status === 401);
+        seconds = Number(answer.headers.get("Retry-After")) || seconds;
+      }
+    } catch {
+      // The dashboard is not there at all.
+    } finally {
+      asking.abort();
+    }
+    if (!document.hidden && !source) again = setTimeout(open, seconds * 1000);
   }
 
   function close() {

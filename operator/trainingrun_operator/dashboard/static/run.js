@@ -9,12 +9,15 @@
 
   const reasonOf = (form) => [form.category.value, form.text.value.trim().replace(/\s+/g, " ")].filter(Boolean).join(": ");
 
+  /** JSON in which what is not shown as it is becomes an escape; as `commands.patch_word`. */
+  const printable = (json) => json.replace(/[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/gu, (odd) => odd.split("").map((unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`).join(""));
+
   /** The kubectl command equal to the button; same text as `actions.command`. */
   function command(form) {
     const spec = { stop: true, stopMode: form.mode.value };
     if (reasonOf(form)) spec.stopReason = reasonOf(form);
     if (user) spec.stoppedBy = user;
-    const patch = JSON.stringify({ spec }).replaceAll("'", `'"'"'`);
+    const patch = printable(JSON.stringify({ spec })).replaceAll("'", `'"'"'`);
     return `kubectl patch trainingrun ${name} --namespace ${namespace} --type merge -p '${patch}'`;
   }
 
