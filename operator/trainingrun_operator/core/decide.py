@@ -19,7 +19,7 @@ from trainingrun_operator.core.effects import (
     RecordNodes,
 )
 from trainingrun_operator.core.facts.bucket import Mismatch, Verified
-from trainingrun_operator.core.rules import completion
+from trainingrun_operator.core.rules import completion, loss
 from trainingrun_operator.core.rules.chain import AT_REST, RULES, why_end
 from trainingrun_operator.core.stop import disruption, suspension, termination, transitions
 
@@ -85,8 +85,14 @@ def _start(seen: Observed) -> Decision:
         return Decision(note="suspended before it began")
     if names.FINALIZER not in seen.run.finalizers:
         return Decision((AddFinalizer(),), again_seconds=0)
+    off = loss.switched_off(seen.run.spec)
+    warnings = (RecordEvent("AutoStopLossOff", off, warning=True),) if off else ()
     return Decision(
-        (CreateWorkload(manifests.job(seen.run, seen.defaults)), RecordEvent("Started", "The Job was created.")),
+        (
+            CreateWorkload(manifests.job(seen.run, seen.defaults)),
+            RecordEvent("Started", "The Job was created."),
+            *warnings,
+        ),
         again_seconds=seen.run.spec.poll_interval_seconds,
     )
 

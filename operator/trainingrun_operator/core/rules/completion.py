@@ -12,17 +12,24 @@ from trainingrun_operator.api import endings
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Evidence
 from trainingrun_operator.core.bounds import TEXT_MAX, clipped
+from trainingrun_operator.core.epochs import final_epoch
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.rules.finding import Finding
+from trainingrun_operator.core.track import STEP_FELL, comparable
 
 if TYPE_CHECKING:
-    from trainingrun_operator.api.exchange import AgentReport
+    from trainingrun_operator.api.exchange import AgentReport, CheckpointSeen
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.rank import Rank
     from trainingrun_operator.core.observed import Observed
 
 STALL_INTERVALS: Final = 3
 """A final epoch stalls after this many times the typical seconds between steps."""
+STALL_PAUSES: Final = 2
+"""And after this many times the longest pause between two steps so far."""
+STALL_BLIND_SECONDS: Final = 86_400
+"""And after this time, if a whole number of epochs does not say how much of the last one is done, and no pause at the end of an epoch was seen to
+compare with: it may be an evaluation."""
 _STALL: Final = "finalEpochStall"
 
 
@@ -186,7 +193,7 @@ def _missing_for_stall(seen: Observed) -> Finding | None:
     if (newest := seen.track.newest) is None:
         return Finding(_STALL, "NeverAdvanced", "A stall cannot be detected: the step has not advanced yet.")
     quiet = seen.now - newest.at
-    return _before_final_epoch(seen) or _advances(seen, quiet) or _unwritten(seen, newest.step, quiet)
+    return _before_end(seen) or _advances(seen, quiet) or _pauses(seen, quiet) or _unwritten(seen, newest.step, quiet)
 
 
 def _unreadable(seen: Observed) -> Finding | None:
@@ -200,11 +207,14 @@ def _unreadable(seen: Observed) -> Finding | None:
     if oddity is not None:
         message = f"A failed reading does not count as a stall ({oddity.reason}): {oddity.message}"
         return Finding(_STALL, oddity.reason, message)
+    if seen.track.below:
+        message = f"A stall cannot be detected: the step is below {seen.track.step}, the newest one."
+        return Finding(_STALL, STEP_FELL, message)
     return None
 
 
-def _before_final_epoch(seen: Observed) -> Finding | None:
-    """The last epoch has not begun, or is unknown."""
+def _before_end(seen: Observed) -> Finding | None:
+    """The last epoch has not begun or is far from its end, or the epochs do not say so."""
     track, names = seen.track, seen.run.spec.metrics.names
     if track.epoch is None or track.total_epochs is None:
         lacking = ", ".join(names.epoch if track.epoch is None else names.total_epochs)
@@ -212,13 +222,20 @@ def _before_final_epoch(seen: Observed) -> Finding | None:
     if track.epoch_base is None:
         message = "A stall cannot be detected: the first epoch was not observed, so it is unknown whether epochs count from 0 or 1."
         return Finding(_STALL, "EpochBaseUnknown", message)
-    if track.in_final_epoch:
-        return None
-    last = track.total_epochs - 1 + track.epoch_base
-    message = (
-        f"Final epoch not reached: epoch {track.epoch:g} of {track.total_epochs:g}, the final one begins at {last:g}."
-    )
-    return Finding(_STALL, "NotFinalEpoch", message)
+    at = f"epoch {track.epoch:g} of {track.total_epochs:g}"
+    if track.epochs.beyond_total:
+        message = (
+            f"A stall cannot be detected: the metrics show {at}, so the total is wrong. Show the total that the training itself uses (of the Hugging Face"
+            " Trainer, state.num_train_epochs)."
+        )
+        return Finding(_STALL, "BeyondTotal", message)
+    if not track.in_final_epoch:
+        last = final_epoch(track.total_epochs, track.epoch_base)
+        message = f"Final epoch not reached: {at}, the final one begins at {last}."
+        return Finding(_STALL, "NotFinalEpoch", message)
+    if track.epochs.fractional and track.epoch_base == 0 and not track.at_end:
+        return Finding(_STALL, "NotAtEnd", f"The final epoch is not near its end: {at}.")
+    return None
 
 
 def _advances(seen: Observed, quiet: float) -> Finding | None:
@@ -234,6 +251,24 @@ def _advances(seen: Observed, quiet: float) -> Finding | None:
     if quiet < enough:
         message = f"No step for {quiet:.0f} of {enough:.3g} s, {STALL_INTERVALS} times the usual {track.typical_interval:.3g} s between steps."
         return Finding(_STALL, "WithinPace", message)
+    return None
+
+
+def _pauses(seen: Observed, quiet: float) -> Finding | None:
+    """The step has not been unchanged for clearly longer than in earlier pauses, such as evaluations."""
+    track = seen.track
+    if track.longest_epoch_pause is None and not track.at_end and quiet < STALL_BLIND_SECONDS:
+        message = (
+            f"No step for {quiet:.0f} of {STALL_BLIND_SECONDS} s. Epoch {track.epoch:g} of {track.total_epochs:g} may be over or be evaluated, and no pause"
+            " at the end of an earlier epoch was seen to compare with. An epoch that is shown as a fraction says more."
+        )
+        return Finding(_STALL, "PauseUnknown", message)
+    longest = max(track.longest_pause or 0, track.longest_epoch_pause or 0)
+    if quiet < STALL_PAUSES * longest:
+        message = (
+            f"No step for {quiet:.0f} of {STALL_PAUSES * longest:.3g} s, {STALL_PAUSES} times the longest pause so far."
+        )
+        return Finding(_STALL, "WithinPause", message)
     return None
 
 
@@ -255,12 +290,22 @@ def _unwritten_by(agent: AgentReport, step: int, quiet: float, poll: float) -> F
     if agent.last_change_seconds is not None and agent.last_change_seconds < poll:
         message = f"{still}, but a file changed {agent.last_change_seconds:.0f} s ago."
         return Finding(_STALL, "StillWritten", message)
-    if agent.newest.step is not None:
-        if agent.newest.step >= step:
-            return None
-        message = f"{still}, but the newest complete checkpoint is of step {agent.newest.step}, the training at {step}."
-        return Finding(_STALL, "OlderCheckpoint", message)
-    # The step may have advanced up to one poll before the operator read it.
-    if agent.newest.age_seconds <= quiet + poll:
+    named = agent.newest.step if agent.newest.step is not None and comparable(agent.newest.step, step) else None
+    if named is not None and named >= step:
         return None
-    return Finding(_STALL, "OlderCheckpoint", f"{still}, but the newest complete checkpoint is older than that.")
+    # The step may have advanced up to one poll before the operator read it.
+    if _written_after(agent, agent.newest, named, quiet + poll):
+        return None
+    if named is None:
+        message = f"{still}, but the newest complete checkpoint is older than that."
+    else:
+        message = f"{still}, but the newest complete checkpoint is of step {named}, the training at {step}."
+    return Finding(_STALL, "OlderCheckpoint", message)
+
+
+def _written_after(agent: AgentReport, newest: CheckpointSeen, named: int | None, seconds: float) -> bool:
+    """Whether the newest checkpoint was written in the last `seconds`; if its name has an earlier step, another file, such as the final model."""
+    if named is None and newest.age_seconds <= seconds:
+        return True
+    changed = agent.last_change_seconds
+    return changed is not None and changed < newest.age_seconds and changed <= seconds

@@ -103,6 +103,9 @@ def _trained_after(seen: Observed, proven: Verified) -> bool:
     last = track if track.advanced else progress
     if last is None or not last.pod_uid or last.pod_uid == proven.commit.pod_uid:
         return False
+    if track.fell is not None or (progress is not None and progress.fell_from is not None):
+        # The steps of two stages cannot be compared.
+        return True
     saved = proven.commit.checkpoint.step if proven.commit.checkpoint else None
     return saved is None or last.step is None or last.step > saved
 
