@@ -87,7 +87,7 @@ class Epochs:
             # A gauge that is still 0 says no total.
             total=reading.total_epochs if counts(reading.total_epochs) and reading.total_epochs else self.total,
             base=base,
-            fractional=self.fractional or not reading.epoch.is_integer(),
+            fractional=self.fractional or reading.epoch % 1 != 0,
             began=self.began or (now, reading.epoch),
             at=self.at if reading.epoch == self.current else now,
         )
