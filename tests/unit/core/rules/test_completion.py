@@ -129,7 +129,15 @@ SLOW = final_epoch(total=1, epoch=0.6, every=40.0, polls=15)
 
 def written_down(**fields):
     """What an operator wrote of the last epoch before it was restarted; then as many polls as it takes."""
-    before = {"step": 500, "epoch": "2", "total_epochs": 3, "epoch_base": 0, "step_interval": "10", "longest_epoch_pause": "10", "pod_uid": POD_UID}
+    before = {
+        "step": 500,
+        "epoch": "2",
+        "total_epochs": 3,
+        "epoch_base": 0,
+        "step_interval": "10",
+        "longest_epoch_pause": "10",
+        "pod_uid": POD_UID,
+    }
     track = resumed(Progress(**{**before, **fields}), pod_uid=POD_UID, now=NOW - 30)
     for poll in (1, 2, 3):
         track = fold(
