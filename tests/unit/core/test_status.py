@@ -426,8 +426,9 @@ def test_progress():
 )
 @pytest.mark.parametrize("remembers", [True, False], ids=["same process", "restarted"])
 def test_progress_of_a_run_that_ends(status, epoch, saved_step, progress, remembers):
-    fractional = {"epoch": f"{epoch}", "total_epochs": 1, "epoch_base": 0, "fractional_epochs": True}
-    before = Progress(step=100, percent=40, eta_seconds=60, **fractional)
+    before = Progress(
+        step=100, percent=40, eta_seconds=60, epoch=f"{epoch}", total_epochs=1, epoch_base=0, fractional_epochs=True
+    )
     stop = make_stop(Phase.DELETING, status=status, saved=make_saved(step=saved_step))
     rows = ((10.0, 0, 0.0), (20.0, 10, 0.0), (30.0, 100, epoch))
     track = track_of(
