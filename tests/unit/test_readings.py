@@ -93,6 +93,10 @@ class Training:
         self.pod_uid += "-next"
         return self
 
+    def end(self) -> Any:
+        """Why the run has ended; None: it has not."""
+        return self.found
+
     def reason(self, rule):
         """Why a rule does not fire yet."""
         return next(one.reason for one in self.run.status.findings if one.rule == rule)
@@ -124,12 +128,12 @@ def test_a_loss_that_never_changed_since_the_pod_started_is_no_loss(value, spec,
     if restarts:
         training.restart_operator()
     training.polls((value, 300), (value, 400))
-    assert (training.found, training.run.status.shadow) == (None, ())
+    assert (training.end(), training.run.status.shadow) == (None, ())
     assert training.metrics[:2] == ("False", "LossNeverChanged")
     assert (training.progress.loss, training.progress.best_loss) == (None, None)
     training.polls((2.31, 500), (2.1, 510))
     assert training.metrics[:2] == ("True", "Fresh")
-    assert (training.progress.best_loss, training.run.status.shadow, training.found) == ("2.1", (), None)
+    assert (training.progress.best_loss, training.run.status.shadow, training.end()) == ("2.1", (), None)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +153,7 @@ def test_a_loss_of_exactly_0_stands_for_none(before, spec, defaults):
     training = Training(spec=spec, defaults=defaults).polls((3.0, 0))
     steps = count(10, 10)
     training.polls(*((value, next(steps)) for value in (*before, 0.0, -0.0, 0.0, 0.0)))
-    assert (training.found, training.run.status.shadow) == (None, ())
+    assert (training.end(), training.run.status.shadow) == (None, ())
     assert training.metrics[:2] == ("False", "ZeroLoss")
     assert training.reason("autoStopLoss") == "ZeroLoss"
     lowest = min((float(value) for value in before if value not in ("NaN", "+Inf")), default=None)
@@ -159,22 +163,22 @@ def test_a_loss_of_exactly_0_stands_for_none(before, spec, defaults):
 def test_one_logged_loss_that_is_read_at_two_steps_is_one():
     training = Training().polls((2.1, 0), *((1.9, step) for step in range(20, 200, 20)))
     training.polls(*((0.47, step) for step in range(1500, 1900, 20)))
-    assert training.found is None
+    assert training.end() is None
     assert training.metrics[:2] == ("True", "Fresh"), "A loss that is logged rarely is no trouble."
     assert training.reason("autoStopLoss") == "TooFewObservations"
     training.polls((1.3, 1900), (0.46, 1920), *((0.46, step) for step in (1940, 1960)))
-    assert training.found is None
+    assert training.end() is None
     training.polls((0.45, 1980))
-    assert [(one.value, one.step) for one in training.found.evidence] == [("0.46", 1920), ("0.45", 1980)]
+    assert [(one.value, one.step) for one in training.end().evidence] == [("0.46", 1920), ("0.45", 1980)]
 
 
 def test_one_logged_loss_is_one_also_for_an_operator_that_was_restarted():
     training = Training().polls((2.1, 0), (1.9, 20), (0.470123, 40)).restart_operator()
     training.polls((0.470123, 60), (0.470123, 80))
-    assert training.found is None
+    assert training.end() is None
     assert training.metrics[:2] == ("True", "Fresh")
     training.polls((0.46, 100), (0.45, 120))
-    assert training.found.status == "auto_low_loss"
+    assert training.end().status == "auto_low_loss"
 
 
 @pytest.mark.parametrize(
@@ -190,8 +194,8 @@ def test_one_logged_loss_is_one_also_for_an_operator_that_was_restarted():
 )
 def test_a_loss_below_a_written_threshold_stops(losses):
     training = Training().polls(*((value, 10 * i) for i, value in enumerate(losses)))
-    assert training.found.status == "auto_low_loss"
-    assert len(training.found.evidence) == 2
+    assert training.end().status == "auto_low_loss"
+    assert len(training.end().evidence) == 2
 
 
 RISING = [0.0, -0.0, 0.0, 1e-4, 0.0012, 0.004, 0.02]
@@ -211,12 +215,12 @@ RISING = [0.0, -0.0, 0.0, 1e-4, 0.0012, 0.004, 0.02]
 def test_a_threshold_that_nobody_wrote_acts_only_on_a_loss_that_was_above_it(losses, defaults):
     training = Training(spec=NOT_WRITTEN, defaults=defaults)
     training.polls(*((value, 10 * i) for i, value in enumerate(losses)))
-    assert (training.found, training.run.status.shadow) == (None, ())
+    assert (training.end(), training.run.status.shadow) == (None, ())
     assert training.reason("autoStopLoss") in {"NeverAbove", "NegativeLoss"}
 
 
 def test_a_written_threshold_acts_on_a_loss_that_was_never_above_it():
-    assert Training().polls(*((value, 10 * i) for i, value in enumerate(RISING))).found.status == "auto_low_loss"
+    assert Training().polls(*((value, 10 * i) for i, value in enumerate(RISING))).end().status == "auto_low_loss"
 
 
 @pytest.mark.parametrize("then", ["restart_operator", "replace_pod"])
@@ -225,7 +229,7 @@ def test_that_a_loss_was_above_a_default_threshold_is_the_runs(then):
     assert training.progress.highest_loss == "0.9"
     getattr(training, then)()
     training.polls((0.5, 30), (0.45, 40), (0.4, 50), (0.39, 60))
-    assert training.found.status == "auto_low_loss"
+    assert training.end().status == "auto_low_loss"
 
 
 # -- a step that falls --------------------------------------------------------------------------------------------
@@ -247,14 +251,14 @@ def test_nothing_from_before_a_fall_of_the_step_decides(first):
     for _ in range(6):
         training.poll(REFUSED)
     training.polls(first).save("checkpoint-50", 50).polls((1.9, first[1] + 5), (1.8, first[1] + 10))
-    assert training.found is None
+    assert training.end() is None
     assert (training.progress.fell_from, training.progress.fell_to) == (200, first[1])
     assert (training.progress.step, training.progress.loss) == (first[1] + 10, "1.8")
     assert training.metrics[2].endswith(
         f"The step fell from 200 to {first[1]}: a new stage of the training, and nothing before it counts."
     )
     training.polls((0.2, first[1] + 15), (0.1, first[1] + 20))
-    assert training.found.status == "auto_low_loss"
+    assert training.end().status == "auto_low_loss"
 
 
 def test_the_page_is_shown_as_soon_as_the_step_has_fallen():
@@ -274,7 +278,7 @@ def test_a_new_stage_survives_a_restart_of_the_operator():
 
 def test_a_step_that_fell_while_the_operator_was_away_begins_a_new_stage():
     training = Training().polls((2.0, 0), (0.4, 1000), (0.6, 1100)).restart_operator().polls((0.3, 0), (0.29, 50))
-    assert (training.found, training.progress.step, training.progress.fell_from) == (None, 50, 1100)
+    assert (training.end(), training.progress.step, training.progress.fell_from) == (None, 50, 1100)
 
 
 def test_a_new_pod_is_no_fall():
@@ -286,7 +290,7 @@ def test_a_new_pod_is_no_fall():
 def test_a_default_threshold_acts_on_the_losses_of_one_stage():
     training = Training(spec=NOT_WRITTEN, defaults=ENFORCED)
     training.polls((2.0, 0), (1.5, 1000), (1.4, 1100), (0.0, 0), (0.001, 10), (0.002, 20), (0.003, 30))
-    assert (training.found, training.progress.best_loss) == (None, "0.001")
+    assert (training.end(), training.progress.best_loss) == (None, "0.001")
     assert training.reason("autoStopLoss") == "NeverAbove"
 
 
@@ -305,7 +309,7 @@ def test_ranks_that_serve_one_page_in_turn_are_no_new_stage(steps):
     assert training.progress.fell_from is None
     assert (training.progress.step, training.metrics[:2]) == (max(steps), ("True", "Fresh"))
     training.polls((0.4, max(steps) + 10), (0.39, max(steps) + 9), (0.38, max(steps) + 20))
-    assert training.found.status == "auto_low_loss"
+    assert training.end().status == "auto_low_loss"
 
 
 def test_a_small_fall_that_lasts_is_a_new_stage():
@@ -313,14 +317,14 @@ def test_a_small_fall_that_lasts_is_a_new_stage():
     training.polls((0.4, 1100), (0.39, 1085))
     assert training.reason("autoStopLoss") == training.reason("finalEpochStall") == "StepFell"
     training.polls((0.38, 1088), (0.37, 1091))
-    assert (training.found, training.progress.fell_from, training.progress.fell_to) == (None, 1100, 1091)
+    assert (training.end(), training.progress.fell_from, training.progress.fell_to) == (None, 1100, 1091)
 
 
 @pytest.mark.parametrize("standing", [0, 5], ids=["to 0", "to the fifth step"])
 def test_a_second_fit_in_the_final_epoch_is_not_its_end(standing):
     training = Training().polls((2.0, 0, 0.0, 1), *((2.0 - i / 100, 10 * i, i / 100, 1) for i in range(1, 101)))
     training.save("checkpoint-1000", 1000).stands(2.5, standing, 1.0, 1, seconds=HOUR)
-    assert training.found is None
+    assert training.end() is None
     assert training.reason("finalEpochStall") == "NeverAdvanced"
 
 
@@ -343,10 +347,10 @@ def test_a_training_that_saves_and_evaluates_for_hours_in_its_only_epoch_is_not_
     rows = in_whole_numbers(base=1, epochs=1, steps=50)
     training = Training().polls((3.0, 0, 1, 1), *rows).save("epoch=0-step=500.ckpt", 500)
     training.stands(*rows[-1], seconds=12 * HOUR, every=300)
-    assert training.found is None
+    assert training.end() is None
     assert training.reason("finalEpochStall") == "PauseUnknown"
     training.stands(*rows[-1], seconds=13 * HOUR, every=300)
-    assert training.found.status == "auto_complete", "A day is longer than any evaluation."
+    assert training.end().status == "auto_complete", "A day is longer than any evaluation."
 
 
 @pytest.mark.parametrize("restarts", [False, True], ids=["", "operator restarted"])
@@ -358,11 +362,11 @@ def test_a_pause_is_the_end_only_if_it_is_longer_than_those_before(restarts):
         if restarts and end == 30:
             training.restart_operator()
         training.stands(*rows[end - 1], seconds=1.5 * HOUR, every=60)
-        assert training.found is None
+        assert training.end() is None
     assert training.reason("finalEpochStall") == "WithinPause"
     assert float(training.progress.longest_epoch_pause) == pytest.approx(1.5 * HOUR, abs=20)
     training.stands(*rows[-1], seconds=4 * HOUR, every=60)
-    assert training.found.status == "auto_complete"
+    assert training.end().status == "auto_complete"
 
 
 def test_a_pause_that_was_not_seen_as_a_whole_is_none_to_compare_with():
@@ -370,7 +374,7 @@ def test_a_pause_that_was_not_seen_as_a_whole_is_none_to_compare_with():
     rows = in_whole_numbers(base=1, epochs=2)
     training.polls(*rows[:10]).stands(*rows[9], seconds=HOUR, every=60).restart_operator().polls(*rows[10:])
     training.save("checkpoint-200", 200).stands(*rows[-1], seconds=HOUR, every=60)
-    assert (training.found, training.reason("finalEpochStall")) == (None, "PauseUnknown")
+    assert (training.end(), training.reason("finalEpochStall")) == (None, "PauseUnknown")
 
 
 @pytest.mark.parametrize("base", [0, 1])
@@ -378,7 +382,7 @@ def test_a_training_that_stands_after_its_last_whole_epoch_is_complete(base):
     rows = in_whole_numbers(base=base, epochs=3)
     training = Training().polls((3.0, 0, base, 3), *rows).save("checkpoint-300", 300)
     training.stands(*rows[-1], seconds=HOUR)
-    assert training.found.status == "auto_complete"
+    assert training.end().status == "auto_complete"
 
 
 @pytest.mark.parametrize(
@@ -389,7 +393,7 @@ def test_a_fraction_says_that_the_end_is_far(until, epochs):
     rows = in_fractions(epochs=epochs, until=until)
     training = Training().polls((3.0, 0, 0, epochs), *rows).save(f"checkpoint-{rows[-1][1]}", rows[-1][1])
     training.stands(*rows[-1], seconds=48 * HOUR, every=600)
-    assert training.found is None
+    assert training.end() is None
     assert training.reason("finalEpochStall") in {"NotAtEnd", "NotFinalEpoch"}
 
 
@@ -408,7 +412,7 @@ def test_a_training_that_stands_at_the_end_of_its_fractions_is_complete(until, e
     rows = in_fractions(epochs=epochs, until=until, steps=steps)
     training = Training().polls((3.0, 0, 0, epochs), *rows).save(f"checkpoint-{rows[-1][1]}", rows[-1][1])
     training.stands(*rows[-1], seconds=HOUR)
-    assert training.found.status == "auto_complete"
+    assert training.end().status == "auto_complete"
     assert training.progress.total_epochs == epochs
 
 
@@ -416,14 +420,14 @@ def test_an_evaluation_at_the_end_may_take_as_long_as_one_before():
     rows = in_fractions(epochs=2)
     training = Training().polls((3.0, 0, 0, 2), *rows[:50]).stands(*rows[49], seconds=HOUR, every=60)
     training.polls(*rows[50:]).save("checkpoint-1000", 1000).stands(*rows[-1], seconds=1.2 * HOUR, every=60)
-    assert (training.found, training.reason("finalEpochStall")) == (None, "WithinPause")
+    assert (training.end(), training.reason("finalEpochStall")) == (None, "WithinPause")
 
 
 def test_a_restarted_operator_knows_how_often_the_training_logs():
     rows = in_fractions(epochs=3, until=2.85, steps=20)
     training = Training().polls((3.0, 0, 0, 3), *rows).save("checkpoint-190", 190).restart_operator()
     training.stands(*rows[-1], seconds=HOUR)
-    assert training.found.status == "auto_complete"
+    assert training.end().status == "auto_complete"
 
 
 @pytest.mark.parametrize(
@@ -438,7 +442,7 @@ def test_a_restarted_operator_knows_how_often_the_training_logs():
 def test_a_checkpoint_whose_name_has_no_step_does_not_keep_a_finished_run_from_ending(name, step):
     rows = in_fractions()
     training = Training().polls((3.0, 0, 0, 3), *rows).save(name, step).stands(*rows[-1], seconds=HOUR)
-    assert training.found.status == "auto_complete"
+    assert training.end().status == "auto_complete"
 
 
 def test_a_final_model_beside_an_older_checkpoint_does_not_keep_a_finished_run_from_ending():
@@ -446,14 +450,14 @@ def test_a_final_model_beside_an_older_checkpoint_does_not_keep_a_finished_run_f
     training = Training().polls((3.0, 0, 0, 3), *rows[:90]).save("checkpoint-900", 900).polls(*rows[90:])
     training.now += 5
     training.write().stands(*rows[-1], seconds=HOUR)
-    assert training.found.status == "auto_complete"
+    assert training.end().status == "auto_complete"
 
 
 def test_without_a_file_that_is_newer_than_the_last_step_it_is_not_complete():
     rows = in_fractions()
     training = Training().polls((3.0, 0, 0, 3), *rows[:90]).save("checkpoint-900", 900).polls(*rows[90:])
     training.stands(*rows[-1], seconds=HOUR)
-    assert (training.found, training.reason("finalEpochStall")) == (None, "OlderCheckpoint")
+    assert (training.end(), training.reason("finalEpochStall")) == (None, "OlderCheckpoint")
 
 
 @pytest.mark.parametrize("rows", [
@@ -464,7 +468,7 @@ def test_without_a_file_that_is_newer_than_the_last_step_it_is_not_complete():
 def test_an_epoch_beyond_the_total_says_that_the_total_is_wrong(rows):
     training = Training().polls((3.0, 0, rows[0][2], 3), *rows).save(f"checkpoint-{rows[-1][1]}", rows[-1][1])
     training.stands(*rows[-1], seconds=48 * HOUR, every=600)
-    assert (training.found, training.progress.percent, training.progress.eta_seconds) == (None, None, None)
+    assert (training.end(), training.progress.percent, training.progress.eta_seconds) == (None, None, None)
     assert training.reason("finalEpochStall") == "BeyondTotal"
     assert training.progress.stall_polls == 0
 
@@ -478,7 +482,7 @@ def test_how_epochs_count_is_the_runs_and_not_the_pods(operator):
     training.polls(*rows[43:])
     assert (training.progress.epoch_base, training.progress.percent) == (0, 100)
     training.save("checkpoint-1000", 1000).stands(*rows[-1], seconds=HOUR)
-    assert training.found.status == "auto_complete"
+    assert training.end().status == "auto_complete"
 
 
 @pytest.mark.parametrize(("epochs", "begins"), [(0.5, "0"), (1, "0"), (2.5, "2"), (3, "2")])
@@ -492,7 +496,7 @@ def test_totals_stay_fractions(epochs, begins):
 def test_a_total_that_is_still_0_is_none():
     training = Training().polls(*((2 - i / 1e4, 10 * i, 0, 0) for i in range(30))).save("checkpoint-290", 290)
     training.stands(1.9971, 290, 0, 0, seconds=48 * HOUR, every=600)
-    assert (training.found, training.reason("finalEpochStall")) == (None, "NoEpoch")
+    assert (training.end(), training.reason("finalEpochStall")) == (None, "NoEpoch")
 
 
 # -- several series of one name -----------------------------------------------------------------------------------
@@ -529,7 +533,7 @@ def test_series_that_disagree_decide_nothing_and_the_condition_says_which(text, 
     for _ in range(3):
         training.poll(text)
     truth, reason, message = training.metrics
-    assert (training.found, training.progress, truth, reason) == (None, None, "False", "AmbiguousSeries")
+    assert (training.end(), training.progress, truth, reason) == (None, None, "False", "AmbiguousSeries")
     assert f"(labels: {', '.join(labels)})" in message
     assert f'{{{labels[0]}="…"}}' in message
     assert "spec.metrics.names." in message
@@ -586,7 +590,7 @@ def test_a_run_that_selects_its_series_stops_by_it():
     training = Training(names=names)
     for i, loss in enumerate((2.0, 0.6, 0.4, 0.3)):
         training.poll(series("loss", ('split="eval"', 0.1), ('split="train"', loss)) + f"step {i}\n")
-    assert [one.value for one in training.found.evidence] == ["0.4", "0.3"]
+    assert [one.value for one in training.end().evidence] == ["0.4", "0.3"]
 
 
 # -- a negative threshold -----------------------------------------------------------------------------------------
@@ -594,7 +598,7 @@ def test_a_run_that_selects_its_series_stops_by_it():
 
 def test_a_negative_threshold_says_that_it_switches_the_rule_off():
     training = Training(spec={"autoStopLoss": -15}).polls((1.0, 0), (-14, 10), (-16, 20), (-24, 30))
-    assert training.found is None
+    assert training.end() is None
     message = next(one.message for one in training.run.status.findings if one.rule == "autoStopLoss")
     assert "negative autoStopLoss (-15) switches the rule off" in message
     assert [one.message for one in training.run.status.conditions if one.type == "Accepted"] == [

@@ -15,7 +15,8 @@ from builders import make_reading
 
 from trainingrun_operator.api.run import MetricNames
 from trainingrun_operator.core.facts.reading import Failure
-from trainingrun_operator.edge.metrics.prometheus import make_session, parse, scrape
+from trainingrun_operator.edge.metrics.page import parse
+from trainingrun_operator.edge.metrics.prometheus import make_session, scrape
 
 NAMES = MetricNames()
 MANY_NAMES = MetricNames(
