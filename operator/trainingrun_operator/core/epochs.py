@@ -35,6 +35,8 @@ class Epochs:
     @property
     def beyond_total(self) -> bool:
         """Whether the epoch is beyond the total: then the total is wrong."""
+        if self.current is None or self.total is None:
+            return False
         return is_beyond(self.current, self.total, self.base, fractional=self.fractional)
 
     @property
@@ -98,10 +100,8 @@ def counts(value: float | None) -> TypeGuard[float]:
     return value is not None and 0 <= value <= COUNT_MAX
 
 
-def is_beyond(epoch: float | None, total: float | None, base: int | None, *, fractional: bool = False) -> bool:
+def is_beyond(epoch: float, total: float, base: int | None, *, fractional: bool) -> bool:
     """Whether `epoch` is beyond `total`. A fraction that counts from 1 ends one later; a whole number never does."""
-    if epoch is None or total is None:
-        return False
     return epoch > total + (base or 0) * fractional + ROUNDING
 
 

@@ -440,6 +440,28 @@ def test_progress_of_a_run_that_ends(status, epoch, saved_step, progress, rememb
     assert (shown.step, shown.percent, shown.eta_seconds) == progress
 
 
+@pytest.mark.parametrize(
+    ("epochs", "percent"),
+    [
+        pytest.param({"epoch": "0.36", "total_epochs": 3, "epoch_base": 0, "fractional_epochs": True}, 12, id="in the first of three"),
+        pytest.param({"epoch": "1", "total_epochs": 3, "epoch_base": 1}, 12, id="in the first of three, as a whole number"),
+        pytest.param({"epoch": "2.4", "total_epochs": 3, "epoch_base": 0, "fractional_epochs": True}, 12, id="early in the last"),
+        pytest.param({"epoch": "2.98", "total_epochs": 3, "epoch_base": 0, "fractional_epochs": True}, 100, id="late in the last"),
+        pytest.param({"epoch": "3", "total_epochs": 3, "epoch_base": 1}, 100, id="in the last, as a whole number"),
+        pytest.param({"epoch": "9", "total_epochs": 3, "epoch_base": 0}, 100, id="the total is wrong"),
+        pytest.param({"epoch": "1", "total_epochs": 3}, 100, id="it is unknown how epochs count"),
+        pytest.param({}, 100, id="no epochs are known"),
+    ],
+)  # fmt: skip
+def test_a_run_that_completed_far_from_its_end_is_not_shown_as_done(epochs, percent):
+    stop = make_stop(Phase.DONE, status="auto_complete", saved=make_saved(step=1200))
+    before = Progress(step=200, percent=12, **epochs)
+    status = make_status(termination=stop, progress=before)
+    shown = render(make_observed(run=make_run(status=status), track=Track())).progress
+    assert shown is not None
+    assert (shown.step, shown.percent) == (200, percent), "A number that is far from the step is no step."
+
+
 def test_progress_of_a_run_that_knows_no_epochs():
     assert render(make_observed(track=losses(2.0, 1.5))).progress == Progress(
         loss="1.5",

@@ -126,7 +126,9 @@ def test_hugging_face_shows_a_loss_with_its_step_and_saves_before_it_leaves(load
     assert ports == [8000]
     callback.on_log(arguments, state, control, logs={"loss": 0.25, "learning_rate": 1e-5})
     callback.on_log(arguments, SimpleNamespace(global_step=11, epoch=0.6), control, logs={"eval_loss": 0.1})
-    assert shown() == {"loss": 0.25, "step": 10, "epoch": 0.5, "total_epochs": 30}, "max_steps overrules what the arguments say."
+    assert shown() == {"loss": 0.25, "step": 10, "epoch": 0.5, "total_epochs": 30}, (
+        "max_steps overrules what the arguments say."
+    )
 
     callback.on_step_end(arguments, state, control)
     assert not control.should_training_stop
