@@ -416,6 +416,15 @@ def test_a_training_that_stands_at_the_end_of_its_fractions_is_complete(until, e
     assert training.progress.total_epochs == epochs
 
 
+def test_an_evaluation_before_the_last_of_few_logs_is_not_the_end():
+    rows = in_fractions(epochs=1, steps=4, until=0.75)
+    training = Training().polls((3.0, 0, 0, 1), *rows).save("checkpoint-30", 30)
+    training.stands(*rows[-1], seconds=12 * HOUR, every=300)
+    assert (training.end(), training.reason("finalEpochStall")) == (None, "PauseUnknown")
+    training.polls((1.0, 40, 1.0, 1)).save("checkpoint-40", 40).stands(1.0, 40, 1.0, 1, seconds=36 * HOUR, every=300)
+    assert training.end().status == "auto_complete"
+
+
 def test_an_evaluation_at_the_end_may_take_as_long_as_one_before():
     rows = in_fractions(epochs=2)
     training = Training().polls((3.0, 0, 0, 2), *rows[:50]).stands(*rows[49], seconds=HOUR, every=60)

@@ -32,8 +32,10 @@ FALL_READINGS: Final = 3
 """Readings in a row below the newest step that show a small fall to be a new stage, and not another rank that is a few steps behind."""
 _BEHIND: Final = 2
 """Steps, or observations' worth of steps, that another rank may be behind."""
+AT_END_MAX: Final = 0.1
+"""Epochs between two logs, up to which a stand before the last log is taken for the end."""
 FRACTION_MAX: Final = 0.25
-"""Epochs between two logs at most, as far as the last log may be before the end."""
+"""Epochs that the last log may be before the end."""
 _REMEMBERED: Final = 16
 
 
@@ -121,9 +123,18 @@ class Track:
 
     @property
     def at_end(self) -> bool:
-        """Whether everything is trained, or the rest is less than what the training does between two logs."""
+        """Whether everything is trained, or the rest is little and less than what the training does between two logs."""
+        return self._at_most_left(AT_END_MAX)
+
+    @property
+    def may_be_at_end(self) -> bool:
+        """Whether the epochs do not exclude that everything is trained. Whole numbers never do in the last epoch."""
+        counted_from_0 = self.epochs.fractional and self.epoch_base == 0
+        return not counted_from_0 or self._at_most_left(FRACTION_MAX)
+
+    def _at_most_left(self, most: float) -> bool:
         left = self.epochs.remaining
-        return left is not None and left <= max(ROUNDING, min(self.epoch_interval or 0, FRACTION_MAX))
+        return left is not None and left <= max(ROUNDING, min(self.epoch_interval or 0, most))
 
     @property
     def epoch(self) -> float | None:

@@ -233,7 +233,7 @@ def _before_end(seen: Observed) -> Finding | None:
         last = final_epoch(track.total_epochs, track.epoch_base)
         message = f"Final epoch not reached: {at}, the final one begins at {last}."
         return Finding(_STALL, "NotFinalEpoch", message)
-    if track.epochs.fractional and track.epoch_base == 0 and not track.at_end:
+    if not track.may_be_at_end:
         return Finding(_STALL, "NotAtEnd", f"The final epoch is not near its end: {at}.")
     return None
 
@@ -260,7 +260,7 @@ def _pauses(seen: Observed, quiet: float) -> Finding | None:
     if track.longest_epoch_pause is None and not track.at_end and quiet < STALL_BLIND_SECONDS:
         message = (
             f"No step for {quiet:.0f} of {STALL_BLIND_SECONDS} s. Epoch {track.epoch:g} of {track.total_epochs:g} may be over or be evaluated, and no pause"
-            " at the end of an earlier epoch was seen to compare with. An epoch that is shown as a fraction says more."
+            " at the end of an earlier epoch was seen to compare with. An epoch that is shown as a fraction, at every step, says more."
         )
         return Finding(_STALL, "PauseUnknown", message)
     longest = max(track.longest_pause or 0, track.longest_epoch_pause or 0)
