@@ -122,6 +122,7 @@ def test_nothing_is_known_of_an_empty_track():
     )  # fmt: skip
     assert track.eta_seconds(0) is None
     assert not track.in_final_epoch
+    assert not track.epochs.beyond_total
 
 
 def test_the_typical_interval_is_the_median_of_at_least_two():

@@ -170,6 +170,7 @@ def written_down(**fields):
         pytest.param(stalled(agent=agent(last_change_seconds=3)), "StillWritten", id="a file that still grows"),
         pytest.param(stalled(agent=agent(last_change_seconds=None)), "Settling", id="no file that ever changed"),
         pytest.param(stalled(agent=agent(newest=make_found(step=LAST_STEP - 1, age_seconds=20))), "OlderCheckpoint", id="a checkpoint of an earlier step, still written after the last one"),
+        pytest.param(stalled(agent=agent(newest=make_found(step=LAST_STEP - 1, age_seconds=22))), "OlderCheckpoint", id="the same, seen by the agent a moment later"),
         pytest.param(stalled(agent=agent(newest=make_found(step=LAST_STEP - 1, age_seconds=60), last_change_seconds=60)), "OlderCheckpoint", id="a checkpoint older than the last step"),
         pytest.param(stalled(agent=agent(newest=make_found(step=LAST_STEP - 100, age_seconds=60))), "Settling", id="a file without a number, newer than the last step, beside an older checkpoint"),
         pytest.param(stalled(agent=agent(newest=make_found(step=LAST_STEP - 100, age_seconds=60), last_change_seconds=3)), "StillWritten", id="a file without a number that still grows"),
