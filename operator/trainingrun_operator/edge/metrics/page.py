@@ -118,7 +118,7 @@ class _Page:
                 known.add(written)
                 found.append(_Series(labels, value))
         if len(found) > SERIES_MAX:
-            raise _ambiguous(field, wanted, f"more than {SERIES_MAX} series", found)
+            raise _ambiguous(field, wanted, f"there are more than {SERIES_MAX} series of {wanted.text}", found)
         return found
 
     def _begins_line(self, at: int) -> bool:
@@ -157,7 +157,10 @@ def _beside(loss: _Found | None, found: _Found | None) -> float | None:
     fitting = [one for one in found.series if any(one.fits(other.labels) for other in loss.series)]
     if not fitting:
         raise _ambiguous(
-            found.field, found.wanted, f"other labels than {loss.wanted.text}", (*loss.series, *found.series)
+            found.field,
+            found.wanted,
+            f"{loss.wanted.text} and {found.wanted.text} have different labels",
+            (*loss.series, *found.series),
         )
     return _agreed(found, fitting)
 
@@ -166,11 +169,11 @@ def _agreed(found: _Found, series: Sequence[_Series]) -> float:
     """Return the one value of all series."""
     plain = [one for one in series if _QUANTILE not in one.labels or _QUANTILE in found.wanted.labels]
     if not plain:
-        raise _ambiguous(found.field, found.wanted, "only quantiles of a Summary", series)
+        raise _ambiguous(found.field, found.wanted, f"{found.wanted.text} has only quantiles of a Summary", series)
     first = plain[0].value
     if all(one.value == first or (isnan(one.value) and isnan(first)) for one in plain):
         return first
-    raise _ambiguous(found.field, found.wanted, f"{len(plain)} series that disagree", plain)
+    raise _ambiguous(found.field, found.wanted, f"{len(plain)} series of {found.wanted.text} disagree", plain)
 
 
 def _ambiguous(field: str, wanted: _Wanted, what: str, series: Sequence[_Series]) -> _PageError:
@@ -186,7 +189,7 @@ def _ambiguous(field: str, wanted: _Wanted, what: str, series: Sequence[_Series]
     example = f'{name}{{{labels[0] if labels else "rank"}="…"}}'
     return _PageError(
         "AmbiguousSeries",
-        f"The metrics page has for {wanted.text} {what}{told}: none of them is used. Select one in spec.metrics.names.{field}, as {example}, or show it"
+        f"The metrics page is ambiguous: {what}{told}. None of them is used: select one in spec.metrics.names.{field}, as {example}, or show the value"
         " without labels.",
     )
 
