@@ -150,6 +150,38 @@ async def test_a_gauge_is_read_over_the_wire():
     assert await look_at("training_loss 0.5\ntraining_step 3\n") == make_reading(0.5, 3.0)
 
 
+async def test_a_large_page_is_read_beside_the_event_loop():
+    turns = 0
+
+    async def turn():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with page("other 1\n" * 100_000 + "training_loss 0.5\ntraining_step 3\n") as url:
+        beside = asyncio.create_task(turn())
+        assert await look(url) == make_reading(0.5, 3.0)
+        beside.cancel()
+    assert turns > 0
+
+
+async def test_a_page_with_series_that_disagree_is_a_failure_and_quotes_nothing_of_the_pod():
+    found = await look_at('loss{user="secret"} 1\nloss{user="other"} 2\nstep 1\n')
+    assert isinstance(found, Failure)
+    assert (found.reason, "secret" in found.message, "labels: user" in found.message) == (
+        "AmbiguousSeries",
+        False,
+        True,
+    )
+
+
+async def test_a_page_with_too_many_lines_of_the_names_is_a_failure():
+    found = await look_at("loss\n" * 10_001)
+    assert isinstance(found, Failure)
+    assert found.reason == "TooManySeries"
+
+
 async def test_names_with_special_characters_are_taken_literally():
     names = MetricNames(loss=("my:loss",), step=("my:step",))
     assert await look_at("my:loss 1\nmyXloss 2\nmy:step 3\n", names) == make_reading(1.0, 3.0)
