@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import math
 import socket
+import threading
 import time
 from contextlib import asynccontextmanager
 
@@ -15,6 +16,7 @@ from builders import make_reading
 
 from trainingrun_operator.api.run import MetricNames
 from trainingrun_operator.core.facts.reading import Failure
+from trainingrun_operator.edge.metrics import prometheus
 from trainingrun_operator.edge.metrics.page import parse
 from trainingrun_operator.edge.metrics.prometheus import make_session, scrape
 
@@ -150,20 +152,17 @@ async def test_a_gauge_is_read_over_the_wire():
     assert await look_at("training_loss 0.5\ntraining_step 3\n") == make_reading(0.5, 3.0)
 
 
-async def test_a_large_page_is_read_beside_the_event_loop():
-    turns = 0
+@pytest.mark.parametrize(("lines", "beside"), [(0, False), (10_000, True)], ids=["small", "large"])
+async def test_a_large_page_is_parsed_beside_the_event_loop(lines, beside, monkeypatch):
+    threads = []
 
-    async def turn():
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
+    def spied(text, names):
+        threads.append(threading.current_thread())
+        return parse(text, names)
 
-    async with page("other 1\n" * 100_000 + "training_loss 0.5\ntraining_step 3\n") as url:
-        beside = asyncio.create_task(turn())
-        assert await look(url) == make_reading(0.5, 3.0)
-        beside.cancel()
-    assert turns > 0
+    monkeypatch.setattr(prometheus, "parse", spied)
+    assert await look_at("other 1\n" * lines + "training_loss 0.5\ntraining_step 3\n") == make_reading(0.5, 3.0)
+    assert [one is not threading.main_thread() for one in threads] == [beside]
 
 
 async def test_a_page_with_series_that_disagree_is_a_failure_and_quotes_nothing_of_the_pod():
