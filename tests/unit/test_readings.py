@@ -312,6 +312,12 @@ def test_ranks_that_serve_one_page_in_turn_are_no_new_stage(steps):
     assert training.end().status == "auto_low_loss"
 
 
+def test_ranks_that_serve_one_page_in_turn_are_no_new_stage_for_a_restarted_operator():
+    training = Training().polls((3.0, 0), (2.0, 100), (1.9, 110)).restart_operator()
+    training.polls((1.8, 105), (1.7, 120), (1.6, 114), (1.5, 130))
+    assert (training.progress.fell_from, training.progress.step) == (None, 130)
+
+
 def test_a_small_fall_that_lasts_is_a_new_stage():
     training = Training().polls((2.0, 0), *((2 - step / 1e4, step) for step in range(1000, 1100, 10)))
     training.polls((0.4, 1100), (0.39, 1085))

@@ -251,7 +251,8 @@ def _fold_fall(track: Track, reading: Reading) -> Track:
 def _may_be_behind(track: Track, step: int, fall: int) -> bool:
     """Whether a step below the newest one may be that of another rank."""
     advances = [later.step - earlier.step for earlier, later in pairwise(track.observations)]
-    return 2 * step >= step + fall and fall <= _BEHIND * max(1, median(advances) if advances else 0)
+    # Without two observations, as after a restart of the operator, it is unknown how far ranks can be apart.
+    return fall <= step and (not advances or fall <= _BEHIND * median(advances))
 
 
 def _fold_loss(track: Track, reading: Reading, now: float) -> Track:
