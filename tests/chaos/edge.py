@@ -351,7 +351,7 @@ class Pages:
         if there is None or there.training is not Training.RUNNING:
             return Failure("Timeout", "The pod does not answer.")
         low = sim.cause == "low loss" and there.step >= 8
-        return make_reading(loss=0.3 if low else 2.0, step=float(there.step))
+        return make_reading(loss=(0.3 if low else 2.0) - there.step / 1e6, step=float(there.step))
 
     def _serving(self, pod: Pod) -> tuple[SimRun, SimPod | None]:
         found = ((sim, there) for sim in self.world.runs if (there := sim.find(pod.uid)) is not None)

@@ -53,8 +53,8 @@ def test_a_marker_is_complete_although_the_process_lives(space):
 
 
 def test_a_final_epoch_that_stands_still_is_complete_although_the_process_lives(space):
-    # 60 steps in 12 s: the operator must have seen it advance, even on a busy machine.
-    steps = ("--epochs", "1", "--batch", "24", "--step-seconds", "0.2", "--save-every", "20")
+    # 60 steps in 12 s: the operator must have seen it advance, even on a busy machine. Three epochs: it must have seen an epoch end.
+    steps = ("--epochs", "3", "--batch", "72", "--step-seconds", "0.2", "--save-every", "20")
     run = space.run("stall", *steps, "--linger", "600", completion={"settleSeconds": 2})
     run.wait_training()
     status = run.wait_finished()

@@ -11,7 +11,7 @@ import pytest
 from e2e.runs import condition_of
 from waiting import eventually
 
-from trainingrun_operator.core.rules.loss import shown
+from trainingrun_operator.core.words import shown
 
 if TYPE_CHECKING:
     from pathlib import Path

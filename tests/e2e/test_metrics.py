@@ -22,6 +22,14 @@ runpy.run_path("/usr/local/bin/digits.py", run_name="__main__")
 """
 BAD = {
     "stays at 0": (("--gauge", "zero"), {}, "NeverAdvanced", "its first value"),
+    "was never set": (("--gauge", "unset"), {}, "LossNeverChanged", "the first value seen"),
+    "stands for one that is not finite": (
+        ("--gauge", "filtered", "--gauge-from", "40"),
+        {"autoStopLoss": 0.01},
+        "ZeroLoss",
+        "exactly 0",
+    ),
+    "is one of several": (("--gauge", "ranks"), {}, "AmbiguousSeries", "labels: rank"),
     "is NaN": (("--gauge", "nan"), {}, "NotFinite", "nan"),
     "is infinite": (("--gauge", "inf"), {}, "NotFinite", "inf"),
     "is missing": (("--gauge", "missing"), {}, "NoSuchMetric", "spec.metrics.names.loss"),
@@ -31,7 +39,7 @@ BAD = {
 
 @pytest.mark.parametrize(("args", "spec", "reason", "words"), BAD.values(), ids=BAD)
 def test_no_run_is_stopped_by_a_loss_that(args, spec, reason, words, space):
-    run = space.run("bad", *LONG, *args, autoStopLoss=5, **spec)
+    run = space.run("bad", *LONG, *args, **{"autoStopLoss": 5, **spec})
     run.wait_training()
     condition = run.wait_condition("MetricsAvailable", "False", reason)
     assert words in condition["message"]

@@ -84,9 +84,13 @@ def advancing(draw):
     base = draw(st.sampled_from([0, 1]))
     loss = draw(st.sampled_from([2.0, 0.3]))
     still = draw(st.integers(0, 5))
-    last = base + (total or 3) - 1
-    rows = [make_reading(loss, float(i), base if i < 2 else last, total) for i in range(steps)]
-    return [*rows, *(rows[-1:] * still)]
+    fractional = draw(BOOLS)
+    last = base + (total or 3) - 1 + fractional * (1 - base)
+    first = base if not fractional else 0.1
+    rows = [make_reading(loss - i / 1000, float(i), first if i < 2 else last, total) for i in range(steps)]
+    fall = draw(st.sampled_from([0, 0, 1, 3]))
+    again = [replace(rows[-1], step=float(max(0, steps - 1 - fall)))] if rows and fall else []
+    return [*rows, *again, *((again or rows)[-1:] * still)]
 
 
 JOB = Workload("batch/v1", "Job", "bert", "job", "run-a")

@@ -42,7 +42,7 @@ HIDDEN = 64  # units of the hidden layer
 TRAINED_ON = 1440  # digits; the other 357 are held out for the accuracy
 STOP_FILE = "STOP_TRAINING"
 TERMINATED = 128 + signal.SIGTERM
-FAULTS = ("nan", "inf", "zero", "missing", "huge", "hang")
+FAULTS = ("nan", "inf", "zero", "unset", "filtered", "ranks", "missing", "huge", "hang")
 
 Weights = dict[str, np.ndarray]
 
@@ -218,7 +218,8 @@ class MetricsPage:
             self.active = self.fault
         if self.active == "zero":
             return
-        self.loss.set({"nan": math.nan, "inf": math.inf}.get(self.active, loss))
+        if self.active != "unset":
+            self.loss.set({"nan": math.nan, "inf": math.inf, "filtered": 0}.get(self.active, loss))
         self.step.set(step)
         self.epoch.set(epoch)
         self.total_epochs.set(epochs)
@@ -230,6 +231,8 @@ class MetricsPage:
         page = generate_latest(self.registry)
         if self.active == "missing":
             return b"".join(line for line in page.splitlines(keepends=True) if b"training_loss" not in line)
+        if self.active == "ranks":
+            return page.replace(b"\ntraining_loss ", b'\ntraining_loss{rank="1"} 0.1\ntraining_loss{rank="0"} ')
         if self.active == "huge":
             return b"".join(b'other_metric{number="%d"} 1\n' % number for number in range(330_000)) + page
         return page
@@ -390,7 +393,7 @@ def arguments() -> argparse.Namespace:
         "--gauge",
         choices=FAULTS,
         default="",
-        help="what /metrics answers: loss is NaN, +Inf; gauges never set; no loss; 10 MB; no end",
+        help="what /metrics answers: loss is NaN, +Inf; gauges never set; loss never set; loss is 0; losses of two ranks; no loss; 10 MB; no end",
     )
     test.add_argument(
         "--gauge-from", type=int, default=0, metavar="STEP", help="--gauge takes effect at this step (0: at once)"

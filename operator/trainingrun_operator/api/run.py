@@ -24,7 +24,11 @@ from trainingrun_operator.api.base import (
 )
 from trainingrun_operator.api.status import StopMode, TrainingRunStatus
 
-MetricName = Annotated[str, Field(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$", max_length=128)]
+_LABEL: Final = r'[a-zA-Z_][a-zA-Z0-9_]*="[^"\\\n]*"'
+MetricName = Annotated[
+    str, Field(pattern=rf"^[a-zA-Z_:][a-zA-Z0-9_:]*(\{{{_LABEL}(, ?{_LABEL})*\}})?$", max_length=256)
+]
+"""The name of a metric, and the labels of the series that is meant: ``loss`` or ``loss{split="train"}``."""
 RelativePath = Annotated[str, Field(pattern=r"^[^/]", max_length=255)]
 Glob = Annotated[str, Field(min_length=1, max_length=255)]
 USER_MAX: Final = 512
@@ -68,10 +72,11 @@ class Completion(Model):
 
 
 class MetricNames(Model):
-    """Metric names by meaning; the first existing metric of each list is used."""
+    """Metric names by meaning; the first existing metric of each list is used. A name may select labels: loss{split="train"}."""
 
     loss: Annotated[tuple[MetricName, ...], Field(min_length=1, max_length=8)] = ("training_loss", "train_loss", "loss")
-    """Names of the loss. Default training_loss, train_loss, loss."""
+    """Names of the loss. If several series have the name and disagree, none is used: select one, as loss{split="train"}. Default training_loss,
+    train_loss, loss."""
     step: Annotated[tuple[MetricName, ...], Field(min_length=1, max_length=8)] = (
         "training_step",
         "global_step",
@@ -213,10 +218,11 @@ class TrainingRunSpec(Model):
     crash: Crash = Field(default_factory=Crash)
     """Which crashes are worth another attempt."""
     auto_stop_loss: float | None = None
-    """End the run when its loss is below this value. A negative value disables the rule. If absent, the installation's default applies: 0.5 in Shadow
-    mode, in which the status only shows when the run would have stopped."""
+    """End the run when its loss is below this value. A negative value disables the rule; a threshold below zero is not supported. If absent, the
+    installation's default applies, once the loss was at or above it: 0.5 in Shadow mode, in which the status only shows when the run would have stopped."""
     stall_polls: Annotated[int, Field(ge=1, le=10_000)] = 3
-    """In the final epoch: number of polls without a new step after which the run is complete. Default 3."""
+    """At the end of the final epoch: number of polls without a new step after which the run is complete, if that is also clearly longer than its
+    earlier pauses. Default 3."""
     poll_interval_seconds: Annotated[int, Field(ge=1, le=3600)] = 10
     """Interval between reads of the metrics, in seconds. Default 10."""
     stop: bool | None = None

@@ -113,15 +113,21 @@ class Progress(Model):
     """The training's progress, as last observed."""
 
     loss: Word | None = None
-    """The newest finite loss."""
+    """The newest loss that counted: finite, not 0, not the first value of the metric."""
     best_loss: Word | None = None
-    """The lowest finite loss."""
+    """The lowest loss that counted."""
+    highest_loss: Word | None = None
+    """The highest loss that counted. A threshold that spec.autoStopLoss does not set acts only below it."""
     step: BigCount | None = None
     """The newest step."""
+    fell_from: BigCount | None = None
+    """The step before it last fell in this pod, which began a new stage of the training. Absent: it has not fallen."""
+    fell_to: BigCount | None = None
+    """The first step of that stage."""
     epoch: Word | None = None
     """The newest epoch."""
-    total_epochs: BigCount | None = None
-    """The number of epochs."""
+    total_epochs: Annotated[float | None, Field(ge=0, le=2**53 - 1)] = None
+    """The number of epochs, which may be a fraction."""
     percent: Annotated[int | None, Field(ge=0, le=100)] = None
     """Progress through all epochs, in percent."""
     eta_seconds: Seconds | None = None
@@ -132,8 +138,16 @@ class Progress(Model):
     """When the operator last saw the step advance."""
     step_interval: Word | None = None
     """Usual seconds between two polls that saw the step advance."""
+    longest_pause: Word | None = None
+    """Longest time between two steps, in seconds, in any pod of the run."""
+    longest_epoch_pause: Word | None = None
+    """The same of two steps between which an epoch ended. A stall in the final epoch must be longer."""
     epoch_base: Annotated[int | None, Field(ge=0, le=1)] = None
-    """The number of the first epoch, 0 or 1; absent while unknown."""
+    """The number of the run's first epoch, 0 or 1; absent while unknown."""
+    fractional_epochs: bool = False
+    """Whether the run shows fractions of epochs."""
+    epoch_interval: Word | None = None
+    """The smallest advance of a fractional epoch between two steps that were seen."""
     pod_uid: Annotated[Word | None, Field(alias="podUID")] = None
     """UID of the observed pod. A restarted operator continues from this progress."""
 

@@ -19,7 +19,7 @@ from trainingrun_operator.core.effects import (
     RecordNodes,
 )
 from trainingrun_operator.core.facts.bucket import Mismatch, Verified
-from trainingrun_operator.core.rules import exits
+from trainingrun_operator.core.rules import exits, loss
 from trainingrun_operator.core.rules.chain import AT_REST, RULES, why_end
 from trainingrun_operator.core.stop import disruption, suspension, termination, transitions
 
@@ -85,8 +85,11 @@ def _start(seen: Observed) -> Decision:
         return Decision(note="suspended before it began")
     if names.FINALIZER not in seen.run.finalizers:
         return Decision((AddFinalizer(),), again_seconds=0)
-    changed = manifests.changed_restart_policy(seen.run.spec)
-    warnings = (RecordEvent("RestartPolicyIgnored", changed, warning=True),) if changed else ()
+    said = {
+        "RestartPolicyIgnored": manifests.changed_restart_policy(seen.run.spec),
+        "AutoStopLossOff": loss.switched_off(seen.run.spec),
+    }
+    warnings = (RecordEvent(reason, message, warning=True) for reason, message in said.items() if message)
     return Decision(
         (
             CreateWorkload(manifests.job(seen.run, seen.defaults)),

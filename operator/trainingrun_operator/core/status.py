@@ -20,18 +20,17 @@ from trainingrun_operator.api.status import (
     Phase,
     PhaseChange,
     PodStatus,
-    Progress,
     Saved,
     Termination,
     TrainingRunStatus,
     WorkloadRef,
 )
 from trainingrun_operator.checkpoints.keys import order_of_commit
-from trainingrun_operator.core import acceptance, release
+from trainingrun_operator.core import acceptance, progress, release
 from trainingrun_operator.core.bounds import COUNT_MAX, MESSAGE_MAX, TEXT_MAX, WORD_MAX, clipped, counted
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable
 from trainingrun_operator.core.facts.pod import Training
-from trainingrun_operator.core.rules import chain, exits, loss, workload
+from trainingrun_operator.core.rules import chain, loss, workload
 from trainingrun_operator.core.stop.proving import saved_from, sentence_of
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.observed import Observed
-    from trainingrun_operator.core.track import Observation
 
 HISTORY_MAX: Final = 20
 WRITTEN_BY_THE_STOP: Final = frozenset({"termination", "terminationStatus", "nodes", "completionTime", "notified"})
@@ -82,7 +80,7 @@ def render(seen: Observed, rules: Sequence[chain.Rule] = chain.RULES) -> Trainin
             update={"node_pool": next((n.pool for n in before.nodes if n.pool), "")}
         ),
         start_time=before.start_time or next((pod.started_at for pod in seen.pods if pod.started_at), None),
-        progress=_progress(seen),
+        progress=progress.render(seen),
         workload=_workload(seen),
         pods=tuple(_pod(pod, stop) for pod in seen.pods[-64:]) if seen.pods else (),
         checkpoint=_checkpoint(seen),
@@ -167,7 +165,8 @@ def _accepted(seen: Observed) -> Fact:
         return Fact("Accepted", "False", problem.reason, problem.message)
     if seen.workload is None and seen.run.status.termination is None and not seen.run.spec.suspend:
         return Fact("Accepted", "Unknown", "Checking", "The spec is being checked.")
-    return Fact("Accepted", "True", "Accepted", "The spec can be acted on.")
+    off = loss.switched_off(seen.run.spec)
+    return Fact("Accepted", "True", "Accepted", " ".join(filter(None, ("The spec can be acted on.", off))))
 
 
 def _metrics_available(seen: Observed) -> Fact:
@@ -177,8 +176,8 @@ def _metrics_available(seen: Observed) -> Fact:
         return _not_running(seen, kind)
     if (trouble := loss.unread(seen)) is not None:
         state: Literal["Unknown", "False"] = "Unknown" if trouble.reason == loss.NOT_READ_YET else "False"
-        return Fact(kind, state, trouble.reason, trouble.message)
-    return Fact(kind, "True", "Fresh", "A finite, fresh loss is read.")
+        return Fact(kind, state, trouble.reason, " ".join(filter(None, (trouble.message, loss.stage_note(seen)))))
+    return Fact(kind, "True", "Fresh", " ".join(filter(None, ("A finite, fresh loss is read.", loss.stage_note(seen)))))
 
 
 def _not_running(seen: Observed, kind: str) -> Fact:
@@ -316,47 +315,7 @@ def _dated(seen: Observed, facts: tuple[Fact, ...]) -> tuple[Condition, ...]:
     )
 
 
-# -- progress, pods, checkpoint -------------------------------------------------------------------------------
-
-
-def _progress(seen: Observed) -> Progress | None:
-    track, before, stop = seen.track, seen.run.status.progress, seen.run.status.termination
-    if (newest := track.newest) is None:
-        return _ended_progress(before, stop) if before and stop else before
-    progress = _progress_of(seen, newest)
-    return _ended_progress(progress, stop) if stop else progress
-
-
-def _ended_progress(progress: Progress, stop: Termination) -> Progress:
-    """Return the progress of an ended training: without ETA, and with the saved step if it is later than the last reading.
-
-    If it exited far from its end, the numbers stay what the metrics said.
-    """
-    if stop.reason == exits.EXITED_EARLY:
-        return progress.model_copy(update={"eta_seconds": None})
-    further = {"step": stop.saved.step} if stop.saved and (stop.saved.step or 0) > (progress.step or 0) else {}
-    whole = {"percent": 100} if ending_of(stop.status).complete else {}
-    return progress.model_copy(update={"eta_seconds": None, **further, **whole})
-
-
-def _progress_of(seen: Observed, newest: Observation) -> Progress:
-    track, before = seen.track, seen.run.status.progress
-    return Progress(
-        loss=loss.shown(track.loss) if track.loss is not None else None,
-        best_loss=loss.shown(track.best_loss)
-        if track.best_loss is not None
-        else (before.best_loss if before else None),
-        step=newest.step,
-        epoch=f"{track.epoch:g}" if track.epoch is not None else None,
-        total_epochs=int(track.total_epochs) if track.total_epochs is not None else None,
-        percent=track.percent,
-        eta_seconds=track.eta_seconds(seen.now),
-        stall_polls=track.polls_without_advance if track.in_final_epoch else 0,
-        last_observation_time=before.last_observation_time if before and before.step == newest.step else seen.wall,
-        step_interval=f"{track.typical_interval:.3g}" if track.typical_interval is not None else None,
-        epoch_base=track.epoch_base,
-        pod_uid=track.pod_uid,
-    )
+# -- pods, checkpoint -----------------------------------------------------------------------------------------
 
 
 def _workload(seen: Observed) -> WorkloadRef | None:

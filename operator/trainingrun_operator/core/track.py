@@ -2,18 +2,21 @@
 
 An *observation* is a reading whose step has advanced. A gauge at its first value, a failed reading and a reading of the same step are not
 observations. `polls_without_advance` counts successful readings without one.
+
+A step that falls begins a new *stage*: a second fit in the same process, or a training that was started again inside its pod. Nothing older decides.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from math import isfinite
+from math import floor, isfinite
 from statistics import median
-from typing import TYPE_CHECKING, Final, TypeGuard
+from typing import TYPE_CHECKING, Final
 
-from trainingrun_operator.core.bounds import COUNT_MAX
+from trainingrun_operator.core.epochs import ROUNDING, Epochs, counts
 from trainingrun_operator.core.facts.reading import Failure, Reading
+from trainingrun_operator.core.losses import Losses
 from trainingrun_operator.core.words import finite
 
 if TYPE_CHECKING:
@@ -23,9 +26,17 @@ NOT_FINITE: Final = "NotFinite"
 """Reason of a reading whose loss is NaN or infinite."""
 NEVER_ADVANCED: Final = "NeverAdvanced"
 """Reason of a reading whose step is still the first one seen, as at every start."""
+STEP_FELL: Final = "StepFell"
+"""Reason of readings below an earlier step, as long as they may be those of another rank."""
+FALL_READINGS: Final = 3
+"""Readings in a row below the newest step that show a small fall to be a new stage, and not another rank that is a few steps behind."""
+_BEHIND: Final = 2
+"""Steps, or observations' worth of steps, that another rank may be behind."""
+AT_END_MAX: Final = 0.1
+"""Epochs between two logs, up to which a stand before the last log is taken for the end."""
+FRACTION_MAX: Final = 0.25
+"""Epochs that the last log may be before the end."""
 _REMEMBERED: Final = 16
-_ETA_MAX: Final = 315_360_000
-"""Ten years: a longer estimate is dropped."""
 
 
 @dataclass(frozen=True)
@@ -34,33 +45,35 @@ class Observation:
 
     step: int
     loss: float | None
-    """Finite, or None."""
+    """Finite and new, or None."""
     at: float
+    epoch: float | None = None
 
 
 @dataclass(frozen=True)
 class Track:
-    """The track of one pod's training; the best loss is the run's."""
+    """The track of one stage of one pod's training. Best and highest loss, pauses and how epochs count are the run's."""
 
     pod_uid: str = ""
     observations: tuple[Observation, ...] = ()
     """The newest few, oldest first."""
     baseline: int | None = None
     """The first step seen, which may be a gauge's initial value."""
-    epoch: float | None = None
-    total_epochs: float | None = None
-    epoch_base: int | None = None
-    """Number of the first epoch, 0 or 1. None: unknown."""
-    began: tuple[float, float] | None = None
-    """Time and number of the first epoch seen."""
-    epoch_at: float = 0
-    """Time when the present epoch was first seen."""
     polls_without_advance: int = 0
     known_interval: float | None = None
     """Typical seconds between observations, as an earlier operator process measured them."""
-    best_loss: float | None = None
-    loss_at: float | None = None
-    """Time of the last finite loss."""
+    known_epoch_interval: float | None = None
+    """Likewise of `epoch_interval`."""
+    longest_pause: float | None = None
+    """Longest seconds between two observations."""
+    longest_epoch_pause: float | None = None
+    """The same of those between which a whole epoch ended."""
+    below: int = 0
+    """Successive readings further below the newest step than one."""
+    fell: tuple[int, int] | None = None
+    """The step before the present stage, and its first. None: the step has not fallen in this pod."""
+    losses: Losses = field(default_factory=Losses)
+    epochs: Epochs = field(default_factory=Epochs)
     oddity: Failure | None = None
     """Why rules cannot use the newest reading."""
 
@@ -71,8 +84,8 @@ class Track:
 
     @property
     def advanced(self) -> bool:
-        """Whether the step has advanced since the pod was first read."""
-        return bool(self.observations)
+        """Whether the step has advanced since the pod was first read, in any stage."""
+        return bool(self.observations) or self.fell is not None
 
     @property
     def step(self) -> int | None:
@@ -81,82 +94,165 @@ class Track:
 
     @property
     def loss(self) -> float | None:
-        """The newest finite loss."""
-        return next((o.loss for o in reversed(self.observations) if o.loss is not None), None)
+        """The newest loss that counted."""
+        return self.losses.newest
+
+    @property
+    def best_loss(self) -> float | None:
+        """The lowest loss that counted."""
+        return self.losses.best
+
+    @property
+    def loss_at(self) -> float | None:
+        """Time when a finite loss was last read."""
+        return self.losses.at
 
     @property
     def typical_interval(self) -> float | None:
         """Median seconds between observations; None: fewer than two intervals are known."""
-        times = [o.at for o in self.observations]
-        gaps = [later - earlier for earlier, later in pairwise(times)]
+        gaps = [later.at - earlier.at for earlier, later in pairwise(self.observations)]
         return median(gaps) if len(gaps) > 1 else self.known_interval
+
+    @property
+    def epoch_interval(self) -> float | None:
+        """Smallest advance of a fractional epoch between two observations: the training logs at least as often. None: unknown."""
+        epochs = [one.epoch for one in self.observations if one.epoch is not None]
+        gaps = [later - earlier for earlier, later in pairwise(epochs) if later > earlier]
+        known = [gap for gap in (*gaps, self.known_epoch_interval) if gap is not None]
+        return min(known) if known and self.epochs.fractional else None
+
+    @property
+    def at_end(self) -> bool:
+        """Whether everything is trained, or the rest is little and less than what the training does between two logs."""
+        return self._at_most_left(AT_END_MAX)
+
+    @property
+    def may_be_at_end(self) -> bool:
+        """Whether the epochs do not exclude that everything is trained. Whole numbers never do in the last epoch."""
+        counted_from_0 = self.epochs.fractional and self.epoch_base == 0
+        return not counted_from_0 or self._at_most_left(FRACTION_MAX)
+
+    def _at_most_left(self, most: float) -> bool:
+        left = self.epochs.remaining
+        return left is not None and left <= max(ROUNDING, min(self.epoch_interval or 0, most))
+
+    @property
+    def epoch(self) -> float | None:
+        """The newest epoch."""
+        return self.epochs.current
+
+    @property
+    def total_epochs(self) -> float | None:
+        """The number of epochs."""
+        return self.epochs.total
+
+    @property
+    def epoch_base(self) -> int | None:
+        """Number of the first epoch, 0 or 1. None: unknown."""
+        return self.epochs.base
 
     @property
     def in_final_epoch(self) -> bool:
         """Whether the last epoch has begun; False while the number of the first epoch is unknown."""
-        return is_final_epoch(self.epoch, self.total_epochs, self.epoch_base)
+        return self.epochs.in_final
 
     @property
     def percent(self) -> int | None:
         """Completed share of all epochs, 0 to 100."""
-        if self.epoch is None or not self.total_epochs or self.epoch_base is None:
-            return None
-        return int(max(0.0, min(1.0, (self.epoch - self.epoch_base) / self.total_epochs)) * 100)
+        return self.epochs.percent
 
     def eta_seconds(self, now: float) -> int | None:
         """Return the seconds to the end of the last epoch at the pace so far."""
-        if self.began is None or self.epoch is None or self.total_epochs is None or self.epoch_base is None:
-            return None
-        since, first = self.began
-        if self.epoch <= first or self.epoch_at <= since:
-            return None
-        pace = (self.epoch_at - since) / (self.epoch - first)
-        # The pace counts from the start of the present epoch: a whole number does not say how much of it is done.
-        eta = (self.total_epochs + self.epoch_base - self.epoch) * pace - (now - self.epoch_at)
-        return max(0, int(eta)) if eta <= _ETA_MAX else None
+        return self.epochs.eta_seconds(now)
 
 
-def is_final_epoch(epoch: float | None, total_epochs: float | None, base: int | None) -> bool:
-    """Whether `epoch` is the last of `total_epochs`, counted from `base`; False while any of them is unknown."""
-    if epoch is None or total_epochs is None or base is None:
-        return False
-    return epoch >= total_epochs - 1 + base
+def comparable(number: int, step: int) -> bool:
+    """Whether the number in a checkpoint's name can be a step, by the metrics' step. It may also count epochs, reports or samples."""
+    return step <= 2 * number and number <= 2 * step
 
 
 def resumed(progress: Progress | None, *, pod_uid: str, now: float) -> Track:
-    """Continue from the progress that an earlier operator process recorded for the same pod.
+    """Continue from the progress that an earlier operator process recorded.
 
-    Its step counts as an observation now, without a loss: rules use only losses that this process has read, and a stall is measured from now. The
-    track is empty for another pod, or if the step had not advanced.
+    For the same pod, its step counts as an observation now, without a loss: rules use only losses that this process has read, and a stall is measured
+    from now. For another pod, only what belongs to the run is kept. The track is empty if the step had not advanced.
     """
-    if progress is None or progress.pod_uid != pod_uid or progress.step is None:
+    if progress is None or progress.step is None:
         return Track()
-    return Track(
+    of_run = Track(
+        longest_pause=finite(progress.longest_pause),
+        longest_epoch_pause=finite(progress.longest_epoch_pause),
+        losses=Losses(best=finite(progress.best_loss), highest=finite(progress.highest_loss)),
+        epochs=Epochs(base=progress.epoch_base, fractional=progress.fractional_epochs),
+    )
+    if progress.pod_uid != pod_uid:
+        return of_run
+    newest, before, after = finite(progress.loss), progress.fell_from, progress.fell_to
+    return replace(
+        of_run,
         pod_uid=pod_uid,
         observations=(Observation(progress.step, None, now),),
-        epoch=finite(progress.epoch),
-        total_epochs=progress.total_epochs,
-        epoch_base=progress.epoch_base,
-        epoch_at=now,
         known_interval=finite(progress.step_interval),
-        best_loss=finite(progress.best_loss),
+        known_epoch_interval=finite(progress.epoch_interval),
+        fell=(before, after) if before is not None and after is not None else None,
+        losses=replace(of_run.losses, newest=newest, changed=newest is not None),
+        epochs=replace(of_run.epochs, current=finite(progress.epoch), total=progress.total_epochs, at=now),
     )
 
 
 def fold(track: Track, reading: Reading | Failure, *, pod_uid: str, now: float) -> Track:
     """Add one reading of the pod's metrics, taken at `now`. A new pod starts a new track."""
     if track.pod_uid != pod_uid:
-        track = Track(pod_uid=pod_uid, best_loss=track.best_loss)
+        track = _next(track, pod_uid, losses=track.losses.carried())
     if isinstance(reading, Failure):
         return replace(track, oddity=reading)
     moment = _moment(track, reading, now)
-    return _fold_epoch(_fold_step(_fold_loss(track, reading, moment), reading, moment), reading, moment)
+    track = _fold_step(_fold_loss(_fold_fall(track, reading), reading, moment), reading, moment)
+    if not track.observations:
+        return track
+    return replace(track, epochs=track.epochs.read(reading, moment))
+
+
+def _next(track: Track, pod_uid: str, *, losses: Losses, fell: tuple[int, int] | None = None) -> Track:
+    """Return an empty track with what belongs to the run."""
+    return Track(
+        pod_uid,
+        baseline=fell[1] if fell is not None else None,
+        longest_pause=track.longest_pause,
+        longest_epoch_pause=track.longest_epoch_pause,
+        fell=fell,
+        losses=losses,
+        epochs=track.epochs.carried(),
+    )
 
 
 def _moment(track: Track, reading: Reading, now: float) -> float:
     """Return the time of a reading, if it lies between the newest observation and now; else now."""
     earliest = track.newest.at if track.newest is not None else float("-inf")
     return reading.at if reading.at is not None and earliest <= reading.at <= now else now
+
+
+def _fold_fall(track: Track, reading: Reading) -> Track:
+    """Begin a new stage if the step has fallen. Several ranks that serve one page are a few steps apart, which is no fall."""
+    known = track.step
+    if known is None or not counts(reading.step):
+        return track
+    step = int(reading.step)
+    fall = known - step
+    if fall <= 1:
+        return replace(track, below=0)
+    below = track.below + 1
+    if _may_be_behind(track, step, fall) and below < FALL_READINGS:
+        return replace(track, below=below)
+    # A default threshold acts on the losses of one stage: the highest one begins again, too.
+    return _next(track, track.pod_uid, losses=Losses(best=track.losses.best), fell=(known, step))
+
+
+def _may_be_behind(track: Track, step: int, fall: int) -> bool:
+    """Whether a step below the newest one may be that of another rank."""
+    advances = [later.step - earlier.step for earlier, later in pairwise(track.observations)]
+    # Without two observations, as after a restart of the operator, it is unknown how far ranks can be apart.
+    return fall <= step and (not advances or fall <= _BEHIND * median(advances))
 
 
 def _fold_loss(track: Track, reading: Reading, now: float) -> Track:
@@ -170,11 +266,11 @@ def _fold_loss(track: Track, reading: Reading, now: float) -> Track:
         )
     if not isfinite(reading.loss):
         return replace(track, oddity=Failure(NOT_FINITE, f"The loss is {reading.loss}: no rule uses it."))
-    return replace(track, oddity=None, loss_at=now)
+    return replace(track, oddity=None, losses=track.losses.read(reading.loss, now))
 
 
 def _fold_step(track: Track, reading: Reading, now: float) -> Track:
-    if not _counts(reading.step):
+    if not counts(reading.step):
         oddity = track.oddity or Failure(
             "NoStep", "The metrics page has no finite step from 0 up under any of the names in spec.metrics.names.step."
         )
@@ -184,36 +280,29 @@ def _fold_step(track: Track, reading: Reading, now: float) -> Track:
     if known is None:
         return replace(track, baseline=step, oddity=track.oddity or _never_advanced(step))
     if step <= known:
-        still = None if track.advanced else _never_advanced(step)
+        still = None if track.observations else _never_advanced(known)
         return replace(track, polls_without_advance=track.polls_without_advance + 1, oddity=track.oddity or still)
-    loss = reading.loss if track.oddity is None else None
-    best = track.best_loss if loss is None else min(loss, track.best_loss if track.best_loss is not None else loss)
-    observations = (*track.observations, Observation(step, loss, now))[-_REMEMBERED:]
-    return replace(track, observations=observations, polls_without_advance=0, best_loss=best)
+    return _advanced(track, reading, step, now)
 
 
-def _counts(value: float | None) -> TypeGuard[float]:
-    """Whether a gauge can be a step or an epoch: finite, from 0 up, and exact in JSON."""
-    return value is not None and 0 <= value <= COUNT_MAX
+def _advanced(track: Track, reading: Reading, step: int, now: float) -> Track:
+    """Add an observation, and measure the pause before it."""
+    losses, loss = track.losses.counted(reading.loss if track.oddity is None else None, step)
+    epoch = reading.epoch if counts(reading.epoch) else None
+    pause, epoch_pause = track.longest_pause, track.longest_epoch_pause
+    if (before := track.newest) is not None:
+        pause = max(now - before.at, pause or 0)
+        if epoch is not None and before.epoch is not None and floor(epoch) > floor(before.epoch):
+            epoch_pause = max(now - before.at, epoch_pause or 0)
+    return replace(
+        track,
+        observations=(*track.observations, Observation(step, loss, now, epoch))[-_REMEMBERED:],
+        polls_without_advance=0,
+        longest_pause=pause,
+        longest_epoch_pause=epoch_pause,
+        losses=losses,
+    )
 
 
 def _never_advanced(step: int) -> Failure:
     return Failure(NEVER_ADVANCED, f"The step is still {step}, its first value: no rule uses it before it advances.")
-
-
-def _fold_epoch(track: Track, reading: Reading, now: float) -> Track:
-    if not track.advanced or not _counts(reading.epoch):
-        return track
-    total = reading.total_epochs if _counts(reading.total_epochs) else track.total_epochs
-    base = track.epoch_base
-    if base is None and track.began is None and reading.epoch <= 1:
-        # Exactly 1.0 may also be the end of a fractional epoch 0; counting from 1 then only delays a stall.
-        base = 0 if reading.epoch < 1 else 1
-    return replace(
-        track,
-        epoch=reading.epoch,
-        total_epochs=total,
-        epoch_base=base,
-        began=track.began or (now, reading.epoch),
-        epoch_at=track.epoch_at if reading.epoch == track.epoch else now,
-    )

@@ -28,6 +28,11 @@ def finite(text: str | None) -> float | None:
     return number if isfinite(number) else None
 
 
+def shown(number: float | None) -> str:
+    """Format a loss with four significant digits."""
+    return "none" if number is None else f"{number:.4g}"
+
+
 def size(count: float) -> str:
     """Format bytes with three digits, decimal: `512 B`, `39.6 kB`, `1.2 GB`."""
     unit, shown = "B", f"{count:.3g}"

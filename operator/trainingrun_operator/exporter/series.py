@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.status import NodePhase, Phase, TrainingRunStatus
 from trainingrun_operator.core.demand import gpus_of
-from trainingrun_operator.core.track import NOT_FINITE, is_final_epoch
+from trainingrun_operator.core.epochs import is_final_epoch
+from trainingrun_operator.core.track import NOT_FINITE
 from trainingrun_operator.core.words import finite, moment
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ def _training(spec: TrainingRunSpec, status: TrainingRunStatus) -> dict[str, flo
     if progress is not None:
         known["trainingrun_eta_seconds"] = progress.eta_seconds
         known["trainingrun_last_metric_timestamp_seconds"] = _seconds(progress.last_observation_time)
-        if is_final_epoch(finite(progress.epoch), progress.total_epochs, progress.epoch_base):
+        epoch, total, base = finite(progress.epoch), progress.total_epochs, progress.epoch_base
+        if is_final_epoch(epoch, total, base, fractional=progress.fractional_epochs):
             known["trainingrun_stall_polls"] = progress.stall_polls
             known["trainingrun_stall_polls_limit"] = spec.stall_polls
     return known

@@ -113,6 +113,19 @@ def test_without_a_complete_one_the_half_written_is_marked_so():
     assert (job.checkpoint.step, job.checkpoint.complete) == (2, False)
 
 
+def test_a_checkpoint_of_a_later_stage_is_shipped_though_its_step_is_lower():
+    stages = (view(1000), view(50))
+    first, second = (one.seen[0] for one in stages)
+    files = {f"{second.unit.dir}/w": Entry(1, 2000, 50, 0o644)}
+    second = detect.Seen(units.Unit(second.unit.name, second.unit.dir, files, second.unit.number), second.verdict)
+    volume = View(Scan({**stages[0].scan.entries, **files}), (second, first))
+    job = plan.next_job(volume, Bucket("step_1000/w"), Wish(), since_ns=0)
+    assert job
+    assert job.checkpoint
+    assert (job.checkpoint.step, [one.path for one in job.files]) == (50, ["step_50/w"])
+    assert plan.next_job(volume, Bucket("step_1000/w", "step_50/w"), Wish(), since_ns=0) is None
+
+
 def test_logs_alone_are_shipped_but_are_no_checkpoint():
     unit = units.Unit(".", ".", {"train.log": Entry(1, 1, 1, 0o644)})
     volume = View(Scan(unit.files), (detect.Seen(unit, detect.Verdict(complete=True, evidence="")),))

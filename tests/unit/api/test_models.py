@@ -59,6 +59,13 @@ def test_names_that_people_and_clouds_write_their_own_way():
         pytest.param("metrics", {"path": "/metrics?x=1"}, id="a path with a query"),
         pytest.param("metrics", {"names": {"loss": []}}, id="no name for the loss"),
         pytest.param("metrics", {"names": {"loss": ["train loss"]}}, id="a name that no metric has"),
+        pytest.param("metrics", {"names": {"loss": ["loss{split=train}"]}}, id="a label without quotes"),
+        pytest.param("metrics", {"names": {"loss": ['loss{split="train"']}}, id="labels without an end"),
+        pytest.param("metrics", {"names": {"loss": ['loss{split=~"t.*"}']}}, id="a pattern of labels"),
+        pytest.param("metrics", {"names": {"step": ["step{}"]}}, id="no labels in braces"),
+        pytest.param("metrics", {"names": {"step": ['{__name__="step"}']}}, id="labels without a name"),
+        pytest.param("metrics", {"names": {"loss": ['loss{a="\\n"}']}}, id="a label with an escape"),
+        pytest.param("metrics", {"names": {"loss": ['loss{a="' + "x" * 256 + '"}']}}, id="a label that is too long"),
         pytest.param("shutdown", {"file": "a/b"}, id="a stop file in a folder"),
         pytest.param("shutdown", {"graceSeconds": 86_401}, id="more than a day of grace"),
         pytest.param("completion", {"markerFiles": ["/done"]}, id="an absolute marker"),
@@ -70,6 +77,13 @@ def test_names_that_people_and_clouds_write_their_own_way():
 def test_refused(path, value):
     with pytest.raises(ValidationError):
         TrainingRunSpec.parse({**LEAST, path: value})
+
+
+@pytest.mark.parametrize(
+    "name", ["loss", "train:loss", 'loss{split="train"}', 'loss{split="train",rank="0"}', 'loss{a="", b="}"}']
+)
+def test_a_metric_and_the_labels_that_it_selects(name):
+    assert TrainingRunSpec.parse({**LEAST, "metrics": {"names": {"loss": [name]}}}).metrics.names.loss == (name,)
 
 
 def test_unknown_fields_are_ignored_in_what_is_stored_and_refused_in_what_is_written():

@@ -400,7 +400,7 @@ def final(step=300, polls=2):
         *((40 + 10 * i, step, 2.0) for i in range(polls)),
     ]
     return track_of(
-        *((NOW - 60 + at, make_reading(loss=1.23456, step=s, epoch=e, total_epochs=3)) for at, s, e in rows)
+        *((NOW - 60 + at, make_reading(loss=1.23756 - s / 1e5, step=s, epoch=e, total_epochs=3)) for at, s, e in rows)
     )
 
 
@@ -408,6 +408,7 @@ def test_progress():
     assert render(make_observed(track=final(), now=NOW - 10)).progress == Progress(
         loss="1.235",
         best_loss="1.235",
+        highest_loss="1.237",
         step=300,
         epoch="2",
         total_epochs=3,
@@ -416,24 +417,30 @@ def test_progress():
         stall_polls=2,
         last_observation_time=WALL,
         step_interval="10",
+        longest_pause="10",
+        longest_epoch_pause="10",
         epoch_base=0,
         pod_uid=POD_UID,
     )
 
 
 @pytest.mark.parametrize(
-    ("status", "saved_step", "progress"),
+    ("status", "epoch", "saved_step", "progress"),
     [
-        pytest.param("auto_complete", 120, (120, 100, None), id="complete: all of it, as far as was saved"),
-        pytest.param("user_stop", 120, (120, 40, None), id="stopped: as far as was saved, and nothing lies ahead"),
-        pytest.param("user_stop", 90, (100, 40, None), id="what was read may be further than what was saved"),
+        pytest.param("auto_complete", 0.9, 120, (120, 100, None), id="complete: all of it, as far as was saved"),
+        pytest.param("auto_complete", 0.4, 120, (120, 40, None), id="complete far from its end: no more than was done"),
+        pytest.param("user_stop", 0.4, 120, (120, 40, None), id="stopped: as far as was saved, and nothing lies ahead"),
+        pytest.param("user_stop", 0.4, 90, (100, 40, None), id="what was read may be further than what was saved"),
+        pytest.param("user_stop", 0.4, 64_000, (100, 40, None), id="a number that counts samples is no step"),
     ],
 )
 @pytest.mark.parametrize("remembers", [True, False], ids=["same process", "restarted"])
-def test_progress_of_a_run_that_ends(status, saved_step, progress, remembers):
-    before = Progress(step=100, percent=40, eta_seconds=60)
+def test_progress_of_a_run_that_ends(status, epoch, saved_step, progress, remembers):
+    before = Progress(
+        step=100, percent=40, eta_seconds=60, epoch=f"{epoch}", total_epochs=1, epoch_base=0, fractional_epochs=True
+    )
     stop = make_stop(Phase.DELETING, status=status, saved=make_saved(step=saved_step))
-    rows = ((10.0, 0, 0.0), (20.0, 10, 0.0), (30.0, 100, 0.4))
+    rows = ((10.0, 0, 0.0), (20.0, 10, 0.0), (30.0, 100, epoch))
     track = track_of(
         *((at, make_reading(loss=1.0, step=step, epoch=epoch, total_epochs=1)) for at, step, epoch in rows)
     )
@@ -443,9 +450,38 @@ def test_progress_of_a_run_that_ends(status, saved_step, progress, remembers):
     assert (shown.step, shown.percent, shown.eta_seconds) == progress
 
 
+@pytest.mark.parametrize(
+    ("epochs", "percent"),
+    [
+        pytest.param({"epoch": "0.36", "total_epochs": 3, "epoch_base": 0, "fractional_epochs": True}, 12, id="in the first of three"),
+        pytest.param({"epoch": "1", "total_epochs": 3, "epoch_base": 1}, 12, id="in the first of three, as a whole number"),
+        pytest.param({"epoch": "2.4", "total_epochs": 3, "epoch_base": 0, "fractional_epochs": True}, 12, id="early in the last"),
+        pytest.param({"epoch": "2.98", "total_epochs": 3, "epoch_base": 0, "fractional_epochs": True}, 100, id="late in the last"),
+        pytest.param({"epoch": "3", "total_epochs": 3, "epoch_base": 1}, 100, id="in the last, as a whole number"),
+        pytest.param({"epoch": "9", "total_epochs": 3, "epoch_base": 0}, 100, id="the total is wrong"),
+        pytest.param({"epoch": "1", "total_epochs": 3}, 100, id="it is unknown how epochs count"),
+        pytest.param({}, 100, id="no epochs are known"),
+    ],
+)  # fmt: skip
+def test_a_run_that_completed_far_from_its_end_is_not_shown_as_done(epochs, percent):
+    stop = make_stop(Phase.DONE, status="auto_complete", saved=make_saved(step=1200))
+    before = Progress(step=200, percent=12, **epochs)
+    status = make_status(termination=stop, progress=before)
+    shown = render(make_observed(run=make_run(status=status), track=Track())).progress
+    assert shown is not None
+    assert (shown.step, shown.percent) == (200, percent), "A number that is far from the step is no step."
+
+
 def test_progress_of_a_run_that_knows_no_epochs():
     assert render(make_observed(track=losses(2.0, 1.5))).progress == Progress(
-        loss="1.5", best_loss="1.5", step=1200, stall_polls=0, last_observation_time=WALL, pod_uid=POD_UID
+        loss="1.5",
+        best_loss="1.5",
+        highest_loss="2",
+        step=1200,
+        stall_polls=0,
+        last_observation_time=WALL,
+        longest_pause="10",
+        pod_uid=POD_UID,
     )
 
 

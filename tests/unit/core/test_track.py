@@ -9,6 +9,7 @@ from builders import POD_UID, make_reading, track_of
 
 from trainingrun_operator.api.status import Progress
 from trainingrun_operator.core.facts.reading import Failure
+from trainingrun_operator.core.losses import Losses
 from trainingrun_operator.core.track import Observation, Track, fold, resumed
 
 REFUSED = Failure("ConnectionRefused", "Nothing listens on 10.0.0.7:8000.")
@@ -94,7 +95,9 @@ def test_a_new_pod_begins_a_new_track_but_keeps_the_best_loss():
 
 def test_a_failed_scrape_of_a_new_pod_begins_a_new_track_too():
     before = at_every_10(S(loss=2, step=0), S(loss=0.3, step=10))
-    assert fold(before, REFUSED, pod_uid="another", now=50) == Track("another", best_loss=0.3, oddity=REFUSED)
+    assert fold(before, REFUSED, pod_uid="another", now=50) == Track(
+        "another", losses=Losses(best=0.3, highest=0.3), oddity=REFUSED
+    )
 
 
 def test_a_step_with_a_nan_loss_is_an_observation_without_a_loss():
@@ -119,6 +122,7 @@ def test_nothing_is_known_of_an_empty_track():
     )  # fmt: skip
     assert track.eta_seconds(0) is None
     assert not track.in_final_epoch
+    assert not track.epochs.beyond_total
 
 
 def test_the_typical_interval_is_the_median_of_at_least_two():
@@ -178,8 +182,8 @@ def test_a_total_that_is_missing_once_is_remembered():
     [
         pytest.param([(0, 0), (1, 0)], 0, id="nothing is behind us in the first"),
         pytest.param([(0, 0), (1, 0.1), (2, 1.5)], 50, id="half of three"),
-        pytest.param([(0, 1), (1, 1), (2, 4)], 100, id="at the end of a count from 1"),
-        pytest.param([(0, 0), (1, 0), (2, 7)], 100, id="never more than all"),
+        pytest.param([(0, 1), (1, 1), (2, 3)], 66, id="a whole number does not say how much of the last is done"),
+        pytest.param([(0, 0), (1, 0.1), (2, 3.04)], 100, id="never more than all"),
         pytest.param([(0, 5), (1, 5)], None, id="unknown while the count is"),
     ],
 )
@@ -193,7 +197,7 @@ def test_percent(pairs, percent):
         pytest.param([(0, 0), (1, 0)], 60, None, id="no pace in the first epoch"),
         pytest.param([(0, 0), (1, 0), (2, 1)], 20, 20, id="two to go at ten seconds each"),
         pytest.param([(0, 0), (1, 0), (2, 1)], 25, 15, id="time passes within an epoch, too"),
-        pytest.param([(0, 0), (1, 0), (2, 5)], 60, 0, id="never negative"),
+        pytest.param([(0, 0), (1, 0), (2, 2)], 60, 0, id="never negative"),
         pytest.param([(0, 0), (1, 0), (2, 1e-12)], 60, None, id="more than ten years is no estimate"),
         pytest.param([(0, 5), (1, 5), (2, 6)], 60, None, id="unknown while the count is"),
     ],
@@ -241,7 +245,6 @@ def test_the_count_of_epochs_that_was_written_is_not_guessed_again():
     "written",
     [
         pytest.param(None, id="nothing was written"),
-        pytest.param(WRITTEN.model_copy(update={"pod_uid": "another"}), id="it was another pod"),
         pytest.param(WRITTEN.model_copy(update={"step": None}), id="no step was written"),
     ],
 )
@@ -269,4 +272,4 @@ def test_what_is_written_and_no_number_is_unknown(text):
 )
 def test_a_value_is_as_old_as_its_source_says(measured, at):
     track = track_of((0, S(2, 0)), (10, S(1, 1)), (20, S(0.5, 2, epoch=1, at=measured)))
-    assert (track.observations[-1].at, track.loss_at, track.epoch_at) == (at, at, at)
+    assert (track.observations[-1].at, track.loss_at, track.epochs.at) == (at, at, at)

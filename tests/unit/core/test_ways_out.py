@@ -235,9 +235,9 @@ def test_what_was_in_force_when_a_run_ended_stays_in_its_status():
 
 def test_a_run_that_has_ended_casts_no_shadow_any_more():
     status = make_status(termination=make_stop(Phase.DONE))
-    seen = make_observed(run=make_run(spec={"autoStopLoss": None}, status=status), track=losses(0.1, 0.1))
+    seen = make_observed(run=make_run(spec={"autoStopLoss": None}, status=status), track=losses(0.6, 0.2, 0.1))
     assert render(seen).shadow == ()
-    trains = make_observed(run=make_run(spec={"autoStopLoss": None}), track=losses(0.1, 0.1))
+    trains = make_observed(run=make_run(spec={"autoStopLoss": None}), track=losses(0.6, 0.2, 0.1))
     assert [one.would_stop_at for one in render(trains).shadow] == [WALL]
 
 

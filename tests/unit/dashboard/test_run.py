@@ -84,6 +84,13 @@ async def test_a_run_that_trains_shows_its_numbers(shown):
         assert said in text
 
 
+@pytest.mark.parametrize(("total", "said"), [(3, "of 3 "), (3.0, "of 3 "), (2.5, "of 2.5 "), (0.5, "of 0.5 ")])
+async def test_the_number_of_epochs_may_be_a_fraction(shown, total, said):
+    status = run_status()
+    status["progress"] = {**status["progress"], "totalEpochs": total}
+    assert f"epoch 2 {said}" in words(await shown(run_in(status)))
+
+
 @pytest.mark.parametrize(
     ("status", "icon", "tone", "said"),
     [

@@ -119,14 +119,16 @@ def test_plain_pytorch_goes_on_from_the_highest_step_that_is_whole(load, tmp_pat
 def test_hugging_face_shows_a_loss_with_its_step_and_saves_before_it_leaves(load, ports, tmp_path):
     callback = load("hugging-face").TrainingRunCallback()
     arguments = SimpleNamespace(output_dir=str(tmp_path), num_train_epochs=3)
-    state = SimpleNamespace(is_world_process_zero=True, global_step=10, epoch=0.5)
+    state = SimpleNamespace(is_world_process_zero=True, global_step=10, epoch=0.5, num_train_epochs=30)
     control = SimpleNamespace(should_save=False, should_training_stop=False)
 
     callback.on_train_begin(arguments, state, control, model=None)
     assert ports == [8000]
     callback.on_log(arguments, state, control, logs={"loss": 0.25, "learning_rate": 1e-5})
     callback.on_log(arguments, SimpleNamespace(global_step=11, epoch=0.6), control, logs={"eval_loss": 0.1})
-    assert shown() == {"loss": 0.25, "step": 10, "epoch": 0.5, "total_epochs": 3}
+    assert shown() == {"loss": 0.25, "step": 10, "epoch": 0.5, "total_epochs": 30}, (
+        "max_steps overrules what the arguments say."
+    )
 
     callback.on_step_end(arguments, state, control)
     assert not control.should_training_stop

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import math
 import socket
+import threading
 import time
 from contextlib import asynccontextmanager
 
@@ -15,9 +16,17 @@ from builders import make_reading
 
 from trainingrun_operator.api.run import MetricNames
 from trainingrun_operator.core.facts.reading import Failure
-from trainingrun_operator.edge.metrics.prometheus import make_session, parse, scrape
+from trainingrun_operator.edge.metrics import prometheus
+from trainingrun_operator.edge.metrics.page import parse
+from trainingrun_operator.edge.metrics.prometheus import make_session, scrape
 
 NAMES = MetricNames()
+MANY_NAMES = MetricNames(
+    loss=(*(f"loss_{i}" for i in range(7)), "loss"),
+    step=tuple(f"step_{i}" for i in range(8)),
+    epoch=tuple(f"epoch_{i}" for i in range(8)),
+    total_epochs=tuple(f"total_{i}" for i in range(8)),
+)
 
 
 @asynccontextmanager
@@ -76,7 +85,7 @@ def same(found, expected):
         ),
         pytest.param('loss 1 # {trace_id="a"} 2\n', make_reading(loss=1.0), id="an exemplar is not the value"),
         pytest.param(
-            'loss{rank="0"} 1\nloss{rank="1"} 2\n', make_reading(loss=1.0), id="of several series the first counts"
+            'loss{rank="0"} 1\nloss{rank="1"} 1\n', make_reading(loss=1.0), id="series that agree are one value"
         ),
         pytest.param(
             'loss{rank="0"} 1\nloss 2\n',
@@ -116,24 +125,60 @@ def test_a_page_says(text, expected):
 
 
 @pytest.mark.parametrize(
-    "hostile",
+    ("hostile", "reason"),
     [
-        pytest.param("loss{a\n" * 150_000, id="braces that never close"),
-        pytest.param('loss{a="\n' * 120_000, id="quotes that never close"),
-        pytest.param('loss{"' + 'a"b"' * 250_000, id="one line of quotes"),
-        pytest.param("loss{" + "," * 1_000_000, id="one line without an end"),
-        pytest.param(" " * 1_000_000, id="a page of blanks"),
-        pytest.param("loss " * 200_000, id="the same word for ever"),
+        pytest.param("loss{a\n" * 150_000, "TooManySeries", id="braces that never close"),
+        pytest.param('loss{a="\n' * 120_000, "TooManySeries", id="quotes that never close"),
+        pytest.param('loss{"' + 'a"b"' * 250_000, None, id="one line of quotes"),
+        pytest.param("loss{" + "," * 1_000_000, None, id="one line without an end"),
+        pytest.param(" " * 1_000_000, None, id="a page of blanks"),
+        pytest.param(" " * 500_000 + "loss 1\n" + "\t" * 500_000, None, id="an indent without an end"),
+        pytest.param("loss " * 200_000, "TooManySeries", id="the same word for ever"),
+        pytest.param("a 1\n" * 260_000, None, id="many short lines"),
+        pytest.param("los" * 340_000, None, id="almost the name for ever"),
+        pytest.param("".join(f'loss{{rank="{i}"}} {i}\n' for i in range(50_000)), "TooManySeries", id="many series"),
+        pytest.param('loss{a="' + "\\\\" * 500_000 + '"} 1\n', None, id="a label of escapes"),
+        pytest.param("loss{" + 'a="",' * 200_000 + "} 1\n", None, id="many labels"),
     ],
 )
-def test_a_hostile_page_costs_one_pass(hostile):
+def test_a_hostile_page_costs_little(hostile, reason):
     began = time.process_time()
-    assert parse(hostile.encode(), NAMES) == make_reading()
-    assert time.process_time() - began < 1
+    found = parse(hostile.encode(), MANY_NAMES)
+    assert time.process_time() - began < 0.5
+    assert (found.reason if isinstance(found, Failure) else None) == reason
 
 
 async def test_a_gauge_is_read_over_the_wire():
     assert await look_at("training_loss 0.5\ntraining_step 3\n") == make_reading(0.5, 3.0)
+
+
+@pytest.mark.parametrize(("lines", "beside"), [(0, False), (10_000, True)], ids=["small", "large"])
+async def test_a_large_page_is_parsed_beside_the_event_loop(lines, beside, monkeypatch):
+    threads = []
+
+    def spied(text, names):
+        threads.append(threading.current_thread())
+        return parse(text, names)
+
+    monkeypatch.setattr(prometheus, "parse", spied)
+    assert await look_at("other 1\n" * lines + "training_loss 0.5\ntraining_step 3\n") == make_reading(0.5, 3.0)
+    assert [one is not threading.main_thread() for one in threads] == [beside]
+
+
+async def test_a_page_with_series_that_disagree_is_a_failure_and_quotes_nothing_of_the_pod():
+    found = await look_at('loss{user="secret"} 1\nloss{user="other"} 2\nstep 1\n')
+    assert isinstance(found, Failure)
+    assert (found.reason, "secret" in found.message, "labels: user" in found.message) == (
+        "AmbiguousSeries",
+        False,
+        True,
+    )
+
+
+async def test_a_page_with_too_many_lines_of_the_names_is_a_failure():
+    found = await look_at("loss\n" * 10_001)
+    assert isinstance(found, Failure)
+    assert found.reason == "TooManySeries"
 
 
 async def test_names_with_special_characters_are_taken_literally():

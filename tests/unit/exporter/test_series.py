@@ -155,6 +155,20 @@ def test_what_belongs_to_the_final_epoch_is_absent_before_it(metric):
 
 
 @pytest.mark.parametrize(
+    ("epoch", "total", "shown"),
+    [
+        pytest.param("0.1", 0.5, True, id="the first half of one is the last"),
+        pytest.param("1.9", 2.5, False, id="two whole ones come before the last half"),
+        pytest.param("2.1", 2.5, True, id="the last half of two and a half"),
+        pytest.param("9", 3, False, id="beyond the total there is none"),
+    ],
+)
+def test_the_final_epoch_of_a_fraction(epoch, total, shown):
+    progress = PROGRESS | {"epoch": epoch, "totalEpochs": total, "fractionalEpochs": True}
+    assert ("trainingrun_stall_polls" in make_series(status={"progress": progress}).gauges) == shown
+
+
+@pytest.mark.parametrize(
     ("status", "available"),
     [
         pytest.param(metrics_available("True", "Fresh"), 1, id="a fresh loss"),

@@ -141,9 +141,17 @@ def pointed_at(name: str, text: str) -> int | None:
 def newest(seen: Sequence[Seen], since_ns: int, *, complete: bool = True) -> Seen | None:
     """Return the unit with the highest number among those written since the pod started, else among all.
 
-    The number decides, not the modification time: evaluators write into old checkpoints. Units of an earlier pod count
-    only until this pod has written one.
+    The number decides, not the modification time: evaluators write into old checkpoints. But a unit of which every file is
+    newer than those of the highest number is of a later stage, whose steps began again. Units of an earlier pod count only
+    until this pod has written one.
     """
     fitting = [one for one in seen if one.complete is complete]
     own = [one for one in fitting if one.unit.mtime_ns >= since_ns]
-    return max(own or fitting, key=lambda one: (one.unit.value, one.unit.mtime_ns), default=None)
+    found = _highest(own or fitting)
+    while found and (later := [one for one in own if one.unit.oldest_ns > found.unit.mtime_ns]):
+        found = _highest(later)
+    return found
+
+
+def _highest(seen: Sequence[Seen]) -> Seen | None:
+    return max(seen, key=lambda one: (one.unit.value, one.unit.mtime_ns), default=None)

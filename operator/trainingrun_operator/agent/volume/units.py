@@ -84,6 +84,11 @@ class Unit:
         """Modification time of the newest file."""
         return max((entry.mtime_ns for entry in self.files.values()), default=0)
 
+    @property
+    def oldest_ns(self) -> int:
+        """Modification time of the oldest file."""
+        return min((entry.mtime_ns for entry in self.files.values()), default=0)
+
     def within(self) -> Mapping[str, str]:
         """Map each file's path inside the unit to its path under the checkpoint path."""
         prefix = f"{self.dir}/"

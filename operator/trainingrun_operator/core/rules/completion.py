@@ -6,21 +6,16 @@ The order is the order of trust: the marker that the training wrote, then the st
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from trainingrun_operator.api import endings
-from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Evidence
 from trainingrun_operator.core.bounds import TEXT_MAX, clipped
+from trainingrun_operator.core.rules import stall
 from trainingrun_operator.core.rules.finding import Finding
 
 if TYPE_CHECKING:
-    from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.core.observed import Observed
-
-STALL_INTERVALS: Final = 3
-"""A final epoch stalls after this many times the typical seconds between steps."""
-_STALL: Final = "finalEpochStall"
 
 
 def marker(seen: Observed) -> Finding | None:
@@ -44,14 +39,14 @@ def final_epoch_stall(seen: Observed) -> Finding | None:
     """
     if not seen.runs or _written_marker(seen) is not None:
         return None
-    return _missing_for_stall(seen) or _settled(seen, _stall(seen))
+    return stall.missing(seen) or _settled(seen, stall.stalled(seen))
 
 
 def inferred(seen: Observed) -> Finding | None:
     """Return the completion inferred now, held long enough or not; its actor identifies it. None: none is inferred."""
     if not seen.runs or seen.reports is None:
         return None
-    return _written_marker(seen) or (None if _missing_for_stall(seen) else _stall(seen))
+    return _written_marker(seen) or (None if stall.missing(seen) else stall.stalled(seen))
 
 
 def _settled(seen: Observed, concluded: Finding) -> Finding:
@@ -75,110 +70,6 @@ def _written_marker(seen: Observed) -> Finding | None:
         evidence=(Evidence(what="marker", value=name),),
         inferred=True,
     )
-
-
-def _stall(seen: Observed) -> Finding:
-    """Return the finding of a stall whose guards all hold."""
-    track, polls = seen.track, seen.track.polls_without_advance
-    return Finding(
-        _STALL,
-        "Stalled",
-        f"Final epoch reached and no step since {track.step} for {polls} polls.",
-        endings.AUTO_COMPLETE,
-        actor="stallPolls",
-        evidence=(
-            Evidence(what="epoch", value=f"{track.epoch:g} of {track.total_epochs:g}"),
-            Evidence(what="stallPolls", value=str(polls), step=track.step),
-        ),
-        inferred=True,
-    )
-
-
-def _missing_for_stall(seen: Observed) -> Finding | None:
-    """Return the first guard of a stall that does not hold; None: all hold."""
-    if (unreadable := _unreadable(seen)) is not None:
-        return unreadable
-    if (newest := seen.track.newest) is None:
-        return Finding(_STALL, "NeverAdvanced", "A stall cannot be detected: the step has not advanced yet.")
-    quiet = seen.now - newest.at
-    return _before_final_epoch(seen) or _advances(seen, quiet) or _unwritten(seen, newest.step, quiet)
-
-
-def _unreadable(seen: Observed) -> Finding | None:
-    """The values that show a stall cannot be read."""
-    oddity = seen.track.oddity
-    if seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED:
-        message = "A stall does not end the run: without checkpoints (spec.checkpoint.mode Disabled) it is unknown whether all files are written."
-        return Finding(_STALL, "CheckpointsDisabled", message)
-    if seen.reports is None:
-        return Finding(_STALL, "NoReport", "A stall cannot be detected: the agent in the pod does not answer.")
-    if oddity is not None:
-        message = f"A failed reading does not count as a stall ({oddity.reason}): {oddity.message}"
-        return Finding(_STALL, oddity.reason, message)
-    return None
-
-
-def _before_final_epoch(seen: Observed) -> Finding | None:
-    """The last epoch has not begun, or is unknown."""
-    track, names = seen.track, seen.run.spec.metrics.names
-    if track.epoch is None or track.total_epochs is None:
-        lacking = ", ".join(names.epoch if track.epoch is None else names.total_epochs)
-        return Finding(_STALL, "NoEpoch", f"A stall cannot be detected: the metrics have none of {lacking}.")
-    if track.epoch_base is None:
-        message = "A stall cannot be detected: the first epoch was not observed, so it is unknown whether epochs count from 0 or 1."
-        return Finding(_STALL, "EpochBaseUnknown", message)
-    if track.in_final_epoch:
-        return None
-    last = track.total_epochs - 1 + track.epoch_base
-    message = (
-        f"Final epoch not reached: epoch {track.epoch:g} of {track.total_epochs:g}, the final one begins at {last:g}."
-    )
-    return Finding(_STALL, "NotFinalEpoch", message)
-
-
-def _advances(seen: Observed, quiet: float) -> Finding | None:
-    """The step has not been unchanged for long enough."""
-    track, polls, least = seen.track, seen.track.polls_without_advance, seen.run.spec.stall_polls
-    if polls < least:
-        message = f"In the final epoch, no step for {polls} of {least} polls (spec.stallPolls)."
-        return Finding(_STALL, "StillAdvances", message)
-    if track.typical_interval is None:
-        message = f"No step for {polls} polls, but how long a step usually takes is not known yet."
-        return Finding(_STALL, "PaceUnknown", message)
-    enough = STALL_INTERVALS * track.typical_interval
-    if quiet < enough:
-        message = f"No step for {quiet:.0f} of {enough:.3g} s, {STALL_INTERVALS} times the usual {track.typical_interval:.3g} s between steps."
-        return Finding(_STALL, "WithinPace", message)
-    return None
-
-
-def _unwritten(seen: Observed, step: int, quiet: float) -> Finding | None:
-    """A rank still writes files, or has no checkpoint as new as the last step."""
-    poll = seen.run.spec.poll_interval_seconds
-    missing = (_unwritten_by(report, step, quiet, poll) for report in seen.reports or ())
-    return next((found for found in missing if found is not None), None)
-
-
-def _unwritten_by(agent: AgentReport, step: int, quiet: float, poll: float) -> Finding | None:
-    still = "No step for long enough"
-    if agent.newest is None:
-        return Finding(_STALL, "NoCheckpoint", f"{still}, but the pod has no complete checkpoint.")
-    if agent.unfinished is not None:
-        return Finding(
-            _STALL, "StillWritten", f"{still}, but checkpoint {agent.unfinished.dir} is still being written."
-        )
-    if agent.last_change_seconds is not None and agent.last_change_seconds < poll:
-        message = f"{still}, but a file changed {agent.last_change_seconds:.0f} s ago."
-        return Finding(_STALL, "StillWritten", message)
-    if agent.newest.step is not None:
-        if agent.newest.step >= step:
-            return None
-        message = f"{still}, but the newest complete checkpoint is of step {agent.newest.step}, the training at {step}."
-        return Finding(_STALL, "OlderCheckpoint", message)
-    # The step may have advanced up to one poll before the operator read it.
-    if agent.newest.age_seconds <= quiet + poll:
-        return None
-    return Finding(_STALL, "OlderCheckpoint", f"{still}, but the newest complete checkpoint is older than that.")
 
 
 def marker_of(seen: Observed) -> str | None:

@@ -29,6 +29,8 @@ NEAR_READINGS: Final = 2
 """It is near its end too if no more steps are left than these many readings advance."""
 EXITED_EARLY: Final = "ExitedEarly"
 """Reason of a completion by exit code 0 far from the end: the progress stays what the metrics said."""
+EXIT_CODE_ZERO: Final = "ExitCodeZero"
+"""Reason of a completion by exit code 0 at the end, or where the end is not known."""
 _RULE: Final = "exitCode"
 
 
@@ -73,7 +75,7 @@ def _exit_code_zero(seen: Observed, pods: Sequence[Pod]) -> Finding:
     )
     return Finding(
         _RULE,
-        EXITED_EARLY if short else "ExitCodeZero",
+        EXITED_EARLY if short else EXIT_CODE_ZERO,
         f"Training finished with {odd.exit_words if odd else 'exit code 0'}{', ' + short if short else ''}.",
         endings.AUTO_COMPLETE,
         actor="exit code",

@@ -12,15 +12,17 @@ from trainingrun_operator.api.status import Effective, Evidence
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.rules.finding import Finding
+from trainingrun_operator.core.track import STEP_FELL
+from trainingrun_operator.core.words import shown
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.run import TrainingRunSpec
     from trainingrun_operator.core.defaults import Defaults
+    from trainingrun_operator.core.losses import Logged
     from trainingrun_operator.core.observed import Observed
-    from trainingrun_operator.core.track import Observation
 
 LOW_OBSERVATIONS: Final = 2
-"""Successive observations that must be below the threshold, so that one lucky batch does not end the run."""
+"""Successive new losses that must be below the threshold, so that one lucky batch does not end the run."""
 
 STOP, SHADOW, OFF = "Stop", "Shadow", "Off"
 RULE: Final = "autoStopLoss"
@@ -57,7 +59,7 @@ def low_loss(seen: Observed) -> Finding:
 
 
 def _judged(seen: Observed, force: Effective) -> Finding:
-    low = _low(seen)
+    low = _low(seen, force.auto_stop_loss)
     if not low:
         return _not_low(seen, force)
     below = f"Loss {shown(low[-1].loss)} < {shown(force.auto_stop_loss)} at step {low[-1].step}."
@@ -78,25 +80,78 @@ def _judged(seen: Observed, force: Effective) -> Finding:
 
 def _not_low(seen: Observed, force: Effective) -> Finding:
     """Return why the loss does not count as low."""
-    threshold, newest = force.auto_stop_loss, seen.track.newest
+    threshold = force.auto_stop_loss
     if threshold is None:
-        return Finding(RULE, "Off", "The rule is off: autoStopLoss is negative.")
+        return Finding(RULE, "Off", switched_off(seen.run.spec) or "The rule is off.")
     if all(pod.training is not Training.RUNNING for pod in seen.live_pods):
         return Finding(RULE, "NotRunning", "No loss is read: no training is running.")
     if (trouble := unread(seen)) is not None:
         return Finding(RULE, trouble.reason, f"No loss is read ({trouble.reason}): {trouble.message}")
+    if seen.track.below:
+        message = f"The step is below {seen.track.step}, the newest one. No loss counts while that may be another rank, or a new stage of the training."
+        return Finding(RULE, STEP_FELL, message)
+    newest = next(iter(seen.track.losses.logged[-1:]), None)
     if newest is None or newest.loss is None:
-        message = "No loss counts yet: the step has not advanced with a finite loss since the operator started reading."
-        return Finding(RULE, "NoObservation", message)
-    at = f"Loss {shown(newest.loss)} at step {newest.step}"
-    if newest.loss >= threshold:
-        best = seen.track.best_loss
-        lowest = f"; the lowest so far was {shown(best)}" if best is not None and best < newest.loss else ""
+        since = (
+            stage_note(seen) or "The step has not advanced with a finite, new loss since the operator started reading."
+        )
+        return Finding(RULE, "NoObservation", f"No loss counts yet. {since}")
+    return _not_below(seen, threshold, newest.loss, newest.step) or _too_few(seen, threshold, newest.loss, newest.step)
+
+
+def _not_below(seen: Observed, threshold: float, loss: float, step: int) -> Finding | None:
+    """The newest loss is not below the threshold, or the threshold does not apply to it."""
+    at = f"Loss {shown(loss)} at step {step}"
+    best, highest = seen.track.best_loss, seen.track.losses.highest
+    if loss >= threshold:
+        lowest = f"; the lowest so far was {shown(best)}" if best is not None and best < loss else ""
         message = f"{at} is not below {shown(threshold)} (autoStopLoss){lowest}. {LOW_OBSERVATIONS} observations in a row below it end the run."
         return Finding(RULE, "NotBelow", message)
-    low = takewhile(lambda one: one.loss is not None and one.loss < threshold, reversed(seen.track.observations))
-    message = f"{at} is below {shown(threshold)} (autoStopLoss), in {sum(1 for _ in low)} of {LOW_OBSERVATIONS} observations in a row."
+    if _is_default(seen) and loss < 0:
+        message = f"{at} is negative: the installation's default {shown(threshold)} does not apply to it."
+        return Finding(RULE, "NegativeLoss", message)
+    if not _was_above(seen, threshold):
+        message = f"{at} is below {shown(threshold)}, the installation's default, which applies only once the loss was at or above it; the highest so far was {shown(highest)}."
+        return Finding(RULE, "NeverAbove", message)
+    return None
+
+
+def _too_few(seen: Observed, threshold: float, loss: float, step: int) -> Finding:
+    low = takewhile(lambda one: one.loss is not None and one.loss < threshold, reversed(seen.track.losses.logged))
+    message = (
+        f"Loss {shown(loss)} at step {step} is below {shown(threshold)} (autoStopLoss), in {sum(1 for _ in low)} of {LOW_OBSERVATIONS} observations in a"
+        " row. The same value read again is no second one."
+    )
     return Finding(RULE, "TooFewObservations", message)
+
+
+def switched_off(spec: TrainingRunSpec) -> str:
+    """Return what a negative threshold means; empty: it is not negative."""
+    if spec.auto_stop_loss is None or spec.auto_stop_loss >= 0:
+        return ""
+    return (
+        f"The loss does not end the run: a negative autoStopLoss ({spec.auto_stop_loss:g}) switches the rule off, and a threshold below zero is not"
+        " supported yet."
+    )
+
+
+def stage_note(seen: Observed) -> str:
+    """Return that the step fell in this pod; empty: it did not."""
+    if seen.track.fell is None:
+        return ""
+    before, first = seen.track.fell
+    return f"The step fell from {before} to {first}: a new stage of the training, and nothing before it counts."
+
+
+def _is_default(seen: Observed) -> bool:
+    """Whether the threshold is the installation's, which nobody wrote for this run."""
+    return seen.run.spec.auto_stop_loss is None
+
+
+def _was_above(seen: Observed, threshold: float) -> bool:
+    """Whether the threshold applies: a default one only if a loss was at or above it before."""
+    highest = seen.track.losses.highest
+    return not _is_default(seen) or (highest is not None and highest >= threshold)
 
 
 def unread(seen: Observed) -> Failure | None:
@@ -107,8 +162,8 @@ def unread(seen: Observed) -> Failure | None:
             "HostNetwork",
             "The pod uses the host network; its metrics are not read, because they could be another pod's.",
         )
-    if seen.track.oddity is not None:
-        return seen.track.oddity
+    if (trouble := seen.track.oddity or seen.track.losses.doubt) is not None:
+        return trouble
     if seen.track.loss_at is None:
         return Failure(NOT_READ_YET, "The metrics have not been read yet.")
     if seen.now - seen.track.loss_at > seen.defaults.stale_after_seconds:
@@ -116,18 +171,21 @@ def unread(seen: Observed) -> Failure | None:
     return None
 
 
-def _low(seen: Observed) -> tuple[Observation, ...]:
-    """Return the newest observations if all are below the threshold and the newest reading is usable."""
-    threshold = in_force(seen).auto_stop_loss
-    newest = seen.track.observations[-LOW_OBSERVATIONS:]
+def _low(seen: Observed, threshold: float | None) -> tuple[Logged, ...]:
+    """Return the newest losses if they are fresh and all below the threshold, and it applies to them."""
+    track = seen.track
+    newest = track.losses.logged[-LOW_OBSERVATIONS:]
     fresh = (
-        seen.track.oddity is None
-        and seen.track.loss_at is not None
-        and seen.now - seen.track.loss_at <= seen.defaults.stale_after_seconds
+        track.oddity is None
+        and track.losses.doubt is None
+        and not track.below
+        and track.loss_at is not None
+        and seen.now - track.loss_at <= seen.defaults.stale_after_seconds
     )
-    if threshold is None or not fresh or len(newest) < LOW_OBSERVATIONS:
+    if threshold is None or not fresh or len(newest) < LOW_OBSERVATIONS or not _was_above(seen, threshold):
         return ()
-    return newest if all(o.loss is not None and o.loss < threshold for o in newest) else ()
+    least = 0 if _is_default(seen) else float("-inf")
+    return newest if all(one.loss is not None and least <= one.loss < threshold for one in newest) else ()
 
 
 def _has_checkpoint(seen: Observed) -> bool:
@@ -135,8 +193,3 @@ def _has_checkpoint(seen: Observed) -> bool:
         return True
     reports = seen.reports
     return reports is not None and all(report.newest is not None or report.commit is not None for report in reports)
-
-
-def shown(number: float | None) -> str:
-    """Format a loss with four significant digits."""
-    return "none" if number is None else f"{number:.4g}"

@@ -13,6 +13,7 @@ from trainingrun_operator.core.effects import Decision, RecordEvent
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.stop import transitions
+from trainingrun_operator.core.track import Track
 
 if TYPE_CHECKING:
     from trainingrun_operator.core.facts.pod import Pod
@@ -103,8 +104,10 @@ def _trained_after(seen: Observed, proven: Verified) -> bool:
     last = track if track.advanced else progress
     if last is None or not last.pod_uid or last.pod_uid == proven.commit.pod_uid:
         return False
+    fell = last.fell if isinstance(last, Track) else last.fell_from
     saved = proven.commit.checkpoint.step if proven.commit.checkpoint else None
-    return saved is None or last.step is None or last.step > saved
+    # The steps of two stages of a training cannot be compared.
+    return fell is not None or saved is None or last.step is None or last.step > saved
 
 
 def nothing_after(saved: Saved) -> str:

@@ -1,38 +1,33 @@
-"""The metric source Prometheus: reads the wanted lines of a metrics page in bounded time and memory.
+"""The metric source Prometheus: fetches a metrics page in bounded time and memory.
 
 The pod runs user code, so its answers are not followed, trusted or quoted.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
-import re
 import zlib
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
-from trainingrun_operator.core.facts.reading import LOSS, Failure, Reading
+from trainingrun_operator.core.facts.reading import Failure, Reading
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.calls import Api
+from trainingrun_operator.edge.metrics.page import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from trainingrun_operator.api.run import MetricNames
     from trainingrun_operator.edge.metrics.source import Target, Tools
 
 TIMEOUT_SECONDS: Final = 3.0
 CAP_BYTES: Final = 1 << 20
+_INLINE_BYTES: Final = 1 << 16
 
 _HEADERS: Final = {"Accept": "text/plain;version=0.0.4, */*;q=0.1", "Accept-Encoding": "identity"}
 _INFLATABLE: Final = frozenset({"gzip", "x-gzip", "deflate"})
 _UNREACHABLE: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM})
-
-# All quantifiers are possessive and do not cross a line end, so that a page of open braces and quotes costs one pass.
-# A value longer than any number is skipped: float() takes quadratic time.
-_LINE: Final = r"""^[ \t]*+({names})(?:[ \t]*+\{{((?:[^"}}\n]++|"(?:[^"\\\n]++|\\.)*+")*+)\}}[ \t]*+|[ \t]++)([^\s]{{1,64}}+)(?=\s|\Z)"""
 
 
 class _PageError(Exception):
@@ -98,46 +93,14 @@ async def scrape(
         )
     except (aiohttp.ClientError, OSError, ValueError) as error:
         return _connection_failure(url, error)
-    reading = parse(page, wanted)
-    if reading.loss is None and reading.step is None:
+    # Parsing holds Python's lock only for short calls: in a thread, a large page does not delay other runs.
+    reading = parse(page, wanted) if len(page) <= _INLINE_BYTES else await asyncio.to_thread(parse, page, wanted)
+    if isinstance(reading, Reading) and reading.loss is None and reading.step is None:
         looked_for = ", ".join((*wanted.loss, *wanted.step))
         return Failure(
             "NoSuchMetric", f"{url} has none of {looked_for}: set the training's names in spec.metrics.names."
         )
     return reading
-
-
-def parse(page: bytes, wanted: MetricNames) -> Reading:
-    """Take the wanted values from a page in Prometheus' text format or OpenMetrics.
-
-    Of several series of one name, the one without labels counts, else the first.
-    """
-    bare: dict[bytes, float] = {}
-    labelled: dict[bytes, float] = {}
-    for name, labels, text in _lines(wanted).findall(page):
-        try:
-            value = float(text)
-        except ValueError:
-            continue
-        (labelled if labels.strip() else bare).setdefault(name, value)
-    values = labelled | bare
-    loss = _first(values, wanted.loss)
-    return Reading(
-        values={} if loss is None else {LOSS: loss},
-        step=_first(values, wanted.step),
-        epoch=_first(values, wanted.epoch),
-        total_epochs=_first(values, wanted.total_epochs),
-    )
-
-
-def _first(values: Mapping[bytes, float], names: Iterable[str]) -> float | None:
-    return next((values[name.encode()] for name in names if name.encode() in values), None)
-
-
-@lru_cache(maxsize=1024)
-def _lines(wanted: MetricNames) -> re.Pattern[bytes]:
-    names = dict.fromkeys((*wanted.loss, *wanted.step, *wanted.epoch, *wanted.total_epochs))
-    return re.compile(_LINE.format(names="|".join(re.escape(name) for name in names)).encode(), re.MULTILINE)
 
 
 async def _fetch(session: aiohttp.ClientSession, url: str, timeout_seconds: float, cap_bytes: int) -> bytes:

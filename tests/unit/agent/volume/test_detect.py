@@ -163,8 +163,9 @@ def test_a_unit(files, about, complete, word):
     assert word in found.evidence
 
 
-def seen(step: int, mtime: int, *, complete: bool = True) -> detect.Seen:
-    unit = units.Unit(f"step_{step}", f"step_{step}", {"x": Entry(1, mtime, 1, 0o644)}, units.Number(step, step))
+def seen(step: int, *mtimes: int, complete: bool = True) -> detect.Seen:
+    files = {f"{i}": Entry(1, mtime, 1, 0o644) for i, mtime in enumerate(mtimes)}
+    unit = units.Unit(f"step_{step}", f"step_{step}", files, units.Number(step, step))
     return detect.Seen(unit, detect.Verdict(complete, ""))
 
 
@@ -172,7 +173,11 @@ def seen(step: int, mtime: int, *, complete: bool = True) -> detect.Seen:
     ("lot", "expected"),
     [
         ([seen(100, 10), seen(200, 20)], 200),
-        ([seen(100, 30), seen(200, 20)], 200),
+        ([seen(100, 10, 30), seen(200, 20)], 200),
+        ([seen(100, 10), seen(200, 20, 21), seen(50, 30, 31)], 50),
+        ([seen(100, 40), seen(200, 20), seen(50, 30)], 100),
+        ([seen(100, 50), seen(200, 20), seen(150, 30), seen(50, 60)], 50),
+        ([seen(200, 20), seen(50, 30, complete=False)], 200),
         ([seen(100, 20), seen(2000, 1)], 100),
         ([seen(100, 2), seen(2000, 1)], 2000),
         ([seen(100, 10), seen(200, 20, complete=False)], 100),
@@ -181,6 +186,10 @@ def seen(step: int, mtime: int, *, complete: bool = True) -> detect.Seen:
     ids=[
         "the later step is the newest",
         "also when an evaluator wrote into the older one",
+        "a lower step written as a whole after it is of a later stage",
+        "of a later stage the later step is the newest",
+        "a third stage comes after the second",
+        "an unfinished one of a later stage is not yet the newest",
         "what an earlier pod left counts only until this one has written",
         "and counts while it has not",
         "an unfinished one is not the newest",

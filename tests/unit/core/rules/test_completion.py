@@ -48,7 +48,15 @@ SLOW = final_epoch(total=1, epoch=0.6, every=40.0, polls=15)
 
 def written_down(**fields):
     """What an operator wrote of the last epoch before it was restarted; then as many polls as it takes."""
-    before = {"step": 500, "epoch": "2", "total_epochs": 3, "epoch_base": 0, "step_interval": "10", "pod_uid": POD_UID}
+    before = {
+        "step": 500,
+        "epoch": "2",
+        "total_epochs": 3,
+        "epoch_base": 0,
+        "step_interval": "10",
+        "longest_epoch_pause": "10",
+        "pod_uid": POD_UID,
+    }
     track = resumed(Progress(**{**before, **fields}), pod_uid=POD_UID, now=NOW - 30)
     for poll in (1, 2, 3):
         track = fold(
@@ -80,20 +88,28 @@ def written_down(**fields):
         pytest.param(stalled(agent=agent(unfinished=make_found(complete=False))), "StillWritten", id="a checkpoint still being written"),
         pytest.param(stalled(agent=agent(last_change_seconds=3)), "StillWritten", id="a file that still grows"),
         pytest.param(stalled(agent=agent(last_change_seconds=None)), "Settling", id="no file that ever changed"),
-        pytest.param(stalled(agent=agent(newest=make_found(step=LAST_STEP - 1))), "OlderCheckpoint", id="a checkpoint older than the last step"),
+        pytest.param(stalled(agent=agent(newest=make_found(step=LAST_STEP - 1, age_seconds=20))), "OlderCheckpoint", id="a checkpoint of an earlier step, still written after the last one"),
+        pytest.param(stalled(agent=agent(newest=make_found(step=LAST_STEP - 1, age_seconds=22))), "OlderCheckpoint", id="the same, seen by the agent a moment later"),
+        pytest.param(stalled(agent=agent(newest=make_found(step=LAST_STEP - 1, age_seconds=60), last_change_seconds=60)), "OlderCheckpoint", id="a checkpoint older than the last step"),
+        pytest.param(stalled(agent=agent(newest=make_found(step=LAST_STEP - 100, age_seconds=60))), "Settling", id="a file without a number, newer than the last step, beside an older checkpoint"),
+        pytest.param(stalled(agent=agent(newest=make_found(step=LAST_STEP - 100, age_seconds=60), last_change_seconds=3)), "StillWritten", id="a file without a number that still grows"),
+        pytest.param(stalled(agent=agent(newest=make_found(step=LAST_STEP - 100, age_seconds=60), last_change_seconds=None)), "OlderCheckpoint", id="an older checkpoint, and it is unknown when a file changed"),
+        pytest.param(stalled(agent=agent(newest=make_found(dir="checkpoint12.pt", step=12, age_seconds=35))), "Settling", id="a number that counts epochs, written after the last step"),
+        pytest.param(stalled(agent=agent(newest=make_found(dir="checkpoint12.pt", step=12, age_seconds=60), last_change_seconds=60)), "OlderCheckpoint", id="a number that counts epochs, written before the last step"),
+        pytest.param(stalled(agent=agent(newest=make_found(dir="samples-64000", step=64_000, age_seconds=60), last_change_seconds=60)), "OlderCheckpoint", id="a number that counts samples is no later step"),
         pytest.param(stalled(agent=agent(newest=make_found(step=None, age_seconds=35))), "Settling", id="a checkpoint without a step, newer than the last"),
-        pytest.param(stalled(agent=agent(newest=make_found(step=None, age_seconds=60))), "OlderCheckpoint", id="a checkpoint without a step, older than the last"),
+        pytest.param(stalled(agent=agent(newest=make_found(step=None, age_seconds=60), last_change_seconds=60)), "OlderCheckpoint", id="a checkpoint without a step, older than the last"),
         pytest.param(stalled(run=make_run(spec={"checkpoint": {"mode": "Disabled"}})), "CheckpointsDisabled", id="nothing is saved, so nothing proves the end"),
         pytest.param(stalled(run=make_run(spec={"stallPolls": 4})), "StillAdvances", id="a person wants more polls"),
         pytest.param(stalled(pods=(exited_pod(1),)), None, id="a training that has exited"),
         pytest.param(stalled(pods=()), None, id="no pod"),
         pytest.param(
             stalled(track=SLOW, agent=agent(newest=make_found(step=400))),
-            "OlderCheckpoint",
+            "NotAtEnd",
             id="one epoch of 40 s steps with a long evaluation does not fire",
         ),
         pytest.param(
-            stalled(track=final_epoch(total=1, epoch=0.6, every=40.0, polls=11), agent=agent(newest=make_found(step=LAST_STEP))),
+            stalled(track=final_epoch(total=1, epoch=0.98, every=40.0, polls=11), agent=agent(newest=make_found(step=LAST_STEP))),
             "WithinPace",
             id="nor does it just after a checkpoint, within three steps' time",
         ),

@@ -182,12 +182,12 @@ def test_how_far_it_was_is_known_after_a_restart_of_the_operator(of_pod, where):
     assert bool(found.warning) == bool(where)
 
 
-@pytest.mark.parametrize(("epoch", "percent", "step"), [(0.36, 12, 200), (2.9, 100, 1200)])
+@pytest.mark.parametrize(("epoch", "percent", "step"), [(0.36, 12, 200), (2.9, 100, 210)])
 def test_the_progress_of_a_training_that_exited_early_stays_what_the_metrics_said(epoch, percent, step):
     track = read((100, epoch / 2), (200, epoch))
     begin = next(e for e in decide(make_observed(pods=(exited_pod(0),), track=track)).effects if isinstance(e, Begin))
     for phase in (Phase.SAVING, Phase.DONE):
-        stop = begin.termination.model_copy(update={"phase": phase, "saved": make_saved(step=1200)})
+        stop = begin.termination.model_copy(update={"phase": phase, "saved": make_saved(step=210)})
         run = make_run(status=make_status(termination=stop))
         shown = render(make_observed(run=run, pods=(exited_pod(0),), track=track)).progress
         assert shown is not None

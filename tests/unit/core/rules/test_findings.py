@@ -43,6 +43,7 @@ MARKED = make_agent(markers=(MarkerSeen(name="COMPLETE", age_seconds=5),))
 SAVED = make_agent(newest=make_found(step=500, age_seconds=20), last_change_seconds=20)
 LOW = losses(2.0, 0.4, 0.3)
 NOT_READ = track_of((NOW, Failure("ConnectionRefused", "Nothing listens at http://10.0.0.7:8000/metrics.")))
+RESTARTED = resumed(Progress(step=7, pod_uid=POD_UID), pod_uid=POD_UID, now=NOW)
 FIRST_NAN = track_of(
     (NOW - 20, make_reading(loss=9, step=0)),
     (NOW - 10, make_reading(loss=nan, step=1)),
@@ -104,7 +105,7 @@ CASES = {
     "its pod is on the host's network": (make_observed(pods=(make_pod(host_network=True),), track=Track()), {"autoStopLoss": "HostNetwork"}),
     "its newest step has no loss": (make_observed(track=FIRST_NAN), {"autoStopLoss": "NoObservation"}),
     "an operator that was restarted has read no step with its loss": (
-        make_observed(track=replace(resumed(Progress(step=7, pod_uid=POD_UID), pod_uid=POD_UID, now=NOW), loss_at=NOW)),
+        make_observed(track=replace(RESTARTED, losses=replace(RESTARTED.losses, at=NOW))),
         {"autoStopLoss": "NoObservation"},
     ),
     "no loss ends it": (with_spec({"autoStopLoss": -1}), {"autoStopLoss": "Off"}),
@@ -127,7 +128,7 @@ CASES = {
     "it stands still and writes a file": (quiet(agent=SAVED.model_copy(update={"last_change_seconds": 3})), {"finalEpochStall": "StillWritten"}),
     "it stands still with an older checkpoint": (quiet(agent=make_agent(newest=make_found(step=400))), {"finalEpochStall": "OlderCheckpoint"}),
     "it stands still with an older checkpoint of no known step": (
-        quiet(agent=make_agent(newest=make_found(step=None, age_seconds=600))), {"finalEpochStall": "OlderCheckpoint"},
+        quiet(agent=make_agent(newest=make_found(step=None, age_seconds=600), last_change_seconds=600)), {"finalEpochStall": "OlderCheckpoint"},
     ),
     "nothing of it is saved": (with_spec({"checkpoint": {"mode": "Disabled"}}), {"finalEpochStall": "CheckpointsDisabled"}),
 }  # fmt: skip

@@ -25,6 +25,7 @@ from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.effects import Begin
 from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.rules import chain, loss
+from trainingrun_operator.core.words import shown
 
 EMPTY_HANDED = make_agent(newest=None, commit=None, files=0)
 TIMEOUT = Failure("Timeout", "10.0.0.7:8000 did not answer within 3 s.")
@@ -43,7 +44,7 @@ def shadows(seen):
 def with_odd_last_reading(reading):
     return track_of(
         (NOW - 40, make_reading(loss=9, step=0)),
-        (NOW - 30, make_reading(loss=0.3, step=1)),
+        (NOW - 30, make_reading(loss=0.4, step=1)),
         (NOW - 20, make_reading(loss=0.3, step=2)),
         (NOW - 10, reading),
     )
@@ -55,14 +56,14 @@ def with_odd_last_reading(reading):
         pytest.param(losses(2.0, 1.5, 1.2), False, id="a high loss ends nothing"),
         pytest.param(losses(2.0, 1.5, 0.3), False, id="loss below the threshold once is not enough"),
         pytest.param(losses(2.0, 0.4, 0.3), True, id="twice in a row is"),
-        pytest.param(losses(0.3, 0.3, 0.6), False, id="earlier lows do not count once it is up again"),
+        pytest.param(losses(0.4, 0.3, 0.6), False, id="earlier lows do not count once it is up again"),
         pytest.param(losses(0.3, 0.6, 0.3), False, id="the two must follow each other"),
         pytest.param(losses(0.5, 0.5, 0.5), False, id="equal to the threshold is not below it"),
         pytest.param(losses(0.3), False, id="one observation is never enough"),
         pytest.param(track_of((NOW, make_reading(loss=0.0, step=0))), False, id="a gauge at its initial 0 ends nothing"),
         pytest.param(track_of(*((NOW - i, make_reading(loss=0.1, step=7)) for i in (9, 6, 3))), False, id="a step that never advanced ends nothing"),
-        pytest.param(losses(0.3, 0.3, until=NOW - 500), False, id="a loss that went stale ends nothing"),
-        pytest.param(losses(0.3, 0.3, nan), False, id="a NaN after it ends nothing"),
+        pytest.param(losses(0.4, 0.3, until=NOW - 500), False, id="a loss that went stale ends nothing"),
+        pytest.param(losses(0.4, 0.3, nan), False, id="a NaN after it ends nothing"),
         pytest.param(with_odd_last_reading(TIMEOUT), False, id="a failed scrape after it ends nothing"),
         pytest.param(with_odd_last_reading(make_reading(step=3)), False, id="a page without a loss after it ends nothing"),
         pytest.param(with_odd_last_reading(make_reading(loss=0.3, step=2)), True, id="the same step read again changes nothing"),
@@ -193,4 +194,4 @@ def test_staleness_is_measured_from_the_last_sound_reading():
     ],
 )
 def test_a_loss_as_people_read_it(number, text):
-    assert loss.shown(number) == text
+    assert shown(number) == text

@@ -327,6 +327,8 @@ def test_without_a_pod_the_bucket_says_all_there_will_ever_be(phase, pods, verif
         pytest.param({"pod_uid": "next", "step": None}, Track(), {}, True, id="how far the next pod was is not known"),
         pytest.param({"pod_uid": "next", "step": 1300}, Track(), {"checkpoint": None}, True, id="what was saved has no step"),
         pytest.param({"pod_uid": POD_UID, "step": 1300}, Track(), {}, False, id="it is of the pod that trained last"),
+        pytest.param({"pod_uid": "next", "step": 50, "fell_from": 1300}, Track(), {}, True, id="the next pod had begun a new stage"),
+        pytest.param(None, replace(losses(2.0, 1.0), pod_uid="next", fell=(1300, 0)), {"checkpoint": {"dir": "x", "step": 9000, "complete": True, "evidence": ""}}, True, id="this process has seen the next pod begin a new stage"),
         pytest.param({"step": 1300}, Track(), {}, False, id="no pod is known to have trained after it"),
         pytest.param(None, Track(), {}, False, id="no step was ever seen"),
         pytest.param({"pod_uid": POD_UID, "step": 9}, replace(losses(2.0, 1.0, first_step=1200), pod_uid="next"), {}, True, id="this process has seen the next pod go on"),

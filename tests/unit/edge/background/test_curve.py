@@ -37,6 +37,10 @@ def seen(*values, ended=False, **fields):
     return make_observed(run=make_run(status=status, **fields), track=losses(*values, first_step=0))
 
 
+FIVES = [5.0 + n / 100 for n in range(9)]
+"""Each a new loss."""
+
+
 def stored(place):
     return [point.loss for point in Curve.model_validate_json(place.api.objects[CURVE]["data"]["curve.json"]).points]
 
@@ -79,11 +83,11 @@ async def test_a_point_between_two_of_a_thinned_curve_is_written_at_the_end_only
     curve = line.curve
     assert curve.every == 2
     place.api.put(own(curve))
-    await look(place, *[5.0] * 9)
+    await look(place, *FIVES)
     written = len(place.api.sent)
-    await look(place, *[5.0] * 9, 4.0, after=EVERY)
+    await look(place, *FIVES, 4.0, after=EVERY)
     assert len(place.api.sent) == written
-    await look(place, *[5.0] * 9, 4.0, ended=True)
+    await look(place, *FIVES, 4.0, ended=True)
     assert len(place.api.sent) == written + 1
     assert stored(place)[-1] == 4.0
 

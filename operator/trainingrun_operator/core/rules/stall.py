@@ -1,0 +1,169 @@
+"""The guards of a stall in the final epoch: whether a training that makes no step is over, or only slow, paused or evaluated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from trainingrun_operator.api import endings
+from trainingrun_operator.api.run import CheckpointMode
+from trainingrun_operator.api.status import Evidence
+from trainingrun_operator.core.epochs import final_epoch
+from trainingrun_operator.core.rules.finding import Finding
+from trainingrun_operator.core.track import STEP_FELL, comparable
+
+if TYPE_CHECKING:
+    from trainingrun_operator.api.exchange import AgentReport, CheckpointSeen
+    from trainingrun_operator.core.observed import Observed
+
+STALL_INTERVALS: Final = 3
+"""A final epoch stalls after this many times the typical seconds between steps."""
+STALL_PAUSES: Final = 2
+"""And after this many times the longest pause between two steps so far."""
+STALL_BLIND_SECONDS: Final = 86_400
+"""And after this time, if a whole number of epochs does not say how much of the last one is done, and no pause at the end of an epoch was seen to
+compare with: it may be an evaluation."""
+_SAME_WRITE_SECONDS: Final = 3
+"""The agent sees a write this much later than the file's own time at most."""
+_STALL: Final = "finalEpochStall"
+
+
+def stalled(seen: Observed) -> Finding:
+    """Return the finding of a stall whose guards all hold."""
+    track, polls = seen.track, seen.track.polls_without_advance
+    return Finding(
+        _STALL,
+        "Stalled",
+        f"Final epoch reached and no step since {track.step} for {polls} polls.",
+        endings.AUTO_COMPLETE,
+        actor="stallPolls",
+        evidence=(
+            Evidence(what="epoch", value=f"{track.epoch:g} of {track.total_epochs:g}"),
+            Evidence(what="stallPolls", value=str(polls), step=track.step),
+        ),
+        inferred=True,
+    )
+
+
+def missing(seen: Observed) -> Finding | None:
+    """Return the first guard of a stall that does not hold; None: all hold."""
+    if (unreadable := _unreadable(seen)) is not None:
+        return unreadable
+    if (newest := seen.track.newest) is None:
+        return Finding(_STALL, "NeverAdvanced", "A stall cannot be detected: the step has not advanced yet.")
+    quiet = seen.now - newest.at
+    return _before_end(seen) or _advances(seen, quiet) or _pauses(seen, quiet) or _unwritten(seen, newest.step, quiet)
+
+
+def _unreadable(seen: Observed) -> Finding | None:
+    """The values that show a stall cannot be read."""
+    oddity = seen.track.oddity
+    if seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED:
+        message = "A stall does not end the run: without checkpoints (spec.checkpoint.mode Disabled) it is unknown whether all files are written."
+        return Finding(_STALL, "CheckpointsDisabled", message)
+    if seen.reports is None:
+        return Finding(_STALL, "NoReport", "A stall cannot be detected: the agent in the pod does not answer.")
+    if oddity is not None:
+        message = f"A failed reading does not count as a stall ({oddity.reason}): {oddity.message}"
+        return Finding(_STALL, oddity.reason, message)
+    if seen.track.below:
+        message = f"A stall cannot be detected: the step is below {seen.track.step}, the newest one."
+        return Finding(_STALL, STEP_FELL, message)
+    return None
+
+
+def _before_end(seen: Observed) -> Finding | None:
+    """The last epoch has not begun or is far from its end, or the epochs do not say so."""
+    track, names = seen.track, seen.run.spec.metrics.names
+    if track.epoch is None or track.total_epochs is None:
+        lacking = ", ".join(names.epoch if track.epoch is None else names.total_epochs)
+        return Finding(_STALL, "NoEpoch", f"A stall cannot be detected: the metrics have none of {lacking}.")
+    if track.epoch_base is None:
+        message = "A stall cannot be detected: the first epoch was not observed, so it is unknown whether epochs count from 0 or 1."
+        return Finding(_STALL, "EpochBaseUnknown", message)
+    at = f"epoch {track.epoch:g} of {track.total_epochs:g}"
+    if track.epochs.beyond_total:
+        message = (
+            f"A stall cannot be detected: the metrics show {at}, so the total is wrong. Show the total that the training itself uses (of the Hugging Face"
+            " Trainer, state.num_train_epochs)."
+        )
+        return Finding(_STALL, "BeyondTotal", message)
+    if not track.in_final_epoch:
+        last = final_epoch(track.total_epochs, track.epoch_base)
+        message = f"Final epoch not reached: {at}, the final one begins at {last}."
+        return Finding(_STALL, "NotFinalEpoch", message)
+    if not track.may_be_at_end:
+        return Finding(_STALL, "NotAtEnd", f"The final epoch is not near its end: {at}.")
+    return None
+
+
+def _advances(seen: Observed, quiet: float) -> Finding | None:
+    """The step has not been unchanged for long enough."""
+    track, polls, least = seen.track, seen.track.polls_without_advance, seen.run.spec.stall_polls
+    if polls < least:
+        message = f"In the final epoch, no step for {polls} of {least} polls (spec.stallPolls)."
+        return Finding(_STALL, "StillAdvances", message)
+    if track.typical_interval is None:
+        message = f"No step for {polls} polls, but how long a step usually takes is not known yet."
+        return Finding(_STALL, "PaceUnknown", message)
+    enough = STALL_INTERVALS * track.typical_interval
+    if quiet < enough:
+        message = f"No step for {quiet:.0f} of {enough:.3g} s, {STALL_INTERVALS} times the usual {track.typical_interval:.3g} s between steps."
+        return Finding(_STALL, "WithinPace", message)
+    return None
+
+
+def _pauses(seen: Observed, quiet: float) -> Finding | None:
+    """The step has not been unchanged for clearly longer than in earlier pauses, such as evaluations."""
+    track = seen.track
+    if track.longest_epoch_pause is None and not track.at_end and quiet < STALL_BLIND_SECONDS:
+        message = (
+            f"No step for {quiet:.0f} of {STALL_BLIND_SECONDS} s. Epoch {track.epoch:g} of {track.total_epochs:g} may be over or be evaluated, and no pause"
+            " at the end of an earlier epoch was seen to compare with. An epoch that is shown as a fraction, at every step, says more."
+        )
+        return Finding(_STALL, "PauseUnknown", message)
+    longest = max(track.longest_pause or 0, track.longest_epoch_pause or 0)
+    if quiet < STALL_PAUSES * longest:
+        message = (
+            f"No step for {quiet:.0f} of {STALL_PAUSES * longest:.3g} s, {STALL_PAUSES} times the longest pause so far."
+        )
+        return Finding(_STALL, "WithinPause", message)
+    return None
+
+
+def _unwritten(seen: Observed, step: int, quiet: float) -> Finding | None:
+    """A rank still writes files, or has no checkpoint as new as the last step."""
+    poll = seen.run.spec.poll_interval_seconds
+    lacking = (_unwritten_by(report, step, quiet, poll) for report in seen.reports or ())
+    return next((found for found in lacking if found is not None), None)
+
+
+def _unwritten_by(agent: AgentReport, step: int, quiet: float, poll: float) -> Finding | None:
+    still = "No step for long enough"
+    if agent.newest is None:
+        return Finding(_STALL, "NoCheckpoint", f"{still}, but the pod has no complete checkpoint.")
+    if agent.unfinished is not None:
+        return Finding(
+            _STALL, "StillWritten", f"{still}, but checkpoint {agent.unfinished.dir} is still being written."
+        )
+    if agent.last_change_seconds is not None and agent.last_change_seconds < poll:
+        message = f"{still}, but a file changed {agent.last_change_seconds:.0f} s ago."
+        return Finding(_STALL, "StillWritten", message)
+    named = agent.newest.step if agent.newest.step is not None and comparable(agent.newest.step, step) else None
+    if named is not None and named >= step:
+        return None
+    # The step may have advanced up to one poll before the operator read it.
+    if _written_after(agent, agent.newest, named, quiet + poll):
+        return None
+    if named is None:
+        message = f"{still}, but the newest complete checkpoint is older than that."
+    else:
+        message = f"{still}, but the newest complete checkpoint is of step {named}, the training at {step}."
+    return Finding(_STALL, "OlderCheckpoint", message)
+
+
+def _written_after(agent: AgentReport, newest: CheckpointSeen, named: int | None, seconds: float) -> bool:
+    """Whether the newest checkpoint was written in the last `seconds`; if its name has an earlier step, another file, such as the final model."""
+    if named is None and newest.age_seconds <= seconds:
+        return True
+    changed = agent.last_change_seconds
+    return changed is not None and changed + _SAME_WRITE_SECONDS < newest.age_seconds and changed <= seconds
