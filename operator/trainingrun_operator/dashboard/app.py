@@ -238,6 +238,10 @@ class Dashboard:
         if (viewer := self._viewer(request)) is None:
             return PlainTextResponse("Log in first.\n", _UNAUTHORIZED)
         query, reader = Query.of(request.query_params), self._reader(viewer)
+        try:
+            user = await viewer.name()
+        except KubeError as error:
+            return _not_live(error)
 
         async def events() -> AsyncGenerator[bytes, None]:
             async with (
@@ -247,7 +251,7 @@ class Dashboard:
                 async for piece in pieces:
                     yield piece
 
-        return self._streams.of(viewer.token, events)
+        return self._streams.of(user, events)
 
     def _fleet(self, reader: feeds.Reader, namespace: str) -> AbstractAsyncContextManager[feeds.Feed[feeds.Fleet]]:
         return self._feeds.follow(("fleet", namespace), lambda: feeds.fleet(reader, namespace), shared=reader.shared)
@@ -269,11 +273,12 @@ class Dashboard:
         """Changes of the run page: state, curve and log."""
         if (viewer := self._viewer(request)) is None:
             return PlainTextResponse("Log in first.\n", _UNAUTHORIZED)
-        if (refusal := self._streams.refusal(viewer.token)) is not None:
-            return refusal
         namespace, name = request.path_params["namespace"], request.path_params["name"]
-        user, may_patch = await viewer.name(), await viewer.may_patch(namespace, name)
         reader = self._reader(viewer)
+        try:
+            user, may_patch = await viewer.name(), await viewer.may_patch(namespace, name)
+        except KubeError as error:
+            return _not_live(error)
 
         async def events() -> AsyncGenerator[bytes, None]:
             make = partial(feeds.one_run, reader, namespace, name)
@@ -285,7 +290,7 @@ class Dashboard:
                     async for piece in pieces:
                         yield piece
 
-        return self._streams.of(viewer.token, events)
+        return self._streams.of(user, events)
 
     async def act(self, request: Request) -> Response:
         """Handle a button: stop, suspend, resume, proceed or abandon. The API server authorizes the person."""
@@ -378,6 +383,11 @@ def _told(message: str, status: int = 200) -> Response:
 
 def _error_page(title: str, text: str, status: int) -> Response:
     return HTMLResponse(pages.render("error.html", title=title, text=text), status)
+
+
+def _not_live(error: KubeError) -> Response:
+    """Say why a page is not live, in words for the page. A token that nobody has takes no place of a live page."""
+    return PlainTextResponse(f"{trouble(error, 'see this')}\n", _UNAUTHORIZED if error.status == _UNAUTHORIZED else 502)
 
 
 def _local(address: str) -> str:

@@ -30,14 +30,14 @@ class Streams:
 
     def __init__(self) -> None:
         self._open: Counter[str] = Counter()
-        """By token; empty for anonymous viewers."""
+        """By user name; empty for anonymous viewers."""
 
-    def refusal(self, token: str) -> Response | None:
+    def refusal(self, user: str) -> Response | None:
         """Return why this viewer gets no more live pages; None if there is a place."""
-        if token and self._open[token] >= STREAMS_OF_ONE:
+        if user and self._open[user] >= STREAMS_OF_ONE:
             said = f"You have {STREAMS_OF_ONE} live pages open, which is the limit for one person. Close some; this page then becomes live."
             return PlainTextResponse(f"{said}\n", 429, {"Retry-After": "15"})
-        if not token and self._open[token] >= STREAMS_ANONYMOUS:
+        if not user and self._open[user] >= STREAMS_ANONYMOUS:
             said = f"{STREAMS_ANONYMOUS} pages of viewers without a login are live, which is the limit. Log in, or wait until this page becomes live."
             return PlainTextResponse(f"{said}\n", 503, {"Retry-After": "30"})
         if self._open.total() >= STREAMS:
@@ -45,27 +45,27 @@ class Streams:
             return PlainTextResponse(f"{said}\n", 503, {"Retry-After": "30"})
         return None
 
-    def of(self, token: str, content: Callable[[], AsyncGenerator[bytes, None]]) -> Response:
+    def of(self, user: str, content: Callable[[], AsyncGenerator[bytes, None]]) -> Response:
         """Return the response that streams the content, if there is a place."""
-        return self.refusal(token) or _Stream(self._open, token, content)
+        return self.refusal(user) or _Stream(self._open, user, content)
 
 
 class _Stream(Response):
     """Server-sent events. The place is taken while they are sent."""
 
-    def __init__(self, places: Counter[str], token: str, content: Callable[[], AsyncGenerator[bytes, None]]) -> None:
+    def __init__(self, places: Counter[str], user: str, content: Callable[[], AsyncGenerator[bytes, None]]) -> None:
         super().__init__(headers=HEADERS)
-        self._places, self._token, self._content = places, token, content
+        self._places, self._user, self._content = places, user, content
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._places[self._token] += 1
+        self._places[self._user] += 1
         content = self._content()
         try:
             await StreamingResponse(content, headers=HEADERS)(scope, receive, send)
         finally:
-            self._places[self._token] -= 1
-            if not self._places[self._token]:
-                del self._places[self._token]
+            self._places[self._user] -= 1
+            if not self._places[self._user]:
+                del self._places[self._user]
             await content.aclose()
 
 

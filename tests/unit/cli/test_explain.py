@@ -524,9 +524,10 @@ def test_every_phase_of_a_node_is_told(phase):
 
 
 def test_what_a_training_wrote_is_not_obeyed_by_the_terminal():
-    run = ended("failed", actor="exit code", message="Last lines: \x1b]0;owned\x07\x1b[31mred.")
+    run = ended("failed", actor="exit code", stop={"last_log_lines": "Boom \x1b]0;owned\x07\x1b[31mred."})
     assert "\x1b" not in text_of(run)
     assert "\x07" not in text_of(run)
+    assert "Last lines of its log: Boom" in text_of(run)
 
 
 def test_a_run_of_another_generation_is_explained_by_what_was_seen():

@@ -263,11 +263,15 @@ async def test_a_version_that_is_too_old_is_listed_again_without_a_word(visit, m
     assert "trouble" not in [name for name, _ in page.seen]
 
 
-async def test_a_login_that_expires_while_somebody_looks_is_said(visit):
+async def test_a_login_that_expires_while_somebody_looks_is_said(visit, monkeypatch):
+    monkeypatch.setattr("trainingrun_operator.dashboard.feeds.RETRY_SECONDS", 0.01)
     async with (
-        people.cluster(ada=Someone("ada")) as cluster,
-        visit(cluster, "stranger") as stranger,
-        stranger.events("/events") as page,
+        people.cluster(a_run(1), ada=Someone("ada")) as cluster,
+        visit(cluster) as ada,
+        ada.events("/events") as page,
     ):
+        await page.wait("well")
+        cluster.people.pop("ada")
+        await cluster.tell("ERROR", {**a_run(1), "code": 410, "reason": "Expired", "message": ""})
         trouble = await page.wait("trouble")
         assert ("log in again" in trouble["text"], trouble["login"]) == (True, True)

@@ -74,6 +74,33 @@ async def test_a_person_has_a_number_of_live_pages_and_then_words(visit, monkeyp
         await until(open_again)
 
 
+async def test_another_token_of_the_same_person_brings_no_more_places(visit, monkeypatch):
+    monkeypatch.setattr(limits, "STREAMS_OF_ONE", 1)
+    async with served(visit) as (cluster, ada), ada.events("/events") as page:
+        await page.wait("well")
+        cluster.people["second"] = ADA
+        ada.token = "second"
+        assert (await ada.get("/events")).status == 429
+
+
+@pytest.mark.parametrize("path", ["/events", EVENTS])
+async def test_a_token_that_nobody_has_takes_no_place(visit, monkeypatch, path):
+    monkeypatch.setattr(limits, "STREAMS", 0)
+    async with served(visit, "invented") as (_, stranger):
+        refused = await stranger.get(path)
+        assert (refused.status, refused.text) == (401, "Your login is no longer valid: log in again.\n")
+
+
+async def test_an_api_server_that_is_away_is_said_to_the_page(visit, monkeypatch):
+    async def away(*_):
+        return web.json_response(ApiError(500, "InternalError", "etcd is away").status, status=500)
+
+    async with served(visit) as (cluster, ada):
+        monkeypatch.setattr(cluster, "_review", away)
+        refused = await ada.get(EVENTS)
+        assert (refused.status, "etcd is away" in refused.text) == (502, True)
+
+
 async def test_all_together_have_a_number_of_live_pages_and_then_words(visit, monkeypatch):
     monkeypatch.setattr(limits, "STREAMS", 1)
     async with served(visit) as (_, visitor), visitor.events(EVENTS) as page:
@@ -204,8 +231,8 @@ async def test_a_list_that_is_refused_to_all_is_said_to_each(visit, own):
 
 @pytest.fixture
 def hasty(monkeypatch):
-    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.4)
-    monkeypatch.setattr(connections, "UNREAD_SECONDS", 0.4)
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.8)
+    monkeypatch.setattr(connections, "UNREAD_SECONDS", 0.8)
 
 
 async def connect(visitor, source="127.0.0.1"):
