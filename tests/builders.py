@@ -159,6 +159,7 @@ def make_agent(**fields: Any) -> AgentReport:
         "newest": make_found(),
         "files": 3,
         "bytes": 4096,
+        "temporary_files": 0,
         "last_change_seconds": 30,
     }
     return AgentReport(**{**report, **fields})
@@ -329,7 +330,7 @@ def make_rank(number: int = 0, **fields: Any) -> Rank:
     return replace(made, **fields)
 
 
-RANK_FIELDS = frozenset({"pods", "agent", "track", "log_tail", "waiting_seconds", "unshipped_seconds"})
+RANK_FIELDS = frozenset({"pods", "agent", "track", "log_tail", "waiting_seconds", "unshipped_seconds", "unmoved"})
 
 
 def make_observed(*, run: Run | None = None, **fields: Any) -> Observed:

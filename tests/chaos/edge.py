@@ -450,6 +450,7 @@ def _made(sim: SimRun, pod: SimPod, commit: Commit | None, *, marked: bool) -> A
         unsaved_bytes=(pod.written - (World.step_of(commit) if commit else pod.restored)) * STEP_BYTES,
         newest=make_found(step=pod.written, dir=f"checkpoint-{pod.written}") if pod.written else None,
         files=3 if pod.written else 0,
+        temporary_files=0,
         markers=(MarkerSeen(name="done", age_seconds=1),) if marked else (),
         commit=CommitSeen(
             key=sim.layout.commit(commit.order),

@@ -91,6 +91,30 @@ def test_a_training_that_does_not_listen_is_ended_when_its_grace_is_spent(space)
     run.assert_checkpoint_proven(status)
 
 
+FIRST_SAVE = """
+mkdir $TRAININGRUN_CHECKPOINT_DIR/.tmp-checkpoint-100
+echo half of it > $TRAININGRUN_CHECKPOINT_DIR/.tmp-checkpoint-100/model.safetensors
+echo begun to save
+sleep 15
+"""
+
+
+def test_a_stop_during_the_first_save_of_a_training_without_metrics_waits_for_it_and_keeps_what_is_there(space):
+    run = space.run("x", command=["sh", "-c", FIRST_SAVE], shutdown={"graceSeconds": 1})
+    run.log.wait("begun to save")
+    run.merge({"spec": {"stop": True}})
+    run.wait(lambda status: status["termination"]["phase"] == "Saving", "its grace is over")
+    time.sleep(3)
+    assert run.status["termination"]["phase"] == "Saving", (
+        "That no step could be read does not mean that none was made."
+    )
+    status = run.wait_finished()
+    assert (status["terminationStatus"], status["checkpoint"]["complete"]) == ("user_stop", False)
+    assert set(space.bucket.files(run.layout.base)) == {".tmp-checkpoint-100/model.safetensors"}
+    assert "dataLoss" not in status["checkpoint"]
+    run.assert_checkpoint_proven(status)
+
+
 def test_with_mode_disabled_nothing_is_saved_and_the_status_says_so(space):
     run = space.run(
         "x",

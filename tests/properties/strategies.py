@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from builders import BASE, EARLIER, make_node, make_pool, make_reading, make_run, make_stop, spec_dict, with_rank
+from builders import (
+    BASE,
+    EARLIER,
+    make_node,
+    make_pod,
+    make_pool,
+    make_reading,
+    make_run,
+    make_stop,
+    spec_dict,
+    track_of,
+    with_rank,
+)
 from hypothesis import strategies as st
 
 from trainingrun_operator.api import names
@@ -114,6 +126,7 @@ def a_rank(draw, number, track):
         log_tail=draw(TEXT),
         waiting_seconds=draw(SECONDS),
         unshipped_seconds=draw(SECONDS),
+        unmoved=draw(BOOLS),
     )
 
 
@@ -147,8 +160,12 @@ AGENTS = st.builds(
     pod_uid=st.sampled_from(POD_UIDS),
     newest=FOUND,
     unfinished=FOUND,
-    files=COUNTS,
+    files=st.one_of(st.none(), COUNTS),
+    temporary_files=st.one_of(st.none(), COUNTS),
+    temporary_bytes=COUNTS,
     unsaved_bytes=COUNTS,
+    uploaded_bytes=COUNTS,
+    hashed_bytes=COUNTS,
     last_change_seconds=st.sampled_from([None, 0.0, 60.0]),
     commit=st.one_of(st.none(), st.builds(CommitSeen, key=st.just("k"), incarnation=st.just(1), generation=st.just(1))),
     foreign_stop_file=BOOLS,
@@ -156,6 +173,31 @@ AGENTS = st.builds(
     markers=st.lists(st.builds(MarkerSeen, name=TEXT, age_seconds=st.just(1.0)), max_size=2).map(tuple),
     error=st.one_of(st.none(), st.builds(AgentError, code=TEXT, message=TEXT)),
 )
+QUIET_AGENTS = st.builds(
+    AgentReport,
+    pod_uid=st.sampled_from(POD_UIDS),
+    files=st.sampled_from([0, 0, 0, None, 3]),
+    temporary_files=st.sampled_from([0, 0, 0, None, 2]),
+    commit=st.one_of(
+        st.none(),
+        st.none(),
+        st.none(),
+        st.builds(CommitSeen, key=st.just("k"), incarnation=st.just(1), generation=st.just(1)),
+    ),
+    error=st.one_of(st.none(), st.none(), st.builds(AgentError, code=TEXT, message=TEXT)),
+)
+"""Agents that have found little or nothing, or have not looked yet."""
+FAILURES = st.builds(Failure, st.sampled_from(["Timeout", "HTTPStatus"]), st.just("no answer"))
+BEGINNINGS = st.lists(
+    st.one_of(
+        FAILURES,
+        st.just(make_reading()),
+        st.sampled_from([make_reading(2.0, 0), make_reading(None, 0), make_reading(float("nan"), 0)]),
+        st.sampled_from([make_reading(2.0, 500), make_reading(2.0, None)]),
+    ),
+    max_size=3,
+)
+"""Readings of a training that has just begun, or of one that an operator has just come to."""
 COMMITS = st.builds(
     Commit,
     run=st.just(RunRef(namespace="ml", name="bert", uid="run-a")),
@@ -170,15 +212,17 @@ COMMITS = st.builds(
 
 
 def verified(commit: Commit) -> Verified:
+    """A commit that verified: its address is made of its directory, which may be as long as a commit."""
+    folder = commit.checkpoint.dir if commit.checkpoint is not None else ""
     key = f"{BASE}commits/i{commit.incarnation}-g{commit.generation:04d}.json"
-    return Verified(key=key, digest=f"sha256-{key[-12:]}", uri=f"s3://bucket/{BASE}", commit=commit)
+    return Verified(key=key, digest=f"sha256-{key[-12:]}", uri=f"s3://bucket/{BASE}{folder}", commit=commit)
 
 
 VERIFIED = COMMITS.map(verified)
 ANSWERS = st.one_of(
     st.none(),
     VERIFIED,
-    st.builds(Mismatch, key=st.just("k"), complaint=TEXT),
+    st.builds(Mismatch, key=st.just("k"), complaint=TEXT, curable=BOOLS),
     st.builds(Unreachable, code=TEXT, message=TEXT),
 )
 STOPS = st.one_of(st.none(), st.just(StopRequest(id="stop-run-a")))
@@ -212,6 +256,60 @@ PODS = st.builds(
     starts_again=st.sampled_from([False, False, True]),
     failure_before_start=st.sampled_from(["", "init container fetch ended with exit code 42"]),
 )
+
+
+@dataclass(frozen=True)
+class StoredPod(Pod):
+    """A pod as it is read from the API server, and what its stored object says besides."""
+
+    anything_ran: bool = False
+    """A container of the author has run in it: it runs, has ended, ended before, or was started again."""
+
+
+AUTHORS = ("train", "side")
+CONTAINER_STATES = st.sampled_from(
+    [
+        {},
+        {"waiting": {"reason": "ContainerCreating"}},
+        {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}},
+        {"waiting": {"reason": "CreateContainerConfigError"}},
+        {"waiting": {"reason": "CrashLoopBackOff"}},
+        {"running": {"startedAt": WALL}},
+        {"terminated": {"exitCode": 0, "startedAt": WALL}},
+        {"terminated": {"exitCode": 1, "startedAt": WALL}},
+    ]
+)
+LAST_STATES = st.sampled_from([{}, {}, {"terminated": {"exitCode": 1, "startedAt": WALL}}])
+
+
+@st.composite
+def stored_pods(draw):
+    """A pod whose containers are in any states together: beside the training, a second container and a sidecar of the author."""
+    ran = False
+    statuses: dict[str, dict[str, object]] = {}
+    for name in (*AUTHORS, "writer"):
+        state, last = draw(CONTAINER_STATES), draw(LAST_STATES)
+        restarts = draw(st.sampled_from([0, 0, 1]))
+        statuses[name] = {"name": name, "state": state, "lastState": last, "restartCount": restarts}
+        ran = ran or "running" in state or "terminated" in state or bool(last) or restarts > 0
+    stored = {
+        "metadata": {"name": "bert-x", "uid": draw(st.sampled_from(POD_UIDS))},
+        "spec": {
+            "containers": [{"name": name} for name in (*AUTHORS, names.GATE_CONTAINER)],
+            "initContainers": [{"name": "writer", "restartPolicy": "Always"}],
+        },
+        "status": {
+            "phase": draw(st.sampled_from(["Pending", "Running", "Running"])),
+            "podIP": "10.0.0.7",
+            "containerStatuses": [statuses[name] for name in AUTHORS],
+            "initContainerStatuses": [statuses["writer"]],
+        },
+    }
+    return replace(StoredPod.of(stored), anything_ran=ran)
+
+
+TRAINS = st.builds(make_pod, uid=st.sampled_from(POD_UIDS))
+
 WORKLOADS = st.one_of(
     st.none(),
     st.builds(
@@ -399,6 +497,7 @@ def contradictions(draw):
         verified=draw(st.one_of(st.none(), VERIFIED)),
         answer=draw(ANSWERS),
         save_failing_seconds=draw(SECONDS),
+        no_progress_seconds=draw(SECONDS),
         phase_seconds=draw(SECONDS),
         nodes=tuple(draw(st.lists(NODE_FACTS, max_size=3))),
         node_seconds=dict.fromkeys(("n1", "n2"), draw(SECONDS)),
@@ -425,6 +524,64 @@ def deleting(draw):
     workload = replace(JOB, replaces=False, suspended=draw(BOOLS), finished=draw(BOOLS))
     seen = with_rank(on_the_way(seen, stop), pods=pods)
     return replace(seen, ranks=seen.ranks[:1], workload=workload, nodes=(), phase_seconds=0.0)
+
+
+@st.composite
+def a_begun_rank(draw, number):
+    """Pods in any state, of which little is known."""
+    pods = draw(st.lists(st.one_of(stored_pods(), PODS, TRAINS), max_size=2, unique_by=lambda pod: pod.uid))
+    report = draw(st.one_of(st.none(), QUIET_AGENTS, QUIET_AGENTS, AGENTS))
+    return begun(number, pods, report, draw(BEGINNINGS))
+
+
+def begun(number, pods, report, readings):
+    """A rank with these readings of its newest pod."""
+    track = track_of(*enumerate(readings), pod_uid=POD_UIDS[0])
+    at_start = bool(readings) and not isinstance(readings[-1], Failure) and readings[-1].step == 0
+    pods = [replace(pod, rank=number) for pod in pods]
+    return Rank.of(number, pods, report=report, track=track, unmoved=at_start)
+
+
+def wants_proof(seen, draw, **status):
+    """The same, with a stop that asks for proof: before it a training of which little is known, after it a deletion."""
+    phase = draw(st.sampled_from([Phase.SAVING, Phase.SAVING, Phase.HELD, Phase.VERIFYING]))
+    brought = Saved(commit=f"{BASE}commits/i1-g0001.json", files=3, final=True)
+    saved = draw(st.sampled_from([None, None, None, brought]))
+    stop = make_stop(phase, id="stop-run-a", saved=saved, attempt=draw(st.sampled_from([1, 1, 2, 99])))
+    verified = CheckpointStatus(commit="k", digest="d", verified_at=WALL)
+    known = {"checkpoint": draw(st.sampled_from([None, None, None, verified])), **status}
+    return replace(on_the_way(seen, stop, **known), workload=JOB)
+
+
+@st.composite
+def saving(draw):
+    """A stop that asks for proof, with anything in its pods."""
+    status = {
+        "start_time": draw(st.sampled_from([None, WALL])),
+        "progress": draw(st.sampled_from([None, None, Progress(step=3, last_observation_time=WALL)])),
+    }
+    seen = wants_proof(draw(contradictions()), draw, **status)
+    ranks = [draw(a_begun_rank(number)) for number in range(draw(st.sampled_from([1, 1, 2])))]
+    verified = draw(st.one_of(st.none(), st.none(), VERIFIED))
+    return replace(seen, ranks=tuple(ranks), verified=verified, answer=draw(st.one_of(st.none(), st.none(), ANSWERS)))
+
+
+@st.composite
+def beginning(draw):
+    """A stop that asks for proof while the training runs, and has shown or written little or nothing."""
+    progress = draw(st.sampled_from([None, None, None, Progress(step=3, last_observation_time=WALL)]))
+    seen = wants_proof(draw(contradictions()), draw, start_time=WALL, progress=progress)
+    zero = st.just([make_reading(2.0, 0)])
+    ranks = [
+        begun(number, [draw(TRAINS)], draw(QUIET_AGENTS), draw(st.one_of(zero, BEGINNINGS)))
+        for number in range(draw(st.sampled_from([1, 1, 2])))
+    ]
+    return replace(
+        seen,
+        ranks=tuple(ranks),
+        verified=draw(st.one_of(st.none(), st.none(), st.none(), VERIFIED)),
+        answer=draw(st.sampled_from([None, None, None, Unreachable("Timeout", "It does not answer.")])),
+    )
 
 
 @st.composite
@@ -512,4 +669,6 @@ LEARNED = st.one_of(
 
 def observations():
     """Anything that may be observed, with more than chance would give of what matters most."""
-    return st.one_of(contradictions(), contradictions(), deleting(), crashed(), releasing(), releasing())
+    return st.one_of(
+        contradictions(), contradictions(), saving(), beginning(), deleting(), crashed(), releasing(), releasing()
+    )

@@ -10,7 +10,8 @@ import jsonschema
 import pytest
 import yaml
 from hypothesis import HealthCheck, event, given, settings
-from properties.strategies import READINGS, WALL, observations, releasing
+from hypothesis import strategies as st
+from properties.strategies import READINGS, WALL, StoredPod, beginning, observations, releasing, saving
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.run import CheckpointMode, OnFailure
@@ -33,12 +34,13 @@ from trainingrun_operator.core.effects import (
     TaintNode,
     UntaintNode,
 )
-from trainingrun_operator.core.facts.bucket import Verified
+from trainingrun_operator.core.facts.bucket import Unreachable, Verified
 from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.release import facts_of as facts_of_node
 from trainingrun_operator.core.rules import chain
 from trainingrun_operator.core.status import render
+from trainingrun_operator.core.stop.proving import saved_from
 from trainingrun_operator.core.track import Track, fold
 
 pytestmark = pytest.mark.timeout(900)
@@ -126,18 +128,82 @@ def nothing_is_deleted_without_a_record_of_what_was_saved(seen):
     if releasing and stop is None:
         spec = seen.run.spec.checkpoint
         assert (
-            isinstance(seen.answer, Verified)
+            (isinstance(seen.answer, Verified) and seen.answer.commit.final)
             or spec.mode is CheckpointMode.DISABLED
             or (spec.on_failure is OnFailure.PROCEED and seen.save_failing_seconds >= seen.defaults.hold_after_seconds)
         )
 
 
-def a_stop_comes_to_deleting_only_with_a_record(seen):
+def every_record_of_a_deletion_is_a_proof_or_an_exception_that_is_told(seen):
+    """Where the record comes from that lets a stop delete, not only that there is one."""
+    stop = seen.run.status.termination
     for effect in effects_of(seen, Advance):
-        if effect.termination.phase is Phase.DELETING:
-            saved = effect.termination.saved
-            assert saved is not None
-            assert saved.note or isinstance(seen.answer, Verified) or seen.verified is not None
+        after = effect.termination
+        if after.phase is not Phase.DELETING:
+            continue
+        assert after.saved is not None
+        if stop.phase is Phase.DELETING:
+            given_up = after.saved.gave_up and after.saved.note
+            assert given_up or is_proof(seen, after.saved)
+            event("deletes with a later record")
+            continue
+        origin = origin_of(seen, stop, after)
+        event(f"deletes: {origin}")
+        assert origin
+
+
+def origin_of(seen, stop, after) -> str:
+    """The one thing that allows this record; empty: nothing does."""
+    saved, spec = after.saved, seen.run.spec.checkpoint
+    told = bool(after.data_loss and saved.note)
+    if stop.phase is Phase.VERIFYING and is_proof(seen, saved):
+        return "the answer to the save request, read now"
+    if spec.mode is CheckpointMode.DISABLED and stop.phase is Phase.DRAINING:
+        return "nothing is to be saved" if saved.note else ""
+    if told and (spec.on_failure is OnFailure.PROCEED or seen.namespace_ends):
+        return "given up"
+    if any(has_run(pod) for pod in seen.live_pods):
+        return "nothing was written" if saved.note and not saved.final and is_known_to_have_nothing(seen) else ""
+    if isinstance(seen.answer, Unreachable):
+        return ""
+    if stop.saved is not None:
+        return "the record of the suspension" if saved == stop.saved or after.data_loss else ""
+    read = [found for found in (seen.verified, seen.answer) if isinstance(found, Verified)]
+    if read:
+        last = next((found for found in read if saved == saved_from(found)), None)
+        return "the last commit, and no pod" if last is not None and (after.data_loss or last.commit.final) else ""
+    if after.data_loss:
+        return "no pod, and no commit"
+    started = seen.run.status.start_time or any(has_run(pod) for pod in seen.pods)
+    return "never started" if saved.note and not saved.final and not started else ""
+
+
+def is_proof(seen, saved) -> bool:
+    """Whether the record is of a commit that answers the request and was read after the last write."""
+    if not isinstance(seen.answer, Verified) or saved != saved_from(seen.answer):
+        return False
+    runs = any(pod.training is Training.RUNNING for pod in seen.live_pods)
+    return runs or seen.answer.commit.final
+
+
+def has_run(pod) -> bool:
+    """Whether a container of the author has ever run in the pod, by its stored object where there is one."""
+    return pod.anything_ran if isinstance(pod, StoredPod) else pod.training is not Training.NOT_STARTED
+
+
+def is_known_to_have_nothing(seen) -> bool:
+    """Whether it is known, not only not known otherwise, that the training has nothing to lose."""
+    reports = [rank.report for rank in seen.ranks]
+    looked = all(report is not None and (report.files, report.temporary_files) == (0, 0) for report in reports)
+    shipped = any(report is not None and (report.commit or report.manifest) for report in reports)
+    recorded = (
+        seen.run.status.checkpoint is not None or seen.verified is not None or seen.run.status.progress is not None
+    )
+    track = seen.track
+    failed = track.oddity is not None and track.oddity.reason in ("Timeout", "HTTPStatus")
+    stands = track.baseline == 0 and not failed and not any(rank.track.advanced for rank in seen.ranks)
+    trains = any(pod.training is Training.RUNNING for pod in seen.live_pods)
+    return bool(looked and stands and trains and not shipped and not recorded)
 
 
 # -- I3 -----------------------------------------------------------------------------------------------------------
@@ -290,7 +356,7 @@ INVARIANTS = (
     whatever_is_seen_there_is_a_decision_and_a_status_that_the_api_server_takes,
     deciding_twice_is_deciding_once_and_changes_nothing_that_was_seen,
     nothing_is_deleted_without_a_record_of_what_was_saved,
-    a_stop_comes_to_deleting_only_with_a_record,
+    every_record_of_a_deletion_is_a_proof_or_an_exception_that_is_told,
     why_a_run_ends_never_changes_and_its_phases_only_go_forward,
     only_a_suspension_that_is_over_is_forgotten,
     intent_comes_before_effect,
@@ -319,3 +385,9 @@ def test_every_invariant_holds(seen):
 def test_every_invariant_holds_for_a_node_on_its_way_back(seen):
     for holds in INVARIANTS:
         holds(seen)
+
+
+@settings(look, max_examples=600)
+@given(st.one_of(saving(), beginning()))
+def test_a_stop_deletes_only_by_a_proof_or_by_an_exception_that_is_told(seen):
+    every_record_of_a_deletion_is_a_proof_or_an_exception_that_is_told(seen)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -35,11 +37,25 @@ def test_any_looks_in_any_order_can_be_remembered_and_decided_on(history):
     for memory, seen in told(history):
         assert seen.verified is memory.verified
         assert set(seen.gate_seconds) == set(seen.node_seconds) == {node.uid for node in seen.run.status.nodes}
-        durations = (seen.save_failing_seconds, seen.phase_seconds)
+        durations = (seen.save_failing_seconds, seen.no_progress_seconds, seen.phase_seconds)
         of_ranks = (seconds for rank in seen.ranks for seconds in (rank.waiting_seconds, rank.unshipped_seconds))
         measured = (*durations, *of_ranks, *seen.node_seconds.values(), *seen.gate_seconds.values())
         assert all(0 <= seconds <= seen.now for seconds in measured)
         decide(seen)
+
+
+@look
+@given(HISTORY)
+def test_a_rank_stands_at_step_0_only_if_its_pods_newest_reading_says_so(history):
+    last: dict[int, tuple[str, Any]] = {}
+    for (_, facts, _), (_, seen) in zip(history, told(history), strict=True):
+        for rank in seen.ranks:
+            if rank.pod is not None and rank.number in facts.readings:
+                last[rank.number] = (rank.pod.uid, facts.readings[rank.number])
+            if rank.unmoved:
+                assert rank.pod is not None
+                uid, reading = last[rank.number]
+                assert (uid, reading.step) == (rank.pod.uid, 0)
 
 
 @look

@@ -20,6 +20,15 @@ class ChangedError(Exception):
         self.why = why
 
 
+class UnreadableError(Exception):
+    """A file cannot be read, such as one of another user: reading it again does not help."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{path}: {why}")
+        self.path = path
+        self.why = why
+
+
 class PreemptedError(Exception):
     """A more urgent request stops the shipment. Files sent so far stay in the bucket and are used again."""
 
@@ -51,6 +60,8 @@ class Cargo:
 
     files: list[FileEntry] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    unreadable: list[UnreadableError] = field(default_factory=list)
+    """One for each skipped file that cannot be read."""
 
 
 @dataclass
@@ -60,6 +71,7 @@ class Tally:
     sent_bytes: int = 0
     kept_bytes: int = 0
     kept_parts: int = 0
+    hashed_bytes: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def sent(self, size: int) -> None:
@@ -72,6 +84,11 @@ class Tally:
         with self.lock:
             self.kept_bytes += size
             self.kept_parts += parts
+
+    def hashed(self, size: int) -> None:
+        """Count bytes that were read only to compare them."""
+        with self.lock:
+            self.hashed_bytes += size
 
 
 class Budget:

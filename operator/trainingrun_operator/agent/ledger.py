@@ -15,7 +15,7 @@ from trainingrun_operator.agent.ranks import HELD_MAX, Held, Written
 from trainingrun_operator.agent.volume.scan import Kind
 from trainingrun_operator.api.exchange import CommitSeen, ManifestSeen
 from trainingrun_operator.checkpoints import names
-from trainingrun_operator.checkpoints.bucket import Bucket, ConflictError
+from trainingrun_operator.checkpoints.bucket import Bucket, ConflictError, NoChecksumsError
 from trainingrun_operator.checkpoints.documents import (
     COMMIT_MAX_BYTES,
     MANIFEST_MAX_BYTES,
@@ -112,6 +112,7 @@ class Ledger:
 
         Raises:
             FencedError: a newer writer has claimed the rank.
+            NoChecksumsError: nothing in the bucket can be proven.
             ClientError, BotoCoreError: a call to the bucket failed.
         """
         commits = {order: key for key, _ in self._bucket.keys(self.layout.commits) if (order := order_of_commit(key))}
@@ -120,6 +121,7 @@ class Ledger:
         self._memory.remember_incarnation(incarnation)
         self.incarnation = incarnation
         self.check_fence()
+        self._bucket.check_keeps_checksums(self.layout.claim(self.rank, incarnation))
         own = [order.generation for order in commits if order.incarnation == incarnation and self.rank == 0]
         if not self.alone:
             own += self._recall_manifests(incarnation)
@@ -148,6 +150,8 @@ class Ledger:
                 self._bucket.put(key, claim.model_dump_json(by_alias=True).encode())
             except ConflictError:
                 number += 1  # another pod has claimed it
+            except NoChecksumsError:
+                return number  # it is written; `open` reports that the store keeps no checksum of it
             else:
                 return number
 
@@ -229,6 +233,11 @@ class Ledger:
         """Return the file as the bucket holds it, if size and modification time are the same."""
         sent = self._sent.get(path)
         return sent if sent and (sent.size, sent.mtime_ns) == _stamp(entry) else None
+
+    def forget(self, path: str) -> None:
+        """Take a file for changed: neither its object nor a manifest that lists it counts for it any more."""
+        self._sent.pop(path, None)
+        self._known = [known for known in self._known if path not in known.files]
 
     def covers(self, unit: Unit) -> bool:
         """Whether the bucket holds every file of a unit in its current state."""

@@ -10,7 +10,7 @@ from trainingrun_operator.agent.ledger import Request
 from trainingrun_operator.agent.volume import detect
 from trainingrun_operator.agent.volume.units import Unit, is_log
 from trainingrun_operator.checkpoints import names
-from trainingrun_operator.checkpoints.documents import Checkpoint
+from trainingrun_operator.checkpoints.documents import WHOLE, Checkpoint, Skipped
 
 if TYPE_CHECKING:
     from trainingrun_operator.agent.volume.detect import Seen
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from trainingrun_operator.agent.volume.scan import Entry
     from trainingrun_operator.checkpoints.documents import RankManifest
 
+TEMPORARY = "files under temporary names"
+"""Name of the unit of these files."""
 BESIDE_FILE_MAX = 1 << 20
 BESIDE_TOTAL_MAX = 16 << 20
 """Limits in bytes for the small files next to a numbered checkpoint (``latest``, configurations), which are shipped with it."""
@@ -58,6 +60,8 @@ class Job:
     checkpoint: Checkpoint | None
     files: tuple[Wanted, ...] = ()
     format: str = "Files"
+    skipped: tuple[Skipped, ...] = ()
+    """What cannot even be listed."""
     again: RankManifest | None = None
     """An earlier manifest that holds every file: the commit names it again."""
 
@@ -67,6 +71,7 @@ def next_job(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job | N
     if view.scan.error or view.scan.too_many:
         return None
     if wish.ended:
+        # What is unfinished is shipped now: no writer is left to finish it.
         return _final(view, covered, wish, since_ns)
     newest = detect.newest(_checkpoints(view), since_ns)
     if newest is None or (wish.reason == "checkpoint" and covered.covers(_without_logs(newest.unit))):
@@ -86,17 +91,20 @@ def _final(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job:
     whole = detect.newest(checkpoints, since_ns)
     partial = detect.newest(checkpoints, since_ns, complete=False)
     about = whole or partial
-    everything = [one.unit for one in reversed(view.seen)] + ([view.rest] if view.rest else [])
+    left = Unit(TEMPORARY, WHOLE, view.scan.temporary) if view.scan.temporary else None
+    everything = [one.unit for one in reversed(view.seen)] + [one for one in (view.rest, left) if one]
     missing = [unit for unit in everything if wish.afresh or not covered.covers(unit)]
-    checkpoint = _about(about, beside=partial if whole else None)
-    if about and not missing:
+    checkpoint = _with(left, _about(about, beside=partial if whole else None))
+    unread = view.scan.unread
+    skipped = (Skipped(path=names.to_text(unread[0]), reason=unread[1], regular=True),) if unread else ()
+    if about and not missing and not skipped:
         again = covered.manifest_of(about.unit, complete=about.complete)
         if again:
             return Job(wish, checkpoint, again=again)
     first = [about.unit] if about else []
-    others = [unit for unit in everything if unit not in first and (unit in missing or unit is view.rest)]
+    others = [unit for unit in everything if unit not in first and (unit in missing or unit in (view.rest, left))]
     files = [one for unit in (*first, *others) for one in _wanted(unit, covered, wish)]
-    return Job(wish, checkpoint, tuple(files), detect.format_of(about.unit) if about else "Files")
+    return Job(wish, checkpoint, tuple(files), detect.format_of(about.unit) if about else "Files", skipped)
 
 
 def _checkpoints(view: View) -> list[Seen]:
@@ -122,6 +130,17 @@ def _about(seen: Seen | None, beside: Seen | None = None) -> Checkpoint | None:
         complete=seen.complete,
         evidence=names.to_text(evidence),
     )
+
+
+def _with(left: Unit | None, checkpoint: Checkpoint | None) -> Checkpoint | None:
+    """Name the files under temporary names that are saved beside a checkpoint, or instead of one."""
+    if left is None:
+        return checkpoint
+    some = ", ".join(sorted({path.split("/", 1)[0] for path in left.files})[:3])
+    evidence = names.to_text(f"{len(left.files)} files under temporary names ({some}) were left unfinished")
+    if checkpoint is None:
+        return Checkpoint(dir=WHOLE, complete=False, evidence=evidence)
+    return checkpoint.model_copy(update={"evidence": f"{checkpoint.evidence}; {evidence}"})
 
 
 def _wanted(unit: Unit, covered: Covered, wish: Wish) -> list[Wanted]:

@@ -130,6 +130,7 @@ class Board:
             partial = detect.newest(view.seen, self._since_ns, complete=False)
             if whole and partial and partial.unit.mtime_ns < whole.unit.mtime_ns:
                 partial = None
+            temporary = view.scan.temporary
             total = sum(entry.size for entry in entries.values())
             trouble = next(
                 (self._trouble[source] for source in ("volume", "store", "ranks") if source in self._trouble), None
@@ -141,10 +142,13 @@ class Board:
                 incarnation=self._incarnation,
                 newest=_found(whole, wall),
                 unfinished=_found(partial, wall),
-                files=len(entries),
+                files=len(entries) if view.scan.known else None,
                 bytes=total,
+                temporary_files=len(temporary) if view.scan.known else None,
+                temporary_bytes=sum(entry.size for entry in temporary.values()),
                 unsaved_bytes=total if self._unsaved is None else self._unsaved,
                 uploaded_bytes=self._tally.sent_bytes + self._tally.kept_bytes if self._tally else 0,
+                hashed_bytes=self._tally.hashed_bytes if self._tally else 0,
                 last_change_seconds=None if view.changed_at is None else max(at - view.changed_at, 0.0),
                 manifest=self._manifest,
                 commit=self._commit,

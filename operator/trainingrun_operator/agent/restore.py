@@ -148,7 +148,9 @@ class Restore:
             raise BadCommitError(f"it names no manifest of rank {rank}")
         manifest = found
         started = time.monotonic()
-        size = Download(self._bucket, self._layout, self._task.root).fetch(manifest)
+        files = tuple(file for file in manifest.files if not names.is_temporary(names.from_text(file.path)))
+        finished = manifest.model_copy(update={"files": files})
+        size = Download(self._bucket, self._layout, self._task.root).fetch(finished)
         self._resume_from(names.from_text(commit.checkpoint.dir))
         log.info(
             "Restored %s of i%d-g%04d: %d of %d bytes downloaded in %.1f s.",

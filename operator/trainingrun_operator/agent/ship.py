@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING, Any
 from trainingrun_operator import __version__
 from trainingrun_operator.agent import ledger as ledgers
 from trainingrun_operator.agent import plan
-from trainingrun_operator.agent.cargo import Cargo, ChangedError, PreemptedError, Tally
+from trainingrun_operator.agent.cargo import Cargo, ChangedError, PreemptedError, Tally, UnreadableError
 from trainingrun_operator.agent.commits import Commits
 from trainingrun_operator.agent.ledger import FencedError, Request, TooLargeError
+from trainingrun_operator.agent.owed import Owed
+from trainingrun_operator.agent.recheck import Recheck
 from trainingrun_operator.agent.upload import Shipment
 from trainingrun_operator.api.exchange import Upload
-from trainingrun_operator.checkpoints.bucket import ConflictError, CorruptedError, StoreError, code_of, describe
+from trainingrun_operator.checkpoints.bucket import (
+    ConflictError,
+    CorruptedError,
+    NoChecksumsError,
+    StoreError,
+    code_of,
+    describe,
+)
 from trainingrun_operator.checkpoints.documents import Manifest
 
 if TYPE_CHECKING:
@@ -79,6 +88,8 @@ class Shipper:
         self._failures = 0
         self._fence_seen = 0.0
         self._commits = Commits(task, bucket, ledger, board, pace)
+        self._owed = Owed(task.config.quiet_seconds)
+        self._recheck = Recheck(task.config.path, ledger, board, lambda: self._closed)
         self.since_ns = 0
         self.outcome: int | None = None
         """The exit code once the work is done."""
@@ -152,6 +163,11 @@ class Shipper:
             return 0.0
         except TooLargeError as large:
             return self._failed("TooManyFiles", str(large))
+        except UnreadableError as unreadable:
+            self._recheck.failed(unreadable)
+            return self._failed("Unreadable", f"{self._task.config.path}/{unreadable}")
+        except NoChecksumsError as without:
+            return self._failed("NoChecksums", str(without))
         except CorruptedError as corrupted:
             return self._failed("ChecksumMismatch", str(corrupted))
         except StoreError as failure:
@@ -180,11 +196,16 @@ class Shipper:
             return 0.0
         view = None if wish.ended else self._view
         view = view or self._watcher.look(ended=wish.ended)
+        owed = wish.reason == "save" and self._owed.by(wish.request)
+        if owed and not self._owed.is_quiet(view.scan):
+            return self._pace.scan
+        if wish.ended:
+            self._recheck.check(view.scan, wish)
         job = plan.next_job(view, self._ledger, wish, self.since_ns)
         if job and self._is_said_already(job):
             self.outcome = 0
             return 0.0
-        if job and not self._is_held_already(job):
+        if job and (owed or not self._is_held_already(job)):
             self._ship(job, view)
             return 0.0
         if time.monotonic() - self._fence_seen > self._pace.fence:
@@ -194,7 +215,9 @@ class Shipper:
 
     def _current_wish(self) -> Wish:
         save = self._save
-        pending = save is not None and not self._ledger.has_answered(save)
+        pending = save is not None and (
+            not self._ledger.has_answered(save) or self._owed.by(Request(save.id, save.attempt))
+        )
         if self._ledger.rank and save is not None and not save.ended:
             # Rank 0 may not hold the checkpoint of this rank's answer, so later checkpoints answer as well.
             pending = True
@@ -245,6 +268,7 @@ class Shipper:
         if self._ledger.alone:
             self._commits.of_one_rank(job, ref, manifest)
         self._changes = 0
+        self._owed.committed(job.wish.request, manifest.skipped if manifest else ())
         self._commits.shipped()
         self._tell()
         self._board.unsaved(self._ledger.unsaved_bytes(view.scan.entries))
@@ -285,7 +309,10 @@ class Shipper:
             manifest = there.model_copy(update=self._about(job) | {"previous": job.again.key})
         else:
             shipment = Shipment(self._bucket, self._task.config.path, self._ledger.folder, tally, self._halted)
-            cargo = shipment.send(job.files, skip_changed=job.wish.ended and self._changes >= CHANGES_MAX)
+            skips = job.wish.ended and self._changes >= CHANGES_MAX and not self._owed.by(job.wish.request)
+            cargo = shipment.send(job.files, skip_changed=skips)
+            if cargo.unreadable and job.wish.reason != "sigterm":
+                raise cargo.unreadable[0]
             manifest = self._manifest(job, cargo)
         return manifest, self._ledger.put_manifest(manifest)
 
@@ -312,7 +339,7 @@ class Shipper:
             format=job.format,
             folder=self._ledger.folder,
             files=tuple(sorted(cargo.files, key=lambda file: file.path)),
-            skipped=tuple(sorted(cargo.skipped, key=lambda file: file.path)),
+            skipped=tuple(sorted((*cargo.skipped, *job.skipped), key=lambda file: file.path)),
             total_files=len(cargo.files),
             total_bytes=sum(file.size for file in cargo.files),
         )

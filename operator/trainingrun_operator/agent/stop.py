@@ -88,8 +88,17 @@ class StopFile:
         return any(_written_since(file, self._since) is not None and not _is_ours(file) for file in self._files)
 
 
+def own_files(name: str) -> tuple[str, str]:
+    """Return the stop file, and the file that it is written as before it is renamed."""
+    return name, str(_temporary(Path(name)))
+
+
+def _temporary(file: Path) -> Path:
+    return file.with_name(f".tmp-{file.name}")
+
+
 def _replace(file: Path, text: str) -> None:
-    temporary = file.with_name(f".tmp-{file.name}")
+    temporary = _temporary(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary.write_text(text)
     os.replace(temporary, file)  # noqa: PTH105  # the training sees the whole file or none

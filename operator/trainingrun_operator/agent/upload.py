@@ -6,6 +6,7 @@ multipart upload are compared by hash and skipped, files of an earlier generatio
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trainingrun_operator.agent.cargo import Budget, Cargo, ChangedError, PreemptedError, Sent, Tally, Wanted
+from trainingrun_operator.agent.cargo import (
+    Budget,
+    Cargo,
+    ChangedError,
+    PreemptedError,
+    Sent,
+    Tally,
+    UnreadableError,
+    Wanted,
+)
 from trainingrun_operator.agent.volume.look import open_inside
 from trainingrun_operator.agent.volume.scan import Entry, Kind
 from trainingrun_operator.checkpoints import names
@@ -81,7 +91,9 @@ class Shipment:
     def send(self, wanted: Iterable[Wanted], *, skip_changed: bool = False) -> Cargo:
         """Send all files. Return once all are in the bucket and unchanged on disk.
 
-        ``skip_changed``: record a file that changes as skipped.
+        A file that cannot be read is recorded as skipped, after all others are sent.
+
+        ``skip_changed``: record a file that changes as skipped, too.
 
         Raises:
             ChangedError: a file differs from what the scan saw.
@@ -174,14 +186,14 @@ class Shipment:
         self._pending.append(_Pending(one, tasks, finish, closing))
         try:
             file = closing.enter_context(self._opened(one))
-        except ChangedError as changed:
-            tasks.append(_failed(changed))
+        except (ChangedError, UnreadableError) as failure:
+            tasks.append(_failed(failure))
             return
         for number, offset in enumerate(range(0, size, step), 1):
             length = min(step, size - offset)
 
             def part(number: int = number, offset: int = offset, length: int = length) -> Part:
-                data = os.pread(file, length, offset)
+                data = _read(one, file, length, offset)
                 if len(data) != length:
                     raise ChangedError(one.path, "the file shrank during the read")
                 crc = crc64(data)
@@ -197,7 +209,7 @@ class Shipment:
 
     def _put(self, one: Wanted, key: str) -> Stored:
         with self._opened(one) as file:
-            data = os.pread(file, one.entry.size + 1, 0)
+            data = _read(one, file, one.entry.size + 1, 0)
             self._still(one, file)
         stored = self._bucket.put(key, data)
         self._tally.sent(len(data))
@@ -206,7 +218,10 @@ class Shipment:
     def _compare(self, one: Wanted, key: str) -> Stored:
         """Compare a file with the object that the generation already has for it."""
         with self._opened(one) as file:
-            crc = encode(crc_of_file(file))
+            try:
+                crc = encode(crc_of_file(file, counted=self._tally.hashed))
+            except OSError as failure:
+                raise _unreadable(one, failure) from failure
             self._still(one, file)
         size = one.entry.size
         stored = self._bucket.same(key, size, crc, part_size(size) if size > PART_BYTES else 0)
@@ -231,7 +246,7 @@ class Shipment:
             try:
                 file = opened.enter_context(open_inside(self._root, one.path))
             except OSError as failure:
-                raise ChangedError(one.path, failure.strerror or "cannot be opened") from failure
+                raise _unreadable(one, failure) from failure
             self._still(one, file)
             yield file
 
@@ -276,6 +291,8 @@ class Shipment:
             raise PreemptedError
 
     def _forgiven(self, one: Wanted, failure: Exception) -> bool:
+        if isinstance(failure, UnreadableError):
+            return True
         if isinstance(failure, ChangedError):
             return one.optional or self._skip_changed
         return isinstance(failure, ConflictError) and one.optional
@@ -284,9 +301,11 @@ class Shipment:
         one = pending.wanted
         try:
             stored = pending.finish()
-        except (ChangedError, ConflictError) as failure:
+        except (ChangedError, ConflictError, UnreadableError) as failure:
             if not self._forgiven(one, failure):
                 raise
+            if isinstance(failure, UnreadableError) and not one.optional:
+                self._cargo.unreadable.append(failure)
             if not one.optional:
                 self._skip(one, str(failure))
         else:
@@ -297,6 +316,23 @@ class Shipment:
     def _skip(self, one: Wanted, reason: str) -> None:
         regular = one.entry.kind is Kind.FILE
         self._cargo.skipped.append(Skipped(path=names.to_text(one.path), reason=reason, regular=regular))
+
+
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+"""The file was removed or replaced, which is a change."""
+
+
+def _unreadable(one: Wanted, failure: OSError) -> ChangedError | UnreadableError:
+    """Return what a failure to open or to read a file means."""
+    why = failure.strerror or "cannot be read"
+    return ChangedError(one.path, why) if failure.errno in _GONE else UnreadableError(one.path, why)
+
+
+def _read(one: Wanted, file: int, length: int, offset: int) -> bytes:
+    try:
+        return os.pread(file, length, offset)
+    except OSError as failure:
+        raise _unreadable(one, failure) from failure
 
 
 def _failed(failure: Exception) -> Future[Any]:

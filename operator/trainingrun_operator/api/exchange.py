@@ -146,12 +146,18 @@ class AgentReport(Model):
     """The newest complete checkpoint in the volume."""
     unfinished: CheckpointSeen | None = None
     """A newer checkpoint that is incomplete."""
-    files: int = 0
+    files: int | None = None
+    """Files in the volume, without those under temporary names; None: the agent has not read the whole volume yet, or cannot."""
     bytes: int = 0
+    temporary_files: int | None = None
+    """Files under temporary names, such as those of a checkpoint that is being written; None: not known, as of `files`."""
+    temporary_bytes: int = 0
     unsaved_bytes: int = 0
     """Bytes in the volume that no commit covers or, in a run of several ranks, no manifest of this rank."""
     uploaded_bytes: int = 0
     """Bytes of the generation that is being shipped, as far as they are in the bucket."""
+    hashed_bytes: int = 0
+    """Bytes that the last commit has read again so far, to compare the volume with the bucket."""
     last_change_seconds: Annotated[
         float | None,
         Field(description="Seconds since a file under the path changed; None if the path has never had one"),

@@ -134,7 +134,7 @@ class CheckpointSpec(Model):
     """Where checkpoints are written in the pod, and where they are stored."""
 
     mode: CheckpointMode = CheckpointMode.UPLOAD
-    """Upload, or Disabled: nothing is saved, which the status shows. Default Upload."""
+    """Upload, or Disabled: nothing is saved, which the status shows. Default Upload. Immutable."""
     path: Annotated[str, Field(pattern=r"^/[^:]+$", max_length=255)] = "/checkpoints"
     """Folder in the training container; its volume is found through the mounts, and without a mount an emptyDir is added. Not in or around
     /var/run/trainingrun, where the operator mounts its own volumes. Default /checkpoints. Immutable."""
@@ -194,6 +194,11 @@ class TrainingRunSpec(Model):
             " && has(self.checkpoint.destination) == has(oldSelf.checkpoint.destination)"
             " && (!has(self.checkpoint.destination) || self.checkpoint.destination == oldSelf.checkpoint.destination)",
             "checkpoint.path and checkpoint.destination cannot be changed: a run's checkpoints stay in one place",
+        ),
+        Cel(
+            "self.checkpoint.mode == oldSelf.checkpoint.mode",
+            "checkpoint.mode cannot be changed: the agent in the running pod was started for it; create a new TrainingRun",
+            field_path=".checkpoint.mode",
         ),
         Cel(
             "(has(self.shutdown.signal) ? self.shutdown.signal : '') == (has(oldSelf.shutdown.signal) ? oldSelf.shutdown.signal : '')",

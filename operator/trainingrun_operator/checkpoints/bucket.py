@@ -16,9 +16,10 @@ from botocore.config import Config
 
 from trainingrun_operator.api import names
 from trainingrun_operator.checkpoints.credentials import secret_session
+from trainingrun_operator.checkpoints.proof import is_full_object
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
@@ -51,6 +52,16 @@ class ConflictError(Exception):
 
 class CorruptedError(Exception):
     """The store reports another checksum than that of the bytes sent."""
+
+
+class NoChecksumsError(Exception):
+    """The store keeps no full-object CRC64NVME checksums, so nothing in it can be proven."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"the store keeps no full-object CRC64NVME checksum of {key}, so no checkpoint in it can be proven:"
+            " use a store that keeps them, or a version of this one that does"
+        )
 
 
 class Stored(NamedTuple):
@@ -197,6 +208,7 @@ class Bucket:
         Raises:
             ConflictError: the key holds other bytes.
             CorruptedError: the store reports another checksum.
+            NoChecksumsError: the store keeps no full-object checksum of the object, which it has written.
         """
         crc = encode(crc64(body))
         try:
@@ -205,19 +217,43 @@ class Bucket:
             if _is(failure, _EXISTS):
                 return self.same(key, len(body), crc)
             raise
-        _check(key, crc, done.get("ChecksumCRC64NVME"))
+        self._check_kept(key, crc, done.get("ChecksumCRC64NVME"))
         return Stored(len(body), crc, done["ETag"], done.get("VersionId"))
 
     def same(self, key: str, size: int, crc: str, part_size: int = 0) -> Stored:
         """Return the object at a key if it has this size and checksum.
 
         Raises:
-            ConflictError: it is missing, has others, or the store keeps no checksum of it.
+            ConflictError: it is missing, or has others.
+            NoChecksumsError: the store keeps no full-object checksum of it.
         """
         there = self.head(key)
-        if there is None or (there.size, there.crc) != (size, crc):
+        if there is None or there.size != size:
+            raise ConflictError(key)
+        if not is_full_object(there.crc):
+            raise NoChecksumsError(key)
+        if there.crc != crc:
             raise ConflictError(key)
         return there._replace(part_size=part_size)
+
+    def check_keeps_checksums(self, key: str) -> None:
+        """Check that the store keeps a full-object checksum of an object that was written with one.
+
+        Raises:
+            NoChecksumsError: it does not.
+        """
+        there = self.head(key)
+        if there is not None and not is_full_object(there.crc):
+            raise NoChecksumsError(key)
+
+    def _check_kept(self, key: str, crc: str, answered: str | None) -> None:
+        """Check the checksum that the store has of an object just written. Ask for it if the response has none: some stores leave it out."""
+        if not answered:
+            there = self.head(key)
+            answered = there.crc if there is not None else crc  # gone already: the proof will notice
+        if not is_full_object(answered):
+            raise NoChecksumsError(key)
+        _check(key, crc, answered)
 
     def copy(self, source: str, key: str, size: int, crc: str) -> Stored | None:
         """Copy an object inside the store and verify the copy. Return None if either fails."""
@@ -231,7 +267,7 @@ class Bucket:
                 ChecksumAlgorithm="CRC64NVME",
             )
             return self.same(key, size, crc)
-        except (*StoreError, ConflictError):
+        except (*StoreError, ConflictError, NoChecksumsError):
             return None
 
     def uploads(self, prefix: str) -> dict[str, str]:
@@ -310,7 +346,7 @@ class Bucket:
             if _is(failure, _GONE) and self.head(key):
                 return self.same(key, size, crc, parts[0].size)
             raise
-        _check(key, crc, done.get("ChecksumCRC64NVME"))
+        self._check_kept(key, crc, done.get("ChecksumCRC64NVME"))
         return Stored(size, crc, done.get("ETag", ""), done.get("VersionId"), parts[0].size)
 
     def abort(self, key: str, upload: str) -> None:
@@ -321,12 +357,13 @@ class Bucket:
             return
 
 
-def crc_of_file(file: int, block: int = 1 << 20) -> int:
-    """Return the CRC64NVME of an open file, read from its start."""
+def crc_of_file(file: int, block: int = 1 << 20, counted: Callable[[int], None] = lambda _: None) -> int:
+    """Return the CRC64NVME of an open file, read from its start. ``counted`` is called with the size of each block."""
     crc, offset = 0, 0
     while data := os.pread(file, block, offset):
         crc = crc64(data, crc)
         offset += len(data)
+        counted(len(data))
     return crc
 
 

@@ -15,10 +15,17 @@ from trainingrun_operator.checkpoints.keys import KEY_MAX_BYTES
 ODD = ".names"
 """Folder for files whose names cannot be keys; the manifest has their names."""
 
+_TEMPORARY = re.compile(r"(\.tmp|tmp-).*|.*(\.tmp|\.partial)|.*\.orbax-checkpoint-tmp.*", re.DOTALL)
+"""Names that writers give to unfinished files and folders. `docs/training/index.md` lists them."""
 _SURROGATE = re.compile("[\udc80-\udcff]")
 _LOOKALIKE = re.compile(r"\\(?=udc[0-9a-f]{2})")
 _WRITTEN = re.compile(r"\\udc([0-9a-f]{2})")
 _PLAIN_KEY = re.compile(r"[^\x00-\x1f\x7f\\]+")
+
+
+def is_temporary(path: str) -> bool:
+    """Whether a path has a name in it that marks what is not finished yet."""
+    return any(_TEMPORARY.fullmatch(name) for name in path.split("/"))
 
 
 def to_text(path: str) -> str:

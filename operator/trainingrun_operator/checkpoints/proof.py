@@ -36,6 +36,10 @@ class BadCommitError(Exception):
     """A commit, a manifest or an object is invalid. The message is the complaint."""
 
 
+class IncurableError(BadCommitError):
+    """Another upload of the same files would not be proven either."""
+
+
 class Found(NamedTuple):
     """An object's size and checksum in the store."""
 
@@ -165,10 +169,10 @@ def check_whole(manifest: Manifest) -> None:
     """Check that no regular file was skipped.
 
     Raises:
-        BadCommitError: a file was skipped; names the file and the reason.
+        IncurableError: a file was skipped; names the file and the reason. The agent has tried before it skips a file.
     """
     if skipped := next((one for one in manifest.skipped if one.regular), None):
-        raise BadCommitError(f"the file {said(skipped.path)} was skipped: {said(skipped.reason)}")
+        raise IncurableError(f"the file {said(skipped.path)} was skipped: {said(skipped.reason)}")
 
 
 def load_commit(bucket: Reads, layout: Layout, key: str) -> ReadCommit:
@@ -201,6 +205,23 @@ def _loaded(bucket: Reads, layout: Layout, key: str, limit: int) -> bytes:
     return body
 
 
+def is_full_object(crc64nvme: str) -> bool:
+    """Whether a store's checksum is of the full object: that of a multipart upload's parts ends with their number."""
+    return bool(crc64nvme) and "-" not in crc64nvme
+
+
+def check_object(file: FileEntry, found: Found | None) -> None:
+    """Check one object against its manifest entry.
+
+    Raises:
+        BadCommitError: it is missing or differs.
+        IncurableError: manifest or store have no checksum of it.
+    """
+    if complaint := complaint_about(file, found):
+        proves = bool(file.crc64nvme) and (found is None or is_full_object(found.crc64nvme))
+        raise (BadCommitError if proves else IncurableError)(complaint)
+
+
 def complaint_about(file: FileEntry, found: Found | None) -> str:
     """Return how one object differs from its manifest entry; empty if it does not."""
     name = said(file.path)
@@ -210,7 +231,7 @@ def complaint_about(file: FileEntry, found: Found | None) -> str:
         return f"{name} has {found.size} bytes in the bucket, the manifest says {file.size}"
     if not file.crc64nvme:
         return f"the manifest has no CRC64NVME of {name}, so the file cannot be proven"
-    if not found.crc64nvme:
+    if not is_full_object(found.crc64nvme):
         return f"the store has no CRC64NVME of {name}, so the file cannot be proven: use a store that keeps full-object checksums"
     if found.crc64nvme != file.crc64nvme:
         return f"{name} has other bytes in the bucket than on the volume (CRC64NVME differs)"

@@ -12,6 +12,8 @@ WORD_MAX: Final = 128
 """`api.base.Word`."""
 TEXT_MAX: Final = 1024
 """`api.base.Text`."""
+URI_MAX: Final = 2048
+"""`api.base.Uri`."""
 MESSAGE_MAX: Final = 4000
 """Below the bound of `api.base.Message`."""
 VERDICT_MAX: Final = 2000

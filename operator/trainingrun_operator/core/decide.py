@@ -21,7 +21,7 @@ from trainingrun_operator.core.effects import (
 from trainingrun_operator.core.facts.bucket import Mismatch, Verified
 from trainingrun_operator.core.rules import exits, loss
 from trainingrun_operator.core.rules.chain import AT_REST, RULES, why_end
-from trainingrun_operator.core.stop import disruption, suspension, termination, transitions
+from trainingrun_operator.core.stop import disruption, failing, suspension, termination, transitions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,13 +105,15 @@ def _replace(seen: Observed, crashed: Sequence[Pod]) -> Decision:
 
     All their agents answer one request, named after the first pod.
     """
-    if seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED or isinstance(seen.answer, Verified):
-        return _open_gates(seen, crashed)
-    hopeless = seen.save_failing_seconds >= seen.defaults.hold_after_seconds
-    if hopeless and seen.run.spec.checkpoint.on_failure is OnFailure.PROCEED:
+    proven = isinstance(seen.answer, Verified) and seen.answer.commit.final
+    if proven or seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED:
         return _open_gates(seen, crashed)
     attempt = max((pod.save.attempt for pod in crashed if pod.save is not None), default=1)
-    request = SaveRequest(id=_request_id(crashed), attempt=attempt + isinstance(seen.answer, Mismatch), ended=True)
+    spent = isinstance(seen.answer, Mismatch) and failing.is_spent(attempt, seen.answer)
+    if (spent or failing.why(seen)) and seen.run.spec.checkpoint.on_failure is OnFailure.PROCEED:
+        return _open_gates(seen, crashed)
+    again = isinstance(seen.answer, Mismatch) and not spent
+    request = SaveRequest(id=_request_id(crashed), attempt=attempt + again, ended=True)
     asks = tuple(ask for pod in crashed if (ask := transitions.ask_to_save(pod, request)))
     nudge = transitions.nudges(seen, "Saving", seen.save_failing_seconds)
     return Decision(

@@ -15,6 +15,7 @@ from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.facts.gathered import Source
 from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered
 from trainingrun_operator.core.facts.rank import Rank
+from trainingrun_operator.core.facts.reading import Reading
 from trainingrun_operator.core.observed import Observed
 from trainingrun_operator.core.release import Gate, facts_of, gate_of
 from trainingrun_operator.core.rules import completion, workload
@@ -59,6 +60,8 @@ class RankMemory:
     silence: Stopwatch = field(default_factory=Stopwatch)
     """Of its agent."""
     unshipped: Stopwatch = field(default_factory=Stopwatch)
+    unmoved: str = ""
+    """UID of the pod whose newest reading shows step 0."""
 
     def silent(self, pod: Pod | None, now: float, *, heard: bool) -> Stopwatch:
         """Return the stopwatch of the silence after the newest pod's agent was asked at `now`."""
@@ -96,6 +99,10 @@ class Memory:
     """The node provider's last refusal to release a machine, by providerID."""
     phase: Stopwatch = field(default_factory=Stopwatch)
     saving: Stopwatch = field(default_factory=Stopwatch)
+    saved_so_far: Stopwatch = field(default_factory=Stopwatch)
+    """Of `agents`, for the pending save request."""
+    agents: Mapping[int, Hashable] = field(default_factory=dict)
+    """By rank, what its agent had done when it answered last."""
     candidate: Stopwatch = field(default_factory=Stopwatch)
     proven: Stopwatch = field(default_factory=Stopwatch)
     nodes: Mapping[str, Stopwatch] = field(default_factory=dict)
@@ -171,7 +178,7 @@ def _timed(memory: Memory, facts: Facts, now: float) -> Memory:
     """Continue or restart every stopwatch."""
     run, stop = facts.run, facts.run.status.termination
     request = save_request(run, facts.pods)
-    nodes, gates = memory.nodes, memory.gates
+    nodes, gates, agents = memory.nodes, memory.gates, _agents(memory, facts)
     if run.status.nodes:
         gate = _gates(facts)
         nodes = {n.uid: nodes.get(n.uid, Stopwatch()).at(n.phase, now) for n in run.status.nodes}
@@ -180,9 +187,20 @@ def _timed(memory: Memory, facts: Facts, now: float) -> Memory:
         memory,
         phase=memory.phase.at((stop.phase, stop.attempt) if stop else None, now),
         saving=memory.saving.at(request[0], now) if request is not None else memory.saving,
+        saved_so_far=memory.saved_so_far.at((request, facts.answer is None, *agents.items()), now),
+        agents=agents,
         nodes=nodes,
         gates=gates,
     )
+
+
+def _agents(memory: Memory, facts: Facts) -> dict[int, Hashable]:
+    """Return what changes as long as saving makes progress: bytes read again, bytes in the bucket, manifests and commits."""
+    done = {
+        number: (report.pod_uid, report.uploaded_bytes, report.hashed_bytes, report.manifest, report.commit)
+        for number, report in facts.reports.items()
+    }
+    return {**memory.agents, **done}
 
 
 def _folded(memory: Memory, facts: Facts, now: float) -> dict[int, RankMemory]:
@@ -195,11 +213,12 @@ def _folded(memory: Memory, facts: Facts, now: float) -> dict[int, RankMemory]:
 
 def _rank_folded(known: RankMemory, rank: Rank, facts: Facts, now: float) -> RankMemory:
     pod, report, reading = rank.pod, facts.reports.get(rank.number), facts.readings.get(rank.number)
-    track, unshipped = known.track, known.unshipped
+    track, unshipped, unmoved = known.track, known.unshipped, known.unmoved
     if reading is not None and pod is not None:
         if rank.number == 0 and track == Track():
             track = resumed(facts.run.status.progress, pod_uid=pod.uid, now=now)
         track = fold(track, reading, pod_uid=pod.uid, now=now)
+        unmoved = pod.uid if isinstance(reading, Reading) and reading.step == 0 else ""
     if report is not None and report.newest is not None:
         newest = (report.pod_uid, disruption.shipped(report), report.commit and report.commit.key)
         unshipped = unshipped.at(newest, now)
@@ -208,6 +227,7 @@ def _rank_folded(known: RankMemory, rank: Rank, facts: Facts, now: float) -> Ran
         waiting=known.waiting.at((pod.uid, workload.lacks(pod)) if pod is not None else None, now),
         silence=known.silent(pod, now, heard=report is not None),
         unshipped=unshipped,
+        unmoved=unmoved,
     )
 
 
@@ -225,6 +245,7 @@ def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
         verified=memory.verified,
         answer=facts.answer,
         save_failing_seconds=memory.saving.seconds(now) if save_request(run, facts.pods) is not None else 0,
+        no_progress_seconds=memory.saved_so_far.seconds(now) if save_request(run, facts.pods) is not None else 0,
         phase_seconds=memory.phase.seconds(now),
         nodes=_nodes(memory, facts) if stop is not None and stop.phase is Phase.RELEASING else facts.nodes,
         node_seconds={node.uid: memory.nodes[node.uid].seconds(now) for node in run.status.nodes},
@@ -247,6 +268,7 @@ def _rank(memory: Memory, facts: Facts, number: int, pods: Sequence[Pod], now: f
         log_tail=memory.log_tails.get(rank.pod.uid, "") if rank.pod is not None else "",
         waiting_seconds=known.waiting.seconds(now),
         unshipped_seconds=known.unshipped.seconds(now),
+        unmoved=rank.pod is not None and known.unmoved == rank.pod.uid,
     )
 
 

@@ -44,6 +44,8 @@ class Observed:
     """The bucket's answer to the pending save request."""
     save_failing_seconds: float = 0
     """Time since the pending save request, while unanswered."""
+    no_progress_seconds: float = 0
+    """Time for which the agents have neither read nor sent a byte for the pending save request, nor answered it."""
     phase_seconds: float = 0
     """Time for which this process has seen the stop in its present phase."""
     nodes: tuple[NodeFacts, ...] = ()

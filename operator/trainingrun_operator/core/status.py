@@ -219,7 +219,11 @@ def _checkpoint_saved(seen: Observed) -> Fact:
         return Fact(kind, "False", *trouble)
     if seen.verified is not None and seen.verified.commit.total_files:
         return Fact(kind, "True", "Verified", sentence_of(saved_from(seen.verified)))
-    if seen.reports and all(report.files == 0 for report in seen.reports) and seen.track.advanced:
+    if (
+        seen.reports
+        and all(report.files == 0 and not report.temporary_files for report in seen.reports)
+        and seen.track.advanced
+    ):
         path = seen.run.spec.checkpoint.path
         return Fact(
             kind,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
+import rights
 from botocore.config import Config
 from integration.agent.processes import Process
 from waiting import eventually
@@ -43,6 +44,12 @@ def run_agent(podinfo: Path, control: Path) -> int:
     from trainingrun_operator.agent import main  # noqa: PLC0415 - the test process has no use for it
 
     return main.run(config.Paths(podinfo, control), config.Pace(scan=0.2, backoff_max=1.0, fence=0.5, ranks_max=1.0))
+
+
+def run_agent_of_a_user(podinfo: Path, control: Path) -> int:
+    """Likewise, with the rights of a user, also if the test runs as root."""
+    with rights.of_a_user():
+        return run_agent(podinfo, control)
 
 
 def run_restore(podinfo: Path, control: Path) -> int:
@@ -162,8 +169,8 @@ class Pod:
     def _spawn(self, run: Callable[..., int]) -> Process:
         return Process(run, (self.podinfo, self.control), self.environment(), self.log)
 
-    def start(self) -> Pod:
-        self.process = self._spawn(run_agent)
+    def start(self, *, of_a_user: bool = False) -> Pod:
+        self.process = self._spawn(run_agent_of_a_user if of_a_user else run_agent)
         return self
 
     def restore(self) -> int:

@@ -51,6 +51,8 @@ class Proxy:
     delay: Callable[[Request], float] = lambda _: 0.0
     lost: Callable[[], None] = lambda: None
     """Called when the server has answered and the answer is about to be lost."""
+    headers: Callable[[Request, list[tuple[str, str]]], list[tuple[str, str]]] = lambda _, headers: headers
+    """The headers of the server's answer, as they are passed on."""
     seen: list[Request] = field(default_factory=list)
     url: str = ""
 
@@ -86,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.send_response_only(status)
-        for name, value in headers:
+        for name, value in self.proxy.headers(request, headers):
             if name.lower() not in HOP_BY_HOP | ({"content-length"} if self.command != "HEAD" else set()):
                 self.send_header(name, value)
         if self.command != "HEAD":

@@ -256,6 +256,27 @@ async def test_harm_done_after_the_commit_is_found(store, access, layout, shipme
 
 
 @pytest.mark.parametrize(
+    ("harm", "changes", "curable"),
+    [
+        pytest.param(lambda _: None, {"manifest": {"skipped": (Skipped(path="a", reason="Permission denied", regular=True),)}}, False, id="a file that the agent could not read"),
+        pytest.param(take_away_the_checksum, {}, False, id="a store that keeps no checksum"),
+        pytest.param(flip_a_bit, {}, True, id="other bytes"),
+        pytest.param(cut_a_file, {}, True, id="another size"),
+        pytest.param(lose_the_manifest, {}, True, id="a manifest that is missing"),
+        pytest.param(lose_the_commit, {}, True, id="a commit that is missing"),
+    ],
+)  # fmt: skip
+async def test_whether_another_upload_may_help_is_known(store, access, layout, shipment, harm, changes, curable):
+    for name, value in changes.items():
+        setattr(shipment, name, value)
+    key = shipment.send()
+    harm(shipment)
+    found = await store.verify(access, layout, key)
+    assert isinstance(found, Mismatch)
+    assert found.curable is curable
+
+
+@pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         pytest.param(

@@ -49,6 +49,7 @@ def test_stop_may_be_written_as_false_first(runs):
         ),
         ({"checkpoint": {"path": "/elsewhere"}}, "checkpoint.path and checkpoint.destination cannot be changed"),
         ({"checkpoint": {"destination": None, "mode": "Disabled"}}, "a run's checkpoints stay in one place"),
+        ({"checkpoint": {"mode": "Disabled"}}, "checkpoint.mode cannot be changed: the agent in the running pod"),
         (
             {"shutdown": {"signal": "SIGTERM"}},
             "shutdown.signal cannot be changed: it decides whether the running pod",
@@ -64,6 +65,7 @@ def test_stop_may_be_written_as_false_first(runs):
         "its destination",
         "its path",
         "that it has a destination",
+        "that it saves",
         "its signal",
         "its training container",
     ],

@@ -36,7 +36,14 @@ class Bucket:
         return REF if complete and unit.dir == self.about else None
 
 
-def view(*complete: int, half: tuple[int, ...] = (), rest: tuple[str, ...] = (), error: str = "") -> View:
+def view(
+    *complete: int,
+    half: tuple[int, ...] = (),
+    rest: tuple[str, ...] = (),
+    temporary: tuple[str, ...] = (),
+    unread: tuple[str, str] | None = None,
+    error: str = "",
+) -> View:
     seen = []
     for step in sorted((*complete, *half)):
         files = {f"step_{step}/w": Entry(1, step, step, 0o644)}
@@ -45,7 +52,8 @@ def view(*complete: int, half: tuple[int, ...] = (), rest: tuple[str, ...] = (),
     others = {path: Entry(1, 1, 1, 0o644) for path in rest}
     entries = others | {path: entry for one in seen for path, entry in one.unit.files.items()}
     beside = units.Unit(".", ".", others) if others else None
-    return View(Scan(entries, error=error), tuple(seen), beside)
+    unfinished = {path: Entry(1, 1, 1, 0o644) for path in temporary}
+    return View(Scan(entries, unfinished, error=error, unread=unread), tuple(seen), beside)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +73,15 @@ def view(*complete: int, half: tuple[int, ...] = (), rest: tuple[str, ...] = (),
         (view(1, rest=("a",)), Bucket("step_1/w", "a", about="step_1"), FINAL, "again"),
         (view(1, rest=("a",)), Bucket("step_1/w", about="step_1"), FINAL, ["a", "step_1"]),
         (view(1, 2), Bucket("step_1/w", "step_2/w", about="step_2"), AFRESH, ["step_1", "step_2"]),
+        (view(1, temporary=("tmp-x/w",)), Bucket(), Wish(), ["step_1"]),
+        (view(temporary=("tmp-x/w",)), Bucket(), Wish(), None),
+        (view(temporary=("tmp-x/w",)), Bucket(), SAVE, None),
+        (view(1, temporary=("tmp-x/w", "a.tmp")), Bucket(), FINAL, ["a.tmp", "step_1", "tmp-x"]),
+        (view(temporary=("tmp-x/w",)), Bucket(), FINAL, ["tmp-x"]),
+        (view(temporary=("tmp-x/w",)), Bucket("tmp-x/w"), FINAL, ["tmp-x"]),
+        (view(1, temporary=("tmp-x/w",)), Bucket("step_1/w", "tmp-x/w", about="step_1"), FINAL, "again"),
+        (view(1, temporary=("tmp-x/w",)), Bucket("step_1/w", about="step_1"), FINAL, ["step_1", "tmp-x"]),
+        (view(1, unread=("tmp-x", "Permission denied")), Bucket("step_1/w", about="step_1"), FINAL, ["step_1"]),
         (view(1, error="/checkpoints/x: Permission denied"), Bucket(), FINAL, None),
     ],
     ids=[
@@ -82,6 +99,15 @@ def view(*complete: int, half: tuple[int, ...] = (), rest: tuple[str, ...] = (),
         "and names again what is there, if that is all",
         "but stands whole if anything is new",
         "a new attempt ships everything afresh",
+        "temporary names are not shipped while it trains",
+        "also if there is nothing else",
+        "also not when a save is asked for",
+        "the end ships them, too",
+        "also if there is nothing else then",
+        "and names them again, if there is nothing else",
+        "or the manifest that has the checkpoint",
+        "and ships them if no commit has them",
+        "what cannot be listed is not in an earlier manifest",
         "what cannot be read is not committed around",
     ],
 )
@@ -124,6 +150,31 @@ def test_a_checkpoint_of_a_later_stage_is_shipped_though_its_step_is_lower():
     assert job.checkpoint
     assert (job.checkpoint.step, [one.path for one in job.files]) == (50, ["step_50/w"])
     assert plan.next_job(volume, Bucket("step_1000/w", "step_50/w"), Wish(), since_ns=0) is None
+
+
+def test_temporary_names_alone_are_an_unfinished_checkpoint():
+    job = plan.next_job(view(temporary=("tmp-x/w", "tmp-x/v", "a.tmp")), Bucket(), FINAL, since_ns=0)
+    assert job
+    assert job.checkpoint
+    assert (job.checkpoint.dir, job.checkpoint.complete, job.checkpoint.step) == (".", False, None)
+    assert job.checkpoint.evidence == "3 files under temporary names (a.tmp, tmp-x) were left unfinished"
+
+
+def test_temporary_names_beside_a_checkpoint_are_named_and_change_nothing_else():
+    alone = plan.next_job(view(1), Bucket(), FINAL, since_ns=0)
+    beside = plan.next_job(view(1, temporary=("tmp-x/w",)), Bucket(), FINAL, since_ns=0)
+    assert alone
+    assert beside
+    assert alone.checkpoint
+    assert beside.checkpoint
+    assert beside.checkpoint.identity == alone.checkpoint.identity
+    assert beside.checkpoint.evidence.endswith("; 1 files under temporary names (tmp-x) were left unfinished")
+
+
+def test_what_cannot_be_listed_is_recorded_as_skipped():
+    job = plan.next_job(view(1, unread=("tmp-x", "Permission denied")), Bucket(), FINAL, since_ns=0)
+    assert job
+    assert [(one.path, one.reason, one.regular) for one in job.skipped] == [("tmp-x", "Permission denied", True)]
 
 
 def test_logs_alone_are_shipped_but_are_no_checkpoint():

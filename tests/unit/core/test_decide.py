@@ -228,7 +228,34 @@ def ask(attempt=1):
             id="not proven: it is kept for ever",
         ),
         pytest.param(PROCEED, ask()[0], {"save_failing_seconds": 119}, None, id="Proceed gives it its time"),
-        pytest.param(PROCEED, ask()[0], {"save_failing_seconds": 120}, OPENS_GATE, id="and then goes on without proof"),
+        pytest.param(
+            PROCEED,
+            ask()[0],
+            {"save_failing_seconds": 9e9, "no_progress_seconds": 119},
+            None,
+            id="all the time that its upload moves in",
+        ),
+        pytest.param(
+            PROCEED,
+            ask()[0],
+            {"save_failing_seconds": 120, "no_progress_seconds": 120},
+            OPENS_GATE,
+            id="and then goes on without proof",
+        ),
+        pytest.param(
+            PROCEED,
+            ask()[0],
+            {"save_failing_seconds": 120, "answer": make_unreachable()},
+            OPENS_GATE,
+            id="also if the bucket is away",
+        ),
+        pytest.param(
+            PROCEED,
+            ask()[0],
+            {"answer": make_mismatch(curable=False)},
+            OPENS_GATE,
+            id="at once if no upload would be proven",
+        ),
     ],
 )
 def test_a_crashed_pod_is_replaced_once_what_it_left_is_proven(spec, save, fields, wanted):

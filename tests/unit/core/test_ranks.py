@@ -194,10 +194,18 @@ def test_there_is_nothing_to_save_only_if_no_rank_has_made_a_step_or_written_any
     empty = make_agent(newest=None, commit=None, files=0)
     status = make_status(termination=make_stop(Phase.SAVING), termination_status="auto_low_loss")
     none_yet = (losses(), losses())
-    seen = replace(two(reports=(empty, empty), tracks=none_yet), run=make_run(status=status))
-    assert phase_after(seen) is Phase.DELETING
-    assert phase_after(replace(two(reports=(empty, make_agent()), tracks=none_yet), run=seen.run)) is None
-    assert phase_after(replace(two(reports=(empty, empty), tracks=(losses(), losses(2.0))), run=seen.run)) is None
+    run = make_run(status=status)
+
+    def stopped(reports, tracks, *, unmoved=(True, False)):
+        seen = two(reports=reports, tracks=tracks)
+        ranks = (replace(rank, unmoved=is_so) for rank, is_so in zip(seen.ranks, unmoved, strict=True))
+        return phase_after(replace(seen, run=run, ranks=tuple(ranks)))
+
+    assert stopped((empty, empty), none_yet) is Phase.DELETING
+    assert stopped((empty, make_agent()), none_yet) is None
+    assert stopped((empty, None), none_yet) is None
+    assert stopped((empty, empty), (losses(), losses(2.0))) is None
+    assert stopped((empty, empty), none_yet, unmoved=(False, True)) is None, "Rank 0 shows the step of all ranks."
 
 
 def test_all_gates_open_once_all_ranks_have_ended():

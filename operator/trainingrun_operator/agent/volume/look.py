@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from trainingrun_operator.agent.stop import own_files
 from trainingrun_operator.agent.volume import detect, formats, units
 from trainingrun_operator.agent.volume.scan import Entry, Filter, Kind, Scan, scan
 
@@ -67,7 +68,7 @@ class Watcher:
     def __init__(self, config: AgentConfig, stop_file: str) -> None:
         self._root = config.path
         self._settle = config.quiet_seconds
-        self._filter = Filter(config.include, config.exclude, own=(stop_file, *config.marker_files))
+        self._filter = Filter(config.include, config.exclude, own=(*own_files(stop_file), *config.marker_files))
         self._probes: dict[str, tuple[Entry, Probe]] = {}
         self._quiet: dict[str, tuple[Mapping[str, Entry], float]] = {}
         self._entries: Mapping[str, Entry] | None = None

@@ -11,12 +11,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from trainingrun_operator.checkpoints.documents import FILES_MAX
+from trainingrun_operator.checkpoints.names import is_temporary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-_TEMPORARY = re.compile(r"(\.tmp|tmp-).*|.*(\.tmp|\.partial)|.*\.orbax-checkpoint-tmp.*", re.DOTALL)
-"""Names that writers give to unfinished files."""
 
 
 class Kind(Enum):
@@ -39,16 +37,31 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Scan:
-    """The files under the path that may be shipped, by relative path."""
+    """The selected files under the path, by relative path."""
 
     entries: Mapping[str, Entry] = field(default_factory=dict)
+    """Without those under temporary names."""
+    temporary: Mapping[str, Entry] = field(default_factory=dict)
+    """Those under temporary names: shipped only once the training has ended, and never a checkpoint."""
     at: float = 0.0
     """`time.monotonic` at the end of the walk."""
     seconds: float = 0.0
     """Duration of the walk."""
     error: str = ""
     """What could not be read, and why."""
+    unread: tuple[str, str] | None = None
+    """A folder under a temporary name that could not be read, and why. It does not matter before the training has ended."""
     too_many: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether the whole volume was read."""
+        return bool(self.at) and not (self.error or self.unread or self.too_many)
+
+    @property
+    def everything(self) -> dict[str, Entry]:
+        """All selected files."""
+        return {**self.entries, **self.temporary}
 
 
 def _glob(pattern: str) -> str:
@@ -84,10 +97,6 @@ class Filter:
         self._exclude = re.compile("|".join(patterns), re.DOTALL) if patterns else None
         self._own = frozenset(own)
 
-    def enters(self, name: str) -> bool:
-        """Whether a name does not mark an unfinished write."""
-        return _TEMPORARY.fullmatch(name) is None
-
     def keeps(self, path: str) -> bool:
         """Whether a relative path is selected."""
         if path in self._own or (self._exclude and self._exclude.fullmatch(path)):
@@ -106,7 +115,7 @@ def temporaries(root: str, limit: int = FILES_MAX) -> frozenset[tuple[str, int, 
                 for item in listing:
                     seen += 1
                     path = f"{folder}/{item.name}"
-                    temporary = unfinished or _TEMPORARY.fullmatch(item.name) is not None
+                    temporary = unfinished or is_temporary(item.name)
                     if item.is_dir(follow_symlinks=False):
                         pending.append((path, temporary))
                     if temporary:
@@ -127,31 +136,34 @@ def scan(root: str, wanted: Filter, limit: int = FILES_MAX) -> Scan:
     """Walk the path once. A missing path is empty; an unreadable path is an error."""
     started = time.monotonic()
     entries: dict[str, Entry] = {}
-    error = ""
+    temporary: dict[str, Entry] = {}
+    error, unread = "", None
     seen = 0
-    pending = [""]
+    pending = [("", False)]
     while pending and seen <= limit:
-        folder = pending.pop()
+        folder, unfinished = pending.pop()
         try:
             with os.scandir(f"{root}/{folder}") as listing:
                 for item in listing:
                     seen += 1
                     if seen > limit:
                         break
-                    if not wanted.enters(item.name):
-                        continue
+                    below = unfinished or is_temporary(item.name)
                     path = f"{folder}/{item.name}" if folder else item.name
                     if item.is_dir(follow_symlinks=False):
-                        pending.append(path)
+                        pending.append((path, below))
                     elif wanted.keeps(path):
                         seen_now = item.stat(follow_symlinks=False)
                         kind = _kind(seen_now.st_mode)
-                        entries[path] = Entry(
+                        (temporary if below else entries)[path] = Entry(
                             seen_now.st_size, seen_now.st_mtime_ns, seen_now.st_ino, seen_now.st_mode & 0o7777, kind
                         )
         except FileNotFoundError:
             continue  # not created yet, or removed during the walk
         except OSError as failure:
-            error = error or f"{root}/{folder}: {failure.strerror}"
+            if unfinished:
+                unread = unread or (folder, failure.strerror or "cannot be read")
+            else:
+                error = error or f"{root}/{folder}: {failure.strerror}"
     now = time.monotonic()
-    return Scan(entries, now, now - started, error, too_many=seen > limit)
+    return Scan(entries, temporary, now, now - started, error, unread, too_many=seen > limit)

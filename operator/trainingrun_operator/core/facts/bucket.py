@@ -27,6 +27,8 @@ class Mismatch:
     complaint: str
     id: str | None = None
     attempt: int = 0
+    curable: bool = True
+    """Whether another upload may verify; False: it would fail alike, as in a store that keeps no checksums."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ class Rank:
     """Of the newest pod's agent; None: it was not asked or did not answer."""
     track: Track = field(default_factory=Track)
     """The readings of the newest pod."""
+    unmoved: bool = False
+    """Whether the newest reading of the newest pod succeeded and shows step 0."""
     log_tail: str = ""
     """The last lines of the newest pod's log, if its training crashed."""
     waiting_seconds: float = 0

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Final
 from trainingrun_operator.api.run import OnFailure
 from trainingrun_operator.api.status import Phase, Saved, Termination
 from trainingrun_operator.checkpoints.keys import order_of_commit
-from trainingrun_operator.core.bounds import COUNT_MAX, FILES_MAX, TEXT_MAX, VERDICT_MAX, clipped, counted
+from trainingrun_operator.core.bounds import COUNT_MAX, FILES_MAX, TEXT_MAX, URI_MAX, VERDICT_MAX, clipped, counted
 from trainingrun_operator.core.effects import Decision, RecordEvent
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.pod import Training
-from trainingrun_operator.core.stop import transitions
+from trainingrun_operator.core.stop import failing, nothing, transitions
 from trainingrun_operator.core.track import Track
 
 if TYPE_CHECKING:
     from trainingrun_operator.core.facts.pod import Pod
-    from trainingrun_operator.core.facts.rank import Rank
     from trainingrun_operator.core.observed import Observed
 
 _STARTED: Final = (Training.RUNNING, Training.EXITED)
@@ -29,16 +28,21 @@ def save(seen: Observed, stop: Termination) -> Decision:
     """Ask the agents to save. Ends with a commit of this stop, or when it is certain that there is nothing to commit."""
     if isinstance(seen.answer, Mismatch) and not seen.live_pods:
         return _hold(seen, stop, _bytes_gone(seen.answer), [])
+    if isinstance(seen.answer, Mismatch) and stop.phase is Phase.HELD and failing.is_spent(stop.attempt, seen.answer):
+        return _hold_spent(seen, stop, seen.answer)
     if isinstance(seen.answer, Verified | Mismatch):
         return transitions.advance(seen, stop, Phase.VERIFYING)
     holders = [pod for pod in seen.pods if pod.holds_files]
     if not holders:
         return _without_holder(seen, stop)
-    if _never_stepped(seen):
+    if nothing.to_save(seen):
         return transitions.advance(
-            seen, stop, Phase.DELETING, saved=Saved(note="Nothing to save: the training made no step.")
+            seen,
+            stop,
+            Phase.DELETING,
+            saved=Saved(note="Nothing to save: the training made no step and wrote no file."),
         )
-    if why := _why_failing(seen):
+    if why := failing.why(seen):
         return _hold(seen, stop, why, holders)
     return transitions.wait(seen, *transitions.asks(seen, stop, holders), note="the agent saves")
 
@@ -117,43 +121,6 @@ def nothing_after(saved: Saved) -> str:
     return f"The last commit is {saved.uri or saved.commit}; files written after it are lost."
 
 
-def _never_stepped(seen: Observed) -> bool:
-    """Whether the training runs without a step and without a file: a checkpoint may never come."""
-    reports = seen.reports
-    wrote_nothing = reports is not None and all(report.files == 0 for report in reports)
-    return (
-        not transitions.ended(seen)
-        and wrote_nothing
-        and not any(rank.track.advanced for rank in seen.ranks)
-        and seen.run.status.progress is None
-        and seen.verified is None
-    )
-
-
-def _why_failing(seen: Observed) -> str:
-    """Return why nothing is proven yet, after `hold_after_seconds`; empty: no reason, or too early."""
-    if seen.save_failing_seconds < seen.defaults.hold_after_seconds:
-        return ""
-    if isinstance(seen.answer, Unreachable):
-        return f"The bucket cannot be read: {seen.answer.message}"
-    return next((why for rank in seen.ranks if (why := _rank_failing(seen, rank))), "")
-
-
-def _rank_failing(seen: Observed, rank: Rank) -> str:
-    """Return why one rank has not saved yet; empty: no problem is known."""
-    if all(pod.terminal for pod in rank.pods):
-        return ""
-    of = f" of rank {rank.number}" if len(seen.ranks) > 1 else ""
-    report = rank.report
-    if report is None:
-        return f"The agent in the pod{of} does not answer."
-    if report.error is not None:
-        return f"The agent{of} cannot save: {report.error.code}: {report.error.message}"
-    if report.newest is None and not transitions.ended(seen):
-        return f"The training{of} still runs and has not written a complete checkpoint yet."
-    return ""
-
-
 def _hold(seen: Observed, stop: Termination, why: str, holders: list[Pod]) -> Decision:
     """Hold the stop: keep everything and ask again; or proceed without proof if the spec allows it."""
     why = clipped(why, VERDICT_MAX)
@@ -171,6 +138,22 @@ def _hold(seen: Observed, stop: Termination, why: str, holders: list[Pod]) -> De
         event = RecordEvent("CheckpointHeld", f"Nothing is deleted. {why}", warning=True)
         return transitions.advance(seen, stop, Phase.HELD, hold_reason=why, event=event)
     return transitions.wait(seen, *transitions.asks(seen, stop, holders), note=why)
+
+
+def _hold_spent(seen: Observed, stop: Termination, wrong: Mismatch) -> Decision:
+    """Hold for a commit that does not verify and that no further upload is to replace.
+
+    The commit is verified again at every look, so that the stop continues once it matches. If an upload may still help, one is requested an hour.
+    """
+    if wrong.curable and seen.phase_seconds >= failing.RETRY_SECONDS and not _cannot_hold(seen):
+        return transitions.advance(seen, stop, Phase.HELD, attempt=stop.attempt + 1, hold_reason=stop.hold_reason)
+    return _hold(seen, stop, _unproven(stop, wrong), [])
+
+
+def _unproven(stop: Termination, wrong: Mismatch) -> str:
+    if not wrong.curable:
+        return f"The commit does not verify, and another upload would not change that: {wrong.complaint}"
+    return f"The commit does not verify, after {stop.attempt} attempts: {wrong.complaint}"
 
 
 def _cannot_hold(seen: Observed) -> str:
@@ -195,6 +178,8 @@ def verify(seen: Observed, stop: Termination) -> Decision:
         case Mismatch() as wrong:
             if not seen.live_pods:
                 return _hold(seen, stop, _bytes_gone(wrong), [])
+            if failing.is_spent(stop.attempt, wrong):
+                return _hold_spent(seen, stop, wrong)
             why = f"Save requested again (attempt {stop.attempt + 1}): {wrong.complaint}"
             event = RecordEvent("CheckpointMismatch", why, warning=True)
             again = transitions.advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1, event=event)
@@ -216,18 +201,25 @@ def saved_from(proven: Verified) -> Saved:
     """Return the record of a verified commit, which allows deletion."""
     commit = proven.commit
     files = min(max(commit.total_files, 0), FILES_MAX)
+    fits = len(proven.uri) <= URI_MAX
     return Saved(
         commit=proven.key,
         digest=proven.digest,
-        uri=proven.uri if files else "",
+        uri=proven.uri if files and fits else "",
         dir=clipped(commit.checkpoint.dir, TEXT_MAX) if commit.checkpoint else "",
         step=counted(commit.checkpoint.step) if commit.checkpoint else None,
         bytes=min(max(commit.total_bytes, 0), COUNT_MAX),
         files=files,
         complete=commit.checkpoint.complete if commit.checkpoint else True,
         final=commit.final,
-        note="" if files else "No file was under the checkpoint path.",
+        note=_note(files=files, fits=fits),
     )
+
+
+def _note(*, files: int, fits: bool) -> str:
+    if not files:
+        return "No file was under the checkpoint path."
+    return "" if fits else f"Its address has more than {URI_MAX} characters: the manifests of the commit have it."
 
 
 def sentence_of(saved: Saved) -> str:
@@ -236,4 +228,4 @@ def sentence_of(saved: Saved) -> str:
         return saved.note
     what = "Files" if saved.dir in ("", ".") else f"Checkpoint {saved.dir}"
     half = "" if saved.complete else " (incomplete, saved as it was)"
-    return f"{what}{half} verified at {saved.uri}.{' ' + saved.note if saved.note else ''}"
+    return f"{what}{half} verified at {saved.uri or saved.commit}.{' ' + saved.note if saved.note else ''}"

@@ -54,6 +54,15 @@ LOG_BYTES: Final = 1000
 log = logging.getLogger(__name__)
 
 
+def _needs_reading(run: Run, memory: Memory) -> bool:
+    """Whether the metrics may decide anything: all do before a stop; in a stop, only whether a step was ever made (`core.stop.nothing`)."""
+    stop = run.status.termination
+    if stop is None:
+        return True
+    stepped = run.status.progress is not None or memory.rank(0).track.advanced
+    return not stepped and stop.phase in (Phase.DRAINING, Phase.SAVING, Phase.HELD)
+
+
 class Observer:
     """Observes runs."""
 
@@ -207,7 +216,7 @@ class Observer:
     ) -> tuple[dict[int, AgentReport], dict[int, Reading | Failure]]:
         """Read the agents' reports, and the metrics if they are due."""
         pods = {rank: group[-1] for rank, group in enumerate(ranks) if group and group[-1].answers}
-        due = run.status.termination is None and now >= memory.next_reading_at
+        due = now >= memory.next_reading_at and _needs_reading(run, memory)
         trains = {rank: pod for rank, pod in pods.items() if due and pod.training is Training.RUNNING}
         reports, readings = await asyncio.gather(
             asyncio.gather(*(self._pages.report(pod) for pod in pods.values())),

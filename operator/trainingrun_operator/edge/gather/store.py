@@ -22,12 +22,13 @@ from trainingrun_operator.checkpoints.documents import (
 )
 from trainingrun_operator.checkpoints.proof import (
     BadCommitError,
+    IncurableError,
     ReadCommit,
+    check_object,
     check_owned,
     check_whole,
     checked_commit,
     checked_manifest,
-    complaint_about,
     said,
     uri_of,
 )
@@ -126,7 +127,8 @@ class Store:
             verified = Verified(commit_key, read.digest, await self._prove(access, layout, read.commit), read.commit)
         except BadCommitError as error:
             asked = (read.commit.termination_id, read.commit.attempt) if read else (None, 0)
-            return Mismatch(commit_key, f"{layout.uri(commit_key)}: {error}", *asked)
+            curable = not isinstance(error, IncurableError)
+            return Mismatch(commit_key, f"{layout.uri(commit_key)}: {error}", *asked, curable=curable)
         except STORE_ERRORS as error:
             return unreachable(access, layout.bucket, error)
         _keep(self._proven, _Place(access, layout.bucket, commit_key), _Proof(verified, self._monotonic()))
@@ -250,8 +252,7 @@ class Store:
     async def _prove_each(self, access: Access, bucket: str, remaining: Iterator[FileEntry]) -> None:
         for file in remaining:
             found = await self._call(access, partial(s3.head_object, bucket, file.key))
-            if complaint := complaint_about(file, found):
-                raise BadCommitError(complaint)
+            check_object(file, found)
 
 
 def _keep(remembered: OrderedDict[_Place, T], place: _Place, value: T) -> None:

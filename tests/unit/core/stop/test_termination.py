@@ -56,7 +56,6 @@ from trainingrun_operator.core.track import Track
 DISABLED = {"checkpoint": {"mode": "Disabled"}}
 PROCEED = {"checkpoint": checkpoint_spec(onFailure="Proceed")}
 LONG = 120.0
-UNTRIED = {"track": Track(), "agent": make_agent(newest=None, files=0)}
 
 
 def advanced(seen):
@@ -261,33 +260,6 @@ def test_a_pod_that_went_before_anybody_saw_it_may_have_trained():
     stop = advanced(seen)
     assert stop.phase is Phase.DELETING
     assert stop.data_loss == "The pod ended before anything was saved: the bucket has nothing of this run."
-
-
-@pytest.mark.parametrize(
-    ("fields", "ends"),
-    [
-        pytest.param({}, True, id="no step, no file, no commit"),
-        pytest.param({"agent": None}, False, id="an agent that does not answer says nothing"),
-        pytest.param({"agent": make_agent(files=1)}, False, id="a file lies there"),
-        pytest.param({"track": make_observed().track}, False, id="a step was made"),
-        pytest.param({"verified": make_verified()}, False, id="an earlier commit is there"),
-        pytest.param({"pods": (exited_pod(0),)}, False, id="the training has ended: the agent says what lies there"),
-    ],
-)
-def test_a_training_that_never_made_a_step_has_nothing_to_save(fields, ends):
-    seen = stopping_at(Phase.SAVING, **{**UNTRIED, **fields})
-    stop = advanced(seen)
-    assert (stop is not None) == ends
-    if stop is not None:
-        assert stop.saved is not None
-        assert (stop.phase, stop.saved.note, stop.saved.final) == (
-            Phase.DELETING, "Nothing to save: the training made no step.", False,
-        )  # fmt: skip
-
-
-def test_a_step_made_before_this_process_lived_counts():
-    status = make_status(termination=make_stop(Phase.SAVING), progress=Progress(step=5))
-    assert advanced(make_observed(run=make_run(status=status), **UNTRIED)) is None
 
 
 LOST_TAIL = (
@@ -501,7 +473,7 @@ def test_a_pod_that_goes_while_its_checkpoint_is_proven_leaves_what_was_proven_a
 
 @pytest.mark.parametrize(
     ("attempt", "again"),
-    [pytest.param(1, 2, id="at once"), pytest.param(4, 16, id="later"), pytest.param(50, 60, id="at most a minute")],
+    [pytest.param(1, 2, id="at once"), pytest.param(4, 16, id="later")],
 )
 def test_a_mismatch_asks_again(attempt, again):
     seen = stopping_at(Phase.VERIFYING, answer=make_mismatch(), stop={"attempt": attempt})

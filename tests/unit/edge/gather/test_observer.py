@@ -459,10 +459,27 @@ async def test_what_a_deletion_hangs_on_is_read_from_the_api_server_itself(place
     assert not any("resourceVersion" in sent.query for sent in place.api.sent)
 
 
-async def test_a_stop_is_not_scraped_any_more_but_its_agent_is_asked(place):
+async def test_a_stop_of_a_training_that_has_stepped_is_not_scraped_any_more_but_its_agent_is_asked(place):
     place.watched()
-    await place.look(stop=make_stop(Phase.DRAINING))
+    await place.look(stop=make_stop(Phase.DRAINING), progress={"step": 5})
     assert place.pages.asked == ["/progress"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "scraped"),
+    [
+        pytest.param(Phase.REQUESTED, False, id="the intent is written first"),
+        pytest.param(Phase.DRAINING, True, id="it may step while it drains"),
+        pytest.param(Phase.SAVING, True, id="that it has not stepped may mean that there is nothing to save"),
+        pytest.param(Phase.HELD, True, id="also later"),
+        pytest.param(Phase.VERIFYING, False, id="a commit answers"),
+        pytest.param(Phase.DELETING, False, id="it is decided"),
+    ],
+)
+async def test_a_stop_reads_the_metrics_as_long_as_no_step_is_known(place, phase, scraped):
+    place.watched()
+    await place.look(stop=make_stop(phase))
+    assert ("/metrics" in place.pages.asked) is scraped
 
 
 @pytest.mark.parametrize(

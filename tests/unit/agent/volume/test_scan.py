@@ -1,0 +1,130 @@
+"""What lies under temporary names, and what the agent's report says of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import rights
+
+from trainingrun_operator.agent.report import Board
+from trainingrun_operator.agent.stop import StopFile
+from trainingrun_operator.agent.volume.look import Watcher
+from trainingrun_operator.agent.volume.scan import Filter, scan
+from trainingrun_operator.api.exchange import AgentConfig, AgentReport
+from trainingrun_operator.checkpoints.documents import PodRef
+from trainingrun_operator.checkpoints.names import is_temporary
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def watcher(root: Path, **options) -> Watcher:
+    config = {"namespace": "ml", "run": "bert", "run_uid": "u", "path": str(root), "destination": "s3://b", **options}
+    return Watcher(AgentConfig(**config), "STOP_TRAINING")
+
+
+def write(root: Path, *paths: str) -> None:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"12345")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".tmp",
+        ".tmp-checkpoint-100/w.pt",
+        ".tmp_x",
+        "tmp-lora/adapter.dat",
+        "a/tmp-1",
+        "w.tmp",
+        "a.tmp/b/c.pt",
+        "ema.partial",
+        "1200.orbax-checkpoint-tmp-3/d/0",
+        "tmp-\n",
+    ],
+)
+def test_a_path_is_temporary(path):
+    assert is_temporary(path)
+
+
+@pytest.mark.parametrize("path", ["w.pt", "tmp", "tmp/w.pt", "x-tmp-1", "a.tmp.pt", "a.partial.pt", "temperature.json", "checkpoint-1/.metadata"])  # fmt: skip
+def test_a_path_is_not_temporary(path):
+    assert not is_temporary(path)
+
+
+def test_both_kinds_are_listed_and_neither_is_taken_for_the_other(tmp_path):
+    write(tmp_path, "step_1/w", ".tmp-step_2/w", ".tmp-step_2/deep/er", "step_1/x.partial", "b.tmp")
+    found = scan(str(tmp_path), Filter())
+    assert set(found.entries) == {"step_1/w"}
+    assert set(found.temporary) == {".tmp-step_2/w", ".tmp-step_2/deep/er", "step_1/x.partial", "b.tmp"}
+    assert set(found.everything) == {*found.entries, *found.temporary}
+
+
+def test_what_is_excluded_is_excluded_under_every_name(tmp_path):
+    write(tmp_path, "a.pt", "cache/x.tmp", ".tmp-1/cache/y")
+    found = scan(str(tmp_path), Filter(exclude=("cache",)))
+    assert set(found.everything) == {"a.pt"}
+
+
+def test_temporary_names_are_no_checkpoint_whether_or_not_the_training_has_ended(tmp_path):
+    write(tmp_path, ".tmp-checkpoint-100/w", "tmp-sweep-3/w", "checkpoint-7.tmp")
+    for ended in (False, True):
+        view = watcher(tmp_path).look(ended=ended)
+        assert (view.seen, view.rest) == ((), None)
+
+
+def test_the_agents_own_files_are_none_of_the_trainings(tmp_path):
+    write(tmp_path, ".tmp-STOP_TRAINING", "STOP_TRAINING")
+    assert watcher(tmp_path).look().scan.everything == {}
+    (tmp_path / ".tmp-STOP_TRAINING").unlink()
+    StopFile(tmp_path, tmp_path, "STOP_TRAINING", 0).write("t1")
+    assert watcher(tmp_path).look().scan.everything == {}
+
+
+def test_too_many_files_are_too_many_under_any_name(tmp_path):
+    write(tmp_path, *(f".tmp-1/{number}" for number in range(5)))
+    found = scan(str(tmp_path), Filter(), limit=4)
+    assert (found.too_many, found.known) == (True, False)
+
+
+def report(root: Path | None, **options) -> AgentReport:
+    board = Board(PodRef(name="bert-0", uid="p1"), 0)
+    if root is not None:
+        board.looked(watcher(root, **options).look())
+    return board.report()
+
+
+def counts(of: AgentReport) -> tuple[int | None, int | None, int]:
+    return of.files, of.temporary_files, of.temporary_bytes
+
+
+def test_the_report_counts_both_kinds_once_the_agent_has_looked(tmp_path):
+    assert counts(report(None)) == (None, None, 0)
+    assert counts(report(tmp_path)) == (0, 0, 0)
+    write(tmp_path, "a", ".tmp-1/b", ".tmp-1/c")
+    assert counts(report(tmp_path)) == (1, 2, 10)
+
+
+def test_what_cannot_be_read_is_not_empty(tmp_path):
+    file = tmp_path / "no-directory"
+    file.write_text("")
+    assert counts(report(file)) == (None, None, 0)
+
+
+def test_an_unreadable_temporary_folder_does_not_matter_while_it_trains_but_is_not_empty(tmp_path):
+    write(tmp_path, "step_1/w", ".tmp-1/x")
+    (tmp_path / ".tmp-1").chmod(0)
+    with rights.of_a_user():
+        view = watcher(tmp_path).look()
+        assert (view.scan.error, view.error, view.scan.unread) == ("", "", (".tmp-1", "Permission denied"))
+        assert counts(report(tmp_path)) == (None, None, 0)
+    (tmp_path / ".tmp-1").chmod(0o700)
+
+
+def test_reports_of_earlier_agents_are_understood():
+    old = AgentReport.model_validate_json('{"podUid": "p1", "files": 0, "bytes": 0}', by_alias=True, by_name=False)
+    assert counts(old) == (0, None, 0)
+    new = report(None).model_dump_json(by_alias=True)
+    assert AgentReport.model_validate_json(new, by_alias=True, by_name=False) == report(None)
