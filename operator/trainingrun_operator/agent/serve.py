@@ -43,8 +43,10 @@ class Served:
         self._open: dict[asyncio.Task[None], str] = {}
         """Address by connection, the oldest first."""
         self._loop = asyncio.new_event_loop()
+        self._serving = threading.Event()
         self._thread = threading.Thread(target=self._run, name="serve", daemon=True)
         self._thread.start()
+        self._serving.wait()
 
     def close(self) -> None:
         """Stop listening and close every connection. Does not wait for a page that is being computed."""
@@ -55,6 +57,7 @@ class Served:
         asyncio.set_event_loop(self._loop)
         listening = asyncio.start_server(self._connected, sock=self._listening, limit=HEAD_MAX, backlog=BACKLOG)
         server = self._loop.run_until_complete(listening)
+        self._serving.set()
         self._loop.run_forever()
         server.close()
         for task in self._open:
