@@ -100,6 +100,8 @@ Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 """A small number of items."""
 BigCount = Annotated[int, Field(ge=0, le=2**53 - 1)]
 """Bytes or steps, at most what every JSON reader represents exactly."""
+Step = Annotated[int, Field(ge=-(10**255), le=10**255)]
+"""A number as a file's name of up to 255 characters may contain it: a step or an epoch."""
 
 
 class Model(BaseModel):
