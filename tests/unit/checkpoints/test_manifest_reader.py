@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 import tracemalloc
+from collections import deque
 
 import pytest
 
@@ -141,7 +142,7 @@ BOMBS = [
     pytest.param(lambda: bomb(b"{}"), r"files\.path is invalid \(missing\)", id="entries without a field"),
     pytest.param(lambda: bomb(b"[]"), "entry 1 of its files is not a flat object|longer than", id="lists in the list"),
     pytest.param(lambda: bomb(b'{"path":"","x":[{}]}'), "not a flat object|longer than", id="entries with entries"),
-    pytest.param(lambda: bomb(b'{"path":"x' + b"y" * (8 * MIB) + b'"}'), "longer than 65536 bytes", id="one long path"),
+    pytest.param(lambda: bomb(b'{"path":"x' + b"y" * MIB + b'"}'), "longer than 65536 bytes", id="one long path"),
     pytest.param(lambda: bomb(b'{"path":"x","size":' + b"9" * 5000 + b"}"), "is invalid", id="numbers of 5,000 digits"),
     pytest.param(lambda: bomb(b'{"path":"x"}', end=b""), "more than 200000 files", id="no end"),
     pytest.param(lambda: HEAD + b',"x":[' + b"{}," * (5 * MIB) + b"{}]}", "longer than 65536", id="an unknown field"),
@@ -201,7 +202,7 @@ def test_no_part_of_it_keeps_other_threads_waiting(made, said):
             held.append(time.thread_time() - began)
 
     with pytest.raises(BadCommitError, match=said):
-        list(iter(timed, []))
+        deque(iter(timed, []), maxlen=0)
     assert max(held) < HOLD_SECONDS
 
 
