@@ -6,7 +6,7 @@ from typing import Annotated, Final, NamedTuple
 
 from pydantic import FailFast, Field
 
-from trainingrun_operator.api.base import Model, Step
+from trainingrun_operator.api.base import Model, Reported, Step
 from trainingrun_operator.checkpoints.keys import Order
 
 SCHEMA: Final = 2
@@ -15,9 +15,6 @@ MANIFEST_MAX_BYTES: Final = 64 * 1024 * 1024
 FILES_MAX: Final = 200_000
 WHOLE: Final = "."
 """The directory of a checkpoint that is the checkpoint path itself."""
-
-Number = Annotated[int, Field(ge=0, lt=2**63)]
-"""A count, a size in bytes or a place in an order."""
 
 
 class RunRef(Model):
@@ -34,8 +31,8 @@ class PodRef(Model):
     name: str
     uid: str
     node: str = ""
-    rank: Number = 0
-    world_size: Number = 1
+    rank: Reported = 0
+    world_size: Reported = 1
 
 
 class FileEntry(Model):
@@ -43,13 +40,13 @@ class FileEntry(Model):
 
     path: str
     """POSIX path relative to the checkpoint path; bytes that are not UTF-8 are written as ``\\udcXX``."""
-    size: Number = 0
-    mtime_ns: Annotated[int, Field(ge=-(10**30), le=10**30)] = 0
-    mode: Number = 0o644
+    size: Reported = 0
+    mtime_ns: Reported = 0
+    mode: Reported = 0o644
     key: str = ""
     etag: str = ""
     version_id: str | None = None
-    part_size: Number = 0
+    part_size: Reported = 0
     """In bytes; 0: uploaded in one piece."""
     crc64nvme: str = ""
     """The full object's checksum in base64, as in S3."""
@@ -99,17 +96,17 @@ class Answer(NamedTuple):
 class ManifestHead(Model):
     """A manifest without its list of files, which may have 200,000 entries."""
 
-    schema_: Number = Field(default=SCHEMA, alias="schema")
+    schema_: Reported = Field(default=SCHEMA, alias="schema")
     run: RunRef
     pod: PodRef
-    incarnation: Number
+    incarnation: Reported
     """This rank's incarnation."""
-    generation: Number
+    generation: Reported
     reason: str = "checkpoint"
     """See `Commit.reason`."""
     termination_id: str | None = None
     """The save request's id. A commit of several ranks answers a request only if every rank's manifest answers it."""
-    attempt: Number = 0
+    attempt: Reported = 0
     final: bool = False
     previous: str | None = None
     format: str = "Files"
@@ -118,8 +115,8 @@ class ManifestHead(Model):
     folder: str = ""
     """Key prefix of the files, ending with a slash. Below it, keys are the paths on disk."""
     skipped: Annotated[tuple[Skipped, ...], FailFast()] = ()
-    total_files: Number = 0
-    total_bytes: Number = 0
+    total_files: Reported = 0
+    total_bytes: Reported = 0
     agent_version: str = ""
     written_at: str = ""
 
@@ -138,8 +135,8 @@ class Manifest(ManifestHead):
 class RankManifest(Model):
     """A commit's reference to one rank's manifest."""
 
-    rank: Number
-    incarnation: Number
+    rank: Reported
+    incarnation: Reported
     """The rank's incarnation that wrote the manifest."""
     key: str
     sha256: str
@@ -149,16 +146,16 @@ class RankManifest(Model):
 class Commit(Model):
     """One checkpoint of the whole run. Rank 0 writes it once, after every rank has written its manifest."""
 
-    schema_: Number = Field(default=SCHEMA, alias="schema")
+    schema_: Reported = Field(default=SCHEMA, alias="schema")
     run: RunRef
-    incarnation: Number
+    incarnation: Reported
     """Rank 0's incarnation."""
-    generation: Number
+    generation: Reported
     reason: str
     """``checkpoint`` (a new checkpoint is complete), ``save`` (save request) or ``sigterm`` (the pod is terminated)."""
     termination_id: str | None = None
     """The save request's id."""
-    attempt: Number = 0
+    attempt: Reported = 0
     status: str | None = None
     """Why the run ended, from the save request. It stays readable after the run is deleted from the cluster."""
     final: bool = False
@@ -166,12 +163,12 @@ class Commit(Model):
     checkpoint: Checkpoint | None = None
     ranks: Annotated[tuple[RankManifest, ...], FailFast()] = ()
     """One for each rank, from 0 to ``world_size`` - 1."""
-    world_size: Number = 1
+    world_size: Reported = 1
     """The workload's number of ranks; never derived from the agents' claims."""
     pod_uid: str = ""
     """The UID of rank 0's pod."""
-    total_files: Number = 0
-    total_bytes: Number = 0
+    total_files: Reported = 0
+    total_bytes: Reported = 0
     agent_version: str = ""
     written_at: str = ""
 

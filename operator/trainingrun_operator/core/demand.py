@@ -1,8 +1,10 @@
-"""Whether a pod waits for a node, and how many GPUs it requests."""
+"""Whether a pod waits for a node."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from trainingrun_operator.api.template import gpus_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,15 +24,6 @@ def wants(pod: Mapping[str, Any], labels: Mapping[str, str], taints: tuple[Mappi
         labels.get(key) == value for key, value in (spec.get("nodeSelector") or {}).items()
     )
     return fits and all(_tolerated(taint, spec.get("tolerations") or ()) for taint in taints)
-
-
-def gpus_of(pod: Mapping[str, Any]) -> int:
-    """Return the number of GPUs that a stored pod requests."""
-    containers = (pod.get("spec") or {}).get("containers") or ()
-    limits = [(container.get("resources") or {}).get("limits") or {} for container in containers]
-    asked = [str(amount) for limit in limits for name, amount in limit.items() if name.endswith("/gpu")]
-    # "1k" is a valid quantity too, but no node has that many.
-    return sum(int(amount) for amount in asked if amount.isdecimal())
 
 
 def _tolerated(taint: Mapping[str, Any], tolerations: tuple[Mapping[str, Any], ...]) -> bool:

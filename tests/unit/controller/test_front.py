@@ -351,7 +351,7 @@ def test_kopf_posts_no_events_and_scans_and_pauses_nothing():
 
 
 def test_kopf_asks_in_chunks():
-    assert front.settings().watching.chunk_size == 500
+    assert front.settings().watching.chunk_size == 20
 
 
 def test_no_cluster_to_log_in_to_is_a_sentence(monkeypatch):

@@ -25,9 +25,10 @@ from builders import (
 )
 
 from trainingrun_operator.api.status import NodePhase, Phase, RefusalKind
+from trainingrun_operator.api.template import gpus_of
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
-from trainingrun_operator.core.demand import gpus_of, wants
+from trainingrun_operator.core.demand import wants
 from trainingrun_operator.core.effects import DeleteNode, RecordNodes, ReleaseMachine, TaintNode, UntaintNode
 from trainingrun_operator.core.facts.nodes import Instance, NodeFacts
 from trainingrun_operator.core.release import gate_holds, ghosts, overdue
