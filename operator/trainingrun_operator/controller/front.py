@@ -72,20 +72,29 @@ def connection() -> tuple[kopf.ConnectionInfo, dict[str, Any]]:
     return info, {name: getattr(info, name) for name in fields} | {"insecure": bool(info.insecure)}
 
 
-def session(info: kopf.ConnectionInfo) -> kopf.AiohttpSession:
-    """Return kopf's HTTP session. Call it on the event loop; kopf closes the session."""
-    return kopf.AiohttpSession(
-        server=info.server,
-        default_namespace=info.default_namespace,
-        expiration=info.expiration,
-        aiohttp_session=aiohttp.ClientSession(
+class SlimSession(kopf.AiohttpSession):
+    """Makes kopf's HTTP sessions, whose answers are slim. kopf closes them, and asks for another one afterwards."""
+
+    def __init__(self, info: kopf.ConnectionInfo) -> None:
+        # The dataclass would store one session.
+        for field in ("server", "default_namespace", "priority", "expiration"):
+            object.__setattr__(self, field, getattr(info, field))
+        object.__setattr__(self, "_info", info)
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    @property
+    def aiohttp_session(self) -> aiohttp.ClientSession:
+        """A new session."""
+        info: kopf.ConnectionInfo = self._info  # type: ignore[attr-defined]
+        return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
             headers=info.as_http_headers(),
             proxy=info.proxy_url,
             trust_env=info.trust_env,
             response_class=SlimResponse,
-        ),
-    )
+        )
 
 
 class WatchRefusedError(Exception):
@@ -182,11 +191,7 @@ class Watch:
         pools: bool = True,
     ) -> None:
         """Register all handlers; the one for GPUNodePools only if `pools`, because reading them needs an extra right."""
-
-        async def enter(**known: Any) -> kopf.AiohttpSession:
-            return session(login(**known))
-
-        kopf.on.login(registry=registry)(enter)
+        kopf.on.login(registry=registry)(lambda **known: SlimSession(login(**known)))
         kopf.on.event(names.GROUP, names.VERSION, names.RUN_PLURAL, registry=registry)(self.on_run)
         if pools:
             kopf.on.event(names.GROUP, names.VERSION, names.POOL_PLURAL, registry=registry)(self.on_pool)
