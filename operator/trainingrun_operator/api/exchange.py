@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import FailFast, Field
 
 from trainingrun_operator.api.base import Model, Reported, Step
 
@@ -169,9 +169,9 @@ class AgentReport(Model):
     ] = None
     manifest: ManifestSeen | None = None
     commit: CommitSeen | None = None
-    lagging: Annotated[tuple[Reported, ...], Field(max_length=LAGGING_MAX)] = ()
+    lagging: Annotated[tuple[Reported, ...], Field(max_length=LAGGING_MAX), FailFast()] = ()
     """On rank 0: the ranks that do not hold rank 0's checkpoint yet, the lowest ones. It is committed once they do."""
-    uploads: Annotated[tuple[Upload, ...], Field(max_length=UPLOADS_MAX)] = ()
+    uploads: Annotated[tuple[Upload, ...], Field(max_length=UPLOADS_MAX), FailFast()] = ()
     """The newest uploads since this agent started, oldest first."""
     upload_failures: Reported = 0
     """Failed tries to send or commit since this agent started."""
@@ -179,7 +179,7 @@ class AgentReport(Model):
     """Id of the save request that is not answered yet."""
     foreign_stop_file: bool = False
     """Someone else than the agent has written a stop file since the pod started."""
-    markers: Annotated[tuple[MarkerSeen, ...], Field(max_length=MARKERS_MAX)] = ()
+    markers: Annotated[tuple[MarkerSeen, ...], Field(max_length=MARKERS_MAX), FailFast()] = ()
     signal_trouble: str = ""
     """Why the due stop signal has not been sent to the training; empty if none is due."""
     error: AgentError | None = None

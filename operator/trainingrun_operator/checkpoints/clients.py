@@ -37,9 +37,8 @@ CALLS_PER_ACCESS: Final = 8
 CONNECTIONS: Final = 32
 """Connections to one server. Calls beyond them open others, which are closed after the call."""
 SERVERS: Final = 64
-DOORS_BYTES: Final = 16 * 2**20
-"""Limit of the credentials kept, about 8,000 sets without a ca.crt."""
-_DOOR_BYTES: Final = 2048
+ACCESSES: Final = 16_384
+"""Sets of credentials whose calls in flight are counted: a kibibyte each."""
 
 T = TypeVar("T")
 
@@ -64,12 +63,12 @@ class Door:
 
 
 class Clients:
-    """Caches the recently used doors, and one client for each server. A namespace cannot drop those of others. Thread-safe."""
+    """Caches one client for each server, and the calls in flight of each set of credentials. A namespace cannot drop those of others. Thread-safe."""
 
     def __init__(self, keep: int = SERVERS, watch: Callable[[BaseEventHooks], None] | None = None) -> None:
         """``keep``: number of servers. ``watch``: called with the events of each new client, to count its requests."""
         self._watch = watch
-        self._doors: FairCache[bytes, Door] = FairCache(DOORS_BYTES)
+        self._calls: FairCache[bytes, asyncio.Semaphore] = FairCache(ACCESSES)
         self._servers: FairCache[bytes, S3Client] = FairCache(keep)
         self._lock = threading.Lock()
         self._sessions: dict[bool, boto3.session.Session] = {}
@@ -84,19 +83,19 @@ class Clients:
             botocore.exceptions.NoCredentialsError: a key is missing.
         """
         with self._lock:
-            server = self._server(access)
-            door = self._doors.get(access.digest, access.owner)
-            if door is None or door.client is not server:
-                door = Door(server, access, door.calls if door else asyncio.Semaphore(CALLS_PER_ACCESS))
-                self._doors.put(access.digest, access.owner, door, _DOOR_BYTES + access.size)
-            return door
+            client = self._server(access)
+            calls = self._calls.get(access.digest, access.owner)
+            if calls is None:
+                calls = asyncio.Semaphore(CALLS_PER_ACCESS)
+                self._calls.put(access.digest, access.owner, calls)
+            return Door(client, access, calls)
 
     def close(self) -> None:
         """Close every connection and remove the certificates."""
         with self._lock:
             for client in self._servers:
                 client.close()
-            self._doors.clear()
+            self._calls.clear()
             self._servers.clear()
             if self._folder is not None:
                 self._folder.cleanup()

@@ -82,11 +82,6 @@ class Access:
         """SHA-256 of all fields: it identifies the access without keeping its secrets and certificates."""
         return hashlib.sha256(repr(astuple(self)).encode()).digest()
 
-    @property
-    def size(self) -> int:
-        """Bytes of its texts, which a Secret bounds only by 1 MiB."""
-        return sum(len(text) for text in astuple(self) if isinstance(text, str))
-
 
 class TooLargeError(Exception):
     """An object is larger than its limit."""
