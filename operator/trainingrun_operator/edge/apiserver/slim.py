@@ -46,7 +46,7 @@ _STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
 _OUTSIDE: Final = re.compile(rb'(?:[^"]++|' + _STRING + rb")*+", re.DOTALL)
 _TEXT: Final = re.compile(_STRING, re.DOTALL)
 _TOKEN: Final = re.compile(_STRING + rb"|[{}\[\]]", re.DOTALL)
-_NAMED: Final = re.compile(rb'"(' + b"|".join(map(re.escape, (_TEMPLATE, *_UNREAD, *_LONG))) + rb')":(?=[\[{])')
+_NAMED: Final = re.compile(rb'"(' + b"|".join(map(re.escape, (_TEMPLATE, *_UNREAD, *_LONG))) + rb')"\s*+:\s*+(?=[\[{])')
 
 
 def loads(text: bytes) -> Any:
