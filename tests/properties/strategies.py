@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from builders import BASE, EARLIER, make_node, make_pool, make_reading, make_run, make_stop, spec_dict, with_rank
 from hypothesis import strategies as st
@@ -259,7 +260,7 @@ CONTAINER = st.one_of(
         },
     ),
 )
-TEMPLATES = st.one_of(
+TEMPLATES: st.SearchStrategy[Any] = st.one_of(
     st.just(spec_dict()["template"]),
     st.sampled_from([{"x": "y" * 300_000}, '{"x":' * 500 + "1" + "}" * 500]),
     st.fixed_dictionaries(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 from pydantic import FailFast, TypeAdapter, ValidationError
 
@@ -21,9 +21,6 @@ from trainingrun_operator.checkpoints.documents import (
     Skipped,
 )
 from trainingrun_operator.checkpoints.proof import BadCommitError, check_digest, parsed_document
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 BATCH: Final = 256
 """Files parsed at once, without releasing the interpreter's lock: about a millisecond."""
@@ -49,19 +46,25 @@ class Piece(NamedTuple):
     last: bool
 
 
-class ManifestReader:
-    """Reads one rank's manifest. Call `files` until it returns nothing; then `head` is complete. Blocks: not for the event loop."""
+class _NeedsMoreError(Exception):
+    """The pieces read so far end within something."""
 
-    def __init__(self, pieces: Iterator[Piece], entry: RankManifest, files_max: int = FILES_MAX) -> None:
-        self._pieces, self._entry, self._files_max = pieces, entry, files_max
+
+class ManifestReader:
+    """Reads one rank's manifest: `feed` it the next piece whenever it `wants` one, and take `files` until `head` is there."""
+
+    def __init__(self, entry: RankManifest, files_max: int = FILES_MAX) -> None:
+        self._entry, self._files_max = entry, files_max
         self._where = f"the manifest of rank {entry.rank}"
         self._digest = hashlib.sha256()
         self._ended = False
         self._text, self._at = b"", 0
-        self._list = ""
-        """The list that is being read: `files`, `skipped`, or empty outside of both."""
+        self._list, self._fresh = "", False
+        """The list that is being read: `files`, `skipped`, or empty outside of both; and whether none of its entries is read."""
         self._outside = bytearray()
         """The manifest with both lists empty, as far as it is read."""
+        self.wants = True
+        """Whether the next piece is needed."""
         self.listed = 0
         """Files and links read so far."""
         self.skipped: Skipped | None = None
@@ -69,55 +72,69 @@ class ManifestReader:
         self.head: ManifestHead | None = None
         """The manifest without its lists, once they are read."""
 
-    def files(self) -> list[FileEntry]:
-        """Return the next files, links included; empty: there are no more.
+    def feed(self, piece: Piece) -> None:
+        """Take the next piece.
 
         Raises:
-            BadCommitError: the manifest does not parse, has too many files or another digest than the commit says.
+            BadCommitError: it is the last one, and the manifest has another digest than the commit says.
         """
-        while self.head is None:
-            if not self._list:
-                self._seek_list()
-                continue
-            name, entries = self._list, self._entries()
-            if name == "skipped":
-                self._note_skipped(entries)
-            elif entries:
-                return self._parsed_files(entries)
+        self._digest.update(piece.body)
+        self._ended = piece.last
+        if piece.last:
+            check_digest(self._entry, self._digest.hexdigest())
+        self._text, self._at, self.wants = self._text[self._at :] + piece.body, 0, False
+
+    def files(self) -> list[FileEntry]:
+        """Parse the next files, links included. Empty: another piece is needed, or the manifest is read.
+
+        Raises:
+            BadCommitError: the manifest does not parse, or has too many files.
+        """
+        try:
+            while self.head is None:
+                if not self._list:
+                    self._seek_list()
+                    continue
+                name, entries = self._list, self._entries()
+                if name == "skipped":
+                    self._note_skipped(entries)
+                elif entries:
+                    return self._parsed_files(entries)
+        except _NeedsMoreError:
+            self.wants = True
         return []
 
     def _seek_list(self) -> None:
         """Go to the next list; at the end of the manifest, parse what is outside of the lists."""
-        while (found := _LIST.search(self._text, self._at)) is None:
+        found = _LIST.search(self._text, self._at)
+        if found is None:
             self._check_length(len(self._outside) + len(self._text) - self._at)
-            if not self._more():
-                self._finish()
-                return
+            if not self._ended:
+                raise _NeedsMoreError
+            self._finish()
+            return
         self._outside += self._text[self._at : found.end()] + b"]"
         self._check_length(len(self._outside))
-        self._list, self._at = found[1].decode(), found.end()
-        while (empty := _EMPTY.match(self._text, self._at)) is None and not self._text[self._at :].strip():
-            self._check_length(len(self._text) - self._at)
-            if not self._more():
-                raise self._bad("its list of files does not end")
-        if empty is not None:
-            self._list, self._at = "", empty.end()
+        self._list, self._fresh, self._at = found[1].decode(), True, found.end()
 
     def _entries(self) -> list[bytes]:
         """Return the next entries of the list, at most `BATCH`, unparsed. At the list's end, leave it."""
         found: list[bytes] = []
+        if self._fresh and (empty := _EMPTY.match(self._text, self._at)) is not None:
+            self._list, self._at = "", empty.end()
+            return found
         while len(found) < BATCH:
             entry = _ENTRY.match(self._text, self._at)
             if entry is None:
                 self._check_length(len(self._text) - self._at)
                 if found:
                     break
-                if not self._more():
-                    raise self._bad(f"entry {self.listed + 1} of its files is not a flat object")
-                continue
+                if not self._ended:
+                    raise _NeedsMoreError
+                raise self._bad(f"entry {self.listed + 1} of its files is not a flat object")
             self._check_length(entry.end() - self._at)
             found.append(entry[1])
-            self._at = entry.end()
+            self._fresh, self._at = False, entry.end()
             if entry[2] == b"]":
                 self._list = ""
                 break
@@ -145,18 +162,6 @@ class ManifestReader:
             # JSON can spell the name of a field with escapes, which the search does not know.
             raise self._bad("its lists of files have names with escapes")
         self.head = manifest
-
-    def _more(self) -> bool:
-        """Append the next piece. Returns whether there was one. The digest is checked before the last piece is parsed."""
-        if self._ended:
-            return False
-        piece = next(self._pieces)
-        self._digest.update(piece.body)
-        self._ended = piece.last
-        if piece.last:
-            check_digest(self._entry, self._digest.hexdigest())
-        self._text, self._at = self._text[self._at :] + piece.body, 0
-        return True
 
     def _check_length(self, length: int) -> None:
         if length > VALUE_MAX_BYTES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import pytest
 from builders import spec_dict
@@ -46,7 +47,7 @@ def test_what_is_no_object_is_refused_as_before(written):
 
 
 def nested(levels):
-    value = {}
+    value: dict[str, Any] = {}
     for _ in range(levels - 1):
         value = {"x": value}
     return value

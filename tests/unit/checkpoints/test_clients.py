@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore import exceptions
@@ -91,6 +92,7 @@ def test_a_certificate_that_is_renewed_leaves_no_file_behind():
     clients = Clients(keep=2)
     for number in range(6):
         clients.door(replace(ACCESS, ca_pem=f"certificate {number}"))
+    assert clients._folder is not None
     folder = Path(clients._folder.name)
     gc.collect()
     assert sorted(file.read_text() for file in folder.iterdir()) == ["certificate 4", "certificate 5"]
@@ -110,8 +112,7 @@ def test_the_digest_tells_every_field_and_keeps_no_secret():
         "expected_bucket_owner",
         "owner",
     )
-    others = {replace(ACCESS, **{name: "another"}).digest for name in fields} | {
-        replace(ACCESS, own_identity=True).digest
-    }
+    changes: list[dict[str, Any]] = [{name: "another"} for name in fields]
+    others = {replace(ACCESS, **change).digest for change in [*changes, {"own_identity": True}]}
     assert len(others | {ACCESS.digest}) == len(fields) + 2
     assert b"secret" not in ACCESS.digest

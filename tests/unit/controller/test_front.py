@@ -404,7 +404,7 @@ async def until(condition):
     pytest.fail("it has not happened within 10 seconds")
 
 
-LARGE = {"x": [{}] * 100_000}
+LARGE: dict[str, Any] = {"x": [{}] * 100_000}
 DEEP: dict[str, Any] = {}
 for _ in range(400):
     DEEP = {"x": DEEP}

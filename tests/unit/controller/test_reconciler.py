@@ -508,6 +508,7 @@ def with_oddity(number):
 
 
 async def test_a_reason_that_is_another_at_each_look_is_not_written_at_each(place):
+    again = None
     for second in range(120):
         place.observer.fields = {"now": NOW + second, "track": with_oddity(second)}
         again = await place.look(RUN_UID)

@@ -216,7 +216,8 @@ def test_of_a_pod_only_what_is_read_of_it_is_kept(cache):
 
 
 def test_runs_take_little_memory_whatever_their_templates_hold():
-    cache, hostile = Cache(), {"x": [{}] * 87_000}
+    cache = Cache()
+    hostile: dict[str, list[dict[str, str]]] = {"x": [{}] * 87_000}
     tracemalloc.start()
     try:
         for number in range(50):

@@ -54,6 +54,8 @@ THREADS: Final = 512
 """Threads for all looks. A dead bucket blocks a thread for 20 s; with fewer threads, dead buckets would delay all proofs. Threads start on demand."""
 REMEMBERED_BYTES: Final = 4 * 2**20
 """Limit of the commits kept, in bytes of their JSON: some 4,000 of one rank. Parsed, they take about six times as much."""
+PARSERS: Final = 2
+"""Threads that parse at once: each of them may keep the event loop waiting for the interpreter's lock, 5 ms."""
 NEWEST: Final = 64
 """Commits of a run that are considered."""
 
@@ -113,6 +115,7 @@ class Store:
         self._monotonic = monotonic
         self._clients = Clients(clients, partial(calls.count_all, api=Api.S3))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
+        self._parsing = asyncio.Semaphore(PARSERS)
         self._known: FairCache[_Place, _Known] = FairCache(REMEMBERED_BYTES)
 
     def close(self) -> None:
@@ -255,12 +258,14 @@ class Store:
         check_owned(layout, entry.key)
         loop = asyncio.get_running_loop()
         door = await loop.run_in_executor(self._pool, self._clients.door, access)
-        reader = ManifestReader(_pieces(door, layout, entry.key), entry, files_max)
-        while True:
-            async with door.calls:
+        reader, pieces = ManifestReader(entry, files_max), _pieces(door, layout, entry.key)
+        while reader.head is None:
+            if reader.wants:
+                async with door.calls:
+                    piece = await loop.run_in_executor(self._pool, next, pieces)
+                reader.feed(piece)
+            async with self._parsing:
                 files = await loop.run_in_executor(self._pool, reader.files)
-            if reader.head is not None:
-                break
             await self._prove_files(access, layout, [file for file in files if file.link_target is None])
         check_manifest(layout, commit, entry, reader.head, reader.listed)
         check_not_skipped(reader.skipped)

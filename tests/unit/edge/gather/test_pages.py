@@ -52,8 +52,8 @@ def longest():
     """The longest report that an agent writes: each text as long as it may be, of characters that take the most bytes."""
     path, key = "\\udcff" * (PATH_MAX // 6), "k" * 1024
     seen = CheckpointSeen(dir=path, step=10**255, complete=True, age_seconds=1e300, bytes=BIG)
-    answer = {"id": "stop-" + "0" * 36, "attempt": BIG}
-    place = {"key": key, "incarnation": BIG, "generation": BIG, "step": 10**255}
+    answer: dict[str, Any] = {"id": "stop-" + "0" * 36, "attempt": BIG}
+    place: dict[str, Any] = {"key": key, "incarnation": BIG, "generation": BIG, "step": 10**255}
     return AgentReport(
         pod_uid=POD_UID,
         newest=seen,
