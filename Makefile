@@ -147,7 +147,7 @@ trainings: $(READY)  ## The docs' training scripts on the real PyTorch, Hugging 
 chaos: $(READY) $(if $(filter-out 0,$(CHAOS_CLUSTER)),cluster image install)  ## N terminations in memory and CHAOS_CLUSTER real ones, under faults drawn from SEED
 	@cd tests && ../$(BIN)/python -m chaos --runs $(N) --seed $(SEED) --cluster $(CHAOS_CLUSTER)
 
-bench: $(READY)  ## What ten thousand runs cost the exporter, beside plain prometheus_client
+bench: $(READY)  ## What ten thousand runs cost the exporter, and what hostile ones cost the operator, beside the plain libraries
 	@cd tests && ../$(BIN)/python -m bench
 
 # What a *.in file names, with all that it brings. No index address goes in.

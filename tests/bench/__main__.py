@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from bench import metrics_page
+from bench import hostile, metrics_page
 
 
 def main() -> None:
     """Run every bench."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--runs", type=int, default=10_000, help="how many runs are exported (default: %(default)s)")
-    asyncio.run(metrics_page.bench(parser.parse_args().runs))
+    parser.add_argument("--watched", type=int, default=2000, help="how many runs are watched (default: %(default)s)")
+    wanted = parser.parse_args()
+    asyncio.run(metrics_page.bench(wanted.runs))
+    hostile.bench(wanted.watched)
 
 
 if __name__ == "__main__":

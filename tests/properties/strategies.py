@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from builders import (
     BASE,
@@ -29,6 +30,7 @@ from trainingrun_operator.api.exchange import (
     MarkerSeen,
     SaveRequest,
     StopRequest,
+    Upload,
 )
 from trainingrun_operator.api.status import (
     SUSPENDED,
@@ -74,8 +76,10 @@ GAUGE = st.one_of(
     st.floats(min_value=0, max_value=3),
 )
 SECONDS = st.sampled_from([0.0, 9.0, 59.0, 119.0, 120.0, 300.0, 7200.0, 1e6])
-COUNTS = st.sampled_from([-1, 0, 1, 3, 2**31, 2**53, 2**70])
-STEPS = st.one_of(st.none(), st.integers(-1, 5), st.just(2**60))
+REPORTED = 10**30
+"""The largest integer that the parsers of reports and documents admit; a step may have 255 digits."""
+COUNTS = st.sampled_from([-REPORTED, -1, 0, 1, 3, 2**31, 2**53, REPORTED])
+STEPS = st.one_of(st.none(), st.integers(-1, 5), st.sampled_from([2**60, 10**255, -(10**255)]))
 
 SAMPLES = st.builds(
     make_reading,
@@ -161,11 +165,23 @@ AGENTS = st.builds(
     newest=FOUND,
     unfinished=FOUND,
     files=st.one_of(st.none(), COUNTS),
+    bytes=COUNTS,
     temporary_files=st.one_of(st.none(), COUNTS),
     temporary_bytes=COUNTS,
     unsaved_bytes=COUNTS,
     uploaded_bytes=COUNTS,
     hashed_bytes=COUNTS,
+    upload_failures=COUNTS,
+    uploads=st.lists(
+        st.builds(
+            Upload,
+            incarnation=COUNTS,
+            generation=COUNTS,
+            bytes=COUNTS,
+            seconds=st.sampled_from([0.0, -1.0, 1e300, float("nan"), float("inf")]),
+        ),
+        max_size=2,
+    ).map(tuple),
     last_change_seconds=st.sampled_from([None, 0.0, 60.0]),
     commit=st.one_of(st.none(), st.builds(CommitSeen, key=st.just("k"), incarnation=st.just(1), generation=st.just(1))),
     foreign_stop_file=BOOLS,
@@ -337,20 +353,30 @@ CONTAINER = st.one_of(
             "env": st.sampled_from([None, [], [{"name": "A"}], [{}], {"A": "1"}]),
             "volumeMounts": st.sampled_from([None, [{"name": "d", "mountPath": "/"}], [{"name": "d"}], "d"]),
             "resources": st.sampled_from(
-                [None, {}, {"limits": None}, {"limits": {"nvidia.com/gpu": "1"}}, {"limits": 1}]
+                [
+                    None,
+                    {},
+                    [],
+                    {"limits": None},
+                    {"limits": {"nvidia.com/gpu": "1"}},
+                    {"limits": 1},
+                    {"limits": []},
+                    {"limits": {"nvidia.com/gpu": "9" * 5000}},
+                ]
             ),
             "securityContext": st.sampled_from([None, {"runAsUser": 0}, {"runAsUser": "0"}, []]),
         },
     ),
 )
-TEMPLATES = st.one_of(
+TEMPLATES: st.SearchStrategy[Any] = st.one_of(
     st.just(spec_dict()["template"]),
+    st.sampled_from([{"x": "y" * 300_000}, '{"x":' * 500 + "1" + "}" * 500]),
     st.fixed_dictionaries(
         {},
         optional={
             "metadata": st.sampled_from([None, {}, {"labels": None}, {"labels": {"a": "b"}}, {"labels": 1}, "m"]),
             "spec": st.one_of(
-                st.none(),
+                st.sampled_from([None, "x", [], {"containers": ["x"]}, {"containers": {"name": "x"}}]),
                 st.fixed_dictionaries(
                     {"containers": st.one_of(st.none(), st.just("train"), st.lists(CONTAINER, max_size=2))},
                     optional={

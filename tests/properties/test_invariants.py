@@ -11,11 +11,13 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 from properties.strategies import READINGS, WALL, StoredPod, beginning, observations, releasing, saving
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.run import CheckpointMode, OnFailure
 from trainingrun_operator.api.status import NodePhase, Phase, TrainingRunStatus
+from trainingrun_operator.controller import tally
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import (
     Advance,
@@ -42,6 +44,7 @@ from trainingrun_operator.core.rules import chain
 from trainingrun_operator.core.status import render
 from trainingrun_operator.core.stop.proving import saved_from
 from trainingrun_operator.core.track import Track, fold
+from trainingrun_operator.exporter import Telemetry, series_of
 
 pytestmark = pytest.mark.timeout(900)
 """Many examples: on a busy machine they take minutes."""
@@ -85,6 +88,15 @@ def whatever_is_seen_there_is_a_decision_and_a_status_that_the_api_server_takes(
                 assert refused(TrainingRunStatus(nodes=nodes)) == []
             case _:
                 pass
+
+
+def whatever_is_seen_can_be_counted_and_shown(seen):
+    telemetry = Telemetry(CollectorRegistry())
+    counted = tally.count(telemetry, seen, decide(seen), tally.Counted())
+    tally.count(telemetry, replace(seen, now=seen.now + 1), decide(seen), counted)
+    run, status = seen.run, render(seen)
+    telemetry.runs.put(run.uid, series_of(run.namespace, run.name, run.spec, status, tally.measured(seen)))
+    assert telemetry.page()
 
 
 def deciding_twice_is_deciding_once_and_changes_nothing_that_was_seen(seen):
@@ -354,6 +366,7 @@ def a_run_ends_only_by_a_finding_that_fires_and_every_rule_speaks_once(seen):
 
 INVARIANTS = (
     whatever_is_seen_there_is_a_decision_and_a_status_that_the_api_server_takes,
+    whatever_is_seen_can_be_counted_and_shown,
     deciding_twice_is_deciding_once_and_changes_nothing_that_was_seen,
     nothing_is_deleted_without_a_record_of_what_was_saved,
     every_record_of_a_deletion_is_a_proof_or_an_exception_that_is_told,

@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING
 from trainingrun_operator.agent.volume import detect
 from trainingrun_operator.agent.volume.look import View
 from trainingrun_operator.api.exchange import (
+    LAGGING_MAX,
+    PATH_MAX,
+    TROUBLE_MAX,
+    UPLOADS_MAX,
     AgentError,
     AgentReport,
     CheckpointSeen,
@@ -27,9 +31,6 @@ if TYPE_CHECKING:
     from trainingrun_operator.checkpoints.documents import PodRef
 
 NOTHING = View()
-LAGGING_MAX = 64
-UPLOADS_MAX = 8
-"""Uploads kept in the report. The operator reads it before more generations than these are committed."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Board:
             known = self._trouble.get(source)
             news = known is None or known.code != code
             since = known.since if known and not news else time.monotonic()
-            self._trouble[source] = Trouble(code, names.to_text(message), since)
+            self._trouble[source] = Trouble(code, names.to_text(message)[:TROUBLE_MAX], since)
             return news
 
     def works(self, source: str) -> None:
@@ -117,7 +118,7 @@ class Board:
     def not_signalled(self, why: str) -> bool:
         """Record why a due signal was not sent; empty if none is. Return whether the reason is new."""
         with self._lock:
-            news, self._signal_trouble = why != self._signal_trouble, why
+            news, self._signal_trouble = why != self._signal_trouble, why[:TROUBLE_MAX]
             return news
 
     def report(self, markers: tuple[MarkerSeen, ...] = (), *, foreign: bool = False) -> AgentReport:
@@ -171,5 +172,9 @@ def _found(seen: Seen | None, wall: float) -> CheckpointSeen | None:
     unit = seen.unit
     age = max(wall - unit.mtime_ns / 1e9, 0.0)
     return CheckpointSeen(
-        dir=names.to_text(unit.dir), step=unit.step, complete=seen.complete, age_seconds=age, bytes=unit.bytes
+        dir=names.to_text(unit.dir)[:PATH_MAX],
+        step=unit.step,
+        complete=seen.complete,
+        age_seconds=age,
+        bytes=unit.bytes,
     )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from trainingrun_operator.api.template import Template
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -73,7 +75,7 @@ class Preserved:
         return {"type": "object", PRESERVE: True}
 
 
-PreservedObject = Annotated[dict[str, Any], Preserved()]
+PreservedObject = Annotated[Template, Preserved()]
 """A pod template or another raw Kubernetes object, stored unchanged."""
 
 Name = Annotated[str, Field(max_length=63)]
@@ -100,6 +102,10 @@ Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 """A small number of items."""
 BigCount = Annotated[int, Field(ge=0, le=2**53 - 1)]
 """Bytes or steps, at most what every JSON reader represents exactly."""
+Reported = Annotated[int, Field(ge=-(10**30), le=10**30)]
+"""An integer that an agent or a bucket reports: more than any honest one, and few enough digits for a message or a float."""
+Step = Annotated[int, Field(ge=-(10**255), le=10**255)]
+"""A number as a file's name of up to 255 characters may contain it: a step or an epoch."""
 
 
 class Model(BaseModel):

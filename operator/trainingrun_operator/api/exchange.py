@@ -9,12 +9,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import FailFast, Field
 
-from trainingrun_operator.api.base import Model
+from trainingrun_operator.api.base import Model, Reported, Step
 
 AGENT_CONFIG_ENV = "TRAININGRUN_AGENT_CONFIG"
 """`AgentConfig` as JSON, in the environment of agent and restore."""
+
+REPORT_MAX_BYTES = 64 * 1024
+"""Of an agent's report; a longer one is refused. The longest that an agent writes has 16 markers of 255 characters and three paths."""
+PATH_MAX = 4096
+"""Characters of a path in the report; the agent cuts longer ones."""
+TROUBLE_MAX = 1024
+"""Characters of a failure in the report; the agent cuts longer ones."""
+LAGGING_MAX = 64
+UPLOADS_MAX = 8
+"""Uploads kept in the report. The operator reads it before more generations than these are committed."""
+MARKERS_MAX = 16
 
 
 class StopRequest(Model):
@@ -69,50 +80,50 @@ class CheckpointSeen(Model):
 
     dir: str
     """Relative to the checkpoint path; ``.`` for the path itself."""
-    step: int | None = None
+    step: Step | None = None
     complete: bool
     age_seconds: float
     """Seconds since the newest file was written."""
-    bytes: int = 0
+    bytes: Reported = 0
 
 
 class ManifestSeen(Model):
     """The newest manifest that this agent wrote."""
 
     key: str
-    incarnation: int
+    incarnation: Reported
     """This rank's incarnation."""
-    generation: int
+    generation: Reported
     dir: str | None = None
     """The checkpoint's directory; None: the checkpoint path was empty."""
-    step: int | None = None
-    epoch: int | None = None
+    step: Step | None = None
+    epoch: Step | None = None
     final: bool = False
     id: str | None = None
     """Id of the save request that the manifest answers."""
-    attempt: int = 0
+    attempt: Reported = 0
 
 
 class CommitSeen(Model):
     """The newest commit that this agent wrote. Only rank 0 writes commits."""
 
     key: str
-    incarnation: int
+    incarnation: Reported
     """Rank 0's incarnation."""
-    generation: int
-    step: int | None = None
+    generation: Reported
+    step: Step | None = None
     final: bool = False
     id: str | None = None
     """Id of the save request that the commit answers."""
-    attempt: int = 0
+    attempt: Reported = 0
 
 
 class Upload(Model):
     """One generation that the agent has sent."""
 
-    incarnation: int
-    generation: int
-    bytes: int = 0
+    incarnation: Reported
+    generation: Reported
+    bytes: Reported = 0
     """Bytes sent, without those that the bucket already held."""
     seconds: float = 0
     """Duration from the first byte to the manifest or commit."""
@@ -138,25 +149,25 @@ class AgentReport(Model):
     """``GET /progress`` of the agent."""
 
     pod_uid: str
-    rank: int = 0
-    world_size: int = 1
-    incarnation: int | None = None
+    rank: Reported = 0
+    world_size: Reported = 1
+    incarnation: Reported | None = None
     """This rank's incarnation; None until its claim in the bucket has succeeded."""
     newest: CheckpointSeen | None = None
     """The newest complete checkpoint in the volume."""
     unfinished: CheckpointSeen | None = None
     """A newer checkpoint that is incomplete."""
-    files: int | None = None
+    files: Reported | None = None
     """Files in the volume, without those under temporary names; None: the agent has not read the whole volume yet, or cannot."""
-    bytes: int = 0
-    temporary_files: int | None = None
+    bytes: Reported = 0
+    temporary_files: Reported | None = None
     """Files under temporary names, such as those of a checkpoint that is being written; None: not known, as of `files`."""
-    temporary_bytes: int = 0
-    unsaved_bytes: int = 0
+    temporary_bytes: Reported = 0
+    unsaved_bytes: Reported = 0
     """Bytes in the volume that no commit covers or, in a run of several ranks, no manifest of this rank."""
-    uploaded_bytes: int = 0
+    uploaded_bytes: Reported = 0
     """Bytes of the generation that is being shipped, as far as they are in the bucket."""
-    hashed_bytes: int = 0
+    hashed_bytes: Reported = 0
     """Bytes that the last commit has read again so far, to compare the volume with the bucket."""
     last_change_seconds: Annotated[
         float | None,
@@ -164,17 +175,17 @@ class AgentReport(Model):
     ] = None
     manifest: ManifestSeen | None = None
     commit: CommitSeen | None = None
-    lagging: tuple[int, ...] = ()
-    """On rank 0: the ranks that do not hold rank 0's checkpoint yet, the lowest 64. It is committed once they do."""
-    uploads: tuple[Upload, ...] = ()
+    lagging: Annotated[tuple[Reported, ...], Field(max_length=LAGGING_MAX), FailFast()] = ()
+    """On rank 0: the ranks that do not hold rank 0's checkpoint yet, the lowest ones. It is committed once they do."""
+    uploads: Annotated[tuple[Upload, ...], Field(max_length=UPLOADS_MAX), FailFast()] = ()
     """The newest uploads since this agent started, oldest first."""
-    upload_failures: int = 0
+    upload_failures: Reported = 0
     """Failed tries to send or commit since this agent started."""
     working_on: str | None = None
     """Id of the save request that is not answered yet."""
     foreign_stop_file: bool = False
     """Someone else than the agent has written a stop file since the pod started."""
-    markers: tuple[MarkerSeen, ...] = ()
+    markers: Annotated[tuple[MarkerSeen, ...], Field(max_length=MARKERS_MAX), FailFast()] = ()
     signal_trouble: str = ""
     """Why the due stop signal has not been sent to the training; empty if none is due."""
     error: AgentError | None = None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
-from pydantic import Field
+from pydantic import FailFast, Field
 
-from trainingrun_operator.api.base import Model
+from trainingrun_operator.api.base import Model, Reported, Step
 from trainingrun_operator.checkpoints.keys import Order
 
 SCHEMA: Final = 2
@@ -31,8 +31,8 @@ class PodRef(Model):
     name: str
     uid: str
     node: str = ""
-    rank: int = 0
-    world_size: int = 1
+    rank: Reported = 0
+    world_size: Reported = 1
 
 
 class FileEntry(Model):
@@ -40,13 +40,13 @@ class FileEntry(Model):
 
     path: str
     """POSIX path relative to the checkpoint path; bytes that are not UTF-8 are written as ``\\udcXX``."""
-    size: int = 0
-    mtime_ns: int = 0
-    mode: int = 0o644
+    size: Reported = 0
+    mtime_ns: Reported = 0
+    mode: Reported = 0o644
     key: str = ""
     etag: str = ""
     version_id: str | None = None
-    part_size: int = 0
+    part_size: Reported = 0
     """In bytes; 0: uploaded in one piece."""
     crc64nvme: str = ""
     """The full object's checksum in base64, as in S3."""
@@ -65,8 +65,8 @@ class Checkpoint(Model):
     """The checkpoint of a manifest or a commit."""
 
     dir: str
-    step: int | None = None
-    epoch: int | None = None
+    step: Step | None = None
+    epoch: Step | None = None
     """The training's epoch, if the checkpoint's name has one."""
     complete: bool
     evidence: str
@@ -96,17 +96,17 @@ class Answer(NamedTuple):
 class ManifestHead(Model):
     """A manifest without its list of files, which may have 200,000 entries."""
 
-    schema_: int = Field(default=SCHEMA, alias="schema")
+    schema_: Reported = Field(default=SCHEMA, alias="schema")
     run: RunRef
     pod: PodRef
-    incarnation: int
+    incarnation: Reported
     """This rank's incarnation."""
-    generation: int
+    generation: Reported
     reason: str = "checkpoint"
     """See `Commit.reason`."""
     termination_id: str | None = None
     """The save request's id. A commit of several ranks answers a request only if every rank's manifest answers it."""
-    attempt: int = 0
+    attempt: Reported = 0
     final: bool = False
     previous: str | None = None
     format: str = "Files"
@@ -114,9 +114,9 @@ class ManifestHead(Model):
     """None: the checkpoint path was empty."""
     folder: str = ""
     """Key prefix of the files, ending with a slash. Below it, keys are the paths on disk."""
-    skipped: tuple[Skipped, ...] = ()
-    total_files: int = 0
-    total_bytes: int = 0
+    skipped: Annotated[tuple[Skipped, ...], FailFast()] = ()
+    total_files: Reported = 0
+    total_bytes: Reported = 0
     agent_version: str = ""
     written_at: str = ""
 
@@ -129,14 +129,14 @@ class ManifestHead(Model):
 class Manifest(ManifestHead):
     """The files of one rank in one generation."""
 
-    files: tuple[FileEntry, ...] = ()
+    files: Annotated[tuple[FileEntry, ...], FailFast()] = ()
 
 
 class RankManifest(Model):
     """A commit's reference to one rank's manifest."""
 
-    rank: int
-    incarnation: int
+    rank: Reported
+    incarnation: Reported
     """The rank's incarnation that wrote the manifest."""
     key: str
     sha256: str
@@ -146,29 +146,29 @@ class RankManifest(Model):
 class Commit(Model):
     """One checkpoint of the whole run. Rank 0 writes it once, after every rank has written its manifest."""
 
-    schema_: int = Field(default=SCHEMA, alias="schema")
+    schema_: Reported = Field(default=SCHEMA, alias="schema")
     run: RunRef
-    incarnation: int
+    incarnation: Reported
     """Rank 0's incarnation."""
-    generation: int
+    generation: Reported
     reason: str
     """``checkpoint`` (a new checkpoint is complete), ``save`` (save request) or ``sigterm`` (the pod is terminated)."""
     termination_id: str | None = None
     """The save request's id."""
-    attempt: int = 0
+    attempt: Reported = 0
     status: str | None = None
     """Why the run ended, from the save request. It stays readable after the run is deleted from the cluster."""
     final: bool = False
     """The training had ended before the volume was read: no commit follows this one."""
     checkpoint: Checkpoint | None = None
-    ranks: tuple[RankManifest, ...] = ()
+    ranks: Annotated[tuple[RankManifest, ...], FailFast()] = ()
     """One for each rank, from 0 to ``world_size`` - 1."""
-    world_size: int = 1
+    world_size: Reported = 1
     """The workload's number of ranks; never derived from the agents' claims."""
     pod_uid: str = ""
     """The UID of rank 0's pod."""
-    total_files: int = 0
-    total_bytes: int = 0
+    total_files: Reported = 0
+    total_bytes: Reported = 0
     agent_version: str = ""
     written_at: str = ""
 

@@ -23,7 +23,7 @@ from trainingrun_operator.checkpoints.documents import (
 from trainingrun_operator.checkpoints.keys import Order
 
 if TYPE_CHECKING:
-    from trainingrun_operator.checkpoints.documents import Answer, FileEntry, RankManifest
+    from trainingrun_operator.checkpoints.documents import Answer, FileEntry, RankManifest, Skipped
     from trainingrun_operator.checkpoints.keys import Layout
 
 Document = TypeVar("Document", Commit, Manifest, ManifestHead)
@@ -63,6 +63,8 @@ class ReadCommit:
     digest: str
     """SHA-256 of the commit's bytes, hex."""
     commit: Commit
+    size: int = 0
+    """In bytes, of the JSON."""
 
 
 def said(text: str) -> str:
@@ -86,7 +88,7 @@ def checked_commit(layout: Layout, key: str, body: bytes) -> ReadCommit:
     Raises:
         BadCommitError: it does not parse, is of another run, contradicts its key, or lacks a rank.
     """
-    commit = _parsed(Commit, body, "it")
+    commit = parsed_document(Commit, body, "it")
     if commit.schema_ != SCHEMA:
         raise BadCommitError(f"its schema is {commit.schema_}, this version reads {SCHEMA}")
     run = commit.run
@@ -104,7 +106,7 @@ def checked_commit(layout: Layout, key: str, body: bytes) -> ReadCommit:
         raise BadCommitError(
             f"it has {len(ranks)} manifests for {commit.world_size} ranks ({', '.join(map(str, ranks[:8])) or 'none'})"
         )
-    return ReadCommit(key, hashlib.sha256(body).hexdigest(), commit)
+    return ReadCommit(key, hashlib.sha256(body).hexdigest(), commit, len(body))
 
 
 def checked_manifest(layout: Layout, commit: Commit, entry: RankManifest, body: bytes) -> Manifest:
@@ -113,10 +115,31 @@ def checked_manifest(layout: Layout, commit: Commit, entry: RankManifest, body: 
     Raises:
         BadCommitError: its hash, run, rank, incarnation, key, checkpoint or answer differs from the commit.
     """
-    if hashlib.sha256(body).hexdigest() != entry.sha256:
+    check_digest(entry, hashlib.sha256(body).hexdigest())
+    manifest = read_manifest(body, f"the manifest of rank {entry.rank}")
+    check_manifest(layout, commit, entry, manifest, len(manifest.files))
+    return manifest
+
+
+def check_digest(entry: RankManifest, digest: str) -> None:
+    """Check the SHA-256 of a manifest's bytes, hex.
+
+    Raises:
+        BadCommitError: it is not the one that the commit names.
+    """
+    if digest != entry.sha256:
         raise BadCommitError(f"the manifest {said(entry.key)} is not the one that the commit names (SHA-256 differs)")
+
+
+def check_manifest(layout: Layout, commit: Commit, entry: RankManifest, manifest: ManifestHead, listed: int) -> None:
+    """Check one rank's manifest, which lists this many files, against the commit that names it.
+
+    Raises:
+        BadCommitError: its run, rank, incarnation, key, checkpoint, answer or number of files contradicts the commit or itself.
+    """
     where = f"the manifest of rank {entry.rank}"
-    manifest = read_manifest(body, where)
+    if manifest.schema_ != SCHEMA:
+        raise BadCommitError(f"{where} has schema {manifest.schema_}, this version reads {SCHEMA}")
     if manifest.run != commit.run:
         raise BadCommitError(f"{where} belongs to another run, with uid {said(manifest.run.uid)}")
     pod, order = manifest.pod, Order(manifest.incarnation, manifest.generation)
@@ -136,9 +159,8 @@ def checked_manifest(layout: Layout, commit: Commit, entry: RankManifest, body: 
     asked = commit.termination_id is not None or commit.final
     if commit.world_size > 1 and asked and manifest.answer != commit.answer:
         raise BadCommitError(f"{where} {_for(manifest.answer)}, the commit {_for(commit.answer)}")
-    if (manifest.total_files > 0) != bool(manifest.files):
-        raise BadCommitError(f"{where} counts {manifest.total_files} files and lists {len(manifest.files)}")
-    return manifest
+    if (manifest.total_files > 0) != bool(listed):
+        raise BadCommitError(f"{where} counts {manifest.total_files} files and lists {listed}")
 
 
 def read_manifest(body: bytes, where: str) -> Manifest:
@@ -147,7 +169,7 @@ def read_manifest(body: bytes, where: str) -> Manifest:
     Raises:
         BadCommitError: it does not parse, or has another schema.
     """
-    return _of_this_schema(_parsed(Manifest, body, where), where)
+    return _of_this_schema(parsed_document(Manifest, body, where), where)
 
 
 def read_head(body: bytes, where: str) -> ManifestHead:
@@ -156,7 +178,7 @@ def read_head(body: bytes, where: str) -> ManifestHead:
     Raises:
         BadCommitError: it does not parse, or has another schema.
     """
-    return _of_this_schema(_parsed(ManifestHead, body, where), where)
+    return _of_this_schema(parsed_document(ManifestHead, body, where), where)
 
 
 def _of_this_schema(manifest: Head, where: str) -> Head:
@@ -171,7 +193,16 @@ def check_whole(manifest: Manifest) -> None:
     Raises:
         IncurableError: a file was skipped; names the file and the reason. The agent has tried before it skips a file.
     """
-    if skipped := next((one for one in manifest.skipped if one.regular), None):
+    check_not_skipped(next((one for one in manifest.skipped if one.regular), None))
+
+
+def check_not_skipped(skipped: Skipped | None) -> None:
+    """Refuse the first regular file that was skipped, if there is one.
+
+    Raises:
+        IncurableError: names the file and the reason. The agent has tried before it skips a file.
+    """
+    if skipped is not None:
         raise IncurableError(f"the file {said(skipped.path)} was skipped: {said(skipped.reason)}")
 
 
@@ -238,7 +269,7 @@ def complaint_about(file: FileEntry, found: Found | None) -> str:
     return ""
 
 
-def uri_of(layout: Layout, manifest: Manifest) -> str:
+def uri_of(layout: Layout, manifest: ManifestHead) -> str:
     """Return the URI of the checkpoint's folder, for ``aws s3 sync``; empty without a checkpoint.
 
     Raises:
@@ -253,11 +284,11 @@ def uri_of(layout: Layout, manifest: Manifest) -> str:
     return layout.uri(manifest.folder if inside in ("", WHOLE) else f"{manifest.folder}{inside}/")
 
 
-def _identity(document: Commit | Manifest) -> tuple[str, int | None, int | None, bool] | None:
+def _identity(document: Commit | ManifestHead) -> tuple[str, int | None, int | None, bool] | None:
     return None if document.checkpoint is None else document.checkpoint.identity
 
 
-def _about(document: Commit | Manifest) -> str:
+def _about(document: Commit | ManifestHead) -> str:
     one = document.checkpoint
     if one is None:
         return "no checkpoint"
@@ -270,7 +301,12 @@ def _for(answer: Answer) -> str:
     return f"{what}, {'after' if answer.final else 'before'} the training's end"
 
 
-def _parsed(model: type[Document], body: bytes, what: str) -> Document:
+def parsed_document(model: type[Document], body: bytes, what: str) -> Document:
+    """Parse a commit or a manifest. ``what`` is its name in complaints.
+
+    Raises:
+        BadCommitError: it does not parse; names the first field that is invalid.
+    """
     try:
         return model.model_validate_json(body, by_alias=True, by_name=False)
     except ValidationError as error:

@@ -5,39 +5,32 @@ Text from a store is never quoted: a tenant may control the store, and others re
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
+import heapq
 import re
-import tempfile
-import threading
 import time
-from collections import OrderedDict
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import astuple, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
 
-import boto3
 from botocore import exceptions
-from botocore.config import Config
 
-from trainingrun_operator.checkpoints.keys import Layout, Order, order_of_commit
-from trainingrun_operator.checkpoints.metadata_guard import caused_by_guard, guarded
+from trainingrun_operator.checkpoints.keys import Layout, order_of_commit
+from trainingrun_operator.checkpoints.metadata_guard import caused_by_guard
 from trainingrun_operator.checkpoints.proof import Found
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
-    from botocore.hooks import BaseEventHooks
     from mypy_boto3_s3 import S3Client
-
-CALLS_PER_ACCESS: Final = 8
-"""Calls in flight with one set of credentials, so that a store that hangs does not occupy every thread."""
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
 STORE_ERRORS: Final = (exceptions.ClientError, exceptions.BotoCoreError, OSError, ValueError)
 """The errors that a call to the bucket raises, a refused endpoint or certificate included."""
 
+_NO_RANGE: Final = frozenset({"416", "InvalidRange"})
+"""Codes of a range that begins after the object's last byte."""
 _MISSING: Final = frozenset({"404", "NoSuchKey", "NotFound"})
 # A response to HEAD has no body: its only code is the HTTP status. XAdminUserNotFound is versitygw's code for an unknown key.
 _CODES: Final = {
@@ -50,7 +43,12 @@ _CODES: Final = {
     "503": "SlowDown",
     "XAdminUserNotFound": "InvalidAccessKeyId",
 }
-_REGION: Final = "us-east-1"
+DEFAULT_REGION: Final = "us-east-1"
+PIECE_BYTES: Final = 256 * 1024
+"""Of a manifest, read at once."""
+LIST_PAGES_MAX: Final = 100
+"""Pages of 1,000 keys of one list."""
+_LIST_SECONDS: Final = 60.0
 _BODY_SECONDS: Final = 60.0
 _CHUNK_BYTES: Final = 1 << 16
 
@@ -68,6 +66,8 @@ class Access:
     ca_pem: str = field(default="", repr=False)
     expected_bucket_owner: str = ""
     """AWS account that must own the bucket; empty: any. S3 refuses every call to a bucket of another account."""
+    owner: str = ""
+    """Namespace of the run, whose share of the kept clients it uses."""
     own_identity: bool = False
     """Use the process's own credentials, which boto3 finds. Never a fallback for a Secret without keys: the author of the Secret
     would gain the operator's rights."""
@@ -75,96 +75,12 @@ class Access:
     @property
     def where(self) -> str:
         """The server's name in messages."""
-        return self.endpoint_url or f"AWS S3 in {self.region or _REGION}"
+        return self.endpoint_url or f"AWS S3 in {self.region or DEFAULT_REGION}"
 
-
-@dataclass(frozen=True)
-class Door:
-    """A client, and the semaphore that limits its calls in flight."""
-
-    client: S3Client
-    calls: asyncio.Semaphore
-
-
-class Clients:
-    """Caches the most recently used clients, because creating one reads service models. Thread-safe."""
-
-    def __init__(self, keep: int = 64, watch: Callable[[BaseEventHooks], None] | None = None) -> None:
-        """``keep``: number of clients to cache. ``watch``: called with the events of each new client, to count its requests."""
-        self._keep = keep
-        self._watch = watch
-        self._doors: OrderedDict[Access, Door] = OrderedDict()
-        self._lock = threading.Lock()
-        self._session: boto3.session.Session | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-
-    def door(self, access: Access) -> Door:
-        """Return the client for these credentials. Blocks: do not call it on the event loop.
-
-        Raises:
-            ValueError: the endpoint is not an address.
-            botocore.exceptions.NoCredentialsError: a key is missing.
-        """
-        with self._lock:
-            door = self._doors.get(access) or Door(self._make(access), asyncio.Semaphore(CALLS_PER_ACCESS))
-            self._doors[access] = door
-            self._doors.move_to_end(access)
-            if len(self._doors) > self._keep:
-                # Not closed: a call may still be in flight.
-                self._doors.popitem(last=False)
-            return door
-
-    def close(self) -> None:
-        """Close every connection and remove the certificates."""
-        with self._lock:
-            for door in self._doors.values():
-                door.client.close()
-            self._doors.clear()
-            if self._folder is not None:
-                self._folder.cleanup()
-                self._folder = None
-
-    def _make(self, access: Access) -> S3Client:
-        if not access.own_identity and not (access.access_key and access.secret_key):
-            raise exceptions.NoCredentialsError
-        # One session: its loader caches the parsed service models for all clients.
-        self._session = self._session or boto3.session.Session()
-        client = self._session.client(
-            "s3",
-            endpoint_url=access.endpoint_url or None,
-            region_name=access.region or _REGION,
-            aws_access_key_id=None if access.own_identity else access.access_key,
-            aws_secret_access_key=None if access.own_identity else access.secret_key,
-            aws_session_token=None if access.own_identity else access.session_token or None,
-            verify=self._ca_file(access.ca_pem),
-            config=Config(
-                connect_timeout=3,
-                read_timeout=10,
-                retries={"mode": "standard", "total_max_attempts": 2},
-                s3={"addressing_style": "path" if access.endpoint_url else "auto"},
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                max_pool_connections=CALLS_PER_ACCESS,
-            ),
-        )
-        if owner := access.expected_bucket_owner:
-            client.meta.events.register("before-parameter-build.s3", partial(_expect, owner))
-        if self._watch is not None:
-            self._watch(client.meta.events)
-        return guarded(client)
-
-    def _ca_file(self, pem: str) -> str | None:
-        """Write the certificates to a file, because botocore takes only a path. Return the path."""
-        if not pem:
-            return None
-        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="trainingrun-ca-")
-        path = Path(self._folder.name) / f"{hashlib.sha256(pem.encode()).hexdigest()}.pem"
-        path.write_text(pem, encoding="utf-8")
-        return str(path)
-
-
-def _expect(owner: str, params: dict[str, Any], **_: Any) -> None:
-    params["ExpectedBucketOwner"] = owner
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of all fields: it identifies the access without keeping its secrets and certificates."""
+        return hashlib.sha256(repr(astuple(self)).encode()).digest()
 
 
 class TooLargeError(Exception):
@@ -176,16 +92,33 @@ def list_one(layout: Layout, client: S3Client) -> None:
     client.list_objects_v2(Bucket=layout.bucket, Prefix=layout.base, MaxKeys=1)
 
 
-def list_commits(layout: Layout, client: S3Client) -> tuple[str, ...]:
-    """Return the keys of all commits, newest first."""
-    found: dict[str, Order] = {}
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=layout.bucket, Prefix=layout.commits):
-        for item in page.get("Contents", ()):
-            order = order_of_commit(item["Key"])
-            # Only keys in the agent's form: `i01-g1` has the same order as `i1-g0001`, but the agent does not write it.
-            if order is not None and item["Key"] == layout.commit(order):
-                found[item["Key"]] = order
-    return tuple(sorted(found, key=found.__getitem__, reverse=True))
+class TooManyError(ValueError):
+    """A list has more keys than are read."""
+
+
+def list_commits(layout: Layout, client: S3Client, newest: int | None = None) -> tuple[str, ...]:
+    """Return the keys of all commits, newest first; with `newest`, of so many.
+
+    Raises:
+        TooManyError: there are more than `LIST_PAGES_MAX` pages.
+        TimeoutError: the list takes more than 60 s.
+    """
+    found = ((order_of_commit(key), key) for key in _keys(layout, client))
+    # Only keys in the agent's form: `i01-g1` has the same order as `i1-g0001`, but the agent does not write it.
+    commits = ((order, key) for order, key in found if order is not None and key == layout.commit(order))
+    kept = sorted(commits, reverse=True) if newest is None else heapq.nlargest(newest, commits)
+    return tuple(key for _, key in kept)
+
+
+def _keys(layout: Layout, client: S3Client) -> Iterator[str]:
+    deadline = time.monotonic() + _LIST_SECONDS
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=layout.bucket, Prefix=layout.commits)
+    for number, page in enumerate(pages, 1):
+        yield from (item["Key"] for item in page.get("Contents", ()))
+        if number == LIST_PAGES_MAX and page.get("IsTruncated"):
+            raise TooManyError
+        if time.monotonic() > deadline:
+            raise TimeoutError(layout.commits)
 
 
 def read_object(bucket: str, key: str, limit: int, client: S3Client) -> bytes | None:
@@ -195,13 +128,38 @@ def read_object(bucket: str, key: str, limit: int, client: S3Client) -> bytes | 
         TooLargeError: it has more than `limit` bytes.
         TimeoutError: the read takes more than 60 s. botocore's own timeout restarts with every byte.
     """
-    deadline = time.monotonic() + _BODY_SECONDS
     try:
         answer = client.get_object(Bucket=bucket, Key=key)
     except exceptions.ClientError as error:
         if _is_missing(error):
             return None
         raise
+    return _body(answer, key, limit)
+
+
+def read_range(bucket: str, key: str, start: int, client: S3Client) -> tuple[bytes, int] | None:
+    """Return up to `PIECE_BYTES` bytes of an object, and its size; None if there is none.
+
+    Raises:
+        TooLargeError: the server sends more than was asked for.
+        TimeoutError: the read takes more than 60 s.
+    """
+    span = f"bytes={start}-{start + PIECE_BYTES - 1}"
+    try:
+        answer = client.get_object(Bucket=bucket, Key=key, Range=span)
+    except exceptions.ClientError as error:
+        if _is_missing(error):
+            return None
+        if str(error.response.get("Error", {}).get("Code")) in _NO_RANGE:
+            return b"", 0
+        raise
+    body = _body(answer, key, PIECE_BYTES)
+    _, _, size = answer.get("ContentRange", "").rpartition("/")
+    return body, int(size) if size.isdecimal() else start + len(body)
+
+
+def _body(answer: GetObjectOutputTypeDef, key: str, limit: int) -> bytes:
+    deadline = time.monotonic() + _BODY_SECONDS
     body = bytearray()
     with contextlib.closing(answer["Body"]) as stream:
         while chunk := stream.read(_CHUNK_BYTES):
@@ -240,6 +198,8 @@ def code_of(error: Exception) -> str:
         return "NoCredentials"
     if caused_by_guard(error):
         return "ForbiddenAddress"
+    if isinstance(error, TooManyError):
+        return "TooManyCommits"
     if isinstance(error, exceptions.SSLError):
         # OpenSSL reports a file without a certificate like this. The same class also reports an untrusted certificate.
         return (

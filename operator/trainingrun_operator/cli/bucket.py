@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.checkpoints import names, s3
 from trainingrun_operator.checkpoints.bucket import Bucket, crc_of_file, encode
+from trainingrun_operator.checkpoints.clients import Clients
 from trainingrun_operator.checkpoints.documents import COMMIT_MAX_BYTES, MANIFEST_MAX_BYTES, Commit
 from trainingrun_operator.checkpoints.download import Download, NoSpaceError, safe
 from trainingrun_operator.checkpoints.keys import Layout, Order
@@ -68,6 +69,7 @@ _ADVICE: Final = {
     "Timeout": "the store does not answer in time. If the address is internal to the cluster, set --endpoint-url to one that you can reach",
     "Unreachable": "the store does not answer. If the address is internal to the cluster, set --endpoint-url to one that you can reach",
     "InvalidEndpoint": "the address is not valid: correct --endpoint-url",
+    "TooManyCommits": "there are more than 100,000 objects below commits/: remove those that are no commits",
 }
 _CLOSED: Final = frozenset(
     {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "NoCredentials"}
@@ -147,7 +149,7 @@ class Checkpoints:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self._clients = s3.Clients(1, partial(calls.count_all, api=Api.S3))
+        self._clients = Clients(1, partial(calls.count_all, api=Api.S3))
 
     def close(self) -> None:
         """Close all connections."""

@@ -8,11 +8,13 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import kopf
 from kopf._cogs.clients.errors import APIForbiddenError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.status import ORDER
+from trainingrun_operator.edge.apiserver.watched import SlimResponse
 from trainingrun_operator.edge.cache import version
 from trainingrun_operator.edge.kube import KubeError
 
@@ -35,7 +37,8 @@ def settings(run_selector: str = "") -> kopf.OperatorSettings:
     chosen.scanning.disabled = True
     chosen.peering.standalone = True
     chosen.posting.enabled = False
-    chosen.watching.chunk_size = 500
+    # A chunk is in memory as a whole, and an object may have 1.5 MB.
+    chosen.watching.chunk_size = 20
     chosen.watching.label_selectors["pods"] = names.RUN_UID_LABEL
     chosen.watching.label_selectors["jobs"] = names.RUN_UID_LABEL
     if run_selector:
@@ -67,6 +70,31 @@ def connection() -> tuple[kopf.ConnectionInfo, dict[str, Any]]:
         "private_key_data",
     )
     return info, {name: getattr(info, name) for name in fields} | {"insecure": bool(info.insecure)}
+
+
+class SlimSession(kopf.AiohttpSession):
+    """Makes kopf's HTTP sessions, whose answers are slim. kopf closes them, and asks for another one afterwards."""
+
+    def __init__(self, info: kopf.ConnectionInfo) -> None:
+        # The dataclass would store one session.
+        for field in ("server", "default_namespace", "priority", "expiration"):
+            object.__setattr__(self, field, getattr(info, field))
+        object.__setattr__(self, "_info", info)
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    @property
+    def aiohttp_session(self) -> aiohttp.ClientSession:
+        """A new session."""
+        info: kopf.ConnectionInfo = self._info  # type: ignore[attr-defined]
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
+            headers=info.as_http_headers(),
+            proxy=info.proxy_url,
+            trust_env=info.trust_env,
+            response_class=SlimResponse,
+        )
 
 
 class WatchRefusedError(Exception):
@@ -160,12 +188,12 @@ class Watch:
     def register(
         self,
         registry: kopf.OperatorRegistry,
-        login: Callable[..., kopf.ConnectionInfo | None],
+        login: Callable[..., kopf.ConnectionInfo],
         *,
         pools: bool = True,
     ) -> None:
         """Register all handlers; the one for GPUNodePools only if `pools`, because reading them needs an extra right."""
-        kopf.on.login(registry=registry)(login)
+        kopf.on.login(registry=registry)(lambda **known: SlimSession(login(**known)))
         kopf.on.event(names.GROUP, names.VERSION, names.RUN_PLURAL, registry=registry)(self.on_run)
         if pools:
             kopf.on.event(names.GROUP, names.VERSION, names.POOL_PLURAL, registry=registry)(self.on_pool)

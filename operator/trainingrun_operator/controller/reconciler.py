@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from trainingrun_operator.controller import tally
+from trainingrun_operator.controller import pace, tally
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import Begin
 from trainingrun_operator.core.memory import Memory, remember_effects
@@ -22,6 +22,7 @@ from trainingrun_operator.exporter import series_of
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.status import Progress, TrainingRunStatus
+    from trainingrun_operator.core.effects import Decision
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.edge.background.curve import CurveWriter
     from trainingrun_operator.edge.background.webhook import Notifier
@@ -47,8 +48,12 @@ class WrittenStatus:
 
     digest: str = ""
     at: float = float("-inf")
+    urgent: tuple[str, ...] = ()
+    """Values whose change is written at once: generation, phase, and what a restarted operator needs."""
     shown: tuple[str, ...] = ()
-    """Values whose change is written at once: generation, phase, message, conditions."""
+    """Values whose change is written as soon as the pace of writes allows: message and conditions."""
+    waits: bool = False
+    """Whether such a change is not written yet."""
 
 
 @dataclass
@@ -58,6 +63,7 @@ class KnownRun:
     memory: Memory = field(default_factory=Memory)
     counted: tally.Counted = field(default_factory=tally.Counted)
     written: WrittenStatus = field(default_factory=WrittenStatus)
+    pace: pace.Bucket = field(default_factory=pace.for_run)
 
 
 @dataclass
@@ -77,6 +83,7 @@ class Reconciler:
     known: dict[str, KnownRun] = field(default_factory=dict)
     """By uid."""
     _failures: dict[str, int] = field(default_factory=dict)
+    _pace: pace.Bucket = field(default_factory=pace.for_all)
 
     async def look(self, uid: str) -> float | None:
         """Look at a run. Returns the seconds to the next look; None: at the next event."""
@@ -100,6 +107,11 @@ class Reconciler:
             self.telemetry.reconcile_error()
             log.error("%s: stored object is invalid: %s", self._name(uid), error.errors(include_url=False)[:3])  # noqa: TRY400 - the trace says nothing more
             return BACKOFF_MAX_SECONDS
+        except Exception:
+            # A bug, which must affect this run alone.
+            self.telemetry.reconcile_error()
+            log.exception("%s: look failed", self._name(uid))
+            return self._backoff(uid)
         finally:
             if uid not in self.cache.runs:
                 # The run was deleted during the look: drop what the look has stored.
@@ -143,7 +155,7 @@ class Reconciler:
             known.memory = remember_effects(known.memory, outcome.learned)
             if outcome.stopped is not None:
                 raise outcome.stopped
-            known.counted = tally.count(self.telemetry, seen, decision, known.counted)
+            known.counted = self._count(seen, decision, known.counted)
             # If the run was deleted meanwhile, the answer of the write is not cached.
             if outcome.written is not None and uid in self.cache.runs:
                 self.cache.put_run(outcome.written)
@@ -151,9 +163,28 @@ class Reconciler:
                 shown = seen
                 if outcome.written is not None:
                     known.memory, shown = await self.observer.observe(outcome.written, known.memory)
-                known.written = await self._write_status(shown, known.written)
-                return self._until_next_look(decision.again_seconds, seen, shown.next_reading_at)
+                known.written = await self._write_status(shown, known)
+                again = self._until_next_look(decision.again_seconds, seen, shown.next_reading_at)
+                return again if again is not None or not known.written.waits else pace.RUN_SECONDS
         return 0
+
+    def _count(self, seen: Observed, decision: Decision, counted: tally.Counted) -> tally.Counted:
+        """Count a look. What cannot be counted is an error of its own: it keeps no status from being written."""
+        try:
+            return tally.count(self.telemetry, seen, decision, counted)
+        except Exception:
+            self.telemetry.reconcile_error()
+            log.exception("%s: cannot be counted", seen.run.key)
+            return counted
+
+    def _show(self, seen: Observed, whole: TrainingRunStatus) -> None:
+        """Show a run on the metrics page. Fails like `_count`."""
+        run = seen.run
+        try:
+            self.telemetry.runs.put(run.uid, series_of(run.namespace, run.name, run.spec, whole, tally.measured(seen)))
+        except Exception:
+            self.telemetry.reconcile_error()
+            log.exception("%s: cannot be shown on the metrics page", run.key)
 
     def _until_next_look(self, again: float | None, seen: Observed, due: float) -> float | None:
         """Return the seconds to the next look; while a training is polled, without the duration of this look."""
@@ -162,27 +193,31 @@ class Reconciler:
 
     # -- status ------------------------------------------------------------------------------------------
 
-    async def _write_status(self, seen: Observed, before: WrittenStatus) -> WrittenStatus:
-        """Write the derived status: at once on a transition, else at intervals. Returns the last written status."""
-        status = render(seen)
-        run, whole, measured = seen.run, _whole(seen, status), tally.measured(seen)
-        self.telemetry.runs.put(run.uid, series_of(run.namespace, run.name, run.spec, whole, measured))
+    async def _write_status(self, seen: Observed, known: KnownRun) -> WrittenStatus:
+        """Write the derived status: at once on a transition, soon on another change, else at intervals. Returns the last written status."""
+        status, before = render(seen), known.written
+        run, whole = seen.run, _whole(seen, status)
+        self._show(seen, whole)
         if self.notifier is not None:
             self.notifier.note(seen, whole)
+        urgent = (str(status.observed_generation), str(status.phase), *_resumable(status.progress))
         shown = (
-            str(status.observed_generation),
-            str(status.phase),
             str(status.termination_message),
-            *_resumable(status.progress),
             *(f"{c.type}{c.status}{c.reason}" for c in status.conditions),
         )
-        if shown == before.shown and seen.now - before.at < self.status_seconds:
-            return before
+        same = (urgent, shown) == (before.urgent, before.shown)
+        if same and seen.now - before.at < self.status_seconds:
+            return replace(before, waits=False)
         body = observed_fields(status)
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         # An empty status is written again: the cluster was restored from a backup.
         if digest == before.digest and seen.run.status.conditions:
             return before
+        allowed = [bucket.fill(seen.now) for bucket in (known.pace, self._pace)]
+        if urgent == before.urgent and not all(allowed):
+            return replace(before, waits=True)
+        known.pace.take()
+        self._pace.take()
         self.executor.check_leads()
         try:
             written = await self.kube.apply_run_status(run.namespace, run.name, run.uid, run.resource_version, body)
@@ -193,7 +228,7 @@ class Reconciler:
                 raise StaleError(str(error)) from error
             raise
         self.cache.put_run(written)
-        return WrittenStatus(digest, seen.now, shown)
+        return WrittenStatus(digest, seen.now, urgent, shown)
 
     # -- failing -------------------------------------------------------------------------------
 

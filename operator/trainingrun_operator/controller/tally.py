@@ -12,7 +12,6 @@ from trainingrun_operator.api.endings import ending_of
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import NodePhase
 from trainingrun_operator.core import release
-from trainingrun_operator.core.demand import gpus_of
 from trainingrun_operator.core.effects import Begin, RecordEvent, RecordNodes
 from trainingrun_operator.core.facts.bucket import Unreachable
 from trainingrun_operator.core.stop import disruption
@@ -108,7 +107,7 @@ def _lag_seconds(seen: Observed, rank: Rank) -> float | None:
 def _gpu_seconds_saved(telemetry: Telemetry, seen: Observed, termination: Termination) -> None:
     eta = seen.track.eta_seconds(seen.now)
     if ending_of(termination.status).saves and eta is not None:
-        telemetry.gpu_seconds_saved(termination.status, eta * gpus_of(seen.run.spec.template))
+        telemetry.gpu_seconds_saved(termination.status, eta * seen.run.spec.template.gpus)
 
 
 def _gpu_seconds(telemetry: Telemetry, seen: Observed, before: tuple[int, float]) -> tuple[int, float]:
@@ -116,7 +115,7 @@ def _gpu_seconds(telemetry: Telemetry, seen: Observed, before: tuple[int, float]
     held, since = before
     telemetry.gpu_seconds(held * (seen.now - since))
     pods = sum(bool(pod.node) for pod in seen.live_pods)
-    return gpus_of(seen.run.spec.template) * pods, seen.now
+    return seen.run.spec.template.gpus * pods, seen.now
 
 
 def _nodes_released(telemetry: Telemetry, seen: Observed, nodes: tuple[NodeStatus, ...]) -> None:

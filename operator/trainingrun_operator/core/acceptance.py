@@ -103,14 +103,20 @@ def complaint(
 
 
 def _template(spec: TrainingRunSpec) -> Problem | None:
-    pod = spec.template.get("spec")
+    template = spec.template.parse()
+    if spec.template.problem:
+        return Problem(
+            "InvalidTemplate",
+            f"spec.template {spec.template.problem}: put scripts and data into the image, a ConfigMap or a volume.",
+        )
+    pod = template.get("spec")
     if not isinstance(pod, dict) or not pod.get("containers"):
         return Problem(
             "InvalidTemplate",
             "spec.template.spec.containers is empty: give it at least one container with a name and an image, as in a Job.",
         )
     try:
-        _Template.parse(spec.template)
+        _Template.parse(template)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in ("spec", "template", *first["loc"]))

@@ -1,8 +1,8 @@
-"""Which pod keeps which empty node, and how many GPUs a pod requests."""
+"""Which pod keeps which empty node."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,12 +50,3 @@ def _keep(
                 keeps[free], kept_by[taker] = taker, free
                 free = before
             return
-
-
-def gpus_of(pod: Mapping[str, Any]) -> int:
-    """Return the number of GPUs that a stored pod requests."""
-    containers = (pod.get("spec") or {}).get("containers") or ()
-    limits = [(container.get("resources") or {}).get("limits") or {} for container in containers]
-    asked = [str(amount) for limit in limits for name, amount in limit.items() if name.endswith("/gpu")]
-    # "1k" is a valid quantity too, but no node has that many.
-    return sum(int(amount) for amount in asked if amount.isdecimal())

@@ -7,7 +7,6 @@ after its exit until the checkpoint is proven: without it, the sidecar would be 
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Final
 
 from trainingrun_operator.api import names
@@ -93,7 +92,7 @@ def disruption_budget(run: Run, workload: Workload) -> Manifest:
 
 def pod_template(run: Run, defaults: Defaults) -> Manifest:
     """Build the pod template: the author's, with agent, gate and restore."""
-    template = deepcopy(run.spec.template)
+    template = run.spec.template.parse()
     meta, spec = template.setdefault("metadata", {}) or {}, template["spec"]
     annotations = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
     main = main_container(run.spec)
@@ -125,8 +124,8 @@ def pod_template(run: Run, defaults: Defaults) -> Manifest:
 
 
 def main_container(spec: TrainingRunSpec) -> str:
-    """Return the name of the container that trains."""
-    return spec.metrics.container or str(spec.template["spec"]["containers"][0]["name"])
+    """Return the name of the container that trains; empty: the template has none, and is refused."""
+    return spec.metrics.container or spec.template.first_container
 
 
 def changed_restart_policy(spec: TrainingRunSpec) -> str:

@@ -9,7 +9,6 @@ from trainingrun_operator.api.endings import ending_of
 from trainingrun_operator.api.run import CheckpointMode, OnFailure
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.commands import UnprintableError, command
-from trainingrun_operator.core.demand import gpus_of
 from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.release import unsettled
 from trainingrun_operator.core.rules.loss import OFF, STOP
@@ -118,15 +117,12 @@ class RunView(Run):
     @property
     def gpus(self) -> int:
         """GPUs of one pod in the template."""
-        return gpus_of(self.spec.template)
+        return self.spec.template.gpus
 
     @property
     def training_container(self) -> str:
         """Name of the container whose log is shown."""
-        if self.spec.metrics.container:
-            return self.spec.metrics.container
-        containers: list[Json] = (self.spec.template.get("spec") or {}).get("containers") or [{}]
-        return str(containers[0].get("name", ""))
+        return self.spec.metrics.container or self.spec.template.first_container
 
     @property
     def newest_pod(self) -> PodStatus | None:

@@ -12,6 +12,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.pool import GPUNodePoolSpec
 from trainingrun_operator.api.run import NodePoolPolicy
 from trainingrun_operator.api.status import NodePhase, Phase
+from trainingrun_operator.api.template import Template
 from trainingrun_operator.core.facts.nodes import Pool
 
 if TYPE_CHECKING:
@@ -22,6 +23,38 @@ Json = dict[str, Any]
 log = logging.getLogger(__name__)
 
 _KEPT_BY_PODS: Final = frozenset({NodePhase.IN_USE.value, NodePhase.WAIT_IDLE.value, NodePhase.CORDONED.value})
+_READ_METADATA: Final = frozenset(
+    {
+        "annotations",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "finalizers",
+        "generation",
+        "labels",
+        "name",
+        "namespace",
+        "ownerReferences",
+        "resourceVersion",
+        "uid",
+    }
+)
+_READ_KEYS: Final = (f"{names.GROUP}/", names.KUEUE_QUEUE_LABEL)
+"""Beginnings of the labels and annotations of a run that are read."""
+_ASKED: Final = ("f:stop", "f:suspend")
+_CONTAINERS: Final = frozenset({"containers", "initContainers", "ephemeralContainers"})
+_READ_CONTAINER: Final = ("name", "image", "restartPolicy", "restartPolicyRules", "resources", "volumeMounts")
+_READ_SPEC: Final = _CONTAINERS | {
+    "backoffLimit",
+    "completionMode",
+    "completions",
+    "hostNetwork",
+    "nodeName",
+    "parallelism",
+    "restartPolicy",
+    "suspend",
+    "terminationGracePeriodSeconds",
+}
+"""Fields of pods and Jobs."""
 _PAST_HANDOVER: Final = frozenset({Phase.RELEASING.value, Phase.DONE.value})
 
 
@@ -46,7 +79,7 @@ class Cache:
         known = self.runs.get(uid)
         if known is not None and version(stored) < version(known):
             return False
-        self.runs[uid] = _slim(stored)
+        self.runs[uid] = _slim(stored, known)
         return True
 
     def put_child(self, kind: str, stored: Json, *, deleted: bool) -> str | None:
@@ -60,13 +93,13 @@ class Cache:
             if deleted:
                 self.jobs.pop(run_uid, None)
             else:
-                self.jobs[run_uid] = stored
+                self.jobs[run_uid] = _slim_child(stored)
             return run_uid
         pods = self.pods.setdefault(run_uid, {})
         if deleted:
             pods.pop(stored["metadata"]["uid"], None)
         else:
-            pods[stored["metadata"]["uid"]] = stored
+            pods[stored["metadata"]["uid"]] = _slim_child(stored)
         return run_uid
 
     def _names_its_run(self, job: Json, run_uid: str) -> bool:
@@ -79,7 +112,7 @@ class Cache:
 
     def put_children(self, run_uid: str, pods: list[Json], job: Json | None) -> None:
         """Replace a run's cached pods and Job."""
-        self.pods[run_uid] = {pod["metadata"]["uid"]: pod for pod in pods}
+        self.pods[run_uid] = {pod["metadata"]["uid"]: _slim_child(pod) for pod in pods}
         self.jobs.pop(run_uid, None)
         if job is not None:
             self.put_child("Job", job, deleted=False)
@@ -144,15 +177,49 @@ def version(stored: Mapping[str, Any]) -> int:
     return int(stored["metadata"].get("resourceVersion") or 0)
 
 
-def _slim(stored: Json) -> Json:
-    """Drop `managedFields`, except the entries that identify who set stop, suspend or abandon-release."""
-    meta = dict(stored["metadata"])
-    meta["managedFields"] = [e for e in meta.get("managedFields") or () if _is_persons_request(e.get("fieldsV1") or {})]
-    return {**stored, "metadata": meta}
+def _slim(stored: Json, known: Json | None) -> Json:
+    """Keep of a run what is read of it: users can fill metadata and template with anything."""
+    meta = {key: value for key, value in stored["metadata"].items() if key in _READ_METADATA}
+    meta["managedFields"] = [
+        {**entry, "fieldsV1": _request(fields)}
+        for entry in stored["metadata"].get("managedFields") or ()
+        if _is_persons_request(fields := entry.get("fieldsV1") or {})
+    ]
+    for name in ("labels", "annotations"):
+        if name in meta:
+            meta[name] = {key: value for key, value in (meta[name] or {}).items() if key.startswith(_READ_KEYS)}
+    return {**stored, "metadata": meta, "spec": _with_template(stored, known)}
+
+
+def _with_template(stored: Json, known: Json | None) -> Json:
+    """Return the spec with its template as text; that of an unchanged spec is the same object, with what it remembers."""
+    spec = stored["spec"]
+    if not isinstance(spec.get("template"), dict | str):
+        return dict(spec)
+    same = known is not None and known["metadata"].get("generation") == stored["metadata"].get("generation")
+    kept = known["spec"].get("template") if known is not None and same else None
+    return {**spec, "template": kept if isinstance(kept, Template) else Template.of(spec["template"])}
+
+
+def _slim_child(stored: Json) -> Json:
+    """Keep of a pod or Job what is read of it."""
+    meta = {key: value for key, value in stored["metadata"].items() if key in _READ_METADATA}
+    spec = {key: value for key, value in (stored.get("spec") or {}).items() if key in _READ_SPEC}
+    for name in _CONTAINERS & spec.keys():
+        spec[name] = [{key: one[key] for key in _READ_CONTAINER if key in one} for one in spec[name] or ()]
+    return {**stored, "metadata": meta, "spec": spec}
+
+
+def _request(fields: Json) -> Json:
+    """Keep of a managedFields entry the requests of a person."""
+    annotations = (fields.get("f:metadata") or {}).get("f:annotations") or {}
+    spec, abandoned = fields.get("f:spec") or {}, f"f:{names.ABANDON_RELEASE_ANNOTATION}"
+    asked = {name: spec[name] for name in _ASKED if name in spec}
+    return ({"f:spec": asked} if asked else {}) | (
+        {"f:metadata": {"f:annotations": {abandoned: annotations[abandoned]}}} if abandoned in annotations else {}
+    )
 
 
 def _is_persons_request(fields: Json) -> bool:
     """Whether a managedFields entry contains a request of a person; its manager is the actor."""
-    annotations = (fields.get("f:metadata") or {}).get("f:annotations") or {}
-    by_hand = {"f:stop", "f:suspend"} & (fields.get("f:spec") or {}).keys()
-    return bool(by_hand) or f"f:{names.ABANDON_RELEASE_ANNOTATION}" in annotations
+    return bool(_request(fields))

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from trainingrun_operator.api import names
 from trainingrun_operator.core.asking import of_uid
+from trainingrun_operator.edge.apiserver import slim
 from trainingrun_operator.edge.apiserver.connection import Connection, OwnToken
 from trainingrun_operator.edge.apiserver.transport import (
     APPLY,
@@ -28,6 +29,8 @@ __all__ = ["Connection", "Kube", "KubeError"]
 Json = dict[str, Any]
 
 CONNECTIONS: Final = 64
+BODY_MAX: Final = 8 * 2**20
+"""Bytes of one answer; no object has more than 3 MiB."""
 EVENT_MAX: Final = 1024
 """The API server refuses a longer message."""
 OBSERVER: Final = "trainingrun-observer"
@@ -40,7 +43,9 @@ class Kube:
     """A connection to the API server. Close it, or use it as an async context manager."""
 
     def __init__(self, connection: Connection) -> None:
-        self._transport = Transport(connection, connections=CONNECTIONS, busy_tries=BUSY_TRIES)
+        self._transport = Transport(
+            connection, connections=CONNECTIONS, busy_tries=BUSY_TRIES, loads=slim.loads, body_max=BODY_MAX
+        )
         self._token = OwnToken(connection)
 
     async def __aenter__(self) -> Self:

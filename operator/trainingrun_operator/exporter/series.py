@@ -7,7 +7,6 @@ from math import nan
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.status import NodePhase, Phase, TrainingRunStatus
-from trainingrun_operator.core.demand import gpus_of
 from trainingrun_operator.core.epochs import is_final_epoch
 from trainingrun_operator.core.track import NOT_FINITE
 from trainingrun_operator.core.words import finite, moment
@@ -83,7 +82,7 @@ def _threshold(spec: TrainingRunSpec, status: TrainingRunStatus) -> float | None
 
 
 def _gpus_held(spec: TrainingRunSpec, status: TrainingRunStatus) -> int:
-    return gpus_of(spec.template) * sum(bool(pod.node) and pod.phase in _HOLDS_GPUS for pod in status.pods)
+    return spec.template.gpus * sum(bool(pod.node) and pod.phase in _HOLDS_GPUS for pod in status.pods)
 
 
 def _progress(status: TrainingRunStatus) -> dict[str, float | None]:

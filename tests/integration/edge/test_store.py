@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import struct
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
@@ -23,8 +24,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from shipment import CHECKPOINT, FILES, RUN, Shipment
 
+from trainingrun_operator.checkpoints import s3
 from trainingrun_operator.checkpoints.documents import COMMIT_MAX_BYTES, FileEntry, PodRef, RankManifest, Skipped
 from trainingrun_operator.checkpoints.keys import Layout, Order
+from trainingrun_operator.checkpoints.proof import BadCommitError, checked_commit
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.edge.gather.store import Access, Store
 
@@ -613,6 +616,75 @@ async def test_codes_are_told_and_bodies_are_not(store, access, layout, status, 
     assert found.code == code
     assert "secret-of-the-store" not in found.message
     assert "elsewhere" not in found.message
+
+
+async def test_each_set_of_credentials_is_used_for_itself(store, access, layout, bucket):
+    wrong = replace(access, access_key="somebody-else", owner="theirs")
+    asked = [store.probe(one, layout) for one in (access, wrong) * 20]
+    found = await asyncio.gather(*asked)
+    assert found[::2] == [None] * 20
+    assert {one.code for one in found[1::2] if isinstance(one, Unreachable)} == {"InvalidAccessKeyId"}
+
+
+async def test_a_manifest_of_many_pieces_is_proven_and_its_change_is_found(store, access, layout, shipment, calls):
+    skipped = tuple(Skipped(path=f"pipe-{number}", reason="a pipe", regular=False) for number in range(8000))
+    shipment.manifest = {"skipped": skipped}
+    key = shipment.send()
+    calls.clear()
+    assert isinstance(await store.verify(access, layout, key), Verified)
+    assert [operation for operation, asked in calls].count("GetObject") > 2
+    change_the_manifest(shipment)
+    assert "SHA-256 differs" in await complaint(store, access, layout, key)
+
+
+async def test_a_manifest_of_too_many_files_is_refused_before_they_are_asked_for(
+    store, access, layout, shipment, calls, client
+):
+    key = shipment.send()
+    link = b'{"path":"a","linkTarget":"b"},'
+    body = client.get_object(Bucket=layout.bucket, Key=shipment.manifest_key())["Body"].read()
+    head, _, rest = body.partition(b'"files":[')
+    bad = head + b'"files":[' + link * 200_001 + rest
+    shipment.put(shipment.manifest_key(), bad)
+    commit = client.get_object(Bucket=layout.bucket, Key=key)["Body"].read()
+    digests = (hashlib.sha256(one).hexdigest().encode() for one in (body, bad))
+    shipment.put(key, commit.replace(*digests))
+    calls.clear()
+    assert "more than 200000 files" in await complaint(store, access, layout, key)
+    assert not [operation for operation, _ in calls if operation == "HeadObject"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b'{"ranks":[' + b"{}," * 21_000 + b"{}]}", id="ranks without a field"),
+        pytest.param(b'{"ranks":' + b"[" * 60_000, id="brackets"),
+        pytest.param(b'{"generation":' + b"9" * 60_000 + b"}", id="digits"),
+    ],
+)
+async def test_a_commit_of_anything_is_refused_within_some_milliseconds(access, layout, shipment, body):
+    began = time.thread_time()
+    with pytest.raises(BadCommitError, match="does not parse"):
+        checked_commit(layout, shipment.commit_key, body)
+    assert time.thread_time() - began < 0.05
+
+
+async def test_of_many_commits_the_newest_are_kept_and_of_too_many_nothing_is_believed(
+    store, access, layout, shipment, client, monkeypatch
+):
+    keys = [layout.commit(Order(1, number)) for number in range(1, 71)]
+    for key in (*keys, f"{layout.commits}junk"):
+        client.put_object(Bucket=layout.bucket, Key=key, Body=b"")
+    assert await store.commits(access, layout) == tuple(reversed(keys[-64:]))
+    monkeypatch.setattr(s3, "LIST_PAGES_MAX", 1)
+    assert await store.commits(access, layout) == tuple(reversed(keys[-64:]))
+    monkeypatch.setattr(s3, "LIST_PAGES_MAX", 0)
+    monkeypatch.setattr(
+        s3, "enumerate", lambda pages, _: ((0, page | {"IsTruncated": True}) for page in pages), raising=False
+    )
+    found = await store.commits(access, layout)
+    assert isinstance(found, Unreachable)
+    assert found.code == "TooManyCommits"
 
 
 async def test_credentials_are_not_shown():

@@ -470,7 +470,7 @@ def test_kopf_posts_no_events_and_scans_and_pauses_nothing():
 
 
 def test_kopf_asks_in_chunks():
-    assert front.settings().watching.chunk_size == 500
+    assert front.settings().watching.chunk_size == 20
 
 
 def test_no_cluster_to_log_in_to_is_a_sentence(monkeypatch):
@@ -521,6 +521,25 @@ async def until(condition):
             return
         await asyncio.sleep(0.02)
     pytest.fail("it has not happened within 10 seconds")
+
+
+LARGE: dict[str, Any] = {"x": [{}] * 100_000}
+DEEP: dict[str, Any] = {}
+for _ in range(400):
+    DEEP = {"x": DEEP}
+
+
+@pytest.mark.parametrize(("template", "problem"), [(LARGE, "more than 262144"), (DEEP, "more than 64 levels deep")])
+async def test_kopf_brings_a_run_whose_template_nobody_could_keep(template, problem):
+    stored = stored_run(spec={"template": template})
+    async with api_server(stored) as api, kopf_watching(api, Noted()) as cache:
+        await until(lambda: cache.runs)
+        assert problem in cache.runs[RUN_UID]["spec"]["template"].problem
+        meta = {**stored["metadata"], "resourceVersion": "900", "generation": 2}
+        await api.tell("MODIFIED", {**stored, "metadata": meta, "status": {"phase": "Pending"}})
+        await until(lambda: cache.runs[RUN_UID].get("status"))
+        assert problem in cache.runs[RUN_UID]["spec"]["template"].problem
+        assert cache.runs[RUN_UID]["spec"]["checkpoint"] == stored["spec"]["checkpoint"]
 
 
 async def test_kopf_brings_every_kind_and_writes_nothing_not_even_to_take_a_finalizer_off():

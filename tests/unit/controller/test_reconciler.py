@@ -497,3 +497,101 @@ async def test_with_everything_forgotten_nothing_is_exported_and_the_next_look_i
     assert (len(place.telemetry.runs), place.reconciler.known) == (0, {})
     await place.look(RUN_UID)
     assert place.reconciler.known[RUN_UID] is not before
+
+
+# -- what others can make it do ------------------------------------------------------------------------------------
+
+
+def with_oddity(number):
+    track = losses(2.0, 1.5)
+    return type(track)(**{**vars(track), "oddity": Failure(f"Reason{number}", "It does not answer.")})
+
+
+async def test_a_reason_that_is_another_at_each_look_is_not_written_at_each(place):
+    again = None
+    for second in range(120):
+        place.observer.fields = {"now": NOW + second, "track": with_oddity(second)}
+        again = await place.look(RUN_UID)
+    assert len(written(place.api)) <= 6 + 120 / 10
+    assert again is not None
+    # What it settles on is written, if not at once.
+    for second in range(120, 140):
+        place.observer.fields = {"now": NOW + second, "track": with_oddity("AtLast")}
+        await place.look(RUN_UID)
+    reasons = {condition["reason"] for condition in written(place.api)[-1]["conditions"]}
+    assert "ReasonAtLast" in reasons
+
+
+async def test_a_change_that_waits_is_looked_at_again_also_if_nothing_else_is_due(place, monkeypatch):
+    monkeypatch.setattr(Reconciler, "_until_next_look", lambda *_: None)
+    places = []
+    for second in range(8):
+        place.observer.fields = {"now": NOW + second / 10, "track": with_oddity(second)}
+        places.append(await place.look(RUN_UID))
+    assert places == [None] * 6 + [10, 10]
+
+
+async def test_a_phase_is_written_at_once_whatever_was_written_before(place):
+    for second in range(20):
+        place.observer.fields = {"now": NOW + second, "track": with_oddity(second)}
+        await place.look(RUN_UID)
+    before = len(written(place.api))
+    place.observer.fields = {"now": NOW + 20, "track": with_oddity(20), "pods": ()}
+    await place.look(RUN_UID)
+    assert [status["phase"] for status in written(place.api)[before - 1 :]] == ["Running", "Pending"]
+
+
+async def test_all_runs_together_are_paced(place):
+    bucket = place.reconciler._pace
+    bucket.fill(NOW)
+    bucket.tokens = 1
+    for second in range(3):
+        place.observer.fields = {"now": NOW + second / 1000, "track": with_oddity(second)}
+        await place.look(RUN_UID)
+    assert len(written(place.api)) == 1
+
+
+UNCOUNTABLE = [
+    pytest.param({"spec": {"containers": ["x"]}}, id="a container that is a text"),
+    pytest.param({"spec": {"containers": {"name": "x"}}}, id="containers that are an object"),
+    pytest.param({"spec": "x"}, id="a spec that is a text"),
+    pytest.param({"spec": []}, id="a spec that is a list"),
+    pytest.param({"spec": {"containers": [{"name": "x", "resources": []}]}}, id="resources that are a list"),
+    pytest.param({"spec": {"containers": [{"name": "x", "resources": {"limits": []}}]}}, id="limits that are a list"),
+    pytest.param({"spec": {"containers": [{"name": "x", "resources": {"limits": "x"}}]}}, id="limits that are a text"),
+    pytest.param({"spec": {"containers": [None]}}, id="a container that is null"),
+    pytest.param({"spec": {"containers": [{"name": 7}]}}, id="a name that is a number"),
+    pytest.param({"x": [{}] * 100_000}, id="a template that is too large"),
+]
+
+
+@pytest.mark.parametrize("template", UNCOUNTABLE)
+async def test_a_template_that_cannot_be_counted_is_refused_with_words(place, template):
+    stored = stored_run(status={}, spec={"template": template}, resourceVersion="900", generation=2)
+    place.api.put(stored)
+    place.cache.put_run(stored)
+    place.observer.fields = {"workload": None, "pods": ()}
+    await place.look(RUN_UID)
+    (accepted,) = [c for c in written(place.api)[-1]["conditions"] if c["type"] == "Accepted"]
+    assert (accepted["status"], accepted["reason"]) == ("False", "InvalidTemplate")
+    assert accepted["message"].startswith("spec.template")
+    assert count(place.telemetry, "reconcile_errors_total") == 0
+
+
+@pytest.mark.parametrize("broken", ["count", "measured"])
+async def test_what_cannot_be_counted_is_an_error_and_the_status_is_written(place, monkeypatch, broken):
+    def fail(*_):
+        raise OverflowError
+
+    monkeypatch.setattr(f"trainingrun_operator.controller.tally.{broken}", fail)
+    await place.look(RUN_UID)
+    assert len(written(place.api)) == 1
+    assert count(place.telemetry, "reconcile_errors_total") == 1
+
+
+async def test_a_look_that_fails_for_a_bug_is_counted_and_comes_again_later_each_time(place):
+    place.observer.trouble = RecursionError()
+    waits = [await place.look(RUN_UID) for _ in range(8)]
+    assert waits == sorted(waits)
+    assert waits[-1] == 60
+    assert count(place.telemetry, "reconcile_errors_total") == 8

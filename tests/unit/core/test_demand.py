@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from builders import occupant
 
-from trainingrun_operator.core.demand import gpus_of, kept
+from trainingrun_operator.api.template import gpus_of
+from trainingrun_operator.core.demand import kept
 
 A, B, C = (occupant(name) for name in ("a", "b", "c"))
 

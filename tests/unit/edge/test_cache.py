@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from builders import JOB_UID, NAME, POD_UID, RUN_UID
 from fakes import stored_job, stored_pod, stored_pool, stored_run
 
 from trainingrun_operator.api import names
+from trainingrun_operator.api.template import Template
 from trainingrun_operator.edge.cache import Cache
 
 
@@ -150,3 +153,78 @@ def test_a_pool_is_parsed_and_replaced_as_a_whole(cache):
 def test_who_releases_no_node_any_more(cache, run, ending):
     cache.put_run(stored_run(**run))
     assert cache.ending_runs() == (frozenset({RUN_UID}) if ending else frozenset())
+
+
+# -- what users fill their objects with ---------------------------------------------------------------------------
+
+
+def test_of_a_run_only_what_is_read_of_it_is_kept(cache):
+    requested = {
+        "manager": "kubectl",
+        "fieldsV1": {"f:spec": {"f:stop": {}, "f:template": {"f:x": {}}}, "f:status": {}},
+    }
+    cache.put_run(
+        stored_run(
+            labels={names.KUEUE_QUEUE_LABEL: "gpu", "mine": "x"},
+            annotations={
+                names.ABANDON_RELEASE_ANNOTATION: "true",
+                "kubectl.kubernetes.io/last-applied-configuration": "{}",
+            },
+            ownerReferences=[{"uid": "u"}],
+            managedFields=[requested],
+            selfLink="/x",
+        )
+    )
+    meta = cache.runs[RUN_UID]["metadata"]
+    assert meta["labels"] == {names.KUEUE_QUEUE_LABEL: "gpu"}
+    assert meta["annotations"] == {names.ABANDON_RELEASE_ANNOTATION: "true"}
+    assert meta["managedFields"] == [{"manager": "kubectl", "fieldsV1": {"f:spec": {"f:stop": {}}}}]
+    assert "selfLink" not in meta
+
+
+def test_a_template_is_taken_over_once_and_again_with_another_generation(cache):
+    cache.put_run(stored_run())
+    first = cache.runs[RUN_UID]["spec"]["template"]
+    assert isinstance(first, Template)
+    cache.put_run(stored_run(resourceVersion="8"))
+    assert cache.runs[RUN_UID]["spec"]["template"] is first
+    cache.put_run(stored_run(resourceVersion="9", generation=2, spec={"template": {"spec": {}}}))
+    assert cache.runs[RUN_UID]["spec"]["template"] == {"spec": {}}
+
+
+@pytest.mark.parametrize("template", [None, 7, ["x"]])
+def test_what_is_no_template_is_kept_for_the_model_to_refuse(cache, template):
+    cache.put_run(stored_run(spec={"template": template}))
+    assert cache.runs[RUN_UID]["spec"]["template"] == template
+
+
+def test_of_a_pod_only_what_is_read_of_it_is_kept(cache):
+    pod = stored_pod(managedFields=[{}] * 1000)
+    pod["spec"] |= {
+        "volumes": [{"name": "x"}] * 1000,
+        "containers": [
+            {"name": "train", "env": [{"name": "x"}] * 1000, "resources": {"limits": {"nvidia.com/gpu": "1"}}}
+        ],
+        "initContainers": None,
+    }
+    cache.put_child("Pod", pod, deleted=False)
+    (kept,) = cache.pods[RUN_UID].values()
+    assert kept["spec"]["containers"] == [{"name": "train", "resources": {"limits": {"nvidia.com/gpu": "1"}}}]
+    assert not kept["spec"].keys() & {"volumes"}
+    assert "managedFields" not in kept["metadata"]
+    assert kept["status"] == pod["status"]
+
+
+def test_runs_take_little_memory_whatever_their_templates_hold():
+    cache = Cache()
+    hostile: dict[str, list[dict[str, str]]] = {"x": [{}] * 87_000}
+    tracemalloc.start()
+    try:
+        for number in range(50):
+            cache.put_run(stored_run(uid=f"small-{number}", spec={"template": hostile}))
+            cache.put_run(stored_run(uid=f"large-{number}", spec={"template": {"x": hostile["x"] * 5}}))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Parsed, each of the large ones took 33 MiB.
+    assert kept < 50 * 300_000

@@ -17,7 +17,7 @@ from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.calls import Api
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 
     from trainingrun_operator.edge.apiserver.connection import Connection
 
@@ -30,7 +30,8 @@ APPLY: Final = "application/apply-patch+yaml"
 
 TIMEOUT_SECONDS: Final = 20
 BODY_MAX: Final = 32 * 2**20
-"""Bytes of one answer. A larger chunk of a list is requested again in smaller ones."""
+LONG_BYTES: Final = 256 * 2**10
+"""Of an answer that is parsed in a thread."""
 TOO_LARGE: Final = "TooLarge"
 """Reason of a `KubeError`: an answer of more than `BODY_MAX` bytes."""
 LINE_MAX: Final = 16 * 2**20
@@ -93,10 +94,21 @@ class Transport:
         connection: address; its client certificate, if any, is used for every call.
         connections: limit; 0: none, for long streams.
         busy_tries: number of attempts of a throttled call.
+        loads: parses an answer.
+        body_max: bytes of one answer. A larger chunk of a list is requested again in smaller ones.
     """
 
-    def __init__(self, connection: Connection, *, connections: int, busy_tries: int) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        connections: int,
+        busy_tries: int,
+        loads: Callable[[bytes], Any] = json.loads,
+        body_max: int | None = None,
+    ) -> None:
         self._server = connection.server.rstrip("/")
+        self._loads, self._most = loads, body_max
         self._busy_tries = busy_tries
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=connection.ssl_context(), limit=connections),
@@ -135,13 +147,15 @@ class Transport:
                 async with self._request(
                     method, path, data=data, headers=headers, params=params, seconds=TIMEOUT_SECONDS
                 ) as answer:
-                    text = await _text(answer, what)
+                    body = await _body(answer, what, self._most or BODY_MAX)
                     if _succeeded(answer):
-                        return dict(json.loads(text))
+                        # A thread lets the loop turn between the steps of a long parse.
+                        long = len(body) > LONG_BYTES
+                        return dict(await asyncio.to_thread(self._loads, body) if long else self._loads(body))
                 tries -= 1
                 wait = answer.headers.get("Retry-After", "")
                 if tries <= 0 or answer.status not in BUSY or not wait.isdecimal():
-                    raise error_of(answer.status, text)
+                    raise error_of(answer.status, body.decode())
                 await asyncio.sleep(min(float(wait), BUSY_SECONDS))
         except (TypeError, ValueError) as error:
             raise KubeError(0, "NotKubernetes", f"{what}: the answer is not a JSON object") from error
@@ -194,7 +208,7 @@ class Transport:
             silence_seconds=silence_seconds,
         ) as answer:
             if not _succeeded(answer):
-                raise error_of(answer.status, await _text(answer, f"GET {path}"))
+                raise error_of(answer.status, (await _body(answer, f"GET {path}", self._most or BODY_MAX)).decode())
             yield answer.content
 
     @asynccontextmanager
@@ -264,10 +278,10 @@ def _succeeded(answer: aiohttp.ClientResponse) -> bool:
     return 200 <= answer.status < 300  # noqa: PLR2004 - HTTP's success
 
 
-async def _text(answer: aiohttp.ClientResponse, what: str) -> str:
+async def _body(answer: aiohttp.ClientResponse, what: str, most: int) -> bytes:
     body = bytearray()
     async for chunk in answer.content.iter_any():
         body += chunk
-        if len(body) > BODY_MAX:
-            raise KubeError(0, TOO_LARGE, f"{what}: the answer has more than {BODY_MAX} bytes")
-    return body.decode()
+        if len(body) > most:
+            raise KubeError(0, TOO_LARGE, f"{what}: the answer has more than {most} bytes")
+    return bytes(body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.run import CheckpointMode
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 PROOF_SECONDS: Final = 300
 """Time for which a proof stays valid, except in Verifying."""
+_LONGEST: Final = {names.CA: 64 * 1024, names.ACCESS_KEY: 1024, names.SECRET_KEY: 1024, names.SESSION_TOKEN: 16 * 1024}
+"""Bytes of the values of a Secret; the API server allows 1 MiB."""
+_SHORTEN: Final = {names.CA: "keep only the certificates that sign the store's"}
 _SILENT: Final = frozenset({Phase.REQUESTED, Phase.RELEASING, Phase.DONE})
 
 
@@ -50,6 +54,7 @@ class BucketReader:
 
     def __init__(self, kube: Reads, store: BucketStore, listed: tuple[Destination, ...] = ()) -> None:
         self._kube, self._store, self._listed = kube, store, listed
+        self._shared: WeakValueDictionary[bytes, Access] = WeakValueDictionary()
         self._reached: dict[str, Access] = {}
         """Last access by run uid: a namespace that is being deleted may lose its Secret before its pods."""
 
@@ -105,7 +110,9 @@ class BucketReader:
         access = access_of(run.spec, secret)
         if isinstance(access, Problem):
             return access
-        return replace(access, expected_bucket_owner=destination.expected_bucket_owner)
+        access = replace(access, expected_bucket_owner=destination.expected_bucket_owner, owner=run.namespace)
+        # Runs with the same credentials share one object, because certificates may be long.
+        return self._shared.setdefault(access.digest, access)
 
     async def _newest(self, access: Access, layout: Layout) -> BucketAnswer:
         """Return the newest verified commit after the last pod. Only a failure to read the bucket is an answer."""
@@ -134,7 +141,11 @@ def access_of(spec: TrainingRunSpec, secret: dict[str, bytes] | None) -> Access 
     missing = [key for key in (names.ACCESS_KEY, names.SECRET_KEY) if not secret.get(key)]
     if missing:
         return Problem("SecretIncomplete", f"Secret {name!r} has no {' and no '.join(missing)}.", permanent=False)
-    text = {key: value.decode(errors="replace").strip() for key, value in secret.items()}
+    for key, most in _LONGEST.items():
+        if len(secret.get(key, b"")) > most:
+            message = f"{key} of Secret {name!r} has {len(secret[key])} bytes, more than {most}: {_SHORTEN.get(key, 'correct it')}."
+            return Problem("SecretTooLarge", message, permanent=False)
+    text = {key: secret.get(key, b"").decode(errors="replace").strip() for key in _LONGEST}
     return Access(
         endpoint_url=s3.endpoint_url,
         region=s3.region,

@@ -8,7 +8,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from trainingrun_operator.api import names
-from trainingrun_operator.api.exchange import AgentReport
+from trainingrun_operator.api.exchange import REPORT_MAX_BYTES, AgentReport
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.calls import Api
 from trainingrun_operator.edge.metrics.source import Target
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from trainingrun_operator.edge.metrics.registry import Sources
 
 AGENT_TIMEOUT_SECONDS: Final = 3.0
-REPORT_MAX_BYTES: Final = 256 * 1024
 
 
 class PodPages:

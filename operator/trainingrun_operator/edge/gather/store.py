@@ -7,28 +7,33 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
 from trainingrun_operator.checkpoints import s3
+from trainingrun_operator.checkpoints.clients import CALLS_PER_ACCESS, SERVERS, Clients, Door
 from trainingrun_operator.checkpoints.documents import (
     COMMIT_MAX_BYTES,
     FILES_MAX,
     MANIFEST_MAX_BYTES,
     Commit,
     FileEntry,
+    ManifestHead,
+    RankManifest,
 )
+from trainingrun_operator.checkpoints.fair_cache import FairCache
+from trainingrun_operator.checkpoints.manifest_reader import ManifestReader, Piece
 from trainingrun_operator.checkpoints.proof import (
     BadCommitError,
     IncurableError,
     ReadCommit,
+    check_manifest,
+    check_not_skipped,
     check_object,
     check_owned,
-    check_whole,
     checked_commit,
-    checked_manifest,
     said,
     uri_of,
 )
@@ -48,7 +53,12 @@ __all__ = ["Access", "Store"]
 
 THREADS: Final = 512
 """Threads for all looks. A dead bucket blocks a thread for 20 s; with fewer threads, dead buckets would delay all proofs. Threads start on demand."""
-_REMEMBERED: Final = 2048
+REMEMBERED_BYTES: Final = 4 * 2**20
+"""Limit of the commits kept, in bytes of their JSON: some 4,000 of one rank. Parsed, they take about six times as much."""
+PARSERS: Final = 2
+"""Threads that parse at once: each of them may keep the event loop waiting for the interpreter's lock, 5 ms."""
+NEWEST: Final = 64
+"""Commits of a run that are considered."""
 
 _ADVICE: Final = {
     "NoSuchBucket": "there is no such bucket: create it, or correct spec.checkpoint.destination",
@@ -67,6 +77,7 @@ _ADVICE: Final = {
     "Unreachable": "nothing answers there: is spec.checkpoint.s3.endpointURL right, and does a NetworkPolicy block the operator?",
     "ForbiddenAddress": "its name resolves to an address at which the cloud serves credentials: no request was made; correct spec.checkpoint.s3.endpointURL",
     "InvalidEndpoint": "it is not the address of a server: correct spec.checkpoint.s3.endpointURL",
+    "TooManyCommits": "there are more than 100,000 objects below commits/ of this run: remove those that are no commits",
     "SlowDown": "the store throttles requests: they are retried",
     "InternalError": "the store reports an internal error: the request is retried",
 }
@@ -77,27 +88,36 @@ T = TypeVar("T")
 class _Place(NamedTuple):
     """Key of the memory of commits. It includes the credentials, so that a run gets no proof that it could not read itself."""
 
-    access: Access
+    access: bytes
+    """Digest of the access: its texts may be long."""
     bucket: str
     key: str
 
+    @classmethod
+    def of(cls, access: Access, layout: Layout, key: str) -> Self:
+        return cls(access.digest, layout.bucket, key)
 
-class _Proof(NamedTuple):
-    verified: Verified
-    at: float
+
+@dataclass
+class _Known:
+    """A commit, and its latest proof."""
+
+    read: ReadCommit
+    verified: Verified | None = None
+    at: float = 0
 
 
 class Store:
     """Reads buckets in a bounded thread pool."""
 
     def __init__(
-        self, *, threads: int = THREADS, clients: int = 64, monotonic: Callable[[], float] = time.monotonic
+        self, *, threads: int = THREADS, clients: int = SERVERS, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._monotonic = monotonic
-        self._clients = s3.Clients(clients, partial(calls.count_all, api=Api.S3))
+        self._clients = Clients(clients, partial(calls.count_all, api=Api.S3))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
-        self._read: OrderedDict[_Place, ReadCommit] = OrderedDict()
-        self._proven: OrderedDict[_Place, _Proof] = OrderedDict()
+        self._parsing = asyncio.Semaphore(PARSERS)
+        self._known: FairCache[_Place, _Known] = FairCache(REMEMBERED_BYTES)
 
     def close(self) -> None:
         """Finish running calls, drop waiting ones, close all connections."""
@@ -113,9 +133,9 @@ class Store:
         return None
 
     async def commits(self, access: Access, layout: Layout) -> tuple[str, ...] | Unreachable:
-        """Return the keys of the run's commits, newest first."""
+        """Return the keys of the run's newest commits, newest first."""
         try:
-            return await self._call(access, partial(s3.list_commits, layout))
+            return await self._call(access, partial(s3.list_commits, layout, newest=NEWEST))
         except STORE_ERRORS as error:
             return unreachable(access, layout.bucket, error)
 
@@ -131,7 +151,7 @@ class Store:
             return Mismatch(commit_key, f"{layout.uri(commit_key)}: {error}", *asked, curable=curable)
         except STORE_ERRORS as error:
             return unreachable(access, layout.bucket, error)
-        _keep(self._proven, _Place(access, layout.bucket, commit_key), _Proof(verified, self._monotonic()))
+        self._keep(access, layout, _Known(read, verified, self._monotonic()))
         return verified
 
     async def find(
@@ -165,7 +185,7 @@ class Store:
             if found is None:
                 continue
             # An unreadable commit is skipped, and reported only if it is the newest.
-            read = _Place(access, layout.bucket, key) in self._read
+            read = _Place.of(access, layout, key) in self._known
             if not isinstance(found, Mismatch) or (read and not fall_back):
                 return found
             complaint = complaint or (found if read or key == keys[0] else None)
@@ -182,8 +202,8 @@ class Store:
             return unreachable(access, layout.bucket, error)
         if not wanted(read.commit):
             return None
-        proof = self._proven.get(_Place(access, layout.bucket, key))
-        if proof is not None and self._monotonic() - proof.at < max_age_seconds:
+        proof = self._known.get(_Place.of(access, layout, key), access.owner)
+        if proof is not None and proof.verified is not None and self._monotonic() - proof.at < max_age_seconds:
             return proof.verified
         return await self.verify(access, layout, key)
 
@@ -191,7 +211,7 @@ class Store:
         loop = asyncio.get_running_loop()
         door = await loop.run_in_executor(self._pool, self._clients.door, access)
         async with door.calls:
-            return await loop.run_in_executor(self._pool, call, door.client)
+            return await loop.run_in_executor(self._pool, door.call, call)
 
     async def _get(self, access: Access, layout: Layout, key: str, limit: int) -> bytes:
         check_owned(layout, key)
@@ -204,27 +224,23 @@ class Store:
         return body
 
     async def _commit(self, access: Access, layout: Layout, key: str) -> ReadCommit:
-        place = _Place(access, layout.bucket, key)
-        read = self._read.get(place)
-        if read is None:
+        known = self._known.get(_Place.of(access, layout, key), access.owner)
+        if known is not None:
             # Commits are immutable, so the memory stays valid.
-            read = checked_commit(layout, key, await self._get(access, layout, key, COMMIT_MAX_BYTES))
-        _keep(self._read, place, read)
+            return known.read
+        read = checked_commit(layout, key, await self._get(access, layout, key, COMMIT_MAX_BYTES))
+        self._keep(access, layout, _Known(read))
         return read
 
+    def _keep(self, access: Access, layout: Layout, known: _Known) -> None:
+        self._known.put(_Place.of(access, layout, known.read.key), access.owner, known, known.read.size)
+
     async def _prove(self, access: Access, layout: Layout, commit: Commit) -> str:
-        """Verify all manifests and objects, and return the checkpoint's address. Ranks are read in turn, to hold one manifest in memory."""
+        """Verify all manifests and objects, and return the checkpoint's address. Ranks are read in turn."""
         listed, files, size, uri = 0, 0, 0, ""
         for entry in sorted(commit.ranks, key=lambda rank: rank.rank):
-            body = await self._get(access, layout, entry.key, MANIFEST_MAX_BYTES)
-            manifest = await asyncio.get_running_loop().run_in_executor(
-                self._pool, checked_manifest, layout, commit, entry, body
-            )
-            check_whole(manifest)
-            listed += len(manifest.files)
-            if listed > FILES_MAX:
-                raise BadCommitError(f"it has more than {FILES_MAX} files: exclude some with spec.checkpoint.exclude")
-            await self._prove_files(access, layout, [file for file in manifest.files if file.link_target is None])
+            manifest, more = await self._prove_manifest(access, layout, commit, entry, FILES_MAX - listed)
+            listed += more
             files, size, uri = (
                 files + manifest.total_files,
                 size + manifest.total_bytes,
@@ -237,13 +253,33 @@ class Store:
             raise BadCommitError(f"it lists {said_and_listed}")
         return uri
 
+    async def _prove_manifest(
+        self, access: Access, layout: Layout, commit: Commit, entry: RankManifest, files_max: int
+    ) -> tuple[ManifestHead, int]:
+        """Verify one rank's manifest and its objects, some files at a time. Returns it without its files, and how many it lists."""
+        check_owned(layout, entry.key)
+        loop = asyncio.get_running_loop()
+        door = await loop.run_in_executor(self._pool, self._clients.door, access)
+        reader, pieces = ManifestReader(entry, files_max), _pieces(door, layout, entry.key)
+        while reader.head is None:
+            if reader.wants:
+                async with door.calls:
+                    piece = await loop.run_in_executor(self._pool, next, pieces)
+                reader.feed(piece)
+            async with self._parsing:
+                files = await loop.run_in_executor(self._pool, reader.files)
+            await self._prove_files(access, layout, [file for file in files if file.link_target is None])
+        check_manifest(layout, commit, entry, reader.head, reader.listed)
+        check_not_skipped(reader.skipped)
+        return reader.head, reader.listed
+
     async def _prove_files(self, access: Access, layout: Layout, files: list[FileEntry]) -> None:
         for file in files:
             check_owned(layout, file.key)
         remaining = iter(files)
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(s3.CALLS_PER_ACCESS, len(files))):
+                for _ in range(min(CALLS_PER_ACCESS, len(files))):
                     group.create_task(self._prove_each(access, layout.bucket, remaining))
         except ExceptionGroup as errors:
             # The first failure cancelled the other tasks.
@@ -255,11 +291,22 @@ class Store:
             check_object(file, found)
 
 
-def _keep(remembered: OrderedDict[_Place, T], place: _Place, value: T) -> None:
-    remembered[place] = value
-    remembered.move_to_end(place)
-    if len(remembered) > _REMEMBERED:
-        remembered.popitem(last=False)
+def _pieces(door: Door, layout: Layout, key: str) -> Iterator[Piece]:
+    """Read a manifest, each piece when it is needed."""
+    start, last = 0, False
+    while not last:
+        try:
+            found = door.call(partial(s3.read_range, layout.bucket, key, start))
+        except s3.TooLargeError:
+            raise BadCommitError(f"the store sends more of {said(key)} than was asked for") from None
+        if found is None:
+            raise BadCommitError(f"{said(key)} is not in the bucket")
+        body, size = found
+        if size > MANIFEST_MAX_BYTES:
+            raise BadCommitError(f"{said(key)} is larger than {MANIFEST_MAX_BYTES} bytes")
+        start += len(body)
+        last = not body or start >= size
+        yield Piece(body, last)
 
 
 def unreachable(access: Access, bucket: str, error: Exception) -> Unreachable:

@@ -19,6 +19,8 @@ Json = dict[str, Any]
 INDEX_ANNOTATION: Final = "batch.kubernetes.io/job-completion-index"
 _DEFAULT_BACKOFF_LIMIT: Final = 6
 _INDEX_DIGITS: Final = 5
+RANKS_MAX: Final = 1024
+"""A commit of 64 KiB names fewer. Users can write a Job of 2,147,483,647 completions."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class JobAdapter:
             name=meta["name"],
             uid=meta["uid"],
             run_uid=(meta.get("labels") or {}).get(names.RUN_UID_LABEL, ""),
-            world_size=(spec.get("completions") or 1) if indexed else 1,
+            world_size=min(spec.get("completions") or 1, RANKS_MAX) if indexed else 1,
             generation=meta.get("generation", 1),
             suspended=bool(spec.get("suspend")),
             replaces=spec.get("backoffLimit", _DEFAULT_BACKOFF_LIMIT) != 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from dataclasses import replace
 from typing import Any
@@ -752,6 +753,8 @@ async def test_a_page_that_fails_is_no_reading(place):
 
 # -- credentials --------------------------------------------------------------------------------------------------
 
+KEYS = {"AWS_ACCESS_KEY_ID": "a2V5", "AWS_SECRET_ACCESS_KEY": "c2VjcmV0"}
+
 
 @pytest.mark.parametrize(
     ("secret", "reason", "message"),
@@ -773,6 +776,18 @@ async def test_a_page_that_fails_is_no_reading(place):
             "SecretIncomplete",
             "Secret 's3-credentials' has no AWS_ACCESS_KEY_ID and no AWS_SECRET_ACCESS_KEY.",
             id="an empty key is missing",
+        ),
+        pytest.param(
+            stored_secret(**KEYS, **{"ca.crt": base64.b64encode(b"x" * 65537).decode()}),
+            "SecretTooLarge",
+            "ca.crt of Secret 's3-credentials' has 65537 bytes, more than 65536: keep only the certificates that sign the store's.",
+            id="a bundle of certificates that is too long",
+        ),
+        pytest.param(
+            stored_secret(**KEYS, AWS_SESSION_TOKEN=base64.b64encode(b"x" * 900_000).decode()),
+            "SecretTooLarge",
+            "AWS_SESSION_TOKEN of Secret 's3-credentials' has 900000 bytes, more than 16384: correct it.",
+            id="a token that is too long",
         ),
     ],
 )

@@ -116,3 +116,8 @@ async def test_what_each_act_asks_of_the_api_server():
         ("patch", *where, "u", {"metadata": {"ownerReferences": [names.run_owner(run.name, run.uid)]}}),
         ("delete", *where, "u"),
     ]
+
+
+def test_ranks_are_no_more_than_a_commit_can_name():
+    job = stored_job(completionMode="Indexed", completions=2**31 - 1)
+    assert JOBS.of(job).world_size == 1024
