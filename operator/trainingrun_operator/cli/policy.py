@@ -133,10 +133,7 @@ def _measures(run: Run) -> Iterator[Rule]:
 
 
 def _container(run: Run) -> str:
-    try:
-        return manifests.main_container(run.spec)
-    except (KeyError, IndexError, TypeError):
-        return "none: the template has no container"
+    return manifests.main_container(run.spec) or "none: the template has no container"
 
 
 def _checkpoints(run: Run) -> Iterator[Rule]:

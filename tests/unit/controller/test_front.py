@@ -212,7 +212,7 @@ async def test_a_run_in_progress_that_leaves_the_selector_is_kept(clock, caplog,
     place = selecting(now)
     await notices(place, now)
     assert place.noted.forgotten == []
-    assert place.cache.runs[RUN_UID]["metadata"]["labels"] == labels
+    assert place.cache.runs[RUN_UID]["metadata"]["resourceVersion"] == "8"
     assert "is in progress and no longer matches the selector team=vision" in caplog.text
 
 
