@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.run import NodePoolPolicy
-from trainingrun_operator.api.status import NodePhase, NodeStatus
+from trainingrun_operator.api.status import NodePhase, NodeStatus, Phase
 from trainingrun_operator.core.bounds import MESSAGE_MAX, clipped
 from trainingrun_operator.core.effects import (
     DeleteNode,
@@ -142,6 +142,9 @@ def gate_of(run_uid: str, node: NodeStatus, facts: NodeFacts | None) -> Gate | N
 
 def deserted(seen: Observed) -> tuple[Effect, ...]:
     """Remove the Nodes of machines that are gone while the run uses them: until then their pods are not replaced."""
+    stop = seen.run.status.termination
+    if stop is not None and stop.phase is Phase.DONE:
+        return ()
     in_use = (node for node in seen.run.status.nodes if node.phase is NodePhase.IN_USE)
     return tuple(
         effect
