@@ -76,6 +76,8 @@ def test_a_held_checkpoint_and_an_unreleased_node_are_told_and_every_panel_shows
         node = gpu.wait_training(timeout=180)["spec"]["nodeName"]
         gpu.wait_condition("CheckpointSaved")
         gpu.wait(lambda status: (status.get("progress") or {}).get("etaSeconds"), "how long it would take is known")
+        eta = f'trainingrun_eta_seconds{{namespace="{space.name}"}}'
+        eventually(lambda: metrics.series(eta), "it was scraped, before a stop ends it")
         let_go = hold_node(space, node)
         gpu.merge({"spec": {"stop": True}})
         told(notices.wait("CheckpointHeld", space.name, "firing"), held, "critical")

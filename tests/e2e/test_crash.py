@@ -39,7 +39,8 @@ def test_without_an_attempt_left_the_run_has_failed_with_log_and_exit_code_and_i
     status = run.wait_finished()
     assert (status["phase"], status["terminationStatus"]) == ("Failed", "failed")
     assert "with exit code 3" in status["terminationMessage"]
-    assert "crash at step 15, as asked" in status["terminationMessage"], "The end of its log is in the message."
+    assert "crash at step 15, as asked" in status["termination"]["lastLogLines"]
+    assert "as asked" not in status["terminationMessage"], "Everybody may read the message."
     assert condition_of(status, "Succeeded") == {
         **condition_of(status, "Succeeded"),
         "status": "False",
@@ -76,6 +77,6 @@ def test_a_crash_before_any_checkpoint_does_not_hold_the_run(space):
     status = run.wait_finished()
     assert status["terminationStatus"] == "failed"
     assert "exit code 2" in status["terminationMessage"]
-    assert "no such option" in status["terminationMessage"]
+    assert "no such option" in status["termination"]["lastLogLines"]
     assert condition_of(status, "CheckpointSaved")["reason"] == "NothingFound"
     assert all(state_of(pod, "train") != "running" for pod in run.pods())

@@ -105,10 +105,12 @@ def test_a_run_whose_labels_become_those_of_no_operator_is_ended_by_its_own(spac
 
 
 def test_a_final_epoch_that_stood_still_while_the_operator_was_away_is_complete(space, leaver):
-    steps = ("--epochs", "1", "--batch", "24", "--step-seconds", "0.2", "--save-every", "20")
+    steps = ("--epochs", "3", "--batch", "72", "--step-seconds", "0.2", "--save-every", "20")
     run = space.run("stall", *steps, "--linger", "600", completion={"settleSeconds": 2}, labels=leaver.labels)
     run.wait_training()
-    run.wait(lambda s: (s.get("progress") or {}).get("stepInterval"), "the usual time between steps is written down")
+    run.wait(
+        lambda s: (s.get("progress") or {}).get("longestEpochPause"), "its pause at the end of an epoch is written down"
+    )
     with leaver.away():
         run.log.wait("Training complete")
     status = run.wait_finished()

@@ -101,6 +101,7 @@ sleep 15
 
 def test_a_stop_during_the_first_save_of_a_training_without_metrics_waits_for_it_and_keeps_what_is_there(space):
     run = space.run("x", command=["sh", "-c", FIRST_SAVE], shutdown={"graceSeconds": 1})
+    run.wait_training()
     run.log.wait("begun to save")
     run.merge({"spec": {"stop": True}})
     run.wait(lambda status: status["termination"]["phase"] == "Saving", "its grace is over")
