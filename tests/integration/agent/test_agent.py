@@ -291,7 +291,7 @@ def test_a_final_commit_brings_what_was_skipped_and_the_rest(make_pod, store):
 
 
 def test_sigterm_ends_in_a_final_commit(make_pod, store, proxy):
-    proxy.delay = lambda request: 0.7 if request.is_part else 0.0
+    proxy.delay = lambda request: 2.0 if request.is_part else 0.0
     pod = make_pod(endpoint=proxy.url)
     hf_checkpoint(pod.volume, 100, 64 * MIB)
     pod.annotate(stop=StopRequest(id="t7"))

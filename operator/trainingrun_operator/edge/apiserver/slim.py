@@ -44,7 +44,8 @@ _PASSES: Final = 32
 _STEP: Final = {b"{": 1, b"[": 1, b"}": -1, b"]": -1}
 
 _STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
-_OUTSIDE: Final = re.compile(rb'(?:[^"]++|' + _STRING + rb")*+", re.DOTALL)
+_OUTSIDE: Final = re.compile(rb'(?:[^"]++|' + _STRING + rb")*", re.DOTALL)
+"""Not possessive: before Python 3.11.5 such a repeat may end within an iteration that fails (gh-106052)."""
 _TEXT: Final = re.compile(_STRING, re.DOTALL)
 _TOKEN: Final = re.compile(_STRING + rb"|[{}\[\]]", re.DOTALL)
 _NAMED: Final = re.compile(rb'"(' + b"|".join(map(re.escape, (_TEMPLATE, *_UNREAD, *_LONG))) + rb')"\s*+:\s*+(?=[\[{])')
