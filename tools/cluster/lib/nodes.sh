@@ -120,15 +120,7 @@ give_gpus() {
 
 # --- images on nodes ------------------------------------------------------------------------------------------------------------
 
-# containerd may collect a layer of the image that a load replaces while the new image unpacks on it ("parent snapshot ... does not exist").
-import_archive() {
-  local attempt
-  for attempt in 1 2 3; do
-    [ "$attempt" = 1 ] || echo "import again, attempt $attempt"
-    ! docker exec -i "$1" ctr -n k8s.io images import --snapshotter overlayfs - < "$2" > /dev/null || return 0
-  done
-  return 1
-}
+import_archive() { docker exec -i "$1" ctr -n k8s.io images import --snapshotter overlayfs - < "$2" > /dev/null; }
 
 # What machines that join later are born with. Beside our own engine they share one unpacked copy (`current`, whose number changes
 # with each load); elsewhere each imports the archive.
