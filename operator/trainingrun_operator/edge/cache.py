@@ -42,7 +42,15 @@ _READ_KEYS: Final = (f"{names.GROUP}/", names.KUEUE_QUEUE_LABEL)
 """Beginnings of the labels and annotations of a run that are read."""
 _ASKED: Final = ("f:stop", "f:suspend")
 _CONTAINERS: Final = frozenset({"containers", "initContainers", "ephemeralContainers"})
-_READ_CONTAINER: Final = ("name", "image", "restartPolicy", "restartPolicyRules", "resources", "volumeMounts")
+_READ_CONTAINER: Final = (
+    "name",
+    "image",
+    "resources",
+    "restartPolicy",
+    "restartPolicyRules",
+    "terminationMessagePolicy",
+    "volumeMounts",
+)
 _READ_SPEC: Final = _CONTAINERS | {
     "backoffLimit",
     "completionMode",

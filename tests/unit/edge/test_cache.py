@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 
 import pytest
 from builders import JOB_UID, NAME, POD_UID, RUN_UID
 from fakes import stored_job, stored_pod, stored_pool, stored_run
+from kubelet import ended, running
+from kubelet import stored_pod as kubelet_pod
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.template import Template
+from trainingrun_operator.core.facts.pod import Pod
+from trainingrun_operator.edge.apiserver.slim import loads
 from trainingrun_operator.edge.cache import Cache
 
 
@@ -213,6 +218,22 @@ def test_of_a_pod_only_what_is_read_of_it_is_kept(cache):
     assert not kept["spec"].keys() & {"volumes"}
     assert "managedFields" not in kept["metadata"]
     assert kept["status"] == pod["status"]
+
+
+def test_a_pod_says_the_same_as_it_is_kept_as_when_it_was_read(cache):
+    volume = [{"name": "checkpoints", "mountPath": "/checkpoints"}]
+    train = ended(137, reason="OOMKilled", message="token=secret")
+    stored = kubelet_pod(train=train, writer=running(), checkpoint_gate=running(), authors=("train", "writer"))
+    first, second, _ = stored["spec"]["containers"]
+    first |= {
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [137]}}],
+    }
+    second["volumeMounts"] = stored["spec"]["initContainers"][1]["volumeMounts"] = volume
+    whole = Pod.of(stored)
+    assert (whole.writers, whole.starts_again, whole.exit_reason) == (("writer",), True, "OOMKilled")
+    cache.put_child("Pod", loads(json.dumps(stored).encode()), deleted=False)
+    assert Pod.of(cache.pods["run-uid"]["pod-uid"]) == whole
 
 
 def test_runs_take_little_memory_whatever_their_templates_hold():

@@ -76,14 +76,12 @@ class Container:
     @property
     def ended(self) -> Ended | None:
         """How it ended; None: it runs, or waits."""
-        ended = self._state.get("terminated")
-        return Ended.of(ended) if ended is not None else None
+        return self._ended(self._state)
 
     @property
     def ended_before(self) -> Ended | None:
         """How the run before the present state ended; None: there was none."""
-        ended = (self.status.get("lastState") or {}).get("terminated")
-        return Ended.of(ended) if ended is not None else None
+        return self._ended(self.status.get("lastState") or {})
 
     @property
     def waiting(self) -> tuple[str, str]:
@@ -118,6 +116,14 @@ class Container:
         """Whether it can write to a volume."""
         mounts = self.spec.get("volumeMounts") or ()
         return any(mount.get("name") == volume and not mount.get("readOnly") for mount in mounts)
+
+    def _ended(self, state: Json) -> Ended | None:
+        """Read how it ended. The last lines of its log, which the kubelet may give as the message, are not for everybody."""
+        ended = state.get("terminated")
+        if ended is None:
+            return None
+        of_log = self.spec.get("terminationMessagePolicy") == "FallbackToLogsOnError"
+        return Ended.of({**ended, "message": ""} if of_log else ended)
 
     @property
     def _state(self) -> Json:

@@ -150,6 +150,14 @@ def test_an_exit_code_is_named_with_the_reason_if_that_says_more(terminated, cod
     assert (pod.result, pod.exit_words) == (code, words)
 
 
+def test_a_message_that_is_the_end_of_a_log_is_not_shown():
+    stored = with_rules(
+        stored_pod(train=ended(137, reason="OOMKilled", message="token=secret")),
+        terminationMessagePolicy="FallbackToLogsOnError",
+    )
+    assert Pod.of(stored).exit_words == "exit code 137 (OOMKilled)"
+
+
 def test_what_the_kubelet_says_has_a_bound():
     long = "x" * 5000
     stored = stored_pod(why=("Evicted", long), train=ended(1, reason="StartError", message=long))
