@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
@@ -25,14 +26,15 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-TRIES = 4
+TRIES, PAUSE_SECONDS = 6, 2.0
 
 
 def again(read: Callable[[], T]) -> T:
-    """Read, and once more where the way to the server broke: on a busy machine the mapped port now and then ends a handshake."""
+    """Read, and once more where the way to the server broke: on a busy machine the mapped port ends handshakes, at times for some seconds."""
     for _ in range(TRIES - 1):
         with contextlib.suppress(SSLError, ConnectionError, ConnectionClosedError, EndpointConnectionError):
             return read()
+        time.sleep(PAUSE_SECONDS)
     return read()
 
 

@@ -104,7 +104,7 @@ def test_a_stop_during_the_first_save_of_a_training_without_metrics_waits_for_it
     run.wait_training()
     run.log.wait("begun to save")
     run.merge({"spec": {"stop": True}})
-    run.wait(lambda status: status["termination"]["phase"] == "Saving", "its grace is over")
+    run.wait(lambda status: (status.get("termination") or {}).get("phase") == "Saving", "its grace is over")
     time.sleep(3)
     assert run.status["termination"]["phase"] == "Saving", (
         "That no step could be read does not mean that none was made."
