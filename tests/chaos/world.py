@@ -90,8 +90,12 @@ class SimPod:
     told_to_leave_at: float | None = None
     """When the kubelet has begun to end it."""
     ended_by_us: bool = False
+    loss_told: bool = False
+    """A status said, after this pod was there, that files are lost. That of a suspension goes when the run is resumed."""
     trained_when_told: bool = False
     """The operator that ended it had seen its training run: what came after the proven checkpoint is shipped with the pod's grace, as far as it goes."""
+    after_proof: bool = False
+    """It replaced another pod while pods were being deleted, on a proven checkpoint from which it went on."""
     proven_first: bool = False
     """It trained when deleting it was decided, on a proven checkpoint: what it made since may be cut off by others, even after it has left."""
     seen: bool = False
@@ -534,6 +538,8 @@ class World:
             sim.changed += 1
         if not finished and len(over) == len(sim.pods):
             pod = SimPod(f"{sim.name}-pod-{len(sim.all_pods) + 1}", job.uid, self.wall())
+            stop = sim.run.status.termination
+            pod.after_proof = stop is not None and stop.phase is Phase.DELETING and stop.saved is not None
             sim.pods.append(pod)
             sim.all_pods.append(pod)
             sim.changed += 1
@@ -613,6 +619,9 @@ class World:
             )
         ):
             self.complaints.append(f"{sim.name}: {was.status} in {was.phase} became {stop.status} in {stop.phase}")
+        if stop.data_loss:
+            for pod in sim.all_pods:
+                pod.loss_told = True
         if stop.phase is Phase.DELETING and (was is None or was.phase is not Phase.DELETING):
             self._check_record(sim, stop)
             for pod in sim.pods:
@@ -631,14 +640,13 @@ class World:
         return sum(missing * STEP_BYTES for sim in self.runs for pod, missing in sim.lost if self._counts(sim, pod))
 
     def _counts(self, sim: SimRun, pod: SimPod) -> bool:
-        stop = sim.run.status.termination
-        told = stop is not None and bool(stop.data_loss)
+        told = pod.loss_told
         went_on = any(
             later.training is not Training.NOT_STARTED for later in sim.all_pods[sim.all_pods.index(pod) + 1 :]
         )
         if pod.ended_by_us:
             # A person may give up bytes (Proceed); what a training makes after its checkpoint was proven may be cut off, and is given up for a broken bucket.
-            given_up = told and (pod.proven_first or self.scenario.proceed)
+            given_up = told and (pod.proven_first or pod.after_proof or self.scenario.proceed)
             return not (pod.trained_when_told or given_up or (self.scenario.proceed and went_on))
         # Of a pod that lived and went while nobody looked, after the final commit of another, no trace is left.
         traceless = not pod.seen and any(commit.final for commit in sim.bucket)
