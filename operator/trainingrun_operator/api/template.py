@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TEMPLATE_MAX_BYTES: Final = 256 * 1024
 """Of the JSON without spaces. The text of a longer template is not kept."""
 DEPTH_MAX: Final = 64
-"""Levels of objects and lists in a template. Deeper ones would exhaust the stack of whoever parses them."""
+"""Levels of objects and lists in a template. Deeper ones would exhaust the stack of a parser."""
 LEFT_OUT: Final = "trainingrun.dev/left-out-bytes"
 """The only key of an object that stands for a template of so many bytes."""
 

@@ -386,7 +386,7 @@ def _error_page(title: str, text: str, status: int) -> Response:
 
 
 def _not_live(error: KubeError) -> Response:
-    """Say why a page is not live, in words for the page. A token that nobody has takes no place of a live page."""
+    """Say why a page is not live, in words for the page. An invalid token takes no place of a live page."""
     return PlainTextResponse(f"{trouble(error, 'see this')}\n", _UNAUTHORIZED if error.status == _UNAUTHORIZED else 502)
 
 

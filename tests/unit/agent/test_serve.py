@@ -1,4 +1,4 @@
-"""The agent's port, with real sockets: whoever connects, and however, an operator is answered and the training keeps its threads."""
+"""The agent's port, with real sockets: in spite of hostile connections, an operator is answered and the training keeps its threads."""
 
 from __future__ import annotations
 

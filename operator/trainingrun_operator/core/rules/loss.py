@@ -144,7 +144,7 @@ def stage_note(seen: Observed) -> str:
 
 
 def _is_default(seen: Observed) -> bool:
-    """Whether the threshold is the installation's, which nobody wrote for this run."""
+    """Whether the threshold is the default of the installation: the spec has none."""
     return seen.run.spec.auto_stop_loss is None
 
 
