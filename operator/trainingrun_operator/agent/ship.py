@@ -110,6 +110,7 @@ class Shipper:
         if self._terminating:
             return
         self._terminating = True
+        log.info("The pod is being terminated: writing the last commit.")
         if self._fenced:
             self.outcome = 1
         self._woken.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -290,23 +291,38 @@ def test_a_final_commit_brings_what_was_skipped_and_the_rest(make_pod, store):
     assert store.content(final) == files | rest
 
 
-def test_sigterm_ends_in_a_final_commit(make_pod, store, proxy):
-    proxy.delay = lambda request: 2.0 if request.is_part else 0.0
+@pytest.mark.parametrize(("files", "earlier"), [(1, [100]), (40, [])], ids=["all on its way", "some not begun"])
+def test_sigterm_ends_in_a_final_commit(make_pod, store, proxy, files, earlier):
+    begun, heard = threading.Event(), threading.Event()
+
+    def held_until_heard(request: Request) -> Do:
+        if request.method == "PUT" and "/shard-" in request.path:
+            begun.set()
+            assert heard.wait(60)
+        return Do.PASS
+
+    proxy.rule = held_until_heard
     pod = make_pod(endpoint=proxy.url)
-    hf_checkpoint(pod.volume, 100, 64 * MIB)
+    written = hf_checkpoint(pod.volume, 100)
+    for number in range(files):
+        written[path := f"checkpoint-100/shard-{number:02d}"] = content = os.urandom(100)
+        (pod.volume / path).write_bytes(content)
     pod.annotate(stop=StopRequest(id="t7"))
     pod.start()
-    wait_for(lambda: any(request.is_begin for request in proxy.seen))
-    files = hf_checkpoint(pod.volume, 200)
+    assert begun.wait(60)
+    second = hf_checkpoint(pod.volume, 200)
     pod.signal(signal.SIGTERM)
     pod.signal(signal.SIGTERM)
+    wait_for(lambda: "being terminated" in pod.log.read_text())
+    heard.set()
     assert pod.wait() == 0
-    (commit,) = store.commits()
-    assert (commit.reason, commit.final, commit.termination_id) == ("sigterm", True, "t7")
-    assert commit.checkpoint.step == 200
-    content = store.content(commit)
-    assert len(content) == 8
-    assert content.items() >= files.items()
+    *before, last = store.commits()
+    assert [(commit.checkpoint.step, commit.final) for commit in before] == [(step, False) for step in earlier]
+    assert (last.reason, last.final, last.termination_id) == ("sigterm", True, "t7")
+    assert last.checkpoint.step == 200
+    assert store.content(last).items() >= second.items()
+    saved = {path: content for commit in (*before, last) for path, content in store.content(commit).items()}
+    assert saved == written | second
 
 
 def test_sigterm_after_the_last_word_adds_nothing(make_pod, store):
