@@ -122,7 +122,7 @@ def test_who_installs_is_told_what_keeps_the_alerts_from_being_evaluated(helm):
     assert "alerts" not in helm.notes()
     missing = helm.notes("--set", "alerts.mode=prometheus")
     assert (
-        "Nobody evaluates the alerts: alerts.mode is prometheus, and this cluster does not know monitoring.coreos.com/v1/PrometheusRule."
+        "No alert is evaluated: alerts.mode is prometheus, and this cluster does not serve monitoring.coreos.com/v1/PrometheusRule."
         in missing
     )
     assert "Nobody" not in helm.notes("--set", "alerts.mode=prometheus,alerts.renderMode=alwaysRender")

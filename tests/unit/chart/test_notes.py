@@ -10,7 +10,7 @@ import yaml
 from trainingrun_operator.api.run import TrainingRunSpec
 from trainingrun_operator.core.destinations import destinations_of
 
-NEEDS = "A run is taken by its labels"
+NEEDS = "This operator acts only on runs "
 
 
 def pasted(notes):
@@ -32,7 +32,7 @@ def test_the_run_in_the_notes_is_one_that_the_operator_takes(helm):
 
 def test_with_named_namespaces_the_commands_go_to_the_first_of_them(helm):
     notes = helm.notes("--set", "watchNamespaces={vision,nlp}")
-    assert notes.startswith("The TrainingRun operator looks after the runs of vision, nlp.\n")
+    assert notes.startswith("The TrainingRun operator manages the TrainingRuns of vision, nlp.\n")
     commands = [
         line.strip() for line in notes.splitlines() if line.strip().startswith("kubectl") and "explain" not in line
     ]
@@ -53,7 +53,8 @@ def test_with_named_namespaces_the_commands_go_to_the_first_of_them(helm):
 def test_with_a_selector_the_notes_say_which_labels_a_run_needs(helm, selector, labels):
     notes = helm.notes("--set", f"runSelector={selector.replace(',', chr(92) + ',')}")
     assert NEEDS in notes
-    assert f"that fit the selector {selector}" in notes
+    assert f"whose labels match the selector {selector}" in notes
+    assert (f"kubectl get trainingruns --selector '{selector}'" in notes) == (labels is None)
     assert pasted(notes)["metadata"].get("labels") == labels
 
 
