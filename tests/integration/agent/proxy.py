@@ -54,6 +54,8 @@ class Proxy:
     headers: Callable[[Request, list[tuple[str, str]]], list[tuple[str, str]]] = lambda _, headers: headers
     """The headers of the server's answer, as they are passed on."""
     seen: list[Request] = field(default_factory=list)
+    under_way: list[Request] = field(default_factory=list)
+    """Requests that came in and are not over, also those of a client that was killed."""
     url: str = ""
 
     def count(self, fits: Callable[[Request], bool]) -> int:
@@ -76,6 +78,13 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         split = urlsplit(self.path)
         request = Request(self.command, split.path, split.query)
+        self.proxy.under_way.append(request)
+        try:
+            self.handle_one(request, body)
+        finally:
+            self.proxy.under_way.remove(request)
+
+    def handle_one(self, request: Request, body: bytes) -> None:
         time.sleep(self.proxy.delay(request))
         do = self.proxy.rule(request)
         if do is Do.REFUSE:

@@ -74,6 +74,7 @@ def test_killed_at_every_write_of_a_save_one_whole_commit_answers(make_pod, serv
         proxy.rule, proxy.lost = rule, pod.kill
         files = save(pod, size)
         wait_for(partial(gone, pod, killed))
+        wait_for(lambda: not proxy.under_way)
         assert not answers(place) or "commits/" in write
         before = place.etags()
         pod.start()
