@@ -49,6 +49,20 @@ class SaveRequest(Model):
     """The run's ``terminationStatus``, kept in the commit. None: the run does not end."""
 
 
+class RestoreSource(Model):
+    """Another run's checkpoints, from which a run without a checkpoint of its own starts (`spec.checkpoint.restoreFrom`)."""
+
+    destination: str
+    """``s3://bucket/prefix``."""
+    namespace: str
+    run: str
+    run_uid: str
+    folder: str = ""
+    """Key prefix of one generation's files, ending with a slash: only this checkpoint will do. Empty: the furthest one."""
+    endpoint_url: str = ""
+    region: str = ""
+
+
 class AgentConfig(Model):
     """The configuration of agent and restore. The operator sets it when it creates the Job; it does not change."""
 
@@ -73,6 +87,7 @@ class AgentConfig(Model):
     port: int = 18790
     world_size: int = 1
     """The workload's number of ranks."""
+    restore_from: RestoreSource | None = None
 
 
 class CheckpointSeen(Model):

@@ -6,11 +6,13 @@ A complaint says what is wrong and where. It quotes names, never bodies.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from pydantic import ValidationError
 
+from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.documents import (
     COMMIT_MAX_BYTES,
     MANIFEST_MAX_BYTES,
@@ -30,6 +32,9 @@ Document = TypeVar("Document", Commit, Manifest, ManifestHead)
 Head = TypeVar("Head", bound=ManifestHead)
 
 _SAID_MAX = 200
+NAME_MAX_BYTES = 255
+"""Of one component of a path."""
+_NO_NAMES = frozenset({"", ".", ".."})
 
 
 class BadCommitError(Exception):
@@ -80,6 +85,32 @@ def check_owned(layout: Layout, key: str) -> None:
     """
     if not layout.owns(key):
         raise BadCommitError(f"it names {said(key)}, which is outside this run's prefix {layout.uri(layout.base)}")
+
+
+def safe_path(path: str) -> str:
+    """Return a manifest's path as a file name.
+
+    Raises:
+        BadCommitError: the path leads out of the checkpoint path, or no file can have it.
+    """
+    name = names.from_text(path)
+    parts = name.split("/")
+    if not name or "\0" in name or any(part in _NO_NAMES or len(os.fsencode(part)) > NAME_MAX_BYTES for part in parts):
+        raise BadCommitError(
+            f"the manifest's path {said(path)} does not stay below the checkpoint path, or is no file name"
+        )
+    return name
+
+
+def check_restorable(layout: Layout, file: FileEntry) -> None:
+    """Check what a restore checks of one entry before it asks for the object.
+
+    Raises:
+        BadCommitError: the path leads out of the checkpoint path, or the key is not one of this run's.
+    """
+    safe_path(file.path)
+    if file.link_target is None:
+        check_owned(layout, file.key)
 
 
 def checked_commit(layout: Layout, key: str, body: bytes) -> ReadCommit:

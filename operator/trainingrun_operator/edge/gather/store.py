@@ -33,6 +33,7 @@ from trainingrun_operator.checkpoints.proof import (
     check_not_skipped,
     check_object,
     check_owned,
+    check_restorable,
     checked_commit,
     said,
     uri_of,
@@ -268,14 +269,14 @@ class Store:
                 reader.feed(piece)
             async with self._parsing:
                 files = await loop.run_in_executor(self._pool, reader.files)
+            for file in files:
+                check_restorable(layout, file)
             await self._prove_files(access, layout, [file for file in files if file.link_target is None])
         check_manifest(layout, commit, entry, reader.head, reader.listed)
         check_not_skipped(reader.skipped)
         return reader.head, reader.listed
 
     async def _prove_files(self, access: Access, layout: Layout, files: list[FileEntry]) -> None:
-        for file in files:
-            check_owned(layout, file.key)
         remaining = iter(files)
         try:
             async with asyncio.TaskGroup() as group:
