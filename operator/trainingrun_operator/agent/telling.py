@@ -10,7 +10,7 @@ from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.proof import uri_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from pathlib import Path
 
     from trainingrun_operator.checkpoints.documents import Commit, ManifestHead
