@@ -97,7 +97,7 @@ def safe_path(path: str) -> str:
     parts = name.split("/")
     if not name or "\0" in name or any(part in _NO_NAMES or len(os.fsencode(part)) > NAME_MAX_BYTES for part in parts):
         raise BadCommitError(
-            f"the manifest's path {said(path)} does not stay below the checkpoint path, or is no file name"
+            f"a path in the manifest does not stay below the checkpoint path, or is no file name: {said(path)}"
         )
     return name
 

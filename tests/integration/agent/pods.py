@@ -21,6 +21,7 @@ from waiting import eventually
 from trainingrun_operator.agent import config
 from trainingrun_operator.api import exchange, names
 from trainingrun_operator.api.exchange import AgentConfig, AgentReport
+from trainingrun_operator.api.restored import Restored
 from trainingrun_operator.checkpoints.documents import Commit, Manifest
 from trainingrun_operator.checkpoints.keys import Layout, order_of_commit
 
@@ -56,7 +57,8 @@ def run_restore(podinfo: Path, control: Path) -> int:
     """Likewise, before a training starts."""
     from trainingrun_operator.agent import restore  # noqa: PLC0415 - likewise
 
-    return restore.run(config.Paths(podinfo, control), limit_seconds=30, retry_seconds=0.3)
+    paths = config.Paths(podinfo, control, control / "termination-log")
+    return restore.run(paths, limit_seconds=30, retry_seconds=0.3)
 
 
 def wait_for(look: Callable[[], T | None], seconds: float = SOON_SECONDS) -> T:
@@ -173,8 +175,19 @@ class Pod:
         self.process = self._spawn(run_agent_of_a_user if of_a_user else run_agent)
         return self
 
+    def start_restore(self) -> Process:
+        (self.control / "termination-log").write_bytes(b"")
+        return self._spawn(run_restore)
+
     def restore(self) -> int:
-        return self._spawn(run_restore).wait(timeout=20)
+        return self.start_restore().wait(timeout=20)
+
+    def said(self) -> str:
+        """The restore's termination message."""
+        return (self.control / "termination-log").read_text()
+
+    def restored(self) -> Restored:
+        return Restored.model_validate_json(self.said(), by_alias=True, by_name=False)
 
     def resume_from(self) -> str:
         return (self.control / "resume_from").read_text().strip()
