@@ -75,7 +75,9 @@ class AgentConfig(Model):
     endpoint_url: str = ""
     region: str = ""
     secret_dir: str = ""
-    """Folder with one file per key of the run's Secret. Empty: use the credentials that boto3 finds."""
+    """Folder with one file per key of the run's Secret. Empty: use the pod's own identity, as the SDK finds it."""
+    expected_bucket_owner: str = ""
+    """AWS account that must own the bucket; empty: any."""
     include: tuple[str, ...] = ("**",)
     exclude: tuple[str, ...] = ()
     quiet_seconds: float = 10

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AGENT_CONFIG_ENV, AgentConfig
 from trainingrun_operator.api.run import CheckpointMode
+from trainingrun_operator.core.destinations import Destination, allowed
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.run import TrainingRunSpec
@@ -246,6 +247,7 @@ def _agent_env(run: Run, defaults: Defaults) -> list[Manifest]:
         endpoint_url=spec.checkpoint.s3.endpoint_url,
         region=spec.checkpoint.s3.region,
         secret_dir=names.SECRET_PATH if spec.checkpoint.s3.credentials_secret_name else "",
+        expected_bucket_owner=_bucket_owner(run, defaults),
         include=spec.checkpoint.include,
         exclude=spec.checkpoint.exclude,
         quiet_seconds=defaults.agent_quiet_seconds,
@@ -259,6 +261,12 @@ def _agent_env(run: Run, defaults: Defaults) -> list[Manifest]:
         {"name": AGENT_CONFIG_ENV, "value": config.model_dump_json(by_alias=True)},
         *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()),
     ]
+
+
+def _bucket_owner(run: Run, defaults: Defaults) -> str:
+    """Return the account that must own the bucket; empty: any."""
+    destination = allowed(run, defaults.allowed_destinations) if _uploads(run.spec) else None
+    return destination.expected_bucket_owner if isinstance(destination, Destination) else ""
 
 
 def training_user(spec: TrainingRunSpec) -> int | None:

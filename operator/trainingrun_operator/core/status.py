@@ -25,7 +25,7 @@ from trainingrun_operator.api.status import (
     WorkloadRef,
 )
 from trainingrun_operator.checkpoints.keys import order_of_commit
-from trainingrun_operator.core import acceptance, progress, release
+from trainingrun_operator.core import acceptance, identity, progress, release
 from trainingrun_operator.core.bounds import COUNT_MAX, MESSAGE_MAX, TEXT_MAX, WORD_MAX, clipped, counted
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable
 from trainingrun_operator.core.facts.pod import Training
@@ -166,7 +166,9 @@ def _accepted(seen: Observed) -> Fact:
     if seen.workload is None and seen.run.status.termination is None and not seen.run.spec.suspend:
         return Fact("Accepted", "Unknown", "Checking", "The spec is being checked.")
     off = loss.switched_off(seen.run.spec)
-    return Fact("Accepted", "True", "Accepted", " ".join(filter(None, ("The spec can be acted on.", off))))
+    who = identity.sentence(seen.run, seen.defaults.allowed_destinations)
+    said = ("The spec can be acted on.", off, who, *identity.troubles(seen))
+    return Fact("Accepted", "True", "Accepted", " ".join(filter(None, said)))
 
 
 def _metrics_available(seen: Observed) -> Fact:

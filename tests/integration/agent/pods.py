@@ -128,6 +128,8 @@ class Pod:
     rank: int | None = None
     """Of an Indexed Job's pod."""
     options: dict[str, Any] = field(default_factory=dict)
+    environ: dict[str, str] = field(default_factory=dict)
+    """More variables, as a webhook adds them to the container."""
 
     def __post_init__(self) -> None:
         self.volume = self.folder / "checkpoints"
@@ -158,15 +160,14 @@ class Pod:
             destination=f"s3://{BUCKET}/prefix",
             endpoint_url=self.endpoint or self.store.server.endpoint_url,
             region=self.store.server.region,
-            secret_dir=str(self.secret),
             port=self.port,
-            **({"quiet_seconds": 0.5} | self.options),
+            **({"quiet_seconds": 0.5, "secret_dir": str(self.secret)} | self.options),
         )
         pod = {"POD_NAME": self.name, "POD_UID": f"{self.store.uid}-{self.name}", "NODE_NAME": "gpu-7"}
         given = {exchange.AGENT_CONFIG_ENV: json.dumps(agent.dump())}
         if self.rank is not None:
             given[names.RANK_ENV] = str(self.rank)
-        return os.environ | pod | given
+        return os.environ | pod | given | self.environ
 
     def _spawn(self, run: Callable[..., int]) -> Process:
         return Process(run, (self.podinfo, self.control), self.environment(), self.log)

@@ -53,6 +53,8 @@ class Proxy:
     """Called when the server has answered and the answer is about to be lost."""
     headers: Callable[[Request, list[tuple[str, str]]], list[tuple[str, str]]] = lambda _, headers: headers
     """The headers of the server's answer, as they are passed on."""
+    asks: Callable[[str, str, list[tuple[str, str]]], list[tuple[str, str]]] = lambda _method, _path, headers: headers
+    """The headers of the client's request, as they are passed on; a `PermissionError` is answered with 403."""
     seen: list[Request] = field(default_factory=list)
     url: str = ""
 
@@ -100,7 +102,11 @@ class _Handler(BaseHTTPRequestHandler):
         host = urlsplit(self.proxy.target).netloc
         with contextlib.closing(http.client.HTTPConnection(host, timeout=30)) as server:
             server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
+            try:
+                asked = self.proxy.asks(self.command, self.path, list(self.headers.items()))
+            except PermissionError as refused:
+                return 403, [], f"<Error><Code>{refused}</Code></Error>".encode()
+            for name, value in asked:
                 if name.lower() not in HOP_BY_HOP | {"expect"}:
                     server.putheader(name, value)
             server.endheaders(body or None)

@@ -92,8 +92,16 @@ def test_every_condition_is_said_at_first_sight():
     ("seen", "wanted"),
     [
         pytest.param(FRESH, ("Unknown", "Checking", "The spec is being checked."), id="not yet looked at"),
-        pytest.param(make_observed(), ("True", "Accepted", "The spec can be acted on."), id="its Job exists"),
-        pytest.param(done(), ("True", "Accepted", "The spec can be acted on."), id="it has ended"),
+        pytest.param(
+            make_observed(),
+            ("True", "Accepted", "The spec can be acted on. Agent and operator use the keys in Secret s3-credentials."),
+            id="its Job exists",
+        ),
+        pytest.param(
+            done(),
+            ("True", "Accepted", "The spec can be acted on. Agent and operator use the keys in Secret s3-credentials."),
+            id="it has ended",
+        ),
         pytest.param(
             replace(FRESH, problem=Problem("SecretNotFound", "There is no Secret 's3'.")),
             ("False", "SecretNotFound", "There is no Secret 's3'."),
@@ -110,7 +118,7 @@ def test_every_condition_is_said_at_first_sight():
         ),
         pytest.param(
             make_observed(run=make_run(spec={"nodePool": {"ref": "later-deleted"}})),
-            ("True", "Accepted", "The spec can be acted on."),
+            ("True", "Accepted", "The spec can be acted on. Agent and operator use the keys in Secret s3-credentials."),
             id="what is refused before the Job exists is not refused afterwards",
         ),
     ],

@@ -82,6 +82,17 @@ _ADVICE: Final = {
     "SlowDown": "the store throttles requests: they are retried",
     "InternalError": "the store reports an internal error: the request is retried",
 }
+_OWN_ADVICE: Final = {
+    "AccessDenied": "the operator's own role may not read it: allow what kubectl trainingrun policy s3://BUCKET/PREFIX --for operator prints",
+    "InvalidAccessKeyId": "the store does not know the operator's own credentials: correct them, or name a Secret in spec.checkpoint.s3.credentialsSecretName",
+    "SignatureDoesNotMatch": "the store does not accept the operator's own credentials: correct them",
+    "ExpiredToken": "the operator's own session has expired: its role is asked again",
+    "InvalidToken": "the store does not accept the operator's own session: does it know the operator's account?",
+    "NoCredentials": "the operator has no AWS identity of its own: associate a role with its ServiceAccount, or name a Secret in"
+    " spec.checkpoint.s3.credentialsSecretName",
+    "CertificateNotTrusted": "the server's certificate is not trusted: name a Secret with its CA as ca.crt, or have the administrator set AWS_CA_BUNDLE",
+}
+"""Where the operator reads with its own identity, and not with a Secret."""
 
 T = TypeVar("T")
 
@@ -313,5 +324,6 @@ def _pieces(door: Door, layout: Layout, key: str) -> Iterator[Piece]:
 def unreachable(access: Access, bucket: str, error: Exception) -> Unreachable:
     """Return the meaning of a failed call, with what to do."""
     code = s3.code_of(error)
-    advice = _ADVICE.get(code, "the store refuses: see the code in its documentation")
+    known = _ADVICE | _OWN_ADVICE if access.own_identity else _ADVICE
+    advice = known.get(code, "the store refuses: see the code in its documentation")
     return Unreachable(code, f"Bucket {bucket} at {access.where} cannot be read ({code}): {advice}.")

@@ -728,6 +728,23 @@ async def test_the_bucket_must_belong_to_whom_the_list_says(place):
     assert {access.expected_bucket_owner for access in place.store.accesses} == {"123456789012"}
 
 
+async def test_without_a_secret_the_operator_reads_with_its_own_identity_only_where_the_list_lets_it(place):
+    place.watched()
+    spec = {"checkpoint": checkpoint_spec(s3={"region": "eu-west-1"})}
+    refused = await place.look(spec=spec, stop=make_stop(Phase.SAVING))
+    assert isinstance(refused.answer, Unreachable)
+    assert refused.answer.code == "NoCredentials"
+    assert place.store.asked == []
+    listed = destinations_of([{"identity": "operator", "expectedBucketOwner": "210987654321"}])
+    place.observer = place.make_observer(Defaults(allowed_destinations=listed))
+    await place.look(spec=spec, stop=make_stop(Phase.SAVING))
+    (access,) = {*place.store.accesses}
+    assert access.own_identity
+    assert (access.access_key, access.secret_key, access.session_token) == ("", "", "")
+    assert (access.region, access.expected_bucket_owner) == ("eu-west-1", "210987654321")
+    assert f"GET {SECRET}" not in place.calls
+
+
 @pytest.mark.parametrize(
     "pod",
     [
