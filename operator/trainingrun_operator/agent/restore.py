@@ -97,15 +97,11 @@ class Place:
         source = task.config.restore_from
         if source is None:
             return None
-        access = task.config.model_copy(update={"endpoint_url": source.endpoint_url, "region": source.region})
+        there = {"endpoint_url": source.endpoint_url, "region": source.region}
+        access = task.config.model_copy(update=there | {"expected_bucket_owner": source.expected_bucket_owner})
         layout = Layout.of(source.destination, source.namespace, source.run, source.run_uid)
         bucket = Bucket(buckets.client(access), layout.bucket)
         return cls(bucket, layout, f"{source.namespace}/{source.run}", source.folder)
-
-    def has(self, commit: Commit) -> bool:
-        """Whether a commit is of a generation that will do."""
-        manifest = f"{self.folder.removesuffix('/')}.manifest.json"
-        return not self.folder or any(ref.key == manifest for ref in commit.ranks)
 
 
 class Restore:
@@ -147,7 +143,7 @@ class Restore:
         chosen = candidates(self._commits(place), self._task.pod.world_size)
         if not chosen and not self._passed_over and self._other is not None:
             place = self._other
-            found = [commit for commit in self._commits(place) if place.has(commit)]
+            found = [commit for commit in self._commits(place) if commit.is_of(place.folder)]
             chosen = candidates(found, self._task.pod.world_size)
         return place, chosen
 

@@ -61,6 +61,7 @@ class RestoreSource(Model):
     """Key prefix of one generation's files, ending with a slash: only this checkpoint will do. Empty: the furthest one."""
     endpoint_url: str = ""
     region: str = ""
+    expected_bucket_owner: str = ""
 
 
 class AgentConfig(Model):

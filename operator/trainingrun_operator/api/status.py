@@ -23,6 +23,7 @@ from trainingrun_operator.api.base import (
     Word,
 )
 from trainingrun_operator.api.endings import ENDINGS
+from trainingrun_operator.api.restored import Restored
 
 SUSPENDED: Final = "suspended"
 """``status.termination.status`` of a suspension: the run does not end and can be resumed."""
@@ -443,6 +444,8 @@ class TrainingRunStatus(Model):
     """The run's pods."""
     checkpoint: CheckpointStatus | None = None
     """The newest verified checkpoint."""
+    restored: Restored | None = None
+    """What the training of the newest pod starts from."""
     termination: Termination | None = None
     """The stop in progress, or the stop that ended the run."""
     nodes: Annotated[tuple[NodeStatus, ...], Field(max_length=64)] = ()

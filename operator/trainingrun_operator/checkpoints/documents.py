@@ -186,6 +186,10 @@ class Commit(Model):
         """The request that the commit answers."""
         return Answer(self.termination_id, self.attempt, self.final)
 
+    def is_of(self, folder: str) -> bool:
+        """Whether a rank's files lie in the folder of this key prefix; empty: any will do."""
+        return not folder or any(ref.key == f"{folder.removesuffix('/')}.manifest.json" for ref in self.ranks)
+
 
 class Claim(Model):
     """The pod that writes for a rank in one incarnation."""

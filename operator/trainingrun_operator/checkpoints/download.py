@@ -9,7 +9,7 @@ import shutil
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from botocore import exceptions
 
@@ -29,7 +29,7 @@ from trainingrun_operator.checkpoints.proof import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from trainingrun_operator.checkpoints.bucket import Bucket
+    from trainingrun_operator.checkpoints.bucket import Stored
     from trainingrun_operator.checkpoints.documents import FileEntry, Manifest
     from trainingrun_operator.checkpoints.in_place import Judge
     from trainingrun_operator.checkpoints.keys import Layout
@@ -59,6 +59,16 @@ class DamagedError(exceptions.BotoCoreError):
     fmt = "the bytes of {key} arrive damaged, though the store's own checksum of it is right"
 
 
+class Objects(Protocol):
+    """The part of a bucket that a download reads; see `Bucket`."""
+
+    def get_range(self, key: str, offset: int, length: int, version_id: str | None = None) -> bytes:
+        """Return ``length`` bytes of an object from ``offset`` on."""
+
+    def head(self, key: str) -> Stored | None:
+        """Return size and full-object checksum of an object; None if there is none."""
+
+
 class Fetched(NamedTuple):
     """The outcome of a download."""
 
@@ -73,7 +83,7 @@ class Fetched(NamedTuple):
 class Download:
     """Downloads one manifest's files. Use an instance once."""
 
-    def __init__(self, bucket: Bucket, layout: Layout, root: Path, judge: Judge = unknown) -> None:
+    def __init__(self, bucket: Objects, layout: Layout, root: Path, judge: Judge = unknown) -> None:
         self._bucket = bucket
         self._layout = layout
         self._root = Path(os.path.abspath(root))  # noqa: PTH100  # Path.resolve would follow links

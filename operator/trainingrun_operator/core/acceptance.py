@@ -9,7 +9,7 @@ from pydantic import StrictInt, ValidationError
 from trainingrun_operator.api import names
 from trainingrun_operator.api.base import Model
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.core import destinations, identity, manifests, own_volumes
+from trainingrun_operator.core import destinations, identity, manifests, own_volumes, restoring
 from trainingrun_operator.core.bounds import clipped
 from trainingrun_operator.core.facts.run import Problem
 
@@ -201,7 +201,7 @@ def _checkpoint(run: Run, listed: tuple[Destination, ...]) -> Problem | None:
         return Problem("InvalidDestination", f"spec.checkpoint: {error}.")
     if isinstance(answer := destinations.allowed(run, listed), Problem):
         return answer
-    return identity.missing(run, answer)
+    return identity.missing(run, answer) or restoring.complaint(run, listed)
 
 
 def _pool(

@@ -36,6 +36,7 @@ class _Entry(Model):
     prefix: str = ""
     expected_bucket_owner: Annotated[str, Field(pattern=r"^(\d{12})?$")] = ""
     identity: Annotated[str, Field(pattern=r"^(operator)?$")] = ""
+    restore_from: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Destination:
     """AWS account that must own the bucket; empty: any."""
     operator_proves: bool = False
     """Whether the operator may prove with its own identity, for runs that name no Secret."""
+    restore_from: tuple[str, ...] = ()
+    """Other namespaces, as in `namespaces`, from whose checkpoints in this destination the runs may start."""
     words: str = field(default="", compare=False)
     """For messages."""
 
@@ -82,12 +85,19 @@ class Destination:
             segments=segments,
             expected_bucket_owner=entry.expected_bucket_owner,
             operator_proves=entry.identity == "operator",
+            restore_from=entry.restore_from,
             words=f"{bucket} at {entry.endpoint or 'AWS'}",
         )
 
     def holds_for(self, namespace: str) -> bool:
         """Whether runs of a namespace may use this destination."""
         return any(fnmatchcase(namespace, pattern) for pattern in self.namespaces)
+
+    def opens(self, own: str, other: str) -> bool:
+        """Whether runs of one namespace may start from checkpoints of another."""
+        return self.holds_for(own) and (
+            own == other or any(fnmatchcase(other, pattern) for pattern in self.restore_from)
+        )
 
     def reaches(self, address: Address | None) -> bool:
         """Whether a run's server is the server of this destination."""
@@ -158,18 +168,22 @@ def allowed(run: Run, listed: tuple[Destination, ...]) -> Destination | Problem:
     """
     url, layout = run.spec.checkpoint.s3.endpoint_url, layout_of(run)
     mine = [each for each in listed or (AWS,) if each.holds_for(run.namespace)]
-    try:
-        address = Address.of(url) if url else None
-        # Only the list has patterns: a run's address with a star is not valid.
-        readable = address is None or "*" not in address.host + address.port
-    except ValueError:
-        address, readable = None, False
+    address, readable = address_of(url)
     fitting = [each for each in mine if readable and each.covers(address, layout)]
     if not fitting:
         return _refused(run, mine, about_bucket=readable and any(each.reaches(address) for each in mine))
     if run.spec.checkpoint.s3.credentials_secret_name:
         return fitting[0]
     return next((each for each in fitting if each.operator_proves), fitting[0])
+
+
+def address_of(url: str) -> tuple[Address | None, bool]:
+    """Return a run's server, None for AWS, and whether the URL is valid. Only the list has patterns: a star in a run's URL is not valid."""
+    try:
+        address = Address.of(url) if url else None
+    except ValueError:
+        return None, False
+    return address, address is None or "*" not in address.host + address.port
 
 
 def _refused(run: Run, mine: list[Destination], *, about_bucket: bool) -> Problem:

@@ -266,6 +266,7 @@ def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
         namespace_ends=facts.namespace_ends,
         problem=facts.problem,
         ended_before=memory.ended_before,
+        origin=facts.origin,
         disruption_budget=facts.disruption_budget,
     )
 

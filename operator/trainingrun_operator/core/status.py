@@ -36,6 +36,7 @@ from trainingrun_operator.core.stop.proving import saved_from
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from trainingrun_operator.api.restored import Restored
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.observed import Observed
 
@@ -84,6 +85,7 @@ def render(seen: Observed, rules: Sequence[chain.Rule] = chain.RULES) -> Trainin
         workload=_workload(seen),
         pods=tuple(_pod(pod, stop) for pod in seen.pods[-64:]) if seen.pods else (),
         checkpoint=_checkpoint(seen),
+        restored=_restored(seen),
         shadow=chain.shadows(seen, found),
         history=_history(seen, phase),
     )
@@ -375,6 +377,14 @@ def _checkpoint(seen: Observed) -> CheckpointStatus | None:
         lag=lag,
         data_loss=stop.data_loss if stop else None,
     )
+
+
+def _restored(seen: Observed) -> Restored | None:
+    """Return what the newest pod of rank 0 starts from; until it is known, what the pod before started from."""
+    pod = seen.ranks[0].pod
+    if pod is None or pod.restored is None:
+        return seen.run.status.restored
+    return pod.restored.model_copy(update={"pod": pod.name})
 
 
 def _generation(commit_key: str) -> int | None:

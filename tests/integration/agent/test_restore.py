@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,7 +26,7 @@ from trainingrun_operator.checkpoints.documents import (
 )
 from trainingrun_operator.checkpoints.keys import Order, order_of_commit
 from trainingrun_operator.checkpoints.s3 import Access
-from trainingrun_operator.core.facts.bucket import Mismatch, Verified
+from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.edge.gather.store import Store as StoreReader
 
 if TYPE_CHECKING:
@@ -157,26 +158,38 @@ def test_a_store_that_is_away_is_waited_for(make_pod, store, proxy):
 FORGED = Order(9, 1)
 
 
+def commit_of(store, step: int) -> Commit | None:
+    return next((one for one in store.commits() if one.checkpoint and one.checkpoint.step == step), None)
+
+
 def forge(store, *files: FileEntry) -> None:
     """Write a commit by hand, as somebody else with the run's keys could."""
     order, run = FORGED, RunRef(namespace="team", name="llm", uid=store.uid)
     checkpoint = Checkpoint(dir="step_9", step=9, complete=True, evidence="says so")
-    numbers = {"incarnation": order.incarnation, "generation": order.generation}
     manifest = Manifest(
         run=run,
         pod=PodRef(name="x", uid="x"),
+        incarnation=order.incarnation,
+        generation=order.generation,
         checkpoint=checkpoint,
         folder=store.layout.folder(0, order, "x"),
         files=files,
         total_files=len(files),
         total_bytes=sum(file.size for file in files),
-        **numbers,
     )
     body = json.dumps(manifest.dump()).encode()
     key = store.layout.manifest(0, order, "x")
     ref = RankManifest(rank=0, incarnation=order.incarnation, key=key, sha256=hashlib.sha256(body).hexdigest())
-    totals = {"total_files": manifest.total_files, "total_bytes": manifest.total_bytes}
-    commit = Commit(run=run, reason="save", checkpoint=checkpoint, ranks=(ref,), **numbers, **totals)
+    commit = Commit(
+        run=run,
+        incarnation=order.incarnation,
+        generation=order.generation,
+        reason="save",
+        checkpoint=checkpoint,
+        ranks=(ref,),
+        total_files=manifest.total_files,
+        total_bytes=manifest.total_bytes,
+    )
     store.s3.put_object(Bucket=BUCKET, Key=key, Body=body)
     store.s3.put_object(Bucket=BUCKET, Key=store.layout.commit(order), Body=json.dumps(commit.dump()).encode())
 
@@ -187,13 +200,13 @@ def stored(store, path: str, body: bytes = b"evil", key: str = "") -> FileEntry:
     return FileEntry(path=path, size=len(body), key=key, crc64nvme=done["ChecksumCRC64NVME"])
 
 
-def prove(store) -> Verified | Mismatch:
+def prove(store) -> Verified | Mismatch | Unreachable:
     """Prove the newest commit as the operator does."""
     server = store.server
     access = Access(server.endpoint_url, server.region, server.access_key, server.secret_key)
     proof = StoreReader(threads=4, clients=1)
     try:
-        key = max(store.keys("commits/"), key=order_of_commit)
+        _, key = max((order_of_commit(key) or Order(0, 0), key) for key in store.keys("commits/"))
         return asyncio.run(proof.verify(access, store.layout, key))
     finally:
         proof.close()
@@ -269,7 +282,7 @@ def test_of_checkpoints_that_cannot_be_restored_each_is_named_with_its_reason(ma
     pod = make_pod().start()
     for step in (100, 200):
         checkpoint(pod.volume, step)
-        commit = wait_for(lambda step=step: next((one for one in store.commits() if one.checkpoint.step == step), None))
+        commit = wait_for(partial(commit_of, store, step))
         key = next(file.key for file in store.manifest(commit).files if file.path.endswith("weights.dat"))
         store.s3.delete_object(Bucket=BUCKET, Key=key)
     other = make_pod("llm-1", folder="other-node")

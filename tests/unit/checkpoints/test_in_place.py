@@ -6,15 +6,19 @@ import io
 import os
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import rights
 from unit.checkpoints.test_download import LAYOUT, Memory, link, manifest, tree
 
-from trainingrun_operator.checkpoints.download import Download
+from trainingrun_operator.checkpoints.download import Download, Fetched
 from trainingrun_operator.checkpoints.in_place import ASIDE
 from trainingrun_operator.checkpoints.names import is_temporary
 from trainingrun_operator.checkpoints.proof import BadCommitError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SAVED = 1_700_000_000 * 10**9
 """When the manifest's files were written, in ns."""
@@ -60,7 +64,7 @@ def put(place: Path, body: bytes, mtime_ns: int) -> Path:
     return place
 
 
-def restore(bucket: Memory, volume: Path, files: dict[str, bytes | str]):
+def restore(bucket: Memory, volume: Path, files: Mapping[str, bytes | str]) -> Fetched:
     """Restore files, and links for texts."""
     entries = (
         bucket.file(path, body, mtime_ns=SAVED)
@@ -252,7 +256,7 @@ def test_a_pipe_in_the_place_of_a_file_gives_way_and_is_not_opened(bucket, volum
 
 
 def test_a_restore_that_is_repeated_changes_nothing_and_asks_for_nothing(bucket, volume):
-    files = {"step_1/w.pt": PROVEN, "latest": "step_1", "results.csv": TEXT}
+    files: dict[str, bytes | str] = {"step_1/w.pt": PROVEN, "latest": "step_1", "results.csv": TEXT}
     restore(bucket, volume, files)
     before = {path: (volume / path).lstat() for path in tree(volume)}
     bucket.asked.clear()
