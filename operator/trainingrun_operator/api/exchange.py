@@ -81,6 +81,8 @@ class AgentConfig(Model):
     """AWS account that must own the bucket; empty: any."""
     include: tuple[str, ...] = ("**",)
     exclude: tuple[str, ...] = ()
+    format: str = ""
+    """The only layout of checkpoints to look for; empty: any."""
     quiet_seconds: float = 10
     """Seconds without a change after which a file of an unknown format counts as complete."""
     stop_file: str = "STOP_TRAINING"
