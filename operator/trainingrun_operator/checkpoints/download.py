@@ -83,11 +83,23 @@ class Fetched(NamedTuple):
 class Download:
     """Downloads one manifest's files. Use an instance once."""
 
-    def __init__(self, bucket: Objects, layout: Layout, root: Path, judge: Judge = unknown) -> None:
+    def __init__(
+        self, bucket: Objects, layout: Layout, root: Path, judge: Judge = unknown, not_after_ns: int | None = None
+    ) -> None:
+        """Take the folder to download into.
+
+        Args:
+            bucket: of the run whose checkpoint it is.
+            layout: keys of that run.
+            root: the folder.
+            judge: of the files that are there already.
+            not_after_ns: latest modification time to set; None: those of the manifest.
+        """
         self._bucket = bucket
         self._layout = layout
         self._root = Path(os.path.abspath(root))  # noqa: PTH100  # Path.resolve would follow links
         self._there = InPlace(self._root, judge)
+        self._not_after_ns = not_after_ns
         self._rank = 0
         self._made: list[tuple[FileEntry, str, Path]] = []
 
@@ -272,7 +284,7 @@ class Download:
             place = self._root / path
             place.parent.mkdir(parents=True, exist_ok=True)
             partial.chmod(file.mode & 0o777)
-            os.utime(partial, ns=(file.mtime_ns, file.mtime_ns))
+            os.utime(partial, ns=self._times(file))
             partial.replace(place)
 
     def _link(self, file: FileEntry, path: str, target: str) -> None:
@@ -281,8 +293,13 @@ class Download:
         self._make_staging()
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(target)
-        os.utime(temporary, ns=(file.mtime_ns, file.mtime_ns), follow_symlinks=False)
+        os.utime(temporary, ns=self._times(file), follow_symlinks=False)
         temporary.replace(place)
+
+    def _times(self, file: FileEntry) -> tuple[int, int]:
+        """Return the times of access and modification to set."""
+        written = file.mtime_ns if self._not_after_ns is None else min(file.mtime_ns, self._not_after_ns)
+        return written, written
 
     @staticmethod
     def _sync(folders: Iterable[Path]) -> None:

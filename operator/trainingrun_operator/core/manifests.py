@@ -266,7 +266,7 @@ def _agent_env(run: Run, defaults: Defaults, origin: Origin | None) -> list[Mani
     )
     fields = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid", "NODE_NAME": "spec.nodeName"}
     return [
-        {"name": AGENT_CONFIG_ENV, "value": config.model_dump_json(by_alias=True)},
+        {"name": AGENT_CONFIG_ENV, "value": config.model_dump_json(by_alias=True, exclude_none=True)},
         *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()),
     ]
 
