@@ -115,7 +115,7 @@ def test_a_run_is_refused_before_anything_is_asked(run, listed, words):
     [
         pytest.param(None, [], "there is no such TrainingRun", False, id="no such run"),
         pytest.param(another(mode="Disabled"), [], "saves no checkpoints", True, id="it saves nothing"),
-        pytest.param(another(destination="s3://bucket//x"), [], "is not valid", False, id="its destination is not valid"),
+        pytest.param(another(destination="s3://bucket/a//b"), [], "is not valid", False, id="its destination is not valid"),
         pytest.param(another(destination="s3://foreign/runs"), [{"bucket": "bucket"}], "may not read there", True, id="it saves to a foreign bucket"),
         pytest.param(another(s3={"endpointURL": MINIO, "credentialsSecretName": "x"}), [], "may not read there", True, id="it saves to a foreign server"),
     ],
