@@ -677,6 +677,7 @@ class FakeStore:
         layout: Layout,
         wanted: Callable[[Commit], bool],
         *,
+        depth: int = 8,
         max_age_seconds: float = 300,
         fall_back: bool = False,
     ) -> Answer | None:

@@ -380,6 +380,7 @@ class Bucket:
         layout: Layout,
         wanted: Callable[[Commit], bool],
         *,
+        depth: int = 8,
         max_age_seconds: float = 300,
         fall_back: bool = False,
     ) -> Verified | Mismatch | Unreachable | None:

@@ -617,5 +617,5 @@ def test_a_negative_threshold_says_that_it_switches_the_rule_off():
     message = next(one.message for one in training.run.status.findings if one.rule == "autoStopLoss")
     assert "negative autoStopLoss (-15) switches the rule off" in message
     assert [one.message for one in training.run.status.conditions if one.type == "Accepted"] == [
-        f"The spec can be acted on. {message}"
+        f"The spec can be acted on. {message} Agent and operator use the keys in Secret s3-credentials."
     ]

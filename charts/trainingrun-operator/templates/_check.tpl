@@ -50,6 +50,9 @@ Whoever adds a value that can be written wrongly adds its sentence here.
 {{- if not (regexMatch "^([0-9]{12})?$" ($one.expectedBucketOwner | default "")) -}}
 {{- $said = append $said (printf "allowedDestinations[%d].expectedBucketOwner is %q: expected the 12 digits of an AWS account, in quotes" $i $one.expectedBucketOwner) -}}
 {{- end -}}
+{{- if and $one.identity (contains "*" ($one.endpoint | default "")) -}}
+{{- $said = append $said (printf "allowedDestinations[%d].identity is %q and endpoint is %q: the operator signs with its own identity for named servers only, so write the endpoint without *" $i $one.identity $one.endpoint) -}}
+{{- end -}}
 {{- end -}}
 
 {{- if not (regexMatch "^(https?://[^\\s/]+(/\\S*)?)?$" ($v.notifications.webhook.url | default "")) -}}

@@ -25,6 +25,8 @@ class Paths:
 
     podinfo: Path = Path(names.PODINFO_PATH)
     control: Path = field(default_factory=lambda: Path(os.environ.get(names.CONTROL_ENV) or names.CONTROL_PATH))
+    termination_log: Path = Path("/dev/termination-log")
+    """The kubelet's file for a container's last words. It exists in a pod only."""
 
     @property
     def annotations(self) -> Path:

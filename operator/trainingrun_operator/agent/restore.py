@@ -6,32 +6,37 @@ import logging
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
-from trainingrun_operator.agent import process, stop
+from trainingrun_operator.agent import process, stop, telling
 from trainingrun_operator.agent.config import Paths, Task
-from trainingrun_operator.agent.volume import detect
+from trainingrun_operator.agent.volume import detect, formats
 from trainingrun_operator.agent.volume.look import Watcher
+from trainingrun_operator.api.restored import LISTED_MAX, PassedOver, Restored
 from trainingrun_operator.checkpoints import bucket as buckets
 from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.bucket import Bucket, StoreError, code_of, describe
 from trainingrun_operator.checkpoints.documents import WHOLE, Commit
-from trainingrun_operator.checkpoints.download import Download
-from trainingrun_operator.checkpoints.keys import order_of_commit
+from trainingrun_operator.checkpoints.download import Download, remove_staging
+from trainingrun_operator.checkpoints.keys import Layout, order_of_commit
 from trainingrun_operator.checkpoints.proof import (
     BadCommitError,
     Found,
-    check_owned,
+    check_restorable,
     check_whole,
     complaint_about,
     load_commit,
     load_manifest,
 )
+from trainingrun_operator.checkpoints.reached import Moment, Reached
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
-    from trainingrun_operator.checkpoints.documents import FileEntry, Manifest
+    from trainingrun_operator.checkpoints.documents import Manifest
+    from trainingrun_operator.checkpoints.keys import Order
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +46,8 @@ RETRY_SECONDS = 5.0
 COMMITS_MAX = 1000
 """Commits that are read, the newest ones."""
 READERS = 16
+MESSAGE_MAX: Final = 1000
+"""Characters of the reason why nothing can be restored."""
 
 
 def candidates(commits: Iterable[Commit], world_size: int) -> list[Commit]:
@@ -51,7 +58,7 @@ def candidates(commits: Iterable[Commit], world_size: int) -> list[Commit]:
     """
     best = sorted(
         (commit for commit in commits if commit.checkpoint and commit.checkpoint.complete and commit.total_files),
-        key=lambda commit: (*_advance(commit), commit.order),
+        key=Reached.of,
         reverse=True,
     )
     chosen: dict[tuple[str, ...], Commit] = {}
@@ -68,60 +75,116 @@ def candidates(commits: Iterable[Commit], world_size: int) -> list[Commit]:
     return list(chosen.values())
 
 
-def _advance(commit: Commit) -> tuple[int, int]:
-    """Return the training's progress as (step, epoch); -1 if unknown."""
-    step = commit.checkpoint.step if commit.checkpoint else None
-    epoch = commit.checkpoint.epoch if commit.checkpoint else None
-    return (-1 if step is None else step, -1 if epoch is None else epoch)
+@dataclass(frozen=True)
+class Place:
+    """The checkpoints of one run in a bucket."""
+
+    bucket: Bucket
+    layout: Layout
+    run: str = ""
+    """Namespace and name, if it is another run than the pod's."""
+    folder: str = ""
+    """Key prefix of the only generation that will do; empty: any."""
+
+    @classmethod
+    def own(cls, task: Task) -> Place:
+        """Return the place of the pod's own run."""
+        return cls(Bucket(buckets.client(task.config), task.layout.bucket), task.layout)
+
+    @classmethod
+    def other(cls, task: Task) -> Place | None:
+        """Return the place of the run that this one starts from; None: there is none."""
+        source = task.config.restore_from
+        if source is None:
+            return None
+        there = {"endpoint_url": source.endpoint_url, "region": source.region}
+        access = task.config.model_copy(update=there | {"expected_bucket_owner": source.expected_bucket_owner})
+        layout = Layout.of(source.destination, source.namespace, source.run, source.run_uid)
+        bucket = Bucket(buckets.client(access), layout.bucket)
+        return cls(bucket, layout, f"{source.namespace}/{source.run}", source.folder)
 
 
 class Restore:
     """The restore of one pod."""
 
-    def __init__(self, task: Task, paths: Paths, bucket: Bucket) -> None:
+    def __init__(self, task: Task, paths: Paths, own: Place, other: Place | None = None) -> None:
         self._task = task
         self._paths = paths
-        self._bucket = bucket
-        self._layout = task.layout
+        self._own = own
+        self._other = other
+        self._passed_over: list[PassedOver] = []
 
     def once(self) -> bool:
-        """Try once. Return False if the bucket has checkpoints and none of them is whole.
+        """Try once. Return False if the bucket has checkpoints and none of them can be restored.
 
         Raises:
             ClientError, BotoCoreError: a call to the bucket failed.
             OSError: the volume is not writable.
         """
-        chosen = candidates(self._commits(), self._task.pod.world_size)
+        self._passed_over = []
+        place, chosen = self._choose()
         if not chosen:
-            log.info("Nothing to restore: the bucket has no checkpoint of this run.")
-            return True
+            return self._nothing(place)
         if self._is_further(chosen[0]):
             return True
         for commit in chosen:
             try:
-                self._fetch(commit)
+                self._fetch(place, commit)
             except BadCommitError as bad:
-                log.warning("Cannot restore i%d-g%04d, trying the next best: %s.", *commit.order, bad)
+                log.warning("Cannot restore %s, trying the next best: %s.", telling.name_of(commit.order), bad)
+                self._pass_over(commit.order, str(bad))
             else:
                 return True
-        log.error("None of %d checkpoints in the bucket is whole.", len(chosen))
+        return self._fail(f"None of {len(chosen)} checkpoints at {place.layout.uri(place.layout.base)} can be restored")
+
+    def _choose(self) -> tuple[Place, list[Commit]]:
+        """Return the commits to try, the best first, and their place. Checkpoints of this run win over those of another."""
+        place = self._own
+        chosen = candidates(self._commits(place), self._task.pod.world_size)
+        if not chosen and not self._passed_over and self._other is not None:
+            place = self._other
+            found = [commit for commit in self._commits(place) if commit.is_of(place.folder)]
+            chosen = candidates(found, self._task.pod.world_size)
+        return place, chosen
+
+    def _nothing(self, place: Place) -> bool:
+        """Start from the beginning, unless there should be a checkpoint."""
+        where = place.layout.uri(place.layout.base)
+        if self._passed_over:
+            return self._fail(f"No commit at {where} can be read")
+        if place.run:
+            return self._fail(
+                f"Run {place.run} has no complete checkpoint at {where} for {self._task.pod.world_size} ranks"
+            )
+        log.info("Nothing to restore: the bucket has no checkpoint of this run.")
+        self._tell(Restored())
+        return True
+
+    def _fail(self, what: str) -> bool:
+        whys = "; ".join(f"{one.commit}: {one.why}" for one in self._passed_over[:LISTED_MAX])
+        log.error("%s%s.", what, f": {whys}" if whys else "")
+        telling.say(self._paths.termination_log, f"{what}{f': {whys}' if whys else ''}."[:MESSAGE_MAX])
         return False
 
-    def _commits(self) -> list[Commit]:
-        keys = {order: key for key, _ in self._bucket.keys(self._layout.commits) if (order := order_of_commit(key))}
-        newest = [keys[order] for order in sorted(keys, reverse=True)[:COMMITS_MAX]]
-        with ThreadPoolExecutor(READERS) as pool:
-            return [commit for commit in pool.map(self._load, newest) if commit]
+    def _pass_over(self, order: Order, why: str) -> None:
+        self._passed_over.append(telling.passed_over(order, why))
 
-    def _load(self, key: str) -> Commit | None:
-        try:
-            return load_commit(self._bucket, self._layout, key).commit
-        except BadCommitError as bad:
-            log.warning("Ignoring commit %s: %s.", key, bad)
-            return None
+    def _commits(self, place: Place) -> list[Commit]:
+        listed = place.bucket.keys(place.layout.commits)
+        keys = {
+            order: key for key, _ in listed if (order := order_of_commit(key)) and key == place.layout.commit(order)
+        }
+        newest = sorted(keys, reverse=True)[:COMMITS_MAX]
+        with ThreadPoolExecutor(READERS) as pool:
+            read = list(pool.map(lambda order: _load(place, keys[order]), newest))
+        for order, one in zip(newest, read, strict=True):
+            if isinstance(one, BadCommitError):
+                log.warning("Ignoring commit %s: %s.", keys[order], one)
+                self._pass_over(order, str(one))
+        return [one for one in read if isinstance(one, Commit)]
 
     def _is_further(self, best: Commit) -> bool:
-        """Whether the volume holds a complete checkpoint with a higher step than the best commit. If so, resume from it.
+        """Whether the volume holds a complete checkpoint that is further than the best commit. If so, resume from it.
 
         Always False in a run of several ranks: only a commit proves that every rank has the checkpoint.
         """
@@ -129,55 +192,85 @@ class Restore:
             return False
         view = Watcher(self._task.config, stop.inside(self._task.config.stop_file)).look(ended=True)
         local = detect.newest(view.seen, 0)
-        if local is None or local.unit.step is None or local.unit.step <= _advance(best)[0]:
+        if local is None or Moment.of(local.unit.step, local.unit.epoch) <= Reached.of(best).moment:
             return False
-        log.info("Nothing to restore: %s in the volume has a higher step than the bucket.", local.unit.dir)
+        log.info("Nothing to restore: %s in the volume is further than the bucket.", local.unit.dir)
         self._resume_from(local.unit.dir)
+        unit = local.unit
+        self._tell(telling.in_volume(unit.dir, unit.step, unit.epoch))
         return True
 
-    def _fetch(self, commit: Commit) -> None:
+    def _fetch(self, place: Place, commit: Commit) -> None:
         rank, found = self._task.pod.rank, None
         for ref in commit.ranks:
-            manifest = load_manifest(self._bucket, self._layout, commit, ref)
+            manifest = load_manifest(place.bucket, place.layout, commit, ref)
             check_whole(manifest)
             if ref.rank == rank:
                 found = manifest
             else:
-                self._check_objects(manifest)
+                self._check_objects(place, manifest)
         if found is None or commit.checkpoint is None:
             raise BadCommitError(f"it names no manifest of rank {rank}")
-        manifest = found
         started = time.monotonic()
-        files = tuple(file for file in manifest.files if not names.is_temporary(names.from_text(file.path)))
-        finished = manifest.model_copy(update={"files": files})
-        size = Download(self._bucket, self._layout, self._task.root).fetch(finished)
+        files = tuple(file for file in found.files if not names.is_temporary(names.from_text(file.path)))
+        finished = found.model_copy(update={"files": files})
+        # What another run left is older than all that this run writes, also where the other machine's clock is ahead.
+        not_after = time.time_ns() - 10**9 if place.run else None
+        done = Download(place.bucket, place.layout, self._task.root, _whole_by_format, not_after).fetch(finished)
+        for path, why in done.left_out.items():
+            log.warning("Leaving out the link %s: %s.", names.to_text(path), why)
+        if done.kept:
+            some = ", ".join(map(names.to_text, done.kept[:LISTED_MAX]))
+            log.warning(
+                "Keeping %d files in the volume that are newer than the checkpoint's: %s.", len(done.kept), some
+            )
         self._resume_from(names.from_text(commit.checkpoint.dir))
+        self._tell(telling.downloaded(place.layout, place.run, commit, found, done))
         log.info(
-            "Restored %s of i%d-g%04d: %d of %d bytes downloaded in %.1f s.",
+            "Restored %s of %s: %d of %d bytes downloaded in %.1f s.",
             commit.checkpoint.dir,
-            *commit.order,
-            size,
-            manifest.total_bytes,
+            telling.name_of(commit.order),
+            done.size,
+            found.total_bytes,
             time.monotonic() - started,
         )
 
-    def _check_objects(self, manifest: Manifest) -> None:
+    @staticmethod
+    def _check_objects(place: Place, manifest: Manifest) -> None:
         """Check the objects that another rank restores: without one of them, that rank would go back further than this one."""
+        for file in manifest.files:
+            check_restorable(place.layout, file)
         files = [file for file in manifest.files if file.link_target is None]
-        for file in files:
-            check_owned(self._layout, file.key)
         with ThreadPoolExecutor(READERS) as pool:
-            for file, stored in zip(files, pool.map(self._head, files), strict=True):
-                if complaint := complaint_about(file, stored):
+            for file, stored in zip(files, pool.map(place.bucket.head, (file.key for file in files)), strict=True):
+                found = None if stored is None else Found(stored.size, stored.crc)
+                if complaint := complaint_about(file, found):
                     raise BadCommitError(f"rank {manifest.pod.rank}: {complaint}")
-
-    def _head(self, file: FileEntry) -> Found | None:
-        stored = self._bucket.head(file.key)
-        return None if stored is None else Found(stored.size, stored.crc)
 
     def _resume_from(self, folder: str) -> None:
         path = self._task.root if folder == WHOLE else self._task.root / folder
-        self._paths.resume_from.write_bytes(os.fsencode(f"{path}\n"))
+        if os.path.lexists(path):
+            self._paths.resume_from.write_bytes(os.fsencode(f"{path}\n"))
+
+    def _tell(self, restored: Restored) -> None:
+        """Tell the operator what the training starts from."""
+        remove_staging(self._task.root, self._task.pod.rank)
+        telling.say(self._paths.termination_log, telling.message(restored, self._passed_over))
+
+
+def _load(place: Place, key: str) -> Commit | BadCommitError:
+    try:
+        return load_commit(place.bucket, place.layout, key).commit
+    except BadCommitError as bad:
+        return bad
+
+
+def _whole_by_format(place: Path) -> bool | None:
+    """Whether a file is whole by its format; None: its format does not say."""
+    with place.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        state = formats.probe(place.name, size, lambda offset, length: os.pread(file.fileno(), length, offset)).state
+    return None if state is formats.State.PLAIN else state is formats.State.WHOLE
 
 
 def run(paths: Paths | None = None, limit_seconds: float | None = None, retry_seconds: float = RETRY_SECONDS) -> int:
@@ -187,7 +280,7 @@ def run(paths: Paths | None = None, limit_seconds: float | None = None, retry_se
     if limit_seconds is None and (limit := os.environ.get(LIMIT_ENV)):
         limit_seconds = float(limit)
     started = time.monotonic()
-    restore = Restore(task, paths or Paths(), Bucket(buckets.client(task.config), task.layout.bucket))
+    restore = Restore(task, paths or Paths(), Place.own(task), Place.other(task))
     while True:
         try:
             return 0 if restore.once() else 1

@@ -49,6 +49,21 @@ class SaveRequest(Model):
     """The run's ``terminationStatus``, kept in the commit. None: the run does not end."""
 
 
+class RestoreSource(Model):
+    """Another run's checkpoints, from which a run without a checkpoint of its own starts (`spec.checkpoint.restoreFrom`)."""
+
+    destination: str
+    """``s3://bucket/prefix``."""
+    namespace: str
+    run: str
+    run_uid: str
+    folder: str = ""
+    """Key prefix of one generation's files, ending with a slash: only this checkpoint will do. Empty: the furthest one."""
+    endpoint_url: str = ""
+    region: str = ""
+    expected_bucket_owner: str = ""
+
+
 class AgentConfig(Model):
     """The configuration of agent and restore. The operator sets it when it creates the Job; it does not change."""
 
@@ -61,9 +76,13 @@ class AgentConfig(Model):
     endpoint_url: str = ""
     region: str = ""
     secret_dir: str = ""
-    """Folder with one file per key of the run's Secret. Empty: use the credentials that boto3 finds."""
+    """Folder with one file per key of the run's Secret. Empty: use the pod's own identity, as the SDK finds it."""
+    expected_bucket_owner: str = ""
+    """AWS account that must own the bucket; empty: any."""
     include: tuple[str, ...] = ("**",)
     exclude: tuple[str, ...] = ()
+    format: str = ""
+    """The only layout of checkpoints to look for; empty: any."""
     quiet_seconds: float = 10
     """Seconds without a change after which a file of an unknown format counts as complete."""
     stop_file: str = "STOP_TRAINING"
@@ -73,6 +92,7 @@ class AgentConfig(Model):
     port: int = 18790
     world_size: int = 1
     """The workload's number of ranks."""
+    restore_from: RestoreSource | None = None
 
 
 class CheckpointSeen(Model):

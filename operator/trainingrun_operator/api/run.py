@@ -130,6 +130,30 @@ class OnFailure(StrEnum):
     PROCEED = "Proceed"
 
 
+class RestoreFrom(Model):
+    """The checkpoint that a run starts from while it has none of its own."""
+
+    cel_rules = (
+        Cel(
+            "has(self.run) != has(self.uri)",
+            "set either run or uri: run names a TrainingRun, uri its folder in the bucket",
+        ),
+        Cel(
+            "!has(self.__namespace__) || has(self.run)",
+            "namespace is the namespace of run: set run, or remove namespace",
+        ),
+    )
+
+    run: Annotated[ObjectRef, Field(min_length=1)] | None = None
+    """Name of a TrainingRun: start from its furthest checkpoint. Default absent."""
+    namespace: Annotated[ObjectRef, Field(min_length=1)] | None = None
+    """Namespace of that TrainingRun. Another namespace than the run's own must be granted by the installation's allowedDestinations (restoreFrom).
+    Default the run's own."""
+    uri: Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]+[a-z0-9]/.+$", max_length=2048)] | None = None
+    """Folder of a run in a bucket, s3://bucket/prefix/namespace/run/uid: start from its furthest checkpoint. Or an address as in
+    status.checkpoint.uri: start from this checkpoint. It is read with this run's credentials. Default absent."""
+
+
 class CheckpointSpec(Model):
     """Where checkpoints are written in the pod, and where they are stored."""
 
@@ -150,6 +174,8 @@ class CheckpointSpec(Model):
     """Globs, relative to path, of files not to save. Default none."""
     on_failure: OnFailure = OnFailure.HOLD
     """Hold: keep the pod and its files until the checkpoint is proven. Proceed: end the run without a proven checkpoint. Default Hold."""
+    restore_from: RestoreFrom | None = None
+    """Another run's checkpoint that this run starts from. Once the run has a checkpoint of its own, it resumes from that. Immutable. Default absent."""
 
 
 class NodePoolPolicy(StrEnum):
@@ -209,6 +235,17 @@ class TrainingRunSpec(Model):
             "(has(self.metrics.container) ? self.metrics.container : '') == (has(oldSelf.metrics.container) ? oldSelf.metrics.container : '')",
             "metrics.container cannot be changed: the checkpoint path of the running pod is mounted into that container",
             field_path=".metrics.container",
+        ),
+        Cel(
+            "has(self.checkpoint.restoreFrom) == has(oldSelf.checkpoint.restoreFrom)"
+            " && (!has(self.checkpoint.restoreFrom) || self.checkpoint.restoreFrom == oldSelf.checkpoint.restoreFrom)",
+            "checkpoint.restoreFrom cannot be changed: the run has started from it; create a new TrainingRun",
+            field_path=".checkpoint.restoreFrom",
+        ),
+        Cel(
+            "self.checkpoint.mode == 'Upload' || !has(self.checkpoint.restoreFrom)",
+            "checkpoint.restoreFrom needs checkpoint.mode: Upload, because a run that saves nothing has no access to a bucket",
+            field_path=".checkpoint.restoreFrom",
         ),
         Cel(
             "self.checkpoint.mode == 'Disabled' || has(self.checkpoint.destination)",

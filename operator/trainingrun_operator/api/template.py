@@ -59,6 +59,13 @@ class Template(Mapping[str, Any]):
         return next((str(one.get("name") or "") for one in containers_of(self.parse())), "")
 
     @cached_property
+    def service_account(self) -> str:
+        """Name of the pods' ServiceAccount; `default` if the template names none."""
+        pod = self.parse().get("spec")
+        written = pod if isinstance(pod, dict) else {}
+        return str(written.get("serviceAccountName") or written.get("serviceAccount") or "default")
+
+    @cached_property
     def gpus(self) -> int:
         """GPUs that a pod of this template requests."""
         return gpus_of(self.parse())

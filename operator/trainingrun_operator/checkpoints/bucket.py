@@ -15,7 +15,9 @@ from botocore import exceptions
 from botocore.config import Config
 
 from trainingrun_operator.api import names
+from trainingrun_operator.checkpoints import bucket_owner
 from trainingrun_operator.checkpoints.credentials import secret_session
+from trainingrun_operator.checkpoints.own_identity import own_session
 from trainingrun_operator.checkpoints.proof import is_full_object
 
 if TYPE_CHECKING:
@@ -36,6 +38,11 @@ StoreError = (exceptions.ClientError, exceptions.BotoCoreError)
 _UNREACHABLE = (
     exceptions.ConnectionError,
     exceptions.HTTPClientError,
+)
+_NO_CREDENTIALS = (exceptions.NoCredentialsError, exceptions.CredentialRetrievalError)
+_GIVE_IDENTITY = (
+    "associate a role with its ServiceAccount (EKS Pod Identity, or the annotation eks.amazonaws.com/role-arn and the role's trust policy), or"
+    " name a Secret in spec.checkpoint.s3.credentialsSecretName of a new run"
 )
 _EXISTS = frozenset({"PreconditionFailed", "412"})
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
@@ -104,6 +111,8 @@ def code_of(failure: BaseException) -> str:
         code = str(failure.response.get("Error", {}).get("Code", ""))
         code = _BY_STATUS.get(code, code)
         return code if re.fullmatch(r"[A-Z][A-Za-z0-9]{1,63}", code) else "StoreError"
+    if isinstance(failure, _NO_CREDENTIALS):
+        return "NoCredentials"
     if isinstance(failure, exceptions.SSLError):
         return "CertificateNotTrusted"
     if isinstance(failure, _UNREACHABLE):
@@ -116,6 +125,10 @@ def describe(failure: BaseException) -> str:
     if isinstance(failure, exceptions.ClientError):
         status = failure.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "no status")
         return f"{failure.operation_name} failed with {code_of(failure)} (HTTP {status})"
+    if isinstance(failure, exceptions.CredentialRetrievalError):
+        return f"the pod's own AWS identity gives no credentials ({dict(failure.kwargs).get('error_msg')}): {_GIVE_IDENTITY}"
+    if isinstance(failure, exceptions.NoCredentialsError):
+        return f"the pod has no AWS identity of its own: {_GIVE_IDENTITY}"
     if isinstance(failure, _UNREACHABLE):
         return f"the store does not answer ({type(failure).__name__})"
     return f"{type(failure).__name__}: {failure}"
@@ -127,13 +140,13 @@ def _is(failure: exceptions.ClientError, codes: frozenset[str]) -> bool:
 
 
 def client(config: AgentConfig) -> S3Client:
-    """Return a thread-safe client. It uses the credentials of the run's Secret; without one, those that boto3 finds."""
+    """Return a thread-safe client. It uses the credentials of the run's Secret; without one, the pod's own identity."""
     endpoint = config.endpoint_url or None
     secret = Path(config.secret_dir) if config.secret_dir else None
-    session = secret_session(secret) if secret else boto3.session.Session()
+    session = secret_session(secret) if secret else boto3.session.Session(botocore_session=own_session(config.region))
     region = config.region or session.region_name or ("us-east-1" if endpoint else None)
     secure = endpoint is None or endpoint.startswith("https:")
-    return session.client(
+    made = session.client(
         "s3",
         endpoint_url=endpoint,
         region_name=region,
@@ -149,6 +162,8 @@ def client(config: AgentConfig) -> S3Client:
             tcp_keepalive=True,
         ),
     )
+    bucket_owner.expect(made.meta.events, config.expected_bucket_owner)
+    return made
 
 
 class Bucket:

@@ -12,9 +12,8 @@ import threading
 import weakref
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import boto3
 import botocore.session
@@ -22,8 +21,10 @@ from botocore import exceptions
 from botocore.config import Config
 from botocore.credentials import CredentialProvider, CredentialResolver, Credentials, ReadOnlyCredentials
 
+from trainingrun_operator.checkpoints import bucket_owner
 from trainingrun_operator.checkpoints.fair_cache import FairCache
 from trainingrun_operator.checkpoints.metadata_guard import guarded
+from trainingrun_operator.checkpoints.own_identity import own_session
 from trainingrun_operator.checkpoints.s3 import DEFAULT_REGION, Access
 
 if TYPE_CHECKING:
@@ -136,8 +137,7 @@ class Clients:
         if ca_file:
             # Each new connection reads the file, so it stays as long as the client.
             weakref.finalize(client, Path(ca_file).unlink, missing_ok=True)
-        if owner := access.expected_bucket_owner:
-            client.meta.events.register("before-parameter-build.s3", partial(_expect, owner))
+        bucket_owner.expect(client.meta.events, access.expected_bucket_owner)
         if self._watch is not None:
             self._watch(client.meta.events)
         return guarded(client)
@@ -145,8 +145,10 @@ class Clients:
     def _session(self, *, own_identity: bool) -> boto3.session.Session:
         """Return the session: its loader caches the parsed service models for all clients."""
         if own_identity not in self._sessions:
-            core = botocore.session.get_session()
-            if not own_identity:
+            if own_identity:
+                core = own_session(DEFAULT_REGION)
+            else:
+                core = botocore.session.get_session()
                 core.register_component("credential_provider", CredentialResolver([_OfTheCall()]))
             self._sessions[own_identity] = boto3.session.Session(botocore_session=core)
         return self._sessions[own_identity]
@@ -181,7 +183,3 @@ class _OfTheCall(CredentialProvider):
 
     def load(self) -> Credentials:
         return _CallCredentials("", "", method=self.METHOD)
-
-
-def _expect(owner: str, params: dict[str, Any], **_: Any) -> None:
-    params["ExpectedBucketOwner"] = owner

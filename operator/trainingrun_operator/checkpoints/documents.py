@@ -65,9 +65,13 @@ class Checkpoint(Model):
     """The checkpoint of a manifest or a commit."""
 
     dir: str
+    file: bool = False
+    """The checkpoint is one file, and `dir` is its path."""
     step: Step | None = None
     epoch: Step | None = None
     """The training's epoch, if the checkpoint's name has one."""
+    inherited: bool = False
+    """An earlier run had left it in the volume: it counts less than all that this run has written."""
     complete: bool
     evidence: str
     """Why it counts as complete or not, for display. It differs between ranks."""
@@ -181,6 +185,10 @@ class Commit(Model):
     def answer(self) -> Answer:
         """The request that the commit answers."""
         return Answer(self.termination_id, self.attempt, self.final)
+
+    def is_of(self, folder: str) -> bool:
+        """Whether a rank's files lie in the folder of this key prefix; empty: any will do."""
+        return not folder or any(ref.key == f"{folder.removesuffix('/')}.manifest.json" for ref in self.ranks)
 
 
 class Claim(Model):

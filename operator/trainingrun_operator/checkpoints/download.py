@@ -2,50 +2,47 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
+import shutil
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from botocore import exceptions
 
 from trainingrun_operator.checkpoints import names
-from trainingrun_operator.checkpoints.bucket import code_of, combined, crc64, crc_of_file, encode
-from trainingrun_operator.checkpoints.documents import WHOLE
-from trainingrun_operator.checkpoints.links import check_links
-from trainingrun_operator.checkpoints.proof import BadCommitError
+from trainingrun_operator.checkpoints.bucket import code_of, combined, crc64, encode
+from trainingrun_operator.checkpoints.in_place import Finding, InPlace, holds, unknown
+from trainingrun_operator.checkpoints.links import folders_of, leading_out
+from trainingrun_operator.checkpoints.proof import (
+    BadCommitError,
+    Found,
+    check_restorable,
+    complaint_about,
+    safe_path,
+    said,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from trainingrun_operator.checkpoints.bucket import Bucket
+    from trainingrun_operator.checkpoints.bucket import Stored
     from trainingrun_operator.checkpoints.documents import FileEntry, Manifest
+    from trainingrun_operator.checkpoints.in_place import Judge
     from trainingrun_operator.checkpoints.keys import Layout
 
 RANGE_BYTES = 16 << 20
 THREADS = 12
-NAME_MAX_BYTES = 255
 TRIES = 4
 """Tries for one range: botocore does not retry while it reads a body."""
+LARGE_TRIES = 2
+"""Tries for a file of several ranges whose bytes arrive damaged."""
 SUFFIX = ".partial"
-_GONE = frozenset({"NoSuchKey", "NotFound", "NoSuchVersion"})
-
-
-def safe(path: str) -> str:
-    """Return a manifest's path as a file name.
-
-    Raises:
-        BadCommitError: the path leads out of the volume.
-    """
-    name = names.from_text(path)
-    parts = name.split("/")
-    if not name or "\0" in name or any(part in {"", ".", ".."} for part in parts):
-        raise BadCommitError(f"the manifest's path {path!r} does not stay below the checkpoint path")
-    return name
+_GONE = frozenset({"InvalidRange", "NoSuchKey", "NotFound"})
+_NO_VERSION = frozenset({"BadRequest", "InvalidArgument", "MethodNotAllowed", "NoSuchKey", "NoSuchVersion", "NotFound"})
 
 
 class NoSpaceError(OSError):
@@ -56,69 +53,106 @@ class NoSpaceError(OSError):
         super().__init__(errno.ENOSPC, said, str(folder))
 
 
-def belongs(path: str, folder: str) -> bool:
-    """Whether a path is in the checkpoint's directory, or is the checkpoint's file."""
-    return folder in {WHOLE, path} or path.startswith(f"{folder}/")
+class DamagedError(exceptions.BotoCoreError):
+    """An object arrives with other bytes than the store has of it."""
+
+    fmt = "the bytes of {key} arrive damaged, though the store's own checksum of it is right"
+
+
+class Objects(Protocol):
+    """The part of a bucket that a download reads; see `Bucket`."""
+
+    def get_range(self, key: str, offset: int, length: int, version_id: str | None = None) -> bytes:
+        """Return ``length`` bytes of an object from ``offset`` on."""
+
+    def head(self, key: str) -> Stored | None:
+        """Return size and full-object checksum of an object; None if there is none."""
+
+
+class Fetched(NamedTuple):
+    """The outcome of a download."""
+
+    size: int
+    """Bytes that were downloaded."""
+    kept: tuple[str, ...] = ()
+    """Paths whose entry on disk is newer and whole, and stays."""
+    left_out: Mapping[str, str] = {}
+    """Links that were not made, each with the reason."""
 
 
 class Download:
     """Downloads one manifest's files. Use an instance once."""
 
-    def __init__(self, bucket: Bucket, layout: Layout, root: Path) -> None:
+    def __init__(
+        self, bucket: Objects, layout: Layout, root: Path, judge: Judge = unknown, not_after_ns: int | None = None
+    ) -> None:
+        """Take the folder to download into.
+
+        Args:
+            bucket: of the run whose checkpoint it is.
+            layout: keys of that run.
+            root: the folder.
+            judge: of the files that are there already.
+            not_after_ns: latest modification time to set; None: those of the manifest.
+        """
         self._bucket = bucket
         self._layout = layout
         self._root = Path(os.path.abspath(root))  # noqa: PTH100  # Path.resolve would follow links
+        self._there = InPlace(self._root, judge)
+        self._not_after_ns = not_after_ns
+        self._rank = 0
         self._made: list[tuple[FileEntry, str, Path]] = []
-        self._folders: list[Path] = []
 
-    def fetch(self, manifest: Manifest) -> int:
-        """Download the missing files and return their size in bytes. Existing files outside the checkpoint's directory stay.
+    def fetch(self, manifest: Manifest) -> Fetched:
+        """Download what is missing or gives way. What is on disk, newer and whole stays, and so does all that the manifest does not name.
 
         Raises:
-            BadCommitError: the bucket's objects differ from the manifest.
-            ClientError, BotoCoreError: a call to the bucket failed.
+            BadCommitError: the bucket's objects differ from the manifest. Nothing was put in place.
+            ClientError, BotoCoreError: a call to the bucket failed. What was downloaded is kept for the next try.
             NoSpaceError: the volume has too little free space; nothing was downloaded.
             OSError: the volume is not writable.
         """
         if manifest.checkpoint is None or any(skipped.regular for skipped in manifest.skipped):
             raise BadCommitError("the manifest has no checkpoint, or one with skipped files")
-        folder = names.from_text(manifest.checkpoint.dir)
-        wanted = [(file, safe(file.path)) for file in manifest.files]
-        for file, _ in wanted:
-            if file.link_target is None and not self._layout.owns(file.key):
-                raise BadCommitError(f"key {file.key!r} is outside this run's prefix")
-        links = [(file, path) for file, path in wanted if file.link_target is not None]
-        targets = {path: names.from_text(file.link_target or "") for file, path in links}
-        if len(targets) < len(links):
-            raise BadCommitError("the manifest names a symbolic link twice")
-        check_links(self._root, targets, [path for file, path in wanted if file.link_target is None])
-        missing = [
-            (file, path)
-            for file, path in wanted
-            if file.link_target is None and not self._is_there(file, path, replaceable=belongs(path, folder))
-        ]
+        wanted = self._wanted(manifest)
+        findings = self._there.findings(wanted)
+        kept = tuple(path for (_, path), found in zip(wanted, findings, strict=True) if found is Finding.STAYS)
+        coming = [one for one, found in zip(wanted, findings, strict=True) if found is Finding.GET]
+        files = [(file, path) for file, path in coming if file.link_target is None]
+        links = {path: file for file, path in coming if file.link_target is not None}
+        targets = {path: names.from_text(file.link_target or "") for path, file in links.items()}
+        others = [path for _, path in wanted if path not in links]
+        left_out = leading_out(self._root, targets, others, self._there.aside)
+        self._rank = manifest.pod.rank
         try:
-            self._get_all(missing)
+            self._get_all(files)
         except BadCommitError:
             self._clean_up()
             raise
         self._put_in_place()
-        for file, path in links:
-            self._link(file, path, targets[path])
-        self._sync({Path(self._root, path).parent for _, path in wanted})
-        return sum(file.size for file, _ in missing)
+        for path in links.keys() - left_out.keys():
+            self._link(links[path], path, targets[path])
+        remove_staging(self._root, self._rank)
+        self._sync({Path(self._root, path).parent for _, path in coming if path not in left_out})
+        return Fetched(sum(file.size for file, _ in files), kept, left_out)
+
+    def _wanted(self, manifest: Manifest) -> list[tuple[FileEntry, str]]:
+        """Return the entries with their paths as file names. Of two entries with one path, the first counts; of a file and a folder, the folder."""
+        wanted: dict[str, FileEntry] = {}
+        for file in manifest.files:
+            check_restorable(self._layout, file)
+            wanted.setdefault(safe_path(file.path), file)
+        above = {*folders_of(path for path, file in wanted.items() if file.link_target is None)}
+        return [(file, path) for path, file in wanted.items() if file.link_target is not None or path not in above]
 
     # -- getting -----------------------------------------------------------------------------------------------
 
-    def _is_there(self, file: FileEntry, path: str, *, replaceable: bool) -> bool:
-        target = self._root / path
-        if not replaceable:
-            return os.path.lexists(target)
-        return _holds(target, file)
-
     def _get_all(self, missing: list[tuple[FileEntry, str]]) -> None:
-        for file, path in missing:
-            self._made.append((file, path, self._partial(path)))
+        if not missing:
+            return
+        self._make_staging()
+        self._made = [(file, path, self._partial(path)) for file, path in missing]
+        self._remove_strays({partial for _, _, partial in self._made})
         self._check_space()
         with ThreadPoolExecutor(THREADS, thread_name_prefix="download") as pool:
             small = [one for one in self._made if one[0].size <= RANGE_BYTES]
@@ -133,10 +167,19 @@ class Download:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
 
+    def _make_staging(self) -> None:
+        if self._staging.is_symlink() or self._staging.is_file():
+            self._staging.unlink()
+        self._staging.mkdir(parents=True, exist_ok=True)
+
+    def _remove_strays(self, wanted: set[Path]) -> None:
+        """Remove what an interrupted download of another generation has left."""
+        for stray in self._staging.iterdir():
+            if stray not in wanted:
+                stray.unlink()
+
     def _check_space(self) -> None:
         """Compare free space with what is still to be written. A file system that tells no size is not judged."""
-        if not self._made:
-            return
         there = os.statvfs(self._root)
         free = there.f_bavail * there.f_frsize
         needed = sum(max(0, file.size - _allocated(partial)) for file, _, partial in self._made)
@@ -144,28 +187,23 @@ class Download:
             self._clean_up()
             raise NoSpaceError(self._root, needed, free)
 
+    @property
+    def _staging(self) -> Path:
+        return staging(self._root, self._rank)
+
     def _partial(self, path: str) -> Path:
-        """Return the temporary path of a file, in its final directory. Create that directory if needed."""
-        folder = self._root
-        folder.mkdir(parents=True, exist_ok=True)
-        for part in Path(path).parts[:-1]:
-            folder /= part
-            if not os.path.lexists(folder):
-                folder.mkdir()
-                self._folders.append(folder)
-            if folder.is_symlink():
-                raise BadCommitError(f"{folder} is a symbolic link; files are not written through links")
-        name = Path(path).name + SUFFIX
-        if len(os.fsencode(name)) > NAME_MAX_BYTES:
-            name = hashlib.sha256(os.fsencode(name)).hexdigest() + SUFFIX
-        return folder / name
+        """Return the temporary path of a file. It is the same at the next try."""
+        return self._staging / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}{SUFFIX}"
 
     def _get_small(self, file: FileEntry, partial: Path) -> None:
-        if _holds(partial, file):
+        if holds(partial, file):
             return
-        data = self._range(file, 0, file.size) if file.size else b""
-        if (len(data), encode(crc64(data))) != (file.size, file.crc64nvme):
-            raise BadCommitError(f"{file.key} differs from the manifest in size or checksum")
+        for _ in range(TRIES):
+            data = self._range(file, 0, file.size) if file.size else b""
+            if (len(data), encode(crc64(data))) == (file.size, file.crc64nvme):
+                break
+        else:
+            raise self._differs(file)
         handle = _create(partial)
         try:
             os.pwrite(handle, data, 0)
@@ -174,18 +212,26 @@ class Download:
             os.close(handle)
 
     def _get_large(self, pool: ThreadPoolExecutor, file: FileEntry, partial: Path) -> None:
-        if _holds(partial, file):
+        if holds(partial, file):
             return
-        handle = _create(partial)
-        try:
-            crc = 0
-            for length, piece in self._pieces(pool, file, handle):
-                crc = combined(crc, piece, length)
-            if encode(crc) != file.crc64nvme:
-                raise BadCommitError(f"{file.key} differs from the manifest in its checksum")
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        for _ in range(LARGE_TRIES):
+            handle = _create(partial)
+            try:
+                crc = 0
+                for length, piece in self._pieces(pool, file, handle):
+                    crc = combined(crc, piece, length)
+                if encode(crc) == file.crc64nvme:
+                    os.fsync(handle)
+                    return
+            finally:
+                os.close(handle)
+        raise self._differs(file)
+
+    def _differs(self, file: FileEntry) -> Exception:
+        """Return the error for bytes that are not the manifest's: of the object, or of its way here."""
+        stored = self._bucket.head(file.key)
+        complaint = complaint_about(file, None if stored is None else Found(stored.size, stored.crc))
+        return BadCommitError(complaint) if complaint else DamagedError(key=file.key)
 
     def _pieces(self, pool: ThreadPoolExecutor, file: FileEntry, handle: int) -> Iterator[tuple[int, int]]:
         """Get a file's ranges, a few ahead. Yield length and checksum of each, in order: a manifest may claim any size."""
@@ -200,46 +246,60 @@ class Download:
             yield length, each.result()
 
     def _piece(self, file: FileEntry, handle: int, offset: int, length: int) -> int:
-        data = self._range(file, offset, length)
-        if len(data) != length:
-            raise BadCommitError(f"{file.key} is shorter than in the manifest")
-        os.pwrite(handle, data, offset)
-        return crc64(data)
+        for _ in range(TRIES):
+            data = self._range(file, offset, length)
+            if len(data) == length:
+                os.pwrite(handle, data, offset)
+                return crc64(data)
+        raise self._differs(file)
 
     def _range(self, file: FileEntry, offset: int, length: int) -> bytes:
-        for left in range(TRIES - 1, -1, -1):
+        version = file.version_id
+        for left in range(TRIES, -1, -1):
             try:
-                return self._bucket.get_range(file.key, offset, length, file.version_id)
+                return self._bucket.get_range(file.key, offset, length, version)
             except exceptions.ClientError as failure:
-                if code_of(failure) in _GONE or code_of(failure) == "InvalidRange":
-                    raise BadCommitError(f"{file.key} is not in the bucket, or is shorter") from failure
-                raise
+                code = code_of(failure)
+                if version and code in _NO_VERSION:
+                    # The version is gone, or the bucket is a copy. The checksum tells whether the present object is the same.
+                    version = None
+                elif code in _GONE:
+                    raise BadCommitError(f"{said(file.key)} is not in the bucket, or is shorter") from failure
+                else:
+                    raise
             except exceptions.BotoCoreError:
                 if not left:
                     raise
         raise AssertionError  # the loop returns or raises
 
     def _clean_up(self) -> None:
-        """Remove a partial generation: trainers resume from the folder with the highest number."""
-        for _, _, partial in self._made:
-            partial.unlink(missing_ok=True)
-        for folder in reversed(self._folders):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        """Remove what was downloaded: the next generation takes its place."""
+        remove_staging(self._root, self._rank)
 
     # -- putting in place ----------------------------------------------------------------------------------------
 
     def _put_in_place(self) -> None:
+        self._there.rename()
         for file, path, partial in self._made:
+            place = self._root / path
+            place.parent.mkdir(parents=True, exist_ok=True)
             partial.chmod(file.mode & 0o777)
-            os.utime(partial, ns=(file.mtime_ns, file.mtime_ns))
-            partial.replace(self._root / path)
+            os.utime(partial, ns=self._times(file))
+            partial.replace(place)
 
     def _link(self, file: FileEntry, path: str, target: str) -> None:
-        place = self._partial(path).with_name(Path(path).name)
-        if not os.path.lexists(place):
-            place.symlink_to(target)
-            os.utime(place, ns=(file.mtime_ns, file.mtime_ns), follow_symlinks=False)
+        place, temporary = self._root / path, self._partial(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        self._make_staging()
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target)
+        os.utime(temporary, ns=self._times(file), follow_symlinks=False)
+        temporary.replace(place)
+
+    def _times(self, file: FileEntry) -> tuple[int, int]:
+        """Return the times of access and modification to set."""
+        written = file.mtime_ns if self._not_after_ns is None else min(file.mtime_ns, self._not_after_ns)
+        return written, written
 
     @staticmethod
     def _sync(folders: Iterable[Path]) -> None:
@@ -251,8 +311,21 @@ class Download:
                 os.close(handle)
 
 
+def staging(root: Path, rank: int) -> Path:
+    """Return the folder for a rank's downloads that are not whole yet. Its name is a temporary one: no training takes it for a checkpoint."""
+    return root / f".tmp-restore-r{rank}"
+
+
+def remove_staging(root: Path, rank: int) -> None:
+    """Remove the downloads that an interrupted restore of a rank has left."""
+    folder = staging(root, rank)
+    if not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _create(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    path.unlink(missing_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _allocated(path: Path) -> int:
@@ -261,14 +334,3 @@ def _allocated(path: Path) -> int:
         return path.lstat().st_blocks * 512
     except OSError:
         return 0
-
-
-def _holds(path: Path, file: FileEntry) -> bool:
-    """Whether a file on disk has the size and checksum of the manifest."""
-    try:
-        if path.is_symlink() or path.stat().st_size != file.size:
-            return False
-        with path.open("rb", buffering=0) as there:
-            return encode(crc_of_file(there.fileno())) == file.crc64nvme
-    except OSError:
-        return False

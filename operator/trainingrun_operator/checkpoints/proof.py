@@ -6,11 +6,13 @@ A complaint says what is wrong and where. It quotes names, never bodies.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from pydantic import ValidationError
 
+from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.documents import (
     COMMIT_MAX_BYTES,
     MANIFEST_MAX_BYTES,
@@ -30,6 +32,9 @@ Document = TypeVar("Document", Commit, Manifest, ManifestHead)
 Head = TypeVar("Head", bound=ManifestHead)
 
 _SAID_MAX = 200
+NAME_MAX_BYTES = 255
+"""Of one component of a path."""
+_NO_NAMES = frozenset({"", ".", ".."})
 
 
 class BadCommitError(Exception):
@@ -80,6 +85,32 @@ def check_owned(layout: Layout, key: str) -> None:
     """
     if not layout.owns(key):
         raise BadCommitError(f"it names {said(key)}, which is outside this run's prefix {layout.uri(layout.base)}")
+
+
+def safe_path(path: str) -> str:
+    """Return a manifest's path as a file name.
+
+    Raises:
+        BadCommitError: the path leads out of the checkpoint path, or no file can have it.
+    """
+    name = names.from_text(path)
+    parts = name.split("/")
+    if not name or "\0" in name or any(part in _NO_NAMES or len(os.fsencode(part)) > NAME_MAX_BYTES for part in parts):
+        raise BadCommitError(
+            f"a path in the manifest does not stay below the checkpoint path, or is no file name: {said(path)}"
+        )
+    return name
+
+
+def check_restorable(layout: Layout, file: FileEntry) -> None:
+    """Check what a restore checks of one entry before it asks for the object.
+
+    Raises:
+        BadCommitError: the path leads out of the checkpoint path, or the key is not one of this run's.
+    """
+    safe_path(file.path)
+    if file.link_target is None:
+        check_owned(layout, file.key)
 
 
 def checked_commit(layout: Layout, key: str, body: bytes) -> ReadCommit:
@@ -270,7 +301,7 @@ def complaint_about(file: FileEntry, found: Found | None) -> str:
 
 
 def uri_of(layout: Layout, manifest: ManifestHead) -> str:
-    """Return the URI of the checkpoint's folder, for ``aws s3 sync``; empty without a checkpoint.
+    """Return the URI of the checkpoint's folder, for ``aws s3 sync``, or of its only object; empty without a checkpoint.
 
     Raises:
         BadCommitError: the folder is not one of this rank's.
@@ -281,6 +312,10 @@ def uri_of(layout: Layout, manifest: ManifestHead) -> str:
     if not manifest.folder.startswith(layout.rank(manifest.pod.rank)) or not manifest.folder.endswith("/"):
         raise BadCommitError(f"the folder {said(manifest.folder)} does not belong to rank {manifest.pod.rank}")
     inside = manifest.checkpoint.dir.strip("/")
+    if manifest.checkpoint.file:
+        key = names.to_key(manifest.folder, names.from_text(inside))
+        check_owned(layout, key)
+        return layout.uri(key)
     return layout.uri(manifest.folder if inside in ("", WHOLE) else f"{manifest.folder}{inside}/")
 
 

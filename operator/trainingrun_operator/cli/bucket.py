@@ -15,7 +15,7 @@ from trainingrun_operator.checkpoints import names, s3
 from trainingrun_operator.checkpoints.bucket import Bucket, crc_of_file, encode
 from trainingrun_operator.checkpoints.clients import Clients
 from trainingrun_operator.checkpoints.documents import COMMIT_MAX_BYTES, MANIFEST_MAX_BYTES, Commit
-from trainingrun_operator.checkpoints.download import Download, NoSpaceError, safe
+from trainingrun_operator.checkpoints.download import DamagedError, Download, NoSpaceError
 from trainingrun_operator.checkpoints.keys import Layout, Order
 from trainingrun_operator.checkpoints.proof import (
     BadCommitError,
@@ -23,8 +23,10 @@ from trainingrun_operator.checkpoints.proof import (
     check_whole,
     checked_commit,
     checked_manifest,
+    safe_path,
     said,
 )
+from trainingrun_operator.checkpoints.reached import Reached
 from trainingrun_operator.checkpoints.s3 import STORE_ERRORS, Access
 from trainingrun_operator.cli import identity, words
 from trainingrun_operator.cli.trouble import Exit, TroubleError
@@ -35,7 +37,7 @@ from trainingrun_operator.edge.calls import Api
 from trainingrun_operator.edge.gather.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
@@ -186,13 +188,13 @@ class Checkpoints:
             return list(pool.map(self._read, keys))
 
     def key(self, name: str) -> str:
-        """Return the key of a generation's commit. Without a name: of the one that the operator has proven, else the newest.
+        """Return the key of a generation's commit. Without a name: of the one that the operator has proven, else the furthest.
 
         Raises:
             TroubleError: there is none, or the bucket cannot be read.
         """
         keys = self.keys()
-        key = self.place.layout.commit(order_of(name)) if name else self.place.proven or keys[0]
+        key = self.place.layout.commit(order_of(name)) if name else self.place.proven or self._furthest(keys)
         if key in keys:
             return key
         if not name:
@@ -202,6 +204,13 @@ class Checkpoints:
             )
         known = ", ".join(words.generation(one) for one in keys[:NAMED])
         raise TroubleError(f"There is no generation {name} at {self.where}; there is {known}.", Exit.NO_SUCH_RUN)
+
+    def _furthest(self, keys: tuple[str, ...]) -> str:
+        """Return the key of the commit that a replaced pod resumes from; of the newest one, if none is readable."""
+        with self._readable(), ThreadPoolExecutor(READERS) as pool:
+            read = [one for one in pool.map(self._read, keys[:LISTED_MAX]) if one.commit is not None]
+        places = {one.key: Reached.of(one.commit) for one in read if one.commit is not None}
+        return max(places, key=places.__getitem__, default=keys[0])
 
     def find(self, name: str) -> Listed:
         """Read the commit whose key is `key(name)`.
@@ -260,8 +269,10 @@ class Checkpoints:
             raise BadCommitError(f"{said(key)} is not in the bucket")
         return body
 
-    def fetch(self, manifest: Manifest, folder: Path, told: Callable[[int], None]) -> None:
+    def fetch(self, manifest: Manifest, folder: Path, told: Callable[[int], None]) -> Mapping[str, str]:
         """Download a manifest's files. Check every file's checksum before it gets its name, and again at the end.
+
+        Returns the symbolic links that were left out, because they lead out of the folder, each with the reason.
 
         Args:
             manifest: of one rank.
@@ -280,14 +291,20 @@ class Checkpoints:
             folder.mkdir(parents=True, exist_ok=True)
             if other := next((file for file in manifest.files if _in_the_way(folder, file)), None):
                 raise TroubleError(
-                    f"{folder / safe(other.path)} exists with other content: name another folder with --to, or remove the file."
+                    f"{folder / safe_path(other.path)} exists with other content: name another folder with --to, or remove the file."
                 )
-            Download(_Counting(self._client, self.place.layout.bucket, told), self.place.layout, folder).fetch(manifest)
-            wrong = next((file for file in manifest.files if not _same(folder, file)), None)
+            bucket = _Counting(self._client, self.place.layout.bucket, told)
+            left_out = Download(bucket, self.place.layout, folder).fetch(manifest).left_out
+            there = (file for file in manifest.files if safe_path(file.path) not in left_out)
+            wrong = next((file for file in there if not _same(folder, file)), None)
         except BadCommitError as bad:
             raise TroubleError(
                 f"The checkpoint differs from its manifest: {bad}. No file was written.", Exit.NOT_PROVEN
             ) from bad
+        except DamagedError as damaged:
+            raise TroubleError(
+                f"The checkpoint is in the bucket, but {damaged}. Try again.", Exit.NOT_PROVEN
+            ) from damaged
         except NoSpaceError as full:
             raise TroubleError(f"{folder} is too small: {full.strerror}, or name another folder with --to.") from full
         except STORE_ERRORS as error:
@@ -295,7 +312,8 @@ class Checkpoints:
                 raise TroubleError(f"{folder} is not writable: {error}.") from error
             raise self._unreadable(s3.code_of(error)) from error
         if wrong is not None:
-            raise TroubleError(f"{folder / safe(wrong.path)} differs from the manifest.", Exit.NOT_PROVEN)
+            raise TroubleError(f"{folder / safe_path(wrong.path)} differs from the manifest.", Exit.NOT_PROVEN)
+        return left_out
 
     @property
     def _client(self) -> S3Client:
@@ -354,12 +372,12 @@ class _Counting(Bucket):
 
 def _in_the_way(folder: Path, file: FileEntry) -> bool:
     """Whether the file's path exists with other content."""
-    place = folder / safe(file.path)
+    place = folder / safe_path(file.path)
     return (place.exists() or place.is_symlink()) and not _same(folder, file)
 
 
 def _same(folder: Path, file: FileEntry) -> bool:
-    place = folder / safe(file.path)
+    place = folder / safe_path(file.path)
     if file.link_target is not None:
         return place.is_symlink() and str(place.readlink()) == names.from_text(file.link_target)
     if place.is_symlink() or not place.is_file() or place.stat().st_size != file.size:

@@ -8,7 +8,7 @@ import click
 from rich.text import Text
 
 from trainingrun_operator.api import names
-from trainingrun_operator.cli import live, policy, words
+from trainingrun_operator.cli import iam, live, policy, words
 from trainingrun_operator.cli.draw import Plot, plot
 from trainingrun_operator.cli.explain import explain
 from trainingrun_operator.cli.rows import read, row_of
@@ -92,12 +92,28 @@ def explain_(session: Session, run: str) -> None:
     session.screen.explanation(explain(session.run(run), session.now))
 
 
-@click.command("policy", short_help="Show effective settings and their sources.")
+@click.command("policy", short_help="Show effective settings and their sources, or the IAM policy for a bucket.")
 @click.argument("run", type=RUN)
+@click.option(
+    "--for",
+    "side",
+    type=click.Choice(iam.SIDES),
+    default=iam.AGENT,
+    show_default=True,
+    help="With s3://…: whose identity the policy is for.",
+)
+@click.option("--keep-last", is_flag=True, help="With s3://…: also allow what spec.checkpoint.keepLast deletes.")
+@click.option("--kms-key", default="", metavar="ARN", help="With s3://…: the key that encrypts the bucket.")
 @where
 @in_session
-def policy_(session: Session, run: str) -> None:
-    """Show the effective settings of RUN and their sources."""
+def policy_(session: Session, run: str, side: str, kms_key: str, *, keep_last: bool) -> None:
+    """Show the effective settings of RUN and their sources.
+
+    With s3://bucket/prefix in place of RUN, print the IAM policy that an identity needs to save and prove checkpoints there.
+    """
+    if run.startswith("s3://"):
+        click.echo(iam.policy(run, side, keep_last=keep_last, kms_key=kms_key))
+        return
     topics = policy.in_force(session.run(run))
     rules = [rule for _, found in topics for rule in found]
     screen = session.screen

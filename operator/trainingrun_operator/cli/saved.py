@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
+from trainingrun_operator.checkpoints import names
 from trainingrun_operator.cli import words
 from trainingrun_operator.cli.screen import Column, note
 from trainingrun_operator.cli.session import RUN, Session, in_session, where
@@ -128,7 +129,7 @@ def _cells(one: Listed, proven: str, session: Session) -> list[str]:
 def verify(session: Session, run: str, generation: str, endpoint_url: str, region: str, *, all_of_them: bool) -> None:
     """Prove a checkpoint of RUN as the operator does: read commit and manifests, compare size and checksum of every file.
 
-    GENERATION is a name from `checkpoints list`. Default: the generation that the operator has proven, else the newest.
+    GENERATION is a name from `checkpoints list`. Default: the generation that the operator has proven, else the furthest.
     """
     if all_of_them and generation:
         raise click.UsageError("Give a GENERATION or --all, not both.")
@@ -187,7 +188,9 @@ def download(session: Session, run: str, generation: str, folder: Path | None, e
         for manifest in found:
             place = target if len(found) == 1 else target / f"r{manifest.pod.rank}"
             with _bar(session, manifest) as told:
-                there.fetch(manifest, place, told)
+                left_out = there.fetch(manifest, place, told)
+            for path, why in left_out.items():
+                note(f"The link {words.address(names.to_text(path))} is left out: {why}.")
         what = one.commit.checkpoint.dir if one.commit.checkpoint is not None else ""
         inside = target if what in ("", ".") or len(found) > 1 else target / what
         session.screen.say(f"{one.commit.total_files} files, {size(one.commit.total_bytes)}, checksums match:")

@@ -9,7 +9,7 @@ from pydantic import StrictInt, ValidationError
 from trainingrun_operator.api import names
 from trainingrun_operator.api.base import Model
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.core import destinations, manifests, own_volumes
+from trainingrun_operator.core import destinations, identity, manifests, own_volumes, restoring
 from trainingrun_operator.core.bounds import clipped
 from trainingrun_operator.core.facts.run import Problem
 
@@ -201,13 +201,7 @@ def _checkpoint(run: Run, listed: tuple[Destination, ...]) -> Problem | None:
         return Problem("InvalidDestination", f"spec.checkpoint: {error}.")
     if isinstance(answer := destinations.allowed(run, listed), Problem):
         return answer
-    if not checkpoint.s3.credentials_secret_name:
-        return Problem(
-            "NoCredentials",
-            "spec.checkpoint.s3.credentialsSecretName is empty: name a Secret of this namespace with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            " (kubectl create secret generic s3-credentials --from-literal=...).",
-        )
-    return None
+    return identity.missing(run, answer) or restoring.complaint(run, listed)
 
 
 def _pool(

@@ -9,7 +9,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest
 from trainingrun_operator.api.run import CheckpointMode, OnFailure
 from trainingrun_operator.api.status import Phase
-from trainingrun_operator.core import acceptance, manifests, node_pools, release
+from trainingrun_operator.core import acceptance, manifests, node_pools, release, restoring
 from trainingrun_operator.core.effects import (
     AddFinalizer,
     Annotate,
@@ -83,6 +83,10 @@ def _start(seen: Observed) -> Decision:
         )
     if seen.run.spec.suspend:
         return Decision(note="suspended before it began")
+    if seen.origin is None and restoring.is_wanted(seen.run):
+        return Decision(
+            again_seconds=seen.run.spec.poll_interval_seconds, note="the checkpoint to start from is looked up"
+        )
     if names.FINALIZER not in seen.run.finalizers:
         return Decision((AddFinalizer(),), again_seconds=0)
     said = {
@@ -92,7 +96,7 @@ def _start(seen: Observed) -> Decision:
     warnings = (RecordEvent(reason, message, warning=True) for reason, message in said.items() if message)
     return Decision(
         (
-            CreateWorkload(manifests.job(seen.run, seen.defaults)),
+            CreateWorkload(manifests.job(seen.run, seen.defaults, seen.origin)),
             RecordEvent("Started", "The Job was created."),
             *warnings,
         ),

@@ -35,6 +35,8 @@ class _Entry(Model):
     bucket: Annotated[str, Field(min_length=1)] = "*"
     prefix: str = ""
     expected_bucket_owner: Annotated[str, Field(pattern=r"^(\d{12})?$")] = ""
+    identity: Annotated[str, Field(pattern=r"^(operator)?$")] = ""
+    restore_from: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class Destination:
     """The prefix, by segments."""
     expected_bucket_owner: str = ""
     """AWS account that must own the bucket; empty: any."""
+    operator_proves: bool = False
+    """Whether the operator may prove with its own identity, for runs that name no Secret."""
+    restore_from: tuple[str, ...] = ()
+    """Other namespaces, as in `namespaces`, from whose checkpoints in this destination the runs may start."""
     words: str = field(default="", compare=False)
     """For messages."""
 
@@ -69,6 +75,7 @@ class Destination:
         address = Address.of(entry.endpoint) if entry.endpoint else None
         if address is not None:
             _check(entry.endpoint, address)
+            _check_identity(entry, address)
         segments = tuple(filter(None, entry.prefix.split("/")))
         bucket = f"s3://{entry.bucket}/{'/'.join(segments)}".rstrip("/") if entry.bucket != "*" else "any bucket"
         return cls(
@@ -77,12 +84,20 @@ class Destination:
             bucket=entry.bucket,
             segments=segments,
             expected_bucket_owner=entry.expected_bucket_owner,
+            operator_proves=entry.identity == "operator",
+            restore_from=entry.restore_from,
             words=f"{bucket} at {entry.endpoint or 'AWS'}",
         )
 
     def holds_for(self, namespace: str) -> bool:
         """Whether runs of a namespace may use this destination."""
         return any(fnmatchcase(namespace, pattern) for pattern in self.namespaces)
+
+    def opens(self, own: str, other: str) -> bool:
+        """Whether runs of one namespace may start from checkpoints of another."""
+        return self.holds_for(own) and (
+            own == other or any(fnmatchcase(other, pattern) for pattern in self.restore_from)
+        )
 
     def reaches(self, address: Address | None) -> bool:
         """Whether a run's server is the server of this destination."""
@@ -104,6 +119,16 @@ def _check(endpoint: str, address: Address) -> None:
         raise ValueError(message)
     if is_metadata(address.host):
         message = f"endpoint is {endpoint!r}: the cloud serves credentials at this address, so no run may use it"
+        raise ValueError(message)
+
+
+def _check_identity(entry: _Entry, address: Address) -> None:
+    """Refuse to send the operator's session token to a server whose name others may choose."""
+    if entry.identity and "*" in address.host + address.port:
+        message = (
+            f"identity is {entry.identity!r} and endpoint is {entry.endpoint!r}: the operator signs with its own identity for named servers only,"
+            " so write the endpoint without *"
+        )
         raise ValueError(message)
 
 
@@ -137,19 +162,28 @@ def layout_of(run: Run) -> Layout:
 
 
 def allowed(run: Run, listed: tuple[Destination, ...]) -> Destination | Problem:
-    """Return the entry that allows a run's destination, or the refusal. Call it only for a run that uploads to a valid destination."""
+    """Return the entry that allows a run's destination, or the refusal. Call it only for a run that uploads to a valid destination.
+
+    The first entry that allows it, and for a run without a Secret the first of those that let the operator prove with its own identity.
+    """
     url, layout = run.spec.checkpoint.s3.endpoint_url, layout_of(run)
     mine = [each for each in listed or (AWS,) if each.holds_for(run.namespace)]
+    address, readable = address_of(url)
+    fitting = [each for each in mine if readable and each.covers(address, layout)]
+    if not fitting:
+        return _refused(run, mine, about_bucket=readable and any(each.reaches(address) for each in mine))
+    if run.spec.checkpoint.s3.credentials_secret_name:
+        return fitting[0]
+    return next((each for each in fitting if each.operator_proves), fitting[0])
+
+
+def address_of(url: str) -> tuple[Address | None, bool]:
+    """Return a run's server, None for AWS, and whether the URL is valid. Only the list has patterns: a star in a run's URL is not valid."""
     try:
         address = Address.of(url) if url else None
-        # Only the list has patterns: a run's address with a star is not valid.
-        readable = address is None or "*" not in address.host + address.port
     except ValueError:
-        address, readable = None, False
-    fitting = (each for each in mine if readable and each.covers(address, layout))
-    return next(fitting, None) or _refused(
-        run, mine, about_bucket=readable and any(each.reaches(address) for each in mine)
-    )
+        return None, False
+    return address, address is None or "*" not in address.host + address.port
 
 
 def _refused(run: Run, mine: list[Destination], *, about_bucket: bool) -> Problem:

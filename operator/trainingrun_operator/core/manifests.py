@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AGENT_CONFIG_ENV, AgentConfig
 from trainingrun_operator.api.run import CheckpointMode
+from trainingrun_operator.core.destinations import Destination, allowed
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.run import TrainingRunSpec
     from trainingrun_operator.core.defaults import Defaults
     from trainingrun_operator.core.facts.run import Run
     from trainingrun_operator.core.facts.workload import Workload
+    from trainingrun_operator.core.restoring import Origin
 
 Manifest = dict[str, Any]
 
@@ -40,8 +42,14 @@ GATE_RESOURCES: Final = {"cpu": "50m", "memory": "32Mi"}
 """With a fifth of this CPU its start took 6 s; meanwhile the kubelet does not report the training, and a SIGTERM is lost."""
 
 
-def job(run: Run, defaults: Defaults) -> Manifest:
-    """Build the Job of a run. It has no ownerReference: foreground deletion would delete it despite the run's finalizer."""
+def job(run: Run, defaults: Defaults, origin: Origin | None = None) -> Manifest:
+    """Build the Job of a run. It has no ownerReference: foreground deletion would delete it despite the run's finalizer.
+
+    Args:
+        run: the run.
+        defaults: of the installation.
+        origin: the other run from whose checkpoint this one starts; None: there is none.
+    """
     labels = names.child_labels(run.name, run.uid)
     queue = (
         {names.KUEUE_QUEUE_LABEL: run.labels[names.KUEUE_QUEUE_LABEL]} if names.KUEUE_QUEUE_LABEL in run.labels else {}
@@ -54,7 +62,7 @@ def job(run: Run, defaults: Defaults) -> Manifest:
             "backoffLimit": NEVER_BACK_OFF,
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {"rules": [*NO_CRASHES]},
-            "template": pod_template(run, defaults),
+            "template": pod_template(run, defaults, origin),
         },
     }
 
@@ -90,7 +98,7 @@ def disruption_budget(run: Run, workload: Workload) -> Manifest:
     }
 
 
-def pod_template(run: Run, defaults: Defaults) -> Manifest:
+def pod_template(run: Run, defaults: Defaults, origin: Origin | None = None) -> Manifest:
     """Build the pod template: the author's, with agent, gate and restore."""
     template = run.spec.template.parse()
     meta, spec = template.setdefault("metadata", {}) or {}, template["spec"]
@@ -100,7 +108,7 @@ def pod_template(run: Run, defaults: Defaults) -> Manifest:
     for container in spec["containers"]:
         _equip(container, run.spec, mounts if container["name"] == main else mounts[1:])
     spec["volumes"] = [*(spec.get("volumes") or []), *_volumes(run.spec, spec, mounts[0]["name"])]
-    own = _own_containers(run, defaults, mounts)
+    own = _own_containers(run, defaults, mounts, origin)
     spec["initContainers"] = [
         *([own["restore"]] if _uploads(run.spec) else []),
         own["agent"],
@@ -203,7 +211,7 @@ def _secret(name: str) -> list[Manifest]:
     ]
 
 
-def _own_containers(run: Run, defaults: Defaults, mounts: list[Manifest]) -> dict[str, Manifest]:
+def _own_containers(run: Run, defaults: Defaults, mounts: list[Manifest], origin: Origin | None) -> dict[str, Manifest]:
     podinfo = {"name": names.PODINFO_VOLUME, "mountPath": names.PODINFO_PATH, "readOnly": True}
     common = {
         "image": defaults.agent_image,
@@ -212,7 +220,7 @@ def _own_containers(run: Run, defaults: Defaults, mounts: list[Manifest]) -> dic
     }
     secret = run.spec.checkpoint.s3.credentials_secret_name
     keys = [{"name": names.SECRET_VOLUME, "mountPath": names.SECRET_PATH, "readOnly": True}] if secret else []
-    ships: Manifest = {"env": _agent_env(run, defaults), "volumeMounts": [*mounts, podinfo, *keys]}
+    ships: Manifest = {"env": _agent_env(run, defaults, origin), "volumeMounts": [*mounts, podinfo, *keys]}
     if defaults.agent_resources:
         ships["resources"] = dict(defaults.agent_resources)
     return {
@@ -235,7 +243,7 @@ def _own_containers(run: Run, defaults: Defaults, mounts: list[Manifest]) -> dic
     }
 
 
-def _agent_env(run: Run, defaults: Defaults) -> list[Manifest]:
+def _agent_env(run: Run, defaults: Defaults, origin: Origin | None) -> list[Manifest]:
     spec = run.spec
     config = AgentConfig(
         namespace=run.namespace,
@@ -246,6 +254,7 @@ def _agent_env(run: Run, defaults: Defaults) -> list[Manifest]:
         endpoint_url=spec.checkpoint.s3.endpoint_url,
         region=spec.checkpoint.s3.region,
         secret_dir=names.SECRET_PATH if spec.checkpoint.s3.credentials_secret_name else "",
+        expected_bucket_owner=_bucket_owner(run, defaults),
         include=spec.checkpoint.include,
         exclude=spec.checkpoint.exclude,
         quiet_seconds=defaults.agent_quiet_seconds,
@@ -253,12 +262,19 @@ def _agent_env(run: Run, defaults: Defaults) -> list[Manifest]:
         stop_signal=spec.shutdown.signal,
         marker_files=spec.completion.marker_files,
         port=names.AGENT_PORT,
+        restore_from=origin.source if origin is not None else None,
     )
     fields = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid", "NODE_NAME": "spec.nodeName"}
     return [
-        {"name": AGENT_CONFIG_ENV, "value": config.model_dump_json(by_alias=True)},
+        {"name": AGENT_CONFIG_ENV, "value": config.model_dump_json(by_alias=True, exclude_none=True)},
         *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()),
     ]
+
+
+def _bucket_owner(run: Run, defaults: Defaults) -> str:
+    """Return the account that must own the bucket; empty: any."""
+    destination = allowed(run, defaults.allowed_destinations) if _uploads(run.spec) else None
+    return destination.expected_bucket_owner if isinstance(destination, Destination) else ""
 
 
 def training_user(spec: TrainingRunSpec) -> int | None:

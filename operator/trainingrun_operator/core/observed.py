@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.run import Problem, Run
     from trainingrun_operator.core.facts.workload import Workload
+    from trainingrun_operator.core.restoring import Origin
     from trainingrun_operator.core.track import Track
 
 
@@ -40,6 +41,8 @@ class Observed:
     workload: Workload | None = None
     verified: Verified | None = None
     """The newest commit of the run that verified."""
+    furthest: Verified | None = None
+    """The commit that verified and that has reached most (`checkpoints.reached`)."""
     answer: Answer | None = None
     """The bucket's answer to the pending save request."""
     save_failing_seconds: float = 0
@@ -65,6 +68,8 @@ class Observed:
     """Why the first Job cannot be created: unknown Secret, refused template, missing bucket."""
     ended_before: Verified | None = None
     """Commit of an earlier stop of this run, though the status has no stop: the cluster's state is older than the bucket."""
+    origin: Origin | None = None
+    """The other run from which this one starts; None: from none, or it is not known yet, or the Job exists."""
     disruption_budget: str | None = None
     """uid of the run's PodDisruptionBudget; empty: there is none; None: not known."""
     proven_seconds: float | None = None

@@ -21,6 +21,7 @@ from waiting import eventually
 from trainingrun_operator.agent import config
 from trainingrun_operator.api import exchange, names
 from trainingrun_operator.api.exchange import AgentConfig, AgentReport
+from trainingrun_operator.api.restored import Restored
 from trainingrun_operator.checkpoints.documents import Commit, Manifest
 from trainingrun_operator.checkpoints.keys import Layout, order_of_commit
 
@@ -56,7 +57,8 @@ def run_restore(podinfo: Path, control: Path) -> int:
     """Likewise, before a training starts."""
     from trainingrun_operator.agent import restore  # noqa: PLC0415 - likewise
 
-    return restore.run(config.Paths(podinfo, control), limit_seconds=30, retry_seconds=0.3)
+    paths = config.Paths(podinfo, control, control / "termination-log")
+    return restore.run(paths, limit_seconds=30, retry_seconds=0.3)
 
 
 def wait_for(look: Callable[[], T | None], seconds: float = SOON_SECONDS) -> T:
@@ -126,6 +128,8 @@ class Pod:
     rank: int | None = None
     """Of an Indexed Job's pod."""
     options: dict[str, Any] = field(default_factory=dict)
+    environ: dict[str, str] = field(default_factory=dict)
+    """More variables, as a webhook adds them to the container."""
 
     def __post_init__(self) -> None:
         self.volume = self.folder / "checkpoints"
@@ -156,15 +160,14 @@ class Pod:
             destination=f"s3://{BUCKET}/prefix",
             endpoint_url=self.endpoint or self.store.server.endpoint_url,
             region=self.store.server.region,
-            secret_dir=str(self.secret),
             port=self.port,
-            **({"quiet_seconds": 0.5} | self.options),
+            **({"quiet_seconds": 0.5, "secret_dir": str(self.secret)} | self.options),
         )
         pod = {"POD_NAME": self.name, "POD_UID": f"{self.store.uid}-{self.name}", "NODE_NAME": "gpu-7"}
         given = {exchange.AGENT_CONFIG_ENV: json.dumps(agent.dump())}
         if self.rank is not None:
             given[names.RANK_ENV] = str(self.rank)
-        return os.environ | pod | given
+        return os.environ | pod | given | self.environ
 
     def _spawn(self, run: Callable[..., int]) -> Process:
         return Process(run, (self.podinfo, self.control), self.environment(), self.log)
@@ -173,8 +176,19 @@ class Pod:
         self.process = self._spawn(run_agent_of_a_user if of_a_user else run_agent)
         return self
 
+    def start_restore(self) -> Process:
+        (self.control / "termination-log").write_bytes(b"")
+        return self._spawn(run_restore)
+
     def restore(self) -> int:
-        return self._spawn(run_restore).wait(timeout=20)
+        return self.start_restore().wait(timeout=20)
+
+    def said(self) -> str:
+        """The restore's termination message."""
+        return (self.control / "termination-log").read_text()
+
+    def restored(self) -> Restored:
+        return Restored.model_validate_json(self.said(), by_alias=True, by_name=False)
 
     def resume_from(self) -> str:
         return (self.control / "resume_from").read_text().strip()

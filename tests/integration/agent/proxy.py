@@ -42,6 +42,10 @@ class Do(Enum):
     """Closed before the server sees it."""
     LOSE_ANSWER = "lose"
     """The server has done it; nobody hears of it."""
+    CUT_REQUEST = "cut request"
+    """Closed after the server has half of the body."""
+    CUT_ANSWER = "cut answer"
+    """Closed after the client has half of the body."""
 
 
 @dataclass
@@ -53,6 +57,14 @@ class Proxy:
     """Called when the server has answered and the answer is about to be lost."""
     headers: Callable[[Request, list[tuple[str, str]]], list[tuple[str, str]]] = lambda _, headers: headers
     """The headers of the server's answer, as they are passed on."""
+    asks: Callable[[str, str, list[tuple[str, str]]], list[tuple[str, str]]] = lambda _method, _path, headers: headers
+    """The headers of the client's request, as they are passed on; a `PermissionError` is answered with 403."""
+    answer: Callable[[Request], tuple[int, str] | None] = lambda _: None
+    """Status and S3's code of an answer that is given without asking the server."""
+    sends: Callable[[Request, bytes], bytes] = lambda _, body: body
+    """The body of the client's request, as it is passed on."""
+    answers: Callable[[Request, bytes], bytes] = lambda _, body: body
+    """The body of the server's answer, as it is passed on."""
     seen: list[Request] = field(default_factory=list)
     under_way: list[Request] = field(default_factory=list)
     """Requests that came in and are not over, also those of a client that was killed."""
@@ -90,7 +102,15 @@ class _Handler(BaseHTTPRequestHandler):
         if do is Do.REFUSE:
             self.close_connection = True
             return
-        status, headers, content = self.forward(body)
+        if do is Do.CUT_REQUEST:
+            self.forward(body, half=True)
+            self.close_connection = True
+            return
+        if (said := self.proxy.answer(request)) is not None:
+            status, headers, content = said[0], [], f"<Error><Code>{said[1]}</Code></Error>".encode()
+        else:
+            status, headers, content = self.forward(self.proxy.sends(request, body))
+            content = self.proxy.answers(request, content)
         self.proxy.seen.append(request)
         if do is Do.LOSE_ANSWER:
             self.proxy.lost()
@@ -103,15 +123,26 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()
+        if do is Do.CUT_ANSWER:
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+            return
         self.wfile.write(content)
 
-    def forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+    def forward(self, body: bytes, *, half: bool = False) -> tuple[int, list[tuple[str, str]], bytes]:
         host = urlsplit(self.proxy.target).netloc
         with contextlib.closing(http.client.HTTPConnection(host, timeout=30)) as server:
             server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
+            try:
+                asked = self.proxy.asks(self.command, self.path, list(self.headers.items()))
+            except PermissionError as refused:
+                return 403, [], f"<Error><Code>{refused}</Code></Error>".encode()
+            for name, value in asked:
                 if name.lower() not in HOP_BY_HOP | {"expect"}:
                     server.putheader(name, value)
+            if half:
+                server.endheaders(body[: len(body) // 2])
+                return 0, [], b""
             server.endheaders(body or None)
             answer = server.getresponse()
             return answer.status, answer.getheaders(), answer.read()

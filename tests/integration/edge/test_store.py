@@ -585,6 +585,30 @@ async def test_the_operators_own_identity_is_used_where_it_is_named(store, acces
     assert await store.probe(replace(access, access_key="", secret_key="", own_identity=True), layout) is None
 
 
+@pytest.mark.parametrize(
+    ("environ", "code", "advice"),
+    [
+        pytest.param({"AWS_EC2_METADATA_DISABLED": "true"}, "NoCredentials", "the operator has no AWS identity of its own: associate a role with its ServiceAccount", id="none"),
+        pytest.param({"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "x"}, "InvalidAccessKeyId", "the store does not know the operator's own credentials", id="unknown"),
+        pytest.param({"AWS_ACCESS_KEY_ID": "test-access", "AWS_SECRET_ACCESS_KEY": "x"}, "SignatureDoesNotMatch", "the store does not accept the operator's own credentials", id="wrong"),
+    ],
+)  # fmt: skip
+async def test_what_is_wrong_with_the_operators_own_identity_is_not_said_of_a_secret(
+    access, layout, monkeypatch, environ, code, advice
+):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    store = Store(threads=2)
+    found = await store.probe(replace(access, access_key="", secret_key="", own_identity=True), layout)
+    store.close()
+    assert isinstance(found, Unreachable)
+    assert found.code == code
+    assert advice in found.message
+    assert "credentials Secret" not in found.message
+
+
 ERROR = "<Error><Code>{}</Code><Message>secret-of-the-store</Message></Error>"
 
 

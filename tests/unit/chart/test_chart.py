@@ -478,7 +478,7 @@ def test_without_a_list_of_destinations_the_operator_knows_of_none(default):
 
 
 def test_the_list_of_destinations_reaches_the_operator_as_it_reads_it(helm):
-    listed = [{"namespaces": ["it's-mine"], "endpoint": "https://s3.svc", "bucket": "b", "prefix": "a/b", "expectedBucketOwner": "123456789012"}]  # fmt: skip
+    listed = [{"namespaces": ["it's-mine"], "endpoint": "https://s3.svc", "bucket": "b", "prefix": "a/b", "expectedBucketOwner": "123456789012", "identity": "operator"}]  # fmt: skip
     env = helm.render("--set-json", f"allowedDestinations={json.dumps(listed)}").env
     name = "TRAININGRUN_ALLOWED_DESTINATIONS"
     assert load({name: env[name]}).allowed_destinations == destinations_of(listed)

@@ -1,4 +1,4 @@
-"""Where the links of a manifest lead, compared with what the kernel makes of the same links."""
+"""Where the links of a manifest lead, compared with what the kernel makes of the same links, and which of them are left out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
-from trainingrun_operator.checkpoints.links import check_links
-from trainingrun_operator.checkpoints.proof import BadCommitError
+from trainingrun_operator.checkpoints import links as links_module
+from trainingrun_operator.checkpoints.links import leading_out
 
 FOLDERS = ("", "d", "d/e", "d/e/f", "g")
 NAMES = ("k", "l", "m", "n")
@@ -41,7 +41,7 @@ def _targets():
 @example({"k": "l/..", "l": "d"}, set())
 @example({"k": "k/.."}, set())
 @example({"k": "l", "l": "k"}, set())
-def test_a_link_passes_where_the_kernel_stays_below_the_folder(links, there_already):
+def test_every_link_that_is_made_stays_below_the_folder_and_none_is_left_out_without_need(links, there_already):
     """Links of the manifest, of which some are in the folder already."""
     with tempfile.TemporaryDirectory() as outside:
         root = Path(os.path.realpath(outside), "volume")
@@ -50,14 +50,19 @@ def test_a_link_passes_where_the_kernel_stays_below_the_folder(links, there_alre
         links = {path: target.replace("ROOT", str(root)) for path, target in links.items()}
         for path in links.keys() & there_already:
             (root / path).symlink_to(links[path])
-        try:
-            check_links(root, links, ())
-            passes = True
-        except BadCommitError:
-            passes = False
-        for path in links.keys() - there_already:
+        left_out = leading_out(root, links, ())
+        made = links.keys() - left_out.keys()
+        for path in left_out.keys() & there_already:
+            (root / path).unlink()
+        for path in made - there_already:
             (root / path).symlink_to(links[path])
-        assert passes == all(_stays(root, path) for path in links)
+        assert all(_stays(root, path) for path in made)
+        for path in links.keys() - made:
+            (root / path).symlink_to(links[path])
+        if all(_stays(root, path) for path in links):
+            assert left_out == {}
+        else:
+            assert left_out
 
 
 def _stays(root, path):
@@ -85,16 +90,17 @@ def _stays(root, path):
         pytest.param({"a": "d", "a/b": "x"}, id="one is below another"),
     ],
 )
-def test_what_leads_out_or_nowhere_is_refused_with_its_name(tmp_path, links):
+def test_what_leads_out_or_nowhere_is_left_out_and_the_rest_is_made(tmp_path, links):
     root = tmp_path / "volume"
-    with pytest.raises(BadCommitError, match=r"esc|'a/b'"):
-        check_links(root, {path: target.replace("ROOT", str(root)) for path, target in links.items()}, ())
+    targets = {path: target.replace("ROOT", str(root)) for path, target in links.items()}
+    left_out = leading_out(root, targets | {"latest": "step_100"}, ())
+    assert left_out.keys() == ({"a"} if "a/b" in links else {"esc"})
+    assert all(left_out.values()), "each has its reason"
 
 
 @pytest.mark.parametrize("path", [pytest.param("a/b", id="below a link"), pytest.param("a", id="in a link's place")])
 def test_a_file_is_never_where_a_link_is(tmp_path, path):
-    with pytest.raises(BadCommitError, match="symbolic link"):
-        check_links(tmp_path, {"a": "d"}, [path])
+    assert leading_out(tmp_path, {"a": "d"}, [path]).keys() == {"a"}
 
 
 @pytest.mark.parametrize(
@@ -109,14 +115,26 @@ def test_a_file_is_never_where_a_link_is(tmp_path, path):
     ],
 )
 def test_what_stays_inside_passes(tmp_path, links):
-    check_links(
-        tmp_path, {path: target.replace("ROOT", str(tmp_path)) for path, target in links.items()}, ["step_100/w2"]
-    )
+    targets = {path: target.replace("ROOT", str(tmp_path)) for path, target in links.items()}
+    assert leading_out(tmp_path, targets, ["step_100/w2"]) == {}
 
 
 def test_a_link_through_one_that_is_on_disk_is_judged_by_where_that_one_leads(tmp_path):
     root = tmp_path / "volume"
     root.mkdir()
     (root / "mine").symlink_to(tmp_path)
-    with pytest.raises(BadCommitError, match="points out"):
-        check_links(root, {"a": "mine/secret"}, ())
+    assert "points out" in leading_out(root, {"a": "mine/secret"}, ())["a"]
+
+
+def test_a_link_on_disk_that_is_replaced_or_renamed_leads_nowhere(tmp_path):
+    root = tmp_path / "volume"
+    root.mkdir()
+    (root / "mine").symlink_to(tmp_path)
+    assert leading_out(root, {"a": "mine/w", "mine": "step_100"}, ()) == {}
+    assert leading_out(root, {"a": "mine/w"}, ["mine/w"], aside={"mine"}) == {}
+
+
+def test_a_long_chain_of_links_that_lead_out_ends_with_none_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(links_module, "ROUNDS_MAX", 2)
+    chain = {f"d{n}/l": f"../d{n + 1}/l/.." for n in range(4)} | {"d4/l": "../.."}
+    assert leading_out(tmp_path, chain, ()).keys() == chain.keys()

@@ -134,6 +134,9 @@ def test_the_owner_of_the_bucket_comes_with_the_entry():
         pytest.param({"buckets": "b"}, "item 0: buckets is 'b': extra inputs are not permitted", id="a key that does not exist"),
         pytest.param("b", "item 0: an item is 'b': input should be a valid dictionary or instance of _entry", id="an item that is none"),
         pytest.param({"namespaces": []}, "item 0: namespaces is []: tuple should have at least 1 item after validation, not 0", id="no namespace at all"),
+        pytest.param({"identity": "agent"}, "item 0: identity is 'agent': string should match pattern '^(operator)?$'", id="an identity that does not exist"),
+        pytest.param({"identity": "operator", "endpoint": "https://*.storage.svc"}, "item 0: identity is 'operator' and endpoint is 'https://*.storage.svc': the operator signs with its own identity for named servers only, so write the endpoint without *", id="an identity for servers whose names others choose"),
+        pytest.param({"identity": "operator", "endpoint": "https://s3.svc:*"}, "item 0: identity is 'operator' and endpoint is 'https://s3.svc:*': the operator signs with its own identity for named servers only, so write the endpoint without *", id="an identity for servers at any port"),
         pytest.param({"expectedBucketOwner": "me"}, "item 0: expectedBucketOwner is 'me': string should match pattern '^(\\d{12})?$'", id="an owner that is no account"),
         pytest.param({"endpoint": "minio:9000"}, "item 0: 'minio:9000' does not have the form https://host[:port][/path]", id="an endpoint without a scheme"),
         pytest.param({"endpoint": "https://*"}, "item 0: endpoint is 'https://*': a * stands for the whole first part of a name with at least two more, as in https://*.s3.svc", id="every server"),
@@ -147,3 +150,29 @@ def test_an_item_that_cannot_be_meant_is_refused(item, complaint):
     with pytest.raises(ValueError, match="item 0") as refusal:
         destinations_of([item])
     assert str(refusal.value) == complaint
+
+
+# -- the operator's own identity ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("secret", "listed", "taken"),
+    [
+        pytest.param("", [{"identity": "operator"}], 0, id="the item that grants it"),
+        pytest.param("", [{}, {"bucket": "bucket", "identity": "operator"}], 1, id="an item that grants it, though an earlier one allows the bucket"),
+        pytest.param("", [{}, {"bucket": "other", "identity": "operator"}], 0, id="none grants it for this bucket"),
+        pytest.param("", [{}, {"namespaces": ["other"], "identity": "operator"}], 0, id="none grants it for this namespace"),
+        pytest.param("keys", [{}, {"identity": "operator"}], 0, id="a run with a Secret takes the first"),
+    ],
+)  # fmt: skip
+def test_a_run_without_a_secret_takes_the_item_that_lets_the_operator_prove(secret, listed, taken):
+    s3 = {"credentialsSecretName": secret} if secret else {}
+    run = make_run(spec={"checkpoint": checkpoint_spec(s3=s3)})
+    known = destinations_of(listed)
+    assert allowed(run, known) is known[taken]
+
+
+def test_without_a_list_nobody_reads_with_the_operators_identity():
+    found = allowed(make_run(spec={"checkpoint": checkpoint_spec(s3={})}), ())
+    assert isinstance(found, Destination)
+    assert not found.operator_proves

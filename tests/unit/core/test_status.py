@@ -34,6 +34,7 @@ from builders import (
 )
 
 from trainingrun_operator.api.exchange import AgentError
+from trainingrun_operator.api.restored import PassedOver, Restored
 from trainingrun_operator.api.status import (
     CheckpointStatus,
     Condition,
@@ -92,8 +93,16 @@ def test_every_condition_is_said_at_first_sight():
     ("seen", "wanted"),
     [
         pytest.param(FRESH, ("Unknown", "Checking", "The spec is being checked."), id="not yet looked at"),
-        pytest.param(make_observed(), ("True", "Accepted", "The spec can be acted on."), id="its Job exists"),
-        pytest.param(done(), ("True", "Accepted", "The spec can be acted on."), id="it has ended"),
+        pytest.param(
+            make_observed(),
+            ("True", "Accepted", "The spec can be acted on. Agent and operator use the keys in Secret s3-credentials."),
+            id="its Job exists",
+        ),
+        pytest.param(
+            done(),
+            ("True", "Accepted", "The spec can be acted on. Agent and operator use the keys in Secret s3-credentials."),
+            id="it has ended",
+        ),
         pytest.param(
             replace(FRESH, problem=Problem("SecretNotFound", "There is no Secret 's3'.")),
             ("False", "SecretNotFound", "There is no Secret 's3'."),
@@ -110,7 +119,7 @@ def test_every_condition_is_said_at_first_sight():
         ),
         pytest.param(
             make_observed(run=make_run(spec={"nodePool": {"ref": "later-deleted"}})),
-            ("True", "Accepted", "The spec can be acted on."),
+            ("True", "Accepted", "The spec can be acted on. Agent and operator use the keys in Secret s3-credentials."),
             id="what is refused before the Job exists is not refused afterwards",
         ),
     ],
@@ -616,3 +625,16 @@ def test_the_observer_never_writes_what_the_stop_writes_not_even_as_empty():
     fields = observed_fields(render(done(nodes=(RELEASED,))))
     assert not WRITTEN_BY_THE_STOP & fields.keys()
     assert {"conditions", "phase", "terminationMessage", "history"} <= fields.keys()
+
+
+def test_what_the_newest_pod_starts_from_is_shown_until_another_pod_says_it():
+    started = make_pod(
+        restored=Restored(dir="step_100", step=100, passed_over=(PassedOver(commit="i1-g0002", why="x"),))
+    )
+    shown = render(make_observed(pods=(started,))).restored
+    assert shown is not None
+    assert (shown.pod, shown.step, shown.passed_over[0].commit) == (started.name, 100, "i1-g0002")
+    later = make_observed(run=make_run(status=make_status(restored=shown)), pods=(started, pending_pod(uid="next")))
+    assert render(later).restored == shown
+    gone = make_observed(run=make_run(status=make_status(restored=shown)), pods=())
+    assert render(gone).restored == shown

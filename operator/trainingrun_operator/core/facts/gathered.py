@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.reading import Failure, Reading
     from trainingrun_operator.core.facts.run import Problem, Run
     from trainingrun_operator.core.facts.workload import Workload
+    from trainingrun_operator.core.restoring import Origin
 
 
 class Source(Enum):
@@ -71,6 +72,8 @@ class Facts:
     """Why the first Job cannot be created; None once it exists."""
     ended_before: Verified | None = None
     """Commit of an earlier stop of this run, found by the preflight."""
+    origin: Origin | None = None
+    """The other run from which this one starts, found by the preflight; None once the Job exists."""
     log_tails: Mapping[str, str] = field(default_factory=dict)
     """By pod uid, the last lines of the logs of newest pods that have crashed."""
     disruption_budget: str | None = None

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest, StopRequest
+from trainingrun_operator.api.restored import Restored
 from trainingrun_operator.core.bounds import clipped
 from trainingrun_operator.core.facts.containers import OOM_KILLED, UNKNOWN_RESULT, Containers, worded
 
@@ -81,6 +82,8 @@ class Pod:
     waiting_reason: str = ""
     """``ImagePullBackOff``, ``CreateContainerConfigError``, ``Unschedulable``, …"""
     waiting_message: str = ""
+    restored: Restored | None = None
+    """What its training starts from, as its restore container says; None: it has not ended, or says nothing."""
     stop: StopRequest | None = None
     save: SaveRequest | None = None
     gate_open: bool = False
@@ -175,6 +178,7 @@ class Pod:
             exit_reason=clipped(ended.why, WHY_MAX) if ended is not None else "",
             starts_again=containers.trains.starts_again and phase not in _OVER,
             failure_before_start=_failure_before_start(containers),
+            restored=_restored(containers),
             started_at=started_at,
             waiting_reason=waiting_reason,
             waiting_message=waiting_message,
@@ -249,6 +253,17 @@ def _failure_before_start(containers: Containers) -> str:
     return clipped(
         f"init container {container.name} ended with exit code {ended.code}{f' ({why})' if why else ''}", WHY_MAX
     )
+
+
+def _restored(containers: Containers) -> Restored | None:
+    """Return what the restore container says; None: nothing that this version understands."""
+    ended = containers.named(names.RESTORE_CONTAINER).ended
+    if ended is None or ended.code or not ended.message:
+        return None
+    try:
+        return Restored.model_validate_json(ended.message, by_alias=True, by_name=False)
+    except ValidationError:
+        return None
 
 
 def _waiting(status: Mapping[str, Any], containers: Containers) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.checkpoints.s3 import Access
+from trainingrun_operator.core import identity
 from trainingrun_operator.core.destinations import allowed, layout_of
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.run import Problem
@@ -50,7 +51,7 @@ class BucketAnswer:
 
 
 class BucketReader:
-    """Reads the bucket of any run, with the run's own credentials."""
+    """Reads the bucket of any run, with the run's own credentials, or with the operator's where the list says so."""
 
     def __init__(self, kube: Reads, store: BucketStore, listed: tuple[Destination, ...] = ()) -> None:
         self._kube, self._store, self._listed = kube, store, listed
@@ -106,8 +107,13 @@ class BucketReader:
         destination = allowed(run, self._listed)
         if isinstance(destination, Problem):
             return destination
-        secret = await self._kube.secret(run.namespace, run.spec.checkpoint.s3.credentials_secret_name)
-        access = access_of(run.spec, secret)
+        if (problem := identity.missing(run, destination)) is not None:
+            return problem
+        s3 = run.spec.checkpoint.s3
+        if s3.credentials_secret_name:
+            access = access_of(run.spec, await self._kube.secret(run.namespace, s3.credentials_secret_name))
+        else:
+            access = Access(endpoint_url=s3.endpoint_url, region=s3.region, own_identity=True)
         if isinstance(access, Problem):
             return access
         access = replace(access, expected_bucket_owner=destination.expected_bucket_owner, owner=run.namespace)

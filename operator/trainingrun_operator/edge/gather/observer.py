@@ -156,6 +156,7 @@ class Observer:
             namespace_ends=ends,
             problem=checked.problem,
             ended_before=checked.ended_before,
+            origin=checked.origin,
             log_tails=await self._log_tails(run, ranks, memory),
             disruption_budget=await self._disruption_budget(run, owner, memory, now, read),
             read=frozenset(read),

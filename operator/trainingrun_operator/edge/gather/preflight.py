@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from pydantic import ValidationError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.core import acceptance, manifests
+from trainingrun_operator.core import acceptance, manifests, restoring
 from trainingrun_operator.core.destinations import layout_of
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.gathered import Source
-from trainingrun_operator.core.facts.run import Problem
+from trainingrun_operator.core.facts.run import Problem, Run
 from trainingrun_operator.edge.kube import KubeError
 
 if TYPE_CHECKING:
@@ -20,9 +22,9 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.checkpoints.s3 import Access
     from trainingrun_operator.core.defaults import Defaults
-    from trainingrun_operator.core.facts.run import Run
     from trainingrun_operator.core.facts.workload import Workload
     from trainingrun_operator.core.memory import Memory
+    from trainingrun_operator.core.restoring import Origin
     from trainingrun_operator.edge.cache import Cache
     from trainingrun_operator.edge.gather.bucket import BucketReader
     from trainingrun_operator.edge.ports import BucketStore
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 REFUSED: frozenset[int] = frozenset({400, 403, 422})
 """Statuses with which the API server refuses the object itself."""
+ORIGIN_DEPTH: Final = 64
+"""Commits of another run that are considered to start from; the newest ones."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Checked:
     problem: Problem | None = None
     ended_before: Verified | None = None
     """Commit of an earlier stop of this run."""
+    origin: Origin | None = None
+    """The other run from which this one starts."""
     read: bool = False
     """The checks ran now."""
 
@@ -81,7 +87,7 @@ class Preflight:
         pools = tuple(self.cache.pools.values())
         if found := acceptance.complaint(run, pools, self.defaults, namespace_labels):
             return Checked(found, read=True)
-        before = None
+        before, origin = None, None
         if run.spec.checkpoint.mode is not CheckpointMode.DISABLED:
             access = await self.bucket_reader.access(run)
             if isinstance(access, Problem):
@@ -92,7 +98,43 @@ class Preflight:
             if isinstance(ended, Problem):
                 return Checked(ended, read=True)
             before = ended
-        return Checked(await self._dry_run(run), before, read=True)
+            found_origin = await self._origin(run, access)
+            if isinstance(found_origin, Problem):
+                return Checked(found_origin, read=True)
+            origin = found_origin
+        return Checked(await self._dry_run(run, origin), before, origin, read=True)
+
+    async def _origin(self, run: Run, access: Access) -> Origin | Problem | None:
+        """Return the other run from which this one starts, once it has a proven checkpoint."""
+        named = restoring.named(run)
+        origin = restoring.resolved(run, self._run(*named) if named else None, self.defaults.allowed_destinations)
+        if origin is None or isinstance(origin, Problem):
+            return origin
+        there = replace(
+            access,
+            endpoint_url=origin.endpoint_url,
+            region=origin.region,
+            expected_bucket_owner=origin.expected_bucket_owner,
+        )
+        match await self.store.find(there, origin.layout, origin.will_do, depth=ORIGIN_DEPTH, fall_back=True):
+            case Verified():
+                return origin
+            case Unreachable(code, message):
+                return Problem(code, f"{restoring.FIELD}: {message}", permanent=False)
+            case Mismatch(complaint=complaint):
+                return restoring.nothing_there(run, origin, f"its checkpoints do not verify: {complaint}")
+            case None:
+                return restoring.nothing_there(run, origin)
+
+    def _run(self, namespace: str, name: str) -> Run | None:
+        """Return a run from the watch; None: there is none, or this operator does not watch it or cannot read it."""
+        for stored in self.cache.runs.values():
+            if (stored["metadata"]["namespace"], stored["metadata"]["name"]) == (namespace, name):
+                try:
+                    return Run.of(stored)
+                except ValidationError:
+                    return None
+        return None
 
     async def _ended_before(self, run: Run, access: Access) -> Verified | Problem | None:
         """Return the commit of an earlier stop of this run; a cluster restored from a backup may lack the stop."""
@@ -107,9 +149,9 @@ class Preflight:
                 said = f"This run already ended, and the commit of its stop does not verify: {complaint}"
                 return Problem("EndedBefore", said, permanent=False)
 
-    async def _dry_run(self, run: Run) -> Problem | None:
+    async def _dry_run(self, run: Run, origin: Origin | None) -> Problem | None:
         try:
-            await self.workloads.of(run).create(manifests.job(run, self.defaults), dry_run=True)
+            await self.workloads.of(run).create(manifests.job(run, self.defaults, origin), dry_run=True)
         except KubeError as error:
             if error.exists:
                 return await self._name_taken(run)

@@ -33,6 +33,7 @@ from trainingrun_operator.checkpoints.proof import (
     check_not_skipped,
     check_object,
     check_owned,
+    check_restorable,
     checked_commit,
     said,
     uri_of,
@@ -81,6 +82,17 @@ _ADVICE: Final = {
     "SlowDown": "the store throttles requests: they are retried",
     "InternalError": "the store reports an internal error: the request is retried",
 }
+_OWN_ADVICE: Final = {
+    "AccessDenied": "the operator's own role may not read it: allow what kubectl trainingrun policy s3://BUCKET/PREFIX --for operator prints",
+    "InvalidAccessKeyId": "the store does not know the operator's own credentials: correct them, or name a Secret in spec.checkpoint.s3.credentialsSecretName",
+    "SignatureDoesNotMatch": "the store does not accept the operator's own credentials: correct them",
+    "ExpiredToken": "the operator's own session has expired: its role is asked again",
+    "InvalidToken": "the store does not accept the operator's own session: does it know the operator's account?",
+    "NoCredentials": "the operator has no AWS identity of its own: associate a role with its ServiceAccount, or name a Secret in"
+    " spec.checkpoint.s3.credentialsSecretName",
+    "CertificateNotTrusted": "the server's certificate is not trusted: name a Secret with its CA as ca.crt, or have the administrator set AWS_CA_BUNDLE",
+}
+"""Where the operator reads with its own identity, and not with a Secret."""
 
 T = TypeVar("T")
 
@@ -268,14 +280,14 @@ class Store:
                 reader.feed(piece)
             async with self._parsing:
                 files = await loop.run_in_executor(self._pool, reader.files)
+            for file in files:
+                check_restorable(layout, file)
             await self._prove_files(access, layout, [file for file in files if file.link_target is None])
         check_manifest(layout, commit, entry, reader.head, reader.listed)
         check_not_skipped(reader.skipped)
         return reader.head, reader.listed
 
     async def _prove_files(self, access: Access, layout: Layout, files: list[FileEntry]) -> None:
-        for file in files:
-            check_owned(layout, file.key)
         remaining = iter(files)
         try:
             async with asyncio.TaskGroup() as group:
@@ -312,5 +324,6 @@ def _pieces(door: Door, layout: Layout, key: str) -> Iterator[Piece]:
 def unreachable(access: Access, bucket: str, error: Exception) -> Unreachable:
     """Return the meaning of a failed call, with what to do."""
     code = s3.code_of(error)
-    advice = _ADVICE.get(code, "the store refuses: see the code in its documentation")
+    known = _ADVICE | _OWN_ADVICE if access.own_identity else _ADVICE
+    advice = known.get(code, "the store refuses: see the code in its documentation")
     return Unreachable(code, f"Bucket {bucket} at {access.where} cannot be read ({code}): {advice}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -453,3 +454,37 @@ def test_a_container_beside_the_training_may_write_where_the_agents_mounts_are_n
 
 def test_a_started_time_survives_a_restart():
     assert Pod.of(with_last_state(stored_pod(train=BACK_OFF), code=1)).started_at == STARTED
+
+
+# -- what the training starts from ---------------------------------------------------------------------------------
+
+SAID = {"commit": "runs/ml/bert/uid/commits/i1-g0001.json", "dir": "step_100", "step": 100}
+
+
+@pytest.mark.parametrize(
+    ("state", "step"),
+    [
+        pytest.param(ended(0, message=json.dumps(SAID)), 100, id="it says what it restored"),
+        pytest.param(ended(0, message="{}"), None, id="it restored nothing"),
+        pytest.param(ended(0, message=json.dumps(SAID | {"new": 1})), 100, id="a newer restore says more"),
+    ],
+)
+def test_the_restore_container_says_what_the_training_starts_from(state, step):
+    restored = Pod.of(with_init({"checkpoint_restore": state, "checkpoint_agent": running()})).restored
+    assert restored is not None
+    assert restored.step == step
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        pytest.param(running(), id="it runs"),
+        pytest.param(ended(0), id="it says nothing"),
+        pytest.param(ended(1, message=json.dumps(SAID)), id="it failed"),
+        pytest.param(ended(0, message="no JSON"), id="other words"),
+        pytest.param(ended(0, message=json.dumps(SAID | {"step": -1})), id="a step that is none"),
+        pytest.param(ended(0, message=json.dumps(SAID | {"dir": "d" * 5000})), id="more than the status can hold"),
+    ],
+)
+def test_a_restore_container_that_says_nothing_of_use(state):
+    assert Pod.of(with_init({"checkpoint_restore": state, "checkpoint_agent": running()})).restored is None

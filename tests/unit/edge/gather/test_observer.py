@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from builders import (
+    BASE,
     EARLIER,
     JOB_UID,
     NAME,
@@ -728,6 +729,23 @@ async def test_the_bucket_must_belong_to_whom_the_list_says(place):
     assert {access.expected_bucket_owner for access in place.store.accesses} == {"123456789012"}
 
 
+async def test_without_a_secret_the_operator_reads_with_its_own_identity_only_where_the_list_lets_it(place):
+    place.watched()
+    spec = {"checkpoint": checkpoint_spec(s3={"region": "eu-west-1"})}
+    refused = await place.look(spec=spec, stop=make_stop(Phase.SAVING))
+    assert isinstance(refused.answer, Unreachable)
+    assert refused.answer.code == "NoCredentials"
+    assert place.store.asked == []
+    listed = destinations_of([{"identity": "operator", "expectedBucketOwner": "210987654321"}])
+    place.observer = place.make_observer(Defaults(allowed_destinations=listed))
+    await place.look(spec=spec, stop=make_stop(Phase.SAVING))
+    (access,) = {*place.store.accesses}
+    assert access.own_identity
+    assert (access.access_key, access.secret_key, access.session_token) == ("", "", "")
+    assert (access.region, access.expected_bucket_owner) == ("eu-west-1", "210987654321")
+    assert f"GET {SECRET}" not in place.calls
+
+
 @pytest.mark.parametrize(
     "pod",
     [
@@ -1069,3 +1087,75 @@ def test_an_ipv6_address_is_written_in_brackets():
 def test_the_wall_clock_is_what_the_api_server_writes():
     assert len(SystemClock().wall()) == len(EARLIER)
     assert SystemClock().wall().endswith("Z")
+
+
+# -- a run that starts from another -------------------------------------------------------------------------------
+
+OTHER_UID = "6f2a1c9e-0000-4000-8000-00000000000b"
+
+
+def starting_from(**restore_from):
+    return {"checkpoint": checkpoint_spec(restoreFrom=restore_from)}
+
+
+async def test_a_run_that_starts_from_another_waits_for_a_proven_checkpoint_of_it(place):
+    place.cache.put_run(stored_run(name="bert-1", uid=OTHER_UID))
+    spec = starting_from(run="bert-1")
+    seen = await place.look(spec=spec)
+    assert (seen.problem.reason, seen.problem.permanent, seen.origin) == ("NothingToRestore", False, None)
+    place.clock.now += 30
+    place.store.commits = [make_verified(termination_id=None)]
+    seen = await place.look(spec=spec)
+    assert seen.problem is None
+    assert (seen.origin.name, seen.origin.uid, seen.origin.destination) == ("bert-1", OTHER_UID, "s3://bucket/runs")
+    dry = next(sent for sent in place.api.sent if sent.method == "POST")
+    assert OTHER_UID in json.dumps(dry.body), "The Job that the API server tries has it too."
+    assert place.store.accesses[-1].access_key == place.store.accesses[0].access_key, "It is read with the run's own."
+    assert place.store.accesses[-1].expected_bucket_owner == "123456789012"
+
+
+async def test_a_run_that_names_no_run_is_looked_at_again(place):
+    spec = starting_from(run="bert-1")
+    assert "no such TrainingRun" in (await place.look(spec=spec)).problem.message
+    place.clock.now += 30
+    broken = stored_run(name="bert-1", uid=OTHER_UID)
+    broken["spec"]["pollIntervalSeconds"] = "often"
+    place.cache.put_run(broken)
+    assert "no such TrainingRun" in (await place.look(spec=spec)).problem.message
+
+
+@pytest.mark.parametrize(
+    "restore_from",
+    [
+        pytest.param({"run": "bert-1", "namespace": "vision"}, id="a run of another namespace"),
+        pytest.param({"uri": f"s3://bucket/runs/vision/bert-1/{OTHER_UID}"}, id="a folder of another namespace"),
+    ],
+)
+async def test_what_a_run_may_not_start_from_is_not_asked_for(place, restore_from):
+    place.cache.put_run(stored_run(name="bert-1", uid=OTHER_UID, namespace="vision"))
+    place.store.commits = [make_verified(termination_id=None)]
+    seen = await place.look(spec=starting_from(**restore_from))
+    assert (seen.problem.reason, seen.origin) == ("RestoreNotAllowed", None)
+    assert OTHER_UID not in seen.problem.message.replace(str(restore_from.get("uri")), "")
+    assert place.store.asked == [], "The bucket gets no request."
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        pytest.param(make_mismatch(), "NothingToRestore", id="its checkpoints do not verify"),
+        pytest.param(make_unreachable(), "AccessDenied", id="its bucket cannot be read"),
+    ],
+)
+async def test_a_run_whose_origin_cannot_be_proven_does_not_start(place, answer, reason):
+    place.cache.put_run(stored_run(name="bert-1", uid=OTHER_UID))
+    asked = []
+
+    async def find(access, layout, wanted, **_):
+        asked.append(layout.base)
+        return None if len(asked) == 1 else answer
+
+    place.store.find = find
+    seen = await place.look(spec=starting_from(run="bert-1"))
+    assert (seen.problem.reason, seen.problem.permanent, seen.origin) == (reason, False, None)
+    assert asked == [BASE, f"runs/ml/bert-1/{OTHER_UID}/"]

@@ -1,0 +1,160 @@
+"""Faults between agent or restore and the store: each is found, nothing is ever deleted, and the bytes are equal in the end."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+from integration.agent.checkpoints import MIB, hf_checkpoint
+from integration.agent.pods import wait_for
+from integration.agent.proxy import Do
+from integration.agent.test_restore import checkpoint, prove, save, tree
+
+from trainingrun_operator.core.facts.bucket import Verified
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from integration.agent.proxy import Proxy, Request
+
+pytestmark = pytest.mark.s3
+
+TIMES = 4
+"""More than one call of the SDK, which tries three times."""
+
+
+@dataclass
+class Fault:
+    """Happens to the first requests of a kind."""
+
+    do: Do = Do.PASS
+    answer: tuple[int, str] | None = None
+    flips: bool = False
+
+    def put(self, proxy: Proxy, fits: Callable[[Request], bool]) -> list[Request]:
+        """Put it between; returns the list of the requests to which it has happened."""
+        happened: list[Request] = []
+        lock = threading.Lock()
+
+        def now(request: Request) -> bool:
+            with lock:
+                if not fits(request) or len(happened) >= TIMES:
+                    return False
+                happened.append(request)
+                return True
+
+        def flipped(request: Request, body: bytes) -> bytes:
+            return bytes([body[0] ^ 1]) + body[1:] if body and now(request) else body
+
+        if self.flips:
+            proxy.sends = proxy.answers = flipped
+        elif self.answer is not None:
+            proxy.answer = lambda request: self.answer if now(request) else None
+        else:
+            proxy.rule = lambda request: self.do if now(request) else Do.PASS
+        return happened
+
+
+ANSWERS = {
+    "503 SlowDown": Fault(answer=(503, "SlowDown")),
+    "500 InternalError": Fault(answer=(500, "InternalError")),
+    "credentials that have expired, then renewed": Fault(answer=(400, "ExpiredToken")),
+    "a clock that is wrong, then right": Fault(answer=(403, "RequestTimeTooSkewed")),
+    "no right, then granted": Fault(answer=(403, "AccessDenied")),
+}
+WRITES = ANSWERS | {
+    "a flipped bit": Fault(flips=True),
+    "a request that is cut": Fault(Do.CUT_REQUEST),
+    "an answer that is cut": Fault(Do.CUT_ANSWER),
+    "an answer that is lost": Fault(Do.LOSE_ANSWER),
+    "a closed connection": Fault(Do.REFUSE),
+}
+READS = ANSWERS | {
+    "a flipped bit": Fault(flips=True),
+    "an answer that is cut": Fault(Do.CUT_ANSWER),
+    "a closed connection": Fault(Do.REFUSE),
+}
+WRITTEN = {
+    "a small file": (1000, lambda request: request.path.endswith("model.safetensors")),
+    "a part": (17 * MIB, lambda request: request.is_part),
+    "the manifest": (1000, lambda request: request.path.endswith(".manifest.json")),
+    "the commit": (1000, lambda request: "/commits/" in request.path and request.method == "PUT"),
+}
+
+
+def deletions(proxy: Proxy) -> int:
+    return proxy.count(lambda request: request.method == "DELETE")
+
+
+@pytest.mark.parametrize("fault", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize(("size", "fits"), WRITTEN.values(), ids=WRITTEN)
+def test_a_fault_while_it_is_saved_costs_time_and_no_byte(make_pod, store, proxy, fault, size, fits):
+    if fault.flips:
+        happened = fault.put(proxy, lambda request: request.method == "PUT" and fits(request))
+    else:
+        happened = fault.put(proxy, lambda request: request.method in {"PUT", "POST"} and fits(request))
+    pod = make_pod(endpoint=proxy.url)
+    files = hf_checkpoint(pod.volume, 100, size)
+    pod.start()
+    (commit,) = wait_for(store.commits)
+    assert len(happened) >= 1
+    assert store.content(commit) == files
+    assert isinstance(prove(store), Verified)
+    assert deletions(proxy) == 0
+    pod.reports(lambda report: report.commit and report.error is None)
+
+
+@pytest.mark.parametrize("fault", READS.values(), ids=READS)
+@pytest.mark.parametrize(
+    "fits",
+    [
+        pytest.param(lambda request: request.path.endswith("weights.dat"), id="a file"),
+        pytest.param(lambda request: request.path.endswith(".manifest.json"), id="the manifest"),
+        pytest.param(lambda request: "/commits/" in request.path, id="the commit"),
+    ],
+)
+def test_a_fault_while_it_is_restored_costs_time_and_no_byte(make_pod, store, proxy, fault, fits):
+    pod = make_pod()
+    checkpoint(pod.volume, 100, 20 * MIB)
+    pod.start()
+    save(pod, store, 1)
+    pod.kill()
+    happened = fault.put(proxy, lambda request: request.method == "GET" and fits(request))
+    other = make_pod("llm-1", folder="other-node", endpoint=proxy.url)
+    code = other.restore()
+    assert happened
+    if fault.flips and not fits(happened[0]._replace(path="weights.dat")):
+        assert code == 1, "a document that arrives damaged is not believed"
+        assert tree(other.volume) == {}
+        code = other.restore()
+    assert code == 0
+    assert tree(other.volume) == tree(pod.volume)
+    assert deletions(proxy) == 0
+
+
+@pytest.mark.parametrize("fits", [fits for _, fits in WRITTEN.values()], ids=WRITTEN)
+def test_a_store_that_hangs_keeps_the_report_from_nobody(make_pod, store, proxy, fits):
+    hangs, let_go = threading.Event(), threading.Event()
+
+    def rule(request: Request) -> Do:
+        if let_go.is_set() or request.method != "PUT" or not fits(request):
+            return Do.PASS
+        hangs.set()
+        let_go.wait(timeout=120)
+        return Do.REFUSE
+
+    proxy.rule = rule
+    pod = make_pod(endpoint=proxy.url)
+    files = hf_checkpoint(pod.volume, 100, 17 * MIB)
+    pod.start()
+    wait_for(hangs.is_set)
+    report = pod.reports(lambda report: report.newest is not None)
+    assert report.commit is None
+    assert store.commits() == []
+    let_go.set()
+    (commit,) = wait_for(store.commits)
+    assert store.content(commit) == files
+    assert isinstance(prove(store), Verified)
+    assert deletions(proxy) == 0
