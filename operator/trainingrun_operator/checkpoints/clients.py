@@ -22,6 +22,7 @@ from botocore import exceptions
 from botocore.config import Config
 from botocore.credentials import CredentialProvider, CredentialResolver, Credentials, ReadOnlyCredentials
 
+from trainingrun_operator.checkpoints.answers import slim_list
 from trainingrun_operator.checkpoints.fair_cache import FairCache
 from trainingrun_operator.checkpoints.metadata_guard import guarded
 from trainingrun_operator.checkpoints.s3 import DEFAULT_REGION, Access
@@ -138,6 +139,7 @@ class Clients:
             weakref.finalize(client, Path(ca_file).unlink, missing_ok=True)
         if owner := access.expected_bucket_owner:
             client.meta.events.register("before-parameter-build.s3", partial(_expect, owner))
+        client.meta.events.register("before-parse.s3.ListObjectsV2", slim_list)
         if self._watch is not None:
             self._watch(client.meta.events)
         return guarded(client)

@@ -69,6 +69,7 @@ _ADVICE: Final = {
     "Timeout": "the store does not answer in time. If the address is internal to the cluster, set --endpoint-url to one that you can reach",
     "Unreachable": "the store does not answer. If the address is internal to the cluster, set --endpoint-url to one that you can reach",
     "InvalidEndpoint": "the address is not valid: correct --endpoint-url",
+    "AnswerTooLarge": "the server sends more than an S3 server does: is the address right?",
     "TooManyCommits": "there are more than 100,000 objects below commits/: remove those that are no commits",
 }
 _CLOSED: Final = frozenset(

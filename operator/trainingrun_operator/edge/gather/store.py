@@ -57,6 +57,11 @@ REMEMBERED_BYTES: Final = 4 * 2**20
 """Limit of the commits kept, in bytes of their JSON: some 4,000 of one rank. Parsed, they take about six times as much."""
 PARSERS: Final = 2
 """Threads that parse at once: each of them may keep the event loop waiting for the interpreter's lock, 5 ms."""
+REFUSED: Final = frozenset({"TooManyCommits", "AnswerTooLarge"})
+"""Codes of a list that would be the same again."""
+REFUSED_SECONDS: Final = 300
+"""Time after which such a list is requested again: it takes seconds of CPU."""
+REFUSED_MAX: Final = 4096
 NEWEST: Final = 64
 """Commits of a run that are considered."""
 
@@ -78,6 +83,7 @@ _ADVICE: Final = {
     "ForbiddenAddress": "its name resolves to an address at which the cloud serves credentials: no request was made; correct spec.checkpoint.s3.endpointURL",
     "InvalidEndpoint": "it is not the address of a server: correct spec.checkpoint.s3.endpointURL",
     "TooManyCommits": "there are more than 100,000 objects below commits/ of this run: remove those that are no commits",
+    "AnswerTooLarge": "the server sends more than an S3 server does: is spec.checkpoint.s3.endpointURL right?",
     "SlowDown": "the store throttles requests: they are retried",
     "InternalError": "the store reports an internal error: the request is retried",
 }
@@ -118,6 +124,8 @@ class Store:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
         self._parsing = asyncio.Semaphore(PARSERS)
         self._known: FairCache[_Place, _Known] = FairCache(REMEMBERED_BYTES)
+        self._refused: FairCache[_Place, tuple[float, Unreachable]] = FairCache(REFUSED_MAX)
+        """Lists that were refused, and when."""
 
     def close(self) -> None:
         """Finish running calls, drop waiting ones, close all connections."""
@@ -134,10 +142,17 @@ class Store:
 
     async def commits(self, access: Access, layout: Layout) -> tuple[str, ...] | Unreachable:
         """Return the keys of the run's newest commits, newest first."""
+        place = _Place.of(access, layout, layout.commits)
+        refused = self._refused.get(place, access.owner)
+        if refused is not None and self._monotonic() - refused[0] < REFUSED_SECONDS:
+            return refused[1]
         try:
             return await self._call(access, partial(s3.list_commits, layout, newest=NEWEST))
         except STORE_ERRORS as error:
-            return unreachable(access, layout.bucket, error)
+            failed = unreachable(access, layout.bucket, error)
+            if failed.code in REFUSED:
+                self._refused.put(place, access.owner, (self._monotonic(), failed))
+            return failed
 
     async def verify(self, access: Access, layout: Layout, commit_key: str) -> Verified | Mismatch | Unreachable:
         """Verify a commit now: read it, its manifests, and size and checksum of every object."""

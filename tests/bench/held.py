@@ -1,0 +1,75 @@
+"""Runs the operator, and measures how much CPU time each callback of its event loop takes: for so long the loop answers nothing else.
+
+CPU time, not time by the clock: another process that takes the CPU holds no loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import heapq
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+WORST: Final = 20
+"""Callbacks that are named."""
+
+
+class Held:
+    """The longest callbacks."""
+
+    def __init__(self) -> None:
+        self.callbacks = 0
+        self.worst: list[tuple[float, int, str]] = []
+
+    def install(self) -> None:
+        """Measure every callback of every loop from now on."""
+        run = asyncio.Handle._run  # noqa: SLF001 - asyncio shows no other place
+
+        def timed(handle: asyncio.Handle) -> None:
+            began = time.thread_time()
+            try:
+                run(handle)
+            finally:
+                self.note(time.thread_time() - began, handle)
+
+        asyncio.Handle._run = timed  # type: ignore[method-assign]  # noqa: SLF001
+
+    def note(self, seconds: float, handle: asyncio.Handle) -> None:
+        """Keep it if it is one of the longest."""
+        self.callbacks += 1
+        if len(self.worst) < WORST or seconds > self.worst[0][0]:
+            kept = (seconds, self.callbacks, _name(handle))
+            (heapq.heappush if len(self.worst) < WORST else heapq.heapreplace)(self.worst, kept)
+
+    def dump(self, path: Path) -> None:
+        """Write what was measured, and the peak of the process's memory."""
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        peak = float(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
+        worst = [{"ms": s * 1e3, "number": n, "what": what} for s, n, what in sorted(self.worst, reverse=True)]
+        path.write_text(json.dumps({"callbacks": self.callbacks, "worst": worst, "peak_mib": peak}), encoding="utf-8")
+
+
+def _name(handle: asyncio.Handle) -> str:
+    callback = handle._callback  # type: ignore[attr-defined]  # noqa: SLF001
+    task = getattr(callback, "__self__", None)
+    return f"{task.get_name()} {task.get_coro()}" if isinstance(task, asyncio.Task) else repr(callback)
+
+
+def main() -> int:
+    """Run the operator as the image does; the first argument is the file for the measures."""
+    held, path = Held(), Path(sys.argv.pop(1))
+    atexit.register(held.dump, path)
+    held.install()
+    sys.argv[1:] = ["operator"]
+    from trainingrun_operator.__main__ import main as operator  # noqa: PLC0415 - after the loop is measured
+
+    return operator()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

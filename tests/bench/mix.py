@@ -1,0 +1,160 @@
+"""An operator, as the image runs it, among runs that are hostile in every way at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+from bench.world import GOOD, kinds_of, looks_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TESTS: Final = Path(__file__).parents[1]
+VALUES: Final = TESTS.parent / "charts" / "trainingrun-operator" / "values.yaml"
+LOOK_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What was measured."""
+
+    held_ms: float
+    """The most CPU time of one callback of the event loop."""
+    worst: tuple[str, ...]
+    peak_mib: float
+    counts: dict[str, Any]
+    """Of `world.World.counts`."""
+    seconds: float
+    cpu_seconds: float
+    log: str
+    exit_code: int
+
+
+def measure(runs: int, hostile: int, *, looks: int = 3, deadline_seconds: float = 3600) -> Mixed:
+    """Run an operator until each run was looked at so many times, good ones twice; then end it."""
+    with tempfile.TemporaryDirectory() as folder, World.open(runs, hostile) as world:
+        place = Path(folder)
+        with (place / "log").open("wb") as log:
+            operator = subprocess.Popen(
+                [sys.executable, "-m", "bench.held", place / "held"], env=_env(place, world.api), stdout=log, stderr=log
+            )
+            began = time.monotonic()
+            try:
+                counts = _until(world, operator, looks, began + deadline_seconds)
+            finally:
+                seconds, cpu = time.monotonic() - began, _cpu_seconds(operator.pid)
+                operator.terminate()
+                exit_code = operator.wait()
+        said = json.loads((place / "held").read_text(encoding="utf-8"))
+        lines = tuple(f"{one['ms']:.0f} ms: #{one['number']} {one['what']}" for one in said["worst"])
+        text = (place / "log").read_text(encoding="utf-8")
+        return Mixed(said["worst"][0]["ms"], lines, said["peak_mib"], counts, seconds, cpu, text, exit_code)
+
+
+def memory_limit_mib() -> float:
+    """The chart's default."""
+    text = yaml.safe_load(VALUES.read_text(encoding="utf-8"))["resources"]["limits"]["memory"]
+    assert text.endswith("Mi"), text
+    return float(text.removesuffix("Mi"))
+
+
+def _until(world: World, operator: subprocess.Popen[bytes], looks: int, deadline: float) -> dict[str, Any]:
+    while True:
+        time.sleep(LOOK_SECONDS)
+        counts = world.counts()
+        done = all(one["looks"] >= (2 if kind == GOOD else looks) for kind, one in counts.items())
+        if done or operator.poll() is not None or time.monotonic() > deadline:
+            return counts
+
+
+@dataclass
+class World:
+    """Two processes, as of `world`: the API server answers while a tenant's bucket or pod is busy."""
+
+    kinds: list[str]
+    api: str
+    s3: str
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, runs: int, hostile: int) -> Iterator[World]:
+        """Start both; kill them at the end."""
+        command = [sys.executable, "-m", "bench.world", str(runs), str(hostile)]
+        with contextlib.ExitStack() as stack:
+            s3 = _started(stack, command)
+            yield cls(kinds_of(runs, hostile), _started(stack, [*command, "--s3", s3]), s3)
+
+    def counts(self) -> dict[str, Any]:
+        """By kind: runs, the least number of looks at one of them, and what their statuses tell."""
+        asked: list[Counter[str]] = [Counter() for _ in self.kinds]
+        said = [""] * len(self.kinds)
+        for address in (self.api, self.s3):
+            with urllib.request.urlopen(f"{address}/bench/seen") as answer:
+                for number, one in json.load(answer).items():
+                    said[int(number)] = one.pop("said") or said[int(number)]
+                    asked[int(number)].update(one)
+        found: dict[str, Any] = {}
+        for kind in dict.fromkeys(self.kinds):
+            of_kind = [number for number, one in enumerate(self.kinds) if one == kind]
+            looks = min(looks_of(kind, asked[number]) for number in of_kind)
+            found[kind] = {"runs": len(of_kind), "looks": looks, "said": dict(Counter(said[n] for n in of_kind))}
+        return found
+
+
+def _started(stack: contextlib.ExitStack, command: list[str]) -> str:
+    """Start a process; returns the address that it prints."""
+    process = subprocess.Popen(command, env=_python(), stdout=subprocess.PIPE, text=True)
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def _python() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(TESTS)}
+
+
+def _env(place: Path, api: str) -> dict[str, str]:
+    """As the chart sets it, as far as it matters here."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "bench",
+        "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "bench"}}],
+        "clusters": [{"name": "bench", "cluster": {"server": api}}],
+        "users": [{"name": "bench", "user": {"token": "bench"}}],
+    }
+    (place / "kubeconfig").write_text(yaml.safe_dump(config), encoding="utf-8")
+    return {
+        **_python(),
+        "KUBECONFIG": str(place / "kubeconfig"),
+        "TRAININGRUN_ALLOWED_DESTINATIONS": json.dumps([{"endpoint": f"{s}://127.0.0.1:*"} for s in ("http", "https")]),
+        "TRAININGRUN_RELEASE_NODES": "false",
+        "TRAININGRUN_PORT": "0",
+        "TRAININGRUN_AGENT_IMAGE": "bench",
+    }
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    found = measure(int(sys.argv[1]), int(sys.argv[2]), deadline_seconds=float(sys.argv[3]))
+    print(json.dumps(found.counts, indent=1))
+    print("\n".join(found.worst))
+    print(found.log[-6000:])
+    print(found.held_ms, found.peak_mib, found.seconds, found.cpu_seconds, found.exit_code)
