@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import gc
 import heapq
 import json
 import re
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Final
@@ -25,12 +27,18 @@ class Held:
     def __init__(self) -> None:
         self.callbacks = 0
         self.worst: list[tuple[float, int, str]] = []
+        self._collecting = 0.0
+        self._collected = 0.0
+        """CPU time of the collections of the running callback."""
 
     def install(self) -> None:
         """Measure every callback of every loop from now on."""
         run = asyncio.Handle._run  # noqa: SLF001 - asyncio shows no other place
 
+        gc.callbacks.append(self._collects)
+
         def timed(handle: asyncio.Handle) -> None:
+            self._collected = 0.0
             began = time.thread_time()
             try:
                 run(handle)
@@ -43,8 +51,15 @@ class Held:
         """Keep it if it is one of the longest."""
         self.callbacks += 1
         if len(self.worst) < WORST or seconds > self.worst[0][0]:
-            kept = (seconds, self.callbacks, _name(handle))
+            kept = (seconds, self.callbacks, f"{_name(handle)}, {self._collected * 1e3:.0f} ms of it collecting garbage")
             (heapq.heappush if len(self.worst) < WORST else heapq.heapreplace)(self.worst, kept)
+
+    def _collects(self, phase: str, _: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            if phase == "start":
+                self._collecting = time.thread_time()
+            else:
+                self._collected += time.thread_time() - self._collecting
 
     def dump(self, path: Path) -> None:
         """Write what was measured, and the peak of the process's memory."""

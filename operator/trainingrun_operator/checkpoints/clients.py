@@ -91,6 +91,10 @@ class Clients:
                 self._calls.put(access.digest, access.owner, calls)
             return Door(client, access, calls)
 
+    def warm_up(self) -> None:
+        """Load the description of the service, which all clients share: tens of thousands of objects. Blocks."""
+        self._session(own_identity=False).client("s3", region_name=DEFAULT_REGION).close()
+
     def close(self) -> None:
         """Close every connection and remove the certificates."""
         with self._lock:

@@ -127,6 +127,10 @@ class Store:
         self._refused: FairCache[_Place, tuple[float, Unreachable]] = FairCache(REFUSED_MAX)
         """Lists that were refused, and when."""
 
+    def warm_up(self) -> None:
+        """Load what all clients share. Blocks."""
+        self._clients.warm_up()
+
     def close(self) -> None:
         """Finish running calls, drop waiting ones, close all connections."""
         self._pool.shutdown(wait=True, cancel_futures=True)
