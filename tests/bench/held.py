@@ -33,7 +33,7 @@ class Held:
 
     def install(self) -> None:
         """Measure every callback of every loop from now on."""
-        run = asyncio.Handle._run  # noqa: SLF001 - asyncio shows no other place
+        run = asyncio.Handle._run
 
         gc.callbacks.append(self._collects)
 
@@ -45,13 +45,17 @@ class Held:
             finally:
                 self.note(time.thread_time() - began, handle)
 
-        asyncio.Handle._run = timed  # type: ignore[method-assign]  # noqa: SLF001
+        asyncio.Handle._run = timed  # type: ignore[method-assign]
 
     def note(self, seconds: float, handle: asyncio.Handle) -> None:
         """Keep it if it is one of the longest."""
         self.callbacks += 1
         if len(self.worst) < WORST or seconds > self.worst[0][0]:
-            kept = (seconds, self.callbacks, f"{_name(handle)}, {self._collected * 1e3:.0f} ms of it collecting garbage")
+            kept = (
+                seconds,
+                self.callbacks,
+                f"{_name(handle)}, {self._collected * 1e3:.0f} ms of it collecting garbage",
+            )
             (heapq.heappush if len(self.worst) < WORST else heapq.heapreplace)(self.worst, kept)
 
     def _collects(self, phase: str, _: object) -> None:
@@ -70,7 +74,7 @@ class Held:
 
 
 def _name(handle: asyncio.Handle) -> str:
-    callback = handle._callback  # type: ignore[attr-defined]  # noqa: SLF001
+    callback = handle._callback  # type: ignore[attr-defined]
     task = getattr(callback, "__self__", None)
     return f"{task.get_name()} {task.get_coro()}" if isinstance(task, asyncio.Task) else repr(callback)
 

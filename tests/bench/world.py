@@ -160,7 +160,12 @@ class Member:
         return {
             "apiVersion": "v1",
             "kind": "Secret",
-            "metadata": {"name": f"secret-{self.number}", "namespace": self.namespace, "uid": "s", "resourceVersion": "1"},
+            "metadata": {
+                "name": f"secret-{self.number}",
+                "namespace": self.namespace,
+                "uid": "s",
+                "resourceVersion": "1",
+            },
             "data": {key: base64.b64encode(value.encode()).decode() for key, value in data.items()},
         }
 
@@ -279,7 +284,7 @@ class Api(ApiServer):
                 queue.put_nowait(line)
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
-        from fakes import _PATH  # noqa: PLC0415, PLC2701 - the same paths as the server it extends
+        from fakes import _PATH  # noqa: PLC0415 - the same paths as the server it extends
 
         found = _PATH.fullmatch(request.path)
         assert found is not None
@@ -432,7 +437,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=int)
     parser.add_argument("hostile", type=int)
-    parser.add_argument("--s3", default="", help="address of the buckets: serve the API server; without it, serve pods and buckets")
+    parser.add_argument(
+        "--s3", default="", help="address of the buckets: serve the API server; without it, serve pods and buckets"
+    )
     asyncio.run(_main(parser.parse_args()))
 
 

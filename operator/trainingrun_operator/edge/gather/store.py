@@ -13,18 +13,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
 from trainingrun_operator.checkpoints import s3
-from trainingrun_operator.checkpoints.clients import CALLS_PER_ACCESS, SERVERS, Clients, Door
+from trainingrun_operator.checkpoints.clients import CALLS_PER_ACCESS, SERVERS, Clients
 from trainingrun_operator.checkpoints.documents import (
     COMMIT_MAX_BYTES,
     FILES_MAX,
-    MANIFEST_MAX_BYTES,
     Commit,
     FileEntry,
     ManifestHead,
     RankManifest,
 )
 from trainingrun_operator.checkpoints.fair_cache import FairCache
-from trainingrun_operator.checkpoints.manifest_reader import ManifestReader, Piece
+from trainingrun_operator.checkpoints.manifest_reader import ManifestReader
+from trainingrun_operator.checkpoints.manifests import pieces
 from trainingrun_operator.checkpoints.proof import (
     BadCommitError,
     IncurableError,
@@ -279,11 +279,12 @@ class Store:
         check_owned(layout, entry.key)
         loop = asyncio.get_running_loop()
         door = await loop.run_in_executor(self._pool, self._clients.door, access)
-        reader, pieces = ManifestReader(entry, files_max), _pieces(door, layout, entry.key)
+        reader, ranged = ManifestReader(entry, files_max), partial(s3.read_range, layout.bucket, entry.key)
+        coming = pieces(lambda start: door.call(partial(ranged, start)), entry.key)
         while reader.head is None:
             if reader.wants:
                 async with door.calls:
-                    piece = await loop.run_in_executor(self._pool, next, pieces)
+                    piece = await loop.run_in_executor(self._pool, next, coming)
                 reader.feed(piece)
             async with self._parsing:
                 files = await loop.run_in_executor(self._pool, reader.files)
@@ -308,24 +309,6 @@ class Store:
         for file in remaining:
             found = await self._call(access, partial(s3.head_object, bucket, file.key))
             check_object(file, found)
-
-
-def _pieces(door: Door, layout: Layout, key: str) -> Iterator[Piece]:
-    """Read a manifest, each piece when it is needed."""
-    start, last = 0, False
-    while not last:
-        try:
-            found = door.call(partial(s3.read_range, layout.bucket, key, start))
-        except s3.TooLargeError:
-            raise BadCommitError(f"the store sends more of {said(key)} than was asked for") from None
-        if found is None:
-            raise BadCommitError(f"{said(key)} is not in the bucket")
-        body, size = found
-        if size > MANIFEST_MAX_BYTES:
-            raise BadCommitError(f"{said(key)} is larger than {MANIFEST_MAX_BYTES} bytes")
-        start += len(body)
-        last = not body or start >= size
-        yield Piece(body, last)
 
 
 def unreachable(access: Access, bucket: str, error: Exception) -> Unreachable:
