@@ -50,6 +50,9 @@ class Held:
     def note(self, seconds: float, handle: asyncio.Handle) -> None:
         """Keep it if it is one of the longest."""
         self.callbacks += 1
+        if self.callbacks == 1:
+            # It builds the operator: nothing waits for an answer yet.
+            return
         if len(self.worst) < WORST or seconds > self.worst[0][0]:
             kept = (
                 seconds,

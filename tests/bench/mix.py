@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 TESTS: Final = Path(__file__).parents[1]
 VALUES: Final = TESTS.parent / "charts" / "trainingrun-operator" / "values.yaml"
 LOOK_SECONDS: Final = 1.0
+ENOUGH: Final = {GOOD: 2, "template": 1}
+"""Looks that are enough, by kind: a refused template is not looked at again."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def _until(world: World, operator: subprocess.Popen[bytes], looks: int, deadline
     while True:
         time.sleep(LOOK_SECONDS)
         counts = world.counts()
-        done = all(one["looks"] >= (2 if kind == GOOD else looks) for kind, one in counts.items())
+        done = all(one["looks"] >= min(looks, ENOUGH.get(kind, looks)) for kind, one in counts.items())
         if done or operator.poll() is not None or time.monotonic() > deadline:
             return counts
 

@@ -367,7 +367,7 @@ def looks_of(kind: str, asked: Mapping[str, int]) -> int:
         "listing": ("listed",),
         "manifest": ("report", "got"),
         "authority": ("report", "secret"),
-        "credentials": ("report", "secret", "listed"),
+        "credentials": ("report", "secret"),
         GOOD: ("page", "headed"),
     }
     return min(asked.get(what, 0) for what in wanted.get(kind, ("report",)))
