@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+from trainingrun_operator.api import names
+
 WORST: Final = 20
 """Callbacks that are named."""
 
@@ -45,7 +47,7 @@ class Held:
             finally:
                 self.note(time.thread_time() - began, handle)
 
-        asyncio.Handle._run = timed  # type: ignore[method-assign]
+        asyncio.Handle._run = timed  # type: ignore[method-assign,assignment]
 
     def note(self, seconds: float, handle: asyncio.Handle) -> None:
         """Keep it if it is one of the longest."""
@@ -83,8 +85,9 @@ def _name(handle: asyncio.Handle) -> str:
 
 
 def main() -> int:
-    """Run the operator as the image does; the first argument is the file for the measures."""
-    held, path = Held(), Path(sys.argv.pop(1))
+    """Run the operator as the image does. Arguments: the file for the measures, and the port of all agents."""
+    held, path = Held(), Path(sys.argv[1])
+    names.AGENT_PORT = int(sys.argv[2])  # type: ignore[misc]  # fixed in a cluster, where a pod has an address of its own
     atexit.register(held.dump, path)
     held.install()
     sys.argv[1:] = ["operator"]

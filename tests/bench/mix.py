@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
-from bench.world import GOOD, kinds_of, looks_of
+from bench.world import GOOD, KINDS, kinds_of, looks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 TESTS: Final = Path(__file__).parents[1]
 VALUES: Final = TESTS.parent / "charts" / "trainingrun-operator" / "values.yaml"
 LOOK_SECONDS: Final = 1.0
+HELD_MS: Final = 50
+"""CPU time of one callback of the event loop."""
 ENOUGH: Final = {GOOD: 2, "template": 1}
 """Looks that are enough, by kind: a refused template is not looked at again."""
 
@@ -50,7 +52,10 @@ def measure(runs: int, hostile: int, *, looks: int = 3, deadline_seconds: float 
         place = Path(folder)
         with (place / "log").open("wb") as log:
             operator = subprocess.Popen(
-                [sys.executable, "-m", "bench.held", place / "held"], env=_env(place, world.api), stdout=log, stderr=log
+                [sys.executable, "-m", "bench.held", place / "held", world.agent_port],
+                env=_env(place, world.api),
+                stdout=log,
+                stderr=log,
             )
             began = time.monotonic()
             try:
@@ -88,6 +93,7 @@ class World:
     kinds: list[str]
     api: str
     s3: str
+    agent_port: str
 
     @classmethod
     @contextlib.contextmanager
@@ -95,8 +101,9 @@ class World:
         """Start both; kill them at the end."""
         command = [sys.executable, "-m", "bench.world", str(runs), str(hostile)]
         with contextlib.ExitStack() as stack:
-            s3 = _started(stack, command)
-            yield cls(kinds_of(runs, hostile), _started(stack, [*command, "--s3", s3]), s3)
+            s3, agent_port, metrics_port = _started(stack, command)
+            (api,) = _started(stack, [*command, "--s3", s3, "--metrics-port", metrics_port])
+            yield cls(kinds_of(runs, hostile), api, s3, agent_port)
 
     def counts(self) -> dict[str, Any]:
         """By kind: runs, the least number of looks at one of them, and what their statuses tell."""
@@ -115,13 +122,13 @@ class World:
         return found
 
 
-def _started(stack: contextlib.ExitStack, command: list[str]) -> str:
-    """Start a process; returns the address that it prints."""
+def _started(stack: contextlib.ExitStack, command: list[str]) -> list[str]:
+    """Start a process; returns the words that it prints."""
     process = subprocess.Popen(command, env=_python(), stdout=subprocess.PIPE, text=True)
     stack.callback(process.wait)
     stack.callback(process.kill)
     assert process.stdout is not None
-    return process.stdout.readline().strip()
+    return process.stdout.readline().split()
 
 
 def _python() -> dict[str, str]:
@@ -154,9 +161,24 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-if __name__ == "__main__":
-    found = measure(int(sys.argv[1]), int(sys.argv[2]), deadline_seconds=float(sys.argv[3]))
-    print(json.dumps(found.counts, indent=1))
-    print("\n".join(found.worst))
-    print(found.log[-6000:])
-    print(found.held_ms, found.peak_mib, found.seconds, found.cpu_seconds, found.exit_code)
+def bench(runs: int, hostile: int) -> None:
+    """Measure, print, and fail if the loop was held longer or the memory is more than the chart allows."""
+    limit = memory_limit_mib()
+    print(
+        f"an operator and {runs:,} runs, of which {hostile} are hostile in each of {len(KINDS)} ways, all at once: {', '.join(KINDS)}"
+    )
+    found = measure(runs, hostile)
+    for kind, one in found.counts.items():
+        print(f"  {kind:12}{one['runs']:6} runs, {one['looks']:4} looks or more: {_words(one['said'])}")
+    print(
+        f"  the process takes {found.peak_mib:.0f} MiB of the {limit:.0f} MiB that the chart allows, and {found.cpu_seconds:.0f} s of CPU in {found.seconds:.0f} s;"
+        f" the event loop is held for {found.held_ms:.0f} ms of CPU at most: {found.worst[0]}"
+    )
+    assert found.exit_code == 0, found.log
+    assert found.peak_mib < limit, found.log
+    assert found.held_ms < HELD_MS, found.worst
+
+
+def _words(said: dict[str, int]) -> str:
+    most, count = max(said.items(), key=lambda one: one[1])
+    return f"{most or 'no status yet'}{f' ({count}, others differ)' if len(said) > 1 else ''}"

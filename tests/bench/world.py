@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import base64
 import json
-import sys
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,7 +35,6 @@ Json = dict[str, Any]
 GOOD: Final = "good"
 KINDS: Final = ("template", "manifest", "listing", "page", "report", "authority", "status", "credentials")
 """The ways in which a run is hostile."""
-METRICS_PORT: Final = 18791
 LOUD, CALM = "loud", "calm"
 """The namespaces of the hostile and of the good."""
 FILE: Final = b"weights"
@@ -52,6 +50,7 @@ class Member:
     number: int
     kind: str
     s3: str
+    metrics_port: int
     asked: Counter[str] = field(default_factory=Counter)
     status: Json = field(default_factory=dict)
 
@@ -134,14 +133,14 @@ class Member:
     def objects(self) -> Iterator[Json]:
         """The run, its Secret and, once it trains, its Job and its pod."""
         spec = self._spec()
-        meta = {"namespace": self.namespace, "uid": self.uid, "resourceVersion": str(self.number + 1)}
+        meta: Json = {"namespace": self.namespace, "uid": self.uid, "resourceVersion": str(self.number + 1)}
         yield stored_run(name=self.name, spec=spec, **meta)
         yield self.secret()
         if self.has_pod:
             labels = names.child_labels(self.name, self.uid)
-            child = {"namespace": self.namespace, "labels": labels}
+            child: Json = {"namespace": self.namespace, "labels": labels}
             owner = {"apiVersion": "batch/v1", "kind": "Job", "uid": f"job-uid-{self.number}", "controller": True}
-            owned = {"ownerReferences": [owner | {"name": names.job_name(self.name)}]}
+            owned: Json = {"ownerReferences": [owner | {"name": names.job_name(self.name)}]}
             yield stored_job(name=names.job_name(self.name), **child | {"uid": f"job-uid-{self.number}"})
             status = {"podIP": self.address}
             yield stored_pod(
@@ -178,7 +177,7 @@ class Member:
         spec: Json = {
             "checkpoint": {"destination": f"s3://{self.layout.bucket}/runs", "s3": s3},
             "pollIntervalSeconds": GOOD_SECONDS if self.kind == GOOD else 1,
-            "metrics": {"port": METRICS_PORT},
+            "metrics": {"port": self.metrics_port},
         }
         if self.kind == "template":
             spec["template"] = bombs.TEMPLATE_MARK.format(self.number % len(bombs.UNITS))
@@ -317,9 +316,9 @@ def kinds_of(runs: int, hostile: int) -> list[str]:
 class World:
     """All of it."""
 
-    def __init__(self, runs: int, hostile: int, s3: str) -> None:
+    def __init__(self, runs: int, hostile: int, s3: str, metrics_port: int) -> None:
         kinds = kinds_of(runs, hostile)
-        self.members = {str(number): Member(number, kind, s3) for number, kind in enumerate(kinds)}
+        self.members = {str(number): Member(number, kind, s3, metrics_port) for number, kind in enumerate(kinds)}
 
     def of(self, request: web.Request) -> Member:
         assert request.transport is not None
@@ -403,9 +402,9 @@ async def _serve(port: int, host: str, *routes: web.RouteDef) -> int:
 async def _tenants(world: World) -> None:
     """Serve the pods' pages and the buckets."""
     everywhere = "0.0.0.0"  # noqa: S104 - the addresses of the pods
-    await _serve(names.AGENT_PORT, everywhere, web.get("/progress", world.report))
-    await _serve(METRICS_PORT, everywhere, web.get("/metrics", world.page))
-    _say(await _serve(0, "127.0.0.1", _seen(world), web.route("*", "/{path:.*}", world.bucket)))
+    agents = await _serve(0, everywhere, web.get("/progress", world.report))
+    pages = await _serve(0, everywhere, web.get("/metrics", world.page))
+    _say(await _serve(0, "127.0.0.1", _seen(world), web.route("*", "/{path:.*}", world.bucket)), agents, pages)
 
 
 async def _api(world: World) -> None:
@@ -422,26 +421,27 @@ def _seen(world: World) -> web.RouteDef:
     return web.get("/bench/seen", handle)
 
 
-def _say(port: int) -> None:
-    print(f"http://127.0.0.1:{port}", flush=True)
+def _say(port: int, *others: int) -> None:
+    print(f"http://127.0.0.1:{port}", *others, flush=True)
 
 
 async def _main(wanted: argparse.Namespace) -> None:
-    world = World(wanted.runs, wanted.hostile, wanted.s3)
+    world = World(wanted.runs, wanted.hostile, wanted.s3, wanted.metrics_port)
     await (_api(world) if wanted.s3 else _tenants(world))
     await asyncio.Event().wait()
 
 
 def main() -> None:
-    """Serve until the process is killed. Prints the address of the API server, or of the buckets."""
+    """Serve until the process is killed. Prints the address of the API server; or of the buckets, and the ports of agents and trainings."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=int)
     parser.add_argument("hostile", type=int)
     parser.add_argument(
-        "--s3", default="", help="address of the buckets: serve the API server; without it, serve pods and buckets"
+        "--s3", default="", help="address of the buckets: serve the API server, otherwise pods and buckets"
     )
+    parser.add_argument("--metrics-port", type=int, default=0, help="of the trainings' pages")
     asyncio.run(_main(parser.parse_args()))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

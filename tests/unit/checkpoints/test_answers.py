@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import tracemalloc
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
-from trainingrun_operator.checkpoints import answers
 from trainingrun_operator.checkpoints.answers import TooMuchError, slim_list, whole
 from trainingrun_operator.checkpoints.keys import Layout
 from trainingrun_operator.core.facts.bucket import Unreachable
@@ -167,8 +168,8 @@ class Trickling:
 
 def test_an_answer_that_trickles_has_a_deadline(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(answers.time, "monotonic", clock)
-    answer = Trickling(clock, 9)
+    monkeypatch.setattr(time, "monotonic", clock)
+    answer: Any = Trickling(clock, 9)
     with pytest.raises(TimeoutError):
         list(whole(answer))
     assert answer.closed
@@ -177,7 +178,7 @@ def test_an_answer_that_trickles_has_a_deadline(monkeypatch):
 
 @pytest.mark.parametrize("name", [b"IsTruncated", b"NextContinuationToken", b"EncodingType"])
 def test_what_is_kept_of_a_page_has_no_copies(name):
-    answer = {"status_code": 200, "body": HEAD + b"<%b>true</%b>" % (name, name) * 50_000 + END}
+    answer: dict[str, Any] = {"status_code": 200, "body": HEAD + b"<%b>true</%b>" % (name, name) * 50_000 + END}
     slim_list(answer)
     assert len(answer["body"]) < 200
 

@@ -509,8 +509,6 @@ def test_why_a_run_is_refused_is_the_answer(reason):
     assert changed_by_a_new_run == (reason in ("InvalidTemplate", "InvalidDestination"))
 
 
-@pytest.mark.parametrize("reason", sorted(STORE))
-@pytest.mark.parametrize("phase", [None, Phase.SAVING, Phase.VERIFYING])
 def test_a_refused_report_is_told_as_not_known_while_it_trains():
     trouble = condition(
         "CheckpointSaved", "Unknown", "ReportRefused", "The report of the agent in pod bert-0 is refused."
@@ -520,6 +518,8 @@ def test_a_refused_report_is_told_as_not_known_while_it_trains():
     assert "is proven in the bucket" not in said
 
 
+@pytest.mark.parametrize("reason", sorted(STORE))
+@pytest.mark.parametrize("phase", [None, Phase.SAVING, Phase.VERIFYING])
 def test_why_nothing_is_saved_is_told_while_it_trains_and_while_it_stops(reason, phase):
     trouble = condition("CheckpointSaved", "False", reason, "So it is.")
     told = explain(run_with(trouble) if phase is None else stopping(phase, trouble), NOW)
