@@ -153,6 +153,8 @@ def _env(place: Path, api: str) -> dict[str, str]:
         "TRAININGRUN_RELEASE_NODES": "false",
         "TRAININGRUN_PORT": "0",
         "TRAININGRUN_AGENT_IMAGE": "bench",
+        # What is measured is CPU time: an API server without a CPU of its own answers late, and no other replica is there to lead.
+        "TRAININGRUN_LEASE_SECONDS": "3600",
     }
 
 
