@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-import tracemalloc
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -45,7 +44,7 @@ class Clock:
 @contextmanager
 def serving(*bodies, status=200):
     """An S3 server that answers with each of these in turn, the last one for ever; gives its address, and what it was asked."""
-    left, asked = list(bodies), []
+    left, asked, sent = list(bodies), [], []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -56,6 +55,7 @@ def serving(*bodies, status=200):
             try:
                 for piece in [body] if isinstance(body, bytes) else body():
                     self.wfile.write(piece)
+                    sent.append(len(piece))
             except ConnectionError:
                 return
 
@@ -67,6 +67,8 @@ def serving(*bodies, status=200):
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}", asked
         server.shutdown()
+    # A buffer of the kernel's, and 2 MiB: twice, because a call that fails is repeated once.
+    assert sum(sent) < 32 * MIB
 
 
 def listed(address, *, times=1, seconds=0):
@@ -105,18 +107,11 @@ def test_a_list_of_several_pages_is_read_whole():
         pytest.param(lambda: iter(lambda: b"<a>" * 20_000, b""), id="no end"),
     ],
 )
-def test_a_server_that_sends_more_than_a_list_is_refused_in_a_few_mib(body):
+def test_a_server_that_sends_more_than_a_list_is_refused_and_not_read_to_its_end(body):
     with serving(body) as (address, _):
-        listed("http://127.0.0.1:1")  # loads the description of the service
-        tracemalloc.start()
-        try:
-            (found,) = listed(address)
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
+        (found,) = listed(address)
     assert isinstance(found, Unreachable)
     assert found.code == "AnswerTooLarge"
-    assert peak < 32 * MIB, "A client takes some of it, and 2 MiB are read twice."
 
 
 def test_an_error_of_many_bytes_is_refused():
