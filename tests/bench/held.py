@@ -75,7 +75,8 @@ class Held:
         status = Path("/proc/self/status").read_text(encoding="ascii")
         peak = float(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
         worst = [{"ms": s * 1e3, "number": n, "what": what} for s, n, what in sorted(self.worst, reverse=True)]
-        path.write_text(json.dumps({"callbacks": self.callbacks, "worst": worst, "peak_mib": peak}), encoding="utf-8")
+        said = {"callbacks": self.callbacks, "worst": worst, "peak_mib": peak, "cpu_seconds": time.process_time()}
+        path.write_text(json.dumps(said), encoding="utf-8")
 
 
 def _name(handle: asyncio.Handle) -> str:

@@ -28,6 +28,16 @@ HELD_MS: Final = 50
 """CPU time of one callback of the event loop."""
 ENOUGH: Final = {GOOD: 2, "template": 1}
 """Looks that are enough, by kind: a refused template is not looked at again."""
+TOLD: Final = {
+    "template": "Accepted=InvalidTemplate",
+    "manifest": "CheckpointSaved=Mismatch",
+    "report": "CheckpointSaved=ReportRefused",
+    "authority": "CheckpointSaved=CertificateNotTrusted",
+    "status": "CheckpointSaved=Flips",
+    "credentials": "CheckpointSaved=Verified",
+    GOOD: "CheckpointSaved=Verified",
+}
+"""What a status tells of a run, by kind. A page and a list are refused in several ways."""
 
 
 @dataclass(frozen=True)
@@ -47,27 +57,31 @@ class Mixed:
 
 
 def measure(runs: int, hostile: int, *, looks: int = 3, deadline_seconds: float = 3600) -> Mixed:
-    """Run an operator until each run was looked at so many times, good ones twice; then end it."""
+    """Run an operator until each run was looked at so many times, good ones twice, and the statuses tell it; then end it."""
     with tempfile.TemporaryDirectory() as folder, World.open(runs, hostile) as world:
-        place = Path(folder)
-        with (place / "log").open("wb") as log:
-            operator = subprocess.Popen(
-                [sys.executable, "-m", "bench.held", place / "held", world.agent_port],
-                env=_env(place, world.api),
-                stdout=log,
-                stderr=log,
-            )
-            began = time.monotonic()
+        place, began = Path(folder), time.monotonic()
+        command = [sys.executable, "-m", "bench.held", place / "held", world.agent_port]
+        with (
+            (place / "log").open("wb") as log,
+            subprocess.Popen(command, env=_env(place, world.api), stdout=log, stderr=log) as operator,
+        ):
             try:
                 counts = _until(world, operator, looks, began + deadline_seconds)
             finally:
-                seconds, cpu = time.monotonic() - began, _cpu_seconds(operator.pid)
                 operator.terminate()
-                exit_code = operator.wait()
-        said = json.loads((place / "held").read_text(encoding="utf-8"))
-        lines = tuple(f"{one['ms']:.0f} ms: #{one['number']} {one['what']}" for one in said["worst"])
         text = (place / "log").read_text(encoding="utf-8")
-        return Mixed(said["worst"][0]["ms"], lines, said["peak_mib"], counts, seconds, cpu, text, exit_code)
+        assert (place / "held").exists(), f"the operator was ended by signal {-operator.returncode}: {text}"
+        said = json.loads((place / "held").read_text(encoding="utf-8"))
+    return Mixed(
+        held_ms=said["worst"][0]["ms"],
+        worst=tuple(f"{one['ms']:.0f} ms: #{one['number']} {one['what']}" for one in said["worst"]),
+        peak_mib=said["peak_mib"],
+        counts=counts,
+        seconds=time.monotonic() - began,
+        cpu_seconds=said["cpu_seconds"],
+        log=text,
+        exit_code=operator.returncode,
+    )
 
 
 def memory_limit_mib() -> float:
@@ -81,8 +95,9 @@ def _until(world: World, operator: subprocess.Popen[bytes], looks: int, deadline
     while True:
         time.sleep(LOOK_SECONDS)
         counts = world.counts()
-        done = all(one["looks"] >= min(looks, ENOUGH.get(kind, looks)) for kind, one in counts.items())
-        if done or operator.poll() is not None or time.monotonic() > deadline:
+        looked = all(one["looks"] >= min(looks, ENOUGH.get(kind, looks)) for kind, one in counts.items())
+        told = all(TOLD.get(kind, "") in said for kind, one in counts.items() for said in one["said"])
+        if (looked and told) or operator.poll() is not None or time.monotonic() > deadline:
             return counts
 
 
@@ -124,8 +139,7 @@ class World:
 
 def _started(stack: contextlib.ExitStack, command: list[str]) -> list[str]:
     """Start a process; returns the words that it prints."""
-    process = subprocess.Popen(command, env=_python(), stdout=subprocess.PIPE, text=True)
-    stack.callback(process.wait)
+    process = stack.enter_context(subprocess.Popen(command, env=_python(), stdout=subprocess.PIPE, text=True))
     stack.callback(process.kill)
     assert process.stdout is not None
     return process.stdout.readline().split()
@@ -158,11 +172,6 @@ def _env(place: Path, api: str) -> dict[str, str]:
     }
 
 
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def bench(runs: int, hostile: int) -> None:
     """Measure, print, and fail if the loop was held longer or the memory is more than the chart allows."""
     limit = memory_limit_mib()
@@ -176,9 +185,17 @@ def bench(runs: int, hostile: int) -> None:
         f"  the process takes {found.peak_mib:.0f} MiB of the {limit:.0f} MiB that the chart allows, and {found.cpu_seconds:.0f} s of CPU in {found.seconds:.0f} s;"
         f" the event loop is held for {found.held_ms:.0f} ms of CPU at most: {found.worst[0]}"
     )
-    assert found.exit_code == 0, found.log
+    check(found)
     assert found.peak_mib < limit, found.log
     assert found.held_ms < HELD_MS, found.worst
+
+
+def check(found: Mixed) -> None:
+    """Check that the operator ended as it was told to, that each kind was looked at, and that the statuses tell it."""
+    assert found.exit_code == 0, found.log
+    for kind, one in found.counts.items():
+        assert one["looks"], (kind, one, found.log)
+        assert all(TOLD.get(kind, "") in said for said in one["said"]), (kind, one, found.log)
 
 
 def _words(said: dict[str, int]) -> str:
