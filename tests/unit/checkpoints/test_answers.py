@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from trainingrun_operator.checkpoints import s3
 from trainingrun_operator.checkpoints.answers import TooMuchError, slim_list, whole
 from trainingrun_operator.checkpoints.keys import Layout
 from trainingrun_operator.core.facts.bucket import Unreachable
@@ -128,15 +129,16 @@ def test_an_error_of_few_bytes_keeps_its_code():
     assert found.code == "AccessDenied"
 
 
-def test_a_list_without_end_is_requested_again_only_later():
-    endless = page(keys(1, 1000), b"more")
-    with serving(endless) as (address, asked):
+def test_a_list_without_end_is_requested_again_only_later(monkeypatch):
+    monkeypatch.setattr(s3, "LIST_PAGES_MAX", 3)
+    endless = [page(keys(1, 1000), b"page-%d" % number) for number in range(10)]
+    with serving(*endless) as (address, asked):
         first, second = listed(address, times=2, seconds=REFUSED_SECONDS - 1)
         assert first == second
         assert first.code == "TooManyCommits"
-        assert len(asked) == 100
+        assert len(asked) == 3
         listed(address, times=2, seconds=REFUSED_SECONDS)
-        assert len(asked) == 300
+        assert len(asked) == 9
 
 
 def test_a_list_that_failed_otherwise_is_requested_again_at_once():
