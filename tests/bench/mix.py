@@ -60,7 +60,7 @@ def measure(runs: int, hostile: int, *, looks: int = 3, deadline_seconds: float 
     """Run an operator until each run was looked at so many times, good ones twice, and the statuses tell it; then end it."""
     with tempfile.TemporaryDirectory() as folder, World.open(runs, hostile) as world:
         place, began = Path(folder), time.monotonic()
-        command = [sys.executable, "-m", "bench.held", place / "held", world.agent_port]
+        command = [sys.executable, "-m", "bench.held", str(place / "held"), world.agent_port]
         with (
             (place / "log").open("wb") as log,
             subprocess.Popen(command, env=_env(place, world.api), stdout=log, stderr=log) as operator,

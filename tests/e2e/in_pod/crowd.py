@@ -240,14 +240,15 @@ class Crowd:
             return web.Response(status=206, body=BOMB[first : last + 1], headers=said)
         base = key.removesuffix("commits/i1-g0001.json")
         namespace, run, uid = base.rstrip("/").split("/")[-3:]
-        rank = {"rank": 0, "incarnation": 1, "sha256": hashlib.sha256(BOMB).hexdigest()}
+        digest = hashlib.sha256(BOMB).hexdigest()
+        entry = RankManifest(rank=0, incarnation=1, key=f"{base}r0/i1-g0001-pod.manifest.json", sha256=digest)
         commit = Commit(
             run=RunRef(namespace=namespace, name=run, uid=uid),
             incarnation=1,
             generation=1,
             reason="save",
             termination_id=names.stop_id(uid),
-            ranks=(RankManifest(**rank, key=f"{base}r0/i1-g0001-pod.manifest.json"),),
+            ranks=(entry,),
         )
         return web.Response(body=commit.model_dump_json(by_alias=True, exclude_none=True).encode())
 
