@@ -30,14 +30,13 @@ ENOUGH: Final = {GOOD: 2, "template": 1}
 """Looks that are enough, by kind: a refused template is not looked at again."""
 TOLD: Final = {
     "template": "Accepted=InvalidTemplate",
-    "manifest": "CheckpointSaved=Mismatch",
     "report": "CheckpointSaved=ReportRefused",
     "authority": "CheckpointSaved=CertificateNotTrusted",
     "status": "CheckpointSaved=Flips",
     "credentials": "CheckpointSaved=Verified",
     GOOD: "CheckpointSaved=Verified",
 }
-"""What a status tells of a run, by kind. A page and a list are refused in several ways."""
+"""What a status tells of a run, by kind. A page and a list are refused in several ways, a commit that does not verify is told once."""
 
 
 @dataclass(frozen=True)
