@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from trainingrun_operator.checkpoints.bucket import Bucket, ConflictError, Part, Stored, combined, crc64, encode
+from trainingrun_operator.checkpoints.s3 import PIECE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,6 +72,10 @@ class Door(Bucket):
     def get(self, key: str, limit: int) -> bytes | None:
         body = self._objects.bodies.get(key)
         return None if body is None else body[: limit + 1]
+
+    def read_range(self, key: str, start: int) -> tuple[bytes, int] | None:
+        body = self._objects.bodies.get(key)
+        return None if body is None else (body[start : start + PIECE_BYTES], len(body))
 
     def get_range(self, key: str, offset: int, length: int, version_id: str | None = None) -> bytes:
         return self._objects.bodies[key][offset : offset + length]

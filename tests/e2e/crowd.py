@@ -16,11 +16,16 @@ from e2e.api import RUNS
 from e2e.own_operator import Beside, OwnOperator
 from e2e.runs import SECRET, Run, Space, base_spec, merged, unique
 
+from trainingrun_operator.api import names
+
 if TYPE_CHECKING:
     from e2e.api import Json
 
 SCRIPT = Path(__file__).parent / "in_pod" / "crowd.py"
 RECORD_PORT, SILENT_PORT = 9100, 20000
+LISTING_PORT, MANIFEST_PORT = 19000, 19001
+"""Of buckets that are hostile by their lists, and by their manifests."""
+TEMPLATE_UNITS = 350_000
 LABEL, KIND = "e2e-crowd", "e2e-crowd-kind"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 AT_ONCE = 8
@@ -67,11 +72,11 @@ class Crowd:
 
     # -- making them ----------------------------------------------------------------------------------------------
 
-    def add(self, town: str, kind: str, number: int, *, every: int) -> list[Run]:
-        """Make runs whose pods are `steady`, hang (`hangs`) or have pages of 10 MB (`big`), polled every so many seconds. They save nothing."""
+    def add(self, town: str, kind: str, number: int, *, every: int, saves: bool = False) -> list[Run]:
+        """Make runs whose pods are of a kind of `in_pod/crowd.py`, polled every so many seconds. Unless they save, they save nothing."""
         pod = {"metadata": {"labels": {LABEL: self.name, KIND: kind}}, "spec": {"schedulerName": "nobody"}}
         spec = merged(base_spec(self.space.ground), {"checkpoint": None, "template": pod, "pollIntervalSeconds": every})
-        spec["checkpoint"] = {"mode": "Disabled"}
+        spec["checkpoint"] = base_spec(self.space.ground)["checkpoint"] if saves else {"mode": "Disabled"}
         return self._make(town, kind, [spec] * number)
 
     def add_dead_buckets(self, town: str, kind: str, ports: list[int], *, every: int) -> list[Run]:
@@ -80,6 +85,25 @@ class Crowd:
         s3 = [{"endpointURL": f"http://127.0.0.1:{port}", "credentialsSecretName": SECRET} for port in ports]
         specs = [merged(base, {"checkpoint": {"s3": one}, "pollIntervalSeconds": every}) for one in s3]
         return self._make(town, kind, specs)
+
+    def add_templates(self, town: str, kind: str, number: int) -> list[Run]:
+        """Make runs whose template is 1 MB of empty objects."""
+        spec = base_spec(self.space.ground) | {"template": {"x": [{}] * TEMPLATE_UNITS}}
+        return self._make(town, kind, [spec] * number)
+
+    def add_authorities(self, town: str, kind: str, number: int) -> list[Run]:
+        """Make runs whose Secret has 900 kB of certificates."""
+        data = {names.ACCESS_KEY: "key", names.SECRET_KEY: "secret", names.CA: "x" * 900_000}
+        secret = {"metadata": {"name": kind}, "stringData": data}
+        self.space.api.create(f"/api/v1/namespaces/{self.towns[town].name}/secrets", secret)
+        spec = merged(base_spec(self.space.ground), {"checkpoint": {"s3": {"credentialsSecretName": kind}}})
+        return self._make(town, kind, [spec] * number)
+
+    def add_credentials(self, town: str, kind: str, number: int) -> list[Run]:
+        """Make runs with a region of their own each, which is another client of the operator, and a hostile bucket."""
+        base, address = base_spec(self.space.ground), f"http://127.0.0.1:{LISTING_PORT}"
+        s3 = [{"endpointURL": address, "region": f"made-up-{one}"} for one in range(number)]
+        return self._make(town, kind, [merged(base, {"checkpoint": {"s3": one}}) for one in s3])
 
     def _make(self, town: str, kind: str, specs: list[Json]) -> list[Run]:
         place = self.towns[town]

@@ -27,11 +27,11 @@ from trainingrun_operator.agent.volume.look import Watcher
 from trainingrun_operator.api.exchange import AgentConfig, SaveRequest
 from trainingrun_operator.checkpoints.documents import Claim, PodRef
 from trainingrun_operator.checkpoints.keys import Layout, incarnation_of_claim, order_of_commit
+from trainingrun_operator.checkpoints.manifests import load_manifest
 from trainingrun_operator.checkpoints.proof import (
     Found,
     check_whole,
     checked_commit,
-    checked_manifest,
     complaint_about,
 )
 
@@ -222,7 +222,7 @@ class TwoRanks(RuleBasedStateMachine):
         assert [ref.rank for ref in commit.ranks] == list(RANKS)
         assert self.writer(0, commit.incarnation) == commit.pod_uid
         for ref in commit.ranks:
-            manifest = checked_manifest(LAYOUT, commit, ref, self.objects.bodies[ref.key])
+            manifest = load_manifest(Door(self.objects), LAYOUT, commit, ref)
             check_whole(manifest)
             assert self.writer(ref.rank, ref.incarnation) == manifest.pod.uid
             for file in manifest.files:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from trainingrun_operator.checkpoints.documents import MANIFEST_MAX_BYTES, Answer, RankManifest
+from trainingrun_operator.checkpoints.documents import Answer, RankManifest
 from trainingrun_operator.checkpoints.keys import Order, incarnation_of_claim, order_of_manifest
-from trainingrun_operator.checkpoints.proof import BadCommitError, read_head
+from trainingrun_operator.checkpoints.manifests import read_head
+from trainingrun_operator.checkpoints.proof import BadCommitError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -185,11 +185,9 @@ class Peers:
         return tuple(held for held in self._read[rank].values() if held)
 
     def _load(self, rank: int, key: str) -> Held | None:
-        body = self._bucket.get(key, MANIFEST_MAX_BYTES)
         try:
-            if body is None or len(body) > MANIFEST_MAX_BYTES:
-                raise BadCommitError("it is missing or too large")  # noqa: TRY301  # logged below
-            manifest = read_head(body, f"the manifest of rank {rank}")
+            read = read_head(self._bucket, key)
+            manifest = read.head
             pod, order = manifest.pod, Order(manifest.incarnation, manifest.generation)
             expected = (self._task.run, rank, self._task.pod.world_size, key)
             if (manifest.run, pod.rank, pod.world_size, self._task.layout.manifest(rank, order, pod.name)) != expected:
@@ -197,9 +195,7 @@ class Peers:
         except BadCommitError as bad:
             log.warning("Ignoring manifest %s: %s.", key, bad)
             return None
-        if any(file.regular for file in manifest.skipped):
+        if any(file.regular for file in read.skipped):
             log.warning("Rank %d skipped files in %s: its commit cannot be proven.", rank, key)
-        ref = RankManifest(
-            rank=rank, incarnation=manifest.incarnation, key=key, sha256=hashlib.sha256(body).hexdigest()
-        )
+        ref = RankManifest(rank=rank, incarnation=manifest.incarnation, key=key, sha256=read.digest)
         return Held.of(ref, manifest)

@@ -20,6 +20,7 @@ from trainingrun_operator.checkpoints.bucket import Bucket, StoreError, code_of,
 from trainingrun_operator.checkpoints.documents import WHOLE, Commit
 from trainingrun_operator.checkpoints.download import Download, remove_staging
 from trainingrun_operator.checkpoints.keys import Layout, order_of_commit
+from trainingrun_operator.checkpoints.manifests import load_manifest
 from trainingrun_operator.checkpoints.proof import (
     BadCommitError,
     Found,
@@ -27,7 +28,6 @@ from trainingrun_operator.checkpoints.proof import (
     check_whole,
     complaint_about,
     load_commit,
-    load_manifest,
 )
 from trainingrun_operator.checkpoints.reached import Moment, Reached
 

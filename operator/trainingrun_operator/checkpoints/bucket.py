@@ -15,7 +15,7 @@ from botocore import exceptions
 from botocore.config import Config
 
 from trainingrun_operator.api import names
-from trainingrun_operator.checkpoints import bucket_owner
+from trainingrun_operator.checkpoints import bucket_owner, s3
 from trainingrun_operator.checkpoints.credentials import secret_session
 from trainingrun_operator.checkpoints.own_identity import own_session
 from trainingrun_operator.checkpoints.proof import is_full_object
@@ -195,6 +195,17 @@ class Bucket:
             raise
         with answer["Body"] as body:
             return body.read(limit + 1)
+
+    def read_range(self, key: str, start: int) -> tuple[bytes, int] | None:
+        """Return up to `s3.PIECE_BYTES` bytes of an object from `start` on, and its size; None if there is none.
+
+        Raises:
+            s3.TooLargeError: the store sends more than was asked for.
+        """
+        try:
+            return s3.read_range(self._name, key, start, self._s3)
+        except TimeoutError:
+            raise exceptions.ReadTimeoutError(endpoint_url=self._s3.meta.endpoint_url) from None
 
     def get_range(self, key: str, offset: int, length: int, version_id: str | None = None) -> bytes:
         """Return ``length`` bytes of an object from ``offset`` on."""

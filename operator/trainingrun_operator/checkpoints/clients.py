@@ -22,6 +22,7 @@ from botocore.config import Config
 from botocore.credentials import CredentialProvider, CredentialResolver, Credentials, ReadOnlyCredentials
 
 from trainingrun_operator.checkpoints import bucket_owner
+from trainingrun_operator.checkpoints.answers import slim_list
 from trainingrun_operator.checkpoints.fair_cache import FairCache
 from trainingrun_operator.checkpoints.metadata_guard import guarded
 from trainingrun_operator.checkpoints.own_identity import own_session
@@ -91,6 +92,10 @@ class Clients:
                 self._calls.put(access.digest, access.owner, calls)
             return Door(client, access, calls)
 
+    def warm_up(self) -> None:
+        """Load the description of the service, which all clients share: tens of thousands of objects. Blocks."""
+        self._session(own_identity=False).client("s3", region_name=DEFAULT_REGION).close()
+
     def close(self) -> None:
         """Close every connection and remove the certificates."""
         with self._lock:
@@ -138,6 +143,7 @@ class Clients:
             # Each new connection reads the file, so it stays as long as the client.
             weakref.finalize(client, Path(ca_file).unlink, missing_ok=True)
         bucket_owner.expect(client.meta.events, access.expected_bucket_owner)
+        client.meta.events.register("before-parse.s3.ListObjectsV2", slim_list)
         if self._watch is not None:
             self._watch(client.meta.events)
         return guarded(client)

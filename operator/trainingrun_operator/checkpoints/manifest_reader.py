@@ -53,9 +53,17 @@ class _NeedsMoreError(Exception):
 class ManifestReader:
     """Reads one rank's manifest: `feed` it the next piece whenever it `wants` one, and take `files` until `head` is there."""
 
-    def __init__(self, entry: RankManifest, files_max: int = FILES_MAX) -> None:
-        self._entry, self._files_max = entry, files_max
-        self._where = f"the manifest of rank {entry.rank}"
+    def __init__(self, entry: RankManifest | None, files_max: int = FILES_MAX, *, keeps_skipped: bool = False) -> None:
+        """Start a manifest.
+
+        Args:
+            entry: how a commit names it; None: no commit does, and its digest is not compared.
+            files_max: limit of its files and links, and of the skipped files that are kept.
+            keeps_skipped: fill `all_skipped`.
+        """
+        self._entry, self._files_max, self._keeps_skipped = entry, files_max, keeps_skipped
+        self.where = f"the manifest of rank {entry.rank}" if entry is not None else "it"
+        """Its name in complaints."""
         self._digest = hashlib.sha256()
         self._ended = False
         self._text, self._at = b"", 0
@@ -69,8 +77,15 @@ class ManifestReader:
         """Files and links read so far."""
         self.skipped: Skipped | None = None
         """The first regular file that was skipped."""
+        self.all_skipped: list[Skipped] = []
+        """Everything that was skipped, if it is kept."""
         self.head: ManifestHead | None = None
         """The manifest without its lists, once they are read."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the pieces read so far, hex."""
+        return self._digest.hexdigest()
 
     def feed(self, piece: Piece) -> None:
         """Take the next piece.
@@ -80,8 +95,8 @@ class ManifestReader:
         """
         self._digest.update(piece.body)
         self._ended = piece.last
-        if piece.last:
-            check_digest(self._entry, self._digest.hexdigest())
+        if piece.last and self._entry is not None:
+            check_digest(self._entry, self.digest)
         self._text, self._at, self.wants = self._text[self._at :] + piece.body, 0, False
 
     def files(self) -> list[FileEntry]:
@@ -155,9 +170,13 @@ class ManifestReader:
         except ValidationError as error:
             raise self._invalid("skipped", error) from None
         self.skipped = self.skipped or next((one for one in read if one.regular), None)
+        if self._keeps_skipped:
+            self.all_skipped += read
+            if len(self.all_skipped) > self._files_max:
+                raise self._bad(f"it has more than {FILES_MAX} skipped files")
 
     def _finish(self) -> None:
-        manifest = parsed_document(Manifest, bytes(self._outside + self._text[self._at :]), self._where)
+        manifest = parsed_document(Manifest, bytes(self._outside + self._text[self._at :]), self.where)
         if manifest.files or manifest.skipped:
             # JSON can spell the name of a field with escapes, which the search does not know.
             raise self._bad("its lists of files have names with escapes")
@@ -173,7 +192,7 @@ class ManifestReader:
         return self._bad(f"{name}{'.' if field else ''}{field} is invalid ({first['type']})")
 
     def _bad(self, why: str) -> BadCommitError:
-        return BadCommitError(f"{self._where} does not parse: {why}")
+        return BadCommitError(f"{self.where} does not parse: {why}")
 
 
 def _array(entries: list[bytes]) -> bytes:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.awsrequest import AWSHTTPConnection, AWSHTTPConnectionPool, AWSHTTPSConnection, AWSHTTPSConnectionPool
 
 from trainingrun_operator.checkpoints.addresses import is_metadata
+from trainingrun_operator.checkpoints.answers import BoundedAnswers
 
 if TYPE_CHECKING:
     import socket
@@ -46,26 +47,16 @@ class _TLSConnection(AWSHTTPSConnection):
         return checked(super()._new_conn())
 
 
-class _Pool(AWSHTTPConnectionPool):
+class _Pool(BoundedAnswers, AWSHTTPConnectionPool):
     ConnectionCls = _Connection
 
 
-class _TLSPool(AWSHTTPSConnectionPool):
+class _TLSPool(BoundedAnswers, AWSHTTPSConnectionPool):
     ConnectionCls = _TLSConnection
 
 
 def guarded(client: S3Client) -> S3Client:
-    """Make a client check the peer of each of its connections. Connections through a proxy are not checked."""
+    """Make a client check the peer of each of its connections, and bound its answers. Connections through a proxy are not checked."""
     endpoint: Any = client._endpoint  # type: ignore[attr-defined]  # noqa: SLF001 - botocore has no public access to its connections
     endpoint.http_session._manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}  # noqa: SLF001
     return client
-
-
-def caused_by_guard(error: BaseException | None) -> bool:
-    """Whether this guard is the cause of a failed call: botocore and urllib3 wrap the errors of a connection."""
-    while error is not None:
-        if isinstance(error, ForbiddenAddressError):
-            return True
-        wrapped = getattr(error, "kwargs", {}).get("error")
-        error = wrapped if isinstance(wrapped, BaseException) else error.__cause__ or error.__context__
-    return False

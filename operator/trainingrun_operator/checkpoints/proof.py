@@ -1,4 +1,4 @@
-"""The strict reader of commits and manifests for agent, operator and plugin.
+"""The strict checks of commits and manifests for agent, operator and plugin.
 
 A complaint says what is wrong and where. It quotes names, never bodies.
 """
@@ -15,21 +15,18 @@ from pydantic import ValidationError
 from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.documents import (
     COMMIT_MAX_BYTES,
-    MANIFEST_MAX_BYTES,
     SCHEMA,
     WHOLE,
     Commit,
     Manifest,
-    ManifestHead,
 )
 from trainingrun_operator.checkpoints.keys import Order
 
 if TYPE_CHECKING:
-    from trainingrun_operator.checkpoints.documents import Answer, FileEntry, RankManifest, Skipped
+    from trainingrun_operator.checkpoints.documents import Answer, FileEntry, ManifestHead, RankManifest, Skipped
     from trainingrun_operator.checkpoints.keys import Layout
 
-Document = TypeVar("Document", Commit, Manifest, ManifestHead)
-Head = TypeVar("Head", bound=ManifestHead)
+Document = TypeVar("Document", Commit, Manifest)
 
 _SAID_MAX = 200
 NAME_MAX_BYTES = 255
@@ -140,18 +137,6 @@ def checked_commit(layout: Layout, key: str, body: bytes) -> ReadCommit:
     return ReadCommit(key, hashlib.sha256(body).hexdigest(), commit, len(body))
 
 
-def checked_manifest(layout: Layout, commit: Commit, entry: RankManifest, body: bytes) -> Manifest:
-    """Parse one rank's manifest, and check it against the commit that names it.
-
-    Raises:
-        BadCommitError: its hash, run, rank, incarnation, key, checkpoint or answer differs from the commit.
-    """
-    check_digest(entry, hashlib.sha256(body).hexdigest())
-    manifest = read_manifest(body, f"the manifest of rank {entry.rank}")
-    check_manifest(layout, commit, entry, manifest, len(manifest.files))
-    return manifest
-
-
 def check_digest(entry: RankManifest, digest: str) -> None:
     """Check the SHA-256 of a manifest's bytes, hex.
 
@@ -194,30 +179,6 @@ def check_manifest(layout: Layout, commit: Commit, entry: RankManifest, manifest
         raise BadCommitError(f"{where} counts {manifest.total_files} files and lists {listed}")
 
 
-def read_manifest(body: bytes, where: str) -> Manifest:
-    """Parse a manifest. ``where`` is its name in complaints.
-
-    Raises:
-        BadCommitError: it does not parse, or has another schema.
-    """
-    return _of_this_schema(parsed_document(Manifest, body, where), where)
-
-
-def read_head(body: bytes, where: str) -> ManifestHead:
-    """Parse a manifest without its files. ``where`` is its name in complaints.
-
-    Raises:
-        BadCommitError: it does not parse, or has another schema.
-    """
-    return _of_this_schema(parsed_document(ManifestHead, body, where), where)
-
-
-def _of_this_schema(manifest: Head, where: str) -> Head:
-    if manifest.schema_ != SCHEMA:
-        raise BadCommitError(f"{where} has schema {manifest.schema_}, this version reads {SCHEMA}")
-    return manifest
-
-
 def check_whole(manifest: Manifest) -> None:
     """Check that no regular file was skipped.
 
@@ -245,16 +206,6 @@ def load_commit(bucket: Reads, layout: Layout, key: str) -> ReadCommit:
         ClientError, BotoCoreError: a call to the bucket failed.
     """
     return checked_commit(layout, key, _loaded(bucket, layout, key, COMMIT_MAX_BYTES))
-
-
-def load_manifest(bucket: Reads, layout: Layout, commit: Commit, entry: RankManifest) -> Manifest:
-    """Read and check one rank's manifest.
-
-    Raises:
-        BadCommitError: it is missing, too large, or `checked_manifest` refuses it.
-        ClientError, BotoCoreError: a call to the bucket failed.
-    """
-    return checked_manifest(layout, commit, entry, _loaded(bucket, layout, entry.key, MANIFEST_MAX_BYTES))
 
 
 def _loaded(bucket: Reads, layout: Layout, key: str, limit: int) -> bytes:

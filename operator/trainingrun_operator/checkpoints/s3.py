@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final
 
 from botocore import exceptions
 
+from trainingrun_operator.checkpoints.answers import TooMuchError, caused_by
 from trainingrun_operator.checkpoints.keys import Layout, order_of_commit
-from trainingrun_operator.checkpoints.metadata_guard import caused_by_guard
+from trainingrun_operator.checkpoints.metadata_guard import ForbiddenAddressError
 from trainingrun_operator.checkpoints.proof import Found
 
 if TYPE_CHECKING:
@@ -196,8 +197,10 @@ def code_of(error: Exception) -> str:
         error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError | exceptions.CredentialRetrievalError
     ):
         return "NoCredentials"
-    if caused_by_guard(error):
+    if caused_by(error, ForbiddenAddressError):
         return "ForbiddenAddress"
+    if caused_by(error, TooMuchError):
+        return "AnswerTooLarge"
     if isinstance(error, TooManyError):
         return "TooManyCommits"
     if isinstance(error, exceptions.SSLError):

@@ -14,17 +14,15 @@ from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.checkpoints import names, s3
 from trainingrun_operator.checkpoints.bucket import Bucket, crc_of_file, encode
 from trainingrun_operator.checkpoints.clients import Clients
-from trainingrun_operator.checkpoints.documents import COMMIT_MAX_BYTES, MANIFEST_MAX_BYTES, Commit
+from trainingrun_operator.checkpoints.documents import COMMIT_MAX_BYTES, Commit
 from trainingrun_operator.checkpoints.download import DamagedError, Download, NoSpaceError
 from trainingrun_operator.checkpoints.keys import Layout, Order
+from trainingrun_operator.checkpoints.manifests import load_manifest
 from trainingrun_operator.checkpoints.proof import (
     BadCommitError,
-    check_owned,
     check_whole,
     checked_commit,
-    checked_manifest,
     safe_path,
-    said,
 )
 from trainingrun_operator.checkpoints.reached import Reached
 from trainingrun_operator.checkpoints.s3 import STORE_ERRORS, Access
@@ -71,6 +69,7 @@ _ADVICE: Final = {
     "Timeout": "the store does not answer in time. If the address is internal to the cluster, set --endpoint-url to one that you can reach",
     "Unreachable": "the store does not answer. If the address is internal to the cluster, set --endpoint-url to one that you can reach",
     "InvalidEndpoint": "the address is not valid: correct --endpoint-url",
+    "AnswerTooLarge": "the server sends more than an S3 server does: is the address right?",
     "TooManyCommits": "there are more than 100,000 objects below commits/: remove those that are no commits",
 }
 _CLOSED: Final = frozenset(
@@ -247,9 +246,8 @@ class Checkpoints:
             TroubleError: a manifest differs from the commit, has skipped files, or cannot be read.
         """
         try:
-            found = [
-                checked_manifest(self.place.layout, commit, entry, self._body(entry.key)) for entry in commit.ranks
-            ]
+            bucket = Bucket(self._client, self.place.layout.bucket)
+            found = [load_manifest(bucket, self.place.layout, commit, entry) for entry in commit.ranks]
             for manifest in found:
                 check_whole(manifest)
         except BadCommitError as wrong:
@@ -257,17 +255,6 @@ class Checkpoints:
         except STORE_ERRORS as error:
             raise self._unreadable(s3.code_of(error)) from error
         return found
-
-    def _body(self, key: str) -> bytes:
-        layout = self.place.layout
-        check_owned(layout, key)
-        try:
-            body = s3.read_object(layout.bucket, key, MANIFEST_MAX_BYTES, self._client)
-        except s3.TooLargeError:
-            raise BadCommitError(f"{said(key)} is larger than {MANIFEST_MAX_BYTES} bytes") from None
-        if body is None:
-            raise BadCommitError(f"{said(key)} is not in the bucket")
-        return body
 
     def fetch(self, manifest: Manifest, folder: Path, told: Callable[[int], None]) -> Mapping[str, str]:
         """Download a manifest's files. Check every file's checksum before it gets its name, and again at the end.

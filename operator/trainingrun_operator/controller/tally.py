@@ -14,6 +14,7 @@ from trainingrun_operator.api.status import NodePhase
 from trainingrun_operator.core import release
 from trainingrun_operator.core.effects import Begin, RecordEvent, RecordNodes
 from trainingrun_operator.core.facts.bucket import Unreachable
+from trainingrun_operator.core.facts.rank import REPORT_REFUSED
 from trainingrun_operator.core.stop import disruption
 from trainingrun_operator.core.track import NEVER_ADVANCED
 from trainingrun_operator.exporter import Measured
@@ -141,7 +142,7 @@ def _readings(telemetry: Telemetry, seen: Observed, *, new: bool) -> None:
         if oddity is not None and new and oddity.reason != NEVER_ADVANCED:
             telemetry.poll_error("metrics", oddity.reason)
         if rank.runs and rank.pod is not None and rank.pod.answers and rank.report is None:
-            telemetry.poll_error("agent", "NoReport")
+            telemetry.poll_error("agent", "NoReport" if rank.refused is None else REPORT_REFUSED)
     if isinstance(seen.answer, Unreachable):
         telemetry.poll_error("store", seen.answer.code)
 

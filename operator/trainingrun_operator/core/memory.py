@@ -273,7 +273,8 @@ def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
 
 def _rank(memory: Memory, facts: Facts, number: int, pods: Sequence[Pod], now: float) -> Rank:
     known = memory.rank(number)
-    rank = Rank.of(number, pods, report=facts.reports.get(number), track=known.track)
+    said, refused = facts.reports.get(number), facts.refused.get(number)
+    rank = Rank.of(number, pods, report=said, refused=refused, track=known.track)
     return replace(
         rank,
         log_tail=memory.log_tails.get(rank.pod.uid, "") if rank.pod is not None else "",

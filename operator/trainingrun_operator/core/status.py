@@ -29,6 +29,7 @@ from trainingrun_operator.core import acceptance, identity, progress, release
 from trainingrun_operator.core.bounds import COUNT_MAX, MESSAGE_MAX, TEXT_MAX, WORD_MAX, clipped, counted
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable
 from trainingrun_operator.core.facts.pod import Training
+from trainingrun_operator.core.facts.rank import REPORT_REFUSED
 from trainingrun_operator.core.rules import chain, loss, workload
 from trainingrun_operator.core.stop import furthest
 from trainingrun_operator.core.stop.proving import saved_from
@@ -219,6 +220,8 @@ def _checkpoint_saved(seen: Observed) -> Fact:
         )
     if stop is not None and stop.phase is Phase.HELD:
         return Fact(kind, "False", "Held", stop.hold_reason or "")
+    if (refused := next((rank.refused for rank in seen.ranks if rank.refused is not None), None)) is not None:
+        return Fact(kind, "Unknown", REPORT_REFUSED, refused.sentence)
     if trouble := _saving_trouble(seen):
         return Fact(kind, "False", *trouble)
     if seen.verified is not None and seen.verified.commit.total_files:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
     from trainingrun_operator.core.facts.nodes import Pool
     from trainingrun_operator.core.facts.pod import Pod
+    from trainingrun_operator.core.facts.rank import RefusedReport
     from trainingrun_operator.core.facts.reading import Failure, Reading
     from trainingrun_operator.core.facts.run import Run
     from trainingrun_operator.edge.nodes.provider import Provider
@@ -97,8 +98,8 @@ class BucketStore(Protocol):
 class Pages(Protocol):
     """Pages that a pod serves. The pod runs user code, so neither call raises."""
 
-    async def report(self, pod: Pod) -> AgentReport | None:
-        """Return the report of the pod's agent; None: no answer, or one for another pod."""
+    async def report(self, pod: Pod) -> AgentReport | RefusedReport | None:
+        """Return the report of the pod's agent, or why what it answers is none; None: no answer."""
         ...
 
     async def metrics(self, run: Run, pod: Pod) -> Reading | Failure:

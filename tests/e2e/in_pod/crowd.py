@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import ssl
@@ -23,7 +24,8 @@ import aiohttp
 from aiohttp import web
 
 from trainingrun_operator.api import names
-from trainingrun_operator.api.exchange import AgentReport
+from trainingrun_operator.api.exchange import AgentError, AgentReport
+from trainingrun_operator.checkpoints.documents import Commit, Manifest, PodRef, RankManifest, RunRef
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,11 +36,25 @@ METRICS_PORT, RECORD_PORT, SILENT_PORT = 8000, 9100, 20000
 API = "https://kubernetes.default.svc"
 CA = Path("/var/run/account/ca.crt")
 CROWD, KIND = "e2e-crowd", "e2e-crowd-kind"
-"""Labels of a pod: whose it is, and how it behaves: `steady`, `hangs` or `big`."""
+"""Labels of a pod: whose it is, and how it behaves: `steady`, `hangs`, `big`, or hostile by its `page`, its `report` or an error that `flips`."""
+LISTING_PORT, MANIFEST_PORT = 19000, 19001
+"""Of buckets that are hostile by their lists, and by their manifests."""
+PAGE = b'training_loss{rank="1"} 1\n' * 40_000
+REPORT = b'{"podUid":"p","markers":[' + b",".join([b"{}"] * 20_000) + b"]}"
+LISTING = b"<ListBucketResult>" + b"<a/>" * 2**21 + b"</ListBucketResult>"
 BIG_BYTES, CHUNK_BYTES = 10 * 2**20, 2**16
 BIG_SECONDS = 2.0
 """So long a big page takes if it is read to its end: less than a scrape may, and long enough that several are on their way at once."""
 BEAT_SECONDS = 0.1
+
+
+_HEAD = Manifest(
+    run=RunRef(namespace="n", name="r", uid="u"), pod=PodRef(name="p", uid="p"), incarnation=1, generation=1
+)
+BOMB = _HEAD.model_dump_json(by_alias=True, exclude_none=True).removesuffix("]}").encode() + b",".join(
+    [b'{"path":""}'] * 2**20
+)
+"""12 MiB of files without a name, and no end."""
 
 
 @dataclass
@@ -56,6 +72,8 @@ class Member:
     began: float = field(default_factory=time.time)
     polls: list[float] = field(default_factory=list)
     """When its metrics were asked for."""
+    reports: int = 0
+    """How often its agent was asked."""
     exited: bool = False
     ended: bool = False
 
@@ -147,6 +165,8 @@ class Crowd:
                 await self.hang(member.run)
             case "big":
                 return await self.pour(request)
+            case "page":
+                return web.Response(body=PAGE)
             case _:
                 pass
         step = int(10 * (time.time() - member.began)) + 1
@@ -157,7 +177,11 @@ class Crowd:
         member = self.member_of(request)
         if member.kind == "hangs":
             await self.hang(member.run)
-        return web.Response(text=AgentReport(pod_uid=member.uid).model_dump_json(by_alias=True))
+        member.reports += 1
+        if member.kind == "report":
+            return web.Response(body=REPORT)
+        error = AgentError(code=f"Flips{member.reports}", message="x" * 1000) if member.kind == "flips" else None
+        return web.Response(text=AgentReport(pod_uid=member.uid, error=error).model_dump_json(by_alias=True))
 
     def member_of(self, request: web.Request) -> Member:
         assert request.transport is not None
@@ -198,6 +222,35 @@ class Crowd:
             while await reader.read(CHUNK_BYTES):
                 pass
         writer.close()
+
+    async def listing(self, _: web.Request) -> web.Response:
+        """A bucket whose lists are 8 MiB that nobody asked for."""
+        return web.Response(body=LISTING, content_type="application/xml")
+
+    async def manifest(self, request: web.Request) -> web.Response:
+        """A bucket with one commit of each run, which says that the run has ended, and 12 MiB of files in its manifest."""
+        key, prefix = request.match_info["key"], request.query.get("prefix", "")
+        if prefix:
+            listed = f"<Contents><Key>{prefix}i1-g0001.json</Key></Contents>" if prefix.endswith("commits/") else ""
+            return web.Response(body=f"<ListBucketResult>{listed}</ListBucketResult>".encode())
+        if key.endswith(".manifest.json"):
+            span = request.headers["Range"].removeprefix("bytes=").split("-")
+            first, last = int(span[0]), min(int(span[1]), len(BOMB) - 1)
+            said = {"Content-Range": f"bytes {first}-{last}/{len(BOMB)}"}
+            return web.Response(status=206, body=BOMB[first : last + 1], headers=said)
+        base = key.removesuffix("commits/i1-g0001.json")
+        namespace, run, uid = base.rstrip("/").split("/")[-3:]
+        digest = hashlib.sha256(BOMB).hexdigest()
+        entry = RankManifest(rank=0, incarnation=1, key=f"{base}r0/i1-g0001-pod.manifest.json", sha256=digest)
+        commit = Commit(
+            run=RunRef(namespace=namespace, name=run, uid=uid),
+            incarnation=1,
+            generation=1,
+            reason="save",
+            termination_id=names.stop_id(uid),
+            ranks=(entry,),
+        )
+        return web.Response(body=commit.model_dump_json(by_alias=True, exclude_none=True).encode())
 
     # -- what a test may ask --------------------------------------------------------------------------------------
 
@@ -287,6 +340,8 @@ async def main() -> None:
             await asyncio.start_server(crowd.silent, "127.0.0.1", SILENT_PORT + number)
         await serve(METRICS_PORT, web.get("/metrics", crowd.metrics))
         await serve(names.AGENT_PORT, web.get("/progress", crowd.progress))
+        await serve(LISTING_PORT, web.get("/{key:.*}", crowd.listing))
+        await serve(MANIFEST_PORT, web.get("/{bucket}/{key:.*}", crowd.manifest), web.get("/{key}", crowd.manifest))
         await serve(RECORD_PORT, web.get("/record", crowd.record), web.get("/counts", crowd.counts))
         await asyncio.gather(crowd.beat(), *(crowd.watch(space) for space in os.environ["NAMESPACES"].split()))
 

@@ -509,6 +509,15 @@ def test_why_a_run_is_refused_is_the_answer(reason):
     assert changed_by_a_new_run == (reason in ("InvalidTemplate", "InvalidDestination"))
 
 
+def test_a_refused_report_is_told_as_not_known_while_it_trains():
+    trouble = condition(
+        "CheckpointSaved", "Unknown", "ReportRefused", "The report of the agent in pod bert-0 is refused."
+    )
+    said = text_of(run_with(trouble))
+    assert "Whether the checkpoints are saved is not known (ReportRefused): The report of the agent in pod" in said
+    assert "is proven in the bucket" not in said
+
+
 @pytest.mark.parametrize("reason", sorted(STORE))
 @pytest.mark.parametrize("phase", [None, Phase.SAVING, Phase.VERIFYING])
 def test_why_nothing_is_saved_is_told_while_it_trains_and_while_it_stops(reason, phase):

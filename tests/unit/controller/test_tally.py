@@ -36,6 +36,7 @@ from trainingrun_operator.controller import tally
 from trainingrun_operator.core.effects import Begin, Decision, RecordEvent, RecordNodes
 from trainingrun_operator.core.facts.gathered import Facts
 from trainingrun_operator.core.facts.pod import Training
+from trainingrun_operator.core.facts.rank import RefusedReport
 from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.memory import Memory, remember
 from trainingrun_operator.exporter import Telemetry
@@ -201,6 +202,12 @@ def test_a_training_that_has_not_made_its_first_step_yet_is_no_error(place):
 def test_an_agent_is_counted_as_silent(place, fields, expected):
     place.look(**fields)
     assert place.count("poll_errors_total", source="agent", reason="NoReport") == expected
+
+
+def test_a_refused_report_is_counted_as_such_and_not_as_silence(place):
+    place.look(agent=None, refused=RefusedReport("bert-0", "its JSON is invalid (json_invalid)"))
+    assert place.count("poll_errors_total", source="agent", reason="ReportRefused") == 1
+    assert place.count("poll_errors_total", source="agent", reason="NoReport") is None
 
 
 def test_a_bucket_that_cannot_be_read_is_counted(place):

@@ -47,6 +47,7 @@ from trainingrun_operator.api.status import (
     WorkloadRef,
 )
 from trainingrun_operator.core.defaults import Defaults
+from trainingrun_operator.core.facts.rank import RefusedReport
 from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.facts.run import Problem
 from trainingrun_operator.core.status import WRITTEN_BY_THE_STOP, observed_fields, render
@@ -194,12 +195,20 @@ def test_metrics_available(fields, wanted):
     assert said(make_observed(**fields), "MetricsAvailable") == wanted
 
 
+def test_a_refused_report_says_what_from_which_pod_and_what_to_do():
+    assert REFUSED.sentence == (
+        "The report of the agent in pod bert-x7k2p is refused: its field newest.step is invalid (int_parsing). It counts as no answer, so what the volume holds is"
+        " not known: see the log of container checkpoint-agent, and let nothing else in the pod listen on port 18790."
+    )
+
+
 def test_metrics_are_not_available_once_the_run_ends():
     assert said(done(), "MetricsAvailable") == ("False", "NotRunning", "No training is running.")
     lost = with_rank(done(), pods=(make_pod(lost=True),))
     assert said(lost, "MetricsAvailable") == ("False", "NotRunning", "No training is running.")
 
 
+REFUSED = RefusedReport("bert-x7k2p", "its field newest.step is invalid (int_parsing)")
 BEFORE = Condition(
     type="CheckpointSaved", status="True", reason="Verified", message="Earlier.", last_transition_time=EARLIER
 )
@@ -239,6 +248,24 @@ NOTHING_FOUND = (
             make_observed(agent=make_agent(error=AgentError(code="NoSuchBucket", message="There is no bucket."))),
             ("False", "NoSuchBucket", "There is no bucket."),
             id="the agent's trouble",
+        ),
+        pytest.param(
+            make_observed(agent=None, refused=REFUSED), ("Unknown", "ReportRefused", REFUSED.sentence), id="refused"
+        ),
+        pytest.param(
+            make_observed(agent=None, refused=REFUSED, verified=make_verified()),
+            ("Unknown", "ReportRefused", REFUSED.sentence),
+            id="a refused report, after a checkpoint was verified",
+        ),
+        pytest.param(
+            make_observed(agent=None, refused=REFUSED, run=make_run(status=make_status(conditions=(BEFORE,)))),
+            ("Unknown", "ReportRefused", REFUSED.sentence),
+            id="a refused report, after an earlier process verified one",
+        ),
+        pytest.param(
+            stopping_at(Phase.HELD, stop={"hold_reason": "No disk."}, agent=None, refused=REFUSED),
+            ("False", "Held", "No disk."),
+            id="held, and a report is refused",
         ),
         pytest.param(
             make_observed(answer=make_mismatch()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.run import CheckpointMode
+from trainingrun_operator.core.facts.rank import REPORT_REFUSED
 from trainingrun_operator.core.words import size
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def of_a_training(facts: Facts) -> str:
             else " Until then, a stop is held: nothing is deleted without a proven checkpoint."
         )
         return f"The checkpoints are not saved ({reason}): {message}{held}"
+    if reason == REPORT_REFUSED:
+        return f"Whether the checkpoints are saved is not known ({reason}): {message}"
     known = facts.run.status.checkpoint
     if known is None or state != "True":
         return "No checkpoint has been proven yet."

@@ -122,7 +122,8 @@ class Container:
         ended = state.get("terminated")
         if ended is None:
             return None
-        of_log = self.spec.get("terminationMessagePolicy") == "FallbackToLogsOnError"
+        # The API server sets the policy of every container. Without the container's spec it is not known.
+        of_log = not self.spec or self.spec.get("terminationMessagePolicy") == "FallbackToLogsOnError"
         return Ended.of({**ended, "message": ""} if of_log else ended)
 
     @property

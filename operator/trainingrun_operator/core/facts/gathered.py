@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.bucket import Answer, Verified
     from trainingrun_operator.core.facts.nodes import Fate, NodeFacts, Pool
     from trainingrun_operator.core.facts.pod import Pod
+    from trainingrun_operator.core.facts.rank import RefusedReport
     from trainingrun_operator.core.facts.reading import Failure, Reading
     from trainingrun_operator.core.facts.run import Problem, Run
     from trainingrun_operator.core.facts.workload import Workload
@@ -50,6 +51,8 @@ class Facts:
     """Oldest first, with their fates applied."""
     reports: Mapping[int, AgentReport] = field(default_factory=dict)
     """By rank, reports of the newest pods' agents that answered."""
+    refused: Mapping[int, RefusedReport] = field(default_factory=dict)
+    """By rank, what the newest pods' agents answered instead of a report."""
     readings: Mapping[int, Reading | Failure] = field(default_factory=dict)
     """By rank, readings of the newest pods' metrics; empty: not due."""
     fates: Mapping[str, Fate] = field(default_factory=dict)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
+from trainingrun_operator.api import names
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.track import Track
 
@@ -13,6 +14,28 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.core.facts.pod import Pod
+
+
+REPORT_REFUSED: Final = "ReportRefused"
+"""Reason of a CheckpointSaved that is Unknown because of what an agent answers."""
+
+
+@dataclass(frozen=True)
+class RefusedReport:
+    """What an agent's port served instead of a report of its pod. It is no evidence: the agent counts as silent."""
+
+    pod: str
+    """The pod's name."""
+    why: str
+    """The end of a sentence about the report: its size or field, and the limit."""
+
+    @property
+    def sentence(self) -> str:
+        """What was refused, from which pod, why, and what to do."""
+        return (
+            f"The report of the agent in pod {self.pod} is refused: {self.why}. It counts as no answer, so what the volume holds is not known: see the log of"
+            f" container {names.AGENT_CONTAINER}, and let nothing else in the pod listen on port {names.AGENT_PORT}."
+        )
 
 
 @dataclass(frozen=True)
@@ -26,6 +49,8 @@ class Rank:
     """Replaced pods that still exist, oldest first."""
     report: AgentReport | None = None
     """Of the newest pod's agent; None: it was not asked or did not answer."""
+    refused: RefusedReport | None = None
+    """What the newest pod's agent answered at this look instead of a report; None: nothing was refused."""
     track: Track = field(default_factory=Track)
     """The readings of the newest pod."""
     unmoved: bool = False

@@ -38,7 +38,7 @@ def _of_rank(seen: Observed, rank: Rank) -> str:
         return ""
     of, report = _name(seen, rank), rank.report
     if report is None:
-        return f"The agent in the pod{of} does not answer."
+        return rank.refused.sentence if rank.refused is not None else f"The agent in the pod{of} does not answer."
     if report.error is not None:
         return f"The agent{of} cannot save: {report.error.code}: {report.error.message}"
     if report.newest is None and not transitions.ended(seen):

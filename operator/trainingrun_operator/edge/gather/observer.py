@@ -16,7 +16,7 @@ from trainingrun_operator.api.status import NodePhase, Phase
 from trainingrun_operator.core import manifests
 from trainingrun_operator.core.facts.gathered import Facts, Source
 from trainingrun_operator.core.facts.pod import Training
-from trainingrun_operator.core.facts.rank import by_rank
+from trainingrun_operator.core.facts.rank import RefusedReport, by_rank
 from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.memory import remember
 from trainingrun_operator.core.release import unsettled
@@ -125,7 +125,8 @@ class Observer:
         await self._know_pools(now)
         pods, owner = await self._children(run, memory, now, read)
         ranks = by_rank(pods, owner.world_size if owner is not None else None)
-        reports, readings = await self._ask_pods(run, ranks, memory, now)
+        answers, readings = await self._ask_pods(run, ranks, memory, now)
+        reports = {rank: one for rank, one in answers.items() if not isinstance(one, RefusedReport)}
         fates = await self._fates(run, ranks, memory, now, read, heard=reports.keys())
         pods = lost.with_fates(pods, fates)
         said = await self._bucket_reader.ask(run, pods, reports, memory)
@@ -144,6 +145,7 @@ class Observer:
             workload=owner,
             pods=pods,
             reports=reports,
+            refused={rank: one for rank, one in answers.items() if isinstance(one, RefusedReport)},
             readings=readings,
             fates=fates,
             answer=said.answer,
@@ -214,7 +216,7 @@ class Observer:
 
     async def _ask_pods(
         self, run: Run, ranks: Sequence[Sequence[Pod]], memory: Memory, now: float
-    ) -> tuple[dict[int, AgentReport], dict[int, Reading | Failure]]:
+    ) -> tuple[dict[int, AgentReport | RefusedReport], dict[int, Reading | Failure]]:
         """Read the agents' reports, and the metrics if they are due."""
         pods = {rank: group[-1] for rank, group in enumerate(ranks) if group and group[-1].answers}
         due = now >= memory.next_reading_at and _needs_reading(run, memory)

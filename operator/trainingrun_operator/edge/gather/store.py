@@ -13,18 +13,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
 from trainingrun_operator.checkpoints import s3
-from trainingrun_operator.checkpoints.clients import CALLS_PER_ACCESS, SERVERS, Clients, Door
+from trainingrun_operator.checkpoints.clients import CALLS_PER_ACCESS, SERVERS, Clients
 from trainingrun_operator.checkpoints.documents import (
     COMMIT_MAX_BYTES,
     FILES_MAX,
-    MANIFEST_MAX_BYTES,
     Commit,
     FileEntry,
     ManifestHead,
     RankManifest,
 )
 from trainingrun_operator.checkpoints.fair_cache import FairCache
-from trainingrun_operator.checkpoints.manifest_reader import ManifestReader, Piece
+from trainingrun_operator.checkpoints.manifest_reader import ManifestReader
+from trainingrun_operator.checkpoints.manifests import pieces
 from trainingrun_operator.checkpoints.proof import (
     BadCommitError,
     IncurableError,
@@ -58,6 +58,11 @@ REMEMBERED_BYTES: Final = 4 * 2**20
 """Limit of the commits kept, in bytes of their JSON: some 4,000 of one rank. Parsed, they take about six times as much."""
 PARSERS: Final = 2
 """Threads that parse at once: each of them may keep the event loop waiting for the interpreter's lock, 5 ms."""
+REFUSED: Final = frozenset({"TooManyCommits", "AnswerTooLarge"})
+"""Codes of a list that would be the same again."""
+REFUSED_SECONDS: Final = 300
+"""Time after which such a list is requested again: it takes seconds of CPU."""
+REFUSED_MAX: Final = 4096
 NEWEST: Final = 64
 """Commits of a run that are considered."""
 
@@ -79,6 +84,7 @@ _ADVICE: Final = {
     "ForbiddenAddress": "its name resolves to an address at which the cloud serves credentials: no request was made; correct spec.checkpoint.s3.endpointURL",
     "InvalidEndpoint": "it is not the address of a server: correct spec.checkpoint.s3.endpointURL",
     "TooManyCommits": "there are more than 100,000 objects below commits/ of this run: remove those that are no commits",
+    "AnswerTooLarge": "the server sends more than an S3 server does: is spec.checkpoint.s3.endpointURL right?",
     "SlowDown": "the store throttles requests: they are retried",
     "InternalError": "the store reports an internal error: the request is retried",
 }
@@ -130,6 +136,12 @@ class Store:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
         self._parsing = asyncio.Semaphore(PARSERS)
         self._known: FairCache[_Place, _Known] = FairCache(REMEMBERED_BYTES)
+        self._refused: FairCache[_Place, tuple[float, Unreachable]] = FairCache(REFUSED_MAX)
+        """Lists that were refused, and when."""
+
+    def warm_up(self) -> None:
+        """Load what all clients share. Blocks."""
+        self._clients.warm_up()
 
     def close(self) -> None:
         """Finish running calls, drop waiting ones, close all connections."""
@@ -146,10 +158,17 @@ class Store:
 
     async def commits(self, access: Access, layout: Layout) -> tuple[str, ...] | Unreachable:
         """Return the keys of the run's newest commits, newest first."""
+        place = _Place.of(access, layout, layout.commits)
+        refused = self._refused.get(place, access.owner)
+        if refused is not None and self._monotonic() - refused[0] < REFUSED_SECONDS:
+            return refused[1]
         try:
             return await self._call(access, partial(s3.list_commits, layout, newest=NEWEST))
         except STORE_ERRORS as error:
-            return unreachable(access, layout.bucket, error)
+            failed = unreachable(access, layout.bucket, error)
+            if failed.code in REFUSED:
+                self._refused.put(place, access.owner, (self._monotonic(), failed))
+            return failed
 
     async def verify(self, access: Access, layout: Layout, commit_key: str) -> Verified | Mismatch | Unreachable:
         """Verify a commit now: read it, its manifests, and size and checksum of every object."""
@@ -272,11 +291,12 @@ class Store:
         check_owned(layout, entry.key)
         loop = asyncio.get_running_loop()
         door = await loop.run_in_executor(self._pool, self._clients.door, access)
-        reader, pieces = ManifestReader(entry, files_max), _pieces(door, layout, entry.key)
+        reader, ranged = ManifestReader(entry, files_max), partial(s3.read_range, layout.bucket, entry.key)
+        coming = pieces(lambda start: door.call(partial(ranged, start)), entry.key)
         while reader.head is None:
             if reader.wants:
                 async with door.calls:
-                    piece = await loop.run_in_executor(self._pool, next, pieces)
+                    piece = await loop.run_in_executor(self._pool, next, coming)
                 reader.feed(piece)
             async with self._parsing:
                 files = await loop.run_in_executor(self._pool, reader.files)
@@ -301,24 +321,6 @@ class Store:
         for file in remaining:
             found = await self._call(access, partial(s3.head_object, bucket, file.key))
             check_object(file, found)
-
-
-def _pieces(door: Door, layout: Layout, key: str) -> Iterator[Piece]:
-    """Read a manifest, each piece when it is needed."""
-    start, last = 0, False
-    while not last:
-        try:
-            found = door.call(partial(s3.read_range, layout.bucket, key, start))
-        except s3.TooLargeError:
-            raise BadCommitError(f"the store sends more of {said(key)} than was asked for") from None
-        if found is None:
-            raise BadCommitError(f"{said(key)} is not in the bucket")
-        body, size = found
-        if size > MANIFEST_MAX_BYTES:
-            raise BadCommitError(f"{said(key)} is larger than {MANIFEST_MAX_BYTES} bytes")
-        start += len(body)
-        last = not body or start >= size
-        yield Piece(body, last)
 
 
 def unreachable(access: Access, bucket: str, error: Exception) -> Unreachable:

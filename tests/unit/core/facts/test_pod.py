@@ -43,6 +43,13 @@ def with_rules(stored, **fields):
     return stored
 
 
+def with_init(states, authors=("fetch",), **fields):
+    """A pod with init containers of the author's in these states."""
+    stored = stored_pod(init=states, **fields)
+    stored["spec"]["initContainers"] += [{"name": name} for name in authors]
+    return stored
+
+
 def with_sidecar(stored, state, mounts=None, name="writer"):
     """The same with a native sidecar of the author's, and the agent's mounts."""
     sidecar = {"name": name, "restartPolicy": "Always"} | ({"volumeMounts": mounts} if mounts is not None else {})
@@ -157,6 +164,64 @@ def test_a_message_that_is_the_end_of_a_log_is_not_shown():
         terminationMessagePolicy="FallbackToLogsOnError",
     )
     assert Pod.of(stored).exit_words == "exit code 137 (OOMKilled)"
+
+
+SECRET = "AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI"  # nobody's
+OF_LOG = {"terminationMessagePolicy": "FallbackToLogsOnError"}
+
+
+def of_log(stored, container="containers", **more):
+    stored["spec"][container][-1 if container == "initContainers" else 0] |= OF_LOG | more
+    return stored
+
+
+def without_spec(stored):
+    del stored["spec"]["containers"][0]
+    return stored
+
+
+def again(stored):
+    """Its training waits for its next run, in the same pod."""
+    stored["status"]["containerStatuses"][0] |= {
+        "state": waiting("CrashLoopBackOff", "back-off 10s restarting failed container"),
+        "lastState": ended(137, reason="OOMKilled", message=SECRET),
+        "restartCount": 1,
+    }
+    return stored
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        pytest.param(of_log(stored_pod(train=ended(1, message=SECRET))), id="an error"),
+        pytest.param(of_log(stored_pod(train=ended(128, reason="StartError", message=SECRET))), id="no start"),
+        pytest.param(of_log(again(stored_pod(train=running()))), id="an earlier run in the pod"),
+        pytest.param(
+            of_log(stored_pod(phase="Failed", train=ended(137, reason="ContainerStatusUnknown", message=SECRET))),
+            id="a container that the kubelet lost",
+        ),
+        pytest.param(
+            of_log(
+                with_init({"checkpoint_restore": ended(0), "fetch": ended(1, message=SECRET)}, phase="Failed"),
+                "initContainers",
+            ),
+            id="an init container",
+        ),
+        pytest.param(
+            without_spec(stored_pod(train=ended(137, reason="OOMKilled", message=SECRET))), id="a policy not known"
+        ),
+    ],
+)
+def test_the_end_of_a_log_is_in_nothing_that_is_read_of_a_pod(stored):
+    assert SECRET in repr(stored)
+    assert SECRET not in repr(Pod.of(stored, container="train"))
+
+
+def test_what_a_container_writes_for_people_to_read_is_shown():
+    stored = with_rules(
+        stored_pod(train=ended(137, reason="OOMKilled", message="cgroup limit")), terminationMessagePolicy="File"
+    )
+    assert Pod.of(stored).exit_words == "exit code 137 (OOMKilled: cgroup limit)"
 
 
 def test_what_the_kubelet_says_has_a_bound():
@@ -344,13 +409,6 @@ def test_the_job_ignores_every_end_of_the_gate_that_comes_from_outside():
 
 
 # -- before the training --------------------------------------------------------------------------------------------
-
-
-def with_init(states, authors=("fetch",), **fields):
-    """A pod with init containers of the author's in these states."""
-    stored = stored_pod(init=states, **fields)
-    stored["spec"]["initContainers"] += [{"name": name} for name in authors]
-    return stored
 
 
 DONE = {"checkpoint_restore": ended(0), "checkpoint_agent": running()}

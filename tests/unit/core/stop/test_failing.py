@@ -23,6 +23,7 @@ from trainingrun_operator.api.exchange import CommitSeen, ManifestSeen, SaveRequ
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import Advance, Annotate, RecordEvent
+from trainingrun_operator.core.facts.rank import RefusedReport
 from trainingrun_operator.core.stop import failing
 
 PROCEED = {"checkpoint": checkpoint_spec(onFailure="Proceed")}
@@ -65,6 +66,15 @@ def test_a_save_without_progress_is_held(agent, why):
         f"{why}: see the log of container checkpoint-agent.",
     )
     assert events(stuck) == ["CheckpointHeld"]
+
+
+def test_a_hold_says_that_a_report_is_refused_and_not_that_the_agent_is_silent():
+    refused = RefusedReport("bert-0", "it has 70000 bytes, more than the 65536 bytes of a report")
+    fields: dict[str, Any] = {"pods": (exited_pod(0),), "agent": None, "save_failing_seconds": LONG}
+    assert advanced(stopping_at(Phase.SAVING, **fields)).hold_reason == "The agent in the pod does not answer."
+    stop = advanced(stopping_at(Phase.SAVING, **fields, refused=refused))
+    assert (stop.phase, stop.hold_reason) == (Phase.HELD, refused.sentence)
+    assert stop.saved is None
 
 
 def test_proceed_counts_for_a_save_without_progress():

@@ -65,6 +65,7 @@ from trainingrun_operator.core.facts.bucket import Unreachable
 from trainingrun_operator.core.facts.gathered import Source
 from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.facts.pod import Training
+from trainingrun_operator.core.facts.rank import RefusedReport
 from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.memory import Memory
 from trainingrun_operator.edge.cache import Cache
@@ -692,6 +693,27 @@ async def test_anything_else_is_no_report(place, report):
     assert seen.ranks[0].report is None
     assert seen.track.step == 1200, "the metrics are read all the same"
     assert place.pages.asked.count("/metrics") == 1, "and no redirect is followed to them"
+
+
+async def test_a_refused_report_is_told_and_is_no_evidence(place):
+    """The bytes in it name a commit and an empty volume: neither is believed."""
+    place.watched()
+    forged = json.loads(make_agent(files=0, commit=COMMIT).model_dump_json(by_alias=True)) | {"uploadFailures": "x"}
+    place.pages.report = json.dumps(forged).encode()
+    seen = await place.look()
+    assert seen.ranks[0].report is None
+    assert seen.reports is None
+    assert place.store.asked == []
+    assert seen.ranks[0].refused == RefusedReport("bert-x7k2p", "its field uploadFailures is invalid (int_parsing)")
+    place.pages.report = make_agent()
+    assert (await place.look()).ranks[0].refused is None, "It is told while it is so."
+
+
+@pytest.mark.parametrize("report", [pytest.param(None, id="404"), pytest.param(cut_off, id="cut off")])
+async def test_an_agent_that_does_not_answer_is_not_refused(place, report):
+    place.watched()
+    place.pages.report = report
+    assert (await place.look()).ranks[0].refused is None
 
 
 async def test_an_agent_that_hangs_is_given_up(place):

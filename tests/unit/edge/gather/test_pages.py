@@ -26,6 +26,7 @@ from trainingrun_operator.api.exchange import (
     MarkerSeen,
     Upload,
 )
+from trainingrun_operator.core.facts.rank import RefusedReport
 from trainingrun_operator.edge.gather.pages import PodPages
 
 BIG = 10**30
@@ -40,7 +41,7 @@ async def report_of(body, status=200):
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    pod: Any = SimpleNamespace(host="127.0.0.1", uid=POD_UID)
+    pod: Any = SimpleNamespace(host="127.0.0.1", name="bert-0", uid=POD_UID)
     try:
         async with aiohttp.ClientSession() as session:
             return await PodPages(session, cast("Any", None), agent_port=runner.addresses[0][1]).report(pod)
@@ -80,22 +81,63 @@ def page(fields):
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "why"),
     [
-        pytest.param(page('"markers":[' + ",".join(['{"name":"m","ageSeconds":1}'] * 17) + "]"), id="17 markers"),
-        pytest.param(page('"uploads":[' + ",".join(['{"incarnation":1,"generation":1}'] * 9) + "]"), id="9 uploads"),
-        pytest.param(page('"lagging":[' + ",".join(["1"] * 65) + "]"), id="65 ranks"),
-        pytest.param(page('"uploadFailures":' + "9" * 4300), id="a number of 4,300 digits"),
-        pytest.param(page('"uploadFailures":' + "9" * 32), id="a number of 32 digits"),
-        pytest.param(page('"bytes":1e400'), id="a number beyond a float"),
-        pytest.param(page('"newest":{"dir":"a","complete":true,"ageSeconds":1,"step":' + "9" * 300 + "}"), id="a step"),
-        pytest.param(page('"x":[' + "{}," * 40_000 + "{}]"), id="more bytes than a report has"),
-        pytest.param(page('"x":' + "[" * 60_000 + "]" * 60_000), id="nested"),
-        pytest.param(b"\xff\xfe", id="no text"),
+        pytest.param(
+            page('"markers":[' + ",".join(['{"name":"m","ageSeconds":1}'] * 17) + "]"), "field markers", id="17 markers"
+        ),
+        pytest.param(
+            page('"uploads":[' + ",".join(['{"incarnation":1,"generation":1}'] * 9) + "]"),
+            "field uploads",
+            id="9 uploads",
+        ),
+        pytest.param(page('"lagging":[' + ",".join(["1"] * 65) + "]"), "field lagging", id="65 ranks"),
+        pytest.param(page('"uploadFailures":' + "9" * 4300), "field uploadFailures", id="a number of 4,300 digits"),
+        pytest.param(page('"uploadFailures":' + "9" * 32), "field uploadFailures", id="a number of 32 digits"),
+        pytest.param(page('"bytes":1e400'), "field bytes", id="a number beyond a float"),
+        pytest.param(
+            page('"newest":{"dir":"a","complete":true,"ageSeconds":1,"step":' + "9" * 300 + "}"),
+            "field newest.step",
+            id="a step",
+        ),
+        pytest.param(page('"markers":[{"name":"m"}]'), "field markers.0.ageSeconds", id="a marker without an age"),
+        pytest.param(
+            page('"x":[' + "{}," * 40_000 + "{}]"),
+            "has 120034 bytes, more than the 65536",
+            id="more bytes than a report has",
+        ),
+        pytest.param(page('"x":' + "[" * 60_000 + "]" * 60_000), "has 120030 bytes, more than the 65536", id="nested"),
+        pytest.param(page('"x":' + "[" * 30_000 + "]" * 30_000), "its JSON", id="nested, and short"),
+        pytest.param(b"\xff\xfe", "its JSON", id="no text"),
+        pytest.param(b"", "its JSON", id="nothing"),
+        pytest.param(b"<html>AWS_SECRET=abc</html>", "its JSON", id="a page of something else"),
+        pytest.param(b"[]", "its JSON", id="a list"),
+        pytest.param(b"{}", "field podUid", id="no field"),
+        pytest.param(b'{"podUid":7}', "field podUid", id="a pod that is a number"),
+        pytest.param(b'{"podUid":"AWS_SECRET=abc"}', f"podUid is not {POD_UID}", id="the report of another pod"),
     ],
 )
-async def test_a_report_that_no_agent_writes_is_refused(body):
-    assert await report_of(body) is None
+async def test_a_report_that_no_agent_writes_is_refused_and_told_by_size_or_field(body, why):
+    refused = await report_of(body)
+    assert isinstance(refused, RefusedReport)
+    assert refused.pod == "bert-0"
+    assert why in refused.why
+    assert "AWS_SECRET" not in refused.sentence, "What the pod writes is not quoted."
+
+
+async def test_a_report_without_an_announced_length_is_read_to_the_limit():
+    async def endless():
+        while True:
+            yield b" " * 1000
+
+    refused = await report_of(endless())
+    assert isinstance(refused, RefusedReport)
+    assert refused.why == "it has more than the 65536 bytes of a report"
+
+
+@pytest.mark.parametrize("status", [404, 500, 503])
+async def test_an_error_of_the_agents_server_is_no_answer(status):
+    assert await report_of(b"see the agent's log", status) is None
 
 
 @pytest.mark.parametrize("unit", ["{}", "[]", '{"name":"","ageSeconds":1}', '""', "1", '{"a":{"b":{}}}'])

@@ -1,0 +1,106 @@
+"""Bounds what a client of an S3 server reads and parses of an answer. A tenant may control the server.
+
+botocore reads an answer without a body for its caller, such as a list or an error, as a whole and parses its XML at once. 8 MiB of `<a/>` take 500 MiB and hold
+the interpreter's lock for most of a second.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from urllib3 import BaseHTTPResponse
+
+WHOLE_MAX_BYTES: Final = 2 * 2**20
+"""Of an answer that is read as a whole. 1,000 keys of 1,024 bytes take 1.4 MiB."""
+ERROR_MAX_BYTES: Final = 64 * 2**10
+"""Of such an answer that is an error: its XML is parsed as it is."""
+WHOLE_SECONDS: Final = 60.0
+"""For such an answer. A connection's own timeout restarts with every byte."""
+KEYS_MAX: Final = 1000
+"""Of a page of a list: no more are asked for."""
+_CHUNK_BYTES: Final = 2**16
+_REFUSED: Final = 300
+"""HTTP status from which on an answer is an error."""
+
+_READ: Final = re.compile(rb"<(IsTruncated|NextContinuationToken|EncodingType|Key)>([^<]*+)</")
+"""What is read of a list."""
+
+
+class TooMuchError(ValueError):
+    """An answer is larger than what was asked for."""
+
+
+class BoundedAnswers:
+    """Mixin of a pool of connections: bounds the answers that are read as a whole."""
+
+    def urlopen(self, *args: Any, **named: Any) -> Any:
+        """Send a request."""
+        answer: Any = super().urlopen(*args, **named)  # type: ignore[misc]  # of the pool
+        # botocore reads by `stream` what it reads as a whole, and by `read` what its caller reads.
+        answer.stream = lambda *_, **__: whole(answer)
+        return answer
+
+
+def whole(answer: BaseHTTPResponse) -> Iterator[bytes]:
+    """Yield the body of an answer.
+
+    Raises:
+        TooMuchError: it is larger than an answer may be.
+        TimeoutError: it takes more than `WHOLE_SECONDS`.
+    """
+    most = WHOLE_MAX_BYTES if answer.status < _REFUSED else ERROR_MAX_BYTES
+    deadline, size = time.monotonic() + WHOLE_SECONDS, 0
+    while chunk := answer.read1(_CHUNK_BYTES):
+        size += len(chunk)
+        if size > most:
+            answer.close()
+            message = f"the answer has more than {most} bytes"
+            raise TooMuchError(message)
+        if time.monotonic() > deadline:
+            answer.close()
+            message = f"the answer takes more than {WHOLE_SECONDS:.0f} s"
+            raise TimeoutError(message)
+        yield chunk
+
+
+def slim_list(response_dict: dict[str, Any], **_: Any) -> None:
+    """Keep of a page of a list only what is read, before botocore parses it. A handler of botocore's `before-parse`.
+
+    Raises:
+        TooMuchError: the page has more keys than were asked for.
+    """
+    if response_dict["status_code"] >= _REFUSED:
+        return
+    keys: list[bytes] = []
+    others: dict[bytes, bytes] = {}
+    for found in _READ.finditer(response_dict["body"]):
+        if found[1] == b"Key":
+            keys.append(found[2])
+        else:
+            others[found[1]] = found[2]
+        if len(keys) > KEYS_MAX:
+            message = f"the page has more than {KEYS_MAX} keys"
+            raise TooMuchError(message)
+    response_dict["body"] = b"".join(
+        (
+            b"<ListBucketResult>",
+            *(b"<%b>%b</%b>" % (name, text, name) for name, text in others.items()),
+            *(b"<Contents><Key>%b</Key></Contents>" % key for key in keys),
+            b"</ListBucketResult>",
+        )
+    )
+
+
+def caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
+    """Whether an error of this kind is the cause of a failed call: botocore and urllib3 wrap the errors of a connection."""
+    while error is not None:
+        if isinstance(error, kind):
+            return True
+        wrapped = getattr(error, "kwargs", {}).get("error")
+        error = wrapped if isinstance(wrapped, BaseException) else error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,185 @@
+"""What a server sends instead of a list: it is bounded before it is parsed, told, and not requested again at once."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from trainingrun_operator.checkpoints import s3
+from trainingrun_operator.checkpoints.answers import TooMuchError, slim_list, whole
+from trainingrun_operator.checkpoints.keys import Layout
+from trainingrun_operator.core.facts.bucket import Unreachable
+from trainingrun_operator.edge.gather.store import REFUSED_SECONDS, Access, Store
+
+MIB = 2**20
+LAYOUT = Layout("bucket", "ml/llama/1f0c/")
+HEAD = b'<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+END = b"</ListBucketResult>"
+
+
+def page(keys, token=b""):
+    listed = b"".join(
+        b"<Contents><Key>%b</Key><Size>1</Size><Owner><ID>me</ID></Owner></Contents>" % key for key in keys
+    )
+    more = b"<NextContinuationToken>%b</NextContinuationToken>" % token if token else b""
+    return HEAD + b"<IsTruncated>%b</IsTruncated>" % (b"true" if token else b"false") + more + listed + END
+
+
+def keys(first, number):
+    return [LAYOUT.commits.encode() + b"i1-g%04d.json" % (first + n) for n in range(number)]
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@contextmanager
+def serving(*bodies, status=200):
+    """An S3 server that answers with each of these in turn, the last one for ever; gives its address, and what it was asked."""
+    left, asked, sent = list(bodies), [], []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            body = left.pop(0) if len(left) > 1 else left[0]
+            self.send_response(status)
+            self.end_headers()
+            try:
+                for piece in [body] if isinstance(body, bytes) else body():
+                    self.wfile.write(piece)
+                    sent.append(len(piece))
+            except ConnectionError:
+                return
+
+        def log_message(self, *_):
+            """Nobody reads it."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+    # A buffer of the kernel's, and 2 MiB: twice, because a call that fails is repeated once.
+    assert sum(sent) < 32 * MIB
+
+
+def listed(address, *, times=1, seconds=0):
+    clock = Clock()
+    store = Store(threads=2, monotonic=clock)
+    access = Access(endpoint_url=address, access_key="key", secret_key="secret")
+
+    async def ask():
+        found = []
+        for _ in range(times):
+            found.append(await store.commits(access, LAYOUT))
+            clock.now += seconds
+        return found
+
+    try:
+        return asyncio.run(ask())
+    finally:
+        store.close()
+
+
+def test_a_list_of_several_pages_is_read_whole():
+    with serving(page(keys(1, 1000), b"a&amp;b"), page(keys(1001, 5))) as (address, asked):
+        (found,) = listed(address)
+    assert found[0] == f"{LAYOUT.commits}i1-g1005.json"
+    assert len(found) == 64
+    assert "continuation-token=a%26b" in asked[1], "The token is what XML says, not its bytes."
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(HEAD + b"<a/>" * (2 * MIB) + END, id="8 MiB of elements that nobody asked for"),
+        pytest.param(page(keys(1, 1001)), id="one key more than was asked for"),
+        pytest.param(HEAD + b"<Contents><Key></Key></Contents>" * 60_000 + END, id="empty keys"),
+        pytest.param(b" " * (3 * MIB), id="blanks"),
+        pytest.param(lambda: iter(lambda: b"<a>" * 20_000, b""), id="no end"),
+    ],
+)
+def test_a_server_that_sends_more_than_a_list_is_refused_and_not_read_to_its_end(body):
+    with serving(body) as (address, _):
+        (found,) = listed(address)
+    assert isinstance(found, Unreachable)
+    assert found.code == "AnswerTooLarge"
+
+
+def test_an_error_of_many_bytes_is_refused():
+    with serving(b"<Error>" + b"<a/>" * 100_000 + b"</Error>", status=403) as (address, _):
+        (found,) = listed(address)
+    assert isinstance(found, Unreachable)
+    assert found.code == "AnswerTooLarge"
+
+
+def test_an_error_of_few_bytes_keeps_its_code():
+    with serving(b"<Error><Code>AccessDenied</Code></Error>", status=403) as (address, _):
+        (found,) = listed(address)
+    assert isinstance(found, Unreachable)
+    assert found.code == "AccessDenied"
+
+
+def test_a_list_without_end_is_requested_again_only_later(monkeypatch):
+    monkeypatch.setattr(s3, "LIST_PAGES_MAX", 3)
+    endless = [page(keys(1, 1000), b"page-%d" % number) for number in range(10)]
+    with serving(*endless) as (address, asked):
+        first, second = listed(address, times=2, seconds=REFUSED_SECONDS - 1)
+        assert first == second
+        assert first.code == "TooManyCommits"
+        assert len(asked) == 3
+        listed(address, times=2, seconds=REFUSED_SECONDS)
+        assert len(asked) == 9
+
+
+def test_a_list_that_failed_otherwise_is_requested_again_at_once():
+    with serving(b"<Error><Code>AccessDenied</Code></Error>", status=403) as (address, asked):
+        listed(address, times=3)
+    assert len(asked) == 3
+
+
+class Trickling:
+    """An answer whose bytes come one by one, each after a while."""
+
+    status = 200
+
+    def __init__(self, clock, seconds):
+        self.clock, self.seconds, self.closed = clock, seconds, False
+
+    def read1(self, _):
+        self.clock.now += self.seconds
+        return b"x"
+
+    def close(self):
+        self.closed = True
+
+
+def test_an_answer_that_trickles_has_a_deadline(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    answer: Any = Trickling(clock, 9)
+    with pytest.raises(TimeoutError):
+        list(whole(answer))
+    assert answer.closed
+    assert clock.now == 1000 + 63
+
+
+@pytest.mark.parametrize("name", [b"IsTruncated", b"NextContinuationToken", b"EncodingType"])
+def test_what_is_kept_of_a_page_has_no_copies(name):
+    answer: dict[str, Any] = {"status_code": 200, "body": HEAD + b"<%b>true</%b>" % (name, name) * 50_000 + END}
+    slim_list(answer)
+    assert len(answer["body"]) < 200
+
+
+def test_a_page_with_too_many_keys_is_not_parsed():
+    with pytest.raises(TooMuchError, match="more than 1000 keys"):
+        slim_list({"status_code": 200, "body": page(keys(1, 1001))})
