@@ -94,8 +94,8 @@ class ApiServer:
         self.reach()
         return SECRET
 
-    async def log_tail(self, namespace: str, name: str, container: str, *, lines: int, most_bytes: int) -> str:
-        return "" if self.world.during("api_away") else "CUDA out of memory"
+    async def log_tail(self, namespace: str, name: str, container: str, *, lines: int, most_bytes: int) -> str | None:
+        return None if self.world.during("api_away") else "CUDA out of memory"
 
     async def namespace_labels(self, name: str) -> dict[str, str]:
         self.reach()

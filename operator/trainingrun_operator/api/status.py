@@ -152,6 +152,17 @@ class Progress(Model):
     """UID of the observed pod. A restarted operator continues from this progress."""
 
 
+class CrashRow(Model):
+    """The run's crashes in a row without a step forward."""
+
+    pod_uid: Annotated[Word, Field(alias="podUID")]
+    """UID of the last crashed pod that was counted."""
+    step: BigCount
+    """The highest step that a crashed attempt has reached."""
+    without_step: Count = 0
+    """Crashes in a row whose attempt got no further than that step."""
+
+
 class WorkloadRef(Model):
     """The object that runs the pods."""
 
@@ -429,6 +440,8 @@ class TrainingRunStatus(Model):
     """When the stop was complete."""
     progress: Progress | None = None
     """The training's progress."""
+    crashes: CrashRow | None = None
+    """Crashes in a row without a step forward (crash.sameStepLimit). Absent: no crash of which a step was read."""
     workload: WorkloadRef | None = None
     """The Job."""
     pods: Annotated[tuple[PodStatus, ...], Field(max_length=64)] = ()

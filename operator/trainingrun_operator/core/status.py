@@ -30,7 +30,7 @@ from trainingrun_operator.core import acceptance, progress, release
 from trainingrun_operator.core.bounds import COUNT_MAX, MESSAGE_MAX, TEXT_MAX, WORD_MAX, clipped, counted
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable
 from trainingrun_operator.core.facts.pod import Training
-from trainingrun_operator.core.rules import chain, loss, workload
+from trainingrun_operator.core.rules import chain, loss, same_step, workload
 from trainingrun_operator.core.stop.proving import saved_from, sentence_of
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def render(seen: Observed, rules: Sequence[chain.Rule] = chain.RULES) -> Trainin
         ),
         start_time=before.start_time or next((pod.started_at for pod in seen.pods if pod.started_at), None),
         progress=progress.render(seen),
+        crashes=same_step.row(seen),
         workload=_workload(seen),
         pods=tuple(_pod(pod, stop) for pod in seen.pods[-64:]) if seen.pods else (),
         checkpoint=_checkpoint(seen),
@@ -158,9 +159,9 @@ def _facts(seen: Observed) -> tuple[Fact, ...]:
 
 
 def _accepted(seen: Observed) -> Fact:
-    problem = seen.problem or (
-        acceptance.refusal(seen) if seen.workload is None and seen.run.status.termination is None else None
-    )
+    problem = seen.problem
+    if problem is None and seen.run.status.termination is None:
+        problem = acceptance.refusal(seen) if seen.workload is None else acceptance.patterns(seen.run.spec)
     if problem is not None:
         return Fact("Accepted", "False", problem.reason, problem.message)
     if seen.workload is None and seen.run.status.termination is None and not seen.run.spec.suspend:

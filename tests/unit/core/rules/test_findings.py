@@ -31,7 +31,7 @@ from goldens import assert_golden
 
 from trainingrun_operator.api.endings import AUTO_COMPLETE, FAILED
 from trainingrun_operator.api.exchange import MarkerSeen
-from trainingrun_operator.api.status import Evidence, Phase, Progress, Shadow
+from trainingrun_operator.api.status import CrashRow, Evidence, Phase, Progress, Shadow
 from trainingrun_operator.checkpoints.documents import Checkpoint
 from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.rules import chain
@@ -87,6 +87,15 @@ CASES = {
         {"neverStarted": "RestartsLeft", "crashes": None},
     ),
     "it was killed for its memory": (make_observed(pods=(exited_pod(137, exit_reason="OOMKilled"),)), {"crashes": "RestartsLeft"}),
+    "it crashed with a fatal exit code": (with_spec({"crash": {"fatalExitCodes": [2]}}, pods=(exited_pod(2),)), {"crashes": "FatalExitCode"}),
+    "it crashed with a fatal pattern in its log": (
+        with_spec({"crash": {"fatalLogPatterns": ["^CUDA error"]}}, pods=(exited_pod(1),), fatal_pattern="^CUDA error"),
+        {"crashes": "FatalLogPattern"},
+    ),
+    "it crashed without a step forward": (
+        make_observed(run=make_run(status=make_status(crashes=CrashRow(pod_uid="before", step=1300, without_step=2))), pods=(exited_pod(1),)),
+        {"crashes": "NoStepForward"},
+    ),
     "it crashed after its last epoch": (
         quiet(
             track=final_epoch(epoch=3),
