@@ -266,7 +266,7 @@ def _fold_loss(track: Track, reading: Reading, now: float) -> Track:
         )
     if not isfinite(reading.loss):
         return replace(track, oddity=Failure(NOT_FINITE, f"The loss is {reading.loss}: no rule uses it."))
-    return replace(track, oddity=None, losses=track.losses.read(reading.loss, now))
+    return replace(track, oddity=None, losses=track.losses.read(reading.loss, now, reading.gradient_norm))
 
 
 def _fold_step(track: Track, reading: Reading, now: float) -> Track:
