@@ -668,6 +668,15 @@ def test_a_run_that_selects_its_series_stops_by_it():
 # -- a negative threshold -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("value", [-1, -1.0])
+def test_minus_1_is_the_usual_way_to_switch_the_rule_off_and_needs_no_word_in_accepted(value):
+    training = Training(spec={"autoStopLoss": value}).polls((1.0, 0), (0.4, 10), (0.3, 20))
+    assert training.end() is None
+    assert training.reason("autoStopLoss") == "Off"
+    accepted = next(one for one in training.run.status.conditions if one.type == "Accepted")
+    assert accepted.message == "The spec can be acted on."
+
+
 def test_a_negative_threshold_says_that_it_switches_the_rule_off():
     training = Training(spec={"autoStopLoss": -15}).polls((1.0, 0), (-14, 10), (-16, 20), (-24, 30))
     assert training.end() is None

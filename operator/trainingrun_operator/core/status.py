@@ -166,7 +166,7 @@ def _accepted(seen: Observed) -> Fact:
         return Fact("Accepted", "False", problem.reason, problem.message)
     if seen.workload is None and seen.run.status.termination is None and not seen.run.spec.suspend:
         return Fact("Accepted", "Unknown", "Checking", "The spec is being checked.")
-    off = loss.switched_off(seen.run.spec)
+    off = loss.misunderstood(seen.run.spec)
     return Fact("Accepted", "True", "Accepted", " ".join(filter(None, ("The spec can be acted on.", off))))
 
 

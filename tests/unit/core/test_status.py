@@ -459,7 +459,8 @@ def test_progress_of_a_run_that_ends(status, epoch, saved_step, progress, rememb
         pytest.param({"epoch": "2.98", "total_epochs": 3, "epoch_base": 0, "fractional_epochs": True}, 100, id="late in the last"),
         pytest.param({"epoch": "3", "total_epochs": 3, "epoch_base": 1}, 100, id="in the last, as a whole number"),
         pytest.param({"epoch": "9", "total_epochs": 3, "epoch_base": 0}, 100, id="the total is wrong"),
-        pytest.param({"epoch": "1", "total_epochs": 3}, 100, id="it is unknown how epochs count"),
+        pytest.param({"epoch": "2", "total_epochs": 3}, 100, id="in the last, if epochs count from 0, which is unknown"),
+        pytest.param({"epoch": "1", "total_epochs": 3}, 12, id="before the last, however epochs count"),
         pytest.param({}, 100, id="no epochs are known"),
     ],
 )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api import endings
 from trainingrun_operator.api.status import Evidence
+from trainingrun_operator.core.epochs import is_short
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.rules import same_step, workload
 from trainingrun_operator.core.rules.completion import marker_of
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.rank import Rank
     from trainingrun_operator.core.observed import Observed
 
-NEARLY: Final = 0.9
-"""Share of all epochs from which on a training that exits with 0 is near its end."""
 NEAR_READINGS: Final = 2
 """It is near its end too if no more steps are left than these many readings advance."""
 EXITED_EARLY: Final = "ExitedEarly"
@@ -90,11 +89,11 @@ def _short_of_the_end(seen: Observed) -> str:
     """
     track = same_step.track_of_attempt(seen)
     epoch, total, step = track.epoch, track.total_epochs, track.step
-    if epoch is None or not total or step is None:
+    if epoch is None or total is None or step is None:
+        return ""
+    if not is_short(epoch, total, track.epoch_base, fractional=track.epochs.fractional):
         return ""
     done = epoch - (track.epoch_base or 0)
-    if done >= (total - 1 if epoch % 1 == 0 else total * NEARLY):
-        return ""
     steps = [*(() if track.baseline is None else (track.baseline,)), *(one.step for one in track.observations)]
     gaps = [later - earlier for earlier, later in pairwise(steps)]
     if gaps and step * (total - done) <= done * NEAR_READINGS * max(gaps):
