@@ -202,7 +202,7 @@ class Executor:
         if there is None or there["metadata"]["uid"] != run.uid:
             await workload.delete(run, created["metadata"]["name"], created["metadata"]["uid"])
             raise StaleError(f"run {run.key} was gone when its workload was created")
-        self.cache.put_child("Job", created, deleted=False)
+        self.cache.put_child(manifest["kind"], created, deleted=False)
 
     async def _record_event(self, run: Run, event: RecordEvent, wall: str) -> None:
         """Record an Event. A failure is only logged: an Event must not block an effect."""

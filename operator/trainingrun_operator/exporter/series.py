@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from math import nan
 from typing import TYPE_CHECKING, Final
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 _ON_THE_WAY: Final = frozenset({NodePhase.WAIT_IDLE, NodePhase.CORDONED, NodePhase.RELEASING, NodePhase.VERIFYING})
 _HOLDS_GPUS: Final = frozenset({"Pending", "Running", "Exited"})
+_REASON: Final = re.compile(r"[A-Z][A-Za-z0-9]{0,62}")
+OTHER_REASON: Final = "Other"
+"""Stands for a reason that is no CamelCase word: a metric source of another package may give any text."""
 _BOOL: Final = {"True": 1.0, "False": 0.0}
 
 
@@ -71,8 +75,18 @@ def series_of(
             "trainingrun_termination_phase": {stop.phase.value: 1} if stop else {},
             "trainingrun_termination_status": {stop.status: 1} if stop else {},
             "trainingrun_ghost_instances": measured.ghosts,
+            "trainingrun_finding": _findings(status),
         },
     )
+
+
+def _findings(status: TrainingRunStatus) -> dict[str, float]:
+    """Return by reason whether the condition of any rule with it holds."""
+    found: dict[str, float] = {}
+    for one in status.findings:
+        reason = one.reason if _REASON.fullmatch(one.reason) else OTHER_REASON
+        found[reason] = max(found.get(reason, 0), float(one.fires))
+    return found
 
 
 def _threshold(spec: TrainingRunSpec, status: TrainingRunStatus) -> float | None:
