@@ -234,7 +234,7 @@ class CheckpointStatus(Model):
     lag: Lag | None = None
     """What is not saved yet."""
     data_loss: Message | None = None
-    """What was lost, and why."""
+    """What was lost, and why. After a suspension it stays until a checkpoint of the resumed training is proven; status.history keeps it."""
 
 
 class Saved(Model):
@@ -394,6 +394,8 @@ class PhaseChange(Model):
     """The phase."""
     at: Timestamp
     """When the phase began."""
+    data_loss: Text | None = None
+    """What the suspension or the stop that led to it has lost."""
 
 
 class TrainingRunStatus(Model):

@@ -26,7 +26,7 @@ from trainingrun_operator.api.status import (
     WorkloadRef,
 )
 from trainingrun_operator.checkpoints.keys import order_of_commit
-from trainingrun_operator.core import acceptance, progress, release
+from trainingrun_operator.core import acceptance, data_loss, progress, release
 from trainingrun_operator.core.bounds import COUNT_MAX, MESSAGE_MAX, TEXT_MAX, WORD_MAX, clipped, counted
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable
 from trainingrun_operator.core.facts.pod import Training
@@ -206,8 +206,8 @@ def _checkpoint_saved(seen: Observed) -> Fact:
     kind, stop = "CheckpointSaved", seen.run.status.termination
     if seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED:
         return Fact(kind, "False", "Disabled", "spec.checkpoint.mode is Disabled: nothing is saved.")
-    if stop is not None and stop.data_loss:
-        return Fact(kind, "False", "DataLoss", stop.data_loss)
+    if (lost := data_loss.of(seen)) is not None and (stop is None or stop.phase is not Phase.HELD):
+        return Fact(kind, "False", "DataLoss", lost)
     if stop is not None and stop.saved is not None:
         return (
             Fact(kind, "True", "Verified", sentence_of(stop.saved))
@@ -357,9 +357,11 @@ def _checkpoint(seen: Observed) -> CheckpointStatus | None:
     reports = seen.reports
     unsaved = sum(max(report.unsaved_bytes, 0) for report in reports) if reports is not None else None
     lag = Lag(bytes=min(unsaved, COUNT_MAX)) if unsaved is not None else None
+    lost = data_loss.of(seen)
     if saved is None or not saved.commit:
-        loss = stop.data_loss if stop else None
-        return before if loss is None else (before or CheckpointStatus()).model_copy(update={"data_loss": loss})
+        if before is None and lost is None:
+            return None
+        return (before or CheckpointStatus()).model_copy(update={"data_loss": lost})
     return CheckpointStatus(
         uri=saved.uri,
         commit=saved.commit,
@@ -372,7 +374,7 @@ def _checkpoint(seen: Observed) -> CheckpointStatus | None:
         complete=saved.complete,
         verified_at=before.verified_at if before and before.digest == saved.digest else seen.wall,
         lag=lag,
-        data_loss=stop.data_loss if stop else None,
+        data_loss=lost,
     )
 
 
@@ -385,4 +387,8 @@ def _history(seen: Observed, phase: str) -> tuple[PhaseChange, ...]:
     before = seen.run.status.history
     if before and before[-1].phase == phase:
         return before
-    return (*before, PhaseChange(phase=phase, at=seen.wall))[-HISTORY_MAX:]
+    stop = seen.run.status.termination
+    lost = (
+        clipped(stop.data_loss, TEXT_MAX) if stop is not None and stop.phase is Phase.DONE and stop.data_loss else None
+    )
+    return (*before, PhaseChange(phase=phase, at=seen.wall, data_loss=lost))[-HISTORY_MAX:]

@@ -98,7 +98,10 @@ RUN_METRICS: Final = (
         "trainingrun_checkpoint_held",
         "1 while the pod is held because its checkpoint is not proven; absent before a stop or suspension.",
     ),
-    _of_run("trainingrun_checkpoint_data_loss", "1 if data written by the run was lost; else absent."),
+    _of_run(
+        "trainingrun_checkpoint_data_loss",
+        "1 if data written by the run was lost; else absent. After a suspension, until a newer checkpoint is proven.",
+    ),
     _of_run(
         "trainingrun_nodes_unreleased",
         "Nodes whose release is not complete; absent before a stop or suspension.",

@@ -61,6 +61,7 @@ def series_of(
         "trainingrun_checkpoint_lag_seconds": measured.checkpoint_lag_seconds,
         "trainingrun_checkpoint_upload_failing_seconds": measured.upload_failing_seconds,
         "trainingrun_nodes_overdue": measured.nodes_overdue or None,
+        "trainingrun_checkpoint_data_loss": 1 if _lost_data(status) else None,
         **_progress(status),
         **(_training(spec, status) if status.termination is None else {}),
         **_checkpoint(status),
@@ -78,6 +79,12 @@ def series_of(
             "trainingrun_finding": _findings(status),
         },
     )
+
+
+def _lost_data(status: TrainingRunStatus) -> bool:
+    """Whether the stop, or a suspension that no newer checkpoint has followed, has lost data."""
+    stop, checkpoint = status.termination, status.checkpoint
+    return bool((stop and stop.data_loss) or (checkpoint and checkpoint.data_loss))
 
 
 def _findings(status: TrainingRunStatus) -> dict[str, float]:
@@ -151,7 +158,6 @@ def _stop(status: TrainingRunStatus) -> dict[str, float | None]:
     return {
         "trainingrun_termination_requested_timestamp_seconds": _seconds(stop.requested_at),
         "trainingrun_checkpoint_held": float(stop.phase is Phase.HELD),
-        "trainingrun_checkpoint_data_loss": 1 if stop.data_loss else None,
         "trainingrun_nodes_unreleased": sum(node.phase in _ON_THE_WAY for node in status.nodes),
     }
 

@@ -223,7 +223,9 @@ def test_a_run_without_gpus_holds_none():
 
 
 def findings(*found):
-    return {"findings": [{"rule": rule, "reason": reason, "fires": fires, "message": "m"} for rule, reason, fires in found]}
+    return {
+        "findings": [{"rule": rule, "reason": reason, "fires": fires, "message": "m"} for rule, reason, fires in found]
+    }
 
 
 @pytest.mark.parametrize(
@@ -239,3 +241,9 @@ def findings(*found):
 )  # fmt: skip
 def test_the_reasons_of_findings(found, series):
     assert make_series(status=STATUS | findings(*found)).labelled["trainingrun_finding"] == series
+
+
+def test_a_loss_of_data_stays_after_a_suspension_is_over():
+    lost = STATUS | {"checkpoint": STATUS["checkpoint"] | {"dataLoss": "Something."}}
+    assert make_series(status=lost).gauges["trainingrun_checkpoint_data_loss"] == 1
+    assert "trainingrun_checkpoint_data_loss" not in make_series().gauges
