@@ -23,7 +23,7 @@ from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.edge.nodes.provider import Retryable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from chaos.world import SimPod, SimRun
 
@@ -71,6 +71,12 @@ class ApiServer:
         self.reach()
         sim = self._sim(name)
         return sim.stored if sim.exists else None
+
+    async def runs(self, selector: str = "", namespace: str = "") -> AsyncIterator[Json]:
+        self.reach()
+        for sim in self.world.runs:
+            if sim.exists:
+                yield sim.stored
 
     async def pods_of(self, namespace: str, run_uid: str) -> list[Json]:
         self.reach()

@@ -477,6 +477,7 @@ NODE_FACTS = st.builds(
     provider_id=st.sampled_from(["", "aws:///us-east-1a/i-0123456789abcdef0"]),
     labels=st.sampled_from([{}, {"pool": "a100"}]),
     tainted_by=st.sampled_from([None, *UIDS]),
+    taint_orphaned=st.sampled_from([False, False, True]),
     occupants=st.one_of(st.none(), st.just(()), OCCUPANTS),
     demand=st.one_of(st.just(()), OCCUPANTS),
     instance=st.sampled_from(Instance),

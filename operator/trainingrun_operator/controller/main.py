@@ -23,10 +23,13 @@ from trainingrun_operator.controller.scheduler import Scheduler
 from trainingrun_operator.core.signature import keys_of
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.background.curve import CurveWriter
+from trainingrun_operator.edge.background.taints import Taints
 from trainingrun_operator.edge.background.webhook import Notifier, Webhook
 from trainingrun_operator.edge.cache import Cache
+from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.execute import Executor
 from trainingrun_operator.edge.gather.observer import Observer
+from trainingrun_operator.edge.gather.owners import Owners
 from trainingrun_operator.edge.gather.pages import PodPages
 from trainingrun_operator.edge.gather.store import Store
 from trainingrun_operator.edge.kube import Connection, Kube, KubeError
@@ -121,6 +124,7 @@ async def _run(settings: Settings) -> None:
             pools=settings.release_nodes,
         )
         term = Term(cache, scheduler, reconciler)
+        taints = Taints(beside, Owners(beside, cache), lease.held, SystemClock())
         leading = asyncio.create_task(lease.run(term.begin, term.end))
         loops = [
             leading,
@@ -128,6 +132,7 @@ async def _run(settings: Settings) -> None:
             asyncio.create_task(curves.run()),
             *([asyncio.create_task(notifier.run())] if notifier else []),
             asyncio.create_task(_relist(watch, settings.list_seconds)),
+            *([asyncio.create_task(_swept(taints, settings.list_seconds))] if settings.release_nodes else []),
             asyncio.create_task(_readable_by_now(aside, left_out, settings.list_seconds, leading)),
         ]
         where = ", ".join(namespaces) or "all namespaces"
@@ -204,6 +209,16 @@ async def _relist(watch: Watch, every_seconds: float) -> None:
             log.warning("cannot list TrainingRuns: %s", error)
             wait = min(5.0, every_seconds)
         await asyncio.sleep(wait)
+
+
+async def _swept(taints: Taints, every_seconds: float) -> None:
+    """Remove orphaned taints at intervals."""
+    while True:
+        await asyncio.sleep(every_seconds)
+        try:
+            await taints.sweep()
+        except KubeError as error:
+            log.warning("cannot look for taints of runs that are gone: %s", error)
 
 
 async def _readable_by_now(

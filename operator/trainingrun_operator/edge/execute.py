@@ -175,8 +175,8 @@ class Executor:
                 return await self._guard(space, effect)
             case TaintNode(name, uid):
                 await self._taint(name, uid, run.uid)
-            case UntaintNode(name, uid):
-                await self._taint(name, uid, None, only=run.uid)
+            case UntaintNode(name, uid, orphan_of):
+                await self._taint(name, uid, None, only=orphan_of or run.uid)
             case ReleaseMachine():
                 return await self._release(effect)
             case DeleteNode(name, uid):

@@ -233,6 +233,11 @@ class Kube:
         """RBAC: get nodes."""
         return await self._get(_node(name))
 
+    async def nodes(self) -> AsyncIterator[Json]:
+        """List the Nodes in chunks. RBAC: list nodes."""
+        async for item in self._list("/api/v1/nodes"):
+            yield item
+
     async def set_taints(self, name: str, uid: str, resource_version: str, taints: Sequence[Json]) -> None:
         """Replace the taints of a Node if it is unchanged. RBAC: patch nodes."""
         body = {"metadata": {"uid": uid, "resourceVersion": resource_version}, "spec": {"taints": list(taints)}}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.checkpoints.documents import Commit
@@ -36,7 +36,13 @@ class Jobs(Protocol):
     async def delete_job(self, namespace: str, name: str, uid: str) -> None: ...
 
 
-class Reads(Jobs, Protocol):
+class Runs(Protocol):
+    """List of the runs. Raises `KubeError` if it fails."""
+
+    def runs(self, selector: str = "", namespace: str = "") -> AsyncIterator[Json]: ...
+
+
+class Reads(Jobs, Runs, Protocol):
     """Reads from the API server. Every call raises `KubeError` if it fails; None: there is no such object."""
 
     async def pods_of(self, namespace: str, run_uid: str) -> list[Json]: ...

@@ -721,6 +721,19 @@ async def test_the_taint_of_another_run_is_not_touched(place, effect):
     assert place.api.lines("PATCH") == []
 
 
+@pytest.mark.parametrize(("taints", "left"), [([THEIRS, GPU], [GPU]), ([GPU], [GPU])])
+async def test_the_taint_of_a_run_that_is_gone_is_removed(place, taints, left):
+    place.api.put(stored_node(spec={"taints": taints}))
+    await place.do(UntaintNode("gpu-1", NODE_UID, "other-run"))
+    assert place.api.objects[NODE]["spec"]["taints"] == left
+
+
+async def test_a_taint_that_is_no_more_the_orphaned_one_stays(place):
+    place.api.put(stored_node(spec={"taints": [OURS]}))
+    with pytest.raises(StaleError):
+        await place.do(UntaintNode("gpu-1", NODE_UID, "other-run"))
+
+
 async def test_a_taint_that_came_between_reading_and_writing_is_not_lost(place):
     def meanwhile(sent):
         if sent.line == f"PATCH {NODE}":

@@ -244,6 +244,6 @@ def test_the_reasons_of_findings(found, series):
 
 
 def test_a_loss_of_data_stays_after_a_suspension_is_over():
-    lost = STATUS | {"checkpoint": STATUS["checkpoint"] | {"dataLoss": "Something."}}
+    lost = STATUS | {"checkpoint": {"uri": "s3://bucket/x", "dataLoss": "Something."}}
     assert make_series(status=lost).gauges["trainingrun_checkpoint_data_loss"] == 1
     assert "trainingrun_checkpoint_data_loss" not in make_series().gauges

@@ -24,6 +24,7 @@ from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.gather import logs, lost, workload
 from trainingrun_operator.edge.gather.bucket import BucketReader
 from trainingrun_operator.edge.gather.nodes import gather, identity
+from trainingrun_operator.edge.gather.owners import Owners
 from trainingrun_operator.edge.gather.preflight import Preflight
 from trainingrun_operator.edge.gather.waiting import WaitingPods
 from trainingrun_operator.edge.kube import KubeError
@@ -80,6 +81,7 @@ class Observer:
         self._providers, self._clock = providers, clock or SystemClock()
         self._workloads = Workloads(kube)
         self._waiting_pods = WaitingPods(kube, cache)
+        self._owners = Owners(kube, cache)
         self._relist_seconds = relist_seconds
         self._listing_pools = asyncio.Lock()
         self._bucket_reader = BucketReader(kube, store, defaults.allowed_destinations)
@@ -263,7 +265,8 @@ class Observer:
                 gather(self._kube, self._providers, self._waiting_pods, run.uid, node, pools.get(node.pool))
                 for node in waiting
             )
-            return memory.identities, tuple(await asyncio.gather(*asked))
+            released = [await self._owners.marked(run.uid, facts) for facts in await asyncio.gather(*asked)]
+            return memory.identities, tuple(released)
         known = dict(memory.identities)
         if memory.age(Source.IDENTITIES, now) >= self._relist_seconds:
             known.clear()
