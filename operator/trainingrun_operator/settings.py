@@ -26,7 +26,7 @@ PREFIX = "TRAININGRUN_"
 DASHBOARD_PREFIX = f"{PREFIX}DASHBOARD_"
 LOG_LEVEL: Final = f"{PREFIX}LOG_LEVEL"
 
-FOUND: Final = frozenset({"metric_sources"})
+FOUND: Final = frozenset({"installation", "metric_sources"})
 """Fields that the environment does not set, because they depend on the installed packages."""
 
 _EXPECTED: Final = "expected"

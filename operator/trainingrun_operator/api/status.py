@@ -430,6 +430,8 @@ class TrainingRunStatus(Model):
     ] = None
     termination_message: Message | None = None
     """The same as a sentence, with the outcome for checkpoint and nodes."""
+    operator: Word | None = None
+    """The operator that looks after the run, as namespace/name of its Lease: if the run's labels leave its selector, it keeps the run until its end."""
     signal_trouble: Message | None = None
     """Why the due spec.shutdown.signal was not sent to the training."""
     findings: Annotated[tuple[FindingStatus, ...], Field(max_length=32)] = ()

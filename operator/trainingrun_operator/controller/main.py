@@ -98,7 +98,7 @@ async def _run(settings: Settings) -> None:
             store,
             PodPages(session, sources),
             cache,
-            settings.model_copy(update={"metric_sources": sources.names}),
+            settings.model_copy(update={"metric_sources": sources.names, "installation": lease.installation}),
             providers=providers,
             recheck_seconds=settings.recheck_seconds,
             relist_seconds=settings.list_seconds,
@@ -112,7 +112,9 @@ async def _run(settings: Settings) -> None:
         left_out = tuple(name for name in settings.namespaces if name not in namespaces)
         if left_out and not namespaces:
             raise NothingToWatchError(settings.watch_namespaces)
-        watch = Watch(cache, scheduler, reconciler, kube, settings.run_selector, namespaces)
+        watch = Watch(
+            cache, scheduler, reconciler, kube, settings.run_selector, namespaces, installation=lease.installation
+        )
         health = Health(watch, scheduler, lease, settings.list_seconds)
         server = await exporter.serve(
             telemetry, settings.port, web.get("/livez", health.live), web.get("/readyz", health.ready)
@@ -123,7 +125,7 @@ async def _run(settings: Settings) -> None:
             lambda **_: info if info.token is None else front.connection()[0],
             pools=settings.release_nodes,
         )
-        term = Term(cache, scheduler, reconciler)
+        term = Term(cache, scheduler, reconciler, providers)
         taints = Taints(beside, Owners(beside, cache), lease.held, SystemClock())
         leading = asyncio.create_task(lease.run(term.begin, term.end))
         loops = [
@@ -183,9 +185,11 @@ class Term:
     cache: Cache
     scheduler: Scheduler
     reconciler: Reconciler
+    providers: nodes.Registry
 
     def begin(self) -> None:
         """Start looking at every run."""
+        self.providers.begin()
         self.scheduler.start(tuple(self.cache.runs))
 
     async def end(self) -> None:

@@ -74,6 +74,7 @@ def render(seen: Observed, rules: Sequence[chain.Rule] = chain.RULES) -> Trainin
         observed_generation=seen.run.generation,
         phase=phase,
         termination_message=_sentence(seen, stop) if stop else None,
+        operator=clipped(seen.defaults.installation, WORD_MAX) or None,
         signal_trouble=_signal_trouble(seen, stop),
         findings=chain.stored(found),
         effective=loss.in_force(seen).model_copy(
