@@ -108,8 +108,8 @@ def _evidence(pod: Pod) -> tuple[Evidence, ...]:
 
 def crashed(seen: Observed) -> Finding | None:
     """The training crashed more often than ``backoffLimit``. Applies from the first crash, unless the marker is written."""
-    if (hopeless := _fatal(seen) or _stuck(seen)) is not None:
-        return hopeless
+    if (fatal := _fatal(seen)) is not None:
+        return fatal
     limit, count = seen.run.spec.backoff_limit, crashes(seen)
     times = "once" if count == 1 else f"{count} times"
     rank = None if marker_of(seen) is not None else next((rank for rank in seen.ranks if _judged(rank)), None)
@@ -119,6 +119,8 @@ def crashed(seen: Observed) -> Finding | None:
     if rank is not None and pod is not None and count > limit:
         message = f"Training crashed {times} (backoffLimit {limit}){last}.{over}"
         return _failed("BackoffLimitExceeded", message, _evidence(pod))
+    if (stuck := _stuck(seen)) is not None:
+        return stuck
     if not count or (pod is None and workload.last_failure_before_start(seen)):
         return None
     message = f"Training crashed {times}{last}: more than {limit} crashes (spec.backoffLimit) end it. Each crashed pod is saved, then replaced.{over}"

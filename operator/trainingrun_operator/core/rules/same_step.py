@@ -33,7 +33,8 @@ def _with(before: CrashRow | None, crashed: Pod, track: Track) -> CrashRow | Non
     if step is None or track.fell is not None:
         return before
     if before is None:
-        return CrashRow(pod_uid=crashed.uid, step=step, without_step=0 if track.advanced else 1)
+        # Steps before the first reading were made, or restored: only step 0 shows that there was none.
+        return CrashRow(pod_uid=crashed.uid, step=step, without_step=0 if step else 1)
     forward = step > before.step
     return CrashRow(
         pod_uid=crashed.uid, step=max(step, before.step), without_step=0 if forward else before.without_step + 1

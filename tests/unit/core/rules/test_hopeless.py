@@ -122,7 +122,7 @@ ONCE = {"crash": {"sameStepLimit": 1}}
         pytest.param([(0, 10), (10,), (10,), (10,)], None, (4, STUCK), id="three crashes after the first at its step"),
         pytest.param([(0, 10), (5, 8), (5, 9), (5, 10)], None, (4, STUCK), id="or below it, resumed from a checkpoint"),
         pytest.param([(0,), (0,), (0,)], None, (3, STUCK), id="never a step"),
-        pytest.param([(500,), (500,), (500,)], None, (3, STUCK), id="never a step after a restored one"),
+        pytest.param([(500,), (500,), (500,), (500,)], None, (4, STUCK), id="steps before the first reading may have been made"),
         pytest.param([(0, 10), (10,), (10,), (10, 11), (11,), (11,), (11,)], None, (7, STUCK), id="a step forward begins the row again"),
         pytest.param([(0, 10), (5, 12), (5, 13), (5, 14), (5, 15), (5, 16)], None, None, id="always a step forward"),
         pytest.param([(0, 10), (10,)], ONCE, (2, STUCK), id="the limit of the spec"),
@@ -132,7 +132,7 @@ ONCE = {"crash": {"sameStepLimit": 1}}
         pytest.param([(0, 10), (10,), unread, (10,), unread, (10,)], None, (6, STUCK), id="an attempt of which nothing was read does not count"),
         pytest.param([(0, 10), (10,), (10,), unread, (40,)], None, None, id="nor hides that it got further"),
         pytest.param([fell] * 9, None, None, id="a step that falls within an attempt is not compared"),
-        pytest.param([(0, 10), (10,), (10,), (10,)], {"backoffLimit": 0}, (1, "BackoffLimitExceeded"), id="the backoff limit holds as well"),
+        pytest.param([(0, 10), (10,), (10,), (10,)], {"backoffLimit": 0}, (1, "BackoffLimitExceeded"), id="the backoff limit comes first"),
     ],
 )  # fmt: skip
 def test_crashes_in_a_row_without_a_step_forward_end_the_run(tracks, spec, expected):
