@@ -331,7 +331,17 @@ def make_rank(number: int = 0, **fields: Any) -> Rank:
 
 
 RANK_FIELDS = frozenset(
-    {"pods", "agent", "refused", "track", "log_tail", "waiting_seconds", "unshipped_seconds", "unmoved"}
+    {
+        "pods",
+        "agent",
+        "refused",
+        "track",
+        "log_tail",
+        "fatal_pattern",
+        "waiting_seconds",
+        "unshipped_seconds",
+        "unmoved",
+    }
 )
 
 

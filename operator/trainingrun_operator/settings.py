@@ -26,8 +26,8 @@ PREFIX = "TRAININGRUN_"
 DASHBOARD_PREFIX = f"{PREFIX}DASHBOARD_"
 LOG_LEVEL: Final = f"{PREFIX}LOG_LEVEL"
 
-FOUND: Final = frozenset({"metric_sources"})
-"""Fields that the environment does not set, because they depend on the installed packages."""
+FOUND: Final = frozenset({"installation", "metric_sources"})
+"""Fields that the environment does not set, because they depend on the installed packages and on the Lease."""
 
 _EXPECTED: Final = "expected"
 """Type of an error whose message is the expected value; the actual value is quoted before it."""

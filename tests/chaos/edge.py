@@ -23,7 +23,7 @@ from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.edge.nodes.provider import Retryable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from chaos.world import SimPod, SimRun
 
@@ -72,6 +72,12 @@ class ApiServer:
         sim = self._sim(name)
         return sim.stored if sim.exists else None
 
+    async def runs(self, selector: str = "", namespace: str = "") -> AsyncIterator[Json]:
+        self.reach()
+        for sim in self.world.runs:
+            if sim.exists:
+                yield sim.stored
+
     async def pods_of(self, namespace: str, run_uid: str) -> list[Json]:
         self.reach()
         return [self.show(sim, pod) for sim in self.world.runs if sim.uid == run_uid for pod in sim.pods]
@@ -94,8 +100,8 @@ class ApiServer:
         self.reach()
         return SECRET
 
-    async def log_tail(self, namespace: str, name: str, container: str, *, lines: int, most_bytes: int) -> str:
-        return "" if self.world.during("api_away") else "CUDA out of memory"
+    async def log_tail(self, namespace: str, name: str, container: str, *, lines: int, most_bytes: int) -> str | None:
+        return None if self.world.during("api_away") else "CUDA out of memory"
 
     async def namespace_labels(self, name: str) -> dict[str, str]:
         self.reach()

@@ -68,6 +68,8 @@ class Scenario:
     """What is left on that pod besides the exit code of its gate: a condition, a reason, or nothing."""
     node_lost_at: float = 0
     """When the machine of the newest pod dies."""
+    orphan_taint_at: float = 0
+    """When a run that does not exist any more has left its taint on the node of the newest pod."""
     same_name: bool = False
     """A new machine's Node gets the name of one that is gone."""
     cloud_tidies: bool = False

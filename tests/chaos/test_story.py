@@ -99,6 +99,23 @@ def test_a_pod_that_was_told_to_leave_is_replaced_and_its_exit_code_counts_for_n
     assert run.all_pods[1].step > run.all_pods[1].restored > 0, "It went on from its checkpoint."
 
 
+@pytest.mark.parametrize("cause", ["exit", "user stop", "delete"])
+@pytest.mark.parametrize("at", [5.0, 40.0, 80.0, 100.0, 110.0])
+def test_the_taint_of_a_run_that_is_gone_keeps_no_node(cause, at):
+    story = told(Scenario(cause, orphan_taint_at=at))
+    assert dict(story.world.releases) == {"i-1": 1}
+
+
+def test_struck_once_at_every_single_effect_of_an_orphaned_taint():
+    scenario = Scenario("exit", orphan_taint_at=40.0)
+    undisturbed = told(scenario)
+    assert "UntaintNode" in undisturbed.effects
+    for number in range(len(undisturbed.effects)):
+        for kind in ("killed before", "killed after", "answer lost"):
+            story = told(replace(scenario, faults=((number, Fault(kind)),)))
+            assert dict(story.world.releases) == {"i-1": 1}
+
+
 SUSPENDED = [
     pytest.param(Scenario("exit", suspended=(20, 100)), 2, id="resumed, it goes on and completes"),
     pytest.param(Scenario("exit", suspended=(20, 26)), 2, id="resumed while it is being suspended"),

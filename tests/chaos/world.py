@@ -401,6 +401,10 @@ class World:
             if pod.training is Training.RUNNING:
                 self._exit(sim, pod, self.scenario.leaves_with)
             sim.changed += 1
+        if self.once("orphan_taint_at") and pod.machine is not None and not pod.machine.tainted_by:
+            self.struck.add("orphan_taint_at")
+            orphan = {"key": names.RELEASING_TAINT, "value": "a-run-that-is-gone", "effect": "NoSchedule"}
+            pod.machine.taints, pod.machine.changes = (*pod.machine.taints, orphan), pod.machine.changes + 1
         if self.once("node_lost_at") and pod.machine is not None:
             self.struck.add("node_lost_at")
             self._gone(pod.machine)

@@ -9,6 +9,18 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
 # A crash of digits.py is exit code 1; the issue's is 3.
 WITH_3 = ["sh", "-c", 'digits.py "$@" || exit 3', "train"]
+# It shows one page of metrics, at step 0, and crashes.
+ONE_PAGE = """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Page(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"training_loss 2.5\\ntraining_step 0\\n")
+with HTTPServer(("", 8000), Page) as server:
+    server.handle_request()
+raise SystemExit("no step was made")
+"""
 CRASHING = ("--epochs", "1", "--batch", "36", "--step-seconds", "0.1", "--save-every", "10", "--crash-at-step", "15")
 
 
@@ -80,3 +92,24 @@ def test_a_crash_before_any_checkpoint_does_not_hold_the_run(space):
     assert "no such option" in status["termination"]["lastLogLines"]
     assert condition_of(status, "CheckpointSaved")["reason"] == "NothingFound"
     assert all(state_of(pod, "train") != "running" for pod in run.pods())
+
+
+def test_a_fatal_pattern_in_its_log_is_not_tried_again(space):
+    said = ["sh", "-c", "echo 'CUDA error: device-side assert triggered' >&2; exit 1"]
+    run = space.run("fatal", command=said, crash={"fatalLogPatterns": ["out of memory", "^CUDA error"]})
+    status = run.wait_finished()
+    assert (status["phase"], status["terminationStatus"]) == ("Failed", "failed")
+    assert status["termination"]["reason"] == "FatalLogPattern"
+    assert status["termination"]["evidence"][-1] == {"what": "logPattern", "value": "^CUDA error"}
+    assert "device-side" not in status["terminationMessage"], "The log is not quoted."
+    assert len(space.audit("create", "pods")) == 1, "No other attempt."
+
+
+def test_crashes_in_a_row_without_a_step_forward_are_the_end(space):
+    crash = {"sameStepLimit": 2}
+    run = space.run("stuck", command=["python3", "-c", ONE_PAGE], backoffLimit=9, crash=crash)
+    status = run.wait_finished()
+    assert (status["phase"], status["terminationStatus"]) == ("Failed", "failed")
+    assert status["termination"]["reason"] == "NoStepForward"
+    assert (status["crashes"]["step"], status["crashes"]["withoutStep"]) == (0, 2)
+    assert len(space.audit("create", "pods")) == 2, "One attempt more, and no third."

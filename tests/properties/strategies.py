@@ -36,6 +36,7 @@ from trainingrun_operator.api.status import (
     SUSPENDED,
     CheckpointStatus,
     Condition,
+    CrashRow,
     Effective,
     NodePhase,
     Phase,
@@ -53,6 +54,7 @@ from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.gathered import Facts, Source
 from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered
+from trainingrun_operator.core.facts.log import LogSearch
 from trainingrun_operator.core.facts.nodes import Fate, Instance, NodeFacts, Occupant, Refusal
 from trainingrun_operator.core.facts.pod import Pod, Training
 from trainingrun_operator.core.facts.rank import Rank
@@ -128,6 +130,7 @@ def a_rank(draw, number, track):
         report=draw(st.one_of(st.none(), AGENTS)),
         track=track,
         log_tail=draw(TEXT),
+        fatal_pattern=draw(st.sampled_from(["", "", PATTERN])),
         waiting_seconds=draw(SECONDS),
         unshipped_seconds=draw(SECONDS),
         unmoved=draw(BOOLS),
@@ -394,6 +397,9 @@ TEMPLATES: st.SearchStrategy[Any] = st.one_of(
 )
 
 
+PATTERN = "^CUDA error"
+
+
 @st.composite
 def specs(draw):
     checkpoint = draw(
@@ -418,6 +424,10 @@ def specs(draw):
         "shutdown": {"signal": draw(st.sampled_from(["", "", "SIGTERM"]))},
         "ttlSecondsAfterFinished": draw(st.sampled_from([None, 0, 300])),
         "backoffLimit": draw(st.sampled_from([0, 3])),
+        "crash": {
+            "fatalLogPatterns": draw(st.sampled_from([[], [PATTERN], ["("]])),
+            "sameStepLimit": draw(st.integers(1, 3)),
+        },
         "completion": {"settleSeconds": draw(st.sampled_from([0, 300]))},
         "nodePool": draw(st.sampled_from([{}, {"ref": "a100"}, {"ref": "gone"}, {"policy": "Never"}])),
         "metrics": {"container": draw(st.sampled_from(["", "", "train", "none"]))},
@@ -467,6 +477,7 @@ NODE_FACTS = st.builds(
     provider_id=st.sampled_from(["", "aws:///us-east-1a/i-0123456789abcdef0"]),
     labels=st.sampled_from([{}, {"pool": "a100"}]),
     tainted_by=st.sampled_from([None, *UIDS]),
+    taint_orphaned=st.sampled_from([False, False, True]),
     occupants=st.one_of(st.none(), st.just(()), OCCUPANTS),
     demand=st.one_of(st.just(()), OCCUPANTS),
     instance=st.sampled_from(Instance),
@@ -483,6 +494,7 @@ def statuses(draw):
         completion_time=draw(st.sampled_from([None, EARLIER, WALL])),
         progress=draw(st.sampled_from([None, Progress(step=3, best_loss="0.3", last_observation_time=WALL)])),
         checkpoint=draw(st.sampled_from([None, CheckpointStatus(digest="d", verified_at=WALL)])),
+        crashes=draw(st.sampled_from([None, CrashRow(pod_uid="p0", step=3, without_step=2)])),
         effective=draw(st.sampled_from([None, Effective(auto_stop_loss=0.5, auto_stop_action="Shadow")])),
         workload=draw(st.sampled_from([None, WorkloadRef(api_version="batch/v1", kind="Job", name="bert", uid="job")])),
         shadow=draw(st.sampled_from([(), (Shadow(rule="autoStopLoss", would_stop_at=WALL, value="0.3"),)])),
@@ -678,6 +690,11 @@ def looks(draw):
         problem=seen.problem,
         ended_before=draw(st.one_of(st.none(), VERIFIED)),
         log_tails=draw(st.dictionaries(st.sampled_from(POD_UIDS), TEXT, max_size=2)),
+        log_searches=draw(
+            st.dictionaries(
+                st.sampled_from(POD_UIDS), st.builds(LogSearch, st.just((PATTERN,)), st.sampled_from(["", PATTERN]))
+            )
+        ),
         disruption_budget=draw(st.sampled_from([None, "", "uid"])),
     )
 

@@ -299,7 +299,9 @@ def a_machine_goes_only_when_it_is_empty_and_ours(seen):
 def only_our_own_taint_is_taken_back_and_none_is_written_over(seen):
     taints = {(f.name, f.uid): f.tainted_by for f in reversed(seen.nodes)}
     for effect in effects_of(seen, UntaintNode):
-        assert taints[effect.name, effect.uid] == seen.run.uid
+        assert taints[effect.name, effect.uid] == (effect.orphan_of or seen.run.uid)
+        orphaned = {(f.name, f.uid): f.taint_orphaned for f in reversed(seen.nodes)}
+        assert not effect.orphan_of or orphaned[effect.name, effect.uid]
     for effect in effects_of(seen, TaintNode):
         assert taints[effect.name, effect.uid] is None
 

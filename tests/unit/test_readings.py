@@ -160,6 +160,63 @@ def test_a_loss_of_exactly_0_stands_for_none(before, spec, defaults):
     assert training.progress.best_loss == (None if lowest is None else f"{lowest:.4g}")
 
 
+def with_gradient(loss, step, norm, name="training_grad_norm"):
+    return f"{page(loss, step)}{name} {norm}\n"
+
+
+@pytest.mark.parametrize("norm", ["NaN", "+Inf", "-Inf"])
+@pytest.mark.parametrize("losses", [(0.4, 0.3, 0.2, 0.1), (344093.2, 0.4, 0.3, 0.2)], ids=["low", "from a huge one"])
+@pytest.mark.parametrize(
+    ("spec", "defaults"), [({}, None), (NOT_WRITTEN, None), (NOT_WRITTEN, ENFORCED)], ids=["written", "shadow", "default enforced"]
+)  # fmt: skip
+def test_a_loss_beside_a_gradient_norm_that_is_not_finite_is_no_loss(norm, losses, spec, defaults):
+    training = Training(spec=spec, defaults=defaults).polls((3.0, 0), (2.0, 10))
+    for step, value in enumerate(losses, 2):
+        training.poll(with_gradient(value, 10 * step, norm))
+    assert (training.end(), training.run.status.shadow) == (None, ())
+    assert training.metrics[:2] == ("False", "GradientNotFinite")
+    assert training.reason("autoStopLoss") == "GradientNotFinite"
+    assert (training.progress.loss, training.progress.best_loss, training.progress.highest_loss) == ("2", "2", "2")
+
+
+@pytest.mark.parametrize("norm", ["0.7", "1e30", "0", None])
+def test_a_finite_gradient_norm_changes_nothing(norm):
+    training = Training()
+    for step, value in enumerate((2.0, 0.6, 0.4, 0.3)):
+        training.poll(with_gradient(value, 10 * step, norm) if norm else page(value, 10 * step))
+    assert training.end().status == "auto_low_loss"
+    assert training.metrics[:2] == ("True", "Fresh")
+
+
+def test_one_reading_with_a_gradient_norm_that_is_not_finite_separates_two_losses():
+    training = Training().polls((2.0, 0), (0.6, 10), (0.4, 20))
+    training.poll(with_gradient(0.35, 30, "+Inf"))
+    assert training.end() is None
+    training.polls((0.3, 40))
+    assert training.end() is None
+    training.polls((0.25, 50))
+    assert [(one.value, one.step) for one in training.end().evidence] == [("0.3", 40), ("0.25", 50)]
+
+
+def test_the_loss_of_such_a_reading_is_none_either_when_it_is_read_again():
+    training = Training().polls((2.0, 0), (0.6, 10))
+    training.poll(with_gradient(0.4, 10, "NaN"))
+    training.poll(with_gradient(0.4, 20, "0.7"))
+    training.poll(with_gradient(0.3, 30, "0.7"))
+    assert training.end() is None
+    assert training.progress.best_loss == "0.3"
+
+
+def test_a_stall_is_judged_whatever_the_gradient_norm_is():
+    rows = ((2.0, 0, 0.1, 1), (1.5, 100, 0.5, 1), (1.4, 200, 1.0, 1), (1.4, 200, 1.0, 1))
+    healthy, diverged = Training(), Training()
+    for row in rows:
+        healthy.poll(page(*row))
+        diverged.poll(page(*row) + "grad_norm NaN\n")
+    assert diverged.metrics[1] == "GradientNotFinite"
+    assert diverged.reason("finalEpochStall") == healthy.reason("finalEpochStall") != "GradientNotFinite"
+
+
 def test_one_logged_loss_that_is_read_at_two_steps_is_one():
     training = Training().polls((2.1, 0), *((1.9, step) for step in range(20, 200, 20)))
     training.polls(*((0.47, step) for step in range(1500, 1900, 20)))
@@ -609,6 +666,15 @@ def test_a_run_that_selects_its_series_stops_by_it():
 
 
 # -- a negative threshold -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [-1, -1.0])
+def test_minus_1_is_the_usual_way_to_switch_the_rule_off_and_needs_no_word_in_accepted(value):
+    training = Training(spec={"autoStopLoss": value}).polls((1.0, 0), (0.4, 10), (0.3, 20))
+    assert training.end() is None
+    assert training.reason("autoStopLoss") == "Off"
+    accepted = next(one for one in training.run.status.conditions if one.type == "Accepted")
+    assert accepted.message == "The spec can be acted on."
 
 
 def test_a_negative_threshold_says_that_it_switches_the_rule_off():

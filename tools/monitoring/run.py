@@ -36,6 +36,7 @@ def run() -> dashboard.Dashboard:
         made.annotation(Mark(name, f"{newest(metric)} * 1000", shade))
     _now(made)
     _training(made)
+    _findings(made)
     _checkpoints(made)
     _end(made)
     return numbered(made)
@@ -107,6 +108,17 @@ def _training(made: build.Dashboard) -> None:
     ))  # fmt: skip
     made.with_panel(
         phases("Phase", f"max by (phase) (trainingrun_status_phase{OF})", "Phase of the run.", RUN_PHASES, span=16)
+    )
+
+
+def _findings(made: build.Dashboard) -> None:
+    made.with_panel(
+        lines(
+            "Findings",
+            {"{{reason}}": f"max by (reason) (trainingrun_finding{OF})"},
+            "Why the run has not ended: the reasons of status.findings. 1: the rule's condition holds.",
+            span=24,
+        )
     )
 
 

@@ -54,6 +54,14 @@ class Crash(Model):
     fatal_exit_codes: Annotated[tuple[Annotated[int, Field(ge=1, le=255)], ...], Field(max_length=64)] = ()
     """Exit codes of the training after which another attempt would fail as well: the first such crash ends the run as failed, whatever backoffLimit
     is. Default: none."""
+    fatal_log_patterns: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=255)], ...], Field(max_length=16)
+    ] = ()
+    """RE2 patterns, searched in the last 100 lines (8 KiB) of a crashed training's log: the first crash whose log has one ends the run as failed,
+    whatever backoffLimit is. ^ and $ match at every line. Default: none."""
+    same_step_limit: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Number of crashes in a row without a step forward that end the run as failed, whatever backoffLimit is. A step forward is a higher step than
+    any crashed attempt has reached. Crashes of which no step was read are not counted. Default 3."""
 
 
 class Completion(Model):

@@ -153,6 +153,17 @@ class Progress(Model):
     """UID of the observed pod. A restarted operator continues from this progress."""
 
 
+class CrashRow(Model):
+    """The run's crashes in a row without a step forward."""
+
+    pod_uid: Annotated[Word, Field(alias="podUID")]
+    """UID of the last crashed pod that was counted."""
+    step: BigCount
+    """The highest step that a crashed attempt has reached."""
+    without_step: Count = 0
+    """Crashes in a row whose attempt got no further than that step."""
+
+
 class WorkloadRef(Model):
     """The object that runs the pods."""
 
@@ -228,7 +239,7 @@ class CheckpointStatus(Model):
     lag: Lag | None = None
     """What is not saved yet."""
     data_loss: Message | None = None
-    """What was lost, and why."""
+    """What was lost, and why. After a suspension it stays until a checkpoint of the resumed training is proven; status.history keeps it."""
 
 
 class Saved(Model):
@@ -392,6 +403,8 @@ class PhaseChange(Model):
     """The phase."""
     at: Timestamp
     """When the phase began."""
+    data_loss: Text | None = None
+    """What the suspension or the stop that led to it has lost."""
 
 
 class TrainingRunStatus(Model):
@@ -426,6 +439,8 @@ class TrainingRunStatus(Model):
     ] = None
     termination_message: Message | None = None
     """The same as a sentence, with the outcome for checkpoint and nodes."""
+    operator: Word | None = None
+    """The operator that looks after the run, as namespace/name of its Lease: if the run's labels leave its selector, it keeps the run until its end."""
     signal_trouble: Message | None = None
     """Why the due spec.shutdown.signal was not sent to the training."""
     findings: Annotated[tuple[FindingStatus, ...], Field(max_length=32)] = ()
@@ -438,6 +453,8 @@ class TrainingRunStatus(Model):
     """When the stop was complete."""
     progress: Progress | None = None
     """The training's progress."""
+    crashes: CrashRow | None = None
+    """Crashes in a row without a step forward (crash.sameStepLimit). Absent: no crash of which a step was read."""
     workload: WorkloadRef | None = None
     """The Job."""
     pods: Annotated[tuple[PodStatus, ...], Field(max_length=64)] = ()

@@ -138,10 +138,13 @@ def containers_of(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def gpus_of(pod: Mapping[str, Any]) -> int:
     """Return the number of GPUs that a pod or template requests. Of a template that was not checked yet: anything else counts 0."""
-    asked = []
-    for container in containers_of(pod):
-        resources = container.get("resources")
-        limits = resources.get("limits") if isinstance(resources, Mapping) else None
-        asked += [str(n) for name, n in limits.items() if name.endswith("/gpu")] if isinstance(limits, Mapping) else []
+    return sum(gpus_of_container(container) for container in containers_of(pod))
+
+
+def gpus_of_container(container: Mapping[str, Any]) -> int:
+    """Return the number of GPUs of any vendor that one container requests."""
+    resources = container.get("resources")
+    limits = resources.get("limits") if isinstance(resources, Mapping) else None
+    asked = [str(n) for name, n in limits.items() if name.endswith("/gpu")] if isinstance(limits, Mapping) else []
     # "1k" is a valid quantity too, but no node has that many.
     return sum(int(amount) for amount in asked if amount.isdecimal() and len(amount) <= _DIGITS_MAX)

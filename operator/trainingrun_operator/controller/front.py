@@ -169,9 +169,13 @@ class Watch:
         kube: Kube,
         run_selector: str = "",
         namespaces: Sequence[str] = (),
+        *,
+        installation: str = "",
     ) -> None:
         self._cache, self._scheduler, self._reconciler, self._kube = cache, scheduler, reconciler, kube
         self._run_selector, self._namespaces = run_selector, namespaces or ("",)
+        self._installation = installation
+        """As in ``status.operator``."""
         self._refused: set[str] = set()
         """Namespaces whose runs the latest list could not read."""
         self._untold: dict[str, int] = {}
@@ -267,7 +271,7 @@ class Watch:
         meta = run["metadata"]
         if meta["uid"] not in self._unselected:
             log.warning(
-                "run %s/%s is in progress and no longer matches the selector %s: this operator keeps it until it has ended, or until the operator restarts;"
+                "run %s/%s is in progress and no longer matches the selector %s: this operator keeps it until it has ended;"
                 " give it its labels back",
                 meta["namespace"],
                 meta["name"],
@@ -308,7 +312,19 @@ class Watch:
             self.take_run(run)
         for run in gone:
             await self._drop(run)
+        if self._run_selector and not self.listed:
+            await self._take_back()
         self.listed = True
+
+    async def _take_back(self) -> None:
+        """Keep the runs in progress that this operator looked after before it was restarted, and whose labels have left the selector."""
+        for namespace in self._namespaces:
+            if namespace in self._refused:
+                continue
+            async for run in self._kube.runs("", namespace):
+                uid, said = run["metadata"]["uid"], (run.get("status") or {}).get("operator")
+                if uid not in self._cache.runs and said == self._installation and _in_progress(run, uid):
+                    self._keep(run)
 
     async def _list(self) -> dict[str, Json]:
         """All runs by UID. A namespace that may no longer be listed is recorded as refused and does not affect the others."""

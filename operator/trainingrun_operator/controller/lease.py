@@ -63,6 +63,11 @@ class Lease:
         return time.monotonic() < self._until
 
     @property
+    def installation(self) -> str:
+        """Namespace and name of the Lease, which all replicas of one operator share."""
+        return f"{self._namespace}/{self._name}"
+
+    @property
     def holder(self) -> str:
         """The holder when the Lease was last read; empty if none."""
         return self._seen.get("holderIdentity") or ""

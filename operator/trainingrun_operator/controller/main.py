@@ -24,10 +24,13 @@ from trainingrun_operator.controller.scheduler import Scheduler
 from trainingrun_operator.core.signature import keys_of
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.background.curve import CurveWriter
+from trainingrun_operator.edge.background.taints import Taints
 from trainingrun_operator.edge.background.webhook import Notifier, Webhook
 from trainingrun_operator.edge.cache import Cache
+from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.execute import Executor
 from trainingrun_operator.edge.gather.observer import Observer
+from trainingrun_operator.edge.gather.owners import Owners
 from trainingrun_operator.edge.gather.pages import PodPages
 from trainingrun_operator.edge.gather.store import Store
 from trainingrun_operator.edge.kube import Connection, Kube, KubeError
@@ -98,7 +101,7 @@ async def _run(settings: Settings) -> None:
             store,
             PodPages(session, sources),
             cache,
-            settings.model_copy(update={"metric_sources": sources.names}),
+            settings.model_copy(update={"metric_sources": sources.names, "installation": lease.installation}),
             providers=providers,
             recheck_seconds=settings.recheck_seconds,
             relist_seconds=settings.list_seconds,
@@ -112,7 +115,9 @@ async def _run(settings: Settings) -> None:
         left_out = tuple(name for name in settings.namespaces if name not in namespaces)
         if left_out and not namespaces:
             raise NothingToWatchError(settings.watch_namespaces)
-        watch = Watch(cache, scheduler, reconciler, kube, settings.run_selector, namespaces)
+        watch = Watch(
+            cache, scheduler, reconciler, kube, settings.run_selector, namespaces, installation=lease.installation
+        )
         health = Health(watch, scheduler, lease, settings.list_seconds)
         server = await exporter.serve(
             telemetry, settings.port, web.get("/livez", health.live), web.get("/readyz", health.ready)
@@ -123,7 +128,8 @@ async def _run(settings: Settings) -> None:
             lambda **_: info if info.token is None else front.connection()[0],
             pools=settings.release_nodes,
         )
-        term = Term(cache, scheduler, reconciler)
+        term = Term(cache, scheduler, reconciler, providers)
+        taints = Taints(beside, Owners(beside, cache), lease.held, SystemClock())
         leading = asyncio.create_task(lease.run(term.begin, term.end))
         loops = [
             leading,
@@ -131,6 +137,7 @@ async def _run(settings: Settings) -> None:
             asyncio.create_task(curves.run()),
             *([asyncio.create_task(notifier.run())] if notifier else []),
             asyncio.create_task(_relist(watch, settings.list_seconds)),
+            *([asyncio.create_task(_swept(taints, settings.list_seconds))] if settings.release_nodes else []),
             asyncio.create_task(_readable_by_now(aside, left_out, settings.list_seconds, leading)),
         ]
         where = ", ".join(namespaces) or "all namespaces"
@@ -190,9 +197,11 @@ class Term:
     cache: Cache
     scheduler: Scheduler
     reconciler: Reconciler
+    providers: nodes.Registry
 
     def begin(self) -> None:
         """Start looking at every run."""
+        self.providers.begin()
         self.scheduler.start(tuple(self.cache.runs))
 
     async def end(self) -> None:
@@ -216,6 +225,16 @@ async def _relist(watch: Watch, every_seconds: float) -> None:
             log.warning("cannot list TrainingRuns: %s", error)
             wait = min(5.0, every_seconds)
         await asyncio.sleep(wait)
+
+
+async def _swept(taints: Taints, every_seconds: float) -> None:
+    """Remove orphaned taints at intervals."""
+    while True:
+        await asyncio.sleep(every_seconds)
+        try:
+            await taints.sweep()
+        except KubeError as error:
+            log.warning("cannot look for taints of runs that are gone: %s", error)
 
 
 async def _readable_by_now(

@@ -9,7 +9,7 @@ from pydantic import StrictInt, ValidationError
 from trainingrun_operator.api import names
 from trainingrun_operator.api.base import Model
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.core import destinations, identity, manifests, own_volumes, restoring
+from trainingrun_operator.core import destinations, identity, log_patterns, manifests, own_volumes, restoring
 from trainingrun_operator.core.bounds import clipped
 from trainingrun_operator.core.facts.run import Problem
 
@@ -97,6 +97,7 @@ def complaint(
         or own_volumes.reached(run.spec, manifests.main_container(run.spec))
         or _source(run.spec, defaults)
         or _signal(run.spec)
+        or patterns(run.spec)
         or _checkpoint(run, defaults.allowed_destinations)
         or _pool(run, pools, namespace_labels, defaults)
     )
@@ -169,6 +170,18 @@ def _source(spec: TrainingRunSpec, defaults: Defaults) -> Problem | None:
         f"spec.metrics.source is {source!r}, which this operator does not have (it has {', '.join(known)}). Use one of them, or ask the operator's"
         " administrator to install the package that provides it.",
     )
+
+
+def patterns(spec: TrainingRunSpec) -> Problem | None:
+    """Refuse a pattern that cannot be searched for. The spec of a running run may get one, too: it is not searched for."""
+    for number, pattern in enumerate(spec.crash.fatal_log_patterns):
+        if why := log_patterns.complaint(pattern):
+            return Problem(
+                "InvalidPattern",
+                f"spec.crash.fatalLogPatterns[{number}] is {clipped(repr(pattern), 100)}, which is no RE2 pattern that can be used: {clipped(why, 200)}."
+                " Correct it: https://github.com/google/re2/wiki/Syntax.",
+            )
+    return None
 
 
 def _signal(spec: TrainingRunSpec) -> Problem | None:

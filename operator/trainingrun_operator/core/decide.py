@@ -91,7 +91,7 @@ def _start(seen: Observed) -> Decision:
         return Decision((AddFinalizer(),), again_seconds=0)
     said = {
         "RestartPolicyIgnored": manifests.changed_restart_policy(seen.run.spec),
-        "AutoStopLossOff": loss.switched_off(seen.run.spec),
+        "AutoStopLossOff": loss.misunderstood(seen.run.spec),
     }
     warnings = (RecordEvent(reason, message, warning=True) for reason, message in said.items() if message)
     return Decision(

@@ -49,3 +49,5 @@ class Defaults(BaseModel):
     """Whether Nodes and GPUNodePools are read and machines released. If false, namespaced permissions suffice."""
     metric_sources: tuple[str, ...] = ("Prometheus",)
     """Names of the metric sources: found at startup, not set."""
+    installation: str = ""
+    """Namespace and name of this operator's Lease, which distinguish it from other operators of the cluster: found at startup, not set."""

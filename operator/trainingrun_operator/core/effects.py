@@ -149,6 +149,8 @@ class UntaintNode:
 
     name: str
     uid: str
+    orphan_of: str = ""
+    """Uid of a run that does not exist any more, whose taint it is; empty: this run's."""
 
 
 @dataclass(frozen=True)

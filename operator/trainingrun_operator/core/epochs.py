@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 ROUNDING: Final = 0.05
 """Epochs by which a training may miss its total, or exceed it, without being short of it or beyond it."""
+NEARLY: Final = 0.9
+"""Share of all epochs from which on a training that has ended was near its end."""
+FRACTION_MAX: Final = 0.25
+"""Epochs that the last log may be before the end."""
 _ETA_MAX: Final = 315_360_000
 """Ten years: a longer estimate is dropped."""
 
@@ -115,3 +119,14 @@ def is_final_epoch(epoch: float | None, total: float | None, base: int | None, *
 def final_epoch(total: float, base: int) -> int:
     """Return the number at which the last epoch begins; the last of 2.5 is the half one, and begins at 2."""
     return ceil(total) - 1 + base
+
+
+def is_short(epoch: float | None, total: float | None, base: int | None, *, fractional: bool) -> bool:
+    """Whether a training that ended at `epoch` was far from its end; False while it is unknown. A base that is unknown counts as 0.
+
+    A whole number of the last epoch does not say how much of it is done.
+    """
+    if epoch is None or not total:
+        return False
+    left = total - (epoch - (base or 0))
+    return left > (max(FRACTION_MAX, total * (1 - NEARLY)) if fractional or epoch % 1 else 1)

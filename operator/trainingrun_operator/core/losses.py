@@ -7,6 +7,7 @@ stop, for the shadow or for the best loss.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Final
 
 from trainingrun_operator.core.facts.reading import Failure
@@ -16,6 +17,8 @@ NEVER_CHANGED: Final = "LossNeverChanged"
 """Reason of a loss that is still the first value seen in the pod."""
 ZERO: Final = "ZeroLoss"
 """Reason of a loss of exactly 0."""
+GRADIENT_NOT_FINITE: Final = "GradientNotFinite"
+"""Reason of a loss beside a gradient norm that is NaN or infinite."""
 _REMEMBERED: Final = 4
 
 
@@ -53,14 +56,20 @@ class Losses:
         """Return what holds for the next pod of the run."""
         return Losses(best=self.best, highest=self.highest)
 
-    def read(self, value: float, at: float) -> Losses:
-        """Add a finite value, whether or not its step has advanced."""
+    def read(self, value: float, at: float, gradient_norm: float | None = None) -> Losses:
+        """Add a finite value, whether or not its step has advanced, with the gradient norm beside it."""
         first = value if self.first is None else self.first
         changed = self.changed or value != first
-        return replace(self, first=first, changed=changed, at=at, doubt=_doubt(value, changed=changed))
+        read = replace(self, first=first, changed=changed, at=at, doubt=_doubt(value, changed=changed))
+        if gradient_norm is None or isfinite(gradient_norm):
+            return read
+        # Shown once more beside a finite norm, it is still the same log.
+        return replace(read, last=value, doubt=_diverged(gradient_norm))
 
     def counted(self, value: float | None, step: int) -> tuple[Losses, float | None]:
         """Add the value of a step that has advanced; None: there is no finite one. Returns also the loss, if it is a new one."""
+        if self.doubt is not None and self.doubt.reason == GRADIENT_NOT_FINITE:
+            value = None
         if value is not None and not self.changed:
             return self, None
         if value is not None and self._repeats(value):
@@ -78,6 +87,14 @@ class Losses:
         if self.last is None:
             return self.newest is not None and shown(value) == shown(self.newest)
         return value == self.last
+
+
+def _diverged(gradient_norm: float) -> Failure:
+    return Failure(
+        GRADIENT_NOT_FINITE,
+        f"The gradient norm is {gradient_norm}: no rule uses the loss beside it, because a training that diverges may log any loss. With loss scaling"
+        " (fp16) it may pass.",
+    )
 
 
 def _doubt(value: float, *, changed: bool) -> Failure | None:

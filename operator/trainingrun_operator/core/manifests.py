@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AGENT_CONFIG_ENV, AgentConfig
 from trainingrun_operator.api.run import CheckpointMode
+from trainingrun_operator.api.template import gpus_of_container
 from trainingrun_operator.core.destinations import Destination, allowed
 
 if TYPE_CHECKING:
@@ -171,14 +172,9 @@ def _equip(container: Manifest, spec: TrainingRunSpec, mounts: list[Manifest]) -
         container.get("env") or []
     )
     mounted = {mount["mountPath"].rstrip("/") for mount in container.get("volumeMounts") or []}
-    shm = [{"name": names.SHM_VOLUME, "mountPath": "/dev/shm"}] if _wants_gpu(container) else []  # noqa: S108 - the kernel's own path, not a temporary file
+    shm = [{"name": names.SHM_VOLUME, "mountPath": "/dev/shm"}] if gpus_of_container(container) else []  # noqa: S108 - the kernel's own path, not a temporary file
     added = [mount for mount in (*mounts, *shm) if mount["mountPath"].rstrip("/") not in mounted]
     container["volumeMounts"] = [*(container.get("volumeMounts") or []), *added]
-
-
-def _wants_gpu(container: Manifest) -> bool:
-    limits = (container.get("resources") or {}).get("limits") or {}
-    return any(name.endswith("/gpu") for name in limits)
 
 
 def _volumes(spec: TrainingRunSpec, pod: Manifest, checkpoint_volume: str) -> list[Manifest]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.bucket import Verified
     from trainingrun_operator.core.facts.gathered import Facts
     from trainingrun_operator.core.facts.learned import Learned
+    from trainingrun_operator.core.facts.log import LogSearch
     from trainingrun_operator.core.facts.nodes import Fate, NodeFacts, Refusal
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.run import Problem
@@ -91,6 +92,8 @@ class Memory:
     ended_before: Verified | None = None
     log_tails: Mapping[str, str] = field(default_factory=dict)
     """By pod uid, the last lines of a crashed training's log."""
+    log_searches: Mapping[str, LogSearch] = field(default_factory=dict)
+    """By pod uid, what was found in these logs."""
     identities: Mapping[str, NodeFacts] = field(default_factory=dict)
     """The node of each pod, by pod uid."""
     fates: Mapping[str, Fate] = field(default_factory=dict)
@@ -171,6 +174,7 @@ def _with_values(memory: Memory, facts: Facts, now: float) -> Memory:
         ranks=_folded(memory, facts, now),
         next_reading_at=now + facts.run.spec.poll_interval_seconds if facts.readings else memory.next_reading_at,
         log_tails=facts.log_tails,
+        log_searches=facts.log_searches,
         identities=facts.identities,
         fates=facts.fates,
         disruption_budget=facts.disruption_budget if Source.DISRUPTION_BUDGET in read else memory.disruption_budget,
@@ -275,8 +279,10 @@ def _rank(memory: Memory, facts: Facts, number: int, pods: Sequence[Pod], now: f
     known = memory.rank(number)
     said, refused = facts.reports.get(number), facts.refused.get(number)
     rank = Rank.of(number, pods, report=said, refused=refused, track=known.track)
+    searched = memory.log_searches.get(rank.pod.uid) if rank.pod is not None else None
     return replace(
         rank,
+        fatal_pattern=searched.found if searched is not None else "",
         log_tail=memory.log_tails.get(rank.pod.uid, "") if rank.pod is not None else "",
         waiting_seconds=known.waiting.seconds(now),
         unshipped_seconds=known.unshipped.seconds(now),

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from trainingrun_operator.api.endings import ending_of
 from trainingrun_operator.api.status import Progress
-from trainingrun_operator.core.epochs import is_beyond, is_final_epoch
+from trainingrun_operator.core.epochs import is_short
 from trainingrun_operator.core.rules import exits
-from trainingrun_operator.core.track import FRACTION_MAX, comparable
+from trainingrun_operator.core.track import comparable
 from trainingrun_operator.core.words import finite, shown
 
 if TYPE_CHECKING:
@@ -44,18 +44,10 @@ def _ended_progress(progress: Progress, stop: Termination) -> Progress:
 
 
 def _is_short(progress: Progress) -> bool:
-    """Whether the metrics show that the training ended before its last epoch, or early in it."""
-    epoch, total, base = finite(progress.epoch), progress.total_epochs, progress.epoch_base
-    if (
-        epoch is None
-        or not total
-        or base is None
-        or is_beyond(epoch, total, base, fractional=progress.fractional_epochs)
-    ):
-        return False
-    if not is_final_epoch(epoch, total, base, fractional=progress.fractional_epochs):
-        return True
-    return progress.fractional_epochs and total + base - epoch > FRACTION_MAX
+    """Whether the metrics show that the training ended far from its end."""
+    return is_short(
+        finite(progress.epoch), progress.total_epochs, progress.epoch_base, fractional=progress.fractional_epochs
+    )
 
 
 def _progress_of(seen: Observed, step: int) -> Progress:

@@ -265,8 +265,8 @@ def _when_idle(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -
         return _to(seen, node, NodePhase.VERIFYING, _GOES), ()
     if facts.uid is None:
         return _to(seen, node, NodePhase.RELEASING, _NODE_GONE), ()
-    if facts.tainted_by not in (None, seen.run.uid):
-        return _retained(seen, node, facts, _TAKEN)
+    if taken := _taken(seen, node, facts):
+        return taken
     if kept := _handed_over(seen, facts):
         return _retained(seen, node, facts, kept)
     if facts.at_minimum:
@@ -276,6 +276,17 @@ def _when_idle(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -
     # A node with demand was kept for the pool's `maxIdleSeconds`; demand is not checked again after the taint.
     cordoned = _to(seen, node, NodePhase.CORDONED, "Empty: tainted; checked once more before its release.")
     return cordoned.model_copy(update={"waited_out": bool(facts.demand)}), ()
+
+
+def _taken(seen: Observed, node: NodeStatus, facts: NodeFacts) -> Transition | None:
+    """Retain a node that another run releases; a taint of a run that is gone is removed instead. None: neither."""
+    owner = facts.tainted_by
+    if owner in (None, seen.run.uid):
+        return None
+    if facts.uid is None or not facts.taint_orphaned:
+        return _retained(seen, node, facts, _TAKEN)
+    removed = f"The taint of run {owner}, which does not exist any more, is removed: all checks start again."
+    return _to(seen, node, NodePhase.WAIT_IDLE, removed), (UntaintNode(node.name, facts.uid, owner or ""),)
 
 
 def _handed_over(seen: Observed, facts: NodeFacts) -> str:
@@ -311,8 +322,8 @@ def _occupied(facts: NodeFacts) -> str:
 def _when_settled(seen: Observed, node: NodeStatus, facts: NodeFacts, pool: Pool) -> Transition:
     if facts.uid is None:
         return _to(seen, node, NodePhase.RELEASING, _NODE_GONE), ()
-    if facts.tainted_by not in (None, seen.run.uid):
-        return _retained(seen, node, facts, _TAKEN)
+    if taken := _taken(seen, node, facts):
+        return taken
     if kept := _handed_over(seen, facts):
         return _retained(seen, node, facts, kept)
     if why := _busy(seen, node, facts, pool):

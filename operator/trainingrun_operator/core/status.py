@@ -25,12 +25,12 @@ from trainingrun_operator.api.status import (
     WorkloadRef,
 )
 from trainingrun_operator.checkpoints.keys import order_of_commit
-from trainingrun_operator.core import acceptance, identity, progress, release
+from trainingrun_operator.core import acceptance, data_loss, identity, progress, release
 from trainingrun_operator.core.bounds import COUNT_MAX, MESSAGE_MAX, TEXT_MAX, WORD_MAX, clipped, counted
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.rank import REPORT_REFUSED
-from trainingrun_operator.core.rules import chain, loss, workload
+from trainingrun_operator.core.rules import chain, loss, same_step, workload
 from trainingrun_operator.core.stop import furthest
 from trainingrun_operator.core.stop.proving import saved_from
 
@@ -76,6 +76,7 @@ def render(seen: Observed, rules: Sequence[chain.Rule] = chain.RULES) -> Trainin
         observed_generation=seen.run.generation,
         phase=phase,
         termination_message=_sentence(seen, stop) if stop else None,
+        operator=clipped(seen.defaults.installation, WORD_MAX) or None,
         signal_trouble=_signal_trouble(seen, stop),
         findings=chain.stored(found),
         effective=loss.in_force(seen).model_copy(
@@ -83,6 +84,7 @@ def render(seen: Observed, rules: Sequence[chain.Rule] = chain.RULES) -> Trainin
         ),
         start_time=before.start_time or next((pod.started_at for pod in seen.pods if pod.started_at), None),
         progress=progress.render(seen),
+        crashes=same_step.row(seen),
         workload=_workload(seen),
         pods=tuple(_pod(pod, stop) for pod in seen.pods[-64:]) if seen.pods else (),
         checkpoint=_checkpoint(seen),
@@ -161,14 +163,14 @@ def _facts(seen: Observed) -> tuple[Fact, ...]:
 
 
 def _accepted(seen: Observed) -> Fact:
-    problem = seen.problem or (
-        acceptance.refusal(seen) if seen.workload is None and seen.run.status.termination is None else None
-    )
+    problem = seen.problem
+    if problem is None and seen.run.status.termination is None:
+        problem = acceptance.refusal(seen) if seen.workload is None else acceptance.patterns(seen.run.spec)
     if problem is not None:
         return Fact("Accepted", "False", problem.reason, problem.message)
     if seen.workload is None and seen.run.status.termination is None and not seen.run.spec.suspend:
         return Fact("Accepted", "Unknown", "Checking", "The spec is being checked.")
-    off = loss.switched_off(seen.run.spec)
+    off = loss.misunderstood(seen.run.spec)
     who = identity.sentence(seen.run, seen.defaults.allowed_destinations)
     said = ("The spec can be acted on.", off, who, *identity.troubles(seen))
     return Fact("Accepted", "True", "Accepted", " ".join(filter(None, said)))
@@ -210,8 +212,8 @@ def _checkpoint_saved(seen: Observed) -> Fact:
     kind, stop = "CheckpointSaved", seen.run.status.termination
     if seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED:
         return Fact(kind, "False", "Disabled", "spec.checkpoint.mode is Disabled: nothing is saved.")
-    if stop is not None and stop.data_loss:
-        return Fact(kind, "False", "DataLoss", stop.data_loss)
+    if (lost := data_loss.of(seen)) is not None and (stop is None or stop.phase is not Phase.HELD):
+        return Fact(kind, "False", "DataLoss", lost)
     if stop is not None and stop.saved is not None:
         return (
             Fact(kind, "True", "Verified", furthest.sentence(seen, stop.saved))
@@ -356,14 +358,16 @@ def _pod(pod: Pod, stop: Termination | None) -> PodStatus:
 
 
 def _checkpoint(seen: Observed) -> CheckpointStatus | None:
-    before, stop = seen.run.status.checkpoint, seen.run.status.termination
+    before = seen.run.status.checkpoint
     saved = furthest.furthest(seen)
     reports = seen.reports
     unsaved = sum(max(report.unsaved_bytes, 0) for report in reports) if reports is not None else None
     lag = Lag(bytes=min(unsaved, COUNT_MAX)) if unsaved is not None else None
+    lost = data_loss.of(seen)
     if saved is None or not saved.commit:
-        loss = stop.data_loss if stop else None
-        return before if loss is None else (before or CheckpointStatus()).model_copy(update={"data_loss": loss})
+        if before is None and lost is None:
+            return None
+        return (before or CheckpointStatus()).model_copy(update={"data_loss": lost})
     return CheckpointStatus(
         uri=saved.uri,
         commit=saved.commit,
@@ -378,7 +382,7 @@ def _checkpoint(seen: Observed) -> CheckpointStatus | None:
         complete=saved.complete,
         verified_at=before.verified_at if before and before.digest == saved.digest else seen.wall,
         lag=lag,
-        data_loss=stop.data_loss if stop else None,
+        data_loss=lost,
     )
 
 
@@ -399,4 +403,8 @@ def _history(seen: Observed, phase: str) -> tuple[PhaseChange, ...]:
     before = seen.run.status.history
     if before and before[-1].phase == phase:
         return before
-    return (*before, PhaseChange(phase=phase, at=seen.wall))[-HISTORY_MAX:]
+    stop = seen.run.status.termination
+    lost = (
+        clipped(stop.data_loss, TEXT_MAX) if stop is not None and stop.phase is Phase.DONE and stop.data_loss else None
+    )
+    return (*before, PhaseChange(phase=phase, at=seen.wall, data_loss=lost))[-HISTORY_MAX:]

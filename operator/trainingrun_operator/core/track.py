@@ -14,7 +14,7 @@ from math import floor, isfinite
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
-from trainingrun_operator.core.epochs import ROUNDING, Epochs, counts
+from trainingrun_operator.core.epochs import FRACTION_MAX, ROUNDING, Epochs, counts
 from trainingrun_operator.core.facts.reading import Failure, Reading
 from trainingrun_operator.core.losses import Losses
 from trainingrun_operator.core.words import finite
@@ -34,8 +34,6 @@ _BEHIND: Final = 2
 """Steps, or observations' worth of steps, that another rank may be behind."""
 AT_END_MAX: Final = 0.1
 """Epochs between two logs, up to which a stand before the last log is taken for the end."""
-FRACTION_MAX: Final = 0.25
-"""Epochs that the last log may be before the end."""
 _REMEMBERED: Final = 16
 
 
@@ -266,7 +264,7 @@ def _fold_loss(track: Track, reading: Reading, now: float) -> Track:
         )
     if not isfinite(reading.loss):
         return replace(track, oddity=Failure(NOT_FINITE, f"The loss is {reading.loss}: no rule uses it."))
-    return replace(track, oddity=None, losses=track.losses.read(reading.loss, now))
+    return replace(track, oddity=None, losses=track.losses.read(reading.loss, now, reading.gradient_norm))
 
 
 def _fold_step(track: Track, reading: Reading, now: float) -> Track:

@@ -91,11 +91,11 @@ class Cache:
         return True
 
     def put_child(self, kind: str, stored: Json, *, deleted: bool) -> str | None:
-        """Store or remove a pod or Job. Returns the uid of its run; None: it has none."""
+        """Store or remove a pod, or the workload that owns the pods. Returns the uid of its run; None: it has none."""
         run_uid: str | None = (stored["metadata"].get("labels") or {}).get(names.RUN_UID_LABEL)
         if run_uid is None:
             return None
-        if kind == "Job":
+        if kind != "Pod":
             if not self._names_its_run(stored, run_uid):
                 return None
             if deleted:

@@ -175,8 +175,8 @@ class Executor:
                 return await self._guard(space, effect)
             case TaintNode(name, uid):
                 await self._taint(name, uid, run.uid)
-            case UntaintNode(name, uid):
-                await self._taint(name, uid, None, only=run.uid)
+            case UntaintNode(name, uid, orphan_of):
+                await self._taint(name, uid, None, only=orphan_of or run.uid)
             case ReleaseMachine():
                 return await self._release(effect)
             case DeleteNode(name, uid):
@@ -202,7 +202,7 @@ class Executor:
         if there is None or there["metadata"]["uid"] != run.uid:
             await workload.delete(run, created["metadata"]["name"], created["metadata"]["uid"])
             raise StaleError(f"run {run.key} was gone when its workload was created")
-        self.cache.put_child("Job", created, deleted=False)
+        self.cache.put_child(manifest["kind"], created, deleted=False)
 
     async def _record_event(self, run: Run, event: RecordEvent, wall: str) -> None:
         """Record an Event. A failure is only logged: an Event must not block an effect."""

@@ -202,8 +202,8 @@ class Kube:
         """RBAC: delete pods."""
         await self._delete(_pod(namespace, name), uid)
 
-    async def log_tail(self, namespace: str, name: str, container: str, *, lines: int, most_bytes: int) -> str:
-        """Return the last lines of a container's log; empty: there is none. RBAC: get pods/log."""
+    async def log_tail(self, namespace: str, name: str, container: str, *, lines: int, most_bytes: int) -> str | None:
+        """Return the last lines of a container's log; empty: there is none; None: it could not be read. RBAC: get pods/log."""
         # limitBytes would keep the beginning of the log; the end is needed.
         params = {"container": container, "tailLines": str(lines)}
         tail = b""
@@ -213,8 +213,8 @@ class Kube:
             ) as content:
                 async for piece in content.iter_any():
                     tail = (tail + piece)[-4 * most_bytes :]
-        except KubeError:
-            return ""
+        except KubeError as error:
+            return "" if error.gone else None
         return tail.decode(errors="replace")[-most_bytes:]
 
     # -- Namespaces, nodes and pools ---------------------------------------------------------------------
@@ -232,6 +232,11 @@ class Kube:
     async def node(self, name: str) -> Json | None:
         """RBAC: get nodes."""
         return await self._get(_node(name))
+
+    async def nodes(self) -> AsyncIterator[Json]:
+        """List the Nodes in chunks. RBAC: list nodes."""
+        async for item in self._list("/api/v1/nodes"):
+            yield item
 
     async def set_taints(self, name: str, uid: str, resource_version: str, taints: Sequence[Json]) -> None:
         """Replace the taints of a Node if it is unchanged. RBAC: patch nodes."""

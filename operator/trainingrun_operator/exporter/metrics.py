@@ -54,6 +54,11 @@ RUN_METRICS: Final = (
         "1 while the training exports a fresh, finite loss, else 0; absent while no training runs.",
     ),
     _of_run(
+        "trainingrun_finding",
+        "1 if the rule's condition holds, else 0, by the reason of the finding in status.findings; only present reasons. Absent once an end is decided.",
+        "reason",
+    ),
+    _of_run(
         "trainingrun_last_metric_timestamp_seconds",
         "When the step last advanced; absent after the run ends or is suspended.",
     ),
@@ -93,7 +98,10 @@ RUN_METRICS: Final = (
         "trainingrun_checkpoint_held",
         "1 while the pod is held because its checkpoint is not proven; absent before a stop or suspension.",
     ),
-    _of_run("trainingrun_checkpoint_data_loss", "1 if data written by the run was lost; else absent."),
+    _of_run(
+        "trainingrun_checkpoint_data_loss",
+        "1 if data written by the run was lost; else absent. After a suspension, until a newer checkpoint is proven.",
+    ),
     _of_run(
         "trainingrun_nodes_unreleased",
         "Nodes whose release is not complete; absent before a stop or suspension.",

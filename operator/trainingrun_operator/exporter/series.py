@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from math import nan
 from typing import TYPE_CHECKING, Final
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 _ON_THE_WAY: Final = frozenset({NodePhase.WAIT_IDLE, NodePhase.CORDONED, NodePhase.RELEASING, NodePhase.VERIFYING})
 _HOLDS_GPUS: Final = frozenset({"Pending", "Running", "Exited"})
+_REASON: Final = re.compile(r"[A-Z][A-Za-z0-9]{0,62}")
+OTHER_REASON: Final = "Other"
+"""Stands for a reason that is no CamelCase word: a metric source of another package may give any text."""
 _BOOL: Final = {"True": 1.0, "False": 0.0}
 
 
@@ -57,6 +61,7 @@ def series_of(
         "trainingrun_checkpoint_lag_seconds": measured.checkpoint_lag_seconds,
         "trainingrun_checkpoint_upload_failing_seconds": measured.upload_failing_seconds,
         "trainingrun_nodes_overdue": measured.nodes_overdue or None,
+        "trainingrun_checkpoint_data_loss": 1 if _lost_data(status) else None,
         **_progress(status),
         **(_training(spec, status) if status.termination is None else {}),
         **_checkpoint(status),
@@ -71,8 +76,24 @@ def series_of(
             "trainingrun_termination_phase": {stop.phase.value: 1} if stop else {},
             "trainingrun_termination_status": {stop.status: 1} if stop else {},
             "trainingrun_ghost_instances": measured.ghosts,
+            "trainingrun_finding": _findings(status),
         },
     )
+
+
+def _lost_data(status: TrainingRunStatus) -> bool:
+    """Whether the stop, or a suspension that no newer checkpoint has followed, has lost data."""
+    stop, checkpoint = status.termination, status.checkpoint
+    return bool((stop and stop.data_loss) or (checkpoint and checkpoint.data_loss))
+
+
+def _findings(status: TrainingRunStatus) -> dict[str, float]:
+    """Return by reason whether the condition of any rule with it holds."""
+    found: dict[str, float] = {}
+    for one in status.findings:
+        reason = one.reason if _REASON.fullmatch(one.reason) else OTHER_REASON
+        found[reason] = max(found.get(reason, 0), float(one.fires))
+    return found
 
 
 def _threshold(spec: TrainingRunSpec, status: TrainingRunStatus) -> float | None:
@@ -137,7 +158,6 @@ def _stop(status: TrainingRunStatus) -> dict[str, float | None]:
     return {
         "trainingrun_termination_requested_timestamp_seconds": _seconds(stop.requested_at),
         "trainingrun_checkpoint_held": float(stop.phase is Phase.HELD),
-        "trainingrun_checkpoint_data_loss": 1 if stop.data_loss else None,
         "trainingrun_nodes_unreleased": sum(node.phase in _ON_THE_WAY for node in status.nodes),
     }
 

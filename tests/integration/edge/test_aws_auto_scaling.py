@@ -199,6 +199,16 @@ async def test_released_twice_the_group_becomes_smaller_once(cloud, provider, gr
     assert cloud.desired(group) == 2
 
 
+async def test_a_release_that_has_waited_too_long_is_given_up_because_another_operator_may_lead(
+    cloud, provider, group, monkeypatch
+):
+    first, *_ = cloud.group(group, 3)
+    monkeypatch.setattr(module, "_FRESH_SECONDS", -1.0)
+    with pytest.raises(Retryable, match="too slow"):
+        await provider.release(make_pool(group), named(first), "op")
+    assert cloud.desired(group) == 3
+
+
 async def test_a_machine_on_its_way_out_is_not_asked_again(cloud, provider, group, requests):
     first, *_ = cloud.group(group, 3)
     cloud.set_lifecycle(group, first, "Terminating:Wait")

@@ -156,6 +156,9 @@ async def test_with_the_lease_all_runs_are_looked_at_and_without_it_none_and_not
         def start(self, uids):
             told.append(("start", *uids))
 
+        def begin(self):
+            told.append(("begin",))
+
         async def stop(self):
             told.append(("stop",))
 
@@ -164,10 +167,10 @@ async def test_with_the_lease_all_runs_are_looked_at_and_without_it_none_and_not
 
     both: Any = Told()
     cache: Any = SimpleNamespace(runs={"one": {}, "two": {}})
-    term = Term(cache, both, both)
+    term = Term(cache, both, both, both)
     term.begin()
     await term.end()
-    assert told == [("start", "one", "two"), ("stop",), ("forget_all",)]
+    assert told == [("begin",), ("start", "one", "two"), ("stop",), ("forget_all",)]
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from builders import checkpoint_spec, make_observed, make_pool, make_run, pending_pod, template
+from builders import checkpoint_spec, make_observed, make_pool, make_run, pending_pod, stopping_at, template
 
 from trainingrun_operator.api import names
+from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.acceptance import complaint
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.destinations import destinations_of
 from trainingrun_operator.core.facts.run import Problem
+from trainingrun_operator.core.status import render
 
 DEFAULTS = Defaults()
 POOLS = (make_pool("a100"), make_pool("h100"))
@@ -364,3 +366,31 @@ def test_a_checkpoint_path_beside_the_operators_mounts_is_accepted(path, mounts)
     written = [{"name": f"v{number}", "mountPath": at} for number, at in enumerate(mounts)]
     spec = {**container(volumeMounts=written), "checkpoint": checkpoint_spec(path=path)}
     assert complaint(make_run(spec=spec), POOLS, DEFAULTS) is None
+
+
+# -- patterns ---------------------------------------------------------------------------------------------------
+
+
+BROKEN = {"crash": {"fatalLogPatterns": ["CUDA error", "a(?=b)"]}}
+
+
+@pytest.mark.parametrize("pattern", ["(", "a(?=b)", r"(a)\1", "(?:a?){500}b", r"\pL{200}x", "a{1001}"])
+def test_a_pattern_that_cannot_be_searched_for_is_refused(pattern):
+    said = complaint(make_run(spec={"crash": {"fatalLogPatterns": ["CUDA error", pattern]}}), POOLS, DEFAULTS)
+    assert said is not None
+    assert (said.reason, said.permanent) == ("InvalidPattern", True)
+    assert said.message.startswith(f"spec.crash.fatalLogPatterns[1] is {pattern!r}, ")
+
+
+def test_a_run_that_trains_says_that_it_has_been_given_a_wrong_pattern_and_goes_on():
+    seen = make_observed(run=make_run(spec=BROKEN))
+    accepted = render(seen).condition("Accepted")
+    assert accepted is not None
+    assert (accepted.status, accepted.reason) == ("False", "InvalidPattern")
+    assert decide(seen).note == "watching"
+
+
+def test_a_run_that_ends_is_not_refused_for_a_pattern():
+    accepted = render(stopping_at(Phase.SAVING, spec=BROKEN)).condition("Accepted")
+    assert accepted is not None
+    assert accepted.status == "True"

@@ -49,8 +49,21 @@ def test_then_its_job_is_created():
     assert tell == RecordEvent("Started", "The Job was created.")
 
 
-@pytest.mark.parametrize(("threshold", "warns"), [(-15, True), (-0.5, True), (0, False), (0.5, False), (None, False)])
-def test_a_threshold_that_switches_its_rule_off_is_told_when_the_job_is_created(threshold, warns):
+@pytest.mark.parametrize(
+    ("threshold", "warns"),
+    [
+        (-15, True),
+        (-0.5, True),
+        (-1.5, True),
+        (-100, True),
+        (-1, False),
+        (-1.0, False),
+        (0, False),
+        (0.5, False),
+        (None, False),
+    ],
+)
+def test_a_negative_threshold_other_than_the_usual_minus_1_is_told_when_the_job_is_created(threshold, warns):
     effects = decide(make_observed(run=make_run(spec={"autoStopLoss": threshold}), **NO_JOB)).effects
     told = [one for one in effects if isinstance(one, RecordEvent) and one.warning]
     assert [one.reason for one in told] == ["AutoStopLossOff"] * warns

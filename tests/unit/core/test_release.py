@@ -80,6 +80,7 @@ EMPTY = "Empty: tainted; checked once more before its release."
 GOES = "The machine is being terminated; waiting until machine and Node are gone."
 NODE_GONE = "The Node is gone; releasing the machine."
 TAKEN = "Handed over: another run already releases this node."
+ORPHANED = "The taint of run gone, which does not exist any more, is removed: all checks start again."
 AT_MINIMUM = "Kept: GPUNodePool a100 is at its minimum."
 KEPT_FOR = "Kept for team/notebook, which waits for a node like this."
 UNLISTED = "The pods on this node could not be listed: it counts as occupied."
@@ -700,3 +701,18 @@ def test_of_more_nodes_than_the_status_can_hold_the_newest_are_kept():
     record = decide(make_observed(run=make_run(status=make_status(nodes=nodes)), nodes=(facts(),))).effects[0]
     assert isinstance(record, RecordNodes)
     assert (len(record.nodes), record.nodes[0].uid, record.nodes[-1].uid) == (64, "n101", NODE_UID)
+
+
+# -- the taint of a run that does not exist any more ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", [IN_USE, WAIT_IDLE, CORDONED])
+def test_the_taint_of_a_run_that_is_gone_hands_nothing_over(phase):
+    seen = releasing(make_node(phase=phase), facts(tainted_by="gone", taint_orphaned=True))
+    untaint, record = [one for one in decide(seen).effects if isinstance(one, UntaintNode | RecordNodes)]
+    assert untaint == UntaintNode("gpu-1", NODE_UID, "gone")
+    assert isinstance(record, RecordNodes)
+    assert [(node.phase, node.message) for node in record.nodes] == [(WAIT_IDLE, ORPHANED)]
+    kept = releasing(make_node(phase=phase), facts(tainted_by="there"))
+    (record,) = [one for one in decide(kept).effects if isinstance(one, RecordNodes)]
+    assert [(node.phase, node.message) for node in record.nodes] == [(RETAINED, TAKEN)]

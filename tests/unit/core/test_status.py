@@ -495,7 +495,8 @@ def test_progress_of_a_run_that_ends(status, epoch, saved_step, progress, rememb
         pytest.param({"epoch": "2.98", "total_epochs": 3, "epoch_base": 0, "fractional_epochs": True}, 100, id="late in the last"),
         pytest.param({"epoch": "3", "total_epochs": 3, "epoch_base": 1}, 100, id="in the last, as a whole number"),
         pytest.param({"epoch": "9", "total_epochs": 3, "epoch_base": 0}, 100, id="the total is wrong"),
-        pytest.param({"epoch": "1", "total_epochs": 3}, 100, id="it is unknown how epochs count"),
+        pytest.param({"epoch": "2", "total_epochs": 3}, 100, id="in the last, if epochs count from 0, which is unknown"),
+        pytest.param({"epoch": "1", "total_epochs": 3}, 12, id="before the last, however epochs count"),
         pytest.param({}, 100, id="no epochs are known"),
     ],
 )  # fmt: skip
@@ -665,3 +666,71 @@ def test_what_the_newest_pod_starts_from_is_shown_until_another_pod_says_it():
     assert render(later).restored == shown
     gone = make_observed(run=make_run(status=make_status(restored=shown)), pods=())
     assert render(gone).restored == shown
+
+
+# -- what a suspension has lost ------------------------------------------------------------------------------------
+
+OLD = "s3://bucket/base/commits/i1-g0005.json"
+
+
+def resumed(*, commit=OLD, **fields):
+    status = make_status(checkpoint=CheckpointStatus(commit=commit, digest="d", data_loss=LOSS))
+    return render(make_observed(run=make_run(status=status), **fields))
+
+
+def proven_by(pod_uid):
+    return make_verified(pod_uid=pod_uid)
+
+
+@pytest.mark.parametrize(
+    ("fields", "lost"),
+    [
+        pytest.param({}, True, id="nothing was proven since"),
+        pytest.param({"verified": proven_by("before")}, True, id="only a commit of an earlier pod is known"),
+        pytest.param({"verified": proven_by("before"), "commit": ""}, True, id="and nothing was proven when it was lost"),
+        pytest.param({"pods": (), "agent": None, "verified": proven_by("before")}, True, id="it has no pod yet"),
+        pytest.param({"verified": proven_by(POD_UID)}, False, id="the resumed training has a proven checkpoint"),
+    ],
+)  # fmt: skip
+def test_what_a_suspension_has_lost_stays_until_the_resumed_training_has_a_proven_checkpoint(fields, lost):
+    status = resumed(**fields)
+    saved = status.condition("CheckpointSaved")
+    assert status.checkpoint is not None
+    assert saved is not None
+    assert status.checkpoint.data_loss == (LOSS if lost else None)
+    assert (saved.status, saved.reason) == (("False", "DataLoss") if lost else ("True", "Verified"))
+
+
+@pytest.mark.parametrize(
+    ("stop", "commit", "lost"),
+    [
+        pytest.param({"saved": make_saved(commit="s3://bucket/base/commits/i2-g0001.json")}, OLD, None, id="a later stop has proven more"),
+        pytest.param({"saved": make_saved(commit="s3://bucket/base/commits/i2-g0001.json")}, "", None, id="and nothing was proven before"),
+        pytest.param({"saved": make_saved(commit=OLD)}, OLD, LOSS, id="it rests on what was proven before the loss"),
+        pytest.param({"saved": None}, OLD, LOSS, id="it has no record yet"),
+        pytest.param({"saved": make_saved(commit="", files=0, note="Nothing.")}, OLD, LOSS, id="it had nothing to save"),
+        pytest.param({"data_loss": "More."}, OLD, "More.", id="it has lost more"),
+    ],
+)  # fmt: skip
+def test_a_stop_after_a_suspension_with_loss(stop, commit, lost):
+    before = CheckpointStatus(commit=commit, digest="d", data_loss=LOSS)
+    status = make_status(checkpoint=before, termination=make_stop(Phase.DONE, **stop))
+    shown = render(make_observed(run=make_run(status=status), pods=(), agent=None)).checkpoint
+    assert shown is not None
+    assert shown.data_loss == lost
+
+
+def test_a_held_stop_says_why_it_is_held_also_after_a_loss():
+    status = make_status(
+        checkpoint=CheckpointStatus(commit=OLD, data_loss=LOSS), termination=make_stop(Phase.HELD, hold_reason="The bucket is away.")
+    )  # fmt: skip
+    saved = render(make_observed(run=make_run(status=status))).condition("CheckpointSaved")
+    assert saved is not None
+    assert saved.reason == "Held"
+
+
+@pytest.mark.parametrize("lost", [None, LOSS])
+def test_the_history_keeps_what_a_suspension_has_lost(lost):
+    stop = make_stop(Phase.DONE, status="suspended", data_loss=lost)
+    history = render(make_observed(run=make_run(status=make_status(termination=stop)), pods=(), agent=None)).history
+    assert [(one.phase, one.data_loss) for one in history] == [("Suspended", lost)]

@@ -271,10 +271,10 @@ def delete_options(uid, **preconditions):
             id="a Node is deleted by its uid",
         ),
         pytest.param(
-            CreateWorkload({"metadata": {"namespace": NAMESPACE, "name": "new"}}),
+            CreateWorkload({"kind": "Job", "metadata": {"namespace": NAMESPACE, "name": "new"}}),
             f"POST {JOBS}",
             PLAIN,
-            {"metadata": {"namespace": NAMESPACE, "name": "new"}},
+            {"kind": "Job", "metadata": {"namespace": NAMESPACE, "name": "new"}},
             id="a Job is created as it was built",
         ),
         pytest.param(
@@ -634,7 +634,7 @@ async def test_a_run_that_is_gone_already_is_deleted(place):
 
 async def test_a_created_job_is_known_before_the_watch_brings_it(place):
     del place.api.objects[JOB]
-    await place.do(CreateWorkload({"metadata": stored_job()["metadata"]}))
+    await place.do(CreateWorkload({"kind": "Job", "metadata": stored_job()["metadata"]}))
     assert place.cache.jobs[RUN_UID]["metadata"]["name"] == NAME
 
 
@@ -650,7 +650,7 @@ async def test_a_job_that_is_created_for_a_run_that_is_gone_is_taken_back(place)
 
 async def test_a_job_that_is_there_already_is_looked_at_again(place):
     with pytest.raises(StaleError):
-        await place.do(CreateWorkload({"metadata": {"namespace": NAMESPACE, "name": NAME}}))
+        await place.do(CreateWorkload({"kind": "Job", "metadata": {"namespace": NAMESPACE, "name": NAME}}))
     assert place.api.objects[JOB]["metadata"]["uid"] == JOB_UID
 
 
@@ -665,7 +665,7 @@ async def test_a_job_that_is_there_already_is_looked_at_again(place):
 async def test_a_job_that_is_refused_becomes_the_runs_problem(place, answer, permanent):
     place.api.refuse(f"POST {JOBS}", answer)
     with pytest.raises(KubeError):
-        await place.do(CreateWorkload({"metadata": {"namespace": NAMESPACE, "name": "new"}}))
+        await place.do(CreateWorkload({"kind": "Job", "metadata": {"namespace": NAMESPACE, "name": "new"}}))
     (refused,) = place.outcome.learned
     assert refused.problem.reason == "InvalidTemplate"
     assert answer.status["message"] in refused.problem.message
@@ -675,7 +675,7 @@ async def test_a_job_that_is_refused_becomes_the_runs_problem(place, answer, per
 async def test_an_api_server_in_trouble_is_not_the_runs_problem(place):
     place.api.refuse(f"POST {JOBS}", ApiError(500, "InternalError"))
     with pytest.raises(KubeError):
-        await place.do(CreateWorkload({"metadata": {"namespace": NAMESPACE, "name": "new"}}))
+        await place.do(CreateWorkload({"kind": "Job", "metadata": {"namespace": NAMESPACE, "name": "new"}}))
     assert place.outcome.learned == ()
 
 
@@ -719,6 +719,19 @@ async def test_the_taint_of_another_run_is_not_touched(place, effect):
     with pytest.raises(StaleError, match="is being released by run other-run"):
         await place.do(effect("gpu-1", NODE_UID))
     assert place.api.lines("PATCH") == []
+
+
+@pytest.mark.parametrize(("taints", "left"), [([THEIRS, GPU], [GPU]), ([GPU], [GPU])])
+async def test_the_taint_of_a_run_that_is_gone_is_removed(place, taints, left):
+    place.api.put(stored_node(spec={"taints": taints}))
+    await place.do(UntaintNode("gpu-1", NODE_UID, "other-run"))
+    assert place.api.objects[NODE]["spec"]["taints"] == left
+
+
+async def test_a_taint_that_is_no_more_the_orphaned_one_stays(place):
+    place.api.put(stored_node(spec={"taints": [OURS]}))
+    with pytest.raises(StaleError):
+        await place.do(UntaintNode("gpu-1", NODE_UID, "other-run"))
 
 
 async def test_a_taint_that_came_between_reading_and_writing_is_not_lost(place):

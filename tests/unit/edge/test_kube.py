@@ -283,7 +283,7 @@ async def test_the_end_of_a_log_is_what_tells(api, kube):
     assert api.sent[-1].query == {"container": "train", "tailLines": "5"}
 
 
-async def test_a_log_that_cannot_be_had_is_empty(api, kube, unused_tcp_port):
+async def test_a_log_that_does_not_exist_is_empty_and_one_that_cannot_be_read_is_none(api, kube, unused_tcp_port):
     assert await kube.log_tail(NAMESPACE, "nobody", "train", lines=5, most_bytes=18) == ""
     async with Kube(Plain(f"http://127.0.0.1:{unused_tcp_port}")) as away:
-        assert await away.log_tail(NAMESPACE, "nobody", "train", lines=5, most_bytes=18) == ""
+        assert await away.log_tail(NAMESPACE, "nobody", "train", lines=5, most_bytes=18) is None

@@ -47,6 +47,29 @@ async def test_what_is_asked_is_passed_on(place):
     assert place.cloud.released == [("a100", MACHINE.provider_id, OPERATION)]
 
 
+@pytest.mark.parametrize(
+    ("after", "minimum", "waits"),
+    [
+        pytest.param(0, 1, True, id="it has just begun to lead"),
+        pytest.param(179, 1, True, id="not yet as long as a call and its effect may take"),
+        pytest.param(180, 1, False, id="long enough"),
+        pytest.param(0, 0, False, id="the pool has no minimum"),
+    ],
+)
+async def test_in_a_handover_a_pool_with_a_minimum_waits_for_what_the_former_leader_may_have_begun(
+    place, after, minimum, waits
+):
+    pool = make_pool(minNodes=minimum)
+    place.provider.begin()
+    place.now += after
+    if waits:
+        assert (await refused(place.provider.release(pool, MACHINE, OPERATION))).after == 180 - after
+        assert place.cloud.released == []
+        place.now += 180 - after
+    await place.provider.release(pool, MACHINE, OPERATION)
+    assert len(place.cloud.released) == 1
+
+
 async def test_who_is_to_come_back_later_is_answered_without_asking_until_then(place):
     place.cloud.trouble = Retryable("Throttled.", after=30)
     assert (await refused(place.release())).after == 30

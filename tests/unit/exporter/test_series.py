@@ -136,6 +136,7 @@ def test_only_the_current_phases_are_present():
     assert make_series().labelled["trainingrun_termination_status"] == {}
     labelled = make_series(status=ENDING, measured=MEASURED).labelled
     assert labelled == {
+        "trainingrun_finding": {},
         "trainingrun_status_phase": {"Stopping": 1},
         "trainingrun_termination_phase": {"Held": 1},
         "trainingrun_termination_status": {"user_stop": 1},
@@ -219,3 +220,30 @@ def test_the_threshold_is(status, spec, expected):
 
 def test_a_run_without_gpus_holds_none():
     assert "trainingrun_gpus" not in make_series(template={"spec": {"containers": [{"name": "train"}]}}).gauges
+
+
+def findings(*found):
+    return {
+        "findings": [{"rule": rule, "reason": reason, "fires": fires, "message": "m"} for rule, reason, fires in found]
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "series"),
+    [
+        pytest.param((), {}, id="none, as once an end is decided"),
+        pytest.param((("autoStopLoss", "NotBelow", False), ("marker", "NotWritten", False)), {"NotBelow": 0, "NotWritten": 0}, id="one for every reason"),
+        pytest.param((("autoStopLoss", "LowLoss", True),), {"LowLoss": 1}, id="a rule that only reports"),
+        pytest.param((("marker", "NoReport", False), ("finalEpochStall", "NoReport", False)), {"NoReport": 0}, id="one reason of two rules"),
+        pytest.param((("a", "X", True), ("b", "X", False)), {"X": 1}, id="of which one holds"),
+        pytest.param((("a", "any text of a source", False), ("b", "x" * 100, False), ("c", "", False)), {"Other": 0}, id="what is no reason"),
+    ],
+)  # fmt: skip
+def test_the_reasons_of_findings(found, series):
+    assert make_series(status=STATUS | findings(*found)).labelled["trainingrun_finding"] == series
+
+
+def test_a_loss_of_data_stays_after_a_suspension_is_over():
+    lost = STATUS | {"checkpoint": {"uri": "s3://bucket/x", "dataLoss": "Something."}}
+    assert make_series(status=lost).gauges["trainingrun_checkpoint_data_loss"] == 1
+    assert "trainingrun_checkpoint_data_loss" not in make_series().gauges

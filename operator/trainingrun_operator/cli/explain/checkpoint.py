@@ -27,7 +27,7 @@ def of_a_training(facts: Facts) -> str:
     if state == "False":
         held = (
             ""
-            if reason == "NothingFound"
+            if reason in ("NothingFound", "DataLoss")
             else " Until then, a stop is held: nothing is deleted without a proven checkpoint."
         )
         return f"The checkpoints are not saved ({reason}): {message}{held}"

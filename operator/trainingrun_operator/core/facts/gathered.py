@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.core.facts.bucket import Answer, Verified
+    from trainingrun_operator.core.facts.log import LogSearch
     from trainingrun_operator.core.facts.nodes import Fate, NodeFacts, Pool
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.rank import RefusedReport
@@ -79,6 +80,8 @@ class Facts:
     """The other run from which this one starts, found by the preflight; None once the Job exists."""
     log_tails: Mapping[str, str] = field(default_factory=dict)
     """By pod uid, the last lines of the logs of newest pods that have crashed."""
+    log_searches: Mapping[str, LogSearch] = field(default_factory=dict)
+    """By pod uid, what ``crash.fatalLogPatterns`` are in these logs."""
     disruption_budget: str | None = None
     """uid of the disruption budget; empty: there is none; None: not known."""
 

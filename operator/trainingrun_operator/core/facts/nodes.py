@@ -71,6 +71,8 @@ class NodeFacts:
     labels: Mapping[str, str] = field(default_factory=dict)
     tainted_by: str | None = None
     """The run uid in our taint, if it carries one."""
+    taint_orphaned: bool = False
+    """No run of the cluster has that uid any more."""
     occupants: tuple[Occupant, ...] | None = None
     """None: they could not be listed, which counts as occupied."""
     demand: tuple[Occupant, ...] = ()

@@ -57,6 +57,8 @@ class Rank:
     """Whether the newest reading of the newest pod succeeded and shows step 0."""
     log_tail: str = ""
     """The last lines of the newest pod's log, if its training crashed."""
+    fatal_pattern: str = ""
+    """The first of ``crash.fatalLogPatterns`` that is in the end of this log; empty: none is, or it could not be read."""
     waiting_seconds: float = 0
     """Time for which the newest pod has lacked the same thing (`rules.workload.lacks`)."""
     unshipped_seconds: float = 0

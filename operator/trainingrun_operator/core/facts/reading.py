@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 LOSS: Final = "loss"
 """The name of the loss in `Reading.values`."""
 
+GRADIENT_NORM: Final = "gradientNorm"
+"""The name of a norm of the training's gradients. A source that knows it reports it at least if it is NaN or infinite."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -28,6 +31,11 @@ class Reading:
     def loss(self) -> float | None:
         """The loss; None: the source has none."""
         return self.values.get(LOSS)
+
+    @property
+    def gradient_norm(self) -> float | None:
+        """The norm of the gradients; None: the source has none."""
+        return self.values.get(GRADIENT_NORM)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api import endings
 from trainingrun_operator.api.status import Evidence
+from trainingrun_operator.core.epochs import is_short
 from trainingrun_operator.core.facts.pod import Training
-from trainingrun_operator.core.rules import workload
+from trainingrun_operator.core.rules import same_step, workload
 from trainingrun_operator.core.rules.completion import marker_of
 from trainingrun_operator.core.rules.finding import Finding
-from trainingrun_operator.core.track import resumed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.rank import Rank
     from trainingrun_operator.core.observed import Observed
 
-NEARLY: Final = 0.9
-"""Share of all epochs from which on a training that exits with 0 is near its end."""
 NEAR_READINGS: Final = 2
 """It is near its end too if no more steps are left than these many readings advance."""
 EXITED_EARLY: Final = "ExitedEarly"
@@ -89,15 +87,13 @@ def _short_of_the_end(seen: Observed) -> str:
 
     A whole number of the last epoch does not say how much of it is done, and the last reading may be as old as the pause between two log lines.
     """
-    track, pod = seen.track, seen.ranks[0].pod
-    if pod is None or track.pod_uid != pod.uid:
-        track = resumed(seen.run.status.progress, pod_uid=pod.uid if pod is not None else "", now=seen.now)
+    track = same_step.track_of_attempt(seen)
     epoch, total, step = track.epoch, track.total_epochs, track.step
-    if epoch is None or not total or step is None:
+    if epoch is None or total is None or step is None:
+        return ""
+    if not is_short(epoch, total, track.epoch_base, fractional=track.epochs.fractional):
         return ""
     done = epoch - (track.epoch_base or 0)
-    if done >= (total - 1 if epoch % 1 == 0 else total * NEARLY):
-        return ""
     steps = [*(() if track.baseline is None else (track.baseline,)), *(one.step for one in track.observations)]
     gaps = [later - earlier for earlier, later in pairwise(steps)]
     if gaps and step * (total - done) <= done * NEAR_READINGS * max(gaps):
@@ -121,14 +117,10 @@ def crashed(seen: Observed) -> Finding | None:
     last = f", last with {pod.exit_words}" if pod is not None else ""
     over = f" {said}" if pod is not None and (said := _trained_to_the_end(seen)) else ""
     if rank is not None and pod is not None and count > limit:
-        return Finding(
-            "crashes",
-            "BackoffLimitExceeded",
-            f"Training crashed {times} (backoffLimit {limit}){last}.{over}",
-            endings.FAILED,
-            actor="exit code",
-            evidence=_evidence(pod),
-        )
+        message = f"Training crashed {times} (backoffLimit {limit}){last}.{over}"
+        return _failed("BackoffLimitExceeded", message, _evidence(pod))
+    if (stuck := _stuck(seen)) is not None:
+        return stuck
     if not count or (pod is None and workload.last_failure_before_start(seen)):
         return None
     message = f"Training crashed {times}{last}: more than {limit} crashes (spec.backoffLimit) end it. Each crashed pod is saved, then replaced.{over}"
@@ -136,15 +128,48 @@ def crashed(seen: Observed) -> Finding | None:
 
 
 def _fatal(seen: Observed) -> Finding | None:
-    """The training crashed with one of ``crash.fatalExitCodes`` and wrote no marker."""
-    codes = seen.run.spec.crash.fatal_exit_codes
-    for rank in () if marker_of(seen) is not None else seen.ranks:
-        if _judged(rank) and rank.pod is not None and rank.pod.result in codes:
-            message = f"Training crashed with {rank.pod.exit_words}, which spec.crash.fatalExitCodes names: it is not tried again."
-            return Finding(
-                "crashes", "FatalExitCode", message, endings.FAILED, actor="exit code", evidence=_evidence(rank.pod)
+    """The training crashed with one of ``crash.fatalExitCodes``, or its log has one of ``crash.fatalLogPatterns``, and it wrote no marker."""
+    codes, patterns = seen.run.spec.crash.fatal_exit_codes, seen.run.spec.crash.fatal_log_patterns
+    for pod, pattern in _crashed_pods(seen):
+        if pod.result in codes:
+            message = (
+                f"Training crashed with {pod.exit_words}, which spec.crash.fatalExitCodes names: it is not tried again."
             )
+            return _failed("FatalExitCode", message, _evidence(pod))
+        if pattern in patterns:
+            message = (
+                f"Training crashed with {pod.exit_words}, and the end of its log has {pattern!r}, a pattern of spec.crash.fatalLogPatterns: it is not"
+                " tried again."
+            )
+            return _failed("FatalLogPattern", message, (*_evidence(pod), Evidence(what="logPattern", value=pattern)))
     return None
+
+
+def _stuck(seen: Observed) -> Finding | None:
+    """The training crashed ``crash.sameStepLimit`` times in a row without a step forward, and wrote no marker."""
+    row, limit = same_step.row(seen), seen.run.spec.crash.same_step_limit
+    pod = next((pod for pod, _ in _crashed_pods(seen)), None)
+    if pod is None or row is None or row.without_step < limit:
+        return None
+    times = "once" if row.without_step == 1 else f"{row.without_step} times in a row"
+    message = (
+        f"Training crashed {times} without a step forward (spec.crash.sameStepLimit {limit}), last with {pod.exit_words}: no attempt got further than"
+        f" step {row.step}."
+    )
+    return _failed(
+        "NoStepForward", message, (*_evidence(pod), Evidence(what="step", value=str(row.step), step=row.step))
+    )
+
+
+def _crashed_pods(seen: Observed) -> list[tuple[Pod, str]]:
+    """Return the pods whose crash counts, and the fatal pattern of each one's log; none after a marker."""
+    if marker_of(seen) is not None:
+        return []
+    return [(rank.pod, rank.fatal_pattern) for rank in seen.ranks if rank.pod is not None and _judged(rank)]
+
+
+def _failed(reason: str, message: str, evidence: tuple[Evidence, ...]) -> Finding:
+    return Finding("crashes", reason, message, endings.FAILED, actor="exit code", evidence=evidence)
 
 
 def _trained_to_the_end(seen: Observed) -> str:

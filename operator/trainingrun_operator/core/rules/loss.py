@@ -25,6 +25,8 @@ LOW_OBSERVATIONS: Final = 2
 """Successive new losses that must be below the threshold, so that one lucky batch does not end the run."""
 
 STOP, SHADOW, OFF = "Stop", "Shadow", "Off"
+OFF_VALUE: Final = -1
+"""The negative threshold by which people switch the rule off, and mean it."""
 RULE: Final = "autoStopLoss"
 NOT_READ_YET: Final = "NotReadYet"
 """Reason of `unread` before the first reading, which is not an error."""
@@ -128,6 +130,16 @@ def _too_few(seen: Observed, threshold: float, loss: float, step: int) -> Findin
 def switched_off(spec: TrainingRunSpec) -> str:
     """Return what a negative threshold means; empty: it is not negative."""
     if spec.auto_stop_loss is None or spec.auto_stop_loss >= 0:
+        return ""
+    return (
+        misunderstood(spec)
+        or f"The loss does not end the run: autoStopLoss is {spec.auto_stop_loss:g}, which switches the rule off."
+    )
+
+
+def misunderstood(spec: TrainingRunSpec) -> str:
+    """Return what a negative threshold means that may be written as a threshold; empty: there is none. The usual word for "off" is -1."""
+    if spec.auto_stop_loss is None or spec.auto_stop_loss >= 0 or spec.auto_stop_loss == OFF_VALUE:
         return ""
     return (
         f"The loss does not end the run: a negative autoStopLoss ({spec.auto_stop_loss:g}) switches the rule off, and a threshold below zero is not"

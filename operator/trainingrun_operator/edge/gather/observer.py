@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.status import NodePhase, Phase
-from trainingrun_operator.core import manifests
 from trainingrun_operator.core.facts.gathered import Facts, Source
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.rank import RefusedReport, by_rank
@@ -22,9 +21,10 @@ from trainingrun_operator.core.memory import remember
 from trainingrun_operator.core.release import unsettled
 from trainingrun_operator.core.stop.requests import SAVING
 from trainingrun_operator.edge.clock import SystemClock
-from trainingrun_operator.edge.gather import lost, workload
+from trainingrun_operator.edge.gather import logs, lost, workload
 from trainingrun_operator.edge.gather.bucket import BucketReader
 from trainingrun_operator.edge.gather.nodes import gather, identity
+from trainingrun_operator.edge.gather.owners import Owners
 from trainingrun_operator.edge.gather.preflight import Preflight
 from trainingrun_operator.edge.gather.waiting import WaitingPods
 from trainingrun_operator.edge.kube import KubeError
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 DISRUPTION_BUDGET_RETRY_SECONDS: Final = 10
-LOG_LINES: Final = 5
-LOG_BYTES: Final = 1000
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +81,7 @@ class Observer:
         self._providers, self._clock = providers, clock or SystemClock()
         self._workloads = Workloads(kube)
         self._waiting_pods = WaitingPods(kube, cache)
+        self._owners = Owners(kube, cache)
         self._relist_seconds = relist_seconds
         self._listing_pools = asyncio.Lock()
         self._bucket_reader = BucketReader(kube, store, defaults.allowed_destinations)
@@ -137,6 +136,7 @@ class Observer:
         if checked.read:
             read.add(Source.PREFLIGHT)
         stop = run.status.termination
+        log_tails, log_searches = await logs.of_crashed(self._kube, run, ranks, memory)
         return Facts(
             run=run,
             wall=wall,
@@ -159,7 +159,8 @@ class Observer:
             problem=checked.problem,
             ended_before=checked.ended_before,
             origin=checked.origin,
-            log_tails=await self._log_tails(run, ranks, memory),
+            log_tails=log_tails,
+            log_searches=log_searches,
             disruption_budget=await self._disruption_budget(run, owner, memory, now, read),
             read=frozenset(read),
         )
@@ -228,20 +229,6 @@ class Observer:
         answered = {rank: one for rank, one in zip(pods, reports, strict=True) if one is not None}
         return answered, dict(zip(trains, readings, strict=True))
 
-    async def _log_tails(self, run: Run, ranks: Sequence[Sequence[Pod]], memory: Memory) -> Mapping[str, str]:
-        """Read the end of each crashed training's log once."""
-        if run.status.termination is not None:
-            return {}
-        newest = (group[-1] for group in ranks if group)
-        crashed = (pod for pod in newest if pod.training is Training.EXITED and pod.exit_code)
-        known = memory.log_tails
-        return {pod.uid: known[pod.uid] if pod.uid in known else await self._log_tail(run, pod) for pod in crashed}
-
-    async def _log_tail(self, run: Run, pod: Pod) -> str:
-        container = manifests.main_container(run.spec)
-        tail = await self._kube.log_tail(run.namespace, pod.name, container, lines=LOG_LINES, most_bytes=LOG_BYTES)
-        return " | ".join(line.strip() for line in tail.splitlines() if line.strip())
-
     async def _fates(
         self,
         run: Run,
@@ -281,7 +268,8 @@ class Observer:
                 gather(self._kube, self._providers, self._waiting_pods, run.uid, node, pools.get(node.pool))
                 for node in waiting
             )
-            return memory.identities, tuple(await asyncio.gather(*asked))
+            released = [await self._owners.marked(run.uid, facts) for facts in await asyncio.gather(*asked)]
+            return memory.identities, tuple(released)
         known = dict(memory.identities)
         if memory.age(Source.IDENTITIES, now) >= self._relist_seconds:
             known.clear()

@@ -11,7 +11,8 @@ from functools import lru_cache
 from math import isnan
 from typing import TYPE_CHECKING, Final
 
-from trainingrun_operator.core.facts.reading import LOSS, Failure, Reading
+from trainingrun_operator.core.facts.reading import GRADIENT_NORM, LOSS, Failure, Reading
+from trainingrun_operator.edge.metrics import gradient
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -138,8 +139,12 @@ def parse(page: bytes, names: MetricNames) -> Reading | Failure:
     try:
         loss = looked.find("loss", names.loss)
         value = None if loss is None else _agreed(loss, loss.series)
+        values = {} if value is None else {LOSS: value}
+        labels = () if loss is None else [one.labels for one in loss.series]
+        if (norm := gradient.not_finite(page, labels)) is not None:
+            values[GRADIENT_NORM] = norm
         return Reading(
-            values={} if value is None else {LOSS: value},
+            values=values,
             step=_beside(loss, looked.find("step", names.step)),
             epoch=_beside(loss, looked.find("epoch", names.epoch)),
             total_epochs=_beside(loss, looked.find("totalEpochs", names.total_epochs)),

@@ -67,6 +67,8 @@ _BUSY: Final = frozenset(
     }
 )
 _SERVER_ERROR: Final = 500
+_FRESH_SECONDS: Final = 90.0
+"""Time from a release's request to the termination; with the request's own timeout it stays below `patient.CALL_SECONDS`."""
 _BELIEVED_SECONDS: Final = 60.0
 """Time after an accepted termination in which the instance counts as leaving, whatever AWS still shows: its answers may be that old."""
 
@@ -140,7 +142,8 @@ class AWSAutoScalingProvider:
 
     async def release(self, pool: Pool, node: NodeRef, operation: str) -> None:  # noqa: ARG002 - terminating an instance is idempotent
         """See `Provider`."""
-        await self._run(_release, _machine(pool, node))
+        asked = time.monotonic()
+        await self._run(lambda clients, machine: _release(clients, machine, asked), _machine(pool, node))
 
     async def _run(self, call: Callable[[_Clients, _Machine], T], machine: _Machine) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._blocking, call, machine)
@@ -234,13 +237,18 @@ def _count_staying(clients: _Clients, group: AutoScalingGroupTypeDef) -> int:
     )
 
 
-def _release(clients: _Clients, machine: _Machine) -> None:
+def _release(clients: _Clients, machine: _Machine, asked: float) -> None:
+    """Terminate an instance. A call that has waited for long is given up: another operator may lead by now, and relies on that."""
     with clients.releasing:
         membership = _staying(clients, machine)
         if membership is None:
             return
         if _would_violate(clients, machine, membership.group):
             raise _at_its_minimum(machine)
+        if time.monotonic() - asked > _FRESH_SECONDS:
+            raise Retryable(
+                f"AWS Auto Scaling in {machine.cloud.region} was too slow to release the instance {machine.id}: it is asked again."
+            )
         clients.scaling.terminate_instance_in_auto_scaling_group(
             InstanceId=machine.id, ShouldDecrementDesiredCapacity=True
         )

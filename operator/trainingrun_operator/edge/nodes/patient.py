@@ -28,6 +28,9 @@ VISIBLE_SECONDS: Final = 2.0
 ACCEPTED_SECONDS: Final = 60.0
 """Time after an accepted release in which the machine no longer counts for the minimum, whatever the provider answers."""
 
+HANDOVER_SECONDS: Final = CALL_SECONDS + ACCEPTED_SECONDS
+"""Time after an operator began to lead, in which a release that its predecessor began may still reach the cloud, or not be shown by it yet."""
+
 log = logging.getLogger(__name__)
 
 
@@ -42,6 +45,11 @@ class Patient:
         """By pool."""
         self._accepted: dict[tuple[str, str], tuple[NodeRef, float]] = {}
         """By pool and machine, the node and when the provider accepted its release."""
+        self._leads_since = float("-inf")
+
+    def begin(self) -> None:
+        """Note that this process leads from now on, perhaps after another one."""
+        self._leads_since = self._monotonic()
 
     async def instance(self, pool: Pool, node: NodeRef) -> Instance:
         """See `Provider`."""
@@ -74,7 +82,14 @@ class Patient:
             self._accepted = recent | {(pool.name, node.provider_id): (node, now)}
 
     async def _check_minimum(self, pool: Pool, node: NodeRef) -> None:
-        """Refuse a release at the minimum, and while the provider does not count an earlier one yet."""
+        """Refuse a release at the minimum, and while the provider does not count an earlier one yet, also one of an operator that led before."""
+        left = self._leads_since + HANDOVER_SECONDS - self._monotonic()
+        if pool.spec.min_nodes and left > 0:
+            raise Retryable(
+                f"GPUNodePool {pool.name} keeps {pool.spec.min_nodes} nodes, and this operator has just begun to lead: a release that the one before it"
+                f" began may not show yet. The node {node.name} waits {HANDOVER_SECONDS:.0f} s.",
+                after=left,
+            )
         for name, other in list(self._accepted):
             known = self._accepted[name, other][0]
             if pool.spec.min_nodes == 0 or name != pool.name or not self._was_accepted(pool, known):

@@ -42,6 +42,11 @@ class Registry:
         """Build all providers; none if the installation releases no nodes."""
         return cls(opened(GROUP, BUILT_IN, tools, Provider) if release_nodes else {})
 
+    def begin(self) -> None:
+        """Note that this process leads from now on."""
+        for provider in self._made.values():
+            provider.begin()
+
     async def __aenter__(self) -> Self:
         return self
 

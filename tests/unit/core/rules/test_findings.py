@@ -31,9 +31,9 @@ from goldens import assert_golden
 
 from trainingrun_operator.api.endings import AUTO_COMPLETE, FAILED
 from trainingrun_operator.api.exchange import MarkerSeen
-from trainingrun_operator.api.status import Evidence, Phase, Progress, Shadow
+from trainingrun_operator.api.status import CrashRow, Evidence, Phase, Progress, Shadow
 from trainingrun_operator.checkpoints.documents import Checkpoint
-from trainingrun_operator.core.facts.reading import Failure
+from trainingrun_operator.core.facts.reading import GRADIENT_NORM, LOSS, Failure, Reading
 from trainingrun_operator.core.rules import chain
 from trainingrun_operator.core.rules.finding import Finding
 from trainingrun_operator.core.status import render
@@ -108,6 +108,11 @@ CASES = {
         make_observed(track=replace(RESTARTED, losses=replace(RESTARTED.losses, at=NOW))),
         {"autoStopLoss": "NoObservation"},
     ),
+    "its gradient norm is not finite": (
+        make_observed(track=track_of((NOW - 10, make_reading(loss=2, step=0)), (NOW, Reading(1, values={LOSS: 0.3, GRADIENT_NORM: nan})))),
+        {"autoStopLoss": "GradientNotFinite"},
+    ),
+    "a negative threshold may have been meant as one": (with_spec({"autoStopLoss": -15}), {"autoStopLoss": "Off"}),
     "no loss ends it": (with_spec({"autoStopLoss": -1}), {"autoStopLoss": "Off"}),
     "its loss is only watched": (with_spec({"autoStopLoss": None}), {"autoStopLoss": "NotBelow"}),
     "its loss is low, and only watched": (with_spec({"autoStopLoss": None}, track=LOW), {"autoStopLoss": "LowLoss"}),
@@ -134,6 +139,26 @@ CASES = {
 }  # fmt: skip
 
 
+ENDS = {
+    "it crashed with a fatal exit code": (with_spec({"crash": {"fatalExitCodes": [2]}}, pods=(exited_pod(2),)), {"crashes": "FatalExitCode"}),
+    "it crashed with a fatal pattern in its log": (
+        with_spec({"crash": {"fatalLogPatterns": ["^CUDA error"]}}, pods=(exited_pod(1),), fatal_pattern="^CUDA error"),
+        {"crashes": "FatalLogPattern"},
+    ),
+    "it crashed without a step forward": (
+        make_observed(run=make_run(status=make_status(crashes=CrashRow(pod_uid="before", step=1300, without_step=2))), pods=(exited_pod(1),)),
+        {"crashes": "NoStepForward"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("seen", "reasons"), ENDS.values(), ids=ENDS)
+def test_a_rule_says_why_it_ends_the_run(seen, reasons):
+    found = chain.why_end(seen)
+    assert found is not None
+    assert {found.rule: found.reason} == reasons
+
+
 @pytest.mark.parametrize(("seen", "reasons"), CASES.values(), ids=CASES)
 def test_a_rule_says_why_it_does_not_fire_yet(seen, reasons):
     said = {one.rule: one.reason for one in chain.findings(seen)}
@@ -142,7 +167,9 @@ def test_a_rule_says_why_it_does_not_fire_yet(seen, reasons):
 
 
 def test_every_finding_reads_as_it_should():
-    assert_golden("core/findings.txt", "\n".join(f"## {name}\n\n{text_of(*case)}" for name, case in CASES.items()))
+    assert_golden(
+        "core/findings.txt", "\n".join(f"## {name}\n\n{text_of(*case)}" for name, case in {**CASES, **ENDS}.items())
+    )
 
 
 def text_of(seen, reasons):

@@ -1076,6 +1076,29 @@ async def test_the_last_words_of_a_crash_are_read_once(place):
     assert f"GET {POD}/log" not in place.calls
 
 
+PATTERN = "^CUDA error"
+FATAL = {"crash": {"fatalLogPatterns": ["absent", PATTERN]}}
+
+
+async def test_a_fatal_pattern_is_searched_for_once_in_more_of_the_log_than_people_see(place):
+    place.watched(stored_pod(exit_code=1))
+    place.api.objects[POD]["log"] = "CUDA error: assert\n" + "frame\n" * 50 + "last\n"
+    seen = await place.look(spec=FATAL)
+    assert (seen.ranks[0].fatal_pattern, seen.ranks[0].log_tail) == (PATTERN, "frame | frame | frame | frame | last")
+    assert (await place.look(spec=FATAL)).ranks[0] == seen.ranks[0]
+    assert f"GET {POD}/log" not in place.calls
+    assert (await place.look()).ranks[0].fatal_pattern == ""
+    assert f"GET {POD}/log" in place.calls, "Without the patterns the log is read again."
+
+
+async def test_a_log_that_could_not_be_read_is_read_again(place):
+    place.watched(stored_pod(exit_code=1))
+    place.api.objects[POD]["log"] = "CUDA error: assert"
+    place.api.refuse(f"GET {POD}/log", ApiError(500, "InternalError"))
+    assert (await place.look(spec=FATAL)).ranks[0].fatal_pattern == ""
+    assert (await place.look(spec=FATAL)).ranks[0].fatal_pattern == PATTERN
+
+
 async def test_who_ended_well_is_not_asked_for_last_words(place):
     place.watched(stored_pod(exit_code=0))
     assert (await place.look()).ranks[0].log_tail == ""

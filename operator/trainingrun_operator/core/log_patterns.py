@@ -1,0 +1,61 @@
+"""Patterns of `spec` that are searched in the end of a log.
+
+RE2 takes linear time and no more memory than given. Patterns whose program is large are refused, so that a search takes milliseconds.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+import re2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PROGRAM_MAX: Final = 1000
+"""Instructions of one compiled pattern."""
+MEMORY_MAX: Final = 1 << 20
+"""Bytes that RE2 may use for one search."""
+_LINES: Final = "(?m)"
+_SMALL: Final = 1 << 16
+"""Bytes in which a pattern must compile: RE2 gives up a larger one within milliseconds."""
+
+
+@lru_cache(maxsize=4096)
+def complaint(pattern: str) -> str:
+    """Return why a pattern cannot be searched for; empty: it can."""
+    try:
+        compiled = _compiled(pattern, _SMALL)
+    except re2.error as error:
+        said: bytes = error.args[0]
+        return said.decode(errors="replace").replace(_LINES, "", 1)
+    except UnicodeEncodeError:
+        return "it is no valid Unicode"
+    if compiled.programsize > PROGRAM_MAX:
+        return f"it is too large: {compiled.programsize} instructions, at most {PROGRAM_MAX}"
+    return ""
+
+
+def first_found(patterns: Iterable[str], text: str) -> str:
+    r"""Return the first pattern that is found in a text; empty: none is. Patterns that are not valid are not found.
+
+    ``^`` and ``$`` match at every line. A carriage return ends a line, as in the output of progress bars.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    return next(
+        (one for one in patterns if not complaint(one) and _compiled(one, MEMORY_MAX).search(lines) is not None), ""
+    )
+
+
+def _compiled(pattern: str, memory: int) -> Any:
+    """Compile a pattern; the library keeps the last ones.
+
+    Raises:
+        re2.error: it is not valid.
+        UnicodeEncodeError: it has a lone surrogate.
+    """
+    options = re2.Options()
+    options.max_mem = memory
+    options.log_errors = False
+    return re2.compile(_LINES + pattern, options)

@@ -1,0 +1,76 @@
+"""Patterns that people write are refused if they are no RE2 or too large, and searched for in bounded time."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainingrun_operator.core.log_patterns import complaint, first_found
+
+LOG = "step 1/9\rstep 2/9\rCUDA error: device-side assert triggered\r\nTraceback (most recent call last):\n  File x\nRuntimeError: NCCL\n"
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "CUDA error: (device-side assert|an illegal memory access)",
+        "(?i)out of memory",
+        r"\bRuntimeError\b",
+        "^[[:alpha:]]+Error:",
+        "(?s)Traceback.*RuntimeError",
+        "é+",
+        "(a+)+$",
+        "(.*){50}x",
+    ],
+)
+def test_patterns_that_are_searched_for(pattern):
+    assert complaint(pattern) == ""
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        pytest.param("(", "missing ): (", id="a parenthesis that is not closed"),
+        pytest.param("[a", "missing ]: [a", id="a class that is not closed"),
+        pytest.param("*a", "no argument for repetition operator: *", id="nothing to repeat"),
+        pytest.param("a(?=b)", "invalid perl operator: (?=", id="a lookahead, which RE2 does not have"),
+        pytest.param(r"(a)\1", r"invalid escape sequence: \1", id="a backreference, which RE2 does not have"),
+        pytest.param("a{1001}", "invalid repetition size: {1001}", id="too many repetitions"),
+        pytest.param("(?:a?){500}b", "it is too large: 1005 instructions, at most 1000", id="a program that is too large"),
+        pytest.param(r"\pL{200}x", "pattern too large - compile failed", id="one that is not even compiled"),
+        pytest.param("\ud800", "it is no valid Unicode", id="half of a character"),
+    ],
+)  # fmt: skip
+def test_patterns_that_are_refused_and_never_found(pattern, why):
+    assert complaint(pattern) == why
+    assert first_found([pattern], "(a" * 600) == ""
+
+
+@pytest.mark.parametrize(
+    ("pattern", "there"),
+    [
+        ("^CUDA error", True),
+        ("triggered$", True),
+        ("^step 2/9$", True),
+        ("^error", False),
+        ("device.*NCCL", False),
+        ("(?s)device.*NCCL", True),
+        ("cuda", False),
+        ("(?i)cuda", True),
+    ],
+)
+def test_lines_of_a_log_may_end_with_a_carriage_return(pattern, there):
+    assert first_found([pattern], LOG) == (pattern if there else "")
+
+
+def test_the_first_pattern_of_the_list_that_is_found_counts():
+    assert first_found(["(", "absent", "NCCL", "CUDA"], LOG) == "NCCL"
+    assert first_found([], LOG) == ""
+
+
+@given(st.text(max_size=255), st.text(max_size=200))
+def test_any_pattern_and_any_text_have_an_answer(pattern, text):
+    found = first_found([pattern], text)
+    assert found in ("", pattern)
+    assert not (found and complaint(pattern))
