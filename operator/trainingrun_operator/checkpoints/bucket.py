@@ -61,6 +61,12 @@ class CorruptedError(Exception):
     """The store reports another checksum than that of the bytes sent."""
 
 
+class DamagedError(exceptions.BotoCoreError):
+    """An object arrives with other bytes than the store has of it. Like other failures of a call, it is retried."""
+
+    fmt = "the bytes of {key} arrive damaged, though the store's own checksum of it is right"
+
+
 class NoChecksumsError(Exception):
     """The store keeps no full-object CRC64NVME checksums, so nothing in it can be proven."""
 
@@ -186,15 +192,23 @@ class Bucket:
                 yield item["Key"], item["Size"]
 
     def get(self, key: str, limit: int) -> bytes | None:
-        """Return the first ``limit`` + 1 bytes of an object; None if there is none."""
+        """Return the first ``limit`` + 1 bytes of an object; None if there is none.
+
+        Raises:
+            DamagedError: all of it arrived, and has another checksum than in the store.
+        """
         try:
-            answer = self._s3.get_object(Bucket=self._name, Key=key)
+            answer = self._s3.get_object(Bucket=self._name, Key=key, ChecksumMode="ENABLED")
         except exceptions.ClientError as failure:
             if _is(failure, _MISSING):
                 return None
             raise
-        with answer["Body"] as body:
-            return body.read(limit + 1)
+        with answer["Body"] as stream:
+            body = stream.read(limit + 1)
+        crc = answer.get("ChecksumCRC64NVME", "")
+        if len(body) <= limit and is_full_object(crc) and encode(crc64(body)) != crc:
+            raise DamagedError(key=key)
+        return body
 
     def get_range(self, key: str, offset: int, length: int, version_id: str | None = None) -> bytes:
         """Return ``length`` bytes of an object from ``offset`` on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import pytest
 from integration.agent.pods import BUCKET, Store, wait_for
@@ -33,13 +34,17 @@ def source(other: Store, folder: str = "") -> RestoreSource:
     )
 
 
+def _has(other: Store, number: int) -> bool:
+    return len(other.commits()) == number
+
+
 @pytest.fixture
 def trained(make_pod, other):
     """The other run's pod, which has committed steps 100 and 200."""
     pod = make_pod("other-0", folder="other", store=other).start()
     for number, step in enumerate((100, 200), 1):
         checkpoint(pod.volume, step)
-        wait_for(lambda number=number: len(other.commits()) == number)
+        wait_for(partial(_has, other, number))
     pod.kill()
     return pod
 
