@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from trainingrun_operator.agent import process, stop, telling
+from trainingrun_operator.agent import left, process, stop, telling
 from trainingrun_operator.agent.config import Paths, Task
 from trainingrun_operator.agent.volume import detect, formats
 from trainingrun_operator.agent.volume.look import Watcher
+from trainingrun_operator.agent.volume.scan import Filter, scan
 from trainingrun_operator.api.restored import LISTED_MAX, PassedOver, Restored
 from trainingrun_operator.checkpoints import bucket as buckets
 from trainingrun_operator.checkpoints import names
@@ -302,10 +303,11 @@ def run(paths: Paths | None = None, limit_seconds: float | None = None, retry_se
     if limit_seconds is None and (limit := os.environ.get(LIMIT_ENV)):
         limit_seconds = float(limit)
     started = time.monotonic()
-    restore = Restore(task, paths or Paths(), Place.own(task), Place.other(task))
+    paths = paths or Paths()
+    restore = Restore(task, paths, Place.own(task), Place.other(task))
     while True:
         try:
-            return 0 if restore.once() else 1
+            done = restore.once()
         except StoreError as failure:
             waited = time.monotonic() - started
             log.warning("The bucket has failed for %.0f s: %s: %s.", waited, code_of(failure), describe(failure))
@@ -314,4 +316,8 @@ def run(paths: Paths | None = None, limit_seconds: float | None = None, retry_se
         except OSError as failure:
             log.error("Cannot write the volume: %s.", failure)  # noqa: TRY400  # expected, needs no traceback
             return 1
+        else:
+            found = scan(task.config.path, Filter()).everything
+            left.note(paths.control, task.pod.uid, (entry.mtime_ns for entry in found.values()))
+            return 0 if done else 1
         time.sleep(retry_seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import trees
@@ -13,6 +13,9 @@ import trees
 from trainingrun_operator.agent.volume import saved
 from trainingrun_operator.agent.volume.look import Watcher
 from trainingrun_operator.api.exchange import AgentConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture
