@@ -308,6 +308,8 @@ def run(paths: Paths | None = None, limit_seconds: float | None = None, retry_se
     while True:
         try:
             done = restore.once()
+            found = scan(task.config.path, Filter()).everything
+            left.note(paths.control, task.pod.uid, (entry.mtime_ns for entry in found.values()))
         except StoreError as failure:
             waited = time.monotonic() - started
             log.warning("The bucket has failed for %.0f s: %s: %s.", waited, code_of(failure), describe(failure))
@@ -317,7 +319,5 @@ def run(paths: Paths | None = None, limit_seconds: float | None = None, retry_se
             log.error("Cannot write the volume: %s.", failure)  # noqa: TRY400  # expected, needs no traceback
             return 1
         else:
-            found = scan(task.config.path, Filter()).everything
-            left.note(paths.control, task.pod.uid, (entry.mtime_ns for entry in found.values()))
             return 0 if done else 1
         time.sleep(retry_seconds)
