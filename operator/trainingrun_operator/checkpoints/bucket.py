@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import re
 import struct
@@ -13,6 +14,7 @@ import boto3
 from awscrt import checksums
 from botocore import exceptions
 from botocore.config import Config
+from urllib3.exceptions import HTTPError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.checkpoints import bucket_owner
@@ -94,6 +96,15 @@ class Part(NamedTuple):
     size: int
     crc: int
     etag: str
+
+
+@contextlib.contextmanager
+def _as_store_error() -> Iterator[None]:
+    """Raise a connection that breaks within a body as the SDK's error: within ``with``, a body is read by urllib3 itself."""
+    try:
+        yield
+    except HTTPError as broken:
+        raise exceptions.ResponseStreamingError(error=broken) from broken
 
 
 def encode(crc: int) -> str:
@@ -203,7 +214,7 @@ class Bucket:
             if _is(failure, _MISSING):
                 return None
             raise
-        with answer["Body"] as stream:
+        with answer["Body"] as stream, _as_store_error():
             body = stream.read(limit + 1)
         crc = answer.get("ChecksumCRC64NVME", "")
         if len(body) <= limit and is_full_object(crc) and encode(crc64(body)) != crc:
@@ -217,7 +228,7 @@ class Bucket:
             answer = self._s3.get_object(Bucket=self._name, Key=key, Range=span, VersionId=version_id)
         else:
             answer = self._s3.get_object(Bucket=self._name, Key=key, Range=span)
-        with answer["Body"] as body:
+        with answer["Body"] as body, _as_store_error():
             return body.read()
 
     def head(self, key: str) -> Stored | None:
