@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainingrun_operator.agent import left
 from trainingrun_operator.api import exchange, names
 from trainingrun_operator.api.exchange import AgentConfig
 from trainingrun_operator.checkpoints.documents import PodRef, RunRef
@@ -117,6 +118,8 @@ class PodMemory:
         """Wall clock of this node. Older files in the volume are of an earlier pod."""
         self.incarnation: int | None = stored.get("incarnation")
         self.signalled: str | None = stored.get("signalled")
+        self.left_ns = left.read(control, pod_uid)
+        """Modification time of the newest file that was in the volume before the training started; None: not known."""
         self._write()
 
     def remember_incarnation(self, incarnation: int) -> None:
@@ -137,7 +140,12 @@ class PodMemory:
         return stored if isinstance(stored, dict) and stored.get("podUid") == self._pod_uid else {}
 
     def _write(self) -> None:
-        kept = {"startedAt": self.started_at, "incarnation": self.incarnation, "signalled": self.signalled}
+        kept = {
+            "startedAt": self.started_at,
+            "incarnation": self.incarnation,
+            "signalled": self.signalled,
+            "leftNs": self.left_ns,
+        }
         text = json.dumps({"podUid": self._pod_uid, **kept})
         temporary = self._file.with_suffix(".tmp")
         try:

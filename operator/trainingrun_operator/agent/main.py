@@ -38,7 +38,7 @@ class Agent:
 
     def __init__(self, task: Task, paths: Paths, pace: Pace) -> None:
         memory = PodMemory(paths.control, task.pod.uid)
-        since_ns = int(memory.started_at * 1e9)
+        since_ns = int(memory.started_at * 1e9) if memory.left_ns is None else memory.left_ns + 1
         self._task = task
         self._paths = paths
         self._pace = pace

@@ -9,15 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from trainingrun_operator.agent import process, stop, telling
+from pydantic import ValidationError
+
+from trainingrun_operator.agent import left, process, stop, telling
 from trainingrun_operator.agent.config import Paths, Task
 from trainingrun_operator.agent.volume import detect, formats
 from trainingrun_operator.agent.volume.look import Watcher
+from trainingrun_operator.agent.volume.scan import Filter, scan
 from trainingrun_operator.api.restored import LISTED_MAX, PassedOver, Restored
 from trainingrun_operator.checkpoints import bucket as buckets
 from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.bucket import Bucket, StoreError, code_of, describe
-from trainingrun_operator.checkpoints.documents import WHOLE, Commit
+from trainingrun_operator.checkpoints.documents import COMMIT_MAX_BYTES, WHOLE, Claim, Commit
 from trainingrun_operator.checkpoints.download import Download, remove_staging
 from trainingrun_operator.checkpoints.keys import Layout, order_of_commit
 from trainingrun_operator.checkpoints.manifests import load_manifest
@@ -125,7 +128,7 @@ class Restore:
         place, chosen = self._choose()
         if not chosen:
             return self._nothing(place)
-        if self._is_further(chosen[0]):
+        if self._is_further(place, chosen[0]):
             return True
         for commit in chosen:
             try:
@@ -183,22 +186,42 @@ class Restore:
                 self._pass_over(order, str(one))
         return [one for one in read if isinstance(one, Commit)]
 
-    def _is_further(self, best: Commit) -> bool:
+    def _is_further(self, place: Place, best: Commit) -> bool:
         """Whether the volume holds a complete checkpoint that is further than the best commit. If so, resume from it.
 
-        Always False in a run of several ranks: only a commit proves that every rank has the checkpoint.
+        What the run wrote itself is further than what was in the volume before it, and than another run's. Always False in a run of several
+        ranks: only a commit proves that every rank has the checkpoint.
         """
         if self._task.pod.world_size > 1:
             return False
         view = Watcher(self._task.config, stop.inside(self._task.config.stop_file)).look(ended=True)
         local = detect.newest(view.seen, 0)
-        if local is None or Moment.of(local.unit.step, local.unit.epoch) <= Reached.of(best).moment:
+        if local is None:
             return False
-        log.info("Nothing to restore: %s in the volume is further than the bucket.", local.unit.dir)
-        self._resume_from(local.unit.dir)
-        unit = local.unit
+        unit, left_ns = local.unit, self._left_ns()
+        if place.run:
+            further = left_ns is not None and unit.mtime_ns > left_ns
+        else:
+            reached = Reached.of(best)
+            own = unit.mtime_ns > (left_ns or 0)
+            further = (own, Moment.of(unit.step, unit.epoch)) > (reached.own, reached.moment)
+        if not further:
+            return False
+        log.info("Nothing to restore: %s in the volume is further than the bucket.", unit.dir)
+        self._resume_from(unit.dir)
         self._tell(telling.in_volume(unit.dir, unit.step, unit.epoch))
         return True
+
+    def _left_ns(self) -> int | None:
+        """Return the time of the newest file that was in the volume before the run's first pod; None: no pod has claimed to write yet."""
+        place = self._own
+        body = place.bucket.get(place.layout.claim(self._task.pod.rank, 1), COMMIT_MAX_BYTES)
+        if body is None:
+            return None
+        try:
+            return Claim.model_validate_json(body, by_alias=True, by_name=False).left_ns
+        except ValidationError:
+            return 0  # not this version's
 
     def _fetch(self, place: Place, commit: Commit) -> None:
         rank, found = self._task.pod.rank, None
@@ -280,10 +303,13 @@ def run(paths: Paths | None = None, limit_seconds: float | None = None, retry_se
     if limit_seconds is None and (limit := os.environ.get(LIMIT_ENV)):
         limit_seconds = float(limit)
     started = time.monotonic()
-    restore = Restore(task, paths or Paths(), Place.own(task), Place.other(task))
+    paths = paths or Paths()
+    restore = Restore(task, paths, Place.own(task), Place.other(task))
     while True:
         try:
-            return 0 if restore.once() else 1
+            done = restore.once()
+            found = scan(task.config.path, Filter()).everything
+            left.note(paths.control, task.pod.uid, (entry.mtime_ns for entry in found.values()))
         except StoreError as failure:
             waited = time.monotonic() - started
             log.warning("The bucket has failed for %.0f s: %s: %s.", waited, code_of(failure), describe(failure))
@@ -292,4 +318,6 @@ def run(paths: Paths | None = None, limit_seconds: float | None = None, retry_se
         except OSError as failure:
             log.error("Cannot write the volume: %s.", failure)  # noqa: TRY400  # expected, needs no traceback
             return 1
+        else:
+            return 0 if done else 1
         time.sleep(retry_seconds)

@@ -91,6 +91,7 @@ class Shipper:
         self._owed = Owed(task.config.quiet_seconds)
         self._recheck = Recheck(task.config.path, ledger, board, lambda: self._closed)
         self.since_ns = 0
+        """Files without a newer modification time were left by an earlier pod."""
         self.outcome: int | None = None
         """The exit code once the work is done."""
 
@@ -215,6 +216,9 @@ class Shipper:
         return self._pace.scan
 
     def _current_wish(self) -> Wish:
+        return self._asked()._replace(inherited_ns=self._ledger.inherited_ns)
+
+    def _asked(self) -> Wish:
         save = self._save
         pending = save is not None and (
             not self._ledger.has_answered(save) or self._owed.by(Request(save.id, save.attempt))

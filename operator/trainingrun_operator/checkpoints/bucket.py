@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import re
 import struct
@@ -13,6 +14,7 @@ import boto3
 from awscrt import checksums
 from botocore import exceptions
 from botocore.config import Config
+from urllib3.exceptions import HTTPError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.checkpoints import bucket_owner, s3
@@ -61,6 +63,12 @@ class CorruptedError(Exception):
     """The store reports another checksum than that of the bytes sent."""
 
 
+class DamagedError(exceptions.BotoCoreError):
+    """An object arrives with other bytes than the store has of it. Like other failures of a call, it is retried."""
+
+    fmt = "the bytes of {key} arrive damaged, though the store's own checksum of it is right"
+
+
 class NoChecksumsError(Exception):
     """The store keeps no full-object CRC64NVME checksums, so nothing in it can be proven."""
 
@@ -88,6 +96,15 @@ class Part(NamedTuple):
     size: int
     crc: int
     etag: str
+
+
+@contextlib.contextmanager
+def _as_store_error() -> Iterator[None]:
+    """Raise a connection that breaks within a body as the SDK's error: within ``with``, a body is read by urllib3 itself."""
+    try:
+        yield
+    except HTTPError as broken:
+        raise exceptions.ResponseStreamingError(error=broken) from broken
 
 
 def encode(crc: int) -> str:
@@ -186,15 +203,23 @@ class Bucket:
                 yield item["Key"], item["Size"]
 
     def get(self, key: str, limit: int) -> bytes | None:
-        """Return the first ``limit`` + 1 bytes of an object; None if there is none."""
+        """Return the first ``limit`` + 1 bytes of an object; None if there is none.
+
+        Raises:
+            DamagedError: all of it arrived, and has another checksum than in the store.
+        """
         try:
-            answer = self._s3.get_object(Bucket=self._name, Key=key)
+            answer = self._s3.get_object(Bucket=self._name, Key=key, ChecksumMode="ENABLED")
         except exceptions.ClientError as failure:
             if _is(failure, _MISSING):
                 return None
             raise
-        with answer["Body"] as body:
-            return body.read(limit + 1)
+        with answer["Body"] as stream, _as_store_error():
+            body = stream.read(limit + 1)
+        crc = answer.get("ChecksumCRC64NVME", "")
+        if len(body) <= limit and is_full_object(crc) and encode(crc64(body)) != crc:
+            raise DamagedError(key=key)
+        return body
 
     def read_range(self, key: str, start: int) -> tuple[bytes, int] | None:
         """Return up to `s3.PIECE_BYTES` bytes of an object from `start` on, and its size; None if there is none.
@@ -214,7 +239,7 @@ class Bucket:
             answer = self._s3.get_object(Bucket=self._name, Key=key, Range=span, VersionId=version_id)
         else:
             answer = self._s3.get_object(Bucket=self._name, Key=key, Range=span)
-        with answer["Body"] as body:
+        with answer["Body"] as body, _as_store_error():
             return body.read()
 
     def head(self, key: str) -> Stored | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from botocore import exceptions
 
 from trainingrun_operator.checkpoints import names
-from trainingrun_operator.checkpoints.bucket import code_of, combined, crc64, encode
+from trainingrun_operator.checkpoints.bucket import DamagedError, code_of, combined, crc64, encode
 from trainingrun_operator.checkpoints.in_place import Finding, InPlace, holds, unknown
 from trainingrun_operator.checkpoints.links import folders_of, leading_out
 from trainingrun_operator.checkpoints.proof import (
@@ -51,12 +51,6 @@ class NoSpaceError(OSError):
     def __init__(self, folder: Path, needed: int, free: int) -> None:
         said = f"the files need {needed} bytes, and {free} are free. Free some space, or use a larger volume"
         super().__init__(errno.ENOSPC, said, str(folder))
-
-
-class DamagedError(exceptions.BotoCoreError):
-    """An object arrives with other bytes than the store has of it."""
-
-    fmt = "the bytes of {key} arrive damaged, though the store's own checksum of it is right"
 
 
 class Objects(Protocol):

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.checkpoints import names, s3
-from trainingrun_operator.checkpoints.bucket import Bucket, crc_of_file, encode
+from trainingrun_operator.checkpoints.bucket import Bucket, DamagedError, crc_of_file, encode
 from trainingrun_operator.checkpoints.clients import Clients
 from trainingrun_operator.checkpoints.documents import COMMIT_MAX_BYTES, Commit
-from trainingrun_operator.checkpoints.download import DamagedError, Download, NoSpaceError
+from trainingrun_operator.checkpoints.download import Download, NoSpaceError
 from trainingrun_operator.checkpoints.keys import Layout, Order
 from trainingrun_operator.checkpoints.manifests import load_manifest
 from trainingrun_operator.checkpoints.proof import (

@@ -253,6 +253,7 @@ def _agent_env(run: Run, defaults: Defaults, origin: Origin | None) -> list[Mani
         expected_bucket_owner=_bucket_owner(run, defaults),
         include=spec.checkpoint.include,
         exclude=spec.checkpoint.exclude,
+        format=spec.checkpoint.format or "",
         quiet_seconds=defaults.agent_quiet_seconds,
         stop_file=spec.shutdown.file,
         stop_signal=spec.shutdown.signal,

@@ -152,6 +152,7 @@ class Pod:
         (self.secret / names.SECRET_KEY).write_text(secret_key)
 
     def environment(self) -> dict[str, str]:
+        options: dict[str, Any] = {"quiet_seconds": 0.5, "secret_dir": str(self.secret)} | self.options
         agent = AgentConfig(
             namespace="team",
             run="llm",
@@ -161,7 +162,7 @@ class Pod:
             endpoint_url=self.endpoint or self.store.server.endpoint_url,
             region=self.store.server.region,
             port=self.port,
-            **({"quiet_seconds": 0.5, "secret_dir": str(self.secret)} | self.options),
+            **options,
         )
         pod = {"POD_NAME": self.name, "POD_UID": f"{self.store.uid}-{self.name}", "NODE_NAME": "gpu-7"}
         given = {exchange.AGENT_CONFIG_ENV: json.dumps(agent.dump())}

@@ -106,8 +106,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.forward(body, half=True)
             self.close_connection = True
             return
+        status, headers, content = 0, list[tuple[str, str]](), b""
         if (said := self.proxy.answer(request)) is not None:
-            status, headers, content = said[0], [], f"<Error><Code>{said[1]}</Code></Error>".encode()
+            status, content = said[0], f"<Error><Code>{said[1]}</Code></Error>".encode()
         else:
             status, headers, content = self.forward(self.proxy.sends(request, body))
             content = self.proxy.answers(request, content)

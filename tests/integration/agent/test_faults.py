@@ -123,13 +123,8 @@ def test_a_fault_while_it_is_restored_costs_time_and_no_byte(make_pod, store, pr
     pod.kill()
     happened = fault.put(proxy, lambda request: request.method == "GET" and fits(request))
     other = make_pod("llm-1", folder="other-node", endpoint=proxy.url)
-    code = other.restore()
+    assert other.restore() == 0
     assert happened
-    if fault.flips and not fits(happened[0]._replace(path="weights.dat")):
-        assert code == 1, "a document that arrives damaged is not believed"
-        assert tree(other.volume) == {}
-        code = other.restore()
-    assert code == 0
     assert tree(other.volume) == tree(pod.volume)
     assert deletions(proxy) == 0
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import pytest
 from integration.agent.pods import BUCKET, Store, wait_for
+from integration.agent.proxy import Do
 from integration.agent.test_restore import checkpoint, save, tree
 
 from trainingrun_operator.api.exchange import RestoreSource
@@ -33,13 +35,17 @@ def source(other: Store, folder: str = "") -> RestoreSource:
     )
 
 
+def _has(other: Store, number: int) -> bool:
+    return len(other.commits()) == number
+
+
 @pytest.fixture
 def trained(make_pod, other):
     """The other run's pod, which has committed steps 100 and 200."""
     pod = make_pod("other-0", folder="other", store=other).start()
     for number, step in enumerate((100, 200), 1):
         checkpoint(pod.volume, step)
-        wait_for(lambda number=number: len(other.commits()) == number)
+        wait_for(partial(_has, other, number))
     pod.kill()
     return pod
 
@@ -122,3 +128,29 @@ def test_what_the_training_finds_is_older_than_its_pod_although_the_other_clock_
     fresh = make_pod(restore_from=source(other))
     assert fresh.restore() == 0
     assert all(path.stat().st_mtime_ns < ahead for path in (fresh.volume / "step_100").iterdir())
+
+
+@pytest.mark.usefixtures("trained")
+def test_what_an_older_run_left_in_the_volume_does_not_win_over_the_named_checkpoint(make_pod, other):
+    pod = make_pod(restore_from=source(other))
+    checkpoint(pod.volume, 5000)
+    assert pod.restore() == 0
+    assert pod.resume_from() == str(pod.volume / "step_200")
+    assert (pod.volume / "step_5000/weights.dat").exists(), "and it stays"
+
+
+@pytest.mark.usefixtures("trained")
+def test_what_the_run_left_in_the_volume_itself_wins_also_before_its_first_commit(make_pod, store, other, proxy):
+    proxy.rule = lambda request: Do.REFUSE if "/commits/" in request.path and request.method == "PUT" else Do.PASS
+    first = make_pod(restore_from=source(other), endpoint=proxy.url)
+    assert first.restore() == 0
+    first.start()
+    first.reports(lambda report: report.incarnation == 1)
+    checkpoint(first.volume, 10)
+    first.reports(lambda report: report.newest and report.newest.step == 10)
+    first.kill()
+    assert store.commits() == []
+    second = make_pod("llm-1", restore_from=source(other))
+    assert second.restore() == 0
+    assert second.resume_from() == str(second.volume / "step_10")
+    assert second.restored().in_volume

@@ -16,6 +16,7 @@ from fakes import stored_run
 from shipment import FILES, RUN, Shipment
 
 from trainingrun_operator.api.status import CheckpointStatus
+from trainingrun_operator.checkpoints.documents import FileEntry
 from trainingrun_operator.checkpoints.keys import Layout, Order
 from trainingrun_operator.cli.main import run as main
 from trainingrun_operator.cli.trouble import Exit
@@ -255,6 +256,18 @@ def test_a_manifest_that_leads_out_of_the_folder_writes_nothing_there(there, plu
     assert code == Exit.NOT_PROVEN
     assert "does not stay below the checkpoint path" in err
     assert not (tmp_path / "evil").exists()
+
+
+def test_a_link_that_leads_out_of_the_folder_is_left_out_and_told(there, plugin, tmp_path):
+    links = (
+        FileEntry(path="base/model", link_target="/root/.cache/model"),
+        FileEntry(path="latest", link_target="checkpoint-1200"),
+    )
+    there.ship(files={}, manifest={"files": links, "total_files": 2})
+    code, _, err = plugin("download", there.uri, "--to", "here")
+    assert code == 0
+    assert "The link base/model is left out: it points out of the checkpoint path" in " ".join(err.split())
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["latest"]
 
 
 def test_an_empty_place_is_told(there, plugin):

@@ -11,9 +11,9 @@ import pytest
 from botocore import exceptions
 
 from trainingrun_operator.checkpoints import download
-from trainingrun_operator.checkpoints.bucket import Stored, crc64, encode
+from trainingrun_operator.checkpoints.bucket import DamagedError, Stored, crc64, encode
 from trainingrun_operator.checkpoints.documents import Checkpoint, FileEntry, Manifest, PodRef, RunRef
-from trainingrun_operator.checkpoints.download import DamagedError, Download, NoSpaceError, staging
+from trainingrun_operator.checkpoints.download import Download, NoSpaceError, staging
 from trainingrun_operator.checkpoints.keys import Layout
 from trainingrun_operator.checkpoints.names import is_temporary
 from trainingrun_operator.checkpoints.proof import BadCommitError
