@@ -167,12 +167,12 @@ def recorded(frameworks: Path, work: Path, script: str, *chosen: str) -> Iterato
             stderr=log,
             text=True,
         )
-    try:
-        recording = Recording(work, process)
-        recording.heard()
-        yield recording
-    finally:
-        process.kill()
-        process.communicate()
+    with process:
+        try:
+            recording = Recording(work, process)
+            recording.heard()
+            yield recording
+        finally:
+            process.kill()
 
 

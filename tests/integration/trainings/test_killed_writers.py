@@ -111,10 +111,13 @@ class Judge:
 
     def progress_of(self, commit: Committed) -> int | str:
         """What the writer's loader finds in a commit: a number, or its error."""
-        key = repr((commit.checkpoint.dir, sorted(commit.files.items())))
+        checkpoint = names.from_text(commit.checkpoint.dir)
+        inside = {path: one for path, one in commit.files.items() if path.startswith(f"{checkpoint}/")}
+        files = inside or commit.files
+        key = repr((checkpoint, sorted(files.items())))
         if key not in self._progress:
             self.loads += 1
-            self._progress[key] = self.recording.load(self.writer, commit.files, names.from_text(commit.checkpoint.dir))
+            self._progress[key] = self.recording.load(self.writer, files, checkpoint)
         return self._progress[key]
 
     def _judge(self, state: State, commit: Committed | None, when: str) -> None:
@@ -123,14 +126,13 @@ class Judge:
             if whole:
                 self._problem(f"{when}: no commit, {whole[-1]} is whole", state)
             return
-        progress = self.progress_of(commit)
-        where = f"{when}: commits {commit.checkpoint.dir} ({commit.checkpoint.evidence})"
+        progress, checkpoint = self.progress_of(commit), commit.checkpoint
         if isinstance(progress, str):
-            self._problem(f"{where}, its loader says {progress}", state)
+            self._problem(f"{when}: its loader refuses {checkpoint.dir}", state, f"{progress}; {checkpoint.evidence}")
         elif progress < max(whole, default=0):
-            self._problem(f"{where} of {progress}, {max(whole)} is whole", state)
-        elif commit.checkpoint.step not in {None, progress}:
-            self._problem(f"{where} as step {commit.checkpoint.step}, it is {progress}", state)
+            self._problem(f"{when}: commits {checkpoint.dir} of {progress}, {max(whole)} is whole", state)
+        elif checkpoint.step not in {None, progress}:
+            self._problem(f"{when}: calls {checkpoint.dir} step {checkpoint.step}, it is {progress}", state)
 
     def _judge_restore(self, state: State, commit: Committed | None) -> None:
         """The agent has committed at every save, and once more after the kill: the next pod gets all that was saved."""
@@ -140,10 +142,10 @@ class Judge:
         best = candidates([_document(one, number) for number, one in enumerate(held)], 1)
         progress = self.progress_of(held[best[0].generation]) if best else "nothing"
         if isinstance(progress, str) or progress < state.saves[-1].progress:
-            self._problem(f"the next pod gets {progress}, {state.saves[-1].progress} was saved", state)
+            self._problem(f"the next pod does not get {state.saves[-1].progress}", state, f"but {progress}")
 
-    def _problem(self, what: str, state: State) -> None:
-        self.problems[f"{self.writer}, {what}"].append(f"{state.number} ({state.after})")
+    def _problem(self, what: str, state: State, detail: str = "") -> None:
+        self.problems[f"{self.writer}, {what}"].append(f"{state.number} ({state.after}) {detail}")
 
 
 def _document(commit: Committed, number: int) -> Commit:

@@ -85,10 +85,17 @@ def save_keras_weights(folder: Path) -> None:
 
 
 def load_keras(path: Path) -> int:
+    path = last_of(path)
     return epochs_of(keras.models.load_model(path), path)
 
 
+def last_of(path: Path) -> Path:
+    """Return the file of the last epoch, where the whole folder is the checkpoint."""
+    return max(path.glob("*-*"), key=lambda one: one.name) if path.is_dir() else path
+
+
 def load_keras_weights(path: Path) -> int:
+    path = last_of(path)
     model = new_model()
     model.optimizer.build(model.trainable_variables)
     model.load_weights(path)

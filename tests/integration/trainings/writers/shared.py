@@ -54,6 +54,6 @@ def serve(writers: Mapping[str, Writer], folder: Path, replies: TextIO) -> None:
         name, path = json.loads(line)
         try:
             reply = {"progress": writers[name].load(Path(path))}
-        except Exception as error:  # noqa: BLE001  # a loader may raise anything
+        except BaseException as error:  # noqa: BLE001  # CheckpointException of PyTorch is no Exception
             reply = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
         print(json.dumps(reply), file=replies, flush=True)

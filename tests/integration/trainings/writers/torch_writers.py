@@ -124,7 +124,7 @@ def save_asynchronously(folder: Path, step: int) -> None:
 def load_distributed(path: Path) -> int:
     names = ("model.layer0", "model.layer1", "model.layer2", "optimizer.momentum")
     state: dict[str, Any] = {name: torch.zeros(64, 64) for name in names} | {"step": torch.tensor(0)}
-    dcp.load(state, checkpoint_id=path, no_dist=True)
+    dcp.load(state, checkpoint_id=path)
     step = state.pop("step")
     return progress_of({"model": state, "optimizer": {}, "step": step})
 
@@ -196,6 +196,8 @@ def fill(model: Any, value: int) -> None:
 
 def load_accelerate(path: Path) -> int:
     made, model, optimizer, step = accelerator(Path(tempfile.gettempdir()))
+    if (path / "checkpoints").is_dir():
+        path = max(path.glob("checkpoints/checkpoint_*"), key=lambda one: int(one.name.split("_")[1]))
     made.load_state(str(path))
     same("the model", int(model.weight.min()), step.step)
     same("the optimizer", int(optimizer.param_groups[0]["lr"]), step.step)
@@ -345,7 +347,8 @@ def load_baselines(path: Path) -> int:
     path = max(path.glob("*_steps.zip"), key=lambda one: int(one.stem.split("_")[2])) if path.is_dir() else path
     model = DQN.load(path, device="cpu")
     model.load_replay_buffer(path.with_name(path.name.replace("model_", "model_replay_buffer_").replace(".zip", ".pkl")))
-    same("the replay buffer", model.replay_buffer.pos % STEPS[-1], model.num_timesteps % STEPS[-1])
+    # The callback comes before the step of the moment is added.
+    same("the replay buffer", model.replay_buffer.pos + 1, model.num_timesteps)
     return int(model.num_timesteps)
 
 
