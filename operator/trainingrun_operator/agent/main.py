@@ -20,6 +20,7 @@ from trainingrun_operator.agent.ledger import Ledger
 from trainingrun_operator.agent.report import Board
 from trainingrun_operator.agent.ship import NoShipper, Shipper
 from trainingrun_operator.agent.signals import Signaller
+from trainingrun_operator.agent.volume import saved
 from trainingrun_operator.agent.volume.look import Watcher
 from trainingrun_operator.checkpoints import bucket
 
@@ -47,7 +48,7 @@ class Agent:
             self._stop_file.clear_stale()
         self._markers = tuple(stop.inside(name) for name in task.config.marker_files)
         self._signaller = Signaller(task, memory)
-        self._watcher = Watcher(task.config, stop.inside(task.config.stop_file))
+        self._watcher = Watcher(task.config, stop.inside(task.config.stop_file), paths.control / saved.NAME)
         self._board = Board(task.pod, since_ns)
         self._shipper = self._make_shipper(memory, since_ns) if task.config.destination else NoShipper()
         self._sigterm = False

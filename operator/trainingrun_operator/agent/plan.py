@@ -74,11 +74,14 @@ def next_job(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job | N
         # What is unfinished is shipped now: no writer is left to finish it.
         return _final(view, covered, wish, since_ns)
     newest = detect.newest(_checkpoints(view), since_ns)
-    if newest is None or (wish.reason == "checkpoint" and covered.covers(_without_logs(newest.unit))):
+    if newest is None:
+        return None
+    pointed = covered.covers(_pointers(view))
+    if wish.reason == "checkpoint" and pointed and covered.covers(_without_logs(newest.unit)):
         return None
     checkpoint = _about(newest)
     again = None if wish.afresh else covered.manifest_of(newest.unit, complete=True)
-    if again:
+    if again and (pointed or wish.reason != "checkpoint"):
         return Job(wish, checkpoint, again=again)
     beside = _small(view.rest) if view.rest else ()
     files = (*_wanted(newest.unit, covered, wish), *beside)
@@ -117,6 +120,12 @@ def _without_logs(unit: Unit) -> Unit:
     return replace(unit, files={path: entry for path, entry in unit.files.items() if not is_log(path)})
 
 
+def _pointers(view: View) -> Unit:
+    """Return the pointer files beside the checkpoints. One that changes after its checkpoint was shipped is shipped again."""
+    files = view.rest.files if view.rest else {}
+    return Unit(WHOLE, WHOLE, {path: files[path] for path in view.pointers & files.keys()})
+
+
 def _about(seen: Seen | None, beside: Seen | None = None) -> Checkpoint | None:
     if seen is None:
         return None
@@ -125,6 +134,7 @@ def _about(seen: Seen | None, beside: Seen | None = None) -> Checkpoint | None:
         evidence += f"; the newer {beside.unit.name} is incomplete ({beside.verdict.evidence})"
     return Checkpoint(
         dir=names.to_text(seen.unit.dir),
+        file=seen.unit.single,
         step=seen.unit.step,
         epoch=seen.unit.epoch,
         complete=seen.complete,

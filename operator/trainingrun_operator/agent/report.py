@@ -128,9 +128,7 @@ class Board:
             view = self._view
             entries = view.scan.entries
             whole = detect.newest(view.seen, self._since_ns)
-            partial = detect.newest(view.seen, self._since_ns, complete=False)
-            if whole and partial and partial.unit.mtime_ns < whole.unit.mtime_ns:
-                partial = None
+            partial = detect.being_written(view.seen, self._since_ns)
             temporary = view.scan.temporary
             total = sum(entry.size for entry in entries.values())
             trouble = next(

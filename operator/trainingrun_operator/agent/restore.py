@@ -27,6 +27,7 @@ from trainingrun_operator.checkpoints.proof import (
     load_commit,
     load_manifest,
 )
+from trainingrun_operator.checkpoints.reached import Moment, Reached
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,7 +52,7 @@ def candidates(commits: Iterable[Commit], world_size: int) -> list[Commit]:
     """
     best = sorted(
         (commit for commit in commits if commit.checkpoint and commit.checkpoint.complete and commit.total_files),
-        key=lambda commit: (*_advance(commit), commit.order),
+        key=Reached.of,
         reverse=True,
     )
     chosen: dict[tuple[str, ...], Commit] = {}
@@ -66,13 +67,6 @@ def candidates(commits: Iterable[Commit], world_size: int) -> list[Commit]:
             continue
         chosen.setdefault(tuple(ref.sha256 for ref in commit.ranks), commit)
     return list(chosen.values())
-
-
-def _advance(commit: Commit) -> tuple[int, int]:
-    """Return the training's progress as (step, epoch); -1 if unknown."""
-    step = commit.checkpoint.step if commit.checkpoint else None
-    epoch = commit.checkpoint.epoch if commit.checkpoint else None
-    return (-1 if step is None else step, -1 if epoch is None else epoch)
 
 
 class Restore:
@@ -121,7 +115,7 @@ class Restore:
             return None
 
     def _is_further(self, best: Commit) -> bool:
-        """Whether the volume holds a complete checkpoint with a higher step than the best commit. If so, resume from it.
+        """Whether the volume holds a complete checkpoint that is further than the best commit. If so, resume from it.
 
         Always False in a run of several ranks: only a commit proves that every rank has the checkpoint.
         """
@@ -129,9 +123,9 @@ class Restore:
             return False
         view = Watcher(self._task.config, stop.inside(self._task.config.stop_file)).look(ended=True)
         local = detect.newest(view.seen, 0)
-        if local is None or local.unit.step is None or local.unit.step <= _advance(best)[0]:
+        if local is None or Moment.of(local.unit.step, local.unit.epoch) <= Reached.of(best).moment:
             return False
-        log.info("Nothing to restore: %s in the volume has a higher step than the bucket.", local.unit.dir)
+        log.info("Nothing to restore: %s in the volume is further than the bucket.", local.unit.dir)
         self._resume_from(local.unit.dir)
         return True
 

@@ -148,9 +148,8 @@ class Signaller:
         self._temporaries = (temporary, since)
         if temporary and now - since < self._settle:
             return "files with temporary names are being written"
-        whole = detect.newest(view.seen, self._since_ns)
-        partial = detect.newest(view.seen, self._since_ns, complete=False)
-        if partial is None or partial.unit.mtime_ns < (whole.unit.mtime_ns if whole else self._since_ns):
+        partial = detect.being_written(view.seen, self._since_ns)
+        if partial is None or partial.unit.mtime_ns < self._since_ns:
             return ""
         return f"{partial.unit.name} is being written"
 

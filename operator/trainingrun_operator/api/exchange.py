@@ -64,6 +64,8 @@ class AgentConfig(Model):
     """Folder with one file per key of the run's Secret. Empty: use the credentials that boto3 finds."""
     include: tuple[str, ...] = ("**",)
     exclude: tuple[str, ...] = ()
+    format: str = ""
+    """The only layout of checkpoints to look for; empty: any."""
     quiet_seconds: float = 10
     """Seconds without a change after which a file of an unknown format counts as complete."""
     stop_file: str = "STOP_TRAINING"

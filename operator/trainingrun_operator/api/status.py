@@ -198,10 +198,10 @@ class Lag(Model):
 
 
 class CheckpointStatus(Model):
-    """The newest checkpoint that the operator has verified in the bucket."""
+    """The furthest checkpoint that the operator has verified in the bucket: a replaced pod resumes from it."""
 
     uri: Uri = ""
-    """A folder that `aws s3 sync` and `from_pretrained` can read."""
+    """A folder that `aws s3 sync` and `from_pretrained` can read; of a checkpoint of one file, the object."""
     commit: Uri = ""
     """Key of the commit object."""
     generation: BigCount | None = None
@@ -210,6 +210,10 @@ class CheckpointStatus(Model):
     """The checkpoint's folder as the training wrote it."""
     step: BigCount | None = None
     """Step of the checkpoint."""
+    epoch: BigCount | None = None
+    """The training's epoch in the checkpoint's name. Without steps, it orders the checkpoints."""
+    inherited: bool = False
+    """An earlier run had left it in the volume: it counts less than all that this run has written."""
     digest: Word = ""
     """SHA-256 of the commit."""
     bytes: BigCount = 0
@@ -234,11 +238,15 @@ class Saved(Model):
     digest: Word = ""
     """SHA-256 of the commit."""
     uri: Uri = ""
-    """Folder of the checkpoint."""
+    """Folder of the checkpoint, or its only object."""
     dir: Text = ""
     """The checkpoint's folder as the training wrote it."""
     step: BigCount | None = None
     """Step of the checkpoint."""
+    epoch: BigCount | None = None
+    """The training's epoch in the checkpoint's name. Without steps, it orders the checkpoints."""
+    inherited: bool = False
+    """An earlier run had left it in the volume: it counts less than all that this run has written."""
     bytes: BigCount = 0
     """Total size."""
     files: Count = 0

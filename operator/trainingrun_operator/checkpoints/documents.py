@@ -65,9 +65,13 @@ class Checkpoint(Model):
     """The checkpoint of a manifest or a commit."""
 
     dir: str
+    file: bool = False
+    """The checkpoint is one file, and `dir` is its path."""
     step: Step | None = None
     epoch: Step | None = None
     """The training's epoch, if the checkpoint's name has one."""
+    inherited: bool = False
+    """An earlier run had left it in the volume: it counts less than all that this run has written."""
     complete: bool
     evidence: str
     """Why it counts as complete or not, for display. It differs between ranks."""

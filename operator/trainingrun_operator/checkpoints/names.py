@@ -15,8 +15,25 @@ from trainingrun_operator.checkpoints.keys import KEY_MAX_BYTES
 ODD = ".names"
 """Folder for files whose names cannot be keys; the manifest has their names."""
 
-_TEMPORARY = re.compile(r"(\.tmp|tmp-).*|.*(\.tmp|\.partial)|.*\.orbax-checkpoint-tmp.*", re.DOTALL)
-"""Names that writers give to unfinished files and folders. `docs/training/index.md` lists them."""
+_WORD = r"(?:tmp|temp|temporary|partial|incomplete|unfinished|in[-_]?progress)"
+_TEMPORARY = re.compile(
+    rf"""
+      [._~]*{_WORD}(?:[-_.\d].*)?          # tmp-checkpoint-100, tmp_step_100, .tmp_a, temp
+    | \.tmp.*                            # .tmpx7f
+    | tmp[a-z0-9_]{{8}}                   # the names of Python's tempfile
+    | .*[^a-z0-9]{_WORD}\d*(?:\.\w{{1,12}})?  # step1000-tmp, ckpt-12_temp, model.partial, model_tmp.pt
+    | .*\.tmp(?:\d|[-._~]|[a-z0-9]{{6,}}\Z).* # checkpoint_1000.tmp-1699999999, model.pt.tmp.17
+    | .*\.tempstate\d*                  # TensorFlow's data while it is written
+    | .*\.orbax-checkpoint-tmp.*
+    | .*(?:\.part|\.crdownload|\.download|\.writing)
+    """,
+    re.DOTALL | re.IGNORECASE | re.VERBOSE,
+)
+"""Names that writers give to unfinished files and folders. `docs/training/index.md` lists them.
+
+OLMo: ``step1000-tmp``. NeMo RL: ``tmp_step_100``. t5x: ``checkpoint_1000.tmp-<time>``. TensorFlow: ``ckpt-12_temp/``. SimpleTuner:
+``checkpoint-300-tmp``. Flax: ``checkpoint_tmp``. NeMo: ``<name>-unfinished``. huggingface_hub: ``*.incomplete``.
+"""
 _SURROGATE = re.compile("[\udc80-\udcff]")
 _LOOKALIKE = re.compile(r"\\(?=udc[0-9a-f]{2})")
 _WRITTEN = re.compile(r"\\udc([0-9a-f]{2})")

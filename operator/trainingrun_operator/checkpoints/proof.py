@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from pydantic import ValidationError
 
+from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.documents import (
     COMMIT_MAX_BYTES,
     MANIFEST_MAX_BYTES,
@@ -270,7 +271,7 @@ def complaint_about(file: FileEntry, found: Found | None) -> str:
 
 
 def uri_of(layout: Layout, manifest: ManifestHead) -> str:
-    """Return the URI of the checkpoint's folder, for ``aws s3 sync``; empty without a checkpoint.
+    """Return the URI of the checkpoint's folder, for ``aws s3 sync``, or of its only object; empty without a checkpoint.
 
     Raises:
         BadCommitError: the folder is not one of this rank's.
@@ -281,6 +282,10 @@ def uri_of(layout: Layout, manifest: ManifestHead) -> str:
     if not manifest.folder.startswith(layout.rank(manifest.pod.rank)) or not manifest.folder.endswith("/"):
         raise BadCommitError(f"the folder {said(manifest.folder)} does not belong to rank {manifest.pod.rank}")
     inside = manifest.checkpoint.dir.strip("/")
+    if manifest.checkpoint.file:
+        key = names.to_key(manifest.folder, names.from_text(inside))
+        check_owned(layout, key)
+        return layout.uri(key)
     return layout.uri(manifest.folder if inside in ("", WHOLE) else f"{manifest.folder}{inside}/")
 
 

@@ -25,6 +25,7 @@ from trainingrun_operator.checkpoints.proof import (
     checked_manifest,
     said,
 )
+from trainingrun_operator.checkpoints.reached import Reached
 from trainingrun_operator.checkpoints.s3 import STORE_ERRORS, Access
 from trainingrun_operator.cli import identity, words
 from trainingrun_operator.cli.trouble import Exit, TroubleError
@@ -186,13 +187,13 @@ class Checkpoints:
             return list(pool.map(self._read, keys))
 
     def key(self, name: str) -> str:
-        """Return the key of a generation's commit. Without a name: of the one that the operator has proven, else the newest.
+        """Return the key of a generation's commit. Without a name: of the one that the operator has proven, else the furthest.
 
         Raises:
             TroubleError: there is none, or the bucket cannot be read.
         """
         keys = self.keys()
-        key = self.place.layout.commit(order_of(name)) if name else self.place.proven or keys[0]
+        key = self.place.layout.commit(order_of(name)) if name else self.place.proven or self._furthest(keys)
         if key in keys:
             return key
         if not name:
@@ -202,6 +203,13 @@ class Checkpoints:
             )
         known = ", ".join(words.generation(one) for one in keys[:NAMED])
         raise TroubleError(f"There is no generation {name} at {self.where}; there is {known}.", Exit.NO_SUCH_RUN)
+
+    def _furthest(self, keys: tuple[str, ...]) -> str:
+        """Return the key of the commit that a replaced pod resumes from; of the newest one, if none is readable."""
+        with self._readable(), ThreadPoolExecutor(READERS) as pool:
+            read = [one for one in pool.map(self._read, keys[:LISTED_MAX]) if one.commit is not None]
+        places = {one.key: Reached.of(one.commit) for one in read if one.commit is not None}
+        return max(places, key=places.__getitem__, default=keys[0])
 
     def find(self, name: str) -> Listed:
         """Read the commit whose key is `key(name)`.

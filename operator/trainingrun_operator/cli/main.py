@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from trainingrun_operator import __version__
-from trainingrun_operator.cli import ending, inspecting, saved, suspending
+from trainingrun_operator.cli import ending, inspect, inspecting, saved, suspending
 from trainingrun_operator.cli.screen import complain
 from trainingrun_operator.cli.session import where
 from trainingrun_operator.cli.trouble import MEANINGS, Exit, TroubleError
@@ -51,6 +51,7 @@ for command in (
     inspecting.logs,
     inspecting.plot_,
     saved.checkpoints,
+    inspect.inspect,
     inspecting.policy_,
     ending.proceed,
     ending.abandon,

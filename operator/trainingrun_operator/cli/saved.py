@@ -128,7 +128,7 @@ def _cells(one: Listed, proven: str, session: Session) -> list[str]:
 def verify(session: Session, run: str, generation: str, endpoint_url: str, region: str, *, all_of_them: bool) -> None:
     """Prove a checkpoint of RUN as the operator does: read commit and manifests, compare size and checksum of every file.
 
-    GENERATION is a name from `checkpoints list`. Default: the generation that the operator has proven, else the newest.
+    GENERATION is a name from `checkpoints list`. Default: the generation that the operator has proven, else the furthest.
     """
     if all_of_them and generation:
         raise click.UsageError("Give a GENERATION or --all, not both.")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, assert_never
 
 from trainingrun_operator.api.status import Phase
+from trainingrun_operator.checkpoints.reached import Reached
 from trainingrun_operator.core.facts.gathered import Source
 from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered
 from trainingrun_operator.core.facts.rank import Rank
@@ -80,6 +81,8 @@ class Memory:
     """Time when the metrics are due."""
     verified: Verified | None = None
     """The newest commit that has verified."""
+    furthest: Verified | None = None
+    """The commit that has verified and that has reached most."""
     unverifiable: str = ""
     """Key of a commit that did not verify; it is not read again."""
     problem: Problem | None = None
@@ -160,6 +163,7 @@ def _with_values(memory: Memory, facts: Facts, now: float) -> Memory:
         memory,
         read_at={**memory.read_at, **dict.fromkeys(read, now)} if read else memory.read_at,
         verified=new if newer else memory.verified,
+        furthest=_furthest(memory.furthest, new),
         unverifiable=facts.unverifiable or memory.unverifiable,
         problem=facts.problem if checked else memory.problem,
         problem_generation=facts.run.generation if checked else memory.problem_generation,
@@ -172,6 +176,11 @@ def _with_values(memory: Memory, facts: Facts, now: float) -> Memory:
         disruption_budget=facts.disruption_budget if Source.DISRUPTION_BUDGET in read else memory.disruption_budget,
         namespace_labels=(facts.namespace_labels or {}) if Source.NAMESPACE in read else memory.namespace_labels,
     )
+
+
+def _furthest(known: Verified | None, new: Verified | None) -> Verified | None:
+    found = [one for one in (known, new) if one is not None]
+    return max(found, key=lambda one: Reached.of(one.commit), default=None)
 
 
 def _timed(memory: Memory, facts: Facts, now: float) -> Memory:
@@ -243,6 +252,7 @@ def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
         defaults=facts.defaults,
         workload=facts.workload,
         verified=memory.verified,
+        furthest=memory.furthest,
         answer=facts.answer,
         save_failing_seconds=memory.saving.seconds(now) if save_request(run, facts.pods) is not None else 0,
         no_progress_seconds=memory.saved_so_far.seconds(now) if save_request(run, facts.pods) is not None else 0,

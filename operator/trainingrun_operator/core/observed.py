@@ -40,6 +40,8 @@ class Observed:
     workload: Workload | None = None
     verified: Verified | None = None
     """The newest commit of the run that verified."""
+    furthest: Verified | None = None
+    """The commit that verified and that has reached most (`checkpoints.reached`)."""
     answer: Answer | None = None
     """The bucket's answer to the pending save request."""
     save_failing_seconds: float = 0

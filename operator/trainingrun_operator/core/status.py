@@ -20,7 +20,6 @@ from trainingrun_operator.api.status import (
     Phase,
     PhaseChange,
     PodStatus,
-    Saved,
     Termination,
     TrainingRunStatus,
     WorkloadRef,
@@ -31,7 +30,8 @@ from trainingrun_operator.core.bounds import COUNT_MAX, MESSAGE_MAX, TEXT_MAX, W
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.rules import chain, loss, workload
-from trainingrun_operator.core.stop.proving import saved_from, sentence_of
+from trainingrun_operator.core.stop import furthest
+from trainingrun_operator.core.stop.proving import saved_from
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -115,15 +115,15 @@ def _phase_of_run(seen: Observed) -> str:
 
 
 def _sentence(seen: Observed, stop: Termination) -> str:
-    parts = [stop.message, _checkpoint_sentence(stop), _nodes_sentence(seen.run.status.nodes)]
+    parts = [stop.message, _checkpoint_sentence(seen, stop), _nodes_sentence(seen.run.status.nodes)]
     return clipped(" ".join(part for part in parts if part), MESSAGE_MAX)
 
 
-def _checkpoint_sentence(stop: Termination) -> str:
+def _checkpoint_sentence(seen: Observed, stop: Termination) -> str:
     if stop.data_loss and (stop.saved is None or not stop.saved.files):
         return stop.data_loss
     if stop.saved is not None:
-        return " ".join(filter(None, (sentence_of(stop.saved), stop.data_loss)))
+        return " ".join(filter(None, (furthest.sentence(seen, stop.saved), stop.data_loss)))
     return f"Held: {stop.hold_reason}" if stop.hold_reason else ""
 
 
@@ -209,7 +209,7 @@ def _checkpoint_saved(seen: Observed) -> Fact:
         return Fact(kind, "False", "DataLoss", stop.data_loss)
     if stop is not None and stop.saved is not None:
         return (
-            Fact(kind, "True", "Verified", sentence_of(stop.saved))
+            Fact(kind, "True", "Verified", furthest.sentence(seen, stop.saved))
             if stop.saved.files
             else Fact(kind, "False", "NothingFound", stop.saved.note)
         )
@@ -218,7 +218,7 @@ def _checkpoint_saved(seen: Observed) -> Fact:
     if trouble := _saving_trouble(seen):
         return Fact(kind, "False", *trouble)
     if seen.verified is not None and seen.verified.commit.total_files:
-        return Fact(kind, "True", "Verified", sentence_of(saved_from(seen.verified)))
+        return Fact(kind, "True", "Verified", furthest.sentence(seen, saved_from(seen.verified)))
     if (
         seen.reports
         and all(report.files == 0 and not report.temporary_files for report in seen.reports)
@@ -350,9 +350,7 @@ def _pod(pod: Pod, stop: Termination | None) -> PodStatus:
 
 def _checkpoint(seen: Observed) -> CheckpointStatus | None:
     before, stop = seen.run.status.checkpoint, seen.run.status.termination
-    saved: Saved | None = stop.saved if stop is not None and stop.saved is not None else None
-    if saved is None and seen.verified is not None:
-        saved = saved_from(seen.verified)
+    saved = furthest.furthest(seen)
     reports = seen.reports
     unsaved = sum(max(report.unsaved_bytes, 0) for report in reports) if reports is not None else None
     lag = Lag(bytes=min(unsaved, COUNT_MAX)) if unsaved is not None else None
@@ -365,6 +363,8 @@ def _checkpoint(seen: Observed) -> CheckpointStatus | None:
         generation=_generation(saved.commit),
         dir=saved.dir,
         step=saved.step,
+        epoch=saved.epoch,
+        inherited=saved.inherited,
         digest=saved.digest,
         bytes=saved.bytes,
         files=saved.files,

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from trainingrun_operator.agent.volume.formats import State
-from trainingrun_operator.checkpoints.documents import WHOLE
+from trainingrun_operator.agent.volume.layouts import TREE
+from trainingrun_operator.agent.volume.layouts.unknown import Files
+from trainingrun_operator.agent.volume.units import is_log, place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,12 +18,18 @@ if TYPE_CHECKING:
     from trainingrun_operator.agent.volume.units import Unit
 
 LAST_WRITTEN = ("trainer_state.json", ".metadata")
-"""Files that a writer creates last: Hugging Face's Trainer, torch.distributed.checkpoint."""
+"""Files that a writer creates last, in a folder of no known layout: Hugging Face's Trainer, torch.distributed.checkpoint."""
 MARKED_QUIET_SECONDS = 1.0
 """Quiet that a unit with a marker needs: other ranks may still write files next to the marker."""
+WRITING_SECONDS = 120.0
+"""An incomplete unit that has not changed for this long is no longer being written."""
+SIBLINGS = 2
+"""So many other units must have a file before it is missing in one that has not."""
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<index>\d+)-of-(?P<count>\d+)(?P<suffix>\.[^/]*)?", re.DOTALL)
-_POINTERS = frozenset({"latest", "latest_checkpointed_iteration.txt"})
-"""DeepSpeed's and Megatron's pointer files next to the checkpoints, written after the checkpoint that they name."""
+_SHARDS_MAX = 100_000
+_DIGITS = re.compile(r"\d+")
+_OPEN_NAMES = frozenset({Files.name, TREE})
+"""Layouts without a rule of their own for what is complete."""
 
 
 class Verdict(NamedTuple):
@@ -37,6 +45,8 @@ class Seen:
 
     unit: Unit
     verdict: Verdict
+    quiet: float = 0.0
+    """Seconds since a file of the unit changed."""
 
     @property
     def complete(self) -> bool:
@@ -53,105 +63,173 @@ class Circumstances(NamedTuple):
     """Seconds without a change after which a unit without other evidence is complete."""
     ended: bool
     """The training has ended."""
-    marker_expected: bool = False
-    """Sibling units have a last-written file, so this unit will have one too."""
+    temporary: str = ""
+    """A file under a temporary name inside the unit that is as new as the unit."""
+    lacking: str = ""
+    """A file that the units of the same layout have, and this one has not."""
+    precedent: bool = False
+    """Another unit of the layout has the same files and is older: a single whole file is all there is."""
 
 
-def marker(unit: Unit) -> str | None:
-    """Return the unit's last-written file, if it has one."""
+def marker(unit: Unit) -> str:
+    """Return what says that the writer has finished the unit; empty: nothing does."""
+    if unit.evidence.marker or unit.layout not in _OPEN_NAMES:
+        return unit.evidence.marker
     inside = unit.within()
-    return next((name for name in LAST_WRITTEN if name in inside), None)
+    return next((f"{name}, which the writer creates last, is there" for name in LAST_WRITTEN if name in inside), "")
 
 
-def _missing(inside: Mapping[str, str], probes: Mapping[str, Probe]) -> str | None:
+def _missing(inside: Mapping[str, str], probes: Mapping[str, Probe]) -> str:
     """Return a file that is missing: other files of the unit refer to it."""
     for name, path in inside.items():
         folder = name[: len(name) - len(name.rsplit("/", 1)[-1])]
         for need in sorted(probes[path].needs):
-            if folder + need not in inside:
+            if folder + need not in inside and not _is_stale(name, inside):
                 return folder + need
         if match := _SHARD.fullmatch(name):
             stem, count, suffix = match["stem"], match["count"], match["suffix"] or ""
             width = len(match["index"])
             first = 0 if f"{stem}-{0:0{width}}-of-{count}{suffix}" in inside else 1
-            for index in range(first, int(count) + first):
+            for index in range(first, min(int(count), _SHARDS_MAX) + first):
                 shard = f"{stem}-{index:0{width}}-of-{count}{suffix}"
                 if shard not in inside:
                     return shard
-    return None
+    return ""
 
 
-def _against(unit: Unit, probes: Mapping[str, Probe], about: Circumstances) -> str | None:
+def _is_stale(index: str, inside: Mapping[str, str]) -> bool:
+    """Whether an index is of an earlier, sharded save: the model lies beside it as one file, and no shard does."""
+    whole = index.removesuffix(".index.json")
+    stem, _, suffix = whole.rpartition(".")
+    return whole in inside and not any(
+        name.startswith(f"{stem}-") and name.endswith(f".{suffix}") and _SHARD.fullmatch(name) for name in inside
+    )
+
+
+def _without_metadata(inside: Mapping[str, str]) -> str:
+    """Return the folder of a distributed checkpoint that lacks its metadata, with a slash; `.` for the unit itself."""
+    for name in inside:
+        if name.endswith(".distcp"):
+            folder, slash, _ = name.rpartition("/")
+            if f"{folder}{slash}.metadata" not in inside:
+                return folder or "."
+    return ""
+
+
+def _against(unit: Unit, probes: Mapping[str, Probe], about: Circumstances) -> str:
     """Return the evidence that a unit is unfinished, whether or not the training has ended."""
     inside = unit.within()
     for name, path in sorted(inside.items()):
-        if probes[path].state is State.BROKEN:
+        if probes[path].state is State.BROKEN and not (about.ended and is_log(name)):
             return f"{name}: {probes[path].why}"
-    if shard := _missing(inside, probes):
-        return f"{shard} is missing"
-    if unit.dir != WHOLE and not marker(unit) and (about.marker_expected or "training_args.bin" in inside):
-        return f"no {LAST_WRITTEN[0]}, which the writer creates last"
-    return None
+    if unit.evidence.missing:
+        return unit.evidence.missing
+    if folder := _without_metadata(inside):
+        where = "" if folder == "." else f"{folder}: "
+        return f"{where}no .metadata, which torch.distributed.checkpoint writes last"
+    if name := _missing(inside, probes):
+        return f"{name} is missing"
+    if about.temporary and not marker(unit):
+        return f"{about.temporary} is being written in it, or was left unfinished"
+    if about.lacking and not marker(unit):
+        return f"{about.lacking} is missing, which the others have"
+    return ""
 
 
-def _in_favour(unit: Unit, probes: Mapping[str, Probe], about: Circumstances) -> str | None:
+def _in_favour(unit: Unit, probes: Mapping[str, Probe], about: Circumstances) -> str:
     """Return the evidence that a unit is complete."""
-    single = probes[unit.dir] if unit.number and list(unit.files) == [unit.dir] else None
-    if single and single.state is State.WHOLE:
-        return single.why
-    mark = marker(unit)
-    if mark and (about.ended or about.quiet >= min(MARKED_QUIET_SECONDS, about.settle)):
-        return f"{mark}, which the writer creates last, exists and no file is broken"
+    soon = about.ended or about.quiet >= min(MARKED_QUIET_SECONDS, about.settle)
+    if (mark := marker(unit)) and soon:
+        return f"{mark}, and no file is broken"
+    if unit.number and unit.single and not unit.evidence.pending:
+        single = probes[unit.dir]
+        if single.state is State.WHOLE and (about.precedent or soon):
+            return single.why
     if about.ended:
         return "the training has ended and no file is broken"
     if about.quiet >= about.settle:
         return f"unchanged for {about.settle:g} s and no file is broken"
-    return None
+    return ""
 
 
 def judge(unit: Unit, probes: Mapping[str, Probe], about: Circumstances) -> Verdict:
-    """Decide whether one unit is complete. A broken file outweighs all other evidence, even the end of the training."""
+    """Decide whether one unit is complete.
+
+    The training's own word outweighs everything. A broken file outweighs all other evidence, even the end of the training.
+    """
+    if unit.evidence.said:
+        return Verdict(complete=True, evidence="the training has declared it complete")
     if against := _against(unit, probes, about):
         return Verdict(complete=False, evidence=against)
     if evidence := _in_favour(unit, probes, about):
         return Verdict(complete=True, evidence=evidence)
-    return Verdict(complete=False, evidence=f"changed {about.quiet:.1f} s ago, needs {about.settle:g} s of quiet")
+    pending = f"{unit.evidence.pending}; " if unit.evidence.pending else ""
+    return Verdict(
+        complete=False, evidence=f"{pending}changed {about.quiet:.1f} s ago, needs {about.settle:g} s of quiet"
+    )
+
+
+def shape_of(unit: Unit) -> frozenset[str]:
+    """Return the names of a unit's files, without digits and logs."""
+    return frozenset(_DIGITS.sub("#", name) for name in unit.within() if not is_log(name))
+
+
+def compared(units: Sequence[Unit]) -> dict[str, tuple[str, bool]]:
+    """Return by name of each unit what it lacks although the others have it, and whether an older one has the same files."""
+    shapes = {unit.name: shape_of(unit) for unit in units}
+    found: dict[str, tuple[str, bool]] = {}
+    lots: dict[tuple[str, str], list[Unit]] = {}
+    for unit in units:
+        lots.setdefault((unit.layout, _DIGITS.sub("#", unit.name)), []).append(unit)
+    for lot in lots.values():
+        counts: dict[str, int] = {}
+        for unit in lot:
+            for name in shapes[unit.name]:
+                counts[name] = counts.get(name, 0) + 1
+        by_time = sorted(lot, key=lambda unit: unit.mtime_ns)
+        known: set[frozenset[str]] = set()
+        for unit in by_time:
+            own, others = shapes[unit.name], len(lot) - 1
+            absent = [name for name, count in counts.items() if name not in own and count == others]
+            found[unit.name] = (min(absent, default="") if others >= SIBLINGS else "", own in known)
+            known.add(own)
+    return found
 
 
 def format_of(unit: Unit) -> str:
-    """Return the unit's format in the API's terms. It is for display only."""
-    inside = unit.within()
-    if mark := marker(unit):
-        return "TorchDCP" if mark == ".metadata" else "HFTrainer"
-    if any(name.endswith(".ckpt") for name in inside):
-        return "Lightning"
-    if any(name.endswith(".safetensors") for name in inside):
-        return "Safetensors"
-    return "Files"
-
-
-def pointed_at(name: str, text: str) -> int | None:
-    """Return the number that a pointer file names: 1200 for ``global_step1200`` or ``1200``. None for any other file."""
-    if name not in _POINTERS:
-        return None
-    match = re.search(r"(\d+)\s*\Z", text)
-    return int(match[1]) if match else None
+    """Return the layout that found the unit."""
+    return unit.layout
 
 
 def newest(seen: Sequence[Seen], since_ns: int, *, complete: bool = True) -> Seen | None:
-    """Return the unit with the highest number among those written since the pod started, else among all.
+    """Return the furthest unit among those written since the pod started, else among all.
 
-    The number decides, not the modification time: evaluators write into old checkpoints. But a unit of which every file is
-    newer than those of the highest number is of a later stage, whose steps began again. Units of an earlier pod count only
+    Step, epoch or number decide, not the modification time: evaluators write into old checkpoints. But a unit of which every file is
+    newer than those of the furthest is of a later stage, whose numbers began again. Units of an earlier pod count only
     until this pod has written one.
     """
     fitting = [one for one in seen if one.complete is complete]
     own = [one for one in fitting if one.unit.mtime_ns >= since_ns]
-    found = _highest(own or fitting)
-    while found and (later := [one for one in own if one.unit.oldest_ns > found.unit.mtime_ns]):
-        found = _highest(later)
+    found = _furthest(own or fitting)
+    while found and (later := [one for one in own if _is_later(one.unit, found.unit)]):
+        found = _furthest(later)
     return found
 
 
-def _highest(seen: Sequence[Seen]) -> Seen | None:
-    return max(seen, key=lambda one: (one.unit.value, one.unit.mtime_ns), default=None)
+def being_written(seen: Sequence[Seen], since_ns: int) -> Seen | None:
+    """Return an incomplete unit that is newer than the newest complete one and that changed lately."""
+    moving = [one for one in seen if one.quiet < WRITING_SECONDS]
+    partial, whole = newest(moving, since_ns, complete=False), newest(seen, since_ns)
+    if partial is None or (whole and partial.unit.mtime_ns < whole.unit.mtime_ns):
+        return None
+    return partial
+
+
+def _is_later(one: Unit, other: Unit) -> bool:
+    """Whether a unit of the same kind of numbers was written as a whole after another one."""
+    kinds = [(unit.step is None, unit.epoch is None or unit.step is not None) for unit in (one, other)]
+    return kinds[0] == kinds[1] and one.oldest_ns > other.mtime_ns
+
+
+def _furthest(seen: Sequence[Seen]) -> Seen | None:
+    return max(seen, key=lambda one: place(one.unit), default=None)

@@ -10,18 +10,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from trainingrun_operator.agent.stop import own_files
-from trainingrun_operator.agent.volume import detect, formats, units
+from trainingrun_operator.agent.volume import detect, formats, saved, units
+from trainingrun_operator.agent.volume.layouts.pointers import POINTERS, TEXT_MAX_BYTES
 from trainingrun_operator.agent.volume.scan import Entry, Filter, Kind, Scan, scan
+from trainingrun_operator.agent.volume.units import Split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from trainingrun_operator.agent.volume.detect import Seen
     from trainingrun_operator.agent.volume.formats import Probe
-    from trainingrun_operator.agent.volume.units import Split, Unit
+    from trainingrun_operator.agent.volume.saved import Word
+    from trainingrun_operator.agent.volume.units import Unit
     from trainingrun_operator.api.exchange import AgentConfig
 
-POINTER_MAX_BYTES = 4096
 UNREADABLE = formats.Probe(formats.State.BROKEN, "cannot be read")
 
 
@@ -37,6 +40,8 @@ class View:
     changed_at: float | None = None
     """`time.monotonic` of the last change; None if the volume has never held a file."""
     error: str = ""
+    pointers: frozenset[str] = frozenset()
+    """Pointer files beside the units that can be read."""
 
 
 @contextmanager
@@ -65,8 +70,12 @@ def open_inside(root: str, path: str) -> Iterator[int]:
 class Watcher:
     """Looks at the volume. Keeps between looks since when each unit is unchanged, and the probe of each file."""
 
-    def __init__(self, config: AgentConfig, stop_file: str) -> None:
+    def __init__(self, config: AgentConfig, stop_file: str, saved_file: Path | None = None) -> None:
         self._root = config.path
+        self._pinned = config.format
+        self._saved_file = saved_file
+        self._said: dict[tuple[str, int], Mapping[str, Entry]] = {}
+        """The files of each word of the training when it was first read."""
         self._settle = config.quiet_seconds
         self._filter = Filter(config.include, config.exclude, own=(*own_files(stop_file), *config.marker_files))
         self._probes: dict[str, tuple[Entry, Probe]] = {}
@@ -78,25 +87,51 @@ class Watcher:
     def look(self, *, ended: bool = False) -> View:
         """Look once. ``ended``: no training process is left to write."""
         with self._lock:
+            words = saved.read(self._saved_file, self._root)
             found = scan(self._root, self._filter)
-            split = units.split(found.entries)
+            split = self._split(found, words)
             self._note_changes(found)
             candidates = split.numbered or ((split.rest,) if split.rest else ())
             probes, unreadable = self._probe(candidates)
             quiet = {unit.name: self._quiet_for(unit, found.at) for unit in candidates}
             self._quiet = {name: self._quiet[name] for name in quiet}
-            marked = any(detect.marker(unit) for unit in split.numbered)
-            limit = self._pointed_at(split)
+            compared, temporary = detect.compared(split.numbered), _temporary_in(candidates, found)
             seen = []
             for unit in candidates:
-                about = detect.Circumstances(quiet[unit.name], self._settle, ended, marker_expected=marked)
+                lacking, precedent = compared.get(unit.name, ("", False))
+                about = detect.Circumstances(
+                    quiet[unit.name], self._settle, ended, temporary.get(unit.name, ""), lacking, precedent=precedent
+                )
                 verdict = detect.judge(unit, probes, about)
-                if verdict.complete and limit is not None and unit.value > limit:
-                    verdict = detect.Verdict(complete=False, evidence=f"the pointer file still names {limit}")
-                seen.append(detect.Seen(unit, verdict))
+                seen.append(detect.Seen(unit, verdict, quiet[unit.name]))
             self._entries = found.entries
             rest = split.rest if split.numbered else None
-            return View(found, tuple(seen), rest, self._changed_at, found.error or unreadable)
+            pointers = frozenset(path for path in POINTERS if rest and path in rest.files and self._text(path))
+            return View(found, tuple(seen), rest, self._changed_at, found.error or unreadable, pointers)
+
+    def _split(self, found: Scan, words: Mapping[str, Word]) -> Split:
+        """Split the files. A word of the training stands as long as the files are those of the look that read it first."""
+        split = units.split(found.entries, found.temporary, text=self._text, pinned=self._pinned, words=words)
+        if not words:
+            return split
+        by_dir = {unit.dir: unit for unit in split.numbered}
+        known, self._said = self._said, {}
+        checked = {}
+        for path, word in words.items():
+            if path in by_dir:
+                now = by_dir[path].files
+                first = self._said[path, word.line] = known.get((path, word.line), now)
+                checked[path] = word._replace(stands=first == now)
+        return Split(tuple(units.as_said(unit, checked.get(unit.dir)) for unit in split.numbered), split.rest)
+
+    def _text(self, path: str) -> str:
+        """Return the text of a small file; empty if it is missing, large or unreadable."""
+        try:
+            with open_inside(self._root, path) as file:
+                body = os.pread(file, TEXT_MAX_BYTES + 1, 0)
+        except OSError:
+            return ""
+        return body.decode("utf-8", "replace") if len(body) <= TEXT_MAX_BYTES else ""
 
     def _note_changes(self, found: Scan) -> None:
         if self._entries is None:
@@ -143,13 +178,13 @@ class Watcher:
         with open_inside(self._root, path) as file:
             return formats.probe(path, entry.size, lambda offset, length: os.pread(file, length, offset))
 
-    def _pointed_at(self, split: Split) -> int | None:
-        for path, entry in (split.rest.files if split.rest else {}).items():
-            if detect.pointed_at(path, "0") is None or entry.size > POINTER_MAX_BYTES:
-                continue
-            try:
-                with open_inside(self._root, path) as file:
-                    return detect.pointed_at(path, os.pread(file, POINTER_MAX_BYTES, 0).decode("utf-8", "replace"))
-            except OSError:
-                continue
-        return None
+
+def _temporary_in(candidates: tuple[Unit, ...], found: Scan) -> dict[str, str]:
+    """Return by name of each unit a file under a temporary name inside it that is as new as the unit."""
+    folders = {unit.dir: unit for unit in candidates if not unit.single}
+    inside: dict[str, str] = {}
+    for path, entry in found.temporary.items():
+        unit = folders.get(path.split("/", 1)[0])
+        if unit is not None and "/" in path and entry.mtime_ns >= unit.mtime_ns:
+            inside[unit.name] = path
+    return inside

@@ -1,50 +1,49 @@
-"""Group the files: one unit for each numbered checkpoint, and one for the rest."""
+"""Group the files: one unit for each checkpoint that a layout recognizes, and one for the rest."""
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from trainingrun_operator.agent.volume.layouts import TREE, recognize
+from trainingrun_operator.agent.volume.layouts.tree import tree_of
+from trainingrun_operator.agent.volume.scan import Kind
+from trainingrun_operator.checkpoints.documents import WHOLE
+from trainingrun_operator.checkpoints.reached import Moment
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from collections.abc import Set as AbstractSet
+
+    from trainingrun_operator.agent.volume.layouts import Recognized
+    from trainingrun_operator.agent.volume.layouts.tree import ReadText, Tree
+    from trainingrun_operator.agent.volume.saved import Word
     from trainingrun_operator.agent.volume.scan import Entry
 
-WHOLE = "."
-"""The directory of a unit that is the checkpoint path itself."""
-
-_SUFFIXES = (
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".bin",
-    ".safetensors",
-    ".npz",
-    ".zip",
-    ".keras",
-    ".h5",
-    ".pkl",
-    ".msgpack",
-    ".tar",
-)
-_STEP = re.compile(r"(?:^|[^a-z])(?:global[-_]?)?steps?[-_=]?(\d+)(?!\d)", re.IGNORECASE)
-_CHECKPOINT = re.compile(r"(?:^|[^a-z])(?:checkpoint|ckpt|iteration|iter)[-_=]?(\d+)(?!\d)", re.IGNORECASE)
-_EPOCH = re.compile(r"(?:^|[^a-z])epoch[-_=]?(\d+)(?!\d)", re.IGNORECASE)
-_DIGITS = re.compile(r"\d+")
-_TRAILING = re.compile(r"[-_=.](\d+)\Z")
-_SHARD = re.compile(r"-\d+-of-\d+\Z")
-_PART_OF_SOMETHING = re.compile(r"(rng_state|random_states|optimizer|scheduler|sampler|rank|shard)", re.IGNORECASE)
-_LOG = re.compile(r"(?:.*/)?(?:events\.out\.tfevents\.[^/]*|[^/]*\.(?:log|jsonl))", re.DOTALL)
+_LOG = re.compile(r"(?:.*/)?(?:events\.out\.tfevents\.[^/]*|[^/]*\.(?:log|jsonl|csv|tsv))", re.DOTALL)
+_DERIVED = re.compile(r"[-_.][A-Za-z]")
 
 
 class Number(NamedTuple):
-    """The training's progress, read from a name."""
+    """The training's progress, as a layout reads it from a name."""
 
     value: int
-    step: int | None
-    """None if the number counts epochs: it still orders the units."""
+    """Orders the units that have neither step nor epoch."""
+    step: int | None = None
+    epoch: int | None = None
+
+
+class Evidence(NamedTuple):
+    """What a layout says about a unit besides its files' own formats."""
+
+    marker: str = ""
+    """See `layouts.tree.Found`, as for the other two."""
+    missing: str = ""
+    pending: str = ""
+    said: bool = False
+    """The training has declared it complete."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,10 @@ class Unit:
     """A directory relative to the checkpoint path, a file's name, or `WHOLE`."""
     files: Mapping[str, Entry]
     number: Number | None = None
+    layout: str = TREE
+    evidence: Evidence = field(default=Evidence(), compare=False)
+    derived: bool = False
+    """Made from another unit, such as ``checkpoint-100-merged``: of the same step, the other one is resumed from."""
 
     @property
     def step(self) -> int | None:
@@ -66,25 +69,34 @@ class Unit:
     @property
     def epoch(self) -> int | None:
         """The training's epoch in the name."""
-        match = _EPOCH.search(self.name)
-        return int(match[1]) if match else None
+        return self.number.epoch if self.number else None
+
+    @property
+    def moment(self) -> Moment:
+        """How far the training had come."""
+        return Moment.of(self.step, self.epoch)
 
     @property
     def value(self) -> int:
-        """The number that orders the units; -1 without one."""
-        return self.number.value if self.number else -1
+        """The number that orders units without step and epoch; -1 without one."""
+        return self.number.value if self.number and self.step is None and self.epoch is None else -1
 
     @property
+    def single(self) -> bool:
+        """Whether the unit is one file."""
+        return self.dir in self.files
+
+    @cached_property
     def bytes(self) -> int:
         """Total size of the files."""
         return sum(entry.size for entry in self.files.values())
 
-    @property
+    @cached_property
     def mtime_ns(self) -> int:
         """Modification time of the newest file."""
         return max((entry.mtime_ns for entry in self.files.values()), default=0)
 
-    @property
+    @cached_property
     def oldest_ns(self) -> int:
         """Modification time of the oldest file."""
         return min((entry.mtime_ns for entry in self.files.values()), default=0)
@@ -99,7 +111,7 @@ class Split(NamedTuple):
     """All files under the path, each in exactly one unit."""
 
     numbered: tuple[Unit, ...]
-    """In ascending order of their numbers."""
+    """In ascending order."""
     rest: Unit | None
 
 
@@ -108,51 +120,101 @@ def is_log(path: str) -> bool:
     return _LOG.fullmatch(path) is not None
 
 
-def number_of(name: str) -> Number | None:
-    """Read a step or an epoch from a name such as ``checkpoint-1200``, ``epoch=3-step=1200`` or ``1200``."""
-    if _DIGITS.fullmatch(name):
-        return Number(int(name), int(name))
-    for pattern in (_STEP, _CHECKPOINT):
-        if match := pattern.search(name):
-            return Number(int(match[1]), int(match[1]))
-    if match := _EPOCH.search(name):
-        return Number(int(match[1]), None)
-    return None
+def split(
+    entries: Mapping[str, Entry],
+    temporary: Iterable[str] = (),
+    *,
+    text: ReadText = lambda _: "",
+    pinned: str = "",
+    words: Mapping[str, Word] | None = None,
+) -> Split:
+    """Sort files into units: what the training says, then what the layouts recognize. Other files are the rest.
+
+    Args:
+        entries: the files, by path under the checkpoint path.
+        temporary: the files under temporary names.
+        text: reads a small file.
+        pinned: the only layout to look for (``spec.checkpoint.format``); empty: any.
+        words: checkpoints that the training has declared, by path.
+    """
+    words = words or {}
+    temporary = tuple(temporary)
+    inner = {path for path in words if "/" in path}
+    units = _units(entries, inner, temporary, text, pinned)
+    if words.keys() - {unit.dir for unit in units}:
+        units = _units(entries, words.keys() - {unit.dir for unit in units} | inner, temporary, text, pinned)
+    numbered = _in_order(as_said(unit, words.get(unit.dir)) for unit in units)
+    taken = {path for unit in numbered for path in unit.files}
+    rest = {path: entry for path, entry in entries.items() if path not in taken}
+    return Split(numbered, Unit(WHOLE, WHOLE, rest) if rest else None)
 
 
-def number_of_file(name: str) -> Number | None:
-    """Read a step or an epoch from a checkpoint file's name, ``model-1200.pt`` included."""
-    stem, dot, suffix = name.rpartition(".")
-    if not dot or f".{suffix.lower()}" not in _SUFFIXES or _SHARD.search(stem):
-        return None
-    if number := number_of(stem):
-        return number
-    match = _TRAILING.search(stem)
-    if match is None or _PART_OF_SOMETHING.match(stem):
-        return None
-    return Number(int(match[1]), int(match[1]))
-
-
-def split(entries: Mapping[str, Entry]) -> Split:
-    """Sort files into units: numbered directories; without any, numbered files grouped by number. Other files are the rest."""
-    folders: dict[str, dict[str, Entry]] = defaultdict(dict)
-    files: dict[Number, dict[str, Entry]] = defaultdict(dict)
-    rest: dict[str, Entry] = {}
+def _units(
+    entries: Mapping[str, Entry], said: AbstractSet[str], temporary: tuple[str, ...], text: ReadText, pinned: str
+) -> list[Unit]:
+    """Return a unit for each of some paths, and those that the layouts recognize among all other files."""
+    inside: dict[str, dict[str, Entry]] = {}
+    left: dict[str, Entry] = {}
     for path, entry in entries.items():
-        top, slash, _ = path.partition("/")
-        if slash and number_of(top):
-            folders[top][path] = entry
-        elif not slash and (number := number_of_file(top)):
-            files[number][path] = entry
-        else:
-            rest[path] = entry
-    numbered = [Unit(name, name, inside, number_of(name)) for name, inside in folders.items()]
-    if folders:
-        for inside in files.values():
-            rest |= inside
-    else:
-        for number, inside in files.items():
-            names = sorted(inside)
-            numbered.append(Unit(names[0], names[0] if len(names) == 1 else WHOLE, inside, number))
-    numbered.sort(key=lambda unit: (unit.value, unit.mtime_ns))
-    return Split(tuple(numbered), Unit(WHOLE, WHOLE, rest) if rest else None)
+        top = "/" in path or entry.kind is Kind.FILE
+        if said and (owner := _owner(path, said)) is not None:
+            inside.setdefault(owner, {})[path] = entry
+        elif top:
+            left[path] = entry
+    declared = [
+        Unit(path, path, files, None, DECLARED)
+        for path, files in inside.items()
+        if path not in files or files[path].kind is Kind.FILE
+    ]
+    tree = tree_of(left, temporary, text)
+    return [*declared, *(_unit(one, tree) for one in recognize(tree, pinned))]
+
+
+def _owner(path: str, said: AbstractSet[str]) -> str | None:
+    """Return the innermost of some paths that a file is or lies below."""
+    at = path
+    while at not in said:
+        at, slash, _ = at.rpartition("/")
+        if not slash:
+            return WHOLE if WHOLE in said else None
+    return at
+
+
+def as_said(unit: Unit, word: Word | None) -> Unit:
+    """Add to a unit what the training says about it."""
+    if word is None:
+        return unit
+    step = unit.step if word.step is None else word.step
+    epoch = unit.epoch if word.epoch is None else word.epoch
+    return replace(unit, number=Number(unit.value, step, epoch), evidence=unit.evidence._replace(said=word.stands))
+
+
+DECLARED = "Declared"
+"""The layout of a checkpoint that the training has declared and that no layout recognizes."""
+
+
+def _unit(recognized: Recognized, tree: Tree) -> Unit:
+    found = recognized.found
+    files = {path: entry for name in found.members for path, entry in tree.tops[name].files.items()}
+    name = found.members[0]
+    number = Number(-1 if found.value is None else found.value, found.step, found.epoch)
+    evidence = Evidence(found.marker, found.missing, found.pending)
+    return Unit(name, name if len(found.members) == 1 else WHOLE, files, number, recognized.layout, evidence)
+
+
+def _in_order(units: Iterable[Unit]) -> tuple[Unit, ...]:
+    listed = list(units)
+    names = {unit.name for unit in listed}
+    marked = (replace(unit, derived=True) if _is_derived(unit.name, names) else unit for unit in listed)
+    return tuple(sorted(marked, key=place))
+
+
+def place(unit: Unit) -> tuple[Moment, int, bool, int]:
+    """Return the unit's place in the order of units: its moment, else its number, else its time."""
+    return unit.moment, unit.value, not unit.derived, unit.mtime_ns
+
+
+def _is_derived(name: str, names: set[str]) -> bool:
+    """Whether a name is another one with a word behind it."""
+    ends = (match.start() for match in _DERIVED.finditer(name))
+    return any(name[:end] in names for end in ends)

@@ -208,6 +208,8 @@ def saved_from(proven: Verified) -> Saved:
         uri=proven.uri if files and fits else "",
         dir=clipped(commit.checkpoint.dir, TEXT_MAX) if commit.checkpoint else "",
         step=counted(commit.checkpoint.step) if commit.checkpoint else None,
+        epoch=counted(commit.checkpoint.epoch) if commit.checkpoint else None,
+        inherited=commit.checkpoint is not None and commit.checkpoint.inherited,
         bytes=min(max(commit.total_bytes, 0), COUNT_MAX),
         files=files,
         complete=commit.checkpoint.complete if commit.checkpoint else True,

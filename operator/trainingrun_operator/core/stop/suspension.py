@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from trainingrun_operator.api import names
 from trainingrun_operator.api.status import SUSPENDED, NodePhase, Phase, Termination
 from trainingrun_operator.core.effects import Begin, Decision, RecordEvent, Resume, ResumeWorkload
+from trainingrun_operator.core.stop.furthest import furthest
 
 if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed
@@ -45,10 +46,10 @@ def rest(seen: Observed, suspension: Termination) -> Decision:
     # A retained node may be used again; this run then releases it.
     released = tuple(node for node in seen.run.status.nodes if node.phase is NodePhase.RELEASED)
     wakes = (ResumeWorkload(workload.uid, workload.generation),) if workload is not None and workload.suspended else ()
-    event = RecordEvent("Resumed", f"Training resumes from {_from_where(suspension)}.")
+    event = RecordEvent("Resumed", f"Training resumes from {_from_where(seen)}.")
     return Decision((*wakes, Resume(suspension.id, released), event), again_seconds=0)
 
 
-def _from_where(suspension: Termination) -> str:
-    saved = suspension.saved
+def _from_where(seen: Observed) -> str:
+    saved = furthest(seen)
     return saved.uri if saved is not None and saved.uri else "the beginning: nothing was saved"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 from trainingrun_operator.api import endings, names
 from trainingrun_operator.api.exchange import StopRequest
 from trainingrun_operator.api.status import Phase, Saved, StopMode, Termination
+from trainingrun_operator.checkpoints.reached import Reached
 from trainingrun_operator.core import release
 from trainingrun_operator.core.bounds import MESSAGE_MAX, VERDICT_MAX, WORD_MAX, clipped
 from trainingrun_operator.core.effects import (
@@ -254,7 +255,7 @@ def _improved(seen: Observed, stop: Termination) -> Saved | None:
     newer = seen.verified
     if stop.saved is None or newer is None or newer.key == stop.saved.commit or newer.commit.checkpoint is None:
         return stop.saved
-    further = (newer.commit.checkpoint.step or 0) >= (stop.saved.step or 0)
+    further = Reached.of(newer.commit) > Reached.recorded(stop.saved)
     return proving.saved_from(newer) if newer.commit.checkpoint.complete and further else stop.saved
 
 

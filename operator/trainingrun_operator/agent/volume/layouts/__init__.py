@@ -1,0 +1,69 @@
+"""How libraries arrange their checkpoints: one module each. Each finds its own in a tree of names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from trainingrun_operator.agent.volume.layouts.accelerate import Accelerate
+from trainingrun_operator.agent.volume.layouts.dcp import TorchDCP
+from trainingrun_operator.agent.volume.layouts.deepspeed import DeepSpeed
+from trainingrun_operator.agent.volume.layouts.hugging_face import HuggingFace
+from trainingrun_operator.agent.volume.layouts.keras import Keras
+from trainingrun_operator.agent.volume.layouts.lightning import Lightning
+from trainingrun_operator.agent.volume.layouts.megatron import Megatron
+from trainingrun_operator.agent.volume.layouts.nemo import NeMo
+from trainingrun_operator.agent.volume.layouts.numbered import NumberedFiles
+from trainingrun_operator.agent.volume.layouts.orbax import Orbax
+from trainingrun_operator.agent.volume.layouts.tensorflow import TensorFlow
+from trainingrun_operator.agent.volume.layouts.unknown import Files
+
+if TYPE_CHECKING:
+    from trainingrun_operator.agent.volume.layouts.tree import Found, Layout, Tree
+
+TREE = "Tree"
+"""The layout of a volume without numbered checkpoints: everything under the path is one."""
+
+KNOWN: tuple[Layout, ...] = (
+    NeMo(),
+    Accelerate(),
+    HuggingFace(),
+    Megatron(),
+    DeepSpeed(),
+    Orbax(),
+    Lightning(),
+    Keras(),
+    TensorFlow(),
+    NumberedFiles(),
+    TorchDCP(),
+)
+"""In this order: a layout that knows its files by more comes first."""
+UNKNOWN: Layout = Files()
+LAYOUTS: dict[str, tuple[Layout, ...]] = {
+    "": (*KNOWN, UNKNOWN),
+    TREE: (),
+    **{layout.name: (layout,) for layout in (*KNOWN, UNKNOWN)},
+}
+"""By ``spec.checkpoint.format``; empty: all of them."""
+
+
+class Recognized(NamedTuple):
+    """A checkpoint, and the layout that found it."""
+
+    layout: str
+    found: Found
+
+
+def recognize(tree: Tree, pinned: str = "") -> list[Recognized]:
+    """Return the checkpoints directly under the path. Each name belongs to at most one.
+
+    Beside numbered folders, files of an unknown layout are no checkpoints.
+    """
+    recognized: list[Recognized] = []
+    whole = tree
+    for layout in LAYOUTS[pinned]:
+        if layout is UNKNOWN and any(whole.tops[one.found.members[0]].folder for one in recognized):
+            tree = tree.without(top.name for top in tree.files)
+        found = [Recognized(layout.name, one) for one in layout.find(tree)]
+        recognized += found
+        tree = tree.without(name for one in found for name in one.found.members)
+    return recognized

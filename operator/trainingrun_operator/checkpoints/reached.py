@@ -1,0 +1,55 @@
+"""Which of two checkpoints is further: the one order of agent, restore, operator and plugin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from trainingrun_operator.checkpoints.keys import Order, order_of_commit
+
+if TYPE_CHECKING:
+    from trainingrun_operator.api.status import CheckpointStatus, Saved
+    from trainingrun_operator.checkpoints.documents import Commit
+
+UNKNOWN = -1
+"""Takes the place of a step or an epoch that is not known: every known one is higher."""
+
+
+class Moment(NamedTuple):
+    """How far a training had come: by its step, else by its epoch. It compares as a tuple."""
+
+    step: int
+    epoch: int
+
+    @classmethod
+    def of(cls, step: int | None, epoch: int | None) -> Self:
+        """Return the moment of a step and an epoch, either of which may be unknown."""
+        return cls(UNKNOWN if step is None else step, UNKNOWN if epoch is None else epoch)
+
+
+class Reached(NamedTuple):
+    """The place of a commit among all commits of its run; the highest is the one to resume from. It compares as a tuple.
+
+    What is whole comes before what is not. What the run wrote itself comes before what an earlier run had left in the volume. Then the
+    step decides, else the epoch, else the time: the writer's incarnation and generation, because clocks of machines differ.
+    """
+
+    complete: bool
+    own: bool
+    moment: Moment
+    written: Order
+
+    @classmethod
+    def of(cls, commit: Commit) -> Self:
+        """Return the place of a commit. A commit without a checkpoint is incomplete."""
+        found = commit.checkpoint
+        if found is None or not commit.total_files:
+            return cls(complete=False, own=False, moment=Moment.of(None, None), written=commit.order)
+        return cls(found.complete, not found.inherited, Moment.of(found.step, found.epoch), commit.order)
+
+    @classmethod
+    def recorded(cls, record: Saved | CheckpointStatus) -> Self:
+        """Return the place of a commit of which the status has a record. A record without a commit is before all others."""
+        written = order_of_commit(record.commit) or Order(0, 0)
+        if not record.files:
+            return cls(complete=False, own=False, moment=Moment.of(None, None), written=written)
+        return cls(record.complete, not record.inherited, Moment.of(record.step, record.epoch), written)

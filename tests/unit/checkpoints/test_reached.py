@@ -1,0 +1,71 @@
+"""Which of two commits is the one to resume from."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from builders import commit_key, make_commit, make_saved
+
+from trainingrun_operator.agent.restore import candidates
+from trainingrun_operator.checkpoints.documents import Checkpoint, Commit, RankManifest
+from trainingrun_operator.checkpoints.reached import Reached
+
+
+def commit(incarnation: int, **checkpoint) -> Commit:
+    about = Checkpoint(**{"dir": "here", "complete": True, "evidence": "whole", **checkpoint})
+    made: Commit = make_commit(incarnation=incarnation, checkpoint=about, total_files=3)
+    return made
+
+
+def manifest(number: int) -> RankManifest:
+    return RankManifest(rank=0, incarnation=1, key=f"{number}", sha256=f"{number}")
+
+
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [
+        pytest.param(commit(2, step=45), commit(1, step=60), id="the step decides, not the time"),
+        pytest.param(commit(2, epoch=1), commit(1, epoch=12), id="without steps the epoch decides, not the time"),
+        pytest.param(commit(1), commit(2), id="with neither, the later one"),
+        pytest.param(commit(2, epoch=12), commit(1, step=5), id="a step is known better than an epoch"),
+        pytest.param(commit(2), commit(1, epoch=0), id="the epoch 0 is one"),
+        pytest.param(commit(2, step=5), commit(1, step=5, epoch=1), id="of one step, the epoch decides"),
+        pytest.param(commit(1, step=5), commit(2, step=5), id="of one step, the later one"),
+        pytest.param(commit(2, step=99, complete=False), commit(1), id="what is whole comes before what is not"),
+        pytest.param(commit(2, step=2000, inherited=True), commit(1, step=100), id="what the run wrote comes before what an earlier run had left"),
+        pytest.param(commit(1, step=100, inherited=True), commit(2, step=2000, inherited=True), id="what was left is in the same order"),
+    ],
+)  # fmt: skip
+def test_one_commit_is_further_than_another(less, more):
+    assert Reached.of(less) < Reached.of(more)
+
+
+def test_a_record_of_the_status_has_the_place_of_its_commit():
+    for one in (commit(1, step=60), commit(2, epoch=3), commit(3), commit(1, step=9, inherited=True)):
+        found = one.checkpoint
+        record = make_saved(
+            commit=commit_key(*one.order), step=found.step, epoch=found.epoch, inherited=found.inherited
+        )
+        assert Reached.recorded(record) == Reached.of(one)
+
+
+def test_a_commit_without_a_checkpoint_and_a_record_without_a_commit_are_before_all_others():
+    nothing = make_commit(incarnation=9, checkpoint=None, total_files=0)
+    assert Reached.of(nothing) < Reached.of(commit(1))
+    assert Reached.recorded(make_saved(commit="", files=0)) < Reached.of(nothing)
+
+
+@pytest.mark.parametrize(
+    ("commits", "best"),
+    [
+        pytest.param([commit(1, epoch=12), commit(2, epoch=1)], 12, id="an attempt that began again counts epochs from 1"),
+        pytest.param([commit(1, epoch=3), commit(2, epoch=4), commit(3, epoch=4, complete=False)], 4, id="the last one is not whole"),
+    ],
+)  # fmt: skip
+def test_the_restore_takes_the_furthest_in_whatever_order_they_are_listed(commits, best):
+    unlike = [one.model_copy(update={"ranks": (manifest(i),)}) for i, one in enumerate(commits)]
+    for listed in itertools.permutations(unlike):
+        first = candidates(listed, 1)[0]
+        assert first.checkpoint is not None
+        assert (first.checkpoint.epoch, first.checkpoint.complete) == (best, True)
