@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 WRITERS: Final = Path(__file__).with_name("writers")
-# Network, mounts and processes of its own: everything ends with its first process.
+_ISOLATED: Final = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child")
+"""Network, mounts and processes of its own: everything ends with its first process."""
 _IN_ITS_POD: Final = """set -eu
 ip link set lo up
 mount -t proc proc "$ROOT/proc"
@@ -77,7 +78,7 @@ class Recording:
 
     work: Path
     process: subprocess.Popen[str]
-    _loads: int = field(default=0)
+    _loads: int = 0
 
     def states(self, writer: str) -> Iterator[State]:
         """Yield each state of the writer's folder, in order."""
@@ -159,8 +160,7 @@ def recorded(frameworks: Path, work: Path, script: str, *chosen: str) -> Iterato
     (work / "record").mkdir(parents=True)
     with (work / "log").open("wb") as log:
         process: subprocess.Popen[str] = subprocess.Popen(
-            ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", _IN_ITS_POD, "writers"]
-            + [script, "/checkpoints", *chosen],
+            [*_ISOLATED, "sh", "-c", _IN_ITS_POD, "writers", script, "/checkpoints", *chosen],
             env={"PATH": os.environ["PATH"], "ROOT": str(frameworks), "WRITERS": str(WRITERS), "WORK": str(work)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -174,5 +174,3 @@ def recorded(frameworks: Path, work: Path, script: str, *chosen: str) -> Iterato
             yield recording
         finally:
             process.kill()
-
-

@@ -19,7 +19,11 @@ STEPS = (100, 200, 300)
 
 
 def state_of(step: int) -> dict[str, Any]:
-    return {"hidden": jnp.full((64, 64), float(step)), "output": jnp.full((64, 64), float(step)), "step": jnp.array(step)}
+    return {
+        "hidden": jnp.full((64, 64), float(step)),
+        "output": jnp.full((64, 64), float(step)),
+        "step": jnp.array(step),
+    }
 
 
 def save_orbax(folder: Path) -> None:

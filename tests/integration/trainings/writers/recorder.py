@@ -15,7 +15,6 @@ import errno
 import hashlib
 import json
 import os
-import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ State = list[Any]
 """`["file", sha256, mtime in ns]`, `["link", target]` or `["folder"]`."""
 
 
-class Recorder(mfusepy.Operations):  # type: ignore[misc]  # it ships no types
+class Recorder(mfusepy.Operations):
     """Passes operations through, and records what they change."""
 
     use_ns = True
@@ -51,7 +50,13 @@ class Recorder(mfusepy.Operations):  # type: ignore[misc]  # it ships no types
         changed = {one: now.get(one) for one in before.keys() | now.keys() if before.get(one) != now.get(one)}
         self._states[writer] = now
         if changed or saved:
-            line = {"writer": writer, "operation": operation, "path": "".join(inside), "changed": changed, "saved": saved}
+            line = {
+                "writer": writer,
+                "operation": operation,
+                "path": "".join(inside),
+                "changed": changed,
+                "saved": saved,
+            }
             self._journal.write(json.dumps(line) + "\n")
             self._journal.flush()
 
@@ -156,7 +161,17 @@ class Recorder(mfusepy.Operations):  # type: ignore[misc]  # it ships no types
 
     def statfs(self, path: str) -> dict[str, int]:
         now = os.statvfs(self._at(path))
-        names = ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail", "f_namemax")
+        names = (
+            "f_bsize",
+            "f_frsize",
+            "f_blocks",
+            "f_bfree",
+            "f_bavail",
+            "f_files",
+            "f_ffree",
+            "f_favail",
+            "f_namemax",
+        )
         return {name: getattr(now, name) for name in names}
 
     def fsync(self, path: str, datasync: int, fh: int) -> int:
@@ -168,5 +183,4 @@ class Recorder(mfusepy.Operations):  # type: ignore[misc]  # it ships no types
 
 if __name__ == "__main__":
     _, backing, mount_point, record = sys.argv
-    assert stat.S_ISDIR(os.stat(backing).st_mode)
     mfusepy.FUSE(Recorder(backing, Path(record)), mount_point, foreground=True, nothreads=True, hard_remove=True)
