@@ -151,20 +151,7 @@ def load_safetensors(path: Path) -> int:
 # -- Accelerate ---------------------------------------------------------------------------------------------------------
 
 
-class Step:
-    """What a training registers beside model and optimizer."""
-
-    def __init__(self) -> None:
-        self.step = 0
-
-    def state_dict(self) -> dict[str, int]:
-        return {"step": self.step}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.step = state["step"]
-
-
-def accelerator(folder: Path) -> tuple[Any, Any, Any, Step]:
+def accelerator(folder: Path) -> tuple[Any, Any, Any]:
     from accelerate import Accelerator
     from accelerate.utils import ProjectConfiguration
 
@@ -172,18 +159,15 @@ def accelerator(folder: Path) -> tuple[Any, Any, Any, Step]:
     made = Accelerator(cpu=True, project_config=project)
     model = torch.nn.Linear(64, 64)
     model, optimizer = made.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
-    step = Step()
-    made.register_for_checkpointing(step)
-    return made, model, optimizer, step
+    return made, model, optimizer
 
 
 def save_accelerate(folder: Path) -> None:
-    made, model, optimizer, step = accelerator(folder)
+    made, model, optimizer = accelerator(folder)
     for number in range(4):
         fill(model, number)
         for group in optimizer.param_groups:
             group["lr"] = float(number)
-        step.step = number
         made.save_state()
         saved(folder, number, f"checkpoints/checkpoint_{number}")
 
@@ -195,13 +179,11 @@ def fill(model: Any, value: int) -> None:
 
 
 def load_accelerate(path: Path) -> int:
-    made, model, optimizer, step = accelerator(Path(tempfile.gettempdir()))
-    if (path / "checkpoints").is_dir():
-        path = max(path.glob("checkpoints/checkpoint_*"), key=lambda one: int(one.name.split("_")[1]))
+    made, model, optimizer = accelerator(Path(tempfile.gettempdir()))
     made.load_state(str(path))
-    same("the model", int(model.weight.min()), step.step)
-    same("the optimizer", int(optimizer.param_groups[0]["lr"]), step.step)
-    return step.step
+    number = int(optimizer.param_groups[0]["lr"])
+    same("the model", int(model.weight.min()), number)
+    return number
 
 
 # -- Hugging Face's Trainer ---------------------------------------------------------------------------------------------
@@ -269,7 +251,7 @@ def lightning_trainer(folder: Path, epochs: int, callbacks: list[Any]) -> tuple[
 
         def training_step(self, batch: Any, _: int) -> Any:
             loss = self.net(batch[0]).square().mean()
-            self.log("loss", float(self.current_epoch))  # the best are the first ones
+            self.log("loss", -float(self.current_epoch))  # each epoch is better than those before
             return loss
 
         def configure_optimizers(self) -> Any:
@@ -294,7 +276,7 @@ def save_lightning(folder: Path) -> None:
     from lightning.pytorch.callbacks import ModelCheckpoint
 
     class Saved(lightning.Callback):
-        """Called after the checkpoint callback, which the trainer puts last, has run for the epoch before."""
+        """Its hooks come after those of the checkpoint callback, which the trainer puts last, of the epoch before."""
 
         def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
             say(trainer)
@@ -304,7 +286,9 @@ def save_lightning(folder: Path) -> None:
 
     def say(trainer: Any) -> None:
         if trainer.global_step:
-            saved(folder, trainer.global_step, "last.ckpt")
+            saved(
+                folder, trainer.global_step, *(Path(path).name for path in (keep.last_model_path, keep.best_model_path))
+            )
 
     keep = ModelCheckpoint(folder, "{epoch}-{step}", monitor="loss", save_top_k=2, save_last=True)
     made, module, data = lightning_trainer(folder, 4, [Saved(), keep])
