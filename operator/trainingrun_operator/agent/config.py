@@ -8,12 +8,15 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainingrun_operator.api import exchange, names
 from trainingrun_operator.api.exchange import AgentConfig
 from trainingrun_operator.checkpoints.documents import PodRef, RunRef
 from trainingrun_operator.checkpoints.keys import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 CLOCK_SLACK_SECONDS = 0.05
 """File systems stamp files with a coarse clock that lags the wall clock by some milliseconds."""
@@ -115,12 +118,25 @@ class PodMemory:
         """Wall clock of this node. Older files in the volume are of an earlier pod."""
         self.incarnation: int | None = stored.get("incarnation")
         self.signalled: str | None = stored.get("signalled")
+        self.left_ns: int | None = stored.get("leftNs")
+        """Modification time of the newest file that an earlier pod had left in the volume; 0: none. None: not looked yet."""
         self._write()
 
     def remember_incarnation(self, incarnation: int) -> None:
         """Store the claimed incarnation for a restarted agent of this pod."""
         self.incarnation = incarnation
         self._write()
+
+    def remember_left(self, mtimes_ns: Iterable[int]) -> int:
+        """Store the newest time, before this pod's start, of the files that the first look has found. Return it.
+
+        Later files are newer by the same clock, which is that of the volume's server and may differ from this node's.
+        """
+        if self.left_ns is None:
+            started_ns = int(self.started_at * 1e9)
+            self.left_ns = max((mtime for mtime in mtimes_ns if mtime < started_ns), default=0)
+            self._write()
+        return self.left_ns
 
     def remember_signal(self, request_id: str) -> None:
         """Store, before the signal is sent, that this stop has sent it. A second signal may make a training exit at once."""
@@ -135,7 +151,12 @@ class PodMemory:
         return stored if isinstance(stored, dict) and stored.get("podUid") == self._pod_uid else {}
 
     def _write(self) -> None:
-        kept = {"startedAt": self.started_at, "incarnation": self.incarnation, "signalled": self.signalled}
+        kept = {
+            "startedAt": self.started_at,
+            "incarnation": self.incarnation,
+            "signalled": self.signalled,
+            "leftNs": self.left_ns,
+        }
         text = json.dumps({"podUid": self._pod_uid, **kept})
         temporary = self._file.with_suffix(".tmp")
         try:

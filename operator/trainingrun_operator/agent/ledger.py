@@ -101,6 +101,8 @@ class Ledger:
         self.written: list[Written] = []
         """Commits of this incarnation of rank 0, newest first. Empty in a run of one rank."""
         self.is_open = False
+        self.inherited_ns = 0
+        """Modification time of the newest file that lay in the volume before the run's first pod started; 0: none."""
         self._previous: str | None = None
         self._sent: dict[str, Sent] = {}
         self._known: list[Known] = []
@@ -128,6 +130,7 @@ class Ledger:
         for order in sorted(commits, reverse=True)[:HISTORY_MAX]:
             self._recall(commits[order], order)
         self.generation = max(own, default=0) + 1
+        self.inherited_ns = self._left_before_the_run(incarnation)
         self.is_open = True
         log.info(
             "Writing as incarnation %d of rank %d, next generation %d. The bucket has %d commits.",
@@ -143,7 +146,8 @@ class Ledger:
 
     def _claim(self, above: int) -> int:
         number = max([above, *self._claims()], default=0) + 1
-        claim = Claim(run=self._task.run, pod=self._task.pod, claimed_at=now())
+        left_ns = self._memory.left_ns or 0
+        claim = Claim(run=self._task.run, pod=self._task.pod, claimed_at=now(), left_ns=left_ns)
         while True:
             try:
                 key = self.layout.claim(self.rank, number)
@@ -154,6 +158,15 @@ class Ledger:
                 return number  # it is written; `open` reports that the store keeps no checksum of it
             else:
                 return number
+
+    def _left_before_the_run(self, incarnation: int) -> int:
+        if incarnation == 1:
+            return self._memory.left_ns or 0
+        body = self._bucket.get(self.layout.claim(self.rank, 1), COMMIT_MAX_BYTES) or b""
+        try:
+            return Claim.model_validate_json(body, by_alias=True, by_name=False).left_ns
+        except ValidationError:
+            return 0  # of an older version, or gone
 
     def check_fence(self) -> None:
         """Check that no newer writer has claimed this rank. Claims of other ranks do not count.

@@ -50,17 +50,15 @@ class Agent:
         self._signaller = Signaller(task, memory)
         self._watcher = Watcher(task.config, stop.inside(task.config.stop_file), paths.control / saved.NAME)
         self._board = Board(task.pod, since_ns)
-        self._shipper = self._make_shipper(memory, since_ns) if task.config.destination else NoShipper()
+        self._shipper = self._make_shipper(memory) if task.config.destination else NoShipper()
         self._sigterm = False
         self._dead = False
         self._complained: tuple[str, ...] = ()
 
-    def _make_shipper(self, memory: PodMemory, since_ns: int) -> Shipper:
+    def _make_shipper(self, memory: PodMemory) -> Shipper:
         store = bucket.Bucket(bucket.client(self._task.config), self._task.layout.bucket)
         ledger = Ledger(store, self._task, memory)
-        shipper = Shipper(self._task, store, ledger, self._watcher, self._board, self._pace)
-        shipper.since_ns = since_ns
-        return shipper
+        return Shipper(self._task, store, ledger, self._watcher, self._board, self._pace, memory)
 
     def run(self) -> int:
         """Run until SIGTERM, and after it until the last commit is written. Return the exit code."""

@@ -50,6 +50,8 @@ class Wish(NamedTuple):
     """The operator could not verify the previous attempt: ship every file again, name and copy nothing."""
     status: str | None = None
     """Why the run ends."""
+    inherited_ns: int = 0
+    """Checkpoints without a newer file than this were left by an earlier run."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def next_job(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job | N
     pointed = covered.covers(_pointers(view))
     if wish.reason == "checkpoint" and pointed and covered.covers(_without_logs(newest.unit)):
         return None
-    checkpoint = _about(newest)
+    checkpoint = _about(newest, wish)
     again = None if wish.afresh else covered.manifest_of(newest.unit, complete=True)
     if again and (pointed or wish.reason != "checkpoint"):
         return Job(wish, checkpoint, again=again)
@@ -97,7 +99,7 @@ def _final(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job:
     left = Unit(TEMPORARY, WHOLE, view.scan.temporary) if view.scan.temporary else None
     everything = [one.unit for one in reversed(view.seen)] + [one for one in (view.rest, left) if one]
     missing = [unit for unit in everything if wish.afresh or not covered.covers(unit)]
-    checkpoint = _with(left, _about(about, beside=partial if whole else None))
+    checkpoint = _with(left, _about(about, wish, beside=partial if whole else None))
     unread = view.scan.unread
     skipped = (Skipped(path=names.to_text(unread[0]), reason=unread[1], regular=True),) if unread else ()
     if about and not missing and not skipped:
@@ -126,7 +128,7 @@ def _pointers(view: View) -> Unit:
     return Unit(WHOLE, WHOLE, {path: files[path] for path in view.pointers & files.keys()})
 
 
-def _about(seen: Seen | None, beside: Seen | None = None) -> Checkpoint | None:
+def _about(seen: Seen | None, wish: Wish, beside: Seen | None = None) -> Checkpoint | None:
     if seen is None:
         return None
     evidence = seen.verdict.evidence
@@ -137,6 +139,7 @@ def _about(seen: Seen | None, beside: Seen | None = None) -> Checkpoint | None:
         file=seen.unit.single,
         step=seen.unit.step,
         epoch=seen.unit.epoch,
+        inherited=seen.unit.mtime_ns <= wish.inherited_ns,
         complete=seen.complete,
         evidence=names.to_text(evidence),
     )

@@ -28,7 +28,7 @@ from trainingrun_operator.checkpoints.bucket import (
 from trainingrun_operator.checkpoints.documents import Manifest
 
 if TYPE_CHECKING:
-    from trainingrun_operator.agent.config import Pace, Task
+    from trainingrun_operator.agent.config import Pace, PodMemory, Task
     from trainingrun_operator.agent.ledger import Ledger
     from trainingrun_operator.agent.plan import Job, Wish
     from trainingrun_operator.agent.report import Board
@@ -69,9 +69,12 @@ class NoShipper:
 class Shipper:
     """Makes every call to the bucket, on one thread. Other threads leave their requests here."""
 
-    def __init__(self, task: Task, bucket: Bucket, ledger: Ledger, watcher: Watcher, board: Board, pace: Pace) -> None:
+    def __init__(
+        self, task: Task, bucket: Bucket, ledger: Ledger, watcher: Watcher, board: Board, pace: Pace, memory: PodMemory
+    ) -> None:
         self._task = task
         self._bucket = bucket
+        self._memory = memory
         self._ledger = ledger
         self._watcher = watcher
         self._board = board
@@ -91,6 +94,7 @@ class Shipper:
         self._owed = Owed(task.config.quiet_seconds)
         self._recheck = Recheck(task.config.path, ledger, board, lambda: self._closed)
         self.since_ns = 0
+        """Files without a newer modification time were left by an earlier pod."""
         self.outcome: int | None = None
         """The exit code once the work is done."""
 
@@ -185,6 +189,7 @@ class Shipper:
 
     def _step(self) -> float:
         if not self._ledger.is_open:
+            self._note_left()
             self._ledger.open()
             if self._view:
                 self._board.unsaved(self._ledger.unsaved_bytes(self._view.scan.entries))
@@ -214,7 +219,17 @@ class Shipper:
             self._fence_seen = time.monotonic()
         return self._pace.scan
 
+    def _note_left(self) -> None:
+        """Tell what this pod writes from what an earlier one had left, by the first look at the volume."""
+        if self._memory.left_ns is None:
+            self._memory.remember_left(entry.mtime_ns for entry in self._watcher.look().scan.everything.values())
+        self.since_ns = (self._memory.left_ns or 0) + 1
+        self._board.since(self.since_ns)
+
     def _current_wish(self) -> Wish:
+        return self._asked()._replace(inherited_ns=self._ledger.inherited_ns)
+
+    def _asked(self) -> Wish:
         save = self._save
         pending = save is not None and (
             not self._ledger.has_answered(save) or self._owed.by(Request(save.id, save.attempt))

@@ -193,3 +193,5 @@ class Claim(Model):
     run: RunRef
     pod: PodRef
     claimed_at: str = ""
+    left_ns: Reported = 0
+    """Modification time of the newest file that was in the volume before the pod started; 0: there was none."""

@@ -18,10 +18,10 @@ ODD = ".names"
 _WORD = r"(?:tmp|temp|temporary|partial|incomplete|unfinished|in[-_]?progress)"
 _TEMPORARY = re.compile(
     rf"""
-      [._~]*{_WORD}(?:[-_.\d].*)?          # tmp-checkpoint-100, tmp_step_100, .tmp_a, temp
-    | \.tmp.*                            # .tmpx7f
-    | tmp[a-z0-9_]{{8}}                   # the names of Python's tempfile
-    | .*[^a-z0-9]{_WORD}\d*(?:\.\w{{1,12}})?  # step1000-tmp, ckpt-12_temp, model.partial, model_tmp.pt
+      [._~]*{_WORD}[-_.\d].*           # tmp-checkpoint-100, tmp_step_100, temp.pt
+    | \.tmp.*                         # .tmpx7f
+    | tmp[a-z0-9_]{{8}}                # the names of Python's tempfile
+    | .*[^a-z0-9]{_WORD}\d*           # step1000-tmp, ckpt-12_temp, model.partial
     | .*\.tmp(?:\d|[-._~]|[a-z0-9]{{6,}}\Z).* # checkpoint_1000.tmp-1699999999, model.pt.tmp.17
     | .*\.tempstate\d*                  # TensorFlow's data while it is written
     | .*\.orbax-checkpoint-tmp.*

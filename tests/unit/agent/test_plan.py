@@ -43,17 +43,20 @@ def view(
     temporary: tuple[str, ...] = (),
     unread: tuple[str, str] | None = None,
     error: str = "",
+    pointers: tuple[str, ...] = (),
 ) -> View:
     seen = []
     for step in sorted((*complete, *half)):
         files = {f"step_{step}/w": Entry(1, step, step, 0o644)}
-        unit = units.Unit(f"step_{step}", f"step_{step}", files, units.Number(step, step))
+        unit = units.Unit(f"step_{step}", f"step_{step}", files, units.Number(-1, step))
         seen.append(detect.Seen(unit, detect.Verdict(step in complete, "so it is")))
     others = {path: Entry(1, 1, 1, 0o644) for path in rest}
     entries = others | {path: entry for one in seen for path, entry in one.unit.files.items()}
     beside = units.Unit(".", ".", others) if others else None
     unfinished = {path: Entry(1, 1, 1, 0o644) for path in temporary}
-    return View(Scan(entries, unfinished, error=error, unread=unread), tuple(seen), beside)
+    return View(
+        Scan(entries, unfinished, error=error, unread=unread), tuple(seen), beside, pointers=frozenset(pointers)
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,6 +75,14 @@ def view(
         (view(), Bucket(), FINAL, []),
         (view(1, rest=("a",)), Bucket("step_1/w", "a", about="step_1"), FINAL, "again"),
         (view(1, rest=("a",)), Bucket("step_1/w", about="step_1"), FINAL, ["a", "step_1"]),
+        (
+            view(1, rest=("latest",), pointers=("latest",)),
+            Bucket("step_1/w", about="step_1"),
+            Wish(),
+            ["latest", "step_1"],
+        ),
+        (view(1, rest=("latest",), pointers=("latest",)), Bucket("step_1/w", "latest", about="step_1"), Wish(), None),
+        (view(1, rest=("notes",)), Bucket("step_1/w", about="step_1"), Wish(), None),
         (view(1, 2), Bucket("step_1/w", "step_2/w", about="step_2"), AFRESH, ["step_1", "step_2"]),
         (view(1, temporary=("tmp-x/w",)), Bucket(), Wish(), ["step_1"]),
         (view(temporary=("tmp-x/w",)), Bucket(), Wish(), None),
@@ -98,6 +109,9 @@ def view(
         "and says so if there is nothing",
         "and names again what is there, if that is all",
         "but stands whole if anything is new",
+        "a pointer file that has changed is shipped again with its checkpoint",
+        "but only once",
+        "other small files are no reason for another generation",
         "a new attempt ships everything afresh",
         "temporary names are not shipped while it trains",
         "also if there is nothing else",
@@ -150,6 +164,14 @@ def test_a_checkpoint_of_a_later_stage_is_shipped_though_its_step_is_lower():
     assert job.checkpoint
     assert (job.checkpoint.step, [one.path for one in job.files]) == (50, ["step_50/w"])
     assert plan.next_job(volume, Bucket("step_1000/w", "step_50/w"), Wish(), since_ns=0) is None
+
+
+def test_a_checkpoint_of_an_earlier_run_is_marked_so():
+    for newest_left, inherited in ((0, False), (1, False), (2, True), (3, True)):
+        job = plan.next_job(view(2), Bucket(), Wish(inherited_ns=newest_left), since_ns=0)
+        assert job
+        assert job.checkpoint
+        assert job.checkpoint.inherited is inherited
 
 
 def test_temporary_names_alone_are_an_unfinished_checkpoint():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from trainingrun_operator.agent.volume.formats import State
 from trainingrun_operator.agent.volume.layouts import TREE
+from trainingrun_operator.agent.volume.layouts.dcp import DATA, METADATA
 from trainingrun_operator.agent.volume.layouts.unknown import Files
 from trainingrun_operator.agent.volume.units import is_log, place
 
@@ -27,6 +28,7 @@ SIBLINGS = 2
 """So many other units must have a file before it is missing in one that has not."""
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<index>\d+)-of-(?P<count>\d+)(?P<suffix>\.[^/]*)?", re.DOTALL)
 _SHARDS_MAX = 100_000
+INDEX = ".index.json"
 _DIGITS = re.compile(r"\d+")
 _OPEN_NAMES = frozenset({Files.name, TREE})
 """Layouts without a rule of their own for what is complete."""
@@ -67,6 +69,8 @@ class Circumstances(NamedTuple):
     """A file under a temporary name inside the unit that is as new as the unit."""
     lacking: str = ""
     """A file that the units of the same layout have, and this one has not."""
+    alone: bool = True
+    """The run has one pod, so that every file of a checkpoint is in this volume."""
     precedent: bool = False
     """Another unit of the layout has the same files and is older: a single whole file is all there is."""
 
@@ -79,9 +83,11 @@ def marker(unit: Unit) -> str:
     return next((f"{name}, which the writer creates last, is there" for name in LAST_WRITTEN if name in inside), "")
 
 
-def _missing(inside: Mapping[str, str], probes: Mapping[str, Probe]) -> str:
+def _missing(inside: Mapping[str, str], probes: Mapping[str, Probe], *, alone: bool) -> str:
     """Return a file that is missing: other files of the unit refer to it."""
     for name, path in inside.items():
+        if name.endswith(METADATA) and not alone:
+            continue  # other pods have the files of other ranks
         folder = name[: len(name) - len(name.rsplit("/", 1)[-1])]
         for need in sorted(probes[path].needs):
             if folder + need not in inside and not _is_stale(name, inside):
@@ -99,19 +105,24 @@ def _missing(inside: Mapping[str, str], probes: Mapping[str, Probe]) -> str:
 
 def _is_stale(index: str, inside: Mapping[str, str]) -> bool:
     """Whether an index is of an earlier, sharded save: the model lies beside it as one file, and no shard does."""
-    whole = index.removesuffix(".index.json")
+    if not index.endswith(INDEX):
+        return False
+    whole = index.removesuffix(INDEX)
     stem, _, suffix = whole.rpartition(".")
     return whole in inside and not any(
         name.startswith(f"{stem}-") and name.endswith(f".{suffix}") and _SHARD.fullmatch(name) for name in inside
     )
 
 
-def _without_metadata(inside: Mapping[str, str]) -> str:
-    """Return the folder of a distributed checkpoint that lacks its metadata, with a slash; `.` for the unit itself."""
+def _without_metadata(inside: Mapping[str, str], *, alone: bool) -> str:
+    """Return the folder of a distributed checkpoint that lacks its metadata; `.` for the unit itself.
+
+    In a run of several pods, the metadata is in the volume of the pod that has the files of rank 0.
+    """
     for name in inside:
-        if name.endswith(".distcp"):
-            folder, slash, _ = name.rpartition("/")
-            if f"{folder}{slash}.metadata" not in inside:
+        if name.endswith(DATA):
+            folder, slash, file = name.rpartition("/")
+            if (alone or file.startswith("__0_")) and f"{folder}{slash}{METADATA}" not in inside:
                 return folder or "."
     return ""
 
@@ -124,10 +135,10 @@ def _against(unit: Unit, probes: Mapping[str, Probe], about: Circumstances) -> s
             return f"{name}: {probes[path].why}"
     if unit.evidence.missing:
         return unit.evidence.missing
-    if folder := _without_metadata(inside):
+    if folder := _without_metadata(inside, alone=about.alone):
         where = "" if folder == "." else f"{folder}: "
         return f"{where}no .metadata, which torch.distributed.checkpoint writes last"
-    if name := _missing(inside, probes):
+    if name := _missing(inside, probes, alone=about.alone):
         return f"{name} is missing"
     if about.temporary and not marker(unit):
         return f"{about.temporary} is being written in it, or was left unfinished"
@@ -228,7 +239,7 @@ def being_written(seen: Sequence[Seen], since_ns: int) -> Seen | None:
 def _is_later(one: Unit, other: Unit) -> bool:
     """Whether a unit of the same kind of numbers was written as a whole after another one."""
     kinds = [(unit.step is None, unit.epoch is None or unit.step is not None) for unit in (one, other)]
-    return kinds[0] == kinds[1] and one.oldest_ns > other.mtime_ns
+    return kinds[0] == kinds[1] and not one.derived and one.oldest_ns > other.mtime_ns
 
 
 def _furthest(seen: Sequence[Seen]) -> Seen | None:

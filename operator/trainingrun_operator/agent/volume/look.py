@@ -73,6 +73,7 @@ class Watcher:
     def __init__(self, config: AgentConfig, stop_file: str, saved_file: Path | None = None) -> None:
         self._root = config.path
         self._pinned = config.format
+        self._alone = config.world_size == 1
         self._saved_file = saved_file
         self._said: dict[tuple[str, int], Mapping[str, Entry]] = {}
         """The files of each word of the training when it was first read."""
@@ -100,7 +101,13 @@ class Watcher:
             for unit in candidates:
                 lacking, precedent = compared.get(unit.name, ("", False))
                 about = detect.Circumstances(
-                    quiet[unit.name], self._settle, ended, temporary.get(unit.name, ""), lacking, precedent=precedent
+                    quiet[unit.name],
+                    self._settle,
+                    ended,
+                    temporary.get(unit.name, ""),
+                    lacking,
+                    alone=self._alone,
+                    precedent=precedent,
                 )
                 verdict = detect.judge(unit, probes, about)
                 seen.append(detect.Seen(unit, verdict, quiet[unit.name]))

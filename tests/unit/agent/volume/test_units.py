@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from trainingrun_operator.agent.volume import units
+from trainingrun_operator.agent.volume.layouts.reading import Reading, read
 from trainingrun_operator.agent.volume.scan import Entry, Filter, scan
-from trainingrun_operator.agent.volume.units import Number
 
 
 def entries(*paths: str):
@@ -14,65 +14,60 @@ def entries(*paths: str):
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "step", "epoch"),
     [
-        ("checkpoint-1200", Number(1200, 1200)),
-        ("step_1200", Number(1200, 1200)),
-        ("global_step1200", Number(1200, 1200)),
-        ("epoch=3-step=1200", Number(1200, 1200)),
-        ("epoch=3-step=1200.ckpt", Number(1200, 1200)),
-        ("1200", Number(1200, 1200)),
-        ("iter_0001200", Number(1200, 1200)),
-        ("epoch_3", Number(3, None)),
-        ("run-2024", None),
-        ("rank0", None),
-        ("logs", None),
+        ("checkpoint-1200", 1200, None),
+        ("step_1200", 1200, None),
+        ("global_step1200", 1200, None),
+        ("epoch=3-step=1200", 1200, 3),
+        ("iter_0001200", 1200, None),
+        ("epoch_3", None, 3),
+        ("3epoch", None, 3),
+        ("model_1200_steps", 1200, None),
+        ("03-0.09", None, 3),
+        ("step_100_loss_0.5", 100, None),
+        ("checkpoint-2024-01-05", None, None),
+        ("checkpoint_20240105", None, None),
+        ("checkpoint-1700000000", None, None),
+        ("checkpoint-7b", None, None),
+        ("checkpoint-v2", None, None),
+        ("step=0.95", None, None),
+        ("1200", None, None),
+        ("model-1200", None, None),
+        ("run-2024", None, None),
+        ("rank0", None, None),
+        ("logs", None, None),
+        ("deepstep", None, None),
+        ("resnet50-0676ba61", None, None),
     ],
     ids=[
         "Hugging Face's folder",
         "a step folder",
         "DeepSpeed's folder",
-        "Lightning's name counts by step, not by epoch",
-        "Lightning's sharded folder",
-        "digits only",
+        "Lightning's name has both",
         "Megatron's folder with leading zeros",
-        "an epoch orders but is no step",
+        "an epoch is no step",
+        "the word may stand behind the number",
+        "also behind a step",
+        "Keras' own example",
+        "the decimals behind a step are none",
+        "a day is no step",
+        "also without dashes",
+        "seconds since 1970 are no step",
+        "a model's size is no step",
+        "a version is no step",
+        "a decimal is no step",
+        "digits alone do not say what they count",
+        "neither does a number behind another word",
         "a year is no step",
         "a rank is no step",
         "a name without a number",
-    ],
-)
-def test_the_number_in_a_folders_name(name, expected):
-    assert units.number_of(name) == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("model-1200.pt", Number(1200, 1200)),
-        ("epoch=1-step=200.ckpt", Number(200, 200)),
-        ("ckpt_500.npz", Number(500, 500)),
-        ("model-00001-of-00003.safetensors", None),
-        ("rng_state_0.pth", None),
-        ("events.out.tfevents.1700000000.host", None),
-        ("model-abc123.pt", None),
-        ("notes-1200.txt", None),
-        ("last.ckpt", None),
-    ],
-    ids=[
-        "a trailing number",
-        "Lightning's file",
-        "a keyword and a number",
-        "a shard is no step",
-        "a rank's state is no step",
-        "a log's time is no step",
+        "a word without a number",
         "a hash is no step",
-        "a text is no checkpoint",
-        "no number at all",
     ],
 )
-def test_the_number_in_a_files_name(name, expected):
-    assert units.number_of_file(name) == expected
+def test_a_name_says_what_its_number_counts(name, step, epoch):
+    assert read(name) == Reading(step, epoch)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +77,9 @@ def test_the_number_in_a_files_name(name, expected):
         (["model-1.pt", "model-2.pt", "log.txt"], ["model-1.pt", "model-2.pt"], ["log.txt"]),
         (["checkpoint-1/a", "model-9.pt"], ["checkpoint-1"], ["model-9.pt"]),
         (["model-1.pt", "optim-1.pt"], ["."], []),
+        (["model-00001-of-00003.safetensors"], [], ["model-00001-of-00003.safetensors"]),
+        (["rng_state_0.pth", "notes-1200.txt"], [], ["rng_state_0.pth", "notes-1200.txt"]),
+        (["events.out.tfevents.1700000000.host"], [], ["events.out.tfevents.1700000000.host"]),
         (["a/checkpoint-1/x", "model.pt"], [], ["a/checkpoint-1/x", "model.pt"]),
         ([], [], []),
     ],
@@ -90,6 +88,9 @@ def test_the_number_in_a_files_name(name, expected):
         "without folders, numbered files are units",
         "beside numbered folders, a numbered file is rest",
         "files of the same number belong together",
+        "a shard has no number",
+        "a rank's state and a text have none",
+        "a log's time is none",
         "only direct children are units",
         "nothing is nothing",
     ],

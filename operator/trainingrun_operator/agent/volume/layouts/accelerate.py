@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from trainingrun_operator.agent.volume.layouts.hugging_face import OF_THE_TRAINER
 from trainingrun_operator.agent.volume.layouts.reading import read
 from trainingrun_operator.agent.volume.layouts.tree import Found
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _RANDOM = re.compile(r"random_states_\d+\.pkl")
 _STATES = frozenset({"optimizer.bin", "scheduler.bin", "sampler.bin", "optimizer_0"})
+_OF_KOHYA = "-state"
+"""The state beside a file of sd-scripts: `numbered` puts the two together."""
 _SAVE = re.compile(r"checkpoint_(\d+)")
 _STEP = re.compile(r"checkpoint-(\d+)")
 _OF_DIFFUSERS = re.compile(r"diffusion_pytorch_model.*|pytorch_lora_weights\.(?:safetensors|bin)")
@@ -33,6 +36,8 @@ class Accelerate:
     def find(self, tree: Tree) -> Iterator[Found]:
         """Return every numbered folder with a state of Accelerate, or ``checkpoint-N`` with weights of diffusers."""
         for top in tree.folders:
+            if top.firsts & OF_THE_TRAINER or top.name.endswith(_OF_KOHYA):
+                continue
             random = any(_RANDOM.fullmatch(name) for name in top.firsts)
             if not (random or top.firsts & _STATES or _is_begun(top)):
                 continue

@@ -37,6 +37,8 @@ class DeepSpeed:
             against = pointers.behind(tree, top.name, step if step is not None else epoch)
             if against is None and len(tags) > 1:
                 yield Found((top.name,), step, epoch)  # `save_latest=False`
+            elif against is None and not _of_first_rank(top):
+                yield Found((top.name,), step, epoch)  # another pod has rank 0's files, and the pointer
             elif against is None:
                 yield Found((top.name,), step, epoch, missing="no file latest beside it, which DeepSpeed writes last")
             else:
@@ -46,3 +48,7 @@ class DeepSpeed:
 
 def _has_states(top: Top) -> bool:
     return any(name.endswith(_STATES) for name in top.firsts)
+
+
+def _of_first_rank(top: Top) -> bool:
+    return any(name.startswith(("mp_rank_00_", "zero_pp_rank_0_", "layer_")) for name in top.firsts)

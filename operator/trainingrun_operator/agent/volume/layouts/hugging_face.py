@@ -21,7 +21,7 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 _WEIGHTS = re.compile(
     r"(?:model|pytorch_model|adapter_model|tf_model|flax_model)(?:[-.].*)?\.(?:safetensors|bin|h5|msgpack)(?:\.index\.json)?"
 )
-_OF_THE_TRAINER = frozenset({STATE, "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"})
+OF_THE_TRAINER = frozenset({STATE, "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"})
 _TAG = re.compile(r"global_step\d+")
 _DIGITS = re.compile(r"\d+")
 
@@ -47,13 +47,13 @@ class HuggingFace:
 
 
 def _is_own(top: Top) -> bool:
-    if top.firsts & _OF_THE_TRAINER:
+    if top.firsts & OF_THE_TRAINER:
         return True
     return "config.json" in top.firsts or any(_WEIGHTS.fullmatch(name) for name in top.firsts)
 
 
 def _no_state(top: Top) -> str:
-    if not (top.firsts & _OF_THE_TRAINER or any(_WEIGHTS.fullmatch(name) for name in top.firsts)):
+    if not (top.firsts & OF_THE_TRAINER or any(_WEIGHTS.fullmatch(name) for name in top.firsts)):
         others = [name for name in top.firsts if name.endswith((".bin", ".pt", ".safetensors"))]
         if others:
             return (
@@ -68,7 +68,7 @@ def _never_has_state(top: Top, own: list[tuple[Top, int]]) -> bool:
 
     Two saves that were killed look the same only if they were killed at the same file.
     """
-    if top.firsts & _OF_THE_TRAINER:
+    if top.firsts & OF_THE_TRAINER:
         return False
     return any(other is not top and STATE not in other.firsts and _shape(other) == _shape(top) for other, _ in own)
 

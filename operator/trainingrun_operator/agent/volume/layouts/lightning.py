@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from trainingrun_operator.agent.volume.layouts.dcp import METADATA
 from trainingrun_operator.agent.volume.layouts.reading import read
 from trainingrun_operator.agent.volume.layouts.tree import Found
 
@@ -51,4 +52,6 @@ def _written(top: Top) -> tuple[str, str]:
         )
     if "meta.pt" in top.firsts:
         return "meta.pt, which is written last, is there", ""
-    return "", "no meta.pt in it, which is written last"
+    if METADATA in top.firsts or any(name.startswith("__0_") for name in top.firsts):
+        return "", "no meta.pt in it, which is written last"
+    return "", ""  # another pod has rank 0's files

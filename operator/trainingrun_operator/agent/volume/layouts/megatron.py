@@ -35,11 +35,18 @@ class Megatron:
                 continue
             step = int(match[1])
             against = pointers.behind(tree, top.name, step)
-            if against is None:
+            if against is None and not _of_first_rank(top):
+                against = ""  # another pod has rank 0's files, and the pointer
+            elif against is None:
                 against = f"no file {pointers.MEGATRON} beside it, which Megatron writes last"
-            marker = "" if against else f"{pointers.MEGATRON} names it or a later one"
+            pointed = pointers.MEGATRON in tree.tops
+            marker = "" if against or not pointed else f"{pointers.MEGATRON} names it or a later one"
             yield Found((top.name,), step, marker=marker, missing=against)
 
 
 def _is_own(top: Top) -> bool:
     return bool(top.basenames & _OWN) or any(_RANK.fullmatch(name) for name in top.firsts)
+
+
+def _of_first_rank(top: Top) -> bool:
+    return "common.pt" in top.firsts or any(name.startswith(("mp_rank_00", "__0_")) for name in top.firsts)

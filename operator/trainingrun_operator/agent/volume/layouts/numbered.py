@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from trainingrun_operator.agent.volume.layouts.tree import Tree
 
 
+_TOGETHER_NS = 600 * 10**9
+"""A file that is replaced with every checkpoint may be written before it: by less than this."""
+MODEL = "model"
+"""The role of a file whose name says none."""
+
+
 @dataclass(frozen=True)
 class Family:
     """One writer's names."""
@@ -147,15 +153,17 @@ def _of_family(family: Family, tree: Tree) -> Iterator[Found]:
     wanted = _wanted(family, roles)
     last = max(made, key=lambda group: _place(made[group]), default=None)
     for group, found in made.items():
-        one = found._replace(missing=_missing(wanted[group] - roles[group]), pending=_pointed(tree, found))
+        one = found._replace(
+            missing=_missing(wanted[group] - roles[group]), pending=pointers.still_names_another(tree, found.members)
+        )
         yield _with_shared(family, tree, one) if group == last else one
 
 
 def _found(matches: list[re.Match[str]]) -> Found:
     said = matches[0].groupdict()
     step, epoch, count = (int(said[part]) if said.get(part) else None for part in ("step", "epoch", "count"))
-    names = sorted((match[0] for match in matches), key=lambda name: (len(name), name))
-    return Found(tuple(names), step, epoch, count)
+    ordered = sorted(matches, key=lambda match: (_role(match) != MODEL, match[0]))
+    return Found(tuple(match[0] for match in ordered), step, epoch, count)
 
 
 def _place(found: Found) -> tuple[int, int, int]:
@@ -164,7 +172,7 @@ def _place(found: Found) -> tuple[int, int, int]:
 
 
 def _role(match: re.Match[str]) -> str:
-    return (match.groupdict().get("role") or "model").strip("_-")
+    return (match.groupdict().get("role") or MODEL).strip("_-")
 
 
 def _wanted(family: Family, roles: dict[tuple[str, ...], frozenset[str]]) -> dict[tuple[str, ...], frozenset[str]]:
@@ -197,20 +205,3 @@ def _with_shared(family: Family, tree: Tree, newest: Found) -> Found:
     old = next((top.name for top in shared if top.mtime_ns < min(times)), "")
     pending = f"{old} is older than it" if old else newest.pending
     return newest._replace(members=(*newest.members, *joined), pending=pending)
-
-
-_TOGETHER_NS = 600 * 10**9
-"""A file that is replaced with every checkpoint may be written before it: by less than this."""
-
-
-def _pointed(tree: Tree, found: Found) -> str:
-    """Return that the pointer beside still names another file: it is written next."""
-    if pointers.DETECTRON not in tree.tops or tree.tops[pointers.DETECTRON].folder:
-        return ""
-    text = tree.text(pointers.DETECTRON).strip()
-    if not text or text.rsplit("/", 1)[-1] in found.members:
-        return ""
-    mine = max(tree.tops[name].mtime_ns for name in found.members)
-    if tree.tops[pointers.DETECTRON].mtime_ns >= mine:
-        return ""
-    return f"the pointer file {pointers.DETECTRON} still names {text}"

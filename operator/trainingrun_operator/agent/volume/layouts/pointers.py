@@ -6,6 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from trainingrun_operator.agent.volume.layouts.tree import Tree
 
 DEEPSPEED = "latest"
@@ -38,3 +40,15 @@ def behind(tree: Tree, name: str, number: int | None) -> str | None:
     if tree.tops[name].mtime_ns > tree.tops[pointer].mtime_ns:
         return f"the pointer file {pointer} is older, and names {text or 'nothing'}"
     return ""
+
+
+def still_names_another(tree: Tree, members: Collection[str]) -> str:
+    """Return that the pointer beside some files names another file and is older: the writer is about to change it."""
+    pointer = tree.tops.get(DETECTRON)
+    if pointer is None or pointer.folder:
+        return ""
+    text = tree.text(DETECTRON).strip()
+    if not text or text.rsplit("/", 1)[-1] in members:
+        return ""
+    written = max(tree.tops[name].mtime_ns for name in members)
+    return f"the pointer file {DETECTRON} still names {text}" if pointer.mtime_ns < written else ""

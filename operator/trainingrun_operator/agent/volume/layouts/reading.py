@@ -20,10 +20,10 @@ _DATE = re.compile(
 )
 """A day, with or without its time; seconds or milliseconds since 1970."""
 _STEP = re.compile(
-    rf"(?:^|[^a-z])(?:global[-_]?)?(?:steps?|iters?|iterations?|batch|ba|updates?)[-_=]?(\d+){_END}", re.IGNORECASE
+    rf"(?:^|[^a-z])(?:global[-_]?)?(?:steps?|iters?|iterations?|batch|updates?)[-_=]?(\d+){_END}", re.IGNORECASE
 )
 _STEP_AFTER = re.compile(r"(?:^|[^\d.a-z])(\d+)[-_]?(?:steps?|iters?|iterations?|updates?)(?![a-z])", re.IGNORECASE)
-_EPOCH = re.compile(rf"(?:^|[^a-z])(?:epochs?|ep)[-_=]?(\d+){_END}", re.IGNORECASE)
+_EPOCH = re.compile(rf"(?:^|[^a-z])(?:epochs?|(?<![a-z0-9])ep)[-_=]?(\d+){_END}", re.IGNORECASE)
 _EPOCH_AFTER = re.compile(r"(?:^|[^\d.a-z])(\d+)[-_]?epochs?(?![a-z])", re.IGNORECASE)
 _BEFORE_METRIC = re.compile(r"(?:^|(?<!\d)\.|[^\d.])(\d{1,6})[-_]\d+\.\d+")
 """``{epoch:02d}-{val_loss:.2f}``, Keras' own example; Lightning without the names of the metrics."""

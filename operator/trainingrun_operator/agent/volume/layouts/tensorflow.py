@@ -37,7 +37,7 @@ class TensorFlow:
             if match := _FILE.fullmatch(top.name):
                 bundles[match["prefix"]].append(match)
         for prefix, files in bundles.items():
-            names = sorted(match[0] for match in files)
+            names = sorted((match[0] for match in files), key=lambda name: (not name.endswith(".index"), name))
             if not any(match["of"] for match in files) and f"{prefix}.index" not in names:
                 continue
             counter = _COUNTER.fullmatch(prefix)

@@ -10,6 +10,7 @@ from collections import defaultdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from trainingrun_operator.agent.volume.layouts import pointers
 from trainingrun_operator.agent.volume.layouts.reading import read, stem_of, without_dates
 from trainingrun_operator.agent.volume.layouts.tree import Found
 
@@ -36,6 +37,10 @@ _SHARD = re.compile(r"-\d+-of-\d+\Z")
 _PART_OF_SOMETHING = re.compile(r"(?:rng_state|random_states|sampler|rank|shard)", re.IGNORECASE)
 
 
+_SERIES = frozenset({"decimal", "date", "hash", "version"})
+SMALL_BYTES = 1 << 20
+
+
 class Shape(NamedTuple):
     """A name with its numbers taken out."""
 
@@ -52,7 +57,7 @@ def shape_of(stem: str) -> Shape:
             numbers.append(int(match[0]))
             return "#"
         # Of two names that differ in these digits only, neither is another kind of file.
-        return f"<{match.lastgroup}>" if match.lastgroup in ("decimal", "date", "hash") else match[0]
+        return f"<{match.lastgroup}>" if match.lastgroup in _SERIES else match[0]
 
     return Shape(_TOKEN.sub(one, without_dates(stem)), tuple(numbers))
 
@@ -63,11 +68,28 @@ class Files:
     name = "Files"
 
     def find(self, tree: Tree) -> Iterator[Found]:
-        """Return numbered folders; without any, numbered files, those of one number together."""
-        folders = list(_folders(tree.folders))
-        yield from folders
-        if not folders:
-            yield from _files(tree.files)
+        """Return numbered folders; without any, numbered files, those of one number together; without any, a series of files."""
+        if folders := list(_folders(tree.folders)):
+            yield from folders
+        elif files := list(_files(tree.files)):
+            for found in files:
+                yield found._replace(pending=pointers.still_names_another(tree, found.members))
+        else:
+            yield from _series(tree)
+
+
+def _series(tree: Tree) -> Iterator[Found]:
+    """Return files whose names differ only in a day, a metric, a version or a hash: time orders them.
+
+    Only if nothing else of any size is there, because all of it could belong together.
+    """
+    large = [
+        top for top in tree.tops.values() if top.folder or sum(entry.size for entry in top.files.values()) > SMALL_BYTES
+    ]
+    saves = [top for top in tree.files if stem_of(top.name)[1]]
+    shapes = {shape_of(top.name) for top in saves}
+    if len(saves) > 1 and len(shapes) == 1 and "<" in next(iter(shapes)).text and all(top in saves for top in large):
+        yield from (Found((top.name,)) for top in saves)
 
 
 def _folders(folders: Iterable[Top]) -> Iterator[Found]:
