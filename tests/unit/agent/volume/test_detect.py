@@ -177,7 +177,12 @@ SHARDS = {f"model-0000{n}-of-00002.safetensors": safetensors() for n in (1, 2)}
         (HF | {"trainer_state.json": b"{"}, {"quiet": 1000}, False, "does not parse"),
         (SHARDS | STATE | {"m.index.json": INDEX.encode()}, {"quiet": 2}, True, "trainer_state.json"),
         ({"m.index.json": INDEX.encode()} | STATE, {"quiet": 2}, False, "model-00001-of-00002.safetensors is missing"),
-        (dict([next(iter(SHARDS.items()))]), {"ended": True, "folder": "step-1"}, False, "00002-of-00002.safetensors is missing"),
+        (
+            dict([next(iter(SHARDS.items()))]),
+            {"ended": True, "folder": "step-1"},
+            False,
+            "00002-of-00002.safetensors is missing",
+        ),
         ({"w.dat": b"x"}, {"quiet": 9}, False, "needs 10 s"),
         ({"w.dat": b"x"}, {"quiet": 11}, True, "unchanged for 10 s"),
         ({"w.dat": b"x"}, {"ended": True}, True, "ended"),
