@@ -330,11 +330,12 @@ def load_baselines(path: Path) -> int:
 
     path = max(path.glob("*_steps.zip"), key=lambda one: int(one.stem.split("_")[2])) if path.is_dir() else path
     model = DQN.load(path, device="cpu")
-    model.load_replay_buffer(
-        path.with_name(path.name.replace("model_", "model_replay_buffer_").replace(".zip", ".pkl"))
-    )
-    # The callback comes before the step of the moment is added.
-    same("the replay buffer", model.replay_buffer.pos + 1, model.num_timesteps)
+    buffer = path.with_name(path.name.replace("model_", "model_replay_buffer_").replace(".zip", ".pkl"))
+    # The zip alone is what the callback writes by default: a training goes on from it, with an empty buffer.
+    if buffer.exists():
+        model.load_replay_buffer(buffer)
+        # The callback comes before the step of the moment is added.
+        same("the replay buffer", model.replay_buffer.pos + 1, model.num_timesteps)
     return int(model.num_timesteps)
 
 
