@@ -82,7 +82,7 @@ class Pod:
         self.door = Door(self.objects)
         self.ledger = Ledger(self.door, task, memory)
         board = Board(task.pod, 0)
-        self.shipper = Shipper(task, self.door, self.ledger, Watcher(config, "STOP_TRAINING"), board, PACE, memory)
+        self.shipper = Shipper(task, self.door, self.ledger, Watcher(config, "STOP_TRAINING"), board, PACE)
         self.alive = True
         self.shipper.ask(self.asked, None)
 

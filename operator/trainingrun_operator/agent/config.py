@@ -8,15 +8,13 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from trainingrun_operator.agent import left
 from trainingrun_operator.api import exchange, names
 from trainingrun_operator.api.exchange import AgentConfig
 from trainingrun_operator.checkpoints.documents import PodRef, RunRef
 from trainingrun_operator.checkpoints.keys import Layout
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 CLOCK_SLACK_SECONDS = 0.05
 """File systems stamp files with a coarse clock that lags the wall clock by some milliseconds."""
@@ -118,25 +116,14 @@ class PodMemory:
         """Wall clock of this node. Older files in the volume are of an earlier pod."""
         self.incarnation: int | None = stored.get("incarnation")
         self.signalled: str | None = stored.get("signalled")
-        self.left_ns: int | None = stored.get("leftNs")
-        """Modification time of the newest file that an earlier pod had left in the volume; 0: none. None: not looked yet."""
+        self.left_ns = left.read(control, pod_uid)
+        """Modification time of the newest file that was in the volume before the training started; None: not known."""
         self._write()
 
     def remember_incarnation(self, incarnation: int) -> None:
         """Store the claimed incarnation for a restarted agent of this pod."""
         self.incarnation = incarnation
         self._write()
-
-    def remember_left(self, mtimes_ns: Iterable[int]) -> int:
-        """Store the newest time, before this pod's start, of the files that the first look has found. Return it.
-
-        Later files are newer by the same clock, which is that of the volume's server and may differ from this node's.
-        """
-        if self.left_ns is None:
-            started_ns = int(self.started_at * 1e9)
-            self.left_ns = max((mtime for mtime in mtimes_ns if mtime < started_ns), default=0)
-            self._write()
-        return self.left_ns
 
     def remember_signal(self, request_id: str) -> None:
         """Store, before the signal is sent, that this stop has sent it. A second signal may make a training exit at once."""

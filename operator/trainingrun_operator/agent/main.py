@@ -38,7 +38,7 @@ class Agent:
 
     def __init__(self, task: Task, paths: Paths, pace: Pace) -> None:
         memory = PodMemory(paths.control, task.pod.uid)
-        since_ns = int(memory.started_at * 1e9)
+        since_ns = int(memory.started_at * 1e9) if memory.left_ns is None else memory.left_ns + 1
         self._task = task
         self._paths = paths
         self._pace = pace
@@ -50,15 +50,17 @@ class Agent:
         self._signaller = Signaller(task, memory)
         self._watcher = Watcher(task.config, stop.inside(task.config.stop_file), paths.control / saved.NAME)
         self._board = Board(task.pod, since_ns)
-        self._shipper = self._make_shipper(memory) if task.config.destination else NoShipper()
+        self._shipper = self._make_shipper(memory, since_ns) if task.config.destination else NoShipper()
         self._sigterm = False
         self._dead = False
         self._complained: tuple[str, ...] = ()
 
-    def _make_shipper(self, memory: PodMemory) -> Shipper:
+    def _make_shipper(self, memory: PodMemory, since_ns: int) -> Shipper:
         store = bucket.Bucket(bucket.client(self._task.config), self._task.layout.bucket)
         ledger = Ledger(store, self._task, memory)
-        return Shipper(self._task, store, ledger, self._watcher, self._board, self._pace, memory)
+        shipper = Shipper(self._task, store, ledger, self._watcher, self._board, self._pace)
+        shipper.since_ns = since_ns
+        return shipper
 
     def run(self) -> int:
         """Run until SIGTERM, and after it until the last commit is written. Return the exit code."""

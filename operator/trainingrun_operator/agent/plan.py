@@ -139,6 +139,7 @@ def _about(seen: Seen | None, wish: Wish, beside: Seen | None = None) -> Checkpo
         file=seen.unit.single,
         step=seen.unit.step,
         epoch=seen.unit.epoch,
+        format=seen.unit.layout,
         inherited=seen.unit.mtime_ns <= wish.inherited_ns,
         complete=seen.complete,
         evidence=names.to_text(evidence),

@@ -63,11 +63,6 @@ class Board:
         self._trouble: dict[str, Trouble] = {}
         self._signal_trouble = ""
 
-    def since(self, since_ns: int) -> None:
-        """Record from when on files are this pod's."""
-        with self._lock:
-            self._since_ns = since_ns
-
     def looked(self, view: View) -> None:
         """Record the last look at the volume."""
         with self._lock:

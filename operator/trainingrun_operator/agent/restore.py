@@ -8,10 +8,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from trainingrun_operator.agent import process, stop
+from trainingrun_operator.agent import left, process, stop
 from trainingrun_operator.agent.config import Paths, Task
 from trainingrun_operator.agent.volume import detect
 from trainingrun_operator.agent.volume.look import Watcher
+from trainingrun_operator.agent.volume.scan import Filter, scan
 from trainingrun_operator.checkpoints import bucket as buckets
 from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.bucket import Bucket, StoreError, code_of, describe
@@ -181,10 +182,14 @@ def run(paths: Paths | None = None, limit_seconds: float | None = None, retry_se
     if limit_seconds is None and (limit := os.environ.get(LIMIT_ENV)):
         limit_seconds = float(limit)
     started = time.monotonic()
-    restore = Restore(task, paths or Paths(), Bucket(buckets.client(task.config), task.layout.bucket))
+    paths = paths or Paths()
+    restore = Restore(task, paths, Bucket(buckets.client(task.config), task.layout.bucket))
     while True:
         try:
-            return 0 if restore.once() else 1
+            done = restore.once()
+            found = scan(task.config.path, Filter()).everything
+            left.note(paths.control, task.pod.uid, (entry.mtime_ns for entry in found.values()))
+            return 0 if done else 1
         except StoreError as failure:
             waited = time.monotonic() - started
             log.warning("The bucket has failed for %.0f s: %s: %s.", waited, code_of(failure), describe(failure))

@@ -28,7 +28,7 @@ from trainingrun_operator.checkpoints.bucket import (
 from trainingrun_operator.checkpoints.documents import Manifest
 
 if TYPE_CHECKING:
-    from trainingrun_operator.agent.config import Pace, PodMemory, Task
+    from trainingrun_operator.agent.config import Pace, Task
     from trainingrun_operator.agent.ledger import Ledger
     from trainingrun_operator.agent.plan import Job, Wish
     from trainingrun_operator.agent.report import Board
@@ -74,7 +74,6 @@ class Shipper:
     ) -> None:
         self._task = task
         self._bucket = bucket
-        self._memory = memory
         self._ledger = ledger
         self._watcher = watcher
         self._board = board
@@ -189,7 +188,6 @@ class Shipper:
 
     def _step(self) -> float:
         if not self._ledger.is_open:
-            self._note_left()
             self._ledger.open()
             if self._view:
                 self._board.unsaved(self._ledger.unsaved_bytes(self._view.scan.entries))
@@ -218,13 +216,6 @@ class Shipper:
             self._ledger.check_fence()
             self._fence_seen = time.monotonic()
         return self._pace.scan
-
-    def _note_left(self) -> None:
-        """Tell what this pod writes from what an earlier one had left, by the first look at the volume."""
-        if self._memory.left_ns is None:
-            self._memory.remember_left(entry.mtime_ns for entry in self._watcher.look().scan.everything.values())
-        self.since_ns = (self._memory.left_ns or 0) + 1
-        self._board.since(self.since_ns)
 
     def _current_wish(self) -> Wish:
         return self._asked()._replace(inherited_ns=self._ledger.inherited_ns)

@@ -130,6 +130,24 @@ class OnFailure(StrEnum):
     PROCEED = "Proceed"
 
 
+class CheckpointFormat(StrEnum):
+    """How the training arranges its checkpoints."""
+
+    HF_TRAINER = "HFTrainer"
+    ACCELERATE = "Accelerate"
+    DEEPSPEED = "DeepSpeed"
+    MEGATRON = "Megatron"
+    NEMO = "NeMo"
+    TORCH_DCP = "TorchDCP"
+    ORBAX = "Orbax"
+    LIGHTNING = "Lightning"
+    KERAS = "Keras"
+    TENSORFLOW = "TensorFlow"
+    NUMBERED_FILES = "NumberedFiles"
+    FILES = "Files"
+    TREE = "Tree"
+
+
 class CheckpointSpec(Model):
     """Where checkpoints are written in the pod, and where they are stored."""
 
@@ -148,6 +166,9 @@ class CheckpointSpec(Model):
     """Globs, relative to path, of files to save. Default all files."""
     exclude: Annotated[tuple[Glob, ...], Field(max_length=32)] = ()
     """Globs, relative to path, of files not to save. Default none."""
+    format: CheckpointFormat | None = None
+    """The only layout of checkpoints to look for, such as HFTrainer or TorchDCP; Files: names of no known layout; Tree: everything under path is one
+    checkpoint. Default: recognized by the names of the files. A change has no effect on a Job that exists."""
     on_failure: OnFailure = OnFailure.HOLD
     """Hold: keep the pod and its files until the checkpoint is proven. Proceed: end the run without a proven checkpoint. Default Hold."""
 

@@ -212,6 +212,8 @@ class CheckpointStatus(Model):
     """Step of the checkpoint."""
     epoch: BigCount | None = None
     """The training's epoch in the checkpoint's name. Without steps, it orders the checkpoints."""
+    format: Word = ""
+    """The layout that the agent has recognized, or spec.checkpoint.format."""
     inherited: bool = False
     """An earlier run had left it in the volume: it counts less than all that this run has written."""
     digest: Word = ""
@@ -245,6 +247,8 @@ class Saved(Model):
     """Step of the checkpoint."""
     epoch: BigCount | None = None
     """The training's epoch in the checkpoint's name. Without steps, it orders the checkpoints."""
+    format: Word = ""
+    """The layout that the agent has recognized, or spec.checkpoint.format."""
     inherited: bool = False
     """An earlier run had left it in the volume: it counts less than all that this run has written."""
     bytes: BigCount = 0

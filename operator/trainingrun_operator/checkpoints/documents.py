@@ -70,6 +70,8 @@ class Checkpoint(Model):
     step: Step | None = None
     epoch: Step | None = None
     """The training's epoch, if the checkpoint's name has one."""
+    format: str = ""
+    """The layout that the agent has recognized, as in ``spec.checkpoint.format``, for display."""
     inherited: bool = False
     """An earlier run had left it in the volume: it counts less than all that this run has written."""
     complete: bool

@@ -22,7 +22,7 @@ _TEMPORARY = re.compile(
     | \.tmp.*                         # .tmpx7f
     | tmp[a-z0-9_]{{8}}                # the names of Python's tempfile
     | .*[^a-z0-9]{_WORD}\d*           # step1000-tmp, ckpt-12_temp, model.partial
-    | .*\.tmp(?:\d|[-._~]|[a-z0-9]{{6,}}\Z).* # checkpoint_1000.tmp-1699999999, model.pt.tmp.17
+    | .*\.tmp(?:[-_~].*|\.?\d.*|\.?(?=[a-z]*\d)[a-z0-9]{{6,}})  # checkpoint_1000.tmp-1699999999, model.pt.tmp.17
     | .*\.tempstate\d*                  # TensorFlow's data while it is written
     | .*\.orbax-checkpoint-tmp.*
     | .*(?:\.part|\.crdownload|\.download|\.writing)

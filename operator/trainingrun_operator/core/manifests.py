@@ -248,6 +248,7 @@ def _agent_env(run: Run, defaults: Defaults) -> list[Manifest]:
         secret_dir=names.SECRET_PATH if spec.checkpoint.s3.credentials_secret_name else "",
         include=spec.checkpoint.include,
         exclude=spec.checkpoint.exclude,
+        format=spec.checkpoint.format or "",
         quiet_seconds=defaults.agent_quiet_seconds,
         stop_file=spec.shutdown.file,
         stop_signal=spec.shutdown.signal,

@@ -364,6 +364,7 @@ def _checkpoint(seen: Observed) -> CheckpointStatus | None:
         dir=saved.dir,
         step=saved.step,
         epoch=saved.epoch,
+        format=saved.format,
         inherited=saved.inherited,
         digest=saved.digest,
         bytes=saved.bytes,

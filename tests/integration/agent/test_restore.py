@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from integration.agent.checkpoints import zipped
 from integration.agent.pods import BUCKET, wait_for
 from integration.agent.proxy import Do
 
@@ -103,6 +104,33 @@ def test_an_attempt_that_trained_less_does_not_supersede(make_pod, store):
     third = make_pod("third", folder="node-3")
     assert third.restore() == 0
     assert third.resume_from() == str(third.volume / "step_500")
+
+
+def test_an_attempt_that_counts_fewer_epochs_does_not_supersede(make_pod, store):
+    for number, (name, epoch) in enumerate((("first", 12), ("second", 1)), 1):
+        pod = make_pod(name, folder=f"node-{number}").start()
+        (pod.volume / f"epoch_{epoch}.pth").write_bytes(zipped())
+        save(pod, store, number)
+    third = make_pod("third", folder="node-3")
+    assert third.restore() == 0
+    assert third.resume_from() == str(third.volume / "epoch_12.pth")
+
+
+def test_what_an_earlier_run_had_left_in_the_volume_is_not_resumed_from(make_pod, store):
+    pod = make_pod("first", folder="node-1")
+    checkpoint(pod.volume, 2000)
+    assert pod.restore() == 0
+    pod.start()
+    wait_for(lambda: len(store.commits()) == 1)
+    checkpoint(pod.volume, 100)
+    commits = wait_for(lambda: len(commits := store.commits()) == 2 and commits)
+    assert [(one.checkpoint.step, one.checkpoint.inherited) for one in commits if one.checkpoint] == [
+        (2000, True),
+        (100, False),
+    ]
+    other = make_pod("second", folder="node-2")
+    assert other.restore() == 0
+    assert other.resume_from() == str(other.volume / "step_100")
 
 
 def test_what_the_volume_holds_already_is_not_downloaded(make_pod, store, proxy):

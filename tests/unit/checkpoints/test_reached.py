@@ -44,6 +44,7 @@ def test_one_commit_is_further_than_another(less, more):
 def test_a_record_of_the_status_has_the_place_of_its_commit():
     for one in (commit(1, step=60), commit(2, epoch=3), commit(3), commit(1, step=9, inherited=True)):
         found = one.checkpoint
+        assert found is not None
         record = make_saved(
             commit=commit_key(*one.order), step=found.step, epoch=found.epoch, inherited=found.inherited
         )

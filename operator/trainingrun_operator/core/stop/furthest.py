@@ -53,6 +53,7 @@ def _of(before: CheckpointStatus) -> Saved:
         dir=before.dir,
         step=before.step,
         epoch=before.epoch,
+        format=before.format,
         inherited=before.inherited,
         bytes=before.bytes,
         files=before.files,

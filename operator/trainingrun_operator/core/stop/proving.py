@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Final
 from trainingrun_operator.api.run import OnFailure
 from trainingrun_operator.api.status import Phase, Saved, Termination
 from trainingrun_operator.checkpoints.keys import order_of_commit
-from trainingrun_operator.core.bounds import COUNT_MAX, FILES_MAX, TEXT_MAX, URI_MAX, VERDICT_MAX, clipped, counted
+from trainingrun_operator.core.bounds import (
+    COUNT_MAX,
+    FILES_MAX,
+    TEXT_MAX,
+    URI_MAX,
+    VERDICT_MAX,
+    WORD_MAX,
+    clipped,
+    counted,
+)
 from trainingrun_operator.core.effects import Decision, RecordEvent
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.pod import Training
@@ -209,6 +218,7 @@ def saved_from(proven: Verified) -> Saved:
         dir=clipped(commit.checkpoint.dir, TEXT_MAX) if commit.checkpoint else "",
         step=counted(commit.checkpoint.step) if commit.checkpoint else None,
         epoch=counted(commit.checkpoint.epoch) if commit.checkpoint else None,
+        format=clipped(commit.checkpoint.format, WORD_MAX) if commit.checkpoint else "",
         inherited=commit.checkpoint is not None and commit.checkpoint.inherited,
         bytes=min(max(commit.total_bytes, 0), COUNT_MAX),
         files=files,

@@ -9,6 +9,9 @@ import trees
 
 from trainingrun_operator.agent.volume import layouts
 from trainingrun_operator.agent.volume.inspection import inspect
+from trainingrun_operator.agent.volume.look import Watcher
+from trainingrun_operator.api.exchange import AgentConfig
+from trainingrun_operator.api.run import CheckpointFormat
 
 INDEX = json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}})
 HF = ("model.safetensors", "config.json", "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth")
@@ -323,6 +326,26 @@ def test_a_pinned_layout_is_the_only_one(name):
         "": [layout.name for layout in (*layouts.KNOWN, layouts.UNKNOWN)],
         "Tree": [],
     }.get(name, [name])
+
+
+def test_the_api_names_every_layout_and_no_other():
+    assert set(layouts.LAYOUTS) - {""} == {one.value for one in CheckpointFormat}
+
+
+def test_a_pinned_layout_finds_its_own_checkpoints_alone(tmp_path):
+    trees.write(tmp_path, "step-100/.metadata", "checkpoint-200/trainer_state.json")
+
+    def found_by(pinned):
+        config = AgentConfig(
+            namespace="n", run="r", run_uid="u", path=str(tmp_path), destination="s3://b", format=pinned
+        )
+        return [one.unit.name for one in Watcher(config, "STOP_TRAINING").look(ended=True).seen]
+
+    assert found_by("") == ["step-100", "checkpoint-200"]
+    assert found_by("TorchDCP") == ["step-100"]
+    assert found_by("HFTrainer") == ["checkpoint-200"]
+    assert found_by("Tree") == ["."]
+    assert found_by("Keras") == ["."]
 
 
 def test_links_and_devices_are_no_checkpoints(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pytest
 import trees
@@ -11,6 +13,9 @@ import trees
 from trainingrun_operator.agent.volume import saved
 from trainingrun_operator.agent.volume.look import Watcher
 from trainingrun_operator.api.exchange import AgentConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -20,17 +25,20 @@ def volume(tmp_path):
     return tmp_path / "checkpoints"
 
 
-@pytest.fixture
-def word(volume):
-    """The file, and a function that appends to it what the pages of the docs append."""
-    file = volume.parent / "control" / saved.NAME
+@dataclass
+class Say:
+    """Appends to the file what the pages of the docs append."""
 
-    def say(path, **more):
-        with file.open("a") as out:
+    file: Path
+
+    def __call__(self, path, **more):
+        with self.file.open("a") as out:
             print(json.dumps({"path": path, **more}), file=out)
 
-    say.file = file
-    return say
+
+@pytest.fixture
+def word(volume):
+    return Say(volume.parent / "control" / saved.NAME)
 
 
 @pytest.fixture
@@ -149,5 +157,7 @@ def test_what_is_no_file_says_nothing(volume, word, kind):
             word.file.mkdir()
         case "a pipe":
             os.mkfifo(word.file)
+        case _:
+            assert not word.file.exists()
     assert saved.read(word.file, str(volume)) == {}
     assert saved.read(None, str(volume)) == {}

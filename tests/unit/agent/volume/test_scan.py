@@ -43,6 +43,15 @@ def write(root: Path, *paths: str) -> None:
         "ema.partial",
         "1200.orbax-checkpoint-tmp-3/d/0",
         "tmp-\n",
+        "step2000-tmp/w.pt",
+        "checkpoint_2000.tmp-1699999999/w.pt",
+        "ckpt-12_temp/part-00000-of-00001",
+        "model.ckpt-12.data-00000-of-00001.tempstate123",
+        "model.safetensors.incomplete",
+        "m-step=100-unfinished",
+        "checkpoint_tmp",
+        "tmpab12cd_3",
+        "model.pt.tmp.17",
     ],
 )
 def test_a_path_is_temporary(path):
