@@ -189,7 +189,6 @@ def run(paths: Paths | None = None, limit_seconds: float | None = None, retry_se
             done = restore.once()
             found = scan(task.config.path, Filter()).everything
             left.note(paths.control, task.pod.uid, (entry.mtime_ns for entry in found.values()))
-            return 0 if done else 1
         except StoreError as failure:
             waited = time.monotonic() - started
             log.warning("The bucket has failed for %.0f s: %s: %s.", waited, code_of(failure), describe(failure))
@@ -198,4 +197,6 @@ def run(paths: Paths | None = None, limit_seconds: float | None = None, retry_se
         except OSError as failure:
             log.error("Cannot write the volume: %s.", failure)  # noqa: TRY400  # expected, needs no traceback
             return 1
+        else:
+            return 0 if done else 1
         time.sleep(retry_seconds)

@@ -69,9 +69,7 @@ class NoShipper:
 class Shipper:
     """Makes every call to the bucket, on one thread. Other threads leave their requests here."""
 
-    def __init__(
-        self, task: Task, bucket: Bucket, ledger: Ledger, watcher: Watcher, board: Board, pace: Pace, memory: PodMemory
-    ) -> None:
+    def __init__(self, task: Task, bucket: Bucket, ledger: Ledger, watcher: Watcher, board: Board, pace: Pace) -> None:
         self._task = task
         self._bucket = bucket
         self._ledger = ledger
