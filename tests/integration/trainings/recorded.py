@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -78,6 +78,8 @@ class Recording:
 
     work: Path
     process: subprocess.Popen[str]
+    writers: tuple[str, ...] = ()
+    """Their names, in the order in which they have saved."""
     _loads: int = 0
 
     def states(self, writer: str) -> Iterator[State]:
@@ -126,15 +128,16 @@ class Recording:
             reply = self._ask([writer, f"/mnt/{name}/{checkpoint}".removesuffix("/.")])
         finally:
             shutil.rmtree(self.work / name)
-        return reply["progress"] if "progress" in reply else reply["error"]
+        answer: int | str = reply["progress"] if "progress" in reply else reply["error"]
+        return answer
 
-    def _ask(self, question: list[str]) -> dict[str, int | str]:
+    def _ask(self, question: list[str]) -> dict[str, Any]:
         assert self.process.stdin
         self.process.stdin.write(json.dumps(question) + "\n")
         self.process.stdin.flush()
         return self.heard()
 
-    def heard(self) -> dict[str, int | str]:
+    def heard(self) -> dict[str, Any]:
         """Return the writers' next line.
 
         Raises:
@@ -143,7 +146,7 @@ class Recording:
         assert self.process.stdout
         line = self.process.stdout.readline()
         assert line, (self.work / "log").read_text()[-4000:]
-        reply: dict[str, int | str] = json.loads(line)
+        reply: dict[str, Any] = json.loads(line)
         return reply
 
 
@@ -170,7 +173,7 @@ def recorded(frameworks: Path, work: Path, script: str, *chosen: str) -> Iterato
     with process:
         try:
             recording = Recording(work, process)
-            recording.heard()
+            recording.writers = tuple(recording.heard()["written"])
             yield recording
         finally:
             process.kill()
