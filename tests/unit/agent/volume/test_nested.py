@@ -1,4 +1,4 @@
-"""Checkpoints in a folder that the writer adds itself, and the order in which Accelerate writes: as recordings of the real writers show."""
+"""What recordings of real writers show: folders that a writer adds itself, the order in which it writes, and saves into the same folder again."""
 
 from __future__ import annotations
 
@@ -81,3 +81,15 @@ def test_accelerate_writes_registered_objects_after_the_random_states(tmp_path, 
     name, seen = found(tmp_path, *files, *folder("checkpoint_3"), ended=ended)
     assert name == "checkpoint_2"
     assert not seen["checkpoint_3"]["complete"]
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["trains", "ended"])
+@pytest.mark.parametrize("where", ["step_100", "step_100/optimizer"])
+def test_a_distributed_checkpoint_that_is_saved_again_is_incomplete_until_its_metadata_is_new(tmp_path, where, ended):
+    data = (f"{where}/__0_0.distcp", f"{where}/__1_0.distcp")
+    metadata = (f"{where}/.metadata", trees.metadata("__0_0.distcp", "__1_0.distcp"))
+    assert found(tmp_path, *data, metadata, ended=ended)[0] == "step_100"
+    name, seen = found(tmp_path, data[0], metadata, data[1], ended=ended)
+    assert name is None
+    assert "__1_0.distcp" in seen["step_100"]["why"]
+    assert found(tmp_path, *data, metadata, ended=ended)[0] == "step_100"
