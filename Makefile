@@ -141,7 +141,7 @@ bare: $(READY)  ## The set-up itself, as on a fresh Debian 12, a fresh Debian 13
 
 trainings: $(READY)  ## The docs' training scripts on the real PyTorch, Hugging Face, Lightning, JAX and Keras, on CPU
 	@tools/frameworks/frameworks >/dev/null
-	@echo "trainings: the docs' scripts, run, stopped and gone on with"
+	@echo "trainings: the docs' scripts, run, stopped and gone on with; real writers, killed at every operation of a save"
 	@$(PYTEST) tests/integration/trainings -n $(WORKERS) --dist worksteal $(JUNIT)/trainings.xml $(PYTEST_ARGS)
 
 chaos: $(READY) $(if $(filter-out 0,$(CHAOS_CLUSTER)),cluster image install)  ## N terminations in memory and CHAOS_CLUSTER real ones, under faults drawn from SEED

@@ -1,4 +1,4 @@
-"""Imports what the training scripts of the docs import, and says what it is: a name and a version a line."""
+"""Imports what the trainings of docs and tests import, and says what it is: a name and a version a line."""
 
 import importlib
 import platform
@@ -16,8 +16,11 @@ IMPORTS = {
     "jax": ("jax.numpy",),
     "orbax-checkpoint": ("orbax.checkpoint",),
     "keras": ("keras",),
+    "safetensors": ("safetensors.torch",),
+    "stable-baselines3": ("stable_baselines3",),
     "prometheus-client": ("prometheus_client",),
 }
+importlib.import_module("mfusepy")  # of the tests: no training imports it
 
 print("Python", platform.python_version())
 for distribution, modules in IMPORTS.items():

@@ -121,7 +121,9 @@ class Agent:
 
     def _watch(self) -> None:
         while True:
+            before = time.thread_time()
             view = self._watcher.look()
+            spent = max(view.scan.seconds, time.thread_time() - before)
             if view.scan.too_many:
                 self._trouble("TooManyFiles", f"{self._task.root} has more files than supported")
             elif view.error:
@@ -133,7 +135,7 @@ class Agent:
             why = self._signaller.look(view)
             if self._board.not_signalled(why) and why:
                 log.warning("Cannot send %s: %s.", self._task.config.stop_signal, why)
-            time.sleep(max(self._pace.scan, view.scan.seconds * SCAN_SHARE))
+            time.sleep(max(self._pace.scan, spent * SCAN_SHARE))
 
     def _trouble(self, code: str, message: str) -> None:
         if self._board.failed("volume", code, message):

@@ -1,4 +1,4 @@
-"""Which of two commits is the one to resume from."""
+"""Which of two commits is the one to resume from, and where it lies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import pytest
 from builders import commit_key, make_commit, make_saved
 
 from trainingrun_operator.agent.restore import candidates
-from trainingrun_operator.checkpoints.documents import Checkpoint, Commit, RankManifest
+from trainingrun_operator.checkpoints.documents import Checkpoint, Commit, ManifestHead, PodRef, RankManifest, RunRef
+from trainingrun_operator.checkpoints.keys import Layout, Order
+from trainingrun_operator.checkpoints.proof import uri_of
 from trainingrun_operator.checkpoints.reached import Reached
 
 
@@ -70,3 +72,24 @@ def test_the_restore_takes_the_furthest_in_whatever_order_they_are_listed(commit
         first = candidates(listed, 1)[0]
         assert first.checkpoint is not None
         assert (first.checkpoint.epoch, first.checkpoint.complete) == (best, True)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "address"),
+    [
+        ({"dir": "epoch=3-step=1200.ckpt", "file": True}, "epoch=3-step=1200.ckpt"),
+        ({"dir": "checkpoint-1200"}, "checkpoint-1200/"),
+        ({"dir": "."}, ""),
+        ({"dir": "epoch=3-step=1200.ckpt"}, "epoch=3-step=1200.ckpt/"),
+    ],
+    ids=["a file is one object", "a folder ends with a slash", "the path itself", "a commit of an earlier version does not say"],
+)  # fmt: skip
+def test_the_address_of_a_checkpoint_is_its_object_or_its_folder(checkpoint, address):
+    layout = Layout.of("s3://bucket/runs", "team", "bert", "uid")
+    folder = layout.folder(0, Order(1, 7), "pod")
+    about = Checkpoint(complete=True, evidence="whole", **checkpoint)
+    head = ManifestHead(
+        run=RunRef(namespace="team", name="bert", uid="uid"), pod=PodRef(name="pod", uid="p"), incarnation=1, generation=7, checkpoint=about, folder=folder
+    )  # fmt: skip
+    assert uri_of(layout, head) == f"s3://bucket/{folder}{address}"
+    assert uri_of(layout, head.model_copy(update={"checkpoint": None})) == ""

@@ -127,6 +127,28 @@ def _without_metadata(inside: Mapping[str, str], *, alone: bool) -> str:
     return ""
 
 
+OVERWRITTEN_NS = 2 * 10**9
+"""By so much a data file is newer than the metadata that was written after it: more than clocks of nodes differ."""
+
+
+def _overwritten(unit: Unit) -> str:
+    """Return a data file of a distributed checkpoint that is of a later save than the metadata beside it.
+
+    A writer that saves into the same folder again replaces the data files first, and the metadata of the save before stays until the end.
+    """
+    inside = unit.within()
+    for name, path in inside.items():
+        folder, slash, _ = name.rpartition("/")
+        metadata = inside.get(f"{folder}{slash}{METADATA}")
+        if (
+            name.endswith(DATA)
+            and metadata
+            and unit.files[path].mtime_ns > unit.files[metadata].mtime_ns + OVERWRITTEN_NS
+        ):
+            return name
+    return ""
+
+
 def _against(unit: Unit, probes: Mapping[str, Probe], about: Circumstances) -> str:
     """Return the evidence that a unit is unfinished, whether or not the training has ended."""
     inside = unit.within()
@@ -138,6 +160,8 @@ def _against(unit: Unit, probes: Mapping[str, Probe], about: Circumstances) -> s
     if folder := _without_metadata(inside, alone=about.alone):
         where = "" if folder == "." else f"{folder}: "
         return f"{where}no .metadata, which torch.distributed.checkpoint writes last"
+    if name := _overwritten(unit):
+        return f"{name} is of a later save than the .metadata beside it"
     if name := _missing(inside, probes, alone=about.alone):
         return f"{name} is missing"
     if about.temporary and not marker(unit):

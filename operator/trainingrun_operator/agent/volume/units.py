@@ -167,7 +167,32 @@ def _units(
         if path not in files or files[path].kind is Kind.FILE
     ]
     tree = tree_of(left, temporary, text)
-    return [*declared, *(_unit(one, tree) for one in recognize(tree, pinned))]
+    found = [_unit(one, tree) for one in recognize(tree, pinned)]
+    return [*declared, *(found or _nested(left, temporary, text, pinned))]
+
+
+_NESTED = re.compile(r"(?:[^/]+/){0,3}checkpoints/")
+"""A folder that the writer itself adds below the path: Accelerate's automatic names (accelerate/accelerator.py, `save_state`: `checkpoints/checkpoint_0`),
+Lightning's default (`lightning_logs/version_0/checkpoints/`)."""
+
+
+def _nested(entries: Mapping[str, Entry], temporary: tuple[str, ...], text: ReadText, pinned: str) -> list[Unit]:
+    """Return what the layouts recognize in a folder `checkpoints` below the path. Several such folders are several trainings: nothing."""
+    folders = {match[0] for path in entries if (match := _NESTED.match(path))}
+    if len(folders) != 1:
+        return []
+    (folder,) = folders
+    inside = {path.removeprefix(folder): entry for path, entry in entries.items() if path.startswith(folder)}
+    unfinished = [path.removeprefix(folder) for path in temporary if path.startswith(folder)]
+    tree = tree_of(inside, unfinished, lambda path: text(folder + path))
+    return [_below(folder, _unit(one, tree)) for one in recognize(tree, pinned)]
+
+
+def _below(folder: str, unit: Unit) -> Unit:
+    """Return a unit of a folder as one of the checkpoint path."""
+    files = {folder + path: entry for path, entry in unit.files.items()}
+    at = folder.rstrip("/") if unit.dir == WHOLE else folder + unit.dir
+    return replace(unit, name=folder + unit.name, dir=at, files=files)
 
 
 def _owner(path: str, said: AbstractSet[str]) -> str | None:

@@ -1,7 +1,8 @@
 """Accelerate, and the scripts of diffusers: a folder of ``Accelerator.save_state``.
 
 accelerate/checkpointing.py, ``save_accelerator_state``: weights, ``optimizer.bin``, ``scheduler.bin``, ``sampler.bin``, ``scaler.pt``, and the
-random states of each process last. accelerate/accelerator.py, ``save_state``: automatic names ``checkpoint_0``, ``checkpoint_1`` count saves.
+random states of each process last. accelerate/accelerator.py, ``save_state``: registered objects (``custom_checkpoint_0.pkl``) come after those;
+automatic names ``checkpoint_0``, ``checkpoint_1`` count saves.
 diffusers/examples: ``checkpoint-500`` counts steps; ``step_500`` and ``epoch_3`` are those of accelerate/examples.
 """
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from trainingrun_operator.agent.volume.layouts.tree import Top, Tree
 
 _RANDOM = re.compile(r"random_states_\d+\.pkl")
+_DIGITS = re.compile(r"\d+")
+_CUSTOM = re.compile(r"custom_checkpoint_\d+\.pkl")
 _STATES = frozenset({"optimizer.bin", "scheduler.bin", "sampler.bin", "optimizer_0"})
 _OF_KOHYA = "-state"
 """The state beside a file of sd-scripts: `numbered` puts the two together."""
@@ -35,19 +38,30 @@ class Accelerate:
 
     def find(self, tree: Tree) -> Iterator[Found]:
         """Return every numbered folder with a state of Accelerate, or ``checkpoint-N`` with weights of diffusers."""
-        for top in tree.folders:
-            if top.firsts & OF_THE_TRAINER or top.name.endswith(_OF_KOHYA):
+        tops = [top for top in tree.folders if not (top.firsts & OF_THE_TRAINER or top.name.endswith(_OF_KOHYA))]
+        registered = {name for top in tops for name in top.firsts if _CUSTOM.fullmatch(name)}
+        # The weights come first: of a folder that has nothing else, the others of its name say what it is.
+        shapes = {_shape(top) for top in tops if _has_random_states(top)}
+        for top in tops:
+            random = _has_random_states(top)
+            if not (random or top.firsts & _STATES or _is_begun(top) or _shape(top) in shapes):
                 continue
-            random = any(_RANDOM.fullmatch(name) for name in top.firsts)
-            if not (random or top.firsts & _STATES or _is_begun(top)):
-                continue
-            marker = "random_states_0.pkl, which Accelerate writes last, is there" if random else ""
+            last = random and registered <= top.firsts
+            marker = "random_states_0.pkl, which Accelerate writes last, is there" if last else ""
             missing = "" if random else "no random_states_0.pkl, which Accelerate writes last"
             found = Found((top.name,), marker=marker, missing=missing)
             if match := _SAVE.fullmatch(top.name):
                 yield found._replace(value=int(match[1]))
             elif (read_ := read(top.name)).known:
                 yield found._replace(step=read_.step, epoch=read_.epoch)
+
+
+def _has_random_states(top: Top) -> bool:
+    return any(_RANDOM.fullmatch(name) for name in top.firsts)
+
+
+def _shape(top: Top) -> str:
+    return _DIGITS.sub("#", top.name)
 
 
 def _is_begun(top: Top) -> bool:

@@ -7,6 +7,7 @@ transformers/trainer.py, ``_save_checkpoint``: weights and ``training_args.bin``
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from trainingrun_operator.agent.volume.layouts.tree import Found
@@ -34,6 +35,7 @@ class HuggingFace:
     def find(self, tree: Tree) -> Iterator[Found]:
         """Return every ``checkpoint-N`` with a file of the Trainer, or with a model's weights or configuration."""
         own = [(top, int(match[1])) for top in tree.folders if (match := _NAME.fullmatch(top.name)) and _is_own(top)]
+        alike = Counter(_shape(top) for top, _ in own if STATE not in top.firsts)
         for top, step in own:
             if STATE in top.firsts:
                 yield Found(
@@ -43,7 +45,7 @@ class HuggingFace:
                     missing=_tag_missing(top, tree),
                 )
             else:
-                yield Found((top.name,), step, missing="" if _never_has_state(top, own) else _no_state(top))
+                yield Found((top.name,), step, missing="" if _never_has_state(top, alike) else _no_state(top))
 
 
 def _is_own(top: Top) -> bool:
@@ -63,14 +65,12 @@ def _no_state(top: Top) -> str:
     return f"no {STATE}, which the Trainer writes last"
 
 
-def _never_has_state(top: Top, own: list[tuple[Top, int]]) -> bool:
+def _never_has_state(top: Top, alike: Counter[frozenset[str]]) -> bool:
     """Whether another checkpoint without the file looks the same: a script that calls `save_pretrained` writes none.
 
     Two saves that were killed look the same only if they were killed at the same file.
     """
-    if top.firsts & OF_THE_TRAINER:
-        return False
-    return any(other is not top and STATE not in other.firsts and _shape(other) == _shape(top) for other, _ in own)
+    return not top.firsts & OF_THE_TRAINER and alike[_shape(top)] > 1
 
 
 def _shape(top: Top) -> frozenset[str]:

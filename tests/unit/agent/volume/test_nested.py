@@ -1,0 +1,95 @@
+"""What recordings of real writers show: folders that a writer adds itself, the order in which it writes, and saves into the same folder again."""
+
+from __future__ import annotations
+
+import pytest
+import trees
+
+from trainingrun_operator.agent.volume.inspection import inspect
+
+SAVED = ("model.safetensors", "optimizer.bin", "random_states_0.pkl")
+"""Of Accelerate, in the order of its writes."""
+
+
+def folder(path: str, names=SAVED):
+    return tuple(f"{path}/{name}" for name in names)
+
+
+def found(root, *files, ended=True):
+    trees.write(root, *files)
+    seen = inspect(root, ended=ended)
+    return seen["newest"], {one["name"]: one for one in seen["checkpoints"]}
+
+
+@pytest.mark.parametrize(
+    ("files", "newest", "step"),
+    [
+        ((*folder("checkpoints/checkpoint_8"), *folder("checkpoints/checkpoint_9")), "checkpoints/checkpoint_9", None),
+        (
+            ("a/version_0/checkpoints/epoch=0-step=2.ckpt", "a/version_0/checkpoints/epoch=1-step=4.ckpt"),
+            "a/version_0/checkpoints/epoch=1-step=4.ckpt",
+            4,
+        ),
+        (("checkpoints/step_100/w.pt", "checkpoints/step_200/w.pt", "config.yaml"), "checkpoints/step_200", 200),
+        (("a/checkpoints/step_1.pt", "b/checkpoints/step_2.pt"), ".", None),
+        (("checkpoint-100/checkpoints/step_900.pt",), "checkpoint-100", 100),
+        (("a/b/c/d/checkpoints/step_1.pt",), ".", None),
+        (("my-checkpoints/step_1/w.pt",), ".", None),
+    ],
+    ids=[
+        "Accelerate's automatic names",
+        "Lightning's default folder",
+        "a file beside it is no obstacle",
+        "two such folders are two trainings",
+        "inside a checkpoint it is part of it",
+        "deeper than a writer makes it",
+        "a folder of another name is the whole checkpoint",
+    ],
+)
+@pytest.mark.parametrize("ended", [False, True], ids=["trains", "ended"])
+def test_a_folder_checkpoints_below_the_path_is_looked_into(tmp_path, files, newest, step, ended):
+    name, seen = found(tmp_path, *files, ended=ended)
+    assert name == newest
+    assert (seen[name]["dir"], seen[name]["step"], seen[name]["complete"]) == (newest, step, True)
+
+
+def test_files_of_one_number_in_such_a_folder_are_restored_with_the_folder(tmp_path):
+    name, seen = found(tmp_path, "checkpoints/model000100.pt", "checkpoints/opt000100.pt")
+    assert name == "checkpoints/model000100.pt"
+    assert (seen[name]["dir"], seen[name]["files"]) == ("checkpoints", 2)
+
+
+def test_a_temporary_name_in_such_a_folder_is_no_checkpoint(tmp_path):
+    name, seen = found(tmp_path, *folder("checkpoints/checkpoint_0"), *folder("checkpoints/checkpoint_1.tmp"))
+    assert name == "checkpoints/checkpoint_0"
+    assert list(seen) == [name]
+
+
+@pytest.mark.parametrize("count", range(1, len(SAVED)))
+@pytest.mark.parametrize("ended", [False, True], ids=["trains", "ended"])
+@pytest.mark.parametrize("where", ["checkpoints/checkpoint_", "checkpoint_", "step_"])
+def test_accelerate_has_not_finished_before_its_random_states(tmp_path, where, count, ended):
+    name, seen = found(tmp_path, *folder(f"{where}8"), *folder(f"{where}9", SAVED[:count]), ended=ended)
+    assert name == f"{where}8"
+    assert not seen[f"{where}9"]["complete"]
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["trains", "ended"])
+def test_accelerate_writes_registered_objects_after_the_random_states(tmp_path, ended):
+    whole = (*SAVED, "custom_checkpoint_0.pkl")
+    files = [one for number in (1, 2) for one in folder(f"checkpoint_{number}", whole)]
+    name, seen = found(tmp_path, *files, *folder("checkpoint_3"), ended=ended)
+    assert name == "checkpoint_2"
+    assert not seen["checkpoint_3"]["complete"]
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["trains", "ended"])
+@pytest.mark.parametrize("where", ["step_100", "step_100/optimizer"])
+def test_a_distributed_checkpoint_that_is_saved_again_is_incomplete_until_its_metadata_is_new(tmp_path, where, ended):
+    data = (f"{where}/__0_0.distcp", f"{where}/__1_0.distcp")
+    metadata = (f"{where}/.metadata", trees.metadata("__0_0.distcp", "__1_0.distcp"))
+    assert found(tmp_path, *data, metadata, ended=ended)[0] == "step_100"
+    name, seen = found(tmp_path, data[0], metadata, data[1], ended=ended)
+    assert name is None
+    assert "__1_0.distcp" in seen["step_100"]["why"]
+    assert found(tmp_path, *data, metadata, ended=ended)[0] == "step_100"
