@@ -150,6 +150,9 @@ class CheckpointSpec(Model):
     """Globs, relative to path, of files not to save. Default none."""
     on_failure: OnFailure = OnFailure.HOLD
     """Hold: keep the pod and its files until the checkpoint is proven. Proceed: end the run without a proven checkpoint. Default Hold."""
+    keep_last: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Number of complete checkpoints to keep in the bucket: the operator deletes older ones once they are 24 hours old, never the last proven one and
+    never the furthest one. Its credentials need the right to delete. Default absent: all are kept."""
 
 
 class NodePoolPolicy(StrEnum):

@@ -26,7 +26,7 @@ _OBJECTS: Final = {
 _STORY: Final = ("run.json", "curve.json", "log.txt.gz")
 """What the operator writes beside a run's commits after its end."""
 _RETENTION: Final = ("s3:DeleteObject", "s3:AbortMultipartUpload")
-_KEY: Final = {side: ("kms:GenerateDataKey", "kms:Decrypt") for side in SIDES}
+_KEY: Final = dict.fromkeys(SIDES, ("kms:GenerateDataKey", "kms:Decrypt"))
 _KMS: Final = re.compile(r"arn:[a-z-]+:kms:[a-z0-9-]+:\d{12}:(key|alias)/[A-Za-z0-9/_-]+\Z")
 
 

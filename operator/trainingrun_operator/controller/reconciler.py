@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.edge.clock import Clock
     from trainingrun_operator.edge.execute import Executor
     from trainingrun_operator.edge.gather.observer import Observer
-    from trainingrun_operator.edge.ports import Statuses
+    from trainingrun_operator.edge.ports import Beside, Statuses
     from trainingrun_operator.exporter import Telemetry
 
 Json = dict[str, Any]
@@ -79,6 +79,8 @@ class Reconciler:
     status_seconds: float
     notifier: Notifier | None = None
     """None: the installation has no webhook."""
+    beside: tuple[Beside, ...] = ()
+    """Work on the bucket in the background, which takes what each look has seen."""
     clock: Clock = field(default_factory=SystemClock)
     known: dict[str, KnownRun] = field(default_factory=dict)
     """By uid."""
@@ -127,6 +129,8 @@ class Reconciler:
         self.telemetry.runs.forget(uid)
         self.observer.forget(uid)
         self.curves.forget(uid)
+        for one in self.beside:
+            one.forget(uid)
         if self.notifier is not None:
             self.notifier.forget(uid)
 
@@ -137,6 +141,8 @@ class Reconciler:
         self.telemetry.runs.clear()
         self.observer.forget_all()
         self.curves.forget_all()
+        for one in self.beside:
+            one.forget_all()
         if self.notifier is not None:
             self.notifier.forget_all()
 
@@ -148,6 +154,8 @@ class Reconciler:
                 return None
             known.memory, seen = await self.observer.observe(stored, known.memory)
             self.curves.note(seen)
+            for one in self.beside:
+                one.note(seen)
             decision = decide(seen)
             if any(isinstance(effect, Begin) for effect in decision.effects) and not await self.observer.confirms(seen):
                 raise StaleError("pods or Job have changed since the decision to end the run")

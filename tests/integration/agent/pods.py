@@ -150,6 +150,7 @@ class Pod:
         (self.secret / names.SECRET_KEY).write_text(secret_key)
 
     def environment(self) -> dict[str, str]:
+        chosen: dict[str, Any] = {"quiet_seconds": 0.5, "secret_dir": str(self.secret)}
         agent = AgentConfig(
             namespace="team",
             run="llm",
@@ -159,7 +160,7 @@ class Pod:
             endpoint_url=self.endpoint or self.store.server.endpoint_url,
             region=self.store.server.region,
             port=self.port,
-            **({"quiet_seconds": 0.5, "secret_dir": str(self.secret)} | self.options),
+            **(chosen | self.options),
         )
         pod = {"POD_NAME": self.name, "POD_UID": f"{self.store.uid}-{self.name}", "NODE_NAME": "gpu-7"}
         given = {exchange.AGENT_CONFIG_ENV: json.dumps(agent.dump())}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from integration import aws_identity
@@ -14,7 +15,9 @@ from moto.server import ThreadedMotoServer
 from trainingrun_operator.api.exchange import SaveRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from integration.agent.pods import Pod
 
 pytestmark = pytest.mark.s3
 
@@ -33,19 +36,23 @@ def sts() -> Iterator[str]:
     server.stop()
 
 
+@dataclass
+class Keyless:
+    """Makes pods without a Secret, before a store that takes temporary credentials only."""
+
+    make_pod: Callable[..., Pod]
+    gate: aws_identity.Gate
+
+    def __call__(self, environ: dict[str, str], **options: Any) -> Pod:
+        pod = self.make_pod(endpoint=self.gate.url, secret_dir="", **({"expected_bucket_owner": ACCOUNT} | options))
+        pod.environ = NO_MACHINE | environ
+        return pod
+
+
 @pytest.fixture
-def keyless(make_pod, server, tmp_path):
-    """A pod without a Secret, before a store that takes temporary credentials only."""
+def keyless(make_pod, server):
     with aws_identity.temporary_only(server, ACCOUNT) as gate:
-
-        def make(environ, **options):
-            pod = make_pod(endpoint=gate.url, secret_dir="", **({"expected_bucket_owner": ACCOUNT} | options))
-            pod.environ = NO_MACHINE | environ
-            return pod
-
-        make.gate = gate
-        make.folder = tmp_path
-        yield make
+        yield Keyless(make_pod, gate)
 
 
 def committed(store, count=1):

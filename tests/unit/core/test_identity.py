@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from builders import checkpoint_spec, make_observed, make_agent, make_run
+from builders import checkpoint_spec, make_agent, make_observed, make_run
 
 from trainingrun_operator.api.exchange import AgentError
 from trainingrun_operator.core import identity
