@@ -24,6 +24,7 @@ from trainingrun_operator.core.signature import keys_of
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.background.curve import CurveWriter
 from trainingrun_operator.edge.background.retention import Retention
+from trainingrun_operator.edge.background.story import Story
 from trainingrun_operator.edge.background.webhook import Notifier, Webhook
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.execute import Executor
@@ -107,8 +108,9 @@ async def _run(settings: Settings) -> None:
         notifier = Notifier(hook, beside, cache, lease.held, telemetry.notification) if hook else None
         reader = BucketReader(beside, store, settings.allowed_destinations)
         retention = Retention(beside, store, reader, lease.held)
+        story = Story(beside, store, reader, lease.held)
         reconciler = Reconciler(
-            kube, cache, observer, executor, telemetry, curves, settings.status_seconds, notifier, (retention,)
+            kube, cache, observer, executor, telemetry, curves, settings.status_seconds, notifier, (retention,), story
         )
         scheduler = Scheduler(reconciler.look, lambda uid: _namespace(cache, uid), telemetry.lateness)
         namespaces = await front.readable(kube, settings.namespaces)
@@ -133,6 +135,7 @@ async def _run(settings: Settings) -> None:
             asyncio.create_task(scheduler.run()),
             asyncio.create_task(curves.run()),
             asyncio.create_task(retention.run()),
+            asyncio.create_task(story.run()),
             *([asyncio.create_task(notifier.run())] if notifier else []),
             asyncio.create_task(_relist(watch, settings.list_seconds)),
             asyncio.create_task(_readable_by_now(aside, left_out, settings.list_seconds, leading)),

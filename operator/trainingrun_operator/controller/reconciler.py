@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.effects import Decision
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.edge.background.curve import CurveWriter
+    from trainingrun_operator.edge.background.story import Story
     from trainingrun_operator.edge.background.webhook import Notifier
     from trainingrun_operator.edge.cache import Cache
     from trainingrun_operator.edge.clock import Clock
@@ -81,6 +82,7 @@ class Reconciler:
     """None: the installation has no webhook."""
     beside: tuple[Beside, ...] = ()
     """Work on the bucket in the background, which takes what each look has seen."""
+    story: Story | None = None
     clock: Clock = field(default_factory=SystemClock)
     known: dict[str, KnownRun] = field(default_factory=dict)
     """By uid."""
@@ -129,7 +131,7 @@ class Reconciler:
         self.telemetry.runs.forget(uid)
         self.observer.forget(uid)
         self.curves.forget(uid)
-        for one in self.beside:
+        for one in (*self.beside, *filter(None, [self.story])):
             one.forget(uid)
         if self.notifier is not None:
             self.notifier.forget(uid)
@@ -141,7 +143,7 @@ class Reconciler:
         self.telemetry.runs.clear()
         self.observer.forget_all()
         self.curves.forget_all()
-        for one in self.beside:
+        for one in (*self.beside, *filter(None, [self.story])):
             one.forget_all()
         if self.notifier is not None:
             self.notifier.forget_all()
@@ -208,6 +210,8 @@ class Reconciler:
         self._show(seen, whole)
         if self.notifier is not None:
             self.notifier.note(seen, whole)
+        if self.story is not None:
+            self.story.note(seen, whole)
         urgent = (str(status.observed_generation), str(status.phase), *_resumable(status.progress))
         shown = (
             str(status.termination_message),
