@@ -48,6 +48,7 @@ def checkpoints() -> None:
 
 
 def bucket_options(command: Callable[P, R]) -> Callable[P, R]:
+    """Add the options for the bucket's server to a command."""
     for option in (
         click.option(
             "--region", default="", metavar="NAME", help="Region of the bucket.  [default: from the run's spec]"

@@ -131,8 +131,10 @@ class Reconciler:
         self.telemetry.runs.forget(uid)
         self.observer.forget(uid)
         self.curves.forget(uid)
-        for one in (*self.beside, *filter(None, [self.story])):
+        for one in self.beside:
             one.forget(uid)
+        if self.story is not None:
+            self.story.forget(uid)
         if self.notifier is not None:
             self.notifier.forget(uid)
 
@@ -143,8 +145,10 @@ class Reconciler:
         self.telemetry.runs.clear()
         self.observer.forget_all()
         self.curves.forget_all()
-        for one in (*self.beside, *filter(None, [self.story])):
+        for one in self.beside:
             one.forget_all()
+        if self.story is not None:
+            self.story.forget_all()
         if self.notifier is not None:
             self.notifier.forget_all()
 

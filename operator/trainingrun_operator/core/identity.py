@@ -25,7 +25,7 @@ def missing(run: Run, destination: Destination) -> Problem | None:
     if run.spec.checkpoint.s3.credentials_secret_name or destination.operator_proves:
         return None
     return Problem(
-        CODE,
+        "NoCredentials",
         "spec.checkpoint.s3.credentialsSecretName is empty, and allowedDestinations does not let the operator prove checkpoints there with its own"
         " identity. Name a Secret of this namespace with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (kubectl create secret generic s3-credentials"
         " --from-literal=...). Or ask the operator's administrator to set identity: operator for this destination: the agent then uses the identity of"

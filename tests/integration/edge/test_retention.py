@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import time
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -23,6 +24,9 @@ from trainingrun_operator.checkpoints.keys import Layout, Order
 from trainingrun_operator.core.facts.run import Problem
 from trainingrun_operator.edge.background import retention as module
 from trainingrun_operator.edge.gather.store import Access, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytestmark = [pytest.mark.s3, pytest.mark.asyncio(loop_scope="module")]
 
@@ -323,7 +327,7 @@ async def test_nothing_is_ever_left_without_an_object_wherever_the_operator_is_k
 
     keys = [bucket.ship(n) for n in range(1, 6)]
     real = sweep.delete
-    moments = iter(())
+    moments: Iterator[bool] = iter(())
 
     def delete(layout, chosen, client):
         if next(moments):
@@ -392,10 +396,11 @@ async def test_a_refusal_is_told_from_a_failure(bucket, monkeypatch, status, cod
         def abort_multipart_upload(self, **_):
             raise error
 
+    failing: Any = Failing()
     with pytest.raises(kind):
-        sweep.delete(bucket.layout, [bucket.layout.story], Failing())
+        sweep.delete(bucket.layout, [bucket.layout.story], failing)
     with pytest.raises(kind):
-        sweep.abort(bucket.layout, [sweep.Upload("key", "id", 0.0)], Failing())
+        sweep.abort(bucket.layout, [sweep.Upload("key", "id", 0.0)], failing)
 
 
 async def test_one_object_of_a_batch_that_is_refused_is_a_refusal(bucket):
@@ -403,8 +408,9 @@ async def test_one_object_of_a_batch_that_is_refused_is_a_refusal(bucket):
         def delete_objects(self, **_):
             return {"Errors": [{"Key": "x", "Code": "AccessDenied"}]}
 
+    partly: Any = Partly()
     with pytest.raises(sweep.RefusedError, match="AccessDenied"):
-        sweep.delete(bucket.layout, [bucket.layout.story], Partly())
+        sweep.delete(bucket.layout, [bucket.layout.story], partly)
 
 
 async def test_a_key_of_another_run_is_never_deleted(bucket):
