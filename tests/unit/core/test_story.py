@@ -74,7 +74,8 @@ def test_a_template_of_any_shape_is_told(template):
 
 
 def test_names_that_are_no_text_are_told():
-    run = make_run(status=make_status(termination_message="a\udc80b"))
+    template = {"spec": {"containers": [{"name": "train", "image": "a\udc80b"}]}}
+    run = make_run(spec={"template": template}, status=make_status())
     assert b"a?b" in story(run, run.status)
 
 
