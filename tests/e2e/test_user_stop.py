@@ -134,5 +134,5 @@ def test_with_mode_disabled_nothing_is_saved_and_the_status_says_so(space):
     assert status["terminationStatus"] == "user_stop"
     assert "Nothing was saved: spec.checkpoint.mode is Disabled." in status["terminationMessage"]
     assert "checkpoint" not in status
-    assert not space.bucket.etags(run.layout.base)
+    assert not space.bucket.objects(run.layout.base)
     run.assert_ended_once()

@@ -99,7 +99,7 @@ def lost_of(client: Client, commit: Commit) -> list[str]:
 @st.composite
 def buckets(draw):
     """Commits of one or two ranks, some incomplete or of earlier manifests, whose manifests list objects of any earlier generation."""
-    client, made, written = Client(), [], []
+    client, made, written = Client(), list[Commit](), list[str]()
     ranks = draw(st.integers(1, 2))
     orders = sorted(draw(st.sets(st.tuples(st.integers(1, 2), st.integers(1, 6)), min_size=1, max_size=7)))
     age = HOUR * 24 * 9
