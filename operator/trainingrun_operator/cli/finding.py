@@ -23,8 +23,8 @@ LISTS_MAX: Final = 200
 NAMED: Final = 20
 """Runs to name in the error if there are several."""
 _ADDRESS: Final = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<path>.*))?\Z", re.DOTALL)
-_OF_A_RUN: Final = re.compile(r"(commits|r\d+)/\Z")
-"""Folders that only a run's own folder has."""
+_OF_A_RUN: Final = "commits/"
+"""A folder that a run has once it has saved something."""
 
 
 def place(uri: str, endpoint_url: str, region: str) -> Place:
@@ -34,9 +34,9 @@ def place(uri: str, endpoint_url: str, region: str) -> Place:
         TroubleError: there is none or there are several, the address has another form, or the bucket cannot be read.
     """
     address = _ADDRESS.match(uri)
-    if address is None or any(part in ("", ".", "..") for part in (address["path"] or "").strip("/").split("/")[1:]):
+    path = (address["path"] or "").strip("/") if address is not None else ""
+    if address is None or (path and any(part in ("", ".", "..") for part in path.split("/"))):
         return place_of_uri(uri, endpoint_url, region)
-    path = (address["path"] or "").strip("/")
     access = Access(endpoint_url=endpoint_url, region=region, own_identity=True)
     clients = Clients(1)
     try:
@@ -68,7 +68,7 @@ def _runs(client: S3Client, bucket: str, prefix: str) -> tuple[list[str], bool]:
         asked += 1
         answer: dict[str, Any] = dict(client.list_objects_v2(Bucket=bucket, Prefix=where, Delimiter="/"))
         folders = [item["Prefix"] for item in answer.get("CommonPrefixes", ())]
-        if where and any(_OF_A_RUN.fullmatch(folder.removeprefix(where)) for folder in folders):
+        if where and f"{where}{_OF_A_RUN}" in folders:
             found.append(f"s3://{bucket}/{where.rstrip('/')}")
         elif depth < DEPTH:
             waiting.extend((folder, depth + 1) for folder in folders)

@@ -106,9 +106,9 @@ class Story:
         if whole.completion_time and seen.seconds_since(whole.completion_time) > NEWS_SECONDS:
             return
         tale = self._tales.setdefault(run.uid, _Tale(run))
-        tale.run = run
         if tale.done:
             return
+        tale.run = run
         exited = seen.ranks[0].pod
         if not tale.log_done and exited is not None and exited.training is Training.EXITED:
             tale.pod = exited.name
@@ -168,7 +168,7 @@ class Story:
             if tale.status is not None:
                 await self._put_curve(tale, access, layout)
                 await self._put(access, layout, layout.story, core.story(tale.run, tale.status), "application/json")
-                tale.done = True
+                tale.done, tale.status = True, None
         except STORE_ERRORS as error:
             if (code := s3.code_of(error)) in {"AccessDenied", "NoCredentials", "MethodNotAllowed"}:
                 raise _RefusedError(f"{layout.uri(layout.base)} may not be written ({code})") from error
@@ -223,7 +223,7 @@ class Story:
             # The run has not ended: only its log was due.
             tale.pod, tale.log_done, tale.tries = "", True, 0
             return
-        tale.done = True
+        tale.done, tale.status = True, None
         message = (
             f"The run's story (run.json, curve.json, log.txt.gz) is not kept in the bucket: {why}. Its checkpoints are. To keep it, allow s3:PutObject"
             " on these objects (kubectl trainingrun policy s3://… --for operator)."
