@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from trainingrun_operator.checkpoints import s3
@@ -12,6 +13,8 @@ from trainingrun_operator.checkpoints.s3 import STORE_ERRORS, Access
 from trainingrun_operator.cli import identity
 from trainingrun_operator.cli.bucket import Place, place_of_uri, unreadable
 from trainingrun_operator.cli.trouble import Exit, TroubleError
+from trainingrun_operator.edge import calls
+from trainingrun_operator.edge.calls import Api
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -38,7 +41,7 @@ def place(uri: str, endpoint_url: str, region: str) -> Place:
     if address is None or (path and any(part in ("", ".", "..") for part in path.split("/"))):
         return place_of_uri(uri, endpoint_url, region)
     access = Access(endpoint_url=endpoint_url, region=region, own_identity=True)
-    clients = Clients(1)
+    clients = Clients(1, partial(calls.count_all, api=Api.S3))
     try:
         client = clients.door(access).client
         identity.check_encrypted(client.meta.endpoint_url)

@@ -277,7 +277,7 @@ def test_a_run_that_saves_nothing_says_so(there, plugin, kubectl):
     assert (code, err) == (Exit.NO_SUCH_RUN, "error: bert saves no checkpoints: spec.checkpoint.mode is Disabled.\n")
 
 
-@pytest.mark.parametrize("address", ["s3://", "s3://B", "s3://bucket//ml/bert/uid", "s3://bucket/../ml/bert/uid", "s3://bucket/a/./b"])  # fmt: skip
+@pytest.mark.parametrize("address", ["s3://", "s3://B", "s3://bucket/../ml/bert/uid", "s3://bucket/.."])
 def test_an_address_that_is_none_is_refused_without_a_request(plugin, address):
     before = calls.made()
     code, _, err = plugin("list", address)
