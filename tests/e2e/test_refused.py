@@ -35,7 +35,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "without a Secret where the operator may not use its own identity": (
         {"checkpoint": {"s3": {"credentialsSecretName": None}}},
         "NoCredentials",
-        ["Name a Secret of this namespace", "identity: operator", "ServiceAccount (default)"],
+        ["name a Secret of this namespace", "identity: operator", "ServiceAccount (default)"],
     ),
     "whose bucket does not exist": (
         {"checkpoint": {"destination": "s3://no-such-bucket/runs"}},
