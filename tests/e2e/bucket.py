@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+STORY = ("/run.json", "/curve.json", "/log.txt.gz")
 TRIES, PAUSE_SECONDS = 6, 2.0
 
 
@@ -69,8 +70,8 @@ class Bucket:
         )
 
     def etags(self, prefix: str) -> dict[str, str]:
-        """Every object with what identifies its bytes."""
-        return {one["Key"]: one["ETag"] for one in self.objects(prefix)}
+        """Every object with what identifies its bytes, without a run's story, which comes some seconds after its end."""
+        return {one["Key"]: one["ETag"] for one in self.objects(prefix) if not one["Key"].endswith(STORY)}
 
     def read(self, key: str) -> bytes:
         def whole() -> bytes:

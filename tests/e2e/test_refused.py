@@ -32,6 +32,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "SecretNotFound",
         ["'nobodys'", "no such Secret in this namespace"],
     ),
+    "without a Secret where the operator may not use its own identity": (
+        {"checkpoint": {"s3": {"credentialsSecretName": None}}},
+        "NoCredentials",
+        ["name a Secret of this namespace", "identity: operator", "ServiceAccount (default)"],
+    ),
     "whose bucket does not exist": (
         {"checkpoint": {"destination": "s3://no-such-bucket/runs"}},
         "NoSuchBucket",

@@ -72,7 +72,7 @@ def _signed_again(server: S3Server, method: str, path: str, headers: list[tuple[
     kept = {name: value for name, value in headers if name.lower() not in dropped | owners}
     request = AWSRequest(method, f"{server.endpoint_url}{path}", headers=kept)
     signer = S3SigV4Auth(Credentials(server.access_key, server.secret_key), "s3", server.region)
-    signer.payload = lambda _: kept.get("X-Amz-Content-SHA256", "UNSIGNED-PAYLOAD")  # type: ignore[method-assign]
+    signer.payload = lambda request: kept.get("X-Amz-Content-SHA256", "UNSIGNED-PAYLOAD")  # type: ignore[method-assign]
     signer.add_auth(request)
     return [*request.headers.items(), ("Host", server.endpoint_url.removeprefix("http://"))]
 

@@ -330,6 +330,16 @@ class Ledger:
             self.generation += 1
         return ref
 
+    def check_there(self, ref: RankManifest) -> None:
+        """Check that a known manifest is still in the bucket: the operator's retention may have deleted it.
+
+        Raises:
+            ConflictError: it is not.
+        """
+        if self._bucket.head(ref.key) is None:
+            self._known = [known for known in self._known if known.ref != ref]
+            raise ConflictError(ref.key)
+
     def read_again(self, ref: RankManifest) -> Manifest:
         """Read a known manifest again.
 

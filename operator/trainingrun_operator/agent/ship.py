@@ -308,6 +308,7 @@ class Shipper:
         In a run of several ranks every answer needs a new manifest, because a manifest states what it answers.
         """
         if job.again and self._ledger.alone:
+            self._ledger.check_there(job.again)
             return None, job.again
         if job.again:
             there = self._ledger.read_again(job.again)

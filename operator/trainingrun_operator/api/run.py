@@ -160,6 +160,8 @@ class RestoreFrom(Model):
     uri: Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]+[a-z0-9]/.+$", max_length=2048)] | None = None
     """Folder of a run in a bucket, s3://bucket/prefix/namespace/run/uid: start from its furthest checkpoint. Or an address as in
     status.checkpoint.uri: start from this checkpoint. It is read with this run's credentials. Default absent."""
+
+
 class CheckpointFormat(StrEnum):
     """How the training arranges its checkpoints."""
 
@@ -203,6 +205,9 @@ class CheckpointSpec(Model):
     """Hold: keep the pod and its files until the checkpoint is proven. Proceed: end the run without a proven checkpoint. Default Hold."""
     restore_from: RestoreFrom | None = None
     """Another run's checkpoint that this run starts from. Once the run has a checkpoint of its own, it resumes from that. Immutable. Default absent."""
+    keep_last: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Number of complete checkpoints to keep in the bucket: the operator deletes older ones once they are 24 hours old, never the last proven one and
+    never the furthest one. Its credentials need the right to delete. Default absent: all are kept."""
 
 
 class NodePoolPolicy(StrEnum):

@@ -22,6 +22,8 @@ KEY_MAX_BYTES: Final = 1024
 
 _COMMIT = re.compile(r"commits/i(\d+)-g(\d+)\.json\Z")
 _CLAIM = re.compile(r"/r\d+/incarnations/(\d+)\.json\Z")
+_RANK = re.compile(r"r(\d+)/")
+_FOLDER = re.compile(r"r\d+/i(\d+)-g(\d+)-[^/]+/")
 _MANIFEST = re.compile(r"/r\d+/i(\d+)-g(\d+)-[^/]+\.manifest\.json\Z")
 _DESTINATION = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[A-Za-z0-9!_.*'()/-]*))?\Z")
 
@@ -89,6 +91,36 @@ class Layout:
     def claim(self, rank: int, incarnation: int) -> str:
         """Key of one claim."""
         return f"{self.claims(rank)}{incarnation}.json"
+
+    @property
+    def story(self) -> str:
+        """Key of the run's story, written after its end."""
+        return f"{self.base}run.json"
+
+    @property
+    def curve(self) -> str:
+        """Key of its loss curve."""
+        return f"{self.base}curve.json"
+
+    @property
+    def log(self) -> str:
+        """Key of the end of its training's log, compressed."""
+        return f"{self.base}log.txt.gz"
+
+    def folder_of(self, key: str) -> str:
+        """Key prefix of the generation that a file's key belongs to, ending with a slash; empty: it is no file of a generation."""
+        match = _FOLDER.match(key, len(self.base)) if self.owns(key) else None
+        return key[: match.end()] if match else ""
+
+    def order_of_file(self, key: str) -> Order | None:
+        """Order of the generation that a file's key belongs to; None: it is no file of a generation."""
+        match = _FOLDER.match(key, len(self.base)) if self.owns(key) else None
+        return Order(int(match[1]), int(match[2])) if match else None
+
+    def rank_of(self, key: str) -> int | None:
+        """Rank that wrote a key; None: it is a commit's, or of another run."""
+        match = _RANK.match(key, len(self.base)) if self.owns(key) else None
+        return int(match[1]) if match else None
 
     def uri(self, key: str) -> str:
         """The URI of a key or key prefix, as ``aws s3 sync`` takes it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.checkpoints import names, s3
+from trainingrun_operator.checkpoints import names, s3, story
 from trainingrun_operator.checkpoints.bucket import Bucket, DamagedError, crc_of_file, encode
 from trainingrun_operator.checkpoints.clients import Clients
 from trainingrun_operator.checkpoints.documents import COMMIT_MAX_BYTES, Commit
@@ -30,6 +31,8 @@ from trainingrun_operator.cli import identity, words
 from trainingrun_operator.cli.trouble import Exit, TroubleError
 from trainingrun_operator.core.destinations import layout_of
 from trainingrun_operator.core.facts.bucket import Unreachable, Verified
+from trainingrun_operator.core.facts.run import Run
+from trainingrun_operator.core.story import STORY_MAX_BYTES
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.calls import Api
 from trainingrun_operator.edge.gather.store import Store
@@ -42,7 +45,6 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.checkpoints.documents import FileEntry, Manifest
     from trainingrun_operator.core.facts.bucket import Mismatch
-    from trainingrun_operator.core.facts.run import Run
 
 READERS: Final = 8
 LISTED_MAX: Final = 1000
@@ -72,6 +74,8 @@ _ADVICE: Final = {
     "AnswerTooLarge": "the server sends more than an S3 server does: is the address right?",
     "TooManyCommits": "there are more than 100,000 objects below commits/: remove those that are no commits",
 }
+_COMMITS: Final = "Its checkpoints are listed by `checkpoints list`."
+_NO_STORY: Final = f"the run has not ended, or its story was not kept. {_COMMITS}"
 _CLOSED: Final = frozenset(
     {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "NoCredentials"}
 )
@@ -239,6 +243,36 @@ class Checkpoints:
         finally:
             store.close()
 
+    def story(self) -> Run:
+        """Read the run as it was at its end.
+
+        Raises:
+            TroubleError: the bucket cannot be read, or holds no story that can be.
+        """
+        layout = self.place.layout
+        with self._readable():
+            try:
+                body = s3.read_object(layout.bucket, layout.story, STORY_MAX_BYTES, self._client)
+            except s3.TooLargeError:
+                body = b""
+        if body is None:
+            raise TroubleError(f"There is no run.json at {self.where}: {_NO_STORY}", Exit.NO_SUCH_RUN)
+        try:
+            run = Run.of(json.loads(body))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise TroubleError(
+                f"{layout.uri(layout.story)} is not the story of a run that this version reads ({type(error).__name__}). {_COMMITS}",
+                Exit.NOT_PROVEN,
+            ) from None
+        if layout.base.rstrip("/").split("/")[-3:] != [run.namespace, run.name, run.uid]:
+            raise TroubleError(f"{layout.uri(layout.story)} is the story of another run. {_COMMITS}", Exit.NOT_PROVEN)
+        return run
+
+    def has_log(self) -> bool:
+        """Whether the end of the training's log is kept."""
+        with self._readable():
+            return story.exists(self.place.layout, self.place.layout.log, self._client)
+
     def manifests(self, commit: Commit) -> list[Manifest]:
         """Read the manifest of every rank of a commit.
 
@@ -335,12 +369,14 @@ class Checkpoints:
         return Listed(key, read.commit)
 
     def _unreadable(self, code: str) -> TroubleError:
-        advice = _ADVICE.get(code, "see the store's documentation for this code")
-        exit_code = Exit.FORBIDDEN if code in _CLOSED else Exit.NO_CLUSTER
-        return TroubleError(
-            f"Bucket {self.place.layout.bucket} at {self.place.access.where} cannot be read ({code}): {advice}.",
-            exit_code,
-        )
+        return unreadable(self.place.layout.bucket, self.place.access, code)
+
+
+def unreadable(bucket: str, access: Access, code: str) -> TroubleError:
+    """Return the meaning of a failed call, with what to do."""
+    advice = _ADVICE.get(code, "see the store's documentation for this code")
+    exit_code = Exit.FORBIDDEN if code in _CLOSED else Exit.NO_CLUSTER
+    return TroubleError(f"Bucket {bucket} at {access.where} cannot be read ({code}): {advice}.", exit_code)
 
 
 class _Counting(Bucket):

@@ -11,11 +11,14 @@ from trainingrun_operator.api import names
 from trainingrun_operator.cli import iam, live, policy, words
 from trainingrun_operator.cli.draw import Plot, plot
 from trainingrun_operator.cli.explain import explain
+from trainingrun_operator.cli.explain.facts import Explanation
 from trainingrun_operator.cli.rows import read, row_of
+from trainingrun_operator.cli.saved import bucket_options, opened
 from trainingrun_operator.cli.screen import GAP, note
 from trainingrun_operator.cli.session import RUN, Session, in_session, where
 from trainingrun_operator.cli.trouble import Exit, TroubleError
 from trainingrun_operator.core import manifests
+from trainingrun_operator.core.commands import command
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.curve import Point
@@ -85,11 +88,23 @@ def _take_curves(session: Session, seen: live.KnownRuns, run: str | None, *, eve
 
 @click.command("explain", short_help="Explain why a run has or has not stopped.")
 @click.argument("run", type=RUN)
+@bucket_options
 @where
 @in_session
-def explain_(session: Session, run: str) -> None:
-    """Explain why RUN has or has not stopped, from its status alone."""
-    session.screen.explanation(explain(session.run(run), session.now))
+def explain_(session: Session, run: str, endpoint_url: str, region: str) -> None:
+    """Explain why RUN has or has not stopped, from its status alone.
+
+    With s3://bucket/prefix/namespace/run/uid in place of RUN, explain a run that has ended from what the operator has kept of it in the bucket, with your
+    own AWS credentials. A shorter address is enough if there is only one run below it.
+    """
+    if not run.startswith("s3://"):
+        session.screen.explanation(explain(session.run(run), session.now))
+        return
+    with opened(session, run, endpoint_url, region) as there:
+        told, layout = explain(there.story(), session.now), there.place.layout
+        log = ("The end of its log:", "$ " + command("aws", "s3", "cp", layout.uri(layout.log), "-") + " | gunzip")
+        # What is to be done in the cluster is over.
+        session.screen.explanation(Explanation(told.answer, told.because, log if there.has_log() else ()))
 
 
 @click.command("policy", short_help="Show effective settings and their sources, or the IAM policy for a bucket.")

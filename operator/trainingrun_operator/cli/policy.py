@@ -149,6 +149,8 @@ def _checkpoints(run: Run) -> Iterator[Rule]:
     yield _rule(run, "included", "checkpoint.include")
     yield _rule(run, "excluded", "checkpoint.exclude")
     yield _rule(run, "if not proven", "checkpoint.on_failure")
+    kept = run.spec.checkpoint.keep_last
+    yield _rule(run, "kept", "checkpoint.keep_last", "all" if kept is None else f"the newest {kept} complete ones")
 
 
 def _gives_back(run: Run) -> Iterator[Rule]:

@@ -43,12 +43,13 @@ _WHY = {"checkpoint": "complete", "save": "requested", "sigterm": "pod terminate
 def checkpoints() -> None:
     """List, verify and download the checkpoints of a run in its bucket.
 
-    RUN is a TrainingRun, or s3://bucket/prefix/namespace/run/uid if the run is no longer in the cluster. The commands use your own AWS credentials,
-    as boto3 finds them.
+    RUN is a TrainingRun, or s3://bucket/prefix/namespace/run/uid if the run is no longer in the cluster; a shorter address is enough if there is only
+    one run below it. The commands use your own AWS credentials, as boto3 finds them.
     """
 
 
-def _bucket_options(command: Callable[P, R]) -> Callable[P, R]:
+def bucket_options(command: Callable[P, R]) -> Callable[P, R]:
+    """Add the options for the bucket's server to a command."""
     for option in (
         click.option(
             "--region", default="", metavar="NAME", help="Region of the bucket.  [default: from the run's spec]"
@@ -66,12 +67,12 @@ def _bucket_options(command: Callable[P, R]) -> Callable[P, R]:
 
 
 @contextlib.contextmanager
-def _opened(session: Session, run: str, endpoint_url: str, region: str) -> Iterator[Checkpoints]:
+def opened(session: Session, run: str, endpoint_url: str, region: str) -> Iterator[Checkpoints]:
     """Open the run's checkpoints. Loads boto3, which takes longer than all other commands together."""
-    from trainingrun_operator.cli import bucket  # noqa: PLC0415 - see above
+    from trainingrun_operator.cli import bucket, finding  # noqa: PLC0415 - see above
 
     if run.startswith("s3://"):
-        place = bucket.place_of_uri(run, endpoint_url, region)
+        place = finding.place(run, endpoint_url, region)
     else:
         place = bucket.place_of(session.run(run), endpoint_url, region)
     found = bucket.Checkpoints(place)
@@ -83,12 +84,12 @@ def _opened(session: Session, run: str, endpoint_url: str, region: str) -> Itera
 
 @checkpoints.command("list")
 @click.argument("run", type=RUN)
-@_bucket_options
+@bucket_options
 @where
 @in_session
 def list_(session: Session, run: str, endpoint_url: str, region: str) -> None:
     """List the saved checkpoints of RUN, newest first."""
-    with _opened(session, run, endpoint_url, region) as there:
+    with opened(session, run, endpoint_url, region) as there:
         listed = there.listed()
         if not listed:
             note(there.nothing)
@@ -123,7 +124,7 @@ def _cells(one: Listed, proven: str, session: Session) -> list[str]:
 @click.argument("run", type=RUN)
 @click.argument("generation", required=False, default="")
 @click.option("--all", "all_of_them", is_flag=True, help="Verify every generation.")
-@_bucket_options
+@bucket_options
 @where
 @in_session
 def verify(session: Session, run: str, generation: str, endpoint_url: str, region: str, *, all_of_them: bool) -> None:
@@ -133,7 +134,7 @@ def verify(session: Session, run: str, generation: str, endpoint_url: str, regio
     """
     if all_of_them and generation:
         raise click.UsageError("Give a GENERATION or --all, not both.")
-    with _opened(session, run, endpoint_url, region) as there:
+    with opened(session, run, endpoint_url, region) as there:
         wanted = there.keys() if all_of_them else (there.key(generation),)
         wrong = [name for key in wanted if (name := _verified(session, there, key))]
     if wrong:
@@ -170,7 +171,7 @@ def _verified(session: Session, there: Checkpoints, key: str) -> str:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder to write to, in place of the checkpoint path.  [default: RUN-GENERATION]",
 )
-@_bucket_options
+@bucket_options
 @where
 @in_session
 def download(session: Session, run: str, generation: str, folder: Path | None, endpoint_url: str, region: str) -> None:
@@ -178,7 +179,7 @@ def download(session: Session, run: str, generation: str, folder: Path | None, e
 
     Identical files are kept. Other files are never overwritten. After an interruption, run the same command again to continue.
     """
-    with _opened(session, run, endpoint_url, region) as there:
+    with opened(session, run, endpoint_url, region) as there:
         one = there.find(generation)
         name = words.generation(one.key)
         if one.commit is None:

@@ -24,11 +24,14 @@ from trainingrun_operator.controller.scheduler import Scheduler
 from trainingrun_operator.core.signature import keys_of
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.background.curve import CurveWriter
+from trainingrun_operator.edge.background.retention import Retention
+from trainingrun_operator.edge.background.story import Story
 from trainingrun_operator.edge.background.taints import Taints
 from trainingrun_operator.edge.background.webhook import Notifier, Webhook
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.execute import Executor
+from trainingrun_operator.edge.gather.bucket import BucketReader
 from trainingrun_operator.edge.gather.observer import Observer
 from trainingrun_operator.edge.gather.owners import Owners
 from trainingrun_operator.edge.gather.pages import PodPages
@@ -109,7 +112,12 @@ async def _run(settings: Settings) -> None:
         executor = Executor(kube, cache, lease.held, providers)
         curves = CurveWriter(beside, lease.held, settings.curve_seconds)
         notifier = Notifier(hook, beside, cache, lease.held, telemetry.notification) if hook else None
-        reconciler = Reconciler(kube, cache, observer, executor, telemetry, curves, settings.status_seconds, notifier)
+        reader = BucketReader(beside, store, settings.allowed_destinations)
+        retention = Retention(beside, store, reader, lease.held)
+        story = Story(beside, store, reader, lease.held)
+        reconciler = Reconciler(
+            kube, cache, observer, executor, telemetry, curves, settings.status_seconds, notifier, (retention,), story
+        )
         scheduler = Scheduler(reconciler.look, lambda uid: _namespace(cache, uid), telemetry.lateness)
         namespaces = await front.readable(kube, settings.namespaces)
         left_out = tuple(name for name in settings.namespaces if name not in namespaces)
@@ -135,6 +143,8 @@ async def _run(settings: Settings) -> None:
             leading,
             asyncio.create_task(scheduler.run()),
             asyncio.create_task(curves.run()),
+            asyncio.create_task(retention.run()),
+            asyncio.create_task(story.run()),
             *([asyncio.create_task(notifier.run())] if notifier else []),
             asyncio.create_task(_relist(watch, settings.list_seconds)),
             *([asyncio.create_task(_swept(taints, settings.list_seconds))] if settings.release_nodes else []),

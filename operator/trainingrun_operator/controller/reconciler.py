@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.effects import Decision
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.edge.background.curve import CurveWriter
+    from trainingrun_operator.edge.background.story import Story
     from trainingrun_operator.edge.background.webhook import Notifier
     from trainingrun_operator.edge.cache import Cache
     from trainingrun_operator.edge.clock import Clock
     from trainingrun_operator.edge.execute import Executor
     from trainingrun_operator.edge.gather.observer import Observer
-    from trainingrun_operator.edge.ports import Statuses
+    from trainingrun_operator.edge.ports import Beside, Statuses
     from trainingrun_operator.exporter import Telemetry
 
 Json = dict[str, Any]
@@ -79,6 +80,9 @@ class Reconciler:
     status_seconds: float
     notifier: Notifier | None = None
     """None: the installation has no webhook."""
+    beside: tuple[Beside, ...] = ()
+    """Work on the bucket in the background, which takes what each look has seen."""
+    story: Story | None = None
     clock: Clock = field(default_factory=SystemClock)
     known: dict[str, KnownRun] = field(default_factory=dict)
     """By uid."""
@@ -127,6 +131,10 @@ class Reconciler:
         self.telemetry.runs.forget(uid)
         self.observer.forget(uid)
         self.curves.forget(uid)
+        for one in self.beside:
+            one.forget(uid)
+        if self.story is not None:
+            self.story.forget(uid)
         if self.notifier is not None:
             self.notifier.forget(uid)
 
@@ -137,6 +145,10 @@ class Reconciler:
         self.telemetry.runs.clear()
         self.observer.forget_all()
         self.curves.forget_all()
+        for one in self.beside:
+            one.forget_all()
+        if self.story is not None:
+            self.story.forget_all()
         if self.notifier is not None:
             self.notifier.forget_all()
 
@@ -148,6 +160,8 @@ class Reconciler:
                 return None
             known.memory, seen = await self.observer.observe(stored, known.memory)
             self.curves.note(seen)
+            for one in self.beside:
+                one.note(seen)
             decision = decide(seen)
             if any(isinstance(effect, Begin) for effect in decision.effects) and not await self.observer.confirms(seen):
                 raise StaleError("pods or Job have changed since the decision to end the run")
@@ -200,6 +214,8 @@ class Reconciler:
         self._show(seen, whole)
         if self.notifier is not None:
             self.notifier.note(seen, whole)
+        if self.story is not None:
+            self.story.note(seen, whole)
         urgent = (str(status.observed_generation), str(status.phase), *_resumable(status.progress))
         shown = (
             str(status.termination_message),

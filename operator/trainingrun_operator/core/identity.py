@@ -25,11 +25,11 @@ def missing(run: Run, destination: Destination) -> Problem | None:
     if run.spec.checkpoint.s3.credentials_secret_name or destination.operator_proves:
         return None
     return Problem(
-        CODE,
-        "spec.checkpoint.s3.credentialsSecretName is empty, and allowedDestinations does not let the operator prove checkpoints there with its own"
-        " identity. Name a Secret of this namespace with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (kubectl create secret generic s3-credentials"
-        " --from-literal=...). Or ask the operator's administrator to set identity: operator for this destination: the agent then uses the identity of"
-        f" the pod's ServiceAccount ({_account(run)}).",
+        "NoCredentials",
+        f"spec.checkpoint.s3.credentialsSecretName is empty, so the agent would use the identity of the pod's ServiceAccount ({_account(run)}), but"
+        " allowedDestinations does not let the operator prove checkpoints there with its own. Ask the operator's administrator to set identity:"
+        " operator for this destination, or name a Secret of this namespace with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (kubectl create secret"
+        " generic s3-credentials --from-literal=...).",
     )
 
 
@@ -43,7 +43,7 @@ def sentence(run: Run, listed: tuple[Destination, ...]) -> str:
     if secret := run.spec.checkpoint.s3.credentials_secret_name:
         return f"Agent and operator use the keys in Secret {secret}."
     if (problem := missing(run, destination)) is not None:
-        return f"The agent uses the identity of ServiceAccount {_account(run)}. {problem.message}"
+        return problem.message
     return f"The agent uses the identity of ServiceAccount {_account(run)}, and the operator proves with its own, which allowedDestinations lets it."
 
 

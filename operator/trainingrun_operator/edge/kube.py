@@ -30,6 +30,11 @@ Json = dict[str, Any]
 
 CONNECTIONS: Final = 64
 BODY_MAX: Final = 8 * 2**20
+LOG_LINES: Final = 500_000
+"""Lines that are asked for of the end of a log: more than its last megabytes have."""
+LOG_SECONDS: Final = 120.0
+LINE_MAX: Final = 64 * 1024
+"""Bytes of an incomplete first line that are dropped."""
 """Bytes of one answer; no object has more than 3 MiB."""
 EVENT_MAX: Final = 1024
 """The API server refuses a longer message."""
@@ -216,6 +221,27 @@ class Kube:
         except KubeError as error:
             return "" if error.gone else None
         return tail.decode(errors="replace")[-most_bytes:]
+
+    async def log_end(self, namespace: str, name: str, container: str, *, most_bytes: int) -> bytes:
+        """Return the end of a container's log, in whole lines. RBAC: get pods/log.
+
+        It holds twice `most_bytes` at most, however long the log is.
+        """
+        tail, cut = bytearray(), False
+        params = {"container": container, "tailLines": str(LOG_LINES)}
+        async with self._transport.stream(
+            _pod(namespace, name) + "/log", params, token=self._token(), accept="*/*", seconds=LOG_SECONDS
+        ) as content:
+            async for piece in content.iter_any():
+                tail += piece
+                if len(tail) > 2 * most_bytes:
+                    del tail[:-most_bytes]
+                    cut = True
+        if len(tail) > most_bytes:
+            del tail[:-most_bytes]
+            cut = True
+        # The first line of what was cut is not whole; of a log without line ends, the end is kept.
+        return bytes(tail[tail.find(b"\n", 0, LINE_MAX) + 1 :] if cut else tail)
 
     # -- Namespaces, nodes and pools ---------------------------------------------------------------------
 

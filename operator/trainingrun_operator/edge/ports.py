@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.rank import RefusedReport
     from trainingrun_operator.core.facts.reading import Failure, Reading
     from trainingrun_operator.core.facts.run import Run
+    from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.edge.nodes.provider import Provider
 
     Json = dict[str, Any]
@@ -113,3 +114,11 @@ class Pages(Protocol):
     async def metrics(self, run: Run, pod: Pod) -> Reading | Failure:
         """Return one reading of the training's metrics."""
         ...
+
+
+class Beside(Protocol):
+    """Work in the background that takes what each look has seen, without delaying it."""
+
+    def note(self, seen: Observed) -> None: ...
+    def forget(self, uid: str) -> None: ...
+    def forget_all(self) -> None: ...

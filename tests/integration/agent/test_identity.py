@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from integration import aws_identity
@@ -14,11 +15,15 @@ from moto.server import ThreadedMotoServer
 from trainingrun_operator.api.exchange import SaveRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from integration.agent.pods import Pod
 
 pytestmark = pytest.mark.s3
 
 ACCOUNT = "123456789012"
+LONG_SECONDS = 100
+"""For a process that imports what it needs and asks for its identity, on a machine that does other things."""
 NO_MACHINE = {"AWS_EC2_METADATA_DISABLED": "true"}
 """No machine role below the pod's."""
 
@@ -33,23 +38,27 @@ def sts() -> Iterator[str]:
     server.stop()
 
 
+@dataclass
+class Keyless:
+    """Makes pods without a Secret, before a store that takes temporary credentials only."""
+
+    make_pod: Callable[..., Pod]
+    gate: aws_identity.Gate
+
+    def __call__(self, environ: dict[str, str], **options: Any) -> Pod:
+        pod = self.make_pod(endpoint=self.gate.url, secret_dir="", **({"expected_bucket_owner": ACCOUNT} | options))
+        pod.environ = NO_MACHINE | environ
+        return pod
+
+
 @pytest.fixture
-def keyless(make_pod, server, tmp_path):
-    """A pod without a Secret, before a store that takes temporary credentials only."""
+def keyless(make_pod, server):
     with aws_identity.temporary_only(server, ACCOUNT) as gate:
-
-        def make(environ, **options):
-            pod = make_pod(endpoint=gate.url, secret_dir="", **({"expected_bucket_owner": ACCOUNT} | options))
-            pod.environ = NO_MACHINE | environ
-            return pod
-
-        make.gate = gate
-        make.folder = tmp_path
-        yield make
+        yield Keyless(make_pod, gate)
 
 
 def committed(store, count=1):
-    return wait_for(lambda: found if len(found := store.commits()) >= count else None)
+    return wait_for(lambda: found if len(found := store.commits()) >= count else None, LONG_SECONDS)
 
 
 def test_a_web_identity_token_is_all_that_agent_and_restore_need(keyless, store, sts, tmp_path):
@@ -57,7 +66,7 @@ def test_a_web_identity_token_is_all_that_agent_and_restore_need(keyless, store,
     files = hf_checkpoint(pod.volume, 100) | {"checkpoint-100/big.bin": b"7" * (17 * MIB)}
     (pod.volume / "checkpoint-100" / "big.bin").write_bytes(files["checkpoint-100/big.bin"])
     pod.annotate(save=SaveRequest(id="stop", ended=True))
-    commit = wait_for(lambda: next((one for one in store.commits() if one.final), None))
+    commit = wait_for(lambda: next((one for one in store.commits() if one.final), None), LONG_SECONDS)
     assert store.content(commit) == files
     gate = keyless.gate
     assert all(key.startswith("ASIA") for key in gate.access_keys)
@@ -91,12 +100,12 @@ def test_an_endpoint_that_starts_after_the_agent_needs_no_restart(keyless, store
         port = int(probe.getsockname()[1])
     pod = keyless(aws_identity.associated(tmp_path, f"http://127.0.0.1:{port}/v1/credentials")).start()
     hf_checkpoint(pod.volume, 100)
-    report = pod.reports(lambda report: report.error)
+    report = pod.reports(lambda report: report.error, LONG_SECONDS)
     assert report.error.code == "NoCredentials"
     assert report.error.message.startswith("the pod's own AWS identity gives no credentials (")
     with aws_identity.pod_identity(port):
         committed(store)
-        assert pod.reports(lambda report: report.commit).error is None
+        assert pod.reports(lambda report: report.commit, LONG_SECONDS).error is None
 
 
 @pytest.mark.parametrize(
@@ -125,7 +134,7 @@ def test_an_identity_that_is_missing_is_said_with_what_to_do_and_the_agent_goes_
 ):
     pod = keyless(environ(tmp_path, sts)).start()
     hf_checkpoint(pod.volume, 100)
-    report = pod.reports(lambda report: report.error and report.upload_failures > 1)
+    report = pod.reports(lambda report: report.error and report.upload_failures > 1, LONG_SECONDS)
     assert report.error.code == "NoCredentials"
     assert said in report.error.message
     assert "associate a role with its ServiceAccount" in report.error.message
@@ -138,7 +147,7 @@ def test_a_role_that_does_not_trust_the_service_account_is_said(keyless, store, 
     with aws_identity.refusing_sts() as sts:
         pod = keyless(aws_identity.irsa(tmp_path, sts)).start()
         hf_checkpoint(pod.volume, 100)
-        report = pod.reports(lambda report: report.error)
+        report = pod.reports(lambda report: report.error, LONG_SECONDS)
     assert report.error.code == "NoCredentials"
     assert "(AssumeRoleWithWebIdentity failed with AccessDenied)" in report.error.message
 
@@ -146,6 +155,6 @@ def test_a_role_that_does_not_trust_the_service_account_is_said(keyless, store, 
 def test_a_bucket_of_another_account_gets_nothing(keyless, store, sts, tmp_path):
     pod = keyless(aws_identity.irsa(tmp_path, sts), expected_bucket_owner="210987654321").start()
     hf_checkpoint(pod.volume, 100)
-    assert pod.reports(lambda report: report.error).error.code == "AccessDenied"
+    assert pod.reports(lambda report: report.error, LONG_SECONDS).error.code == "AccessDenied"
     assert store.keys() == []
     assert keyless.gate.owners == {"210987654321"}

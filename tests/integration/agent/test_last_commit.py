@@ -309,3 +309,16 @@ def test_a_checksum_of_the_parts_is_none_of_the_object(make_pod, store, proxy):
     pod = make_pod(endpoint=proxy.url).start()
     assert pod.reports(lambda report: report.error).error.code == "NoChecksums"
     assert store.s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{store.layout.base}commits/")["KeyCount"] == 0
+
+
+def test_a_manifest_that_was_deleted_meanwhile_is_not_named_again(make_pod, store):
+    """As the operator's retention deletes old ones; the bytes are still on the volume."""
+    pod = make_pod().start()
+    files = hf_checkpoint(pod.volume, 100)
+    first = wait_for(lambda: next(iter(store.commits()), None), 100)
+    for key in store.keys("r0/i1-"):
+        store.s3.delete_object(Bucket=store.layout.bucket, Key=key)
+    pod.annotate(save=SaveRequest(id="stop-1", ended=True))
+    last = wait_for(lambda: next((one for one in store.commits() if one.final), None), 100)
+    assert last.ranks != first.ranks
+    assert store.content(last) == files

@@ -290,9 +290,19 @@ def test_a_run_that_saves_nothing_says_so(there, plugin, kubectl):
     assert (code, err) == (Exit.NO_SUCH_RUN, "error: bert saves no checkpoints: spec.checkpoint.mode is Disabled.\n")
 
 
-@pytest.mark.parametrize("address", ["s3://bucket", "s3://bucket/uid", "s3://bucket/../ml/bert/uid"])
-def test_an_address_that_is_none_is_refused(plugin, address):
-    assert plugin("list", address)[0] == Exit.USAGE
+@pytest.mark.parametrize("address", ["s3://", "s3://B", "s3://bucket/../ml/bert/uid", "s3://bucket/.."])
+def test_an_address_that_is_none_is_refused_without_a_request(plugin, address):
+    before = calls.made()
+    code, _, err = plugin("list", address)
+    assert (code, calls.made()) == (Exit.USAGE, before)
+    assert "does not have the form s3://bucket/prefix/namespace/run/uid" in err
+
+
+@pytest.mark.parametrize("below", ["", "/uid", "/team"])
+def test_an_address_below_which_no_run_is_found_is_refused(there, plugin, below):
+    code, _, err = plugin("list", f"s3://{there.layout.bucket}{below}")
+    assert code == Exit.USAGE
+    assert "does not have the form s3://bucket/prefix/namespace/run/uid" in err
 
 
 @pytest.mark.parametrize(

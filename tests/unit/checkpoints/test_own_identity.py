@@ -136,7 +136,7 @@ CALLS = (
 @pytest.mark.parametrize("call", CALLS)
 def test_every_kind_of_call_names_the_account(call):
     model = botocore.session.get_session().get_service_model("s3").operation_model(call)
-    events, params = HierarchicalEmitter(), {}
+    events, params = HierarchicalEmitter(), dict[str, str]()
     bucket_owner.expect(events, "123456789012")
     events.emit(f"before-parameter-build.s3.{call}", params=params, model=model)
     named = {"ExpectedBucketOwner"} | ({"ExpectedSourceBucketOwner"} if call == "CopyObject" else set())
@@ -146,7 +146,7 @@ def test_every_kind_of_call_names_the_account(call):
 def test_without_an_account_none_is_named():
     model = botocore.session.get_session().get_service_model("s3").operation_model("ListBuckets")
     for owner in ("", "123456789012"):
-        events, params = HierarchicalEmitter(), {}
+        events, params = HierarchicalEmitter(), dict[str, str]()
         bucket_owner.expect(events, owner)
         events.emit("before-parameter-build.s3.ListBuckets", params=params, model=model)
         assert params == {}, "the call has no bucket"

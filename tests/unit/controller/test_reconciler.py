@@ -281,6 +281,36 @@ async def test_who_tells_of_runs_is_shown_the_status_as_it_is_now_with_what_was_
     assert notifier.forgotten == [RUN_UID, "all"]
 
 
+class FakeBeside:
+    """Notes what it is shown."""
+
+    def __init__(self):
+        self.noted, self.forgotten = [], []
+
+    def note(self, seen, *status):
+        self.noted.append((seen.run.uid, *(one.phase for one in status)))
+
+    def forget(self, uid):
+        self.forgotten.append(uid)
+
+    def forget_all(self):
+        self.forgotten.append("all")
+
+
+async def test_work_on_the_bucket_is_shown_every_look_and_the_story_the_whole_status(place):
+    beside, story = FakeBeside(), FakeBeside()
+    place.reconciler.beside, place.reconciler.story = (beside,), story
+    held = stored_run(status={"termination": stop(Phase.HELD), "terminationStatus": "auto_low_loss"})
+    place.api.put(held)
+    place.cache.put_run(held)
+    await place.look(RUN_UID)
+    assert {*beside.noted} == {(RUN_UID,)}
+    assert story.noted == [(RUN_UID, "Held")]
+    place.reconciler.forget(RUN_UID)
+    place.reconciler.forget_all()
+    assert beside.forgotten == story.forgotten == [RUN_UID, "all"]
+
+
 # -- ending a run -----------------------------------------------------------------------------------------------
 
 

@@ -165,10 +165,10 @@ EMPTY = "spec.template.spec.containers is empty: give it at least one container 
         pytest.param(
             {"checkpoint": checkpoint_spec(s3={})},
             "NoCredentials",
-            "spec.checkpoint.s3.credentialsSecretName is empty, and allowedDestinations does not let the operator prove checkpoints there with its own"
-            " identity. Name a Secret of this namespace with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (kubectl create secret generic s3-credentials"
-            " --from-literal=...). Or ask the operator's administrator to set identity: operator for this destination: the agent then uses the identity of"
-            " the pod's ServiceAccount (default).",
+            "spec.checkpoint.s3.credentialsSecretName is empty, so the agent would use the identity of the pod's ServiceAccount (default), but"
+            " allowedDestinations does not let the operator prove checkpoints there with its own. Ask the operator's administrator to set identity:"
+            " operator for this destination, or name a Secret of this namespace with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (kubectl create secret"
+            " generic s3-credentials --from-literal=...).",
             id="no credentials",
         ),
         pytest.param(

@@ -57,7 +57,7 @@ def test_without_a_secret_and_without_the_lists_word_the_run_is_refused():
     assert problem.reason == "NoCredentials"
     assert "set identity: operator for this destination" in problem.message
     assert "ServiceAccount (trainer)" in problem.message
-    assert identity.sentence(run, listed).startswith("The agent uses the identity of ServiceAccount trainer. spec.")
+    assert identity.sentence(run, listed) == problem.message
 
 
 def test_a_run_that_saves_nothing_or_may_not_go_there_has_no_identity_to_tell():

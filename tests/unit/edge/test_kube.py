@@ -283,6 +283,27 @@ async def test_the_end_of_a_log_is_what_tells(api, kube):
     assert api.sent[-1].query == {"container": "train", "tailLines": "5"}
 
 
+@pytest.mark.parametrize(
+    ("log", "kept"),
+    [
+        pytest.param("one\ntwo\n", b"one\ntwo\n", id="all of a short one"),
+        pytest.param("", b"", id="an empty one"),
+        pytest.param("first line that is long\nsecond\nthird\n", b"second\nthird\n", id="whole lines of a long one"),
+        pytest.param("x" * 100, b"x" * 20, id="the end of one without lines"),
+        pytest.param("é" * 100, "é".encode() * 10, id="bytes, not characters"),
+        pytest.param("line\n" * 100_000, b"line\n" * 3, id="many times as long"),
+    ],
+)
+async def test_the_end_of_a_log_is_kept_in_whole_lines(api, kube, log, kept):
+    api.put(stored_pod() | {"log": log})
+    assert await kube.log_end(NAMESPACE, f"{NAME}-x7k2p", "train", most_bytes=20) == kept
+    assert api.sent[-1].query == {"container": "train", "tailLines": "500000"}
+
+
+async def test_a_log_that_may_not_be_read_is_an_error_of_its_own(api, kube):
+    assert (await refused(kube.log_end(NAMESPACE, "nobody", "train", most_bytes=20))).gone
+
+
 async def test_a_log_that_does_not_exist_is_empty_and_one_that_cannot_be_read_is_none(api, kube, unused_tcp_port):
     assert await kube.log_tail(NAMESPACE, "nobody", "train", lines=5, most_bytes=18) == ""
     async with Kube(Plain(f"http://127.0.0.1:{unused_tcp_port}")) as away:

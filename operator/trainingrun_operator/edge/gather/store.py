@@ -44,7 +44,7 @@ from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.calls import Api
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from mypy_boto3_s3 import S3Client
 
@@ -238,6 +238,30 @@ class Store:
             return proof.verified
         return await self.verify(access, layout, key)
 
+    async def call(self, access: Access, made: Callable[[S3Client], T]) -> T:
+        """Make calls in a thread, with the run's share of threads and calls in flight."""
+        return await self._call(access, made)
+
+    async def read_commit(self, access: Access, layout: Layout, key: str) -> Commit:
+        """Read and check a commit.
+
+        Raises:
+            BadCommitError: it is missing or invalid.
+            STORE_ERRORS: the bucket cannot be read.
+        """
+        return (await self._commit(access, layout, key)).commit
+
+    async def keys_of(self, access: Access, layout: Layout, manifest: str) -> AsyncIterator[list[str]]:
+        """Yield the keys of the objects that a manifest lists, some at a time, whatever commit names it.
+
+        Raises:
+            BadCommitError: it is missing or invalid.
+            STORE_ERRORS: the bucket cannot be read.
+        """
+        check_owned(layout, manifest)
+        async for files in self._files(access, layout, ManifestReader(None), manifest):
+            yield [file.key for file in files if file.link_target is None]
+
     async def _call(self, access: Access, call: Callable[[S3Client], T]) -> T:
         loop = asyncio.get_running_loop()
         door = await loop.run_in_executor(self._pool, self._clients.door, access)
@@ -289,10 +313,25 @@ class Store:
     ) -> tuple[ManifestHead, int]:
         """Verify one rank's manifest and its objects, some files at a time. Returns it without its files, and how many it lists."""
         check_owned(layout, entry.key)
+        reader = ManifestReader(entry, files_max)
+        async for files in self._files(access, layout, reader, entry.key):
+            for file in files:
+                check_restorable(layout, file)
+            await self._prove_files(access, layout, [file for file in files if file.link_target is None])
+        if reader.head is None:
+            raise BadCommitError(f"the manifest of rank {entry.rank} has no end")
+        check_manifest(layout, commit, entry, reader.head, reader.listed)
+        check_not_skipped(reader.skipped)
+        return reader.head, reader.listed
+
+    async def _files(
+        self, access: Access, layout: Layout, reader: ManifestReader, key: str
+    ) -> AsyncIterator[list[FileEntry]]:
+        """Read a manifest to its end, and yield its files as they are parsed."""
         loop = asyncio.get_running_loop()
         door = await loop.run_in_executor(self._pool, self._clients.door, access)
-        reader, ranged = ManifestReader(entry, files_max), partial(s3.read_range, layout.bucket, entry.key)
-        coming = pieces(lambda start: door.call(partial(ranged, start)), entry.key)
+        ranged = partial(s3.read_range, layout.bucket, key)
+        coming = pieces(lambda start: door.call(partial(ranged, start)), key)
         while reader.head is None:
             if reader.wants:
                 async with door.calls:
@@ -300,12 +339,7 @@ class Store:
                 reader.feed(piece)
             async with self._parsing:
                 files = await loop.run_in_executor(self._pool, reader.files)
-            for file in files:
-                check_restorable(layout, file)
-            await self._prove_files(access, layout, [file for file in files if file.link_target is None])
-        check_manifest(layout, commit, entry, reader.head, reader.listed)
-        check_not_skipped(reader.skipped)
-        return reader.head, reader.listed
+            yield files
 
     async def _prove_files(self, access: Access, layout: Layout, files: list[FileEntry]) -> None:
         remaining = iter(files)
