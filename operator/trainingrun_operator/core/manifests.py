@@ -123,6 +123,33 @@ def pod_template(run: Run, defaults: Defaults) -> Manifest:
     }
 
 
+def checkpoint_volume(run: Run) -> tuple[Manifest, Manifest | None]:
+    """Return the mount of the checkpoint path and the author's volume behind it; None: the operator adds an emptyDir."""
+    pod = run.spec.template.parse()["spec"]
+    mount = _checkpoint_mount(run.spec, pod, main_container(run.spec))
+    return mount, next((one for one in pod.get("volumes") or () if one["name"] == mount["name"]), None)
+
+
+def agent_alone(run: Run, defaults: Defaults, mount: Manifest, volume: Manifest, since: str) -> Manifest:
+    """Build the part of a pod spec that saves what lies in a volume, without a training: `containers` and `volumes`.
+
+    Args:
+        run: its keys and its user.
+        defaults: of the installation.
+        mount: of the checkpoint path.
+        volume: behind the mount.
+        since: start of the dead pod's training, RFC 3339; empty: not known.
+    """
+    mounts = [mount, {"name": names.CONTROL_VOLUME, "mountPath": names.CONTROL_PATH}]
+    own = _own_containers(run, defaults, mounts, rescues=True, rescues_since=since)
+    # Among init containers the policy makes it a sidecar.
+    agent = {key: value for key, value in own["agent"].items() if key != "restartPolicy"}
+    return {
+        "containers": [agent],
+        "volumes": [volume, *_volumes(run.spec, {"containers": [agent]}, mount["name"])],
+    }
+
+
 def main_container(spec: TrainingRunSpec) -> str:
     """Return the name of the container that trains; empty: the template has none, and is refused."""
     return spec.metrics.container or spec.template.first_container
@@ -203,7 +230,7 @@ def _secret(name: str) -> list[Manifest]:
     ]
 
 
-def _own_containers(run: Run, defaults: Defaults, mounts: list[Manifest]) -> dict[str, Manifest]:
+def _own_containers(run: Run, defaults: Defaults, mounts: list[Manifest], **about: Any) -> dict[str, Manifest]:
     podinfo = {"name": names.PODINFO_VOLUME, "mountPath": names.PODINFO_PATH, "readOnly": True}
     common = {
         "image": defaults.agent_image,
@@ -212,7 +239,7 @@ def _own_containers(run: Run, defaults: Defaults, mounts: list[Manifest]) -> dic
     }
     secret = run.spec.checkpoint.s3.credentials_secret_name
     keys = [{"name": names.SECRET_VOLUME, "mountPath": names.SECRET_PATH, "readOnly": True}] if secret else []
-    ships: Manifest = {"env": _agent_env(run, defaults), "volumeMounts": [*mounts, podinfo, *keys]}
+    ships: Manifest = {"env": _agent_env(run, defaults, **about), "volumeMounts": [*mounts, podinfo, *keys]}
     if defaults.agent_resources:
         ships["resources"] = dict(defaults.agent_resources)
     return {
@@ -235,7 +262,7 @@ def _own_containers(run: Run, defaults: Defaults, mounts: list[Manifest]) -> dic
     }
 
 
-def _agent_env(run: Run, defaults: Defaults) -> list[Manifest]:
+def _agent_env(run: Run, defaults: Defaults, **about: Any) -> list[Manifest]:
     spec = run.spec
     config = AgentConfig(
         namespace=run.namespace,
@@ -253,6 +280,7 @@ def _agent_env(run: Run, defaults: Defaults) -> list[Manifest]:
         stop_signal=spec.shutdown.signal,
         marker_files=spec.completion.marker_files,
         port=names.AGENT_PORT,
+        **about,
     )
     fields = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid", "NODE_NAME": "spec.nodeName"}
     return [

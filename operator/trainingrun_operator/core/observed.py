@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.bucket import Answer, Verified
     from trainingrun_operator.core.facts.nodes import NodeFacts, Pool
     from trainingrun_operator.core.facts.pod import Pod
+    from trainingrun_operator.core.facts.rescue import RescueFacts
     from trainingrun_operator.core.facts.run import Problem, Run
     from trainingrun_operator.core.facts.workload import Workload
     from trainingrun_operator.core.track import Track
@@ -65,6 +66,8 @@ class Observed:
     """Why the first Job cannot be created: unknown Secret, refused template, missing bucket."""
     ended_before: Verified | None = None
     """Commit of an earlier stop of this run, though the status has no stop: the cluster's state is older than the bucket."""
+    rescue: RescueFacts | None = None
+    """None: not read, because a pod of the run can save, or nothing is to be saved from a claim."""
     disruption_budget: str | None = None
     """uid of the run's PodDisruptionBudget; empty: there is none; None: not known."""
     proven_seconds: float | None = None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.nodes import Fate, NodeFacts, Pool
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.reading import Failure, Reading
+    from trainingrun_operator.core.facts.rescue import RescueFacts
     from trainingrun_operator.core.facts.run import Problem, Run
     from trainingrun_operator.core.facts.workload import Workload
 
@@ -73,6 +74,8 @@ class Facts:
     """Commit of an earlier stop of this run, found by the preflight."""
     log_tails: Mapping[str, str] = field(default_factory=dict)
     """By pod uid, the last lines of the logs of newest pods that have crashed."""
+    rescue: RescueFacts | None = None
+    """None: not read, because a pod of the run can save, or nothing is to be saved from a claim."""
     disruption_budget: str | None = None
     """uid of the disruption budget; empty: there is none; None: not known."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from trainingrun_operator.core.bounds import WORD_MAX, clipped
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.track import Track
 
@@ -13,6 +14,24 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.core.facts.pod import Pod
+
+
+@dataclass(frozen=True)
+class LastSaid:
+    """What the newest pod's agent has said last about files that are not in the bucket."""
+
+    pod_uid: str
+    unsaved_bytes: int = 0
+    newest: str = ""
+    """Directory of the newest complete checkpoint; empty: there is none."""
+    unfinished: str = ""
+    """Directory of a newer checkpoint that is incomplete; empty: there is none."""
+
+    @classmethod
+    def of(cls, report: AgentReport) -> Self:
+        """Take it from a report."""
+        dirs = (clipped(one.dir, WORD_MAX) if one is not None else "" for one in (report.newest, report.unfinished))
+        return cls(report.pod_uid, report.unsaved_bytes, *dirs)
 
 
 @dataclass(frozen=True)
@@ -26,6 +45,8 @@ class Rank:
     """Replaced pods that still exist, oldest first."""
     report: AgentReport | None = None
     """Of the newest pod's agent; None: it was not asked or did not answer."""
+    last_said: LastSaid | None = None
+    """Of the newest pod's agent, also when it no longer answers; None: it has never answered this process."""
     track: Track = field(default_factory=Track)
     """The readings of the newest pod."""
     unmoved: bool = False
