@@ -330,7 +330,9 @@ def make_rank(number: int = 0, **fields: Any) -> Rank:
     return replace(made, **fields)
 
 
-RANK_FIELDS = frozenset({"pods", "agent", "track", "log_tail", "waiting_seconds", "unshipped_seconds", "unmoved"})
+RANK_FIELDS = frozenset(
+    {"pods", "agent", "track", "log_tail", "waiting_seconds", "unshipped_seconds", "unmoved", "last_said"}
+)
 
 
 def make_observed(*, run: Run | None = None, **fields: Any) -> Observed:

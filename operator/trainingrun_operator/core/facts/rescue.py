@@ -115,8 +115,10 @@ class RescueFacts:
     claim: Claim
     hosts: tuple[str, ...] = ()
     """Names of the hosts that the volume is bound to."""
+    last_node: str = ""
+    """Name of the last pod's Node; empty: not known. It may differ from the name of its host."""
     home: str = ""
-    """The Node of the last pod, if it is Ready and takes pods; empty: it is or does not, or it is not known."""
+    """The same, if the Node is Ready and takes pods; empty: it is not, or it is not known."""
     job: RescueJob | None = None
     """The Job of the rescue's name, whoever created it."""
     pod: Pod | None = None

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.api.status import Termination
     from trainingrun_operator.core.facts.pod import Pod
-    from trainingrun_operator.core.facts.rescue import RescueFacts
     from trainingrun_operator.core.facts.run import Run
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.core.rescue_job import KeptVolume
@@ -67,8 +66,10 @@ def intent(seen: Observed) -> Rescue | None:
     if facts is None or stop is None or stop.rescue is not None:
         return None
     # A volume of one Node at a time is easiest mounted where it was; one on a disk of a Node can be mounted nowhere else.
-    node = facts.hosts[0] if len(facts.hosts) == 1 else ""
-    node = node or (facts.home if facts.hosts or not facts.claim.shared else "")
+    if len(facts.hosts) == 1:
+        node = facts.last_node or facts.hosts[0]
+    else:
+        node = facts.home if facts.hosts or not facts.claim.shared else ""
     started = next((pod.started_at for pod in reversed(seen.pods) if pod.started_at), "")
     return Rescue(claim=facts.claim.name, node=node, since=clipped(started, TEXT_MAX))
 

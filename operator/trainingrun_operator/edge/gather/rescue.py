@@ -39,6 +39,7 @@ class RescueReader:
         if stop is None or volume is None:
             return None
         claim = Claim.of(volume.claim, await self.kube.claim(run.namespace, volume.claim))
+        last = _last_node(run, pods)
         stored = await self.kube.job(run.namespace, names.rescue_name(run.name))
         job = RescueJob.of(stored) if stored is not None else None
         own = await self._own(run, stop.id, job) if stop.rescue is not None else []
@@ -46,7 +47,8 @@ class RescueReader:
         return RescueFacts(
             claim=claim,
             hosts=await self._hosts(claim),
-            home=await self._home(run, pods),
+            last_node=last,
+            home=await self._home(run, last),
             job=job,
             pod=newest,
             report=await self.pages.report(newest) if newest is not None and newest.answers else None,
@@ -69,15 +71,18 @@ class RescueReader:
             return ()
         return bound_to(await self.kube.volume(claim.volume))
 
-    async def _home(self, run: Run, pods: Sequence[Pod]) -> str:
+    async def _home(self, run: Run, last: str) -> str:
         """Return the Node of the last pod if it still takes pods and is the same machine."""
-        last = next((pod.node for pod in reversed(pods) if pod.node), "")
-        last = last or next((pod.node for pod in reversed(run.status.pods) if pod.node), "")
         found = await self.kube.node(last) if self.reads_nodes and last else None
         if found is None or not answers(found) or found["spec"].get("unschedulable"):
             return ""
         recorded = {node.uid for node in run.status.nodes if node.name == last}
         return last if not recorded or found["metadata"]["uid"] in recorded else ""
+
+
+def _last_node(run: Run, pods: Sequence[Pod]) -> str:
+    named = (pod.node for pod in (*reversed(pods), *reversed(run.status.pods)) if pod.node)
+    return next(named, "")
 
 
 def saver_of(stored: Json) -> Pod:
