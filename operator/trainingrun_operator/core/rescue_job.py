@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from trainingrun_operator.api import names
-from trainingrun_operator.core import manifests
+from trainingrun_operator.core import acceptance, manifests
 from trainingrun_operator.core.release import unsettled
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def kept_volume(run: Run, pod: str = "") -> KeptVolume | None:
         run: as stored.
         pod: name of the last pod; empty: not known. A generic ephemeral volume has a claim of its own for each pod.
     """
+    if not acceptance.has_usable_template(run.spec):
+        return None
     mount, volume = manifests.checkpoint_volume(run)
     if volume is None:
         return None

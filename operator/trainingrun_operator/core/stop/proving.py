@@ -119,8 +119,8 @@ def _rescued(seen: Observed, stop: Termination) -> Decision | None:
     volume = rescue.claim_to_read(seen.run, seen.pods)
     if volume is None or seen.rescue is None or rescue.gone(seen) or (stop.rescue is None and _has_all(seen)):
         return None
-    if volume.unmountable:
-        return _hold(seen, stop, f"{rescue.where(seen)} No rescue Job can save them: {volume.unmountable}.", [])
+    if why := rescue.impossible(seen, volume):
+        return _hold(seen, stop, f"{rescue.where(seen)} No rescue Job can save them: {why}.", [])
     if (begun := rescue.intent(seen)) is not None:
         event = RecordEvent("Rescuing", f"{rescue.where(seen)} A rescue Job saves them.", warning=True)
         return transitions.advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1, rescue=begun, event=event)

@@ -11,6 +11,7 @@ are still there; what has destroyed them is a data loss.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api import names
@@ -35,13 +36,21 @@ _SAVING: Final = frozenset({Phase.SAVING, Phase.VERIFYING, Phase.HELD})
 def claim_to_read(run: Run, pods: Sequence[Pod]) -> KeptVolume | None:
     """Return the claim that a look has to read: a stop is to save, no pod can, and the files may be in the claim. None: there is none to read."""
     stop = run.status.termination
-    if stop is None:
+    if stop is None or stop.phase is Phase.DONE:
         return None
-    if stop.rescue is not None and stop.phase is not Phase.DONE:
-        return rescue_job.KeptVolume(stop.rescue.claim)
-    if stop.phase not in _SAVING or stop.saved is not None or any(pod.holds_files for pod in pods):
+    if stop.rescue is None and (
+        stop.phase not in _SAVING or stop.saved is not None or any(pod.holds_files for pod in pods)
+    ):
         return None
-    return rescue_job.kept_volume(run, _last_pod(run, pods))
+    volume = rescue_job.kept_volume(run, _last_pod(run, pods))
+    return replace(volume, claim=stop.rescue.claim) if volume is not None and stop.rescue is not None else volume
+
+
+def impossible(seen: Observed, volume: KeptVolume) -> str:
+    """Return why no rescue Job can save the files, although they are there; empty: one can."""
+    if len(seen.ranks) > 1:
+        return f"the run has {len(seen.ranks)} ranks, and a rescue saves the files of one"
+    return volume.unmountable
 
 
 def releases_first(stop: Termination | None) -> bool:

@@ -17,6 +17,7 @@ from builders import (
     make_node_facts,
     make_observed,
     make_pod,
+    make_rank,
     make_run,
     make_saved,
     make_status,
@@ -32,6 +33,7 @@ from builders import (
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AgentError, SaveRequest
 from trainingrun_operator.api.status import NodePhase, Phase, PodStatus, Rescue
+from trainingrun_operator.api.template import Template
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import (
     Advance,
@@ -359,6 +361,19 @@ def test_a_folder_that_only_the_dead_pod_could_name_is_said_and_held():
     assert (stop.phase, stop.rescue) == (Phase.HELD, None)
     assert "'$(POD_NAME)' (subPathExpr)" in stop.hold_reason
     assert advanced(dead(source={"mount": {"subPathExpr": "run-1"}})).rescue is not None
+
+
+def test_the_files_of_several_ranks_are_said_and_held():
+    seen = dead(ranks=(make_rank(0, pod=finished_pod(1), report=None), make_rank(1, pod=finished_pod(1), report=None)))
+    stop = advanced(seen)
+    assert (stop.phase, stop.rescue) == (Phase.HELD, None)
+    assert "the run has 2 ranks" in stop.hold_reason
+
+
+def test_a_template_that_is_refused_names_no_claim():
+    seen = dead()
+    spec = seen.run.spec.model_copy(update={"template": Template.of({"spec": {"containers": []}})})
+    assert rescue.claim_to_read(replace(seen.run, spec=spec), seen.pods) is None
 
 
 def test_a_patient_release_of_nodes_does_not_hold_it():
