@@ -75,6 +75,8 @@ class AgentConfig(Model):
     """The pod only saves what a dead pod has left in the volume, which is mounted read-only."""
     rescues_since: str = ""
     """RFC 3339, start of the dead pod's training; empty: not known."""
+    first_attempt: int = 1
+    """The attempt of a save request that names files of earlier commits again. Later ones ship every file again: what was there did not verify."""
     world_size: int = 1
     """The workload's number of ranks."""
 

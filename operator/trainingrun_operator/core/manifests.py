@@ -130,7 +130,7 @@ def checkpoint_volume(run: Run) -> tuple[Manifest, Manifest | None]:
     return mount, next((one for one in pod.get("volumes") or () if one["name"] == mount["name"]), None)
 
 
-def agent_alone(run: Run, defaults: Defaults, mount: Manifest, volume: Manifest, since: str) -> Manifest:
+def agent_alone(run: Run, defaults: Defaults, mount: Manifest, volume: Manifest, **about: Any) -> Manifest:
     """Build the part of a pod spec that saves what lies in a volume, without a training: `containers` and `volumes`.
 
     Args:
@@ -138,10 +138,10 @@ def agent_alone(run: Run, defaults: Defaults, mount: Manifest, volume: Manifest,
         defaults: of the installation.
         mount: of the checkpoint path.
         volume: behind the mount.
-        since: start of the dead pod's training, RFC 3339; empty: not known.
+        about: further fields of the agent's configuration.
     """
     mounts = [mount, {"name": names.CONTROL_VOLUME, "mountPath": names.CONTROL_PATH}]
-    own = _own_containers(run, defaults, mounts, rescues=True, rescues_since=since)
+    own = _own_containers(run, defaults, mounts, **about)
     # Among init containers the policy makes it a sidecar.
     agent = {key: value for key, value in own["agent"].items() if key != "restartPolicy"}
     return {

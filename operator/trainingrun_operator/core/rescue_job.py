@@ -102,13 +102,14 @@ def _pod_template(seen: Observed, stop: Termination, rescue: Rescue) -> Manifest
     run = seen.run
     author = run.spec.template.parse()["spec"]
     mount, _ = manifests.checkpoint_volume(run)
+    about = {"rescues": True, "rescues_since": rescue.since, "first_attempt": stop.attempt}
     volume = {"name": mount["name"], "persistentVolumeClaim": {"claimName": rescue.claim}}
     kept = ("automountServiceAccountToken", "imagePullSecrets", "priorityClassName", "serviceAccountName")
     security = {key: value for key, value in (author.get("securityContext") or {}).items() if key in _POD_SECURITY}
     return {
         "metadata": {"labels": names.child_labels(run.name, run.uid) | {names.RESCUE_LABEL: stop.id}},
         "spec": {
-            **manifests.agent_alone(run, seen.defaults, {**mount, "readOnly": True}, volume, rescue.since),
+            **manifests.agent_alone(run, seen.defaults, {**mount, "readOnly": True}, volume, **about),
             **{key: author[key] for key in kept if author.get(key) is not None},
             # Without it the kubelet may change the owner of every file.
             **({"securityContext": {"fsGroupChangePolicy": "OnRootMismatch", **security}} if security else {}),

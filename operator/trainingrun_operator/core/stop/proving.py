@@ -12,6 +12,7 @@ from trainingrun_operator.core.bounds import COUNT_MAX, FILES_MAX, TEXT_MAX, URI
 from trainingrun_operator.core.effects import Decision, RecordEvent
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.pod import Training
+from trainingrun_operator.core.manifests import AGENT_GRACE_SECONDS
 from trainingrun_operator.core.stop import failing, missing, nothing, rescue, transitions
 from trainingrun_operator.core.track import Track
 
@@ -210,6 +211,8 @@ def verify(seen: Observed, stop: Termination) -> Decision:
     """Advance only with a commit whose every object was read back and matched."""
     match seen.answer:
         case Verified() as proven:
+            if _has_to_end_first(seen, stop, proven):
+                return transitions.wait(seen, note="a pod that started after the rescue began ends, and saves")
             if transitions.ended(seen) and not proven.commit.final:
                 # The training exited while its last checkpoint was being verified: there may be a newer one.
                 if seen.live_pods:
@@ -234,6 +237,13 @@ def verify(seen: Observed, stop: Termination) -> Decision:
         case _:
             # The commit is no longer in the bucket.
             return transitions.advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1)
+
+
+def _has_to_end_first(seen: Observed, stop: Termination, proven: Verified) -> bool:
+    """Whether a pod that started meanwhile is ended by the rescue: what it still writes is saved by its agent, or by the rescue."""
+    grace = seen.run.spec.shutdown.grace_seconds + AGENT_GRACE_SECONDS
+    ends = stop.rescue is not None and bool(seen.live_pods) and seen.phase_seconds < grace
+    return ends and not proven.commit.final
 
 
 def _bytes_gone(wrong: Mismatch) -> str:

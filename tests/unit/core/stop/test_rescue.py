@@ -268,6 +268,16 @@ def test_its_commit_is_proven_like_any_other():
     assert (stop.phase, stop.saved.commit, stop.saved.final, stop.data_loss) == (Phase.DELETING, proven.key, True, None)
 
 
+def test_a_pod_that_started_meanwhile_ends_before_its_checkpoint_is_the_proof():
+    """No pod is replaced any more, so it is being ended; what it writes until then is saved by its agent, or by the rescue."""
+    proven = make_verified(attempt=2, final=False)
+    seen = begun(pods=(make_pod(),), answer=proven, phase=Phase.VERIFYING)
+    assert advanced(seen) is None
+    assert advanced(replace(seen, phase_seconds=10_000.0)).phase is Phase.DELETING
+    (create,) = effects(begun(pods=(), answer=proven, phase=Phase.VERIFYING))
+    assert isinstance(create, CreateRescue)
+
+
 def test_its_commit_is_asked_for_again_if_it_does_not_verify():
     facts = replace(FACTS, job=ITS_JOB, pod=ITS_POD)
     stop = advanced(begun(facts=facts, answer=make_mismatch(attempt=2), phase=Phase.VERIFYING))
