@@ -41,13 +41,17 @@ def made(server, kind):
         region_name=server.region,
         config=Config(s3={"addressing_style": "path"}),
     )
-    locks = kind == "locked"
     if BUCKET not in [one["Name"] for one in s3.list_buckets()["Buckets"]]:
         s3.create_bucket(Bucket=BUCKET, ObjectLockEnabledForBucket=True)
     s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
-    rule = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 1}}
-    lock = {"ObjectLockEnabled": "Enabled", **({"Rule": rule} if locks else {})}
-    s3.put_object_lock_configuration(Bucket=BUCKET, ObjectLockConfiguration=lock)
+    if kind == "locked":
+        s3.put_object_lock_configuration(
+            Bucket=BUCKET,
+            ObjectLockConfiguration={
+                "ObjectLockEnabled": "Enabled",
+                "Rule": {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 1}},
+            },
+        )
     return s3
 
 

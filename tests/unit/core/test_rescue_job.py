@@ -48,6 +48,7 @@ def built(rescue=HERE, *, nodes=(), **fields):
     )
     status = seen.run.status.model_copy(update={"nodes": nodes})
     object.__setattr__(seen.run, "status", status)
+    assert status.termination is not None
     made = rescue_job.job(seen, status.termination, rescue)
     return made, made["spec"]["template"]["spec"]
 
@@ -117,7 +118,9 @@ def test_it_goes_with(fields, owner):
 def test_a_run_that_is_deleted_in_the_foreground_does_not_take_it_along():
     seen = stopping_at(Phase.SAVING, stop={"rescue": HERE}, spec={"template": a_template()}, workload=None)
     object.__setattr__(seen.run, "deleting", True)
-    assert rescue_job.job(seen, seen.run.status.termination, HERE)["metadata"]["ownerReferences"] == []
+    stop = seen.run.status.termination
+    assert stop is not None
+    assert rescue_job.job(seen, stop, HERE)["metadata"]["ownerReferences"] == []
 
 
 def terms(pod):

@@ -694,7 +694,8 @@ async def test_an_api_server_in_trouble_is_not_the_runs_problem(place):
 # -- the rescue Job -----------------------------------------------------------------------------------------------
 
 RESCUE = f"{JOBS}/{NAME}-rescue"
-RESCUING = {**STOPPING, "termination": make_stop(Phase.SAVING, rescue=Rescue(claim="checkpoints")).dump()}
+BEGUN = make_stop(Phase.SAVING, rescue=Rescue(claim="checkpoints")).dump()
+RESCUING = {**STOPPING, "termination": BEGUN}
 
 
 async def test_a_rescue_is_created_for_the_stop_that_waits_for_it(place):
@@ -710,8 +711,8 @@ async def test_a_rescue_is_created_for_the_stop_that_waits_for_it(place):
     [
         pytest.param(None, id="the run is gone"),
         pytest.param(STOPPING, id="the stop has no rescue"),
-        pytest.param({**RESCUING, "termination": {**RESCUING["termination"], "phase": "Deleting"}}, id="everything is proven"),
-        pytest.param({**RESCUING, "termination": {**RESCUING["termination"], "id": "suspend-x"}}, id="it is another stop"),
+        pytest.param({**RESCUING, "termination": {**BEGUN, "phase": "Deleting"}}, id="everything is proven"),
+        pytest.param({**RESCUING, "termination": {**BEGUN, "id": "suspend-x"}}, id="it is another stop"),
         pytest.param({}, id="there is no stop"),
     ],
 )  # fmt: skip

@@ -81,8 +81,8 @@ class RescueReader:
 
 
 def _last_node(run: Run, pods: Sequence[Pod]) -> str:
-    named = (pod.node for pod in (*reversed(pods), *reversed(run.status.pods)) if pod.node)
-    return next(named, "")
+    named = [*(pod.node for pod in run.status.pods), *(pod.node for pod in pods)]
+    return next((node for node in reversed(named) if node), "")
 
 
 def saver_of(stored: Json) -> Pod:

@@ -109,6 +109,7 @@ def test_files_in_a_claim_that_the_bucket_may_lack_are_rescued(phase, verified, 
 def test_the_intent_is_written_and_told_before_any_effect_of_it():
     written, event = decide(dead()).effects
     assert isinstance(written, Advance)
+    assert isinstance(event, RecordEvent)
     assert (event.reason, event.warning) == ("Rescuing", True)
     assert "PersistentVolumeClaim checkpoints" in event.message
 
@@ -301,9 +302,10 @@ def test_the_job_is_deleted_after_the_proof_and_before_the_nodes(facts, wanted):
 
 
 def test_the_job_of_another_stop_goes_first():
-    facts = replace(FACTS, job=replace(ITS_JOB, termination_id="suspend-x"))
+    other = replace(ITS_JOB, termination_id="suspend-x")
+    facts = replace(FACTS, job=other)
     assert effects(begun(facts=facts)) == [DeleteRescue(JOB, "rescue-uid")]
-    assert effects(begun(facts=replace(facts, job=replace(facts.job, deleting=True)))) == []
+    assert effects(begun(facts=replace(facts, job=replace(other, deleting=True)))) == []
     assert advanced(begun(facts=facts, phase=Phase.DELETING, pods=())).phase is Phase.RELEASING
 
 
@@ -363,6 +365,12 @@ def test_a_bucket_that_cannot_be_read_holds_it_with_its_own_words():
     seen = begun(facts=facts, answer=make_unreachable())
     assert advanced(seen) is None
     assert "AccessDenied" in advanced(replace(seen, no_progress_seconds=LONG)).hold_reason
+
+
+def test_a_bucket_that_cannot_be_read_holds_a_stop_whose_claim_has_gone_as_well():
+    stop = advanced(begun(facts=RescueFacts(Claim("checkpoints")), answer=make_unreachable()))
+    assert (stop.phase, stop.data_loss) == (Phase.HELD, None)
+    assert "AccessDenied" in stop.hold_reason
 
 
 def test_a_folder_that_only_the_dead_pod_could_name_is_said_and_held():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 from builders import (
     EARLIER,
@@ -18,7 +20,7 @@ from builders import (
     make_stop,
     template,
 )
-from fakes import ApiError, Plain, api_server, stored_job, stored_node, stored_pod
+from fakes import ApiError, ApiServer, Plain, api_server, stored_job, stored_node, stored_pod
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.status import PodStatus, Rescue
@@ -77,16 +79,22 @@ class Pages:
         raise AssertionError("nothing trains in a rescue pod")
 
 
+@dataclass
+class Look:
+    """Reads with what is stored."""
+
+    api: ApiServer
+    kube: Kube
+
+    async def __call__(self, *stored, run=None, pods=DEAD, reads_nodes=True):
+        self.api.put(*stored)
+        return await RescueReader(self.kube, Pages(), reads_nodes=reads_nodes).look(run or a_run(), pods)
+
+
 @pytest.fixture
 async def look():
     async with api_server(CLAIM, VOLUME, stored_node()) as api, Kube(Plain(api.url)) as kube:
-
-        async def look(*stored, run=None, pods=DEAD, reads_nodes=True):
-            api.put(*stored)
-            return await RescueReader(kube, Pages(), reads_nodes=reads_nodes).look(run or a_run(), pods)
-
-        look.api = api
-        yield look
+        yield Look(api, kube)
 
 
 async def test_the_claim_its_volume_and_the_node_of_the_last_pod(look):
