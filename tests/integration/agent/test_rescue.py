@@ -35,7 +35,7 @@ def rescued(make_pod):
     hf_checkpoint(dead.volume, 100)
     wait_for(dead.store.commits)
     dead.kill()
-    pod = make_pod("llm-rescue-1", rescues=True, rescues_since=stamp(time.time() - 60))
+    pod = make_pod("llm-rescue-1", rescues=True, first_attempt=2, rescues_since=stamp(time.time() - 60))
     return dead, pod
 
 
@@ -55,7 +55,7 @@ def test_what_lies_there_is_committed_as_the_end_by_an_incarnation_of_its_own(re
 
 @pytest.mark.usefixtures("rescued")
 def test_what_the_dead_pod_had_saved_is_not_sent_again(store, proxy, make_pod):
-    pod = make_pod("llm-rescue-1", endpoint=proxy.url, rescues=True)
+    pod = make_pod("llm-rescue-1", endpoint=proxy.url, rescues=True, first_attempt=2)
     proxy.seen.clear()
     pod.start().annotate(save=FIRST)
     assert answer(store).checkpoint.dir == "checkpoint-100"
