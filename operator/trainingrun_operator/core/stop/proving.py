@@ -50,7 +50,8 @@ def save(seen: Observed, stop: Termination) -> Decision:
 
 def _without_holder(seen: Observed, stop: Termination) -> Decision:
     """Rescue what dead pods have left in a claim; else decide with what the bucket has: no pod can save any more."""
-    if stop.rescue is None and (unread := _unread(seen)):
+    begun = stop.rescue is not None and stop.saved is None
+    if not begun and (unread := _unread(seen)):
         return _hold(seen, stop, unread, [])
     if stop.saved is not None:
         return _settle_for_suspended(seen, stop, stop.saved)
