@@ -341,6 +341,7 @@ RANK_FIELDS = frozenset(
         "waiting_seconds",
         "unshipped_seconds",
         "unmoved",
+        "last_said",
     }
 )
 

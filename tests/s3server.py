@@ -61,9 +61,16 @@ def find_binary() -> Path:
 
 @contextlib.contextmanager
 def running(
-    folder: Path, *, port: int = 0, secret_key: str = SECRET_KEY, cert: Path | None = None, key: Path | None = None
+    folder: Path,
+    *,
+    port: int = 0,
+    secret_key: str = SECRET_KEY,
+    cert: Path | None = None,
+    key: Path | None = None,
+    versions: Path | None = None,
 ) -> Iterator[S3Server]:
-    """Run a server over a folder, on a free port unless one is named; with certificate and key it speaks TLS. Its log is ``server.log`` beside the folder."""
+    """Run a server over a folder, on a free port unless one is named; with certificate and key it speaks TLS; with a folder for versions, buckets may keep them.
+    Its log is ``server.log`` beside the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     port = port or _free_port()
     command = [
@@ -79,9 +86,13 @@ def running(
     ]
     if cert and key:
         command += ["--cert", str(cert), "--key", str(key)]
+    keeps = []
+    if versions is not None:
+        versions.mkdir(parents=True, exist_ok=True)
+        keeps = ["--versioning-dir", str(versions)]
     log = folder.parent / "server.log"
     with log.open("wb") as output:
-        process = subprocess.Popen([*command, "posix", str(folder)], stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([*command, "posix", *keeps, str(folder)], stdout=output, stderr=subprocess.STDOUT)
     try:
         _wait(process, port, log)
         yield S3Server(f"{'https' if cert else 'http'}://127.0.0.1:{port}", folder, secret_key=secret_key)

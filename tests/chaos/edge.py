@@ -9,7 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from builders import make_agent, make_found, make_reading
-from chaos.objects import FailedTestError, patched, stored_guest, stored_job, stored_node, stored_pod, tainted_by
+from chaos.objects import (
+    FailedTestError,
+    patched,
+    stored_claim,
+    stored_guest,
+    stored_job,
+    stored_node,
+    stored_pod,
+    stored_rescue,
+    stored_rescue_pod,
+    stored_volume,
+    tainted_by,
+)
 from chaos.world import STEP_BYTES, World
 
 from trainingrun_operator.api import names
@@ -43,6 +55,7 @@ POOL = {
     "metadata": {"name": "a100"},
     "spec": {"nodeSelector": {"pool": "a100"}, "awsAutoScaling": {"region": "us-east-1", "groups": ["gpu-a100"]}},
 }
+RESCUE = "-rescue"
 AWAY = Unreachable("Unreachable", "The bucket does not answer.")
 
 
@@ -80,11 +93,24 @@ class ApiServer:
 
     async def pods_of(self, namespace: str, run_uid: str) -> list[Json]:
         self.reach()
-        return [self.show(sim, pod) for sim in self.world.runs if sim.uid == run_uid for pod in sim.pods]
+        rescues = [stored_rescue_pod(sim) for sim in self.world.runs if sim.uid == run_uid]
+        own = [self.show(sim, pod) for sim in self.world.runs if sim.uid == run_uid for pod in sim.pods]
+        return [*own, *(pod for pod in rescues if pod is not None)]
 
     async def job(self, namespace: str, name: str) -> Json | None:
         self.reach()
+        if name.endswith(RESCUE):
+            return stored_rescue(self._sim(name.removesuffix(RESCUE)))
         return stored_job(self._sim(name))
+
+    async def claim(self, namespace: str, name: str) -> Json | None:
+        self.reach()
+        kind = self.world.scenario.claim
+        return stored_claim(self._sim(name.removesuffix("-checkpoints")), kind, name) if kind else None
+
+    async def volume(self, name: str) -> Json | None:
+        self.reach()
+        return stored_volume(self._sim(name.removesuffix("-volume")), self.world.scenario.claim)
 
     async def disruption_budget(self, namespace: str, name: str) -> Json | None:
         self.reach()
@@ -208,9 +234,18 @@ class ApiServer:
             assert made is not None
             return made
 
+        def rescue() -> Json:
+            sim = self._sim(manifest["metadata"]["name"].removesuffix(RESCUE))
+            if sim.rescue is not None:
+                raise KubeError(409, "AlreadyExists", "there is such a Job")
+            self.world.create_rescue(sim, manifest)
+            return stored_rescue(sim) or {}
+
         if dry_run:
             self.reach()
             return create()
+        if manifest["metadata"]["name"].endswith(RESCUE):
+            return await self._write("CreateRescue", rescue)
         return await self._write("CreateWorkload", create)
 
     async def patch_job(self, namespace: str, name: str, uid: str, patch: Json) -> Json:
@@ -248,7 +283,16 @@ class ApiServer:
             if sim.job is not None and sim.job.uid == uid:
                 self.world.delete_job(sim)
 
-        await self._write("DeleteWorkload", delete)
+        def end() -> None:
+            sim = self._sim(name.removesuffix(RESCUE))
+            if sim.rescue is not None and sim.rescue.uid == uid:
+                sim.rescue = None
+                sim.changed += 1
+
+        if name.endswith(RESCUE):
+            await self._write("DeleteRescue", end)
+        else:
+            await self._write("DeleteWorkload", delete)
 
     async def annotate_pod(self, namespace: str, name: str, uid: str, key: str, value: str) -> None:
         def annotate() -> None:
@@ -362,6 +406,8 @@ class Pages:
     def _serving(self, pod: Pod) -> tuple[SimRun, SimPod | None]:
         found = ((sim, there) for sim in self.world.runs if (there := sim.find(pod.uid)) is not None)
         sim, there = next(found, (self.world.runs[0], None))
+        if there is not None and sim.rescue is not None and there is sim.rescue.pod:
+            return sim, there
         dead = there is None or there.machine is None or there.machine.state is Instance.GONE or there.over
         return sim, None if dead or there is None or there.training is Training.NOT_STARTED else there
 

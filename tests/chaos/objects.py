@@ -45,6 +45,57 @@ def stored_job(sim: SimRun) -> Json | None:
     }
 
 
+def stored_claim(sim: SimRun, kind: str, name: str) -> Json:
+    """The claim with a run's checkpoints."""
+    modes = ["ReadWriteMany" if kind == "shared" else "ReadWriteOnce"]
+    return {
+        "metadata": {"name": name, "uid": f"{sim.name}-claim", "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"accessModes": modes, "volumeName": f"{sim.name}-volume"},
+        "status": {"phase": "Bound"},
+    }
+
+
+def stored_volume(sim: SimRun, kind: str) -> Json:
+    """The volume of that claim; a disk is that of the machine on which the run trained first."""
+    used = [pod.machine.name for pod in sim.all_pods if pod.machine is not None]
+    if kind != "disk" or not used:
+        return {"spec": {}}
+    host = {"key": "kubernetes.io/hostname", "operator": "In", "values": used[:1]}
+    return {"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [host]}]}}}}
+
+
+def stored_rescue(sim: SimRun) -> Json | None:
+    """The rescue Job of a run."""
+    if sim.rescue is None:
+        return None
+    return {
+        "metadata": {
+            "name": names.rescue_name(sim.name),
+            "namespace": NAMESPACE,
+            "uid": sim.rescue.uid,
+            "labels": {names.RUN_LABEL: sim.name, names.RESCUE_LABEL: sim.rescue.termination_id},
+        },
+    }
+
+
+def stored_rescue_pod(sim: SimRun) -> Json | None:
+    """The pod of that Job, on a machine without GPUs."""
+    if sim.rescue is None or sim.rescue.pod is None:
+        return None
+    pod = sim.rescue.pod
+    meta = {
+        "name": pod.uid,
+        "namespace": NAMESPACE,
+        "uid": pod.uid,
+        "creationTimestamp": pod.created,
+        "labels": names.child_labels(sim.name, sim.uid) | {names.RESCUE_LABEL: sim.rescue.termination_id},
+        "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "uid": sim.rescue.uid}],
+        "annotations": dict(pod.annotations),
+    }
+    spec = {"nodeName": "cpu-1", "containers": [{"name": names.AGENT_CONTAINER}]}
+    return {"metadata": meta, "spec": spec, "status": {"phase": pod.phase, "podIP": "10.0.0.9"}}
+
+
 def stored_pod(sim: SimRun, pod: SimPod, trace: str) -> Json:
     """A pod of a run's Job; `trace`: what a kubelet leaves on one that it has ended."""
     meta: Json = {

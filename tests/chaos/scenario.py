@@ -49,6 +49,8 @@ class Scenario:
     """The exit code that it then leaves with."""
     upload_seconds: float = 2
     bucket_away: Span = (0, 0)
+    claim: str = ""
+    """The checkpoints are in a claim that every Node can mount (`shared`), one at a time (`one node`), or only the one with its disk (`disk`)."""
     spoilt: tuple[int, ...] = ()
     """Which commits of the run, counted from 0, do not verify."""
     agent_away: Span = (0, 0)
@@ -135,4 +137,5 @@ def drawn(seed: int) -> Scenario:
         suspended=span(0.2, 150, 200),
         told_to_leave_at=moment(0.15, 120),
         trace=chance.choice(("condition", "reason", "none")),
+        claim=chance.choice(("", "", "", "shared", "one node", "disk")),
     )

@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 from chaos.scenario import ENDS, NEVER, Fault, Scenario
 from chaos.story import Story
+from chaos.world import World
 
 from trainingrun_operator.core.effects import Effect
 
@@ -48,11 +49,18 @@ def ending(story):
     return ends, nodes, set(story.world.deletions.values()), set(story.world.releases.values())
 
 
+CLAIMS = ("shared", "one node", "disk")
 EVERY_EFFECT = [
     *(pytest.param(Scenario(cause), id=cause) for cause in ENDS),
     pytest.param(Scenario("exit", suspended=(20, 100)), id="suspended and resumed"),
     pytest.param(Scenario("exit", second_run=("exit", 95.0)), id="another run wants the node that is being released"),
     pytest.param(Scenario("exit", goes_after=5), id="it goes some time after its end"),
+    *(
+        pytest.param(
+            Scenario("user stop", claim=kind, evicted_at=42), id=f"its pod goes, its files are in a claim: {kind}"
+        )
+        for kind in CLAIMS
+    ),
 ]
 
 
@@ -114,6 +122,26 @@ def test_struck_once_at_every_single_effect_of_an_orphaned_taint():
         for kind in ("killed before", "killed after", "answer lost"):
             story = told(replace(scenario, faults=((number, Fault(kind)),)))
             assert dict(story.world.releases) == {"i-1": 1}
+
+
+@pytest.mark.parametrize("kind", CLAIMS)
+@pytest.mark.parametrize("trouble", [
+    pytest.param({}, id="none"),
+    pytest.param({"agent_away": (43, 300)}, id="its agent is away for a while"),
+    pytest.param({"bucket_away": (50, 400)}, id="the bucket is away"),
+    pytest.param({"cloud_away": (43, 500)}, id="the cloud does not answer"),
+    pytest.param({"two_operators": (43, 200)}, id="two operators"),
+    pytest.param({"api_away": (50, 90)}, id="the API server is away"),
+    pytest.param({"node_lost_at": 41.0, "evicted_at": 0.0}, id="its machine dies"),
+])  # fmt: skip
+def test_what_a_dead_pod_has_left_in_a_claim_is_saved(kind, trouble):
+    story = told(Scenario("user stop", claim=kind, **({"evicted_at": 42.0} | trouble)))
+    run, stop = story.world.runs[0], story.world.runs[0].run.status.termination
+    disk_is_gone = kind == "disk" and "node_lost_at" in trouble
+    assert run.rescues == (0 if disk_is_gone else 1)
+    assert bool(stop.data_loss) == disk_is_gone
+    assert stop.saved.step == (max((World.step_of(c) for c in run.bucket), default=0) if disk_is_gone else run.in_claim)
+    assert dict(story.world.releases) == ({} if "node_lost_at" in trouble else {"i-1": 1})
 
 
 SUSPENDED = [

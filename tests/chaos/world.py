@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from builders import NAMESPACE, checkpoint_spec, make_run
+from builders import NAMESPACE, checkpoint_spec, make_run, template
 from chaos.objects import tainted_by
 from chaos.scenario import NEVER, Scenario
 from fakes import stored_run
@@ -135,6 +135,16 @@ class SimJob:
 
 
 @dataclass(eq=False)
+class SimRescue:
+    """A rescue Job, with its pod once there is one."""
+
+    uid: str
+    termination_id: str
+    created_at: float
+    pod: SimPod | None = None
+
+
+@dataclass(eq=False)
 class SimRun:
     """A run as the API server has it, and everything that belongs to it."""
 
@@ -153,6 +163,8 @@ class SimRun:
     disruption_budgets: int = 0
     changed: int = 0
     """Counts what a watch would tell."""
+    rescue: SimRescue | None = None
+    rescues: int = 0
     lost: list[tuple[SimPod, int]] = field(default_factory=list)
     """Volumes that went with steps that no sound commit has."""
     _run: tuple[Json, Run] | None = None
@@ -189,7 +201,13 @@ class SimRun:
         return not self.exists or (done and not goes and names.FINALIZER not in self.run.finalizers and not self.pods)
 
     def find(self, uid: str) -> SimPod | None:
-        return next((pod for pod in self.pods if pod.uid == uid), None)
+        rescues = [self.rescue.pod] if self.rescue is not None and self.rescue.pod is not None else []
+        return next((pod for pod in (*self.pods, *rescues) if pod.uid == uid), None)
+
+    @property
+    def in_claim(self) -> int:
+        """Step of the newest checkpoint that any pod has written, which a claim keeps."""
+        return max((pod.written for pod in self.all_pods), default=0)
 
 
 class World:
@@ -217,6 +235,8 @@ class World:
             "stopMode": self.scenario.stop_mode,
             "suspend": self.scenario.suspended[0] <= 0 < self.scenario.suspended[1],
         }
+        if self.scenario.claim:
+            spec["template"] = with_claim(f"{name}-checkpoints")
         if self.scenario.goes_after is not None:
             spec["ttlSecondsAfterFinished"] = self.scenario.goes_after
         if self.scenario.mode != "Upload":
@@ -242,7 +262,7 @@ class World:
     @property
     def calm(self) -> bool:
         """Nothing moves by itself from second to second."""
-        return not any(_moves(pod) for sim in self.runs for pod in sim.pods)
+        return not any(sim.rescue is not None or any(_moves(pod) for pod in sim.pods) for sim in self.runs)
 
     def during(self, name: str) -> bool:
         """Whether a trouble of the scenario lasts now."""
@@ -267,6 +287,7 @@ class World:
             for pod in list(sim.pods):
                 self._kubelet(sim, pod)
             self._job_controller(sim)
+            self._rescue(sim)
 
     def _people(self) -> None:
         for sim in self.runs:
@@ -415,7 +436,7 @@ class World:
         self._sigterm(sim, pod)
         pod.phase, pod.counted = "Failed", True
         sim.changed += 1
-        if (missing := pod.written - self.covered(sim, pod)) > 0 and sim.saves:
+        if (missing := pod.written - self.covered(sim, pod)) > 0 and sim.saves and not self.scenario.claim:
             sim.lost.append((pod, missing))
 
     def _start(self, sim: SimRun, pod: SimPod) -> None:
@@ -423,7 +444,8 @@ class World:
             return
         if sim.saves and self.during("bucket_away"):
             return  # the init container that restores tries on
-        pod.restored = pod.step = pod.written = max((self.step_of(c) for c in self.sound(sim)), default=0)
+        there = sim.in_claim if self.scenario.claim else 0
+        pod.restored = pod.step = pod.written = max(there, *(self.step_of(c) for c in self.sound(sim)), 0)
         pod.phase, pod.training, pod.began = "Running", Training.RUNNING, self.now
         sim.changed += 1
 
@@ -453,7 +475,12 @@ class World:
         if stop is not None and stop.phase is Phase.DELETING and pod.training is Training.RUNNING:
             # Its checkpoint is proven and it was to go: what the training has made since may be cut off, whoever ends it.
             pod.ended_by_us = pod.trained_when_told = True
-        if missing > 0 and sim.saves and not (pod.over and pod.told_to_leave_at is not None):
+        if (
+            missing > 0
+            and sim.saves
+            and not self.scenario.claim
+            and not (pod.over and pod.told_to_leave_at is not None)
+        ):
             sim.lost.append((pod, missing))
 
     def tell_to_go(self, sim: SimRun, pod: SimPod) -> None:
@@ -506,7 +533,7 @@ class World:
         found = Checkpoint(dir=f"checkpoint-{step}", step=step, complete=True, evidence="written") if step else None
         pod.newest_commit = Commit(
             run=RunRef(namespace=NAMESPACE, name=sim.name, uid=sim.run.uid),
-            incarnation=sim.all_pods.index(pod) + 1,
+            incarnation=sim.all_pods.index(pod) + 1 if pod in sim.all_pods else len(sim.all_pods) + sim.rescues,
             generation=len(sim.bucket),
             reason="save" if asked else "checkpoint",
             termination_id=asked.id if asked else None,
@@ -553,6 +580,50 @@ class World:
         sim.changed += 1
         for pod in list(sim.pods):
             self.tell_to_go(sim, pod)
+
+    def _rescue(self, sim: SimRun) -> None:
+        """The rescue Job makes a pod, whose agent saves what lies in the claim."""
+        rescue = sim.rescue
+        if rescue is None:
+            return
+        if rescue.pod is None and self.now >= rescue.created_at + 3:
+            rescue.pod = SimPod(f"{rescue.uid}-pod", rescue.uid, self.wall(), phase="Running", training=Training.EXITED)
+            sim.changed += 1
+        if rescue.pod is not None:
+            rescue.pod.written = sim.in_claim
+            self._agent(sim, rescue.pod)
+
+    def create_rescue(self, sim: SimRun, manifest: Json) -> None:
+        """Start the rescue Job; complain if a GPU is still in use for it."""
+        sim.rescues += 1
+        labels = manifest["metadata"]["labels"]
+        sim.rescue = SimRescue(f"{sim.name}-rescue-{sim.rescues}", labels[names.RESCUE_LABEL], self.now)
+        sim.changed += 1
+        busy = [
+            pod.uid
+            for pod in sim.pods
+            if not pod.over and (pod.machine is None or pod.machine.state is Instance.RUNNING)
+        ]
+        if busy:
+            self.complaints.append(f"{sim.name}: a rescue begins while {', '.join(busy)} may use a GPU")
+        pod = manifest["spec"]["template"]["spec"]
+        if "gpu" in str(pod["containers"]) or any(not mount.get("readOnly") for mount in _of_claim(pod)):
+            self.complaints.append(f"{sim.name}: a rescue wants a GPU, or writes to the claim")
+        bound = "affinity" in pod and "'In'" in str(pod["affinity"])
+        here = [
+            m.id for m in self.machines if m.state is Instance.RUNNING and any(p.machine is m for p in sim.all_pods)
+        ]
+        if self.scenario.claim == "shared" and here and not self._release_may_wait():
+            self.complaints.append(f"{sim.name}: a rescue begins before {', '.join(here)} is released")
+        if self.scenario.claim == "disk" and not bound:
+            self.complaints.append(f"{sim.name}: a rescue may run where the disk is not")
+
+    def _release_may_wait(self) -> bool:
+        """Whether others keep a node from being released."""
+        return (
+            any(getattr(self.scenario, name) != (0, 0) for name in ("guest", "cloud_away", "api_away"))
+            or len(self.runs) > 1
+        )
 
     # -- what an operator does -----------------------------------------------------------------------------------
 
@@ -641,7 +712,16 @@ class World:
 
     def lost_bytes(self) -> int:
         """Bytes that no verified commit has: gone by our doing, or gone by themselves without a word in the status."""
-        return sum(missing * STEP_BYTES for sim in self.runs for pod, missing in sim.lost if self._counts(sim, pod))
+        in_pods = sum(missing * STEP_BYTES for sim in self.runs for pod, missing in sim.lost if self._counts(sim, pod))
+        return in_pods + sum(self._left_in_claim(sim) * STEP_BYTES for sim in self.runs)
+
+    def _left_in_claim(self, sim: SimRun) -> int:
+        """Steps that only a claim has, and no word tells of them."""
+        last = max(sim.all_pods, key=lambda pod: pod.written, default=None)
+        if not self.scenario.claim or not sim.saves or last is None or last.loss_told:
+            return 0
+        cut_off = last.proven_first or last.trained_when_told or not last.seen
+        return 0 if cut_off else max(0, sim.in_claim - max((self.step_of(c) for c in self.sound(sim)), default=0))
 
     def _counts(self, sim: SimRun, pod: SimPod) -> bool:
         told = pod.loss_told
@@ -661,8 +741,8 @@ class World:
         for sim in self.runs:
             if sim.pods:
                 self.complaints.append(f"{sim.name}: pods are left: {[pod.uid for pod in sim.pods]}")
-            if not sim.exists and sim.job is not None:
-                self.complaints.append(f"{sim.name}: is gone, and its Job is left")
+            if (not sim.exists and sim.job is not None) or sim.rescue is not None:
+                self.complaints.append(f"{sim.name}: is over, and a Job is left")
             for node in sim.run.status.nodes:
                 machine = next(m for m in self.machines if m.uid == node.uid)
                 if node.phase is NodePhase.RELEASED and (machine.state is not Instance.GONE or machine.has_node):
@@ -675,6 +755,19 @@ class World:
                 self.complaints.append(f"machine {machine.id} still runs, and nobody uses it")
             if machine.tainted_by and machine.state is Instance.RUNNING:
                 self.complaints.append(f"node {machine.name} keeps the taint of {machine.tainted_by}")
+
+
+def with_claim(claim: str) -> Json:
+    """A pod template with the checkpoints in a claim."""
+    made = template(volumes=[{"name": "data", "persistentVolumeClaim": {"claimName": claim}}])
+    made["spec"]["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": "/checkpoints"}]
+    return made
+
+
+def _of_claim(pod: Json) -> list[Json]:
+    claims = {volume["name"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume}
+    mounts = [mount for container in pod["containers"] for mount in container["volumeMounts"]]
+    return [mount for mount in mounts if mount["name"] in claims]
 
 
 def _moves(pod: SimPod) -> bool:

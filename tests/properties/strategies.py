@@ -15,6 +15,7 @@ from builders import (
     make_run,
     make_stop,
     spec_dict,
+    template,
     track_of,
     with_rank,
 )
@@ -43,6 +44,7 @@ from trainingrun_operator.api.status import (
     PhaseChange,
     Progress,
     RefusalKind,
+    Rescue,
     Saved,
     Shadow,
     StopMode,
@@ -53,12 +55,13 @@ from trainingrun_operator.checkpoints.documents import Checkpoint, Commit, RunRe
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.gathered import Facts, Source
-from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered
+from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered, RescueRefused
 from trainingrun_operator.core.facts.log import LogSearch
 from trainingrun_operator.core.facts.nodes import Fate, Instance, NodeFacts, Occupant, Refusal
 from trainingrun_operator.core.facts.pod import Pod, Training
 from trainingrun_operator.core.facts.rank import Rank
 from trainingrun_operator.core.facts.reading import Failure
+from trainingrun_operator.core.facts.rescue import Claim, RescueFacts, RescueJob
 from trainingrun_operator.core.facts.run import Problem
 from trainingrun_operator.core.facts.workload import Workload
 from trainingrun_operator.core.observed import Observed
@@ -371,7 +374,10 @@ CONTAINER = st.one_of(
         },
     ),
 )
+CLAIMED = template(volumes=[{"name": "data", "persistentVolumeClaim": {"claimName": "checkpoints"}}])
+CLAIMED["spec"]["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": "/checkpoints"}]
 TEMPLATES: st.SearchStrategy[Any] = st.one_of(
+    st.just(CLAIMED),
     st.just(spec_dict()["template"]),
     st.sampled_from([{"x": "y" * 300_000}, '{"x":' * 500 + "1" + "}" * 500]),
     st.fixed_dictionaries(
@@ -441,6 +447,38 @@ SAVED = st.one_of(
 )
 
 
+BEGUN_RESCUES = st.one_of(
+    st.none(), st.builds(Rescue, claim=st.just("checkpoints"), node=st.sampled_from(["", "gpu-1"]), since=st.sampled_from(["", EARLIER]))
+)  # fmt: skip
+RESCUES = st.one_of(
+    st.none(),
+    st.builds(
+        RescueFacts,
+        claim=st.builds(
+            Claim,
+            st.just("checkpoints"),
+            uid=st.sampled_from(["", "u", "u"]),
+            phase=st.sampled_from(["Bound", "Bound", "Pending", "Lost"]),
+            access_modes=st.sampled_from([(), ("ReadWriteMany",)]),
+            created=st.sampled_from(["", EARLIER, WALL]),
+            deleting=st.sampled_from([False, False, True]),
+            resizing=BOOLS,
+        ),
+        hosts=st.sampled_from([(), (), ("gpu-1",), ("a", "b")]),
+        last_node=st.sampled_from(["", "gpu-1"]),
+        home=st.sampled_from(["", "gpu-1"]),
+        job=st.one_of(
+            st.none(),
+            st.builds(RescueJob, TEXT, st.just("u"), st.sampled_from(["", "stop-run-a", "other"]), failed=TEXT, complete=BOOLS, deleting=BOOLS),
+        ),
+        pod=st.one_of(st.none(), PODS),
+        report=st.one_of(st.none(), AGENTS),
+        left=BOOLS,
+        refused=st.sampled_from(["", "exceeded quota", "x" * 5000]),
+    ),
+)  # fmt: skip
+
+
 @st.composite
 def stops(draw):
     phase = draw(st.sampled_from(Phase))
@@ -455,6 +493,7 @@ def stops(draw):
         saved=proven
         if phase in (Phase.DELETING, Phase.RELEASING, Phase.DONE) or draw(st.integers(0, 4)) == 0
         else None,
+        rescue=draw(BEGUN_RESCUES),
         hold_reason=draw(st.sampled_from([None, "x" * 2000])),
         data_loss=draw(st.sampled_from([None, "Lost."])),
     )
@@ -542,6 +581,7 @@ def contradictions(draw):
         ending_runs=frozenset(draw(st.sampled_from([(), ("run-b",)]))),
         pools=draw(st.sampled_from([(), (make_pool("a100"),), (make_pool("a100"), make_pool("spare"))])),
         problem=draw(st.one_of(st.none(), st.none(), st.builds(Problem, TEXT, TEXT, BOOLS))),
+        rescue=draw(RESCUES),
         candidate_seconds=draw(st.sampled_from([None, 0.0, 300.0])),
     )
 
@@ -549,7 +589,10 @@ def contradictions(draw):
 def on_the_way(seen, stop, **status):
     """The same, with a stop that stands here and a spec that was accepted."""
     changed = seen.run.status.model_copy(update={"termination": stop, **status})
-    spec = make_run(spec={"checkpoint": seen.run.spec.checkpoint.model_dump(by_alias=True)}).spec
+    fields = {"checkpoint": seen.run.spec.checkpoint.model_dump(by_alias=True)}
+    if seen.rescue is not None:
+        fields["template"] = CLAIMED
+    spec = make_run(spec=fields).spec
     return replace(seen, run=replace(seen.run, status=changed, spec=spec), problem=None)
 
 
@@ -585,7 +628,9 @@ def wants_proof(seen, draw, **status):
     phase = draw(st.sampled_from([Phase.SAVING, Phase.SAVING, Phase.HELD, Phase.VERIFYING]))
     brought = Saved(commit=f"{BASE}commits/i1-g0001.json", files=3, final=True)
     saved = draw(st.sampled_from([None, None, None, brought]))
-    stop = make_stop(phase, id="stop-run-a", saved=saved, attempt=draw(st.sampled_from([1, 1, 2, 99])))
+    stop = make_stop(
+        phase, id="stop-run-a", saved=saved, attempt=draw(st.sampled_from([1, 1, 2, 99])), rescue=draw(BEGUN_RESCUES)
+    )
     verified = CheckpointStatus(commit="k", digest="d", verified_at=WALL)
     known = {"checkpoint": draw(st.sampled_from([None, None, None, verified])), **status}
     return replace(on_the_way(seen, stop, **known), workload=JOB)
@@ -696,6 +741,7 @@ def looks(draw):
             )
         ),
         disruption_budget=draw(st.sampled_from([None, "", "uid"])),
+        rescue=seen.rescue,
     )
 
 
@@ -706,6 +752,7 @@ LEARNED = st.one_of(
         st.one_of(st.none(), st.builds(Refusal, st.sampled_from(RefusalKind), TEXT, SECONDS)),
     ),
     st.builds(DisruptionBudgetChanged, st.sampled_from([None, "", "uid"])),
+    st.builds(RescueRefused, TEXT),
     st.builds(JobRefused, st.builds(Problem, TEXT, TEXT, BOOLS)),
 )
 

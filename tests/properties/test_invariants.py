@@ -23,8 +23,10 @@ from trainingrun_operator.core.effects import (
     Advance,
     Annotate,
     Begin,
+    CreateRescue,
     DeleteNode,
     DeletePod,
+    DeleteRescue,
     DeleteRun,
     DeleteWorkload,
     RecordNodes,
@@ -131,7 +133,7 @@ def nothing_is_deleted_without_a_record_of_what_was_saved(seen):
         finished = {p.uid for p in seen.live_pods if p.gate_open and p.gate_left and p.training is Training.EXITED}
         assert all(isinstance(effect, DeletePod) and effect.uid in finished for effect in destroying)
     elif destroying:
-        assert stop.phase in ENDING
+        assert stop.phase in ENDING or files_stay_in_their_claim(seen, stop, destroying)
     if releasing and stop is not None:
         assert not stop.suspends
         assert stop.phase is Phase.DELETING
@@ -144,6 +146,14 @@ def nothing_is_deleted_without_a_record_of_what_was_saved(seen):
             or spec.mode is CheckpointMode.DISABLED
             or (spec.on_failure is OnFailure.PROCEED and seen.save_failing_seconds >= seen.defaults.hold_after_seconds)
         )
+
+
+def files_stay_in_their_claim(seen, stop, destroying) -> bool:
+    """A rescue lets go of what has no files: pods that never trained, and nodes without the volume. The claim itself is never touched."""
+    assert not any(has_run(pod) for pod in seen.live_pods)
+    of_nodes = [effect for effect in destroying if not isinstance(effect, SuspendWorkload)]
+    assert all(isinstance(effect, ReleaseMachine | DeleteNode | TaintNode) for effect in of_nodes)
+    return stop.rescue is not None and seen.rescue is not None and not (of_nodes and stop.rescue.node)
 
 
 def every_record_of_a_deletion_is_a_proof_or_an_exception_that_is_told(seen):
@@ -263,7 +273,16 @@ def intent_comes_before_effect(seen):
     if effects_of(seen, Advance, Begin):
         assert (
             effects_of(
-                seen, Annotate, DeletePod, DeleteWorkload, SuspendWorkload, ReleaseMachine, DeleteNode, TaintNode
+                seen,
+                Annotate,
+                CreateRescue,
+                DeleteRescue,
+                DeletePod,
+                DeleteWorkload,
+                SuspendWorkload,
+                ReleaseMachine,
+                DeleteNode,
+                TaintNode,
             )
             == []
         )

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,16 @@ class Task:
     def layout(self) -> Layout:
         """The run's keys in the bucket."""
         return Layout.of(self.config.destination, self.config.namespace, self.config.run, self.config.run_uid)
+
+
+def began_ns(config: AgentConfig, memory: PodMemory) -> int:
+    """Return when the pod began whose files count as the newest, in nanoseconds: this pod, or the dead one of a rescue; 0: not known."""
+    if not config.rescues:
+        return int(memory.started_at * 1e9) if memory.left_ns is None else memory.left_ns + 1
+    try:
+        return int(datetime.fromisoformat(config.rescues_since).timestamp() * 1e9)
+    except ValueError:
+        return 0
 
 
 class PodMemory:

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from trainingrun_operator.agent import podinfo, process, serve, stop
-from trainingrun_operator.agent.config import Pace, Paths, PodMemory, Task
+from trainingrun_operator.agent.config import Pace, Paths, PodMemory, Task, began_ns
 from trainingrun_operator.agent.ledger import Ledger
 from trainingrun_operator.agent.report import Board
 from trainingrun_operator.agent.ship import NoShipper, Shipper
@@ -38,13 +38,14 @@ class Agent:
 
     def __init__(self, task: Task, paths: Paths, pace: Pace) -> None:
         memory = PodMemory(paths.control, task.pod.uid)
-        since_ns = int(memory.started_at * 1e9) if memory.left_ns is None else memory.left_ns + 1
+        since_ns = began_ns(task.config, memory)
         self._task = task
         self._paths = paths
         self._pace = pace
         self._since = memory.started_at
         self._stop_file = stop.StopFile(task.root, paths.control, task.config.stop_file, self._since)
-        if memory.first_start:
+        # A rescue leaves the volume as it is, and stops no training.
+        if memory.first_start and not task.config.rescues:
             self._stop_file.clear_stale()
         self._markers = tuple(stop.inside(name) for name in task.config.marker_files)
         self._signaller = Signaller(task, memory)

@@ -219,7 +219,7 @@ class Shipper:
         return self._asked()._replace(inherited_ns=self._ledger.inherited_ns)
 
     def _asked(self) -> Wish:
-        save = self._save
+        save, first = self._save, self._task.config.first_attempt
         pending = save is not None and (
             not self._ledger.has_answered(save) or self._owed.by(Request(save.id, save.attempt))
         )
@@ -229,11 +229,11 @@ class Shipper:
         if self._terminating:
             request = Request(save.id, save.attempt) if save else Request(self._stop_id)
             status = save.status if save else None
-            afresh = pending and request.attempt > 1
+            afresh = pending and request.attempt > first
             return plan.Wish("sigterm", ended=True, request=request, afresh=afresh, status=status)
         if save is not None and pending:
             request = Request(save.id, save.attempt)
-            return plan.Wish("save", ended=save.ended, request=request, afresh=save.attempt > 1, status=save.status)
+            return plan.Wish("save", ended=save.ended, request=request, afresh=save.attempt > first, status=save.status)
         return plan.Wish()
 
     def _is_said_already(self, job: Job) -> bool:

@@ -90,6 +90,12 @@ class AgentConfig(Model):
     """Signal for the training if the stop file has no effect within half the grace period: ``SIGTERM``, ``SIGUSR1``, …"""
     marker_files: tuple[str, ...] = ()
     port: int = 18790
+    rescues: bool = False
+    """The pod only saves what a dead pod has left in the volume, which is mounted read-only."""
+    rescues_since: str = ""
+    """RFC 3339, start of the dead pod's training; empty: not known."""
+    first_attempt: int = 1
+    """The attempt of a save request that names files of earlier commits again. Later ones ship every file again: what was there did not verify."""
     world_size: int = 1
     """The workload's number of ranks."""
     restore_from: RestoreSource | None = None

@@ -22,6 +22,8 @@ FINALIZER: Final = f"{GROUP}/checkpoint"
 # -- labels on children -----------------------------------------------------------------------------------
 RUN_LABEL: Final = f"{GROUP}/run"
 RUN_UID_LABEL: Final = f"{GROUP}/run-uid"
+RESCUE_LABEL: Final = f"{GROUP}/rescue"
+"""On a rescue Job and its pods: id of the stop."""
 KUEUE_QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 
 # -- annotations on a pod: requests of the operator to the agent, level-triggered --------------------------
@@ -102,6 +104,11 @@ def suspension_id(run_uid: str, wall: str) -> str:
 def job_name(run_name: str) -> str:
     """Name of a run's Job: the run's own name."""
     return run_name
+
+
+def rescue_name(run_name: str) -> str:
+    """Name of a run's rescue Job; at most 63 characters."""
+    return f"{run_name}-rescue"
 
 
 def curve_name(run_name: str) -> str:

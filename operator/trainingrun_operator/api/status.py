@@ -277,6 +277,17 @@ class Saved(Model):
     """The training wrote more after this record was proven, and the stop no longer waits for it to be saved."""
 
 
+class Rescue(Model):
+    """The rescue of the files that dead pods left in a PersistentVolumeClaim: a Job with the agent saves them."""
+
+    claim: ObjectName
+    """Name of the PersistentVolumeClaim."""
+    node: ObjectName = ""
+    """The Node that the Job has to run on, because the volume is there. Empty: any other; the run's own nodes are then released first."""
+    since: Text = ""
+    """When the training of the last pod started; empty: not known."""
+
+
 class Evidence(Model):
     """One observation that decided."""
 
@@ -321,6 +332,8 @@ class Termination(Model):
     """The observations that decided."""
     last_log_lines: Message = ""
     """The last lines of the training's log, if it failed. Not part of any message, Event or notification: a training may print secrets."""
+    rescue: Rescue | None = None
+    """The rescue of the files of dead pods; absent: none was needed."""
     hold_reason: Message | None = None
     """Why the checkpoint is not proven yet."""
     data_loss: Message | None = None

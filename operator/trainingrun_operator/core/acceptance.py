@@ -71,6 +71,11 @@ class _Template(Model):
     spec: _Pod
 
 
+def has_usable_template(spec: TrainingRunSpec) -> bool:
+    """Whether `manifests` can build a Job of the template; a run whose template is refused may be stopped as well."""
+    return (_template(spec) or _containers(spec)) is None
+
+
 def refusal(seen: Observed) -> Problem | None:
     """Return the first problem of the observed run; None: it is accepted."""
     return complaint(seen.run, seen.pools, seen.defaults, seen.namespace_labels)

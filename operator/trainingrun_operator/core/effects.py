@@ -121,6 +121,22 @@ class DeleteWorkload:
 
 
 @dataclass(frozen=True)
+class CreateRescue:
+    """Create the rescue Job of a stop; the API server's refusal holds the stop. It is deleted again if the stop does not wait for it any more."""
+
+    manifest: dict[str, Any]
+    termination_id: str
+
+
+@dataclass(frozen=True)
+class DeleteRescue:
+    """Delete the rescue Job, with its uid as precondition; already gone is success."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
 class CreateDisruptionBudget:
     """Protect the run's pods from eviction. A failure does not stop the other effects."""
 
@@ -198,6 +214,8 @@ Effect = (
     | Resume
     | DeletePod
     | DeleteWorkload
+    | CreateRescue
+    | DeleteRescue
     | CreateDisruptionBudget
     | DeleteDisruptionBudget
     | TaintNode

@@ -109,7 +109,7 @@ def pod_template(run: Run, defaults: Defaults, origin: Origin | None = None) -> 
     for container in spec["containers"]:
         _equip(container, run.spec, mounts if container["name"] == main else mounts[1:])
     spec["volumes"] = [*(spec.get("volumes") or []), *_volumes(run.spec, spec, mounts[0]["name"])]
-    own = _own_containers(run, defaults, mounts, origin)
+    own = _own_containers(run, defaults, mounts, restore_from=origin.source if origin is not None else None)
     spec["initContainers"] = [
         *([own["restore"]] if _uploads(run.spec) else []),
         own["agent"],
@@ -129,6 +129,33 @@ def pod_template(run: Run, defaults: Defaults, origin: Origin | None = None) -> 
             "annotations": annotations | (meta.get("annotations") or {}),
         },
         "spec": spec,
+    }
+
+
+def checkpoint_volume(run: Run) -> tuple[Manifest, Manifest | None]:
+    """Return the mount of the checkpoint path and the author's volume behind it; None: the operator adds an emptyDir."""
+    pod = run.spec.template.parse()["spec"]
+    mount = _checkpoint_mount(run.spec, pod, main_container(run.spec))
+    return mount, next((one for one in pod.get("volumes") or () if one["name"] == mount["name"]), None)
+
+
+def agent_alone(run: Run, defaults: Defaults, mount: Manifest, volume: Manifest, **about: Any) -> Manifest:
+    """Build the part of a pod spec that saves what lies in a volume, without a training: `containers` and `volumes`.
+
+    Args:
+        run: its keys and its user.
+        defaults: of the installation.
+        mount: of the checkpoint path.
+        volume: behind the mount.
+        about: further fields of the agent's configuration.
+    """
+    mounts = [mount, {"name": names.CONTROL_VOLUME, "mountPath": names.CONTROL_PATH}]
+    own = _own_containers(run, defaults, mounts, **about)
+    # Among init containers the policy makes it a sidecar.
+    agent = {key: value for key, value in own["agent"].items() if key != "restartPolicy"}
+    return {
+        "containers": [agent],
+        "volumes": [volume, *_volumes(run.spec, {"containers": [agent]}, mount["name"])],
     }
 
 
@@ -207,7 +234,7 @@ def _secret(name: str) -> list[Manifest]:
     ]
 
 
-def _own_containers(run: Run, defaults: Defaults, mounts: list[Manifest], origin: Origin | None) -> dict[str, Manifest]:
+def _own_containers(run: Run, defaults: Defaults, mounts: list[Manifest], **about: Any) -> dict[str, Manifest]:
     podinfo = {"name": names.PODINFO_VOLUME, "mountPath": names.PODINFO_PATH, "readOnly": True}
     common = {
         "image": defaults.agent_image,
@@ -216,7 +243,7 @@ def _own_containers(run: Run, defaults: Defaults, mounts: list[Manifest], origin
     }
     secret = run.spec.checkpoint.s3.credentials_secret_name
     keys = [{"name": names.SECRET_VOLUME, "mountPath": names.SECRET_PATH, "readOnly": True}] if secret else []
-    ships: Manifest = {"env": _agent_env(run, defaults, origin), "volumeMounts": [*mounts, podinfo, *keys]}
+    ships: Manifest = {"env": _agent_env(run, defaults, **about), "volumeMounts": [*mounts, podinfo, *keys]}
     if defaults.agent_resources:
         ships["resources"] = dict(defaults.agent_resources)
     return {
@@ -239,7 +266,7 @@ def _own_containers(run: Run, defaults: Defaults, mounts: list[Manifest], origin
     }
 
 
-def _agent_env(run: Run, defaults: Defaults, origin: Origin | None) -> list[Manifest]:
+def _agent_env(run: Run, defaults: Defaults, **about: Any) -> list[Manifest]:
     spec = run.spec
     config = AgentConfig(
         namespace=run.namespace,
@@ -259,7 +286,7 @@ def _agent_env(run: Run, defaults: Defaults, origin: Origin | None) -> list[Mani
         stop_signal=spec.shutdown.signal,
         marker_files=spec.completion.marker_files,
         port=names.AGENT_PORT,
-        restore_from=origin.source if origin is not None else None,
+        **about,
     )
     fields = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid", "NODE_NAME": "spec.nodeName"}
     return [

@@ -11,16 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, assert_never
 
-from trainingrun_operator.api.status import Phase
 from trainingrun_operator.checkpoints.reached import Reached
 from trainingrun_operator.core.facts.gathered import Source
-from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered
-from trainingrun_operator.core.facts.rank import Rank
+from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered, RescueRefused
+from trainingrun_operator.core.facts.rank import LastSaid, Rank
 from trainingrun_operator.core.facts.reading import Reading
 from trainingrun_operator.core.observed import Observed
 from trainingrun_operator.core.release import Gate, facts_of, gate_of
 from trainingrun_operator.core.rules import completion, workload
-from trainingrun_operator.core.stop import disruption
+from trainingrun_operator.core.stop import disruption, rescue
 from trainingrun_operator.core.stop.requests import save_request
 from trainingrun_operator.core.track import Track, fold, resumed
 
@@ -62,6 +61,7 @@ class RankMemory:
     silence: Stopwatch = field(default_factory=Stopwatch)
     """Of its agent."""
     unshipped: Stopwatch = field(default_factory=Stopwatch)
+    last_said: LastSaid | None = None
     unmoved: str = ""
     """UID of the pod whose newest reading shows step 0."""
 
@@ -90,6 +90,8 @@ class Memory:
     problem_generation: int = 0
     """Generation of the spec that the problem was found with."""
     ended_before: Verified | None = None
+    rescue_refused: str = ""
+    """Why the API server refused to create the rescue Job at the last try."""
     log_tails: Mapping[str, str] = field(default_factory=dict)
     """By pod uid, the last lines of a crashed training's log."""
     log_searches: Mapping[str, LogSearch] = field(default_factory=dict)
@@ -151,6 +153,8 @@ def remember_effects(memory: Memory, learned: Iterable[Learned]) -> Memory:
                 memory = replace(memory, disruption_budget=uid)
             case JobRefused(problem):
                 memory = replace(memory, problem=problem)
+            case RescueRefused(message):
+                memory = replace(memory, rescue_refused=message)
             case _ as never:  # pragma: no cover - mypy proves that nothing else can be learned
                 assert_never(never)
     return memory
@@ -171,6 +175,7 @@ def _with_values(memory: Memory, facts: Facts, now: float) -> Memory:
         problem=facts.problem if checked else memory.problem,
         problem_generation=facts.run.generation if checked else memory.problem_generation,
         ended_before=facts.ended_before or memory.ended_before,
+        rescue_refused=memory.rescue_refused if facts.rescue is not None and facts.rescue.job is None else "",
         ranks=_folded(memory, facts, now),
         next_reading_at=now + facts.run.spec.poll_interval_seconds if facts.readings else memory.next_reading_at,
         log_tails=facts.log_tails,
@@ -200,7 +205,9 @@ def _timed(memory: Memory, facts: Facts, now: float) -> Memory:
         memory,
         phase=memory.phase.at((stop.phase, stop.attempt) if stop else None, now),
         saving=memory.saving.at(request[0], now) if request is not None else memory.saving,
-        saved_so_far=memory.saved_so_far.at((request, facts.answer is None, *agents.items()), now),
+        saved_so_far=memory.saved_so_far.at(
+            (request, facts.answer is None, _rescue_so_far(facts), *agents.items()), now
+        ),
         agents=agents,
         nodes=nodes,
         gates=gates,
@@ -214,6 +221,20 @@ def _agents(memory: Memory, facts: Facts) -> dict[int, Hashable]:
         for number, report in facts.reports.items()
     }
     return {**memory.agents, **done}
+
+
+def _rescue_so_far(facts: Facts) -> Hashable:
+    """Return what changes as long as a rescue makes progress."""
+    found = facts.rescue
+    if found is None:
+        return None
+    pod, report = found.pod, found.report
+    return (
+        found.claim,
+        found.job,
+        (pod.uid, pod.phase) if pod is not None else None,
+        (report.uploaded_bytes, report.hashed_bytes, report.manifest, report.commit) if report is not None else None,
+    )
 
 
 def _folded(memory: Memory, facts: Facts, now: float) -> dict[int, RankMemory]:
@@ -240,6 +261,7 @@ def _rank_folded(known: RankMemory, rank: Rank, facts: Facts, now: float) -> Ran
         waiting=known.waiting.at((pod.uid, workload.lacks(pod)) if pod is not None else None, now),
         silence=known.silent(pod, now, heard=report is not None),
         unshipped=unshipped,
+        last_said=LastSaid.of(report) if report is not None else known.last_said,
         unmoved=unmoved,
     )
 
@@ -261,7 +283,7 @@ def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
         save_failing_seconds=memory.saving.seconds(now) if save_request(run, facts.pods) is not None else 0,
         no_progress_seconds=memory.saved_so_far.seconds(now) if save_request(run, facts.pods) is not None else 0,
         phase_seconds=memory.phase.seconds(now),
-        nodes=_nodes(memory, facts) if stop is not None and stop.phase is Phase.RELEASING else facts.nodes,
+        nodes=_nodes(memory, facts) if rescue.releases(stop) else facts.nodes,
         node_seconds={node.uid: memory.nodes[node.uid].seconds(now) for node in run.status.nodes},
         gate_seconds={uid: memory.gates[uid].seconds(now) if gate else 0 for uid, gate in _gates(facts).items()},
         ending_runs=facts.ending_runs,
@@ -272,6 +294,7 @@ def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
         ended_before=memory.ended_before,
         origin=facts.origin,
         disruption_budget=facts.disruption_budget,
+        rescue=replace(facts.rescue, refused=memory.rescue_refused) if facts.rescue is not None else None,
     )
 
 
@@ -286,8 +309,14 @@ def _rank(memory: Memory, facts: Facts, number: int, pods: Sequence[Pod], now: f
         log_tail=memory.log_tails.get(rank.pod.uid, "") if rank.pod is not None else "",
         waiting_seconds=known.waiting.seconds(now),
         unshipped_seconds=known.unshipped.seconds(now),
+        last_said=_said_by(known.last_said, rank.pod),
         unmoved=rank.pod is not None and known.unmoved == rank.pod.uid,
     )
+
+
+def _said_by(said: LastSaid | None, pod: Pod | None) -> LastSaid | None:
+    """Return what an agent has said last, unless a newer pod has taken its place; a pod that is gone has none."""
+    return said if said is None or pod is None or said.pod_uid == pod.uid else None
 
 
 def _nodes(memory: Memory, facts: Facts) -> tuple[NodeFacts, ...]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.bucket import Answer, Verified
     from trainingrun_operator.core.facts.nodes import NodeFacts, Pool
     from trainingrun_operator.core.facts.pod import Pod
+    from trainingrun_operator.core.facts.rescue import RescueFacts
     from trainingrun_operator.core.facts.run import Problem, Run
     from trainingrun_operator.core.facts.workload import Workload
     from trainingrun_operator.core.restoring import Origin
@@ -70,6 +71,8 @@ class Observed:
     """Commit of an earlier stop of this run, though the status has no stop: the cluster's state is older than the bucket."""
     origin: Origin | None = None
     """The other run from which this one starts; None: from none, or it is not known yet, or the Job exists."""
+    rescue: RescueFacts | None = None
+    """None: not read, because a pod of the run can save, or nothing is to be saved from a claim."""
     disruption_budget: str | None = None
     """uid of the run's PodDisruptionBudget; empty: there is none; None: not known."""
     proven_seconds: float | None = None

@@ -14,6 +14,7 @@ from trainingrun_operator.api.run import NodePoolPolicy
 from trainingrun_operator.api.status import NodePhase, Phase
 from trainingrun_operator.api.template import Template
 from trainingrun_operator.core.facts.nodes import Pool
+from trainingrun_operator.core.stop.requests import SAVING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -171,13 +172,21 @@ def _pool(stored: Json) -> Pool | None:
 
 
 def _is_releasing(status: Mapping[str, Any]) -> bool:
-    return (status.get("termination") or {}).get("phase") == Phase.RELEASING.value
+    stop = status.get("termination") or {}
+    return stop.get("phase") == Phase.RELEASING.value or _releases_before_rescue(stop)
 
 
 def _releases_no_more(run: Mapping[str, Any]) -> bool:
-    phase = ((run.get("status") or {}).get("termination") or {}).get("phase")
+    stop = (run.get("status") or {}).get("termination") or {}
     policy = (run["spec"].get("nodePool") or {}).get("policy")
-    return phase in _PAST_HANDOVER or policy == NodePoolPolicy.NEVER.value
+    past = stop.get("phase") in _PAST_HANDOVER or _releases_before_rescue(stop)
+    return past or policy == NodePoolPolicy.NEVER.value
+
+
+def _releases_before_rescue(stop: Mapping[str, Any]) -> bool:
+    """Whether a stop releases the run's nodes before its files are saved (`core.stop.rescue.releases_first`)."""
+    rescue = stop.get("rescue")
+    return rescue is not None and not rescue.get("node") and stop.get("phase") in SAVING
 
 
 def version(stored: Mapping[str, Any]) -> int:

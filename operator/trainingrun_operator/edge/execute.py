@@ -16,10 +16,12 @@ from trainingrun_operator.core.effects import (
     Annotate,
     Begin,
     CreateDisruptionBudget,
+    CreateRescue,
     CreateWorkload,
     DeleteDisruptionBudget,
     DeleteNode,
     DeletePod,
+    DeleteRescue,
     DeleteRun,
     DeleteWorkload,
     EndReplacements,
@@ -33,8 +35,9 @@ from trainingrun_operator.core.effects import (
     TaintNode,
     UntaintNode,
 )
-from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered
+from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered, RescueRefused
 from trainingrun_operator.core.facts.nodes import NodeRef
+from trainingrun_operator.core.stop.requests import SAVING
 from trainingrun_operator.edge.gather.preflight import REFUSED, refused_job
 from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.edge.nodes.provider import ProviderError
@@ -171,6 +174,10 @@ class Executor:
                 await kube.annotate_pod(space, pod, uid, key, value)
             case DeletePod(name, uid):
                 await kube.delete_pod(space, name, uid)
+            case CreateRescue():
+                return await self._create_rescue(run, effect)
+            case DeleteRescue(name, uid):
+                await kube.delete_job(space, name, uid)
             case CreateDisruptionBudget() | DeleteDisruptionBudget():
                 return await self._guard(space, effect)
             case TaintNode(name, uid):
@@ -203,6 +210,23 @@ class Executor:
             await workload.delete(run, created["metadata"]["name"], created["metadata"]["uid"])
             raise StaleError(f"run {run.key} was gone when its workload was created")
         self.cache.put_child(manifest["kind"], created, deleted=False)
+
+    async def _create_rescue(self, run: Run, effect: CreateRescue) -> RescueRefused | None:
+        """Create the rescue Job, and delete it if its stop does not wait for it any more: a create has no precondition on the run."""
+        try:
+            created = await self.kube.create_job(effect.manifest)
+        except KubeError as error:
+            if error.exists:
+                raise StaleError(error.message) from error
+            if error.status in REFUSED:
+                return RescueRefused(error.message)
+            raise
+        there = await self.kube.run(run.namespace, run.name)
+        if not _waits_for_rescue(there, run.uid, effect.termination_id):
+            meta = created["metadata"]
+            await self.kube.delete_job(run.namespace, meta["name"], meta["uid"])
+            raise StaleError(f"run {run.key} did not wait for its rescue when the Job was created")
+        return None
 
     async def _record_event(self, run: Run, event: RecordEvent, wall: str) -> None:
         """Record an Event. A failure is only logged: an Event must not block an effect."""
@@ -275,6 +299,14 @@ class Executor:
         except ProviderError as error:
             return ProviderAnswered(effect.provider_id, error.refusal)
         return ProviderAnswered(effect.provider_id)
+
+
+def _waits_for_rescue(stored: Json | None, run_uid: str, termination_id: str) -> bool:
+    """Whether a stored run is in the phases of the stop in which a rescue Job saves."""
+    stop = ((stored or {}).get("status") or {}).get("termination") or {}
+    if stored is None or stored["metadata"]["uid"] != run_uid:
+        return False
+    return bool(stop.get("id") == termination_id and stop.get("phase") in SAVING and stop.get("rescue"))
 
 
 def _stopped(effect: Effect, error: KubeError) -> StaleError | KubeError:

@@ -171,6 +171,14 @@ class Kube:
         """RBAC: delete jobs."""
         await self._delete(_job(namespace, name), uid)
 
+    async def claim(self, namespace: str, name: str) -> Json | None:
+        """RBAC: get persistentvolumeclaims."""
+        return await self._get(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{quote(name, safe='')}")
+
+    async def volume(self, name: str) -> Json | None:
+        """RBAC: get persistentvolumes."""
+        return await self._get(f"/api/v1/persistentvolumes/{quote(name, safe='')}")
+
     async def disruption_budget(self, namespace: str, name: str) -> Json | None:
         """RBAC: get poddisruptionbudgets."""
         return await self._get(_disruption_budget(namespace, name))

@@ -269,7 +269,7 @@ def test_kubernetes_own_roles_are_left_alone_on_request(helm):
 # -- some namespaces only ---------------------------------------------------------------------------------------
 
 NAMESPACED = ("--set", "watchNamespaces={vision,nlp}")
-BEYOND = {"nodes", "gpunodepools"}
+BEYOND = {"nodes", "gpunodepools", "persistentvolumes"}
 
 
 def bound(rendered):

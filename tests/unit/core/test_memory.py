@@ -29,8 +29,10 @@ from builders import (
 from trainingrun_operator.api.exchange import CommitSeen, MarkerSeen, SaveRequest
 from trainingrun_operator.api.status import NodePhase, Phase
 from trainingrun_operator.core.facts.gathered import Facts, Source
-from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered
+from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered, RescueRefused
 from trainingrun_operator.core.facts.nodes import Instance
+from trainingrun_operator.core.facts.rank import LastSaid
+from trainingrun_operator.core.facts.rescue import Claim, RescueFacts, RescueJob
 from trainingrun_operator.core.facts.run import Problem
 from trainingrun_operator.core.memory import Memory, Stopwatch, remember, remember_effects
 from trainingrun_operator.core.track import Track
@@ -315,3 +317,51 @@ def test_what_the_executor_learned_is_known_to_the_next_look():
     assert (memory.disruption_budget, memory.problem) == ("uid", PROBLEM)
     assert remember_effects(memory, [DisruptionBudgetChanged(None)]).disruption_budget is None
     assert remember_effects(memory, []) is memory
+
+
+def test_what_an_agent_has_said_last_is_known_after_its_pod():
+    said = make_facts(agent=make_agent(unsaved_bytes=7))
+    known = LastSaid(POD_UID, 7, "checkpoint-1200")
+    memory, seen = after((0, said))
+    assert seen.ranks[0].last_said == known
+    memory, seen = after((1, make_facts(agent=None)), (2, make_facts(agent=None, pods=())), memory=memory)
+    assert seen.ranks[0].last_said == known, "It is what a data loss is told by."
+    _, seen = after((3, make_facts(agent=None, pods=(make_pod(uid="next"),))), memory=memory)
+    assert seen.ranks[0].last_said is None, "It was said of another volume."
+
+
+RESCUE = RescueFacts(Claim("checkpoints", "u", "Bound"))
+RESCUE_JOB = RescueJob("bert-rescue", "u", "stop")
+
+
+def rescuing(**facts):
+    return make_facts(run=stopping(Phase.SAVING), pods=(), agent=None, rescue=replace(RESCUE, **facts))
+
+
+def test_a_refused_rescue_is_known_until_its_job_exists():
+    memory, seen = after((0, rescuing()))
+    assert seen.rescue == RESCUE
+    memory = remember_effects(memory, [RescueRefused("exceeded quota")])
+    memory, seen = after((1, rescuing()), memory=memory)
+    assert seen.rescue == replace(RESCUE, refused="exceeded quota")
+    memory, seen = after((2, rescuing(job=RESCUE_JOB)), memory=memory)
+    assert seen.rescue == replace(RESCUE, job=RESCUE_JOB)
+    assert after((3, rescuing()), memory=memory)[1].rescue == RESCUE
+
+
+def test_a_rescue_makes_progress_with_its_job_its_pod_and_its_bytes():
+    pod = exited_pod(uid="rescue", exit_code=None)
+    looks = [
+        rescuing(),
+        rescuing(job=RESCUE_JOB),
+        rescuing(job=RESCUE_JOB, pod=replace(pod, phase="Pending")),
+        rescuing(job=RESCUE_JOB, pod=pod),
+        rescuing(job=RESCUE_JOB, pod=pod, report=make_agent(hashed_bytes=1)),
+        rescuing(job=RESCUE_JOB, pod=pod, report=make_agent(hashed_bytes=1, uploaded_bytes=1)),
+    ]
+    memory = None
+    for number, facts in enumerate(looks):
+        memory, seen = after((10 * number, facts), memory=memory)
+        assert seen.no_progress_seconds == 0
+        _, seen = after((10 * number + 5, facts), memory=memory)
+        assert seen.no_progress_seconds == 5

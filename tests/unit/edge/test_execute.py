@@ -44,7 +44,7 @@ from fakes import (
 )
 
 from trainingrun_operator.api import names
-from trainingrun_operator.api.status import Phase, RefusalKind
+from trainingrun_operator.api.status import Phase, RefusalKind, Rescue
 from trainingrun_operator.core.effects import (
     AddFinalizer,
     AdoptWorkload,
@@ -52,10 +52,12 @@ from trainingrun_operator.core.effects import (
     Annotate,
     Begin,
     CreateDisruptionBudget,
+    CreateRescue,
     CreateWorkload,
     DeleteDisruptionBudget,
     DeleteNode,
     DeletePod,
+    DeleteRescue,
     DeleteRun,
     DeleteWorkload,
     EndReplacements,
@@ -69,7 +71,7 @@ from trainingrun_operator.core.effects import (
     TaintNode,
     UntaintNode,
 )
-from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, ProviderAnswered
+from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, ProviderAnswered, RescueRefused
 from trainingrun_operator.core.facts.nodes import Refusal
 from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.manifests import disruption_budget
@@ -79,6 +81,14 @@ from trainingrun_operator.edge.kube import Kube, KubeError
 from trainingrun_operator.edge.nodes.provider import Denied, Refused, Retryable
 
 POD_NAME = f"{NAME}-x7k2p"
+
+
+def stored_rescue(**meta):
+    return stored_job(
+        name=f"{NAME}-rescue", uid=meta.pop("uid", "rescue-uid"), labels={names.RESCUE_LABEL: STOP_ID}, **meta
+    )
+
+
 STOP = make_stop(Phase.SAVING)
 STOPPING = {"termination": STOP.dump(), "terminationStatus": STOP.status}
 MERGE, JSON_PATCH, PLAIN = "application/merge-patch+json", "application/json-patch+json", "application/json"
@@ -441,6 +451,8 @@ TO_DO = (
     ResumeWorkload(JOB_UID, 1),
     Resume(STOP_ID, NODES),
     DeleteWorkload(NAME, JOB_UID),
+    CreateRescue(stored_rescue(), STOP_ID),
+    DeleteRescue(f"{NAME}-rescue", "rescue-uid"),
     Annotate(POD_NAME, POD_UID, "a", "b"),
     DeletePod(POD_NAME, POD_UID),
     TaintNode("gpu-1", NODE_UID),
@@ -677,6 +689,73 @@ async def test_an_api_server_in_trouble_is_not_the_runs_problem(place):
     with pytest.raises(KubeError):
         await place.do(CreateWorkload({"kind": "Job", "metadata": {"namespace": NAMESPACE, "name": "new"}}))
     assert place.outcome.learned == ()
+
+
+# -- the rescue Job -----------------------------------------------------------------------------------------------
+
+RESCUE = f"{JOBS}/{NAME}-rescue"
+BEGUN = make_stop(Phase.SAVING, rescue=Rescue(claim="checkpoints")).dump()
+RESCUING = {**STOPPING, "termination": BEGUN}
+
+
+async def test_a_rescue_is_created_for_the_stop_that_waits_for_it(place):
+    place.api.put(stored_run(status=RESCUING))
+    await place.do(CreateRescue(stored_rescue(), STOP_ID))
+    assert RESCUE in place.api.objects
+    assert place.outcome.learned == ()
+    assert RUN_UID not in place.cache.jobs, "It is not the run's Job."
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        pytest.param(None, id="the run is gone"),
+        pytest.param(STOPPING, id="the stop has no rescue"),
+        pytest.param({**RESCUING, "termination": {**BEGUN, "phase": "Deleting"}}, id="everything is proven"),
+        pytest.param({**RESCUING, "termination": {**BEGUN, "id": "suspend-x"}}, id="it is another stop"),
+        pytest.param({}, id="there is no stop"),
+    ],
+)  # fmt: skip
+async def test_a_rescue_that_nobody_waits_for_is_taken_back(place, status):
+    """As an operator makes it that stood still between its decision and its request."""
+    seen = make_observed(run=Run.of(stored_run(status=RESCUING)), wall=WALL)
+    if status is None:
+        del place.api.objects[RUN]
+    else:
+        place.api.put(stored_run(status=status))
+    with pytest.raises(StaleError):
+        await place.do(CreateRescue(stored_rescue(), STOP_ID), seen=seen)
+    assert RESCUE not in place.api.objects
+
+
+async def test_a_rescue_that_is_there_already_is_looked_at_again(place):
+    place.api.put(stored_rescue())
+    with pytest.raises(StaleError):
+        await place.do(CreateRescue(stored_rescue(), STOP_ID))
+
+
+@pytest.mark.parametrize("status", [400, 403, 422])
+async def test_a_refused_rescue_is_learned_and_stops_no_other_effect(place, status):
+    place.api.refuse(f"POST {JOBS}", ApiError(status, "Refused", "exceeded quota"))
+    await place.do(CreateRescue(stored_rescue(), STOP_ID), DeletePod(POD_NAME, POD_UID))
+    assert place.outcome.learned == (RescueRefused("exceeded quota"),)
+    assert POD not in place.api.objects
+
+
+async def test_an_api_server_in_trouble_refuses_no_rescue(place):
+    place.api.refuse(f"POST {JOBS}", ApiError(500, "InternalError"))
+    with pytest.raises(KubeError):
+        await place.do(CreateRescue(stored_rescue(), STOP_ID))
+    assert place.outcome.learned == ()
+
+
+async def test_a_rescue_is_deleted_by_its_uid_and_gone_is_deleted(place):
+    place.api.put(stored_rescue(uid="another"))
+    await place.do(DeleteRescue(f"{NAME}-rescue", "rescue-uid"))
+    assert RESCUE in place.api.objects
+    await place.do(DeleteRescue(f"{NAME}-rescue", "another"))
+    assert RESCUE not in place.api.objects
+    await place.do(DeleteRescue(f"{NAME}-rescue", "another"))
 
 
 # -- the node -----------------------------------------------------------------------------------------------------

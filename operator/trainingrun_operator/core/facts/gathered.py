@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.rank import RefusedReport
     from trainingrun_operator.core.facts.reading import Failure, Reading
+    from trainingrun_operator.core.facts.rescue import RescueFacts
     from trainingrun_operator.core.facts.run import Problem, Run
     from trainingrun_operator.core.facts.workload import Workload
     from trainingrun_operator.core.restoring import Origin
@@ -82,6 +83,8 @@ class Facts:
     """By pod uid, the last lines of the logs of newest pods that have crashed."""
     log_searches: Mapping[str, LogSearch] = field(default_factory=dict)
     """By pod uid, what ``crash.fatalLogPatterns`` are in these logs."""
+    rescue: RescueFacts | None = None
+    """None: not read, because a pod of the run can save, or nothing is to be saved from a claim."""
     disruption_budget: str | None = None
     """uid of the disruption budget; empty: there is none; None: not known."""
 

@@ -34,4 +34,11 @@ class JobRefused:
     problem: Problem
 
 
-Learned = ProviderAnswered | DisruptionBudgetChanged | JobRefused
+@dataclass(frozen=True)
+class RescueRefused:
+    """The API server refused to create the rescue Job."""
+
+    message: str
+
+
+Learned = ProviderAnswered | DisruptionBudgetChanged | JobRefused | RescueRefused

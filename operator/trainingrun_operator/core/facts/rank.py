@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from trainingrun_operator.api import names
+from trainingrun_operator.core.bounds import WORD_MAX, clipped
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.track import Track
 
@@ -39,6 +40,24 @@ class RefusedReport:
 
 
 @dataclass(frozen=True)
+class LastSaid:
+    """What the newest pod's agent has said last about files that are not in the bucket."""
+
+    pod_uid: str
+    unsaved_bytes: int = 0
+    newest: str = ""
+    """Directory of the newest complete checkpoint; empty: there is none."""
+    unfinished: str = ""
+    """Directory of a newer checkpoint that is incomplete; empty: there is none."""
+
+    @classmethod
+    def of(cls, report: AgentReport) -> Self:
+        """Take it from a report."""
+        dirs = (clipped(one.dir, WORD_MAX) if one is not None else "" for one in (report.newest, report.unfinished))
+        return cls(report.pod_uid, report.unsaved_bytes, *dirs)
+
+
+@dataclass(frozen=True)
 class Rank:
     """A training on one node has one rank, number 0."""
 
@@ -51,6 +70,8 @@ class Rank:
     """Of the newest pod's agent; None: it was not asked or did not answer."""
     refused: RefusedReport | None = None
     """What the newest pod's agent answered at this look instead of a report; None: nothing was refused."""
+    last_said: LastSaid | None = None
+    """Of the newest pod's agent, also when it no longer answers; None: it has never answered this process."""
     track: Track = field(default_factory=Track)
     """The readings of the newest pod."""
     unmoved: bool = False

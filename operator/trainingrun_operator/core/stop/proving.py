@@ -21,7 +21,8 @@ from trainingrun_operator.core.bounds import (
 from trainingrun_operator.core.effects import Decision, RecordEvent
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.pod import Training
-from trainingrun_operator.core.stop import failing, nothing, transitions
+from trainingrun_operator.core.manifests import AGENT_GRACE_SECONDS
+from trainingrun_operator.core.stop import failing, missing, nothing, rescue, transitions
 from trainingrun_operator.core.track import Track
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ _TRAINED: Final = ("Running", "Exited")
 
 def save(seen: Observed, stop: Termination) -> Decision:
     """Ask the agents to save. Ends with a commit of this stop, or when it is certain that there is nothing to commit."""
-    if isinstance(seen.answer, Mismatch) and not seen.live_pods:
-        return _hold(seen, stop, _bytes_gone(seen.answer), [])
+    if isinstance(seen.answer, Mismatch) and not _can_save(seen):
+        return _rescued(seen, stop) or _hold(seen, stop, _bytes_gone(seen.answer), [])
     if isinstance(seen.answer, Mismatch) and stop.phase is Phase.HELD and failing.is_spent(stop.attempt, seen.answer):
         return _hold_spent(seen, stop, seen.answer)
     if isinstance(seen.answer, Verified | Mismatch):
@@ -57,18 +58,23 @@ def save(seen: Observed, stop: Termination) -> Decision:
 
 
 def _without_holder(seen: Observed, stop: Termination) -> Decision:
-    """Decide with what the bucket has: no pod can save any more."""
-    if isinstance(seen.answer, Unreachable):
-        return _hold(seen, stop, f"The bucket cannot be read: {seen.answer.message}", [])
+    """Rescue what dead pods have left in a claim; else decide with what the bucket has: no pod can save any more."""
+    begun = stop.rescue is not None and stop.saved is None
+    if not begun and (unread := _unread(seen)):
+        return _hold(seen, stop, unread, [])
     if stop.saved is not None:
         return _settle_for_suspended(seen, stop, stop.saved)
+    if (rescued := _rescued(seen, stop)) is not None:
+        return rescued
+    if unread := _unread(seen):
+        return _hold(seen, stop, unread, [])
     if seen.verified is not None:
         return _settle_for(seen, stop, seen.verified)
     if _never_started(seen):
         # Not final: a waiting pod may start between two looks.
         nothing = Saved(note="Nothing to save: the training never started.")
         return transitions.advance(seen, stop, Phase.DELETING, saved=nothing)
-    lost = "The pod ended before anything was saved: the bucket has nothing of this run."
+    lost = _loss(seen, Saved(), "The pod ended before anything was saved: the bucket has nothing of this run.")
     return transitions.advance(seen, stop, Phase.DELETING, saved=Saved(final=True, note=lost), data_loss=lost)
 
 
@@ -86,7 +92,7 @@ def _settle_for(seen: Observed, stop: Termination, proven: Verified) -> Decision
     loss = (
         None
         if saved.final and not _trained_after(seen, proven)
-        else f"The pod ended before its last files were saved. {nothing_after(saved)}"
+        else _loss(seen, saved, f"The pod ended before its last files were saved. {nothing_after(saved)}")
     )
     return transitions.advance(seen, stop, Phase.DELETING, saved=saved, data_loss=loss)
 
@@ -104,6 +110,46 @@ def _settle_for_suspended(seen: Observed, stop: Termination, saved: Saved) -> De
     return transitions.advance(seen, stop, Phase.DELETING, saved=left, data_loss=gone)
 
 
+def _loss(seen: Observed, saved: Saved, sentence: str) -> str:
+    """Add to the sentence about a data loss what is missing and where it may have been."""
+    return clipped(" ".join(filter(None, (sentence, missing.after(seen, saved), rescue.gone(seen)))), VERDICT_MAX)
+
+
+def _unread(seen: Observed) -> str:
+    """Return the sentence about a bucket that cannot be read; empty: it was read."""
+    return f"The bucket cannot be read: {seen.answer.message}" if isinstance(seen.answer, Unreachable) else ""
+
+
+def _can_save(seen: Observed) -> bool:
+    """Whether an agent runs that can save the files: of a pod of the run, or of its rescue."""
+    return bool(seen.live_pods) or rescue.saver(seen) is not None
+
+
+def _rescued(seen: Observed, stop: Termination) -> Decision | None:
+    """Save what dead pods have left in a claim; None: there is no such claim, or the bucket has everything."""
+    volume = rescue.claim_to_read(seen.run, seen.pods)
+    if volume is None or seen.rescue is None or rescue.gone(seen) or (stop.rescue is None and _has_all(seen)):
+        return None
+    if why := rescue.impossible(seen, volume):
+        return _hold(seen, stop, f"{rescue.where(seen)} No rescue Job can save them: {why}.", [])
+    if (begun := rescue.intent(seen)) is not None:
+        event = RecordEvent("Rescuing", f"{rescue.where(seen)} A rescue Job saves them.", warning=True)
+        return transitions.advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1, rescue=begun, event=event)
+    pod = rescue.saver(seen)
+    holders = [pod] if pod is not None else []
+    waits = stop.phase is Phase.HELD and not _cannot_hold(seen)
+    if not waits and not rescue.patient(seen, stop):
+        return _hold(seen, stop, _unread(seen) or rescue.trouble(seen, stop), holders)
+    doing = (*rescue.effects(seen, stop), *transitions.asks(seen, stop, holders))
+    return transitions.wait(seen, *doing, note=rescue.waits(seen, stop))
+
+
+def _has_all(seen: Observed) -> bool:
+    """Whether there is nothing that the bucket lacks."""
+    proven = seen.verified
+    return _never_started(seen) or (proven is not None and proven.commit.final and not _trained_after(seen, proven))
+
+
 def _trained_after(seen: Observed, proven: Verified) -> bool:
     """Whether a later pod trained after this commit and is gone: its files are in no commit."""
     there = {pod.uid for pod in seen.pods} | {proven.commit.pod_uid}
@@ -113,8 +159,7 @@ def _trained_after(seen: Observed, proven: Verified) -> bool:
     if newest is not None and newest.lost and newest.uid != proven.commit.pod_uid and newest.training in _STARTED:
         # The machine is gone, and with it what the pod wrote. Its metrics may not have been read in time to know more.
         return True
-    track, progress = seen.track, seen.run.status.progress
-    last = track if track.advanced else progress
+    last = missing.last_known(seen)
     if last is None or not last.pod_uid or last.pod_uid == proven.commit.pod_uid:
         return False
     fell = last.fell if isinstance(last, Track) else last.fell_from
@@ -176,17 +221,19 @@ def verify(seen: Observed, stop: Termination) -> Decision:
     """Advance only with a commit whose every object was read back and matched."""
     match seen.answer:
         case Verified() as proven:
+            if _has_to_end_first(seen, stop, proven):
+                return transitions.wait(seen, note="a pod that started after the rescue began ends, and saves")
             if transitions.ended(seen) and not proven.commit.final:
                 # The training exited while its last checkpoint was being verified: there may be a newer one.
                 if seen.live_pods:
                     return transitions.advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1)
-                return _settle_for(seen, stop, proven)
+                return _rescued(seen, stop) or _settle_for(seen, stop, proven)
             saved = saved_from(proven)
             event = RecordEvent("CheckpointSaved", sentence_of(saved))
             return transitions.advance(seen, stop, Phase.DELETING, saved=saved, event=event)
         case Mismatch() as wrong:
-            if not seen.live_pods:
-                return _hold(seen, stop, _bytes_gone(wrong), [])
+            if not _can_save(seen):
+                return _rescued(seen, stop) or _hold(seen, stop, _bytes_gone(wrong), [])
             if failing.is_spent(stop.attempt, wrong):
                 return _hold_spent(seen, stop, wrong)
             why = f"Save requested again (attempt {stop.attempt + 1}): {wrong.complaint}"
@@ -200,6 +247,13 @@ def verify(seen: Observed, stop: Termination) -> Decision:
         case _:
             # The commit is no longer in the bucket.
             return transitions.advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1)
+
+
+def _has_to_end_first(seen: Observed, stop: Termination, proven: Verified) -> bool:
+    """Whether a pod that started meanwhile is ended by the rescue: what it still writes is saved by its agent, or by the rescue."""
+    grace = seen.run.spec.shutdown.grace_seconds + AGENT_GRACE_SECONDS
+    ends = stop.rescue is not None and bool(seen.live_pods) and seen.phase_seconds < grace
+    return ends and not proven.commit.final
 
 
 def _bytes_gone(wrong: Mismatch) -> str:

@@ -36,7 +36,7 @@ from trainingrun_operator.core.effects import (
 )
 from trainingrun_operator.core.facts.bucket import Verified
 from trainingrun_operator.core.facts.pod import Training
-from trainingrun_operator.core.stop import proving, transitions
+from trainingrun_operator.core.stop import proving, rescue, transitions
 
 if TYPE_CHECKING:
     from trainingrun_operator.core.facts.pod import Pod
@@ -157,6 +157,8 @@ def _not_saved(seen: Observed) -> Saved:
 
 def _delete(seen: Observed, stop: Termination) -> Decision:
     """End the pods: by opening the gate if the training has exited and everything is proven, else within their grace period."""
+    if (ends := rescue.end(seen)) is not None:
+        return transitions.wait(seen, *ends, note="the rescue Job is deleted")
     workload = seen.workload
     standing = [pod for pod in seen.pods if not _out_of_reach(seen, pod)]
     if not standing and (workload is None or workload.finished or workload.suspended):

@@ -13,7 +13,7 @@ from trainingrun_operator.core.facts.pod import Training
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trainingrun_operator.api.status import Phase, Saved, Termination
+    from trainingrun_operator.api.status import Phase, Rescue, Saved, Termination
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.observed import Observed
 
@@ -31,6 +31,7 @@ def advance(  # noqa: PLR0913 - the values of a phase, each by its name
     saved: Saved | None = None,
     hold_reason: str | None = None,
     data_loss: str | None = None,
+    rescue: Rescue | None = None,
     event: RecordEvent | None = None,
 ) -> Decision:
     """Write the next phase, then record its Events. A data loss always has one."""
@@ -41,6 +42,7 @@ def advance(  # noqa: PLR0913 - the values of a phase, each by its name
         "saved": saved or stop.saved,
         "hold_reason": hold_reason,
         "data_loss": data_loss or stop.data_loss,
+        "rescue": rescue or stop.rescue,
     }
     after = stop.model_copy(update=changes)
     write = Advance(after, stop.phase, stop.attempt, completion=after.over)

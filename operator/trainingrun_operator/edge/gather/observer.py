@@ -19,6 +19,7 @@ from trainingrun_operator.core.facts.rank import RefusedReport, by_rank
 from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.memory import remember
 from trainingrun_operator.core.release import unsettled
+from trainingrun_operator.core.stop import rescue
 from trainingrun_operator.core.stop.requests import SAVING
 from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.gather import logs, lost, workload
@@ -26,6 +27,7 @@ from trainingrun_operator.edge.gather.bucket import BucketReader
 from trainingrun_operator.edge.gather.nodes import gather, identity
 from trainingrun_operator.edge.gather.owners import Owners
 from trainingrun_operator.edge.gather.preflight import Preflight
+from trainingrun_operator.edge.gather.rescue import RescueReader
 from trainingrun_operator.edge.gather.waiting import WaitingPods
 from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.edge.workloads import Workloads
@@ -86,6 +88,7 @@ class Observer:
         self._listing_pools = asyncio.Lock()
         self._bucket_reader = BucketReader(kube, store, defaults.allowed_destinations)
         self._preflight = Preflight(self._workloads, store, self._bucket_reader, cache, defaults, recheck_seconds)
+        self._rescue = RescueReader(kube, pages, reads_nodes=defaults.release_nodes)
         self._parsed: dict[str, tuple[Json, Run]] = {}
         """By uid, the stored and the parsed run."""
 
@@ -135,7 +138,6 @@ class Observer:
         checked = await self._preflight.check(run, owner, memory, now, labels)
         if checked.read:
             read.add(Source.PREFLIGHT)
-        stop = run.status.termination
         log_tails, log_searches = await logs.of_crashed(self._kube, run, ranks, memory)
         return Facts(
             run=run,
@@ -153,7 +155,7 @@ class Observer:
             unverifiable=said.unverifiable,
             identities=identities,
             nodes=nodes,
-            ending_runs=self._cache.ending_runs() if stop and stop.phase is Phase.RELEASING else frozenset(),
+            ending_runs=self._cache.ending_runs() if rescue.releases(run.status.termination) else frozenset(),
             namespace_labels=labels,
             namespace_ends=ends,
             problem=checked.problem,
@@ -162,6 +164,7 @@ class Observer:
             log_tails=log_tails,
             log_searches=log_searches,
             disruption_budget=await self._disruption_budget(run, owner, memory, now, read),
+            rescue=await self._rescue.look(run, pods),
             read=frozenset(read),
         )
 
@@ -262,7 +265,7 @@ class Observer:
         if not self._defaults.release_nodes:
             return memory.identities, ()
         stop = run.status.termination
-        if stop is not None and stop.phase is Phase.RELEASING:
+        if rescue.releases(stop):
             waiting, pools = unsettled(run.status.nodes), self._cache.pools
             asked = (
                 gather(self._kube, self._providers, self._waiting_pods, run.uid, node, pools.get(node.pool))

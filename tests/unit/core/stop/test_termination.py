@@ -259,14 +259,18 @@ def test_a_pod_that_went_before_anybody_saw_it_may_have_trained():
     seen = make_observed(run=make_run(status=NEVER_STARTED), pods=(), agent=None, workload=make_workload(failed=1))
     stop = advanced(seen)
     assert stop.phase is Phase.DELETING
-    assert stop.data_loss == "The pod ended before anything was saved: the bucket has nothing of this run."
+    assert stop.data_loss == LOST_ALL.removesuffix("; 245 s of training in all.") + "."
 
 
 LOST_TAIL = (
     "The pod ended before its last files were saved. The last commit is"
     " s3://bucket/runs/ml/bert/0a1b2c3d-run/r0/i1-g0007-pod/checkpoint-1200; files written after it are lost."
+    " Missing: 100 steps, 1201 to 1300."
 )
-LOST_ALL = "The pod ended before anything was saved: the bucket has nothing of this run."
+LOST_ALL = (
+    "The pod ended before anything was saved: the bucket has nothing of this run."
+    " Missing: 1300 steps, 1 to 1300; 245 s of training in all."
+)
 
 
 @pytest.mark.parametrize("phase", [pytest.param(Phase.SAVING, id="saving"), pytest.param(Phase.HELD, id="held")])

@@ -1,0 +1,142 @@
+"""The Job that saves what dead pods have left in a PersistentVolumeClaim: the agent alone, without a GPU, with the volume mounted read-only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from trainingrun_operator.api import names
+from trainingrun_operator.core import acceptance, manifests
+from trainingrun_operator.core.release import unsettled
+
+if TYPE_CHECKING:
+    from trainingrun_operator.api.status import Rescue, Termination
+    from trainingrun_operator.core.facts.run import Run
+    from trainingrun_operator.core.observed import Observed
+
+Manifest = dict[str, Any]
+
+DEADLINE_SECONDS: Final = 24 * 3600
+"""Active time of the Job; then it fails, and the stop is held."""
+RETRIES: Final = 6
+"""Failed pods of the Job; evicted ones do not count."""
+GRACE_SECONDS: Final = 60
+_POD_SECURITY: Final = ("fsGroup", "fsGroupChangePolicy", "seLinuxOptions", "supplementalGroups")
+"""Fields of the author's pod securityContext that decide who may read the volume."""
+
+
+@dataclass(frozen=True)
+class KeptVolume:
+    """The volume of a run's checkpoints, if it outlives its pods."""
+
+    claim: str
+    unmountable: str = ""
+    """Why no other pod can find the files in it; empty: one can."""
+
+
+def kept_volume(run: Run, pod: str = "") -> KeptVolume | None:
+    """Return the claim with the checkpoints; None: they are in a volume that ends with its pod.
+
+    Args:
+        run: as stored.
+        pod: name of the last pod; empty: not known. A generic ephemeral volume has a claim of its own for each pod.
+    """
+    if not acceptance.has_usable_template(run.spec):
+        return None
+    mount, volume = manifests.checkpoint_volume(run)
+    if volume is None:
+        return None
+    path = mount.get("subPathExpr") or ""
+    unmountable = (
+        f"its folder in the volume is {path!r} (subPathExpr), which only the dead pod could resolve"
+        if "$(" in path
+        else ""
+    )
+    if source := volume.get("persistentVolumeClaim"):
+        return KeptVolume(source["claimName"], unmountable)
+    if volume.get("ephemeral") and pod:
+        return KeptVolume(f"{pod}-{volume['name']}", unmountable)
+    return None
+
+
+def job(seen: Observed, stop: Termination, rescue: Rescue) -> Manifest:
+    """Build the rescue Job of a stop."""
+    run = seen.run
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": names.rescue_name(run.name),
+            "namespace": run.namespace,
+            # Without the label run-uid: by it the run's own Job is found.
+            "labels": {names.RUN_LABEL: run.name, names.RESCUE_LABEL: stop.id},
+            "ownerReferences": _owner(seen),
+        },
+        "spec": {
+            "backoffLimit": RETRIES,
+            "activeDeadlineSeconds": DEADLINE_SECONDS,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {"rules": [manifests.NO_CRASHES[0]]},
+            "template": _pod_template(seen, stop, rescue),
+        },
+    }
+
+
+def _owner(seen: Observed) -> list[Manifest]:
+    """Return the run's Job as the owner: a foreground deletion of the run would delete what the run itself owns, before its files are saved."""
+    if (workload := seen.workload) is not None and not workload.deleting:
+        return [
+            {
+                "apiVersion": workload.api_version,
+                "kind": workload.kind,
+                "name": workload.name,
+                "uid": workload.uid,
+                "controller": False,
+                "blockOwnerDeletion": False,
+            }
+        ]
+    return [] if seen.run.deleting else [names.run_owner(seen.run.name, seen.run.uid)]
+
+
+def _pod_template(seen: Observed, stop: Termination, rescue: Rescue) -> Manifest:
+    run = seen.run
+    author = run.spec.template.parse()["spec"]
+    mount, _ = manifests.checkpoint_volume(run)
+    about = {"rescues": True, "rescues_since": rescue.since, "first_attempt": stop.attempt}
+    volume = {"name": mount["name"], "persistentVolumeClaim": {"claimName": rescue.claim}}
+    kept = ("automountServiceAccountToken", "imagePullSecrets", "priorityClassName", "serviceAccountName")
+    security = {key: value for key, value in (author.get("securityContext") or {}).items() if key in _POD_SECURITY}
+    return {
+        "metadata": {"labels": names.child_labels(run.name, run.uid) | {names.RESCUE_LABEL: stop.id}},
+        "spec": {
+            **manifests.agent_alone(run, seen.defaults, {**mount, "readOnly": True}, volume, **about),
+            **{key: author[key] for key in kept if author.get(key) is not None},
+            # Without it the kubelet may change the owner of every file.
+            **({"securityContext": {"fsGroupChangePolicy": "OnRootMismatch", **security}} if security else {}),
+            **_placement(seen, author, rescue),
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": GRACE_SECONDS,
+        },
+    }
+
+
+def _placement(seen: Observed, author: Manifest, rescue: Rescue) -> Manifest:
+    """Return where the pod may run: on the Node with the volume, whatever keeps other pods off it; else off the nodes that are being released."""
+    if rescue.node:
+        return _nodes([_field("In", rescue.node)]) | {
+            "tolerations": [*(author.get("tolerations") or ()), {"operator": "Exists", "effect": "NoSchedule"}]
+        }
+    if not seen.defaults.release_nodes:
+        # Nothing is known of nodes: the volume may be on a Node that only the training's pods tolerate.
+        return {"tolerations": author["tolerations"]} if author.get("tolerations") else {}
+    leaving = [_field("NotIn", node.name) for node in unsettled(seen.run.status.nodes)]
+    return _nodes(leaving) if leaving else {}
+
+
+def _field(operator: str, node: str) -> Manifest:
+    return {"key": "metadata.name", "operator": operator, "values": [node]}
+
+
+def _nodes(fields: list[Manifest]) -> Manifest:
+    wanted = {"nodeSelectorTerms": [{"matchFields": fields}]}
+    return {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": wanted}}}

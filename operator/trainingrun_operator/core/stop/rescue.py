@@ -1,0 +1,205 @@
+"""The rescue of files that dead pods have left in a PersistentVolumeClaim.
+
+::
+
+    Saving: intent → no pod of the run is replaced → its nodes are released → the rescue Job → its agent saves → Verifying
+    Deleting: the rescue Job is deleted
+
+The nodes are released first unless the volume is on one of them. Whatever keeps the files from being saved for now holds the stop, because they
+are still there; what has destroyed them is a data loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.status import Phase, Rescue
+from trainingrun_operator.core import release, rescue_job
+from trainingrun_operator.core.bounds import TEXT_MAX, clipped
+from trainingrun_operator.core.effects import CreateRescue, DeleteRescue, Effect, SuspendWorkload
+from trainingrun_operator.core.facts.pod import Training
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trainingrun_operator.api.status import Termination
+    from trainingrun_operator.core.facts.pod import Pod
+    from trainingrun_operator.core.facts.run import Run
+    from trainingrun_operator.core.observed import Observed
+    from trainingrun_operator.core.rescue_job import KeptVolume
+
+_SAVING: Final = frozenset({Phase.SAVING, Phase.VERIFYING, Phase.HELD})
+
+
+def claim_to_read(run: Run, pods: Sequence[Pod]) -> KeptVolume | None:
+    """Return the claim that a look has to read: a stop is to save, no pod can, and the files may be in the claim. None: there is none to read."""
+    stop = run.status.termination
+    if stop is None or stop.phase is Phase.DONE:
+        return None
+    if stop.rescue is None and (
+        stop.phase not in _SAVING or stop.saved is not None or any(pod.holds_files for pod in pods)
+    ):
+        return None
+    volume = rescue_job.kept_volume(run, _last_pod(run, pods))
+    return replace(volume, claim=stop.rescue.claim) if volume is not None and stop.rescue is not None else volume
+
+
+def impossible(seen: Observed, volume: KeptVolume) -> str:
+    """Return why no rescue Job can save the files, although they are there; empty: one can."""
+    if len(seen.ranks) > 1:
+        return f"the run has {len(seen.ranks)} ranks, and a rescue saves the files of one"
+    return volume.unmountable
+
+
+def releases_first(stop: Termination | None) -> bool:
+    """Whether the nodes of the run are being released before its files are saved: the volume is on none of them."""
+    return stop is not None and stop.phase in _SAVING and stop.rescue is not None and not stop.rescue.node
+
+
+def releases(stop: Termination | None) -> bool:
+    """Whether the nodes of the run are being released."""
+    return releases_first(stop) or (stop is not None and stop.phase is Phase.RELEASING)
+
+
+def saver(seen: Observed) -> Pod | None:
+    """Return the pod of the rescue Job if its agent can save."""
+    facts = seen.rescue
+    return facts.pod if facts is not None and facts.saves else None
+
+
+def intent(seen: Observed) -> Rescue | None:
+    """Return the rescue to begin; None: one has begun, or there is nothing to rescue from."""
+    facts, stop = seen.rescue, seen.run.status.termination
+    if facts is None or stop is None or stop.rescue is not None:
+        return None
+    # A volume of one Node at a time is easiest mounted where it was; one on a disk of a Node can be mounted nowhere else.
+    if len(facts.hosts) == 1:
+        node = facts.last_node or facts.hosts[0]
+    else:
+        node = facts.home if facts.hosts or not facts.claim.shared else ""
+    started = next((pod.started_at for pod in reversed(seen.pods) if pod.started_at), "")
+    return Rescue(claim=facts.claim.name, node=node, since=clipped(started, TEXT_MAX))
+
+
+def gone(seen: Observed) -> str:
+    """Return why the claim has no files of the run any more; empty: it may have them."""
+    facts = seen.rescue
+    if facts is None:
+        return ""
+    claim = facts.claim
+    named = f"PersistentVolumeClaim {claim.name}"
+    if not claim.uid:
+        return f"{named} was deleted, and with it what only it had."
+    if claim.deleting:
+        return f"{named} is being deleted, so that no pod can mount it any more."
+    if claim.phase == "Lost":
+        return f"{named} has lost its PersistentVolume {claim.volume}."
+    if claim.phase == "Pending":
+        return f"{named} is not bound to a volume: it is not the one that the training wrote to."
+    started = seen.run.status.start_time
+    if started and claim.created and seen.seconds_since(claim.created) < seen.seconds_since(started):
+        return f"{named} was created at {claim.created}, after the training had started: the one before it is gone."
+    dead = {pod.node for pod in seen.pods if pod.lost}
+    if facts.hosts and dead.issuperset(facts.hosts):
+        return f"The volume of {named} is on {', '.join(facts.hosts)}, whose machine is gone."
+    return ""
+
+
+def effects(seen: Observed, stop: Termination) -> tuple[Effect, ...]:
+    """Return what to do next for a rescue that has begun."""
+    facts, rescue, workload = seen.rescue, stop.rescue, seen.workload
+    if facts is None or rescue is None:
+        return ()
+    released = release.next_effects(seen) if releases_first(stop) and release.unsettled(seen.run.status.nodes) else ()
+    if workload is not None and not (workload.suspended or workload.finished or workload.deleting):
+        return (SuspendWorkload(workload.uid, workload.generation),)
+    if facts.job is not None and facts.job.termination_id and facts.job.termination_id != stop.id:
+        # Of a suspension before this stop.
+        return released if facts.job.deleting else (*released, DeleteRescue(facts.job.name, facts.job.uid))
+    if facts.job is not None or _waits_for_release(seen, stop) or _still_there(seen):
+        return released
+    return (*released, CreateRescue(rescue_job.job(seen, stop, rescue), stop.id))
+
+
+def where(seen: Observed) -> str:
+    """Return the sentence about the place of the files."""
+    name = seen.rescue.claim.name if seen.rescue is not None else "of the run"
+    return f"The files of the dead pod are in PersistentVolumeClaim {name}."
+
+
+def waits(seen: Observed, stop: Termination) -> str:
+    """Return what the rescue waits for."""
+    facts = seen.rescue
+    if facts is None or stop.rescue is None:
+        return "the claim with the files is read"
+    if _still_there(seen):
+        return "the pods of the run end"
+    if facts.job is None and _waits_for_release(seen, stop):
+        return "the nodes are released before the rescue Job starts"
+    return trouble(seen, stop)
+
+
+def trouble(seen: Observed, stop: Termination) -> str:
+    """Return what keeps the files from being saved, in the words of whoever knows."""
+    facts = seen.rescue
+    if facts is None or stop.rescue is None:
+        return "The claim with the files was not read."
+    name = names.rescue_name(seen.run.name)
+    files = where(seen)
+    if facts.refused:
+        return f"{files} The API server refuses the rescue Job {name}: {facts.refused}"
+    job, pod = facts.job, facts.pod
+    if job is None:
+        return f"{files} The rescue Job {name} is not there yet."
+    if not job.termination_id:
+        return f"{files} Job {name} is in the way of the rescue: it belongs to another owner. Delete or rename it."
+    if job.failed or job.complete:
+        how = f"failed ({job.failed})" if job.failed else "ended before the files were saved"
+        return f"{files} The rescue Job {name} {how}. Delete it, and the operator creates another."
+    if pod is None:
+        return f"{files} The rescue Job {name} has no pod yet."
+    if facts.report is not None and (error := facts.report.error) is not None:
+        return f"{files} The agent of the rescue pod {pod.name} cannot save: {error.code}: {error.message}"
+    if facts.saves:
+        said = "does not answer" if facts.report is None else "saves"
+        return f"{files} The agent of the rescue pod {pod.name} {said}."
+    why = ": ".join(filter(None, (pod.waiting_reason, pod.waiting_message))) or pod.phase
+    resized = f" PersistentVolumeClaim {facts.claim.name} is being resized." if facts.claim.resizing else ""
+    return f"{files} The rescue pod {pod.name} does not run yet ({why}).{resized}"
+
+
+def patient(seen: Observed, stop: Termination) -> bool:
+    """Whether it is too early to hold the stop for its rescue."""
+    job = seen.rescue.job if seen.rescue is not None else None
+    if job is None and _waits_for_release(seen, stop):
+        return True
+    return seen.no_progress_seconds < seen.defaults.hold_after_seconds
+
+
+def end(seen: Observed) -> tuple[Effect, ...] | None:
+    """Return what ends the rescue Job after the proof; None: nothing of it is left."""
+    facts, stop = seen.rescue, seen.run.status.termination
+    if facts is None or stop is None or stop.rescue is None:
+        return None
+    if (job := facts.job) is not None and job.termination_id == stop.id:
+        return () if job.deleting else (DeleteRescue(job.name, job.uid),)
+    return () if facts.left else None
+
+
+def _waits_for_release(seen: Observed, stop: Termination) -> bool:
+    """Whether nodes are still being released. A release that takes too long delays the rescue no further: the Job runs on other nodes."""
+    waiting = releases_first(stop) and release.unsettled(seen.run.status.nodes)
+    return bool(waiting) and seen.phase_seconds < seen.defaults.node_removal_seconds
+
+
+def _still_there(seen: Observed) -> bool:
+    """Whether a pod that has not trained has yet to end."""
+    return any(pod.training is Training.NOT_STARTED for pod in seen.live_pods)
+
+
+def _last_pod(run: Run, pods: Sequence[Pod]) -> str:
+    if pods:
+        return pods[-1].name
+    return run.status.pods[-1].name if run.status.pods else ""

@@ -1,0 +1,519 @@
+"""A rescue of what dead pods have left in a claim: intent, release of the nodes, Job, proof, and what stands in the way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from builders import (
+    EARLIER,
+    STOP_ID,
+    checkpoint_spec,
+    exited_pod,
+    finished_pod,
+    make_agent,
+    make_mismatch,
+    make_node,
+    make_node_facts,
+    make_observed,
+    make_pod,
+    make_rank,
+    make_run,
+    make_saved,
+    make_status,
+    make_stop,
+    make_unreachable,
+    make_verified,
+    make_workload,
+    pending_pod,
+    stopping_at,
+    template,
+)
+
+from trainingrun_operator.api import names
+from trainingrun_operator.api.exchange import AgentError, SaveRequest
+from trainingrun_operator.api.status import NodePhase, Phase, PodStatus, Rescue
+from trainingrun_operator.api.template import Template
+from trainingrun_operator.core.decide import decide
+from trainingrun_operator.core.effects import (
+    Advance,
+    Annotate,
+    CreateRescue,
+    DeleteRescue,
+    RecordEvent,
+    RecordNodes,
+    SuspendWorkload,
+)
+from trainingrun_operator.core.facts.rescue import Claim, RescueFacts, RescueJob, bound_to
+from trainingrun_operator.core.stop import rescue
+
+JOB = "bert-rescue"
+BOUND = Claim("checkpoints", "claim-uid", "Bound", ("ReadWriteOnce",), "pv-1", EARLIER)
+SHARED = replace(BOUND, access_modes=("ReadWriteMany",))
+FACTS = RescueFacts(BOUND, home="gpu-1")
+BEGUN = Rescue(claim="checkpoints", node="gpu-1", since=EARLIER)
+ANYWHERE = Rescue(claim="checkpoints", since=EARLIER)
+ITS_JOB = RescueJob(JOB, "rescue-uid", STOP_ID)
+ITS_POD = exited_pod(name=f"{JOB}-a1b2c", uid="rescue-pod", node="cpu-1", exit_code=None)
+LONG = 120.0
+PROCEED = {"onFailure": "Proceed"}
+
+
+def volume(**source):
+    mounts = [{"name": "data", "mountPath": "/checkpoints", **source.pop("mount", {})}]
+    pod = template(volumes=[{"name": "data", **(source or {"persistentVolumeClaim": {"claimName": "checkpoints"}})}])
+    pod["spec"]["containers"][0]["volumeMounts"] = mounts
+    return pod
+
+
+def dead(phase=Phase.SAVING, *, stop=None, checkpoint=None, source=None, **fields):
+    """A stop that is to save, with the only pod over and the checkpoints in a claim."""
+    spec = {"template": volume(**(source or {})), "checkpoint": checkpoint_spec(**(checkpoint or {}))}
+    seen = {
+        "pods": (finished_pod(137),),
+        "agent": None,
+        "rescue": FACTS,
+        "verified": make_verified(final=False),
+        **fields,
+    }
+    return stopping_at(phase, stop=stop, spec=spec, **seen)
+
+
+def begun(*, rescued=BEGUN, facts=FACTS, phase=Phase.SAVING, **fields):
+    """A rescue that has begun; no pod of the run is replaced any more."""
+    stop = {"rescue": rescued, "attempt": 2}
+    return dead(phase, **{"stop": stop, "rescue": facts, "workload": make_workload(suspended=True), **fields})
+
+
+def effects(seen):
+    return [effect for effect in decide(seen).effects if not isinstance(effect, RecordEvent)]
+
+
+def advanced(seen):
+    return next((effect.termination for effect in decide(seen).effects if isinstance(effect, Advance)), None)
+
+
+# -- whether there is anything to rescue --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", [Phase.SAVING, Phase.HELD])
+@pytest.mark.parametrize("verified", [None, make_verified(final=False)], ids=["nothing", "an earlier checkpoint"])
+@pytest.mark.parametrize("pods", [(finished_pod(137),), ()], ids=["its pod is over", "its pod is gone"])
+def test_files_in_a_claim_that_the_bucket_may_lack_are_rescued(phase, verified, pods):
+    stop = advanced(dead(phase, pods=pods, verified=verified))
+    assert stop is not None
+    assert (stop.phase, stop.attempt, stop.data_loss, stop.saved) == (Phase.SAVING, 2, None, None)
+    assert stop.rescue == Rescue(claim="checkpoints", node="gpu-1", since=EARLIER if pods else "")
+
+
+def test_the_intent_is_written_and_told_before_any_effect_of_it():
+    written, event = decide(dead()).effects
+    assert isinstance(written, Advance)
+    assert isinstance(event, RecordEvent)
+    assert (event.reason, event.warning) == ("Rescuing", True)
+    assert "PersistentVolumeClaim checkpoints" in event.message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"verified": make_verified()}, id="the last commit is of the end"),
+        pytest.param({"source": {"emptyDir": {}}}, id="its volume ended with the pod"),
+        pytest.param({"rescue": None}, id="nothing was read about the claim"),
+        pytest.param({"stop": {"saved": make_saved()}}, id="it was suspended with everything proven"),
+    ],
+)
+def test_nothing_is_rescued_that_is_proven_or_gone(fields):
+    stop = advanced(dead(**fields))
+    assert stop is not None
+    assert (stop.phase, stop.rescue) == (Phase.DELETING, None)
+
+
+def test_a_training_that_never_started_has_left_nothing():
+    seen = dead(pods=(pending_pod(),), verified=None)
+    stop = advanced(replace(seen, run=replace(seen.run, status=make_status(start_time=None, termination=make_stop()))))
+    assert stop is not None
+    assert (stop.phase, stop.rescue) == (Phase.DELETING, None)
+
+
+def test_a_pod_that_can_save_needs_no_rescue():
+    assert not [one for one in effects(dead(pods=(exited_pod(),), rescue=None)) if not isinstance(one, Annotate)]
+
+
+def test_a_bucket_that_cannot_be_read_is_no_evidence_that_it_lacks_anything():
+    stop = advanced(dead(answer=make_unreachable(), verified=None))
+    assert stop is not None
+    assert (stop.phase, stop.rescue) == (Phase.HELD, None)
+
+
+@pytest.mark.parametrize("phase", [Phase.SAVING, Phase.VERIFYING])
+def test_a_commit_that_does_not_verify_is_made_again_by_a_rescue(phase):
+    stop = advanced(dead(phase, answer=make_mismatch(), verified=None))
+    assert stop is not None
+    assert (stop.phase, stop.attempt, stop.rescue) == (Phase.SAVING, 2, BEGUN)
+
+
+def test_a_pod_that_dies_while_its_checkpoint_is_verified_is_rescued():
+    """Its training has exited meanwhile: the claim may have more than was verified."""
+    stop = advanced(dead(Phase.VERIFYING, answer=make_verified(final=False)))
+    assert stop is not None
+    assert (stop.phase, stop.rescue) == (Phase.SAVING, BEGUN)
+
+
+# -- where ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("facts", "node"),
+    [
+        pytest.param(FACTS, "gpu-1", id="one Node at a time, and the Node lives"),
+        pytest.param(replace(FACTS, home=""), "", id="one Node at a time, and the Node is gone"),
+        pytest.param(replace(FACTS, claim=SHARED), "", id="any Node"),
+        pytest.param(replace(FACTS, hosts=("gpu-1",)), "gpu-1", id="a disk of the Node"),
+        pytest.param(
+            replace(FACTS, hosts=("h-1.example",), last_node="gpu-1"), "gpu-1", id="a disk of a host of another name"
+        ),
+        pytest.param(replace(FACTS, hosts=("gpu-1",), home=""), "gpu-1", id="a disk of a Node that takes no pods"),
+        pytest.param(replace(FACTS, hosts=("a", "b"), claim=SHARED), "gpu-1", id="some Nodes"),
+    ],
+)
+def test_the_job_runs_where_the_volume_is(facts, node):
+    stop = advanced(dead(rescue=facts))
+    assert stop is not None
+    assert stop.rescue is not None
+    assert stop.rescue.node == node
+
+
+@pytest.mark.parametrize(
+    ("volume", "hosts"),
+    [
+        pytest.param(None, (), id="no volume"),
+        pytest.param({"spec": {}}, (), id="no affinity"),
+        pytest.param([[("topology.kubernetes.io/zone", "In", ["a"])]], (), id="a zone"),
+        pytest.param([[("kubernetes.io/hostname", "In", ["gpu-1"])]], ("gpu-1",), id="a host"),
+        pytest.param([[("zone", "In", ["a"]), ("kubernetes.io/hostname", "In", ["x"])]], ("x",), id="a host in a zone"),
+        pytest.param([[("kubernetes.io/hostname", "In", ["a"])], [("zone", "In", ["b"])]], (), id="a host or a zone"),
+        pytest.param([[("kubernetes.io/hostname", "NotIn", ["a"])]], (), id="any other host"),
+        pytest.param([[]], (), id="an empty term"),
+    ],
+)
+def test_only_a_volume_whose_every_term_names_hosts_is_bound_to_them(volume, hosts):
+    if isinstance(volume, list):
+        terms = [
+            {"matchExpressions": [{"key": key, "operator": how, "values": values} for key, how, values in term]}
+            for term in volume
+        ]
+        volume = {"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}}
+    assert bound_to(volume) == hosts
+
+
+# -- the order of effects ------------------------------------------------------------------------------------------
+
+
+def test_first_no_pod_is_replaced_any_more():
+    job = make_workload()
+    assert effects(begun(workload=job)) == [SuspendWorkload(job.uid, job.generation)]
+
+
+@pytest.mark.parametrize(
+    "job", [None, make_workload(finished=True), make_workload(suspended=True), make_workload(deleting=True)]
+)
+def test_without_replacements_the_job_is_created(job):
+    (create,) = effects(begun(workload=job))
+    assert isinstance(create, CreateRescue)
+    assert create.termination_id == STOP_ID
+    assert create.manifest["metadata"]["name"] == JOB
+
+
+def test_a_pod_that_waits_to_start_ends_first():
+    assert effects(begun(pods=(pending_pod(),))) == []
+
+
+def test_the_nodes_are_released_before_the_job_starts():
+    seen = begun(rescued=ANYWHERE, facts=replace(FACTS, claim=SHARED))
+    waits = replace(
+        seen,
+        run=replace(seen.run, status=seen.run.status.model_copy(update={"nodes": (make_node(),)})),
+        nodes=(make_node_facts(),),
+    )
+    (first,) = effects(waits)
+    assert isinstance(first, RecordNodes)
+    assert first.nodes[0].phase is NodePhase.CORDONED
+    assert decide(waits).note == "the nodes are released before the rescue Job starts"
+    late = replace(waits, phase_seconds=waits.defaults.node_removal_seconds)
+    assert [type(one) for one in effects(late)] == [RecordNodes, CreateRescue]
+    done = waits.run.status.model_copy(update={"nodes": (make_node(NodePhase.RELEASED),)})
+    assert [type(one) for one in effects(replace(waits, run=replace(waits.run, status=done)))] == [CreateRescue]
+
+
+def test_a_node_with_the_volume_is_not_released_before_its_files_are_saved():
+    seen = begun()
+    status = seen.run.status.model_copy(update={"nodes": (make_node(),)})
+    seen = replace(seen, run=replace(seen.run, status=status), nodes=(make_node_facts(),))
+    assert [type(one) for one in effects(seen)] == [CreateRescue]
+
+
+def test_its_agent_is_asked_like_that_of_any_pod():
+    facts = replace(FACTS, job=ITS_JOB, pod=ITS_POD, report=make_agent(pod_uid=ITS_POD.uid))
+    (ask,) = effects(begun(facts=facts))
+    request = SaveRequest(id=STOP_ID, attempt=2, ended=True, status="auto_low_loss")
+    assert ask == Annotate(ITS_POD.name, ITS_POD.uid, names.SAVE_ANNOTATION, request.model_dump_json(by_alias=True))
+    assert effects(begun(facts=replace(facts, pod=replace(ITS_POD, save=request)))) == []
+
+
+def test_its_commit_is_proven_like_any_other():
+    facts = replace(FACTS, job=ITS_JOB, pod=ITS_POD)
+    proven = make_verified(attempt=2, incarnation=2, pod_uid=ITS_POD.uid)
+    assert advanced(begun(facts=facts, answer=proven)).phase is Phase.VERIFYING
+    stop = advanced(begun(facts=facts, answer=proven, phase=Phase.VERIFYING))
+    assert (stop.phase, stop.saved.commit, stop.saved.final, stop.data_loss) == (Phase.DELETING, proven.key, True, None)
+
+
+def test_a_pod_that_started_meanwhile_ends_before_its_checkpoint_is_the_proof():
+    """No pod is replaced any more, so it is being ended; what it writes until then is saved by its agent, or by the rescue."""
+    proven = make_verified(attempt=2, final=False)
+    seen = begun(pods=(make_pod(),), answer=proven, phase=Phase.VERIFYING)
+    assert advanced(seen) is None
+    assert advanced(replace(seen, phase_seconds=10_000.0)).phase is Phase.DELETING
+    (create,) = effects(begun(pods=(), answer=proven, phase=Phase.VERIFYING))
+    assert isinstance(create, CreateRescue)
+
+
+def test_its_commit_is_asked_for_again_if_it_does_not_verify():
+    facts = replace(FACTS, job=ITS_JOB, pod=ITS_POD)
+    stop = advanced(begun(facts=facts, answer=make_mismatch(attempt=2), phase=Phase.VERIFYING))
+    assert (stop.phase, stop.attempt, stop.rescue) == (Phase.SAVING, 3, BEGUN)
+
+
+@pytest.mark.parametrize(
+    ("facts", "wanted"),
+    [
+        pytest.param(replace(FACTS, job=ITS_JOB, pod=ITS_POD, left=True), [DeleteRescue(JOB, "rescue-uid")], id="it is there"),
+        pytest.param(replace(FACTS, job=replace(ITS_JOB, deleting=True), left=True), [], id="it is going"),
+        pytest.param(replace(FACTS, left=True), [], id="its pod is going"),
+    ],
+)  # fmt: skip
+def test_the_job_is_deleted_after_the_proof_and_before_the_nodes(facts, wanted):
+    seen = begun(facts=facts, phase=Phase.DELETING, pods=())
+    assert effects(seen) == wanted
+    assert decide(seen).note == "the rescue Job is deleted"
+    gone = replace(seen, rescue=FACTS)
+    assert advanced(gone).phase is Phase.RELEASING
+
+
+def test_the_job_of_another_stop_goes_first():
+    other = replace(ITS_JOB, termination_id="suspend-x")
+    facts = replace(FACTS, job=other)
+    assert effects(begun(facts=facts)) == [DeleteRescue(JOB, "rescue-uid")]
+    assert effects(begun(facts=replace(facts, job=replace(other, deleting=True)))) == []
+    assert advanced(begun(facts=facts, phase=Phase.DELETING, pods=())).phase is Phase.RELEASING
+
+
+# -- what stands in the way ----------------------------------------------------------------------------------------
+
+IN_THE_WAY = [
+    pytest.param({"refused": "exceeded quota: pods"}, "exceeded quota: pods", id="the API server refuses it"),
+    pytest.param({}, f"The rescue Job {JOB} is not there yet", id="it does not appear"),
+    pytest.param({"job": RescueJob(JOB, "x", "")}, "belongs to another owner", id="its name is taken"),
+    pytest.param({"job": replace(ITS_JOB, failed="DeadlineExceeded")}, "failed (DeadlineExceeded). Delete it", id="it failed"),
+    pytest.param({"job": replace(ITS_JOB, complete=True)}, "ended before the files were saved", id="it ended"),
+    pytest.param({"job": ITS_JOB}, "has no pod yet", id="it makes no pod"),
+    pytest.param(
+        {"job": ITS_JOB, "pod": pending_pod(name="p", waiting_reason="Unschedulable", waiting_message="0/3 nodes")},
+        "The rescue pod p does not run yet (Unschedulable: 0/3 nodes).",
+        id="no Node can mount the volume",
+    ),
+    pytest.param(
+        {"job": ITS_JOB, "pod": pending_pod(name="p"), "claim": replace(BOUND, resizing=True)},
+        "(Pending). PersistentVolumeClaim checkpoints is being resized.",
+        id="the claim is being resized",
+    ),
+    pytest.param({"job": ITS_JOB, "pod": ITS_POD}, "does not answer", id="its agent does not answer"),
+    pytest.param({"job": ITS_JOB, "pod": ITS_POD, "report": make_agent()}, "saves", id="its agent makes no progress"),
+    pytest.param(
+        {"job": ITS_JOB, "pod": ITS_POD, "report": make_agent(error=AgentError(code="AccessDenied", message="no"))},
+        "cannot save: AccessDenied: no",
+        id="its agent cannot save",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("facts", "words"), IN_THE_WAY)
+def test_what_keeps_the_files_from_being_saved_holds_the_stop(facts, words):
+    seen = begun(facts=replace(FACTS, **facts))
+    assert advanced(replace(seen, no_progress_seconds=LONG - 1)) is None, "It may still pass."
+    stop = advanced(replace(seen, no_progress_seconds=LONG))
+    assert (stop.phase, stop.data_loss, stop.rescue) == (Phase.HELD, None, BEGUN)
+    assert words in stop.hold_reason
+    assert "The files of the dead pod are in PersistentVolumeClaim checkpoints." in stop.hold_reason
+    held = begun(facts=replace(FACTS, **facts), phase=Phase.HELD, no_progress_seconds=LONG)
+    assert advanced(held) is None
+    assert effects(held) == effects(seen), "Held, it goes on."
+
+
+@pytest.mark.parametrize(("facts", "words"), IN_THE_WAY)
+def test_a_person_may_proceed_without_the_files(facts, words):
+    stop = advanced(begun(facts=replace(FACTS, **facts), no_progress_seconds=LONG, checkpoint=PROCEED))
+    assert stop.phase is Phase.DELETING
+    assert stop.data_loss.startswith("Ended without proof (spec.checkpoint.onFailure is Proceed). ")
+    assert words in stop.data_loss
+    assert stop.saved.commit == make_verified(final=False).key, "The last commit is what is left."
+
+
+def test_a_bucket_that_cannot_be_read_holds_it_with_its_own_words():
+    facts = replace(FACTS, job=ITS_JOB, pod=ITS_POD)
+    seen = begun(facts=facts, answer=make_unreachable())
+    assert advanced(seen) is None
+    assert "AccessDenied" in advanced(replace(seen, no_progress_seconds=LONG)).hold_reason
+
+
+def test_a_bucket_that_cannot_be_read_holds_a_stop_whose_claim_has_gone_as_well():
+    stop = advanced(begun(facts=RescueFacts(Claim("checkpoints")), answer=make_unreachable()))
+    assert (stop.phase, stop.data_loss) == (Phase.HELD, None)
+    assert "AccessDenied" in stop.hold_reason
+
+
+def test_a_folder_that_only_the_dead_pod_could_name_is_said_and_held():
+    seen = dead(source={"mount": {"subPathExpr": "$(POD_NAME)"}})
+    stop = advanced(seen)
+    assert (stop.phase, stop.rescue) == (Phase.HELD, None)
+    assert "'$(POD_NAME)' (subPathExpr)" in stop.hold_reason
+    assert advanced(dead(source={"mount": {"subPathExpr": "run-1"}})).rescue is not None
+
+
+def test_the_files_of_several_ranks_are_said_and_held():
+    seen = dead(ranks=(make_rank(0, pod=finished_pod(1), report=None), make_rank(1, pod=finished_pod(1), report=None)))
+    stop = advanced(seen)
+    assert (stop.phase, stop.rescue) == (Phase.HELD, None)
+    assert "the run has 2 ranks" in stop.hold_reason
+
+
+def test_a_template_that_is_refused_names_no_claim():
+    seen = dead()
+    spec = seen.run.spec.model_copy(update={"template": Template.of({"spec": {"containers": []}})})
+    assert rescue.claim_to_read(replace(seen.run, spec=spec), seen.pods) is None
+
+
+def test_a_patient_release_of_nodes_does_not_hold_it():
+    seen = begun(rescued=ANYWHERE, no_progress_seconds=10 * LONG)
+    status = seen.run.status.model_copy(update={"nodes": (make_node(NodePhase.VERIFYING),)})
+    assert advanced(replace(seen, run=replace(seen.run, status=status))) is None
+
+
+GONE = [
+    pytest.param(Claim("checkpoints"), (), "was deleted", id="the claim was deleted"),
+    pytest.param(replace(BOUND, deleting=True), (), "is being deleted", id="the claim is being deleted"),
+    pytest.param(replace(BOUND, phase="Lost"), (), "has lost its PersistentVolume pv-1", id="the volume is lost"),
+    pytest.param(replace(BOUND, phase="Pending"), (), "is not bound to a volume", id="it waits for its first consumer"),
+    pytest.param(replace(BOUND, created="2026-01-02T03:02:00Z"), (), "had started", id="the claim is another one"),
+    pytest.param(BOUND, ("gpu-1",), "whose machine is gone", id="the disk went with its machine"),
+]
+
+
+@pytest.mark.parametrize(("claim", "hosts", "words"), GONE)
+@pytest.mark.parametrize("stop", [{}, {"rescue": BEGUN, "attempt": 2}], ids=["before", "meanwhile"])
+def test_what_has_destroyed_the_files_is_a_data_loss(claim, hosts, words, stop):
+    facts = RescueFacts(claim, hosts=hosts)
+    after = advanced(dead(stop=stop, rescue=facts, pods=(make_pod(lost=True),)))
+    assert after.phase is Phase.DELETING
+    assert after.data_loss.startswith("The pod ended before its last files were saved. The last commit is s3://")
+    assert words in after.data_loss
+    assert after.saved.commit == make_verified(final=False).key
+
+
+# -- what a look reads ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "claim"),
+    [
+        pytest.param({}, "checkpoints", id="a claim"),
+        pytest.param({"ephemeral": {"volumeClaimTemplate": {}}}, "bert-x7k2p-data", id="a claim of the pod's own"),
+        pytest.param({"emptyDir": {}}, None, id="a volume of the pod"),
+        pytest.param({"nfs": {"server": "n", "path": "/"}}, None, id="a volume without a claim"),
+    ],
+)
+@pytest.mark.parametrize("known", ["pod", "status"])
+def test_the_claim_is_that_of_the_checkpoint_path(source, claim, known):
+    seen = dead(source=source)
+    run, pods = seen.run, seen.pods
+    if known == "status":
+        run = replace(run, status=run.status.model_copy(update={"pods": (PodStatus(name="bert-x7k2p", uid="u"),)}))
+        pods = ()
+    found = rescue.claim_to_read(run, pods)
+    assert (found.claim if found is not None else None) == claim
+
+
+def test_without_any_trace_of_a_pod_its_own_claim_is_not_known():
+    assert rescue.claim_to_read(dead(source={"ephemeral": {}}).run, ()) is None
+
+
+@pytest.mark.parametrize(
+    ("seen", "reads"),
+    [
+        pytest.param(make_observed(), False, id="no stop"),
+        pytest.param(dead(Phase.DRAINING), False, id="it is not to save yet"),
+        pytest.param(dead(pods=(exited_pod(),)), False, id="a pod can save"),
+        pytest.param(begun(pods=(exited_pod(),)), True, id="it has begun, and a pod can save"),
+        pytest.param(begun(phase=Phase.DELETING), True, id="its Job may still be there"),
+        pytest.param(begun(phase=Phase.DONE), False, id="it is over"),
+    ],
+)
+def test_nothing_is_read_about_a_claim_that_decides_nothing(seen, reads):
+    assert (rescue.claim_to_read(seen.run, seen.pods) is not None) == reads
+
+
+@pytest.mark.parametrize(
+    ("stop", "first"),
+    [
+        pytest.param(None, False, id="no stop"),
+        pytest.param(make_stop(), False, id="no rescue"),
+        pytest.param(make_stop(rescue=BEGUN), False, id="the volume is on a node"),
+        pytest.param(make_stop(rescue=ANYWHERE), True, id="the volume is on no node"),
+        pytest.param(make_stop(Phase.DELETING, rescue=ANYWHERE), False, id="everything is proven"),
+    ],
+)
+def test_nodes_are_released_first_where_the_volume_is_not_on_them(stop, first):
+    assert rescue.releases_first(stop) == first
+
+
+def test_it_is_total_without_what_should_have_been_read():
+    seen = begun(facts=None)
+    stop = seen.run.status.termination
+    assert rescue.effects(seen, stop) == ()
+    assert (rescue.gone(seen), rescue.end(seen), rescue.saver(seen)) == ("", None, None)
+    assert rescue.waits(seen, stop) == "the claim with the files is read"
+    assert rescue.trouble(seen, stop) == "The claim with the files was not read."
+    assert rescue.where(seen) == "The files of the dead pod are in PersistentVolumeClaim of the run."
+    assert rescue.intent(seen) is None
+    assert rescue.end(replace(begun(), run=make_run())) is None
+
+
+@pytest.mark.parametrize(
+    ("stored", "job"),
+    [
+        ({}, RescueJob("j", "u", "")),
+        ({"conditions": [{"type": "Complete", "status": "True"}]}, RescueJob("j", "u", "", complete=True)),
+        ({"conditions": [{"type": "Failed", "status": "True"}]}, RescueJob("j", "u", "", failed="Failed")),
+        (
+            {"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "seven"}]},
+            RescueJob("j", "u", "", failed="BackoffLimitExceeded: seven"),
+        ),
+        ({"conditions": [{"type": "Failed", "status": "False"}]}, RescueJob("j", "u", "")),
+    ],
+)  # fmt: skip
+def test_a_job_as_stored(stored, job):
+    assert RescueJob.of({"metadata": {"name": "j", "uid": "u"}, "status": stored}) == job
+
+
+def test_a_claim_as_stored():
+    stored = {
+        "metadata": {"uid": "u", "creationTimestamp": EARLIER, "deletionTimestamp": EARLIER},
+        "spec": {"accessModes": ["ReadWriteOnce"], "volumeName": "pv"},
+        "status": {"phase": "Bound", "conditions": [{"type": "Resizing", "status": "True"}]},
+    }
+    assert Claim.of("c", stored) == Claim(
+        "c", "u", "Bound", ("ReadWriteOnce",), "pv", EARLIER, deleting=True, resizing=True
+    )
+    assert Claim.of("c", None) == Claim("c")
+    assert Claim.of("c", {"metadata": {"uid": "u"}}) == Claim("c", "u", "Pending")
