@@ -95,9 +95,8 @@ def _final(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job:
     everything = [one.unit for one in reversed(view.seen)] + [one for one in (view.rest, left) if one]
     missing = [unit for unit in everything if wish.afresh or not covered.covers(unit)]
     checkpoint = _with(left, _about(about, beside=partial if whole else None))
-    unread = view.scan.unread
-    skipped = (Skipped(path=names.to_text(unread[0]), reason=unread[1], regular=True),) if unread else ()
-    if about and not missing and not skipped:
+    skipped = _not_shipped(view)
+    if about and not missing and not view.scan.unread:
         again = covered.manifest_of(about.unit, complete=about.complete)
         if again:
             return Job(wish, checkpoint, again=again)
@@ -105,6 +104,15 @@ def _final(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job:
     others = [unit for unit in everything if unit not in first and (unit in missing or unit in (view.rest, left))]
     files = [one for unit in (*first, *others) for one in _wanted(unit, covered, wish)]
     return Job(wish, checkpoint, tuple(files), detect.format_of(about.unit) if about else "Files", skipped)
+
+
+def _not_shipped(view: View) -> tuple[Skipped, ...]:
+    """Return what the scan could not read, and what is not the training's."""
+    unread = {view.scan.unread[0]: view.scan.unread[1]} if view.scan.unread else {}
+    return (
+        *(Skipped(path=names.to_text(path), reason=why, regular=True) for path, why in unread.items()),
+        *(Skipped(path=names.to_text(path), reason=what, regular=False) for path, what in view.scan.left_out.items()),
+    )
 
 
 def _checkpoints(view: View) -> list[Seen]:

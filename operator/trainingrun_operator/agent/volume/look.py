@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from trainingrun_operator.agent.stop import own_files
 from trainingrun_operator.agent.volume import detect, formats, units
-from trainingrun_operator.agent.volume.scan import Entry, Filter, Kind, Scan, scan
+from trainingrun_operator.agent.volume.scan import UNREADABLE_ADVICE, Entry, Filter, Kind, Scan, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -62,6 +62,13 @@ def open_inside(root: str, path: str) -> Iterator[int]:
         os.close(file)
 
 
+def unreadable_in(unit: Unit, found: Scan) -> str | None:
+    """Return a folder or file of a unit that this process may not read."""
+    whole = unit.dir == units.WHOLE and unit.number is None
+    inside = (path for path in found.unreadable if whole or path in unit.files or path.startswith(f"{unit.dir}/"))
+    return next(inside, None)
+
+
 class Watcher:
     """Looks at the volume. Keeps between looks since when each unit is unchanged, and the probe of each file."""
 
@@ -91,12 +98,19 @@ class Watcher:
             for unit in candidates:
                 about = detect.Circumstances(quiet[unit.name], self._settle, ended, marker_expected=marked)
                 verdict = detect.judge(unit, probes, about)
+                if verdict.complete and (path := unreadable_in(unit, found)):
+                    verdict = detect.Verdict(complete=False, evidence=f"{path} cannot be read")
                 if verdict.complete and limit is not None and unit.value > limit:
                     verdict = detect.Verdict(complete=False, evidence=f"the pointer file still names {limit}")
                 seen.append(detect.Seen(unit, verdict))
             self._entries = found.entries
             rest = split.rest if split.numbered else None
-            return View(found, tuple(seen), rest, self._changed_at, found.error or unreadable)
+            return View(found, tuple(seen), rest, self._changed_at, found.error or self._unreadable(found) or unreadable)
+
+    def _unreadable(self, found: Scan) -> str:
+        """Return the first file or folder that this process may not read, and what to do."""
+        path, why = next(iter(found.unreadable.items()), ("", ""))
+        return f"{self._root}/{path}: {why}; {UNREADABLE_ADVICE}" if path else ""
 
     def _note_changes(self, found: Scan) -> None:
         if self._entries is None:
