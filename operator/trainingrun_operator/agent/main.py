@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LEAVE_SECONDS = 30.0
+"""Time without progress after which a released agent leaves although it could not save what was written since."""
 SCAN_SHARE = 10
 """Scans use at most one tenth of a core."""
 
@@ -52,6 +54,8 @@ class Agent:
         self._shipper = self._make_shipper(memory, since_ns) if task.config.destination else NoShipper()
         self._sigterm = False
         self._dead = False
+        self._leaving: tuple[tuple[int, int], float] | None = None
+        """Since the release and SIGTERM: the newest progress, and its `time.monotonic`."""
         self._complained: tuple[str, ...] = ()
 
     def _make_shipper(self, memory: PodMemory, since_ns: int) -> Shipper:
@@ -92,7 +96,7 @@ class Agent:
         asked = self._asked()
         if asked.released:
             # Exit only on SIGTERM: the kubelet restarts a sidecar that exits before the pod's other containers.
-            return 0 if self._sigterm else None
+            return self._leave() if self._sigterm else None
         if asked.stop:
             self._stop_file.write(asked.stop.id)
             self._signaller.ask(asked.stop)
@@ -100,6 +104,19 @@ class Agent:
         if self._sigterm:
             self._shipper.terminate()
         return 1 if self._dead else self._shipper.outcome
+
+    def _leave(self) -> int | None:
+        """Save what other containers have written since the pod was released. Return the exit code once that is done, or is not getting on."""
+        self._shipper.terminate(released=True)
+        progress = self._board.progress()
+        if self._leaving is None or self._leaving[0] != progress:
+            self._leaving = progress, time.monotonic()
+        if self._dead or self._shipper.outcome is not None:
+            return 0
+        if time.monotonic() - self._leaving[1] < LEAVE_SECONDS:
+            return None
+        log.warning("Leaving, %g s without progress: files written after the last commit may be lost.", LEAVE_SECONDS)
+        return 0
 
     def _asked(self) -> podinfo.Asked:
         try:

@@ -7,7 +7,7 @@ import os
 import re
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import boto3
 from awscrt import checksums
@@ -16,6 +16,7 @@ from botocore.config import Config
 
 from trainingrun_operator.api import names
 from trainingrun_operator.checkpoints.credentials import secret_session
+from trainingrun_operator.checkpoints.meter import Meter
 from trainingrun_operator.checkpoints.proof import is_full_object
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 20
 COPY_MAX_BYTES = 5 << 30
-"""CopyObject's size limit."""
+"""CopyObject's size limit. A larger object is copied in parts."""
+COPY_PART_BYTES = 512 << 20
+"""Size of these parts, or more if the object would exceed S3's limit of 10,000."""
+PARTS_MAX = 10_000
 
 StoreError = (exceptions.ClientError, exceptions.BotoCoreError)
 """The errors that a call to the bucket raises. All of them are retried."""
@@ -157,6 +161,9 @@ class Bucket:
     def __init__(self, client: S3Client, name: str) -> None:
         self._s3 = client
         self._name = name
+        self._meter = Meter(client.meta.events)
+        self._names_algorithm = True
+        """Whether a copy in parts names the checksum's algorithm at its start."""
 
     def keys(self, prefix: str, *, flat: bool = False) -> Iterator[tuple[str, int]]:
         """List keys and sizes below a prefix; ``flat``: without those in folders below it."""
@@ -202,8 +209,13 @@ class Bucket:
         crc = found.get("ChecksumCRC64NVME", "")
         return Stored(found["ContentLength"], crc, found.get("ETag", ""), found.get("VersionId"))
 
-    def put(self, key: str, body: bytes) -> Stored:
+    def put(self, key: str, body: bytes, counted: Callable[[int], None] | None = None) -> Stored:
         """Write an object once. If the key already holds the same bytes, an earlier response was lost: that is a success.
+
+        Args:
+            key: the object's key.
+            body: its bytes.
+            counted: called with the number of bytes as they are sent; see `Meter.counting`.
 
         Raises:
             ConflictError: the key holds other bytes.
@@ -212,7 +224,10 @@ class Bucket:
         """
         crc = encode(crc64(body))
         try:
-            done = self._s3.put_object(Bucket=self._name, Key=key, Body=body, ChecksumCRC64NVME=crc, IfNoneMatch="*")
+            with self._meter.counting(counted):
+                done = self._s3.put_object(
+                    Bucket=self._name, Key=key, Body=body, ChecksumCRC64NVME=crc, IfNoneMatch="*"
+                )
         except exceptions.ClientError as failure:
             if _is(failure, _EXISTS):
                 return self.same(key, len(body), crc)
@@ -255,20 +270,80 @@ class Bucket:
             raise NoChecksumsError(key)
         _check(key, crc, answered)
 
-    def copy(self, source: str, key: str, size: int, crc: str) -> Stored | None:
-        """Copy an object inside the store and verify the copy. Return None if either fails."""
-        if size > COPY_MAX_BYTES:
-            return None
+    def copy(
+        self, source: str, key: str, size: int, crc: str, counted: Callable[[int], None] = lambda _: None
+    ) -> Stored | None:
+        """Copy an object inside the store and verify the copy. Return None if either fails.
+
+        ``counted`` is called with the number of bytes as they are copied.
+        """
         try:
+            if size > COPY_MAX_BYTES:
+                return self._copy_in_parts(source, key, size, crc, counted)
             self._s3.copy_object(
                 Bucket=self._name,
                 Key=key,
                 CopySource={"Bucket": self._name, "Key": source},
                 ChecksumAlgorithm="CRC64NVME",
             )
-            return self.same(key, size, crc)
+            stored = self.same(key, size, crc)
         except (*StoreError, ConflictError, NoChecksumsError):
             return None
+        counted(size)
+        return stored
+
+    def _copy_in_parts(self, source: str, key: str, size: int, crc: str, counted: Callable[[int], None]) -> Stored:
+        """Copy an object that is too large for one copy.
+
+        versitygw (1.8) answers the source's whole checksum for each part that it copies, and then refuses their sum. Without an algorithm at
+        the start, S3 and versitygw compute the same checksum of the object themselves.
+        """
+        if self._names_algorithm:
+            try:
+                return self._copied_in_parts(self.begin(key), (source, key, size, crc), counted)
+            except exceptions.ClientError as failure:
+                if code_of(failure) != "BadDigest":
+                    raise
+                self._names_algorithm = False
+        upload = self._s3.create_multipart_upload(Bucket=self._name, Key=key)["UploadId"]
+        return self._copied_in_parts(upload, (source, key, size, crc), counted)
+
+    def _copied_in_parts(self, upload: str, copy: tuple[str, str, int, str], counted: Callable[[int], None]) -> Stored:
+        source, key, size, crc = copy
+        step, copied = max(COPY_PART_BYTES, -(-size // PARTS_MAX)), 0
+        listed: list[CompletedPartTypeDef] = []
+        try:
+            for number, offset in enumerate(range(0, size, step), 1):
+                end = min(offset + step, size)
+                done = self._s3.upload_part_copy(
+                    Bucket=self._name,
+                    Key=key,
+                    UploadId=upload,
+                    PartNumber=number,
+                    CopySource={"Bucket": self._name, "Key": source},
+                    CopySourceRange=f"bytes={offset}-{end - 1}",
+                )["CopyPartResult"]
+                part: CompletedPartTypeDef = {"PartNumber": number, "ETag": done["ETag"]}
+                if self._names_algorithm and (of_part := done.get("ChecksumCRC64NVME")):
+                    part["ChecksumCRC64NVME"] = of_part
+                listed.append(part)
+                counted(end - offset)
+                copied = end
+            named: Any = {"ChecksumType": "FULL_OBJECT"} if self._names_algorithm else {}
+            self._s3.complete_multipart_upload(
+                Bucket=self._name,
+                Key=key,
+                UploadId=upload,
+                MultipartUpload={"Parts": listed},
+                ChecksumCRC64NVME=crc,
+                IfNoneMatch="*",
+                **named,
+            )
+            return self.same(key, size, crc, step)
+        except BaseException:
+            counted(-copied)
+            self.abort(key, upload)
+            raise
 
     def uploads(self, prefix: str) -> dict[str, str]:
         """Return the ids of the unfinished multipart uploads below a prefix, by key; the newest of each key."""
@@ -304,20 +379,29 @@ class Bucket:
                 raise
         return found
 
-    def put_part(self, key: str, upload: str, number: int, body: bytes, crc: int) -> Part:
-        """Send one part.
+    def put_part(  # the parts of the request
+        self,
+        key: str,
+        upload: str,
+        number: int,
+        body: bytes,
+        crc: int,
+        counted: Callable[[int], None] | None = None,
+    ) -> Part:
+        """Send one part. ``counted`` is called with the number of bytes as they are sent.
 
         Raises:
             CorruptedError: the store reports another checksum.
         """
-        done = self._s3.upload_part(
-            Bucket=self._name,
-            Key=key,
-            UploadId=upload,
-            PartNumber=number,
-            Body=body,
-            ChecksumCRC64NVME=encode(crc),
-        )
+        with self._meter.counting(counted):
+            done = self._s3.upload_part(
+                Bucket=self._name,
+                Key=key,
+                UploadId=upload,
+                PartNumber=number,
+                Body=body,
+                ChecksumCRC64NVME=encode(crc),
+            )
         _check(f"{key} part {number}", encode(crc), done.get("ChecksumCRC64NVME"))
         return Part(number, len(body), crc, done["ETag"])
 

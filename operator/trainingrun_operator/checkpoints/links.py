@@ -42,8 +42,27 @@ def check_links(root: Path, links: Mapping[str, str], files: Iterable[str]) -> N
             raise BadCommitError(f"link {path!r} points out of the checkpoint path: {target[:200]!r}")
 
 
-def _stays(root: Path, path: str, links: Mapping[str, str]) -> bool:
-    """Resolve a path as the kernel does, with the links that are on disk, then those of the manifest. A loop leads nowhere."""
+def leading_out(root: Path, links: Mapping[str, str]) -> frozenset[str]:
+    """Return the links that lead out of the root: as they are there, or restored with the others into an empty folder.
+
+    Args:
+        root: absolute and normalized.
+        links: target by path, as file names.
+    """
+    out: set[str] = set()
+    while True:
+        kept = {path: target for path, target in links.items() if path not in out}
+        found = {path for path in kept if not _stays(root, path, kept) or not _stays(root, path, kept, in_place=False)}
+        if not found:
+            return frozenset(out)
+        out |= found
+
+
+def _stays(root: Path, path: str, links: Mapping[str, str], *, in_place: bool = True) -> bool:
+    """Resolve a path as the kernel does, with the links that are on disk, then those of the manifest. A loop leads nowhere.
+
+    Without ``in_place``: as if nothing were on disk.
+    """
     here: list[str] = []
     coming = path.split("/")[::-1]
     followed = 0
@@ -57,7 +76,8 @@ def _stays(root: Path, path: str, links: Mapping[str, str]) -> bool:
             here.pop()
             continue
         here.append(part)
-        if (target := _target(root, here, links)) is None:
+        target = _target(root, here, links) if in_place else links.get("/".join(here))
+        if target is None:
             continue
         followed += 1
         if followed > FOLLOWED_MAX:

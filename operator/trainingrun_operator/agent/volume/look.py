@@ -105,7 +105,9 @@ class Watcher:
                 seen.append(detect.Seen(unit, verdict))
             self._entries = found.entries
             rest = split.rest if split.numbered else None
-            return View(found, tuple(seen), rest, self._changed_at, found.error or self._unreadable(found) or unreadable)
+            return View(
+                found, tuple(seen), rest, self._changed_at, found.error or self._unreadable(found) or unreadable
+            )
 
     def _unreadable(self, found: Scan) -> str:
         """Return the first file or folder that this process may not read, and what to do."""
