@@ -26,6 +26,8 @@ from trainingrun_operator.checkpoints import bucket
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trainingrun_operator.agent.volume.look import View
+
 log = logging.getLogger(__name__)
 
 LEAVE_SECONDS = 30.0
@@ -144,12 +146,25 @@ class Agent:
                 self._trouble("Unreadable", view.error)
             else:
                 self._board.works("volume")
+            self._tell_of_changes(view)
             self._board.looked(view)
             self._shipper.looked(view)
             why = self._signaller.look(view)
             if self._board.not_signalled(why) and why:
                 log.warning("Cannot send %s: %s.", self._task.config.stop_signal, why)
             time.sleep(max(self._pace.scan, view.scan.seconds * SCAN_SHARE))
+
+    def _tell_of_changes(self, view: View) -> None:
+        if not view.changing:
+            self._board.works("pauses")
+            return
+        quiet = self._task.config.quiet_seconds
+        message = (
+            f"{self._task.root}/{view.changing} is written anew more often than every {quiet:g} s, and no moment was found at which all files"
+            " are known to be whole: write to a new name, or exclude the file with spec.checkpoint.exclude"
+        )
+        if self._board.failed("pauses", "KeepsChanging", message):
+            log.warning("KeepsChanging: %s.", message)
 
     def _trouble(self, code: str, message: str) -> None:
         if self._board.failed("volume", code, message):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from trainingrun_operator.agent.cargo import Sent, Wanted
 from trainingrun_operator.agent.ledger import Request
 from trainingrun_operator.agent.volume import detect
+from trainingrun_operator.agent.volume.pointers import names_unit
 from trainingrun_operator.agent.volume.units import Unit, is_log
 from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.documents import WHOLE, Checkpoint, Skipped
@@ -64,6 +65,8 @@ class Job:
     """What cannot even be listed."""
     again: RankManifest | None = None
     """An earlier manifest that holds every file: the commit names it again."""
+    moment: bool = False
+    """The checkpoint is whole only now: it will be written anew soon."""
 
 
 def next_job(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job | None:
@@ -74,15 +77,27 @@ def next_job(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job | N
         # What is unfinished is shipped now: no writer is left to finish it.
         return _final(view, covered, wish, since_ns)
     newest = detect.newest(_checkpoints(view), since_ns)
-    if newest is None or (wish.reason == "checkpoint" and covered.covers(_without_logs(newest.unit))):
+    if newest is None:
+        return None
+    pointed = _is_pointed_at(newest.unit, view, covered)
+    if wish.reason == "checkpoint" and covered.covers(_without_logs(newest.unit)) and not pointed:
         return None
     checkpoint = _about(newest)
-    again = None if wish.afresh else covered.manifest_of(newest.unit, complete=True)
+    again = None if wish.afresh or pointed else covered.manifest_of(newest.unit, complete=True)
     if again:
         return Job(wish, checkpoint, again=again)
-    beside = _small(view.rest) if view.rest else ()
+    beside = _small(view.rest, covered, wish) if view.rest else ()
     files = (*_wanted(newest.unit, covered, wish), *beside)
-    return Job(wish, checkpoint, files, detect.format_of(newest.unit))
+    return Job(wish, checkpoint, files, detect.format_of(newest.unit), moment=newest.unit.name in view.moments)
+
+
+def _is_pointed_at(unit: Unit, view: View, covered: Covered) -> bool:
+    """Whether a pointer that no commit has in its current state names a unit."""
+    beside = view.rest.files if view.rest else {}
+    return any(
+        path in beside and not covered.earlier(path, beside[path]) and names_unit(text, unit)
+        for path, text in view.pointers.items()
+    )
 
 
 def _final(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job:
@@ -163,11 +178,12 @@ def _wanted(unit: Unit, covered: Covered, wish: Wish) -> list[Wanted]:
     ]
 
 
-def _small(rest: Unit) -> list[Wanted]:
+def _small(rest: Unit, covered: Covered, wish: Wish) -> list[Wanted]:
     chosen, total = [], 0
     for path, entry in sorted(rest.files.items(), key=lambda item: (item[1].size, item[0])):
         total += entry.size
         if entry.size > BESIDE_FILE_MAX or total > BESIDE_TOTAL_MAX:
             break
-        chosen.append(Wanted(path, entry, optional=True))
+        earlier = None if wish.afresh else covered.earlier(path, entry)
+        chosen.append(Wanted(path, entry, optional=True, earlier=earlier))
     return chosen

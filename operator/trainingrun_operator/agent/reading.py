@@ -8,18 +8,21 @@ import resource
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from trainingrun_operator.agent import scratch
 from trainingrun_operator.agent.cargo import ChangedError, UnreadableError
 from trainingrun_operator.agent.volume.look import open_inside
 from trainingrun_operator.agent.volume.mounts import keeps_removed_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
 
     from trainingrun_operator.agent.cargo import Wanted
     from trainingrun_operator.agent.volume.scan import Entry
 
 HELD_MAX = 4096
 """Files that are open at once before they are sent."""
+SCRATCH_MAX_BYTES = 20 << 30
+"""Bytes that are copied on the volume at most, and no more than half of what is free there."""
 DELETED = "deleted while it was uploaded"
 _REPLACED = frozenset({errno.ENOTDIR, errno.ELOOP})
 
@@ -35,11 +38,17 @@ class Files:
     def __init__(self, root: str) -> None:
         self._root = root
         self._held: dict[str, tuple[int, ExitStack]] = {}
+        self._copies: dict[str, int] = {}
         self._bytes = 0
 
-    def hold(self, wanted: Iterable[Wanted]) -> None:
-        """Open files before their turn, so that they can be read although a training removes old checkpoints."""
-        files = list(wanted)
+    def hold(self, files: Sequence[Wanted], *, copied: bool = False) -> None:
+        """Open files before their turn, so that they can be read although a training removes old checkpoints.
+
+        ``copied``: copy them first, so that they can be read although the training writes into them.
+
+        Raises:
+            ChangedError: a file changed while it was copied.
+        """
         self._bytes = sum(one.entry.size for one in files)
         if not keeps_removed_files(self._root):
             return
@@ -51,6 +60,28 @@ class Files:
                 self._held[one.path] = stack.enter_context(open_inside(self._root, one.path)), stack
             except OSError:
                 continue  # `opened` says why
+        if copied and self._bytes <= min(SCRATCH_MAX_BYTES, _room_at(self._root) // 2):
+            for one in files:
+                self._copy(one)
+
+    def _copy(self, one: Wanted) -> None:
+        """Exchange a file that is open for a copy, which has no name and is gone once it is closed."""
+        held = self._held.get(one.path)
+        if held is None:
+            return
+        self.check(one, held[0])
+        stack = ExitStack()
+        try:
+            copy = scratch.copy_of(held[0], self._root, one.entry.size)
+        except OSError:
+            return  # it is read as it is
+        stack.callback(os.close, copy)
+        self._held[one.path] = copy, stack
+        self._copies[one.path] = copy
+        try:
+            self._check(one, held[0])
+        finally:
+            held[1].close()
 
     def close(self) -> None:
         """Close the files that were not read."""
@@ -72,6 +103,7 @@ class Files:
                 file = held[0]
                 if not keep:
                     stack.enter_context(held[1])
+                    stack.callback(self._copies.pop, one.path, None)
             else:
                 try:
                     file = stack.enter_context(open_inside(self._root, one.path))
@@ -81,11 +113,15 @@ class Files:
             yield file
 
     def check(self, one: Wanted, file: int) -> None:
-        """Check that an open file is as the scan saw it.
+        """Check that an open file is as the scan saw it. A copy is.
 
         Raises:
             ChangedError: it is not.
         """
+        if self._copies.get(one.path) != file:
+            self._check(one, file)
+
+    def _check(self, one: Wanted, file: int) -> None:
         if not same(one.entry, os.fstat(file)):
             raise ChangedError(one.path, "the file changed during the read")
 
@@ -97,7 +133,7 @@ class Files:
             UnreadableError: it cannot be read.
         """
         try:
-            if os.fstat(file).st_nlink == 0 and self._bytes > _room(file):
+            if one.path not in self._copies and os.fstat(file).st_nlink == 0 and self._bytes > _room_at(file):
                 raise ChangedError(one.path, f"{DELETED}, and the volume may need its space")
             return os.pread(file, length, offset)
         except OSError as failure:
@@ -117,8 +153,8 @@ class Files:
             raise ChangedError(one.path, "the file changed after the upload")
 
 
-def _room(file: int) -> int:
-    volume = os.fstatvfs(file)
+def _room_at(place: int | str) -> int:
+    volume = os.statvfs(place)
     return volume.f_bavail * volume.f_frsize
 
 

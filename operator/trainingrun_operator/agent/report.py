@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.checkpoints.documents import PodRef
 
 NOTHING = View()
-SOURCES = ("volume", "store", "ranks", "changes")
+SOURCES = ("volume", "store", "ranks", "changes", "pauses")
 """Sources of failures, the most important first."""
 
 

@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 FIRST_BACKOFF_SECONDS = 0.25
 CHANGES_MAX = 5
 """Tries while the volume changes. After them, it is said; once the training has ended, files that change are skipped."""
+MOMENT_QUIETS = 6
+"""Quiet times between two commits of a checkpoint that is written anew all the time, unless one is asked for."""
 LEFTOVERS_MAX = 3
 """Generations that are abandoned in a row. More are another writer's doing."""
 
@@ -96,6 +98,8 @@ class Shipper:
         self._released = False
         self._fenced = False
         self._no_checksums = False
+        self._moment_at: float | None = None
+        """`time.monotonic` of the last commit of a checkpoint that was whole only for a moment."""
         self._leftovers: tuple[str, ...] = ()
         """Folders of generations that were abandoned since the last commit, newest first."""
         self._wish = plan.Wish()
@@ -263,6 +267,8 @@ class Shipper:
         if job and self._is_said_already(job):
             self.outcome = 0
             return 0.0
+        if job and job.moment and self._is_too_soon(wish):
+            job = None
         if job and (owed or not self._is_held_already(job)):
             self._ship(job, view)
             return 0.0
@@ -308,6 +314,11 @@ class Shipper:
             return (held.checkpoint and held.checkpoint.identity) == (job.checkpoint and job.checkpoint.identity)
         return all(one.earlier for one in job.files)
 
+    def _is_too_soon(self, wish: Wish) -> bool:
+        if self._moment_at is None or wish.reason == "save":
+            return False
+        return time.monotonic() - self._moment_at < MOMENT_QUIETS * self._task.config.quiet_seconds
+
     def _halted(self) -> bool:
         """Whether the shipment in progress has to stop for a more urgent one."""
         return self._closed or (not self._wish.ended and self._current_wish().ended)
@@ -326,6 +337,7 @@ class Shipper:
         if self._ledger.alone:
             self._commits.of_one_rank(job, ref, manifest)
         self._changes = 0
+        self._moment_at = time.monotonic() if job.moment else self._moment_at
         self._leftovers = ()
         self._board.works("changes")
         self._owed.committed(job.wish.request, manifest.skipped if manifest else ())
@@ -373,7 +385,7 @@ class Shipper:
                 self._bucket, self._task.config.path, self._ledger.folder, tally, self._halted, leftovers
             )
             skips = job.wish.ended and self._changes >= CHANGES_MAX and not self._owed.by(job.wish.request)
-            cargo = shipment.send(job.files, ended=job.wish.ended, skip_changed=skips)
+            cargo = shipment.send(job.files, ended=job.wish.ended, skip_changed=skips, moment=job.moment)
             if cargo.unreadable and job.wish.reason != "sigterm":
                 raise cargo.unreadable[0]
             manifest = self._manifest(job, cargo)

@@ -101,7 +101,9 @@ class Shipment:
         self._files = Files(root)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="upload")
 
-    def send(self, wanted: Iterable[Wanted], *, ended: bool = False, skip_changed: bool = False) -> Cargo:
+    def send(
+        self, wanted: Iterable[Wanted], *, ended: bool = False, skip_changed: bool = False, moment: bool = False
+    ) -> Cargo:
         """Send all files as they were at the scan. Return once all are in the bucket.
 
         A file that cannot be read is recorded as skipped, after all others are sent.
@@ -110,6 +112,7 @@ class Shipment:
             wanted: the files.
             ended: the training has ended: a file that has changed after it was read is sent again. Before, what was read is as good.
             skip_changed: record a file that changes as skipped, too.
+            moment: the files will be written anew soon: copy them first, if there is room.
 
         Raises:
             ChangedError: a file differs from what the scan saw, or is gone before it was read.
@@ -122,9 +125,10 @@ class Shipment:
         listed = sorted(wanted, key=lambda one: one.optional)
         self._survey(listed)
         others, twins = _twins(self._root, listed)
-        if not ended:
-            self._files.hold(one for one in others if one.entry.kind is Kind.FILE and one.earlier is None)
+        unsent = [one for one in others if one.entry.kind is Kind.FILE and one.earlier is None]
         try:
+            if not ended:
+                self._files.hold(unsent, copied=moment)
             self._send(others)
             self._send(self._as_sent(twins))
         except PreemptedError as preempted:

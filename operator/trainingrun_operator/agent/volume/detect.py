@@ -29,6 +29,8 @@ class Verdict(NamedTuple):
 
     complete: bool
     evidence: str
+    waits: bool = False
+    """Nothing is missing: the unit has not been quiet for long enough."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,9 @@ def judge(unit: Unit, probes: Mapping[str, Probe], about: Circumstances) -> Verd
         return Verdict(complete=False, evidence=against)
     if evidence := _in_favour(unit, probes, about):
         return Verdict(complete=True, evidence=evidence)
-    return Verdict(complete=False, evidence=f"changed {about.quiet:.1f} s ago, needs {about.settle:g} s of quiet")
+    return Verdict(
+        complete=False, evidence=f"changed {about.quiet:.1f} s ago, needs {about.settle:g} s of quiet", waits=True
+    )
 
 
 def format_of(unit: Unit) -> str:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from trainingrun_operator.agent.stop import own_files
 from trainingrun_operator.agent.volume import detect, formats, units
+from trainingrun_operator.agent.volume.pauses import Pauses
+from trainingrun_operator.agent.volume.pointers import Pointers
 from trainingrun_operator.agent.volume.scan import UNREADABLE_ADVICE, Entry, Filter, Kind, Scan, scan
 
 if TYPE_CHECKING:
@@ -37,6 +39,12 @@ class View:
     changed_at: float | None = None
     """`time.monotonic` of the last change; None if the volume has never held a file."""
     error: str = ""
+    moments: frozenset[str] = frozenset()
+    """Names of the units that are whole only now: their files are written anew more often than the quiet time."""
+    changing: str = ""
+    """A file that is written anew so often that nothing can be saved; empty: none."""
+    pointers: Mapping[str, str] = field(default_factory=dict)
+    """What the small files and links of ``rest`` say, by path."""
 
 
 @contextmanager
@@ -81,6 +89,8 @@ class Watcher:
         self._entries: Mapping[str, Entry] | None = None
         self._changed_at: float | None = None
         self._lock = threading.Lock()
+        self._pauses = Pauses(self._settle)
+        self._pointers = Pointers(self._root, self._settle, open_inside)
 
     def look(self, *, ended: bool = False) -> View:
         """Look once. ``ended``: no training process is left to write."""
@@ -95,9 +105,13 @@ class Watcher:
             marked = any(detect.marker(unit) for unit in split.numbered)
             limit = self._pointed_at(split)
             seen = []
+            moments = set()
             for unit in candidates:
                 about = detect.Circumstances(quiet[unit.name], self._settle, ended, marker_expected=marked)
                 verdict = detect.judge(unit, probes, about)
+                if verdict.waits and (moment := self._pauses.moment(unit, probes, found.at)):
+                    verdict = moment
+                    moments.add(unit.name)
                 if verdict.complete and (path := unreadable_in(unit, found)):
                     verdict = detect.Verdict(complete=False, evidence=f"{path} cannot be read")
                 if verdict.complete and limit is not None and unit.value > limit:
@@ -105,8 +119,17 @@ class Watcher:
                 seen.append(detect.Seen(unit, verdict))
             self._entries = found.entries
             rest = split.rest if split.numbered else None
+            self._pauses.keep({one.unit.name for one in seen if not one.complete} | moments)
+            saved = any(one.complete for one in seen)
             return View(
-                found, tuple(seen), rest, self._changed_at, found.error or self._unreadable(found) or unreadable
+                found,
+                tuple(seen),
+                rest,
+                self._changed_at,
+                found.error or self._unreadable(found) or unreadable,
+                frozenset(moments),
+                "" if saved else self._pauses.never_quiet(found.at),
+                self._pointers.look(rest, found.at),
             )
 
     def _unreadable(self, found: Scan) -> str:
