@@ -177,7 +177,8 @@ def test_a_file_that_cannot_be_read_is_reported_and_not_committed_around(make_po
     pod.annotate(save=ENDED)
     report = pod.reports(lambda report: report.error and report.upload_failures > 2)
     assert report.error.code == "Unreadable"
-    assert report.error.message.startswith(f"{pod.volume}/{path}: Permission denied")
+    assert report.error.message.startswith(f"{pod.volume}/{path}: Permission denied; ")
+    assert "spec.checkpoint.exclude" in report.error.message
     assert not store.commits()
     sent = proxy.count(lambda one: one.method == "PUT")
     time.sleep(1.5)
@@ -201,7 +202,7 @@ def test_a_temporary_folder_that_cannot_be_read_counts_like_a_file_once_the_trai
     pod.annotate(save=ENDED)
     report = pod.reports(lambda report: report.error)
     assert report.error.code == "Unreadable"
-    assert report.error.message == f"{pod.volume / 'tmp-1'}: Permission denied"
+    assert report.error.message.startswith(f"{pod.volume / 'tmp-1'}: Permission denied; ")
     (pod.volume / "tmp-1").chmod(0o755)
     assert store.content(final(store)) == files
 

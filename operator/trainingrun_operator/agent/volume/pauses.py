@@ -58,7 +58,8 @@ class _Rhythm:
                     and (entry.inode != before.inode or entry.size <= before.size)
                 ):
                     self.rewrites[path] = self.rewrites.get(path, 0) + 1
-            self.skewed = self.skewed or not -SKEW_SECONDS <= age <= at - self.looked + SKEW_SECONDS
+            if not self.skewed and not -SKEW_SECONDS <= age <= at - self.looked + SKEW_SECONDS:
+                self.skewed, self.longest = True, 0.0
             self.entries, self.changed = entries, at
         self.looked = at
 
