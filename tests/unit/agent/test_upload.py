@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import objects
@@ -19,7 +21,6 @@ from trainingrun_operator.agent.volume.scan import Filter, scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from trainingrun_operator.agent.cargo import Cargo
 
@@ -132,7 +133,7 @@ def test_a_file_that_is_removed_before_its_turn_where_that_ends_it_is_said_in_th
     write(tmp_path, a=b"a")
     files = wanted(tmp_path)
     clear(tmp_path)
-    with pytest.raises(ChangedError, match="^a: deleted while it was uploaded$"):
+    with pytest.raises(ChangedError, match=r"^a: deleted while it was uploaded$"):
         send(door, tmp_path, files)
 
 
@@ -141,7 +142,7 @@ def test_a_removed_file_is_given_up_when_the_volume_may_need_its_space(door, tmp
     monkeypatch.setattr(reading, "_room_at", lambda _: (3 << 20) - 1)
     door.meanwhile = once(lambda: clear(tmp_path))
     monkeypatch.setattr(upload, "THREADS", 1)
-    with pytest.raises(ChangedError, match="^big: deleted while it was uploaded, and the volume may need its space$"):
+    with pytest.raises(ChangedError, match=r"^big: deleted while it was uploaded, and the volume may need its space$"):
         send(door, tmp_path)
     assert not _open_below(tmp_path), "Its space is free again."
 
@@ -156,11 +157,9 @@ def test_a_removed_file_is_kept_while_there_is_room_for_another_like_it(door, tm
 
 def _open_below(root: Path) -> list[str]:
     found = []
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found.append(os.readlink(f"/proc/self/fd/{number}"))
-        except OSError:
-            continue
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(str(link.readlink()))
     return [path for path in found if path.startswith(str(root))]
 
 
@@ -176,7 +175,7 @@ def test_a_file_that_is_written_into_while_it_is_read_is_not_sent_as_a_mixture(d
             os.utime(tmp_path / "big", ns=(1, number))
 
     door.meanwhile = meanwhile
-    with pytest.raises(ChangedError, match="^big: the file changed during the read$"):
+    with pytest.raises(ChangedError, match=r"^big: the file changed during the read$"):
         send(door, tmp_path)
     assert not any(key.startswith(FOLDER) for key in door.bodies)
 
@@ -204,7 +203,7 @@ def test_a_change_after_the_read_counts_only_once_the_training_has_ended(door, t
     files = wanted(tmp_path)
     assert names(send(door, tmp_path, files)) == {"a", "b"}
     door.meanwhile = lambda _: os.utime(tmp_path / "a")
-    with pytest.raises(ChangedError, match="^a: the file changed after the upload$"):
+    with pytest.raises(ChangedError, match=r"^a: the file changed after the upload$"):
         send(door, tmp_path, [one for one in wanted(tmp_path) if one.path == "a"], NEXT, ended=True)
 
 
@@ -250,7 +249,7 @@ def test_a_file_with_several_names_is_sent_once(door, tmp_path):
 
 
 def test_equal_files_of_their_own_are_each_sent(door, tmp_path):
-    files = write(tmp_path, a=b"same", b="same".encode())
+    files = write(tmp_path, a=b"same", b=b"same")
     for name in files:
         os.utime(tmp_path / name, ns=(1, 1))
     one, other = wanted(tmp_path)

@@ -56,7 +56,9 @@ class Server:
                 return
             if self.read[-1] == 1 << 20:
                 assert self.gates[0].wait(60)
-        connection.sendall(b'HTTP/1.1 200 OK\r\nETag: "e"\r\nx-amz-checksum-crc64nvme: \r\nContent-Length: 0\r\nConnection: close\r\n\r\n')
+        connection.sendall(
+            b'HTTP/1.1 200 OK\r\nETag: "e"\r\nx-amz-checksum-crc64nvme: \r\nContent-Length: 0\r\nConnection: close\r\n\r\n'
+        )
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from trainingrun_operator.agent.volume.mounts import LOCAL, file_system
 
 MOUNTS = """\
 21 1 8:1 / / rw,relatime shared:1 - overlay overlay rw
-22 21 0:5 / /dev/shm rw - tmpfs shm rw
+22 21 0:5 / /memory rw - tmpfs shm rw
 30 21 0:40 / /checkpoints rw,relatime - nfs4 server:/export rw
 31 30 8:2 / /checkpoints/fast rw - xfs /dev/sdb rw
 32 21 0:41 / /with\\040space rw - fuse.s3fs s3fs rw
@@ -21,7 +21,7 @@ MOUNTS = """\
     ("path", "kind"),
     [
         ("/workspace", "overlay"),
-        ("/dev/shm/x", "tmpfs"),
+        ("/memory/x", "tmpfs"),
         ("/checkpoints", "nfs4"),
         ("/checkpoints/run", "nfs4"),
         ("/checkpoints-2", "overlay"),

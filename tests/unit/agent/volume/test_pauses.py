@@ -25,7 +25,9 @@ class Volume:
         self.files: dict[str, tuple[Entry, Probe]] = {}
         self.inode = 0
 
-    def write(self, path: str, probe: Probe = ZIP, size: int = 5 << 20, *, renamed: bool = False, kind=Kind.FILE) -> None:
+    def write(
+        self, path: str, probe: Probe = ZIP, size: int = 5 << 20, *, renamed: bool = False, kind=Kind.FILE
+    ) -> None:
         self.inode += renamed
         at = int((EPOCH + self.now + self.skew) * 1e9)
         self.files[path] = Entry(size, at, self.inode, 0o644, kind), probe

@@ -10,7 +10,9 @@ from trainingrun_operator.agent.volume.scan import Entry, Filter, scan
 from trainingrun_operator.agent.volume.units import WHOLE, Number, Unit
 
 FILE = Unit("model_0009999.pth", "model_0009999.pth", {"model_0009999.pth": Entry(1, 1, 1, 0o644)}, Number(9999, 9999))
-FOLDER = Unit("global_step1200", "global_step1200", {"global_step1200/model.pt": Entry(1, 1, 1, 0o644)}, Number(1200, 1200))
+FOLDER = Unit(
+    "global_step1200", "global_step1200", {"global_step1200/model.pt": Entry(1, 1, 1, 0o644)}, Number(1200, 1200)
+)
 
 
 @pytest.mark.parametrize(
