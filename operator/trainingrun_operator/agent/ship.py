@@ -385,7 +385,11 @@ class Shipper:
                 self._bucket, self._task.config.path, self._ledger.folder, tally, self._halted, leftovers
             )
             skips = job.wish.ended and self._changes >= CHANGES_MAX and not self._owed.by(job.wish.request)
-            cargo = shipment.send(job.files, ended=job.wish.ended, skip_changed=skips, moment=job.moment)
+            try:
+                cargo = shipment.send(job.files, ended=job.wish.ended, skip_changed=skips, moment=job.moment)
+            finally:
+                for path in shipment.not_copied:
+                    self._ledger.forget(path)
             if cargo.unreadable and job.wish.reason != "sigterm":
                 raise cargo.unreadable[0]
             manifest = self._manifest(job, cargo)

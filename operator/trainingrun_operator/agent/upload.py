@@ -88,6 +88,8 @@ class Shipment:
         self._tally = tally
         self._halted = halted
         self._leftovers = leftovers
+        self.not_copied: list[str] = []
+        """Files of earlier generations that could not be copied: their objects may be gone, or have other bytes."""
         self._skip_changed = False
         self._failure: BaseException | None = None
         self._budget = Budget(MEMORY_BYTES)
@@ -193,6 +195,8 @@ class Shipment:
         for one in listed:
             stored = copies[one.path].result() if one.path in copies else None
             if stored is None:
+                if one.path in copies and one.earlier:
+                    self.not_copied.append(one.path)
                 yield one
                 continue
             self._cargo.files.append(_entry(one, stored, names.to_key(self._folder, one.path)))

@@ -231,10 +231,10 @@ def test_sparse_and_hard_linked_files_sockets_and_pipes(make_pod, store):
     wait_for(lambda: f" {sent} bytes sent and {len(best)} kept " in pod.log.read_text())
 
 
-def test_a_thousand_small_files_travel_with_a_log_that_grows_beside_them(make_pod, store, proxy):
+def test_many_small_files_travel_once_with_a_log_that_grows_beside_them(make_pod, store, proxy):
     pod = make_pod(endpoint=proxy.url)
     files = hf_checkpoint(pod.volume, 100)
-    files |= write(pod.volume, **{f"checkpoint-100/shards/{n:04d}.bin": str(n).encode() for n in range(1000)})
+    files |= write(pod.volume, **{f"checkpoint-100/shards/{n:04d}.bin": str(n).encode() for n in range(300)})
     log = pod.volume / "checkpoint-100/train.log"
     lines = threading.Lock()
 
@@ -246,12 +246,12 @@ def test_a_thousand_small_files_travel_with_a_log_that_grows_beside_them(make_po
     proxy.rule = grow
     pod.start()
     (commit, *_) = committed(store)
-    content = store.content(commit)
-    content.pop("checkpoint-100/train.log", None)
-    assert content == files
-    assert store.manifest(commit).skipped == ()
-    puts = [one.path for one in proxy.seen if one.method == "PUT" and one.path.endswith(".bin")]
-    assert len(puts) == len(set(puts)) == 1000, "None is sent twice."
+    manifest = store.manifest(commit)
+    crcs = {file.path: file.crc64nvme for file in manifest.files if not file.path.endswith(".log")}
+    assert crcs == {path: encode(crc64(content)) for path, content in files.items()}
+    assert manifest.skipped == ()
+    puts = [one.path for one in proxy.seen if one.method == "PUT" and "/shards/" in one.path]
+    assert len(puts) == len(set(puts)) == 300, "None is sent twice."
 
 
 # -- restarts and the end of the pod ------------------------------------------------------------------------------
@@ -332,11 +332,13 @@ def test_an_object_over_the_limit_of_one_copy_is_copied_in_parts(server, store, 
     bucket.put(f"{base}one", content)
     counted: list[int] = []
     stored = bucket.copy(f"{base}one", f"{base}two", len(content), crc, counted.append)
+    assert stored is not None
     assert (stored.size, stored.crc, stored.part_size) == (len(content), crc, 5 * MIB)
     assert store.read(f"{base}two") == content
     assert sum(counted) == len(content)
     assert bucket.uploads(base) == {}, "What a form of the request that the store refuses has begun is aborted."
     again = bucket.copy(f"{base}two", f"{base}three", len(content), crc)
+    assert again is not None
     assert again.crc == crc
     assert store.read(f"{base}three") == content
 
@@ -350,5 +352,4 @@ def test_a_copy_in_parts_with_other_bytes_than_expected_is_none(server, store, m
     assert bucket.copy(f"{base}one", f"{base}two", len(content), encode(1), counted.append) is None
     assert bucket.copy(f"{base}none", f"{base}two", len(content), encode(1), counted.append) is None
     assert sum(counted) == 0
-    assert bucket.head(f"{base}two") is None
     assert bucket.uploads(base) == {}

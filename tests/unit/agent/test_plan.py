@@ -191,6 +191,12 @@ def test_logs_alone_are_shipped_but_are_no_checkpoint():
 # -- beside a checkpoint ------------------------------------------------------------------------------------------
 
 
+def job_of(volume, bucket, wish, since_ns) -> plan.Job:
+    job = plan.next_job(volume, bucket, wish, since_ns)
+    assert job is not None
+    return job
+
+
 def pointing(volume: View, **texts: str) -> View:
     return replace(volume, pointers=texts)
 
@@ -232,32 +238,32 @@ def test_a_pointer_brings_a_generation_of_its_own_only_when_it_moves_to_the_newe
 
 def test_small_files_beside_a_checkpoint_that_the_bucket_has_are_not_sent_again():
     volume = view(1, rest=("config.json", "new.json"))
-    job = plan.next_job(volume, Bucket("config.json"), Wish(), 0)
+    job = job_of(volume, Bucket("config.json"), Wish(), 0)
     assert {one.path: bool(one.earlier) for one in job.files if one.optional} == {
         "config.json": True,
         "new.json": False,
     }
-    afresh = plan.next_job(volume, Bucket("config.json"), SAVE._replace(afresh=True), 0)
+    afresh = job_of(volume, Bucket("config.json"), SAVE._replace(afresh=True), 0)
     assert not any(one.earlier for one in afresh.files)
 
 
 def test_what_is_not_the_trainings_is_named_in_the_last_manifest_and_holds_nothing():
     volume = view(1)
     volume = replace(volume, scan=replace(volume.scan, left_out={"lost+found": "a folder of the file system"}))
-    job = plan.next_job(volume, Bucket(), FINAL, 0)
+    job = job_of(volume, Bucket(), FINAL, 0)
     assert [(one.path, one.regular) for one in job.skipped] == [("lost+found", False)]
-    again = plan.next_job(volume, Bucket("step_1/w", about="step_1"), FINAL, 0)
+    again = job_of(volume, Bucket("step_1/w", about="step_1"), FINAL, 0)
     assert again.again == REF, "It is no reason for another manifest."
 
 
 def test_a_folder_that_cannot_be_read_keeps_no_other_checkpoint_from_being_shipped():
     volume = view(1, unread=("private", "Permission denied"))
-    assert [one.path for one in plan.next_job(volume, Bucket(), Wish(), 0).files] == ["step_1/w"]
-    (skipped,) = plan.next_job(volume, Bucket(), FINAL, 0).skipped
+    assert [one.path for one in job_of(volume, Bucket(), Wish(), 0).files] == ["step_1/w"]
+    (skipped,) = job_of(volume, Bucket(), FINAL, 0).skipped
     assert (skipped.path, skipped.regular) == ("private", True)
 
 
 def test_a_job_says_that_its_checkpoint_is_whole_only_now():
     volume = replace(view(1, 2), moments=frozenset({"step_2"}))
-    assert plan.next_job(volume, Bucket(), Wish(), 0).moment
-    assert not plan.next_job(replace(volume, moments=frozenset({"step_1"})), Bucket(), Wish(), 0).moment
+    assert job_of(volume, Bucket(), Wish(), 0).moment
+    assert not job_of(replace(volume, moments=frozenset({"step_1"})), Bucket(), Wish(), 0).moment

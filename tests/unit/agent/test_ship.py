@@ -10,11 +10,11 @@ import pytest
 
 from trainingrun_operator.agent import main, reading, ship
 from trainingrun_operator.agent.config import Pace, Paths, PodMemory, Task
-from trainingrun_operator.agent.ledger import Ledger
+from trainingrun_operator.agent.ledger import Ledger, Request
 from trainingrun_operator.agent.report import Board
 from trainingrun_operator.agent.ship import Shipper
 from trainingrun_operator.agent.volume.look import Watcher
-from trainingrun_operator.api.exchange import AgentConfig
+from trainingrun_operator.api.exchange import AgentConfig, SaveRequest
 from trainingrun_operator.checkpoints.documents import PodRef
 
 if TYPE_CHECKING:
@@ -132,6 +132,25 @@ def test_objects_that_appear_in_every_folder_are_another_writers(tmp_path):
     place.door.meanwhile = lambda _: None
     place.shipper._turn()
     assert (len(place.commits()), place.error) == (1, None)
+
+
+def test_a_file_whose_object_has_gone_bad_is_sent_again(tmp_path):
+    place = Place(tmp_path)
+    place.save(1)
+    (place.volume / "beside.dat").write_bytes(b"good")
+    place.shipper._turn()
+    bad = next(key for key in place.bodies.bodies if key.endswith("/beside.dat"))
+    place.bodies.bodies[bad] = b"evil"
+    place.save(2)
+    place.shipper.ask(SaveRequest(id="t1", ended=True), None)
+    # The last commit compares by the checksum of the commit, not by the object: only the copy shows it.
+    for _ in range(3):
+        place.shipper._turn()
+    assert place.error is None
+    *_, last = [key for key in place.bodies.bodies if key.endswith("/beside.dat")]
+    assert place.bodies.bodies[last] == b"good"
+    assert place.bodies.bodies[bad] == b"evil", "Nothing is overwritten."
+    assert place.ledger.answered == {Request("t1", 1): True}
 
 
 @pytest.fixture

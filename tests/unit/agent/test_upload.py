@@ -101,7 +101,7 @@ def clear(root: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def once(act: Callable[[], None]) -> Callable[[str], None]:
+def once(act: Callable[[], object]) -> Callable[[str], None]:
     left = [act]
     return lambda _: left.pop()() if left else None
 

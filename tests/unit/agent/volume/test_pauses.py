@@ -104,7 +104,11 @@ def test_a_moment_is_no_gap_between_the_files_of_one_save():
 )
 def test_what_may_be_half_written_has_no_moment(files):
     volume = Volume()
-    save = lambda: [volume.write(path, probe) for path, probe in files.items()]  # noqa: E731
+
+    def save() -> None:
+        for path, probe in files.items():
+            volume.write(path, probe)
+
     assert volume.epochs(200, 3.0, save=save) == []
 
 
