@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LEAVE_SECONDS = 30.0
+LEAVE_SECONDS = 15.0
 """Time without progress after which a released agent leaves although it could not save what was written since."""
 SCAN_SHARE = 10
 """Scans use at most one tenth of a core."""

@@ -96,7 +96,7 @@ def _is_pointed_at(unit: Unit, view: View, covered: Covered) -> bool:
     beside = view.rest.files if view.rest else {}
     return any(
         path in beside and not covered.earlier(path, beside[path]) and names_unit(text, unit)
-        for path, text in view.pointers.items()
+        for path, text in view.texts.items()
     )
 
 

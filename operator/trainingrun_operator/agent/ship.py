@@ -176,6 +176,7 @@ class Shipper:
             return self._abandoned(left)
         except ConflictError as conflict:
             log.warning("Cannot use generation %d, continuing with the next: %s.", self._ledger.generation, conflict)
+            self._leftovers = (self._ledger.folder, *self._leftovers)[:LEFTOVERS_MAX]
             self._ledger.generation += 1
             return self._failed("Conflict", str(conflict))
         except FencedError as fenced:

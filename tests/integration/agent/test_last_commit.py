@@ -287,7 +287,13 @@ def test_a_store_that_loses_checksums_later_gets_no_commit(make_pod, store, prox
     pod.reports(lambda report: report.incarnation)
     proxy.headers = without_checksums
     hf_checkpoint(pod.volume, 100)
-    assert pod.reports(lambda report: report.error).error.code == "NoChecksums"
+    first = pod.reports(lambda report: report.error)
+    assert first.error.code == "NoChecksums"
+    sent = proxy.count(lambda one: one.method == "PUT")
+    pod.reports(lambda report: report.upload_failures >= first.upload_failures + 3)
+    assert proxy.count(lambda one: one.method == "PUT") == sent, (
+        "It is asked whether that has changed; nothing is sent."
+    )
     assert not store.commits()
 
 

@@ -198,7 +198,7 @@ def job_of(volume, bucket, wish, since_ns) -> plan.Job:
 
 
 def pointing(volume: View, **texts: str) -> View:
-    return replace(volume, pointers=texts)
+    return replace(volume, texts=texts)
 
 
 @pytest.mark.parametrize(

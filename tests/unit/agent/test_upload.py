@@ -35,7 +35,7 @@ class Door(objects.Door):
         self.sent: list[str] = []
         self.copied: list[str] = []
         self.aborted: list[str] = []
-        self.meanwhile: Callable[[str], None] = lambda _: None
+        self.meanwhile: Callable[[str], object] = lambda _: None
         self._order = threading.Lock()
 
     @property
@@ -101,7 +101,7 @@ def clear(root: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def once(act: Callable[[], object]) -> Callable[[str], None]:
+def once(act: Callable[[], object]) -> Callable[[str], object]:
     left = [act]
     return lambda _: left.pop()() if left else None
 

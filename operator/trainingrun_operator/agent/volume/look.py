@@ -43,7 +43,7 @@ class View:
     """Names of the units that are whole only now: their files are written anew more often than the quiet time."""
     changing: str = ""
     """A file that is written anew so often that nothing can be saved; empty: none."""
-    pointers: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
     """What the small files and links of ``rest`` say, by path."""
 
 
