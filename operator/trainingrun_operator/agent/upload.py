@@ -201,8 +201,14 @@ class Shipment:
                 continue
             self._cargo.files.append(_entry(one, stored, names.to_key(self._folder, one.path)))
 
+    def _copying(self, size: int) -> None:
+        """Count bytes that were copied. A copy in many parts stops between two of them."""
+        self._tally.kept(size)
+        if size > 0:
+            self._go_on()
+
     def _copy(self, earlier: Sent, key: str) -> Stored | None:
-        stored = self._bucket.copy(earlier.key, key, earlier.size, earlier.crc, self._tally.kept)
+        stored = self._bucket.copy(earlier.key, key, earlier.size, earlier.crc, self._copying)
         if stored is not None and (upload := self._begun.get(key)):
             self._bucket.abort(key, upload)
         return stored
@@ -217,7 +223,7 @@ class Shipment:
         except (ChangedError, UnreadableError, OSError):
             return None  # to send it fails alike, with words
         same = there is not None and (there.size, there.crc) == (one.entry.size, crc)
-        return self._bucket.copy(source, key, one.entry.size, crc, self._tally.kept) if same else None
+        return self._bucket.copy(source, key, one.entry.size, crc, self._copying) if same else None
 
     # -- one file --------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import os
 import re
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import boto3
 from awscrt import checksums
@@ -15,6 +15,7 @@ from botocore import exceptions
 from botocore.config import Config
 
 from trainingrun_operator.api import names
+from trainingrun_operator.checkpoints.copies import PartCopies
 from trainingrun_operator.checkpoints.credentials import secret_session
 from trainingrun_operator.checkpoints.meter import Meter
 from trainingrun_operator.checkpoints.proof import is_full_object
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 CONNECTIONS = 20
 COPY_MAX_BYTES = 5 << 30
 """CopyObject's size limit. A larger object is copied in parts."""
-COPY_PART_BYTES = 512 << 20
-"""Size of these parts, or more if the object would exceed S3's limit of 10,000."""
-PARTS_MAX = 10_000
 
 StoreError = (exceptions.ClientError, exceptions.BotoCoreError)
 """The errors that a call to the bucket raises. All of them are retried."""
@@ -162,8 +160,7 @@ class Bucket:
         self._s3 = client
         self._name = name
         self._meter = Meter(client.meta.events)
-        self._names_algorithm = True
-        """Whether a copy in parts names the checksum's algorithm at its start."""
+        self._copies = PartCopies(client, name)
 
     def keys(self, prefix: str, *, flat: bool = False) -> Iterator[tuple[str, int]]:
         """List keys and sizes below a prefix; ``flat``: without those in folders below it."""
@@ -277,73 +274,29 @@ class Bucket:
 
         ``counted`` is called with the number of bytes as they are copied.
         """
+        copied = 0
+
+        def noted(part: int) -> None:
+            nonlocal copied
+            copied += part
+            counted(part)
+
+        part_size = 0
         try:
             if size > COPY_MAX_BYTES:
-                return self._copy_in_parts(source, key, size, crc, counted)
-            self._s3.copy_object(
-                Bucket=self._name,
-                Key=key,
-                CopySource={"Bucket": self._name, "Key": source},
-                ChecksumAlgorithm="CRC64NVME",
-            )
-            stored = self.same(key, size, crc)
-        except (*StoreError, ConflictError, NoChecksumsError):
-            return None
-        counted(size)
-        return stored
-
-    def _copy_in_parts(self, source: str, key: str, size: int, crc: str, counted: Callable[[int], None]) -> Stored:
-        """Copy an object that is too large for one copy.
-
-        versitygw (1.8) answers the source's whole checksum for each part that it copies, and then refuses their sum. Without an algorithm at
-        the start, S3 and versitygw compute the same checksum of the object themselves.
-        """
-        if self._names_algorithm:
-            try:
-                return self._copied_in_parts(self.begin(key), (source, key, size, crc), counted)
-            except exceptions.ClientError as failure:
-                if code_of(failure) != "BadDigest":
-                    raise
-                self._names_algorithm = False
-        upload = self._s3.create_multipart_upload(Bucket=self._name, Key=key)["UploadId"]
-        return self._copied_in_parts(upload, (source, key, size, crc), counted)
-
-    def _copied_in_parts(self, upload: str, copy: tuple[str, str, int, str], counted: Callable[[int], None]) -> Stored:
-        source, key, size, crc = copy
-        step, copied = max(COPY_PART_BYTES, -(-size // PARTS_MAX)), 0
-        listed: list[CompletedPartTypeDef] = []
-        try:
-            for number, offset in enumerate(range(0, size, step), 1):
-                end = min(offset + step, size)
-                done = self._s3.upload_part_copy(
+                part_size = self._copies.copy(source, key, size, crc, noted)
+            else:
+                self._s3.copy_object(
                     Bucket=self._name,
                     Key=key,
-                    UploadId=upload,
-                    PartNumber=number,
                     CopySource={"Bucket": self._name, "Key": source},
-                    CopySourceRange=f"bytes={offset}-{end - 1}",
-                )["CopyPartResult"]
-                part: CompletedPartTypeDef = {"PartNumber": number, "ETag": done["ETag"]}
-                if self._names_algorithm and (of_part := done.get("ChecksumCRC64NVME")):
-                    part["ChecksumCRC64NVME"] = of_part
-                listed.append(part)
-                counted(end - offset)
-                copied = end
-            named: Any = {"ChecksumType": "FULL_OBJECT"} if self._names_algorithm else {}
-            self._s3.complete_multipart_upload(
-                Bucket=self._name,
-                Key=key,
-                UploadId=upload,
-                MultipartUpload={"Parts": listed},
-                ChecksumCRC64NVME=crc,
-                IfNoneMatch="*",
-                **named,
-            )
-            return self.same(key, size, crc, step)
-        except BaseException:
+                    ChecksumAlgorithm="CRC64NVME",
+                )
+                noted(size)
+            return self.same(key, size, crc, part_size)
+        except (*StoreError, ConflictError, NoChecksumsError):
             counted(-copied)
-            self.abort(key, upload)
-            raise
+            return None
 
     def uploads(self, prefix: str) -> dict[str, str]:
         """Return the ids of the unfinished multipart uploads below a prefix, by key; the newest of each key."""

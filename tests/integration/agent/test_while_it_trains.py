@@ -15,6 +15,7 @@ from integration.agent.proxy import Do, Request
 
 from trainingrun_operator.api.exchange import SaveRequest
 from trainingrun_operator.checkpoints import bucket as buckets
+from trainingrun_operator.checkpoints import copies
 from trainingrun_operator.checkpoints.bucket import Bucket, crc64, encode
 
 if TYPE_CHECKING:
@@ -325,7 +326,7 @@ def test_a_restarted_agent_still_owes_the_files_that_it_had_skipped(make_pod, st
 
 def test_an_object_over_the_limit_of_one_copy_is_copied_in_parts(server, store, monkeypatch):
     monkeypatch.setattr(buckets, "COPY_MAX_BYTES", MIB)
-    monkeypatch.setattr(buckets, "COPY_PART_BYTES", 5 * MIB)
+    monkeypatch.setattr(copies, "PART_BYTES", 5 * MIB)
     bucket = Bucket(client(server), BUCKET)
     content, base = os.urandom(12 * MIB), store.layout.base
     crc = encode(crc64(content))
