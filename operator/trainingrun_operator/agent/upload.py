@@ -7,7 +7,6 @@ file are copied inside the store.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -27,6 +26,7 @@ from trainingrun_operator.agent.cargo import (
     UnreadableError,
     Wanted,
 )
+from trainingrun_operator.agent.hard_links import further_names
 from trainingrun_operator.agent.reading import Files
 from trainingrun_operator.agent.volume.scan import Kind
 from trainingrun_operator.checkpoints import names
@@ -126,7 +126,7 @@ class Shipment:
         self._skip_changed = skip_changed
         listed = sorted(wanted, key=lambda one: one.optional)
         self._survey(listed)
-        others, twins = _twins(self._root, listed)
+        others, twins = further_names(self._root, listed)
         unsent = [one for one in others if one.entry.kind is Kind.FILE and one.earlier is None]
         try:
             if not ended:
@@ -372,30 +372,6 @@ class Shipment:
     def _skip(self, one: Wanted, reason: str) -> None:
         regular = one.entry.kind is Kind.FILE
         self._cargo.skipped.append(Skipped(path=names.to_text(one.path), reason=reason, regular=regular))
-
-
-def _twins(root: str, listed: list[Wanted]) -> tuple[list[Wanted], list[tuple[Wanted, Wanted]]]:
-    """Separate the further names (hard links) of files that are to be sent, each with the first name."""
-    first: dict[tuple[int, int, int], Wanted] = {}
-    others, twins = [], []
-    for one in listed:
-        entry = one.entry
-        if entry.kind is not Kind.FILE or one.earlier or not entry.size:
-            others.append(one)
-            continue
-        known = first.setdefault((entry.inode, entry.size, entry.mtime_ns), one)
-        if known is not one and _is_one_file(root, known.path, one.path):
-            twins.append((one, known))
-        else:
-            others.append(one)
-    return others, twins
-
-
-def _is_one_file(root: str, one: str, other: str) -> bool:
-    try:
-        return os.path.samestat(os.lstat(f"{root}/{one}"), os.lstat(f"{root}/{other}"))
-    except OSError:
-        return False
 
 
 def _failed(failure: Exception) -> Future[Any]:
