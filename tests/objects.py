@@ -84,7 +84,7 @@ class Door(Bucket):
         body = self._objects.bodies.get(key)
         return None if body is None else Stored(len(body), encode(crc64(body)))
 
-    def put(self, key: str, body: bytes) -> Stored:
+    def put(self, key: str, body: bytes, counted: Callable[[int], None] | None = None) -> Stored:
         refused = False
 
         def apply() -> None:
@@ -94,17 +94,23 @@ class Door(Bucket):
                 self._objects.write(key, body)
 
         self._write(key, apply)
+        if counted:
+            counted(len(body))
         crc = encode(crc64(body))
         return self.same(key, len(body), crc) if refused else Stored(len(body), crc)
 
-    def copy(self, source: str, key: str, size: int, crc: str) -> Stored | None:
+    def copy(
+        self, source: str, key: str, size: int, crc: str, counted: Callable[[int], None] = lambda _: None
+    ) -> Stored | None:
         if source not in self._objects.bodies:
             return None
         self._write(key, lambda: self._objects.write(key, self._objects.bodies[source]))
         try:
-            return self.same(key, size, crc)
+            stored = self.same(key, size, crc)
         except ConflictError:
             return None
+        counted(size)
+        return stored
 
     def uploads(self, prefix: str) -> dict[str, str]:
         return {key: upload for key, (upload, _) in self._objects.uploads.items() if key.startswith(prefix)}
@@ -118,9 +124,13 @@ class Door(Bucket):
         known, parts = self._objects.uploads[key]
         return {number: part for number, (part, _) in parts.items()} if known == upload else {}
 
-    def put_part(self, key: str, upload: str, number: int, body: bytes, crc: int) -> Part:
+    def put_part(
+        self, key: str, upload: str, number: int, body: bytes, crc: int, counted: Callable[[int], None] | None = None
+    ) -> Part:
         part = Part(number, len(body), crc, f"etag-{number}")
         self._write(key, lambda: self._objects.uploads[key][1].update({number: (part, body)}))
+        if counted:
+            counted(len(body))
         return part
 
     def complete(self, key: str, upload: str, parts: list[Part]) -> Stored:

@@ -29,6 +29,14 @@ class UnreadableError(Exception):
         self.why = why
 
 
+class LeftoverError(Exception):
+    """The generation's folder holds an object of an earlier try, of a file that has changed or is gone."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"{key} is of an earlier try")
+        self.key = key
+
+
 class PreemptedError(Exception):
     """A more urgent request stops the shipment. Files sent so far stay in the bucket and are used again."""
 
@@ -75,7 +83,7 @@ class Tally:
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def sent(self, size: int) -> None:
-        """Count bytes that were sent to the bucket."""
+        """Count bytes that were sent to the bucket; negative: they have to be sent again."""
         with self.lock:
             self.sent_bytes += size
 

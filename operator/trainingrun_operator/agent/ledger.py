@@ -24,13 +24,14 @@ from trainingrun_operator.checkpoints.documents import (
     Commit,
     Manifest,
     RankManifest,
+    Skipped,
 )
 from trainingrun_operator.checkpoints.keys import Order, incarnation_of_claim, order_of_commit, order_of_manifest
 from trainingrun_operator.checkpoints.manifests import load_head, load_manifest, read_manifest
 from trainingrun_operator.checkpoints.proof import BadCommitError, load_commit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from trainingrun_operator.agent.config import PodMemory, Task
     from trainingrun_operator.agent.volume.scan import Entry
@@ -104,6 +105,8 @@ class Ledger:
         """Manifests of this incarnation, newest first. Empty in a run of one rank."""
         self.written: list[Written] = []
         """Commits of this incarnation of rank 0, newest first. Empty in a run of one rank."""
+        self.lacking: tuple[Request, tuple[Skipped, ...]] | None = None
+        """The newest request that this pod had answered before the agent started, and what the answer lacks."""
         self.is_open = False
         self.inherited_ns = 0
         """Modification time of the newest file that lay in the volume before the run's first pod started; 0: none."""
@@ -184,12 +187,21 @@ class Ledger:
                 f"incarnation {newest} of rank {self.rank} was claimed by a newer pod; this is incarnation {self.incarnation}"
             )
 
+    def check_keeps_checksums(self) -> None:
+        """Check that the store has a full-object checksum of this writer's claim.
+
+        Raises:
+            NoChecksumsError: it has none.
+        """
+        self._bucket.check_keeps_checksums(self.layout.claim(self.rank, self.order.incarnation))
+
     # -- what is covered -------------------------------------------------------------------------------------------
 
     def _recall_manifests(self, incarnation: int) -> list[int]:
         """Read the newest manifests of this incarnation. Return the generations of all of them."""
         keys = self._bucket.keys(self.layout.manifests(self.rank, incarnation), flat=True)
         found = {order: key for key, _ in keys if (order := order_of_manifest(key))}
+        newest: Manifest | None = None
         for order in sorted(found)[-HELD_MAX:]:
             try:
                 read = read_manifest(self._bucket, found[order])
@@ -197,6 +209,9 @@ class Ledger:
                 log.warning("Ignoring manifest %s: %s.", found[order], bad)
                 continue
             self._hold(self._ref(found[order], read.digest, incarnation), read.manifest)
+            newest = read.manifest if read.manifest.termination_id else newest
+        if newest is not None:
+            self._recall_lacking(newest, (newest,))
         return [order.generation for order in found]
 
     def _recall(self, key: str, order: Order) -> None:
@@ -207,6 +222,7 @@ class Ledger:
             self._previous = self._previous or key
             if self.rank == 0 and order.incarnation == self.incarnation:
                 self._recall_own(key, commit)
+                self._recall_lacking(commit, [manifest for _, manifest in manifests])
         except BadCommitError as bad:
             log.warning("Ignoring commit %s: %s.", key, bad)
             return
@@ -221,6 +237,11 @@ class Ledger:
         self.newest = self.newest or _seen(key, commit)
         if commit.termination_id and commit.pod_uid == self._task.pod.uid:
             self.answered.setdefault(Request(commit.termination_id, commit.attempt), commit.final)
+
+    def _recall_lacking(self, document: Commit | Manifest, manifests: Iterable[Manifest]) -> None:
+        if self.lacking is None and document.termination_id:
+            skipped = tuple(one for manifest in manifests for one in manifest.skipped)
+            self.lacking = Request(document.termination_id, document.attempt), skipped
 
     def _learn(self, ref: RankManifest, manifest: Manifest, *, over: bool) -> None:
         files: dict[str, tuple[int, int]] = {}

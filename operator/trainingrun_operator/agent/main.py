@@ -27,8 +27,12 @@ from trainingrun_operator.checkpoints import bucket
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trainingrun_operator.agent.volume.look import View
+
 log = logging.getLogger(__name__)
 
+LEAVE_SECONDS = 15.0
+"""Time without progress after which a released agent leaves although it could not save what was written since."""
 SCAN_SHARE = 10
 """Scans use at most one tenth of a core."""
 
@@ -54,6 +58,8 @@ class Agent:
         self._shipper = self._make_shipper(memory, since_ns) if task.config.destination else NoShipper()
         self._sigterm = False
         self._dead = False
+        self._leaving: tuple[tuple[int, int], float] | None = None
+        """Since the release and SIGTERM: the newest progress, and its `time.monotonic`."""
         self._complained: tuple[str, ...] = ()
 
     def _make_shipper(self, memory: PodMemory, since_ns: int) -> Shipper:
@@ -94,7 +100,7 @@ class Agent:
         asked = self._asked()
         if asked.released:
             # Exit only on SIGTERM: the kubelet restarts a sidecar that exits before the pod's other containers.
-            return 0 if self._sigterm else None
+            return self._leave() if self._sigterm else None
         if asked.stop:
             self._stop_file.write(asked.stop.id)
             self._signaller.ask(asked.stop)
@@ -102,6 +108,19 @@ class Agent:
         if self._sigterm:
             self._shipper.terminate()
         return 1 if self._dead else self._shipper.outcome
+
+    def _leave(self) -> int | None:
+        """Save what other containers have written since the pod was released. Return the exit code once that is done, or is not getting on."""
+        self._shipper.terminate(released=True)
+        progress = self._board.progress()
+        if self._leaving is None or self._leaving[0] != progress:
+            self._leaving = progress, time.monotonic()
+        if self._dead or self._shipper.outcome is not None:
+            return 0
+        if time.monotonic() - self._leaving[1] < LEAVE_SECONDS:
+            return None
+        log.warning("Leaving, %g s without progress: files written after the last commit may be lost.", LEAVE_SECONDS)
+        return 0
 
     def _asked(self) -> podinfo.Asked:
         try:
@@ -131,12 +150,25 @@ class Agent:
                 self._trouble("Unreadable", view.error)
             else:
                 self._board.works("volume")
+            self._tell_of_changes(view)
             self._board.looked(view)
             self._shipper.looked(view)
             why = self._signaller.look(view)
             if self._board.not_signalled(why) and why:
                 log.warning("Cannot send %s: %s.", self._task.config.stop_signal, why)
             time.sleep(max(self._pace.scan, spent * SCAN_SHARE))
+
+    def _tell_of_changes(self, view: View) -> None:
+        if not view.changing:
+            self._board.works("pauses")
+            return
+        quiet = self._task.config.quiet_seconds
+        message = (
+            f"{self._task.root}/{view.changing} is written anew more often than every {quiet:g} s, and no moment was found at which all files"
+            " are known to be whole: write to a new name, or exclude the file with spec.checkpoint.exclude"
+        )
+        if self._board.failed("pauses", "KeepsChanging", message):
+            log.warning("KeepsChanging: %s.", message)
 
     def _trouble(self, code: str, message: str) -> None:
         if self._board.failed("volume", code, message):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from trainingrun_operator.agent.cargo import Sent, Wanted
 from trainingrun_operator.agent.ledger import Request
 from trainingrun_operator.agent.volume import detect
+from trainingrun_operator.agent.volume.pointers import names_unit
 from trainingrun_operator.agent.volume.units import Unit, is_log
 from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.documents import WHOLE, Checkpoint, Skipped
@@ -66,6 +67,8 @@ class Job:
     """What cannot even be listed."""
     again: RankManifest | None = None
     """An earlier manifest that holds every file: the commit names it again."""
+    moment: bool = False
+    """The checkpoint is whole only now: it will be written anew soon."""
 
 
 def next_job(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job | None:
@@ -78,16 +81,25 @@ def next_job(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job | N
     newest = detect.newest(_checkpoints(view), since_ns)
     if newest is None:
         return None
-    pointed = covered.covers(_pointers(view))
-    if wish.reason == "checkpoint" and pointed and covered.covers(_without_logs(newest.unit)):
+    pointed = _is_pointed_at(newest.unit, view, covered)
+    if wish.reason == "checkpoint" and covered.covers(_without_logs(newest.unit)) and not pointed:
         return None
     checkpoint = _about(newest, wish)
-    again = None if wish.afresh else covered.manifest_of(newest.unit, complete=True)
-    if again and (pointed or wish.reason != "checkpoint"):
+    again = None if wish.afresh or pointed else covered.manifest_of(newest.unit, complete=True)
+    if again:
         return Job(wish, checkpoint, again=again)
-    beside = _small(view.rest) if view.rest else ()
+    beside = _small(view.rest, covered, wish) if view.rest else ()
     files = (*_wanted(newest.unit, covered, wish), *beside)
-    return Job(wish, checkpoint, files, detect.format_of(newest.unit))
+    return Job(wish, checkpoint, files, detect.format_of(newest.unit), moment=newest.unit.name in view.moments)
+
+
+def _is_pointed_at(unit: Unit, view: View, covered: Covered) -> bool:
+    """Whether a pointer that no commit has in its current state names a unit."""
+    beside = view.rest.files if view.rest else {}
+    return any(
+        path in beside and not covered.earlier(path, beside[path]) and names_unit(text, unit)
+        for path, text in view.texts.items()
+    )
 
 
 def _final(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job:
@@ -100,9 +112,8 @@ def _final(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job:
     everything = [one.unit for one in reversed(view.seen)] + [one for one in (view.rest, left) if one]
     missing = [unit for unit in everything if wish.afresh or not covered.covers(unit)]
     checkpoint = _with(left, _about(about, wish, beside=partial if whole else None))
-    unread = view.scan.unread
-    skipped = (Skipped(path=names.to_text(unread[0]), reason=unread[1], regular=True),) if unread else ()
-    if about and not missing and not skipped:
+    skipped = _not_shipped(view)
+    if about and not missing and not view.scan.unread:
         again = covered.manifest_of(about.unit, complete=about.complete)
         if again:
             return Job(wish, checkpoint, again=again)
@@ -110,6 +121,15 @@ def _final(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job:
     others = [unit for unit in everything if unit not in first and (unit in missing or unit in (view.rest, left))]
     files = [one for unit in (*first, *others) for one in _wanted(unit, covered, wish)]
     return Job(wish, checkpoint, tuple(files), detect.format_of(about.unit) if about else "Files", skipped)
+
+
+def _not_shipped(view: View) -> tuple[Skipped, ...]:
+    """Return what the scan could not read, and what is not the training's."""
+    unread = {view.scan.unread[0]: view.scan.unread[1]} if view.scan.unread else {}
+    return (
+        *(Skipped(path=names.to_text(path), reason=why, regular=True) for path, why in unread.items()),
+        *(Skipped(path=names.to_text(path), reason=what, regular=False) for path, what in view.scan.left_out.items()),
+    )
 
 
 def _checkpoints(view: View) -> list[Seen]:
@@ -120,12 +140,6 @@ def _checkpoints(view: View) -> list[Seen]:
 def _without_logs(unit: Unit) -> Unit:
     """Return a unit without its logs: a log that has grown is no reason for another generation."""
     return replace(unit, files={path: entry for path, entry in unit.files.items() if not is_log(path)})
-
-
-def _pointers(view: View) -> Unit:
-    """Return the pointer files beside the checkpoints. One that changes after its checkpoint was shipped is shipped again."""
-    files = view.rest.files if view.rest else {}
-    return Unit(WHOLE, WHOLE, {path: files[path] for path in view.pointers & files.keys()})
 
 
 def _about(seen: Seen | None, wish: Wish, beside: Seen | None = None) -> Checkpoint | None:
@@ -169,11 +183,12 @@ def _wanted(unit: Unit, covered: Covered, wish: Wish) -> list[Wanted]:
     ]
 
 
-def _small(rest: Unit) -> list[Wanted]:
+def _small(rest: Unit, covered: Covered, wish: Wish) -> list[Wanted]:
     chosen, total = [], 0
     for path, entry in sorted(rest.files.items(), key=lambda item: (item[1].size, item[0])):
         total += entry.size
         if entry.size > BESIDE_FILE_MAX or total > BESIDE_TOTAL_MAX:
             break
-        chosen.append(Wanted(path, entry, optional=True))
+        earlier = None if wish.afresh else covered.earlier(path, entry)
+        chosen.append(Wanted(path, entry, optional=True, earlier=earlier))
     return chosen

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from trainingrun_operator.checkpoints.documents import PodRef
 
 NOTHING = View()
+SOURCES = ("volume", "store", "ranks", "changes", "pauses")
+"""Sources of failures, the most important first."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,12 @@ class Board:
             news, self._signal_trouble = why != self._signal_trouble, why[:TROUBLE_MAX]
             return news
 
+    def progress(self) -> tuple[int, int]:
+        """Return the bytes of the shipment in progress, and the bytes read to compare."""
+        with self._lock:
+            tally = self._tally
+            return (tally.sent_bytes + tally.kept_bytes, tally.hashed_bytes) if tally else (0, 0)
+
     def report(self, markers: tuple[MarkerSeen, ...] = (), *, foreign: bool = False) -> AgentReport:
         """Return the report of this moment."""
         with self._lock:
@@ -131,9 +139,7 @@ class Board:
             partial = detect.being_written(view.seen, self._since_ns)
             temporary = view.scan.temporary
             total = sum(entry.size for entry in entries.values())
-            trouble = next(
-                (self._trouble[source] for source in ("volume", "store", "ranks") if source in self._trouble), None
-            )
+            trouble = next((self._trouble[source] for source in SOURCES if source in self._trouble), None)
             return AgentReport(
                 pod_uid=self._pod.uid,
                 rank=self._pod.rank,

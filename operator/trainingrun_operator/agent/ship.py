@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING, Any
 from trainingrun_operator import __version__
 from trainingrun_operator.agent import ledger as ledgers
 from trainingrun_operator.agent import plan
-from trainingrun_operator.agent.cargo import Cargo, ChangedError, PreemptedError, Tally, UnreadableError
+from trainingrun_operator.agent.cargo import (
+    Cargo,
+    ChangedError,
+    LeftoverError,
+    PreemptedError,
+    Tally,
+    UnreadableError,
+)
 from trainingrun_operator.agent.commits import Commits
 from trainingrun_operator.agent.ledger import FencedError, Request, TooLargeError
 from trainingrun_operator.agent.owed import Owed
+from trainingrun_operator.agent.reading import DELETED
 from trainingrun_operator.agent.recheck import Recheck
 from trainingrun_operator.agent.upload import Shipment
+from trainingrun_operator.agent.volume.scan import UNREADABLE_ADVICE
 from trainingrun_operator.api.exchange import Upload
 from trainingrun_operator.checkpoints.bucket import (
     ConflictError,
@@ -41,7 +50,11 @@ log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS = 0.25
 CHANGES_MAX = 5
-"""Tries while the volume changes although the training has ended. After them, files that change are skipped."""
+"""Tries while the volume changes. After them, it is said; once the training has ended, files that change are skipped."""
+MOMENT_QUIETS = 6
+"""Quiet times between two commits of a checkpoint that is written anew all the time, unless one is asked for."""
+LEFTOVERS_MAX = 3
+"""Generations that are abandoned in a row. More are another writer's doing."""
 
 
 class NoShipper:
@@ -55,7 +68,7 @@ class NoShipper:
     def looked(self, view: View) -> None:
         """Ignore the volume."""
 
-    def terminate(self) -> None:
+    def terminate(self, *, released: bool = False) -> None:  # noqa: ARG002  # see `Shipper.terminate`
         """Set the exit code: there is no last commit to wait for."""
         self.outcome = 0
 
@@ -82,7 +95,13 @@ class Shipper:
         self._save: SaveRequest | None = None
         self._stop_id: str | None = None
         self._terminating = False
+        self._released = False
         self._fenced = False
+        self._no_checksums = False
+        self._moment_at: float | None = None
+        """`time.monotonic` of the last commit of a checkpoint that was whole only for a moment."""
+        self._leftovers: tuple[str, ...] = ()
+        """Folders of generations that were abandoned since the last commit, newest first."""
         self._wish = plan.Wish()
         self._changes = 0
         self._failures = 0
@@ -106,10 +125,14 @@ class Shipper:
         pending = save if save and not self._ledger.has_answered(save) else None
         self._board.working_on(pending.id if pending else None)
 
-    def terminate(self) -> None:
-        """Write the last commit and set the exit code: the pod is being terminated."""
+    def terminate(self, *, released: bool = False) -> None:
+        """Write the last commit and set the exit code: the pod is being terminated.
+
+        ``released``: everything was proven before, so write a commit only if a file has been written since.
+        """
         if self._terminating:
             return
+        self._released = released
         self._terminating = True
         log.info("The pod is being terminated: writing the last commit.")
         if self._fenced:
@@ -149,12 +172,12 @@ class Shipper:
         except PreemptedError:
             return 0.0
         except ChangedError as changed:
-            self._changes += 1
-            self._view = None
-            log.info("Not committed: %s.", changed)
-            return self._pace.scan / 2
+            return self._changed(changed)
+        except LeftoverError as left:
+            return self._abandoned(left)
         except ConflictError as conflict:
             log.warning("Cannot use generation %d, continuing with the next: %s.", self._ledger.generation, conflict)
+            self._leftovers = (self._ledger.folder, *self._leftovers)[:LEFTOVERS_MAX]
             self._ledger.generation += 1
             return self._failed("Conflict", str(conflict))
         except FencedError as fenced:
@@ -163,17 +186,8 @@ class Shipper:
             self._fenced = True
             self.outcome = 1 if self._terminating else None
             return 0.0
-        except TooLargeError as large:
-            return self._failed("TooManyFiles", str(large))
-        except UnreadableError as unreadable:
-            self._recheck.failed(unreadable)
-            return self._failed("Unreadable", f"{self._task.config.path}/{unreadable}")
-        except NoChecksumsError as without:
-            return self._failed("NoChecksums", str(without))
-        except CorruptedError as corrupted:
-            return self._failed("ChecksumMismatch", str(corrupted))
-        except StoreError as failure:
-            return self._failed(code_of(failure), describe(failure))
+        except (TooLargeError, UnreadableError, NoChecksumsError, CorruptedError, *StoreError) as failure:
+            return self._failed(*self._words(failure))
         self._board.works("store")
         self._failures = 0
         return rest
@@ -184,12 +198,60 @@ class Shipper:
         self._failures += 1
         return float(min(FIRST_BACKOFF_SECONDS * 2 ** min(self._failures, 10), self._pace.backoff_max))
 
-    def _step(self) -> float:
+    def _words(self, failure: Exception) -> tuple[str, str]:
+        """Return code and message of a failure."""
+        match failure:
+            case TooLargeError():
+                return "TooManyFiles", str(failure)
+            case UnreadableError():
+                self._recheck.failed(failure)
+                return "Unreadable", f"{self._task.config.path}/{failure}; {UNREADABLE_ADVICE}"
+            case NoChecksumsError():
+                self._no_checksums = True
+                return "NoChecksums", str(failure)
+            case CorruptedError():
+                return "ChecksumMismatch", str(failure)
+            case _:
+                return code_of(failure), describe(failure)
+
+    def _changed(self, changed: ChangedError) -> float:
+        self._changes += 1
+        self._view = None
+        if changed.why.startswith(DELETED) or self._changes >= CHANGES_MAX:
+            self._board.failed("changes", "ChangedDuringUpload", f"Not committed: {changed}")
+        log.info("Not committed: %s.", changed)
+        return self._pace.scan / 2
+
+    def _abandoned(self, left: LeftoverError) -> float:
+        """Take the next generation. The objects of this one that still fit are copied there."""
+        self._leftovers = (self._ledger.folder, *self._leftovers)
+        log.info("Generation %d is not used: %s.", self._ledger.generation, left)
+        self._ledger.generation += 1
+        if len(self._leftovers) <= LEFTOVERS_MAX:
+            return 0.0
+        self._leftovers = self._leftovers[:LEFTOVERS_MAX]
+        return self._failed("Conflict", f"another writer leaves objects in this agent's folders: {left.key}")
+
+    def _begin(self) -> bool:
+        """Read what the bucket has, once. Return False if nothing is there to be saved: the pod was released."""
+        if self._released and not self._watcher.look(ended=True).scan.everything:
+            self.outcome = 0
+            return False
         if not self._ledger.is_open:
             self._ledger.open()
+            if self._ledger.lacking:
+                self._owed.committed(*self._ledger.lacking)
             if self._view:
                 self._board.unsaved(self._ledger.unsaved_bytes(self._view.scan.entries))
             self._tell()
+        if self._no_checksums:
+            self._ledger.check_keeps_checksums()
+            self._no_checksums = False
+        return True
+
+    def _step(self) -> float:
+        if not self._begin():
+            return 0.0
         self._wish = wish = self._current_wish()
         if answer := self._commits.agreed(wish):
             self._tell()
@@ -201,12 +263,14 @@ class Shipper:
         owed = wish.reason == "save" and self._owed.by(wish.request)
         if owed and not self._owed.is_quiet(view.scan):
             return self._pace.scan
-        if wish.ended:
+        if wish.ended and not self._released:
             self._recheck.check(view.scan, wish)
         job = plan.next_job(view, self._ledger, wish, self.since_ns)
         if job and self._is_said_already(job):
             self.outcome = 0
             return 0.0
+        if job and job.moment and self._is_too_soon(wish):
+            job = None
         if job and (owed or not self._is_held_already(job)):
             self._ship(job, view)
             return 0.0
@@ -255,6 +319,11 @@ class Shipper:
             return (held.checkpoint and held.checkpoint.identity) == (job.checkpoint and job.checkpoint.identity)
         return all(one.earlier for one in job.files)
 
+    def _is_too_soon(self, wish: Wish) -> bool:
+        if self._moment_at is None or wish.reason == "save":
+            return False
+        return time.monotonic() - self._moment_at < MOMENT_QUIETS * self._task.config.quiet_seconds
+
     def _halted(self) -> bool:
         """Whether the shipment in progress has to stop for a more urgent one."""
         return self._closed or (not self._wish.ended and self._current_wish().ended)
@@ -273,6 +342,9 @@ class Shipper:
         if self._ledger.alone:
             self._commits.of_one_rank(job, ref, manifest)
         self._changes = 0
+        self._moment_at = time.monotonic() if job.moment else self._moment_at
+        self._leftovers = ()
+        self._board.works("changes")
         self._owed.committed(job.wish.request, manifest.skipped if manifest else ())
         self._commits.shipped()
         self._tell()
@@ -314,9 +386,16 @@ class Shipper:
             there = self._ledger.read_again(job.again)
             manifest = there.model_copy(update=self._about(job) | {"previous": job.again.key})
         else:
-            shipment = Shipment(self._bucket, self._task.config.path, self._ledger.folder, tally, self._halted)
+            leftovers = () if job.wish.afresh else self._leftovers
+            shipment = Shipment(
+                self._bucket, self._task.config.path, self._ledger.folder, tally, self._halted, leftovers
+            )
             skips = job.wish.ended and self._changes >= CHANGES_MAX and not self._owed.by(job.wish.request)
-            cargo = shipment.send(job.files, skip_changed=skips)
+            try:
+                cargo = shipment.send(job.files, ended=job.wish.ended, skip_changed=skips, moment=job.moment)
+            finally:
+                for path in shipment.not_copied:
+                    self._ledger.forget(path)
             if cargo.unreadable and job.wish.reason != "sigterm":
                 raise cargo.unreadable[0]
             manifest = self._manifest(job, cargo)

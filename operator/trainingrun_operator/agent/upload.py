@@ -1,17 +1,16 @@
 """Upload the files of one generation: in parallel, in bounded memory, resumable.
 
 Bytes that the bucket holds are not sent again: objects of this generation are compared, uploaded parts of an unfinished
-multipart upload are compared by hash and skipped, files of an earlier generation are copied inside the store.
+multipart upload are compared by hash and skipped, files of an earlier generation, of an abandoned one, and further names of the same
+file are copied inside the store.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,17 +19,20 @@ from trainingrun_operator.agent.cargo import (
     Budget,
     Cargo,
     ChangedError,
+    LeftoverError,
     PreemptedError,
     Sent,
     Tally,
     UnreadableError,
     Wanted,
 )
-from trainingrun_operator.agent.volume.look import open_inside
-from trainingrun_operator.agent.volume.scan import Entry, Kind
+from trainingrun_operator.agent.hard_links import further_names
+from trainingrun_operator.agent.reading import Files
+from trainingrun_operator.agent.volume.scan import Kind
 from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.bucket import Bucket, ConflictError, Part, Stored, crc64, crc_of_file, encode
 from trainingrun_operator.checkpoints.documents import FileEntry, Skipped
+from trainingrun_operator.checkpoints.links import leading_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,6 +44,7 @@ PARTS_MAX = 10_000
 THREADS = 16
 MEMORY_BYTES = 224 << 20
 """Bytes read and not yet sent, of all threads."""
+LINK_SAID_MAX = 200
 TASK_COST_BYTES = 256 << 10
 """Smallest cost of a task, so that the queue of small files is bounded."""
 
@@ -50,10 +53,6 @@ def part_size(size: int) -> int:
     """Return the part size in bytes: 16 MiB, or more if the file would exceed S3's limit of 10,000 parts."""
     needed = -(-size // PARTS_MAX)
     return max(PART_BYTES, -(-needed // (1 << 20)) << 20)
-
-
-def _same(entry: Entry, now: os.stat_result) -> bool:
-    return (entry.size, entry.mtime_ns, entry.inode) == (now.st_size, now.st_mtime_ns, now.st_ino)
 
 
 @dataclass(frozen=True)
@@ -73,44 +72,67 @@ class _Pending:
 class Shipment:
     """Sends one generation's files. Use an instance once."""
 
-    def __init__(self, bucket: Bucket, root: str, folder: str, tally: Tally, halted: Callable[[], bool]) -> None:
+    def __init__(  # where from, where to, and what is there
+        self,
+        bucket: Bucket,
+        root: str,
+        folder: str,
+        tally: Tally,
+        halted: Callable[[], bool],
+        leftovers: Sequence[str] = (),
+    ) -> None:
+        """``leftovers``: folders of abandoned generations of this writer. Their objects are copied where they fit."""
         self._bucket = bucket
         self._root = root
         self._folder = folder
         self._tally = tally
         self._halted = halted
+        self._leftovers = leftovers
+        self.not_copied: list[str] = []
+        """Files of earlier generations that could not be copied: their objects may be gone, or have other bytes."""
         self._skip_changed = False
         self._failure: BaseException | None = None
         self._budget = Budget(MEMORY_BYTES)
         self._begun: dict[str, str] = {}
         self._there: set[str] = set()
+        self._left: dict[str, tuple[str, int]] = {}
+        """Key and size of the objects of abandoned generations, by the key that they would have in this one."""
+        self._links: dict[str, tuple[Wanted, str]] = {}
         self._pending: deque[_Pending] = deque()
         self._cargo = Cargo()
+        self._files = Files(root)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="upload")
 
-    def send(self, wanted: Iterable[Wanted], *, skip_changed: bool = False) -> Cargo:
-        """Send all files. Return once all are in the bucket and unchanged on disk.
+    def send(
+        self, wanted: Iterable[Wanted], *, ended: bool = False, skip_changed: bool = False, moment: bool = False
+    ) -> Cargo:
+        """Send all files as they were at the scan. Return once all are in the bucket.
 
         A file that cannot be read is recorded as skipped, after all others are sent.
 
-        ``skip_changed``: record a file that changes as skipped, too.
+        Args:
+            wanted: the files.
+            ended: the training has ended: a file that has changed after it was read is sent again. Before, what was read is as good.
+            skip_changed: record a file that changes as skipped, too.
+            moment: the files will be written anew soon: copy them first, if there is room.
 
         Raises:
-            ChangedError: a file differs from what the scan saw.
-            ConflictError: the generation's folder holds another object.
+            ChangedError: a file differs from what the scan saw, or is gone before it was read.
+            LeftoverError: the generation's folder holds an object of an earlier try that does not fit.
+            ConflictError: the generation's folder holds an object of another writer.
             PreemptedError: ``halted`` returned True.
             ClientError, BotoCoreError: a call to the bucket failed.
         """
         self._skip_changed = skip_changed
         listed = sorted(wanted, key=lambda one: one.optional)
         self._survey(listed)
+        others, twins = further_names(self._root, listed)
+        unsent = [one for one in others if one.entry.kind is Kind.FILE and one.earlier is None]
         try:
-            for one in self._copied(listed):
-                self._start(one)
-                while self._pending and self._pending[0].done:
-                    self._record(self._pending.popleft())
-            while self._pending:
-                self._record(self._pending.popleft())
+            if not ended:
+                self._files.hold(unsent, copied=moment)
+            self._send(others)
+            self._send(self._as_sent(twins))
         except PreemptedError as preempted:
             raise self._failure or preempted from None
         finally:
@@ -118,36 +140,90 @@ class Shipment:
             self._pool.shutdown(wait=True, cancel_futures=True)
             for pending in self._pending:
                 pending.closing.close()
-        self._check_still(listed)
+            self._files.close()
+        self._keep_links()
+        if ended and not skip_changed:
+            for one in listed:
+                if not one.optional:
+                    self._files.check_still(one)
         return self._cargo
+
+    def _send(self, listed: list[Wanted]) -> None:
+        for one in self._copied(listed):
+            self._start(one)
+            while self._pending and self._pending[0].done:
+                self._record(self._pending.popleft())
+        while self._pending:
+            self._record(self._pending.popleft())
+
+    def _as_sent(self, twins: list[tuple[Wanted, Wanted]]) -> list[Wanted]:
+        """Return further names of files that were sent, to be copied."""
+        sent = {file.path: file for file in self._cargo.files}
+        found = []
+        for one, first in twins:
+            file = sent.get(names.to_text(first.path))
+            same = Sent(file.size, file.mtime_ns, file.key, file.crc64nvme) if file else None
+            found.append(replace(one, earlier=same))
+        return found
 
     # -- before anything is sent ---------------------------------------------------------------------------
 
     def _survey(self, listed: list[Wanted]) -> None:
-        """List what an interrupted try left in the generation's folder. An object that is not planned is a conflict."""
+        """List what an interrupted try left in the generation's folder, and in those of abandoned generations."""
         planned = {names.to_key(self._folder, one.path) for one in listed}
         self._there = {key for key, _ in self._bucket.keys(self._folder)}
         if foreign := self._there - planned:
-            raise ConflictError(min(foreign))
+            raise LeftoverError(min(foreign))
         self._begun = self._bucket.uploads(self._folder)
+        for folder in self._leftovers:
+            for key, size in self._bucket.keys(folder):
+                self._left[self._folder + key.removeprefix(folder)] = key, size
+            for key, upload in self._bucket.uploads(folder).items():
+                self._bucket.abort(key, upload)
 
     def _copied(self, listed: list[Wanted]) -> Iterator[Wanted]:
-        """Copy inside the store the files of earlier generations. Yield the files that remain to be sent."""
+        """Copy inside the store the files that it has under other keys. Yield the files that remain to be sent."""
         copies: dict[str, Future[Stored | None]] = {}
         for one in listed:
             key = names.to_key(self._folder, one.path)
-            if one.earlier and one.entry.kind is Kind.FILE and key not in self._there and key not in self._begun:
+            if one.entry.kind is not Kind.FILE or key in self._there:
+                continue
+            if one.earlier:
                 copies[one.path] = self._task(one, 0, partial(self._copy, one.earlier, key))
+            elif self._left.get(key, ("", -1))[1] == one.entry.size and key not in self._begun:
+                copies[one.path] = self._task(one, 0, partial(self._copy_left, one, self._left[key][0], key))
         for one in listed:
             stored = copies[one.path].result() if one.path in copies else None
             if stored is None:
+                if one.path in copies and one.earlier:
+                    self.not_copied.append(one.path)
                 yield one
                 continue
-            self._tally.kept(stored.size)
             self._cargo.files.append(_entry(one, stored, names.to_key(self._folder, one.path)))
 
+    def _copying(self, size: int) -> None:
+        """Count bytes that were copied. A copy in many parts stops between two of them."""
+        self._tally.kept(size)
+        if size > 0:
+            self._go_on()
+
     def _copy(self, earlier: Sent, key: str) -> Stored | None:
-        return self._bucket.copy(earlier.key, key, earlier.size, earlier.crc)
+        stored = self._bucket.copy(earlier.key, key, earlier.size, earlier.crc, self._copying)
+        if stored is not None and (upload := self._begun.get(key)):
+            self._bucket.abort(key, upload)
+        return stored
+
+    def _copy_left(self, one: Wanted, source: str, key: str) -> Stored | None:
+        """Copy an object of an abandoned generation if it has the file's bytes."""
+        there = self._bucket.head(source)
+        try:
+            with self._files.opened(one, keep=True) as file:
+                crc = encode(crc_of_file(file, counted=self._tally.hashed))
+                self._files.check(one, file)
+        except (ChangedError, UnreadableError, OSError):
+            return None  # to send it fails alike, with words
+        same = there is not None and (there.size, there.crc) == (one.entry.size, crc)
+        return self._bucket.copy(source, key, one.entry.size, crc, self._copying) if same else None
 
     # -- one file --------------------------------------------------------------------------------------------
 
@@ -180,12 +256,12 @@ class Shipment:
 
         def finish() -> Stored:
             parts = [task.result() for task in tasks]
-            self._still(one, file)
+            self._files.check(one, file)
             return self._bucket.complete(key, upload, parts)
 
         self._pending.append(_Pending(one, tasks, finish, closing))
         try:
-            file = closing.enter_context(self._opened(one))
+            file = closing.enter_context(self._files.opened(one))
         except (ChangedError, UnreadableError) as failure:
             tasks.append(_failed(failure))
             return
@@ -193,7 +269,7 @@ class Shipment:
             length = min(step, size - offset)
 
             def part(number: int = number, offset: int = offset, length: int = length) -> Part:
-                data = _read(one, file, length, offset)
+                data = self._files.read(one, file, length, offset)
                 if len(data) != length:
                     raise ChangedError(one.path, "the file shrank during the read")
                 crc = crc64(data)
@@ -201,32 +277,33 @@ class Shipment:
                 if known and (known.size, known.crc) == (length, crc):
                     self._tally.kept(length, parts=1)
                     return known
-                sent = self._bucket.put_part(key, upload, number, data, crc)
-                self._tally.sent(length)
-                return sent
+                return self._bucket.put_part(key, upload, number, data, crc, self._tally.sent)
 
             tasks.append(self._task(one, length, part))
 
     def _put(self, one: Wanted, key: str) -> Stored:
-        with self._opened(one) as file:
-            data = _read(one, file, one.entry.size + 1, 0)
-            self._still(one, file)
-        stored = self._bucket.put(key, data)
-        self._tally.sent(len(data))
-        return stored
+        with self._files.opened(one) as file:
+            data = self._files.read(one, file, one.entry.size + 1, 0)
+            self._files.check(one, file)
+        return self._bucket.put(key, data, self._tally.sent)
 
     def _compare(self, one: Wanted, key: str) -> Stored:
         """Compare a file with the object that the generation already has for it."""
-        with self._opened(one) as file:
+        with self._files.opened(one) as file:
             try:
                 crc = encode(crc_of_file(file, counted=self._tally.hashed))
             except OSError as failure:
-                raise _unreadable(one, failure) from failure
-            self._still(one, file)
+                raise UnreadableError(one.path, failure.strerror or "cannot be read") from failure
+            self._files.check(one, file)
         size = one.entry.size
-        stored = self._bucket.same(key, size, crc, part_size(size) if size > PART_BYTES else 0)
+        try:
+            stored = self._bucket.same(key, size, crc, part_size(size) if size > PART_BYTES else 0)
+        except ConflictError as conflict:
+            raise LeftoverError(key) from conflict
         self._tally.kept(size)
         return stored
+
+    # -- links -------------------------------------------------------------------------------------------------
 
     def _link(self, one: Wanted) -> None:
         try:
@@ -234,39 +311,19 @@ class Shipment:
         except OSError as failure:
             self._skip(one, f"the link's target cannot be read: {failure.strerror}")
             return
-        self._cargo.files.append(
-            FileEntry(path=names.to_text(one.path), mtime_ns=one.entry.mtime_ns, link_target=names.to_text(target))
-        )
+        self._links[one.path] = one, target
 
-    # -- reading only what the scan saw ------------------------------------------------------------------------
-
-    @contextmanager
-    def _opened(self, one: Wanted) -> Iterator[int]:
-        with ExitStack() as opened:
-            try:
-                file = opened.enter_context(open_inside(self._root, one.path))
-            except OSError as failure:
-                raise _unreadable(one, failure) from failure
-            self._still(one, file)
-            yield file
-
-    def _still(self, one: Wanted, file: int) -> None:
-        if not _same(one.entry, os.fstat(file)):
-            raise ChangedError(one.path, "the file changed during the read")
-
-    def _check_still(self, listed: list[Wanted]) -> None:
-        """Check that no sent file has changed since the scan, so that all files are of one moment."""
-        if self._skip_changed:
-            return
-        for one in listed:
-            if one.optional:
+    def _keep_links(self) -> None:
+        """Record the links, and as skipped those that lead out of the path, here or in the empty folder of a restore."""
+        root, targets = Path(self._root), {path: target for path, (_, target) in self._links.items()}
+        out = leading_out(root, targets).keys() | leading_out(root, targets, in_place=False).keys()
+        for path, (one, target) in self._links.items():
+            if path in out:
+                self._skip(one, f"the link leads out of the checkpoint path: {names.to_text(target)[:LINK_SAID_MAX]}")
                 continue
-            try:
-                now = os.lstat(f"{self._root}/{one.path}")
-            except OSError as failure:
-                raise ChangedError(one.path, failure.strerror or "the file is gone") from failure
-            if not _same(one.entry, now):
-                raise ChangedError(one.path, "the file changed after the upload")
+            self._cargo.files.append(
+                FileEntry(path=names.to_text(path), mtime_ns=one.entry.mtime_ns, link_target=names.to_text(target))
+            )
 
     # -- tasks and their results -------------------------------------------------------------------------------
 
@@ -295,13 +352,13 @@ class Shipment:
             return True
         if isinstance(failure, ChangedError):
             return one.optional or self._skip_changed
-        return isinstance(failure, ConflictError) and one.optional
+        return isinstance(failure, ConflictError | LeftoverError) and one.optional
 
     def _record(self, pending: _Pending) -> None:
         one = pending.wanted
         try:
             stored = pending.finish()
-        except (ChangedError, ConflictError, UnreadableError) as failure:
+        except (ChangedError, ConflictError, LeftoverError, UnreadableError) as failure:
             if not self._forgiven(one, failure):
                 raise
             if isinstance(failure, UnreadableError) and not one.optional:
@@ -316,23 +373,6 @@ class Shipment:
     def _skip(self, one: Wanted, reason: str) -> None:
         regular = one.entry.kind is Kind.FILE
         self._cargo.skipped.append(Skipped(path=names.to_text(one.path), reason=reason, regular=regular))
-
-
-_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
-"""The file was removed or replaced, which is a change."""
-
-
-def _unreadable(one: Wanted, failure: OSError) -> ChangedError | UnreadableError:
-    """Return what a failure to open or to read a file means."""
-    why = failure.strerror or "cannot be read"
-    return ChangedError(one.path, why) if failure.errno in _GONE else UnreadableError(one.path, why)
-
-
-def _read(one: Wanted, file: int, length: int, offset: int) -> bytes:
-    try:
-        return os.pread(file, length, offset)
-    except OSError as failure:
-        raise _unreadable(one, failure) from failure
 
 
 def _failed(failure: Exception) -> Future[Any]:

@@ -18,7 +18,9 @@ from urllib3.exceptions import HTTPError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.checkpoints import bucket_owner, s3
+from trainingrun_operator.checkpoints.copies import PartCopies
 from trainingrun_operator.checkpoints.credentials import secret_session
+from trainingrun_operator.checkpoints.meter import Meter
 from trainingrun_operator.checkpoints.own_identity import own_session
 from trainingrun_operator.checkpoints.proof import is_full_object
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 20
 COPY_MAX_BYTES = 5 << 30
-"""CopyObject's size limit."""
+"""CopyObject's size limit. A larger object is copied in parts."""
 
 StoreError = (exceptions.ClientError, exceptions.BotoCoreError)
 """The errors that a call to the bucket raises. All of them are retried."""
@@ -189,6 +191,8 @@ class Bucket:
     def __init__(self, client: S3Client, name: str) -> None:
         self._s3 = client
         self._name = name
+        self._meter = Meter(client.meta.events)
+        self._copies = PartCopies(client, name)
 
     def keys(self, prefix: str, *, flat: bool = False) -> Iterator[tuple[str, int]]:
         """List keys and sizes below a prefix; ``flat``: without those in folders below it."""
@@ -253,8 +257,13 @@ class Bucket:
         crc = found.get("ChecksumCRC64NVME", "")
         return Stored(found["ContentLength"], crc, found.get("ETag", ""), found.get("VersionId"))
 
-    def put(self, key: str, body: bytes) -> Stored:
+    def put(self, key: str, body: bytes, counted: Callable[[int], None] | None = None) -> Stored:
         """Write an object once. If the key already holds the same bytes, an earlier response was lost: that is a success.
+
+        Args:
+            key: the object's key.
+            body: its bytes.
+            counted: called with the number of bytes as they are sent; see `Meter.counting`.
 
         Raises:
             ConflictError: the key holds other bytes.
@@ -263,7 +272,10 @@ class Bucket:
         """
         crc = encode(crc64(body))
         try:
-            done = self._s3.put_object(Bucket=self._name, Key=key, Body=body, ChecksumCRC64NVME=crc, IfNoneMatch="*")
+            with self._meter.counting(counted):
+                done = self._s3.put_object(
+                    Bucket=self._name, Key=key, Body=body, ChecksumCRC64NVME=crc, IfNoneMatch="*"
+                )
         except exceptions.ClientError as failure:
             if _is(failure, _EXISTS):
                 return self.same(key, len(body), crc)
@@ -306,19 +318,35 @@ class Bucket:
             raise NoChecksumsError(key)
         _check(key, crc, answered)
 
-    def copy(self, source: str, key: str, size: int, crc: str) -> Stored | None:
-        """Copy an object inside the store and verify the copy. Return None if either fails."""
-        if size > COPY_MAX_BYTES:
-            return None
+    def copy(
+        self, source: str, key: str, size: int, crc: str, counted: Callable[[int], None] = lambda _: None
+    ) -> Stored | None:
+        """Copy an object inside the store and verify the copy. Return None if either fails.
+
+        ``counted`` is called with the number of bytes as they are copied.
+        """
+        copied = 0
+
+        def noted(part: int) -> None:
+            nonlocal copied
+            copied += part
+            counted(part)
+
+        part_size = 0
         try:
-            self._s3.copy_object(
-                Bucket=self._name,
-                Key=key,
-                CopySource={"Bucket": self._name, "Key": source},
-                ChecksumAlgorithm="CRC64NVME",
-            )
-            return self.same(key, size, crc)
+            if size > COPY_MAX_BYTES:
+                part_size = self._copies.copy(source, key, size, crc, noted)
+            else:
+                self._s3.copy_object(
+                    Bucket=self._name,
+                    Key=key,
+                    CopySource={"Bucket": self._name, "Key": source},
+                    ChecksumAlgorithm="CRC64NVME",
+                )
+                noted(size)
+            return self.same(key, size, crc, part_size)
         except (*StoreError, ConflictError, NoChecksumsError):
+            counted(-copied)
             return None
 
     def uploads(self, prefix: str) -> dict[str, str]:
@@ -355,20 +383,29 @@ class Bucket:
                 raise
         return found
 
-    def put_part(self, key: str, upload: str, number: int, body: bytes, crc: int) -> Part:
-        """Send one part.
+    def put_part(  # the parts of the request
+        self,
+        key: str,
+        upload: str,
+        number: int,
+        body: bytes,
+        crc: int,
+        counted: Callable[[int], None] | None = None,
+    ) -> Part:
+        """Send one part. ``counted`` is called with the number of bytes as they are sent.
 
         Raises:
             CorruptedError: the store reports another checksum.
         """
-        done = self._s3.upload_part(
-            Bucket=self._name,
-            Key=key,
-            UploadId=upload,
-            PartNumber=number,
-            Body=body,
-            ChecksumCRC64NVME=encode(crc),
-        )
+        with self._meter.counting(counted):
+            done = self._s3.upload_part(
+                Bucket=self._name,
+                Key=key,
+                UploadId=upload,
+                PartNumber=number,
+                Body=body,
+                ChecksumCRC64NVME=encode(crc),
+            )
         _check(f"{key} part {number}", encode(crc), done.get("ChecksumCRC64NVME"))
         return Part(number, len(body), crc, done["ETag"])
 

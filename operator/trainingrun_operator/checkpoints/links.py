@@ -20,7 +20,12 @@ ROUNDS_MAX: Final = 16
 
 
 def leading_out(
-    root: Path, links: Mapping[str, str], files: Collection[str], aside: Collection[str] = ()
+    root: Path,
+    links: Mapping[str, str],
+    files: Collection[str] = (),
+    aside: Collection[str] = (),
+    *,
+    in_place: bool = True,
 ) -> dict[str, str]:
     """Return the links that must not be made, each with the reason. Without them, every link stays below the root, however it is followed.
 
@@ -29,12 +34,13 @@ def leading_out(
         links: target by path, as file names. Each replaces what is on disk.
         files: the manifest's other paths.
         aside: paths on disk that are renamed before the links are made.
+        in_place: follow the links on disk. Without it: as in an empty folder.
     """
     taken = {*files, *folders_of((*links, *files))}
     refused = {path: why for path, target in links.items() if (why := _unfit(path, target, taken))}
     for _ in range(ROUNDS_MAX):
         left = {path: target for path, target in links.items() if path not in refused}
-        found = {path: _out(left[path]) for path in left if not _stays(root, path, left, aside)}
+        found = {path: _out(left[path]) for path in left if not _stays(root, path, left, aside, in_place=in_place)}
         if not found:
             return refused
         # Without these, another link that leads through one of them may lead elsewhere.
@@ -62,7 +68,7 @@ def folders_of(paths: Iterable[str]) -> Iterator[str]:
         yield from ("/".join(parts[:at]) for at in range(1, len(parts)))
 
 
-def _stays(root: Path, path: str, links: Mapping[str, str], aside: Collection[str]) -> bool:
+def _stays(root: Path, path: str, links: Mapping[str, str], aside: Collection[str], *, in_place: bool) -> bool:
     """Resolve a path as the kernel will, with the links of the manifest and those that stay on disk. A loop leads nowhere."""
     here: list[str] = []
     coming = path.split("/")[::-1]
@@ -77,7 +83,8 @@ def _stays(root: Path, path: str, links: Mapping[str, str], aside: Collection[st
             here.pop()
             continue
         here.append(part)
-        if (target := _target(root, here, links, aside)) is None:
+        target = _target(root, here, links, aside) if in_place else links.get("/".join(here))
+        if target is None:
             continue
         followed += 1
         if followed > FOLLOWED_MAX:

@@ -177,7 +177,8 @@ def test_a_file_that_cannot_be_read_is_reported_and_not_committed_around(make_po
     pod.annotate(save=ENDED)
     report = pod.reports(lambda report: report.error and report.upload_failures > 2)
     assert report.error.code == "Unreadable"
-    assert report.error.message.startswith(f"{pod.volume}/{path}: Permission denied")
+    assert report.error.message.startswith(f"{pod.volume}/{path}: Permission denied; ")
+    assert "spec.checkpoint.exclude" in report.error.message
     assert not store.commits()
     sent = proxy.count(lambda one: one.method == "PUT")
     time.sleep(1.5)
@@ -201,7 +202,7 @@ def test_a_temporary_folder_that_cannot_be_read_counts_like_a_file_once_the_trai
     pod.annotate(save=ENDED)
     report = pod.reports(lambda report: report.error)
     assert report.error.code == "Unreadable"
-    assert report.error.message == f"{pod.volume / 'tmp-1'}: Permission denied"
+    assert report.error.message.startswith(f"{pod.volume / 'tmp-1'}: Permission denied; ")
     (pod.volume / "tmp-1").chmod(0o755)
     assert store.content(final(store)) == files
 
@@ -286,7 +287,13 @@ def test_a_store_that_loses_checksums_later_gets_no_commit(make_pod, store, prox
     pod.reports(lambda report: report.incarnation)
     proxy.headers = without_checksums
     hf_checkpoint(pod.volume, 100)
-    assert pod.reports(lambda report: report.error).error.code == "NoChecksums"
+    first = pod.reports(lambda report: report.error)
+    assert first.error.code == "NoChecksums"
+    sent = proxy.count(lambda one: one.method == "PUT")
+    pod.reports(lambda report: report.upload_failures >= first.upload_failures + 3)
+    assert proxy.count(lambda one: one.method == "PUT") == sent, (
+        "It is asked whether that has changed; nothing is sent."
+    )
     assert not store.commits()
 
 

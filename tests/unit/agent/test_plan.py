@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from trainingrun_operator.agent import plan
@@ -206,3 +208,84 @@ def test_logs_alone_are_shipped_but_are_no_checkpoint():
     assert job
     assert job.checkpoint is None
     assert [one.path for one in job.files] == ["train.log"]
+
+
+# -- beside a checkpoint ------------------------------------------------------------------------------------------
+
+
+def job_of(volume, bucket, wish, since_ns) -> plan.Job:
+    job = plan.next_job(volume, bucket, wish, since_ns)
+    assert job is not None
+    return job
+
+
+def pointing(volume: View, **texts: str) -> View:
+    return replace(volume, texts=texts)
+
+
+@pytest.mark.parametrize(
+    ("volume", "bucket", "files"),
+    [
+        pytest.param(
+            pointing(view(1, 2, rest=("latest",)), latest="step_2"),
+            Bucket("step_2/w", about="step_2"),
+            ["latest", "step_2/w"],
+            id="it has moved to the newest",
+        ),
+        pytest.param(
+            pointing(view(1, 2, rest=("latest",)), latest="step_2"),
+            Bucket("step_2/w", "latest"),
+            None,
+            id="it has not moved",
+        ),
+        pytest.param(
+            pointing(view(1, 2, rest=("latest",)), latest="step_1"), Bucket("step_2/w"), None, id="it names another one"
+        ),
+        pytest.param(
+            pointing(view(1, 2, half=(3,), rest=("latest",)), latest="step_3"),
+            Bucket("step_2/w"),
+            None,
+            id="it names one that is not complete",
+        ),
+        pytest.param(pointing(view(1, 2), latest="step_2"), Bucket("step_2/w"), None, id="it is gone"),
+    ],
+)
+def test_a_pointer_brings_a_generation_of_its_own_only_when_it_moves_to_the_newest(volume, bucket, files):
+    job = plan.next_job(volume, bucket, Wish(), 0)
+    assert (None if job is None else sorted(one.path for one in job.files)) == files
+    if job:
+        assert job.again is None, "The earlier manifest has the pointer's earlier content."
+        assert [one.path for one in job.files if one.earlier] == ["step_2/w"], "The checkpoint is not sent again."
+
+
+def test_small_files_beside_a_checkpoint_that_the_bucket_has_are_not_sent_again():
+    volume = view(1, rest=("config.json", "new.json"))
+    job = job_of(volume, Bucket("config.json"), Wish(), 0)
+    assert {one.path: bool(one.earlier) for one in job.files if one.optional} == {
+        "config.json": True,
+        "new.json": False,
+    }
+    afresh = job_of(volume, Bucket("config.json"), SAVE._replace(afresh=True), 0)
+    assert not any(one.earlier for one in afresh.files)
+
+
+def test_what_is_not_the_trainings_is_named_in_the_last_manifest_and_holds_nothing():
+    volume = view(1)
+    volume = replace(volume, scan=replace(volume.scan, left_out={"lost+found": "a folder of the file system"}))
+    job = job_of(volume, Bucket(), FINAL, 0)
+    assert [(one.path, one.regular) for one in job.skipped] == [("lost+found", False)]
+    again = job_of(volume, Bucket("step_1/w", about="step_1"), FINAL, 0)
+    assert again.again == REF, "It is no reason for another manifest."
+
+
+def test_a_folder_that_cannot_be_read_keeps_no_other_checkpoint_from_being_shipped():
+    volume = view(1, unread=("private", "Permission denied"))
+    assert [one.path for one in job_of(volume, Bucket(), Wish(), 0).files] == ["step_1/w"]
+    (skipped,) = job_of(volume, Bucket(), FINAL, 0).skipped
+    assert (skipped.path, skipped.regular) == ("private", True)
+
+
+def test_a_job_says_that_its_checkpoint_is_whole_only_now():
+    volume = replace(view(1, 2), moments=frozenset({"step_2"}))
+    assert job_of(volume, Bucket(), Wish(), 0).moment
+    assert not job_of(replace(volume, moments=frozenset({"step_1"})), Bucket(), Wish(), 0).moment

@@ -39,6 +39,8 @@ class Verdict(NamedTuple):
 
     complete: bool
     evidence: str
+    waits: bool = False
+    """Nothing is missing: the unit has not been quiet for long enough."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,9 @@ def judge(unit: Unit, probes: Mapping[str, Probe], about: Circumstances) -> Verd
         return Verdict(complete=True, evidence=evidence)
     pending = f"{unit.evidence.pending}; " if unit.evidence.pending else ""
     return Verdict(
-        complete=False, evidence=f"{pending}changed {about.quiet:.1f} s ago, needs {about.settle:g} s of quiet"
+        complete=False,
+        evidence=f"{pending}changed {about.quiet:.1f} s ago, needs {about.settle:g} s of quiet",
+        waits=not unit.evidence.pending,
     )
 
 

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 
 from trainingrun_operator.agent.stop import own_files
 from trainingrun_operator.agent.volume import detect, formats, saved, units
-from trainingrun_operator.agent.volume.layouts.pointers import POINTERS, TEXT_MAX_BYTES
-from trainingrun_operator.agent.volume.scan import Entry, Filter, Kind, Scan, scan
+from trainingrun_operator.agent.volume.layouts.pointers import TEXT_MAX_BYTES
+from trainingrun_operator.agent.volume.pauses import Pauses
+from trainingrun_operator.agent.volume.pointers import Pointers
+from trainingrun_operator.agent.volume.scan import UNREADABLE_ADVICE, Entry, Filter, Kind, Scan, scan
 from trainingrun_operator.agent.volume.units import Split
+from trainingrun_operator.checkpoints.documents import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,8 +43,12 @@ class View:
     changed_at: float | None = None
     """`time.monotonic` of the last change; None if the volume has never held a file."""
     error: str = ""
-    pointers: frozenset[str] = frozenset()
-    """Pointer files beside the units that can be read."""
+    moments: frozenset[str] = frozenset()
+    """Names of the units that are whole only now: their files are written anew more often than the quiet time."""
+    changing: str = ""
+    """A file that is written anew so often that nothing can be saved; empty: none."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """What the small files and links of ``rest`` say, by path."""
 
 
 @contextmanager
@@ -67,6 +74,13 @@ def open_inside(root: str, path: str) -> Iterator[int]:
         os.close(file)
 
 
+def unreadable_in(unit: Unit, found: Scan) -> str | None:
+    """Return a folder or file of a unit that this process may not read."""
+    whole = unit.dir == WHOLE and unit.number is None
+    inside = (path for path in found.unreadable if whole or path in unit.files or path.startswith(f"{unit.dir}/"))
+    return next(inside, None)
+
+
 class Watcher:
     """Looks at the volume. Keeps between looks since when each unit is unchanged, and the probe of each file."""
 
@@ -84,6 +98,8 @@ class Watcher:
         self._entries: Mapping[str, Entry] | None = None
         self._changed_at: float | None = None
         self._lock = threading.Lock()
+        self._pauses = Pauses(self._settle)
+        self._pointers = Pointers(self._root, self._settle, open_inside)
 
     def look(self, *, ended: bool = False) -> View:
         """Look once. ``ended``: no training process is left to write."""
@@ -98,6 +114,7 @@ class Watcher:
             self._quiet = {name: self._quiet[name] for name in quiet}
             compared, temporary = detect.compared(split.numbered), _temporary_in(candidates, found)
             seen = []
+            moments = set()
             for unit in candidates:
                 lacking, precedent = compared.get(unit.name, ("", False))
                 about = detect.Circumstances(
@@ -110,11 +127,31 @@ class Watcher:
                     precedent=precedent,
                 )
                 verdict = detect.judge(unit, probes, about)
+                if verdict.waits and (moment := self._pauses.moment(unit, probes, found.at)):
+                    verdict = moment
+                    moments.add(unit.name)
+                if verdict.complete and (path := unreadable_in(unit, found)):
+                    verdict = detect.Verdict(complete=False, evidence=f"{path} cannot be read")
                 seen.append(detect.Seen(unit, verdict, quiet[unit.name]))
             self._entries = found.entries
             rest = split.rest if split.numbered else None
-            pointers = frozenset(path for path in POINTERS if rest and path in rest.files and self._text(path))
-            return View(found, tuple(seen), rest, self._changed_at, found.error or unreadable, pointers)
+            self._pauses.keep({one.unit.name for one in seen if not one.complete} | moments)
+            changing = "" if any(one.complete for one in seen) else self._pauses.never_quiet(found.at)
+            return View(
+                found,
+                tuple(seen),
+                rest,
+                self._changed_at,
+                found.error or self._unreadable(found) or unreadable,
+                frozenset(moments),
+                changing,
+                self._pointers.look(rest, found.at),
+            )
+
+    def _unreadable(self, found: Scan) -> str:
+        """Return the first file or folder that this process may not read, and what to do."""
+        path, why = next(iter(found.unreadable.items()), ("", ""))
+        return f"{self._root}/{path}: {why}; {UNREADABLE_ADVICE}" if path else ""
 
     def _split(self, found: Scan, words: Mapping[str, Word]) -> Split:
         """Split the files. A word of the training stands as long as the files are those of the look that read it first."""

@@ -137,3 +137,142 @@ def test_reports_of_earlier_agents_are_understood():
     assert counts(old) == (0, None, 0)
     new = report(None).model_dump_json(by_alias=True)
     assert AgentReport.model_validate_json(new, by_alias=True, by_name=False) == report(None)
+
+
+# -- what is not entered, and what is not the training's ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "folder", "enters"),
+    [
+        (["**"], ["cache"], "cache", False),
+        (["**"], ["cache/"], "cache", False),
+        (["**"], ["cache/**"], "cache", False),
+        (["**"], ["cache/*"], "cache", False),
+        (["**"], ["cache/**/*"], "cache", False),
+        (["**"], ["**/cache/**"], "a/b/cache", False),
+        (["**"], ["cache"], "a/cache", False),
+        (["**"], ["cache/**"], "a/cache", True),
+        (["**"], ["cache/*.bin"], "cache", True),
+        (["**"], ["*.log"], "logs", True),
+        (["**"], ["a/b"], "a", True),
+        (["**"], ["a/b"], "a/b/c", False),
+        (["**"], ["lost+found"], "lost+found", False),
+        (["checkpoint-*/**"], [], "checkpoint-100", True),
+        (["checkpoint-*/**"], [], "checkpoint-100/deep/er", True),
+        (["checkpoint-*/**"], [], "data", False),
+        (["checkpoint-*/**"], ["checkpoint-1"], "checkpoint-1", False),
+        (["a/b/*.pt"], [], "a", True),
+        (["a/b/*.pt"], [], "a/b", True),
+        (["a/b/*.pt"], [], "a/c", False),
+        (["a/b/*.pt"], [], "a/b/c", False),
+        (["a/**/w.pt"], [], "a/b/c", True),
+        (["a/**/w.pt"], [], "b", False),
+        (["**/w.pt"], [], "anything", True),
+        (["*.pt"], [], "anything", True),
+        (["checkpoint-100"], [], "checkpoint-100", True),
+        (["[ab]/w.pt"], [], "a", True),
+        (["x/[!a]/w.pt"], [], "x/b", True),
+        (["x/[!a]/w.pt"], [], "y", False),
+        (["weights/last.pt", "configs/*"], [], "configs", True),
+        (["weights/last.pt", "configs/*"], [], "data", False),
+        ([], [], "anything", True),
+    ],
+)
+def test_a_folder_is_entered_only_if_something_in_it_may_be_selected(include, exclude, folder, enters):
+    assert Filter(include, exclude).enters(folder) is enters
+
+
+@pytest.mark.parametrize(("include", "exclude"), [(("**",), ("data",)), (("**",), ("data/**",)), (("step_*/**",), ())])
+def test_an_excluded_folder_need_not_be_readable_and_its_files_do_not_count(tmp_path, include, exclude):
+    write(tmp_path, "step_1/w", *(f"data/{number}" for number in range(9)))
+    (tmp_path / "data").chmod(0)
+    with rights.of_a_user():
+        found = scan(str(tmp_path), Filter(include, exclude), limit=2)
+    (tmp_path / "data").chmod(0o755)
+    assert set(found.entries) == {"step_1/w"}
+    assert (found.too_many, found.known, dict(found.unreadable)) == (False, True, {})
+    assert not scan(str(tmp_path), Filter(include, exclude), limit=2).too_many
+
+
+def test_excluded_files_of_a_folder_do_not_count(tmp_path):
+    write(tmp_path, "w.pt", *(f"{number}.log" for number in range(9)))
+    found = scan(str(tmp_path), Filter(exclude=("*.log",)), limit=1)
+    assert (set(found.entries), found.too_many) == ({"w.pt"}, False)
+
+
+@pytest.mark.parametrize("folder", ["lost+found", ".snapshot", ".snapshots", "~snapshot", ".zfs", "deep/lost+found"])
+@pytest.mark.parametrize("mode", [0o700, 0])
+def test_a_folder_of_the_file_system_is_left_out_and_named(tmp_path, folder, mode):
+    write(tmp_path, "step_1/w", f"{folder}/hourly/step_1/w")
+    (tmp_path / folder).chmod(mode)
+    with rights.of_a_user():
+        found = scan(str(tmp_path), Filter())
+    (tmp_path / folder).chmod(0o755)
+    assert (set(found.everything), found.known) == ({"step_1/w"}, True)
+    assert dict(found.left_out) == {folder: "a folder of the file system"}
+
+
+@pytest.mark.parametrize("name", [".nfs00000000000a1b2c0000001f", ".fuse_hidden0000000a00000001", ".smbdelete00A1"])
+def test_what_a_file_system_keeps_of_a_removed_file_is_left_out_and_named(tmp_path, name):
+    write(tmp_path, f"step_1/{name}", "step_1/w")
+    found = scan(str(tmp_path), Filter())
+    assert set(found.everything) == {"step_1/w"}
+    assert set(found.left_out) == {f"step_1/{name}"}
+
+
+@pytest.mark.parametrize("name", ["lost+found", ".snapshot", ".nfs", ".nfs-config.json", "snapshot/w", "x.nfs00000000000a1b2c", ".fuse_hidden.txt"])  # fmt: skip
+def test_names_that_only_look_alike_are_the_trainings(tmp_path, name):
+    write(tmp_path, name)
+    assert set(scan(str(tmp_path), Filter()).entries) == {name}
+
+
+@pytest.mark.parametrize("path", ["core.123", "private/x", "deep/private/x"])
+def test_what_cannot_be_read_beside_a_checkpoint_is_said_and_blocks_nothing_while_it_trains(tmp_path, path):
+    write(tmp_path, "step_1/w", path)
+    sealed = path.rpartition("/")[0] or path
+    (tmp_path / sealed).chmod(0)
+    with rights.of_a_user():
+        view = watcher(tmp_path, quiet_seconds=0).look()
+    (tmp_path / sealed).chmod(0o755)
+    assert [one.unit.name for one in view.seen if one.complete] == ["step_1"]
+    assert view.scan.error == ""
+    assert view.error.startswith(f"{tmp_path}/{sealed}: Permission denied; ")
+    assert "spec.checkpoint.exclude" in view.error
+
+
+@pytest.mark.parametrize("path", ["step_1/optimizer/shard", "step_1/secret"])
+def test_a_checkpoint_that_cannot_be_read_whole_is_not_complete(tmp_path, path):
+    write(tmp_path, "step_1/w", path)
+    sealed = "step_1/optimizer" if "optimizer" in path else path
+    (tmp_path / sealed).chmod(0)
+    with rights.of_a_user():
+        view = watcher(tmp_path, quiet_seconds=0).look()
+    (tmp_path / sealed).chmod(0o755)
+    (one,) = view.seen
+    assert not one.complete
+    assert "cannot be read" in one.verdict.evidence
+
+
+def test_a_tree_that_cannot_be_read_whole_is_not_complete(tmp_path):
+    write(tmp_path, "model.dat", "optimizer/shard")
+    (tmp_path / "optimizer").chmod(0)
+    with rights.of_a_user():
+        view = watcher(tmp_path, quiet_seconds=0).look()
+    (tmp_path / "optimizer").chmod(0o755)
+    (one,) = view.seen
+    assert (one.complete, one.verdict.evidence) == (False, "optimizer cannot be read")
+
+
+def test_every_mode_of_a_file_is_judged_as_the_kernel_does(tmp_path):
+    write(tmp_path, "w")
+    for mode in range(0o1000):
+        (tmp_path / "w").chmod(mode)
+        with rights.of_a_user():
+            said = "w" in scan(str(tmp_path), Filter()).unreadable
+            try:
+                (tmp_path / "w").read_bytes()
+                readable = True
+            except PermissionError:
+                readable = False
+        assert said is not readable, oct(mode)
