@@ -57,7 +57,10 @@ def view(
     beside = units.Unit(".", ".", others) if others else None
     unfinished = {path: Entry(1, 1, 1, 0o644) for path in temporary}
     return View(
-        Scan(entries, unfinished, error=error, unread=unread), tuple(seen), beside, pointers=frozenset(pointers)
+        Scan(entries, unfinished, error=error, unread=unread),
+        tuple(seen),
+        beside,
+        texts=dict.fromkeys(pointers, "step_1"),
     )
 
 

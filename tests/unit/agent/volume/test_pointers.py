@@ -7,7 +7,8 @@ import pytest
 from trainingrun_operator.agent.volume.look import open_inside
 from trainingrun_operator.agent.volume.pointers import POINTER_MAX_BYTES, Pointers, names_unit
 from trainingrun_operator.agent.volume.scan import Entry, Filter, scan
-from trainingrun_operator.agent.volume.units import WHOLE, Number, Unit
+from trainingrun_operator.agent.volume.units import Number, Unit
+from trainingrun_operator.checkpoints.documents import WHOLE
 
 FILE = Unit("model_0009999.pth", "model_0009999.pth", {"model_0009999.pth": Entry(1, 1, 1, 0o644)}, Number(9999, 9999))
 FOLDER = Unit(
