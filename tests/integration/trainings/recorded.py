@@ -21,6 +21,7 @@ _IN_ITS_POD: Final = """set -eu
 ip link set lo up
 mount -t proc proc "$ROOT/proc"
 mount --rbind /dev "$ROOT/dev"
+[ -c "$ROOT/dev/fuse" ] || mknod "$ROOT/dev/fuse" c 10 229  # containers come without it
 mount -t tmpfs -o mode=1777 tmpfs "$ROOT/tmp"
 mkdir "$ROOT/tmp/backing"
 mount --bind "$WRITERS" "$ROOT/training"
