@@ -79,7 +79,9 @@ def older(commits: Sequence[Kept], proven: Sequence[str], keep_last: int) -> tup
     if len(counted) < keep_last:
         return ()
     first_kept = min(*counted.values(), last.order)
-    furthest = max((one for one in commits if one.complete), key=lambda one: (not one.inherited, one.advance, one.order))
+    furthest = max(
+        (one for one in commits if one.complete), key=lambda one: (not one.inherited, one.advance, one.order)
+    )
     stay = {furthest.key, *proven}
     return tuple(one for one in reversed(newest_first) if one.order < first_kept and one.key not in stay)
 
