@@ -188,7 +188,16 @@ def _of_run(run: Run, other: Run | None) -> Origin | Problem:
 
 
 def _granting(run: Run, origin: Origin, listed: tuple[Destination, ...]) -> list[Destination]:
-    """Return the items of the list that let a run start from another."""
+    """Return the items of the list that let a run start from another.
+
+    Of a run without a Secret, the operator reads the other run's checkpoints with its own identity: only where the list lets it.
+    """
+    own_identity = not run.spec.checkpoint.s3.credentials_secret_name
+    return [each for each in _covering(run, origin, listed) if each.operator_proves or not own_identity]
+
+
+def _covering(run: Run, origin: Origin, listed: tuple[Destination, ...]) -> list[Destination]:
+    """Return the items of the list that hold the other run's checkpoints and are open to this run, whatever its credentials."""
     address, valid = address_of(origin.endpoint_url)
     opened = [each for each in listed or (AWS,) if each.opens(run.namespace, origin.namespace)]
     return [each for each in opened if valid and each.covers(address, origin.layout)]
@@ -205,6 +214,13 @@ def _refusal(run: Run, origin: Origin, wanted: RestoreFrom, listed: tuple[Destin
     opened = [each for each in listed or (AWS,) if each.opens(run.namespace, origin.namespace)]
     if not opened:
         return _not_granted(run, origin.namespace, written)
+    if _covering(run, origin, listed):
+        return Problem(
+            NOT_ALLOWED,
+            f"{written}, and this run names no Secret: allowedDestinations does not let the operator read there with its own identity. No request was"
+            " made. Name a Secret in spec.checkpoint.s3.credentialsSecretName, or ask the operator's administrator to set identity: operator for this"
+            " destination.",
+        )
     words = "; ".join(each.words for each in opened[:SHOWN])
     more = f" and {len(opened) - SHOWN} more" if len(opened) > SHOWN else ""
     return Problem(

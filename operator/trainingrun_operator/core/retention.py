@@ -32,6 +32,8 @@ class Kept:
     """Step and epoch, -1 if not known: a restore prefers the furthest, though a later attempt may have saved less."""
     manifests: frozenset[str]
     """Keys of its ranks' manifests."""
+    inherited: bool = False
+    """An earlier run had left the checkpoint in the volume: a restore prefers every one that this run wrote."""
 
     @classmethod
     def of(cls, key: str, commit: Commit) -> Kept:
@@ -44,6 +46,7 @@ class Kept:
             complete=found is not None and found.complete and commit.total_files > 0,
             advance=(known[0], known[1]),
             manifests=frozenset(entry.key for entry in commit.ranks),
+            inherited=found is not None and found.inherited,
         )
 
 
@@ -76,7 +79,9 @@ def older(commits: Sequence[Kept], proven: Sequence[str], keep_last: int) -> tup
     if len(counted) < keep_last:
         return ()
     first_kept = min(*counted.values(), last.order)
-    furthest = max((one for one in commits if one.complete), key=lambda one: (one.advance, one.order))
+    furthest = max(
+        (one for one in commits if one.complete), key=lambda one: (not one.inherited, one.advance, one.order)
+    )
     stay = {furthest.key, *proven}
     return tuple(one for one in reversed(newest_first) if one.order < first_kept and one.key not in stay)
 

@@ -128,6 +128,39 @@ def test_a_run_that_cannot_be_started_from_is_named_with_the_reason(other, liste
     assert problem.permanent is permanent
 
 
+PROVES = {"bucket": "bucket", "prefix": "runs", "identity": "operator"}
+
+
+def without_secret(**restore_from):
+    return make_run(spec={"checkpoint": checkpoint_spec(s3={"credentialsSecretName": ""}, restoreFrom=restore_from)})
+
+
+@pytest.mark.parametrize(
+    ("run", "listed", "other"),
+    [
+        pytest.param(without_secret(uri=folder(bucket="foreign")), [PROVES, {}], None, id="a bucket that an item allows only with a Secret"),
+        pytest.param(without_secret(uri=folder(prefix="other")), [PROVES, {"bucket": "bucket"}], None, id="a prefix that an item allows only with a Secret"),
+        pytest.param(without_secret(run="bert-1"), [PROVES, {"endpoint": MINIO}], another(s3={"endpointURL": MINIO, "credentialsSecretName": "x"}), id="the other run's own server"),
+        pytest.param(without_secret(run="bert-1"), [PROVES, {"endpoint": "https://*.storage.svc:*"}], another(s3={"endpointURL": MINIO, "credentialsSecretName": "x"}), id="a server whose name a tenant may own"),
+        pytest.param(without_secret(uri=folder("vision-a")), [PROVES, GRANT], None, id="a namespace that an item grants only with a Secret"),
+    ],
+)  # fmt: skip
+def test_without_a_secret_the_operator_reads_another_run_only_where_the_list_lets_its_identity(run, listed, other):
+    problem = found(run, *listed, other=other)
+    assert isinstance(problem, Problem)
+    assert problem.reason == "RestoreNotAllowed"
+    assert "with its own identity. No request was made" in problem.message
+    with_secret = make_run(spec={"checkpoint": checkpoint_spec(restoreFrom=run.spec.checkpoint.restore_from.dump())})
+    assert isinstance(found(with_secret, *listed, other=other), Origin)
+
+
+def test_without_a_secret_the_owner_is_that_of_the_item_that_lets_the_operators_identity():
+    listed = [{"expectedBucketOwner": "111111111111"}, PROVES | {"expectedBucketOwner": "222222222222"}]
+    origin = found(without_secret(run="bert-1"), *listed, other=another())
+    assert isinstance(origin, Origin)
+    assert origin.expected_bucket_owner == "222222222222"
+
+
 def test_acceptance_refuses_it_with_the_same_words():
     run = wanting(run="bert-1", namespace="vision-a")
     problem = acceptance.complaint(run, (), Defaults())
