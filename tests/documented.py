@@ -58,6 +58,8 @@ ELSEWHERE: Final = {
     "kubectl trainingrun stop digits": "likewise",
     "kubectl trainingrun plot": "likewise",
     "kubectl trainingrun checkpoints": "likewise",
+    "kubectl trainingrun explain s3": "tests/integration/edge/test_story.py does, on a real S3 server",
+    "kubectl trainingrun inspect": "tests/unit/cli/test_inspect.py does, on folders as writers leave them",
     "helm test": "tests/e2e/test_release.py does",
     "kubectl apply --server-side -f manifests/install.yaml": "over Helm's installation it would meet Helm's fields; `make verify` holds that it is the chart",
     "kubectl create token": "it knows no dry run; tests/e2e/tenant.py asks the API server for the same",

@@ -63,7 +63,7 @@ def test_what_a_dead_pod_has_left_in_a_claim_is_saved_by_a_job(space, s3_proxy, 
     pod = run.wait_training()
     run.wait_commits()
     s3_proxy.cut()
-    before = run.status().get("progress", {}).get("step") or 0
+    before = run.status.get("progress", {}).get("step") or 0
     run.wait_step(before + 20)
     run.merge({"spec": {"stop": True}})
     run.wait(lambda s: s.get("termination", {}).get("phase") == "Draining", "waiting for the training to exit")

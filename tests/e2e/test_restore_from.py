@@ -21,6 +21,7 @@ def test_a_run_starts_from_the_checkpoint_of_another(space):
     assert "may not start from checkpoints of namespace default" in refused["message"]
 
     second = space.run("second", *LONGER, checkpoint={"restoreFrom": {"run": "first"}})
+    second.wait_training()
     second.log.wait(f"resumed from checkpoint-{proven['step']} at step {proven['step']}")
     status = second.wait_finished()
     restored = status["restored"]

@@ -12,11 +12,12 @@ from trainingrun_operator.api.curve import Curve
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-SHORT = ("--epochs", "1", "--batch", "72", "--step-seconds", "0.1", "--save-every", "10")
+READ = ("--epochs", "2", "--batch", "72", "--step-seconds", "0.4", "--save-every", "10")
+"""Long enough for some readings: a curve needs them."""
 
 
 def test_the_story_of_a_run_is_beside_its_commits_once_it_has_ended(space):
-    run = space.run("told", *SHORT)
+    run = space.run("told", *READ)
     status = run.wait_finished()
     keys = {run.layout.story, run.layout.curve, run.layout.log}
 

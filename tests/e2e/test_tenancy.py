@@ -203,7 +203,7 @@ FORBIDDEN = {
     ),
     "makes a pod that passes for the run's": (
         forged_pod,
-        "is for pods of a TrainingRun, which only the Job of that run makes: leave it out, {user}.",
+        "is for pods of a TrainingRun, which only the Jobs of that run make: leave it out, {user}.",
     ),
     "makes a Job that passes for the run's": (forged_job, JOB_LABELS),
     "makes a Job whose pods pass for the run's": (job_of_forged_pods, JOB_LABELS),

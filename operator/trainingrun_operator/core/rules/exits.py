@@ -157,7 +157,7 @@ def _stuck(seen: Observed) -> Finding | None:
         f" step {row.step}."
     )
     return _failed(
-        "NoStepForward", message, (*_evidence(pod), Evidence(what="step", value=str(row.step), step=row.step))
+        same_step.NO_STEP_FORWARD, message, (*_evidence(pod), Evidence(what="step", value=str(row.step), step=row.step))
     )
 
 

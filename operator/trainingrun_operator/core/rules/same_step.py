@@ -5,7 +5,7 @@ A crash of which no step was read neither counts nor ends the row: if that attem
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.status import CrashRow
 from trainingrun_operator.core.track import resumed
@@ -16,13 +16,19 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.track import Track
 
 
+NO_STEP_FORWARD: Final = "NoStepForward"
+"""Reason of the stop that the count has led to."""
+
+
 def row(seen: Observed) -> CrashRow | None:
     """Return ``status.crashes``, with the present crash; None: no crash has been counted."""
     before = seen.run.status.crashes
     newest = [rank.pod for rank in seen.ranks if rank.pod is not None]
     crashed = next((pod for pod in newest if pod.result), None)
     counted = before is not None and any(pod.uid == before.pod_uid for pod in newest)
-    if crashed is None or counted or seen.run.status.termination is not None:
+    stop = seen.run.status.termination
+    # After a stop nothing more is counted; but the crash that has led to it is.
+    if crashed is None or counted or (stop is not None and stop.reason != NO_STEP_FORWARD):
         return before
     return _with(before, crashed, track_of_attempt(seen))
 
