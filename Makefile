@@ -118,7 +118,8 @@ e2e: $(READY)  ## Tests on the running cluster, with the installed operator
 	@[ -n "$(PYTEST_ARGS)" ] || { echo "e2e: what the API server wrote down of the operator"; $(PYTEST) -m audit --durations=0 $(JUNIT)/audit.xml; }
 
 exhaustive: CLUSTER_ROWS := cluster
-exhaustive: cluster image install e2e  ## The tests on the kind cluster, with every effect of a stop: before an issue that touches effects is resolved
+exhaustive: cluster image install e2e  ## The tests on the kind cluster, with every effect of a stop, and every fault between agent and store: before an issue that touches them is resolved
+	@$(PYTEST) -m "exhaustive and not cluster" -n $(WORKERS) $(JUNIT)/exhaustive.xml
 	@for each in build/outputs/effects-of-a-{stop,release}.txt; do cat "$$each"; done
 	@echo "exhaustive: all passed"
 
@@ -126,7 +127,7 @@ exhaustive: cluster image install e2e  ## The tests on the kind cluster, with ev
 unit: $(READY)
 	@tools/debian $(UNIT_PACKAGES)
 	@echo "unit: tests without a cluster"
-	@$(PYTEST) -m "not cluster and not audit and not trainings and not bare" -n $(WORKERS) --cov --cov-report= $(JUNIT)/unit.xml $(PYTEST_ARGS)
+	@$(PYTEST) -m "not cluster and not audit and not trainings and not bare and not exhaustive" -n $(WORKERS) --cov --cov-report= $(JUNIT)/unit.xml $(PYTEST_ARGS)
 	@echo "unit: every branch of core and api is covered"
 	@$(BIN)/coverage report --include='*/trainingrun_operator/core/*,*/trainingrun_operator/api/*' --fail-under=100
 

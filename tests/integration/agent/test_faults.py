@@ -84,13 +84,31 @@ WRITTEN = {
 }
 
 
+READ = {
+    "a file": lambda request: request.path.endswith("weights.dat"),
+    "the manifest": lambda request: request.path.endswith(".manifest.json"),
+    "the commit": lambda request: "/commits/" in request.path,
+}
+
+
+def pairs(faults, objects):
+    """Every fault with every object. `make test` has each fault once and each object several times; `make exhaustive` has all."""
+    return [
+        pytest.param(
+            happens, about, id=f"{fault}-{what}", marks=() if at == number % len(objects) else pytest.mark.exhaustive
+        )
+        for number, (fault, happens) in enumerate(faults.items())
+        for at, (what, about) in enumerate(objects.items())
+    ]
+
+
 def deletions(proxy: Proxy) -> int:
     return proxy.count(lambda request: request.method == "DELETE")
 
 
-@pytest.mark.parametrize("fault", WRITES.values(), ids=WRITES)
-@pytest.mark.parametrize(("size", "fits"), WRITTEN.values(), ids=WRITTEN)
-def test_a_fault_while_it_is_saved_costs_time_and_no_byte(make_pod, store, proxy, fault, size, fits):
+@pytest.mark.parametrize(("fault", "written"), pairs(WRITES, WRITTEN))
+def test_a_fault_while_it_is_saved_costs_time_and_no_byte(make_pod, store, proxy, fault, written):
+    size, fits = written
     if fault.flips:
         happened = fault.put(proxy, lambda request: request.method == "PUT" and fits(request))
     else:
@@ -106,15 +124,7 @@ def test_a_fault_while_it_is_saved_costs_time_and_no_byte(make_pod, store, proxy
     pod.reports(lambda report: report.commit and report.error is None)
 
 
-@pytest.mark.parametrize("fault", READS.values(), ids=READS)
-@pytest.mark.parametrize(
-    "fits",
-    [
-        pytest.param(lambda request: request.path.endswith("weights.dat"), id="a file"),
-        pytest.param(lambda request: request.path.endswith(".manifest.json"), id="the manifest"),
-        pytest.param(lambda request: "/commits/" in request.path, id="the commit"),
-    ],
-)
+@pytest.mark.parametrize(("fault", "fits"), pairs(READS, READ))
 def test_a_fault_while_it_is_restored_costs_time_and_no_byte(make_pod, store, proxy, fault, fits):
     pod = make_pod()
     checkpoint(pod.volume, 100, 20 * MIB)
