@@ -594,7 +594,10 @@ class World:
             self._agent(sim, rescue.pod)
 
     def create_rescue(self, sim: SimRun, manifest: Json) -> None:
-        """Start the rescue Job; complain if a GPU is still in use for it."""
+        """Start the rescue Job; complain if a GPU is still in use for it.
+
+        An operator that was frozen in the request itself may create one after its stop is over: the next look deletes it.
+        """
         sim.rescues += 1
         labels = manifest["metadata"]["labels"]
         sim.rescue = SimRescue(f"{sim.name}-rescue-{sim.rescues}", labels[names.RESCUE_LABEL], self.now)
@@ -604,7 +607,8 @@ class World:
             for pod in sim.pods
             if not pod.over and (pod.machine is None or pod.machine.state is Instance.RUNNING)
         ]
-        if busy:
+        stop = sim.run.status.termination
+        if busy and stop is not None and stop.id == sim.rescue.termination_id:
             self.complaints.append(f"{sim.name}: a rescue begins while {', '.join(busy)} may use a GPU")
         pod = manifest["spec"]["template"]["spec"]
         if "gpu" in str(pod["containers"]) or any(not mount.get("readOnly") for mount in _of_claim(pod)):

@@ -5,9 +5,11 @@ The operator reads them beside other work (`edge/gather/store.py`), with the sam
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from trainingrun_operator.checkpoints import s3
+from trainingrun_operator.checkpoints.bucket import DamagedError, crc64, encode
 from trainingrun_operator.checkpoints.documents import MANIFEST_MAX_BYTES, SCHEMA, Manifest
 from trainingrun_operator.checkpoints.manifest_reader import ManifestReader, Piece
 from trainingrun_operator.checkpoints.proof import BadCommitError, check_manifest, check_owned, said
@@ -15,6 +17,7 @@ from trainingrun_operator.checkpoints.proof import BadCommitError, check_manifes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from trainingrun_operator.checkpoints.bucket import Stored
     from trainingrun_operator.checkpoints.documents import Commit, FileEntry, ManifestHead, RankManifest, Skipped
     from trainingrun_operator.checkpoints.keys import Layout
 
@@ -24,6 +27,9 @@ class Ranges(Protocol):
 
     def read_range(self, key: str, start: int) -> tuple[bytes, int] | None:
         """Return the next bytes of an object from `start` on, and its size; None if there is none."""
+
+    def head(self, key: str) -> Stored | None:
+        """Return size and full-object checksum of an object; None if there is none."""
 
 
 class ReadHead(NamedTuple):
@@ -83,8 +89,32 @@ def read_head(
 
     Raises:
         BadCommitError: it is missing, too large, has another digest or another schema, or does not parse.
+        DamagedError: so did what arrived, and the object is another.
         ClientError, BotoCoreError: a call to the bucket failed.
     """
+    try:
+        return _read_head(bucket, key, entry, each)
+    except BadCommitError:
+        if entry is not None and _is_damaged_on_its_way(bucket, key, entry):
+            raise DamagedError(key=key) from None
+        raise
+
+
+def _is_damaged_on_its_way(bucket: Ranges, key: str, entry: RankManifest) -> bool:
+    """Read an object again: whether it is the one that the commit names, or not what the store holds."""
+    digest, crc, size = hashlib.sha256(), 0, 0
+    for piece in pieces(lambda start: bucket.read_range(key, start), key):
+        digest.update(piece.body)
+        crc, size = crc64(piece.body, crc), size + len(piece.body)
+    if digest.hexdigest() == entry.sha256:
+        return True
+    stored = bucket.head(key)
+    return stored is not None and (stored.size, stored.crc) != (size, encode(crc))
+
+
+def _read_head(
+    bucket: Ranges, key: str, entry: RankManifest | None, each: Callable[[list[FileEntry]], object]
+) -> ReadHead:
     reader = ManifestReader(entry, keeps_skipped=True)
     coming = pieces(lambda start: bucket.read_range(key, start), key)
     while reader.head is None:
