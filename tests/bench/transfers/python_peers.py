@@ -131,6 +131,8 @@ def main() -> None:
         by_manager({"boto3": boto3, "crt": crt}[name](move), way, move)
     took = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - used}
     sys.stdout.write(json.dumps(took) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # obstore's threads may abort the process while the interpreter ends
 
 
 if __name__ == "__main__":
