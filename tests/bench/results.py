@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -95,16 +96,10 @@ class Row:
         for client in [OURS, *self.peers] if OURS in self.medians else self.peers:
             one, ratio = self.medians[client], None if client == OURS else self.ratio(client)
             said = "" if ratio is None else f"{ratio:.2f}"
-            made.add_row(
-                client, f"{one.rate:.0f}", said, f"{one.cpu_seconds_per_gb:.2f}", f"{one.peak_rss_mib:.0f}"
-            )
+            made.add_row(client, f"{one.rate:.0f}", said, f"{one.cpu_seconds_per_gb:.2f}", f"{one.peak_rss_mib:.0f}")
         for client, reason in self.missing.items():
-            made.add_row(client, "missing", f"[dim]{_escaped(reason)}[/dim]")
+            made.add_row(client, "missing", f"[dim]{escape(reason)}[/dim]")
         return made
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")
 
 
 def keep(path: Path, rows: Sequence[Row]) -> None:
