@@ -111,7 +111,8 @@ func (s *store) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodGet && key == "" && query.Has("uploads"):
 		answer(w, "ListMultipartUploadsResult", "<IsTruncated>false</IsTruncated>")
 	case r.Method == http.MethodGet && key == "":
-		s.list(w, query.Get("prefix"), query.Get("continuation-token"))
+		// The second version of the call has a token, the first a marker: both are the last key of the page before.
+		s.list(w, query.Get("prefix"), query.Get("continuation-token")+query.Get("marker"))
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:
 		s.get(w, r, key, rate)
 	default:
@@ -244,7 +245,7 @@ func (s *store) list(w http.ResponseWriter, prefix, after string) {
 	var said strings.Builder
 	if len(keys) > pageKeys {
 		keys = keys[:pageKeys]
-		said.WriteString("<IsTruncated>true</IsTruncated>" + tag("NextContinuationToken", keys[pageKeys-1]))
+		said.WriteString("<IsTruncated>true</IsTruncated>" + tag("NextContinuationToken", keys[pageKeys-1]) + tag("NextMarker", keys[pageKeys-1]))
 	} else {
 		said.WriteString("<IsTruncated>false</IsTruncated>")
 	}
