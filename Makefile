@@ -13,6 +13,7 @@ N ?= 1000
 SEED ?= 1
 CHAOS_CLUSTER ?= 8
 PYTEST_ARGS ?=
+ONLY ?=
 # Programs that tests run beside Python's: what Debian calls them, and the command that makes them needless.
 UNIT_PACKAGES := prometheus:promtool
 E2E_PACKAGES := prometheus:prometheus prometheus-alertmanager:prometheus-alertmanager chromium:chromium
@@ -148,8 +149,8 @@ trainings: $(READY)  ## The docs' training scripts on the real PyTorch, Hugging 
 chaos: $(READY) $(if $(filter-out 0,$(CHAOS_CLUSTER)),cluster image install)  ## N terminations in memory and CHAOS_CLUSTER real ones, under faults drawn from SEED
 	@cd tests && ../$(BIN)/python -m chaos --runs $(N) --seed $(SEED) --cluster $(CHAOS_CLUSTER)
 
-bench: $(READY)  ## What ten thousand runs cost the exporter, and what hostile ones cost the operator, beside the plain libraries
-	@cd tests && ../$(BIN)/python -m bench
+bench: $(READY)  ## Uploads and restores beside s5cmd, rclone and others, the exporter, hostile runs; in parts: ONLY=upload, ONLY=restore/small
+	@cd tests && ../$(BIN)/python -m bench --only "$(ONLY)"
 
 # What a *.in file names, with all that it brings. No index address goes in.
 lock:
@@ -157,7 +158,7 @@ lock:
 	@tools/uv pip compile pyproject.toml --output-file requirements.lock --python-version 3.11 $(LOCK_FLAGS)
 	@tools/uv pip compile pyproject.toml --group dev --constraint requirements.lock --output-file requirements-dev.lock --python-version 3.11 $(LOCK_FLAGS)
 	@tools/uv pip compile $(FRAMEWORKS)/requirements.in --override $(FRAMEWORKS)/overrides.txt --output-file $(FRAMEWORKS)/requirements.lock --python-version 3.13 $(LOCK_FLAGS)
-	@for each in tools/cluster/python tools/cluster/cloud/requirements; do \
+	@for each in tools/cluster/python tools/cluster/cloud/requirements tools/bench/requirements; do \
 		tools/uv pip compile $$each.in --output-file $$each.lock --python-version 3.11 $(LOCK_FLAGS); \
 	done
 	@for each in $(PROGRAMS); do tools/uv pip compile $$each.in --no-deps --output-file $$each.lock --python-version 3.11 $(LOCK_FLAGS); done
@@ -167,6 +168,7 @@ FRAMEWORKS := tools/frameworks
 # Packages that hold a program: what else they name is for others.
 PROGRAMS := tools/bootstrap tools/cluster/go tools/cluster/helm
 LOCKS := requirements.lock requirements-dev.lock $(FRAMEWORKS)/requirements.lock tools/cluster/python.lock tools/cluster/cloud/requirements.lock \
+	tools/bench/requirements.lock \
 	$(PROGRAMS:=.lock)
 LOCK_FLAGS := --quiet --universal --generate-hashes --no-emit-index-url \
 	--custom-compile-command 'make lock' $(UPGRADE)

@@ -1,0 +1,112 @@
+"""The rows of `make bench`: medians, ratios, the table that is printed and the file that is kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+OURS: Final = "ours"
+UNIT: Final = "MB/s"
+MB: Final = 1_000_000
+GB: Final = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One client's work, once."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_rss_mib: float
+
+
+@dataclass(frozen=True)
+class Medians:
+    """One client's work, several times."""
+
+    rate: float
+    """MB/s."""
+    cpu_seconds_per_gb: float
+    peak_rss_mib: float
+
+    @classmethod
+    def of(cls, total_bytes: int, measured: Sequence[Measured]) -> Medians:
+        return cls(
+            median(total_bytes / MB / one.seconds for one in measured),
+            median(one.cpu_seconds / (total_bytes / GB) for one in measured),
+            median(one.peak_rss_mib for one in measured),
+        )
+
+    def costs(self) -> dict[str, float]:
+        return {"cpu_s_per_gb": round(self.cpu_seconds_per_gb, 2), "peak_rss_mib": round(self.peak_rss_mib, 1)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """All clients on one set over one network."""
+
+    name: str
+    medians: Mapping[str, Medians]
+    """By client; `OURS` is ours."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Why a client has no figures."""
+
+    @property
+    def peers(self) -> list[str]:
+        """Fastest first."""
+        return sorted(self.medians.keys() - {OURS}, key=lambda peer: (-self.medians[peer].rate, peer))
+
+    def ratio(self, peer: str) -> float | None:
+        """How many times as fast as a peer ours is; None without figures of ours."""
+        ours = self.medians.get(OURS)
+        return ours.rate / self.medians[peer].rate if ours else None
+
+    def document(self) -> dict[str, Any]:
+        """The row in the results' file."""
+        found: dict[str, Any] = {"unit": UNIT}
+        if ours := self.medians.get(OURS):
+            found |= {"ours": round(ours.rate, 1), **ours.costs()}
+        found["peers"] = {}
+        for peer in self.peers:
+            theirs, ratio = self.medians[peer], self.ratio(peer)
+            found["peers"][peer] = {
+                "theirs": round(theirs.rate, 1),
+                "ratio": None if ratio is None else round(ratio, 3),
+                **theirs.costs(),
+            }
+        if self.missing:
+            found["missing"] = dict(self.missing)
+        return found
+
+    def table(self) -> Table:
+        """The row for a person."""
+        made = Table(title=self.name, title_justify="left")
+        made.add_column("client")
+        for title in (UNIT, "ours / it", "CPU s per GB", "peak RSS MiB"):
+            made.add_column(title, justify="right")
+        for client in [OURS, *self.peers] if OURS in self.medians else self.peers:
+            one, ratio = self.medians[client], None if client == OURS else self.ratio(client)
+            said = "" if ratio is None else f"{ratio:.2f}"
+            made.add_row(client, f"{one.rate:.0f}", said, f"{one.cpu_seconds_per_gb:.2f}", f"{one.peak_rss_mib:.0f}")
+        for client, reason in self.missing.items():
+            made.add_row(client, "missing", f"[dim]{escape(reason)}[/dim]")
+        return made
+
+
+def keep(path: Path, rows: Sequence[Row]) -> None:
+    """Write the rows into the results' file. Rows that were not measured now stay as they are."""
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept |= {row.name: row.document() for row in rows}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    part.replace(path)

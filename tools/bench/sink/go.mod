@@ -1,0 +1,3 @@
+module bench.test/sink
+
+go 1.24.0
