@@ -39,10 +39,11 @@ FILL = """
 """
 
 
-def in_a_process(*parts: str) -> Any:
+def in_a_process(*parts: str, arguments: tuple[str, ...] = ()) -> Any:
     """Run a script; returns what it prints, as JSON."""
     script = "".join(textwrap.dedent(part) for part in parts)
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=TESTS)
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=TESTS)
     return json.loads(done.stdout)
 
 
@@ -107,35 +108,26 @@ def test_of_runs_that_are_gone_nothing_stays():
 
 
 CHURN = """
-    limit = garbage.resident() + 64 * 2**20 if (garbage := Garbage()) else 0
-    now = [0.0]
-    kept_short = Garbage(limit=int(limit / 0.85), clock=lambda: now[0])
-    kept_short.install()
+    from trainingrun_operator.controller.garbage import SHORT_OF_MEMORY, limit_bytes, resident_bytes
+    TURNS, SPARE = map(int, sys.argv[1:])
     class Node:
-        pass
-    def cyclic(size):
-        one = Node()
-        one.itself, one.payload = one, bytes(size)
-        return one
-    most, made, waiting = 0, 0, []
-    for turn in range(4000):
-        now[0] += 1
-        waiting = [cyclic(2**14) for _ in range(40)]
-        made += 40 * 2**14
-        held = [[] for _ in range(KEPT)]
-        if turn % 10 == 0:
-            gc.freeze()
-        most = max(most, garbage.resident())
-    print(json.dumps([made / 2**20, (most - limit) / 2**20]))
+        def __init__(self):
+            self.itself, self.payload = self, b"x" * 100_000
+    before, most, now = resident_bytes(), 0, [0.0]
+    limit = int((before + SPARE * 2**20) / SHORT_OF_MEMORY) if SPARE else limit_bytes()
+    Garbage(limit=limit, clock=lambda: now[0]).install()
+    for _ in range(TURNS):
+        now[0] += 30
+        cycles, objects = [Node() for _ in range(40)], [[] for _ in range(15_000)]
+        most = max(most, resident_bytes() - before)
+    print(json.dumps(most / 2**20))
 """
 
 
-@pytest.mark.parametrize("kept", [pytest.param(1000, id="few new objects"), pytest.param(9000, id="many")])
-def test_garbage_in_cycles_that_was_left_out_is_freed_before_memory_runs_out(kept):
-    """Each round leaves out cycles that die afterwards: gigabytes of them, within some MiB of the mark."""
-    made, over = in_a_process(START, CHURN.replace("KEPT", str(kept)))
-    assert made > 2000
-    assert over < 128
+def test_garbage_in_cycles_that_was_left_out_is_freed_before_memory_runs_out():
+    """Each turn drops 4 MB in cycles, and has so many objects that full collections leave them out while they live."""
+    assert in_a_process(START, CHURN, arguments=("60", "0")) > 64, "garbage that was left out stays"
+    assert in_a_process(START, CHURN, arguments=("400", "64")) < 128
 
 
 @pytest.mark.parametrize(
