@@ -26,7 +26,9 @@ def longest_step(steps: Callable[[], Iterable[object]]) -> float:
 
     The steps are the same each time: what only one repeat takes longer for is not due to them.
     """
-    return max(map(min, zip(*(_steps(steps()) for _ in range(REPEATS)), strict=True))) / _slowness()
+    repeats = zip(*(_steps(steps()) for _ in range(REPEATS)), strict=True)
+    longest: float = max(min(of_one) for of_one in repeats)
+    return longest / _slowness()
 
 
 def _steps(steps: Iterable[object]) -> list[float]:
