@@ -26,8 +26,8 @@ VALUES: Final = TESTS.parent / "charts" / "trainingrun-operator" / "values.yaml"
 LOOK_SECONDS: Final = 1.0
 HELD_MS: Final = 50
 """CPU time of one callback of the event loop."""
-ENOUGH: Final = {GOOD: 1, "template": 1}
-"""Looks that are enough, by kind: a refused template is not looked at again, and a good run's checkpoint is proven once."""
+ENOUGH: Final = {GOOD: 1, "template": 1, "manifest": 1}
+"""Looks that are enough, by kind: a refused template is not looked at again, a good run's checkpoint is proven once, and a manifest is the same each time."""
 TOLD: Final = {
     "template": "Accepted=InvalidTemplate",
     "report": "CheckpointSaved=ReportRefused",
@@ -55,7 +55,7 @@ class Mixed:
     exit_code: int
 
 
-def measure(runs: int, hostile: int, *, looks: int = 3, deadline_seconds: float = 3600) -> Mixed:
+def measure(runs: int, hostile: int, *, looks: int = 2, deadline_seconds: float = 3600) -> Mixed:
     """Run an operator until each run was looked at so many times, or often enough for its kind, and the statuses tell it; then end it."""
     with tempfile.TemporaryDirectory() as folder, World.open(runs, hostile) as world:
         place, began = Path(folder), time.monotonic()

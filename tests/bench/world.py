@@ -191,7 +191,7 @@ class Member:
         """The agent's page."""
         self.asked["report"] += 1
         if self.kind == "report":
-            return bombs.REPORTS[self.asked["report"] % len(bombs.REPORTS)]
+            return bombs.REPORTS[(self.number + self.asked["report"]) % len(bombs.REPORTS)]
         seen = CommitSeen(key=self.commit_key, incarnation=1, generation=1, step=100)
         error = None
         if self.kind == "status":
@@ -203,7 +203,7 @@ class Member:
         """The training's page."""
         self.asked["page"] += 1
         if self.kind == "page":
-            return bombs.PAGES[self.asked["page"] % len(bombs.PAGES)]
+            return bombs.PAGES[(self.number + self.asked["page"]) % len(bombs.PAGES)]
         return b"training_loss 1.25\ntraining_step %d\n" % (100 + self.asked["page"])
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
 from builders import spec_dict
+from cpu import quiet_seconds
 from pydantic import ValidationError
 
 from trainingrun_operator.api.run import TrainingRunSpec
@@ -78,9 +78,8 @@ def test_of_one_that_is_too_large_or_too_deep_only_the_problem_is_kept(written, 
 @pytest.mark.parametrize("unit", ["{}", "[]", '{"a":1}', "[[]]", '""', "1"])
 def test_the_largest_is_taken_over_within_some_milliseconds(unit):
     text = '{"x":[' + ",".join([unit] * (250_000 // (len(unit) + 1))) + "]}"
-    began = time.thread_time()
     assert not Template.of(text).problem
-    assert time.thread_time() - began < 0.05
+    assert quiet_seconds(lambda: Template.of(text)) < 0.05
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 from builders import make_reading
+from cpu import quiet_seconds
 
 from trainingrun_operator.api.run import MetricNames
 from trainingrun_operator.core.facts.reading import Failure
@@ -142,9 +143,9 @@ def test_a_page_says(text, expected):
     ],
 )
 def test_a_hostile_page_costs_little(hostile, reason):
-    began = time.process_time()
-    found = parse(hostile.encode(), MANY_NAMES)
-    assert time.process_time() - began < 0.5
+    page = hostile.encode()
+    assert quiet_seconds(lambda: parse(page, MANY_NAMES)) < 0.5
+    found = parse(page, MANY_NAMES)
     assert (found.reason if isinstance(found, Failure) else None) == reason
 
 
