@@ -162,9 +162,9 @@ def test_lightning_shows_the_mean_of_ten_losses_and_saves_once_before_it_leaves(
 def test_keras_goes_on_from_the_highest_step_that_is_whole(load, tmp_path):
     train = load("keras")
     assert train.newest() == (0, None)
-    for name in ("checkpoint-90.keras", "checkpoint-1200.keras", ".tmp-checkpoint-1300.keras"):
+    for name in ("step-90.keras", "step-1200.keras", ".tmp-step-1300.keras"):
         (tmp_path / name).touch()
-    assert train.newest() == (1200, tmp_path / "checkpoint-1200.keras")
+    assert train.newest() == (1200, tmp_path / "step-1200.keras")
 
 
 # -- what the guide says of names -------------------------------------------------------------------------------
