@@ -27,8 +27,12 @@ _CHUNK_BYTES: Final = 2**16
 _REFUSED: Final = 300
 """HTTP status from which on an answer is an error."""
 
-_READ: Final = re.compile(rb"<(IsTruncated|NextContinuationToken|EncodingType|Key)>([^<]*+)</")
-"""What is read of a list."""
+_READ: Final = re.compile(
+    rb"<(Contents|CommonPrefixes)>|<(IsTruncated|NextContinuationToken|EncodingType|Key|LastModified|Prefix)>([^<]*+)</"
+)
+"""What is read of a list: of each object key and time, of each folder its prefix."""
+_ITEMS: Final = {b"Contents": (b"Key", b"LastModified"), b"CommonPrefixes": (b"Prefix",)}
+_OF_THE_PAGE: Final = (b"IsTruncated", b"NextContinuationToken", b"EncodingType")
 
 
 class TooMuchError(ValueError):
@@ -76,24 +80,26 @@ def slim_list(response_dict: dict[str, Any], **_: Any) -> None:
     """
     if response_dict["status_code"] >= _REFUSED:
         return
-    keys: list[bytes] = []
-    others: dict[bytes, bytes] = {}
+    page: dict[bytes, bytes] = {}
+    items: list[tuple[bytes, dict[bytes, bytes]]] = []
     for found in _READ.finditer(response_dict["body"]):
-        if found[1] == b"Key":
-            keys.append(found[2])
-        else:
-            others[found[1]] = found[2]
-        if len(keys) > KEYS_MAX:
+        if found[1]:
+            items.append((found[1], {}))
+        elif found[2] in _OF_THE_PAGE:
+            page[found[2]] = found[3]
+        elif items and found[2] in _ITEMS[items[-1][0]]:
+            items[-1][1][found[2]] = found[3]
+        if len(items) > KEYS_MAX:
             message = f"the page has more than {KEYS_MAX} keys"
             raise TooMuchError(message)
-    response_dict["body"] = b"".join(
-        (
-            b"<ListBucketResult>",
-            *(b"<%b>%b</%b>" % (name, text, name) for name, text in others.items()),
-            *(b"<Contents><Key>%b</Key></Contents>" % key for key in keys),
-            b"</ListBucketResult>",
-        )
+    response_dict["body"] = b"<ListBucketResult>%b%b</ListBucketResult>" % (
+        _elements(page),
+        b"".join(b"<%b>%b</%b>" % (item, _elements(fields), item) for item, fields in items if fields),
     )
+
+
+def _elements(fields: dict[bytes, bytes]) -> bytes:
+    return b"".join(b"<%b>%b</%b>" % (name, text, name) for name, text in fields.items())
 
 
 def caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
