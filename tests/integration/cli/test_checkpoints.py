@@ -31,6 +31,8 @@ pytestmark = pytest.mark.s3
 WEIGHTS = "checkpoint-1200/model.safetensors"
 OLD = Order(1, 3)
 SAVED = 200
+FOUND = 2
+"""Lists: of the run that the address names, and of its commits."""
 OF_ONE = 2
 """Its commit, and the manifest of its one rank."""
 
@@ -151,10 +153,12 @@ def test_a_commit_that_cannot_be_read_is_listed_with_its_complaint(there, plugin
 @pytest.mark.parametrize(
     ("arguments", "requests"),
     [
-        pytest.param(("list",), 1 + SAVED, id="the list shows something of each"),
-        pytest.param(("download",), 1 + OF_ONE + 2, id="the newest is downloaded, and its empty file is not asked for"),
-        pytest.param(("download", "i1-g0003"), 1 + OF_ONE + 2, id="the oldest is downloaded"),
-        pytest.param(("verify",), 1 + OF_ONE + len(FILES), id="the newest is verified"),
+        pytest.param(("list",), FOUND + SAVED, id="the list shows something of each"),
+        pytest.param(
+            ("download",), FOUND + SAVED + OF_ONE + 2, id="the furthest of all is downloaded, without its empty file"
+        ),
+        pytest.param(("download", "i1-g0003"), FOUND + OF_ONE + 2, id="the one that is named is downloaded"),
+        pytest.param(("verify",), FOUND + SAVED + OF_ONE + len(FILES), id="the furthest of all is verified"),
     ],
 )
 def test_only_what_is_asked_for_is_read(there, plugin, arguments, requests):
