@@ -110,9 +110,10 @@ class Shipper:
         if self._terminating:
             return
         self._terminating = True
-        log.info("The pod is being terminated: writing the last commit.")
         if self._fenced:
             self.outcome = 1
+        else:
+            log.info("The pod is being terminated: writing the last commit.")
         self._woken.set()
 
     def looked(self, view: View) -> None:
