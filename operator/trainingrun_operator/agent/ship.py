@@ -134,9 +134,10 @@ class Shipper:
             return
         self._released = released
         self._terminating = True
-        log.info("The pod is being terminated: writing the last commit.")
         if self._fenced:
             self.outcome = 1
+        else:
+            log.info("The pod is being terminated: writing the last commit.")
         self._woken.set()
 
     def looked(self, view: View) -> None:
