@@ -20,8 +20,8 @@ STALL_INTERVALS: Final = 3
 STALL_PAUSES: Final = 2
 """And after this many times the longest pause between two steps so far."""
 STALL_BLIND_SECONDS: Final = 86_400
-"""And after this time, if a whole number of epochs does not say how much of the last one is done, and no pause at the end of an epoch was seen to
-compare with: it may be an evaluation."""
+"""And after this time, if nothing was seen to compare with: no usual pace, or no pause at the end of an epoch where a whole number of epochs does not
+say how much of the last one is done."""
 _SAME_WRITE_SECONDS: Final = 3
 """The agent sees a write this much later than the file's own time at most."""
 _STALL: Final = "finalEpochStall"
@@ -102,12 +102,16 @@ def _advances(seen: Observed, quiet: float) -> Finding | None:
     if polls < least:
         message = f"In the final epoch, no step for {polls} of {least} polls (spec.stallPolls)."
         return Finding(_STALL, "StillAdvances", message)
-    if track.typical_interval is None:
-        message = f"No step for {polls} polls, but how long a step usually takes is not known yet."
+    # A pause at the end of an epoch is longer than a usual step.
+    usual = track.typical_interval or track.longest_epoch_pause
+    if usual is None and quiet < STALL_BLIND_SECONDS:
+        message = f"No step for {quiet:.0f} of {STALL_BLIND_SECONDS} s. How long a step usually takes is not known: fewer than three were seen."
         return Finding(_STALL, "PaceUnknown", message)
-    enough = STALL_INTERVALS * track.typical_interval
+    enough = STALL_INTERVALS * (usual or 0)
     if quiet < enough:
-        message = f"No step for {quiet:.0f} of {enough:.3g} s, {STALL_INTERVALS} times the usual {track.typical_interval:.3g} s between steps."
+        message = (
+            f"No step for {quiet:.0f} of {enough:.3g} s, {STALL_INTERVALS} times the usual {usual:.3g} s between steps."
+        )
         return Finding(_STALL, "WithinPace", message)
     return None
 

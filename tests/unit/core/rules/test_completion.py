@@ -70,7 +70,9 @@ def written_down(**fields):
     [
         pytest.param(stalled(), "Settling", id="every guard holds"),
         pytest.param(stalled(track=written_down()), "Settling", id="seen to begin by the operator before this one"),
-        pytest.param(stalled(track=written_down(step_interval=None)), "PaceUnknown", id="the one before had not seen enough steps"),
+        pytest.param(stalled(track=written_down(step_interval=None)), "Settling", id="the one before had seen two steps, with an epoch's end between them"),
+        pytest.param(stalled(track=written_down(step_interval=None, longest_epoch_pause="15")), "WithinPace", id="the same, quiet for less than three times that pause"),
+        pytest.param(stalled(track=written_down(step_interval=None, longest_epoch_pause=None)), "PaceUnknown", id="the one before had not seen enough steps"),
         pytest.param(stalled(track=written_down(step_interval="15")), "WithinPace", id="after a restart it must be quiet anew"),
         pytest.param(stalled(track=final_epoch(base=1)), "Settling", id="also where epochs count from 1"),
         pytest.param(stalled(track=final_epoch(polls=2)), "StillAdvances", id="too few polls without a step"),
@@ -78,7 +80,8 @@ def written_down(**fields):
         pytest.param(stalled(track=final_epoch(base=2)), "EpochBaseUnknown", id="unknown how epochs are counted"),
         pytest.param(stalled(track=final_epoch(total=None, epoch=2)), "NoEpoch", id="unknown how many there are"),
         pytest.param(stalled(track=final_epoch(every=15, polls=4)), "WithinPace", id="quiet for less than three times the usual"),
-        pytest.param(stalled(track=final_epoch(steps=2, polls=9)), "PaceUnknown", id="too few steps to know what is usual"),
+        pytest.param(stalled(track=final_epoch(steps=2)), "Settling", id="two steps were seen, with an epoch's end between them"),
+        pytest.param(stalled(track=replace(final_epoch(steps=2, polls=9), longest_epoch_pause=None)), "PaceUnknown", id="too few steps to know what is usual"),
         pytest.param(
             stalled(track=final_epoch(then=(Failure("Timeout", "No answer."),))), "Timeout", id="a failed scrape is not a stall"
         ),
@@ -122,6 +125,17 @@ def test_final_epoch_stall(seen, reason):
     assert (found.reason if found else None) == reason
     assert not (found and found.fires), "It settles first."
     assert (completion.inferred(seen) is not None) == (reason == "Settling")
+
+
+def test_a_stall_of_a_day_needs_nothing_to_compare_with():
+    """An operator that came late saw too few steps to know the pace."""
+    seen = stalled(track=replace(final_epoch(steps=2), longest_epoch_pause=None))
+    newest = seen.track.newest
+    assert newest is not None
+    for quiet, reason in ((86_399, "PaceUnknown"), (86_400, "Settling")):
+        found = completion.final_epoch_stall(replace(seen, now=newest.at + quiet))
+        assert found is not None
+        assert found.reason == reason, f"{quiet} s without a step"
 
 
 def test_a_stall_says_epoch_polls_and_step():

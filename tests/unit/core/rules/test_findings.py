@@ -124,7 +124,10 @@ CASES = {
     "no total of epochs is known": (quiet(track=final_epoch(total=None, epoch=2)), {"finalEpochStall": "NoEpoch"}),
     "how epochs are counted is unknown": (quiet(track=final_epoch(base=2)), {"finalEpochStall": "EpochBaseUnknown"}),
     "it stood still for two polls": (quiet(track=final_epoch(polls=2)), {"finalEpochStall": "StillAdvances"}),
-    "its pace is unknown": (quiet(track=final_epoch(steps=2, polls=9)), {"finalEpochStall": "PaceUnknown"}),
+    "its pace is unknown": (
+        quiet(track=replace(final_epoch(steps=2, polls=9), longest_epoch_pause=None)),
+        {"finalEpochStall": "PaceUnknown"},
+    ),
     "it stands still for less than three steps": (quiet(track=final_epoch(every=15), now=NOW - 5), {"finalEpochStall": "WithinPace"}),
     "it stands still without a checkpoint": (quiet(agent=make_agent(newest=None)), {"finalEpochStall": "NoCheckpoint"}),
     "it stands still and writes a checkpoint": (
