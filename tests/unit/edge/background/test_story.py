@@ -62,18 +62,18 @@ class Bucket:
 
 @dataclass
 class Kube(Events):
-    """The API server. Logs of pods in `dead` never come, those of pods in `failing` fail."""
+    """The API server. Logs of pods in `dead` never come, those of pods in `broken` fail."""
 
     dead: set[str] = field(default_factory=set)
-    failing: dict[str, int] = field(default_factory=dict)
+    broken: dict[str, int] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
     async def log_end(self, namespace: str, name: str, container: str, *, most_bytes: int) -> bytes:
         self.asked.append(name)
         if name in self.dead:
             await asyncio.Event().wait()
-        if name in self.failing:
-            raise KubeError(self.failing[name], "No", "no")
+        if name in self.broken:
+            raise KubeError(self.broken[name], "No", "no")
         return LINES
 
     async def config_map(self, namespace: str, name: str) -> None:
@@ -180,7 +180,7 @@ async def test_a_log_that_does_not_come_delays_no_other_rank_and_not_the_rest_fo
     ],
 )  # fmt: skip
 async def test_without_one_log_the_others_and_the_rest_are_kept(world, status, kept, asked):
-    world.kube.failing = {"one-1": status}
+    world.kube.broken = {"one-1": status}
     world.ends("one", ranks=3)
     await world.until(lambda: "run.json" in world.has("one"))
     assert world.has("one") == kept
