@@ -448,7 +448,7 @@ SAVED = st.one_of(
 
 
 BEGUN_RESCUES = st.one_of(
-    st.none(), st.builds(Rescue, claim=st.just("checkpoints"), node=st.sampled_from(["", "gpu-1"]), since=st.sampled_from(["", EARLIER]))
+    st.none(), st.builds(Rescue, claim=st.just("checkpoints"), node=st.sampled_from(["", "gpu-1"]), since=st.sampled_from(["", EARLIER]), job=st.sampled_from(["", "u", "earlier"]))
 )  # fmt: skip
 RESCUES = st.one_of(
     st.none(),
@@ -469,7 +469,7 @@ RESCUES = st.one_of(
         home=st.sampled_from(["", "gpu-1"]),
         job=st.one_of(
             st.none(),
-            st.builds(RescueJob, TEXT, st.just("u"), st.sampled_from(["", "stop-run-a", "other"]), failed=TEXT, complete=BOOLS, deleting=BOOLS),
+            st.builds(RescueJob, TEXT, st.just("u"), st.sampled_from(["", "stop-run-a", "other"]), failed=TEXT, complete=BOOLS, deleting=BOOLS, suspended=BOOLS, generation=st.sampled_from([0, 1, 1, 3])),
         ),
         pod=st.one_of(st.none(), PODS),
         report=st.one_of(st.none(), AGENTS),

@@ -286,6 +286,8 @@ class Rescue(Model):
     """The Node that the Job has to run on, because the volume is there. Empty: any other; the run's own nodes are then released first."""
     since: Text = ""
     """When the training of the last pod started; empty: not known."""
+    job: Word = ""
+    """UID of the rescue Job. It is created suspended and starts once it is named here; empty: no Job has started."""
 
 
 class Evidence(Model):

@@ -60,7 +60,7 @@ def kept_volume(run: Run, pod: str = "") -> KeptVolume | None:
 
 
 def job(seen: Observed, stop: Termination, rescue: Rescue) -> Manifest:
-    """Build the rescue Job of a stop."""
+    """Build the rescue Job of a stop. It makes no pod before `StartRescue`: a late request to create it must not let an agent run."""
     run = seen.run
     return {
         "apiVersion": "batch/v1",
@@ -73,6 +73,7 @@ def job(seen: Observed, stop: Termination, rescue: Rescue) -> Manifest:
             "ownerReferences": _owner(seen),
         },
         "spec": {
+            "suspend": True,
             "backoffLimit": RETRIES,
             "activeDeadlineSeconds": DEADLINE_SECONDS,
             "podReplacementPolicy": "Failed",
@@ -102,7 +103,8 @@ def _pod_template(seen: Observed, stop: Termination, rescue: Rescue) -> Manifest
     run = seen.run
     author = run.spec.template.parse()["spec"]
     mount, _ = manifests.checkpoint_volume(run)
-    about = {"rescues": True, "rescues_since": rescue.since, "first_attempt": stop.attempt}
+    # The status names the Job before it starts, and thereby raises the attempt.
+    about = {"rescues": True, "rescues_since": rescue.since, "first_attempt": stop.attempt + 1}
     volume = {"name": mount["name"], "persistentVolumeClaim": {"claimName": rescue.claim}}
     kept = ("automountServiceAccountToken", "imagePullSecrets", "priorityClassName", "serviceAccountName")
     security = {key: value for key, value in (author.get("securityContext") or {}).items() if key in _POD_SECURITY}

@@ -88,9 +88,15 @@ def test_it_reads_the_authors_folder_of_the_claim_and_cannot_write_there():
 def test_its_agent_is_told_what_it_does():
     _, pod = built()
     config = next(json.loads(one["value"]) for one in pod["containers"][0]["env"] if "value" in one)
-    assert (config["rescues"], config["rescuesSince"], config["firstAttempt"]) == (True, "2026-01-02T03:00:00Z", 2)
+    assert (config["rescues"], config["rescuesSince"], config["firstAttempt"]) == (True, "2026-01-02T03:00:00Z", 3)
     assert "restartPolicy" not in pod["containers"][0]
     assert pod["restartPolicy"] == "Never"
+
+
+def test_it_is_created_suspended():
+    """A request that reaches the API server after the stop must not let an agent run."""
+    made, _ = built()
+    assert made["spec"]["suspend"] is True
 
 
 def test_it_is_known_as_the_stops_own_and_never_as_the_runs_job():

@@ -89,11 +89,14 @@ class RescueJob:
     """Why it has failed; empty: it has not."""
     complete: bool = False
     deleting: bool = False
+    suspended: bool = False
+    generation: int = 0
+    """Of its spec: 1 until the first change."""
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Self:
         """Read a stored Job."""
-        meta = stored["metadata"]
+        meta, spec = stored["metadata"], stored.get("spec") or {}
         conditions = (stored.get("status") or {}).get("conditions") or ()
         true = {one["type"]: one for one in conditions if one.get("status") == "True"}
         failure = true.get("Failed") or {}
@@ -105,7 +108,14 @@ class RescueJob:
             failed=(why or "Failed") if failure else "",
             complete="Complete" in true,
             deleting="deletionTimestamp" in meta,
+            suspended=spec.get("suspend") is True,
+            generation=meta.get("generation") or 0,
         )
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has yet to start. One that was suspended later, by a person or by a queue of Jobs, is theirs to resume."""
+        return self.suspended and self.generation <= 1 and not self.deleting
 
 
 @dataclass(frozen=True)

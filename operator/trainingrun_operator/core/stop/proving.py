@@ -135,6 +135,8 @@ def _rescued(seen: Observed, stop: Termination) -> Decision | None:
     if (begun := rescue.intent(seen)) is not None:
         event = RecordEvent("Rescuing", f"{rescue.where(seen)} A rescue Job saves them.", warning=True)
         return transitions.advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1, rescue=begun, event=event)
+    if (named := rescue.named(seen, stop)) is not None:
+        return named
     pod = rescue.saver(seen)
     holders = [pod] if pod is not None else []
     waits = stop.phase is Phase.HELD and not _cannot_hold(seen)
@@ -252,7 +254,8 @@ def verify(seen: Observed, stop: Termination) -> Decision:
 def _has_to_end_first(seen: Observed, stop: Termination, proven: Verified) -> bool:
     """Whether a pod that started meanwhile is ended by the rescue: what it still writes is saved by its agent, or by the rescue."""
     grace = seen.run.spec.shutdown.grace_seconds + AGENT_GRACE_SECONDS
-    ends = stop.rescue is not None and bool(seen.live_pods) and seen.phase_seconds < grace
+    ending = stop.rescue is not None and rescue.replaces_none(seen)
+    ends = ending and bool(seen.live_pods) and seen.phase_seconds < grace
     return ends and not proven.commit.final
 
 

@@ -2,11 +2,15 @@
 
 ::
 
-    Saving: intent → no pod of the run is replaced → its nodes are released → the rescue Job → its agent saves → Verifying
+    Saving: intent → no pod of the run is replaced → its nodes are released → the rescue Job, suspended → its uid in the
+            status → the Job starts → its agent saves → Verifying
     Deleting: the rescue Job is deleted
 
 The nodes are released first unless the volume is on one of them. Whatever keeps the files from being saved for now holds the stop, because they
 are still there; what has destroyed them is a data loss.
+
+No agent of a rescue runs after its stop. A Job starts only by its uid, after the status of an unfinished stop has named it; and a stop does not
+leave Deleting before that Job is gone. So a Job that is created late is never started, and a late start finds no Job of this uid.
 """
 
 from __future__ import annotations
@@ -18,7 +22,15 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.status import Phase, Rescue
 from trainingrun_operator.core import release, rescue_job
 from trainingrun_operator.core.bounds import TEXT_MAX, clipped
-from trainingrun_operator.core.effects import CreateRescue, DeleteRescue, Effect, SuspendWorkload
+from trainingrun_operator.core.effects import (
+    Advance,
+    CreateRescue,
+    Decision,
+    DeleteRescue,
+    Effect,
+    StartRescue,
+    SuspendWorkload,
+)
 from trainingrun_operator.core.facts.pod import Training
 
 if TYPE_CHECKING:
@@ -109,18 +121,38 @@ def gone(seen: Observed) -> str:
 
 def effects(seen: Observed, stop: Termination) -> tuple[Effect, ...]:
     """Return what to do next for a rescue that has begun."""
-    facts, rescue, workload = seen.rescue, stop.rescue, seen.workload
+    facts, rescue = seen.rescue, stop.rescue
     if facts is None or rescue is None:
         return ()
     released = release.next_effects(seen) if releases_first(stop) and release.unsettled(seen.run.status.nodes) else ()
-    if workload is not None and not (workload.suspended or workload.finished or workload.deleting):
-        return (SuspendWorkload(workload.uid, workload.generation),)
+    if seen.workload is not None and not replaces_none(seen):
+        return (SuspendWorkload(seen.workload.uid, seen.workload.generation),)
     if facts.job is not None and facts.job.termination_id and facts.job.termination_id != stop.id:
         # Of a suspension before this stop.
         return released if facts.job.deleting else (*released, DeleteRescue(facts.job.name, facts.job.uid))
+    if facts.job is not None and facts.job.waits and facts.job.termination_id and facts.job.uid == rescue.job:
+        return (*released, StartRescue(facts.job.name, facts.job.uid, facts.job.generation))
     if facts.job is not None or _waits_for_release(seen, stop) or _still_there(seen):
         return released
     return (*released, CreateRescue(rescue_job.job(seen, stop, rescue), stop.id))
+
+
+def named(seen: Observed, stop: Termination) -> Decision | None:
+    """Name the rescue Job in the status before it starts; None: there is none to start, or it is named.
+
+    The attempt is raised, so that whoever decided without this Job cannot write the stop's next phase.
+    """
+    job, rescue = seen.rescue.job if seen.rescue is not None else None, stop.rescue
+    if job is None or rescue is None or not job.waits or job.termination_id != stop.id or job.uid == rescue.job:
+        return None
+    named = {"rescue": rescue.model_copy(update={"job": job.uid}), "attempt": stop.attempt + 1}
+    return Decision((Advance(stop.model_copy(update=named), stop.phase, stop.attempt),), again_seconds=0)
+
+
+def replaces_none(seen: Observed) -> bool:
+    """Whether the workload replaces no pod any more, so that those left end."""
+    workload = seen.workload
+    return workload is None or workload.suspended or workload.finished or workload.deleting
 
 
 def where(seen: Observed) -> str:
@@ -158,6 +190,10 @@ def trouble(seen: Observed, stop: Termination) -> str:
     if job.failed or job.complete:
         how = f"failed ({job.failed})" if job.failed else "ended before the files were saved"
         return f"{files} The rescue Job {name} {how}. Delete it, and the operator creates another."
+    if job.waits:
+        return f"{files} The rescue Job {name} has not started yet."
+    if job.suspended:
+        return f"{files} The rescue Job {name} is suspended, and not by the operator. Resume it: set its spec.suspend to false."
     if pod is None:
         return f"{files} The rescue Job {name} has no pod yet."
     if facts.report is not None and (error := facts.report.error) is not None:
@@ -183,7 +219,7 @@ def end(seen: Observed) -> tuple[Effect, ...] | None:
     facts, stop = seen.rescue, seen.run.status.termination
     if facts is None or stop is None or stop.rescue is None:
         return None
-    if (job := facts.job) is not None and job.termination_id == stop.id:
+    if (job := facts.job) is not None and (job.termination_id == stop.id or job.uid == stop.rescue.job):
         return () if job.deleting else (DeleteRescue(job.name, job.uid),)
     return () if facts.left else None
 

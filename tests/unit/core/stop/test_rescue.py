@@ -42,6 +42,7 @@ from trainingrun_operator.core.effects import (
     DeleteRescue,
     RecordEvent,
     RecordNodes,
+    StartRescue,
     SuspendWorkload,
 )
 from trainingrun_operator.core.facts.rescue import Claim, RescueFacts, RescueJob, bound_to
@@ -55,6 +56,8 @@ BEGUN = Rescue(claim="checkpoints", node="gpu-1", since=EARLIER)
 ANYWHERE = Rescue(claim="checkpoints", since=EARLIER)
 ITS_JOB = RescueJob(JOB, "rescue-uid", STOP_ID)
 ITS_POD = exited_pod(name=f"{JOB}-a1b2c", uid="rescue-pod", node="cpu-1", exit_code=None)
+WAITING = replace(ITS_JOB, suspended=True, generation=1)
+NAMED = BEGUN.model_copy(update={"job": WAITING.uid})
 LONG = 120.0
 PROCEED = {"onFailure": "Proceed"}
 
@@ -225,6 +228,50 @@ def test_without_replacements_the_job_is_created(job):
     assert create.manifest["metadata"]["name"] == JOB
 
 
+@pytest.mark.parametrize("phase", [Phase.SAVING, Phase.VERIFYING, Phase.HELD])
+@pytest.mark.parametrize("before", ["", "deleted-by-somebody"], ids=["the first", "after one that was deleted"])
+def test_the_status_names_the_job_before_it_starts(phase, before):
+    """Alone, and by a new attempt: no operator that has not seen this Job can go on to the next phase."""
+    rescued = BEGUN.model_copy(update={"job": before})
+    answer = make_verified(final=False) if phase is Phase.VERIFYING else None
+    seen = begun(facts=replace(FACTS, job=WAITING), phase=phase, rescued=rescued, answer=answer)
+    stop = seen.run.status.termination
+    after = stop.model_copy(update={"rescue": NAMED, "attempt": 3})
+    assert decide(seen).effects == (Advance(after, phase, 2),)
+    assert decide(seen).again_seconds == 0
+    named = replace(seen, run=replace(seen.run, status=seen.run.status.model_copy(update={"termination": after})))
+    assert effects(named) == [StartRescue(JOB, "rescue-uid", 1)]
+    assert decide(named).note.endswith("has not started yet.")
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        pytest.param(replace(WAITING, suspended=False, generation=2), id="it has started"),
+        pytest.param(replace(WAITING, generation=3), id="somebody has suspended it since"),
+        pytest.param(replace(WAITING, deleting=True), id="it is being deleted"),
+        pytest.param(replace(WAITING, termination_id=""), id="it is not the operator's"),
+    ],
+)
+@pytest.mark.parametrize("rescued", [BEGUN, NAMED], ids=["not named", "named"])
+def test_only_a_job_of_the_stop_that_has_not_started_is_named_and_started(job, rescued):
+    assert effects(begun(facts=replace(FACTS, job=job), rescued=rescued)) == []
+
+
+@pytest.mark.parametrize("phase", [Phase.REQUESTED, Phase.DRAINING, Phase.RELEASING, Phase.DONE])
+def test_a_job_that_is_created_late_is_neither_named_nor_started(phase):
+    seen = begun(facts=replace(FACTS, job=WAITING), phase=phase, pods=())
+    assert not [one for one in effects(seen) if isinstance(one, StartRescue)]
+    after = advanced(seen)
+    assert after is None or after.rescue == BEGUN
+
+
+@pytest.mark.parametrize("label", [STOP_ID, "changed-by-somebody"])
+def test_a_stop_does_not_leave_deleting_before_the_job_that_may_run_is_gone(label):
+    seen = begun(facts=replace(FACTS, job=replace(ITS_JOB, termination_id=label)), phase=Phase.DELETING, rescued=NAMED)
+    assert effects(seen) == [DeleteRescue(JOB, "rescue-uid")]
+
+
 def test_a_pod_that_waits_to_start_ends_first():
     assert effects(begun(pods=(pending_pod(),))) == []
 
@@ -275,6 +322,7 @@ def test_a_pod_that_started_meanwhile_ends_before_its_checkpoint_is_the_proof():
     seen = begun(pods=(make_pod(),), answer=proven, phase=Phase.VERIFYING)
     assert advanced(seen) is None
     assert advanced(replace(seen, phase_seconds=10_000.0)).phase is Phase.DELETING
+    assert advanced(replace(seen, workload=make_workload())).phase is Phase.DELETING, "Nothing ends it yet."
     (create,) = effects(begun(pods=(), answer=proven, phase=Phase.VERIFYING))
     assert isinstance(create, CreateRescue)
 
@@ -318,6 +366,9 @@ IN_THE_WAY = [
     pytest.param({"job": replace(ITS_JOB, failed="DeadlineExceeded")}, "failed (DeadlineExceeded). Delete it", id="it failed"),
     pytest.param({"job": replace(ITS_JOB, complete=True)}, "ended before the files were saved", id="it ended"),
     pytest.param({"job": ITS_JOB}, "has no pod yet", id="it makes no pod"),
+    pytest.param(
+        {"job": replace(WAITING, generation=3)}, "is suspended, and not by the operator. Resume it", id="a queue of Jobs or a person has suspended it"
+    ),
     pytest.param(
         {"job": ITS_JOB, "pod": pending_pod(name="p", waiting_reason="Unschedulable", waiting_message="0/3 nodes")},
         "The rescue pod p does not run yet (Unschedulable: 0/3 nodes).",
@@ -504,6 +555,14 @@ def test_it_is_total_without_what_should_have_been_read():
 )  # fmt: skip
 def test_a_job_as_stored(stored, job):
     assert RescueJob.of({"metadata": {"name": "j", "uid": "u"}, "status": stored}) == job
+
+
+@pytest.mark.parametrize(("suspend", "generation", "waits"), [(True, 1, True), (True, 3, False), (False, 2, False)])
+def test_a_stored_job_waits_until_its_first_start(suspend, generation, waits):
+    found = RescueJob.of(
+        {"metadata": {"name": "j", "uid": "u", "generation": generation}, "spec": {"suspend": suspend}}
+    )
+    assert (found.suspended, found.generation, found.waits) == (suspend, generation, waits)
 
 
 def test_a_claim_as_stored():

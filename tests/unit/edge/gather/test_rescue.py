@@ -150,7 +150,7 @@ async def test_its_job_and_the_newest_of_its_own_pods(look):
         stored_pod(),
     )
     found = await look(rescue_job(), rescue_pod(phase="Failed"), later, *others, run=a_run(rescue=BEGUN))
-    assert found.job == RescueJob(f"{NAME}-rescue", "rescue-uid", STOP_ID)
+    assert found.job == RescueJob(f"{NAME}-rescue", "rescue-uid", STOP_ID, generation=1)
     assert (found.pod.uid, found.pod.training, found.report.pod_uid) == ("pod-b", Training.EXITED, "pod-b")
     assert (found.left, found.saves) == (True, True)
 
