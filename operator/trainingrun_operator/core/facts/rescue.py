@@ -1,12 +1,13 @@
-"""What a rescue depends on: the claim with the files of dead pods, the Node that it is bound to, and the rescue Job."""
+"""What a rescue depends on: the volume with the files of dead pods, the Node that it is bound to, and the rescue Job."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from trainingrun_operator.api import names
 from trainingrun_operator.core.bounds import WORD_MAX, clipped
+from trainingrun_operator.core.kept_volume import KeptVolume
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -122,13 +123,18 @@ class RescueJob:
 class RescueFacts:
     """Everything read about a rescue at one look."""
 
-    claim: Claim
+    claim: Claim | None = None
+    """None: the volume is written in the template itself."""
+    volume: KeptVolume = field(default_factory=KeptVolume)
+    """The volume with the files."""
     hosts: tuple[str, ...] = ()
     """Names of the hosts that the volume is bound to."""
     last_node: str = ""
     """Name of the last pod's Node; empty: not known. It may differ from the name of its host."""
     home: str = ""
     """The same, if the Node is Ready and takes pods; empty: it is not, or it is not known."""
+    other_machine: bool = False
+    """Whether the Node of that name is not the one that the last pod ran on."""
     job: RescueJob | None = None
     """The Job of the rescue's name, whoever created it."""
     pod: Pod | None = None
@@ -139,6 +145,16 @@ class RescueFacts:
     """Whether any pod of the rescue Job exists."""
     refused: str = ""
     """Why the API server refused to create the Job at the last try."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether Pods on several Nodes can mount the volume at once."""
+        return self.volume.shared if self.claim is None else self.claim.shared
+
+    @property
+    def named(self) -> str:
+        """What the volume is."""
+        return self.volume.words if self.claim is None else f"PersistentVolumeClaim {self.claim.name}"
 
     @property
     def saves(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from builders import (
@@ -134,6 +134,27 @@ async def test_without_rights_on_nodes_none_is_read(look):
 async def test_a_node_that_takes_no_pods_is_no_home(look, node):
     found = await look(node, run=a_run(status={"nodes": (make_node(uid=NODE_UID),)}))
     assert (found.last_node, found.home) == ("gpu-1", "")
+
+
+@pytest.mark.parametrize(
+    "source", [{"nfs": {"server": "n", "path": "/"}}, {"hostPath": {"path": "/data"}}], ids=lambda one: next(iter(one))
+)
+async def test_a_volume_without_a_claim_needs_none(look, source):
+    pod = template(volumes=[{"name": "data", **source}])
+    pod["spec"]["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": "/checkpoints"}]
+    run = a_run()
+    found = await look(run=replace(run, spec=make_run(spec={"template": pod}).spec))
+    assert (found.claim, found.volume.source) == (None, source)
+    assert (found.hosts, found.last_node, found.home) == (("gpu-1",) if "hostPath" in source else (), "gpu-1", "gpu-1")
+    assert not [line for line in look.api.lines() if "persistentvolume" in line]
+
+
+async def test_another_machine_of_the_same_name_is_said_so(look):
+    run = a_run(status={"nodes": (make_node(uid=NODE_UID),)})
+    assert not (await look(run=run)).other_machine
+    assert (await look(stored_node(uid="another"), run=run)).other_machine
+    del look.api.objects["/api/v1/nodes/gpu-1"]
+    assert not (await look(run=run)).other_machine, "It may only be registered again."
 
 
 async def test_the_last_node_is_known_after_its_pods(look):
