@@ -112,9 +112,8 @@ def gone(seen: Observed) -> str:
         return why
     dead = {pod.node for pod in seen.pods if pod.lost}
     if facts.hosts and dead.issuperset(facts.hosts):
-        what = (
-            f"The volume of {facts.named}" if facts.claim is not None else f"{facts.named[0].upper()}{facts.named[1:]}"
-        )
+        named = facts.named
+        what = f"The volume of {named}" if facts.claim is not None else f"{named[:1].upper()}{named[1:]}"
         return f"{what} is on {', '.join(facts.hosts)}, whose machine is gone."
     return ""
 
