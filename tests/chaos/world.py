@@ -36,6 +36,8 @@ ENDING_SECONDS: Final = 4.0
 """From the SIGTERM of a kubelet to the end of the last container."""
 MACHINE_SECONDS: Final = 15.0
 """To boot one, and to terminate one."""
+RELEASE_SECONDS: Final = 20.0
+"""How long a rescue waits for the release of the run's nodes."""
 EVICTION_SECONDS: Final = 60.0
 """How long pods are left alone on a Node that has fallen silent."""
 ORDER: Final = {
@@ -610,7 +612,7 @@ class World:
         here = [
             m.id for m in self.machines if m.state is Instance.RUNNING and any(p.machine is m for p in sim.all_pods)
         ]
-        if self.scenario.claim == "shared" and here and not self._release_may_wait():
+        if self.scenario.claim == "shared" and here and not self._release_may_wait(sim):
             self.complaints.append(f"{sim.name}: a rescue begins before {', '.join(here)} is released")
         if self.scenario.claim == "disk" and not bound:
             self.complaints.append(f"{sim.name}: a rescue may run where the disk is not")
@@ -632,10 +634,13 @@ class World:
         if busy:
             self.complaints.append(f"{sim.name}: a rescue begins while {', '.join(busy)} may use a GPU")
 
-    def _release_may_wait(self) -> bool:
-        """Whether others keep a node from being released."""
+    def _release_may_wait(self, sim: SimRun) -> bool:
+        """Whether others keep a node from being released, or it has had its time."""
+        stop = sim.run.status.termination
+        hours, minutes, seconds = (int(part) for part in (stop.phase_at if stop else self.wall())[11:19].split(":"))
         return (
-            any(getattr(self.scenario, name) != (0, 0) for name in ("guest", "cloud_away", "api_away"))
+            self.now - (hours * 3600 + minutes * 60 + seconds) >= RELEASE_SECONDS
+            or any(getattr(self.scenario, name) != (0, 0) for name in ("guest", "cloud_away", "api_away"))
             or len(self.runs) > 1
         )
 
