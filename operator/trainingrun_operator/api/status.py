@@ -232,14 +232,18 @@ class Saved(Model):
 
 
 class Rescue(Model):
-    """The rescue of the files that dead pods left in a PersistentVolumeClaim: a Job with the agent saves them."""
+    """The rescue of the files that dead pods left in a volume: a Job with the agent saves them."""
 
-    claim: ObjectName
-    """Name of the PersistentVolumeClaim."""
+    claim: ObjectName = ""
+    """Name of the PersistentVolumeClaim. Empty: the volume is written in the template itself."""
+    volume: Text = ""
+    """What the volume is, if it has no claim: its kind, its name in the template, and where it is."""
     node: ObjectName = ""
     """The Node that the Job has to run on, because the volume is there. Empty: any other; the run's own nodes are then released first."""
     since: Text = ""
     """When the training of the last pod started; empty: not known."""
+    job: Word = ""
+    """UID of the rescue Job. It is created suspended and starts once it is named here; empty: no Job has started."""
 
 
 class Evidence(Model):
