@@ -100,8 +100,8 @@ class Place:
         source = task.config.restore_from
         if source is None:
             return None
-        there = {"endpoint_url": source.endpoint_url, "region": source.region}
-        access = task.config.model_copy(update=there | {"expected_bucket_owner": source.expected_bucket_owner})
+        same = ("endpoint_url", "region", "expected_bucket_owner", "requester_pays")
+        access = task.config.model_copy(update={name: getattr(source, name) for name in same})
         layout = Layout.of(source.destination, source.namespace, source.run, source.run_uid)
         bucket = Bucket(buckets.client(access), layout.bucket)
         return cls(bucket, layout, f"{source.namespace}/{source.run}", source.folder)

@@ -23,6 +23,7 @@ from trainingrun_operator.core.commands import command
 if TYPE_CHECKING:
     from trainingrun_operator.api.curve import Point
     from trainingrun_operator.cli.screen import Screen
+    from trainingrun_operator.cli.server import Server
     from trainingrun_operator.core.facts.run import Run
 
 HEIGHT = 16
@@ -91,7 +92,7 @@ def _take_curves(session: Session, seen: live.KnownRuns, run: str | None, *, eve
 @bucket_options
 @where
 @in_session
-def explain_(session: Session, run: str, endpoint_url: str, region: str) -> None:
+def explain_(session: Session, run: str, server: Server) -> None:
     """Explain why RUN has or has not stopped, from its status alone.
 
     With s3://bucket/prefix/namespace/run/uid in place of RUN, explain a run that has ended from what the operator has kept of it in the bucket, with your
@@ -100,7 +101,7 @@ def explain_(session: Session, run: str, endpoint_url: str, region: str) -> None
     if not run.startswith("s3://"):
         session.screen.explanation(explain(session.run(run), session.now))
         return
-    with opened(session, run, endpoint_url, region) as there:
+    with opened(session, run, server) as there:
         told, layout = explain(there.story(), session.now), there.place.layout
         log = ("The end of its log:", "$ " + command("aws", "s3", "cp", layout.uri(layout.log), "-") + " | gunzip")
         # What is to be done in the cluster is over.

@@ -213,10 +213,6 @@ def _checkpoint(run: Run, listed: tuple[Destination, ...]) -> Problem | None:
     checkpoint = run.spec.checkpoint
     if checkpoint.mode is CheckpointMode.DISABLED:
         return None
-    try:
-        destinations.layout_of(run)
-    except ValueError as error:
-        return Problem("InvalidDestination", f"spec.checkpoint: {error}.")
     if isinstance(answer := destinations.allowed(run, listed), Problem):
         return answer
     return identity.missing(run, answer) or restoring.complaint(run, listed)

@@ -45,6 +45,7 @@ class Origin:
     generation: str = ""
     """Rank, generation and pod, as in a key: only this checkpoint will do. Empty: the furthest one."""
     expected_bucket_owner: str = ""
+    requester_pays: bool = False
 
     @property
     def layout(self) -> Layout:
@@ -72,6 +73,7 @@ class Origin:
             endpoint_url=self.endpoint_url,
             region=self.region,
             expected_bucket_owner=self.expected_bucket_owner,
+            requester_pays=self.requester_pays,
         )
 
     def will_do(self, commit: Commit) -> bool:
@@ -142,6 +144,7 @@ def _of_uri(run: Run, uri: str) -> Origin | Problem:
             s3.endpoint_url,
             s3.region,
             match["generation"] or "",
+            requester_pays=s3.requester_pays,
         )
         try:
             base = origin.layout.base
@@ -179,6 +182,7 @@ def _of_run(run: Run, other: Run | None) -> Origin | Problem:
         checkpoint.destination or "",
         checkpoint.s3.endpoint_url,
         checkpoint.s3.region,
+        requester_pays=checkpoint.s3.requester_pays,
     )
     try:
         origin.layout  # noqa: B018 - raises for an invalid destination

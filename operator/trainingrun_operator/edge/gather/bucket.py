@@ -11,7 +11,7 @@ from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.checkpoints.s3 import Access
 from trainingrun_operator.core import identity
-from trainingrun_operator.core.destinations import allowed, layout_of
+from trainingrun_operator.core.destinations import allowed, valid_layout
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.run import Problem
 from trainingrun_operator.core.stop.requests import save_request
@@ -77,7 +77,9 @@ class BucketReader:
         stop = run.status.termination
         if run.spec.checkpoint.mode is CheckpointMode.DISABLED or (stop is not None and stop.phase in _SILENT):
             return BucketAnswer()
-        layout = layout_of(run)
+        layout = valid_layout(run)
+        if isinstance(layout, Problem):
+            return BucketAnswer(Unreachable(layout.reason, layout.message))
         wanted = _wanted(run, pods)
         shipped = _shipped(layout, reports, memory)
         all_gone = stop is not None and stop.phase is Phase.DELETING and all(pod.lost for pod in pods)
@@ -113,7 +115,9 @@ class BucketReader:
         if s3.credentials_secret_name:
             access = access_of(run.spec, await self._kube.secret(run.namespace, s3.credentials_secret_name))
         else:
-            access = Access(endpoint_url=s3.endpoint_url, region=s3.region, own_identity=True)
+            access = Access(
+                endpoint_url=s3.endpoint_url, region=s3.region, requester_pays=s3.requester_pays, own_identity=True
+            )
         if isinstance(access, Problem):
             return access
         access = replace(access, expected_bucket_owner=destination.expected_bucket_owner, owner=run.namespace)
@@ -155,6 +159,7 @@ def access_of(spec: TrainingRunSpec, secret: dict[str, bytes] | None) -> Access 
     return Access(
         endpoint_url=s3.endpoint_url,
         region=s3.region,
+        requester_pays=s3.requester_pays,
         access_key=text[names.ACCESS_KEY],
         secret_key=text[names.SECRET_KEY],
         session_token=text.get(names.SESSION_TOKEN, ""),

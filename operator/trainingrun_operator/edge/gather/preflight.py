@@ -115,6 +115,7 @@ class Preflight:
             endpoint_url=origin.endpoint_url,
             region=origin.region,
             expected_bucket_owner=origin.expected_bucket_owner,
+            requester_pays=origin.requester_pays,
         )
         match await self.store.find(there, origin.layout, origin.will_do, depth=ORIGIN_DEPTH, fall_back=True):
             case Verified():
