@@ -61,11 +61,14 @@ class Aws:
         if not host.endswith(".amazonaws.com"):
             return self.send(session, request)
         self.hosts.append(host)
-        scope = str(request.headers["Authorization"]).split("/")[2]
+        scope = request.headers["Authorization"].decode().split("/")[2]
         if (host, scope) != (f"{BUCKET}.s3.{HOME}.amazonaws.com", HOME):
             return error(*self.answers, request)
-        there = urlunsplit(url._replace(scheme="http", netloc=urlsplit(self.server.endpoint_url).netloc, path=f"/{BUCKET}{url.path}"))
-        kept = {name: value for name, value in request.headers.items() if name.lower() not in {"authorization", "x-amz-date"}}
+        there = urlunsplit(
+            url._replace(scheme="http", netloc=urlsplit(self.server.endpoint_url).netloc, path=f"/{BUCKET}{url.path}")
+        )
+        given = {name: value.decode() if isinstance(value, bytes) else value for name, value in request.headers.items()}
+        kept = {name: value for name, value in given.items() if name.lower() not in {"authorization", "x-amz-date"}}
         again = AWSRequest(request.method, there, headers=kept, data=request.body)
         signer = S3SigV4Auth(Credentials(self.server.access_key, self.server.secret_key), "s3", self.server.region)
         signer.payload = lambda _: kept.get("X-Amz-Content-SHA256", "UNSIGNED-PAYLOAD")
@@ -75,15 +78,9 @@ class Aws:
         return self.send(session, prepared)
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(("AuthorizationHeaderMalformed", 400), id="by the signature"),
-        pytest.param(("PermanentRedirect", 301), id="by the address"),
-        pytest.param(("IllegalLocationConstraintException", 400), id="in a region that is opted in to"),
-    ]
-)
-def aws(request, server, monkeypatch) -> Aws:
-    made = Aws(server, httpsession.URLLib3Session.send, request.param)
+@pytest.fixture
+def aws(answers, server, monkeypatch) -> Aws:
+    made = Aws(server, httpsession.URLLib3Session.send, answers)
     monkeypatch.setattr(httpsession.URLLib3Session, "send", lambda session, request: made(session, request))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_PROFILE"):
@@ -95,12 +92,25 @@ def aws(request, server, monkeypatch) -> Aws:
 
 def agents(region: str, endpoint: str = "") -> bucket.Bucket:
     config = AgentConfig(
-        namespace="ml", run="llama", run_uid="u", path="/c", destination=f"s3://{BUCKET}/p", region=region, endpoint_url=endpoint
+        namespace="ml",
+        run="llama",
+        run_uid="u",
+        path="/c",
+        destination=f"s3://{BUCKET}/p",
+        region=region,
+        endpoint_url=endpoint,
     )
     return bucket.Bucket(bucket.client(config), BUCKET)
 
 
-@pytest.mark.parametrize("region", ["", "us-east-1", "us-west-2"])
+@pytest.mark.parametrize(
+    ("region", "answers"),
+    [
+        pytest.param("", ("AuthorizationHeaderMalformed", 400), id="no region is named"),
+        pytest.param("us-west-2", ("PermanentRedirect", 301), id="another region is named"),
+        pytest.param("us-east-1", ("IllegalLocationConstraintException", 400), id="it is a region to opt in to"),
+    ],
+)
 async def test_a_bucket_of_aws_is_found_in_its_own_region(aws, store, region):
     """By the agent, which writes and reads; by the operator, which proves; and by the plugin."""
     shipment = Shipment(store.s3, Layout.of(f"s3://{BUCKET}/{store.uid}", RUN.namespace, RUN.name, RUN.uid))
@@ -198,9 +208,11 @@ async def test_what_a_server_says_in_place_of_a_region_is_not_shown(elsewhere, s
 def test_a_restore_from_a_bucket_in_another_region_retries_with_words_in_its_log(elsewhere, make_pod):
     pod = make_pod(endpoint=elsewhere.url)
     process = pod.start_restore()
-    wait_for(lambda: WORDS in pod.log.read_text())
-    process.kill()
-    process.wait()
+    try:
+        wait_for(lambda: pod.log.exists() and WORDS in pod.log.read_text())
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize("region", ["eu-west-1", ""])

@@ -67,7 +67,8 @@ def test_a_bucket_without_a_prefix_is_meant_whole():
         ("s3://my-bucket/a//b", "", "destination 's3://my-bucket/a//b' has an empty, '.' or '..' segment."),
         ("s3://MY/x", "", "destination 's3://MY/x' does not have the form s3://bucket/prefix."),
         (
-            "s3://mine.mrap/x", "",
+            "s3://mine.mrap/x",
+            "",
             "destination 's3://mine.mrap/x': 'mine.mrap' is the name of a Multi-Region Access Point, behind which a bucket of another region may"
             " lack what was just written: use a general purpose bucket.",
         ),

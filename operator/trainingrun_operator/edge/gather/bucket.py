@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 from trainingrun_operator.api import names
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Phase
+from trainingrun_operator.checkpoints.keys import order_of_commit
 from trainingrun_operator.checkpoints.s3 import Access
 from trainingrun_operator.core import identity
 from trainingrun_operator.core.destinations import allowed, valid_layout
@@ -48,6 +49,8 @@ class BucketAnswer:
     """A commit that verified."""
     unverifiable: str = ""
     """Key of a reported commit that does not verify."""
+    refuted: tuple[Mismatch, ...] = ()
+    """Commits that do not verify."""
 
 
 class BucketReader:
@@ -98,7 +101,8 @@ class BucketReader:
         fresh = stop is not None and stop.phase is Phase.VERIFYING
         answer = await self._store.find(access, layout, wanted, max_age_seconds=0 if fresh else PROOF_SECONDS)
         if answer is not None:
-            return BucketAnswer(answer, answer if isinstance(answer, Verified) else None)
+            proven = answer if isinstance(answer, Verified) else None
+            return BucketAnswer(answer, proven, refuted=(answer,) if isinstance(answer, Mismatch) else ())
         return BucketAnswer() if any(pod.holds_files for pod in pods) else await self._newest(access, layout)
 
     async def access(self, run: Run) -> Access | Problem:
@@ -127,16 +131,22 @@ class BucketReader:
     async def _newest(self, access: Access, layout: Layout) -> BucketAnswer:
         """Return the newest verified commit after the last pod. Only a failure to read the bucket is an answer."""
         found = await self._store.find(access, layout, lambda _: True, fall_back=True)
-        return BucketAnswer(
-            found if isinstance(found, Unreachable) else None, found if isinstance(found, Verified) else None
-        )
+        match found:
+            case Verified():
+                return BucketAnswer(verified=found, refuted=found.passed_over)
+            case Mismatch():
+                return BucketAnswer(refuted=(found,))
+            case _:
+                return BucketAnswer(found)
 
     async def _new(self, access: Access, layout: Layout, key: str) -> BucketAnswer:
         """Verify a checkpoint while the training runs."""
         found = await self._store.verify(access, layout, key)
         if isinstance(found, Verified):
             return BucketAnswer(verified=found)
-        return BucketAnswer(found, unverifiable=key if isinstance(found, Mismatch) else "")
+        if isinstance(found, Mismatch):
+            return BucketAnswer(found, unverifiable=key, refuted=(found,))
+        return BucketAnswer(found)
 
 
 def access_of(spec: TrainingRunSpec, secret: dict[str, bytes] | None) -> Access | Problem:
@@ -176,4 +186,5 @@ def _shipped(layout: Layout, reports: Mapping[int, AgentReport], memory: Memory)
     """Return the key of a reported commit that is not verified yet; None: there is none."""
     known = {memory.verified.key if memory.verified is not None else "", memory.unverifiable}
     keys = (report.commit.key for report in reports.values() if report.commit is not None)
-    return next((key for key in keys if key not in known and layout.owns(key)), None)
+    new = (key for key in keys if key not in known and order_of_commit(key) not in memory.refuted)
+    return next((key for key in new if layout.owns(key)), None)

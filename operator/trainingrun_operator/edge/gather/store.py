@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
@@ -211,6 +211,7 @@ class Store:
         if isinstance(keys, Unreachable):
             return keys
         complaint: Mismatch | None = None
+        over: list[Mismatch] = []
         for key in keys[:depth]:
             found = await self._prove_if(access, layout, key, wanted, max_age_seconds)
             if found is None:
@@ -218,7 +219,8 @@ class Store:
             # An unreadable commit is skipped, and reported only if it is the newest.
             read = _Place.of(access, layout, key) in self._known
             if not isinstance(found, Mismatch) or (read and not fall_back):
-                return found
+                return replace(found, passed_over=tuple(over)) if over and isinstance(found, Verified) else found
+            over.append(found)
             complaint = complaint or (found if read or key == keys[0] else None)
         return complaint
 
