@@ -227,12 +227,8 @@ def _checkpoint_saved(seen: Observed) -> Fact:
         return Fact(kind, "Unknown", REPORT_REFUSED, refused.sentence)
     if trouble := _saving_trouble(seen):
         return Fact(kind, "False", *trouble)
-    if seen.verified is not None and seen.verified.commit.total_files:
-        bad = _refuted(seen)
-        said = (furthest.sentence(seen, saved_from(seen.verified)), refuted.sentence(bad) if bad is not None else "")
-        return Fact(kind, "True", "Verified", " ".join(filter(None, said)))
-    if (bad := _refuted(seen)) is not None:
-        return Fact(kind, "False", "Mismatch", refuted.sentence(bad))
+    if (proven := _proven(seen)) is not None:
+        return proven
     if (
         seen.reports
         and all(report.files == 0 and not report.temporary_files for report in seen.reports)
@@ -249,6 +245,16 @@ def _checkpoint_saved(seen: Observed) -> Fact:
     if before is not None and before.status == "True":
         return Fact(kind, before.status, before.reason, before.message)
     return Fact(kind, "Unknown", "NothingYet", "No checkpoint has been verified yet.")
+
+
+def _proven(seen: Observed) -> Fact | None:
+    """Return what is proven, and what no longer is; None: neither is known."""
+    kind, bad = "CheckpointSaved", _refuted(seen)
+    no_longer = refuted.sentence(bad) if bad is not None else ""
+    if seen.verified is not None and seen.verified.commit.total_files:
+        said = (furthest.sentence(seen, saved_from(seen.verified)), no_longer)
+        return Fact(kind, "True", "Verified", " ".join(filter(None, said)))
+    return Fact(kind, "False", "Mismatch", no_longer) if no_longer else None
 
 
 def _saving_trouble(seen: Observed) -> tuple[str, str] | None:

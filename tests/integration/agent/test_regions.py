@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from botocore import httpsession
 from botocore.auth import S3SigV4Auth
-from botocore.awsrequest import AWSPreparedRequest, AWSRequest, AWSResponse
+from botocore.awsrequest import AWSRequest, AWSResponse, HTTPHeaders
 from botocore.credentials import Credentials
 from integration.agent.checkpoints import MIB
 from integration.agent.pods import BUCKET, wait_for
@@ -21,7 +21,7 @@ from trainingrun_operator.checkpoints.keys import Layout
 from trainingrun_operator.checkpoints.s3 import Access
 from trainingrun_operator.cli.bucket import Checkpoints, Place
 from trainingrun_operator.cli.trouble import TroubleError
-from trainingrun_operator.core.facts.bucket import Unreachable, Verified
+from trainingrun_operator.core.facts.bucket import Unreachable
 from trainingrun_operator.edge.gather.store import Store
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ HOME = "eu-central-1"
 WORDS = f"the bucket is in another region ({HOME})"
 
 
-def error(code: str, status: int, request: AWSPreparedRequest) -> AWSResponse:
+def error(code: str, status: int, request: Any) -> AWSResponse:
     """As S3 answers: the region in a header, and to HEAD nothing else."""
     body = f"<Error><Code>{code}</Code><Region>{HOME}</Region><Endpoint>{BUCKET}.s3.{HOME}.amazonaws.com</Endpoint></Error>"
-    made = AWSResponse(request.url, status, {"x-amz-bucket-region": HOME}, None)
+    made: Any = AWSResponse(request.url, status, HTTPHeaders.from_pairs([("x-amz-bucket-region", HOME)]), None)
     made._content = b"" if request.method == "HEAD" else body.encode()
-    return made
+    return made  # type: ignore[no-any-return]
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Aws:
     """Code and status for a request that arrives elsewhere."""
     hosts: list[str] = field(default_factory=list)
 
-    def __call__(self, session: httpsession.URLLib3Session, request: AWSPreparedRequest) -> AWSResponse:
+    def __call__(self, session: httpsession.URLLib3Session, request: Any) -> AWSResponse:
         url = urlsplit(request.url)
         host = str(url.hostname)
         if not host.endswith(".amazonaws.com"):
@@ -70,7 +70,7 @@ class Aws:
         given = {name: value.decode() if isinstance(value, bytes) else value for name, value in request.headers.items()}
         kept = {name: value for name, value in given.items() if name.lower() not in {"authorization", "x-amz-date"}}
         again = AWSRequest(request.method, there, headers=kept, data=request.body)
-        signer = S3SigV4Auth(Credentials(self.server.access_key, self.server.secret_key), "s3", self.server.region)
+        signer: Any = S3SigV4Auth(Credentials(self.server.access_key, self.server.secret_key), "s3", self.server.region)
         signer.payload = lambda _: kept.get("X-Amz-Content-SHA256", "UNSIGNED-PAYLOAD")
         signer.add_auth(again)
         prepared = again.prepare()
@@ -81,7 +81,11 @@ class Aws:
 @pytest.fixture
 def aws(answers, server, monkeypatch) -> Aws:
     made = Aws(server, httpsession.URLLib3Session.send, answers)
-    monkeypatch.setattr(httpsession.URLLib3Session, "send", lambda session, request: made(session, request))
+
+    def send(session: httpsession.URLLib3Session, request: Any) -> AWSResponse:
+        return made(session, request)  # a function gets the session
+
+    monkeypatch.setattr(httpsession.URLLib3Session, "send", send)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
@@ -145,7 +149,7 @@ async def test_a_bucket_of_aws_is_found_in_its_own_region(aws, store, region):
         pytest.param(("AuthorizationHeaderMalformed", 400), id="by the signature"),
     ]
 )
-def elsewhere(request, proxy) -> Proxy:
+def elsewhere(request, proxy: Proxy) -> Proxy:
     """A server that is named by the spec, and has the bucket in another region."""
     code, status = request.param
     proxy.answer = lambda _: (status, code)
