@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from trainingrun_operator.agent import left, process, stop, telling
 from trainingrun_operator.agent.config import Paths, Task
-from trainingrun_operator.agent.volume import detect, formats
+from trainingrun_operator.agent.volume import detect, formats, root
 from trainingrun_operator.agent.volume.look import Watcher
 from trainingrun_operator.agent.volume.scan import Filter, scan
 from trainingrun_operator.api.restored import LISTED_MAX, PassedOver, Restored
@@ -316,7 +316,10 @@ def run(paths: Paths | None = None, limit_seconds: float | None = None, retry_se
             if limit_seconds is not None and waited + retry_seconds > limit_seconds:
                 return 1
         except OSError as failure:
-            log.error("Cannot write the volume: %s.", failure)  # noqa: TRY400  # expected, needs no traceback
+            where = failure.filename if isinstance(failure.filename, str) else task.config.path
+            words = f"Cannot write {names.to_text(where)}: {root.complaint(failure)}"
+            log.error("%s.", words)  # noqa: TRY400  # expected, needs no traceback
+            telling.say(paths.termination_log, f"{words}."[:MESSAGE_MAX])
             return 1
         else:
             return 0 if done else 1

@@ -22,6 +22,7 @@ from trainingrun_operator.api.status import CheckpointStatus, Phase, Refuted
 from trainingrun_operator.checkpoints.documents import Checkpoint
 from trainingrun_operator.checkpoints.keys import Order
 from trainingrun_operator.core.decide import decide
+from trainingrun_operator.core.effects import Advance
 from trainingrun_operator.core.facts.gathered import Facts
 from trainingrun_operator.core.memory import Memory, remember
 from trainingrun_operator.core.refuted import KEPT_MAX, sentence
@@ -44,6 +45,10 @@ def fell_back(*names: str, commit: str = "", run: str = "", uid: str = "pod-2"):
     return make_pod(
         uid=uid, name="bert-x2", restored=Restored(commit=commit, run=run, dir="checkpoint-20", passed_over=over)
     )
+
+
+def advanced(seen):
+    return next(effect.termination for effect in decide(seen).effects if isinstance(effect, Advance))
 
 
 class Looks:
@@ -170,12 +175,12 @@ def test_a_stop_without_a_pod_takes_no_damaged_checkpoint_as_the_last_one():
     memory, _ = remember(Memory(), Facts(make_run(status=stopping), WALL, verified=proven(2, 60)), 0)
     memory, seen = remember(memory, Facts(make_run(status=stopping), WALL, refuted=(wrong(2),)), 10)
     assert seen.verified is None
-    stop = decide(seen).termination
+    stop = advanced(seen)
     assert (stop.phase, stop.saved.commit) == (Phase.DELETING, "")
     assert f"no checkpoint of this run verifies: {GONE}." in stop.data_loss
     older = replace(proven(1, 20), passed_over=(wrong(2),))
     _, seen = remember(memory, Facts(make_run(status=stopping), WALL, verified=older, refuted=(wrong(2),)), 20)
-    stop = decide(seen).termination
+    stop = advanced(seen)
     assert (stop.phase, stop.saved.step) == (Phase.DELETING, 20)
 
 
