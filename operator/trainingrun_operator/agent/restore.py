@@ -35,7 +35,7 @@ from trainingrun_operator.checkpoints.proof import (
 from trainingrun_operator.checkpoints.reached import Moment, Reached
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from trainingrun_operator.checkpoints.documents import Manifest
@@ -47,7 +47,7 @@ LIMIT_ENV = "TRAININGRUN_RESTORE_LIMIT_SECONDS"
 """How long to retry while the bucket does not answer. Absent: without a limit, because a start from zero is worse."""
 RETRY_SECONDS = 5.0
 COMMITS_MAX = 1000
-"""Commits that are read, the newest ones."""
+"""Commits that are read at once, the newest ones first. Older ones are read if none of them can be resumed from."""
 READERS = 16
 MESSAGE_MAX: Final = 1000
 """Characters of the reason why nothing can be restored."""
@@ -143,12 +143,19 @@ class Restore:
     def _choose(self) -> tuple[Place, list[Commit]]:
         """Return the commits to try, the best first, and their place. Checkpoints of this run win over those of another."""
         place = self._own
-        chosen = candidates(self._commits(place), self._task.pod.world_size)
+        chosen = self._candidates(place)
         if not chosen and not self._passed_over and self._other is not None:
             place = self._other
-            found = [commit for commit in self._commits(place) if commit.is_of(place.folder)]
-            chosen = candidates(found, self._task.pod.world_size)
+            chosen = self._candidates(place)
         return place, chosen
+
+    def _candidates(self, place: Place) -> list[Commit]:
+        """Return the candidates among the newest `COMMITS_MAX` commits that have any."""
+        for read in self._commits(place):
+            found = [commit for commit in read if commit.is_of(place.folder)]
+            if chosen := candidates(found, self._task.pod.world_size):
+                return chosen
+        return []
 
     def _nothing(self, place: Place) -> bool:
         """Start from the beginning, unless there should be a checkpoint."""
@@ -172,19 +179,22 @@ class Restore:
     def _pass_over(self, order: Order, why: str) -> None:
         self._passed_over.append(telling.passed_over(order, why))
 
-    def _commits(self, place: Place) -> list[Commit]:
+    def _commits(self, place: Place) -> Iterator[list[Commit]]:
+        """Read the commits, newest first, `COMMITS_MAX` at once."""
         listed = place.bucket.keys(place.layout.commits)
         keys = {
             order: key for key, _ in listed if (order := order_of_commit(key)) and key == place.layout.commit(order)
         }
-        newest = sorted(keys, reverse=True)[:COMMITS_MAX]
-        with ThreadPoolExecutor(READERS) as pool:
-            read = list(pool.map(lambda order: _load(place, keys[order]), newest))
-        for order, one in zip(newest, read, strict=True):
-            if isinstance(one, BadCommitError):
-                log.warning("Ignoring commit %s: %s.", keys[order], one)
-                self._pass_over(order, str(one))
-        return [one for one in read if isinstance(one, Commit)]
+        newest_first = sorted(keys, reverse=True)
+        for at in range(0, len(newest_first), COMMITS_MAX):
+            some = newest_first[at : at + COMMITS_MAX]
+            with ThreadPoolExecutor(READERS) as pool:
+                read = list(pool.map(lambda order: _load(place, keys[order]), some))
+            for order, one in zip(some, read, strict=True):
+                if isinstance(one, BadCommitError):
+                    log.warning("Ignoring commit %s: %s.", keys[order], one)
+                    self._pass_over(order, str(one))
+            yield [one for one in read if isinstance(one, Commit)]
 
     def _is_further(self, place: Place, best: Commit) -> bool:
         """Whether the volume holds a complete checkpoint that is further than the best commit. If so, resume from it.

@@ -62,6 +62,12 @@ class Origin:
         return f"{self.layout.base}{self.generation}/" if self.generation else ""
 
     @property
+    def commit(self) -> str | None:
+        """Key of the commit that rank 0 wrote with the generation; None: any generation will do."""
+        order = self.layout.order_of_file(self.folder)
+        return self.layout.commit(order) if order is not None else None
+
+    @property
     def source(self) -> RestoreSource:
         """The origin as the restore container takes it."""
         return RestoreSource(
@@ -242,10 +248,17 @@ def _not_granted(run: Run, namespace: str, written: str) -> Problem:
     )
 
 
-def nothing_there(run: Run, origin: Origin, why: str = "") -> Problem:
-    """Return the problem of a run that starts from another one without a checkpoint that will do."""
+def nothing_there(run: Run, origin: Origin, why: str = "", *, depth: int = 0) -> Problem:
+    """Return the problem of a run that starts from another one without a checkpoint that will do.
+
+    Args:
+        run: the new one.
+        origin: the other one.
+        why: what is wrong with what is there.
+        depth: number of the newest commits that were read; 0: none was.
+    """
     what = "that checkpoint" if origin.generation else "a complete checkpoint"
-    said = why or f"there is no commit of {what}"
+    said = why or f"there is no commit of {what}{f' (the newest {depth} commits are read)' if depth else ''}"
     where = origin.layout.uri(origin.folder or origin.layout.base)
     return Problem(
         "NothingToRestore",

@@ -198,6 +198,7 @@ def test_restore_and_agent_get_the_origin():
             "runUid": UID,
             "folder": f"runs/vision-a/bert-1/{UID}/{GENERATION}/",
             "endpointUrl": MINIO,
+            "requesterPays": False,
             "region": "eu-west-1",
             "expectedBucketOwner": "123456789012",
         }
