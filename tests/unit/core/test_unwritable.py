@@ -24,7 +24,7 @@ def of(mount=None, source=None, **fields):
     ("run", "why"),
     [
         pytest.param(of({"readOnly": True}), "the mount of the container that trains has readOnly: true", id="a read-only mount"),
-        pytest.param(of({"readOnly": True, "mountPath": "/"}), "has readOnly: true", id="a read-only mount above the path"),
+        pytest.param(of({"readOnly": True, "mountPath": "/data"}, path="/data/checkpoints"), "has readOnly: true", id="a read-only mount above the path"),
         pytest.param(of(source={"persistentVolumeClaim": {"claimName": "c", "readOnly": True}}), "its persistentVolumeClaim has readOnly: true", id="a claim for reading"),
         pytest.param(of(source={"csi": {"driver": "s3", "readOnly": True}}), "its csi has readOnly: true", id="a driver's volume for reading"),
         pytest.param(of(source={"nfs": {"server": "s", "path": "/", "readOnly": True}}), "its nfs has readOnly: true", id="a share for reading"),
@@ -42,7 +42,7 @@ def test_refused(run, why):
     assert problem is not None
     assert (problem.reason, problem.permanent) == ("InvalidTemplate", True)
     assert problem.message.startswith(
-        "spec.checkpoint.path is '/checkpoints' in volume 'data', to which nothing can be written: "
+        f"spec.checkpoint.path is {run.spec.checkpoint.path!r} in volume 'data', to which nothing can be written: "
     )
     assert why in problem.message
 
