@@ -119,8 +119,8 @@ class Preflight:
         )
         if origin.commit is not None:
             # Commits of its generation may be older than those that a search reads.
-            named = await self.store.verify(there, origin.layout, origin.commit)
-            if isinstance(named, Verified) and origin.will_do(named.commit):
+            exact = await self.store.verify(there, origin.layout, origin.commit)
+            if isinstance(exact, Verified) and origin.will_do(exact.commit):
                 return origin
         match await self.store.find(there, origin.layout, origin.will_do, depth=ORIGIN_DEPTH, fall_back=True):
             case Verified():
