@@ -159,9 +159,10 @@ class Story:
             await self._later(tale, "an error of the operator, which its log has")
 
     async def _write(self, tale: _Tale) -> None:
-        access, layout = await self._reader.access(tale.run), layout_of(tale.run)
+        access = await self._reader.access(tale.run)
         if isinstance(access, Problem):
             raise _RefusedError(access.message)
+        layout = layout_of(tale.run)
         try:
             if tale.pod:
                 await self._put_log(tale, access, layout)
