@@ -163,6 +163,19 @@ class Lag(Model):
     """Bytes in the volume that are not in the bucket."""
 
 
+class Refuted(Model):
+    """A checkpoint that was proven and does not verify any more: a proof of it has failed, or a restore had to take an older one."""
+
+    commit: Uri = ""
+    """Key of the commit object."""
+    dir: Text = ""
+    """The checkpoint's folder as the training wrote it."""
+    step: BigCount | None = None
+    """Step of the checkpoint."""
+    why: Text = ""
+    """What is wrong with it."""
+
+
 class CheckpointStatus(Model):
     """The furthest checkpoint that the operator has verified in the bucket: a replaced pod resumes from it."""
 
@@ -194,6 +207,8 @@ class CheckpointStatus(Model):
     """When the operator last verified every object."""
     lag: Lag | None = None
     """What is not saved yet."""
+    refuted: Refuted | None = None
+    """A checkpoint that this status has shown and that does not verify any more. It stays until it verifies again, or a newer one is proven."""
     data_loss: Message | None = None
     """What was lost, and why. After a suspension it stays until a checkpoint of the resumed training is proven; status.history keeps it."""
 

@@ -17,12 +17,13 @@ from botocore.config import Config
 from urllib3.exceptions import HTTPError
 
 from trainingrun_operator.api import names
-from trainingrun_operator.checkpoints import bucket_owner, s3
+from trainingrun_operator.checkpoints import bucket_owner, regions, requester_pays, s3
 from trainingrun_operator.checkpoints.copies import PartCopies
 from trainingrun_operator.checkpoints.credentials import secret_session
 from trainingrun_operator.checkpoints.meter import Meter
 from trainingrun_operator.checkpoints.own_identity import own_session
 from trainingrun_operator.checkpoints.proof import is_full_object
+from trainingrun_operator.checkpoints.regions import other_region
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,10 +49,10 @@ _GIVE_IDENTITY = (
     "associate a role with its ServiceAccount (EKS Pod Identity, or the annotation eks.amazonaws.com/role-arn and the role's trust policy), or"
     " name a Secret in spec.checkpoint.s3.credentialsSecretName of a new run"
 )
+_CORRECT_REGION = "correct spec.checkpoint.s3.region, and endpointURL if it names one, of a new run"
 _EXISTS = frozenset({"PreconditionFailed", "412"})
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _GONE = frozenset({"NoSuchUpload", "404", "NoSuchKey", "NotFound"})
-_BY_STATUS = {"400": "BadRequest", "403": "AccessDenied", "404": "NotFound", "412": "PreconditionFailed"}
 
 
 class ConflictError(Exception):
@@ -127,9 +128,7 @@ def combined(first: int, second: int, second_length: int) -> int:
 def code_of(failure: BaseException) -> str:
     """Return the CamelCase code of a failed call: the store's own, or the kind of failure."""
     if isinstance(failure, exceptions.ClientError):
-        code = str(failure.response.get("Error", {}).get("Code", ""))
-        code = _BY_STATUS.get(code, code)
-        return code if re.fullmatch(r"[A-Z][A-Za-z0-9]{1,63}", code) else "StoreError"
+        return s3.store_code(failure)
     if isinstance(failure, _NO_CREDENTIALS):
         return "NoCredentials"
     if isinstance(failure, exceptions.SSLError):
@@ -143,7 +142,13 @@ def describe(failure: BaseException) -> str:
     """Describe a failed call without quoting the store."""
     if isinstance(failure, exceptions.ClientError):
         status = failure.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "no status")
-        return f"{failure.operation_name} failed with {code_of(failure)} (HTTP {status})"
+        code = code_of(failure)
+        where = (
+            f": the bucket is in another region{other_region(failure)}; {_CORRECT_REGION}"
+            if code in regions.CODES
+            else ""
+        )
+        return f"{failure.operation_name} failed with {code} (HTTP {status}){where}"
     if isinstance(failure, exceptions.CredentialRetrievalError):
         return f"the pod's own AWS identity gives no credentials ({dict(failure.kwargs).get('error_msg')}): {_GIVE_IDENTITY}"
     if isinstance(failure, exceptions.NoCredentialsError):
@@ -182,6 +187,7 @@ def client(config: AgentConfig) -> S3Client:
         ),
     )
     bucket_owner.expect(made.meta.events, config.expected_bucket_owner)
+    requester_pays.accept(made.meta.events, pays=config.requester_pays)
     return made
 
 

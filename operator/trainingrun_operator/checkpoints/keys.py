@@ -18,6 +18,8 @@ import re
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from trainingrun_operator.checkpoints import bucket_names
+
 KEY_MAX_BYTES: Final = 1024
 
 _COMMIT = re.compile(r"commits/i(\d+)-g(\d+)\.json\Z")
@@ -48,11 +50,14 @@ class Layout:
         """Return the layout of a run.
 
         Raises:
-            ValueError: the destination does not have the form ``s3://bucket[/prefix]``.
+            ValueError: the destination does not have the form ``s3://bucket[/prefix]``, or its bucket is of a kind that cannot be used.
         """
         match = _DESTINATION.match(destination)
         if match is None:
             message = f"destination {destination!r} does not have the form s3://bucket/prefix"
+            raise ValueError(message)
+        if complaint := bucket_names.complaint(match["bucket"]):
+            message = f"destination {destination!r}: {complaint}"
             raise ValueError(message)
         prefix = (match["prefix"] or "").strip("/")
         if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:

@@ -22,6 +22,7 @@ from trainingrun_operator.core import manifests
 if TYPE_CHECKING:
     from trainingrun_operator.api.curve import Point
     from trainingrun_operator.cli.screen import Screen
+    from trainingrun_operator.cli.server import Server
     from trainingrun_operator.core.facts.run import Run
 
 HEIGHT = 16
@@ -90,7 +91,7 @@ def _take_curves(session: Session, seen: live.KnownRuns, run: str | None, *, eve
 @bucket_options
 @where
 @in_session
-def explain_(session: Session, run: str, endpoint_url: str, region: str) -> None:
+def explain_(session: Session, run: str, server: Server) -> None:
     """Explain why RUN has or has not stopped, from its status alone.
 
     With s3://bucket/prefix/namespace/run/uid in place of RUN, explain a run that has ended from what the operator has kept of it in the bucket, with your
@@ -99,7 +100,7 @@ def explain_(session: Session, run: str, endpoint_url: str, region: str) -> None
     if not run.startswith("s3://"):
         session.screen.explanation(explain(session.run(run), session.now))
         return
-    with opened(session, run, endpoint_url, region) as there:
+    with opened(session, run, server) as there:
         told = explain(kept.run_of(there), session.now)
         # What is to be done in the cluster is over.
         session.screen.explanation(Explanation(told.answer, told.because, kept.logs_of(there)))
@@ -164,14 +165,14 @@ def _show(screen: Screen, rule: policy.Rule, first: int, second: int) -> None:
 @bucket_options
 @where
 @in_session
-def plot_(session: Session, run: str, height: int, endpoint_url: str, region: str, *, logarithmic: bool) -> None:
+def plot_(session: Session, run: str, height: int, server: Server, *, logarithmic: bool) -> None:
     """Draw the loss of RUN over its steps, with threshold and end.
 
     With s3://bucket/prefix/namespace/run/uid in place of RUN, draw the curve that the operator has kept of an ended run in the bucket, with your own AWS
     credentials. A shorter address is enough if there is only one run below it.
     """
     if run.startswith("s3://"):
-        with opened(session, run, endpoint_url, region) as there:
+        with opened(session, run, server) as there:
             found, points = kept.run_of(there), kept.curve_of(there)
     else:
         found = session.run(run)

@@ -144,6 +144,8 @@ def _checkpoints(run: Run) -> Iterator[Rule]:
     yield _rule(run, "saved to", "checkpoint.destination")
     yield _rule(run, "server", "checkpoint.s3.endpoint_url", run.spec.checkpoint.s3.endpoint_url or "AWS")
     yield _rule(run, "region", "checkpoint.s3.region", run.spec.checkpoint.s3.region or "us-east-1")
+    if run.spec.checkpoint.s3.requester_pays:
+        yield _rule(run, "requester pays", "checkpoint.s3.requester_pays", "yes")
     none = None if run.spec.checkpoint.s3.credentials_secret_name else "the identity of the pod's ServiceAccount"
     yield _rule(run, "credentials", "checkpoint.s3.credentials_secret_name", none)
     yield _rule(run, "included", "checkpoint.include")

@@ -209,6 +209,12 @@ async def test_a_run_that_does_not_stop_has_no_phases(shown):
         pytest.param(None, {}, "has not started, so there is no progress to save.", id="not started"),
         pytest.param({"startTime": "2026-01-02T03:00:00Z"}, {}, "The bucket has no checkpoint yet.", id="nothing yet"),
         pytest.param(run_status(), {}, "Progress is saved up to checkpoint-1100 (step 1,100)", id="a checkpoint"),
+        pytest.param(
+            {"startTime": "2026-01-02T03:00:00Z", "checkpoint": {"refuted": {"dir": "checkpoint-60", "step": 60, "why": "it is gone"}}},
+            {},
+            "Checkpoint checkpoint-60 (step 60) was proven and does not verify any more: it is gone.",
+            id="a checkpoint that does not verify any more",
+        ),
         pytest.param(run_status(), {"checkpoint": {"mode": "Disabled"}}, "so all progress is lost", id="nothing is ever saved"),
     ],
 )  # fmt: skip

@@ -113,9 +113,10 @@ class Teller:
             STORE_ERRORS: the bucket cannot be reached, or fails.
             KubeError: the API server cannot be reached, or fails.
         """
-        access, layout, status = await self._reader.access(tale.run), layout_of(tale.run), tale.status
+        access = await self._reader.access(tale.run)
         if isinstance(access, Problem):
             raise RefusedError(access.message)
+        layout, status = layout_of(tale.run), tale.status
         try:
             await self._put_logs(tale, access, layout)
             if status is not None:
