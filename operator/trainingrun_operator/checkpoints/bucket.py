@@ -20,6 +20,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.checkpoints import bucket_owner, s3
 from trainingrun_operator.checkpoints.copies import PartCopies
 from trainingrun_operator.checkpoints.credentials import secret_session
+from trainingrun_operator.checkpoints.direct import EXISTS, Direct
 from trainingrun_operator.checkpoints.meter import Meter
 from trainingrun_operator.checkpoints.own_identity import own_session
 from trainingrun_operator.checkpoints.proof import is_full_object
@@ -193,6 +194,7 @@ class Bucket:
         self._name = name
         self._meter = Meter(client.meta.events)
         self._copies = PartCopies(client, name)
+        self._direct = Direct(client, name)
 
     def keys(self, prefix: str, *, flat: bool = False) -> Iterator[tuple[str, int]]:
         """List keys and sizes below a prefix; ``flat``: without those in folders below it."""
@@ -271,6 +273,12 @@ class Bucket:
             NoChecksumsError: the store keeps no full-object checksum of the object, which it has written.
         """
         crc = encode(crc64(body))
+        answer = self._direct.put(key, body, crc, counted)
+        if answer is not None:
+            if answer.status == EXISTS:
+                return self.same(key, len(body), crc)
+            self._check_kept(key, crc, answer.headers.get("x-amz-checksum-crc64nvme"))
+            return Stored(len(body), crc, answer.headers.get("etag", ""), answer.headers.get("x-amz-version-id"))
         try:
             with self._meter.counting(counted):
                 done = self._s3.put_object(
@@ -397,6 +405,10 @@ class Bucket:
         Raises:
             CorruptedError: the store reports another checksum.
         """
+        answer = self._direct.put_part(key, upload, number, body, encode(crc), counted)
+        if answer is not None:
+            _check(f"{key} part {number}", encode(crc), answer.headers.get("x-amz-checksum-crc64nvme"))
+            return Part(number, len(body), crc, answer.headers.get("etag", ""))
         with self._meter.counting(counted):
             done = self._s3.upload_part(
                 Bucket=self._name,

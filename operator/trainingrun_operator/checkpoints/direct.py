@@ -1,0 +1,323 @@
+"""The requests that are many — objects, parts, ranges — without the SDK's 2 ms of CPU for each.
+
+botocore builds one request of each kind, which is not sent: it says how a request looks, with endpoint, addressing, region, headers. Here the key, the
+checksum, the date and the signature are exchanged, and the request is sent over a connection that botocore's own pool has opened. Only an answer of
+success counts. Of any other, and of no answer, the caller makes the same call by botocore, which repeats, waits, refreshes and explains as always.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, urlsplit
+
+from botocore import exceptions
+from botocore.awsrequest import AWSResponse
+from urllib3.response import HTTPResponse
+
+from trainingrun_operator.checkpoints import signing
+from trainingrun_operator.checkpoints.signing import Scope
+from trainingrun_operator.checkpoints.wire import TakeError, Wire, WireError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from botocore.credentials import ReadOnlyCredentials
+    from mypy_boto3_s3 import S3Client
+
+    from trainingrun_operator.checkpoints.wire import Answer
+
+EXISTS: Final = 412
+PAUSE_SECONDS: Final = 1.0
+"""All requests are botocore's for so long after one has failed here; twice as long after each further one."""
+PAUSE_MAX_SECONDS: Final = 60.0
+_KEY: Final = "key"
+_NOTHING: Final = "AAAAAAAAAAA="
+_SUCCESS: Final = frozenset({200, 206})
+_BUSY: Final = frozenset({429, 500, 502, 503, 504})
+_ELSEWHERE: Final = frozenset({301, 302, 307, 308, 400, 403})
+"""After these, botocore may build the requests in another way."""
+_OWN: Final = frozenset({
+    "amz-sdk-invocation-id", "amz-sdk-request", "authorization", "content-length", "expect", "range", "x-amz-checksum-crc64nvme",
+    "x-amz-content-sha256", "x-amz-date", "x-amz-security-token", "x-amzn-trace-id",
+})  # fmt: skip
+"""Headers that each request has for itself, or does without."""
+_FOREIGN: Final = frozenset({"transfer-encoding", "content-encoding", "x-amz-trailer", "x-amz-s3session-token"})
+"""Headers of ways to send that are botocore's alone."""
+_CREDENTIAL: Final = re.compile(rf"{signing.ALGORITHM} Credential=[^,]*/\d{{8}}/([^/,]+)/([^/,]+)/aws4_request,")
+
+
+@dataclass(frozen=True)
+class Form:
+    """How botocore builds the requests of one kind."""
+
+    method: str
+    origin: str
+    """Scheme and host, as in a URL."""
+    path: str
+    """Before the key, percent-encoded."""
+    query: tuple[str, ...]
+    """Parameters that every such request has."""
+    headers: dict[str, str]
+    region: str
+    service: str
+    signs_body: bool
+
+    @classmethod
+    def of(cls, request: Any, own: frozenset[str]) -> Form | None:
+        """Read a request that botocore has built for `_KEY`; None: requests of this kind are botocore's alone.
+
+        ``own``: the names of the parameters that each request has for itself.
+        """
+        url = urlsplit(request.url)
+        headers = {name.lower(): _text(value) for name, value in request.headers.items()}
+        found = _CREDENTIAL.match(headers.get("authorization", ""))
+        if not found or not url.path.endswith(f"/{_KEY}") or headers.keys() & _FOREIGN:
+            return None
+        query = tuple(one for one in url.query.split("&") if one and one.partition("=")[0] not in own)
+        return cls(
+            request.method,
+            f"{url.scheme}://{url.netloc}",
+            url.path.removesuffix(_KEY),
+            query,
+            {"host": url.netloc} | {name: value for name, value in headers.items() if name not in _OWN},
+            found[1],
+            found[2],
+            headers.get("x-amz-content-sha256") != signing.UNSIGNED,
+        )
+
+    def request(
+        self,
+        credentials: ReadOnlyCredentials,
+        key: bytes,
+        stamp: str,
+        name: str,
+        query: dict[str, str],
+        headers: dict[str, str],
+        body: bytes | memoryview,
+    ) -> bytes:
+        """Return the signed head of a request.
+
+        Args:
+            credentials: to sign with.
+            key: the signing key of the day.
+            stamp: the time, as in `x-amz-date`.
+            name: the object's key.
+            query: parameters.
+            headers: beside those of all such requests.
+            body: which is not part of the result.
+        """
+        path = self.path + quote(name, safe="/-_.~")
+        asked = "&".join(sorted((*self.query, *[f"{each}={quote(text, safe='-_.~')}" for each, text in query.items()])))
+        all_headers = {
+            **self.headers,
+            **headers,
+            "x-amz-date": stamp,
+            "x-amz-content-sha256": hashlib.sha256(body).hexdigest() if self.signs_body else signing.UNSIGNED,
+        }
+        if credentials.token:
+            all_headers["x-amz-security-token"] = credentials.token
+        scope = Scope(stamp[:8], self.region, self.service)
+        all_headers["authorization"] = signing.authorization(
+            key, credentials.access_key, scope, self.method, path, asked, all_headers
+        )
+        if self.method == "PUT":
+            all_headers["content-length"] = str(len(body))
+        lines = "".join([f"{each}: {text}\r\n" for each, text in all_headers.items()])
+        return f"{self.method} {path}{'?' if asked else ''}{asked} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+
+
+@dataclass
+class _Pause:
+    """How long botocore has all requests, because they have failed here. Thread-safe."""
+
+    until: float = 0.0
+    seconds: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def over(self) -> bool:
+        return time.monotonic() >= self.until
+
+    def failed(self) -> None:
+        with self.lock:
+            if self.over():  # not once for each of the requests that were under way
+                self.seconds = min(max(2 * self.seconds, PAUSE_SECONDS), PAUSE_MAX_SECONDS)
+                self.until = time.monotonic() + self.seconds
+
+    def succeeded(self) -> None:
+        self.seconds = 0.0
+
+
+class Direct:
+    """Sends objects, parts and ranges of one bucket. Thread-safe."""
+
+    def __init__(self, client: S3Client, bucket: str) -> None:
+        self._s3: Any = client
+        self._bucket = bucket
+        self._forms: dict[str, Form | None] = {}
+        self._wires: dict[str, Wire] = {}
+        self._keys: dict[tuple[str, Scope], bytes] = {}
+        self._lock = threading.Lock()
+        self._thread = threading.local()
+        self._pause = _Pause()
+        client.meta.events.register("before-send.s3", self._before_send)
+
+    def put(self, key: str, body: bytes, crc: str, counted: Callable[[int], None] | None) -> Answer | None:
+        """Write an object unless its key is taken. Return the answer, of success or `EXISTS`; None: ask by botocore."""
+        form = self._form("put", IfNoneMatch="*", Body=b"", ChecksumCRC64NVME=_NOTHING)
+        headers = {"x-amz-checksum-crc64nvme": crc}
+        return self._ask(form, key, {}, headers, body, counted, {*_SUCCESS, EXISTS})
+
+    def put_part(
+        self, key: str, upload: str, number: int, body: bytes, crc: str, counted: Callable[[int], None] | None
+    ) -> Answer | None:
+        """Send a part. Return the answer of success; None: ask by botocore."""
+        own = frozenset({"partNumber", "uploadId"})
+        form = self._form("part", own, UploadId="u", PartNumber=1, Body=b"", ChecksumCRC64NVME=_NOTHING)
+        query = {"partNumber": str(number), "uploadId": upload}
+        return self._ask(form, key, query, {"x-amz-checksum-crc64nvme": crc}, body, counted, _SUCCESS)
+
+    def get_range(
+        self, key: str, offset: int, length: int, version_id: str | None, take: Callable[[memoryview], None]
+    ) -> bool:
+        """Receive a range. Return False if it is to be asked for by botocore: then ``take`` may have had a part of it.
+
+        Raises:
+            OSError: of ``take``.
+        """
+        form = self._form("range", Range="bytes=0-0")
+        query = {"versionId": version_id} if version_id else {}
+        headers = {"range": f"bytes={offset}-{offset + length - 1}"}
+        try:
+            return self._ask(form, key, query, headers, b"", None, {206}, take, length) is not None
+        except TakeError as failure:
+            raise failure.__cause__ or failure from None
+
+    def _ask(  # what makes a request, and what is done with its answer
+        self,
+        form: Form | None,
+        key: str,
+        query: dict[str, str],
+        headers: dict[str, str],
+        body: bytes,
+        counted: Callable[[int], None] | None,
+        good: set[int] | frozenset[int],
+        take: Callable[[memoryview], None] | None = None,
+        length: int = 0,
+    ) -> Answer | None:
+        if form is None:
+            return None
+        sent, count = 0, counted or _ignore
+
+        def noted(size: int) -> None:
+            nonlocal sent
+            sent += size
+            count(size)
+
+        try:
+            credentials = self._s3._get_credentials().get_frozen_credentials()  # noqa: SLF001
+            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+            signed_by = self._signing_key(credentials.secret_key, Scope(stamp[:8], form.region, form.service))
+            head = form.request(credentials, signed_by, stamp, key, query, headers, body)
+            answer = self._wire(form.origin).ask(head, body, noted, take, length)
+        except (WireError, exceptions.BotoCoreError, UnicodeError):
+            self._pause.failed()
+            return None
+        if answer.status in good:
+            self._pause.succeeded()
+            return answer
+        noted(-sent)
+        self._refused(answer.status)
+        return None
+
+    def _refused(self, status: int) -> None:
+        if status in _ELSEWHERE:
+            with self._lock:
+                self._forms.clear()
+        if status in _ELSEWHERE | _BUSY:
+            self._pause.failed()
+        if status in _BUSY:
+            time.sleep(random.random() * PAUSE_SECONDS)  # noqa: S311  # as botocore waits before its second try
+
+    def _signing_key(self, secret: str, scope: Scope) -> bytes:
+        key = self._keys.get((secret, scope))
+        if key is None:
+            self._keys.clear()
+            key = self._keys[secret, scope] = signing.signing_key(secret, scope)
+        return key
+
+    # -- from botocore -----------------------------------------------------------------------------------------
+
+    def _form(self, kind: str, own: frozenset[str] = frozenset(), **parameters: Any) -> Form | None:
+        if not self._pause.over():
+            return None
+        try:
+            return self._forms[kind]
+        except KeyError:
+            pass
+        with self._lock:
+            if kind not in self._forms:
+                self._forms[kind] = self._built(kind, own, parameters)
+            return self._forms[kind]
+
+    def _built(self, kind: str, own: frozenset[str], parameters: dict[str, Any]) -> Form | None:
+        """Let botocore build a request, and read it."""
+        call = {"put": self._s3.put_object, "part": self._s3.upload_part, "range": self._s3.get_object}[kind]
+        self._thread.built = None
+        self._thread.building = True
+        try:
+            call(Bucket=self._bucket, Key=_KEY, **parameters)
+        except (exceptions.BotoCoreError, exceptions.ClientError):
+            return None
+        finally:
+            self._thread.building = False
+        form = Form.of(self._thread.built, own)
+        return form if form is not None and self._proxy(form.origin) is None else None
+
+    def _before_send(self, request: Any, **_: Any) -> AWSResponse | None:
+        """Keep a request that is being built, and answer in the server's place."""
+        if not getattr(self._thread, "building", False):
+            return None
+        self._thread.built = request
+        return AWSResponse(request.url, 200, {}, HTTPResponse(io.BytesIO(), preload_content=False))
+
+    @property
+    def _session(self) -> Any:
+        return self._s3._endpoint.http_session  # noqa: SLF001  # botocore has no public access to its connections
+
+    def _proxy(self, origin: str) -> str | None:
+        found: str | None = self._session._proxy_config.proxy_url_for(origin)  # noqa: SLF001
+        return found
+
+    def _wire(self, origin: str) -> Wire:
+        wire = self._wires.get(origin)
+        if wire is None:
+            with self._lock:
+                wire = self._wires.setdefault(origin, Wire(lambda: self._connect(origin)))
+        return wire
+
+    def _connect(self, origin: str) -> socket.socket:
+        """Open a connection as botocore's pool does: with its certificates, its socket options, its checks and its time limits."""
+        session = self._session
+        pool = session._manager.connection_from_url(origin)  # noqa: SLF001
+        session._setup_ssl_cert(pool, origin, session._verify)  # noqa: SLF001
+        connection = pool._new_conn()  # noqa: SLF001
+        connection.connect()
+        connected: socket.socket = connection.sock
+        connected.settimeout(self._s3.meta.config.read_timeout)
+        return connected
+
+
+def _text(value: str | bytes) -> str:
+    return " ".join((value.decode("latin-1") if isinstance(value, bytes) else value).split())
+
+
+def _ignore(_: int) -> None:
+    """Count nothing."""
