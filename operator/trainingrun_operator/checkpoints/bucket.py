@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.api.exchange import AgentConfig
 
-CONNECTIONS = 20
+CONNECTIONS = 64
 COPY_MAX_BYTES = 5 << 30
 """CopyObject's size limit. A larger object is copied in parts."""
 
@@ -238,15 +238,26 @@ class Bucket:
         except TimeoutError:
             raise exceptions.ReadTimeoutError(endpoint_url=self._s3.meta.endpoint_url) from None
 
-    def get_range(self, key: str, offset: int, length: int, version_id: str | None = None) -> bytes:
-        """Return ``length`` bytes of an object from ``offset`` on."""
+    def get_range(
+        self, key: str, offset: int, length: int, take: Callable[[int, memoryview], None], version_id: str | None = None
+    ) -> int:
+        """Hand over ``length`` bytes of an object from ``offset`` on. Return how many bytes have arrived; others than ``length`` are not handed over.
+
+        ``take`` is called with pieces in order, each with its place in the range: again from 0 if the range had to be asked for again. It must not
+        keep a piece. Its errors are passed on.
+        """
+        if self._direct.get_range(key, offset, length, version_id, take):
+            return length
         span = f"bytes={offset}-{offset + length - 1}"
         if version_id:
             answer = self._s3.get_object(Bucket=self._name, Key=key, Range=span, VersionId=version_id)
         else:
             answer = self._s3.get_object(Bucket=self._name, Key=key, Range=span)
         with answer["Body"] as body, _as_store_error():
-            return body.read()
+            received = body.read()
+        if len(received) == length:
+            take(0, memoryview(received))
+        return len(received)
 
     def head(self, key: str) -> Stored | None:
         """Return size and full-object checksum of an object; None if there is none."""

@@ -14,7 +14,7 @@ import re
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from botocore import exceptions
@@ -40,7 +40,8 @@ PAUSE_SECONDS: Final = 1.0
 PAUSE_MAX_SECONDS: Final = 60.0
 _KEY: Final = "key"
 _NOTHING: Final = "AAAAAAAAAAA="
-_SUCCESS: Final = frozenset({200, 206})
+_OK: Final = 200
+_PARTIAL: Final = 206
 _BUSY: Final = frozenset({429, 500, 502, 503, 504})
 _ELSEWHERE: Final = frozenset({301, 302, 307, 308, 400, 403})
 """After these, botocore may build the requests in another way."""
@@ -52,6 +53,16 @@ _OWN: Final = frozenset({
 _FOREIGN: Final = frozenset({"transfer-encoding", "content-encoding", "x-amz-trailer", "x-amz-s3session-token"})
 """Headers of ways to send that are botocore's alone."""
 _CREDENTIAL: Final = re.compile(rf"{signing.ALGORITHM} Credential=[^,]*/\d{{8}}/([^/,]+)/([^/,]+)/aws4_request,")
+
+
+class _Request(NamedTuple):
+    """What a request has for itself."""
+
+    key: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    """Beside those of all requests of its kind."""
+    body: bytes
 
 
 @dataclass(frozen=True)
@@ -93,45 +104,38 @@ class Form:
             headers.get("x-amz-content-sha256") != signing.UNSIGNED,
         )
 
-    def request(
-        self,
-        credentials: ReadOnlyCredentials,
-        key: bytes,
-        stamp: str,
-        name: str,
-        query: dict[str, str],
-        headers: dict[str, str],
-        body: bytes | memoryview,
-    ) -> bytes:
-        """Return the signed head of a request.
+    @property
+    def is_write(self) -> bool:
+        return self.method == "PUT"
+
+    def head(self, credentials: ReadOnlyCredentials, key: bytes, stamp: str, request: _Request) -> bytes:
+        """Return the head of a request, signed.
 
         Args:
             credentials: to sign with.
             key: the signing key of the day.
             stamp: the time, as in `x-amz-date`.
-            name: the object's key.
-            query: parameters.
-            headers: beside those of all such requests.
-            body: which is not part of the result.
+            request: what is its own.
         """
-        path = self.path + quote(name, safe="/-_.~")
-        asked = "&".join(sorted((*self.query, *[f"{each}={quote(text, safe='-_.~')}" for each, text in query.items()])))
-        all_headers = {
+        path = self.path + quote(request.key, safe="/-_.~")
+        own = [f"{name}={quote(text, safe='-_.~')}" for name, text in request.query.items()]
+        query = "&".join(sorted((*self.query, *own)))
+        headers = {
             **self.headers,
-            **headers,
+            **request.headers,
             "x-amz-date": stamp,
-            "x-amz-content-sha256": hashlib.sha256(body).hexdigest() if self.signs_body else signing.UNSIGNED,
+            "x-amz-content-sha256": hashlib.sha256(request.body).hexdigest() if self.signs_body else signing.UNSIGNED,
         }
         if credentials.token:
-            all_headers["x-amz-security-token"] = credentials.token
+            headers["x-amz-security-token"] = credentials.token
         scope = Scope(stamp[:8], self.region, self.service)
-        all_headers["authorization"] = signing.authorization(
-            key, credentials.access_key, scope, self.method, path, asked, all_headers
+        headers["authorization"] = signing.authorization(
+            key, credentials.access_key, scope, self.method, path, query, headers
         )
-        if self.method == "PUT":
-            all_headers["content-length"] = str(len(body))
-        lines = "".join([f"{each}: {text}\r\n" for each, text in all_headers.items()])
-        return f"{self.method} {path}{'?' if asked else ''}{asked} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+        if self.is_write:
+            headers["content-length"] = str(len(request.body))
+        lines = "".join([f"{name}: {text}\r\n" for name, text in headers.items()])
+        return f"{self.method} {path}{'?' if query else ''}{query} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
 
 
 @dataclass
@@ -172,8 +176,8 @@ class Direct:
     def put(self, key: str, body: bytes, crc: str, counted: Callable[[int], None] | None) -> Answer | None:
         """Write an object unless its key is taken. Return the answer, of success or `EXISTS`; None: ask by botocore."""
         form = self._form("put", IfNoneMatch="*", Body=b"", ChecksumCRC64NVME=_NOTHING)
-        headers = {"x-amz-checksum-crc64nvme": crc}
-        return self._ask(form, key, {}, headers, body, counted, {*_SUCCESS, EXISTS})
+        request = _Request(key, {}, {"x-amz-checksum-crc64nvme": crc}, body)
+        return self._ask(form, request, {_OK, EXISTS}, counted)
 
     def put_part(
         self, key: str, upload: str, number: int, body: bytes, crc: str, counted: Callable[[int], None] | None
@@ -182,33 +186,40 @@ class Direct:
         own = frozenset({"partNumber", "uploadId"})
         form = self._form("part", own, UploadId="u", PartNumber=1, Body=b"", ChecksumCRC64NVME=_NOTHING)
         query = {"partNumber": str(number), "uploadId": upload}
-        return self._ask(form, key, query, {"x-amz-checksum-crc64nvme": crc}, body, counted, _SUCCESS)
+        request = _Request(key, query, {"x-amz-checksum-crc64nvme": crc}, body)
+        return self._ask(form, request, {_OK}, counted)
 
     def get_range(
-        self, key: str, offset: int, length: int, version_id: str | None, take: Callable[[memoryview], None]
+        self, key: str, offset: int, length: int, version_id: str | None, take: Callable[[int, memoryview], None]
     ) -> bool:
-        """Receive a range. Return False if it is to be asked for by botocore: then ``take`` may have had a part of it.
+        """Receive a range in pieces, each with its place in it. Return False if it is to be asked for by botocore: ``take`` may have had a part of it.
 
         Raises:
             OSError: of ``take``.
         """
         form = self._form("range", Range="bytes=0-0")
-        query = {"versionId": version_id} if version_id else {}
-        headers = {"range": f"bytes={offset}-{offset + length - 1}"}
+        span = {"range": f"bytes={offset}-{offset + length - 1}"}
+        request = _Request(key, {"versionId": version_id} if version_id else {}, span, b"")
+        at = 0
+
+        def taken(piece: memoryview) -> None:
+            nonlocal at
+            take(at, piece)
+            at += len(piece)
+
+        # Some stores answer 200 if the range is the whole object.
+        good = {_PARTIAL} if offset else {_PARTIAL, _OK}
         try:
-            return self._ask(form, key, query, headers, b"", None, {206}, take, length) is not None
+            return self._ask(form, request, good, None, taken, length) is not None
         except TakeError as failure:
             raise failure.__cause__ or failure from None
 
-    def _ask(  # what makes a request, and what is done with its answer
+    def _ask(
         self,
         form: Form | None,
-        key: str,
-        query: dict[str, str],
-        headers: dict[str, str],
-        body: bytes,
+        request: _Request,
+        good: set[int],
         counted: Callable[[int], None] | None,
-        good: set[int] | frozenset[int],
         take: Callable[[memoryview], None] | None = None,
         length: int = 0,
     ) -> Answer | None:
@@ -222,15 +233,18 @@ class Direct:
             count(size)
 
         try:
-            credentials = self._s3._get_credentials().get_frozen_credentials()  # noqa: SLF001
+            credentials = self._s3._get_credentials().get_frozen_credentials()  # noqa: SLF001  # botocore's, which renews them
+        except Exception:  # noqa: BLE001  # of files, of JSON, of calls to STS: botocore raises it again, as its own
+            return None
+        try:
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
             signed_by = self._signing_key(credentials.secret_key, Scope(stamp[:8], form.region, form.service))
-            head = form.request(credentials, signed_by, stamp, key, query, headers, body)
-            answer = self._wire(form.origin).ask(head, body, noted, take, length)
-        except (WireError, exceptions.BotoCoreError, UnicodeError):
+            head = form.head(credentials, signed_by, stamp, request)
+            answer = self._wire(form.origin).ask(head, request.body, noted, take, length)
+        except (WireError, UnicodeError):
             self._pause.failed()
             return None
-        if answer.status in good:
+        if answer.status in good and not (form.is_write and answer.status == _OK and "etag" not in answer.headers):
             self._pause.succeeded()
             return answer
         noted(-sent)
@@ -241,7 +255,7 @@ class Direct:
         if status in _ELSEWHERE:
             with self._lock:
                 self._forms.clear()
-        if status in _ELSEWHERE | _BUSY:
+        if status in _ELSEWHERE | _BUSY | {_OK}:
             self._pause.failed()
         if status in _BUSY:
             time.sleep(random.random() * PAUSE_SECONDS)  # noqa: S311  # as botocore waits before its second try

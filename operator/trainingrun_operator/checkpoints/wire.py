@@ -6,6 +6,7 @@ Any answer that is not plainly whole is an error, and its connection is closed: 
 from __future__ import annotations
 
 import select
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -26,6 +27,11 @@ INTERIM_MAX: Final = 8
 """Answers before the answer, such as 100 Continue."""
 _RECEIVE_BYTES: Final = 16 << 10
 _OK: Final = range(200, 300)
+_NO_CONTENT: Final = 204
+_STATUS_DIGITS: Final = 3
+_DIGITS_MAX: Final = 18
+"""Of a length: int refuses thousands of them."""
+_ONCE: Final = frozenset({"connection", "content-length", "transfer-encoding"})
 
 
 class WireError(Exception):
@@ -40,6 +46,14 @@ class Answer(NamedTuple):
     """By name in lower case."""
 
 
+class TakeError(Exception):
+    """The receiver of a body failed. Its cause says how."""
+
+
+class _UnheardError(WireError):
+    """The connection ended before a byte of the answer."""
+
+
 class Connection:
     """One open connection, for one thread at a time."""
 
@@ -49,6 +63,7 @@ class Connection:
         self._poll.register(connected, select.POLLIN)
         self._rest = b""
         """Received after the head, of the body."""
+        self._room: memoryview | None = None
 
     def is_stale(self) -> bool:
         """Whether the server has closed it, or sends what was not asked for."""
@@ -58,7 +73,7 @@ class Connection:
         """Close it."""
         self._socket.close()
 
-    def send(self, head: bytes, body: bytes | memoryview, counted: Callable[[int], None]) -> None:
+    def send(self, head: bytes, body: bytes, counted: Callable[[int], None]) -> None:
         """Send a request. ``counted`` is called with the bytes of the body that the connection has taken.
 
         Raises:
@@ -67,14 +82,14 @@ class Connection:
         size = len(body)
         if size <= PIECE_BYTES:
             # One write: it is one record of TLS less, and one call.
-            self._socket.sendall(b"%b%b" % (head, body))
+            self._socket.sendall(head + body)
             if size:
                 counted(size)
             return
         self._socket.sendall(head)
-        with memoryview(body) as all_of_it:
+        with memoryview(body) as whole:
             for at in range(0, size, PIECE_BYTES):
-                piece = all_of_it[at : at + PIECE_BYTES]
+                piece = whole[at : at + PIECE_BYTES]
                 self._socket.sendall(piece)
                 counted(len(piece))
 
@@ -85,7 +100,7 @@ class Connection:
             OSError: the connection is broken.
             WireError: what arrives is no answer.
         """
-        received = b""
+        received = self._first()
         for _ in range(INTERIM_MAX):
             while (end := received.find(b"\r\n\r\n")) < 0:
                 if len(received) > HEAD_MAX_BYTES:
@@ -97,18 +112,21 @@ class Connection:
                 return answer
         raise WireError("too many interim answers")
 
-    def body(self, length: int, room: memoryview, take: Callable[[memoryview], None] | None) -> None:
-        """Receive the body of an answer, and hand it over in pieces of the size of ``room``.
+    def body(self, length: int, take: Callable[[memoryview], None] | None) -> None:
+        """Receive the body of an answer, and hand it over in pieces of `ROOM_BYTES`.
 
         Raises:
             OSError: the connection is broken.
             WireError: it is cut, or longer than its head says.
+            TakeError: ``take`` failed.
         """
         rest, self._rest = self._rest, b""
         if len(rest) > length:
             raise WireError("the answer is longer than its head says")
-        while length:
-            piece = room[: min(length, len(room))]
+        if length and self._room is None:
+            self._room = memoryview(bytearray(ROOM_BYTES))
+        while length and self._room is not None:
+            piece = self._room[: min(length, ROOM_BYTES)]
             got = min(len(rest), len(piece))
             piece[:got], rest = rest[:got], rest[got:]
             while got < len(piece):
@@ -118,12 +136,29 @@ class Connection:
                 got += read
             length -= got
             if take is not None:
-                take(piece)
+                _handed(take, piece)
+
+    def _first(self) -> bytes:
+        try:
+            first = self._socket.recv(_RECEIVE_BYTES)
+        except ConnectionError as broken:
+            raise _UnheardError(type(broken).__name__) from broken
+        if not first:
+            raise _UnheardError("the connection is closed")
+        return first
 
     def _more(self) -> bytes:
         if not (more := self._socket.recv(_RECEIVE_BYTES)):
-            raise WireError("the connection is closed")
+            raise WireError("the answer is cut")
         return more
+
+
+def _handed(take: Callable[[memoryview], None], piece: memoryview) -> None:
+    """Hand over a piece. Errors of the receiver, such as those of a full disk, are kept apart from those of the connection."""
+    try:
+        take(piece)
+    except OSError as failure:
+        raise TakeError from failure
 
 
 class Wire:
@@ -132,17 +167,20 @@ class Wire:
     def __init__(self, connect: Callable[[], socket.socket]) -> None:
         """``connect``: open a connection. Its errors may be OSErrors and urllib3's."""
         self._connect = connect
-        self._idle: deque[tuple[Connection, memoryview]] = deque()
+        self._idle: deque[Connection] = deque()
+        weakref.finalize(self, _close, self._idle)
 
     def ask(
         self,
         head: bytes,
-        body: bytes | memoryview,
+        body: bytes,
         counted: Callable[[int], None],
         take: Callable[[memoryview], None] | None = None,
         length: int = 0,
     ) -> Answer:
         """Send a request and return the head of its answer.
+
+        A kept connection may end while the request is under way: the server was about to close it. The request is then sent again over a new one.
 
         Args:
             head: with the empty line at its end.
@@ -153,21 +191,51 @@ class Wire:
 
         Raises:
             WireError: the request was not sent, or its answer did not arrive whole. ``take`` may have been called.
+            TakeError: ``take`` failed.
         """
-        sent = 0
+        kept = self._kept()
+        if kept is not None:
+            try:
+                return self._over(kept, head, body, counted, take, length)
+            except _UnheardError:
+                pass
+        try:
+            new = Connection(self._connect())
+        except (OSError, HTTPError) as failure:
+            raise WireError(type(failure).__name__) from failure
+        return self._over(new, head, body, counted, take, length)
+
+    def _kept(self) -> Connection | None:
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return None
+            if not connection.is_stale():
+                return connection
+            connection.close()
+
+    def _over(  # the parameters of `ask`
+        self,
+        connection: Connection,
+        head: bytes,
+        body: bytes,
+        counted: Callable[[int], None],
+        take: Callable[[memoryview], None] | None,
+        length: int,
+    ) -> Answer:
+        sent, whole = 0, False
 
         def noted(size: int) -> None:
             nonlocal sent
             sent += size
             counted(size)
 
-        connection, room = self._connection()
-        whole = False
         try:
+            _send(connection, head, body, noted)
             try:
-                connection.send(head, body, noted)
                 answer = connection.head()
-                ends = self._read(connection, answer, room, take, length)
+                ends = _read(connection, answer, take, length)
             except OSError as broken:
                 raise WireError(type(broken).__name__) from broken
             whole = True
@@ -179,67 +247,40 @@ class Wire:
         if ends:
             connection.close()
         else:
-            self._idle.append((connection, room))
+            self._idle.append(connection)
         return answer
 
-    def close(self) -> None:
-        """Close the connections that are not in use."""
-        while self._idle:
-            self._idle.pop()[0].close()
 
-    @staticmethod
-    def _read(
-        connection: Connection,
-        answer: Answer,
-        room: memoryview,
-        take: Callable[[memoryview], None] | None,
-        length: int,
-    ) -> bool:
-        """Receive the body. Return whether the connection ends with this answer."""
-        headers = answer.headers
-        size = headers.get("content-length", "0" if answer.status == 204 else "")  # noqa: PLR2004  # No Content
-        if "transfer-encoding" in headers or not (size.isascii() and size.isdecimal()):
-            raise WireError("the answer does not say its length")
-        ends = headers.get("connection", "keep-alive").lower() != "keep-alive"
-        if take is not None and answer.status in _OK:
-            if int(size) != length:
-                raise WireError(f"the answer has {size} bytes, {length} were asked for")
-            connection.body(length, room, _guarded(take))
-        elif int(size) > BODY_MAX_BYTES:
-            return True
-        else:
-            connection.body(int(size), room, None)
-        return ends
-
-    def _connection(self) -> tuple[Connection, memoryview]:
-        while self._idle:
-            try:
-                connection, room = self._idle.pop()
-            except IndexError:  # another thread was faster
-                break
-            if not connection.is_stale():
-                return connection, room
-            connection.close()
-        try:
-            return Connection(self._connect()), memoryview(bytearray(ROOM_BYTES))
-        except (OSError, HTTPError) as failure:
-            raise WireError(type(failure).__name__) from failure
+def _close(idle: deque[Connection]) -> None:
+    """Close the connections of a wire that is not used any more."""
+    while idle:
+        idle.pop().close()
 
 
-class TakeError(Exception):
-    """The receiver of a body failed. Its cause says how."""
+def _send(connection: Connection, head: bytes, body: bytes, counted: Callable[[int], None]) -> None:
+    try:
+        connection.send(head, body, counted)
+    except ConnectionError as broken:
+        raise _UnheardError(type(broken).__name__) from broken
+    except OSError as broken:
+        raise WireError(type(broken).__name__) from broken
 
 
-def _guarded(take: Callable[[memoryview], None]) -> Callable[[memoryview], None]:
-    """Keep the errors of a receiver, such as those of a full disk, apart from those of the connection."""
-
-    def guarded(piece: memoryview) -> None:
-        try:
-            take(piece)
-        except OSError as failure:
-            raise TakeError from failure
-
-    return guarded
+def _read(connection: Connection, answer: Answer, take: Callable[[memoryview], None] | None, length: int) -> bool:
+    """Receive the body. Return whether the connection ends with this answer."""
+    headers = answer.headers
+    size = headers.get("content-length", "0" if answer.status == _NO_CONTENT else "")
+    if "transfer-encoding" in headers or not (size.isascii() and size.isdecimal()):
+        raise WireError("the answer does not say its length")
+    if take is not None and answer.status in _OK:
+        if len(size) > _DIGITS_MAX or int(size) != length:
+            raise WireError(f"the answer has {size[:20]} bytes, {length} were asked for")
+        connection.body(length, take)
+    elif len(size) > _DIGITS_MAX or int(size) > BODY_MAX_BYTES:
+        return True
+    else:
+        connection.body(int(size), None)
+    return headers.get("connection", "keep-alive").lower() != "keep-alive"
 
 
 def parsed(head: bytes) -> Answer:
@@ -251,7 +292,7 @@ def parsed(head: bytes) -> Answer:
     first, *lines = head.split(b"\r\n")
     version, _, rest = first.partition(b" ")
     status = rest[:3]
-    if version != b"HTTP/1.1" or not status.isdigit() or rest[3:4] not in {b"", b" "}:
+    if version != b"HTTP/1.1" or len(status) != _STATUS_DIGITS or not status.isdigit() or rest[3:4] not in {b"", b" "}:
         raise WireError("the answer is not of HTTP/1.1")
     headers: dict[str, str] = {}
     for line in lines:
@@ -259,7 +300,7 @@ def parsed(head: bytes) -> Answer:
         if not colon or not name or name != name.strip():
             raise WireError("the answer has a header that is none")
         known, text = name.decode("latin-1").lower(), value.strip().decode("latin-1")
-        if known in headers and known in {"content-length", "transfer-encoding"}:
+        if known in headers and known in _ONCE:
             raise WireError(f"the answer has {known} twice")
         headers[known] = text
     return Answer(int(status), headers)
