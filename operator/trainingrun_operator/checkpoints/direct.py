@@ -106,6 +106,7 @@ class Form:
 
     @property
     def is_write(self) -> bool:
+        """Whether requests have a body, and answers an ETag."""
         return self.method == "PUT"
 
     def head(self, credentials: ReadOnlyCredentials, key: bytes, stamp: str, request: _Request) -> bytes:
