@@ -14,16 +14,16 @@ import re
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from botocore import exceptions
 from botocore.awsrequest import AWSResponse
 from urllib3.response import HTTPResponse
 
-from trainingrun_operator.checkpoints import signing
-from trainingrun_operator.checkpoints.signing import Scope
-from trainingrun_operator.checkpoints.wire import TakeError, Wire, WireError
+from trainingrun_operator.checkpoints.connections import BrokenError, Connections, TakeError
+from trainingrun_operator.checkpoints.signing import ALGORITHM, UNSIGNED, Signer, path_of, query_of
 
 if TYPE_CHECKING:
     import socket
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from botocore.credentials import ReadOnlyCredentials
     from mypy_boto3_s3 import S3Client
 
-    from trainingrun_operator.checkpoints.wire import Answer
+    from trainingrun_operator.checkpoints.connections import Answer
 
 EXISTS: Final = 412
 PAUSE_SECONDS: Final = 1.0
@@ -47,12 +47,12 @@ _ELSEWHERE: Final = frozenset({301, 302, 307, 308, 400, 403})
 """After these, botocore may build the requests in another way."""
 _OWN: Final = frozenset({
     "amz-sdk-invocation-id", "amz-sdk-request", "authorization", "content-length", "expect", "range", "x-amz-checksum-crc64nvme",
-    "x-amz-content-sha256", "x-amz-date", "x-amz-security-token", "x-amzn-trace-id",
+    "user-agent", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token", "x-amzn-trace-id",
 })  # fmt: skip
 """Headers that each request has for itself, or does without."""
 _FOREIGN: Final = frozenset({"transfer-encoding", "content-encoding", "x-amz-trailer", "x-amz-s3session-token"})
 """Headers of ways to send that are botocore's alone."""
-_CREDENTIAL: Final = re.compile(rf"{signing.ALGORITHM} Credential=[^,]*/\d{{8}}/([^/,]+)/([^/,]+)/aws4_request,")
+_CREDENTIAL: Final = re.compile(rf"{ALGORITHM} Credential=[^,]*/\d{{8}}/([^/,]+)/([^/,]+)/aws4_request,")
 
 
 class _Request(NamedTuple):
@@ -74,9 +74,11 @@ class Form:
     """Scheme and host, as in a URL."""
     path: str
     """Before the key, percent-encoded."""
-    query: tuple[str, ...]
+    query: tuple[tuple[str, str], ...]
     """Parameters that every such request has."""
     headers: dict[str, str]
+    """Those that are signed."""
+    agent: str
     region: str
     service: str
     signs_body: bool
@@ -92,16 +94,17 @@ class Form:
         found = _CREDENTIAL.match(headers.get("authorization", ""))
         if not found or not url.path.endswith(f"/{_KEY}") or headers.keys() & _FOREIGN:
             return None
-        query = tuple(one for one in url.query.split("&") if one and one.partition("=")[0] not in own)
+        query = tuple(one for one in parse_qsl(url.query, keep_blank_values=True) if one[0] not in own)
         return cls(
             request.method,
             f"{url.scheme}://{url.netloc}",
-            url.path.removesuffix(_KEY),
+            url.path.removesuffix(f"/{_KEY}"),
             query,
             {"host": url.netloc} | {name: value for name, value in headers.items() if name not in _OWN},
+            headers.get("user-agent", ""),
             found[1],
             found[2],
-            headers.get("x-amz-content-sha256") != signing.UNSIGNED,
+            headers.get("x-amz-content-sha256") != UNSIGNED,
         )
 
     @property
@@ -109,33 +112,21 @@ class Form:
         """Whether requests have a body, and answers an ETag."""
         return self.method == "PUT"
 
-    def head(self, credentials: ReadOnlyCredentials, key: bytes, stamp: str, request: _Request) -> bytes:
+    def head(self, signer: Signer, request: _Request, at: float | None = None) -> bytes:
         """Return the head of a request, signed.
 
         Args:
-            credentials: to sign with.
-            key: the signing key of the day.
-            stamp: the time, as in `x-amz-date`.
+            signer: has credentials, region and service.
             request: what is its own.
+            at: Unix time of the request (default: now).
         """
-        path = self.path + quote(request.key, safe="/-_.~")
-        own = [f"{name}={quote(text, safe='-_.~')}" for name, text in request.query.items()]
-        query = "&".join(sorted((*self.query, *own)))
-        headers = {
-            **self.headers,
-            **request.headers,
-            "x-amz-date": stamp,
-            "x-amz-content-sha256": hashlib.sha256(request.body).hexdigest() if self.signs_body else signing.UNSIGNED,
-        }
-        if credentials.token:
-            headers["x-amz-security-token"] = credentials.token
-        scope = Scope(stamp[:8], self.region, self.service)
-        headers["authorization"] = signing.authorization(
-            key, credentials.access_key, scope, self.method, path, query, headers
-        )
+        path, query = self.path + path_of(request.key), query_of((*self.query, *request.query.items()))
+        payload = hashlib.sha256(request.body).hexdigest() if self.signs_body else UNSIGNED
+        headers = signer.signed(self.method, path, self.headers | request.headers, query=query, payload=payload, at=at)
+        headers["user-agent"] = self.agent
         if self.is_write:
             headers["content-length"] = str(len(request.body))
-        lines = "".join([f"{name}: {text}\r\n" for name, text in headers.items()])
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         return f"{self.method} {path}{'?' if query else ''}{query} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
 
 
@@ -167,8 +158,9 @@ class Direct:
         self._s3: Any = client
         self._bucket = bucket
         self._forms: dict[str, Form | None] = {}
-        self._wires: dict[str, Wire] = {}
-        self._keys: dict[tuple[str, Scope], bytes] = {}
+        self._servers: dict[str, Connections] = {}
+        self._trusting: set[str] = set()
+        self._signers: dict[tuple[ReadOnlyCredentials, str, str], Signer] = {}
         self._lock = threading.Lock()
         self._thread = threading.local()
         self._pause = _Pause()
@@ -238,11 +230,9 @@ class Direct:
         except Exception:  # noqa: BLE001  # of files, of JSON, of calls to STS: botocore raises it again, as its own
             return None
         try:
-            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-            signed_by = self._signing_key(credentials.secret_key, Scope(stamp[:8], form.region, form.service))
-            head = form.head(credentials, signed_by, stamp, request)
-            answer = self._wire(form.origin).ask(head, request.body, noted, take, length)
-        except (WireError, UnicodeError):
+            head = form.head(self._signer(credentials, form), request)
+            answer = self._server(form.origin).ask(head, request.body, noted, take, length)
+        except (BrokenError, UnicodeError):
             self._pause.failed()
             return None
         if answer.status in good and not (form.is_write and answer.status == _OK and "etag" not in answer.headers):
@@ -261,12 +251,14 @@ class Direct:
         if status in _BUSY:
             time.sleep(random.random() * PAUSE_SECONDS)  # noqa: S311  # as botocore waits before its second try
 
-    def _signing_key(self, secret: str, scope: Scope) -> bytes:
-        key = self._keys.get((secret, scope))
-        if key is None:
-            self._keys.clear()
-            key = self._keys[secret, scope] = signing.signing_key(secret, scope)
-        return key
+    def _signer(self, keys: ReadOnlyCredentials, form: Form) -> Signer:
+        which = keys, form.region, form.service
+        signer = self._signers.get(which)
+        if signer is None:
+            self._signers.clear()  # those of keys that were renewed
+            signer = Signer(keys.access_key or "", keys.secret_key or "", keys.token, form.region, form.service)
+            self._signers[which] = signer
+        return signer
 
     # -- from botocore -----------------------------------------------------------------------------------------
 
@@ -311,12 +303,12 @@ class Direct:
         found: str | None = self._session._proxy_config.proxy_url_for(origin)  # noqa: SLF001
         return found
 
-    def _wire(self, origin: str) -> Wire:
-        wire = self._wires.get(origin)
-        if wire is None:
+    def _server(self, origin: str) -> Connections:
+        server = self._servers.get(origin)
+        if server is None:
             with self._lock:
-                wire = self._wires.setdefault(origin, Wire(lambda: self._connect(origin)))
-        return wire
+                server = self._servers.setdefault(origin, Connections(partial(self._connect, origin)))
+        return server
 
     def _connect(self, origin: str) -> socket.socket:
         """Open a connection as botocore's pool does: with its certificates, its socket options, its checks and its time limits."""
@@ -324,7 +316,11 @@ class Direct:
         pool = session._manager.connection_from_url(origin)  # noqa: SLF001
         session._setup_ssl_cert(pool, origin, session._verify)  # noqa: SLF001
         connection = pool._new_conn()  # noqa: SLF001
+        if origin in self._trusting:
+            # Its pool's context has the certificates. To load those of all authorities again takes 17 ms for each connection.
+            connection.ca_certs = None
         connection.connect()
+        self._trusting.add(origin)
         connected: socket.socket = connection.sock
         connected.settimeout(self._s3.meta.config.read_timeout)
         return connected

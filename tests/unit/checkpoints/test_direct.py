@@ -8,6 +8,7 @@ import re
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -16,15 +17,14 @@ import pytest
 from botocore import exceptions
 from botocore.awsrequest import AWSResponse
 from botocore.config import Config
-from botocore.credentials import ReadOnlyCredentials
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from urllib3.response import HTTPResponse
 
-from trainingrun_operator.checkpoints import direct, signing
+from trainingrun_operator.checkpoints import direct
 from trainingrun_operator.checkpoints.bucket import Bucket, NoChecksumsError, crc64, encode
 from trainingrun_operator.checkpoints.direct import Direct, Form
-from trainingrun_operator.checkpoints.signing import Scope
+from trainingrun_operator.checkpoints.signing import Signer
 
 CRC = "rosUhgp5mIg="
 SERVERS = {
@@ -77,9 +77,9 @@ class Built:
     def ours(self, kind: str, request: direct._Request) -> bytes:
         form = {"put": self._put, "part": self._part, "range": self._range}[kind]()
         assert isinstance(form, Form)
-        date = self.seen.headers["x-amz-date"].decode()
-        key = signing.signing_key("s/e+c", Scope(date[:8], form.region, form.service))
-        return form.head(ReadOnlyCredentials("AKIA", "s/e+c", self.token), key, date, request)
+        date = datetime.strptime(self.seen.headers["x-amz-date"].decode(), "%Y%m%dT%H%M%S%z")
+        signer = Signer("AKIA", "s/e+c", self.token, form.region, form.service)
+        return form.head(signer, request, date.timestamp())
 
     def _put(self):
         return self.direct._form("put", IfNoneMatch="*", Body=b"", ChecksumCRC64NVME="AAAAAAAAAAA=")

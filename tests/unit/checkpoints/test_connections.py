@@ -8,7 +8,15 @@ import threading
 
 import pytest
 
-from trainingrun_operator.checkpoints.wire import HEAD_MAX_BYTES, ROOM_BYTES, Answer, TakeError, Wire, WireError, parsed
+from trainingrun_operator.checkpoints.connections import (
+    HEAD_MAX_BYTES,
+    ROOM_BYTES,
+    Answer,
+    BrokenError,
+    Connections,
+    TakeError,
+    parsed,
+)
 
 HEAD = b"PUT /b/k HTTP/1.1\r\nhost: s3\r\ncontent-length: 0\r\n\r\n"
 EMPTY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -49,21 +57,21 @@ class Peer:
                 theirs.sendall(answer)
 
 
-def ask(wire: Wire, take=None, length: int = 0, body: bytes = b"", counted=lambda _: None) -> Answer:
-    return wire.ask(HEAD, body, counted, take, length)
+def ask(connections: Connections, take=None, length: int = 0, body: bytes = b"", counted=lambda _: None) -> Answer:
+    return connections.ask(HEAD, body, counted, take, length)
 
 
 def got(answer: bytes, length: int) -> bytes:
     pieces: list[bytes] = []
-    ask(Wire(Peer([answer]).connect), lambda piece: pieces.append(bytes(piece)), length)
+    ask(Connections(Peer([answer]).connect), lambda piece: pieces.append(bytes(piece)), length)
     assert all(len(piece) <= ROOM_BYTES for piece in pieces)
     return b"".join(pieces)
 
 
 def test_a_connection_serves_many_requests():
     peer = Peer([EMPTY] * 3)
-    wire = Wire(peer.connect)
-    assert [ask(wire).status for _ in range(3)] == [200] * 3
+    connections = Connections(peer.connect)
+    assert [ask(connections).status for _ in range(3)] == [200] * 3
     assert peer.opened == 1
 
 
@@ -79,7 +87,7 @@ def test_a_body_arrives_in_pieces(length):
     [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n"],
 )
 def test_interim_answers_are_not_the_answer(before):
-    assert ask(Wire(Peer([before + EMPTY]).connect)).status == 200
+    assert ask(Connections(Peer([before + EMPTY]).connect)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -111,10 +119,10 @@ def test_interim_answers_are_not_the_answer(before):
 )  # fmt: skip
 def test_an_answer_that_is_not_plainly_whole_is_none(answer):
     peer = Peer([answer, EMPTY], [EMPTY])
-    wire = Wire(peer.connect)
-    with pytest.raises(WireError):
-        ask(wire, lambda _: None, 4)
-    ask(wire)
+    connections = Connections(peer.connect)
+    with pytest.raises(BrokenError):
+        ask(connections, lambda _: None, 4)
+    ask(connections)
     assert peer.opened == 2, "Its connection is not used again."
 
 
@@ -122,47 +130,47 @@ def test_an_answer_that_is_not_plainly_whole_is_none(answer):
 def test_a_refusal_is_read_to_its_end_and_never_handed_over(status):
     refusal = b"HTTP/1.1 %d No\r\nContent-Length: 8\r\n\r\n<Error/>" % status
     peer = Peer([refusal, EMPTY])
-    wire = Wire(peer.connect)
-    assert ask(wire, pytest.fail, 8).status == status
-    assert ask(wire).status == 200
+    connections = Connections(peer.connect)
+    assert ask(connections, pytest.fail, 8).status == status
+    assert ask(connections).status == 200
     assert peer.opened == 1
 
 
 def test_a_refusal_that_is_too_large_is_not_read():
     peer = Peer([b"HTTP/1.1 403 No\r\nContent-Length: 999999999999\r\n\r\n"], [EMPTY])
-    wire = Wire(peer.connect)
-    assert ask(wire).status == 403
-    assert ask(wire).status == 200
+    connections = Connections(peer.connect)
+    assert ask(connections).status == 403
+    assert ask(connections).status == 200
     assert peer.opened == 2
 
 
 def test_a_connection_that_the_server_ends_is_not_used_again():
     peer = Peer([b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", EMPTY], [EMPTY])
-    wire = Wire(peer.connect)
-    ask(wire)
-    ask(wire)
+    connections = Connections(peer.connect)
+    ask(connections)
+    ask(connections)
     assert peer.opened == 2
 
 
 def test_a_kept_connection_that_ends_before_the_answer_is_replaced_once():
     peer = Peer([EMPTY], [EMPTY])
-    wire, counts = Wire(peer.connect), []
-    ask(wire)
-    ask(wire, body=b"body", counted=counts.append)
+    connections, counts = Connections(peer.connect), []
+    ask(connections)
+    ask(connections, body=b"body", counted=counts.append)
     assert peer.opened == 2
     assert sum(counts) == 4
 
 
 def test_a_new_connection_that_ends_before_the_answer_is_a_failure():
     peer = Peer([], [EMPTY])
-    with pytest.raises(WireError):
-        ask(Wire(peer.connect))
+    with pytest.raises(BrokenError):
+        ask(Connections(peer.connect))
     assert peer.opened == 1
 
 
 def test_a_server_that_does_not_listen_is_a_failure():
-    with pytest.raises(WireError, match="ConnectionRefusedError"):
-        ask(Wire(Peer().connect))
+    with pytest.raises(BrokenError, match="ConnectionRefusedError"):
+        ask(Connections(Peer().connect))
 
 
 def test_a_receiver_that_fails_is_no_failure_of_the_connection():
@@ -170,14 +178,14 @@ def test_a_receiver_that_fails_is_no_failure_of_the_connection():
         raise OSError(28, "No space left on device")
 
     with pytest.raises(TakeError) as failed:
-        ask(Wire(Peer([b"HTTP/1.1 206 OK\r\nContent-Length: 4\r\n\r\nabcd"]).connect), full, 4)
+        ask(Connections(Peer([b"HTTP/1.1 206 OK\r\nContent-Length: 4\r\n\r\nabcd"]).connect), full, 4)
     assert isinstance(failed.value.__cause__, OSError)
 
 
 def test_bytes_that_were_sent_in_vain_are_taken_back():
     counts: list[int] = []
-    with pytest.raises(WireError):
-        ask(Wire(Peer([b"nonsense\r\n\r\n"]).connect), body=b"x" * 1000, counted=counts.append)
+    with pytest.raises(BrokenError):
+        ask(Connections(Peer([b"nonsense\r\n\r\n"]).connect), body=b"x" * 1000, counted=counts.append)
     assert counts == [1000, -1000]
 
 

@@ -34,7 +34,7 @@ _DIGITS_MAX: Final = 18
 _ONCE: Final = frozenset({"connection", "content-length", "transfer-encoding"})
 
 
-class WireError(Exception):
+class BrokenError(Exception):
     """The request was not sent, or its answer did not arrive whole."""
 
 
@@ -50,7 +50,7 @@ class TakeError(Exception):
     """The receiver of a body failed. Its cause says how."""
 
 
-class _UnheardError(WireError):
+class _UnheardError(BrokenError):
     """The connection ended before a byte of the answer."""
 
 
@@ -98,31 +98,31 @@ class Connection:
 
         Raises:
             OSError: the connection is broken.
-            WireError: what arrives is no answer.
+            BrokenError: what arrives is no answer.
         """
         received = self._first()
         for _ in range(INTERIM_MAX):
             while (end := received.find(b"\r\n\r\n")) < 0:
                 if len(received) > HEAD_MAX_BYTES:
-                    raise WireError("the head of the answer is too large")
+                    raise BrokenError("the head of the answer is too large")
                 received += self._more()
             answer, received = parsed(received[:end]), received[end + 4 :]
             if answer.status >= _OK.start:
                 self._rest = received
                 return answer
-        raise WireError("too many interim answers")
+        raise BrokenError("too many interim answers")
 
     def body(self, length: int, take: Callable[[memoryview], None] | None) -> None:
         """Receive the body of an answer, and hand it over in pieces of `ROOM_BYTES`.
 
         Raises:
             OSError: the connection is broken.
-            WireError: it is cut, or longer than its head says.
+            BrokenError: it is cut, or longer than its head says.
             TakeError: ``take`` failed.
         """
         rest, self._rest = self._rest, b""
         if len(rest) > length:
-            raise WireError("the answer is longer than its head says")
+            raise BrokenError("the answer is longer than its head says")
         if length and self._room is None:
             self._room = memoryview(bytearray(ROOM_BYTES))
         while length and self._room is not None:
@@ -132,7 +132,7 @@ class Connection:
             while got < len(piece):
                 read = self._socket.recv_into(piece[got:])
                 if not read:
-                    raise WireError("the answer is cut")
+                    raise BrokenError("the answer is cut")
                 got += read
             length -= got
             if take is not None:
@@ -149,7 +149,7 @@ class Connection:
 
     def _more(self) -> bytes:
         if not (more := self._socket.recv(_RECEIVE_BYTES)):
-            raise WireError("the answer is cut")
+            raise BrokenError("the answer is cut")
         return more
 
 
@@ -161,7 +161,7 @@ def _handed(take: Callable[[memoryview], None], piece: memoryview) -> None:
         raise TakeError from failure
 
 
-class Wire:
+class Connections:
     """Connections to one server, reused. Thread-safe."""
 
     def __init__(self, connect: Callable[[], socket.socket]) -> None:
@@ -190,7 +190,7 @@ class Wire:
             length: bytes that are asked for.
 
         Raises:
-            WireError: the request was not sent, or its answer did not arrive whole. ``take`` may have been called.
+            BrokenError: the request was not sent, or its answer did not arrive whole. ``take`` may have been called.
             TakeError: ``take`` failed.
         """
         kept = self._kept()
@@ -202,7 +202,7 @@ class Wire:
         try:
             new = Connection(self._connect())
         except (OSError, HTTPError) as failure:
-            raise WireError(type(failure).__name__) from failure
+            raise BrokenError(type(failure).__name__) from failure
         return self._over(new, head, body, counted, take, length)
 
     def _kept(self) -> Connection | None:
@@ -237,7 +237,7 @@ class Wire:
                 answer = connection.head()
                 ends = _read(connection, answer, take, length)
             except OSError as broken:
-                raise WireError(type(broken).__name__) from broken
+                raise BrokenError(type(broken).__name__) from broken
             whole = True
         finally:
             if not whole:
@@ -252,7 +252,7 @@ class Wire:
 
 
 def _close(idle: deque[Connection]) -> None:
-    """Close the connections of a wire that is not used any more."""
+    """Close the connections of a server that is not used any more."""
     while idle:
         idle.pop().close()
 
@@ -263,7 +263,7 @@ def _send(connection: Connection, head: bytes, body: bytes, counted: Callable[[i
     except ConnectionError as broken:
         raise _UnheardError(type(broken).__name__) from broken
     except OSError as broken:
-        raise WireError(type(broken).__name__) from broken
+        raise BrokenError(type(broken).__name__) from broken
 
 
 def _read(connection: Connection, answer: Answer, take: Callable[[memoryview], None] | None, length: int) -> bool:
@@ -271,10 +271,10 @@ def _read(connection: Connection, answer: Answer, take: Callable[[memoryview], N
     headers = answer.headers
     size = headers.get("content-length", "0" if answer.status == _NO_CONTENT else "")
     if "transfer-encoding" in headers or not (size.isascii() and size.isdecimal()):
-        raise WireError("the answer does not say its length")
+        raise BrokenError("the answer does not say its length")
     if take is not None and answer.status in _OK:
         if len(size) > _DIGITS_MAX or int(size) != length:
-            raise WireError(f"the answer has {size[:20]} bytes, {length} were asked for")
+            raise BrokenError(f"the answer has {size[:20]} bytes, {length} were asked for")
         connection.body(length, take)
     elif len(size) > _DIGITS_MAX or int(size) > BODY_MAX_BYTES:
         return True
@@ -287,20 +287,20 @@ def parsed(head: bytes) -> Answer:
     """Parse the head of an answer.
 
     Raises:
-        WireError: it is none, or says two things of its length.
+        BrokenError: it is none, or says two things of its length.
     """
     first, *lines = head.split(b"\r\n")
     version, _, rest = first.partition(b" ")
     status = rest[:3]
     if version != b"HTTP/1.1" or len(status) != _STATUS_DIGITS or not status.isdigit() or rest[3:4] not in {b"", b" "}:
-        raise WireError("the answer is not of HTTP/1.1")
+        raise BrokenError("the answer is not of HTTP/1.1")
     headers: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(b":")
         if not colon or not name or name != name.strip():
-            raise WireError("the answer has a header that is none")
+            raise BrokenError("the answer has a header that is none")
         known, text = name.decode("latin-1").lower(), value.strip().decode("latin-1")
         if known in headers and known in _ONCE:
-            raise WireError(f"the answer has {known} twice")
+            raise BrokenError(f"the answer has {known} twice")
         headers[known] = text
     return Answer(int(status), headers)
