@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from botocore import exceptions
 from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
 from urllib3.response import HTTPResponse
 
 from trainingrun_operator.checkpoints.connections import BrokenError, Connections, TakeError
@@ -164,7 +165,8 @@ class Direct:
         self._lock = threading.Lock()
         self._thread = threading.local()
         self._pause = _Pause()
-        client.meta.events.register("before-send.s3", self._before_send)
+        events: Any = client.meta.events
+        events.register("before-send.s3", self._before_send)
 
     def put(self, key: str, body: bytes, crc: str, counted: Callable[[int], None] | None) -> Answer | None:
         """Write an object unless its key is taken. Return the answer, of success or `EXISTS`; None: ask by botocore."""
@@ -293,7 +295,7 @@ class Direct:
         if not getattr(self._thread, "building", False):
             return None
         self._thread.built = request
-        return AWSResponse(request.url, 200, {}, HTTPResponse(io.BytesIO(), preload_content=False))
+        return AWSResponse(request.url, 200, HTTPHeaders(), HTTPResponse(io.BytesIO(), preload_content=False))
 
     @property
     def _session(self) -> Any:

@@ -154,7 +154,8 @@ def test_a_connection_that_the_server_ends_is_not_used_again():
 
 def test_a_kept_connection_that_ends_before_the_answer_is_replaced_once():
     peer = Peer([EMPTY], [EMPTY])
-    connections, counts = Connections(peer.connect), []
+    connections = Connections(peer.connect)
+    counts: list[int] = []
     ask(connections)
     ask(connections, body=b"body", counted=counts.append)
     assert peer.opened == 2

@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
 import pytest
 from botocore import exceptions
 from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
 from botocore.config import Config
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -36,7 +38,7 @@ SERVERS = {
 }
 
 
-def made(url: str = "", token: str | None = None, style: str = "path", **keys):
+def made(url: str = "", token: str | None = None, style: Any = "path", **keys: str) -> Any:
     """A client as the agent has it."""
     session = _session()
     return session.client(
@@ -67,12 +69,12 @@ class Built:
         self.client = made(url, token, SERVERS[url])
         self.direct = Direct(self.client, "my-bucket")
         self.token = token
-        self.seen = None
+        self.seen: Any = None
         self.client.meta.events.register_last("before-send.s3", self._keep)
 
     def _keep(self, request, **_):
         self.seen = request
-        return AWSResponse(request.url, 200, {}, HTTPResponse(io.BytesIO(), preload_content=False))
+        return AWSResponse(request.url, 200, HTTPHeaders(), HTTPResponse(io.BytesIO(), preload_content=False))
 
     def ours(self, kind: str, request: direct._Request) -> bytes:
         form = {"put": self._put, "part": self._part, "range": self._range}[kind]()
@@ -116,8 +118,8 @@ def check_equal(seen, head: bytes) -> None:
     assert headers == theirs
 
 
-keys = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=40)
-ids = st.text(st.characters(codec="ascii", exclude_categories=("Cc",)), min_size=1, max_size=20)
+keys = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+ids = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=20)
 servers = st.sampled_from(sorted(SERVERS))
 tokens = st.sampled_from([None, "FwoGZXIvYXdzE/+=="])
 
@@ -196,19 +198,19 @@ class Handler(BaseHTTPRequestHandler):
             store.bodies[key] = body
             crc = {"x-amz-checksum-crc64nvme": self.headers["x-amz-checksum-crc64nvme"]} if store.checksums else {}
             etag = {} if way == "no etag" else {"ETag": '"e"'}
-            self.say(200, b"", way == "in chunks", **crc, **etag)
+            self.say(200, b"", crc | etag, chunked=way == "in chunks")
         elif self.command == "HEAD":
             crc = {"x-amz-checksum-crc64nvme": encode(crc64(store.bodies[key]))} if store.checksums else {}
-            self.say(200, store.bodies[key], **crc)
+            self.say(200, store.bodies[key], crc)
         else:
             first, last = map(int, re.findall(r"\d+", self.headers["Range"]))
             self.say(206, store.bodies[key][first : last + 1], cut=way == "cut")
 
     do_PUT = do_GET = do_HEAD = do_any  # noqa: N815  # http.server's names
 
-    def say(self, status: int, body: bytes, chunked: bool = False, cut: bool = False, **headers: str) -> None:
+    def say(self, status, body, headers=(), *, chunked=False, cut=False):
         self.send_response_only(status)
-        for name, value in headers.items():
+        for name, value in dict(headers).items():
             self.send_header(name, value)
         if chunked:
             self.send_header("Transfer-Encoding", "chunked")
@@ -347,9 +349,10 @@ def test_a_proxy_of_the_environment_is_the_sdks(store, monkeypatch):
 
 
 def test_keys_that_are_renewed_sign_the_next_request(store):
-    bucket = Bucket(made(store.url, key="old"), "runs")
+    client = made(store.url, key="old")
+    bucket = Bucket(client, "runs")
     bucket.put("a", b"x")
-    credentials = bucket._s3._get_credentials()
+    credentials = client._get_credentials()
     credentials.access_key, credentials.token = "new", "session"
     bucket.put("b", b"x")
     (_, before), (_, after) = store.asked
