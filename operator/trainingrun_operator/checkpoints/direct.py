@@ -18,7 +18,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-from botocore import exceptions
 from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 from urllib3.response import HTTPResponse
@@ -273,18 +272,19 @@ class Direct:
             pass
         with self._lock:
             if kind not in self._forms:
-                self._forms[kind] = self._built(kind, own, parameters)
+                try:
+                    self._forms[kind] = self._built(kind, own, parameters)
+                except Exception:  # noqa: BLE001  # without credentials, for example: botocore raises it again, as its own
+                    return None
             return self._forms[kind]
 
     def _built(self, kind: str, own: frozenset[str], parameters: dict[str, Any]) -> Form | None:
-        """Let botocore build a request, and read it."""
+        """Let botocore build a request, and read it; None: requests of this kind are botocore's alone."""
         call = {"put": self._s3.put_object, "part": self._s3.upload_part, "range": self._s3.get_object}[kind]
         self._thread.built = None
         self._thread.building = True
         try:
             call(Bucket=self._bucket, Key=_KEY, **parameters)
-        except (exceptions.BotoCoreError, exceptions.ClientError):
-            return None
         finally:
             self._thread.building = False
         form = Form.of(self._thread.built, own)

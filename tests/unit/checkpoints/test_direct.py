@@ -360,3 +360,16 @@ def test_keys_that_are_renewed_sign_the_next_request(store):
     assert "Credential=new/" in after["authorization"]
     assert after["x-amz-security-token"] == "session"
     assert store.ours == [True, True]
+
+
+def test_keys_that_come_late_are_used_from_then_on(store, monkeypatch):
+    client = made(store.url)
+    bucket = Bucket(client, "runs")
+    there = client._get_credentials()
+    with monkeypatch.context() as missing:
+        missing.setattr(client._request_signer, "_credentials", None)
+        with pytest.raises(exceptions.NoCredentialsError):
+            bucket.put("a", b"x")
+    assert client._get_credentials() is there
+    bucket.put("a", b"x")
+    assert store.ours == [True]
