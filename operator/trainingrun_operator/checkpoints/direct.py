@@ -8,7 +8,6 @@ success counts. Of any other, and of no answer, the caller makes the same call b
 from __future__ import annotations
 
 import hashlib
-import io
 import random
 import re
 import threading
@@ -18,9 +17,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-from botocore.awsrequest import AWSResponse
+from botocore.awsrequest import AWSPreparedRequest
 from botocore.compat import HTTPHeaders
-from urllib3.response import HTTPResponse
 
 from trainingrun_operator.checkpoints.connections import BrokenError, Connections, TakeError
 from trainingrun_operator.checkpoints.signing import ALGORITHM, UNSIGNED, Signer, path_of, query_of
@@ -55,6 +53,15 @@ _FOREIGN: Final = frozenset({"transfer-encoding", "content-encoding", "x-amz-tra
 _CREDENTIAL: Final = re.compile(rf"{ALGORITHM} Credential=[^,]*/\d{{8}}/([^/,]+)/([^/,]+)/aws4_request,")
 
 
+class _BuiltError(Exception):
+    """A request that botocore has built and signed, instead of its answer."""
+
+    def __init__(self, request: Any, operation: str) -> None:
+        super().__init__()
+        self.request = request
+        self.operation = operation
+
+
 class _Request(NamedTuple):
     """What a request has for itself."""
 
@@ -69,6 +76,8 @@ class _Request(NamedTuple):
 class Form:
     """How botocore builds the requests of one kind."""
 
+    operation: str
+    """Its name, as in `PutObject`."""
     method: str
     origin: str
     """Scheme and host, as in a URL."""
@@ -84,7 +93,7 @@ class Form:
     signs_body: bool
 
     @classmethod
-    def of(cls, request: Any, own: frozenset[str]) -> Form | None:
+    def of(cls, request: Any, operation: str, own: frozenset[str]) -> Form | None:
         """Read a request that botocore has built for `_KEY`; None: requests of this kind are botocore's alone.
 
         ``own``: the names of the parameters that each request has for itself.
@@ -96,6 +105,7 @@ class Form:
             return None
         query = tuple(one for one in parse_qsl(url.query, keep_blank_values=True) if one[0] not in own)
         return cls(
+            operation,
             request.method,
             f"{url.scheme}://{url.netloc}",
             url.path.removesuffix(f"/{_KEY}"),
@@ -164,8 +174,7 @@ class Direct:
         self._lock = threading.Lock()
         self._thread = threading.local()
         self._pause = _Pause()
-        events: Any = client.meta.events
-        events.register("before-send.s3", self._before_send)
+        client.meta.events.register_last("request-created.s3", self._created)
 
     def put(self, key: str, body: bytes, crc: str, counted: Callable[[int], None] | None) -> Answer | None:
         """Write an object unless its key is taken. Return the answer, of success or `EXISTS`; None: ask by botocore."""
@@ -232,6 +241,7 @@ class Direct:
             return None
         try:
             head = form.head(self._signer(credentials, form), request)
+            self._announce(form, request)
             answer = self._server(form.origin).ask(head, request.body, noted, take, length)
         except (BrokenError, UnicodeError):
             self._pause.failed()
@@ -281,21 +291,27 @@ class Direct:
     def _built(self, kind: str, own: frozenset[str], parameters: dict[str, Any]) -> Form | None:
         """Let botocore build a request, and read it; None: requests of this kind are botocore's alone."""
         call = {"put": self._s3.put_object, "part": self._s3.upload_part, "range": self._s3.get_object}[kind]
-        self._thread.built = None
         self._thread.building = True
         try:
             call(Bucket=self._bucket, Key=_KEY, **parameters)
+        except _BuiltError as built:
+            form = Form.of(built.request, built.operation, own)
+        else:
+            return None
         finally:
             self._thread.building = False
-        form = Form.of(self._thread.built, own)
         return form if form is not None and self._proxy(form.origin) is None else None
 
-    def _before_send(self, request: Any, **_: Any) -> AWSResponse | None:
-        """Keep a request that is being built, and answer in the server's place."""
-        if not getattr(self._thread, "building", False):
-            return None
-        self._thread.built = request
-        return AWSResponse(request.url, 200, HTTPHeaders(), HTTPResponse(io.BytesIO(), preload_content=False))
+    def _created(self, request: Any, operation_name: str, **_: Any) -> None:
+        """Take a request that is only built, once it is signed and before it is sent."""
+        if getattr(self._thread, "building", False):
+            raise _BuiltError(request, operation_name)
+
+    def _announce(self, form: Form, request: _Request) -> None:
+        """Tell the client's listeners of a request, as botocore does: they count them."""
+        url = f"{form.origin}{form.path}{path_of(request.key)}"
+        sent = AWSPreparedRequest(form.method, url, HTTPHeaders(), request.body, not form.is_write)
+        self._s3.meta.events.emit(f"before-send.s3.{form.operation}", request=sent)
 
     @property
     def _session(self) -> Any:
