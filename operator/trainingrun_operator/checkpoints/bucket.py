@@ -20,6 +20,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.checkpoints import bucket_owner, regions, requester_pays, s3
 from trainingrun_operator.checkpoints.copies import PartCopies
 from trainingrun_operator.checkpoints.credentials import secret_session
+from trainingrun_operator.checkpoints.direct import EXISTS, Direct
 from trainingrun_operator.checkpoints.meter import Meter
 from trainingrun_operator.checkpoints.own_identity import own_session
 from trainingrun_operator.checkpoints.proof import is_full_object
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.api.exchange import AgentConfig
 
-CONNECTIONS = 20
+CONNECTIONS = 64
 COPY_MAX_BYTES = 5 << 30
 """CopyObject's size limit. A larger object is copied in parts."""
 
@@ -199,6 +200,7 @@ class Bucket:
         self._name = name
         self._meter = Meter(client.meta.events)
         self._copies = PartCopies(client, name)
+        self._direct = Direct(client, name)
 
     def keys(self, prefix: str, *, flat: bool = False) -> Iterator[tuple[str, int]]:
         """List keys and sizes below a prefix; ``flat``: without those in folders below it."""
@@ -242,15 +244,26 @@ class Bucket:
         except TimeoutError:
             raise exceptions.ReadTimeoutError(endpoint_url=self._s3.meta.endpoint_url) from None
 
-    def get_range(self, key: str, offset: int, length: int, version_id: str | None = None) -> bytes:
-        """Return ``length`` bytes of an object from ``offset`` on."""
+    def get_range(
+        self, key: str, offset: int, length: int, take: Callable[[int, memoryview], None], version_id: str | None = None
+    ) -> int:
+        """Hand over ``length`` bytes of an object from ``offset`` on. Return how many bytes have arrived; others than ``length`` are not handed over.
+
+        ``take`` is called with pieces in order, each with its place in the range: again from 0 if the range had to be asked for again. It must not
+        keep a piece. Its errors are passed on.
+        """
+        if self._direct.get_range(key, offset, length, version_id, take):
+            return length
         span = f"bytes={offset}-{offset + length - 1}"
         if version_id:
             answer = self._s3.get_object(Bucket=self._name, Key=key, Range=span, VersionId=version_id)
         else:
             answer = self._s3.get_object(Bucket=self._name, Key=key, Range=span)
         with answer["Body"] as body, _as_store_error():
-            return body.read()
+            received = body.read()
+        if len(received) == length:
+            take(0, memoryview(received))
+        return len(received)
 
     def head(self, key: str) -> Stored | None:
         """Return size and full-object checksum of an object; None if there is none."""
@@ -277,6 +290,12 @@ class Bucket:
             NoChecksumsError: the store keeps no full-object checksum of the object, which it has written.
         """
         crc = encode(crc64(body))
+        answer = self._direct.put(key, body, crc, counted)
+        if answer is not None:
+            if answer.status == EXISTS:
+                return self.same(key, len(body), crc)
+            self._check_kept(key, crc, answer.headers.get("x-amz-checksum-crc64nvme"))
+            return Stored(len(body), crc, answer.headers.get("etag", ""), answer.headers.get("x-amz-version-id"))
         try:
             with self._meter.counting(counted):
                 done = self._s3.put_object(
@@ -403,6 +422,10 @@ class Bucket:
         Raises:
             CorruptedError: the store reports another checksum.
         """
+        answer = self._direct.put_part(key, upload, number, body, encode(crc), counted)
+        if answer is not None:
+            _check(f"{key} part {number}", encode(crc), answer.headers.get("x-amz-checksum-crc64nvme"))
+            return Part(number, len(body), crc, answer.headers.get("etag", ""))
         with self._meter.counting(counted):
             done = self._s3.upload_part(
                 Bucket=self._name,

@@ -387,11 +387,13 @@ class _Counting(Bucket):
         super().__init__(client, name)
         self._told = told
 
-    def get_range(self, key: str, offset: int, length: int, version_id: str | None = None) -> bytes:
-        """Return ``length`` bytes of an object, and report them."""
-        piece = super().get_range(key, offset, length, version_id)
-        self._told(len(piece))
-        return piece
+    def get_range(
+        self, key: str, offset: int, length: int, take: Callable[[int, memoryview], None], version_id: str | None = None
+    ) -> int:
+        """Hand over ``length`` bytes of an object, and report them."""
+        size = super().get_range(key, offset, length, take, version_id)
+        self._told(size)
+        return size
 
 
 def _in_the_way(folder: Path, file: FileEntry) -> bool:
