@@ -21,7 +21,7 @@ from trainingrun_operator.checkpoints import s3
 from trainingrun_operator.checkpoints.pace import CONNECTIONS, IN_FLIGHT_MAX
 from trainingrun_operator.checkpoints.proof import Found
 from trainingrun_operator.checkpoints.template import Template, watching
-from trainingrun_operator.checkpoints.wire import Answer, Wire
+from trainingrun_operator.checkpoints.wire import BadAnswerError, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.checkpoints.clients import Door
     from trainingrun_operator.checkpoints.documents import FileEntry
     from trainingrun_operator.checkpoints.signing import Signer
-    from trainingrun_operator.checkpoints.wire import Address
+    from trainingrun_operator.checkpoints.wire import Address, Answer
 
 FIRST: Final = 8
 """Requests in flight at the beginning."""
@@ -159,6 +159,7 @@ class _Flight:
         """Requests in flight that have proven useful."""
         self._failures = self._pauses = self._detours = 0
         self._not_before = 0.0
+        self._results: list[Result] = []
         self._doubtful: list[FileEntry] = []
         """Files for botocore."""
         self._looked_at = time.monotonic()
@@ -186,13 +187,16 @@ class _Flight:
             if self._asked:
                 ready = self._wait()
                 with self._turn:
-                    results = [result for fd in ready if (result := self._receive(fd)) is not None]
+                    for fd in ready:
+                        self._receive(fd)
                     self._look()
-                yield from results
-            elif self._coming.files and not self._doubtful:
+            elif self._coming.files:
                 time.sleep(max(0.0, self._not_before - time.monotonic()))
-            elif not self._doubtful:
+            elif not self._doubtful and not self._results:
                 return
+            # An answer may arrive while requests are sent.
+            results, self._results = self._results, []
+            yield from results
             while self._doubtful:
                 self._detours += 1
                 yield _asked(self._door, self._bucket, self._doubtful.pop())
@@ -216,7 +220,7 @@ class _Flight:
         while self._coming.files and len(self._asked) < room:
             file = self._coming.files.popleft()
             try:
-                wire = self._idle.pop() if self._idle else self._open()
+                wire = self._quiet() or self._open()
             except OSError:
                 self._fail(file)
                 return
@@ -238,6 +242,14 @@ class _Flight:
             self._asked[fd] = _Asked(wire, file, until, events)
             if wire.answers:
                 self._receive(fd)
+
+    def _quiet(self) -> Wire | None:
+        """Return a connection that takes another request; None: there is none."""
+        while self._idle:
+            if (wire := self._idle.pop()).is_quiet():
+                return wire
+            self._close(wire)
+        return None
 
     def _open(self) -> Wire | None:
         """Open a connection; None: the process has enough. Each proof has one."""
@@ -263,11 +275,15 @@ class _Flight:
         self._selector.unregister(fd)
         self._close(asked.wire)
 
-    def _receive(self, fd: int) -> Result | None:
-        """Go on with a request. Return the result, once there is one."""
+    def _receive(self, fd: int) -> None:
+        """Go on with a request, and take its answer, once there is one."""
         wire, file, until, events = self._asked[fd]
         try:
             said = wire.go_on()
+        except BadAnswerError:
+            self._drop(fd)
+            self._doubtful.append(file)
+            return
         except OSError:
             self._drop(fd)
             # A server closes connections that were idle, or that have served enough requests.
@@ -275,21 +291,21 @@ class _Flight:
                 self._coming.files.appendleft(file)
             else:
                 self._fail(file)
-            return None
+            return
         if isinstance(said, int):
             if said != events:
                 self._selector.modify(fd, said)
                 self._asked[fd] = _Asked(wire, file, until, said)
-            return None
+            return
         if said.stays:
             del self._asked[fd]
             self._selector.unregister(fd)
             self._idle.append(wire)
         else:
             self._drop(fd)
-        return self._understood(file, said)
+        self._take(file, said)
 
-    def _understood(self, file: FileEntry, said: Answer) -> Result | None:
+    def _take(self, file: FileEntry, said: Answer) -> None:
         size = said.headers.get(b"content-length", b"")
         if said.status in _TOO_MANY:
             self._slow_down(file)
@@ -297,10 +313,9 @@ class _Flight:
             self._failures = self._pauses = 0
             self._door.pace.answered()
             crc = said.headers.get(b"x-amz-checksum-crc64nvme", b"").decode("latin-1")
-            return Result(file, Found(int(size), crc) if said.status == _OK else None)
+            self._results.append(Result(file, Found(int(size), crc) if said.status == _OK else None))
         else:
             self._doubtful.append(file)
-        return None
 
     def _fail(self, file: FileEntry) -> None:
         """Ask again by another connection, to another address; or have botocore ask."""

@@ -70,6 +70,16 @@ class Wire:
         """Close it."""
         self.socket.close()
 
+    def is_quiet(self) -> bool:
+        """Whether nothing has arrived since the last answer, such as the end of the connection."""
+        try:
+            self.socket.recv(1)
+        except (ssl.SSLWantReadError, BlockingIOError):
+            return True
+        except OSError:
+            return False
+        return False
+
     def ask(self, request: bytes) -> None:
         """Send a request, now or once connected. The answer to the one before has arrived."""
         self._out, self._in = request, b""
@@ -120,8 +130,9 @@ class Wire:
             self._in += piece
             if len(self._in) > HEAD_MAX_BYTES:
                 raise BadAnswerError
+        answer = parsed(self._in)
         self.answers += 1
-        return parsed(self._in)
+        return answer
 
 
 def parsed(head: bytes) -> Answer:

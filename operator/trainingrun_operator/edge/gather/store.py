@@ -336,12 +336,22 @@ class Store:
         self, door: Door, layout: Layout, key: str, reader: ManifestReader, cancelled: threading.Event
     ) -> None:
         """Read a manifest to its end, and verify its objects meanwhile, until cancelled. Blocks."""
-        objects = self._objects(door, layout, key, reader)
-        with contextlib.closing(heads.found_of(door, layout.bucket, objects, self._turn)) as results:
+        asked, answered = 0, 0
+
+        def objects() -> Iterator[list[FileEntry]]:
+            nonlocal asked
+            for files in self._objects(door, layout, key, reader):
+                asked += len(files)
+                yield files
+
+        with contextlib.closing(heads.found_of(door, layout.bucket, objects(), self._turn)) as results:
             for file, found in results:
                 check_object(file, found)
+                answered += 1
                 if cancelled.is_set():
                     return
+        if answered != asked:
+            raise RuntimeError(f"{answered} of {asked} objects of {key} were verified: this is a bug")
 
     def _objects(self, door: Door, layout: Layout, key: str, reader: ManifestReader) -> Iterator[list[FileEntry]]:
         """Yield the files of a manifest that are objects, as they are parsed. Blocks."""
