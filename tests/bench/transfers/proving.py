@@ -10,7 +10,9 @@ import hashlib
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.transfers.agent import POD, RUN
 
@@ -22,8 +24,16 @@ from trainingrun_operator.checkpoints.s3 import Access
 from trainingrun_operator.core.facts.bucket import Verified
 from trainingrun_operator.edge.gather.store import Store
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
 LAYOUT = Layout.of("s3://bench/ours", RUN.namespace, RUN.name, RUN.uid)
 ORDER = Order(1, 1)
+
+
+def put(key: str, body: bytes, client: S3Client) -> None:
+    """Write an object."""
+    client.put_object(Bucket=LAYOUT.bucket, Key=key, Body=body)
 
 
 def commit(access: Access, manifest: Manifest) -> str:
@@ -31,24 +41,19 @@ def commit(access: Access, manifest: Manifest) -> str:
     totals = {"total_files": len(manifest.files), "total_bytes": sum(file.size for file in manifest.files)}
     body = manifest.model_copy(update=totals).model_dump_json(by_alias=True, exclude_none=True).encode()
     key = LAYOUT.manifest(POD.rank, ORDER, POD.name)
-    ranks = (RankManifest(rank=0, incarnation=1, key=key, sha256=hashlib.sha256(body).hexdigest()),)
     made = Commit(
         run=RUN,
         incarnation=1,
         generation=1,
         reason="save",
         checkpoint=manifest.checkpoint,
-        ranks=ranks,
+        ranks=(RankManifest(rank=0, incarnation=1, key=key, sha256=hashlib.sha256(body).hexdigest()),),
         pod_uid=POD.uid,
-        **totals,
-    )
+    ).model_copy(update=totals)
     clients = Clients()
     door = clients.door(access)
-    for name, data in (
-        (key, body),
-        (LAYOUT.commit(ORDER), made.model_dump_json(by_alias=True, exclude_none=True).encode()),
-    ):
-        door.call(lambda client, name=name, data=data: client.put_object(Bucket=LAYOUT.bucket, Key=name, Body=data))
+    door.call(partial(put, key, body))
+    door.call(partial(put, LAYOUT.commit(ORDER), made.model_dump_json(by_alias=True, exclude_none=True).encode()))
     clients.close()
     return LAYOUT.commit(ORDER)
 

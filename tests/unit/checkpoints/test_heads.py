@@ -16,8 +16,11 @@ from botocore import exceptions
 from trainingrun_operator.checkpoints import heads, template
 from trainingrun_operator.checkpoints.clients import Clients
 from trainingrun_operator.checkpoints.documents import FileEntry
+from trainingrun_operator.checkpoints.pace import CONNECTIONS, IN_FLIGHT_MAX
 from trainingrun_operator.checkpoints.proof import Found
 from trainingrun_operator.checkpoints.s3 import Access
+from trainingrun_operator.checkpoints.signing import Signer
+from trainingrun_operator.checkpoints.wire import Wire
 
 CRC = "AAAAAAAAAAA="
 KEYS = [f"team/ü {number:04}+%&" for number in range(300)]
@@ -48,7 +51,20 @@ class Behaviour:
     signed: set[str] = field(default_factory=set)
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.behaviour, self.lock = Behaviour(), threading.Lock()
+
+    def handle_error(self, *_):
+        """A client may go away."""
+
+
 class Handler(BaseHTTPRequestHandler):
+    server: Server
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
@@ -73,14 +89,12 @@ class Handler(BaseHTTPRequestHandler):
         if own and (how.refused or (how.drops and self.answered > how.drops)):
             self.close_connection = True
             return
-        self.send_response(503 if slow else how.status.get(key, 200))
-        self.send_header("Content-Length", "7")
-        self.send_header("X-Amz-Checksum-Crc64nvme", CRC)
-        if how.twice and own:
-            self.send_header("x-amz-checksum-crc64nvme", "AAAAAAAAAAE=")
-        # In one piece.
-        self._headers_buffer.append(b"\r\n" + (how.body if own else b""))
-        self.flush_headers()
+        lines = [f"HTTP/1.1 {503 if slow else how.status.get(key, 200)} status", "Content-Length: 7"]
+        lines += [
+            f"X-Amz-Checksum-Crc64nvme: {CRC}",
+            *(["x-amz-checksum-crc64nvme: AAAAAAAAAAE="] if how.twice and own else []),
+        ]
+        self.wfile.write("\r\n".join([*lines, "", ""]).encode() + (how.body if own else b""))
 
     def log_message(self, *_):
         pass
@@ -90,18 +104,9 @@ def template_key(path):
     return unquote(path).removeprefix("/ckpt/")
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
-    def handle_error(self, *_):
-        """A client may go away."""
-
-
 @pytest.fixture
 def store():
-    server = Server(("127.0.0.1", 0), Handler)
-    server.behaviour, server.lock = Behaviour(), threading.Lock()
+    server = Server()
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -218,17 +223,17 @@ def test_a_proxy_is_left_to_botocore(door, behaviour, monkeypatch):
 
 
 def test_a_signature_that_is_not_botocores_is_not_used(door, behaviour, monkeypatch):
-    monkeypatch.setattr(template.Signer, "authorization", lambda *_, **__: "another")
+    monkeypatch.setattr(Signer, "authorization", lambda *_, **__: "another")
     assert found(door, KEYS[:40]) == {key: Found(7, CRC) for key in KEYS[:40]}
     assert len(behaviour.by_botocore) == 40
 
 
 def test_every_connection_is_closed_at_the_end_and_when_the_proof_is_given_up(door, behaviour, monkeypatch):
     opened = []
-    real = heads.Wire
+    free = CONNECTIONS._value
 
     def wire(*args):
-        made = real(*args)
+        made = Wire(*args)
         opened.append(made)
         return made
 
@@ -241,8 +246,8 @@ def test_every_connection_is_closed_at_the_end_and_when_the_proof_is_given_up(do
     results.close()
     assert opened
     assert all(one.socket.fileno() == -1 for one in opened)
-    assert heads.CONNECTIONS._value == heads.CONNECTIONS._initial_value
-    assert door.pace.share == heads.IN_FLIGHT_MAX
+    assert CONNECTIONS._value == free
+    assert door.pace.share == IN_FLIGHT_MAX
 
 
 def test_without_a_free_connection_a_proof_has_one_of_its_own(door, behaviour, monkeypatch):

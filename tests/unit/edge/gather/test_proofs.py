@@ -43,7 +43,7 @@ def woken():
 
 @pytest.fixture
 async def beside(woken):
-    made = Proofs(woken.append, patience_seconds=0)
+    made: Proofs[str] = Proofs(woken.append, patience_seconds=0)
     yield made
     await made.close()
 
@@ -55,7 +55,7 @@ async def settled():
 
 
 async def test_a_look_takes_what_is_proven_at_once_and_is_not_woken(woken):
-    beside = Proofs(woken.append, patience_seconds=60)
+    beside: Proofs[str] = Proofs(woken.append, patience_seconds=60)
 
     async def prove():
         return "proven"
