@@ -851,6 +851,23 @@ def test_a_stop_that_waits_is_looked_at_less_and_less(waited, again):
 
 
 @pytest.mark.parametrize(
+    ("waited", "idle", "again"),
+    [
+        pytest.param(20, 0, 2, id="at first as any stop"),
+        pytest.param(600, 0, 5, id="a long upload that moves on is committed at any moment"),
+        pytest.param(600, 4.9, 5, id="also between two looks"),
+        pytest.param(600, 5, 60, id="agents that do nothing are waited for"),
+    ],
+)
+def test_a_commit_is_found_soon_however_long_the_upload_takes(waited, idle, again):
+    saving = make_status(termination=make_stop(Phase.SAVING))
+    seen = make_observed(
+        run=make_run(status=saving), pods=(exited_pod(),), phase_seconds=waited, no_progress_seconds=idle
+    )
+    assert decide(seen).again_seconds == again
+
+
+@pytest.mark.parametrize(
     ("node", "facts", "again"),
     [
         pytest.param(make_node(NodePhase.WAIT_IDLE), make_node_facts(), 0, id="empty, so it is tainted at once"),
