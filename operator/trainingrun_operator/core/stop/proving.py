@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.observed import Observed
 
+ATTENTIVE_SECONDS: Final = 5.0
+"""Time after which a stop looks again at agents that make progress, however long they take."""
 _STARTED: Final = (Training.RUNNING, Training.EXITED)
 _TRAINED: Final = ("Running", "Exited")
 """Phases in ``status.pods`` of a pod whose training has started."""
@@ -54,7 +56,15 @@ def save(seen: Observed, stop: Termination) -> Decision:
         )
     if why := failing.why(seen):
         return _hold(seen, stop, why, holders)
-    return transitions.wait(seen, *transitions.asks(seen, stop, holders), note="the agent saves")
+    saves = transitions.wait(seen, *transitions.asks(seen, stop, holders), note="the agent saves")
+    return replace(saves, again_seconds=_patience(seen, stop))
+
+
+def _patience(seen: Observed, stop: Termination) -> float:
+    """Return the seconds to the next look. Only a look finds the commit, so it is never far away while the agents make progress."""
+    patience = transitions.patience(seen, seen.phase_seconds)
+    moves = stop.phase is Phase.SAVING and seen.no_progress_seconds < ATTENTIVE_SECONDS
+    return min(patience, ATTENTIVE_SECONDS) if moves else patience
 
 
 def _without_holder(seen: Observed, stop: Termination) -> Decision:

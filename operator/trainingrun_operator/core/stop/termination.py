@@ -274,8 +274,11 @@ def _release(seen: Observed, stop: Termination) -> Decision:
             else RecordEvent("Finished", f"{stop.status}: {stop.message}")
         )
         return transitions.advance(seen, stop, Phase.DONE, event=event)
-    decision = transitions.wait(seen, *release.next_effects(seen), note="the nodes are released")
-    return replace(decision, again_seconds=transitions.patience(seen, release.seconds_still(seen)))
+    effects = release.next_effects(seen)
+    decision = transitions.wait(seen, *effects, note="the nodes are released")
+    # What a new phase allows needs no event.
+    patience = 0 if release.advances(seen, effects) else transitions.patience(seen, release.seconds_still(seen))
+    return replace(decision, again_seconds=patience)
 
 
 def _settle(seen: Observed) -> Decision:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
@@ -16,6 +17,7 @@ from trainingrun_operator.core.destinations import allowed, valid_layout
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.run import Problem
 from trainingrun_operator.core.stop.requests import save_request
+from trainingrun_operator.edge.gather.proofs import Proofs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 PROOF_SECONDS: Final = 300
 """Time for which a proof stays valid, except in Verifying."""
+VERIFYING_SECONDS: Final = 30
+"""Time for which a proof stays valid in Verifying: that of Saving, a moment ago, is of the same commit."""
 _LONGEST: Final = {names.CA: 64 * 1024, names.ACCESS_KEY: 1024, names.SECRET_KEY: 1024, names.SESSION_TOKEN: 16 * 1024}
 """Bytes of the values of a Secret; the API server allows 1 MiB."""
 _SHORTEN: Final = {names.CA: "keep only the certificates that sign the store's"}
@@ -56,19 +60,34 @@ class BucketAnswer:
 class BucketReader:
     """Reads the bucket of any run, with the run's own credentials, or with the operator's where the list says so."""
 
-    def __init__(self, kube: Reads, store: BucketStore, listed: tuple[Destination, ...] = ()) -> None:
+    def __init__(
+        self,
+        kube: Reads,
+        store: BucketStore,
+        listed: tuple[Destination, ...] = (),
+        *,
+        wake: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """``wake``: called with a run's uid when the proof of a reported commit is made."""
         self._kube, self._store, self._listed = kube, store, listed
+        self._proofs: Proofs[BucketAnswer] = Proofs(wake)
         self._shared: WeakValueDictionary[bytes, Access] = WeakValueDictionary()
         self._reached: dict[str, Access] = {}
         """Last access by run uid: a namespace that is being deleted may lose its Secret before its pods."""
 
     def forget(self, uid: str) -> None:
-        """Drop a run's credentials."""
+        """Drop a run's credentials, and its proof."""
         self._reached.pop(uid, None)
+        self._proofs.forget(uid)
 
     def forget_all(self) -> None:
-        """Drop all credentials."""
+        """Drop all credentials, and all proofs."""
         self._reached.clear()
+        self._proofs.forget_all()
+
+    async def close(self) -> None:
+        """Cancel all proofs; returns when they have ended."""
+        await self._proofs.close()
 
     async def ask(
         self, run: Run, pods: Sequence[Pod], reports: Mapping[int, AgentReport], memory: Memory
@@ -96,10 +115,14 @@ class BucketReader:
             return BucketAnswer(Unreachable(access.reason, access.message))
         self._reached[run.uid] = access
         if wanted is None:
-            return await (self._newest(access, layout) if shipped is None else self._new(access, layout, shipped))
-        # Deletion depends on the proof of Verifying, so it reads everything now. Before that, a recent proof is enough.
+            return await (
+                self._newest(access, layout) if shipped is None else self._beside(run, access, layout, shipped)
+            )
+        self._proofs.forget(run.uid)
+        # Deletion depends on the proof of Verifying. The commit answers this stop, so it is younger than the request.
         fresh = stop is not None and stop.phase is Phase.VERIFYING
-        answer = await self._store.find(access, layout, wanted, max_age_seconds=0 if fresh else PROOF_SECONDS)
+        valid = VERIFYING_SECONDS if fresh else PROOF_SECONDS
+        answer = await self._store.find(access, layout, wanted, max_age_seconds=valid)
         if answer is not None:
             proven = answer if isinstance(answer, Verified) else None
             return BucketAnswer(answer, proven, refuted=(answer,) if isinstance(answer, Mismatch) else ())
@@ -138,6 +161,14 @@ class BucketReader:
                 return BucketAnswer(refuted=(found,))
             case _:
                 return BucketAnswer(found)
+
+    async def _beside(self, run: Run, access: Access, layout: Layout, key: str) -> BucketAnswer:
+        """Return the proof of a reported commit, once it is made: until then, what the status records stays true."""
+        recorded = run.status.checkpoint
+        known = recorded is not None and recorded.commit == key and recorded.verified_at is not None
+        prove = partial(self._new, access, layout, key)
+        made = await self._proofs.result(run.uid, run.namespace, prove, known=known)
+        return made if made is not None else BucketAnswer()
 
     async def _new(self, access: Access, layout: Layout, key: str) -> BucketAnswer:
         """Verify a checkpoint while the training runs."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from builders import (
     POD_UID,
+    RUN_UID,
     STOP_ID,
     WALL,
     checkpoint_spec,
@@ -17,8 +18,10 @@ from builders import (
     make_agent,
     make_mismatch,
     make_node,
+    make_node_facts,
     make_observed,
     make_pod,
+    make_pool,
     make_run,
     make_saved,
     make_status,
@@ -48,6 +51,7 @@ from trainingrun_operator.core.effects import (
     RemoveFinalizer,
     SuspendWorkload,
 )
+from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.rules.finding import Finding
 from trainingrun_operator.core.stop import proving, termination, transitions
 from trainingrun_operator.core.stop.termination import UNSAVED
@@ -849,6 +853,40 @@ def test_the_kubelet_is_nudged_to_look_again(pod, seconds, nudge):
 def test_a_stop_that_waits_is_looked_at_less_and_less(waited, again):
     held = make_status(termination=make_stop(Phase.HELD, hold_reason="The bucket cannot be read."))
     seen = make_observed(run=make_run(status=held), pods=(exited_pod(0),), phase_seconds=waited)
+    assert decide(seen).again_seconds == again
+
+
+@pytest.mark.parametrize(
+    ("waited", "idle", "again"),
+    [
+        pytest.param(20, 0, 2, id="at first as any stop"),
+        pytest.param(600, 0, 5, id="a long upload that moves on is committed at any moment"),
+        pytest.param(600, 4.9, 5, id="also between two looks"),
+        pytest.param(600, 5, 60, id="agents that do nothing are waited for"),
+    ],
+)
+def test_a_commit_is_found_soon_however_long_the_upload_takes(waited, idle, again):
+    saving = make_status(termination=make_stop(Phase.SAVING))
+    seen = make_observed(
+        run=make_run(status=saving), pods=(exited_pod(),), phase_seconds=waited, no_progress_seconds=idle
+    )
+    assert decide(seen).again_seconds == again
+
+
+@pytest.mark.parametrize(
+    ("node", "facts", "again"),
+    [
+        pytest.param(make_node(NodePhase.WAIT_IDLE), make_node_facts(), 0, id="empty, so it is tainted at once"),
+        pytest.param(make_node(NodePhase.CORDONED), make_node_facts(), 1, id="the taint has to be seen by others"),
+        pytest.param(make_node(NodePhase.RELEASING), make_node_facts(instance=Instance.TERMINATING, tainted_by=RUN_UID), 0, id="the machine is on its way"),
+        pytest.param(make_node(NodePhase.VERIFYING), make_node_facts(instance=Instance.TERMINATING, tainted_by=RUN_UID), 1, id="the machine takes its time"),
+        pytest.param(make_node(NodePhase.VERIFYING), make_node_facts(uid=None, instance=Instance.GONE), 0, id="the machine is gone, so the stop goes on"),
+        pytest.param(make_node(NodePhase.WAIT_IDLE), make_node_facts(occupants=None), 1, id="only the message is new"),
+    ],
+)  # fmt: skip
+def test_after_a_new_phase_of_a_node_the_next_step_does_not_wait(node, facts, again):
+    releasing = make_status(termination=make_stop(Phase.RELEASING), nodes=(node,))
+    seen = make_observed(run=make_run(status=releasing), pods=(), nodes=(facts,), pools=(make_pool(),))
     assert decide(seen).again_seconds == again
 
 

@@ -111,7 +111,7 @@ class Place:
         self.observer = self.make_observer(Defaults(allowed_destinations=LISTED))
         self.spec = {"metrics": {"port": pages.port}, "pollIntervalSeconds": 10}
 
-    def make_observer(self, defaults, *, agent_timeout_seconds=3.0):
+    def make_observer(self, defaults, *, agent_timeout_seconds=3.0, wake=lambda _: None):
         return Observer(
             self.kube,
             self.store,
@@ -127,6 +127,7 @@ class Place:
             relist_seconds=RELIST_SECONDS,
             providers=lambda _: FakeProvider(),
             clock=self.clock,
+            wake=wake,
         )
 
     def knows(self, **fields):
@@ -412,6 +413,45 @@ async def test_a_new_commit_is_verified_once(place):
     assert (seen.verified, seen.answer) == (make_verified(), None)
 
 
+async def test_a_look_does_not_wait_for_the_proof_of_a_large_checkpoint_and_is_woken_for_it(place):
+    proven, woken, verify = asyncio.Event(), asyncio.Event(), place.store.verify
+
+    async def slow(*asked):
+        await proven.wait()
+        return await verify(*asked)
+
+    place.watched()
+    place.pages.report = make_agent(commit=COMMIT)
+    place.store.commits, place.store.verify = [make_verified()], slow
+    place.observer = place.make_observer(Defaults(allowed_destinations=LISTED), wake=lambda _: woken.set())
+    seen = await place.look()
+    assert (seen.verified, seen.answer) == (None, None)
+    proven.set()
+    await asyncio.wait_for(woken.wait(), 30)
+    assert (await place.look()).verified == make_verified()
+    await place.look()
+    assert place.store.asked == []
+
+
+async def test_a_stop_does_not_wait_behind_the_proof_of_an_older_checkpoint(place):
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def hangs(*_):
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    place.watched()
+    place.pages.report = make_agent(commit=COMMIT)
+    place.store.commits, place.store.verify = [make_verified()], hangs
+    await place.look()
+    assert begun.is_set()
+    assert (await place.look(stop=make_stop(Phase.SAVING))).answer == make_verified()
+    await asyncio.wait_for(cancelled.wait(), 30)
+
+
 async def test_a_commit_that_does_not_verify_is_said_and_not_read_again(place):
     place.watched()
     place.pages.report = make_agent(commit=COMMIT)
@@ -493,7 +533,7 @@ async def test_a_stop_reads_the_metrics_as_long_as_no_step_is_known(place, phase
         pytest.param(Phase.REQUESTED, [], id="nothing before the intent is acted on"),
         pytest.param(Phase.SAVING, ["find max_age=300"], id="saving believes a recent proof"),
         pytest.param(Phase.HELD, ["find max_age=300"], id="held believes a recent proof"),
-        pytest.param(Phase.VERIFYING, ["find max_age=0"], id="verifying reads all of it now"),
+        pytest.param(Phase.VERIFYING, ["find max_age=30"], id="verifying reads all of it now"),
         pytest.param(Phase.DELETING, [], id="deleting with pods asks nothing"),
         pytest.param(Phase.DONE, [], id="done asks nothing"),
     ],
