@@ -277,8 +277,10 @@ def _release(seen: Observed, stop: Termination) -> Decision:
     effects = release.next_effects(seen)
     decision = transitions.wait(seen, *effects, note="the nodes are released")
     # What a new phase allows needs no event.
-    patience = 0 if release.advances(seen, effects) else transitions.patience(seen, release.seconds_still(seen))
-    return replace(decision, again_seconds=patience)
+    if release.advances(seen, effects):
+        return replace(decision, again_seconds=0)
+    patience = transitions.patience(seen, release.seconds_still(seen))
+    return replace(decision, again_seconds=min(patience, release.until_settled(seen)))
 
 
 def _settle(seen: Observed) -> Decision:

@@ -890,6 +890,20 @@ def test_after_a_new_phase_of_a_node_the_next_step_does_not_wait(node, facts, ag
     assert decide(seen).again_seconds == again
 
 
+@pytest.mark.parametrize(
+    ("tainted", "again"),
+    [
+        pytest.param(3, 1, id="the taint is checked while it settles"),
+        pytest.param(9.75, 0.25, id="it is looked at when it has settled, and not a second later"),
+    ],
+)
+def test_a_tainted_node_is_looked_at_when_it_has_settled(tainted, again):
+    node, facts = make_node(NodePhase.CORDONED), make_node_facts(tainted_by=RUN_UID)
+    releasing = make_status(termination=make_stop(Phase.RELEASING), nodes=(node,))
+    seen = make_observed(run=make_run(status=releasing), pods=(), nodes=(facts,), pools=(make_pool(settleSeconds=10),))
+    assert decide(replace(seen, gate_seconds={node.uid: tainted})).again_seconds == again
+
+
 def test_a_node_that_moves_on_after_hours_is_looked_at_at_once_again():
     node = make_node(NodePhase.CORDONED)
     releasing = make_status(termination=make_stop(Phase.RELEASING), nodes=(node,))
