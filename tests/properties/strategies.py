@@ -53,6 +53,7 @@ from trainingrun_operator.api.status import (
     WorkloadRef,
 )
 from trainingrun_operator.checkpoints.documents import Checkpoint, Commit, RunRef
+from trainingrun_operator.checkpoints.keys import Order
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.gathered import Facts, Source
@@ -243,6 +244,7 @@ def verified(commit: Commit) -> Verified:
 
 
 VERIFIED = COMMITS.map(verified)
+REFUTED = st.builds(Mismatch, key=st.one_of(st.just("k"), VERIFIED.map(lambda found: found.key)), complaint=TEXT)
 ANSWERS = st.one_of(
     st.none(),
     VERIFIED,
@@ -579,6 +581,7 @@ def contradictions(draw):
         ),
         workload=draw(WORKLOADS),
         verified=draw(st.one_of(st.none(), VERIFIED)),
+        refuted=draw(st.sampled_from([{}, {}, {Order(1, 7): "a byte is wrong."}])),
         answer=draw(ANSWERS),
         save_failing_seconds=draw(SECONDS),
         no_progress_seconds=draw(SECONDS),
@@ -736,6 +739,7 @@ def looks(draw):
         answer=seen.answer,
         verified=seen.verified,
         unverifiable=draw(st.sampled_from(["", "key"])),
+        refuted=tuple(draw(st.lists(REFUTED, max_size=2))),
         identities={fact.name: fact for fact in facts},
         nodes=seen.nodes,
         ending_runs=seen.ending_runs,

@@ -176,6 +176,13 @@ EMPTY = "spec.template.spec.containers is empty: give it at least one container 
             id="a destination with an empty segment",
         ),
         pytest.param(
+            {"checkpoint": checkpoint_spec(destination="s3://runs--usw2-az1--x-s3/a")},
+            "InvalidDestination",
+            "spec.checkpoint: destination 's3://runs--usw2-az1--x-s3/a': 'runs--usw2-az1--x-s3' is the name of a directory bucket (S3 Express One"
+            " Zone), which lists whole folders only and in no order, and takes requests within a session only: use a general purpose bucket.",
+            id="a directory bucket",
+        ),
+        pytest.param(
             {"checkpoint": checkpoint_spec(s3={})},
             "NoCredentials",
             "spec.checkpoint.s3.credentialsSecretName is empty, so the agent would use the identity of the pod's ServiceAccount (default), but"

@@ -74,7 +74,12 @@ def _without_holder(seen: Observed, stop: Termination) -> Decision:
         # Not final: a waiting pod may start between two looks.
         nothing = Saved(note="Nothing to save: the training never started.")
         return transitions.advance(seen, stop, Phase.DELETING, saved=nothing)
-    lost = _loss(seen, Saved(), "The pod ended before anything was saved: the bucket has nothing of this run.")
+    what = (
+        f"The pod ended, and no checkpoint of this run verifies: {seen.refuted[max(seen.refuted)].rstrip('.')}."
+        if seen.refuted
+        else "The pod ended before anything was saved: the bucket has nothing of this run."
+    )
+    lost = _loss(seen, Saved(), what)
     return transitions.advance(seen, stop, Phase.DELETING, saved=Saved(final=True, note=lost), data_loss=lost)
 
 
