@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,8 +30,6 @@ from trainingrun_operator.cli import identity, words
 from trainingrun_operator.cli.trouble import Exit, TroubleError
 from trainingrun_operator.core.destinations import layout_of
 from trainingrun_operator.core.facts.bucket import Unreachable, Verified
-from trainingrun_operator.core.facts.run import Run
-from trainingrun_operator.core.story import STORY_MAX_BYTES
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.calls import Api
 from trainingrun_operator.edge.gather.store import Store
@@ -46,6 +43,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.checkpoints.documents import FileEntry, Manifest
     from trainingrun_operator.cli.server import Server
     from trainingrun_operator.core.facts.bucket import Mismatch
+    from trainingrun_operator.core.facts.run import Run
 
 READERS: Final = 8
 LISTED_MAX: Final = 1000
@@ -74,8 +72,6 @@ _ADVICE: Final = {
     "AnswerTooLarge": "the server sends more than an S3 server does: is the address right?",
     "TooManyCommits": "there are more than 100,000 objects below commits/: remove those that are no commits",
 }
-_COMMITS: Final = "Its checkpoints are listed by `checkpoints list`."
-_NO_STORY: Final = f"the run has not ended, or its story was not kept. {_COMMITS}"
 _CLOSED: Final = frozenset(
     {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "NoCredentials"}
 )
@@ -257,35 +253,26 @@ class Checkpoints:
         finally:
             store.close()
 
-    def story(self) -> Run:
-        """Read the run as it was at its end.
+    def document(self, key: str, most_bytes: int) -> bytes | None:
+        """Return a small object beside the commits; None: there is none. Empty: it is larger.
 
         Raises:
-            TroubleError: the bucket cannot be read, or holds no story that can be.
+            TroubleError: the bucket cannot be read.
         """
-        layout = self.place.layout
         with self._readable():
             try:
-                body = s3.read_object(layout.bucket, layout.story, STORY_MAX_BYTES, self._client)
+                return s3.read_object(self.place.layout.bucket, key, most_bytes, self._client)
             except s3.TooLargeError:
-                body = b""
-        if body is None:
-            raise TroubleError(f"There is no run.json at {self.where}: {_NO_STORY}", Exit.NO_SUCH_RUN)
-        try:
-            run = Run.of(json.loads(body))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise TroubleError(
-                f"{layout.uri(layout.story)} is not the story of a run that this version reads ({type(error).__name__}). {_COMMITS}",
-                Exit.NOT_PROVEN,
-            ) from None
-        if layout.base.rstrip("/").split("/")[-3:] != [run.namespace, run.name, run.uid]:
-            raise TroubleError(f"{layout.uri(layout.story)} is the story of another run. {_COMMITS}", Exit.NOT_PROVEN)
-        return run
+                return b""
 
-    def has_log(self) -> bool:
-        """Whether the end of the training's log is kept."""
+    def logs(self) -> tuple[int, ...]:
+        """Return the ranks of which the end of the log is kept.
+
+        Raises:
+            TroubleError: the bucket cannot be read.
+        """
         with self._readable():
-            return story.exists(self.place.layout, self.place.layout.log, self._client)
+            return story.logs(self.place.layout, self._client)
 
     def manifests(self, commit: Commit) -> list[Manifest]:
         """Read the manifest of every rank of a commit.

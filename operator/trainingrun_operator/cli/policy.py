@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from trainingrun_operator.api.run import CheckpointMode, NodePoolPolicy, TrainingRunSpec
 from trainingrun_operator.api.status import StopMode
 from trainingrun_operator.cli import words
-from trainingrun_operator.core import manifests
+from trainingrun_operator.core import manifests, past
 from trainingrun_operator.core.rules.loss import LOW_OBSERVATIONS, SHADOW
 
 if TYPE_CHECKING:
@@ -151,6 +151,7 @@ def _checkpoints(run: Run) -> Iterator[Rule]:
     yield _rule(run, "included", "checkpoint.include")
     yield _rule(run, "excluded", "checkpoint.exclude")
     yield _rule(run, "if not proven", "checkpoint.on_failure")
+    yield _rule(run, "starts from", "checkpoint.restore_from", past.origin(run) or "the beginning")
     kept = run.spec.checkpoint.keep_last
     yield _rule(run, "kept", "checkpoint.keep_last", "all" if kept is None else f"the newest {kept} complete ones")
 

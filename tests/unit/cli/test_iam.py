@@ -32,7 +32,7 @@ AGENT = {
     ("s3:AbortMultipartUpload", BELOW),
     ("s3:ListMultipartUploadParts", BELOW),
 }
-STORY = {("s3:PutObject", f"{BELOW}/{name}") for name in ("run.json", "curve.json", "log.txt.gz")}
+STORY = {("s3:PutObject", f"{BELOW}/{name}") for name in ("run.json", "curve.json", "log.txt.gz", "log-*.txt.gz")}
 OPERATOR = {("s3:ListBucket", BUCKET), ("s3:GetObject", BELOW), *STORY}
 
 

@@ -77,6 +77,19 @@ EMPTY = "spec.template.spec.containers is empty: give it at least one container 
             id="a signal for processes apart",
         ),
         pytest.param({"template": {"spec": []}}, "InvalidTemplate", EMPTY, id="a pod spec that is none"),
+        pytest.param(
+            {"template": {"x": "y" * 300_000}},
+            "InvalidTemplate",
+            "spec.template has 300008 bytes as JSON, more than 262144: put scripts and data into the image, a ConfigMap or a volume.",
+            id="a template that is too large",
+        ),
+        pytest.param(
+            {"metrics": {"source": "Mine"}},
+            "UnknownMetricSource",
+            "spec.metrics.source is 'Mine', which this operator does not have (it has Prometheus). Use one of them, or ask the operator's administrator to install"
+            " the package that provides it.",
+            id="a metric source of no installed package",
+        ),
         pytest.param(of(containers=[]), "InvalidTemplate", EMPTY, id="no container"),
         pytest.param(
             of(containers=[{"image": "acme/bert"}]),
