@@ -65,7 +65,7 @@ class Sources:
                 "SourceFailed", f"The metric source {name} failed ({type(error).__name__}): see the operator's log."
             )
         if _sound(reading):
-            return reading
+            return reading.read_by(name) if isinstance(reading, Reading) else reading
         log.warning("%s: metric source %s returned an invalid reading: %.200r", target.run.key, name, reading)
         return Failure("SourceFailed", f"The metric source {name} returned an invalid reading: see the operator's log.")
 
@@ -76,6 +76,8 @@ def _sound(reading: Any) -> bool:
         words: tuple[Any, ...] = (reading.reason, reading.message)
         return all(isinstance(one, str) and one for one in words) and _REASON.fullmatch(reading.reason) is not None
     if not isinstance(reading, Reading):
+        return False
+    if not all(isinstance(one, str) for one in reading.values):
         return False
     optional = (reading.step, reading.epoch, reading.total_epochs, reading.at)
     return all(
