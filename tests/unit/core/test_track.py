@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf, isnan, nan
 
 import pytest
@@ -70,6 +71,16 @@ def test_observations(readings, steps):
 def test_oddity(readings, reason):
     oddity = at_every_10(*readings).oddity
     assert (oddity.reason if oddity else None) == reason
+
+
+@pytest.mark.parametrize(
+    ("reading", "reason"), [(S(step=1), "NoSuchMetric"), (S(loss=1), "NoStep")], ids=["no loss", "no step"]
+)
+def test_what_a_log_lacks_is_said_of_the_log(reading, reason):
+    oddity = at_every_10(replace(reading, source="Logs")).oddity
+    assert oddity is not None
+    assert oddity.reason == reason
+    assert oddity.message.startswith("The log has no ")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,9 @@ LOSS: Final = "loss"
 GRADIENT_NORM: Final = "gradientNorm"
 """The name of a norm of the training's gradients. A source that knows it reports it at least if it is NaN or infinite."""
 
+LOGS: Final = "Logs"
+"""The metric source that reads what the training prints."""
+
 VALUES_MAX: Final = 64
 """Named values of one reading."""
 NAME_MAX: Final = 128

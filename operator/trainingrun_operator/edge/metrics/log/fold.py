@@ -26,7 +26,7 @@ OWN_LINES_MAX: Final = 2048
 NAME_UNSEEN: Final = 50
 """Losses under another name after which that name takes the place of one that is not printed any more."""
 CONFLICTS_MAX: Final = 4
-"""Steps in a row with two different losses from which on several processes are seen to print."""
+"""Weight of steps with two different losses, less the steps with one, above which several processes print: two steps in a row."""
 _SAME: Final = 1e-2
 """Relative difference of two roundings of one loss."""
 _BARS_MAX: Final = 8
@@ -62,7 +62,7 @@ class Fold:
 
     def _candidates(self, lines: list[str]) -> Iterator[str]:
         """Yield the lines that may have numbers, of many only the newest."""
-        if self._patterns:
+        if self._patterns or self._names.own:
             self.long += sum(1 for one in lines if len(one) > LINE_MAX)
             self.lines += sum(1 for one in lines if one)
             yield from [one for one in lines if one and len(one) <= LINE_MAX][-OWN_LINES_MAX:]
@@ -151,7 +151,7 @@ class Fold:
         if before[0] != at:
             self._conflicts = max(0, self._conflicts - 1)
         elif abs(loss - before[1]) > _SAME * max(abs(loss), abs(before[1])):
-            self._conflicts = min(self._conflicts + 2, 2 * CONFLICTS_MAX)
+            self._conflicts = min(self._conflicts + 3, 3 * CONFLICTS_MAX)
 
     def reading(self) -> Reading | Failure:
         """Return the newest numbers, or why there are none."""
@@ -224,8 +224,6 @@ class _Steps:
         return True
 
     def read(self, bar: Bar | None, said: Line, *, own: bool) -> None:
-        if said.losses and bar is None:
-            self._plain.logged()
         if own or said.losses or said.evaluation_losses or (bar is not None and bar.epoch is not None):
             self._set_epoch(said.epoch, said.total_epochs)
         if bar is None:
@@ -234,6 +232,8 @@ class _Steps:
                 self.step = self._of_line(said)
         elif not self._own:
             self._read_bar(bar)
+        if said.losses:
+            self._plain.logged()
 
     def _read_bar(self, bar: Bar) -> None:
         if bar.kind is Kind.PLAIN:

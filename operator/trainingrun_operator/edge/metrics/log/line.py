@@ -27,10 +27,10 @@ _KEY_MAX: Final = 96
 """Characters before a number that may be its name."""
 
 NUMBER: Final = r"[+-]?(?:(?:\d{1,3}(?:,\d{3}){1,6}|\d{1,40})(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][+-]?\d{1,4})?|[+-]?(?i:nan|inf(?:inity)?)"
-# What stands between a name and its number: `": "`, ` = tensor(`, ` [`. A number that goes on, as in 2.7GiB or 0,5, is none.
+# What stands between a name and its number: `": "`, ` = tensor(`, ` [`. A number that goes on, as in 2.7GiB, 0,5 or 0:12, is none.
 _VALUE: Final = re.compile(
     rf"""(?<![ \t])(?P<between>["']?[ \t]{{0,16}}+[:=][ \t]{{0,16}}+(?:[A-Za-z_.]{{1,24}}+\()?["'\[(]?|[ \t]{{1,16}}+["'\[(]?)"""
-    rf"""(?P<number>{NUMBER})(?![\w%]|[.,]\d)(?:[ \t]{{0,8}}+/[ \t]{{0,8}}+(?P<of>\d{{1,16}}+)(?![\w.]))?"""
+    rf"""(?P<number>{NUMBER})(?![\w%]|[.,:]\d)(?:[ \t]{{0,8}}+/[ \t]{{0,8}}+(?P<of>\d{{1,16}}+)(?![\w.]))?"""
 )
 _DELIMITERS: Final = re.compile(r"[|,;:={}\[\]()<>\t]|[ ]-+[ ]|[ ]{2}")
 _FIRST_OF_A_NAME: Final = re.compile(r"[A-Za-z_]")
