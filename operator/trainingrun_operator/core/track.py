@@ -53,6 +53,10 @@ class Track:
     """The track of one stage of one pod's training. Best and highest loss, pauses and how epochs count are the run's."""
 
     pod_uid: str = ""
+    source: str = ""
+    """The metric source of the newest reading; empty: none was read by this process."""
+    source_note: str = ""
+    """Why `AUTO` has taken it."""
     observations: tuple[Observation, ...] = ()
     """The newest few, oldest first."""
     baseline: int | None = None
@@ -204,6 +208,10 @@ def fold(track: Track, reading: Reading | Failure, *, pod_uid: str, now: float) 
         track = _next(track, pod_uid, losses=track.losses.carried())
     if isinstance(reading, Failure):
         return replace(track, oddity=reading)
+    if track.source and reading.source != track.source:
+        # What another source has read is not comparable: a gauge's first value, the name of the loss, how steps count.
+        track = _next(track, pod_uid, losses=track.losses.carried())
+    track = replace(track, source=reading.source, source_note=reading.source_note)
     moment = _moment(track, reading, now)
     track = _fold_step(_fold_loss(_fold_fall(track, reading), reading, moment), reading, moment)
     if not track.observations:
@@ -215,6 +223,8 @@ def _next(track: Track, pod_uid: str, *, losses: Losses, fell: tuple[int, int] |
     """Return an empty track with what belongs to the run."""
     return Track(
         pod_uid,
+        track.source,
+        track.source_note,
         baseline=fell[1] if fell is not None else None,
         longest_pause=track.longest_pause,
         longest_epoch_pause=track.longest_epoch_pause,

@@ -76,6 +76,16 @@ def test_oddity(readings, reason):
 @pytest.mark.parametrize(
     ("reading", "reason"), [(S(step=1), "NoSuchMetric"), (S(loss=1), "NoStep")], ids=["no loss", "no step"]
 )
+def test_another_source_begins_a_new_stage_and_the_best_loss_stays():
+    of_page = [replace(S(loss=loss, step=step), source="Prometheus") for loss, step in ((2, 0), (0.3, 10), (0.2, 20))]
+    of_log = [replace(S(loss=loss, step=step), source="Logs") for loss, step in ((0.1, 21), (0.09, 22))]
+    track = at_every_10(*of_page, *of_log)
+    assert (track.source, track.step, track.best_loss, track.fell) == ("Logs", 22, 0.09, None)
+    assert [one.loss for one in track.losses.logged] == [0.09]
+    assert at_every_10(*of_page, of_log[0]).best_loss == 0.2
+    assert at_every_10(*of_page, REFUSED, of_page[-1]).losses.logged == at_every_10(*of_page).losses.logged
+
+
 def test_what_a_log_lacks_is_said_of_the_log(reading, reason):
     oddity = at_every_10(replace(reading, source="Logs")).oddity
     assert oddity is not None
