@@ -73,9 +73,6 @@ def test_oddity(readings, reason):
     assert (oddity.reason if oddity else None) == reason
 
 
-@pytest.mark.parametrize(
-    ("reading", "reason"), [(S(step=1), "NoSuchMetric"), (S(loss=1), "NoStep")], ids=["no loss", "no step"]
-)
 def test_another_source_begins_a_new_stage_and_the_best_loss_stays():
     of_page = [replace(S(loss=loss, step=step), source="Prometheus") for loss, step in ((2, 0), (0.3, 10), (0.2, 20))]
     of_log = [replace(S(loss=loss, step=step), source="Logs") for loss, step in ((0.1, 21), (0.09, 22))]
@@ -86,6 +83,9 @@ def test_another_source_begins_a_new_stage_and_the_best_loss_stays():
     assert at_every_10(*of_page, REFUSED, of_page[-1]).losses.logged == at_every_10(*of_page).losses.logged
 
 
+@pytest.mark.parametrize(
+    ("reading", "reason"), [(S(step=1), "NoSuchMetric"), (S(loss=1), "NoStep")], ids=["no loss", "no step"]
+)
 def test_what_a_log_lacks_is_said_of_the_log(reading, reason):
     oddity = at_every_10(replace(reading, source="Logs")).oddity
     assert oddity is not None
