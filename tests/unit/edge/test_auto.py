@@ -15,6 +15,7 @@ from trainingrun_operator.edge.metrics.registry import Sources
 from trainingrun_operator.edge.metrics.source import Target, Tools
 
 REFUSED = Failure("ConnectionRefused", "Nothing listens at http://10.0.0.7:8000/metrics.")
+UNWRITTEN = Failure("NoSuchMetric", "No file with numbers is written.")
 EMPTY = Failure("NoSuchMetric", "The log has no loss.")
 PAGE, LOG = make_reading(0.7, 10), make_reading(0.6, 12)
 
@@ -34,13 +35,13 @@ class Polled:
     """A run with `spec.metrics.source: Auto`."""
 
     def __init__(self, page=REFUSED, log=EMPTY):
-        self.page, self.log = Answers(page), Answers(log)
+        self.page, self.files, self.log = Answers(page), Answers(UNWRITTEN), Answers(log)
         self.run = make_run(spec={"metrics": {"source": "Auto"}})
         self.restart()
 
     def restart(self):
         auto = AutoSource(Tools(http=None, logs=None))  # type: ignore[arg-type] # no source of it is asked
-        auto._sources = {"Prometheus": self.page, "Logs": self.log}
+        auto._sources = {"Prometheus": self.page, "Files": self.files, "Logs": self.log}
         self.sources = Sources({"Auto": auto})
 
     def pinned(self, source, note):
@@ -78,6 +79,16 @@ async def test_a_log_is_taken_when_the_page_has_had_its_time_and_why_is_said():
     again = await polled.poll()
     assert isinstance(again, Reading)
     assert (again.source, polled.page.asked) == ("Logs", PAGE_POLLS)
+
+
+async def test_files_are_preferred_to_a_log():
+    polled = Polled(log=LOG)
+    polled.files.answer = make_reading(0.5, 9)
+    for _ in range(PAGE_POLLS):
+        found = await polled.poll()
+    assert isinstance(found, Reading)
+    assert (found.loss, found.source) == (0.5, "Files")
+    assert "Prometheus: ConnectionRefused" in found.source_note
 
 
 async def test_a_page_that_comes_up_in_time_is_preferred():

@@ -16,6 +16,8 @@ GRADIENT_NORM: Final = "gradientNorm"
 
 PROMETHEUS: Final = "Prometheus"
 """The metric source that reads the pod's metrics page."""
+FILES: Final = "Files"
+"""The metric source that reads the training's files, through the agent."""
 AUTO: Final = "Auto"
 """The metric source that takes one of the others."""
 LOGS: Final = "Logs"

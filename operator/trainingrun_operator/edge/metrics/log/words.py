@@ -57,6 +57,8 @@ LOSSES: Final = (
     "train_loss_step",
     "loss_step",
     "train_loss_epoch",
+    "loss_train",
+    "loss_training",
 )
 """Names that trainers print beside those of `spec.metrics.names`."""
 STEPS: Final = (
