@@ -109,8 +109,9 @@ class Metrics(Model):
     """Where the run's numbers are read from."""
 
     source: PluginName = "Prometheus"
-    """What reads them: Prometheus, the pod's endpoint; Logs, the lines that the training prints; Auto, the first of these that has loss and step, for
-    the whole run; or a source that a package brings to the operator. Default Prometheus."""
+    """What reads them: Prometheus, the pod's endpoint; Files, TensorBoard's event files, trainer_state.json, metrics.csv or *.jsonl under the checkpoint
+    path; Logs, the lines that the training prints; Auto, the first of these that has loss and step, for the whole run; or a source that a package
+    brings to the operator. Default Prometheus."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000
     """Port of the endpoint. Default 8000."""
     path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._~/-]*$", max_length=255)] = "/metrics"
