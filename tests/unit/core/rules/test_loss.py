@@ -15,6 +15,7 @@ from builders import (
     make_run,
     make_spec,
     make_status,
+    make_stop,
     track_of,
 )
 
@@ -142,6 +143,13 @@ def test_what_auto_has_taken_is_in_force_and_stays():
 
 def test_a_source_that_is_written_takes_the_place_of_what_auto_has_taken():
     assert source_in_force(make_spec(metrics={"source": "Prometheus"}), TAKEN, None) == ("Prometheus", "")
+
+
+@pytest.mark.parametrize("written", [None, 0.3])
+def test_a_threshold_that_is_written_once_the_run_ends_does_not_bring_the_rule_back(written):
+    status = make_status(termination=make_stop(), effective=Effective(auto_stop_action="Off"))
+    found = loss.low_loss(make_observed(run=make_run(spec={"autoStopLoss": written}, status=status)))
+    assert (found.reason, found.message) == ("Off", "The rule is off.")
 
 
 LOW = losses(2.0, 0.4, 0.3)
