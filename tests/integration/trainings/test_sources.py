@@ -128,7 +128,7 @@ class Trained:
     def written(self) -> Any:
         """What it reads from the files."""
         measures = Measures(str(self.folder), POD_UID, 0)
-        measures.looked(scan(self.folder, Filter()).entries)
+        measures.looked(scan(str(self.folder), Filter()).entries)
         return of_files(Measured.model_validate_json(measures.page()).files, NAMES)
 
 
