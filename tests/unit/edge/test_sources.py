@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from builders import make_pod, make_reading, make_run
 
-from trainingrun_operator.core.facts.reading import Failure, Reading
+from trainingrun_operator.core.facts.reading import NAME_MAX, VALUES_MAX, Failure, Reading
 from trainingrun_operator.edge.metrics import registry as module
 from trainingrun_operator.edge.metrics.registry import Sources
 from trainingrun_operator.edge.metrics.source import Target
@@ -41,11 +42,31 @@ def read(answer, *, name="Mine"):
         make_reading(),
         make_reading(math.nan, math.inf),
         Reading(step=1, values={"loss": 2, "accuracy": 0.5}, at=3.0),
-        Failure("Mine", "My own words."),
     ],
 )
-async def test_a_reading_and_a_failure_are_passed_on(reading):
-    assert repr(await read(reading)) == repr(reading)
+async def test_a_reading_is_passed_on_with_the_name_of_its_source(reading):
+    assert repr(await read(reading)) == repr(replace(reading, source="Mine"))
+
+
+async def test_a_failure_is_passed_on():
+    failure = Failure("Mine", "My own words.")
+    assert await read(failure) == failure
+
+
+async def test_a_reading_has_a_bounded_number_of_values_and_loss_and_gradient_norm_are_among_them():
+    many = {f"a{number:04}": float(number) for number in range(1000)}
+    found = await read(Reading(values=many | {"loss": 0.5, "gradientNorm": 2.0}))
+    assert isinstance(found, Reading)
+    assert len(found.values) == VALUES_MAX
+    assert found.loss == 0.5
+    assert found.gradient_norm == 2.0
+    assert found.values["a0000"] == 0
+
+
+async def test_a_value_whose_name_is_empty_or_too_long_is_left_out():
+    found = await read(Reading(values={"loss": 0.5, "": 1.0, "x" * (NAME_MAX + 1): 1.0, "y" * NAME_MAX: 2.0}))
+    assert isinstance(found, Reading)
+    assert found.values == {"loss": 0.5, "y" * NAME_MAX: 2.0}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +79,7 @@ async def test_a_reading_and_a_failure_are_passed_on(reading):
         make_reading(epoch=[1]),  # type: ignore[arg-type] # as somebody else's code may
         make_reading(total_epochs=TEXT),
         make_reading(at=TEXT),
+        Reading(values={7: 0.5}),  # type: ignore[dict-item] # likewise
         Reading(values={"loss": None}),  # type: ignore[dict-item] # likewise
         Failure("", "No answer."),
         Failure("no answer", "No answer."),

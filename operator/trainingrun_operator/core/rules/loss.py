@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 from trainingrun_operator.api import endings
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Effective, Evidence
+from trainingrun_operator.core.bounds import TEXT_MAX, clipped
 from trainingrun_operator.core.facts.pod import Training
-from trainingrun_operator.core.facts.reading import Failure
+from trainingrun_operator.core.facts.reading import AUTO, Failure
 from trainingrun_operator.core.rules.finding import Finding
 from trainingrun_operator.core.track import STEP_FELL
 from trainingrun_operator.core.words import shown
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.defaults import Defaults
     from trainingrun_operator.core.losses import Logged
     from trainingrun_operator.core.observed import Observed
+    from trainingrun_operator.core.track import Track
 
 LOW_OBSERVATIONS: Final = 2
 """Successive new losses that must be below the threshold, so that one lucky batch does not end the run."""
@@ -32,9 +34,11 @@ NOT_READ_YET: Final = "NotReadYet"
 """Reason of `unread` before the first reading, which is not an error."""
 
 
-def effective(spec: TrainingRunSpec, pinned: Effective | None, defaults: Defaults) -> Effective:
-    """Return the values in force: the spec's, else the installation's defaults when the run began."""
-    kept = {"node_pool": pinned.node_pool if pinned else "", "metrics_source": spec.metrics.source}
+def effective(
+    spec: TrainingRunSpec, pinned: Effective | None, defaults: Defaults, track: Track | None = None
+) -> Effective:
+    """Return the values in force: the spec's, else the installation's defaults when the run began. The track has the source that `AUTO` has taken."""
+    kept = {"node_pool": pinned.node_pool if pinned else "", **_source(spec, pinned, track)}
     if spec.auto_stop_loss is not None:
         off = spec.auto_stop_loss < 0
         return Effective(
@@ -45,11 +49,22 @@ def effective(spec: TrainingRunSpec, pinned: Effective | None, defaults: Default
     return Effective(auto_stop_loss=defaults.auto_stop_loss, auto_stop_action=defaults.auto_stop_action, **kept)
 
 
+def _source(spec: TrainingRunSpec, pinned: Effective | None, track: Track | None) -> dict[str, str]:
+    """Return the metric source in force; what `AUTO` has taken stays."""
+    source, note = spec.metrics.source, ""
+    if source == AUTO and pinned is not None and pinned.metrics_source_note:
+        source, note = pinned.metrics_source, pinned.metrics_source_note
+    elif source == AUTO and track is not None and track.source_note:
+        source, note = track.source, track.source_note
+    return {"metrics_source": source, "metrics_source_note": clipped(note, TEXT_MAX)}
+
+
 def in_force(seen: Observed) -> Effective:
     """Return the values in force for a run; once it ends, those from then."""
     if seen.run.status.termination is not None and seen.run.status.effective is not None:
         return seen.run.status.effective
-    return effective(seen.run.spec, seen.run.status.effective, seen.defaults)
+    track = seen.track if seen.ranks else None
+    return effective(seen.run.spec, seen.run.status.effective, seen.defaults, track)
 
 
 def low_loss(seen: Observed) -> Finding:

@@ -7,8 +7,11 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from trainingrun_operator.core.facts.reading import Failure, Reading
+from trainingrun_operator.core.facts.reading import AUTO, FILES, LOGS, PROMETHEUS, PUSH, Failure, Reading
 from trainingrun_operator.edge.doors import opened
+from trainingrun_operator.edge.metrics.auto import AutoSource
+from trainingrun_operator.edge.metrics.files import FileSource, PushSource
+from trainingrun_operator.edge.metrics.log.source import LogSource
 from trainingrun_operator.edge.metrics.prometheus import PrometheusSource
 from trainingrun_operator.edge.metrics.source import MetricSource
 
@@ -19,7 +22,13 @@ if TYPE_CHECKING:
 
 GROUP: Final = "trainingrun_operator.metric_sources"
 """Entry points whose factory takes `Tools` and returns a `MetricSource`."""
-BUILT_IN: Final[Mapping[str, Callable[[Any], MetricSource]]] = {"Prometheus": PrometheusSource}
+BUILT_IN: Final[Mapping[str, Callable[[Any], MetricSource]]] = {
+    PROMETHEUS: PrometheusSource,
+    PUSH: PushSource,
+    FILES: FileSource,
+    LOGS: LogSource,
+    AUTO: AutoSource,
+}
 READ_SECONDS: Final = 10.0
 _REASON: Final = re.compile(r"[A-Z][A-Za-z0-9]{0,63}")
 """A condition's reason, as Kubernetes writes its own."""
@@ -65,7 +74,7 @@ class Sources:
                 "SourceFailed", f"The metric source {name} failed ({type(error).__name__}): see the operator's log."
             )
         if _sound(reading):
-            return reading
+            return reading.read_by(name) if isinstance(reading, Reading) else reading
         log.warning("%s: metric source %s returned an invalid reading: %.200r", target.run.key, name, reading)
         return Failure("SourceFailed", f"The metric source {name} returned an invalid reading: see the operator's log.")
 
@@ -76,6 +85,8 @@ def _sound(reading: Any) -> bool:
         words: tuple[Any, ...] = (reading.reason, reading.message)
         return all(isinstance(one, str) and one for one in words) and _REASON.fullmatch(reading.reason) is not None
     if not isinstance(reading, Reading):
+        return False
+    if not all(isinstance(one, str) for one in reading.values):
         return False
     optional = (reading.step, reading.epoch, reading.total_epochs, reading.at)
     return all(
