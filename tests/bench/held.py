@@ -86,11 +86,12 @@ def _name(handle: asyncio.Handle) -> str:
 
 
 def main() -> int:
-    """Run the operator as the image does. Arguments: the file for the measures, and the port of all agents."""
-    held, path = Held(), Path(sys.argv[1])
+    """Run the operator as the image does. Arguments: the file for the measures, empty to take none, and the port of all agents."""
+    held, path = Held(), sys.argv[1]
     names.AGENT_PORT = int(sys.argv[2])  # type: ignore[misc]  # fixed in a cluster, where a pod has an address of its own
-    atexit.register(held.dump, path)
-    held.install()
+    if path:
+        atexit.register(held.dump, Path(path))
+        held.install()
     sys.argv[1:] = ["operator"]
     from trainingrun_operator.__main__ import main as operator  # noqa: PLC0415 - after the loop is measured
 
