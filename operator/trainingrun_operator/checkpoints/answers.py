@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import time
+import traceback
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -45,8 +47,10 @@ class BoundedAnswers:
     def urlopen(self, *args: Any, **named: Any) -> Any:
         """Send a request."""
         answer: Any = super().urlopen(*args, **named)  # type: ignore[misc]  # of the pool
-        # botocore reads by `stream` what it reads as a whole, and by `read` what its caller reads.
-        answer.stream = lambda *_, **__: whole(answer)
+        # botocore reads by `stream` what it reads as a whole, and by `read` what its caller reads. An answer that referred to itself would stay in
+        # memory until a collection of garbage; botocore keeps it while it reads.
+        itself = weakref.proxy(answer)
+        answer.stream = lambda *_, **__: whole(itself)
         return answer
 
 
@@ -100,6 +104,23 @@ def slim_list(response_dict: dict[str, Any], **_: Any) -> None:
 
 def _elements(fields: dict[bytes, bytes]) -> bytes:
     return b"".join(b"<%b>%b</%b>" % (name, text, name) for name, text in fields.items())
+
+
+def let_go(error: BaseException) -> None:
+    """Release what the frames of a failed call hold: botocore and urllib3 keep an error in a frame of its own traceback.
+
+    Such a cycle stays in memory until a full collection of garbage, with the answer's megabytes, its connection and its certificates.
+    """
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        traceback.clear_frames(one.__traceback__)
+        wrapped = getattr(one, "kwargs", {}).get("error")
+        waiting += [one.__cause__, one.__context__, wrapped if isinstance(wrapped, BaseException) else None]
 
 
 def caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:

@@ -22,7 +22,7 @@ from botocore.config import Config
 from botocore.credentials import CredentialProvider, CredentialResolver, Credentials, ReadOnlyCredentials
 
 from trainingrun_operator.checkpoints import bucket_owner
-from trainingrun_operator.checkpoints.answers import slim_list
+from trainingrun_operator.checkpoints.answers import let_go, slim_list
 from trainingrun_operator.checkpoints.fair_cache import FairCache
 from trainingrun_operator.checkpoints.metadata_guard import guarded
 from trainingrun_operator.checkpoints.own_identity import own_session
@@ -60,6 +60,9 @@ class Door:
         token = _current.set(self.access)
         try:
             return made(self.client)
+        except Exception as error:
+            let_go(error)
+            raise
         finally:
             _current.reset(token)
 
