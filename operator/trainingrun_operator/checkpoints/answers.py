@@ -49,7 +49,7 @@ class BoundedAnswers:
         answer: Any = super().urlopen(*args, **named)  # type: ignore[misc]  # of the pool
         # botocore reads by `stream` what it reads as a whole, and by `read` what its caller reads. An answer that referred to itself would stay in
         # memory until a collection of garbage; botocore keeps it while it reads.
-        itself = weakref.proxy(answer)
+        itself: Any = weakref.proxy(answer)
         answer.stream = lambda *_, **__: whole(itself)
         return answer
 

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import kopf
 import pytest
@@ -617,7 +617,7 @@ async def test_of_an_object_kopf_keeps_and_compares_nothing():
         await api.tell("MODIFIED", {**api.objects[RUN], "status": {"phase": "Running"}})
         await until(lambda: cache.runs[RUN_UID].get("status"))
         assert list(memories.iter_all_memories()) == []
-    body = kopf.Body(api.objects[RUN])
+    body = kopf.Body(cast("Any", api.objects[RUN]))
     assert compared.diffbase_storage.build(body=body) == {}
     assert compared.diffbase_storage.fetch(body=body) is None
     essence = kopf.BodyEssence()
