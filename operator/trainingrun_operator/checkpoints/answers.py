@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
     from urllib3 import BaseHTTPResponse
 
@@ -118,9 +119,26 @@ def let_go(error: BaseException) -> None:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        traceback.clear_frames(one.__traceback__)
+        for frame, _ in traceback.walk_tb(one.__traceback__):
+            _clear(frame)
         wrapped = getattr(one, "kwargs", {}).get("error")
         waiting += [one.__cause__, one.__context__, wrapped if isinstance(wrapped, BaseException) else None]
+
+
+def let_go_of_tries(caught_exception: BaseException | None = None, **_: Any) -> None:
+    """Release the frames of a try that failed and may be repeated. A handler of botocore's `needs-retry`."""
+    if caught_exception is not None:
+        let_go(caught_exception)
+
+
+def _clear(frame: FrameType | None) -> None:
+    """Clear a frame that has ended, and those that called it and have ended as well."""
+    while frame is not None:
+        try:
+            frame.clear()
+        except RuntimeError:
+            return
+        frame = frame.f_back
 
 
 def caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:

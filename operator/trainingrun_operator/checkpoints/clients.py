@@ -22,7 +22,7 @@ from botocore.config import Config
 from botocore.credentials import CredentialProvider, CredentialResolver, Credentials, ReadOnlyCredentials
 
 from trainingrun_operator.checkpoints import bucket_owner
-from trainingrun_operator.checkpoints.answers import let_go, slim_list
+from trainingrun_operator.checkpoints.answers import let_go, let_go_of_tries, slim_list
 from trainingrun_operator.checkpoints.fair_cache import FairCache
 from trainingrun_operator.checkpoints.metadata_guard import guarded
 from trainingrun_operator.checkpoints.own_identity import own_session
@@ -147,6 +147,7 @@ class Clients:
             weakref.finalize(client, Path(ca_file).unlink, missing_ok=True)
         bucket_owner.expect(client.meta.events, access.expected_bucket_owner)
         client.meta.events.register("before-parse.s3.ListObjectsV2", slim_list)
+        client.meta.events.register("needs-retry.s3", let_go_of_tries)
         if self._watch is not None:
             self._watch(client.meta.events)
         return guarded(client)

@@ -8,11 +8,14 @@ import threading
 import time
 import weakref
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
 
 import pytest
+from botocore.awsrequest import AWSResponse
 from botocore.exceptions import HTTPClientError
+from urllib3.response import HTTPResponse
 
 from trainingrun_operator.checkpoints import s3
 from trainingrun_operator.checkpoints.answers import BoundedAnswers, TooMuchError, slim_list, whole
@@ -200,6 +203,32 @@ class Trickling:
 
     def close(self):
         self.closed = True
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(HEAD + b"<a/>" * (2 * MIB) + END, id="an answer that is too large"),
+        pytest.param(page(keys(1, 1001)), id="a page with too many keys"),
+        pytest.param(page(keys(1, 3)), id="a list"),
+    ],
+)
+def test_of_a_list_no_answer_waits_in_memory_for_a_collection_of_garbage(body):
+    """Also not of the try before the last."""
+    store = Store(threads=1)
+    with serving(body) as (address, _):
+        access = replace(ACCESS, endpoint_url=address)
+        gc.collect()
+        gc.disable()
+        try:
+            asyncio.run(store.commits(access, LAYOUT))
+            # The pool's one thread lets go of a call with the next one.
+            asyncio.run(store.commits(replace(ACCESS, access_key=""), LAYOUT))
+            left = [type(one) for one in gc.get_objects() if type(one) in (AWSResponse, HTTPResponse, TooMuchError)]
+            assert left == []
+        finally:
+            gc.enable()
+            store.close()
 
 
 def test_an_answer_is_gone_with_its_last_reader():
