@@ -59,7 +59,7 @@ def measure(runs: int, hostile: int, *, looks: int = 2, deadline_seconds: float 
     """Run an operator until each run was looked at so many times, or often enough for its kind, and the statuses tell it; then end it."""
     with tempfile.TemporaryDirectory() as folder, World.open(runs, hostile) as world:
         place, began = Path(folder), time.monotonic()
-        command = [sys.executable, "-m", "bench.held", str(place / "held"), world.agent_port]
+        command = [sys.executable, "-m", "bench.held", str(place / "held"), world.agent_port, limit_file(place)]
         with (
             (place / "log").open("wb") as log,
             subprocess.Popen(command, env=operator_env(place, world.api), stdout=log, stderr=log) as operator,
@@ -88,6 +88,13 @@ def memory_limit_mib() -> float:
     text = yaml.safe_load(VALUES.read_text(encoding="utf-8"))["resources"]["limits"]["memory"]
     assert text.endswith("Mi"), text
     return float(text.removesuffix("Mi"))
+
+
+def limit_file(place: Path) -> str:
+    """Write the limit as a container's cgroup says it; returns the path."""
+    path = place / "memory.max"
+    path.write_text(f"{int(memory_limit_mib() * 2**20)}\n", encoding="ascii")
+    return str(path)
 
 
 def _until(world: World, operator: subprocess.Popen[bytes], looks: int, deadline: float) -> dict[str, Any]:

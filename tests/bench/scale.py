@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from bench.mix import operator_env, started
+from bench.mix import limit_file, operator_env, started
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def measure(
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with tempfile.TemporaryDirectory() as folder, World.open(runs, commits=commits) as world:
         place = Path(folder)
-        command = [sys.executable, "-m", "bench.held", "", world.agent_port]
+        command = [sys.executable, "-m", "bench.held", "", world.agent_port, limit_file(place)]
         env = operator_env(place, world.api) | {"TRAININGRUN_RELEASE_NODES": "true"} | (environment or {})
         began = time.monotonic()
         with (place / "log").open("wb") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as operator:
