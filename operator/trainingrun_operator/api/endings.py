@@ -45,12 +45,27 @@ class Ending:
 
 
 AUTO_LOW_LOSS: Final = Ending("auto_low_loss", "Succeeded", "Auto-stopped (low loss)", "check", "good", saves=True)
+AUTO_THRESHOLD: Final = Ending("auto_threshold", "Succeeded", "Auto-stopped (threshold)", "check", "good", saves=True)
+AUTO_PLATEAU: Final = Ending("auto_plateau", "Succeeded", "Auto-stopped (plateau)", "check", "good", saves=True)
+AUTO_RISING: Final = Ending("auto_rising", "Succeeded", "Auto-stopped (rising)", "check", "good", saves=True)
+AUTO_NON_FINITE: Final = Ending("auto_non_finite", "Failed", "Failed (not finite)", "cross", "bad")
 AUTO_COMPLETE: Final = Ending("auto_complete", "Succeeded", "Training complete", "check", "good", complete=True)
 USER_STOP: Final = Ending("user_stop", "Stopped", "Stopped by user", "square", "stopped", saves=True, by_hand=True)
 FAILED: Final = Ending("failed", "Failed", "Failed", "cross", "bad")
 DELETED: Final = Ending("deleted", "Stopped", "Deleted", "bin", "quiet")
 
-ENDINGS: Final = {row.status: row for row in (AUTO_LOW_LOSS, AUTO_COMPLETE, USER_STOP, FAILED, DELETED)}
+_ROWS: Final = (
+    AUTO_LOW_LOSS,
+    AUTO_THRESHOLD,
+    AUTO_PLATEAU,
+    AUTO_RISING,
+    AUTO_NON_FINITE,
+    AUTO_COMPLETE,
+    USER_STOP,
+    FAILED,
+    DELETED,
+)
+ENDINGS: Final = {row.status: row for row in _ROWS}
 """All known endings, by ``terminationStatus``."""
 
 _UNKNOWN: Final[dict[str, tuple[FinalPhase, str, str, str]]] = {

@@ -24,6 +24,7 @@ from trainingrun_operator.api.base import (
 )
 from trainingrun_operator.api.endings import ENDINGS
 from trainingrun_operator.api.restored import Restored
+from trainingrun_operator.api.rules import STOP_RULES_MAX, RuleWindow
 
 SUSPENDED: Final = "suspended"
 """``status.termination.status`` of a suspension: the run does not end and can be resumed."""
@@ -101,7 +102,7 @@ class Effective(Model):
     """The settings in force for this run, with the installation's defaults."""
 
     auto_stop_loss: float | None = None
-    """The loss threshold."""
+    """The loss threshold; of a schedule, the one at the present step."""
     auto_stop_action: Word = "Stop"
     """Stop, Shadow or Off."""
     node_pool: ObjectName = ""
@@ -446,7 +447,7 @@ class TrainingRunStatus(Model):
     )
 
     conditions: Annotated[tuple[Condition, ...], ListMap("type"), Field(max_length=16)] = ()
-    """Accepted, MetricsAvailable, CheckpointSaved, NodesReleased, Finished, Succeeded, Stalled."""
+    """Accepted, MetricsAvailable, RulesMeasured (with spec.stopRules), CheckpointSaved, NodesReleased, Finished, Succeeded, Stalled."""
     observed_generation: BigCount | None = None
     """The generation of the spec that this status is about."""
     phase: Word | None = None
@@ -484,7 +485,9 @@ class TrainingRunStatus(Model):
     """The stop in progress, or the stop that ended the run."""
     nodes: Annotated[tuple[NodeStatus, ...], Field(max_length=64)] = ()
     """The nodes that the run used."""
-    shadow: Annotated[tuple[Shadow, ...], Field(max_length=8)] = ()
+    rules: Annotated[tuple[RuleWindow, ...], Field(max_length=STOP_RULES_MAX)] = ()
+    """What has been counted for each of spec.stopRules."""
+    shadow: Annotated[tuple[Shadow, ...], Field(max_length=16)] = ()
     """Rules that are not enforced and would have ended the run."""
     history: Annotated[tuple[PhaseChange, ...], Field(max_length=20)] = ()
     """The last 20 phase changes."""

@@ -52,7 +52,7 @@ class WrittenStatus:
     urgent: tuple[str, ...] = ()
     """Values whose change is written at once: generation, phase, and what a restarted operator needs."""
     shown: tuple[str, ...] = ()
-    """Values whose change is written as soon as the pace of writes allows: message and conditions."""
+    """Values whose change is written as soon as the pace of writes allows: message, conditions and what stop rules count."""
     waits: bool = False
     """Whether such a change is not written yet."""
 
@@ -220,6 +220,8 @@ class Reconciler:
         shown = (
             str(status.termination_message),
             *(f"{c.type}{c.status}{c.reason}" for c in status.conditions),
+            # A restarted operator goes on counting from here.
+            *(f"{one.name} {one.observations}" for one in status.rules),
         )
         same = (urgent, shown) == (before.urgent, before.shown)
         if same and seen.now - before.at < self.status_seconds:

@@ -35,6 +35,7 @@ _BEHIND: Final = 2
 AT_END_MAX: Final = 0.1
 """Epochs between two logs, up to which a stand before the last log is taken for the end."""
 _REMEMBERED: Final = 16
+_NAMES: Final = 8
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class Track:
     epochs: Epochs = field(default_factory=Epochs)
     oddity: Failure | None = None
     """Why rules cannot use the newest reading."""
+    names: tuple[str, ...] = ()
+    """Names of the values in the newest reading, the first few."""
 
     @property
     def newest(self) -> Observation | None:
@@ -204,6 +207,7 @@ def fold(track: Track, reading: Reading | Failure, *, pod_uid: str, now: float) 
         track = _next(track, pod_uid, losses=track.losses.carried())
     if isinstance(reading, Failure):
         return replace(track, oddity=reading)
+    track = replace(track, names=tuple(sorted(reading.values))[:_NAMES])
     moment = _moment(track, reading, now)
     track = _fold_step(_fold_loss(_fold_fall(track, reading), reading, moment), reading, moment)
     if not track.observations:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from trainingrun_operator.api.status import FindingStatus, Shadow
 from trainingrun_operator.core.bounds import TEXT_MAX, WORD_MAX, clipped
 from trainingrun_operator.core.observed import Observed
-from trainingrun_operator.core.rules import backup, completion, exits, loss, people, workload
+from trainingrun_operator.core.rules import backup, completion, exits, loss, people, stop_rules, workload
 from trainingrun_operator.core.rules.finding import Finding
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ RULES: Final[tuple[Rule, ...]] = (
     workload.never_started,
     workload.cannot_start,
     loss.low_loss,
+    *stop_rules.RULES,
     completion.marker,
     completion.final_epoch_stall,
 )
@@ -36,7 +37,7 @@ AT_REST: Final[tuple[Rule, ...]] = (people.deleted, people.user_stop, workload.j
 
 FINDINGS_MAX: Final = 32
 """Bound of ``status.findings`` in the schema."""
-_SHADOWS_MAX: Final = 8
+_SHADOWS_MAX: Final = 16
 """Bound of ``status.shadow`` in the schema."""
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from trainingrun_operator.api import endings
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Effective, Evidence
+from trainingrun_operator.core import limits
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.rules.finding import Finding
@@ -32,9 +33,13 @@ NOT_READ_YET: Final = "NotReadYet"
 """Reason of `unread` before the first reading, which is not an error."""
 
 
-def effective(spec: TrainingRunSpec, pinned: Effective | None, defaults: Defaults) -> Effective:
-    """Return the values in force: the spec's, else the installation's defaults when the run began."""
+def effective(
+    spec: TrainingRunSpec, pinned: Effective | None, defaults: Defaults, step: int | None = None
+) -> Effective:
+    """Return the values in force at a step: the spec's, else the installation's defaults when the run began."""
     kept = {"node_pool": pinned.node_pool if pinned else "", "metrics_source": spec.metrics.source}
+    if spec.auto_stop_loss_schedule:
+        return Effective(auto_stop_loss=scheduled(spec, step), auto_stop_action=STOP, **kept)
     if spec.auto_stop_loss is not None:
         off = spec.auto_stop_loss < 0
         return Effective(
@@ -45,11 +50,19 @@ def effective(spec: TrainingRunSpec, pinned: Effective | None, defaults: Default
     return Effective(auto_stop_loss=defaults.auto_stop_loss, auto_stop_action=defaults.auto_stop_action, **kept)
 
 
+def scheduled(spec: TrainingRunSpec, step: int | None) -> float | None:
+    """Return the threshold of the schedule at a step; None: there is none yet. A schedule that is not valid has none."""
+    if limits.complaint(spec) is not None:
+        return None
+    reached = [one.loss for one in spec.auto_stop_loss_schedule if step is not None and one.step <= step]
+    return reached[-1] if reached else spec.auto_stop_loss
+
+
 def in_force(seen: Observed) -> Effective:
     """Return the values in force for a run; once it ends, those from then."""
     if seen.run.status.termination is not None and seen.run.status.effective is not None:
         return seen.run.status.effective
-    return effective(seen.run.spec, seen.run.status.effective, seen.defaults)
+    return effective(seen.run.spec, seen.run.status.effective, seen.defaults, seen.track.step)
 
 
 def low_loss(seen: Observed) -> Finding:
@@ -66,7 +79,7 @@ def _judged(seen: Observed, force: Effective) -> Finding:
         return _not_low(seen, force)
     below = f"Loss {shown(low[-1].loss)} < {shown(force.auto_stop_loss)} at step {low[-1].step}."
     enforced = force.auto_stop_action == STOP
-    if enforced and not _has_checkpoint(seen):
+    if enforced and not has_checkpoint(seen):
         message = f"{below} The stop waits for the first complete checkpoint."
         return Finding(RULE, "NoCheckpoint", message)
     return Finding(
@@ -84,7 +97,13 @@ def _not_low(seen: Observed, force: Effective) -> Finding:
     """Return why the loss does not count as low."""
     threshold = force.auto_stop_loss
     if threshold is None:
-        return Finding(RULE, "Off", switched_off(seen.run.spec) or "The rule is off.")
+        if (schedule := seen.run.spec.auto_stop_loss_schedule) and (problem := limits.complaint(seen.run.spec)) is None:
+            message = (
+                f"The loss does not end the run before step {schedule[0].step}, the first of autoStopLossSchedule."
+            )
+            return Finding(RULE, "NotScheduledYet", message)
+        said = problem.message if schedule and problem is not None else switched_off(seen.run.spec)
+        return Finding(RULE, "Off", said or "The rule is off.")
     if all(pod.training is not Training.RUNNING for pod in seen.live_pods):
         return Finding(RULE, "NotRunning", "No loss is read: no training is running.")
     if (trouble := unread(seen)) is not None:
@@ -107,7 +126,7 @@ def _not_below(seen: Observed, threshold: float, loss: float, step: int) -> Find
     best, highest = seen.track.best_loss, seen.track.losses.highest
     if loss >= threshold:
         lowest = f"; the lowest so far was {shown(best)}" if best is not None and best < loss else ""
-        message = f"{at} is not below {shown(threshold)} (autoStopLoss){lowest}. {LOW_OBSERVATIONS} observations in a row below it end the run."
+        message = f"{at} is not below {shown(threshold)} ({_source(seen)}){lowest}. {LOW_OBSERVATIONS} observations in a row below it end the run."
         return Finding(RULE, "NotBelow", message)
     if _is_default(seen) and loss < 0:
         message = f"{at} is negative: the installation's default {shown(threshold)} does not apply to it."
@@ -121,7 +140,7 @@ def _not_below(seen: Observed, threshold: float, loss: float, step: int) -> Find
 def _too_few(seen: Observed, threshold: float, loss: float, step: int) -> Finding:
     low = takewhile(lambda one: one.loss is not None and one.loss < threshold, reversed(seen.track.losses.logged))
     message = (
-        f"Loss {shown(loss)} at step {step} is below {shown(threshold)} (autoStopLoss), in {sum(1 for _ in low)} of {LOW_OBSERVATIONS} observations in a"
+        f"Loss {shown(loss)} at step {step} is below {shown(threshold)} ({_source(seen)}), in {sum(1 for _ in low)} of {LOW_OBSERVATIONS} observations in a"
         " row. The same value read again is no second one."
     )
     return Finding(RULE, "TooFewObservations", message)
@@ -142,8 +161,8 @@ def misunderstood(spec: TrainingRunSpec) -> str:
     if spec.auto_stop_loss is None or spec.auto_stop_loss >= 0 or spec.auto_stop_loss == OFF_VALUE:
         return ""
     return (
-        f"The loss does not end the run: a negative autoStopLoss ({spec.auto_stop_loss:g}) switches the rule off, and a threshold below zero is not"
-        " supported yet."
+        f"The loss does not end the run: a negative autoStopLoss ({spec.auto_stop_loss:g}) switches the rule off. For a threshold below zero write a"
+        f" stop rule: stopRules: [{{threshold: {{value: {spec.auto_stop_loss:g}}}}}]."
     )
 
 
@@ -157,7 +176,12 @@ def stage_note(seen: Observed) -> str:
 
 def _is_default(seen: Observed) -> bool:
     """Whether the threshold is the default of the installation: the spec has none."""
-    return seen.run.spec.auto_stop_loss is None
+    return seen.run.spec.auto_stop_loss is None and not seen.run.spec.auto_stop_loss_schedule
+
+
+def _source(seen: Observed) -> str:
+    """Return the field that has the threshold."""
+    return "autoStopLossSchedule" if seen.run.spec.auto_stop_loss_schedule else "autoStopLoss"
 
 
 def _was_above(seen: Observed, threshold: float) -> bool:
@@ -200,7 +224,8 @@ def _low(seen: Observed, threshold: float | None) -> tuple[Logged, ...]:
     return newest if all(one.loss is not None and least <= one.loss < threshold for one in newest) else ()
 
 
-def _has_checkpoint(seen: Observed) -> bool:
+def has_checkpoint(seen: Observed) -> bool:
+    """Whether every rank has a complete checkpoint, or none is to be saved."""
     if seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED:
         return True
     reports = seen.reports
