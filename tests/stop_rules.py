@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from builders import POD_UID, make_agent, make_observed, make_pod, make_run, make_status
@@ -41,8 +41,8 @@ class Operator:
     run: Run
     pod_uid: str = POD_UID
     now: float = 1000.0
-    memory: Memory = Memory()
-    agent: Any = make_agent()
+    memory: Memory = field(default_factory=Memory)
+    agent: Any = field(default_factory=make_agent)
 
     def poll(self, read: Reading | Failure) -> Observed:
         self.now += 10

@@ -51,6 +51,7 @@ AUTO_RISING: Final = Ending("auto_rising", "Succeeded", "Auto-stopped (rising)",
 AUTO_NON_FINITE: Final = Ending("auto_non_finite", "Failed", "Failed (not finite)", "cross", "bad")
 AUTO_COMPLETE: Final = Ending("auto_complete", "Succeeded", "Training complete", "check", "good", complete=True)
 USER_STOP: Final = Ending("user_stop", "Stopped", "Stopped by user", "square", "stopped", saves=True, by_hand=True)
+MAX_DURATION: Final = Ending("max_duration", "Stopped", "Stopped (max duration)", "square", "stopped", saves=True)
 FAILED: Final = Ending("failed", "Failed", "Failed", "cross", "bad")
 DELETED: Final = Ending("deleted", "Stopped", "Deleted", "bin", "quiet")
 
@@ -62,6 +63,7 @@ _ROWS: Final = (
     AUTO_NON_FINITE,
     AUTO_COMPLETE,
     USER_STOP,
+    MAX_DURATION,
     FAILED,
     DELETED,
 )

@@ -298,6 +298,9 @@ class TrainingRunSpec(Model):
     auto_stop_loss_schedule: Annotated[tuple[LossLimit, ...], Field(max_length=16)] = ()
     """A threshold of the loss that falls as the steps grow: from each step on, its loss takes the place of autoStopLoss. Before the first step,
     autoStopLoss applies if it is written, else no threshold. Default: none."""
+    max_duration_seconds: Annotated[int, Field(ge=1, le=315_360_000)] | None = None
+    """End the run when its training has run for this many seconds, summed over restarts and suspensions. It is stopped early enough to save:
+    shutdown.graceSeconds and the longest upload so far before the limit, at most a quarter of it. Default absent: no limit."""
     stop_rules: Annotated[tuple[StopRule, ...], Field(max_length=STOP_RULES_MAX)] = ()
     """Reasons to end the run by the values that the training shows, in this order; the first that fires decides. They may be changed while the run
     trains. Default: none."""

@@ -401,6 +401,21 @@ class FindingStatus(Model):
     """Explanation with the values at the time of the status."""
 
 
+class Trained(Model):
+    """How long the training has run."""
+
+    seconds: Seconds
+    """Seconds for which the training's container ran, summed over all pods of the run; the time between two pods does not count."""
+    last_seconds: Seconds = 0
+    """Those since it was started last."""
+    pod_uid: Annotated[Word, Field(alias="podUID")] = ""
+    """UID of the pod that is counted now."""
+    started_at: Timestamp | None = None
+    """When the training was started last in this pod."""
+    warned_at: Timestamp | None = None
+    """When an Event said that the training comes near to spec.maxDurationSeconds."""
+
+
 class Shadow(Model):
     """A rule that is not enforced, and when it would have ended the run."""
 
@@ -412,6 +427,10 @@ class Shadow(Model):
     """The step at that time."""
     value: Word
     """The observed value."""
+    trained_seconds: Seconds | None = None
+    """For how long the training had run then."""
+    saved_gpu_hours: Annotated[float | None, Field(ge=0, le=1e9)] = None
+    """GPU hours that the training has used since: what the rule would have saved."""
 
 
 class PhaseChange(Model):
@@ -467,6 +486,8 @@ class TrainingRunStatus(Model):
     """The settings in force."""
     start_time: Timestamp | None = None
     """When the training's first container started."""
+    trained: Trained | None = None
+    """How long the training has run."""
     completion_time: Timestamp | None = None
     """When the stop was complete."""
     progress: Progress | None = None

@@ -216,7 +216,14 @@ class Reconciler:
             self.notifier.note(seen, whole)
         if self.story is not None:
             self.story.note(seen, whole)
-        urgent = (str(status.observed_generation), str(status.phase), *_resumable(status.progress))
+        trained = status.trained
+        urgent = (
+            str(status.observed_generation),
+            str(status.phase),
+            *_resumable(status.progress),
+            # Another pod is counted from here, and an Event was recorded.
+            *((str(trained.pod_uid), str(trained.started_at), str(trained.warned_at)) if trained is not None else ()),
+        )
         shown = (
             str(status.termination_message),
             *(f"{c.type}{c.status}{c.reason}" for c in status.conditions),

@@ -25,7 +25,7 @@ from trainingrun_operator.api.status import (
     WorkloadRef,
 )
 from trainingrun_operator.checkpoints.keys import order_of_commit
-from trainingrun_operator.core import acceptance, data_loss, identity, progress, release, watch
+from trainingrun_operator.core import acceptance, data_loss, duration, identity, progress, release, watch
 from trainingrun_operator.core.bounds import COUNT_MAX, MESSAGE_MAX, TEXT_MAX, WORD_MAX, clipped, counted
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable
 from trainingrun_operator.core.facts.pod import Training
@@ -83,6 +83,7 @@ def render(seen: Observed, rules: Sequence[chain.Rule] = chain.RULES) -> Trainin
             update={"node_pool": next((n.pool for n in before.nodes if n.pool), "")}
         ),
         start_time=before.start_time or next((pod.started_at for pod in seen.pods if pod.started_at), None),
+        trained=duration.render(seen),
         progress=progress.render(seen),
         crashes=same_step.row(seen),
         workload=_workload(seen),

@@ -23,6 +23,10 @@ def test_a_conditions_reason_is_the_status_in_camel_case(status, reason):
     ("status", "phase", "succeeds", "saves", "complete", "by_hand"),
     [
         ("auto_low_loss", "Succeeded", True, True, False, False),
+        ("auto_threshold", "Succeeded", True, True, False, False),
+        ("auto_plateau", "Succeeded", True, True, False, False),
+        ("auto_rising", "Succeeded", True, True, False, False),
+        ("auto_non_finite", "Failed", False, False, False, False),
         ("auto_complete", "Succeeded", True, False, True, False),
         ("user_stop", "Stopped", False, True, False, True),
         ("failed", "Failed", False, False, False, False),
@@ -43,7 +47,11 @@ def test_what_an_ending_counts_as(status, phase, succeeds, saves, complete, by_h
 @pytest.mark.parametrize(
     ("status", "phase", "row"),
     [
-        ("auto_plateau", "Succeeded", Ending("auto_plateau", "Succeeded", "Auto-stopped (plateau)", "check", "good")),
+        (
+            "auto_marginal_gain",
+            "Succeeded",
+            Ending("auto_marginal_gain", "Succeeded", "Auto-stopped (marginal gain)", "check", "good"),
+        ),
         ("max_duration", "Stopped", Ending("max_duration", "Stopped", "Stopped (max duration)", "square", "stopped")),
         ("hung", "Failed", Ending("hung", "Failed", "Failed (hung)", "cross", "bad")),
         ("", "Failed", Ending("", "Failed", "Failed", "cross", "bad")),

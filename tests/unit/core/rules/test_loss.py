@@ -146,6 +146,35 @@ def test_stopping_never_means_losing_everything(spec, agent, ends):
     assert (ending(seen) is not None) == ends
 
 
+SCHEDULE = {"autoStopLossSchedule": [{"step": 1100, "loss": 1.0}, {"step": 1300, "loss": 0.5}]}
+
+
+@pytest.mark.parametrize(
+    ("spec", "track", "ends"),
+    [
+        pytest.param({"autoStopLoss": None}, losses(0.9, 0.8, first_step=900), None, id="before its first step there is no threshold"),
+        pytest.param({"autoStopLoss": 2}, losses(1.9, 1.8, first_step=800), "Loss 1.8 < 2 at step 1000.", id="before its first step the written one applies"),
+        pytest.param({"autoStopLoss": 2}, losses(1.9, 1.8), None, id="from then on it does not"),
+        pytest.param({"autoStopLoss": None}, losses(0.9, 0.8), "Loss 0.8 < 1 at step 1200.", id="the first threshold"),
+        pytest.param({"autoStopLoss": None}, losses(2.0, 0.9, 0.8), None, id="the second one is lower"),
+        pytest.param({"autoStopLoss": None}, losses(2.0, 0.4, 0.3), "Loss 0.3 < 0.5 at step 1300.", id="below the second one"),
+        pytest.param({"autoStopLoss": None}, losses(-1.0, -2.0, -3.0), "Loss -3 < 0.5 at step 1300.", id="a written schedule acts on any loss"),
+    ],
+)  # fmt: skip
+def test_a_threshold_that_falls_as_the_steps_grow(spec, track, ends):
+    seen = make_observed(run=make_run(spec=SCHEDULE | spec), track=track)
+    found = ending(seen)
+    assert (found and found.message) == ends
+    assert loss.in_force(seen).auto_stop_action == "Stop"
+
+
+def test_a_schedule_that_is_not_valid_ends_nothing_and_says_so():
+    schedule = {"autoStopLossSchedule": [{"step": 0, "loss": 0.5}, {"step": 10, "loss": 1}], "autoStopLoss": None}
+    seen = make_observed(run=make_run(spec=schedule), track=LOW)
+    assert ending(seen) is None
+    assert "must fall" in loss.low_loss(seen).message
+
+
 SHADOWED = {"autoStopLoss": None}
 
 
