@@ -67,7 +67,7 @@ def test_the_document_has_the_decision_and_each_rule(document):
     assert decision["message"] == "Loss 0.2463 < 0.3 at step 250."
     assert found["rules"] == [
         {"name": "autoStopLoss", "action": "Stop", "step": 250, "value": FALLING[25]["loss"]},
-        {"name": "flat", "action": "Shadow", "step": 130, "value": FALLING[13]["eval_loss"]},
+        {"name": "flat", "action": "Shadow", "step": 120, "value": FALLING[12]["eval_loss"]},
         {"name": "threshold", "action": "Stop", "step": None, "value": None},
     ]
 
@@ -262,11 +262,11 @@ def test_people_get_the_decision_a_table_and_a_plot(simulated):
     code, out, err = simulated(FALLING, rules)
     said = out.splitlines()
     assert code == Exit.DONE
-    assert said[0].startswith("auto_plateau: eval_loss 0.5394 at step 130")
+    assert said[0].startswith("auto_plateau: eval_loss 0.5549 at step 120")
     assert said[1].split() == ["RULE", "ACTION", "METRIC", "STEP", "VALUE", "SAVES"]
-    assert said[2].split() == ["flat", "Stop", "eval_loss", "130", "0.5394", "67%", "of", "the", "steps"]
+    assert said[2].split() == ["flat", "Stop", "eval_loss", "120", "0.5549", "69%", "of", "the", "steps"]
     assert said[3].split() == ["rising", "Shadow", "reward", "-", "-"]
-    assert "ended at step 130" in out
+    assert "ended at step 120" in out
     assert "looks at reward, which no row has. The rows have eval_loss, loss." in err
 
 

@@ -23,7 +23,7 @@ def at(minutes, seconds=0):
 
 def seen_at(minutes, pod=None, *, trained=None, spec=None, **fields):
     run = make_run(spec=spec or {}, status=make_status(trained=trained))
-    ranks = (make_rank(pods=() if pod is None else (pod,), report=fields.pop("agent", make_agent())),)
+    ranks = (make_rank(pod=pod, report=fields.pop("agent", make_agent())),)
     return replace(make_observed(run=run, **fields), ranks=ranks, wall=at(minutes))
 
 
@@ -132,7 +132,9 @@ def test_an_event_warns_once_before_the_limit():
     again = replace(near, run=replace(near.run, status=status))
     assert warned(again) == []
     raised = replace(again, run=make_run(spec={"maxDurationSeconds": 7200}, status=status))
-    assert render(raised).trained.warned_at is None
+    after = render(raised).trained
+    assert after is not None
+    assert after.warned_at is None
 
 
 def test_a_rule_that_only_reports_says_what_it_would_have_saved():

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from builders import make_observed, make_run, make_spec
 from pydantic import ValidationError
 
 from trainingrun_operator.core import acceptance, limits
 
-PLATEAU = {"plateau": {}}
+PLATEAU: dict[str, Any] = {"plateau": {}}
 
 
 def below(value, **more):
-    return {"name": f"below{value:g}".replace("-", "m").replace(".", "_"), "threshold": {"value": value}, **more}
+    return {"name": "below", "threshold": {"value": value}, **more}
 
 
 def above(value, **more):
-    return {"name": f"above{value:g}".replace(".", "_"), "goal": "Maximize", "threshold": {"value": value}, **more}
+    return {"name": "above", "goal": "Maximize", "threshold": {"value": value}, **more}
 
 
 def schedule(*pairs):
@@ -50,8 +52,8 @@ def test_limits_that_agree_are_accepted(spec):
         pytest.param({"stopRules": [{"name": "marker", **PLATEAU}]}, ("stopRules[0].name", "'marker'"), id="a name of the operator's"),
         pytest.param({"stopRules": [below(0.5), above(0.4)], "autoStopLoss": -1}, ("loss", "0.5", "0.4", "every value"), id="thresholds that hold for every value"),
         pytest.param({"stopRules": [below(1e308), above(-1e308)], "autoStopLoss": -1}, ("1e+308", "every value"), id="the largest ones"),
-        pytest.param({"stopRules": [above(0.4)], "autoStopLoss": 0.5}, ("spec.autoStopLoss", "'above0_4'"), id="with the threshold of the loss"),
-        pytest.param({"stopRules": [above(0.4)], **schedule((0, 0.5)), "autoStopLoss": None}, ("autoStopLossSchedule", "'above0_4'"), id="with the schedule"),
+        pytest.param({"stopRules": [above(0.4)], "autoStopLoss": 0.5}, ("spec.autoStopLoss", "'above'"), id="with the threshold of the loss"),
+        pytest.param({"stopRules": [above(0.4)], **schedule((0, 0.5)), "autoStopLoss": None}, ("autoStopLossSchedule", "'above'"), id="with the schedule"),
         pytest.param({**schedule((0, 1), (10, 1)), "autoStopLoss": None}, ("autoStopLossSchedule[1].loss", "must fall"), id="a schedule that stays"),
         pytest.param({**schedule((0, 1), (10, 0.5), (20, 0.7)), "autoStopLoss": None}, ("autoStopLossSchedule[2].loss", "0.7"), id="a schedule that rises"),
         pytest.param({**schedule((10, 1), (10, 0.5)), "autoStopLoss": None}, ("autoStopLossSchedule[1].step", "must grow"), id="one step twice"),

@@ -264,6 +264,6 @@ def test_a_rule_that_is_only_watched_is_kept_with_the_first_time_that_it_fired()
     found = (Finding("a", "A", "a", FAILED, enforced=False), rated, Finding("c", "C", "c", FAILED, enforced=False))
     assert chain.shadows(seen, found) == (
         known,
-        Shadow(rule="b", would_stop_at=WALL, step=9, value="3"),
-        Shadow(rule="c", would_stop_at=WALL, step=None, value=""),
+        Shadow(rule="b", would_stop_at=WALL, step=9, value="3", trained_seconds=245, saved_gpu_hours=0),
+        Shadow(rule="c", would_stop_at=WALL, step=None, value="", trained_seconds=245, saved_gpu_hours=0),
     )

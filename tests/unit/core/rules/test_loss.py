@@ -152,7 +152,7 @@ SCHEDULE = {"autoStopLossSchedule": [{"step": 1100, "loss": 1.0}, {"step": 1300,
 @pytest.mark.parametrize(
     ("spec", "track", "ends"),
     [
-        pytest.param({"autoStopLoss": None}, losses(0.9, 0.8, first_step=900), None, id="before its first step there is no threshold"),
+        pytest.param({"autoStopLoss": None}, losses(0.9, 0.8, first_step=800), None, id="before its first step there is no threshold"),
         pytest.param({"autoStopLoss": 2}, losses(1.9, 1.8, first_step=800), "Loss 1.8 < 2 at step 1000.", id="before its first step the written one applies"),
         pytest.param({"autoStopLoss": 2}, losses(1.9, 1.8), None, id="from then on it does not"),
         pytest.param({"autoStopLoss": None}, losses(0.9, 0.8), "Loss 0.8 < 1 at step 1200.", id="the first threshold"),
@@ -181,7 +181,8 @@ SHADOWED = {"autoStopLoss": None}
 def test_a_threshold_that_is_only_watched_says_when_it_would_have_ended_the_run():
     seen = make_observed(run=make_run(spec=SHADOWED), track=LOW)
     assert ending(seen) is None
-    assert shadows(seen) == (Shadow(rule="autoStopLoss", would_stop_at=seen.wall, step=1300, value="0.3"),)
+    trained = {"trained_seconds": 245, "saved_gpu_hours": 0}
+    assert shadows(seen) == (Shadow(rule="autoStopLoss", would_stop_at=seen.wall, step=1300, value="0.3", **trained),)
 
 
 @pytest.mark.parametrize(

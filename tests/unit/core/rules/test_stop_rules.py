@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import inf, nan
+from typing import Any
 
 import pytest
 from builders import make_agent, make_pod
@@ -20,7 +21,7 @@ ABOVE = {"metric": "accuracy", "goal": "Maximize", "threshold": {"value": 0.92}}
 NEGATIVE = {"threshold": {"value": -15}}
 PLATEAU = {"metric": "eval_loss", "plateau": {"patience": 3, "minDelta": 0.01}}
 RISING = {"metric": "eval_loss", "rising": {"observations": 3}}
-NAN = {"nonFinite": {}}
+NAN: dict[str, Any] = {"nonFinite": {}}
 
 
 def accuracy(*values):
@@ -29,6 +30,20 @@ def accuracy(*values):
 
 def evaluations(*values):
     return rows(*values, name="eval_loss")
+
+
+def judged(seen):
+    """The finding of the first stop rule."""
+    found = stop_rules.judged(0, seen)
+    assert found is not None
+    return found
+
+
+def measured(seen):
+    """The condition whether the values of the rules are read."""
+    found = render(seen).condition("RulesMeasured")
+    assert found is not None
+    return found
 
 
 def end(rule, polls, **spec):
@@ -227,7 +242,7 @@ def test_stopping_never_means_losing_everything(rule, polls, reason):
 
 def end_reasons(one: Operator, polls):
     """The reason of the first stop rule at every poll."""
-    return [stop_rules.judged(0, one.poll(poll)).reason for poll in polls]
+    return [judged(one.poll(poll)).reason for poll in polls]
 
 
 def test_a_rule_in_shadow_records_when_it_would_have_stopped_and_the_next_one_decides():
@@ -253,7 +268,7 @@ def test_a_value_that_went_stale_ends_nothing():
     assert why_end(replace(fired, now=fired.now + 120)) is not None
     stale = replace(fired, now=fired.now + 121)
     assert why_end(stale) is None
-    assert stop_rules.judged(0, stale).reason == "Stale"
+    assert judged(stale).reason == "Stale"
     patient = replace(stale, run=operator({**BELOW, "staleAfterSeconds": 500}).run)
     assert why_end(patient) is not None
 
@@ -288,8 +303,7 @@ def test_a_rule_says_why_it_has_not_fired(rule, polls, reason):
     for poll in polls:
         seen = one.poll(poll)
     assert seen is not None
-    found = stop_rules.judged(0, seen)
-    assert found is not None
+    found = judged(seen)
     assert (found.reason, found.fires) == (reason, False)
 
 
@@ -297,17 +311,16 @@ def test_an_ambiguous_value_is_named_with_the_reason():
     failure = Failure("AmbiguousSeries", "The metrics page is ambiguous: 2 series of eval_loss disagree.")
     one = operator(PLATEAU)
     seen = one.poll(Reading(step=1, values={"loss": 2.0}, troubles={"eval_loss": failure}))
-    assert stop_rules.judged(0, seen).reason == "AmbiguousSeries"
-    condition = render(seen).condition("RulesMeasured")
-    assert condition is not None
+    assert judged(seen).reason == "AmbiguousSeries"
+    condition = measured(seen)
     assert (condition.status, condition.reason) == ("False", "AmbiguousSeries")
 
 
 def test_no_rule_says_anything_of_a_training_that_does_not_run():
     seen = operator(BELOW).poll(reading(0, loss=9))
     ended = replace(seen, ranks=(replace(seen.ranks[0], pod=make_pod(training=Training.EXITED, exit_code=0)),))
-    assert stop_rules.judged(0, ended).reason == "NotRunning"
-    assert render(ended).condition("RulesMeasured").status == "Unknown"
+    assert judged(ended).reason == "NotRunning"
+    assert measured(ended).status == "Unknown"
 
 
 def test_every_rule_has_a_finding_in_the_order_of_the_spec():
@@ -322,8 +335,9 @@ def test_rules_that_contradict_each_other_do_not_count_and_the_condition_says_so
     one = operator(BELOW, {"goal": "Maximize", "threshold": {"value": 0.1}})
     assert first_end(one, rows(2.0, 0.4, 0.3, 0.2)) is None
     seen = one.poll(reading(500, loss=0.2))
-    assert stop_rules.judged(0, seen).reason == "InvalidStopRules"
+    assert judged(seen).reason == "InvalidStopRules"
     accepted = render(seen).condition("Accepted")
+    assert accepted is not None
     assert (accepted.status, accepted.reason) == ("False", "InvalidStopRules")
 
 
@@ -341,14 +355,13 @@ def test_a_condition_says_whether_the_values_of_the_rules_are_read(polls, status
     seen = one.poll(TIMEOUT)
     for poll in polls:
         seen = one.poll(poll)
-    condition = render(seen).condition("RulesMeasured")
-    assert condition is not None
+    condition = measured(seen)
     assert (condition.status, condition.reason) == (status, reason)
 
 
 def test_the_condition_names_the_rule_its_metric_and_what_is_there():
     seen = operator(PLATEAU).poll(reading(0, loss=2.0, accuracy=0.5))
-    message = render(seen).condition("RulesMeasured").message
+    message = measured(seen).message
     assert "plateau" in message
     assert "eval_loss" in message
     assert "accuracy, loss" in message
