@@ -30,6 +30,8 @@ class Ending:
     """Whether the rest of the training is omitted, so that its GPU time counts as saved."""
     complete: bool = False
     """Whether the training was complete: progress is 100 percent."""
+    spoiled: bool = False
+    """Whether what the training saves from now on is worth nothing: the stop waits for no further checkpoint, whatever ``spec.stopMode`` is."""
     by_hand: bool = False
     """Whether a user requested it: then ``spec.stopMode`` selects the checkpoint that the stop waits for."""
 
@@ -48,7 +50,7 @@ AUTO_LOW_LOSS: Final = Ending("auto_low_loss", "Succeeded", "Auto-stopped (low l
 AUTO_THRESHOLD: Final = Ending("auto_threshold", "Succeeded", "Auto-stopped (threshold)", "check", "good", saves=True)
 AUTO_PLATEAU: Final = Ending("auto_plateau", "Succeeded", "Auto-stopped (plateau)", "check", "good", saves=True)
 AUTO_RISING: Final = Ending("auto_rising", "Succeeded", "Auto-stopped (rising)", "check", "good", saves=True)
-AUTO_NON_FINITE: Final = Ending("auto_non_finite", "Failed", "Failed (not finite)", "cross", "bad")
+AUTO_NON_FINITE: Final = Ending("auto_non_finite", "Failed", "Failed (not finite)", "cross", "bad", spoiled=True)
 AUTO_COMPLETE: Final = Ending("auto_complete", "Succeeded", "Training complete", "check", "good", complete=True)
 USER_STOP: Final = Ending("user_stop", "Stopped", "Stopped by user", "square", "stopped", saves=True, by_hand=True)
 MAX_DURATION: Final = Ending("max_duration", "Stopped", "Stopped (max duration)", "square", "stopped", saves=True)

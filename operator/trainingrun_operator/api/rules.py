@@ -46,8 +46,8 @@ class Threshold(Model):
 class Plateau(Model):
     """The metric no longer improves."""
 
-    patience: Observations = 10
-    """Number of observations in a row without an improvement after which the rule fires. Default 10."""
+    patience: Observations = 20
+    """Number of observations in a row without an improvement after which the rule fires. Default 20."""
     min_delta: Delta = 0
     """A value is an improvement if it is better than the best one by more than this. Default 0."""
 
@@ -55,8 +55,8 @@ class Plateau(Model):
 class Rising(Model):
     """The metric gets worse."""
 
-    observations: Observations = 3
-    """Number of observations in a row, each worse than the one before, after which the rule fires. Default 3."""
+    observations: Observations = 5
+    """Number of observations in a row, each worse than the one before, after which the rule fires. Default 5."""
     min_delta: Delta = 0
     """An observation counts as worse if it differs from the one before by more than this. Default 0."""
 
@@ -87,9 +87,9 @@ class StopRule(Model):
     threshold: Threshold | None = None
     """The metric has reached a value: the run ends as auto_threshold. Default absent."""
     plateau: Plateau | None = None
-    """The metric no longer improves: the run ends as auto_plateau. Default absent."""
+    """The metric no longer improves, after it has improved at least once: the run ends as auto_plateau. Default absent."""
     rising: Rising | None = None
-    """The metric gets worse: the run ends as auto_rising. Default absent."""
+    """The metric gets worse, after it has improved at least once: the run ends as auto_rising. Default absent."""
     non_finite: NonFinite | None = None
     """The metric is NaN or infinite: the run ends as auto_non_finite, which is a failure and does not wait for a checkpoint. Default absent."""
     action: Action = Action.STOP
@@ -159,6 +159,8 @@ class RuleWindow(Model):
     """The best value."""
     best_step: BigCount | None = None
     """Its step."""
+    improved: bool = False
+    """Whether any value was better than the first one."""
     without_improvement: Count = 0
     """Observations since then."""
     in_a_row: Count = 0

@@ -62,6 +62,8 @@ class Watch:
     newest: Counted | None = None
     interval: int | None = None
     best: Counted | None = None
+    improved: bool = False
+    """Whether any value was better than an earlier one, the first one of the pod included."""
     without_improvement: int = 0
     in_a_row: int = 0
     recent: tuple[Counted, ...] = ()
@@ -213,12 +215,13 @@ def _new(known: Watch, rule: StopRule, value: float, step: int) -> Watch:
     )
     if not isfinite(value):
         return replace(added, in_a_row=_more(known.in_a_row))
-    improves = known.best is None or _better(
-        rule, value, known.best.value, rule.plateau.min_delta if rule.plateau else 0
-    )
+    delta = rule.plateau.min_delta if rule.plateau else 0
+    improves = known.best is None or _better(rule, value, known.best.value, delta)
+    before = known.best.value if known.best is not None else known.first
     return replace(
         added,
         best=counted if improves else known.best,
+        improved=known.improved or (before is not None and _better(rule, value, before, delta)),
         without_improvement=0 if improves else _more(known.without_improvement),
         in_a_row=_more(known.in_a_row) if _holds(rule, value, last) else 0,
     )
@@ -267,6 +270,7 @@ def _window(name: str, watch: Watch) -> RuleWindow:
         interval=watch.interval,
         best=_text(best.value) if best else None,
         best_step=best.step if best else None,
+        improved=watch.improved,
         without_improvement=watch.without_improvement,
         in_a_row=watch.in_a_row,
     )
@@ -287,6 +291,7 @@ def resumed(window: RuleWindow, track: Track) -> Watch:
         newest=newest,
         interval=window.interval,
         best=_counted(window.best, window.best_step),
+        improved=window.improved,
         without_improvement=window.without_improvement,
         in_a_row=window.in_a_row,
         recent=(newest,) if newest is not None else (),

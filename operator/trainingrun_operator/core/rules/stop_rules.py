@@ -102,6 +102,9 @@ def _compared(seen: Observed, rule: StopRule) -> Finding:
     at = f"{rule.metric} {shown(watch.newest.value)} at step {watch.newest.step}"
     if missing:
         return Finding(rule.called, "NotYet", f"{at}{said}: {missing}.")
+    if (rule.plateau is not None or rule.rising is not None) and not watch.improved:
+        message = f"{at}{said}. No value was better than the first one yet: a training that has not begun to improve is not over."
+        return Finding(rule.called, "NeverImproved", message)
     message = f"{at}{said}."
     waits = ending is not endings.AUTO_NON_FINITE and rule.action is Action.STOP
     if waits and not loss.has_checkpoint(seen):

@@ -166,7 +166,8 @@ RULES_OF_ITS_OWN = {
     "it warms up": (polled(PLATEAU | {"warmupSteps": 500}, *rows(2.0, name="eval_loss")), {"plateau": "WarmUp"}),
     "its value is not below": (polled({"threshold": {"value": 0.5}}, *rows(2.0, 0.4)), {"threshold": "NotYet"}),
     "its value improves": (polled(PLATEAU, *rows(2.0, 1.9, 1.95, name="eval_loss")), {"plateau": "NotYet"}),
-    "its value rises": (polled({"metric": "eval_loss", "rising": {}}, *rows(2.0, 2.1, 2.2, name="eval_loss")), {"rising": "NotYet"}),
+    "its value has not improved yet": (polled(PLATEAU, *rows(9.5, 9.6, 9.7, 9.8, name="eval_loss")), {"plateau": "NeverImproved"}),
+    "its value rises": (polled({"metric": "eval_loss", "rising": {"observations": 3}}, *rows(2.0, 2.1, 2.2, name="eval_loss")), {"rising": "NotYet"}),
     "its value is finite": (polled({"nonFinite": {}}, *rows(2.0)), {"nonFinite": "NotYet"}),
     "its value was NaN once": (polled({"nonFinite": {}}, *rows(2.0, nan)), {"nonFinite": "NotYet"}),
     "it waits for a checkpoint": (
@@ -190,7 +191,7 @@ ENDS = {
         {"threshold": "Threshold"},
     ),
     "its value is on a plateau": (polled(PLATEAU, *rows(2.0, 1.8, 1.9, 1.85, 1.84, name="eval_loss")), {"plateau": "Plateau"}),
-    "its value rose three times": (polled({"metric": "eval_loss", "rising": {}}, *rows(2.0, 2.1, 2.2, 2.3, name="eval_loss")), {"rising": "Rising"}),
+    "its value rose three times": (polled({"metric": "eval_loss", "rising": {"observations": 3}}, *rows(2.0, 2.1, 2.2, 2.3, name="eval_loss")), {"rising": "Rising"}),
     "its value is NaN twice": (polled({"nonFinite": {}}, *rows(2.0, nan, nan)), {"nonFinite": "NonFinite"}),
     "it crashed with a fatal exit code": (with_spec({"crash": {"fatalExitCodes": [2]}}, pods=(exited_pod(2),)), {"crashes": "FatalExitCode"}),
     "it crashed with a fatal pattern in its log": (
