@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Labels the recorded curves by the criterion of README.md, from their rows alone: no rule is run.
 
 label.py    writes labels.json beside the curves

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Trains the recorded curves of this folder: small networks on the handwritten digits that scikit-learn ships, each to its natural end.
 
     make.py OUT        with numpy and scikit-learn installed; scikit-learn is never imported

@@ -872,7 +872,7 @@ def test_a_training_that_diverged_is_not_asked_for_another_checkpoint(mode):
 def test_what_a_diverged_training_saves_while_it_ends_does_not_take_the_place_of_the_last_checkpoint():
     saved = make_saved(step=1200)
     later = make_verified(
-        key="later", checkpoint=Checkpoint(dir="checkpoint-1300", step=1300, complete=True, evidence="x")
+        generation=8, checkpoint=Checkpoint(dir="checkpoint-1300", step=1300, complete=True, evidence="x")
     )
     gone = {"pods": (), "workload": make_workload(suspended=True), "verified": later, "agent": None}
     for status, step in (("auto_non_finite", 1200), ("auto_plateau", 1300)):
