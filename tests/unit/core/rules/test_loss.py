@@ -15,6 +15,7 @@ from builders import (
     make_run,
     make_spec,
     make_status,
+    make_stop,
     track_of,
 )
 
@@ -119,6 +120,13 @@ def test_what_was_pinned(written, pinned, threshold, action):
 def test_the_metric_source_is_the_one_that_is_written_now(written, pinned):
     spec = make_spec(autoStopLoss=written, metrics={"source": "Mine"})
     assert loss.effective(spec, pinned, Defaults()).metrics_source == "Mine"
+
+
+@pytest.mark.parametrize("written", [None, 0.3])
+def test_a_threshold_that_is_written_once_the_run_ends_does_not_bring_the_rule_back(written):
+    status = make_status(termination=make_stop(), effective=Effective(auto_stop_action="Off"))
+    found = loss.low_loss(make_observed(run=make_run(spec={"autoStopLoss": written}, status=status)))
+    assert (found.reason, found.message) == ("Off", "The rule is off.")
 
 
 LOW = losses(2.0, 0.4, 0.3)
