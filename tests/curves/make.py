@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TRAINED_ON = 1400
-Array = np.ndarray[Any, Any]
+Array = Any
+"""Of numpy, which the tests do not need."""
 
 
 @dataclass(frozen=True)

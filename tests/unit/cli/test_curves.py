@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -70,16 +71,14 @@ def test_no_rule_at_its_defaults_ends_a_training_too_early(name):
     assert broken is None or steps["nonFinite"] > broken
 
 
-def test_the_labels_are_those_of_the_criterion(monkeypatch):
-    monkeypatch.syspath_prepend(str(CURVES))
-    import label  # noqa: PLC0415 - it lies beside the curves
-
+def test_the_labels_are_those_of_the_criterion():
+    label = runpy.run_path(str(CURVES / "label.py"))["label"]
     rows = {
         path.stem: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         for path in CURVES.glob("*.jsonl")
     }
     assert len(rows) >= 30
-    assert {name: label.label(one) for name, one in rows.items()} == LABELS
+    assert {name: label(one) for name, one in rows.items()} == LABELS
 
 
 def test_what_each_setting_stops_and_misses():

@@ -874,7 +874,7 @@ def test_what_a_diverged_training_saves_while_it_ends_does_not_take_the_place_of
     later = make_verified(
         generation=8, checkpoint=Checkpoint(dir="checkpoint-1300", step=1300, complete=True, evidence="x")
     )
-    gone = {"pods": (), "workload": make_workload(suspended=True), "verified": later, "agent": None}
+    gone: dict[str, Any] = {"pods": (), "workload": make_workload(suspended=True), "verified": later, "agent": None}
     for status, step in (("auto_non_finite", 1200), ("auto_plateau", 1300)):
         after = advanced(stopping_at(Phase.DELETING, stop={"status": status, "saved": saved}, **gone))
         assert after.saved.step == step
