@@ -13,6 +13,7 @@ from rich.console import Console
 RESULTS: Final = Path(__file__).parents[2] / ".bench" / "results.json"
 EXPORTER: Final = "exporter"
 HOSTILE: Final = "hostile"
+PARSE_LOGS: Final = "parse/logs"
 
 
 def matching(only: str, names: list[str]) -> list[str]:
@@ -61,11 +62,15 @@ def main() -> None:
     asked = parser.parse_args()
     moves = [task.name for task in tasks()]
     try:
-        parts = matching(asked.only, [EXPORTER, HOSTILE, *moves])
+        parts = matching(asked.only, [EXPORTER, HOSTILE, PARSE_LOGS, *moves])
     except ValueError as unknown:
         parser.error(str(unknown))
     if moved := [name for name in parts if name in moves]:
         transfers(moved, asked.rounds)
+    if PARSE_LOGS in parts:
+        from bench import parse  # noqa: PLC0415
+
+        results.keep(RESULTS, [parse.bench(asked.rounds)])
     if EXPORTER in parts:
         from bench import metrics_page  # noqa: PLC0415
 

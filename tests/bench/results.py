@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from statistics import median
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from rich.markup import escape
 from rich.table import Table
@@ -102,7 +102,15 @@ class Row:
         return made
 
 
-def keep(path: Path, rows: Sequence[Row]) -> None:
+class Kept(Protocol):
+    """A row of the results' file."""
+
+    @property
+    def name(self) -> str: ...
+    def document(self) -> dict[str, Any]: ...
+
+
+def keep(path: Path, rows: Sequence[Kept]) -> None:
     """Write the rows into the results' file. Rows that were not measured now stay as they are."""
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     kept |= {row.name: row.document() for row in rows}

@@ -47,6 +47,19 @@ def test_no_run_is_stopped_by_a_loss_that(args, spec, reason, words, space):
     assert "terminationStatus" not in run.status, "Any real loss is below this threshold, and this one decided nothing."
 
 
+def test_a_training_that_only_prints_its_loss_is_ended_by_it(space):
+    run = space.run(
+        "prints", "--epochs", "20", "--step-seconds", "0.1", "--save-every", "20", "--gauge", "missing",
+        autoStopLoss=0.3, metrics={"source": "Auto"},
+    )  # fmt: skip
+    status = run.wait_finished(180)
+    assert (status["phase"], status["terminationStatus"]) == ("Succeeded", "auto_low_loss")
+    assert status["effective"]["metricsSource"] == "Logs"
+    assert "NoSuchMetric" in status["effective"]["metricsSourceNote"]
+    for one in status["termination"]["evidence"]:
+        assert f"step {one['step']}/" in run.log.text, "It was decided by lines of the log."
+
+
 def test_a_page_of_10_mb_and_one_that_never_ends_delay_nobody(steady_operator, space):
     well = space.run("well", *LONG, command=["python3", "-u", "-c", TELLING])
     well.wait_training()

@@ -1,4 +1,4 @@
-"""The agent's HTTP server: ``GET /progress`` for the operator, ``GET /healthz`` for the kubelet.
+"""The agent's HTTP server: ``GET /progress`` and ``GET /measured`` for the operator, ``GET /healthz`` for the kubelet.
 
 Any pod of the cluster may connect. Connections, threads and the time of a request are bounded, and at the bound the address with the most
 connections loses its oldest one: an operator is answered while others hold or reopen connections.
@@ -17,7 +17,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +36,9 @@ BACKLOG: Final = 256
 class Served:
     """A server that runs on its own daemon thread."""
 
-    def __init__(self, listening: socket.socket, page: Callable[[], str]) -> None:
+    def __init__(self, listening: socket.socket, pages: Mapping[bytes, Callable[[], str]]) -> None:
         self.port: int = listening.getsockname()[1]
-        self._listening, self._page = listening, page
+        self._listening, self._pages = listening, pages
         self._makers = asyncio.Semaphore(MAKERS)
         self._open: dict[asyncio.Task[None], str] = {}
         """Address by connection, the oldest first."""
@@ -105,25 +105,27 @@ class Served:
             return HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", b"Only GET is answered.\n"
         if path == b"/healthz":
             return HTTPStatus.OK, "text/plain", b"ok\n"
-        if path != b"/progress":
-            return HTTPStatus.NOT_FOUND, "text/plain", b"There are /progress and /healthz.\n"
+        page = self._pages.get(path)
+        if page is None:
+            there = ", ".join(one.decode() for one in self._pages)
+            return HTTPStatus.NOT_FOUND, "text/plain", f"There are {there} and /healthz.\n".encode()
         try:
-            return HTTPStatus.OK, "application/json", (await self._made()).encode()
+            return HTTPStatus.OK, "application/json", (await self._made(page)).encode()
         except Exception:
-            log.exception("The page of the progress cannot be made.")
+            log.exception("The page %s cannot be made.", path.decode())
             return HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", b"The page cannot be made: see the agent's log.\n"
 
-    async def _made(self) -> str:
+    async def _made(self, page: Callable[[], str]) -> str:
         """Return the page, made on a daemon thread: one that hangs must not delay the end of the process."""
         await self._makers.acquire()
         made: asyncio.Future[str] = self._loop.create_future()
-        threading.Thread(target=self._make, args=(made,), name="serve-page", daemon=True).start()
+        threading.Thread(target=self._make, args=(page, made), name="serve-page", daemon=True).start()
         return await made
 
-    def _make(self, made: asyncio.Future[str]) -> None:
+    def _make(self, page: Callable[[], str], made: asyncio.Future[str]) -> None:
         act: Callable[[], object]
         try:
-            act = partial(made.set_result, self._page())
+            act = partial(made.set_result, page())
         except Exception as error:  # noqa: BLE001  # `_found` logs it
             act = partial(made.set_exception, error)
 
@@ -137,8 +139,8 @@ class Served:
             self._loop.call_soon_threadsafe(tell)
 
 
-def start(port: int, page: Callable[[], str]) -> Served:
-    """Serve on every address of the pod, IPv4 and IPv6, until the process ends. ``page`` returns the progress as JSON.
+def start(port: int, page: Callable[[], str], measured: Callable[[], str] | None = None) -> Served:
+    """Serve on every address of the pod, IPv4 and IPv6, until the process ends. ``page`` returns the progress as JSON, ``measured`` the training's numbers.
 
     Raises:
         OSError: the port is in use.
@@ -147,4 +149,5 @@ def start(port: int, page: Callable[[], str]) -> Served:
     family = socket.AF_INET6 if both else socket.AF_INET
     # Every address: the operator asks over the pod network.
     listening = socket.create_server(("", port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
-    return Served(listening, page)
+    more = {b"/measured": measured} if measured is not None else {}
+    return Served(listening, {b"/progress": page, **more})

@@ -26,6 +26,10 @@ LAGGING_MAX = 64
 UPLOADS_MAX = 8
 """Uploads kept in the report. The operator reads it before more generations than these are committed."""
 MARKERS_MAX = 16
+MEASURED_MAX_BYTES = 256 * 1024
+"""Of an agent's answer about the training's files; a longer one is refused."""
+MEASURED_FILES_MAX = 8
+MEASURED_VALUES_MAX = 64
 
 
 class StopRequest(Model):
@@ -215,3 +219,34 @@ class AgentReport(Model):
     signal_trouble: str = ""
     """Why the due stop signal has not been sent to the training; empty if none is due."""
     error: AgentError | None = None
+
+
+class MeasuredValue(Model):
+    """The newest value of one name in a file."""
+
+    name: Annotated[str, Field(max_length=256)]
+    value: Annotated[str, Field(max_length=32)]
+    """As text: it may be nan or inf."""
+    step: float | None = None
+
+
+class MeasuredFile(Model):
+    """The newest numbers of one file of the training."""
+
+    path: Annotated[str, Field(max_length=2048)]
+    """Relative to the checkpoint path."""
+    kind: Annotated[str, Field(max_length=32)]
+    """TensorBoard, TrainerState, CSV or JSONLines."""
+    age_seconds: float
+    behind: bool = False
+    """Whether there is more in the file that was not read yet."""
+    values: Annotated[tuple[MeasuredValue, ...], Field(max_length=MEASURED_VALUES_MAX), FailFast()] = ()
+    """The newest last."""
+
+
+class Measured(Model):
+    """``GET /measured`` of the agent: the files under the checkpoint path into which the training writes numbers."""
+
+    pod_uid: str
+    files: Annotated[tuple[MeasuredFile, ...], Field(max_length=MEASURED_FILES_MAX), FailFast()] = ()
+    """Those that this pod has written, the newest first."""

@@ -139,6 +139,8 @@ class RuleWindow(Model):
     """What is counted. A rule that counts something else starts again; patience, action and the like may change."""
     pod_uid: Annotated[Word, Field(alias="podUID")] = ""
     """UID of the pod that was read last."""
+    source: Word = ""
+    """The metric source that was read. Another source starts again."""
     first: Word | None = None
     """The first value in that pod, which may be the default of a metric."""
     first_step: BigCount | None = None

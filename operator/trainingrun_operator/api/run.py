@@ -98,17 +98,29 @@ class MetricNames(Model):
     """Names of the total number of epochs. Default training_total_epochs, total_epochs."""
 
 
+class LogLines(Model):
+    """How the source Logs reads the lines that the training prints."""
+
+    patterns: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=255)], ...], Field(max_length=16)] = ()
+    """RE2 patterns with named groups loss, step, epoch, totalEpochs or any other name, as in step (?P<step>[0-9]+) loss (?P<loss>[0-9.]+). The first
+    one that a line has gives its numbers; nothing else is read. Default: the formats of common trainers."""
+
+
 class Metrics(Model):
     """Where the run's numbers are read from."""
 
     source: PluginName = "Prometheus"
-    """What reads them: Prometheus, the pod's endpoint, or a source that a package brings to the operator. Default Prometheus."""
+    """What reads them: Prometheus, the pod's endpoint; Files, TensorBoard's event files, trainer_state.json, metrics.csv or *.jsonl under the checkpoint
+    path; Logs, the lines that the training prints; Auto, the first of these that has loss and step, for the whole run; or a source that a package
+    brings to the operator. Default Prometheus."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000
     """Port of the endpoint. Default 8000."""
     path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._~/-]*$", max_length=255)] = "/metrics"
     """Path of the endpoint. Default /metrics."""
     names: MetricNames = Field(default_factory=MetricNames)
     """Names of the metrics."""
+    logs: LogLines = Field(default_factory=LogLines)
+    """How the source Logs reads lines."""
     container: Annotated[str, Field(max_length=63)] = ""
     """The training container: it mounts the checkpoint path, and its exit code counts. Default: the first container. Immutable."""
 

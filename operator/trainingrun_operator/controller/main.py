@@ -95,7 +95,7 @@ async def _run(settings: Settings) -> None:
         nodes.make_session() as http,
         nodes.Registry.of(provider.Tools(kube, http), release_nodes=settings.release_nodes) as providers,
     ):
-        sources = Sources.of(metrics.Tools(session))
+        sources = Sources.of(metrics.Tools(session, kube))
         lease = candidate(aside, settings)
         telemetry.leads(lease.held)
         telemetry.calls(calls.made)

@@ -185,13 +185,16 @@ def while_running(spec: TrainingRunSpec) -> Problem | None:
 
 def patterns(spec: TrainingRunSpec) -> Problem | None:
     """Refuse a pattern that cannot be searched for. The spec of a running run may get one, too: it is not searched for."""
-    for number, pattern in enumerate(spec.crash.fatal_log_patterns):
-        if why := log_patterns.complaint(pattern):
-            return Problem(
-                "InvalidPattern",
-                f"spec.crash.fatalLogPatterns[{number}] is {clipped(repr(pattern), 100)}, which is no RE2 pattern that can be used: {clipped(why, 200)}."
-                " Correct it: https://github.com/google/re2/wiki/Syntax.",
-            )
+    searched = (("crash.fatalLogPatterns", spec.crash.fatal_log_patterns, log_patterns.complaint),)
+    read = (("metrics.logs.patterns", spec.metrics.logs.patterns, log_patterns.complaint_of_groups),)
+    for field, written, complaint_of in (*searched, *read):
+        for number, pattern in enumerate(written):
+            if why := complaint_of(pattern):
+                return Problem(
+                    "InvalidPattern",
+                    f"spec.{field}[{number}] is {clipped(repr(pattern), 100)}, which is no RE2 pattern that can be used: {clipped(why, 200)}."
+                    " Correct it: https://github.com/google/re2/wiki/Syntax.",
+                )
     return None
 
 

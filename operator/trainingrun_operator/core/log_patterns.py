@@ -1,4 +1,4 @@
-"""Patterns of `spec` that are searched in the end of a log.
+"""Patterns of `spec` that are searched in a log.
 
 RE2 takes linear time and no more memory than given. Patterns whose program is large are refused, so that a search takes milliseconds.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import re2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 PROGRAM_MAX: Final = 1000
 """Instructions of one compiled pattern."""
@@ -35,6 +35,26 @@ def complaint(pattern: str) -> str:
     if compiled.programsize > PROGRAM_MAX:
         return f"it is too large: {compiled.programsize} instructions, at most {PROGRAM_MAX}"
     return ""
+
+
+@lru_cache(maxsize=4096)
+def complaint_of_groups(pattern: str) -> str:
+    """Return why a pattern takes no numbers from a line; empty: it does."""
+    if why := complaint(pattern):
+        return why
+    if not {"loss", "step"} & _compiled(pattern, _SMALL).groupindex.keys():
+        return "it has no group named loss or step, as in loss=(?P<loss>[0-9.]+)"
+    return ""
+
+
+def groups(pattern: str, line: str) -> Mapping[str, str] | None:
+    """Return by name what the groups of a pattern have found in a line; None: the pattern is not found, or not valid."""
+    if complaint(pattern):
+        return None
+    found = _compiled(pattern, MEMORY_MAX).search(line)
+    if found is None:
+        return None
+    return {name: text for name, text in found.groupdict().items() if text is not None}
 
 
 def first_found(patterns: Iterable[str], text: str) -> str:

@@ -15,7 +15,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.core.epochs import FRACTION_MAX, ROUNDING, Epochs, counts
-from trainingrun_operator.core.facts.reading import Failure, Reading
+from trainingrun_operator.core.facts.reading import LOGS, Failure, Reading
 from trainingrun_operator.core.losses import Losses
 from trainingrun_operator.core.words import finite
 
@@ -54,6 +54,10 @@ class Track:
     """The track of one stage of one pod's training. Best and highest loss, pauses and how epochs count are the run's."""
 
     pod_uid: str = ""
+    source: str = ""
+    """The metric source of the newest reading; empty: none was read by this process."""
+    source_note: str = ""
+    """Why `AUTO` has taken it."""
     observations: tuple[Observation, ...] = ()
     """The newest few, oldest first."""
     baseline: int | None = None
@@ -207,7 +211,15 @@ def fold(track: Track, reading: Reading | Failure, *, pod_uid: str, now: float) 
         track = _next(track, pod_uid, losses=track.losses.carried())
     if isinstance(reading, Failure):
         return replace(track, oddity=reading)
-    track = replace(track, names=tuple(sorted(reading.values))[:_NAMES])
+    if track.source and reading.source != track.source:
+        # What another source has read is not comparable: a gauge's first value, the name of the loss, how steps count.
+        track = _next(track, pod_uid, losses=track.losses.carried())
+    track = replace(
+        track,
+        source=reading.source,
+        source_note=reading.source_note,
+        names=tuple(sorted(reading.values))[:_NAMES],
+    )
     moment = _moment(track, reading, now)
     track = _fold_step(_fold_loss(_fold_fall(track, reading), reading, moment), reading, moment)
     if not track.observations:
@@ -219,6 +231,8 @@ def _next(track: Track, pod_uid: str, *, losses: Losses, fell: tuple[int, int] |
     """Return an empty track with what belongs to the run."""
     return Track(
         pod_uid,
+        track.source,
+        track.source_note,
         baseline=fell[1] if fell is not None else None,
         longest_pause=track.longest_pause,
         longest_epoch_pause=track.longest_epoch_pause,
@@ -259,13 +273,7 @@ def _may_be_behind(track: Track, step: int, fall: int) -> bool:
 
 def _fold_loss(track: Track, reading: Reading, now: float) -> Track:
     if reading.loss is None:
-        return replace(
-            track,
-            oddity=Failure(
-                "NoSuchMetric",
-                "The metrics page has no loss under any of the names in spec.metrics.names.loss.",
-            ),
-        )
+        return replace(track, oddity=Failure("NoSuchMetric", _without_loss(reading)))
     if not isfinite(reading.loss):
         return replace(track, oddity=Failure(NOT_FINITE, f"The loss is {reading.loss}: no rule uses it."))
     return replace(track, oddity=None, losses=track.losses.read(reading.loss, now, reading.gradient_norm))
@@ -273,10 +281,7 @@ def _fold_loss(track: Track, reading: Reading, now: float) -> Track:
 
 def _fold_step(track: Track, reading: Reading, now: float) -> Track:
     if not counts(reading.step):
-        oddity = track.oddity or Failure(
-            "NoStep", "The metrics page has no finite step from 0 up under any of the names in spec.metrics.names.step."
-        )
-        return replace(track, oddity=oddity)
+        return replace(track, oddity=track.oddity or Failure("NoStep", _without_step(reading)))
     step = int(reading.step)
     known = track.step
     if known is None:
@@ -304,6 +309,21 @@ def _advanced(track: Track, reading: Reading, step: int, now: float) -> Track:
         longest_epoch_pause=epoch_pause,
         losses=losses,
     )
+
+
+def _without_loss(reading: Reading) -> str:
+    if reading.source == LOGS:
+        return "The log has no loss: print it beside the step, or set spec.metrics.logs.patterns."
+    return "The metrics page has no loss under any of the names in spec.metrics.names.loss."
+
+
+def _without_step(reading: Reading) -> str:
+    if reading.source == LOGS:
+        return (
+            "The log has no step that is certainly the training's, so no rule uses its loss: print the step beside the loss, or set"
+            " spec.metrics.logs.patterns."
+        )
+    return "The metrics page has no finite step from 0 up under any of the names in spec.metrics.names.step."
 
 
 def _never_advanced(step: int) -> Failure:

@@ -51,6 +51,8 @@ class Watch:
     of: str
     """What is counted: another signature starts again."""
     pod_uid: str = ""
+    source: str = ""
+    """The metric source that was read; another one starts again."""
     fell: tuple[int, int] | None = None
     """The stage of the training: `Track.fell`."""
     first: float | None = None
@@ -96,7 +98,7 @@ def fold(
     """Add one reading to the watch of every rule.
 
     Args:
-        watches: by name of the rule.
+        watches: by name of the rule. A failed reading changes none.
         rules: the rules of the spec; watches of others are dropped.
         stored: ``status.rules``, from which a rule without a watch goes on.
         track: of the pod, with this reading.
@@ -105,9 +107,9 @@ def fold(
         now: the time of the reading.
     """
     windows = {one.name: one for one in stored}
-    known = {rule.called: _known(rule, watches, windows, track) for rule in rules}
     if isinstance(reading, Failure):
-        return known
+        return dict(watches)
+    known = {rule.called: _known(rule, watches, windows, track) for rule in rules}
     values = {rule.called: _value(rule, reading, losses) for rule in rules}
     return {rule.called: _folded(known[rule.called], rule, track, reading, values[rule.called], now) for rule in rules}
 
@@ -128,8 +130,8 @@ def _known(rule: StopRule, watches: Mapping[str, Watch], windows: Mapping[str, R
     of, known = signature(rule), watches.get(rule.called)
     if known is None and (window := windows.get(rule.called)) is not None and window.of == of:
         known = resumed(window, track)
-    if known is None or known.of != of:
-        return Watch(of, track.pod_uid, track.fell)
+    if known is None or known.of != of or known.source != track.source:
+        return Watch(of, track.pod_uid, track.source, track.fell)
     if known.pod_uid != track.pod_uid:
         # Its metric may have a default again, and its values do not follow those of the pod before.
         return replace(
@@ -144,7 +146,7 @@ def _known(rule: StopRule, watches: Mapping[str, Watch], windows: Mapping[str, R
             at=None,
         )
     if known.fell != track.fell:
-        return Watch(of, track.pod_uid, track.fell)
+        return Watch(of, track.pod_uid, track.source, track.fell)
     return known
 
 
@@ -260,6 +262,7 @@ def _window(name: str, watch: Watch) -> RuleWindow:
         name=name,
         of=watch.of,
         pod_uid=clipped(watch.pod_uid, WORD_MAX),
+        source=clipped(watch.source, WORD_MAX),
         first=_text(watch.first) if watch.first is not None else None,
         first_step=watch.first_step,
         changed=watch.changed,
@@ -282,6 +285,7 @@ def resumed(window: RuleWindow, track: Track) -> Watch:
     return Watch(
         of=window.of,
         pod_uid=window.pod_uid,
+        source=window.source,
         fell=track.fell,
         first=_number(window.first),
         first_step=window.first_step,

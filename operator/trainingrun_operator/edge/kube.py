@@ -20,6 +20,7 @@ from trainingrun_operator.edge.apiserver.transport import (
     KubeError,
     Transport,
 )
+from trainingrun_operator.edge.ports import LogPiece
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -33,6 +34,8 @@ BODY_MAX: Final = 8 * 2**20
 LOG_LINES: Final = 500_000
 """Lines that are asked for of the end of a log: more than its last megabytes have."""
 LOG_SECONDS: Final = 120.0
+LOG_READ_MAX: Final = 16 * 2**20
+"""Bytes of new lines that are read at once."""
 LINE_MAX: Final = 64 * 1024
 """Bytes of an incomplete first line that are dropped."""
 """Bytes of one answer; no object has more than 3 MiB."""
@@ -250,6 +253,31 @@ class Kube:
             cut = True
         # The first line of what was cut is not whole; of a log without line ends, the end is kept.
         return bytes(tail[tail.find(b"\n", 0, LINE_MAX) + 1 :] if cut else tail)
+
+    async def log_new(
+        self, namespace: str, name: str, container: str, *, since_seconds: int | None, lines: int, most_bytes: int
+    ) -> LogPiece:
+        """Return the end of what a container has printed lately. RBAC: get pods/log.
+
+        The time counts by the node's clock, which also stamps the lines; None: since the start. Of a long line, the kubelet counts every 16 KiB as one.
+        At most `LOG_READ_MAX` bytes are read.
+        """
+        params = {"container": container, "tailLines": str(lines)}
+        if since_seconds is not None:
+            params["sinceSeconds"] = str(since_seconds)
+        text, read, cut = bytearray(), 0, False
+        async with self._transport.stream(
+            _pod(namespace, name) + "/log", params, token=self._token(), accept="*/*", seconds=TIMEOUT_SECONDS
+        ) as content:
+            async for piece in content.iter_any():
+                text += piece
+                read += len(piece)
+                if len(text) > most_bytes:
+                    del text[:-most_bytes]
+                    cut = True
+                if read > LOG_READ_MAX:
+                    return LogPiece(bytes(text), cut, behind=True)
+        return LogPiece(bytes(text), cut, behind=False)
 
     # -- Namespaces, nodes and pools ---------------------------------------------------------------------
 

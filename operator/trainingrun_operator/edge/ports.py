@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -61,6 +61,24 @@ class Reads(Jobs, Runs, Protocol):
     async def pods_on(self, node: str) -> list[Json]: ...
     async def pending_pods(self) -> list[Json]: ...
     async def pools(self) -> list[Json]: ...
+
+
+class LogPiece(NamedTuple):
+    """The newest part of a log."""
+
+    text: bytes
+    cut: bool
+    """Whether there was more before it: the first line may not be whole."""
+    behind: bool
+    """Whether there was more after it, which was not read."""
+
+
+class PodLogs(Protocol):
+    """Reads of what a container prints. Raises `KubeError` if it fails."""
+
+    async def log_new(
+        self, namespace: str, name: str, container: str, *, since_seconds: int | None, lines: int, most_bytes: int
+    ) -> LogPiece: ...
 
 
 class Writes(Jobs, Protocol):

@@ -250,3 +250,12 @@ def test_each_page_is_made_after_it_was_asked_for():
     counted = iter(range(100))
     with serving(lambda: json.dumps(next(counted))) as served:
         assert [asked(served.port)[2] for _ in range(5)] == ["0", "1", "2", "3", "4"]
+
+
+def test_the_training_s_numbers_have_a_page_of_their_own():
+    served = serve.start(0, lambda: "{}", lambda: '{"podUid": "u"}')
+    try:
+        assert asked(served.port, "/measured") == (200, "application/json", '{"podUid": "u"}')
+        assert asked(served.port, "/other")[::2] == (404, "There are /progress, /measured and /healthz.\n")
+    finally:
+        served.close()

@@ -579,3 +579,21 @@ def test_a_run_of_another_generation_is_explained_by_what_was_seen():
     assert any(
         "about generation 1 of the spec" in one and "newest (generation 2)" in one for one in explain(run, NOW).because
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "effective", "told"),
+    [
+        (
+            "Auto",
+            Effective(auto_stop_loss=0.5, metrics_source="Logs", metrics_source_note="Prometheus was not taken: Timeout: it is slow."),
+            "Auto reads loss and step from Logs: Prometheus was not taken: Timeout: it is slow.",
+        ),
+        ("Auto", Effective(auto_stop_loss=0.5, metrics_source="Auto"), "no source is taken yet"),
+        ("Logs", Effective(auto_stop_loss=0.5, metrics_source="Logs"), ""),
+    ],
+)  # fmt: skip
+def test_which_source_auto_has_taken_is_told_while_it_trains(source, effective, told):
+    said = text_of(run_with(spec={"metrics": {"source": source}}, effective=effective))
+    assert told in said
+    assert ("Auto" in said) == bool(told)

@@ -382,6 +382,23 @@ def test_a_pattern_that_cannot_be_searched_for_is_refused(pattern):
     assert said.message.startswith(f"spec.crash.fatalLogPatterns[1] is {pattern!r}, ")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        ("loss=(?P<loss>[", "missing"),
+        ("loss=([0-9.]+)", "no group named loss or step"),
+        ("(?P<accuracy>[0-9.]+)", "no group named loss or step"),
+    ],
+)
+def test_a_pattern_that_takes_no_loss_and_no_step_from_a_log_is_refused(pattern, why):
+    written = [r"step (?P<step>\d+)", r"(?P<loss>\S+)", pattern]
+    said = complaint(make_run(spec={"metrics": {"logs": {"patterns": written}}}), POOLS, DEFAULTS)
+    assert said is not None
+    assert (said.reason, said.permanent) == ("InvalidPattern", True)
+    assert said.message.startswith(f"spec.metrics.logs.patterns[2] is {pattern!r}, ")
+    assert why in said.message
+
+
 def test_a_run_that_trains_says_that_it_has_been_given_a_wrong_pattern_and_goes_on():
     seen = make_observed(run=make_run(spec=BROKEN))
     accepted = render(seen).condition("Accepted")

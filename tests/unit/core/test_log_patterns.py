@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainingrun_operator.core.log_patterns import complaint, first_found
+from trainingrun_operator.core.log_patterns import complaint, first_found, groups
 
 LOG = "step 1/9\rstep 2/9\rCUDA error: device-side assert triggered\r\nTraceback (most recent call last):\n  File x\nRuntimeError: NCCL\n"
 
@@ -74,3 +74,16 @@ def test_any_pattern_and_any_text_have_an_answer(pattern, text):
     found = first_found([pattern], text)
     assert found in ("", pattern)
     assert not (found and complaint(pattern))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "line", "found"),
+    [
+        (r"step (?P<step>\d+)( loss (?P<loss>\S+))?", "step 7 loss 0.5", {"step": "7", "loss": "0.5"}),
+        (r"step (?P<step>\d+)( loss (?P<loss>\S+))?", "step 7", {"step": "7"}),
+        (r"^step (?P<step>\d+)", "a step 7", None),
+        (r"(?P<step>", "step 7", None),
+    ],
+)
+def test_named_groups_of_a_line(pattern, line, found):
+    assert groups(pattern, line) == found

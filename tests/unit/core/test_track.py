@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf, isnan, nan
 
 import pytest
@@ -70,6 +71,26 @@ def test_observations(readings, steps):
 def test_oddity(readings, reason):
     oddity = at_every_10(*readings).oddity
     assert (oddity.reason if oddity else None) == reason
+
+
+def test_another_source_begins_a_new_stage_and_the_best_loss_stays():
+    of_page = [replace(S(loss=loss, step=step), source="Prometheus") for loss, step in ((2, 0), (0.3, 10), (0.2, 20))]
+    of_log = [replace(S(loss=loss, step=step), source="Logs") for loss, step in ((0.1, 21), (0.09, 22))]
+    track = at_every_10(*of_page, *of_log)
+    assert (track.source, track.step, track.best_loss, track.fell) == ("Logs", 22, 0.09, None)
+    assert [one.loss for one in track.losses.logged] == [0.09]
+    assert at_every_10(*of_page, of_log[0]).best_loss == 0.2
+    assert at_every_10(*of_page, REFUSED, of_page[-1]).losses.logged == at_every_10(*of_page).losses.logged
+
+
+@pytest.mark.parametrize(
+    ("reading", "reason"), [(S(step=1), "NoSuchMetric"), (S(loss=1), "NoStep")], ids=["no loss", "no step"]
+)
+def test_what_a_log_lacks_is_said_of_the_log(reading, reason):
+    oddity = at_every_10(replace(reading, source="Logs")).oddity
+    assert oddity is not None
+    assert oddity.reason == reason
+    assert oddity.message.startswith("The log has no ")
 
 
 @pytest.mark.parametrize(

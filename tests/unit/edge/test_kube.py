@@ -300,6 +300,24 @@ async def test_the_end_of_a_log_is_kept_in_whole_lines(api, kube, log, kept):
     assert api.sent[-1].query == {"container": "train", "tailLines": "500000"}
 
 
+async def test_what_was_printed_lately_is_asked_for_by_the_node_s_clock(api, kube):
+    api.put(stored_pod() | {"log": "one\ntwo\n"})
+    piece = await kube.log_new(NAMESPACE, f"{NAME}-x7k2p", "train", since_seconds=15, lines=7, most_bytes=20)
+    assert piece == (b"one\ntwo\n", False, False)
+    assert api.sent[-1].query == {"container": "train", "tailLines": "7", "sinceSeconds": "15"}
+
+
+async def test_the_end_of_what_was_printed_since_the_start_is_kept(api, kube, monkeypatch):
+    api.put(stored_pod() | {"log": "x" * 100})
+    piece = await kube.log_new(NAMESPACE, f"{NAME}-x7k2p", "train", since_seconds=None, lines=7, most_bytes=20)
+    assert piece == (b"x" * 20, True, False)
+    assert api.sent[-1].query == {"container": "train", "tailLines": "7"}
+    monkeypatch.setattr("trainingrun_operator.edge.kube.LOG_READ_MAX", 50)
+    piece = await kube.log_new(NAMESPACE, f"{NAME}-x7k2p", "train", since_seconds=None, lines=7, most_bytes=20)
+    assert piece == (b"x" * 20, True, True)
+    assert (await refused(kube.log_new(NAMESPACE, "nobody", "train", since_seconds=1, lines=7, most_bytes=20))).gone
+
+
 async def test_a_log_that_may_not_be_read_is_an_error_of_its_own(api, kube):
     assert (await refused(kube.log_end(NAMESPACE, "nobody", "train", most_bytes=20))).gone
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from trainingrun_operator.cli import words
 from trainingrun_operator.cli.explain import checkpoint
 from trainingrun_operator.cli.explain.facts import Explanation
+from trainingrun_operator.core.facts.reading import AUTO
 from trainingrun_operator.core.rules.loss import SHADOW
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def trains(facts: Facts) -> Explanation:
     found = tuple(one.message for one in facts.run.status.findings) or (NOTHING_FOUND,)
     return Explanation(
         f"{facts.name} has not ended: no rule ends it yet.",
-        (*found, *_advanced(facts), *_would_have(facts), checkpoint.of_a_training(facts)),
+        (*found, *_advanced(facts), *_source(facts), *_would_have(facts), checkpoint.of_a_training(facts)),
         (*_last_log(facts), *_enforce(facts), "To end it by hand:", facts.command("stop")),
     )
 
@@ -31,6 +32,16 @@ def _advanced(facts: Facts) -> tuple[str, ...]:
     if progress is None or progress.step is None or not progress.last_observation_time:
         return ()
     return (f"Step {progress.step} was reached{facts.ago(progress.last_observation_time)}.",)
+
+
+def _source(facts: Facts) -> tuple[str, ...]:
+    """Return which source `spec.metrics.source: Auto` has taken, and why."""
+    force = facts.run.status.effective
+    if force is None or facts.run.spec.metrics.source != AUTO:
+        return ()
+    if not force.metrics_source_note:
+        return ("spec.metrics.source is Auto, and no source is taken yet.",)
+    return (f"Auto reads loss and step from {force.metrics_source}: {force.metrics_source_note}",)
 
 
 def _would_have(facts: Facts) -> tuple[str, ...]:

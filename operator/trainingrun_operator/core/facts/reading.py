@@ -14,6 +14,15 @@ LOSS: Final = "loss"
 GRADIENT_NORM: Final = "gradientNorm"
 """The name of a norm of the training's gradients. A source that knows it reports it at least if it is NaN or infinite."""
 
+PROMETHEUS: Final = "Prometheus"
+"""The metric source that reads the pod's metrics page."""
+FILES: Final = "Files"
+"""The metric source that reads the training's files, through the agent."""
+AUTO: Final = "Auto"
+"""The metric source that takes one of the others."""
+LOGS: Final = "Logs"
+"""The metric source that reads what the training prints."""
+
 VALUES_MAX: Final = 64
 """Named values of one reading."""
 NAME_MAX: Final = 128
@@ -37,6 +46,8 @@ class Reading:
     """By name, why a value that a stop rule names could not be taken although the source has it."""
     source: str = ""
     """The metric source that has read it, as in `spec.metrics.source`; empty: not known."""
+    source_note: str = ""
+    """Why `AUTO` has taken this source; empty: the spec names it."""
 
     @property
     def loss(self) -> float | None:
@@ -49,10 +60,10 @@ class Reading:
         return self.values.get(GRADIENT_NORM)
 
     def read_by(self, source: str) -> Reading:
-        """Return the reading with its source, and with at most `VALUES_MAX` values: those with an own meaning, then by name."""
+        """Return the reading with its source unless it names another one, and with at most `VALUES_MAX` values: those with an own meaning, then by name."""
         usable = [name for name in self.values if 0 < len(name) <= NAME_MAX]
         kept = sorted(usable, key=lambda name: (name not in _FIRST, name))[:VALUES_MAX]
-        return replace(self, source=source, values={name: self.values[name] for name in kept})
+        return replace(self, source=self.source or source, values={name: self.values[name] for name in kept})
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from trainingrun_operator.api import endings
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Effective, Evidence
 from trainingrun_operator.core import limits
+from trainingrun_operator.core.bounds import TEXT_MAX, clipped
 from trainingrun_operator.core.facts.pod import Training
-from trainingrun_operator.core.facts.reading import Failure
+from trainingrun_operator.core.facts.reading import AUTO, Failure
 from trainingrun_operator.core.rules.finding import Finding
 from trainingrun_operator.core.track import STEP_FELL
 from trainingrun_operator.core.words import shown
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.defaults import Defaults
     from trainingrun_operator.core.losses import Logged
     from trainingrun_operator.core.observed import Observed
+    from trainingrun_operator.core.track import Track
 
 LOW_OBSERVATIONS: Final = 2
 """Successive new losses that must be below the threshold, so that one lucky batch does not end the run."""
@@ -34,11 +36,12 @@ NOT_READ_YET: Final = "NotReadYet"
 
 
 def effective(
-    spec: TrainingRunSpec, pinned: Effective | None, defaults: Defaults, step: int | None = None
+    spec: TrainingRunSpec, pinned: Effective | None, defaults: Defaults, track: Track | None = None
 ) -> Effective:
-    """Return the values in force at a step: the spec's, else the installation's defaults when the run began."""
-    kept = {"node_pool": pinned.node_pool if pinned else "", "metrics_source": spec.metrics.source}
+    """Return the values in force at the track's step: the spec's, else the installation's defaults when the run began. The track has the source that `AUTO` has taken."""
+    kept = {"node_pool": pinned.node_pool if pinned else "", **_source(spec, pinned, track)}
     if spec.auto_stop_loss_schedule:
+        step = track.step if track is not None else None
         return Effective(auto_stop_loss=scheduled(spec, step), auto_stop_action=STOP, **kept)
     if spec.auto_stop_loss is not None:
         off = spec.auto_stop_loss < 0
@@ -58,11 +61,22 @@ def scheduled(spec: TrainingRunSpec, step: int | None) -> float | None:
     return reached[-1] if reached else spec.auto_stop_loss
 
 
+def _source(spec: TrainingRunSpec, pinned: Effective | None, track: Track | None) -> dict[str, str]:
+    """Return the metric source in force; what `AUTO` has taken stays."""
+    source, note = spec.metrics.source, ""
+    if source == AUTO and pinned is not None and pinned.metrics_source_note:
+        source, note = pinned.metrics_source, pinned.metrics_source_note
+    elif source == AUTO and track is not None and track.source_note:
+        source, note = track.source, track.source_note
+    return {"metrics_source": source, "metrics_source_note": clipped(note, TEXT_MAX)}
+
+
 def in_force(seen: Observed) -> Effective:
     """Return the values in force for a run; once it ends, those from then."""
     if seen.run.status.termination is not None and seen.run.status.effective is not None:
         return seen.run.status.effective
-    return effective(seen.run.spec, seen.run.status.effective, seen.defaults, seen.track.step)
+    track = seen.track if seen.ranks else None
+    return effective(seen.run.spec, seen.run.status.effective, seen.defaults, track)
 
 
 def low_loss(seen: Observed) -> Finding:
@@ -126,7 +140,7 @@ def _not_below(seen: Observed, threshold: float, loss: float, step: int) -> Find
     best, highest = seen.track.best_loss, seen.track.losses.highest
     if loss >= threshold:
         lowest = f"; the lowest so far was {shown(best)}" if best is not None and best < loss else ""
-        message = f"{at} is not below {shown(threshold)} ({_source(seen)}){lowest}. {LOW_OBSERVATIONS} observations in a row below it end the run."
+        message = f"{at} is not below {shown(threshold)} ({_field(seen)}){lowest}. {LOW_OBSERVATIONS} observations in a row below it end the run."
         return Finding(RULE, "NotBelow", message)
     if _is_default(seen) and loss < 0:
         message = f"{at} is negative: the installation's default {shown(threshold)} does not apply to it."
@@ -140,7 +154,7 @@ def _not_below(seen: Observed, threshold: float, loss: float, step: int) -> Find
 def _too_few(seen: Observed, threshold: float, loss: float, step: int) -> Finding:
     low = takewhile(lambda one: one.loss is not None and one.loss < threshold, reversed(seen.track.losses.logged))
     message = (
-        f"Loss {shown(loss)} at step {step} is below {shown(threshold)} ({_source(seen)}), in {sum(1 for _ in low)} of {LOW_OBSERVATIONS} observations in a"
+        f"Loss {shown(loss)} at step {step} is below {shown(threshold)} ({_field(seen)}), in {sum(1 for _ in low)} of {LOW_OBSERVATIONS} observations in a"
         " row. The same value read again is no second one."
     )
     return Finding(RULE, "TooFewObservations", message)
@@ -179,7 +193,7 @@ def _is_default(seen: Observed) -> bool:
     return seen.run.spec.auto_stop_loss is None and not seen.run.spec.auto_stop_loss_schedule
 
 
-def _source(seen: Observed) -> str:
+def _field(seen: Observed) -> str:
     """Return the field that has the threshold."""
     return "autoStopLossSchedule" if seen.run.spec.auto_stop_loss_schedule else "autoStopLoss"
 

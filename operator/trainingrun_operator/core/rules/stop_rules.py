@@ -18,6 +18,7 @@ from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.rules import loss
 from trainingrun_operator.core.rules.finding import Finding
 from trainingrun_operator.core.track import NEVER_ADVANCED, STEP_FELL
+from trainingrun_operator.core.watch import signature
 from trainingrun_operator.core.words import shown
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def _unread(seen: Observed, rule: StopRule) -> Finding | None:
     if all(pod.training is not Training.RUNNING for pod in seen.live_pods):
         return Finding(rule.called, "NotRunning", f"No {rule.metric} is read: no training is running.")
     watch, oddity = seen.watches.get(rule.called), seen.track.oddity
-    if watch is None or (watch.at is None and watch.trouble is None):
+    # What was counted for a rule before it was changed does not count for it.
+    if watch is None or watch.of != signature(rule) or (watch.at is None and watch.trouble is None):
         message = (
             f"No {rule.metric} was read yet."
             if oddity is None

@@ -7,8 +7,11 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from trainingrun_operator.core.facts.reading import Failure, Reading
+from trainingrun_operator.core.facts.reading import AUTO, FILES, LOGS, PROMETHEUS, Failure, Reading
 from trainingrun_operator.edge.doors import opened
+from trainingrun_operator.edge.metrics.auto import AutoSource
+from trainingrun_operator.edge.metrics.files import FileSource
+from trainingrun_operator.edge.metrics.log.source import LogSource
 from trainingrun_operator.edge.metrics.prometheus import PrometheusSource
 from trainingrun_operator.edge.metrics.source import MetricSource
 
@@ -19,7 +22,12 @@ if TYPE_CHECKING:
 
 GROUP: Final = "trainingrun_operator.metric_sources"
 """Entry points whose factory takes `Tools` and returns a `MetricSource`."""
-BUILT_IN: Final[Mapping[str, Callable[[Any], MetricSource]]] = {"Prometheus": PrometheusSource}
+BUILT_IN: Final[Mapping[str, Callable[[Any], MetricSource]]] = {
+    PROMETHEUS: PrometheusSource,
+    FILES: FileSource,
+    LOGS: LogSource,
+    AUTO: AutoSource,
+}
 READ_SECONDS: Final = 10.0
 _REASON: Final = re.compile(r"[A-Z][A-Za-z0-9]{0,63}")
 """A condition's reason, as Kubernetes writes its own."""

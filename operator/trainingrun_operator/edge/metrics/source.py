@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.reading import Failure, Reading
     from trainingrun_operator.core.facts.run import Run
+    from trainingrun_operator.edge.ports import PodLogs
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Tools:
 
     http: aiohttp.ClientSession
     """For requests to pods: no cookies, proxies or automatic decompression."""
+    logs: PodLogs
+    """Reads what a container prints."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.effects import Begin
 from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.rules import chain, loss
+from trainingrun_operator.core.track import Track
 from trainingrun_operator.core.words import shown
 
 EMPTY_HANDED = make_agent(newest=None, commit=None, files=0)
@@ -127,6 +128,28 @@ def test_a_threshold_that_is_written_once_the_run_ends_does_not_bring_the_rule_b
     status = make_status(termination=make_stop(), effective=Effective(auto_stop_action="Off"))
     found = loss.low_loss(make_observed(run=make_run(spec={"autoStopLoss": written}, status=status)))
     assert (found.reason, found.message) == ("Off", "The rule is off.")
+
+
+AUTO = make_spec(metrics={"source": "Auto"})
+TAKEN = Effective(metrics_source="Logs", metrics_source_note="Prometheus was not taken: Timeout.")
+
+
+def source_in_force(spec, pinned, track):
+    force = loss.effective(spec, pinned, Defaults(), track)
+    return force.metrics_source, force.metrics_source_note
+
+
+def test_what_auto_has_taken_is_in_force_and_stays():
+    by_page = Track(source="Prometheus", source_note="It has both.")
+    assert source_in_force(AUTO, None, None) == ("Auto", "")
+    assert source_in_force(AUTO, None, Track(source="Auto")) == ("Auto", "")
+    assert source_in_force(AUTO, None, by_page) == ("Prometheus", "It has both.")
+    assert source_in_force(AUTO, TAKEN, by_page) == ("Logs", TAKEN.metrics_source_note)
+    assert source_in_force(AUTO, Effective(metrics_source="Prometheus"), None) == ("Auto", "")
+
+
+def test_a_source_that_is_written_takes_the_place_of_what_auto_has_taken():
+    assert source_in_force(make_spec(metrics={"source": "Prometheus"}), TAKEN, None) == ("Prometheus", "")
 
 
 LOW = losses(2.0, 0.4, 0.3)

@@ -215,6 +215,24 @@ def test_a_rule_that_is_changed_goes_on_counting_if_it_counts_the_same(changed, 
     assert (found is not None) == ends
 
 
+def test_what_was_counted_for_a_rule_before_it_was_changed_ends_nothing_before_the_next_reading():
+    one = operator({**BELOW, "forObservations": 2})
+    seen = [one.poll(poll) for poll in rows(2.0, 0.4, 0.3)][-1]
+    assert why_end(seen) is not None
+    changed = operator({"name": "target", "threshold": {"value": 0.1}}).run
+    assert why_end(replace(seen, run=changed)) is None
+    one.run = changed
+    assert why_end(one.poll(TIMEOUT)) is None
+
+
+def test_another_metric_source_starts_again():
+    """It may count steps and name values in another way."""
+    one = operator(BELOW)
+    assert first_end(one, [replace(poll, source="Prometheus") for poll in rows(2.0, 0.4)]) is None
+    other = [replace(poll, source="Logs") for poll in rows(0.3, 0.2, 0.1, first=1000)]
+    assert ended_at(first_end(one, other)) == ("auto_threshold", 1200)
+
+
 def test_rules_that_are_removed_are_forgotten():
     one = operator(PLATEAU)
     first_end(one, evaluations(1.0, 1.1))

@@ -115,7 +115,7 @@ class Place:
             self.store,
             PodPages(
                 self.session,
-                Sources.of(Tools(self.session)),
+                Sources.of(Tools(self.session, self.kube)),
                 agent_port=self.pages.port,
                 agent_timeout_seconds=agent_timeout_seconds,
             ),

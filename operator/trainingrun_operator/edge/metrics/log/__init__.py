@@ -1,0 +1,1 @@
+"""The metric source Logs: takes a training's numbers from the lines that it prints."""
