@@ -18,6 +18,7 @@ from trainingrun_operator.agent import podinfo, process, serve, stop
 from trainingrun_operator.agent.config import Pace, Paths, PodMemory, Task, began_ns
 from trainingrun_operator.agent.ledger import Ledger
 from trainingrun_operator.agent.measure.files import Measures
+from trainingrun_operator.agent.measure.push import Pushed, write_token
 from trainingrun_operator.agent.report import Board
 from trainingrun_operator.agent.ship import NoShipper, Shipper
 from trainingrun_operator.agent.signals import Signaller
@@ -56,7 +57,8 @@ class Agent:
         self._signaller = Signaller(task, memory)
         self._watcher = Watcher(task.config, stop.inside(task.config.stop_file), paths.control / saved.NAME)
         self._board = Board(task.pod, since_ns)
-        self._measures = Measures(str(task.root), task.pod.uid, since_ns)
+        self._pushed = Pushed()
+        self._measures = Measures(str(task.root), task.pod.uid, since_ns, self._pushed)
         self._shipper = self._make_shipper(memory, since_ns) if task.config.destination else NoShipper()
         self._sigterm = False
         self._dead = False
@@ -76,7 +78,8 @@ class Agent:
         # The handlers only set a flag: the main thread may hold any lock when they run.
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._on_signal)
-        serve.start(self._task.config.port, self._page, self._measures.page)
+        write_token(self._paths.control)
+        serve.start(self._task.config.port, self._page, self._measures.page, self._pushed.take)
         self._start("watch", self._watch)
         self._start("ship", self._shipper.run)
         config = self._task.config

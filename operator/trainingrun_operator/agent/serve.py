@@ -1,4 +1,4 @@
-"""The agent's HTTP server: ``GET /progress`` and ``GET /measured`` for the operator, ``GET /healthz`` for the kubelet.
+"""The agent's HTTP server: ``/progress`` and ``/measured`` for the operator, ``/healthz`` for the kubelet, ``/push`` for the training.
 
 Any pod of the cluster may connect. Connections, threads and the time of a request are bounded, and at the bound the address with the most
 connections loses its oldest one: an operator is answered while others hold or reopen connections.
@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import socket
 import threading
 from collections import Counter
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
+
+from trainingrun_operator.api import names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,6 +30,11 @@ MAKERS: Final = 2
 """Pages computed at once, one thread each: a page reads marker files, and a volume may hang."""
 REQUEST_SECONDS = 5.0
 """From the accepted connection to the last byte of the answer."""
+PUSH_PATH: Final = names.PUSH_PATH.encode()
+PUSH_MAX: Final = 64 * 1024
+"""Bytes of one post."""
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
+_CONTENT_LENGTH: Final = re.compile(rb"\r\n(?i:content-length):[ \t]*(\d{1,9})[ \t]*\r\n")
 HEAD_MAX: Final = 8192
 """Bytes of a request's head."""
 BACKLOG: Final = 256
@@ -36,9 +44,14 @@ BACKLOG: Final = 256
 class Served:
     """A server that runs on its own daemon thread."""
 
-    def __init__(self, listening: socket.socket, pages: Mapping[bytes, Callable[[], str]]) -> None:
+    def __init__(
+        self,
+        listening: socket.socket,
+        pages: Mapping[bytes, Callable[[], str]],
+        pushed: Callable[[bytes], bool] | None = None,
+    ) -> None:
         self.port: int = listening.getsockname()[1]
-        self._listening, self._pages = listening, pages
+        self._listening, self._pages, self._pushed = listening, pages, pushed
         self._makers = asyncio.Semaphore(MAKERS)
         self._open: dict[asyncio.Task[None], str] = {}
         """Address by connection, the oldest first."""
@@ -91,13 +104,33 @@ class Served:
         """Read one request's head, answer it, and wait until the kernel has every byte."""
         head = await reader.readuntil(b"\r\n\r\n")
         method, _, rest = head.partition(b" ")
-        status, kind, body = await self._found(method, rest.partition(b" ")[0])
+        path = rest.partition(b" ")[0]
+        if method == b"POST" and path == PUSH_PATH and self._pushed is not None:
+            status, kind, body = await self._posted(head, reader, writer)
+        else:
+            status, kind, body = await self._found(method, path)
         # Wait in `drain` for every byte, so that a reader that takes none is within the deadline.
         writer.transport.set_write_buffer_limits(0)
         said = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
         writer.write(f"{said}Connection: close\r\n\r\n".encode() + body)
         await writer.drain()
         writer.close()
+
+    async def _posted(
+        self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> tuple[HTTPStatus, str, bytes]:
+        """Take what a container of this pod posts. Return status, content type and body."""
+        assert self._pushed is not None  # noqa: S101  # `_answer` has looked
+        address = (writer.get_extra_info("peername") or ("",))[0]
+        if address not in LOOPBACK:
+            return HTTPStatus.FORBIDDEN, "text/plain", b"Only containers of this pod may post.\n"
+        length = _CONTENT_LENGTH.search(head)
+        if length is None or int(length[1]) > PUSH_MAX:
+            return HTTPStatus.LENGTH_REQUIRED, "text/plain", f"Content-Length: at most {PUSH_MAX}.\n".encode()
+        if not self._pushed(await reader.readexactly(int(length[1]))):
+            said = b'Post numbers: {"step": 10, "loss": 0.5}, or the trainerStatus of Kubeflow.\n'
+            return HTTPStatus.BAD_REQUEST, "text/plain", said
+        return HTTPStatus.OK, "text/plain", b"ok\n"
 
     async def _found(self, method: bytes, path: bytes) -> tuple[HTTPStatus, str, bytes]:
         """Return status, content type and body."""
@@ -139,8 +172,15 @@ class Served:
             self._loop.call_soon_threadsafe(tell)
 
 
-def start(port: int, page: Callable[[], str], measured: Callable[[], str] | None = None) -> Served:
+def start(
+    port: int,
+    page: Callable[[], str],
+    measured: Callable[[], str] | None = None,
+    pushed: Callable[[bytes], bool] | None = None,
+) -> Served:
     """Serve on every address of the pod, IPv4 and IPv6, until the process ends. ``page`` returns the progress as JSON, ``measured`` the training's numbers.
+
+    ``pushed`` takes what the training posts.
 
     Raises:
         OSError: the port is in use.
@@ -150,4 +190,4 @@ def start(port: int, page: Callable[[], str], measured: Callable[[], str] | None
     # Every address: the operator asks over the pod network.
     listening = socket.create_server(("", port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     more = {b"/measured": measured} if measured is not None else {}
-    return Served(listening, {b"/progress": page, **more})
+    return Served(listening, {b"/progress": page, **more}, pushed)

@@ -236,7 +236,7 @@ class MeasuredFile(Model):
     path: Annotated[str, Field(max_length=2048)]
     """Relative to the checkpoint path."""
     kind: Annotated[str, Field(max_length=32)]
-    """TensorBoard, TrainerState, CSV or JSONLines."""
+    """TensorBoard, TrainerState, CSV, JSONLines or Push."""
     age_seconds: float
     behind: bool = False
     """Whether there is more in the file that was not read yet."""
@@ -250,3 +250,5 @@ class Measured(Model):
     pod_uid: str
     files: Annotated[tuple[MeasuredFile, ...], Field(max_length=MEASURED_FILES_MAX), FailFast()] = ()
     """Those that this pod has written, the newest first."""
+    pushed: MeasuredFile | None = None
+    """What the training has posted to the agent; None: nothing."""

@@ -110,8 +110,8 @@ class Metrics(Model):
     """Where the run's numbers are read from."""
 
     source: PluginName = "Prometheus"
-    """What reads them: Prometheus, the pod's endpoint; Files, TensorBoard's event files, trainer_state.json, metrics.csv or *.jsonl under the checkpoint
-    path; Logs, the lines that the training prints; Auto, the first of these that has loss and step, for the whole run; or a source that a package
+    """What reads them: Prometheus, the pod's endpoint; Push, what the training posts to $TRAININGRUN_PUSH_URL; Files, TensorBoard's event files,
+    trainer_state.json, metrics.csv or *.jsonl under the checkpoint path; Logs, the lines that the training prints; Auto, the first of these that has loss and step, for the whole run; or a source that a package
     brings to the operator. Default Prometheus."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000
     """Port of the endpoint. Default 8000."""

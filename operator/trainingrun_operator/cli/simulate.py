@@ -55,12 +55,12 @@ _NOT_FINITE: Final = {"inf": "Infinity", "-inf": "-Infinity"}
 def simulate(file: Path, rules: Path | None, height: int, output: str | None) -> None:
     """Show when each rule would have ended the training that FILE has recorded, and what that would have saved.
 
-    FILE is JSON lines, CSV, or a trainer_state.json. Each row has a step and values by name; it may have time (seconds; each row is then one poll),
+    FILE is JSON lines, CSV, a trainer_state.json, TensorBoard's events, or a log. Each row of the first two has a step and values by name; it may have time (seconds; each row is then one poll),
     epoch, totalEpochs, and checkpointStep, the newest complete checkpoint. Needs no cluster. Exit code 0 whether or not a rule fires.
     """
     run = _run(_spec(rules))
     try:
-        rows = rows_of(file, run.spec.metrics.names)
+        rows = rows_of(file, run.spec.metrics.names, run.spec.metrics.logs.patterns)
     except UnreadableError as error:
         raise TroubleError(str(error), Exit.USAGE) from error
     found = simulation.simulate(run, rows, Defaults())

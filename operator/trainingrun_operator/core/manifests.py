@@ -14,6 +14,7 @@ from trainingrun_operator.api.exchange import AGENT_CONFIG_ENV, AgentConfig
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.template import gpus_of_container
 from trainingrun_operator.core.destinations import Destination, allowed
+from trainingrun_operator.core.facts.reading import AUTO, PUSH
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.run import TrainingRunSpec
@@ -195,6 +196,10 @@ def _equip(container: Manifest, spec: TrainingRunSpec, mounts: list[Manifest]) -
     ours = {names.CHECKPOINT_DIR_ENV: spec.checkpoint.path, names.CONTROL_ENV: names.CONTROL_PATH}
     if spec.shutdown.signal and container["name"] == main_container(spec):
         ours[names.TRAINS_ENV] = "1"
+    if spec.metrics.source in (PUSH, AUTO) and names.KUBEFLOW_URL_ENV not in has:
+        url = f"http://127.0.0.1:{names.AGENT_PORT}{names.PUSH_PATH}"
+        ours |= {names.PUSH_ENV: url, names.KUBEFLOW_URL_ENV: url}
+        ours[names.KUBEFLOW_TOKEN_ENV] = f"{names.CONTROL_PATH}/{names.PUSH_TOKEN}"
     container["env"] = [{"name": name, "value": value} for name, value in ours.items() if name not in has] + (
         container.get("env") or []
     )

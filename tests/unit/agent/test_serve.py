@@ -259,3 +259,48 @@ def test_the_training_s_numbers_have_a_page_of_their_own():
         assert asked(served.port, "/other")[::2] == (404, "There are /progress, /measured and /healthz.\n")
     finally:
         served.close()
+
+
+@contextmanager
+def taking(answer):
+    """A server that takes posts, and what it was posted."""
+    posts = []
+
+    def take(body):
+        posts.append(body)
+        return answer
+
+    served = serve.start(0, lambda: "{}", None, take)
+    try:
+        yield served.port, posts
+    finally:
+        served.close()
+
+
+def post(port, body, *, source="127.0.0.1", path="/push", head=""):
+    with connected(port, source) as there:
+        there.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\n{head or f'Content-Length: {len(body)}'}\r\n\r\n".encode() + body
+        )
+        answer = there.makefile("rb").read()
+    return int(answer.split()[1])
+
+
+def test_a_training_posts_its_numbers():
+    with taking(True) as (port, posts):
+        assert post(port, b'{"loss": 0.5}') == 200
+        assert post(port, b"", head="content-length:0") == 200
+        assert posts == [b'{"loss": 0.5}', b""]
+    with taking(False) as (port, _):
+        assert post(port, b"x") == 400
+
+
+def test_other_pods_post_nothing_and_a_post_is_bounded():
+    with taking(True) as (port, posts):
+        assert post(port, b'{"loss": 0.5}', source=ATTACKER) == 403
+        assert post(port, b"", head=f"Content-Length: {serve.PUSH_MAX + 1}") == 411
+        assert post(port, b"", head="Transfer-Encoding: chunked") == 411
+        assert post(port, b"x", path="/progress") == 405
+        assert posts == []
+    with serving() as served:
+        assert post(served.port, b"x") == 405

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from math import exp, nan
+from math import exp, isnan, nan
 
 import pytest
 import yaml
@@ -188,6 +189,48 @@ def test_every_format_is_read(document, text, rules, end):
     assert (decision and (decision["terminationStatus"], decision["step"])) == end
 
 
+LOG = """Loading the data: 100%|##########| 10/10 [00:01<00:00]
+{'loss': 2.5, 'grad_norm': 1.2, 'learning_rate': 5e-05, 'epoch': 0.1}
+step 10 loss: 2.0
+step 20 loss: 0.9
+step 20 eval_loss: 0.1
+step 30 loss: 0.4
+step 40 loss: 0.3
+"""
+
+
+def test_a_log_is_read_by_the_code_of_the_metric_source(document):
+    found = document(LOG, {"autoStopLoss": 0.5}, name="train.log")
+    assert (found["decision"]["terminationStatus"], found["decision"]["step"]) == ("auto_low_loss", 40)
+
+
+def test_a_log_is_read_with_own_patterns(document):
+    log = "".join(f"it={n} objective {3 - n / 2}\n" for n in range(6))
+    patterns = {"metrics": {"logs": {"patterns": [r"it=(?P<step>\d+) objective (?P<loss>[\d.]+)"]}}}
+    assert document(log, {"autoStopLoss": 1.2, **patterns})["decision"]["step"] == 5
+
+
+TENSORBOARD = base64.b64decode(
+    "SAAAAAAAAAD+kkidCT6TXZNZw9pBGg1icmFpbi5FdmVudDoyUi4KLHRlbnNvcmJvYXJkLnN1bW1hcnkud3JpdGVyLmV2ZW50X2ZpbGVfd3JpdG"
+    "Vyq5J+liAAAAAAAAAAKe2pUAkAAMBrzVXaQRAKKhMKEQoKdHJhaW4vbG9zcxUAAABA1OnMpjkAAAAAAAAAiwc38QkAAMBrzVXaQRAKKiwKKgoP"
+    "dHJhaW4vZ3JhZF9ub3JtQgoIARIAKgQAAIA/SgsKCQoHc2NhbGFyczbfurQgAAAAAAAAACntqVAJAABAbs1V2kEQFCoTChEKCnRyYWluL2xvc3"
+    "MVAADAP4CNp845AAAAAAAAAIsHN/EJAABAbs1V2kEQFCosCioKD3RyYWluL2dyYWRfbm9ybUIKCAESACoEAAAAQEoLCgkKB3NjYWxhcnPTphRj"
+    "HwAAAAAAAABRS0QYCQAAgG7NVdpBEBQqEgoQCglldmFsL2xvc3MVAADAf/KiUIc="
+)
+"""By tensorboard 2.21.0: a loss and a norm at steps 10 and 20, and an evaluation's NaN."""
+
+
+def test_tensorboards_events_are_read(tmp_path):
+    file = tmp_path / "events.out.tfevents.1"
+    file.write_bytes(TENSORBOARD + TENSORBOARD[:9])
+    rows = rows_of(file, MetricNames())
+    assert [(row.step, row.values["loss"], row.values["train/loss"]) for row in rows] == [
+        (10, 2.0, 2.0),
+        (20, 1.5, 1.5),
+    ]
+    assert isnan(rows[1].values["eval/loss"])
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -199,10 +242,10 @@ def test_every_format_is_read(document, text, rules, end):
         pytest.param('{"step": 1, "loss": 2}\n[1]\n', "line 2 is no JSON object", id="a line that is a list"),
         pytest.param('{"log_history": [1]}', "log_history entry 1 is no object", id="a state of numbers"),
         pytest.param("[1, 2]", "item 1 is no object", id="a list of numbers"),
-        pytest.param("Epoch 1 loss 0.5\n", "no header", id="a text"),
+        pytest.param("It trains.\nIt has ended.\n", "no row with a step", id="a text"),
         pytest.param("step,loss\n1,2,3\n", "line 2 has more cells", id="a row that is too long"),
         pytest.param('step,loss\n"1\n' + "x" * 200_000, "is no CSV", id="a cell without an end"),
-        pytest.param("[" * 100_000, "no header", id="brackets"),
+        pytest.param("[" * 100_000, "no row with a step", id="brackets"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_exit_code_2_and_says_where(simulated, text, words):

@@ -84,3 +84,29 @@ def test_the_first_volume_that_the_agent_mounts_is_that_of_the_checkpoints():
     spec = manifests.pod_template(make_run(spec={"template": author}), Defaults())["spec"]
     (agent,) = [one for one in spec["initContainers"] if one["name"] == "checkpoint-agent"]
     assert agent["volumeMounts"][0]["name"] == "data"
+
+
+def variables(source, **container):
+    pod = template()
+    pod["spec"]["containers"][0] |= container
+    run = make_run(spec={"template": pod, "metrics": {"source": source}})
+    made = manifests.job(run, Defaults())["spec"]["template"]["spec"]["containers"][0]["env"]
+    return {one["name"]: one["value"] for one in made}
+
+
+@pytest.mark.parametrize("source", ["Push", "Auto"])
+def test_a_training_that_may_post_is_told_where_also_in_kubeflow_s_words(source):
+    env = variables(source)
+    assert env["TRAININGRUN_PUSH_URL"] == env["KUBEFLOW_TRAINER_SERVER_URL"] == "http://127.0.0.1:18790/push"
+    assert env["KUBEFLOW_TRAINER_SERVER_TOKEN"] == f"{env['TRAININGRUN_CONTROL']}/push_token"
+
+
+def test_a_training_that_posts_to_kubeflow_goes_on_doing_so():
+    theirs = {"name": "KUBEFLOW_TRAINER_SERVER_URL", "value": "https://theirs"}
+    assert variables("Auto", env=[theirs])["KUBEFLOW_TRAINER_SERVER_URL"] == "https://theirs"
+    assert "KUBEFLOW_TRAINER_SERVER_TOKEN" not in variables("Auto", env=[theirs])
+
+
+@pytest.mark.parametrize("source", ["Prometheus", "Logs", "Files"])
+def test_a_training_whose_posts_are_not_read_is_not_told_to_post(source):
+    assert not {name for name in variables(source) if "PUSH" in name or "KUBEFLOW" in name}

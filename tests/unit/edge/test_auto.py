@@ -16,6 +16,7 @@ from trainingrun_operator.edge.metrics.source import Target, Tools
 
 REFUSED = Failure("ConnectionRefused", "Nothing listens at http://10.0.0.7:8000/metrics.")
 UNWRITTEN = Failure("NoSuchMetric", "No file with numbers is written.")
+UNPUSHED = Failure("NothingPushed", "The training has posted nothing.")
 EMPTY = Failure("NoSuchMetric", "The log has no loss.")
 PAGE, LOG = make_reading(0.7, 10), make_reading(0.6, 12)
 
@@ -41,12 +42,15 @@ class Polled:
 
     def restart(self):
         auto = AutoSource(Tools(http=None, logs=None))  # type: ignore[arg-type] # no source of it is asked
-        auto._sources = {"Prometheus": self.page, "Files": self.files, "Logs": self.log}
+        auto._sources = {"Prometheus": self.page, "Push": Answers(UNPUSHED), "Files": self.files, "Logs": self.log}
         self.sources = Sources({"Auto": auto})
 
     def pinned(self, source, note):
         effective = Effective(auto_stop_action="Off", metrics_source=source, metrics_source_note=note)
         self.run = replace(self.run, status=TrainingRunStatus(effective=effective))
+
+    async def polls(self, count):
+        return [await self.poll() for _ in range(count)][-1]
 
     async def poll(self, **pod):
         return await self.sources.read(Target(self.run, make_pod(**pod)))
@@ -84,8 +88,7 @@ async def test_a_log_is_taken_when_the_page_has_had_its_time_and_why_is_said():
 async def test_files_are_preferred_to_a_log():
     polled = Polled(log=LOG)
     polled.files.answer = make_reading(0.5, 9)
-    for _ in range(PAGE_POLLS):
-        found = await polled.poll()
+    found = await polled.polls(PAGE_POLLS)
     assert isinstance(found, Reading)
     assert (found.loss, found.source) == (0.5, "Files")
     assert "Prometheus: ConnectionRefused" in found.source_note
@@ -111,8 +114,7 @@ async def test_a_page_that_comes_up_in_time_is_preferred():
 )
 async def test_without_loss_and_step_anywhere_every_reason_is_said(page, log, told):
     polled = Polled(page, log)
-    for _ in range(PAGE_POLLS + 1):
-        found = await polled.poll()
+    found = await polled.polls(PAGE_POLLS + 1)
     assert isinstance(found, Failure)
     assert found.reason == "NoSource"
     assert all(one in found.message for one in told)
@@ -132,8 +134,7 @@ async def test_a_restarted_operator_and_the_next_pod_stay_with_what_the_status_s
 async def test_a_source_that_the_spec_named_before_is_no_choice():
     polled = Polled(log=LOG)
     polled.pinned("Prometheus", "")
-    for _ in range(PAGE_POLLS):
-        found = await polled.poll()
+    found = await polled.polls(PAGE_POLLS)
     assert isinstance(found, Reading)
     assert found.source == "Logs"
 

@@ -118,14 +118,14 @@ class Clock:
 
 @pytest.mark.usefixtures("installed")
 async def test_an_installed_package_is_found_by_its_entry_points(http):
-    assert sources(http).names == ("Auto", "Files", "JSONLines", "Logs", "Prometheus")
+    assert sources(http).names == ("Auto", "Files", "JSONLines", "Logs", "Prometheus", "Push")
     async with Registry.of(provider.Tools(NO_API, http)) as providers:
         assert providers(EXAMPLE) is not providers(make_pool())
         assert providers(EXAMPLE) is providers(make_pool("b", **IN_EXAMPLE_CLOUD)), "one for all pools"
 
 
 async def test_without_it_there_is_what_is_built_in(http):
-    assert sources(http).names == ("Auto", "Files", "Logs", "Prometheus")
+    assert sources(http).names == ("Auto", "Files", "Logs", "Prometheus", "Push")
     async with Registry.of(provider.Tools(NO_API, http)) as providers:
         with pytest.raises(
             Refused,
@@ -159,7 +159,7 @@ JSON_LINES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("known", "reason"), [(("JSONLines", "Logs", "Prometheus"), None), (("Prometheus",), "UnknownMetricSource")]
+    ("known", "reason"), [(("JSONLines", "Logs", "Prometheus", "Push"), None), (("Prometheus",), "UnknownMetricSource")]
 )
 def test_a_run_may_name_a_source_that_the_operator_has(known, reason):
     problem = complaint(make_run(spec=JSON_LINES), (), Defaults(metric_sources=known))
@@ -378,7 +378,7 @@ async def test_a_package_that_is_broken_costs_a_sentence_and_nothing_else(http, 
     text, said = BROKEN[broken]
     package(tmp_path, group, "Broken", f"broken_{broken}", text)
     with on_the_path(tmp_path), caplog.at_level(logging.ERROR):
-        assert sources(http).names == ("Auto", "Files", "JSONLines", "Logs", "Prometheus")
+        assert sources(http).names == ("Auto", "Files", "JSONLines", "Logs", "Prometheus", "Push")
         async with Registry.of(provider.Tools(NO_API, http)) as providers:
             assert isinstance(providers(EXAMPLE), provider.Provider)
             with pytest.raises(Refused, match=r"it has AWSAutoScaling, ExampleCloud\)"):
@@ -393,7 +393,7 @@ async def test_a_package_that_is_broken_costs_a_sentence_and_nothing_else(http, 
 async def test_nobody_takes_the_place_of_what_is_built_in(http, tmp_path, caplog):
     package(tmp_path, SOURCES, "Prometheus", "greedy", "def made(tools):\n    raise AssertionError\n")
     with on_the_path(tmp_path):
-        assert sources(http).names == ("Auto", "Files", "Logs", "Prometheus")
+        assert sources(http).names == ("Auto", "Files", "Logs", "Prometheus", "Push")
     assert Counter(record.getMessage() for record in caplog.records) == {
         f"{SOURCES} 'Prometheus' of greedy is skipped: the name is taken": 1
     }

@@ -11,7 +11,7 @@ from trainingrun_operator.api.exchange import MEASURED_MAX_BYTES, Measured, Meas
 from trainingrun_operator.api.run import MetricNames
 from trainingrun_operator.core.facts.reading import Failure, Reading
 from trainingrun_operator.edge.metrics import prometheus
-from trainingrun_operator.edge.metrics.files import FileSource, of_files
+from trainingrun_operator.edge.metrics.files import FileSource, PushSource, of_files
 from trainingrun_operator.edge.metrics.log.words import names
 from trainingrun_operator.edge.metrics.source import Target, Tools
 
@@ -141,3 +141,42 @@ async def test_any_other_answer_is_a_failure(answer, options, reason):
     found = await asked(answer, **options)
     assert isinstance(found, Failure)
     assert found.reason == reason
+
+
+# -- what was posted -------------------------------------------------------------------------------------------------------
+
+
+async def pushed_reading(pushed):
+    async def handle(_):
+        answer = Measured(pod_uid=make_pod().uid, pushed=pushed)
+        return web.Response(body=answer.model_dump_json(by_alias=True))
+
+    app = web.Application()
+    app.router.add_get("/measured", handle)
+    async with TestServer(app) as server, prometheus.make_session() as http:
+        source = PushSource(Tools(http, logs=None), port=server.port or 0)  # type: ignore[arg-type] # no log is read
+        return await source.read(Target(make_run(), make_pod(ip="127.0.0.1")))
+
+
+async def test_what_a_training_posts_is_read():
+    posted = file("", "Push", loss=(1.5, 20), current_step=(20, 20), current_epoch=(0.5, 20), eval_loss=(0.1, 20))
+    found = await pushed_reading(posted)
+    assert isinstance(found, Reading)
+    assert (found.loss, found.step, found.epoch, found.values["eval_loss"]) == (1.5, 20, 0.5, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("posted", "reason"), [(None, "NothingPushed"), (file("", "Push", total_steps=(100, None)), "NoSuchMetric")]
+)
+async def test_without_a_posted_loss_there_is_no_reading(posted, reason):
+    found = await pushed_reading(posted)
+    assert isinstance(found, Failure)
+    assert found.reason == reason
+
+
+async def test_the_push_of_a_pod_without_an_agent_is_a_failure():
+    async with prometheus.make_session() as http:
+        source = PushSource(Tools(http, logs=None), port=1)  # type: ignore[arg-type] # no log is read
+        found = await source.read(Target(make_run(), make_pod(ip="127.0.0.1")))
+    assert isinstance(found, Failure)
+    assert found.reason == "AgentUnreachable"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.agent.measure import events, tables
+from trainingrun_operator.agent.measure.push import Pushed
 from trainingrun_operator.agent.measure.tables import Values
 from trainingrun_operator.agent.volume.look import open_inside
 from trainingrun_operator.agent.volume.scan import Kind
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EVENTS, STATE, CSV, LINES = "TensorBoard", "TrainerState", "CSV", "JSONLines"
+EVENTS, STATE, CSV, LINES, PUSH = "TensorBoard", "TrainerState", "CSV", "JSONLines", "Push"
 WORK_SECONDS: Final = 1.0
 """Time of one answer in which event files are read; the rest is read at the next one."""
 PIECE_BYTES: Final = 1 << 20
@@ -61,8 +62,9 @@ class _Read:
 class Measures:
     """Reads the files that the last scan has found. Thread-safe."""
 
-    def __init__(self, root: str, pod_uid: str, since_ns: int) -> None:
+    def __init__(self, root: str, pod_uid: str, since_ns: int, pushed: Pushed | None = None) -> None:
         self._root, self._pod_uid, self._since_ns = root, pod_uid, since_ns
+        self._pushed = pushed or Pushed()
         self._working = threading.Lock()
         self._there: Mapping[str, Entry] = {}
         self._known: dict[str, _Read] = {}
@@ -98,7 +100,9 @@ class Measures:
                 log.exception("%s cannot be read as %s.", path, _kind(path))
                 continue
             files.append(_shown(path, read, wall))
-        return Measured(pod_uid=self._pod_uid, files=tuple(files))
+        pushed = self._pushed.newest()
+        told = MeasuredFile(path="", kind=PUSH, age_seconds=pushed[1], values=_named(pushed[0])) if pushed else None
+        return Measured(pod_uid=self._pod_uid, files=tuple(files), pushed=told)
 
     def _read(self, path: str, entry: Entry, deadline: float) -> _Read:
         known = self._known.get(path)
@@ -170,25 +174,26 @@ def _csv(file: int, size: int) -> Values:
 def _state(file: int, size: int) -> Values:
     if size > STATE_MAX:
         return Values()
-    parts = []
-    while part := os.pread(file, PIECE_BYTES, sum(map(len, parts))):
-        parts.append(part)
-    return tables.trainer_state(b"".join(parts).decode(errors="replace"))
+    text = bytearray()
+    while part := os.pread(file, PIECE_BYTES, len(text)):
+        text += part
+    return tables.trainer_state(text.decode(errors="replace"))
 
 
 _READERS: Final[Mapping[str, Callable[[int, int], Values]]] = {LINES: _json_lines, CSV: _csv, STATE: _state}
 
 
 def _shown(path: str, read: _Read, wall: float) -> MeasuredFile:
-    newest = [(name, one) for name, one in read.values.newest.items() if 0 < len(name) <= NAME_MAX][
-        -MEASURED_VALUES_MAX:
-    ]
     return MeasuredFile(
         path=names.to_text(path)[:PATH_MAX],
         kind=_kind(path),
         age_seconds=max(0.0, wall - read.entry.mtime_ns / 1e9),
         behind=read.behind,
-        values=tuple(
-            MeasuredValue(name=names.to_text(name), value=repr(value), step=step) for name, (value, step) in newest
-        ),
+        values=_named(read.values.newest),
     )
+
+
+def _named(newest: Mapping[str, tuple[float, float | None]]) -> tuple[MeasuredValue, ...]:
+    usable = [(name, one) for name, one in newest.items() if 0 < len(name) <= NAME_MAX]
+    kept = usable[-MEASURED_VALUES_MAX:]
+    return tuple(MeasuredValue(name=names.to_text(name), value=repr(value), step=step) for name, (value, step) in kept)

@@ -16,6 +16,7 @@ STEPS: Final = (
     "global_step",
     "training_step",
     "train_step",
+    "current_step",
     "current_steps",
     "iteration",
     "iter",
@@ -57,7 +58,7 @@ def json_lines(text: str, *, whole: bool) -> Values:
         except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
-            found.add_row(_flat(row))
+            found.add_row(row_of(row))
     return found
 
 
@@ -82,7 +83,7 @@ def trainer_state(text: str) -> Values:
     rows = state.get("log_history") if isinstance(state, dict) else None
     for row in rows[-ROWS_MAX:] if isinstance(rows, list) else ():
         if isinstance(row, dict) and "train_runtime" not in row:
-            found.add_row(_flat(row))
+            found.add_row(row_of(row))
     if found.newest and (total := _number(state.get("num_train_epochs"))) is not None:
         found.add("num_train_epochs", total, None)
     return found
@@ -94,7 +95,8 @@ def _lines(text: str, *, whole: bool) -> list[str]:
     return [line for line in (lines if whole else lines[1:]) if line.strip()]
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, float]:
+def row_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of an object; those of objects in it by ``outer/inner``."""
     inner = (
         (f"{outer}/{name}", value) for outer, one in row.items() if isinstance(one, dict) for name, value in one.items()
     )

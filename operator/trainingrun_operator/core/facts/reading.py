@@ -16,6 +16,8 @@ GRADIENT_NORM: Final = "gradientNorm"
 
 PROMETHEUS: Final = "Prometheus"
 """The metric source that reads the pod's metrics page."""
+PUSH: Final = "Push"
+"""The metric source of numbers that the training posts to the agent."""
 FILES: Final = "Files"
 """The metric source that reads the training's files, through the agent."""
 AUTO: Final = "Auto"

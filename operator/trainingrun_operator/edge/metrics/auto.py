@@ -1,6 +1,6 @@
 """The metric source Auto: takes the first source that has the training's loss and step, and stays with it for the whole run.
 
-A page is preferred to files, and files to a log, because names say what a number is. What is readable first is not taken at once: a training may print
+A page and posts are preferred to files, and files to a log, because names say what a number is. What is readable first is not taken at once: a training may print
 before it serves its page. The choice is in the run's status, so that the next pod and the next operator make no other one.
 """
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.core.bounds import clipped
 from trainingrun_operator.core.epochs import counts
-from trainingrun_operator.core.facts.reading import FILES, LOGS, PROMETHEUS, Failure, Reading
-from trainingrun_operator.edge.metrics.files import FileSource
+from trainingrun_operator.core.facts.reading import FILES, LOGS, PROMETHEUS, PUSH, Failure, Reading
+from trainingrun_operator.edge.metrics.files import FileSource, PushSource
 from trainingrun_operator.edge.metrics.log.source import LogSource
 from trainingrun_operator.edge.metrics.prometheus import PrometheusSource
 
@@ -37,6 +37,7 @@ class AutoSource:
     def __init__(self, tools: Tools) -> None:
         self._sources: Mapping[str, MetricSource] = {
             PROMETHEUS: PrometheusSource(tools),
+            PUSH: PushSource(tools),
             FILES: FileSource(tools),
             LOGS: LogSource(tools),
         }

@@ -1,4 +1,4 @@
-"""The metric source Files: takes loss and step from the files that the training writes under its checkpoint path, as its agent reads them.
+"""The metric sources Files and Push: loss and step of the files under the checkpoint path, or as the training posts them, both from the agent.
 
 The names are the training's own, so they are judged as in a log: a name or a folder that says evaluation is none of the training.
 """
@@ -41,30 +41,57 @@ class FileSource:
 
     async def read(self, target: Target) -> Reading | Failure:
         """See `MetricSource`."""
-        if target.pod.rank:
-            return Failure("OtherRank", "The files of rank 0 are read; other ranks write the same numbers.")
-        url = f"http://{target.pod.host}:{self._port}/measured"
-        calls.count(Api.AGENT)
-        try:
-            timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
-            async with self._http.get(url, timeout=timeout, allow_redirects=False) as answer:
-                if answer.status != HTTPStatus.OK:
-                    return Failure(
-                        "HTTPStatus", f"The agent answers {url} with {answer.status}: is it older than the operator?"
-                    )
-                body = bytearray()
-                async for chunk in answer.content.iter_any():
-                    body += chunk
-                    if len(body) > MEASURED_MAX_BYTES:
-                        return Failure("TooLarge", f"{url} is larger than {MEASURED_MAX_BYTES} bytes.")
-            measured = Measured.model_validate_json(body)
-        except ValidationError:
-            return Failure("BadResponse", f"{url} does not answer as an agent.")
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return Failure("AgentUnreachable", f"{url} does not answer ({type(error).__name__}).")
-        if measured.pod_uid != target.pod.uid:
-            return Failure("BadResponse", f"{url} answers for another pod.")
+        measured = await _measured(self._http, target, self._port)
+        if isinstance(measured, Failure):
+            return measured
         return of_files(measured.files, names(target.run.spec.metrics.names))
+
+
+class PushSource:
+    """Implements `MetricSource` for what the training posts."""
+
+    def __init__(self, tools: Tools, *, port: int = api_names.AGENT_PORT) -> None:
+        self._http, self._port = tools.http, port
+
+    async def read(self, target: Target) -> Reading | Failure:
+        """See `MetricSource`."""
+        measured = await _measured(self._http, target, self._port)
+        if isinstance(measured, Failure):
+            return measured
+        if measured.pushed is None:
+            return Failure("NothingPushed", f"The training has posted nothing to ${api_names.PUSH_ENV} yet.")
+        reading = _reading(measured.pushed, names(target.run.spec.metrics.names))
+        if reading is None:
+            return Failure(
+                "NoSuchMetric", "The training has posted no loss under any of the names in spec.metrics.names.loss."
+            )
+        return reading
+
+
+async def _measured(http: aiohttp.ClientSession, target: Target, port: int) -> Measured | Failure:
+    """Return what the agent of a pod has read."""
+    if target.pod.rank:
+        return Failure("OtherRank", "The numbers of rank 0 are read; other ranks have the same ones.")
+    url = f"http://{target.pod.host}:{port}/measured"
+    calls.count(Api.AGENT)
+    try:
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
+        async with http.get(url, timeout=timeout, allow_redirects=False) as answer:
+            if answer.status != HTTPStatus.OK:
+                return Failure(
+                    "HTTPStatus", f"The agent answers {url} with {answer.status}: is it older than the operator?"
+                )
+            body = bytearray()
+            async for chunk in answer.content.iter_any():
+                body += chunk
+                if len(body) > MEASURED_MAX_BYTES:
+                    return Failure("TooLarge", f"{url} is larger than {MEASURED_MAX_BYTES} bytes.")
+        measured = Measured.model_validate_json(body)
+    except ValidationError:
+        return Failure("BadResponse", f"{url} does not answer as an agent.")
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        return Failure("AgentUnreachable", f"{url} does not answer ({type(error).__name__}).")
+    return measured if measured.pod_uid == target.pod.uid else Failure("BadResponse", f"{url} answers for another pod.")
 
 
 def of_files(files: Sequence[MeasuredFile], wanted: Names) -> Reading | Failure:

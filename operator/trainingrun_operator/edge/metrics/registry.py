@@ -7,10 +7,10 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from trainingrun_operator.core.facts.reading import AUTO, FILES, LOGS, PROMETHEUS, Failure, Reading
+from trainingrun_operator.core.facts.reading import AUTO, FILES, LOGS, PROMETHEUS, PUSH, Failure, Reading
 from trainingrun_operator.edge.doors import opened
 from trainingrun_operator.edge.metrics.auto import AutoSource
-from trainingrun_operator.edge.metrics.files import FileSource
+from trainingrun_operator.edge.metrics.files import FileSource, PushSource
 from trainingrun_operator.edge.metrics.log.source import LogSource
 from trainingrun_operator.edge.metrics.prometheus import PrometheusSource
 from trainingrun_operator.edge.metrics.source import MetricSource
@@ -24,6 +24,7 @@ GROUP: Final = "trainingrun_operator.metric_sources"
 """Entry points whose factory takes `Tools` and returns a `MetricSource`."""
 BUILT_IN: Final[Mapping[str, Callable[[Any], MetricSource]]] = {
     PROMETHEUS: PrometheusSource,
+    PUSH: PushSource,
     FILES: FileSource,
     LOGS: LogSource,
     AUTO: AutoSource,

@@ -128,7 +128,7 @@ def test_a_file_that_is_gone_or_breaks_its_reader_does_not_hide_the_others(measu
     def broken(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setitem(module._READERS, "CSV", broken)  # type: ignore[arg-type] # the table is one dict
+    monkeypatch.setitem(module._READERS, "CSV", broken)
     assert [one.path for one in Measured.model_validate_json(measures.page()).files] == ["b.jsonl"]
     assert "metrics.csv cannot be read as CSV" in caplog.text
 

@@ -64,6 +64,7 @@ LOSSES: Final = (
 STEPS: Final = (
     "steps",
     "train_step",
+    "current_step",
     "current_steps",
     "global_steps",
     "iteration",
@@ -72,7 +73,7 @@ STEPS: Final = (
     "num_updates",
     "global_step_max_steps",
 )
-EPOCHS: Final = ("train_epoch",)
+EPOCHS: Final = ("train_epoch", "current_epoch")
 TOTALS: Final = ("num_epochs", "num_train_epochs", "max_epochs")
 
 
