@@ -44,7 +44,8 @@ class Operator:
     memory: Memory = field(default_factory=Memory)
     agent: Any = field(default_factory=make_agent)
 
-    def poll(self, read: Reading | Failure) -> Observed:
+    def poll(self, read: Reading | Failure | None) -> Observed:
+        """Look at the run ten seconds later; None: the metrics are not due."""
         self.now += 10
         pod = make_pod(uid=self.pod_uid)
         facts = Facts(
@@ -53,7 +54,7 @@ class Operator:
             workload=make_observed().workload,
             pods=(pod,),
             reports={} if self.agent is None else {0: self.agent},
-            readings={0: read},
+            readings={} if read is None else {0: read},
         )
         self.memory, seen = remember(self.memory, facts, self.now)
         return seen

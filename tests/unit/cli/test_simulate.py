@@ -121,6 +121,7 @@ def stalled(**more):
         pytest.param(stalled(checkpointStep=200), "auto_complete", id="with the checkpoint of the last step"),
         pytest.param(stalled(checkpointStep=100), None, id="with an older checkpoint"),
         pytest.param(stalled()[:50], None, id="not long enough for the last writes"),
+        pytest.param([*stalled()[:30], {"step": 200, "loss": 1.5}, *stalled()[30:]], "auto_complete", id="one row without a time"),
         pytest.param([{**one, "totalEpochs": 3} for one in stalled()], None, id="not in the last epoch"),
         pytest.param([{k: v for k, v in one.items() if k != "time"} for one in stalled()], None, id="rows without times"),
     ],

@@ -233,6 +233,12 @@ def test_another_metric_source_starts_again():
     assert ended_at(first_end(one, other)) == ("auto_threshold", 1200)
 
 
+def test_a_look_at_which_the_metrics_are_not_due_counts_nothing():
+    one = operator(PLATEAU)
+    before = [one.poll(poll) for poll in evaluations(1.0, 1.1)][-1]
+    assert one.poll(None).watches == before.watches
+
+
 def test_rules_that_are_removed_are_forgotten():
     one = operator(PLATEAU)
     first_end(one, evaluations(1.0, 1.1))
@@ -304,6 +310,9 @@ def test_a_value_that_went_stale_ends_nothing():
         pytest.param(BELOW, [TIMEOUT], "Timeout", id="a failed reading"),
         pytest.param(PLATEAU, rows(2.0, 1.0), "NotSeen", id="a value that never appears"),
         pytest.param(BELOW, rows(), "NeverAdvanced", id="the first step"),
+        pytest.param(
+            PLATEAU, [reading(0, loss=9), reading(100, loss=8), Reading(values={"eval_loss": 1})], "NoObservation", id="a value of no step"
+        ),
         pytest.param(BELOW, [reading(0, loss=9), reading(100, loss=9)], "LossNeverChanged", id="a value that has not changed"),
         pytest.param({**BELOW, "warmupSteps": 500}, rows(2.0, 0.4), "WarmUp", id="in the warm-up"),
         pytest.param(BELOW, rows(2.0, 0.4, nan), "NotFinite", id="NaN now"),
