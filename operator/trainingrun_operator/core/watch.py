@@ -154,7 +154,8 @@ def _folded(known: Watch, rule: StopRule, track: Track, reading: Reading, value:
     if isinstance(value, Failure):
         return replace(known, trouble=value)
     step = int(reading.step) if counts(reading.step) else None
-    read = replace(known, at=now)
+    # From now on it was seen.
+    read = replace(known, at=now, trouble=None if known.at is None else known.trouble)
     if known.first is None:
         read = replace(read, first=value, first_step=step if not track.observations else None)
     read = replace(read, changed=known.changed or not _same(value, read.first) or not isfinite(value))
