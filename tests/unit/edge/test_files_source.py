@@ -95,6 +95,14 @@ def test_files_that_are_written_side_by_side_and_disagree_decide_nothing():
     assert reads(HUGGING_FACE, file("copy/events.out.tfevents.1", age=3, loss=(1.5, 20))).loss == 1.5
 
 
+def test_of_the_states_of_several_checkpoints_the_furthest_counts():
+    states = [
+        file(f"checkpoint-{step}/trainer_state.json", "TrainerState", age, loss=(1 / step, step))
+        for step, age in ((8, 0.5), (24, 0.9), (16, 1.5))
+    ]
+    assert reads(*states).step == 24
+
+
 def test_a_file_that_is_not_read_to_its_end_says_nothing_of_now():
     found = of_files([file(behind=True, loss=(0.1, 5))], names(MetricNames()))
     assert isinstance(found, Failure)

@@ -152,5 +152,5 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
 
 
 def _masked(data: bytes) -> int:
-    crc = checksums.crc32c(data)
+    crc: int = checksums.crc32c(data)
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF

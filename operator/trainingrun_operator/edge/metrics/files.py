@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from trainingrun_operator.api import names as api_names
 from trainingrun_operator.api.exchange import MEASURED_MAX_BYTES, Measured
+from trainingrun_operator.core.epochs import counts
 from trainingrun_operator.core.facts.reading import GRADIENT_NORM, LOSS, Failure, Reading
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.calls import Api
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS: Final = 3.0
 TOGETHER_SECONDS: Final = 60.0
 """Files of one kind that were written within this time of each other are written side by side."""
-KINDS: Final = ("JSONLines", "TensorBoard", "CSV", "TrainerState")
+STATE: Final = "TrainerState"
+KINDS: Final = ("JSONLines", "TensorBoard", "CSV", STATE)
 """The most prompt first: Lightning writes its CSV every 100 steps, Hugging Face's Trainer its state at each save."""
 
 
@@ -103,6 +105,9 @@ def of_files(files: Sequence[MeasuredFile], wanted: Names) -> Reading | Failure:
     kind = min((one.kind for one, _ in known), key=KINDS.index)
     newest = sorted((pair for pair in known if pair[0].kind == kind), key=lambda pair: pair[0].age_seconds)
     (first, reading), others = newest[0], newest[1:]
+    if kind == STATE:
+        # One is in each checkpoint: the newest has the highest step.
+        return max((one for _, one in newest), key=lambda one: one.step if counts(one.step) else -1)
     for other, its in others:
         if other.age_seconds - first.age_seconds <= TOGETHER_SECONDS and its.loss != reading.loss:
             return Failure(

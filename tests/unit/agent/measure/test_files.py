@@ -30,7 +30,7 @@ def write(root, path, data, *, second=10):
 
 
 def look(measures, root):
-    measures.looked(scan(root, Filter()).entries)
+    measures.looked(scan(str(root), Filter()).entries)
     return Measured.model_validate_json(measures.page())
 
 
@@ -122,7 +122,7 @@ def test_a_file_that_is_gone_or_breaks_its_reader_does_not_hide_the_others(measu
     for name in ("a.jsonl", "b.jsonl"):
         write(tmp_path, name, '{"step": 7, "loss": 0.5}\n')
     write(tmp_path, "metrics.csv", "step,loss\n1,2\n")
-    measures.looked(scan(tmp_path, Filter()).entries)
+    measures.looked(scan(str(tmp_path), Filter()).entries)
     (tmp_path / "a.jsonl").unlink()
 
     def broken(*_):
@@ -137,7 +137,7 @@ def test_the_answer_is_bounded(measures, tmp_path):
     row = ", ".join(f'"{"é" * 100}{number}": {number}.123456789' for number in range(500))
     for number in range(50):
         write(tmp_path, f"{'d' * 200}/{number}.jsonl", f"{{{row}}}\n")
-    measures.looked(scan(tmp_path, Filter()).entries)
+    measures.looked(scan(str(tmp_path), Filter()).entries)
     answer = measures.page()
     assert len(answer.encode()) < MEASURED_MAX_BYTES
     assert len(Measured.model_validate_json(answer).files) == MEASURED_FILES_MAX
