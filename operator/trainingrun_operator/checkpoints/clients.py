@@ -21,7 +21,7 @@ from botocore import exceptions
 from botocore.config import Config
 from botocore.credentials import CredentialProvider, CredentialResolver, Credentials, ReadOnlyCredentials
 
-from trainingrun_operator.checkpoints import bucket_owner
+from trainingrun_operator.checkpoints import bucket_owner, requester_pays
 from trainingrun_operator.checkpoints.answers import slim_list
 from trainingrun_operator.checkpoints.fair_cache import FairCache
 from trainingrun_operator.checkpoints.metadata_guard import guarded
@@ -143,6 +143,7 @@ class Clients:
             # Each new connection reads the file, so it stays as long as the client.
             weakref.finalize(client, Path(ca_file).unlink, missing_ok=True)
         bucket_owner.expect(client.meta.events, access.expected_bucket_owner)
+        requester_pays.accept(client.meta.events, pays=access.requester_pays)
         client.meta.events.register("before-parse.s3.ListObjectsV2", slim_list)
         if self._watch is not None:
             self._watch(client.meta.events)

@@ -475,6 +475,10 @@ async def test_a_wanted_commit_that_does_not_verify_is_a_mismatch_though_an_olde
     found = await store.find(access, layout, lambda _: True, fall_back=True)
     assert isinstance(found, Verified)
     assert found.key == shipment.commit_key
+    assert [one.key for one in found.passed_over] == [newer.commit_key]
+    found = await store.find(access, layout, lambda commit: commit.order == shipment.order, fall_back=True)
+    assert isinstance(found, Verified)
+    assert found.passed_over == (), "Others are not asked for."
 
 
 async def test_the_complaint_about_the_newest_is_the_answer_when_none_verifies(store, access, layout, shipment):

@@ -206,9 +206,10 @@ def _at_last(seen: Observed, stop: Termination) -> tuple[Saved | None, str | Non
     if saved is None or saved.final or stop.data_loss:
         return saved, None
     if saved.gave_up:
-        return saved.model_copy(update={"note": "", "gave_up": False}), f"{UNSAVED} {proving.nothing_after(saved)}"
+        given_up = saved.model_copy(update={"note": "", "gave_up": False})
+        return given_up, proving.loss_after(seen, saved, UNSAVED)
     if saved.commit and any(pod.lost for pod in seen.pods):
-        return saved, f"The machine was lost before its last files were saved. {proving.nothing_after(saved)}"
+        return saved, proving.loss_after(seen, saved, "The machine was lost before its last files were saved.")
     return saved, None
 
 

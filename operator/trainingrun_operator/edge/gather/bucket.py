@@ -9,9 +9,10 @@ from weakref import WeakValueDictionary
 from trainingrun_operator.api import names
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Phase
+from trainingrun_operator.checkpoints.keys import order_of_commit
 from trainingrun_operator.checkpoints.s3 import Access
 from trainingrun_operator.core import identity
-from trainingrun_operator.core.destinations import allowed, layout_of
+from trainingrun_operator.core.destinations import allowed, valid_layout
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.run import Problem
 from trainingrun_operator.core.stop.requests import save_request
@@ -48,6 +49,8 @@ class BucketAnswer:
     """A commit that verified."""
     unverifiable: str = ""
     """Key of a reported commit that does not verify."""
+    refuted: tuple[Mismatch, ...] = ()
+    """Commits that do not verify."""
 
 
 class BucketReader:
@@ -77,7 +80,9 @@ class BucketReader:
         stop = run.status.termination
         if run.spec.checkpoint.mode is CheckpointMode.DISABLED or (stop is not None and stop.phase in _SILENT):
             return BucketAnswer()
-        layout = layout_of(run)
+        layout = valid_layout(run)
+        if isinstance(layout, Problem):
+            return BucketAnswer(Unreachable(layout.reason, layout.message))
         wanted = _wanted(run, pods)
         shipped = _shipped(layout, reports, memory)
         all_gone = stop is not None and stop.phase is Phase.DELETING and all(pod.lost for pod in pods)
@@ -96,7 +101,8 @@ class BucketReader:
         fresh = stop is not None and stop.phase is Phase.VERIFYING
         answer = await self._store.find(access, layout, wanted, max_age_seconds=0 if fresh else PROOF_SECONDS)
         if answer is not None:
-            return BucketAnswer(answer, answer if isinstance(answer, Verified) else None)
+            proven = answer if isinstance(answer, Verified) else None
+            return BucketAnswer(answer, proven, refuted=(answer,) if isinstance(answer, Mismatch) else ())
         return BucketAnswer() if any(pod.holds_files for pod in pods) else await self._newest(access, layout)
 
     async def access(self, run: Run) -> Access | Problem:
@@ -113,7 +119,9 @@ class BucketReader:
         if s3.credentials_secret_name:
             access = access_of(run.spec, await self._kube.secret(run.namespace, s3.credentials_secret_name))
         else:
-            access = Access(endpoint_url=s3.endpoint_url, region=s3.region, own_identity=True)
+            access = Access(
+                endpoint_url=s3.endpoint_url, region=s3.region, requester_pays=s3.requester_pays, own_identity=True
+            )
         if isinstance(access, Problem):
             return access
         access = replace(access, expected_bucket_owner=destination.expected_bucket_owner, owner=run.namespace)
@@ -123,16 +131,22 @@ class BucketReader:
     async def _newest(self, access: Access, layout: Layout) -> BucketAnswer:
         """Return the newest verified commit after the last pod. Only a failure to read the bucket is an answer."""
         found = await self._store.find(access, layout, lambda _: True, fall_back=True)
-        return BucketAnswer(
-            found if isinstance(found, Unreachable) else None, found if isinstance(found, Verified) else None
-        )
+        match found:
+            case Verified():
+                return BucketAnswer(verified=found, refuted=found.passed_over)
+            case Mismatch():
+                return BucketAnswer(refuted=(found,))
+            case _:
+                return BucketAnswer(found)
 
     async def _new(self, access: Access, layout: Layout, key: str) -> BucketAnswer:
         """Verify a checkpoint while the training runs."""
         found = await self._store.verify(access, layout, key)
         if isinstance(found, Verified):
             return BucketAnswer(verified=found)
-        return BucketAnswer(found, unverifiable=key if isinstance(found, Mismatch) else "")
+        if isinstance(found, Mismatch):
+            return BucketAnswer(found, unverifiable=key, refuted=(found,))
+        return BucketAnswer(found)
 
 
 def access_of(spec: TrainingRunSpec, secret: dict[str, bytes] | None) -> Access | Problem:
@@ -155,6 +169,7 @@ def access_of(spec: TrainingRunSpec, secret: dict[str, bytes] | None) -> Access 
     return Access(
         endpoint_url=s3.endpoint_url,
         region=s3.region,
+        requester_pays=s3.requester_pays,
         access_key=text[names.ACCESS_KEY],
         secret_key=text[names.SECRET_KEY],
         session_token=text.get(names.SESSION_TOKEN, ""),
@@ -171,4 +186,5 @@ def _shipped(layout: Layout, reports: Mapping[int, AgentReport], memory: Memory)
     """Return the key of a reported commit that is not verified yet; None: there is none."""
     known = {memory.verified.key if memory.verified is not None else "", memory.unverifiable}
     keys = (report.commit.key for report in reports.values() if report.commit is not None)
-    return next((key for key in keys if key not in known and layout.owns(key)), None)
+    new = (key for key in keys if key not in known and order_of_commit(key) not in memory.refuted)
+    return next((key for key in new if layout.owns(key)), None)

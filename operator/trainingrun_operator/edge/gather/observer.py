@@ -153,6 +153,7 @@ class Observer:
             answer=said.answer,
             verified=said.verified,
             unverifiable=said.unverifiable,
+            refuted=said.refuted,
             identities=identities,
             nodes=nodes,
             ending_runs=self._cache.ending_runs() if rescue.releases(run.status.termination) else frozenset(),

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
-from trainingrun_operator.checkpoints import s3
+from trainingrun_operator.checkpoints import regions, s3
 from trainingrun_operator.checkpoints.clients import CALLS_PER_ACCESS, SERVERS, Clients
 from trainingrun_operator.checkpoints.documents import (
     COMMIT_MAX_BYTES,
@@ -68,13 +68,12 @@ NEWEST: Final = 64
 
 _ADVICE: Final = {
     "NoSuchBucket": "there is no such bucket: create it, or correct spec.checkpoint.destination",
-    "AccessDenied": "these credentials may not read it: allow s3:ListBucket and s3:GetObject on the destination",
+    "AccessDenied": "these credentials may not read it: allow s3:ListBucket and s3:GetObject on the destination, and set"
+    " spec.checkpoint.s3.requesterPays if it is a Requester Pays bucket",
     "InvalidAccessKeyId": "there is no such access key: correct AWS_ACCESS_KEY_ID in the credentials Secret",
     "SignatureDoesNotMatch": "the secret key does not match the access key: correct AWS_SECRET_ACCESS_KEY in the credentials Secret",
     "ExpiredToken": "the session token has expired: renew the credentials Secret",
     "InvalidToken": "the session token is not accepted: correct AWS_SESSION_TOKEN in the credentials Secret",
-    "PermanentRedirect": "it is in another region: correct spec.checkpoint.s3.region",
-    "AuthorizationHeaderMalformed": "it is in another region: correct spec.checkpoint.s3.region",
     "RequestTimeTooSkewed": "the clocks of operator and store differ: correct the one that is wrong",
     "NoCredentials": "there are no credentials: write AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the credentials Secret",
     "CertificateNotTrusted": "the server's certificate is not trusted: put its CA as ca.crt in the credentials Secret",
@@ -89,7 +88,8 @@ _ADVICE: Final = {
     "InternalError": "the store reports an internal error: the request is retried",
 }
 _OWN_ADVICE: Final = {
-    "AccessDenied": "the operator's own role may not read it: allow what kubectl trainingrun policy s3://BUCKET/PREFIX --for operator prints",
+    "AccessDenied": "the operator's own role may not read it: allow what kubectl trainingrun policy s3://BUCKET/PREFIX --for operator prints,"
+    " and set spec.checkpoint.s3.requesterPays if it is a Requester Pays bucket",
     "InvalidAccessKeyId": "the store does not know the operator's own credentials: correct them, or name a Secret in spec.checkpoint.s3.credentialsSecretName",
     "SignatureDoesNotMatch": "the store does not accept the operator's own credentials: correct them",
     "ExpiredToken": "the operator's own session has expired: its role is asked again",
@@ -211,6 +211,7 @@ class Store:
         if isinstance(keys, Unreachable):
             return keys
         complaint: Mismatch | None = None
+        over: list[Mismatch] = []
         for key in keys[:depth]:
             found = await self._prove_if(access, layout, key, wanted, max_age_seconds)
             if found is None:
@@ -218,7 +219,8 @@ class Store:
             # An unreadable commit is skipped, and reported only if it is the newest.
             read = _Place.of(access, layout, key) in self._known
             if not isinstance(found, Mismatch) or (read and not fall_back):
-                return found
+                return replace(found, passed_over=tuple(over)) if over and isinstance(found, Verified) else found
+            over.append(found)
             complaint = complaint or (found if read or key == keys[0] else None)
         return complaint
 
@@ -362,4 +364,6 @@ def unreachable(access: Access, bucket: str, error: Exception) -> Unreachable:
     code = s3.code_of(error)
     known = _ADVICE | _OWN_ADVICE if access.own_identity else _ADVICE
     advice = known.get(code, "the store refuses: see the code in its documentation")
+    if code in regions.CODES:
+        advice = f"it is in another region{regions.other_region(error)}: correct spec.checkpoint.s3.region, and endpointURL if it names one"
     return Unreachable(code, f"Bucket {bucket} at {access.where} cannot be read ({code}): {advice}.")

@@ -259,17 +259,21 @@ def test_a_pod_that_went_before_anybody_saw_it_may_have_trained():
     seen = make_observed(run=make_run(status=NEVER_STARTED), pods=(), agent=None, workload=make_workload(failed=1))
     stop = advanced(seen)
     assert stop.phase is Phase.DELETING
-    assert stop.data_loss == LOST_ALL.removesuffix("; 245 s of training in all.") + "."
+    assert stop.data_loss == LOST_ALL.replace("; 245 s of training in all.", ".")
 
 
+IN_THE_POD = (
+    "Those files were in an emptyDir of the operator (the template mounts no volume at spec.checkpoint.path),"
+    " which ends with its pod."
+)
 LOST_TAIL = (
     "The pod ended before its last files were saved. The last commit is"
-    " s3://bucket/runs/ml/bert/0a1b2c3d-run/r0/i1-g0007-pod/checkpoint-1200; files written after it are lost."
-    " Missing: 100 steps, 1201 to 1300."
+    " s3://bucket/runs/ml/bert/0a1b2c3d-run/r0/i1-g0007-pod/checkpoint-1200; files written after it are not in the bucket."
+    f" Missing: 100 steps, 1201 to 1300. {IN_THE_POD}"
 )
 LOST_ALL = (
     "The pod ended before anything was saved: the bucket has nothing of this run."
-    " Missing: 1300 steps, 1 to 1300; 245 s of training in all."
+    f" Missing: 1300 steps, 1 to 1300; 245 s of training in all. {IN_THE_POD}"
 )
 
 
@@ -432,7 +436,7 @@ def test_a_namespace_that_is_deleted_is_not_held(phase):
     assert stop.phase is Phase.DELETING
     assert stop.data_loss == (
         "Ended without proof (the namespace is being deleted, and the pods in it are gone)."
-        " The bucket cannot be read: s3://bucket answers AccessDenied."
+        f" The bucket cannot be read: s3://bucket answers AccessDenied. {IN_THE_POD}"
     )
     assert stop.saved.commit.endswith("i1-g0007.json"), "What was proven before is named."
     assert ("DataLoss", True) in told(seen)
@@ -679,7 +683,7 @@ def test_a_training_that_started_after_all_is_saved_behind_its_gate():
     assert advanced(stopping_at(Phase.DELETING, **OPEN, stop=nothing, answer=saved)).saved == proving.saved_from(saved)
     given_up = {"saved": Saved(note=UNSAVED, gave_up=True)}
     gone = stopping_at(Phase.DELETING, stop=given_up, workload=make_workload(suspended=True), pods=())
-    assert advanced(gone).data_loss == f"{UNSAVED} The bucket has nothing of this run."
+    assert advanced(gone).data_loss == f"{UNSAVED} The bucket has nothing of this run. {IN_THE_POD}"
 
 
 def test_what_cannot_be_saved_after_the_proof_is_given_up_and_said():
@@ -698,8 +702,10 @@ def test_what_cannot_be_saved_after_the_proof_is_given_up_and_said():
     lost = advanced(stopping_at(Phase.DELETING, **gone))
     assert (lost.saved, lost.data_loss) == (
         make_saved(final=False),
-        f"{UNSAVED} {proving.nothing_after(make_saved())}",
+        proving.loss_after(stopping_at(Phase.DELETING, **gone), make_saved(), UNSAVED),
     )
+    assert lost.data_loss.startswith(f"{UNSAVED} The last commit is s3://")
+    assert lost.data_loss.endswith(f"files written after it are not in the bucket. {IN_THE_POD}")
     assert advanced(stopping_at(Phase.DELETING, **gone, verified=NEWER)).data_loss is None, "The last try did it."
 
 

@@ -57,6 +57,8 @@ from fakes import (
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import CommitSeen, SaveRequest
 from trainingrun_operator.api.status import NodePhase, Phase
+from trainingrun_operator.checkpoints.documents import RankManifest
+from trainingrun_operator.checkpoints.keys import Order
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.destinations import destinations_of
@@ -745,6 +747,52 @@ async def test_a_destination_that_is_not_allowed_any_more_gets_no_request_and_no
     assert f"GET {SECRET}" not in place.calls
 
 
+async def test_a_job_whose_destination_is_refused_by_now_gets_words_and_no_request(place):
+    place.watched()
+    spec = {"checkpoint": checkpoint_spec(destination="s3://runs--usw2-az1--x-s3/a")}
+    seen = await place.look(spec=spec, stop=make_stop(Phase.SAVING))
+    assert isinstance(seen.answer, Unreachable)
+    assert seen.answer.code == "InvalidDestination"
+    assert "is the name of a directory bucket" in seen.answer.message
+    assert place.store.asked == []
+
+
+async def test_who_pays_is_said_as_the_run_says_it(place):
+    place.watched()
+    for pays in (True, False):
+        s3 = {"credentialsSecretName": "s3-credentials", "requesterPays": pays}
+        await place.look(spec={"checkpoint": checkpoint_spec(s3=s3)}, stop=make_stop(Phase.SAVING))
+        assert place.store.accesses[-1].requester_pays is pays
+
+
+async def test_a_commit_that_does_not_verify_any_more_is_known(place):
+    place.watched()
+    place.store.commits = [make_mismatch()]
+    seen = await place.look(stop=make_stop(Phase.VERIFYING))
+    assert seen.refuted == {Order(1, 7): make_mismatch().complaint}
+
+
+async def test_after_the_last_pod_the_newer_ones_that_do_not_verify_are_known(place):
+    place.api.put(stored_job())
+    older = make_verified(generation=6, termination_id=None)
+
+    async def find(access, layout, wanted, **_):
+        return None if not wanted(older.commit) else replace(older, passed_over=(make_mismatch(),))
+
+    place.store.find = find
+    seen = await place.look(stop=make_stop(Phase.SAVING))
+    assert seen.verified.key == older.key
+    assert list(seen.refuted) == [Order(1, 7)]
+
+    async def none_verifies(access, layout, wanted, **_):
+        return None if not wanted(older.commit) else make_mismatch(key=older.key)
+
+    place.store.find = none_verifies
+    seen = await place.look(stop=make_stop(Phase.SAVING))
+    assert seen.verified is None
+    assert list(seen.refuted) == [Order(1, 6), Order(1, 7)]
+
+
 async def test_the_bucket_must_belong_to_whom_the_list_says(place):
     place.watched()
     await place.look(stop=make_stop(Phase.SAVING))
@@ -1183,6 +1231,31 @@ async def test_what_a_run_may_not_start_from_is_not_asked_for(place, restore_fro
     assert (seen.problem.reason, seen.origin) == ("RestoreNotAllowed", None)
     assert OTHER_UID not in seen.problem.message.replace(str(restore_from.get("uri")), "")
     assert place.store.asked == [], "The bucket gets no request."
+
+
+async def test_a_named_generation_may_be_older_than_what_a_search_reads(place):
+    uri = f"s3://bucket/runs/ml/bert-1/{OTHER_UID}"
+    named = "i1-g0007-bert-0"
+    asked = []
+
+    async def verify(access, layout, key):
+        asked.append((layout.base, key))
+        manifest = RankManifest(rank=0, incarnation=1, key=f"{layout.base}r0/{named}.manifest.json", sha256="x")
+        return make_verified(termination_id=None, ranks=(manifest,))
+
+    async def find(access, layout, wanted, **_):
+        return None
+
+    place.store.verify, place.store.find = verify, find
+    seen = await place.look(spec=starting_from(uri=f"{uri}/r0/{named}"))
+    base = f"runs/ml/bert-1/{OTHER_UID}/"
+    assert asked == [(base, f"{base}commits/i1-g0007.json")]
+    assert seen.problem is None
+    assert seen.origin.folder == f"{base}r0/{named}/"
+    place.clock.now += 30
+    other = await place.look(spec=starting_from(uri=f"{uri}/r0/i1-g0003-pod"))
+    assert other.problem.reason == "NothingToRestore", "What is there is of another generation."
+    assert "there is no commit of that checkpoint (the newest 64 commits are read)" in other.problem.message
 
 
 @pytest.mark.parametrize(
