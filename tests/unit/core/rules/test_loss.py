@@ -127,7 +127,7 @@ def test_a_default_threshold_says_why_it_does_not_count(track, reason):
 def test_only_a_negative_threshold_is_switched_off(written, off):
     said = loss.switched_off(make_spec(autoStopLoss=written))
     assert bool(said) == off
-    assert ("not supported yet" in said) == (written == -0.5), "It may be written as a threshold."
+    assert ("write a stop rule" in said) == (written == -0.5), "It may be written as a threshold."
 
 
 @pytest.mark.parametrize(
