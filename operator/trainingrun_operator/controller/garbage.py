@@ -27,7 +27,10 @@ THAW_SECONDS: Final = 60
 """Between two of those."""
 UNLIMITED_BYTES: Final = 2**30
 """Taken for the limit of a container that has none."""
-LIMITS: Final[tuple[Path, ...]] = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+LIMITS: Final[tuple[Path, ...]] = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 """Of cgroup v2 and v1."""
 _STATM: Final = Path("/proc/self/statm")
 

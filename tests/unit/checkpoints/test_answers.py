@@ -10,7 +10,8 @@ import weakref
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from botocore.awsrequest import AWSResponse
@@ -179,7 +180,8 @@ def fail(kept, wrap):
 @pytest.mark.parametrize("wrap", ["not at all", "by botocore", "as its cause"])
 def test_of_a_failed_call_nothing_waits_in_memory_for_a_collection_of_garbage(wrap):
     kept: list[weakref.ref[Megabytes]] = []
-    door = Door(cast("Any", None), ACCESS, asyncio.Semaphore())
+    nothing: Any = SimpleNamespace(client=None)
+    door = Door(nothing, ACCESS, nothing, nothing, nothing)
     gc.disable()
     try:
         with pytest.raises((ValueError, HTTPClientError)):
