@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from botocore.awsrequest import AWSResponse
@@ -20,7 +20,7 @@ from urllib3.response import HTTPResponse
 
 from trainingrun_operator.checkpoints import s3
 from trainingrun_operator.checkpoints.answers import BoundedAnswers, TooMuchError, slim_list, whole
-from trainingrun_operator.checkpoints.clients import Door, Shared
+from trainingrun_operator.checkpoints.clients import Door
 from trainingrun_operator.checkpoints.keys import Layout
 from trainingrun_operator.core.facts.bucket import Unreachable
 from trainingrun_operator.edge.gather.store import REFUSED_SECONDS, Access, Store
@@ -180,8 +180,8 @@ def fail(kept, wrap):
 @pytest.mark.parametrize("wrap", ["not at all", "by botocore", "as its cause"])
 def test_of_a_failed_call_nothing_waits_in_memory_for_a_collection_of_garbage(wrap):
     kept: list[weakref.ref[Megabytes]] = []
-    server: Any = SimpleNamespace(client=None)
-    door = Door(server, ACCESS, Shared(), cast("Any", None), cast("Any", None))
+    nothing: Any = SimpleNamespace(client=None)
+    door = Door(nothing, ACCESS, nothing, nothing, nothing)
     gc.disable()
     try:
         with pytest.raises((ValueError, HTTPClientError)):
