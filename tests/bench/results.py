@@ -30,24 +30,46 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """How work is counted."""
+
+    unit: str
+    """Of the rate."""
+    one: int
+    """So much work is one of the unit."""
+    cost: str
+    """Of the CPU time, in a table."""
+    much: int
+    """So much work is what the CPU time is of."""
+    key: str
+    """Of the CPU time, in the results' file."""
+
+
+BYTES: Final = Measure(UNIT, MB, "CPU s per GB", GB, "cpu_s_per_gb")
+OBJECTS: Final = Measure("objects/s", 1, "CPU s per 1,000", 1000, "cpu_s_per_1000")
+
+
+@dataclass(frozen=True)
 class Medians:
     """One client's work, several times."""
 
     rate: float
-    """MB/s."""
-    cpu_seconds_per_gb: float
+    cpu_seconds: float
+    """For much work."""
     peak_rss_mib: float
+    measure: Measure = BYTES
 
     @classmethod
-    def of(cls, total_bytes: int, measured: Sequence[Measured]) -> Medians:
+    def of(cls, work: int, measured: Sequence[Measured], measure: Measure = BYTES) -> Medians:
         return cls(
-            median(total_bytes / MB / one.seconds for one in measured),
-            median(one.cpu_seconds / (total_bytes / GB) for one in measured),
+            median(work / measure.one / one.seconds for one in measured),
+            median(one.cpu_seconds / (work / measure.much) for one in measured),
             median(one.peak_rss_mib for one in measured),
+            measure,
         )
 
     def costs(self) -> dict[str, float]:
-        return {"cpu_s_per_gb": round(self.cpu_seconds_per_gb, 2), "peak_rss_mib": round(self.peak_rss_mib, 1)}
+        return {self.measure.key: round(self.cpu_seconds, 2), "peak_rss_mib": round(self.peak_rss_mib, 1)}
 
 
 @dataclass(frozen=True)
@@ -59,6 +81,7 @@ class Row:
     """By client; `OURS` is ours."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Why a client has no figures."""
+    measure: Measure = BYTES
 
     @property
     def peers(self) -> list[str]:
@@ -72,7 +95,7 @@ class Row:
 
     def document(self) -> dict[str, Any]:
         """The row in the results' file."""
-        found: dict[str, Any] = {"unit": UNIT}
+        found: dict[str, Any] = {"unit": self.measure.unit}
         if ours := self.medians.get(OURS):
             found |= {"ours": round(ours.rate, 1), **ours.costs()}
         found["peers"] = {}
@@ -91,12 +114,12 @@ class Row:
         """The row for a person."""
         made = Table(title=self.name, title_justify="left")
         made.add_column("client")
-        for title in (UNIT, "ours / it", "CPU s per GB", "peak RSS MiB"):
+        for title in (self.measure.unit, "ours / it", self.measure.cost, "peak RSS MiB"):
             made.add_column(title, justify="right")
         for client in [OURS, *self.peers] if OURS in self.medians else self.peers:
             one, ratio = self.medians[client], None if client == OURS else self.ratio(client)
             said = "" if ratio is None else f"{ratio:.2f}"
-            made.add_row(client, f"{one.rate:.0f}", said, f"{one.cpu_seconds_per_gb:.2f}", f"{one.peak_rss_mib:.0f}")
+            made.add_row(client, f"{one.rate:.0f}", said, f"{one.cpu_seconds:.2f}", f"{one.peak_rss_mib:.0f}")
         for client, reason in self.missing.items():
             made.add_row(client, "missing", f"[dim]{escape(reason)}[/dim]")
         return made

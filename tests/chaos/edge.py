@@ -263,6 +263,18 @@ class ApiServer:
         return await self._write(effect, change)
 
     async def suspend_job(self, namespace: str, name: str, uid: str, generation: int, *, suspend: bool) -> Json:
+        def start() -> Json:
+            sim = self._sim(name.removesuffix(RESCUE))
+            if sim.rescue is None:
+                raise KubeError(404, "NotFound", f"Job {name} is gone")
+            if (sim.rescue.uid, sim.rescue.generation) != (uid, generation):
+                raise KubeError(422, "Invalid", "testing /metadata/uid or /metadata/generation failed")
+            self.world.start_rescue(sim)
+            return stored_rescue(sim) or {}
+
+        if name.endswith(RESCUE):
+            return await self._write("StartRescue", start)
+
         def change() -> Json:
             sim = self._job(name, uid)
             if sim.must_have_job.generation != generation:

@@ -74,7 +74,9 @@ def stored_rescue(sim: SimRun) -> Json | None:
             "namespace": NAMESPACE,
             "uid": sim.rescue.uid,
             "labels": {names.RUN_LABEL: sim.name, names.RESCUE_LABEL: sim.rescue.termination_id},
+            "generation": sim.rescue.generation,
         },
+        "spec": {"suspend": sim.rescue.suspended},
     }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from chaos.edge import ApiServer, Bucket, Cloud, Pages
 from chaos.loop import loop
 from chaos.objects import stored_job
+from chaos.world import RELEASE_SECONDS
 
 from trainingrun_operator.controller.front import Watch
 from trainingrun_operator.controller.reconciler import Reconciler
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.core.observed import Observed
 
-DEFAULTS: Final = Defaults(node_removal_seconds=20)
+DEFAULTS: Final = Defaults(node_removal_seconds=RELEASE_SECONDS)
 RELIST_SECONDS: Final = 300.0
 Json = dict[str, Any]
 

@@ -144,6 +144,27 @@ def test_what_a_dead_pod_has_left_in_a_claim_is_saved(kind, trouble):
     assert dict(story.world.releases) == ({} if "node_lost_at" in trouble else {"i-1": 1})
 
 
+@pytest.mark.parametrize("seconds", [pytest.param(15.0, id="15 s"), pytest.param(300.0, id="until all is over")])
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        *(pytest.param(Scenario("user stop", claim=kind, evicted_at=42), id=f"stopped: {kind}") for kind in CLAIMS),
+        pytest.param(
+            Scenario("exit", claim="shared", suspended=(40, 150), evicted_at=42, leaves_after=10),
+            id="suspended, and resumed while it stands still",
+        ),
+    ],
+)
+def test_no_rescue_begins_after_its_stop_however_long_an_operator_stands_still(scenario, seconds):
+    """In the request itself: what it asks for is done when another operator has come to the end of the stop, or the run trains again."""
+    undisturbed = told(scenario)
+    assert undisturbed.world.runs[0].rescues == 1
+    for number, effect in enumerate(undisturbed.effects):
+        if effect in ("Advance", "CreateRescue", "StartRescue", "SuspendWorkload", "DeleteRescue"):
+            story = told(replace(scenario, faults=((number, Fault("paused", seconds)),)))
+            assert story.faulted["paused"] == 1
+
+
 SUSPENDED = [
     pytest.param(Scenario("exit", suspended=(20, 100)), 2, id="resumed, it goes on and completes"),
     pytest.param(Scenario("exit", suspended=(20, 26)), 2, id="resumed while it is being suspended"),

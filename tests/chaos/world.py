@@ -36,6 +36,8 @@ ENDING_SECONDS: Final = 4.0
 """From the SIGTERM of a kubelet to the end of the last container."""
 MACHINE_SECONDS: Final = 15.0
 """To boot one, and to terminate one."""
+RELEASE_SECONDS: Final = 20.0
+"""How long a rescue waits for the release of the run's nodes."""
 EVICTION_SECONDS: Final = 60.0
 """How long pods are left alone on a Node that has fallen silent."""
 ORDER: Final = {
@@ -140,7 +142,9 @@ class SimRescue:
 
     uid: str
     termination_id: str
-    created_at: float
+    started_at: float = NEVER
+    suspended: bool = True
+    generation: int = 1
     pod: SimPod | None = None
 
 
@@ -586,7 +590,7 @@ class World:
         rescue = sim.rescue
         if rescue is None:
             return
-        if rescue.pod is None and self.now >= rescue.created_at + 3:
+        if rescue.pod is None and self.now >= rescue.started_at + 3:
             rescue.pod = SimPod(f"{rescue.uid}-pod", rescue.uid, self.wall(), phase="Running", training=Training.EXITED)
             sim.changed += 1
         if rescue.pod is not None:
@@ -594,22 +598,13 @@ class World:
             self._agent(sim, rescue.pod)
 
     def create_rescue(self, sim: SimRun, manifest: Json) -> None:
-        """Start the rescue Job; complain if a GPU is still in use for it.
-
-        An operator that was frozen in the request itself may create one after its stop is over: the next look deletes it.
-        """
+        """Store the rescue Job; one that is not suspended starts at once."""
         sim.rescues += 1
         labels = manifest["metadata"]["labels"]
-        sim.rescue = SimRescue(f"{sim.name}-rescue-{sim.rescues}", labels[names.RESCUE_LABEL], self.now)
+        sim.rescue = SimRescue(f"{sim.name}-rescue-{sim.rescues}", labels[names.RESCUE_LABEL])
         sim.changed += 1
-        busy = [
-            pod.uid
-            for pod in sim.pods
-            if not pod.over and (pod.machine is None or pod.machine.state is Instance.RUNNING)
-        ]
-        stop = sim.run.status.termination
-        if busy and stop is not None and stop.id == sim.rescue.termination_id:
-            self.complaints.append(f"{sim.name}: a rescue begins while {', '.join(busy)} may use a GPU")
+        if not manifest["spec"].get("suspend"):
+            self.start_rescue(sim)
         pod = manifest["spec"]["template"]["spec"]
         if "gpu" in str(pod["containers"]) or any(not mount.get("readOnly") for mount in _of_claim(pod)):
             self.complaints.append(f"{sim.name}: a rescue wants a GPU, or writes to the claim")
@@ -617,15 +612,35 @@ class World:
         here = [
             m.id for m in self.machines if m.state is Instance.RUNNING and any(p.machine is m for p in sim.all_pods)
         ]
-        if self.scenario.claim == "shared" and here and not self._release_may_wait():
+        if self.scenario.claim == "shared" and here and not self._release_may_wait(sim):
             self.complaints.append(f"{sim.name}: a rescue begins before {', '.join(here)} is released")
         if self.scenario.claim == "disk" and not bound:
             self.complaints.append(f"{sim.name}: a rescue may run where the disk is not")
 
-    def _release_may_wait(self) -> bool:
-        """Whether others keep a node from being released."""
+    def start_rescue(self, sim: SimRun) -> None:
+        """Let the rescue Job make its pod; complain if its stop is over, or if a GPU is still in use."""
+        assert sim.rescue is not None
+        sim.rescue.suspended, sim.rescue.started_at = False, self.now
+        sim.rescue.generation += 1
+        sim.changed += 1
+        stop = sim.run.status.termination
+        if stop is None or stop.id != sim.rescue.termination_id or ORDER[stop.phase] > ORDER[Phase.DELETING]:
+            self.complaints.append(f"{sim.name}: the rescue of {sim.rescue.termination_id} begins after that is over")
+        busy = [
+            pod.uid
+            for pod in sim.pods
+            if not pod.over and (pod.machine is None or pod.machine.state is Instance.RUNNING)
+        ]
+        if busy:
+            self.complaints.append(f"{sim.name}: a rescue begins while {', '.join(busy)} may use a GPU")
+
+    def _release_may_wait(self, sim: SimRun) -> bool:
+        """Whether others keep a node from being released, or it has had its time."""
+        stop = sim.run.status.termination
+        hours, minutes, seconds = (int(part) for part in (stop.phase_at if stop else self.wall())[11:19].split(":"))
         return (
-            any(getattr(self.scenario, name) != (0, 0) for name in ("guest", "cloud_away", "api_away"))
+            self.now - (hours * 3600 + minutes * 60 + seconds) >= RELEASE_SECONDS
+            or any(getattr(self.scenario, name) != (0, 0) for name in ("guest", "cloud_away", "api_away"))
             or len(self.runs) > 1
         )
 

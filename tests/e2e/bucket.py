@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-STORY = ("/run.json", "/curve.json", "/log.txt.gz")
+STORY = re.compile(r"/(run\.json|curve\.json|log(-\d+)?\.txt\.gz)\Z")
 TRIES, PAUSE_SECONDS = 6, 2.0
 
 
@@ -71,7 +72,7 @@ class Bucket:
 
     def etags(self, prefix: str) -> dict[str, str]:
         """Every object with what identifies its bytes, without a run's story, which comes some seconds after its end."""
-        return {one["Key"]: one["ETag"] for one in self.objects(prefix) if not one["Key"].endswith(STORY)}
+        return {one["Key"]: one["ETag"] for one in self.objects(prefix) if not STORY.search(one["Key"])}
 
     def read(self, key: str) -> bytes:
         def whole() -> bytes:

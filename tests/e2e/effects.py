@@ -23,7 +23,7 @@ class Kind(NamedTuple):
 KINDS: Final = (
     Kind("a Job", "post jobs", (
         effects.CreateWorkload, effects.AdoptWorkload, effects.EndReplacements, effects.SuspendWorkload, effects.ResumeWorkload, effects.DeleteWorkload,
-        effects.CreateRescue, effects.DeleteRescue,
+        effects.CreateRescue, effects.StartRescue, effects.DeleteRescue,
     )),
     Kind("an Event", "event Started", (effects.RecordEvent,)),
     Kind("the run's status, by its version", "begin", (effects.Begin, effects.RecordNodes)),

@@ -36,7 +36,7 @@ def test_a_machine_that_dies_under_a_stop_and_a_training(gpu_nodes, space):
     lost = stops.wait(
         lambda s: s.get("termination", {}).get("phase") == "Releasing", "the stop does not wait for dead pods", 60
     )
-    assert "files written after it are lost" in lost["termination"]["dataLoss"]
+    assert "files written after it are not in the bucket" in lost["termination"]["dataLoss"]
     assert lost["termination"]["saved"]["uri"] in lost["termination"]["dataLoss"], "It says what is left."
     trains.wait_condition("MetricsAvailable", "Unknown", "NodeLost")
     assert all(pod["status"]["phase"] == "Running" for pod in stops.pods()), "Nobody has told Kubernetes that it died."

@@ -77,6 +77,7 @@ def test_what_a_dead_pod_has_left_in_a_claim_is_saved_by_a_job(space, s3_proxy, 
     status = run.wait_finished(240)
     assert (status["phase"], status["terminationStatus"]) == ("Stopped", "user_stop")
     assert (status["termination"]["rescue"]["claim"], status["termination"]["saved"]["final"]) == ("checkpoints", True)
+    assert status["termination"]["rescue"]["job"], "The Job was named before it started."
     assert status["termination"]["rescue"]["node"] == pod["spec"]["nodeName"], "The disk is there and nowhere else."
     assert "dataLoss" not in status["checkpoint"]
     assert status["checkpoint"]["step"] > before, "The bucket did not have it before."

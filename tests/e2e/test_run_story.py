@@ -19,7 +19,7 @@ READ = ("--epochs", "2", "--batch", "72", "--step-seconds", "0.4", "--save-every
 def test_the_story_of_a_run_is_beside_its_commits_once_it_has_ended(space):
     run = space.run("told", *READ)
     status = run.wait_finished()
-    keys = {run.layout.story, run.layout.curve, run.layout.log}
+    keys = {run.layout.story, run.layout.curve, run.layout.log()}
 
     def written():
         there = {one["Key"] for one in space.bucket.objects(run.layout.base)}
@@ -31,4 +31,4 @@ def test_the_story_of_a_run_is_beside_its_commits_once_it_has_ended(space):
     assert told["metadata"]["uid"] == run.read()["metadata"]["uid"]
     assert "env" not in json.dumps(told["spec"]["template"])
     assert Curve.model_validate_json(space.bucket.read(run.layout.curve)).points
-    assert b"step" in gzip.decompress(space.bucket.read(run.layout.log))
+    assert b"step" in gzip.decompress(space.bucket.read(run.layout.log()))

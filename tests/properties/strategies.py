@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,6 +53,7 @@ from trainingrun_operator.api.status import (
     WorkloadRef,
 )
 from trainingrun_operator.checkpoints.documents import Checkpoint, Commit, RunRef
+from trainingrun_operator.checkpoints.keys import Order
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.gathered import Facts, Source
@@ -64,6 +66,7 @@ from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.facts.rescue import Claim, RescueFacts, RescueJob
 from trainingrun_operator.core.facts.run import Problem
 from trainingrun_operator.core.facts.workload import Workload
+from trainingrun_operator.core.kept_volume import KeptVolume
 from trainingrun_operator.core.observed import Observed
 from trainingrun_operator.core.track import Track, fold
 
@@ -241,6 +244,7 @@ def verified(commit: Commit) -> Verified:
 
 
 VERIFIED = COMMITS.map(verified)
+REFUTED = st.builds(Mismatch, key=st.one_of(st.just("k"), VERIFIED.map(lambda found: found.key)), complaint=TEXT)
 ANSWERS = st.one_of(
     st.none(),
     VERIFIED,
@@ -376,6 +380,9 @@ CONTAINER = st.one_of(
 )
 CLAIMED = template(volumes=[{"name": "data", "persistentVolumeClaim": {"claimName": "checkpoints"}}])
 CLAIMED["spec"]["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": "/checkpoints"}]
+SHARED, ON_HOST = deepcopy(CLAIMED), deepcopy(CLAIMED)
+SHARED["spec"]["volumes"] = [{"name": "data", "nfs": {"server": "nfs", "path": "/"}}]
+ON_HOST["spec"]["volumes"] = [{"name": "data", "hostPath": {"path": "/data"}}]
 TEMPLATES: st.SearchStrategy[Any] = st.one_of(
     st.just(CLAIMED),
     st.just(spec_dict()["template"]),
@@ -448,13 +455,15 @@ SAVED = st.one_of(
 
 
 BEGUN_RESCUES = st.one_of(
-    st.none(), st.builds(Rescue, claim=st.just("checkpoints"), node=st.sampled_from(["", "gpu-1"]), since=st.sampled_from(["", EARLIER]))
+    st.none(), st.builds(Rescue, claim=st.just("checkpoints"), node=st.sampled_from(["", "gpu-1"]), since=st.sampled_from(["", EARLIER]), job=st.sampled_from(["", "u", "earlier"]))
 )  # fmt: skip
 RESCUES = st.one_of(
     st.none(),
     st.builds(
         RescueFacts,
-        claim=st.builds(
+        volume=st.sampled_from([KeptVolume("checkpoints"), KeptVolume(words="the nfs volume 'data'", shared=True), KeptVolume(words="x" * 900, on_host=True)]),
+        other_machine=BOOLS,
+        claim=st.one_of(st.none(), st.builds(
             Claim,
             st.just("checkpoints"),
             uid=st.sampled_from(["", "u", "u"]),
@@ -463,13 +472,13 @@ RESCUES = st.one_of(
             created=st.sampled_from(["", EARLIER, WALL]),
             deleting=st.sampled_from([False, False, True]),
             resizing=BOOLS,
-        ),
+        )),
         hosts=st.sampled_from([(), (), ("gpu-1",), ("a", "b")]),
         last_node=st.sampled_from(["", "gpu-1"]),
         home=st.sampled_from(["", "gpu-1"]),
         job=st.one_of(
             st.none(),
-            st.builds(RescueJob, TEXT, st.just("u"), st.sampled_from(["", "stop-run-a", "other"]), failed=TEXT, complete=BOOLS, deleting=BOOLS),
+            st.builds(RescueJob, TEXT, st.just("u"), st.sampled_from(["", "stop-run-a", "other"]), failed=TEXT, complete=BOOLS, deleting=BOOLS, suspended=BOOLS, generation=st.sampled_from([0, 1, 1, 3])),
         ),
         pod=st.one_of(st.none(), PODS),
         report=st.one_of(st.none(), AGENTS),
@@ -572,6 +581,7 @@ def contradictions(draw):
         ),
         workload=draw(WORKLOADS),
         verified=draw(st.one_of(st.none(), VERIFIED)),
+        refuted=draw(st.sampled_from([{}, {}, {Order(1, 7): "a byte is wrong."}])),
         answer=draw(ANSWERS),
         save_failing_seconds=draw(SECONDS),
         no_progress_seconds=draw(SECONDS),
@@ -591,7 +601,9 @@ def on_the_way(seen, stop, **status):
     changed = seen.run.status.model_copy(update={"termination": stop, **status})
     fields = {"checkpoint": seen.run.spec.checkpoint.model_dump(by_alias=True)}
     if seen.rescue is not None:
-        fields["template"] = CLAIMED
+        fields["template"] = (
+            CLAIMED if seen.rescue.claim is not None else SHARED if seen.rescue.volume.shared else ON_HOST
+        )
     spec = make_run(spec=fields).spec
     return replace(seen, run=replace(seen.run, status=changed, spec=spec), problem=None)
 
@@ -727,6 +739,7 @@ def looks(draw):
         answer=seen.answer,
         verified=seen.verified,
         unverifiable=draw(st.sampled_from(["", "key"])),
+        refuted=tuple(draw(st.lists(REFUTED, max_size=2))),
         identities={fact.name: fact for fact in facts},
         nodes=seen.nodes,
         ending_runs=seen.ending_runs,

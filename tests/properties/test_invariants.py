@@ -34,6 +34,7 @@ from trainingrun_operator.core.effects import (
     RemoveFinalizer,
     Resume,
     ResumeWorkload,
+    StartRescue,
     SuspendWorkload,
     TaintNode,
     UntaintNode,
@@ -268,6 +269,19 @@ def only_a_suspension_that_is_over_is_forgotten(seen):
         assert not seen.run.deleting
 
 
+def a_rescue_starts_only_if_its_unfinished_stop_has_named_it(seen):
+    for effect in effects_of(seen, StartRescue):
+        stop, job = seen.run.status.termination, seen.rescue.job
+        assert stop.phase in (Phase.SAVING, Phase.VERIFYING, Phase.HELD)
+        assert (stop.id, stop.rescue.job) == (job.termination_id, effect.uid)
+        assert (effect.uid, effect.generation) == (job.uid, job.generation)
+        event("starts a rescue")
+    for effect in effects_of(seen, Advance):
+        if effect.termination.phase is Phase.RELEASING and effect.termination.rescue and seen.rescue is not None:
+            job = seen.rescue.job
+            assert job is None or job.uid != effect.termination.rescue.job, "It may run."
+
+
 def intent_comes_before_effect(seen):
     """A decision that writes a stop's next phase does nothing else to the world."""
     if effects_of(seen, Advance, Begin):
@@ -276,6 +290,7 @@ def intent_comes_before_effect(seen):
                 seen,
                 Annotate,
                 CreateRescue,
+                StartRescue,
                 DeleteRescue,
                 DeletePod,
                 DeleteWorkload,
@@ -393,6 +408,7 @@ INVARIANTS = (
     every_record_of_a_deletion_is_a_proof_or_an_exception_that_is_told,
     why_a_run_ends_never_changes_and_its_phases_only_go_forward,
     only_a_suspension_that_is_over_is_forgotten,
+    a_rescue_starts_only_if_its_unfinished_stop_has_named_it,
     intent_comes_before_effect,
     no_decision_from_a_stale_an_odd_or_a_never_advanced_sample,
     a_machine_goes_only_when_it_is_empty_and_ours,

@@ -1,6 +1,6 @@
 {{/*
 What a schema can only say by a regular expression, and what several values have to say together, in sentences: all of them at once.
-Whoever adds a value that can be written wrongly adds its sentence here.
+If you add a value that can be written wrongly, add its sentence here.
 */}}
 {{- define "trainingrun.check" -}}
 {{- $said := list -}}

@@ -56,7 +56,7 @@ app.kubernetes.io/name: {{ .Chart.Name }}-test
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{/* Which runs an operator answers for: the same for whoever asks on its behalf. */}}
+{{/* Which runs an operator manages: the same for every object that asks on its behalf. */}}
 {{- define "trainingrun.scope" -}}
 {{- with .Values.watchNamespaces -}}
 - name: TRAININGRUN_WATCH_NAMESPACES

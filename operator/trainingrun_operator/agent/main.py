@@ -22,7 +22,7 @@ from trainingrun_operator.agent.measure.push import Pushed, write_token
 from trainingrun_operator.agent.report import Board
 from trainingrun_operator.agent.ship import NoShipper, Shipper
 from trainingrun_operator.agent.signals import Signaller
-from trainingrun_operator.agent.volume import saved
+from trainingrun_operator.agent.volume import root, saved
 from trainingrun_operator.agent.volume.look import Watcher
 from trainingrun_operator.checkpoints import bucket
 
@@ -149,10 +149,8 @@ class Agent:
             before = time.thread_time()
             view = self._watcher.look()
             spent = max(view.scan.seconds, time.thread_time() - before)
-            if view.scan.too_many:
-                self._trouble("TooManyFiles", f"{self._task.root} has more files than supported")
-            elif view.error:
-                self._trouble("Unreadable", view.error)
+            if (trouble := self._volume_trouble(view)) is not None:
+                self._trouble(*trouble)
             else:
                 self._board.works("volume")
             self._tell_of_changes(view)
@@ -163,6 +161,17 @@ class Agent:
             if self._board.not_signalled(why) and why:
                 log.warning("Cannot send %s: %s.", self._task.config.stop_signal, why)
             time.sleep(max(self._pace.scan, spent * SCAN_SHARE))
+
+    def _volume_trouble(self, view: View) -> tuple[str, str] | None:
+        """Return code and message of what keeps checkpoints from being written or read; None: nothing."""
+        path = self._task.config.path
+        if view.scan.too_many:
+            return "TooManyFiles", f"{path} has more files than supported"
+        if view.error:
+            return "Unreadable", view.error
+        if not view.scan.everything and not self._task.config.rescues and root.is_read_only(path):
+            return "ReadOnly", f"{path}: {root.READ_ONLY}"
+        return None
 
     def _tell_of_changes(self, view: View) -> None:
         if not view.changing:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from trainingrun_operator.agent import left, process, stop, telling
 from trainingrun_operator.agent.config import Paths, Task
-from trainingrun_operator.agent.volume import detect, formats
+from trainingrun_operator.agent.volume import detect, formats, root
 from trainingrun_operator.agent.volume.look import Watcher
 from trainingrun_operator.agent.volume.scan import Filter, scan
 from trainingrun_operator.api.restored import LISTED_MAX, PassedOver, Restored
@@ -35,7 +35,7 @@ from trainingrun_operator.checkpoints.proof import (
 from trainingrun_operator.checkpoints.reached import Moment, Reached
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from trainingrun_operator.checkpoints.documents import Manifest
@@ -47,7 +47,7 @@ LIMIT_ENV = "TRAININGRUN_RESTORE_LIMIT_SECONDS"
 """How long to retry while the bucket does not answer. Absent: without a limit, because a start from zero is worse."""
 RETRY_SECONDS = 5.0
 COMMITS_MAX = 1000
-"""Commits that are read, the newest ones."""
+"""Commits that are read at once, the newest ones first. Older ones are read if none of them can be resumed from."""
 READERS = 16
 MESSAGE_MAX: Final = 1000
 """Characters of the reason why nothing can be restored."""
@@ -100,8 +100,8 @@ class Place:
         source = task.config.restore_from
         if source is None:
             return None
-        there = {"endpoint_url": source.endpoint_url, "region": source.region}
-        access = task.config.model_copy(update=there | {"expected_bucket_owner": source.expected_bucket_owner})
+        same = ("endpoint_url", "region", "expected_bucket_owner", "requester_pays")
+        access = task.config.model_copy(update={name: getattr(source, name) for name in same})
         layout = Layout.of(source.destination, source.namespace, source.run, source.run_uid)
         bucket = Bucket(buckets.client(access), layout.bucket)
         return cls(bucket, layout, f"{source.namespace}/{source.run}", source.folder)
@@ -143,12 +143,19 @@ class Restore:
     def _choose(self) -> tuple[Place, list[Commit]]:
         """Return the commits to try, the best first, and their place. Checkpoints of this run win over those of another."""
         place = self._own
-        chosen = candidates(self._commits(place), self._task.pod.world_size)
+        chosen = self._candidates(place)
         if not chosen and not self._passed_over and self._other is not None:
             place = self._other
-            found = [commit for commit in self._commits(place) if commit.is_of(place.folder)]
-            chosen = candidates(found, self._task.pod.world_size)
+            chosen = self._candidates(place)
         return place, chosen
+
+    def _candidates(self, place: Place) -> list[Commit]:
+        """Return the candidates among the newest `COMMITS_MAX` commits that have any."""
+        for read in self._commits(place):
+            found = [commit for commit in read if commit.is_of(place.folder)]
+            if chosen := candidates(found, self._task.pod.world_size):
+                return chosen
+        return []
 
     def _nothing(self, place: Place) -> bool:
         """Start from the beginning, unless there should be a checkpoint."""
@@ -172,19 +179,22 @@ class Restore:
     def _pass_over(self, order: Order, why: str) -> None:
         self._passed_over.append(telling.passed_over(order, why))
 
-    def _commits(self, place: Place) -> list[Commit]:
+    def _commits(self, place: Place) -> Iterator[list[Commit]]:
+        """Read the commits, newest first, `COMMITS_MAX` at once."""
         listed = place.bucket.keys(place.layout.commits)
         keys = {
             order: key for key, _ in listed if (order := order_of_commit(key)) and key == place.layout.commit(order)
         }
-        newest = sorted(keys, reverse=True)[:COMMITS_MAX]
-        with ThreadPoolExecutor(READERS) as pool:
-            read = list(pool.map(lambda order: _load(place, keys[order]), newest))
-        for order, one in zip(newest, read, strict=True):
-            if isinstance(one, BadCommitError):
-                log.warning("Ignoring commit %s: %s.", keys[order], one)
-                self._pass_over(order, str(one))
-        return [one for one in read if isinstance(one, Commit)]
+        newest_first = sorted(keys, reverse=True)
+        for at in range(0, len(newest_first), COMMITS_MAX):
+            some = newest_first[at : at + COMMITS_MAX]
+            with ThreadPoolExecutor(READERS) as pool:
+                read = list(pool.map(lambda order: _load(place, keys[order]), some))
+            for order, one in zip(some, read, strict=True):
+                if isinstance(one, BadCommitError):
+                    log.warning("Ignoring commit %s: %s.", keys[order], one)
+                    self._pass_over(order, str(one))
+            yield [one for one in read if isinstance(one, Commit)]
 
     def _is_further(self, place: Place, best: Commit) -> bool:
         """Whether the volume holds a complete checkpoint that is further than the best commit. If so, resume from it.
@@ -316,7 +326,10 @@ def run(paths: Paths | None = None, limit_seconds: float | None = None, retry_se
             if limit_seconds is not None and waited + retry_seconds > limit_seconds:
                 return 1
         except OSError as failure:
-            log.error("Cannot write the volume: %s.", failure)  # noqa: TRY400  # expected, needs no traceback
+            where = failure.filename if isinstance(failure.filename, str) else task.config.path
+            words = f"Cannot write {names.to_text(where)}: {root.complaint(failure)}"
+            log.error("%s.", words)  # noqa: TRY400  # expected, needs no traceback
+            telling.say(paths.termination_log, f"{words}."[:MESSAGE_MAX])
             return 1
         else:
             return 0 if done else 1

@@ -42,6 +42,9 @@ T = TypeVar("T")
 PART_BYTES = 16 << 20
 PARTS_MAX = 10_000
 THREADS = 16
+SMALL_BYTES = 1 << 20
+"""A file up to this size costs a request's time, not a connection's rate: `SMALL_THREADS` of them are under way at once."""
+SMALL_THREADS = 64
 MEMORY_BYTES = 224 << 20
 """Bytes read and not yet sent, of all threads."""
 LINK_SAID_MAX = 200
@@ -102,6 +105,7 @@ class Shipment:
         self._cargo = Cargo()
         self._files = Files(root)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="upload")
+        self._small_pool = ThreadPoolExecutor(SMALL_THREADS, thread_name_prefix="upload-small")
 
     def send(
         self, wanted: Iterable[Wanted], *, ended: bool = False, skip_changed: bool = False, moment: bool = False
@@ -137,7 +141,8 @@ class Shipment:
             raise self._failure or preempted from None
         finally:
             self._failure = self._failure or PreemptedError()
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            for pool in (self._pool, self._small_pool):
+                pool.shutdown(wait=True, cancel_futures=True)
             for pending in self._pending:
                 pending.closing.close()
             self._files.close()
@@ -330,7 +335,8 @@ class Shipment:
     def _task(self, one: Wanted, cost: int, work: Callable[[], T]) -> Future[T]:
         cost = max(cost, TASK_COST_BYTES)
         self._budget.take(cost)
-        return self._pool.submit(self._guarded, one, cost, work)
+        pool = self._small_pool if one.entry.size <= SMALL_BYTES else self._pool
+        return pool.submit(self._guarded, one, cost, work)
 
     def _guarded(self, one: Wanted, cost: int, work: Callable[[], T]) -> T:
         try:

@@ -66,6 +66,7 @@ class RestoreSource(Model):
     endpoint_url: str = ""
     region: str = ""
     expected_bucket_owner: str = ""
+    requester_pays: bool = False
 
 
 class AgentConfig(Model):
@@ -83,6 +84,8 @@ class AgentConfig(Model):
     """Folder with one file per key of the run's Secret. Empty: use the pod's own identity, as the SDK finds it."""
     expected_bucket_owner: str = ""
     """AWS account that must own the bucket; empty: any."""
+    requester_pays: bool = False
+    """Say in every request that its sender pays."""
     include: tuple[str, ...] = ("**",)
     exclude: tuple[str, ...] = ()
     format: str = ""

@@ -131,6 +131,9 @@ class S3(Model):
     """URL of an S3-compatible server; empty for AWS. It must be in the installation's allowedDestinations. Default empty."""
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]*$", max_length=63)] = ""
     """Region of the bucket. Default us-east-1."""
+    requester_pays: bool = False
+    """Say in every request that its sender pays, which a Requester Pays bucket demands: agent and operator, each with its own credentials. A change has
+    no effect on the agent of a pod that exists. Default false."""
     credentials_secret_name: ObjectRef = ""
     """Secret in the run's namespace with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and optionally AWS_SESSION_TOKEN and ca.crt. Only the
     agent and the operator read it, not the training."""

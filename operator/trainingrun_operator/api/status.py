@@ -23,6 +23,11 @@ from trainingrun_operator.api.base import (
     Word,
 )
 from trainingrun_operator.api.endings import ENDINGS
+from trainingrun_operator.api.nodes import NodePhase as NodePhase  # noqa: PLC0414 - a name of this module for others
+from trainingrun_operator.api.nodes import NodeStatus as NodeStatus  # noqa: PLC0414 - a name of this module for others
+from trainingrun_operator.api.nodes import RefusalKind as RefusalKind  # noqa: PLC0414 - a name of this module for others
+from trainingrun_operator.api.pods import PodStatus as PodStatus  # noqa: PLC0414 - a name of this module for others
+from trainingrun_operator.api.pods import WorkloadRef as WorkloadRef  # noqa: PLC0414 - a name of this module for others
 from trainingrun_operator.api.restored import Restored
 
 SUSPENDED: Final = "suspended"
@@ -65,19 +70,6 @@ ORDER: Final = {
 }
 """The order of the phases; a stop never goes back."""
 _ORDER: Final = str({phase.value: place for phase, place in ORDER.items()})
-
-
-class NodePhase(StrEnum):
-    """The phases of one node's release."""
-
-    IN_USE = "InUse"
-    """The run's pod is on the node, or has just left it."""
-    WAIT_IDLE = "WaitIdle"
-    CORDONED = "Cordoned"
-    RELEASING = "Releasing"
-    VERIFYING = "Verifying"
-    RELEASED = "Released"
-    RETAINED = "Retained"
 
 
 class Condition(Model):
@@ -166,49 +158,24 @@ class CrashRow(Model):
     """Crashes in a row whose attempt got no further than that step."""
 
 
-class WorkloadRef(Model):
-    """The object that runs the pods."""
-
-    api_version: Word
-    """API version of the object: batch/v1."""
-    kind: Word
-    """Kind of the object: Job."""
-    name: ObjectName
-    """Name of the object."""
-    uid: Word
-    """UID of the object."""
-
-
-class PodStatus(Model):
-    """One pod of the run."""
-
-    name: ObjectName
-    """Name of the pod."""
-    uid: Word
-    """UID of the pod."""
-    rank: Annotated[int, Field(ge=0, le=65_535)] = 0
-    """Rank of the pod in the training, from 0."""
-    node: ObjectName = ""
-    """Name of the Node."""
-    phase: Word = ""
-    """Pending, Running, Exited (training ended, the pod is kept until its checkpoint is proven), Succeeded or Failed."""
-    exit_code: Annotated[int | None, Field(ge=-(2**31), le=2**31 - 1)] = None
-    """Exit code of the training, once it has ended."""
-    exit_reason: Text = ""
-    """The kubelet's words for it, if they say more than the code: OOMKilled, StartError and its message, …"""
-    told_to_leave: Text = ""
-    """Why the pod ends whatever its training does, such as an eviction with its message: its exit code counts for nothing, and it is replaced."""
-    waiting: Word = ""
-    """Why the training does not start, as a reason of Kubernetes: ImagePullBackOff, Unschedulable, …"""
-    waiting_message: Text = ""
-    """Kubernetes' message for this reason."""
-
-
 class Lag(Model):
     """What would be lost if the pod were lost now."""
 
     bytes: BigCount = 0
     """Bytes in the volume that are not in the bucket."""
+
+
+class Refuted(Model):
+    """A checkpoint that was proven and does not verify any more: a proof of it has failed, or a restore had to take an older one."""
+
+    commit: Uri = ""
+    """Key of the commit object."""
+    dir: Text = ""
+    """The checkpoint's folder as the training wrote it."""
+    step: BigCount | None = None
+    """Step of the checkpoint."""
+    why: Text = ""
+    """What is wrong with it."""
 
 
 class CheckpointStatus(Model):
@@ -242,6 +209,8 @@ class CheckpointStatus(Model):
     """When the operator last verified every object."""
     lag: Lag | None = None
     """What is not saved yet."""
+    refuted: Refuted | None = None
+    """A checkpoint that this status has shown and that does not verify any more. It stays until it verifies again, or a newer one is proven."""
     data_loss: Message | None = None
     """What was lost, and why. After a suspension it stays until a checkpoint of the resumed training is proven; status.history keeps it."""
 
@@ -280,14 +249,18 @@ class Saved(Model):
 
 
 class Rescue(Model):
-    """The rescue of the files that dead pods left in a PersistentVolumeClaim: a Job with the agent saves them."""
+    """The rescue of the files that dead pods left in a volume: a Job with the agent saves them."""
 
-    claim: ObjectName
-    """Name of the PersistentVolumeClaim."""
+    claim: ObjectName = ""
+    """Name of the PersistentVolumeClaim. Empty: the volume is written in the template itself."""
+    volume: Text = ""
+    """What the volume is, if it has no claim: its kind, its name in the template, and where it is."""
     node: ObjectName = ""
     """The Node that the Job has to run on, because the volume is there. Empty: any other; the run's own nodes are then released first."""
     since: Text = ""
     """When the training of the last pod started; empty: not known."""
+    job: Word = ""
+    """UID of the rescue Job. It is created suspended and starts once it is named here; empty: no Job has started."""
 
 
 class Evidence(Model):
@@ -350,43 +323,6 @@ class Termination(Model):
     def over(self) -> bool:
         """Whether the run has ended and the stop is complete."""
         return self.phase is Phase.DONE and not self.suspends
-
-
-class RefusalKind(StrEnum):
-    """What a provider's refusal requires."""
-
-    RETRYABLE = "Retryable"
-    """A retry: throttling, an activity in progress, an outage."""
-    REFUSED = "Refused"
-    """A correction: the minimum is reached, or the machine is not in the pool."""
-    DENIED = "Denied"
-    """A permission: an administrator has to grant it."""
-
-
-class NodeStatus(Model):
-    """One node that the run used, and its release."""
-
-    name: ObjectName
-    """Name of the Node."""
-    uid: Word
-    """UID of the Node; a new Node with the same name is another machine."""
-    provider_id: Annotated[Text, Field(alias="providerID")] = ""
-    """The cloud's id of the machine."""
-    pool: ObjectName = ""
-    """The GPUNodePool that selects the Node."""
-    phase: NodePhase = NodePhase.IN_USE
-    """InUse, WaitIdle, Cordoned, Releasing, Verifying, Released or Retained."""
-    phase_at: Timestamp | None = None
-    """When the phase began."""
-    message: Message = ""
-    """Explains the phase: who still uses the node, why it is kept, what the cloud answered."""
-    refusal: RefusalKind | None = None
-    """The provider's last refusal while the node is being released: Retryable (it may pass without action), Refused (the pool or the machine needs a
-    correction) or Denied (the operator lacks a permission). Absent: no refusal."""
-    waited_out: bool = False
-    """The node was kept for waiting pods as long as its pool allows."""
-    released_at: Timestamp | None = None
-    """When the operator found both machine and Node gone."""
 
 
 class FindingStatus(Model):

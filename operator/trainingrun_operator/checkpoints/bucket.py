@@ -17,12 +17,14 @@ from botocore.config import Config
 from urllib3.exceptions import HTTPError
 
 from trainingrun_operator.api import names
-from trainingrun_operator.checkpoints import bucket_owner, s3
+from trainingrun_operator.checkpoints import bucket_owner, regions, requester_pays, s3
 from trainingrun_operator.checkpoints.copies import PartCopies
 from trainingrun_operator.checkpoints.credentials import secret_session
+from trainingrun_operator.checkpoints.direct import EXISTS, Direct
 from trainingrun_operator.checkpoints.meter import Meter
 from trainingrun_operator.checkpoints.own_identity import own_session
 from trainingrun_operator.checkpoints.proof import is_full_object
+from trainingrun_operator.checkpoints.regions import other_region
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.api.exchange import AgentConfig
 
-CONNECTIONS = 20
+CONNECTIONS = 64
 COPY_MAX_BYTES = 5 << 30
 """CopyObject's size limit. A larger object is copied in parts."""
 
@@ -48,10 +50,10 @@ _GIVE_IDENTITY = (
     "associate a role with its ServiceAccount (EKS Pod Identity, or the annotation eks.amazonaws.com/role-arn and the role's trust policy), or"
     " name a Secret in spec.checkpoint.s3.credentialsSecretName of a new run"
 )
+_CORRECT_REGION = "correct spec.checkpoint.s3.region, and endpointURL if it names one, of a new run"
 _EXISTS = frozenset({"PreconditionFailed", "412"})
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _GONE = frozenset({"NoSuchUpload", "404", "NoSuchKey", "NotFound"})
-_BY_STATUS = {"400": "BadRequest", "403": "AccessDenied", "404": "NotFound", "412": "PreconditionFailed"}
 
 
 class ConflictError(Exception):
@@ -127,9 +129,7 @@ def combined(first: int, second: int, second_length: int) -> int:
 def code_of(failure: BaseException) -> str:
     """Return the CamelCase code of a failed call: the store's own, or the kind of failure."""
     if isinstance(failure, exceptions.ClientError):
-        code = str(failure.response.get("Error", {}).get("Code", ""))
-        code = _BY_STATUS.get(code, code)
-        return code if re.fullmatch(r"[A-Z][A-Za-z0-9]{1,63}", code) else "StoreError"
+        return s3.store_code(failure)
     if isinstance(failure, _NO_CREDENTIALS):
         return "NoCredentials"
     if isinstance(failure, exceptions.SSLError):
@@ -143,7 +143,13 @@ def describe(failure: BaseException) -> str:
     """Describe a failed call without quoting the store."""
     if isinstance(failure, exceptions.ClientError):
         status = failure.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "no status")
-        return f"{failure.operation_name} failed with {code_of(failure)} (HTTP {status})"
+        code = code_of(failure)
+        where = (
+            f": the bucket is in another region{other_region(failure)}; {_CORRECT_REGION}"
+            if code in regions.CODES
+            else ""
+        )
+        return f"{failure.operation_name} failed with {code} (HTTP {status}){where}"
     if isinstance(failure, exceptions.CredentialRetrievalError):
         return f"the pod's own AWS identity gives no credentials ({dict(failure.kwargs).get('error_msg')}): {_GIVE_IDENTITY}"
     if isinstance(failure, exceptions.NoCredentialsError):
@@ -182,6 +188,7 @@ def client(config: AgentConfig) -> S3Client:
         ),
     )
     bucket_owner.expect(made.meta.events, config.expected_bucket_owner)
+    requester_pays.accept(made.meta.events, pays=config.requester_pays)
     return made
 
 
@@ -193,6 +200,7 @@ class Bucket:
         self._name = name
         self._meter = Meter(client.meta.events)
         self._copies = PartCopies(client, name)
+        self._direct = Direct(client, name)
 
     def keys(self, prefix: str, *, flat: bool = False) -> Iterator[tuple[str, int]]:
         """List keys and sizes below a prefix; ``flat``: without those in folders below it."""
@@ -236,15 +244,26 @@ class Bucket:
         except TimeoutError:
             raise exceptions.ReadTimeoutError(endpoint_url=self._s3.meta.endpoint_url) from None
 
-    def get_range(self, key: str, offset: int, length: int, version_id: str | None = None) -> bytes:
-        """Return ``length`` bytes of an object from ``offset`` on."""
+    def get_range(
+        self, key: str, offset: int, length: int, take: Callable[[int, memoryview], None], version_id: str | None = None
+    ) -> int:
+        """Hand over ``length`` bytes of an object from ``offset`` on. Return how many bytes have arrived; others than ``length`` are not handed over.
+
+        ``take`` is called with pieces in order, each with its place in the range: again from 0 if the range had to be asked for again. It must not
+        keep a piece. Its errors are passed on.
+        """
+        if self._direct.get_range(key, offset, length, version_id, take):
+            return length
         span = f"bytes={offset}-{offset + length - 1}"
         if version_id:
             answer = self._s3.get_object(Bucket=self._name, Key=key, Range=span, VersionId=version_id)
         else:
             answer = self._s3.get_object(Bucket=self._name, Key=key, Range=span)
         with answer["Body"] as body, _as_store_error():
-            return body.read()
+            received = body.read()
+        if len(received) == length:
+            take(0, memoryview(received))
+        return len(received)
 
     def head(self, key: str) -> Stored | None:
         """Return size and full-object checksum of an object; None if there is none."""
@@ -271,6 +290,12 @@ class Bucket:
             NoChecksumsError: the store keeps no full-object checksum of the object, which it has written.
         """
         crc = encode(crc64(body))
+        answer = self._direct.put(key, body, crc, counted)
+        if answer is not None:
+            if answer.status == EXISTS:
+                return self.same(key, len(body), crc)
+            self._check_kept(key, crc, answer.headers.get("x-amz-checksum-crc64nvme"))
+            return Stored(len(body), crc, answer.headers.get("etag", ""), answer.headers.get("x-amz-version-id"))
         try:
             with self._meter.counting(counted):
                 done = self._s3.put_object(
@@ -397,6 +422,10 @@ class Bucket:
         Raises:
             CorruptedError: the store reports another checksum.
         """
+        answer = self._direct.put_part(key, upload, number, body, encode(crc), counted)
+        if answer is not None:
+            _check(f"{key} part {number}", encode(crc), answer.headers.get("x-amz-checksum-crc64nvme"))
+            return Part(number, len(body), crc, answer.headers.get("etag", ""))
         with self._meter.counting(counted):
             done = self._s3.upload_part(
                 Bucket=self._name,

@@ -7,25 +7,29 @@ client is made for a server, and the credentials are those of the call.
 from __future__ import annotations
 
 import asyncio
+import ssl
 import tempfile
 import threading
 import weakref
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import boto3
 import botocore.session
 from botocore import exceptions
 from botocore.config import Config
 from botocore.credentials import CredentialProvider, CredentialResolver, Credentials, ReadOnlyCredentials
+from botocore.httpsession import create_urllib3_context, get_cert_path
 
-from trainingrun_operator.checkpoints import bucket_owner
+from trainingrun_operator.checkpoints import bucket_owner, requester_pays, template
 from trainingrun_operator.checkpoints.answers import slim_list
 from trainingrun_operator.checkpoints.fair_cache import FairCache
 from trainingrun_operator.checkpoints.metadata_guard import guarded
 from trainingrun_operator.checkpoints.own_identity import own_session
+from trainingrun_operator.checkpoints.pace import Pace
 from trainingrun_operator.checkpoints.s3 import DEFAULT_REGION, Access
 
 if TYPE_CHECKING:
@@ -47,13 +51,78 @@ T = TypeVar("T")
 _current: ContextVar[Access] = ContextVar("access")
 
 
+def _uncounted() -> None:
+    """Count nothing."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all calls with one set of credentials share."""
+
+    calls: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CALLS_PER_ACCESS))
+    """Limits calls of botocore in flight."""
+    pace: Pace = field(default_factory=Pace)
+    """Limits other requests in flight."""
+
+
+class Server:
+    """A client of one server, and what connections beside it need."""
+
+    def __init__(self, client: S3Client) -> None:
+        self.client = client
+        self._lock = threading.Lock()
+        self._tls: ssl.SSLContext | None = None
+
+    def tls(self) -> ssl.SSLContext:
+        """Return a context that trusts the servers that the client trusts."""
+        with self._lock:
+            if self._tls is None:
+                endpoint: Any = self.client._endpoint  # type: ignore[attr-defined]  # noqa: SLF001 - botocore has no public access to it
+                made = create_urllib3_context()
+                made.load_verify_locations(get_cert_path(endpoint.http_session._verify))  # noqa: SLF001
+                made.check_hostname, made.verify_mode = True, ssl.CERT_REQUIRED
+                self._tls = made
+            return self._tls
+
+
 @dataclass(frozen=True)
 class Door:
-    """A client, the credentials to use it with, and the semaphore that limits their calls in flight."""
+    """A client, the credentials to use it with, and what limits their calls in flight."""
 
-    client: S3Client
+    server: Server
     access: Access
-    calls: asyncio.Semaphore
+    shared: Shared
+    credentials: Callable[[], ReadOnlyCredentials]
+    count: Callable[[], None]
+    """Called for each request that is made beside the client."""
+
+    @property
+    def client(self) -> S3Client:
+        """The client. It has no credentials: see `call`."""
+        return self.server.client
+
+    @property
+    def calls(self) -> asyncio.Semaphore:
+        """Limits the client's calls in flight."""
+        return self.shared.calls
+
+    @property
+    def pace(self) -> Pace:
+        """Limits the requests in flight that are made beside the client."""
+        return self.shared.pace
+
+    def tls(self) -> ssl.SSLContext:
+        """Return a context that trusts the servers that the client trusts."""
+        return self.server.tls()
+
+    def keys(self) -> ReadOnlyCredentials:
+        """Return the credentials as they are now. May block.
+
+        Raises:
+            botocore.exceptions.NoCredentialsError: the process has no identity of its own.
+            botocore.exceptions.CredentialRetrievalError: it has one, which gives no credentials.
+        """
+        return self.credentials()
 
     def call(self, made: Callable[[S3Client], T]) -> T:
         """Make calls with the client. Blocks. The client has no other credentials than those set here."""
@@ -67,11 +136,22 @@ class Door:
 class Clients:
     """Caches one client for each server, and the calls in flight of each set of credentials. A namespace cannot drop those of others. Thread-safe."""
 
-    def __init__(self, keep: int = SERVERS, watch: Callable[[BaseEventHooks], None] | None = None) -> None:
-        """``keep``: number of servers. ``watch``: called with the events of each new client, to count its requests."""
-        self._watch = watch
-        self._calls: FairCache[bytes, asyncio.Semaphore] = FairCache(ACCESSES)
-        self._servers: FairCache[bytes, S3Client] = FairCache(keep)
+    def __init__(
+        self,
+        keep: int = SERVERS,
+        watch: Callable[[BaseEventHooks], None] | None = None,
+        count: Callable[[], None] = _uncounted,
+    ) -> None:
+        """Make none yet.
+
+        Args:
+            keep: number of servers.
+            watch: called with the events of each new client, to count its requests.
+            count: called for each request that is made beside a client.
+        """
+        self._watch, self._count = watch, count
+        self._shared: FairCache[bytes, Shared] = FairCache(ACCESSES)
+        self._servers: FairCache[bytes, Server] = FairCache(keep)
         self._lock = threading.Lock()
         self._sessions: dict[bool, boto3.session.Session] = {}
         """By whether calls use the process's own credentials."""
@@ -85,12 +165,12 @@ class Clients:
             botocore.exceptions.NoCredentialsError: a key is missing.
         """
         with self._lock:
-            client = self._server(access)
-            calls = self._calls.get(access.digest, access.owner)
-            if calls is None:
-                calls = asyncio.Semaphore(CALLS_PER_ACCESS)
-                self._calls.put(access.digest, access.owner, calls)
-            return Door(client, access, calls)
+            server = self._server(access)
+            shared = self._shared.get(access.digest, access.owner)
+            if shared is None:
+                shared = Shared()
+                self._shared.put(access.digest, access.owner, shared)
+            return Door(server, access, shared, partial(self._keys, access), self._count)
 
     def warm_up(self) -> None:
         """Load the description of the service, which all clients share: tens of thousands of objects. Blocks."""
@@ -99,24 +179,33 @@ class Clients:
     def close(self) -> None:
         """Close every connection and remove the certificates."""
         with self._lock:
-            for client in self._servers:
-                client.close()
-            self._calls.clear()
+            for server in self._servers:
+                server.client.close()
+            self._shared.clear()
             self._servers.clear()
             if self._folder is not None:
                 self._folder.cleanup()
                 self._folder = None
 
-    def _server(self, access: Access) -> S3Client:
+    def _keys(self, access: Access) -> ReadOnlyCredentials:
+        if not access.own_identity:
+            return ReadOnlyCredentials(access.access_key, access.secret_key, access.session_token or None)
+        with self._lock:
+            found = self._session(own_identity=True).get_credentials()
+        if found is None:
+            raise exceptions.NoCredentialsError
+        return found.get_frozen_credentials()
+
+    def _server(self, access: Access) -> Server:
         if not access.own_identity and not (access.access_key and access.secret_key):
             raise exceptions.NoCredentialsError
         key = replace(access, access_key="", secret_key="", session_token="", owner="").digest
-        client = self._servers.get(key, access.owner)
-        if client is None:
-            client = self._make(access)
+        server = self._servers.get(key, access.owner)
+        if server is None:
+            server = Server(self._make(access))
             # A dropped client is not closed: a call may still be in flight.
-            self._servers.put(key, access.owner, client)
-        return client
+            self._servers.put(key, access.owner, server)
+        return server
 
     def _make(self, access: Access) -> S3Client:
         ca_file = self._ca_file(access.ca_pem)
@@ -143,7 +232,9 @@ class Clients:
             # Each new connection reads the file, so it stays as long as the client.
             weakref.finalize(client, Path(ca_file).unlink, missing_ok=True)
         bucket_owner.expect(client.meta.events, access.expected_bucket_owner)
+        requester_pays.accept(client.meta.events, pays=access.requester_pays)
         client.meta.events.register("before-parse.s3.ListObjectsV2", slim_list)
+        template.watch(client.meta.events)
         if self._watch is not None:
             self._watch(client.meta.events)
         return guarded(client)

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -27,7 +28,7 @@ from trainingrun_operator.checkpoints.proof import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from trainingrun_operator.checkpoints.bucket import Stored
     from trainingrun_operator.checkpoints.documents import FileEntry, Manifest
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 RANGE_BYTES = 16 << 20
 THREADS = 12
+SMALL_BYTES = 1 << 20
+"""A file up to this size costs a request's time, not a connection's rate: `SMALL_THREADS` of them are under way at once."""
+SMALL_THREADS = 64
 TRIES = 4
 """Tries for one range: botocore does not retry while it reads a body."""
 LARGE_TRIES = 2
@@ -56,8 +60,10 @@ class NoSpaceError(OSError):
 class Objects(Protocol):
     """The part of a bucket that a download reads; see `Bucket`."""
 
-    def get_range(self, key: str, offset: int, length: int, version_id: str | None = None) -> bytes:
-        """Return ``length`` bytes of an object from ``offset`` on."""
+    def get_range(
+        self, key: str, offset: int, length: int, take: Callable[[int, memoryview], None], version_id: str | None = None
+    ) -> int:
+        """Hand over ``length`` bytes of an object from ``offset`` on. Return how many bytes have arrived."""
 
     def head(self, key: str) -> Stored | None:
         """Return size and full-object checksum of an object; None if there is none."""
@@ -148,9 +154,15 @@ class Download:
         self._made = [(file, path, self._partial(path)) for file, path in missing]
         self._remove_strays({partial for _, _, partial in self._made})
         self._check_space()
-        with ThreadPoolExecutor(THREADS, thread_name_prefix="download") as pool:
-            small = [one for one in self._made if one[0].size <= RANGE_BYTES]
-            tasks: list[Future[None]] = [pool.submit(self._get_small, file, partial) for file, _, partial in small]
+        with (
+            ThreadPoolExecutor(THREADS, thread_name_prefix="download") as pool,
+            ThreadPoolExecutor(SMALL_THREADS, thread_name_prefix="download-small") as small_pool,
+        ):
+            tasks: list[Future[None]] = [
+                (small_pool if file.size <= SMALL_BYTES else pool).submit(self._get_small, file, partial)
+                for file, _, partial in self._made
+                if file.size <= RANGE_BYTES
+            ]
             try:
                 for file, _, partial in self._made:
                     if file.size > RANGE_BYTES:
@@ -158,7 +170,8 @@ class Download:
                 for task in tasks:
                     task.result()
             except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
+                for each in (small_pool, pool):
+                    each.shutdown(wait=False, cancel_futures=True)
                 raise
 
     def _make_staging(self) -> None:
@@ -192,18 +205,15 @@ class Download:
     def _get_small(self, file: FileEntry, partial: Path) -> None:
         if holds(partial, file):
             return
-        for _ in range(TRIES):
-            data = self._range(file, 0, file.size) if file.size else b""
-            if (len(data), encode(crc64(data))) == (file.size, file.crc64nvme):
-                break
-        else:
-            raise self._differs(file)
         handle = _create(partial)
         try:
-            os.pwrite(handle, data, 0)
-            os.fsync(handle)
+            for _ in range(TRIES):
+                if encode(self._piece(file, handle, 0, file.size)) == file.crc64nvme:
+                    os.fsync(handle)
+                    return
         finally:
             os.close(handle)
+        raise self._differs(file)
 
     def _get_large(self, pool: ThreadPoolExecutor, file: FileEntry, partial: Path) -> None:
         if holds(partial, file):
@@ -240,18 +250,20 @@ class Download:
             yield length, each.result()
 
     def _piece(self, file: FileEntry, handle: int, offset: int, length: int) -> int:
+        """Get a range and write it. Return its checksum."""
+        if not length:
+            return 0
         for _ in range(TRIES):
-            data = self._range(file, offset, length)
-            if len(data) == length:
-                os.pwrite(handle, data, offset)
-                return crc64(data)
+            written = _Written(handle, offset)
+            if self._range(file, offset, length, written.take) == length:
+                return written.crc
         raise self._differs(file)
 
-    def _range(self, file: FileEntry, offset: int, length: int) -> bytes:
+    def _range(self, file: FileEntry, offset: int, length: int, take: Callable[[int, memoryview], None]) -> int:
         version = file.version_id
         for left in range(TRIES, -1, -1):
             try:
-                return self._bucket.get_range(file.key, offset, length, version)
+                return self._bucket.get_range(file.key, offset, length, take, version)
             except exceptions.ClientError as failure:
                 code = code_of(failure)
                 if version and code in _NO_VERSION:
@@ -303,6 +315,27 @@ class Download:
                 os.fsync(handle)
             finally:
                 os.close(handle)
+
+
+@dataclass
+class _Written:
+    """Writes and hashes the pieces of a range."""
+
+    handle: int
+    start: int
+    """Of the range, in the file."""
+    crc: int = 0
+
+    def take(self, at: int, piece: memoryview) -> None:
+        """Write a piece to its place; the first one may come again, and all others after it.
+
+        Raises:
+            OSError: the volume is full, or is not writable.
+        """
+        self.crc = crc64(piece, self.crc if at else 0)
+        done = 0
+        while done < len(piece):
+            done += os.pwrite(self.handle, piece[done:], self.start + at + done)
 
 
 def staging(root: Path, rank: int) -> Path:

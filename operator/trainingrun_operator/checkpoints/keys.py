@@ -18,6 +18,8 @@ import re
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from trainingrun_operator.checkpoints import bucket_names
+
 KEY_MAX_BYTES: Final = 1024
 
 _COMMIT = re.compile(r"commits/i(\d+)-g(\d+)\.json\Z")
@@ -25,6 +27,7 @@ _CLAIM = re.compile(r"/r\d+/incarnations/(\d+)\.json\Z")
 _RANK = re.compile(r"r(\d+)/")
 _FOLDER = re.compile(r"r\d+/i(\d+)-g(\d+)-[^/]+/")
 _MANIFEST = re.compile(r"/r\d+/i(\d+)-g(\d+)-[^/]+\.manifest\.json\Z")
+_LOG = re.compile(r"log(?:-([1-9]\d{0,5}))?\.txt\.gz")
 _DESTINATION = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[A-Za-z0-9!_.*'()/-]*))?\Z")
 
 
@@ -47,11 +50,14 @@ class Layout:
         """Return the layout of a run.
 
         Raises:
-            ValueError: the destination does not have the form ``s3://bucket[/prefix]``.
+            ValueError: the destination does not have the form ``s3://bucket[/prefix]``, or its bucket is of a kind that cannot be used.
         """
         match = _DESTINATION.match(destination)
         if match is None:
             message = f"destination {destination!r} does not have the form s3://bucket/prefix"
+            raise ValueError(message)
+        if complaint := bucket_names.complaint(match["bucket"]):
+            message = f"destination {destination!r}: {complaint}"
             raise ValueError(message)
         prefix = (match["prefix"] or "").strip("/")
         if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:
@@ -102,10 +108,19 @@ class Layout:
         """Key of its loss curve."""
         return f"{self.base}curve.json"
 
+    def log(self, rank: int = 0) -> str:
+        """Key of the end of one rank's log, compressed."""
+        return f"{self.base}log-{rank}.txt.gz" if rank else f"{self.base}log.txt.gz"
+
     @property
-    def log(self) -> str:
-        """Key of the end of its training's log, compressed."""
-        return f"{self.base}log.txt.gz"
+    def logs(self) -> str:
+        """Key prefix of the logs of all ranks, and of no other object."""
+        return f"{self.base}log"
+
+    def rank_of_log(self, key: str) -> int | None:
+        """Return the rank of a log's key; None for any other key."""
+        match = _LOG.fullmatch(key, len(self.base)) if self.owns(key) else None
+        return int(match[1] or 0) if match else None
 
     def folder_of(self, key: str) -> str:
         """Key prefix of the generation that a file's key belongs to, ending with a slash; empty: it is no file of a generation."""

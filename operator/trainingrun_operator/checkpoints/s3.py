@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from botocore import exceptions
 
+from trainingrun_operator.checkpoints import regions
 from trainingrun_operator.checkpoints.answers import TooMuchError, caused_by
 from trainingrun_operator.checkpoints.keys import Layout, order_of_commit
 from trainingrun_operator.checkpoints.metadata_guard import ForbiddenAddressError
@@ -39,6 +40,7 @@ _CODES: Final = {
     "400": "BadRequest",
     "403": "AccessDenied",
     "404": "NotFound",
+    "412": "PreconditionFailed",
     "429": "SlowDown",
     "500": "InternalError",
     "503": "SlowDown",
@@ -67,6 +69,8 @@ class Access:
     ca_pem: str = field(default="", repr=False)
     expected_bucket_owner: str = ""
     """AWS account that must own the bucket; empty: any. S3 refuses every call to a bucket of another account."""
+    requester_pays: bool = False
+    """Say in every request that its sender pays."""
     owner: str = ""
     """Namespace of the run, whose share of the kept clients it uses."""
     own_identity: bool = False
@@ -187,12 +191,17 @@ def _is_missing(error: exceptions.ClientError) -> bool:
     return str(error.response.get("Error", {}).get("Code")) in _MISSING
 
 
+def store_code(error: exceptions.ClientError) -> str:
+    """Return the store's own code if it is one word in CamelCase."""
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    code = regions.code_of_head(error) or _CODES.get(code, code)
+    return code if re.fullmatch(r"[A-Z][A-Za-z0-9]{1,63}", code) else "StoreError"
+
+
 def code_of(error: Exception) -> str:
     """Return the CamelCase code of a failed call: the store's own if it is one word, or the kind of failure."""
     if isinstance(error, exceptions.ClientError):
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        code = _CODES.get(code, code)
-        return code if re.fullmatch(r"[A-Z][A-Za-z0-9]{1,63}", code) else "StoreError"
+        return store_code(error)
     if isinstance(
         error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError | exceptions.CredentialRetrievalError
     ):

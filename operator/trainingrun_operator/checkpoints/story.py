@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.checkpoints.keys import Layout
 
+LOGS_MAX: Final = 2000
+"""Objects of one list of logs: more than a run has ranks."""
 _EXISTS: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
 _MISSING: Final = frozenset({"404", "NoSuchKey", "NotFound"})
 
@@ -34,7 +36,7 @@ def create(layout: Layout, key: str, body: bytes, kind: str, client: S3Client) -
 
     Args:
         layout: keys of the run.
-        key: one of `layout.story`, `layout.curve` and `layout.log`.
+        key: `layout.story`, `layout.curve`, or `layout.log` of a rank.
         body: its bytes.
         kind: its content type.
         client: with the right to put.
@@ -49,3 +51,12 @@ def create(layout: Layout, key: str, body: bytes, kind: str, client: S3Client) -
             return False
         raise
     return True
+
+
+def logs(layout: Layout, client: S3Client) -> tuple[int, ...]:
+    """Return the ranks whose logs are there, in order. Other objects that begin like a log are left out."""
+    pages = client.get_paginator("list_objects_v2").paginate(
+        Bucket=layout.bucket, Prefix=layout.logs, PaginationConfig={"MaxItems": LOGS_MAX}
+    )
+    ranks = (layout.rank_of_log(item["Key"]) for page in pages for item in page.get("Contents", ()))
+    return tuple(sorted(rank for rank in ranks if rank is not None))

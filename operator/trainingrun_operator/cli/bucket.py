@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.checkpoints import names, s3, story
+from trainingrun_operator.checkpoints import bucket_names, names, regions, s3, story
 from trainingrun_operator.checkpoints.bucket import Bucket, DamagedError, crc_of_file, encode
 from trainingrun_operator.checkpoints.clients import Clients
 from trainingrun_operator.checkpoints.documents import COMMIT_MAX_BYTES, Commit
@@ -31,8 +30,6 @@ from trainingrun_operator.cli import identity, words
 from trainingrun_operator.cli.trouble import Exit, TroubleError
 from trainingrun_operator.core.destinations import layout_of
 from trainingrun_operator.core.facts.bucket import Unreachable, Verified
-from trainingrun_operator.core.facts.run import Run
-from trainingrun_operator.core.story import STORY_MAX_BYTES
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.calls import Api
 from trainingrun_operator.edge.gather.store import Store
@@ -44,7 +41,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from trainingrun_operator.checkpoints.documents import FileEntry, Manifest
+    from trainingrun_operator.cli.server import Server
     from trainingrun_operator.core.facts.bucket import Mismatch
+    from trainingrun_operator.core.facts.run import Run
 
 READERS: Final = 8
 LISTED_MAX: Final = 1000
@@ -57,14 +56,13 @@ _YOURS: Final = (
 )
 _ADVICE: Final = {
     "NoSuchBucket": "the bucket does not exist",
-    "AccessDenied": f"your credentials may not read it: ask for s3:ListBucket and s3:GetObject on it ({_YOURS})",
+    "AccessDenied": f"your credentials may not read it: ask for s3:ListBucket and s3:GetObject on it ({_YOURS}); a Requester Pays bucket needs --requester-pays",
     "InvalidAccessKeyId": f"the store does not know your access key ({_YOURS})",
     "SignatureDoesNotMatch": f"your secret key does not match your access key ({_YOURS})",
     "ExpiredToken": f"your session has expired: log in again ({_YOURS})",
     "InvalidToken": f"the store does not accept your session token: log in again ({_YOURS})",
     "NoCredentials": f"you have no AWS credentials: {_YOURS}",
-    "PermanentRedirect": "the bucket is in another region: set --region",
-    "AuthorizationHeaderMalformed": "the bucket is in another region: set --region",
+    **dict.fromkeys(regions.CODES, "the bucket is in another region: set --region, and --endpoint-url if it names one"),
     "RequestTimeTooSkewed": "your clock and the store's differ",
     "CertificateNotTrusted": "the store's certificate is not trusted: set AWS_CA_BUNDLE to the CA's file",
     "BadCertificate": "the file in AWS_CA_BUNDLE has no PEM certificate",
@@ -74,8 +72,6 @@ _ADVICE: Final = {
     "AnswerTooLarge": "the server sends more than an S3 server does: is the address right?",
     "TooManyCommits": "there are more than 100,000 objects below commits/: remove those that are no commits",
 }
-_COMMITS: Final = "Its checkpoints are listed by `checkpoints list`."
-_NO_STORY: Final = f"the run has not ended, or its story was not kept. {_COMMITS}"
 _CLOSED: Final = frozenset(
     {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "NoCredentials"}
 )
@@ -113,12 +109,12 @@ def order_of(name: str) -> Order:
     return Order(int(match["incarnation"]), int(match["generation"]))
 
 
-def place_of(run: Run, endpoint_url: str, region: str) -> Place:
-    """Return the place of a run's checkpoints. Arguments that are not empty override the spec's server and region.
+def place_of(run: Run, server: Server) -> Place:
+    """Return the place of a run's checkpoints. What ``server`` says overrides the spec.
 
     Raises:
-        TroubleError: the run saves no checkpoints, its destination is invalid, or its spec names a server that is not AWS and no argument
-            overrides it.
+        TroubleError: the run saves no checkpoints, its destination is invalid, or its spec names a server that is not AWS and ``server``
+            does not override it.
     """
     if run.spec.checkpoint.mode is CheckpointMode.DISABLED:
         raise TroubleError(f"{run.name} saves no checkpoints: spec.checkpoint.mode is Disabled.", Exit.NO_SUCH_RUN)
@@ -126,14 +122,26 @@ def place_of(run: Run, endpoint_url: str, region: str) -> Place:
         layout = layout_of(run)
     except ValueError as error:
         raise TroubleError(f"spec.checkpoint of {run.name}: {error}.") from error
-    if not endpoint_url:
+    if not server.endpoint_url:
         identity.check_named_by_spec(run)
     wanted = run.spec.checkpoint.s3
-    access = Access(endpoint_url=endpoint_url or wanted.endpoint_url, region=region or wanted.region, own_identity=True)
+    access = Access(
+        endpoint_url=server.endpoint_url or wanted.endpoint_url,
+        region=server.region or wanted.region,
+        requester_pays=server.requester_pays or wanted.requester_pays,
+        own_identity=True,
+    )
     return Place(access, layout, run.status.checkpoint.commit if run.status.checkpoint else "")
 
 
-def place_of_uri(uri: str, endpoint_url: str, region: str) -> Place:
+def access_to(server: Server) -> Access:
+    """Return the access with the user's own credentials."""
+    return Access(
+        endpoint_url=server.endpoint_url, region=server.region, requester_pays=server.requester_pays, own_identity=True
+    )
+
+
+def place_of_uri(uri: str, server: Server) -> Place:
     """Return the place of a run that is no longer in the cluster, from `s3://bucket/prefix/namespace/run/uid`.
 
     Raises:
@@ -145,8 +153,10 @@ def place_of_uri(uri: str, endpoint_url: str, region: str) -> Place:
             raise ValueError  # noqa: TRY301 - reported below
         layout = Layout.of(f"s3://{match['destination']}", match["namespace"], match["run"], match["uid"])
     except ValueError:
+        if what := bucket_names.complaint(uri.removeprefix("s3://").partition("/")[0]):
+            raise TroubleError(f"{what}.", Exit.USAGE) from None
         raise TroubleError(f"{uri} does not have the form s3://bucket/prefix/namespace/run/uid.", Exit.USAGE) from None
-    return Place(Access(endpoint_url=endpoint_url, region=region, own_identity=True), layout)
+    return Place(access_to(server), layout)
 
 
 class Checkpoints:
@@ -243,35 +253,26 @@ class Checkpoints:
         finally:
             store.close()
 
-    def story(self) -> Run:
-        """Read the run as it was at its end.
+    def document(self, key: str, most_bytes: int) -> bytes | None:
+        """Return a small object beside the commits; None: there is none. Empty: it is larger.
 
         Raises:
-            TroubleError: the bucket cannot be read, or holds no story that can be.
+            TroubleError: the bucket cannot be read.
         """
-        layout = self.place.layout
         with self._readable():
             try:
-                body = s3.read_object(layout.bucket, layout.story, STORY_MAX_BYTES, self._client)
+                return s3.read_object(self.place.layout.bucket, key, most_bytes, self._client)
             except s3.TooLargeError:
-                body = b""
-        if body is None:
-            raise TroubleError(f"There is no run.json at {self.where}: {_NO_STORY}", Exit.NO_SUCH_RUN)
-        try:
-            run = Run.of(json.loads(body))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise TroubleError(
-                f"{layout.uri(layout.story)} is not the story of a run that this version reads ({type(error).__name__}). {_COMMITS}",
-                Exit.NOT_PROVEN,
-            ) from None
-        if layout.base.rstrip("/").split("/")[-3:] != [run.namespace, run.name, run.uid]:
-            raise TroubleError(f"{layout.uri(layout.story)} is the story of another run. {_COMMITS}", Exit.NOT_PROVEN)
-        return run
+                return b""
 
-    def has_log(self) -> bool:
-        """Whether the end of the training's log is kept."""
+    def logs(self) -> tuple[int, ...]:
+        """Return the ranks of which the end of the log is kept.
+
+        Raises:
+            TroubleError: the bucket cannot be read.
+        """
         with self._readable():
-            return story.exists(self.place.layout, self.place.layout.log, self._client)
+            return story.logs(self.place.layout, self._client)
 
     def manifests(self, commit: Commit) -> list[Manifest]:
         """Read the manifest of every rank of a commit.
@@ -386,11 +387,13 @@ class _Counting(Bucket):
         super().__init__(client, name)
         self._told = told
 
-    def get_range(self, key: str, offset: int, length: int, version_id: str | None = None) -> bytes:
-        """Return ``length`` bytes of an object, and report them."""
-        piece = super().get_range(key, offset, length, version_id)
-        self._told(len(piece))
-        return piece
+    def get_range(
+        self, key: str, offset: int, length: int, take: Callable[[int, memoryview], None], version_id: str | None = None
+    ) -> int:
+        """Hand over ``length`` bytes of an object, and report them."""
+        size = super().get_range(key, offset, length, take, version_id)
+        self._told(size)
+        return size
 
 
 def _in_the_way(folder: Path, file: FileEntry) -> bool:

@@ -19,6 +19,8 @@ _DOTS: Final = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """Bits of a braille cell, by row and column."""
 LABEL: Final = 8
 """Width of a number on the vertical axis, in characters."""
+LARGEST: Final = 1e300
+"""Losses beyond it are drawn at it: differences of larger ones are not finite."""
 
 
 def sparkline(values: Sequence[float], width: int, *, plain: bool = False) -> str:
@@ -59,14 +61,17 @@ def plot(curve: Plot, width: int, height: int, *, plain: bool = False, logarithm
     The threshold is always visible. On a logarithmic axis, values up to 0 are left out.
     """
     scale: Callable[[float], float] = log10 if logarithmic else float
-    points = [(x, scale(y)) for x, y in curve.points if isfinite(y) and (not logarithmic or y > 0)]
+    points = [(x, scale(_bounded(y))) for x, y in curve.points if isfinite(y) and (not logarithmic or y > 0)]
     if not points:
         return []
-    threshold = None if curve.threshold is None or (logarithmic and curve.threshold <= 0) else scale(curve.threshold)
+    threshold = (
+        None if curve.threshold is None or (logarithmic and curve.threshold <= 0) else scale(_bounded(curve.threshold))
+    )
     levels = [y for _, y in points] + ([threshold] if threshold is not None else [])
     low, high = min(levels), max(levels)
     if high == low:
-        low, high = low - 0.5, high + 0.5
+        around = max(0.5, abs(high) * 1e-6)
+        low, high = low - around, high + around
     cells = _Cells(max(8, width - LABEL - 2), height, points, low, high)
     cells.draw(points)
     rows = cells.rows(plain=plain)
@@ -86,6 +91,11 @@ def plot(curve: Plot, width: int, height: int, *, plain: bool = False, logarithm
         for row, text in enumerate(rows)
     ]
     return [*drawn, *_foot(curve, cells, plain=plain)]
+
+
+def _bounded(value: float) -> float:
+    """Return the value, or the nearest one with which the axis can be computed."""
+    return max(-LARGEST, min(LARGEST, value))
 
 
 def _bar(*, plain: bool) -> str:

@@ -7,17 +7,19 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from trainingrun_operator.checkpoints import s3
+from trainingrun_operator.checkpoints import bucket_names, s3
 from trainingrun_operator.checkpoints.clients import Clients
-from trainingrun_operator.checkpoints.s3 import STORE_ERRORS, Access
+from trainingrun_operator.checkpoints.s3 import STORE_ERRORS
 from trainingrun_operator.cli import identity
-from trainingrun_operator.cli.bucket import Place, place_of_uri, unreadable
+from trainingrun_operator.cli.bucket import Place, access_to, place_of_uri, unreadable
 from trainingrun_operator.cli.trouble import Exit, TroubleError
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.calls import Api
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+    from trainingrun_operator.cli.server import Server
 
 DEPTH: Final = 6
 """Levels of folders below an address that are searched: prefixes, namespace, run and UID."""
@@ -30,7 +32,7 @@ _OF_A_RUN: Final = "commits/"
 """A folder that a run has once it has saved something."""
 
 
-def place(uri: str, endpoint_url: str, region: str) -> Place:
+def place(uri: str, server: Server) -> Place:
     """Return the place of the run at an address, or of the only run below it.
 
     Raises:
@@ -38,9 +40,13 @@ def place(uri: str, endpoint_url: str, region: str) -> Place:
     """
     address = _ADDRESS.match(uri)
     path = (address["path"] or "").strip("/") if address is not None else ""
-    if address is None or (path and any(part in ("", ".", "..") for part in path.split("/"))):
-        return place_of_uri(uri, endpoint_url, region)
-    access = Access(endpoint_url=endpoint_url, region=region, own_identity=True)
+    if (
+        address is None
+        or bucket_names.complaint(address["bucket"])
+        or (path and any(part in ("", ".", "..") for part in path.split("/")))
+    ):
+        return place_of_uri(uri, server)
+    access = access_to(server)
     clients = Clients(1, partial(calls.count_all, api=Api.S3))
     try:
         client = clients.door(access).client
@@ -51,10 +57,10 @@ def place(uri: str, endpoint_url: str, region: str) -> Place:
     finally:
         clients.close()
     if len(found) == 1 and whole:
-        return place_of_uri(found[0], endpoint_url, region)
+        return place_of_uri(found[0], server)
     if not found:
         # The complaint about an address that is not a run's, or the place of a run that has saved nothing.
-        return place_of_uri(uri, endpoint_url, region)
+        return place_of_uri(uri, server)
     named = "\n".join(f"  {one}" for one in found[:NAMED])
     more = f"\n  and {len(found) - NAMED} more" if len(found) > NAMED else "" if whole else "\n  and perhaps more"
     raise TroubleError(f"There are several runs below {uri}. Name one:\n{named}{more}", Exit.USAGE)

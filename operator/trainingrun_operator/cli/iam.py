@@ -23,7 +23,7 @@ _OBJECTS: Final = {
     ),
     OPERATOR: ("s3:GetObject",),
 }
-_STORY: Final = ("run.json", "curve.json", "log.txt.gz")
+_STORY: Final = ("run.json", "curve.json", "log.txt.gz", "log-*.txt.gz")
 """What the operator writes beside a run's commits after its end."""
 _RETENTION: Final = ("s3:DeleteObject", "s3:AbortMultipartUpload")
 _KEY: Final = dict.fromkeys(SIDES, ("kms:GenerateDataKey", "kms:Decrypt"))

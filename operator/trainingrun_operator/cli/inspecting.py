@@ -8,7 +8,7 @@ import click
 from rich.text import Text
 
 from trainingrun_operator.api import names
-from trainingrun_operator.cli import iam, live, policy, words
+from trainingrun_operator.cli import iam, kept, live, policy, words
 from trainingrun_operator.cli.draw import Plot, plot
 from trainingrun_operator.cli.explain import explain
 from trainingrun_operator.cli.explain.facts import Explanation
@@ -18,11 +18,11 @@ from trainingrun_operator.cli.screen import GAP, note
 from trainingrun_operator.cli.session import RUN, Session, in_session, where
 from trainingrun_operator.cli.trouble import Exit, TroubleError
 from trainingrun_operator.core import manifests
-from trainingrun_operator.core.commands import command
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.curve import Point
     from trainingrun_operator.cli.screen import Screen
+    from trainingrun_operator.cli.server import Server
     from trainingrun_operator.core.facts.run import Run
 
 HEIGHT = 16
@@ -91,7 +91,7 @@ def _take_curves(session: Session, seen: live.KnownRuns, run: str | None, *, eve
 @bucket_options
 @where
 @in_session
-def explain_(session: Session, run: str, endpoint_url: str, region: str) -> None:
+def explain_(session: Session, run: str, server: Server) -> None:
     """Explain why RUN has or has not stopped, from its status alone.
 
     With s3://bucket/prefix/namespace/run/uid in place of RUN, explain a run that has ended from what the operator has kept of it in the bucket, with your
@@ -100,11 +100,10 @@ def explain_(session: Session, run: str, endpoint_url: str, region: str) -> None
     if not run.startswith("s3://"):
         session.screen.explanation(explain(session.run(run), session.now))
         return
-    with opened(session, run, endpoint_url, region) as there:
-        told, layout = explain(there.story(), session.now), there.place.layout
-        log = ("The end of its log:", "$ " + command("aws", "s3", "cp", layout.uri(layout.log), "-") + " | gunzip")
+    with opened(session, run, server) as there:
+        told = explain(kept.run_of(there), session.now)
         # What is to be done in the cluster is over.
-        session.screen.explanation(Explanation(told.answer, told.because, log if there.has_log() else ()))
+        session.screen.explanation(Explanation(told.answer, told.because, kept.logs_of(there)))
 
 
 @click.command("policy", short_help="Show effective settings and their sources, or the IAM policy for a bucket.")
@@ -163,12 +162,21 @@ def _show(screen: Screen, rule: policy.Rule, first: int, second: int) -> None:
 @click.argument("run", type=RUN)
 @click.option("--height", type=click.IntRange(4, 100), default=HEIGHT, show_default=True, help="Lines of the plot.")
 @click.option("--log", "logarithmic", is_flag=True, help="Logarithmic loss.")
+@bucket_options
 @where
 @in_session
-def plot_(session: Session, run: str, height: int, *, logarithmic: bool) -> None:
-    """Draw the loss of RUN over its steps, with threshold and end."""
-    found = session.run(run)
-    points = session.curve(found)
+def plot_(session: Session, run: str, height: int, server: Server, *, logarithmic: bool) -> None:
+    """Draw the loss of RUN over its steps, with threshold and end.
+
+    With s3://bucket/prefix/namespace/run/uid in place of RUN, draw the curve that the operator has kept of an ended run in the bucket, with your own AWS
+    credentials. A shorter address is enough if there is only one run below it.
+    """
+    if run.startswith("s3://"):
+        with opened(session, run, server) as there:
+            found, points = kept.run_of(there), kept.curve_of(there)
+    else:
+        found = session.run(run)
+        points = session.curve(found)
     if not points:
         raise TroubleError(_no_curve(found), Exit.NO_SUCH_RUN)
     screen = session.screen
@@ -176,7 +184,7 @@ def plot_(session: Session, run: str, height: int, *, logarithmic: bool) -> None
     curve = _curve(found, points)
     lines = plot(curve, screen.width, height, plain=screen.plain, logarithmic=logarithmic)
     if not lines:
-        raise TroubleError(f"{run} has no loss above 0 for a logarithmic plot. Omit --log.")
+        raise TroubleError(f"{found.name} has no loss above 0 for a logarithmic plot. Omit --log.")
     for line in lines:
         text = Text(line)
         text.highlight_regex("[⠀-⣿*]+", "cyan")

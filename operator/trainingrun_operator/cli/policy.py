@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from trainingrun_operator.api.run import CheckpointMode, NodePoolPolicy, TrainingRunSpec
 from trainingrun_operator.api.status import StopMode
 from trainingrun_operator.cli import words
-from trainingrun_operator.core import manifests
+from trainingrun_operator.core import manifests, past
 from trainingrun_operator.core.rules.loss import LOW_OBSERVATIONS, SHADOW
 
 if TYPE_CHECKING:
@@ -144,11 +144,14 @@ def _checkpoints(run: Run) -> Iterator[Rule]:
     yield _rule(run, "saved to", "checkpoint.destination")
     yield _rule(run, "server", "checkpoint.s3.endpoint_url", run.spec.checkpoint.s3.endpoint_url or "AWS")
     yield _rule(run, "region", "checkpoint.s3.region", run.spec.checkpoint.s3.region or "us-east-1")
+    if run.spec.checkpoint.s3.requester_pays:
+        yield _rule(run, "requester pays", "checkpoint.s3.requester_pays", "yes")
     none = None if run.spec.checkpoint.s3.credentials_secret_name else "the identity of the pod's ServiceAccount"
     yield _rule(run, "credentials", "checkpoint.s3.credentials_secret_name", none)
     yield _rule(run, "included", "checkpoint.include")
     yield _rule(run, "excluded", "checkpoint.exclude")
     yield _rule(run, "if not proven", "checkpoint.on_failure")
+    yield _rule(run, "starts from", "checkpoint.restore_from", past.origin(run) or "the beginning")
     kept = run.spec.checkpoint.keep_last
     yield _rule(run, "kept", "checkpoint.keep_last", "all" if kept is None else f"the newest {kept} complete ones")
 

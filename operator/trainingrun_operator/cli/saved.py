@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColu
 from trainingrun_operator.checkpoints import names
 from trainingrun_operator.cli import words
 from trainingrun_operator.cli.screen import Column, note
+from trainingrun_operator.cli.server import Server
 from trainingrun_operator.cli.session import RUN, Session, in_session, where
 from trainingrun_operator.cli.trouble import Exit, TroubleError
 from trainingrun_operator.core.facts.bucket import Mismatch
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from trainingrun_operator.checkpoints.documents import Manifest
     from trainingrun_operator.cli.bucket import Checkpoints, Listed
 
-P = ParamSpec("P")
 R = TypeVar("R")
 COLUMNS = (
     Column("GENERATION"),
@@ -48,9 +49,20 @@ def checkpoints() -> None:
     """
 
 
-def bucket_options(command: Callable[P, R]) -> Callable[P, R]:
-    """Add the options for the bucket's server to a command."""
+def bucket_options(command: Callable[..., R]) -> Callable[..., R]:
+    """Add the options for the bucket's server to a command, which takes them as ``server``."""
+
+    @functools.wraps(command)
+    def with_server(*args: Any, endpoint_url: str, region: str, requester_pays: bool, **named: Any) -> R:
+        return command(*args, server=Server(endpoint_url, region, requester_pays), **named)
+
+    decorated: Callable[..., R] = with_server
     for option in (
+        click.option(
+            "--requester-pays",
+            is_flag=True,
+            help="Pay for the requests and transfers of a Requester Pays bucket.  [default: as in the run's spec]",
+        ),
         click.option(
             "--region", default="", metavar="NAME", help="Region of the bucket.  [default: from the run's spec]"
         ),
@@ -62,19 +74,16 @@ def bucket_options(command: Callable[P, R]) -> Callable[P, R]:
             help="Address of the S3 server, https unless it is this machine.  [default: AWS_ENDPOINT_URL_S3, else the run's if it is AWS]",
         ),
     ):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return decorated
 
 
 @contextlib.contextmanager
-def opened(session: Session, run: str, endpoint_url: str, region: str) -> Iterator[Checkpoints]:
+def opened(session: Session, run: str, server: Server) -> Iterator[Checkpoints]:
     """Open the run's checkpoints. Loads boto3, which takes longer than all other commands together."""
     from trainingrun_operator.cli import bucket, finding  # noqa: PLC0415 - see above
 
-    if run.startswith("s3://"):
-        place = finding.place(run, endpoint_url, region)
-    else:
-        place = bucket.place_of(session.run(run), endpoint_url, region)
+    place = finding.place(run, server) if run.startswith("s3://") else bucket.place_of(session.run(run), server)
     found = bucket.Checkpoints(place)
     try:
         yield found
@@ -87,9 +96,9 @@ def opened(session: Session, run: str, endpoint_url: str, region: str) -> Iterat
 @bucket_options
 @where
 @in_session
-def list_(session: Session, run: str, endpoint_url: str, region: str) -> None:
+def list_(session: Session, run: str, server: Server) -> None:
     """List the saved checkpoints of RUN, newest first."""
-    with opened(session, run, endpoint_url, region) as there:
+    with opened(session, run, server) as there:
         listed = there.listed()
         if not listed:
             note(there.nothing)
@@ -127,14 +136,14 @@ def _cells(one: Listed, proven: str, session: Session) -> list[str]:
 @bucket_options
 @where
 @in_session
-def verify(session: Session, run: str, generation: str, endpoint_url: str, region: str, *, all_of_them: bool) -> None:
+def verify(session: Session, run: str, generation: str, server: Server, *, all_of_them: bool) -> None:
     """Prove a checkpoint of RUN as the operator does: read commit and manifests, compare size and checksum of every file.
 
     GENERATION is a name from `checkpoints list`. Default: the generation that the operator has proven, else the furthest.
     """
     if all_of_them and generation:
         raise click.UsageError("Give a GENERATION or --all, not both.")
-    with opened(session, run, endpoint_url, region) as there:
+    with opened(session, run, server) as there:
         wanted = there.keys() if all_of_them else (there.key(generation),)
         wrong = [name for key in wanted if (name := _verified(session, there, key))]
     if wrong:
@@ -174,12 +183,12 @@ def _verified(session: Session, there: Checkpoints, key: str) -> str:
 @bucket_options
 @where
 @in_session
-def download(session: Session, run: str, generation: str, folder: Path | None, endpoint_url: str, region: str) -> None:
+def download(session: Session, run: str, generation: str, folder: Path | None, server: Server) -> None:
     """Download a checkpoint of RUN into a folder. Prove every file by its checksum.
 
     Identical files are kept. Other files are never overwritten. After an interruption, run the same command again to continue.
     """
-    with opened(session, run, endpoint_url, region) as there:
+    with opened(session, run, server) as there:
         one = there.find(generation)
         name = words.generation(one.key)
         if one.commit is None:

@@ -108,6 +108,7 @@ async def _run(settings: Settings) -> None:
             providers=providers,
             recheck_seconds=settings.recheck_seconds,
             relist_seconds=settings.list_seconds,
+            wake=lambda uid: scheduler.wake(uid),  # noqa: PLW0108  # it is made below
         )
         executor = Executor(kube, cache, lease.held, providers)
         curves = CurveWriter(beside, lease.held, settings.curve_seconds)
@@ -159,6 +160,7 @@ async def _run(settings: Settings) -> None:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
             await server.cleanup()
+            await observer.close()
             store.close()
         if not leading.cancelled():
             # Only a bug ends this task; raise its exception.

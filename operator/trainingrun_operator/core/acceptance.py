@@ -9,7 +9,15 @@ from pydantic import StrictInt, ValidationError
 from trainingrun_operator.api import names
 from trainingrun_operator.api.base import Model
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.core import destinations, identity, log_patterns, manifests, own_volumes, restoring
+from trainingrun_operator.core import (
+    destinations,
+    identity,
+    log_patterns,
+    manifests,
+    own_volumes,
+    restoring,
+    unwritable,
+)
 from trainingrun_operator.core.bounds import clipped
 from trainingrun_operator.core.facts.run import Problem
 
@@ -216,13 +224,9 @@ def _checkpoint(run: Run, listed: tuple[Destination, ...]) -> Problem | None:
     checkpoint = run.spec.checkpoint
     if checkpoint.mode is CheckpointMode.DISABLED:
         return None
-    try:
-        destinations.layout_of(run)
-    except ValueError as error:
-        return Problem("InvalidDestination", f"spec.checkpoint: {error}.")
     if isinstance(answer := destinations.allowed(run, listed), Problem):
         return answer
-    return identity.missing(run, answer) or restoring.complaint(run, listed)
+    return identity.missing(run, answer) or restoring.complaint(run, listed) or unwritable.complaint(run)
 
 
 def _pool(

@@ -161,12 +161,22 @@ def layout_of(run: Run) -> Layout:
     return Layout.of(run.spec.checkpoint.destination or "", run.namespace, run.name, run.uid)
 
 
+def valid_layout(run: Run) -> Layout | Problem:
+    """Return the layout of a run's keys, or why its destination is not valid."""
+    try:
+        return layout_of(run)
+    except ValueError as error:
+        return Problem("InvalidDestination", f"spec.checkpoint: {error}.")
+
+
 def allowed(run: Run, listed: tuple[Destination, ...]) -> Destination | Problem:
-    """Return the entry that allows a run's destination, or the refusal. Call it only for a run that uploads to a valid destination.
+    """Return the entry that allows a run's destination, or the refusal. Call it only for a run that uploads.
 
     The first entry that allows it, and for a run without a Secret the first of those that let the operator prove with its own identity.
     """
-    url, layout = run.spec.checkpoint.s3.endpoint_url, layout_of(run)
+    url, layout = run.spec.checkpoint.s3.endpoint_url, valid_layout(run)
+    if isinstance(layout, Problem):
+        return layout
     mine = [each for each in listed or (AWS,) if each.holds_for(run.namespace)]
     address, readable = address_of(url)
     fitting = [each for each in mine if readable and each.covers(address, layout)]

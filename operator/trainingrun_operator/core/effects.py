@@ -122,10 +122,22 @@ class DeleteWorkload:
 
 @dataclass(frozen=True)
 class CreateRescue:
-    """Create the rescue Job of a stop; the API server's refusal holds the stop. It is deleted again if the stop does not wait for it any more."""
+    """Create the rescue Job of a stop, suspended; the API server's refusal holds the stop. It is deleted again if the stop does not wait for it any more."""
 
     manifest: dict[str, Any]
     termination_id: str
+
+
+@dataclass(frozen=True)
+class StartRescue:
+    """Let the rescue Job make its pod; refused if it is another Job, or gone, or its spec has changed.
+
+    The status of the stop names its uid before that (`Rescue.job`).
+    """
+
+    name: str
+    uid: str
+    generation: int
 
 
 @dataclass(frozen=True)
@@ -215,6 +227,7 @@ Effect = (
     | DeletePod
     | DeleteWorkload
     | CreateRescue
+    | StartRescue
     | DeleteRescue
     | CreateDisruptionBudget
     | DeleteDisruptionBudget

@@ -37,10 +37,7 @@ def sentence(run: Run, listed: tuple[Destination, ...]) -> str:
     """Return which identity each side uses; empty: the run saves nothing, or its destination is not allowed."""
     if run.spec.checkpoint.mode is CheckpointMode.DISABLED:
         return ""
-    try:
-        destination = allowed(run, listed)
-    except ValueError:
-        return ""  # the destination is refused elsewhere
+    destination = allowed(run, listed)
     if isinstance(destination, Problem):
         return ""
     if secret := run.spec.checkpoint.s3.credentials_secret_name:

@@ -283,6 +283,7 @@ def _agent_env(run: Run, defaults: Defaults, **about: Any) -> list[Manifest]:
         region=spec.checkpoint.s3.region,
         secret_dir=names.SECRET_PATH if spec.checkpoint.s3.credentials_secret_name else "",
         expected_bucket_owner=_bucket_owner(run, defaults),
+        requester_pays=spec.checkpoint.s3.requester_pays,
         include=spec.checkpoint.include,
         exclude=spec.checkpoint.exclude,
         format=spec.checkpoint.format or "",

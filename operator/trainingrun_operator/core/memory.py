@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, assert_never
 
 from trainingrun_operator.checkpoints.reached import Reached
+from trainingrun_operator.core import refuted
 from trainingrun_operator.core.facts.gathered import Source
 from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered, RescueRefused
 from trainingrun_operator.core.facts.rank import LastSaid, Rank
@@ -26,6 +27,7 @@ from trainingrun_operator.core.track import Track, fold, resumed
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
+    from trainingrun_operator.checkpoints.keys import Order
     from trainingrun_operator.core.facts.bucket import Verified
     from trainingrun_operator.core.facts.gathered import Facts
     from trainingrun_operator.core.facts.learned import Learned
@@ -86,6 +88,10 @@ class Memory:
     """The commit that has verified and that has reached most."""
     unverifiable: str = ""
     """Key of a commit that did not verify; it is not read again."""
+    refuted: Mapping[Order, str] = field(default_factory=dict)
+    """The commits that do not verify, though they may have before, each with the complaint."""
+    restore_heard: str = ""
+    """uid of the last pod whose restore is in `refuted`."""
     problem: Problem | None = None
     problem_generation: int = 0
     """Generation of the spec that the problem was found with."""
@@ -163,15 +169,19 @@ def remember_effects(memory: Memory, learned: Iterable[Learned]) -> Memory:
 def _with_values(memory: Memory, facts: Facts, now: float) -> Memory:
     """Keep the values that were read."""
     read = facts.read
-    new = facts.verified
-    newer = new is not None and (memory.verified is None or new.commit.order >= memory.verified.commit.order)
+    bad = refuted.folded(memory.refuted, facts, memory.verified, memory.restore_heard)
+    heard = refuted.restored_pod(facts)
+    new, last = _unless(facts.verified, bad), _unless(memory.verified, bad)
+    newer = new is not None and (last is None or new.commit.order >= last.commit.order)
     checked = Source.PREFLIGHT in read
     return replace(
         memory,
         read_at={**memory.read_at, **dict.fromkeys(read, now)} if read else memory.read_at,
-        verified=new if newer else memory.verified,
-        furthest=_furthest(memory.furthest, new),
+        verified=new if newer else last,
+        furthest=_furthest(_unless(memory.furthest, bad), new),
         unverifiable=facts.unverifiable or memory.unverifiable,
+        refuted=bad,
+        restore_heard=heard.uid if heard is not None else memory.restore_heard,
         problem=facts.problem if checked else memory.problem,
         problem_generation=facts.run.generation if checked else memory.problem_generation,
         ended_before=facts.ended_before or memory.ended_before,
@@ -185,6 +195,10 @@ def _with_values(memory: Memory, facts: Facts, now: float) -> Memory:
         disruption_budget=facts.disruption_budget if Source.DISRUPTION_BUDGET in read else memory.disruption_budget,
         namespace_labels=(facts.namespace_labels or {}) if Source.NAMESPACE in read else memory.namespace_labels,
     )
+
+
+def _unless(found: Verified | None, bad: Mapping[Order, str]) -> Verified | None:
+    return found if found is not None and found.commit.order not in bad else None
 
 
 def _furthest(known: Verified | None, new: Verified | None) -> Verified | None:
@@ -279,6 +293,7 @@ def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
         workload=facts.workload,
         verified=memory.verified,
         furthest=memory.furthest,
+        refuted=memory.refuted,
         answer=facts.answer,
         save_failing_seconds=memory.saving.seconds(now) if save_request(run, facts.pods) is not None else 0,
         no_progress_seconds=memory.saved_so_far.seconds(now) if save_request(run, facts.pods) is not None else 0,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trainingrun_operator.api.exchange import AgentReport
+    from trainingrun_operator.checkpoints.keys import Order
     from trainingrun_operator.core.facts.bucket import Answer, Verified
     from trainingrun_operator.core.facts.nodes import NodeFacts, Pool
     from trainingrun_operator.core.facts.pod import Pod
@@ -44,6 +45,8 @@ class Observed:
     """The newest commit of the run that verified."""
     furthest: Verified | None = None
     """The commit that verified and that has reached most (`checkpoints.reached`)."""
+    refuted: Mapping[Order, str] = field(default_factory=dict)
+    """The commits that do not verify, though they may have before, each with the complaint."""
     answer: Answer | None = None
     """The bucket's answer to the pending save request."""
     save_failing_seconds: float = 0

@@ -108,6 +108,12 @@ def next_effects(seen: Observed) -> tuple[Effect, ...]:
     return (*untaints, RecordNodes(tuple(nodes)), *events) if changed else tuple(effects)
 
 
+def advances(seen: Observed, effects: Sequence[Effect]) -> bool:
+    """Whether these effects write a new phase of a node."""
+    before = [node.phase for node in seen.run.status.nodes]
+    return any(isinstance(one, RecordNodes) and [node.phase for node in one.nodes] != before for one in effects)
+
+
 def _with_refusal(node: NodeStatus, facts: NodeFacts | None) -> NodeStatus:
     """Record the kind of the provider's refusal while the node is not settled."""
     refusal = facts.refusal if facts is not None and node.phase not in SETTLED else None

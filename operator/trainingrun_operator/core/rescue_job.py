@@ -1,12 +1,12 @@
-"""The Job that saves what dead pods have left in a PersistentVolumeClaim: the agent alone, without a GPU, with the volume mounted read-only."""
+"""The Job that saves what dead pods have left in a volume: the agent alone, without a GPU, with the volume mounted read-only."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from trainingrun_operator.api import names
-from trainingrun_operator.core import acceptance, manifests
+from trainingrun_operator.core import manifests
+from trainingrun_operator.core.kept_volume import kept_volume
 from trainingrun_operator.core.release import unsettled
 
 if TYPE_CHECKING:
@@ -25,42 +25,8 @@ _POD_SECURITY: Final = ("fsGroup", "fsGroupChangePolicy", "seLinuxOptions", "sup
 """Fields of the author's pod securityContext that decide who may read the volume."""
 
 
-@dataclass(frozen=True)
-class KeptVolume:
-    """The volume of a run's checkpoints, if it outlives its pods."""
-
-    claim: str
-    unmountable: str = ""
-    """Why no other pod can find the files in it; empty: one can."""
-
-
-def kept_volume(run: Run, pod: str = "") -> KeptVolume | None:
-    """Return the claim with the checkpoints; None: they are in a volume that ends with its pod.
-
-    Args:
-        run: as stored.
-        pod: name of the last pod; empty: not known. A generic ephemeral volume has a claim of its own for each pod.
-    """
-    if not acceptance.has_usable_template(run.spec):
-        return None
-    mount, volume = manifests.checkpoint_volume(run)
-    if volume is None:
-        return None
-    path = mount.get("subPathExpr") or ""
-    unmountable = (
-        f"its folder in the volume is {path!r} (subPathExpr), which only the dead pod could resolve"
-        if "$(" in path
-        else ""
-    )
-    if source := volume.get("persistentVolumeClaim"):
-        return KeptVolume(source["claimName"], unmountable)
-    if volume.get("ephemeral") and pod:
-        return KeptVolume(f"{pod}-{volume['name']}", unmountable)
-    return None
-
-
 def job(seen: Observed, stop: Termination, rescue: Rescue) -> Manifest:
-    """Build the rescue Job of a stop."""
+    """Build the rescue Job of a stop. It makes no pod before `StartRescue`: a late request to create it must not let an agent run."""
     run = seen.run
     return {
         "apiVersion": "batch/v1",
@@ -73,6 +39,7 @@ def job(seen: Observed, stop: Termination, rescue: Rescue) -> Manifest:
             "ownerReferences": _owner(seen),
         },
         "spec": {
+            "suspend": True,
             "backoffLimit": RETRIES,
             "activeDeadlineSeconds": DEADLINE_SECONDS,
             "podReplacementPolicy": "Failed",
@@ -102,8 +69,9 @@ def _pod_template(seen: Observed, stop: Termination, rescue: Rescue) -> Manifest
     run = seen.run
     author = run.spec.template.parse()["spec"]
     mount, _ = manifests.checkpoint_volume(run)
-    about = {"rescues": True, "rescues_since": rescue.since, "first_attempt": stop.attempt}
-    volume = {"name": mount["name"], "persistentVolumeClaim": {"claimName": rescue.claim}}
+    # The status names the Job before it starts, and thereby raises the attempt.
+    about = {"rescues": True, "rescues_since": rescue.since, "first_attempt": stop.attempt + 1}
+    volume = {"name": mount["name"], **_source(run, rescue)}
     kept = ("automountServiceAccountToken", "imagePullSecrets", "priorityClassName", "serviceAccountName")
     security = {key: value for key, value in (author.get("securityContext") or {}).items() if key in _POD_SECURITY}
     return {
@@ -120,17 +88,33 @@ def _pod_template(seen: Observed, stop: Termination, rescue: Rescue) -> Manifest
     }
 
 
+def _source(run: Run, rescue: Rescue) -> Manifest:
+    """Return the volume with the files: the claim, or what the template says."""
+    if rescue.claim:
+        return {"persistentVolumeClaim": {"claimName": rescue.claim}}
+    kept = kept_volume(run)
+    source = dict(kept.source) if kept is not None else {}
+    if kept is not None and kept.on_host:
+        # Another machine of this name may lack the folder: no empty one is made in its place.
+        source["hostPath"] = {**source["hostPath"], "type": "Directory"}
+    return source
+
+
 def _placement(seen: Observed, author: Manifest, rescue: Rescue) -> Manifest:
-    """Return where the pod may run: on the Node with the volume, whatever keeps other pods off it; else off the nodes that are being released."""
+    """Return where the pod may run.
+
+    On the Node with the volume, whatever keeps other pods off it. Else off the nodes that are being released; for a volume of one Node at a time also
+    on nodes that only the training's pods tolerate: a disk is often tied to a zone, and there may be no others in it.
+    """
     if rescue.node:
         return _nodes([_field("In", rescue.node)]) | {
             "tolerations": [*(author.get("tolerations") or ()), {"operator": "Exists", "effect": "NoSchedule"}]
         }
-    if not seen.defaults.release_nodes:
-        # Nothing is known of nodes: the volume may be on a Node that only the training's pods tolerate.
-        return {"tolerations": author["tolerations"]} if author.get("tolerations") else {}
+    facts = seen.rescue
+    anywhere = facts is not None and facts.shared and seen.defaults.release_nodes
+    tolerated = {"tolerations": author["tolerations"]} if author.get("tolerations") and not anywhere else {}
     leaving = [_field("NotIn", node.name) for node in unsettled(seen.run.status.nodes)]
-    return _nodes(leaving) if leaving else {}
+    return tolerated | (_nodes(leaving) if leaving and seen.defaults.release_nodes else {})
 
 
 def _field(operator: str, node: str) -> Manifest:

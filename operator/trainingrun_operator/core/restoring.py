@@ -45,6 +45,7 @@ class Origin:
     generation: str = ""
     """Rank, generation and pod, as in a key: only this checkpoint will do. Empty: the furthest one."""
     expected_bucket_owner: str = ""
+    requester_pays: bool = False
 
     @property
     def layout(self) -> Layout:
@@ -61,6 +62,12 @@ class Origin:
         return f"{self.layout.base}{self.generation}/" if self.generation else ""
 
     @property
+    def commit(self) -> str | None:
+        """Key of the commit that rank 0 wrote with the generation; None: any generation will do."""
+        order = self.layout.order_of_file(self.folder)
+        return self.layout.commit(order) if order is not None else None
+
+    @property
     def source(self) -> RestoreSource:
         """The origin as the restore container takes it."""
         return RestoreSource(
@@ -72,6 +79,7 @@ class Origin:
             endpoint_url=self.endpoint_url,
             region=self.region,
             expected_bucket_owner=self.expected_bucket_owner,
+            requester_pays=self.requester_pays,
         )
 
     def will_do(self, commit: Commit) -> bool:
@@ -142,6 +150,7 @@ def _of_uri(run: Run, uri: str) -> Origin | Problem:
             s3.endpoint_url,
             s3.region,
             match["generation"] or "",
+            requester_pays=s3.requester_pays,
         )
         try:
             base = origin.layout.base
@@ -179,6 +188,7 @@ def _of_run(run: Run, other: Run | None) -> Origin | Problem:
         checkpoint.destination or "",
         checkpoint.s3.endpoint_url,
         checkpoint.s3.region,
+        requester_pays=checkpoint.s3.requester_pays,
     )
     try:
         origin.layout  # noqa: B018 - raises for an invalid destination
@@ -238,10 +248,17 @@ def _not_granted(run: Run, namespace: str, written: str) -> Problem:
     )
 
 
-def nothing_there(run: Run, origin: Origin, why: str = "") -> Problem:
-    """Return the problem of a run that starts from another one without a checkpoint that will do."""
+def nothing_there(run: Run, origin: Origin, why: str = "", *, depth: int = 0) -> Problem:
+    """Return the problem of a run that starts from another one without a checkpoint that will do.
+
+    Args:
+        run: the new one.
+        origin: the other one.
+        why: what is wrong with what is there.
+        depth: number of the newest commits that were read; 0: none was.
+    """
     what = "that checkpoint" if origin.generation else "a complete checkpoint"
-    said = why or f"there is no commit of {what}"
+    said = why or f"there is no commit of {what}{f' (the newest {depth} commits are read)' if depth else ''}"
     where = origin.layout.uri(origin.folder or origin.layout.base)
     return Problem(
         "NothingToRestore",

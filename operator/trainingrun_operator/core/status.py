@@ -25,7 +25,7 @@ from trainingrun_operator.api.status import (
     WorkloadRef,
 )
 from trainingrun_operator.checkpoints.keys import order_of_commit
-from trainingrun_operator.core import acceptance, data_loss, identity, progress, release
+from trainingrun_operator.core import acceptance, data_loss, identity, progress, refuted, release
 from trainingrun_operator.core.bounds import COUNT_MAX, MESSAGE_MAX, TEXT_MAX, WORD_MAX, clipped, counted
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable
 from trainingrun_operator.core.facts.pod import Training
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from trainingrun_operator.api.restored import Restored
+    from trainingrun_operator.api.status import Refuted
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.observed import Observed
 
@@ -226,8 +227,8 @@ def _checkpoint_saved(seen: Observed) -> Fact:
         return Fact(kind, "Unknown", REPORT_REFUSED, refused.sentence)
     if trouble := _saving_trouble(seen):
         return Fact(kind, "False", *trouble)
-    if seen.verified is not None and seen.verified.commit.total_files:
-        return Fact(kind, "True", "Verified", furthest.sentence(seen, saved_from(seen.verified)))
+    if (proven := _proven(seen)) is not None:
+        return proven
     if (
         seen.reports
         and all(report.files == 0 and not report.temporary_files for report in seen.reports)
@@ -244,6 +245,16 @@ def _checkpoint_saved(seen: Observed) -> Fact:
     if before is not None and before.status == "True":
         return Fact(kind, before.status, before.reason, before.message)
     return Fact(kind, "Unknown", "NothingYet", "No checkpoint has been verified yet.")
+
+
+def _proven(seen: Observed) -> Fact | None:
+    """Return what is proven, and what no longer is; None: neither is known."""
+    kind, bad = "CheckpointSaved", _refuted(seen)
+    no_longer = refuted.sentence(bad) if bad is not None else ""
+    if seen.verified is not None and seen.verified.commit.total_files:
+        said = (furthest.sentence(seen, saved_from(seen.verified)), no_longer)
+        return Fact(kind, "True", "Verified", " ".join(filter(None, said)))
+    return Fact(kind, "False", "Mismatch", no_longer) if no_longer else None
 
 
 def _saving_trouble(seen: Observed) -> tuple[str, str] | None:
@@ -363,11 +374,12 @@ def _checkpoint(seen: Observed) -> CheckpointStatus | None:
     reports = seen.reports
     unsaved = sum(max(report.unsaved_bytes, 0) for report in reports) if reports is not None else None
     lag = Lag(bytes=min(unsaved, COUNT_MAX)) if unsaved is not None else None
-    lost = data_loss.of(seen)
+    lost, bad = data_loss.of(seen), _refuted(seen)
     if saved is None or not saved.commit:
         if before is None and lost is None:
             return None
-        return (before or CheckpointStatus()).model_copy(update={"data_loss": lost})
+        kept = before if before is not None and (bad is None or bad.commit != before.commit) else CheckpointStatus()
+        return kept.model_copy(update={"data_loss": lost, "refuted": bad})
     return CheckpointStatus(
         uri=saved.uri,
         commit=saved.commit,
@@ -384,7 +396,14 @@ def _checkpoint(seen: Observed) -> CheckpointStatus | None:
         verified_at=before.verified_at if before and before.digest == saved.digest else seen.wall,
         lag=lag,
         data_loss=lost,
+        refuted=bad,
     )
+
+
+def _refuted(seen: Observed) -> Refuted | None:
+    """Return the shown checkpoint that does not verify any more."""
+    last = furthest.newest(seen)
+    return refuted.shown(seen.run.status.checkpoint, seen.refuted, last.commit if last is not None else "")
 
 
 def _restored(seen: Observed) -> Restored | None:

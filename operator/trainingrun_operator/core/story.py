@@ -1,7 +1,7 @@
 """A run's story: what is kept of it beside its commits after its end.
 
 It is a TrainingRun without secrets. Of the pod template only names, images and resources are kept: people put tokens into variables, commands,
-arguments and headers, and nothing tells them from other text. The last lines of a log are left out of the status: logs are in `log.txt.gz` alone.
+arguments and headers, and nothing tells them from other text. The last lines of a log are left out of the status: logs are in `log.txt.gz` and `log-1.txt.gz`, … alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 STORY_MAX_BYTES: Final = 1 << 20
 """Of `run.json`; status and spec are bounded far below it."""
+LOG_BYTES: Final = 10 * 10**6
+"""Of the end of rank 0's log, before it is compressed."""
+OTHER_LOG_BYTES: Final = 10**6
+"""Of the end of any other rank's log, at most."""
+OTHER_LOGS_BYTES: Final = 64 * 10**6
+"""Of the logs of all other ranks together, which share it."""
 _KEPT: Final = ("name", "image", "resources")
 
 
@@ -29,6 +35,11 @@ def is_told(run: Run, status: TrainingRunStatus) -> bool:
     stop = status.termination
     ended = stop is not None and stop.phase is Phase.DONE and not stop.suspends
     return ended and run.spec.checkpoint.mode is not CheckpointMode.DISABLED
+
+
+def log_bytes(rank: int, ranks: int) -> int:
+    """Return how much is kept of the end of a rank's log, in bytes, in a run with this number of ranks."""
+    return LOG_BYTES if rank == 0 else min(OTHER_LOG_BYTES, OTHER_LOGS_BYTES // max(1, ranks - 1))
 
 
 def story(run: Run, status: TrainingRunStatus) -> bytes:

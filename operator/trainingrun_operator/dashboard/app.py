@@ -15,7 +15,6 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import (
     HTMLResponse,
-    JSONResponse,
     PlainTextResponse,
     RedirectResponse,
     Response,
@@ -24,8 +23,9 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from trainingrun_operator.core import asking
-from trainingrun_operator.dashboard import actions, feeds, live, pages
+from trainingrun_operator.dashboard import actions, error_pages, feeds, live, pages
 from trainingrun_operator.dashboard.cluster import default_namespace
+from trainingrun_operator.dashboard.error_pages import NEWER, not_found, not_understood
 from trainingrun_operator.dashboard.fleet import Query, page_of, row_of
 from trainingrun_operator.dashboard.guard import (
     HEALTH,
@@ -39,6 +39,7 @@ from trainingrun_operator.dashboard.guard import (
     token_of,
 )
 from trainingrun_operator.dashboard.limits import Requests, Streams
+from trainingrun_operator.dashboard.replies import not_live, nothing_to_do, reply
 from trainingrun_operator.dashboard.run_view import RunView
 from trainingrun_operator.dashboard.stream import merged
 from trainingrun_operator.dashboard.words import trouble
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
-_NEWER: Final = "A newer operator wrote this run. Upgrade the dashboard."
 _DONE: Final = {
     "stop": "Stopping…",
     "suspend": "Suspending…",
@@ -131,7 +131,7 @@ class Dashboard:
                 Mount("/static", _Assets(directory=pages.STATIC)),
             ],
             middleware=[Middleware(Guard, origins=Origins.of(self._settings.origins)), Middleware(Requests)],
-            exception_handlers={404: self.not_found, KubeError: self.call_failed, ValidationError: self.not_understood},  # type: ignore[dict-item] # each takes the error that it is for
+            exception_handlers={404: not_found, KubeError: self.call_failed, ValidationError: not_understood},  # type: ignore[dict-item] # each takes the error that it is for
         )
 
     def _viewer(self, request: Request) -> Viewer | None:
@@ -200,6 +200,14 @@ class Dashboard:
         answer.delete_cookie(cookie_name(request), path="/", httponly=True, samesite="strict", secure=secure(request))
         return answer
 
+    async def call_failed(self, request: Request, error: KubeError) -> Response:
+        """The API server refused a call: a login that is no longer valid leads to the form, anything else to an error page."""
+        if error.status != _UNAUTHORIZED:
+            return error_pages.call_failed(error)
+        answer = self._login_form(_local(request.url.path), "Your login has expired. Log in again.", _UNAUTHORIZED)
+        answer.delete_cookie(cookie_name(request), path="/", httponly=True, samesite="strict", secure=secure(request))
+        return answer
+
     # -- the fleet --------------------------------------------------------------------------------------------
 
     async def fleet(self, request: Request) -> Response:
@@ -241,7 +249,7 @@ class Dashboard:
         try:
             user = await viewer.name()
         except KubeError as error:
-            return _not_live(error)
+            return not_live(error)
 
         async def events() -> AsyncGenerator[bytes, None]:
             async with (
@@ -278,7 +286,7 @@ class Dashboard:
         try:
             user, may_patch = await viewer.name(), await viewer.may_patch(namespace, name)
         except KubeError as error:
-            return _not_live(error)
+            return not_live(error)
 
         async def events() -> AsyncGenerator[bytes, None]:
             make = partial(feeds.one_run, reader, namespace, name)
@@ -296,9 +304,9 @@ class Dashboard:
         """Handle a button: stop, suspend, resume, proceed or abandon. The API server authorizes the person."""
         token, action = token_of(request), request.url.path.rpartition("/")[2]
         if not token:
-            return _told("You are not logged in. Log in first.", _UNAUTHORIZED)
+            return reply("You are not logged in. Log in first.", _UNAUTHORIZED)
         if not csrf_fits(token, request.headers.get("x-csrf-token")):
-            return _told("Invalid CSRF token. Reload the page.", _FORBIDDEN)
+            return reply("Invalid CSRF token. Reload the page.", _FORBIDDEN)
         person, namespace, name = (
             self._cluster.person(token),
             request.path_params["namespace"],
@@ -308,86 +316,24 @@ class Dashboard:
             said = json.loads(await request.body())
             view = RunView.of(await person.run(namespace, name))
             if view.uid != str(said["uid"]):
-                return _told("This run was deleted, and a new run has the same name. Reload the page.", 409)
-            if (nothing := _nothing_to_do(action, view)) is not None:
+                return reply("This run was deleted, and a new run has the same name. Reload the page.", 409)
+            if (nothing := nothing_to_do(action, view)) is not None:
                 return nothing
             patch = _PATCHES[action] if action in _PATCHES else actions.Stop.of(said).patch(await person.name())
             await person.patch_run(namespace, name, asking.of_uid(view.uid, patch))
         except (KeyError, TypeError, ValueError) as error:
-            return _told(
-                _NEWER
+            return reply(
+                NEWER
                 if isinstance(error, ValidationError)
                 else "Invalid request: this dashboard's pages do not send it.",
                 400,
             )
         except actions.BadRequestError as error:
-            return _told(str(error), 422)
+            return reply(str(error), 422)
         except KubeError as error:
-            return _told(trouble(error, f"{action} this run"), error.status or 502)
+            return reply(trouble(error, f"{action} this run"), error.status or 502)
         log.info("requested: %s of %s/%s", action, namespace, name)
-        return _told(_DONE[action])
-
-    # -- what goes wrong --------------------------------------------------------------------------------------
-
-    async def not_found(self, _: Request, __: Exception) -> Response:
-        """No such page."""
-        return _error_page("Page not found", "This address does not exist. Check its spelling.", 404)
-
-    async def call_failed(self, request: Request, error: KubeError) -> Response:
-        """The API server refused a call."""
-        if error.status == _UNAUTHORIZED:
-            answer = self._login_form(_local(request.url.path), "Your login has expired. Log in again.", _UNAUTHORIZED)
-            answer.delete_cookie(
-                cookie_name(request), path="/", httponly=True, samesite="strict", secure=secure(request)
-            )
-            return answer
-        title = {_FORBIDDEN: "Access denied", 404: "There is no such run"}.get(
-            error.status, "This page cannot be shown"
-        )
-        return _error_page(
-            title, trouble(error, "see this"), error.status if error.status in {_FORBIDDEN, 404} else 502
-        )
-
-    async def not_understood(self, _: Request, __: ValidationError) -> Response:
-        """The run has fields or values of a newer version."""
-        return _error_page("This run cannot be shown", _NEWER, 502)
-
-
-def _nothing_to_do(action: str, view: RunView) -> Response | None:
-    """Answer a button that is pressed twice or too late; None if there is something to do."""
-    if action == "stop" and view.finished:
-        return _told(f"The run has already ended ({view.look.words}).", 409)
-    if action == "stop" and view.ending:
-        return _told("The run is already stopping.")
-    if action == "suspend" and not view.can_suspend:
-        asleep = view.spec.suspend and not view.ending
-        late = "The run is ending or has ended and cannot be suspended."
-        return _told("The run is already suspended.") if asleep else _told(late, 409)
-    if action == "resume" and not view.can_resume:
-        over = view.ending or view.finished
-        return (
-            _told("The run is ending or has ended and cannot be resumed.", 409)
-            if over
-            else _told("The run is not suspended.")
-        )
-    if action == "proceed" and not view.can_proceed:
-        return _told("The run is not held.", 409)
-    if action == "abandon" and not view.can_abandon:
-        return _told("The run is not waiting for a node.", 409)
-    return None
-
-
-def _told(message: str, status: int = 200) -> Response:
-    return JSONResponse({"message": message}, status)
-
-
-def _error_page(title: str, text: str, status: int) -> Response:
-    return HTMLResponse(pages.render("error.html", title=title, text=text), status)
-
-
-def _not_live(error: KubeError) -> Response:
-    """Say why a page is not live, in words for the page. An invalid token takes no place of a live page."""
-    return PlainTextResponse(f"{trouble(error, 'see this')}\n", _UNAUTHORIZED if error.status == _UNAUTHORIZED else 502)
+        return reply(_DONE[action])
 
 
 def _local(address: str) -> str:

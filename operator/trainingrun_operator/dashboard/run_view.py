@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trainingrun_operator.api.endings import ending_of
 from trainingrun_operator.api.run import CheckpointMode, OnFailure
 from trainingrun_operator.api.status import Phase
+from trainingrun_operator.core import past, refuted
 from trainingrun_operator.core.commands import UnprintableError, command
 from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.release import unsettled
@@ -18,7 +19,7 @@ from trainingrun_operator.dashboard.words import STEPS, SUSPENDING, Look, count,
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from trainingrun_operator.api.status import NodeStatus, PodStatus, Termination
+    from trainingrun_operator.api.status import NodeStatus, PhaseChange, PodStatus, Termination
 
 Json = dict[str, Any]
 
@@ -166,6 +167,8 @@ class RunView(Run):
         if checkpoint is not None and checkpoint.dir:
             step = f" (step {count(checkpoint.step)})" if checkpoint.step is not None else ""
             return f"Progress is saved up to {checkpoint.dir}{step}: every file in the bucket is verified."
+        if checkpoint is not None and checkpoint.refuted is not None:
+            return refuted.sentence(checkpoint.refuted)
         if self.status.start_time is None:
             return "The training has not started, so there is no progress to save."
         return "The bucket has no checkpoint yet. What the training saves at its exit is uploaded and verified before the pod is deleted."
@@ -175,6 +178,16 @@ class RunView(Run):
         """Size of what is not saved yet; empty if nothing is."""
         lag = self.status.checkpoint.lag if self.status.checkpoint else None
         return size(lag.bytes) if lag is not None and lag.bytes else ""
+
+    @property
+    def beginning(self) -> tuple[str, ...]:
+        """What the newest pod's training started from, a sentence for each fact."""
+        return past.beginning(self)
+
+    @property
+    def earlier_losses(self) -> tuple[PhaseChange, ...]:
+        """When data was lost before, oldest first."""
+        return past.earlier_losses(self)
 
     @property
     def fetch_command(self) -> str:

@@ -31,6 +31,7 @@ from trainingrun_operator.core.effects import (
     RemoveFinalizer,
     Resume,
     ResumeWorkload,
+    StartRescue,
     SuspendWorkload,
     TaintNode,
     UntaintNode,
@@ -176,6 +177,8 @@ class Executor:
                 await kube.delete_pod(space, name, uid)
             case CreateRescue():
                 return await self._create_rescue(run, effect)
+            case StartRescue(name, uid, generation):
+                await kube.suspend_job(space, name, uid, generation, suspend=False)
             case DeleteRescue(name, uid):
                 await kube.delete_job(space, name, uid)
             case CreateDisruptionBudget() | DeleteDisruptionBudget():
@@ -212,7 +215,7 @@ class Executor:
         self.cache.put_child(manifest["kind"], created, deleted=False)
 
     async def _create_rescue(self, run: Run, effect: CreateRescue) -> RescueRefused | None:
-        """Create the rescue Job, and delete it if its stop does not wait for it any more: a create has no precondition on the run."""
+        """Create the rescue Job, suspended, and delete it if its stop does not wait for it any more: a create has no precondition on the run."""
         try:
             created = await self.kube.create_job(effect.manifest)
         except KubeError as error:

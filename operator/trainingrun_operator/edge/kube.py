@@ -31,14 +31,15 @@ Json = dict[str, Any]
 
 CONNECTIONS: Final = 64
 BODY_MAX: Final = 8 * 2**20
-LOG_LINES: Final = 500_000
-"""Lines that are asked for of the end of a log: more than its last megabytes have."""
-LOG_SECONDS: Final = 120.0
+"""Bytes of one answer; no object has more than 3 MiB."""
+LINE_BYTES: Final = 20
+"""Bytes of a short line. The end of a log is requested by lines: as many as its bytes hold if all lines are so short."""
+LOG_SECONDS: Final = 60.0
+"""Of the transfer of the end of one log."""
 LOG_READ_MAX: Final = 16 * 2**20
 """Bytes of new lines that are read at once."""
 LINE_MAX: Final = 64 * 1024
 """Bytes of an incomplete first line that are dropped."""
-"""Bytes of one answer; no object has more than 3 MiB."""
 EVENT_MAX: Final = 1024
 """The API server refuses a longer message."""
 OBSERVER: Final = "trainingrun-observer"
@@ -239,7 +240,7 @@ class Kube:
         It holds twice `most_bytes` at most, however long the log is.
         """
         tail, cut = bytearray(), False
-        params = {"container": container, "tailLines": str(LOG_LINES)}
+        params = {"container": container, "tailLines": str(max(1, most_bytes // LINE_BYTES))}
         async with self._transport.stream(
             _pod(namespace, name) + "/log", params, token=self._token(), accept="*/*", seconds=LOG_SECONDS
         ) as content:

@@ -28,6 +28,8 @@ MANY: Final = 1000
 """So many files are moved by more requests at once, by the peers that can be told so."""
 LIBRARIES: Final = ("boto3", "crt", "obstore")
 PEERS: Final = ("s5cmd", "rclone", "boto3", "awscli", "crt", "obstore")
+HEAD_LOOPS: Final = ("boto3", "obstore")
+"""Peers with a call for one object's size."""
 CANNOT: Final = {("restore", "obstore"): "it has no download in parts"}
 AWS_CONFIG: Final = f"""\
 [default]
@@ -69,7 +71,7 @@ class Move:
     """One client's task."""
 
     way: str
-    """``upload`` or ``restore``."""
+    """``upload``, ``restore`` or ``verify``."""
     sink: Sink
     prefix: str
     """Of the objects, with a slash at the end."""
@@ -115,6 +117,9 @@ def command(client: str, move: Move, programs: Programs) -> list[str]:
     """Return the command by which a client does the task."""
     url, remote = move.sink.url, f"s3://{BUCKET}/{move.prefix}"
     upload = move.way == "upload"
+    if client == OURS and move.way == "verify":
+        program = [sys.executable, "-m", "bench.transfers.proving", url]
+        return [*program, str(move.work / "secret"), str(move.work / "manifest.json")]
     if client == OURS:
         work = (str(move.work / "secret"), str(move.work / "manifest.json"))
         return [sys.executable, "-m", "bench.transfers.agent", move.way, url, str(move.folder), *work]

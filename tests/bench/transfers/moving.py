@@ -1,4 +1,4 @@
-"""`make bench ONLY=upload` and `ONLY=restore`: the agent beside its peers, onto one TLS sink on loopback."""
+"""`make bench ONLY=upload`, `ONLY=restore` and `ONLY=verify`: agent and operator beside its peers, onto one TLS sink on loopback."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bench.results import OURS, Measured, Medians, Row
+from bench.results import BYTES, OBJECTS, OURS, Measure, Measured, Medians, Row
 from bench.transfers import sink
-from bench.transfers.clients import CANNOT, PEERS, Move, Programs, command, environment, prepare, took
-from bench.transfers.sets import NETWORKS, SETS
+from bench.transfers.clients import CANNOT, HEAD_LOOPS, PEERS, Move, Programs, command, environment, prepare, took
+from bench.transfers.sets import NETWORKS, PROVEN, SETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bench.transfers.sets import FileSet, Network
 
 WAYS: Final = ("upload", "restore")
+VERIFY: Final = "verify"
 SPARE_BYTES: Final = 1 << 30
 CLIENT_SECONDS: Final = 600
 REASON_MAX: Final = 300
@@ -47,10 +48,19 @@ class Task:
     def name(self) -> str:
         return f"{self.way}/{self.files.name}{self.network.suffix}"
 
+    @property
+    def measure(self) -> Measure:
+        return OBJECTS if self.way == VERIFY else BYTES
+
+    @property
+    def work(self) -> int:
+        return self.files.count if self.way == VERIFY else self.files.total_bytes
+
 
 def tasks() -> list[Task]:
     """Return all rows; those of a set follow each other, so that its files are written once."""
-    return [Task(way, files, network) for files in SETS for way in WAYS for network in NETWORKS]
+    moves = [Task(way, files, network) for files in SETS for way in WAYS for network in NETWORKS]
+    return [*moves, *(Task(VERIFY, PROVEN, network) for network in NETWORKS)]
 
 
 @dataclass
@@ -85,10 +95,10 @@ class Ground:
     def measure(self, task: Task, rounds: int) -> Row:
         """Run all clients in turn, so often; every other round in the reverse order, because load comes and goes."""
         self._files(task.files)
-        clients = [OURS, *PEERS]
+        clients = [OURS, *(HEAD_LOOPS if task.way == VERIFY else PEERS)]
         missing = {client: why for client in clients if (why := self._why_missing(task, client))}
         measured: dict[str, list[Measured]] = defaultdict(list)
-        folder = self._stored() if task.way == "restore" else ""
+        folder = self._stored() if task.way != "upload" else ""
         for number in range(rounds):
             for client in clients if number % 2 == 0 else reversed(clients):
                 if client in missing:
@@ -99,8 +109,8 @@ class Ground:
                 except ClientError as failure:
                     missing[client] = str(failure)
                     measured.pop(client, None)
-        found = {client: Medians.of(task.files.total_bytes, each) for client, each in measured.items()}
-        return Row(task.name, found, missing)
+        found = {client: Medians.of(task.work, each, task.measure) for client, each in measured.items()}
+        return Row(task.name, found, missing, task.measure)
 
     def _why_missing(self, task: Task, client: str) -> str | None:
         return CANNOT.get((task.way, client)) or self.programs.why_missing(client)
@@ -122,7 +132,10 @@ class Ground:
         if task.way == "upload":
             self.sink.prepare(task.network)
             return self._run(client, Move("upload", self.sink, f"{client}/", self.source, task.files.count, self.work))
-        self.sink.prepare(task.network, stay=True)
+        # The bytes of a commit are kept, too.
+        self.sink.prepare(task.network, stay=True, keep=True)
+        if task.way == VERIFY:
+            return self._run(client, Move(VERIFY, self.sink, stored, self.source, task.files.count, self.work))
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             into = Path(folder)
             done = self._run(client, Move("restore", self.sink, stored, into, task.files.count, self.work))

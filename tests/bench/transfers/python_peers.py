@@ -1,4 +1,4 @@
-"""The peers that are Python libraries, as a process of their own environment. Usage: python_peers.py upload|restore NAME ENDPOINT BUCKET PREFIX FOLDER
+"""The peers that are Python libraries, as a process of their own environment. Usage: python_peers.py upload|restore|verify NAME ENDPOINT BUCKET PREFIX FOLDER
 
 Prints the seconds and the CPU seconds of the work as JSON. The certificate to trust is named by AWS_CA_BUNDLE and SSL_CERT_FILE.
 """
@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,12 +121,46 @@ async def by_obstore(move: Move) -> None:
     await asyncio.gather(*(put(*one) for one in files))
 
 
+async def heads_by_obstore(move: Move) -> None:
+    """Ask for the size of each object by obstore, which does not tell checksums."""
+    store = S3Store(
+        move.bucket,
+        endpoint=move.endpoint,
+        region=REGION,
+        virtual_hosted_style_request=False,
+        client_options={"http1_only": True, "pool_max_idle_per_host": str(SMALL_IN_FLIGHT)},
+    )
+    free = asyncio.Semaphore(SMALL_IN_FLIGHT)
+
+    async def head(key: str) -> None:
+        async with free:
+            await obstore.head_async(store, key)
+
+    await asyncio.gather(*(head(key) for _, key in move.files))
+
+
+def heads_by_boto3(move: Move) -> None:
+    """Ask for size and checksum of each object by botocore."""
+    client = move.client()
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        asked = [
+            pool.submit(client.head_object, Bucket=move.bucket, Key=key, ChecksumMode="ENABLED")
+            for _, key in move.files
+        ]
+        for one in asked:
+            one.result()
+
+
 def main() -> None:
     """Do the work once."""
     way, name, endpoint, bucket, prefix, folder = sys.argv[1:]
     move = Move(endpoint, bucket, prefix, Path(folder))
     began, used = time.perf_counter(), time.process_time()
-    if name == "obstore":
+    if way == "verify" and name == "obstore":
+        asyncio.run(heads_by_obstore(move))
+    elif way == "verify":
+        heads_by_boto3(move)
+    elif name == "obstore":
         asyncio.run(by_obstore(move))
     else:
         by_manager({"boto3": boto3, "crt": crt}[name](move), way, move)

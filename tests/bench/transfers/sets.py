@@ -51,4 +51,6 @@ SETS: Final = (
     FileSet("shards", 200, 5 << 20),
     FileSet("small", 5000, 64 << 10),
 )
+PROVEN: Final = FileSet("5000", 5000, 1)
+"""Objects to be verified. Nothing of their bytes is read."""
 NETWORKS: Final = (Network("", 0, 0), Network("/wan", 40, 90))

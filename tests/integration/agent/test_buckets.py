@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
+from dataclasses import replace
 
 import boto3
 import pytest
 import s3server
 from botocore.config import Config
-from integration.agent.checkpoints import hf_checkpoint
+from integration.agent.checkpoints import MIB, hf_checkpoint
 from integration.agent.pods import BUCKET, Store, wait_for
 from integration.checkpoints.test_metadata_guard import listening
 
-from trainingrun_operator.api.exchange import AgentConfig, SaveRequest
+from trainingrun_operator.api.exchange import AgentConfig, RestoreSource, SaveRequest
 from trainingrun_operator.checkpoints import bucket
 from trainingrun_operator.checkpoints.s3 import Access
-from trainingrun_operator.core.facts.bucket import Verified
+from trainingrun_operator.cli.main import run
+from trainingrun_operator.cli.trouble import Exit
+from trainingrun_operator.core.facts.bucket import Unreachable, Verified
 from trainingrun_operator.edge.gather.store import Store as OperatorsStore
 
 pytestmark = pytest.mark.s3
@@ -85,6 +89,80 @@ async def test_a_bucket_that_keeps_every_version_holds_one_of_each_key_and_verif
     following = make_pod("llm-1", folder="another", store=store)
     assert following.restore() == 0
     assert {path.name for path in following.volume.iterdir()} >= {"checkpoint-200"}
+
+
+@pytest.fixture
+def requester_pays(proxy):
+    """In front of a bucket of which every call is refused that does not say who pays, as S3 refuses it."""
+
+    def asks(_method: str, _path: str, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        if ("x-amz-request-payer", "requester") not in [(name.lower(), value) for name, value in headers]:
+            raise PermissionError("AccessDenied")
+        return headers
+
+    proxy.asks = asks
+    return proxy
+
+
+async def test_a_requester_pays_bucket_is_used_by_every_side_where_the_run_says_so(
+    make_pod, store, requester_pays, monkeypatch, capfd, tmp_path
+):
+    pod = make_pod(endpoint=requester_pays.url, requester_pays=True).start()
+    files = hf_checkpoint(pod.volume, 100, 17 * MIB)
+    first = wait_for(store.commits)[0]
+    assert files.items() <= store.content(first).items()
+    files = hf_checkpoint(pod.volume, 200)
+    pod.annotate(save=ENDED)
+    commit = wait_for(lambda: next((one for one in store.commits() if one.final), None))
+    assert files.items() <= store.content(commit).items()
+    server = store.server
+    access = Access(requester_pays.url, server.region, server.access_key, server.secret_key)
+    operators = OperatorsStore(threads=4)
+    try:
+        refused = await operators.probe(access, store.layout)
+        paying = replace(access, requester_pays=True)
+        assert await operators.probe(paying, store.layout) is None
+        assert isinstance(await operators.verify(paying, store.layout, store.layout.commit(commit.order)), Verified)
+    finally:
+        operators.close()
+    assert isinstance(refused, Unreachable)
+    assert refused.code == "AccessDenied"
+    assert "set spec.checkpoint.s3.requesterPays if it is a Requester Pays bucket" in refused.message
+    pod.kill()
+    following = make_pod("llm-1", folder="another", endpoint=requester_pays.url, requester_pays=True)
+    assert following.restore() == 0
+    assert {path.name for path in following.volume.iterdir()} >= {"checkpoint-200"}
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", server.secret_key)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", requester_pays.url)
+    address = store.layout.uri(store.layout.base)
+    assert plugin("checkpoints", "verify", address, "--requester-pays") == 0
+    assert plugin("checkpoints", "download", address, "--requester-pays", "--to", str(tmp_path / "mine")) == 0
+    capfd.readouterr()
+    assert plugin("checkpoints", "list", address) == Exit.FORBIDDEN
+    assert "a Requester Pays bucket needs --requester-pays" in capfd.readouterr().err
+
+
+def plugin(*arguments: str) -> int:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # it has an event loop of its own
+        return int(pool.submit(run, arguments).result())
+
+
+def test_a_run_that_starts_from_another_ones_requester_pays_bucket_pays_as_that_one_says(
+    make_pod, store, requester_pays
+):
+    pod = make_pod().start()
+    hf_checkpoint(pod.volume, 100)
+    pod.annotate(save=ENDED)
+    wait_for(lambda: next((one for one in store.commits() if one.final), None))
+    pod.kill()
+    source = RestoreSource(
+        destination=f"s3://{BUCKET}/prefix", namespace="team", run="llm", run_uid=store.uid,
+        endpoint_url=requester_pays.url, region=store.server.region, requester_pays=True,
+    )  # fmt: skip
+    other = make_pod("other-0", folder="other", store=Store(store.server), restore_from=source)
+    assert other.restore() == 0
+    assert {path.name for path in other.volume.iterdir()} >= {"checkpoint-100"}
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])

@@ -10,6 +10,8 @@ from integration.agent.pods import BUCKET, Store, wait_for
 from integration.agent.proxy import Do
 from integration.agent.test_restore import checkpoint, save, tree
 
+from trainingrun_operator.agent import restore
+from trainingrun_operator.agent.config import Paths, Task
 from trainingrun_operator.api.exchange import RestoreSource
 from trainingrun_operator.checkpoints.keys import Order
 
@@ -48,6 +50,21 @@ def trained(make_pod, other):
         wait_for(partial(_has, other, number))
     pod.kill()
     return pod
+
+
+@pytest.mark.usefixtures("trained")
+def test_commits_that_are_older_than_those_read_at_once_are_read_where_no_newer_one_will_do(
+    make_pod, other, monkeypatch
+):
+    folder = other.commits()[0].ranks[0].key.replace(".manifest.json", "/")
+    pod = make_pod(restore_from=source(other, folder))
+    for name, value in pod.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(restore, "COMMITS_MAX", 1)
+    task = Task.from_env()
+    paths = Paths(pod.podinfo, pod.control, pod.control / "termination-log")
+    assert restore.Restore(task, paths, restore.Place.own(task), restore.Place.other(task)).once()
+    assert pod.resume_from() == str(pod.volume / "step_100")
 
 
 def test_a_run_without_a_checkpoint_starts_from_the_furthest_one_of_another(make_pod, store, other, trained):

@@ -28,6 +28,7 @@ from trainingrun_operator.checkpoints import s3
 from trainingrun_operator.checkpoints.documents import COMMIT_MAX_BYTES, FileEntry, PodRef, RankManifest, Skipped
 from trainingrun_operator.checkpoints.keys import Layout, Order
 from trainingrun_operator.checkpoints.proof import BadCommitError, checked_commit
+from trainingrun_operator.checkpoints.template import Template
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.edge.gather.store import Access, Store
 
@@ -89,15 +90,20 @@ def store():
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Every request that botocore is asked for: operation and key."""
+    """Every request, by botocore or beside it: operation and key."""
     made = []
-    real = vars(BaseClient)["_make_api_call"]
+    real, beside = vars(BaseClient)["_make_api_call"], vars(Template)["request"]
 
     def record(self, operation, arguments):
         made.append((operation, arguments.get("Key", "")))
         return real(self, operation, arguments)
 
+    def record_beside(self, key, signer):
+        made.append(("HeadObject", key))
+        return beside(self, key, signer)
+
     monkeypatch.setattr(BaseClient, "_make_api_call", record)
+    monkeypatch.setattr(Template, "request", record_beside)
     return made
 
 
@@ -475,6 +481,10 @@ async def test_a_wanted_commit_that_does_not_verify_is_a_mismatch_though_an_olde
     found = await store.find(access, layout, lambda _: True, fall_back=True)
     assert isinstance(found, Verified)
     assert found.key == shipment.commit_key
+    assert [one.key for one in found.passed_over] == [newer.commit_key]
+    found = await store.find(access, layout, lambda commit: commit.order == shipment.order, fall_back=True)
+    assert isinstance(found, Verified)
+    assert found.passed_over == (), "Others are not asked for."
 
 
 async def test_the_complaint_about_the_newest_is_the_answer_when_none_verifies(store, access, layout, shipment):

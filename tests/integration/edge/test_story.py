@@ -26,6 +26,7 @@ from trainingrun_operator.checkpoints.keys import Layout, Order
 from trainingrun_operator.cli.main import run as main
 from trainingrun_operator.cli.trouble import Exit
 from trainingrun_operator.core import curve as curves
+from trainingrun_operator.core.facts.rank import Rank
 from trainingrun_operator.core.facts.run import Problem
 from trainingrun_operator.edge.background import story as module
 from trainingrun_operator.edge.background.story import Story
@@ -101,15 +102,15 @@ class Place:
         """A new operator."""
         return Story(self.kube, self.store, Reader(self.access), lambda: self.leads, lambda: self.now)  # type: ignore[arg-type]
 
-    def seen(self, phase: Phase, *, exited=False, spec=None, **stop):
+    def seen(self, phase: Phase, *, exited=False, ranks=1, spec=None, **stop):
         status = make_status(
             termination=make_stop(phase, **({"saved": make_saved()} | stop)),
             phase="Succeeded" if phase is Phase.DONE else "Stopping",
         )
         of = {"checkpoint": checkpoint_spec(destination=f"s3://{self.bucket}/team/a")} | (spec or {})
         run = make_run(spec=of, status=status, namespace=RUN.namespace, name=RUN.name, uid=RUN.uid)
-        pods = (exited_pod(name="llama-0"),) if exited else ()
-        return make_observed(run=run, pods=pods)
+        pods = [exited_pod(name=f"llama-{rank}", rank=rank) for rank in range(ranks)] if exited else []
+        return make_observed(run=run, ranks=tuple(Rank.of(rank, [pod]) for rank, pod in enumerate(pods)) or (Rank(),))
 
     def note(self, phase, **more):
         seen = self.seen(phase, **more)
@@ -145,12 +146,24 @@ async def test_a_run_that_ends_leaves_its_story_its_curve_and_the_end_of_its_log
     place.note(Phase.DONE)
     await place.rounds()
     assert place.objects() == ["curve.json", "log.txt.gz", "run.json"]
-    assert gzip.decompress(place.read(place.layout.log)) == LINES
+    assert gzip.decompress(place.read(place.layout.log())) == LINES
     assert [point.step for point in Curve.model_validate_json(place.read(place.layout.curve)).points] == [1, 2]
     told = json.loads(place.read(place.layout.story))
     assert told["status"]["termination"]["message"] == "Loss 0.2931 < 0.5 at step 1200."
     assert place.kube.asked == [f"ml/llama-0/train {10 * 10**6}"]
     assert place.kube.told == []
+
+
+async def test_every_rank_leaves_the_end_of_its_log_and_rank_0_the_longest(place):
+    place.note(Phase.SAVING, exited=True, ranks=3)
+    await place.rounds()
+    assert place.objects() == ["log-1.txt.gz", "log-2.txt.gz", "log.txt.gz"]
+    assert gzip.decompress(place.read(place.layout.log(2))) == LINES
+    assert place.kube.asked == [
+        "ml/llama-0/train 10000000",
+        "ml/llama-1/train 1000000",
+        "ml/llama-2/train 1000000",
+    ]
 
 
 @pytest.mark.parametrize("phase", [Phase.REQUESTED, Phase.DRAINING, Phase.VERIFYING, Phase.RELEASING])
@@ -168,11 +181,11 @@ async def test_a_suspended_run_has_no_story(place):
 
 
 async def test_what_is_there_is_never_overwritten(place):
-    for key in (place.layout.story, place.layout.curve, place.layout.log):
+    for key in (place.layout.story, place.layout.curve, place.layout.log()):
         place.client.put_object(Bucket=place.bucket, Key=key, Body=b"written before")
     place.note(Phase.DONE, exited=True)
     await place.rounds()
-    assert {place.read(key) for key in (place.layout.story, place.layout.curve, place.layout.log)} == {
+    assert {place.read(key) for key in (place.layout.story, place.layout.curve, place.layout.log())} == {
         b"written before"
     }
     assert place.kube.asked == [], "no log is read that would not be kept"
@@ -351,11 +364,52 @@ async def test_a_run_is_explained_and_listed_from_the_bucket_alone_by_a_short_ad
     assert (code, err) == (0, "")
     assert out.startswith("llama ended as auto_low_loss")
     assert "Loss 0.2931 < 0.5 at step 1200." in out
-    assert f"aws s3 cp {place.layout.uri(place.layout.log)} - | gunzip" in out
+    assert f"aws s3 cp {place.layout.uri(place.layout.log())} - | gunzip" in out
     assert "print-of-a-secret" not in out
     code, out, err = in_thread(plugin, "checkpoints", "list", address.format(place.bucket))
     assert (code, err) == (0, "")
     assert "i1-g0001" in out
+
+
+@pytest.mark.parametrize("address", ["s3://{}/team/a/ml/llama/1f0c", "s3://{}"])
+async def test_the_loss_of_a_run_is_drawn_from_the_bucket_alone(place, plugin, address):
+    Shipment(place.client, place.layout, Order(1, 1)).send()
+    place.note(Phase.DONE)
+    await place.rounds()
+    code, out, err = in_thread(plugin, "plot", address.format(place.bucket), "--height", "4")
+    assert (code, err) == (0, "")
+    assert out.startswith("llama: loss 1 at step 2, the lowest so far, auto_low_loss\n")
+    assert [line.split("┤")[0].strip() for line in out.splitlines() if "┤" in line] == ["2", "1.333", "1"]
+
+
+@pytest.mark.parametrize("address", ["s3://NO/x", "s3://{}/team//a", "s3://{}/nothing/here/at/all"])
+async def test_plot_refuses_an_address_as_explain_does(place, plugin, address):
+    code, out, err = in_thread(plugin, "explain", address.format(place.bucket))
+    assert (code in {Exit.USAGE, Exit.NO_SUCH_RUN}, out) == (True, "")
+    assert in_thread(plugin, "plot", address.format(place.bucket)) == (code, out, err)
+
+
+async def test_a_story_without_a_curve_has_nothing_to_draw_and_says_what_it_has(place, plugin):
+    place.kube.curve = None
+    Shipment(place.client, place.layout, Order(1, 1)).send()
+    place.note(Phase.DONE)
+    await place.rounds()
+    code, out, err = in_thread(plugin, "plot", f"s3://{place.bucket}/team")
+    assert (code, out) == (Exit.NO_SUCH_RUN, "")
+    where = f"s3://{place.bucket}/{place.layout.base}"
+    assert err.startswith(f"error: There is no curve.json at {where}: ")
+    assert f"explain {where}" in err
+
+
+async def test_the_logs_that_are_kept_are_named_and_no_other_object(place, plugin):
+    Shipment(place.client, place.layout, Order(1, 1)).send()
+    place.note(Phase.DONE, exited=True, ranks=3)
+    await place.rounds()
+    for name in ("log-01.txt.gz", "log-7.txt", "logs/log-9.txt.gz"):
+        place.client.put_object(Bucket=place.bucket, Key=f"{place.layout.base}{name}", Body=b"x")
+    code, out, err = in_thread(plugin, "explain", f"s3://{place.bucket}/team")
+    assert (code, err) == (0, "")
+    assert "The end of its log (2 other ranks have theirs, up to log-2.txt.gz):" in out
 
 
 async def test_several_runs_below_an_address_are_named(place, plugin):

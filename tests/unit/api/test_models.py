@@ -144,3 +144,26 @@ def test_every_child_carries_the_same_labels():
         "app.kubernetes.io/managed-by": "trainingrun-operator",
     }
     assert names.job_name("bert") == "bert"
+
+
+@pytest.mark.parametrize(
+    ("fields", "provider"),
+    [
+        pytest.param({"awsAutoScaling": {"region": "us-east-1", "groups": ["gpu"]}}, "AWSAutoScaling", id="EC2"),
+        pytest.param({"external": {"provider": "acme", "config": {}}}, "acme", id="of another package"),
+        pytest.param({}, "", id="none that this version knows"),
+    ],
+)
+def test_a_pool_names_its_provider(fields, provider):
+    spec = (
+        GPUNodePoolSpec.model_construct(node_selector={})
+        if not fields
+        else GPUNodePoolSpec.parse({"nodeSelector": {"p": "a"}, **fields})
+    )
+    assert spec.provider == provider
+
+
+def test_a_run_is_named_as_the_object_of_its_events():
+    assert names.run_reference("ml", "bert", "u") == {
+        "apiVersion": "trainingrun.dev/v1alpha1", "kind": "TrainingRun", "namespace": "ml", "name": "bert", "uid": "u",
+    }  # fmt: skip

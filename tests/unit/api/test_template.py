@@ -11,7 +11,7 @@ from cpu import quiet_seconds
 from pydantic import ValidationError
 
 from trainingrun_operator.api.run import TrainingRunSpec
-from trainingrun_operator.api.template import DEPTH_MAX, TEMPLATE_MAX_BYTES, Template, gpus_of
+from trainingrun_operator.api.template import DEPTH_MAX, LEFT_OUT, TEMPLATE_MAX_BYTES, Template, gpus_of
 
 WRITTEN = {"metadata": {"labels": {"a": "é"}}, "spec": {"containers": [{"name": "train", "x": [1, None, "}{"]}]}}
 
@@ -65,6 +65,10 @@ def nested(levels):
         pytest.param(nested(100_000), "has objects or lists nested more than 64 levels deep", id="too deep to write"),
         pytest.param('{"x":' * 5000 + "1" + "}" * 5000, "has objects or lists nested more than 64", id="as text"),
         pytest.param({"x": "[" * 1000}, "", id="brackets in a text"),
+        pytest.param(
+            {LEFT_OUT: 300_007}, "has 300007 bytes as JSON, more than 262144", id="left out where it was read"
+        ),
+        pytest.param({LEFT_OUT: "300007"}, "", id="an author's key of that name"),
     ],
 )
 def test_of_one_that_is_too_large_or_too_deep_only_the_problem_is_kept(written, problem):

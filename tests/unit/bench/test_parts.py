@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from bench.__main__ import matching
-from bench.results import OURS
+from bench.results import OBJECTS, OURS
 from bench.transfers.clients import PEERS, Move, Programs, command, environment, took
 from bench.transfers.moving import tasks
 from bench.transfers.sets import SETS, FileSet
@@ -44,13 +44,19 @@ def test_an_unknown_part_is_refused_with_those_that_exist(only):
 
 
 def test_every_set_is_uploaded_and_restored_over_both_networks():
-    assert {task.name for task in tasks()} == {
+    assert {task.name for task in tasks() if task.way != "verify"} == {
         f"{way}/{files}{network}"
         for way in ("upload", "restore")
         for files in ("big", "shards", "small")
         for network in ("", "/wan")
     }
     assert [(files.count, files.size) for files in SETS] == [(1, 2 << 30), (200, 5 << 20), (5000, 64 << 10)]
+
+
+def test_a_proof_is_measured_over_both_networks_and_counts_objects():
+    proofs = [task for task in tasks() if task.way == "verify"]
+    assert [task.name for task in proofs] == ["verify/5000", "verify/5000/wan"]
+    assert {(task.work, task.measure) for task in proofs} == {(5000, OBJECTS)}
 
 
 def test_a_set_has_its_files_of_its_size_and_no_two_alike(tmp_path):

@@ -142,3 +142,23 @@ def test_what_a_newer_agent_adds_is_ignored():
 
 def test_the_schema_is_named_in_what_is_written():
     assert commit().dump()["schema"] == 2
+
+
+@pytest.mark.parametrize("rank", [0, 1, 7, 1023])
+def test_the_log_of_each_rank_has_a_key_of_its_own(rank):
+    key = LAYOUT.log(rank)
+    assert key == LAYOUT.base + ("log.txt.gz" if rank == 0 else f"log-{rank}.txt.gz")
+    assert LAYOUT.rank_of_log(key) == rank
+    assert LAYOUT.owns(key)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["log-0.txt.gz", "log-01.txt.gz", "log--1.txt.gz", "log-1.txt", "log.txt.gz.bak", "logs", "log-²", "log-9999999.txt.gz", "r0/log.txt.gz"],
+)  # fmt: skip
+def test_another_object_is_no_log(name):
+    assert LAYOUT.rank_of_log(LAYOUT.base + name) is None
+
+
+def test_the_log_of_another_run_is_not_of_this_one():
+    assert LAYOUT.rank_of_log("team/runs/ml/other/u-1/log.txt.gz") is None

@@ -69,6 +69,17 @@ def test_the_threshold_is_in_the_picture_and_named():
     assert [line for line in lines if line.strip().startswith("0.125┤╌")]
 
 
+@pytest.mark.parametrize("logarithmic", [False, True])
+@pytest.mark.parametrize(
+    "losses",
+    [(1.7e308, -1.7e308), (1.7e308, 1.7e308), (1e-300, 1e300), (5e-324, 1.0), (-1e308, -1e308), (1e16, 1e16)],
+    ids=str,
+)
+def test_losses_at_the_limits_of_numbers_are_drawn(losses, logarithmic):
+    lines = plot(Plot(list(enumerate(losses)), 1.7e308), 80, 12, logarithmic=logarithmic)
+    assert len(lines) == (0 if logarithmic and max(losses) <= 0 else 14)
+
+
 def test_a_logarithmic_plot_leaves_out_what_has_no_logarithm():
     assert plot(Plot([(0.0, 0.0), (1.0, -1.0)]), 80, 12, logarithmic=True) == []
     assert plot(Plot([(0.0, 0.0), (1.0, 1.0), (2.0, 0.1)], -1.0), 80, 12, logarithmic=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from builders import (
     EARLIER,
+    checkpoint_spec,
     exited_pod,
     losses,
     make_agent,
@@ -28,6 +29,7 @@ from goldens import assert_golden
 
 from trainingrun_operator.api.endings import ENDINGS
 from trainingrun_operator.api.exchange import MarkerSeen
+from trainingrun_operator.api.restored import PassedOver, Restored
 from trainingrun_operator.api.status import (
     CheckpointStatus,
     Condition,
@@ -37,6 +39,7 @@ from trainingrun_operator.api.status import (
     Lag,
     NodePhase,
     Phase,
+    PhaseChange,
     PodStatus,
     Progress,
     Shadow,
@@ -153,6 +156,15 @@ NOT_SAVED = condition("CheckpointSaved", "Unknown", "NothingYet", "No checkpoint
 WAITING = condition("MetricsAvailable", "Unknown", "NotRunning", "No training is running.")
 
 BEFORE = {
+    "to start from another run": run_with(
+        WAITING,
+        spec={"checkpoint": checkpoint_spec(restoreFrom={"run": "base", "namespace": "vision"})},
+        phase="Pending",
+        start_time=None,
+        pods=(),
+        progress=None,
+        checkpoint=None,
+    ),
     "nobody has looked at it": make_run(status=make_status(start_time=None)),
     "its spec is being checked": run_with(condition("Accepted", "Unknown", "Checking"), phase="Pending"),
     "refused for its template": run_with(
@@ -240,6 +252,21 @@ TRAINS_ON = {
     "and what it wrote has no name": run_with(checkpoint=SAVED.model_copy(update={"dir": ".", "step": None})),
     "and its status speaks of an older spec": replace(written(make_observed()), generation=3),
     "and an operator without findings looks after it": run_with(),
+    "and was restored after one that is damaged": run_with(
+        restored=Restored(
+            pod="bert-x7k2p",
+            commit="k/i1-g0002.json",
+            dir="checkpoint-900",
+            step=900,
+            passed_over=(PassedOver(commit="i1-g0003", why="a.bin has other bytes"),),
+        )
+    ),
+    "and lost something when it was suspended": run_with(
+        history=(
+            PhaseChange(phase="Suspended", at=EARLIER, data_loss="Steps 10 to 20 are lost."),
+            PhaseChange(phase="Suspended", at=SOON, data_loss="Steps 1100 to 1150 are lost."),
+        )
+    ),
 }
 STOPPING = {
     "Requested": stopping(Phase.REQUESTED),

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from trainingrun_operator.checkpoints import bucket_names
 from trainingrun_operator.cli import iam
 from trainingrun_operator.cli.trouble import TroubleError
 
@@ -31,7 +32,7 @@ AGENT = {
     ("s3:AbortMultipartUpload", BELOW),
     ("s3:ListMultipartUploadParts", BELOW),
 }
-STORY = {("s3:PutObject", f"{BELOW}/{name}") for name in ("run.json", "curve.json", "log.txt.gz")}
+STORY = {("s3:PutObject", f"{BELOW}/{name}") for name in ("run.json", "curve.json", "log.txt.gz", "log-*.txt.gz")}
 OPERATOR = {("s3:ListBucket", BUCKET), ("s3:GetObject", BELOW), *STORY}
 
 
@@ -66,6 +67,7 @@ def test_a_bucket_without_a_prefix_is_meant_whole():
     [
         ("s3://my-bucket/a//b", "", "destination 's3://my-bucket/a//b' has an empty, '.' or '..' segment."),
         ("s3://MY/x", "", "destination 's3://MY/x' does not have the form s3://bucket/prefix."),
+        ("s3://mine.mrap/x", "", f"destination 's3://mine.mrap/x': {bucket_names.complaint('mine.mrap')}."),
         ("s3://my-bucket/x", "*", "'*' is not the ARN of a KMS key: expected arn:aws:kms:…"),
     ],
 )

@@ -77,6 +77,19 @@ EMPTY = "spec.template.spec.containers is empty: give it at least one container 
             id="a signal for processes apart",
         ),
         pytest.param({"template": {"spec": []}}, "InvalidTemplate", EMPTY, id="a pod spec that is none"),
+        pytest.param(
+            {"template": {"x": "y" * 300_000}},
+            "InvalidTemplate",
+            "spec.template has 300008 bytes as JSON, more than 262144: put scripts and data into the image, a ConfigMap or a volume.",
+            id="a template that is too large",
+        ),
+        pytest.param(
+            {"metrics": {"source": "Mine"}},
+            "UnknownMetricSource",
+            "spec.metrics.source is 'Mine', which this operator does not have (it has Prometheus). Use one of them, or ask the operator's administrator to install"
+            " the package that provides it.",
+            id="a metric source of no installed package",
+        ),
         pytest.param(of(containers=[]), "InvalidTemplate", EMPTY, id="no container"),
         pytest.param(
             of(containers=[{"image": "acme/bert"}]),
@@ -161,6 +174,13 @@ EMPTY = "spec.template.spec.containers is empty: give it at least one container 
             "InvalidDestination",
             "spec.checkpoint: destination 's3://bucket/a//b' has an empty, '.' or '..' segment.",
             id="a destination with an empty segment",
+        ),
+        pytest.param(
+            {"checkpoint": checkpoint_spec(destination="s3://runs--usw2-az1--x-s3/a")},
+            "InvalidDestination",
+            "spec.checkpoint: destination 's3://runs--usw2-az1--x-s3/a': 'runs--usw2-az1--x-s3' is the name of a directory bucket (S3 Express One"
+            " Zone), which lists whole folders only and in no order, and takes requests within a session only: use a general purpose bucket.",
+            id="a directory bucket",
         ),
         pytest.param(
             {"checkpoint": checkpoint_spec(s3={})},

@@ -24,3 +24,10 @@ from trainingrun_operator.core import asking
 )
 def test_a_stop_says_what_was_said_and_no_more(asked, spec):
     assert asking.stop(**asked) == {"spec": spec}
+
+
+def test_a_patch_is_for_the_object_of_a_uid_and_nothing_else_of_it_changes():
+    patch = {"metadata": {"annotations": {"a": "b"}}, "spec": {"stop": True}}
+    assert asking.of_uid("u", patch) == {"metadata": {"annotations": {"a": "b"}, "uid": "u"}, "spec": {"stop": True}}
+    assert asking.of_uid("u", {"spec": {}}) == {"metadata": {"uid": "u"}, "spec": {}}
+    assert patch["metadata"] == {"annotations": {"a": "b"}}, "The caller's patch stays."

@@ -25,6 +25,8 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.status import NodePhase, Phase, Rescue
 from trainingrun_operator.core import rescue_job
 from trainingrun_operator.core.defaults import Defaults
+from trainingrun_operator.core.facts.rescue import Claim, RescueFacts
+from trainingrun_operator.core.kept_volume import ended_volume, kept_volume
 
 HERE = Rescue(claim="checkpoints", node="gpu-1", since="2026-01-02T03:00:00Z")
 ANYWHERE = Rescue(claim="checkpoints")
@@ -40,11 +42,18 @@ def a_template(**pod):
     return made
 
 
-def built(rescue=HERE, *, nodes=(), **fields):
+SHARED = RescueFacts(Claim("checkpoints", "u", "Bound", ("ReadWriteMany",)))
+
+
+def built(rescue=HERE, *, nodes=(), rescue_facts=None, **fields):
     """The Job, and its pod."""
     pod = fields.pop("pod", {"tolerations": TOLERATIONS})
     seen = stopping_at(
-        Phase.SAVING, stop={"rescue": rescue, "attempt": 2}, spec={"template": a_template(**pod)}, **fields
+        Phase.SAVING,
+        stop={"rescue": rescue, "attempt": 2},
+        spec={"template": a_template(**pod)},
+        rescue=rescue_facts,
+        **fields,
     )
     status = seen.run.status.model_copy(update={"nodes": nodes})
     object.__setattr__(seen.run, "status", status)
@@ -88,9 +97,15 @@ def test_it_reads_the_authors_folder_of_the_claim_and_cannot_write_there():
 def test_its_agent_is_told_what_it_does():
     _, pod = built()
     config = next(json.loads(one["value"]) for one in pod["containers"][0]["env"] if "value" in one)
-    assert (config["rescues"], config["rescuesSince"], config["firstAttempt"]) == (True, "2026-01-02T03:00:00Z", 2)
+    assert (config["rescues"], config["rescuesSince"], config["firstAttempt"]) == (True, "2026-01-02T03:00:00Z", 3)
     assert "restartPolicy" not in pod["containers"][0]
     assert pod["restartPolicy"] == "Never"
+
+
+def test_it_is_created_suspended():
+    """A request that reaches the API server after the stop must not let an agent run."""
+    made, _ = built()
+    assert made["spec"]["suspend"] is True
 
 
 def test_it_is_known_as_the_stops_own_and_never_as_the_runs_job():
@@ -139,10 +154,20 @@ def test_on_the_node_with_the_volume_it_tolerates_whatever_keeps_others_off():
 
 def test_elsewhere_it_stays_off_gpu_nodes_and_off_those_that_are_released():
     nodes = (make_node(NodePhase.CORDONED), make_node(NodePhase.RETAINED, name="kept", uid="k"))
-    _, pod = built(ANYWHERE, nodes=nodes)
+    _, pod = built(ANYWHERE, nodes=nodes, rescue_facts=SHARED)
     assert terms(pod) == [("metadata.name", "NotIn", "gpu-1")]
     assert "tolerations" not in pod
-    assert terms(built(ANYWHERE)[1]) == []
+    assert terms(built(ANYWHERE, rescue_facts=SHARED)[1]) == []
+
+
+@pytest.mark.parametrize("modes", [("ReadWriteOnce",), ("ReadWriteOncePod",)])
+def test_for_a_disk_without_its_node_the_nodes_of_the_training_count_as_well(modes):
+    """The volume may be tied to a zone in which there are only such nodes. The scheduler knows the zone; the released ones stay excluded."""
+    facts = RescueFacts(Claim("checkpoints", "u", "Bound", modes))
+    _, pod = built(ANYWHERE, nodes=(make_node(NodePhase.CORDONED),), rescue_facts=facts)
+    assert pod["tolerations"] == TOLERATIONS
+    assert terms(pod) == [("metadata.name", "NotIn", "gpu-1")]
+    assert "nodeSelector" not in built(ANYWHERE, pod={"nodeSelector": {"gpu": "a100"}}, rescue_facts=facts)[1]
 
 
 @pytest.mark.parametrize(("pod", "tolerations"), [({"tolerations": TOLERATIONS}, TOLERATIONS), ({}, None)])
@@ -163,4 +188,17 @@ def test_its_name_fits_for_the_longest_name_of_a_run():
 
 def test_a_run_without_a_claim_has_no_volume_that_stays():
     run = make_run(status=make_status(termination=make_stop()))
-    assert rescue_job.kept_volume(run) is None
+    assert kept_volume(run) is None
+    assert ended_volume(run).startswith("an emptyDir of the operator")
+
+
+def test_a_volume_without_a_kind_is_an_emptydir():
+    made = template(volumes=[{"name": "data"}])
+    made["spec"]["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": "/checkpoints"}]
+    run = make_run(spec={"template": made})
+    assert (kept_volume(run), ended_volume(run)) == (None, "the emptyDir volume 'data' of the template")
+
+
+def test_a_volume_that_is_kept_does_not_end_with_its_pod_and_a_refused_template_has_none():
+    assert ended_volume(make_run(spec={"template": a_template()})) == ""
+    assert ended_volume(make_run(spec={"template": {"spec": {"containers": []}}})) == ""

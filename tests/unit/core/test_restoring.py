@@ -99,6 +99,7 @@ def test_a_run_without_the_field_starts_from_no_other():
         pytest.param(wanting("http://user@x", uri=folder()), [], "may not read there", id="no server at all"),
         pytest.param(wanting(uri="s3://bucket/model"), [], "does not have the form s3://bucket/prefix/namespace/run/uid", id="no folder of a run"),
         pytest.param(wanting(uri=f"s3://bucket/runs/../{NAMESPACE}/bert-1/{UID}"), [], "has an empty, '.' or '..' segment", id="a way out by dots"),
+        pytest.param(wanting(uri=folder(bucket="runs--usw2-az1--x-s3")), [], "is the name of a directory bucket", id="a directory bucket"),
         pytest.param(wanting(uri=f"s3://bucket/runs/{NAMESPACE}/bert-1/{UID}/commits/i1-g0001.json"), [], "uri is", id="a commit's address"),
     ],
 )  # fmt: skip
@@ -116,6 +117,7 @@ def test_a_run_is_refused_before_anything_is_asked(run, listed, words):
         pytest.param(None, [], "there is no such TrainingRun", False, id="no such run"),
         pytest.param(another(mode="Disabled"), [], "saves no checkpoints", True, id="it saves nothing"),
         pytest.param(another(destination="s3://bucket/a//b"), [], "is not valid", False, id="its destination is not valid"),
+        pytest.param(another(destination="s3://runs--usw2-az1--x-s3"), [], "is not valid", False, id="it saves to a directory bucket"),
         pytest.param(another(destination="s3://foreign/runs"), [{"bucket": "bucket"}], "may not read there", True, id="it saves to a foreign bucket"),
         pytest.param(another(s3={"endpointURL": MINIO, "credentialsSecretName": "x"}), [], "may not read there", True, id="it saves to a foreign server"),
     ],
@@ -196,6 +198,7 @@ def test_restore_and_agent_get_the_origin():
             "runUid": UID,
             "folder": f"runs/vision-a/bert-1/{UID}/{GENERATION}/",
             "endpointUrl": MINIO,
+            "requesterPays": False,
             "region": "eu-west-1",
             "expectedBucketOwner": "123456789012",
         }

@@ -9,7 +9,7 @@ from builders import checkpoint_spec, make_run, make_saved, make_status, make_st
 
 from trainingrun_operator.api.status import SUSPENDED, Phase
 from trainingrun_operator.core.facts.run import Run
-from trainingrun_operator.core.story import is_told, story
+from trainingrun_operator.core.story import is_told, log_bytes, story
 
 SECRET = "hf_do-not-tell"
 CONTAINER = {
@@ -92,3 +92,12 @@ def test_names_that_are_no_text_are_told():
 def test_who_has_a_story(status, spec, told):
     run = make_run(spec=spec, status=status)
     assert is_told(run, status) is told
+
+
+@pytest.mark.parametrize(
+    ("rank", "ranks", "kept"),
+    [(0, 1, 10_000_000), (0, 1024, 10_000_000), (1, 2, 1_000_000), (63, 64, 1_000_000), (64, 65, 1_000_000), (1, 66, 984_615), (9, 1024, 62_561), (1, 1, 1_000_000)],
+)  # fmt: skip
+def test_of_every_rank_some_of_the_log_is_kept_and_of_all_together_not_too_much(rank, ranks, kept):
+    assert log_bytes(rank, ranks) == kept
+    assert sum(log_bytes(one, ranks) for one in range(ranks)) <= 74_000_000

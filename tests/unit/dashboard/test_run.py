@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from datetime import UTC, datetime
+from typing import Any
 
 import people
 import pytest
@@ -208,6 +209,12 @@ async def test_a_run_that_does_not_stop_has_no_phases(shown):
         pytest.param(None, {}, "has not started, so there is no progress to save.", id="not started"),
         pytest.param({"startTime": "2026-01-02T03:00:00Z"}, {}, "The bucket has no checkpoint yet.", id="nothing yet"),
         pytest.param(run_status(), {}, "Progress is saved up to checkpoint-1100 (step 1,100)", id="a checkpoint"),
+        pytest.param(
+            {"startTime": "2026-01-02T03:00:00Z", "checkpoint": {"refuted": {"dir": "checkpoint-60", "step": 60, "why": "it is gone"}}},
+            {},
+            "Checkpoint checkpoint-60 (step 60) was proven and does not verify any more: it is gone.",
+            id="a checkpoint that does not verify any more",
+        ),
         pytest.param(run_status(), {"checkpoint": {"mode": "Disabled"}}, "so all progress is lost", id="nothing is ever saved"),
     ],
 )  # fmt: skip
@@ -257,6 +264,30 @@ async def test_what_a_shadow_threshold_saw_is_told(shown):
 async def test_what_was_lost_is_told(shown):
     lost = {"dataLoss": "The machine was lost before its last files were saved."}
     assert "The machine was lost before" in words(await shown(run_in(run_status(checkpoint=lost))))
+
+
+async def test_what_the_training_started_from_and_what_was_lost_before_is_told(shown):
+    past: dict[str, Any] = {
+        "restored": {
+            "pod": "bert-x7k2p",
+            "commit": "k/commits/i1-g0002.json",
+            "dir": "checkpoint-<b>900",
+            "step": 900,
+            "passedOver": [{"commit": "i1-g0003", "why": "a.bin has other bytes"}],
+        },
+        "history": [{"phase": "Suspended", "at": "2026-01-02T03:00:00Z", "dataLoss": "Steps 10 to 20 are lost."}],
+    }
+    page = await shown(run_in(run_status(**past)))
+    assert "Pod bert-x7k2p started from checkpoint-<b>900 of step 900, restored from i1-g0002." in words(page)
+    assert "The restore passed over i1-g0003: a.bin has other bytes." in words(page)
+    assert "Steps 10 to 20 are lost." in words(page)
+    assert "<b>900" not in page, "the training chooses the name"
+
+
+async def test_where_a_run_is_to_start_from_is_told_before_it_starts(shown):
+    spec = {"checkpoint": checkpoint_spec(restoreFrom={"run": "base"})}
+    text = words(await shown(run_in({"phase": "Pending"}, **spec)))
+    assert f"It is to start from the furthest checkpoint of run {NAMESPACE}/base" in text
 
 
 async def test_a_run_that_was_refused_says_why(shown):

@@ -67,6 +67,7 @@ from trainingrun_operator.core.effects import (
     RemoveFinalizer,
     Resume,
     ResumeWorkload,
+    StartRescue,
     SuspendWorkload,
     TaintNode,
     UntaintNode,
@@ -452,6 +453,7 @@ TO_DO = (
     Resume(STOP_ID, NODES),
     DeleteWorkload(NAME, JOB_UID),
     CreateRescue(stored_rescue(), STOP_ID),
+    StartRescue(f"{NAME}-rescue", "rescue-uid", 1),
     DeleteRescue(f"{NAME}-rescue", "rescue-uid"),
     Annotate(POD_NAME, POD_UID, "a", "b"),
     DeletePod(POD_NAME, POD_UID),
@@ -747,6 +749,36 @@ async def test_an_api_server_in_trouble_refuses_no_rescue(place):
     with pytest.raises(KubeError):
         await place.do(CreateRescue(stored_rescue(), STOP_ID))
     assert place.outcome.learned == ()
+
+
+def waiting_rescue(**meta):
+    """Created, and not started yet."""
+    made = stored_rescue(**meta)
+    made["spec"]["suspend"] = True
+    return made
+
+
+async def test_a_rescue_starts_by_its_uid(place):
+    place.api.put(waiting_rescue())
+    await place.do(StartRescue(f"{NAME}-rescue", "rescue-uid", 1))
+    assert place.api.objects[RESCUE]["spec"]["suspend"] is False
+    assert RUN_UID not in place.cache.jobs, "It is not the run's Job."
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        pytest.param(None, id="its stop is over, and it was deleted"),
+        pytest.param(waiting_rescue(uid="created-late"), id="another has its name"),
+        pytest.param(waiting_rescue(generation=2), id="somebody has changed it"),
+    ],
+)
+async def test_a_late_start_starts_no_other_rescue(place, there):
+    if there is not None:
+        place.api.put(there)
+    with pytest.raises(StaleError):
+        await place.do(StartRescue(f"{NAME}-rescue", "rescue-uid", 1))
+    assert place.api.objects.get(RESCUE) == there
 
 
 async def test_a_rescue_is_deleted_by_its_uid_and_gone_is_deleted(place):

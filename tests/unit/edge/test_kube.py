@@ -297,7 +297,15 @@ async def test_the_end_of_a_log_is_what_tells(api, kube):
 async def test_the_end_of_a_log_is_kept_in_whole_lines(api, kube, log, kept):
     api.put(stored_pod() | {"log": log})
     assert await kube.log_end(NAMESPACE, f"{NAME}-x7k2p", "train", most_bytes=20) == kept
-    assert api.sent[-1].query == {"container": "train", "tailLines": "500000"}
+
+
+@pytest.mark.parametrize(
+    ("most_bytes", "lines"), [(10_000_000, "500000"), (1_000_000, "50000"), (62_500, "3125"), (1, "1")]
+)
+async def test_of_a_long_log_no_more_lines_are_requested_than_its_end_may_have(api, kube, most_bytes, lines):
+    api.put(stored_pod() | {"log": "one\n"})
+    await kube.log_end(NAMESPACE, f"{NAME}-x7k2p", "train", most_bytes=most_bytes)
+    assert api.sent[-1].query == {"container": "train", "tailLines": lines}
 
 
 async def test_what_was_printed_lately_is_asked_for_by_the_node_s_clock(api, kube):

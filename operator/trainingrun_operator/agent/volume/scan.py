@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
+from trainingrun_operator.agent.volume import root
 from trainingrun_operator.checkpoints.documents import FILES_MAX
 from trainingrun_operator.checkpoints.names import is_temporary
 
@@ -163,23 +164,23 @@ def _anchored(pattern: str) -> str:
     return _glob(pattern)
 
 
-def temporaries(root: str, limit: int = FILES_MAX) -> frozenset[tuple[str, int, int]]:
+def temporaries(path: str, limit: int = FILES_MAX) -> frozenset[tuple[str, int, int]]:
     """Return name, size and modification time of every file with a temporary name. A change means a write in progress."""
     found: set[tuple[str, int, int]] = set()
     pending, seen = [("", False)], 0
     while pending and seen <= limit:
         folder, unfinished = pending.pop()
         try:
-            with os.scandir(f"{root}/{folder}") as listing:
+            with os.scandir(f"{path}/{folder}") as listing:
                 for item in listing:
                     seen += 1
-                    path = f"{folder}/{item.name}"
+                    inside = f"{folder}/{item.name}"
                     temporary = unfinished or is_temporary(item.name)
                     if item.is_dir(follow_symlinks=False) and item.name not in OWN_FOLDERS:
-                        pending.append((path, temporary))
+                        pending.append((inside, temporary))
                     if temporary:
                         stat_now = item.stat(follow_symlinks=False)
-                        found.add((path, stat_now.st_size, stat_now.st_mtime_ns))
+                        found.add((inside, stat_now.st_size, stat_now.st_mtime_ns))
         except OSError:
             continue  # renamed during the walk: the next walk sees the new name
     return frozenset(found)
@@ -202,8 +203,8 @@ def _may_read(at: str, now: os.stat_result, user: int) -> bool:
 class _Walk:
     """One walk over the path."""
 
-    def __init__(self, root: str, wanted: Filter, limit: int) -> None:
-        self._root = root
+    def __init__(self, path: str, wanted: Filter, limit: int) -> None:
+        self._root = path
         self._wanted = wanted
         self._limit = limit
         self._user = os.geteuid()
@@ -231,7 +232,8 @@ class _Walk:
             except FileNotFoundError:
                 continue  # not created yet, or removed during the walk
             except OSError as failure:
-                self._not_read(folder, failure.strerror or "cannot be read", unfinished=unfinished)
+                why = (failure.strerror or "cannot be read") if folder else root.complaint(failure)
+                self._not_read(folder, why, unfinished=unfinished)
 
     def _not_read(self, folder: str, why: str, *, unfinished: bool) -> None:
         if not folder:
@@ -281,10 +283,10 @@ class _Walk:
             self.unreadable[path] = "Permission denied"
 
 
-def scan(root: str, wanted: Filter, limit: int = FILES_MAX) -> Scan:
+def scan(path: str, wanted: Filter, limit: int = FILES_MAX) -> Scan:
     """Walk the path once. A missing path is empty; an unreadable path is an error."""
     started = time.monotonic()
-    walk = _Walk(root, wanted, limit)
+    walk = _Walk(path, wanted, limit)
     walk.run()
     now = time.monotonic()
     return Scan(

@@ -17,6 +17,8 @@ class Verified:
     digest: str
     uri: str
     commit: Commit
+    passed_over: tuple[Mismatch, ...] = ()
+    """Newer commits that did not verify."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trainingrun_operator.api.exchange import AgentReport
-    from trainingrun_operator.core.facts.bucket import Answer, Verified
+    from trainingrun_operator.core.facts.bucket import Answer, Mismatch, Verified
     from trainingrun_operator.core.facts.log import LogSearch
     from trainingrun_operator.core.facts.nodes import Fate, NodeFacts, Pool
     from trainingrun_operator.core.facts.pod import Pod
@@ -65,6 +65,8 @@ class Facts:
     """A commit that was verified at this look."""
     unverifiable: str = ""
     """Key of a reported commit that did not verify."""
+    refuted: tuple[Mismatch, ...] = ()
+    """Commits that did not verify at this look."""
     identities: Mapping[str, NodeFacts] = field(default_factory=dict)
     """The node of each pod, by pod uid: Node names are reused."""
     nodes: tuple[NodeFacts, ...] = ()

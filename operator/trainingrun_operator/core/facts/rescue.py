@@ -1,12 +1,13 @@
-"""What a rescue depends on: the claim with the files of dead pods, the Node that it is bound to, and the rescue Job."""
+"""What a rescue depends on: the volume with the files of dead pods, the Node that it is bound to, and the rescue Job."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from trainingrun_operator.api import names
 from trainingrun_operator.core.bounds import WORD_MAX, clipped
+from trainingrun_operator.core.kept_volume import KeptVolume
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,11 +90,14 @@ class RescueJob:
     """Why it has failed; empty: it has not."""
     complete: bool = False
     deleting: bool = False
+    suspended: bool = False
+    generation: int = 0
+    """Of its spec: 1 until the first change."""
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Self:
         """Read a stored Job."""
-        meta = stored["metadata"]
+        meta, spec = stored["metadata"], stored.get("spec") or {}
         conditions = (stored.get("status") or {}).get("conditions") or ()
         true = {one["type"]: one for one in conditions if one.get("status") == "True"}
         failure = true.get("Failed") or {}
@@ -105,20 +109,32 @@ class RescueJob:
             failed=(why or "Failed") if failure else "",
             complete="Complete" in true,
             deleting="deletionTimestamp" in meta,
+            suspended=spec.get("suspend") is True,
+            generation=meta.get("generation") or 0,
         )
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has yet to start. One that was suspended later, by a person or by a queue of Jobs, is theirs to resume."""
+        return self.suspended and self.generation <= 1 and not self.deleting
 
 
 @dataclass(frozen=True)
 class RescueFacts:
     """Everything read about a rescue at one look."""
 
-    claim: Claim
+    claim: Claim | None = None
+    """None: the volume is written in the template itself."""
+    volume: KeptVolume = field(default_factory=KeptVolume)
+    """The volume with the files."""
     hosts: tuple[str, ...] = ()
     """Names of the hosts that the volume is bound to."""
     last_node: str = ""
     """Name of the last pod's Node; empty: not known. It may differ from the name of its host."""
     home: str = ""
     """The same, if the Node is Ready and takes pods; empty: it is not, or it is not known."""
+    other_machine: bool = False
+    """Whether the Node of that name is not the one that the last pod ran on."""
     job: RescueJob | None = None
     """The Job of the rescue's name, whoever created it."""
     pod: Pod | None = None
@@ -129,6 +145,16 @@ class RescueFacts:
     """Whether any pod of the rescue Job exists."""
     refused: str = ""
     """Why the API server refused to create the Job at the last try."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether Pods on several Nodes can mount the volume at once."""
+        return self.volume.shared if self.claim is None else self.claim.shared
+
+    @property
+    def named(self) -> str:
+        """What the volume is."""
+        return self.volume.words if self.claim is None else f"PersistentVolumeClaim {self.claim.name}"
 
     @property
     def saves(self) -> bool:

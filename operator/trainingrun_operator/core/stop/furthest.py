@@ -25,7 +25,8 @@ def newest(seen: Observed) -> Saved | None:
 def furthest(seen: Observed) -> Saved | None:
     """Return the record of the proven commit that a replaced pod resumes from; None: no commit is known.
 
-    A record of the status or of the memory that is newer than the newest proven commit does not count: its commit is gone.
+    A record of the status or of the memory that is newer than the newest proven commit does not count: its commit is gone. Nor does one that does not
+    verify any more.
     """
     last = newest(seen)
     if last is None or not last.commit:
@@ -33,7 +34,8 @@ def furthest(seen: Observed) -> Saved | None:
     earlier = [saved_from(seen.furthest)] if seen.furthest is not None else []
     if (before := seen.run.status.checkpoint) is not None and before.commit:
         earlier.append(_of(before))
-    return max((last, *(one for one in earlier if _order(one) < _order(last))), key=Reached.recorded)
+    there = (one for one in earlier if _order(one) < _order(last) and _order(one) not in seen.refuted)
+    return max((last, *there), key=Reached.recorded)
 
 
 def sentence(seen: Observed, last: Saved) -> str:

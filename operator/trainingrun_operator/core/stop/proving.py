@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.observed import Observed
 
+ATTENTIVE_SECONDS: Final = 5.0
+"""Time after which a stop looks again at agents that make progress, however long they take."""
 _STARTED: Final = (Training.RUNNING, Training.EXITED)
 _TRAINED: Final = ("Running", "Exited")
 """Phases in ``status.pods`` of a pod whose training has started."""
@@ -54,7 +56,15 @@ def save(seen: Observed, stop: Termination) -> Decision:
         )
     if why := failing.why(seen):
         return _hold(seen, stop, why, holders)
-    return transitions.wait(seen, *transitions.asks(seen, stop, holders), note="the agent saves")
+    saves = transitions.wait(seen, *transitions.asks(seen, stop, holders), note="the agent saves")
+    return replace(saves, again_seconds=_patience(seen, stop))
+
+
+def _patience(seen: Observed, stop: Termination) -> float:
+    """Return the seconds to the next look. Only a look finds the commit, so it is never far away while the agents make progress."""
+    patience = transitions.patience(seen, seen.phase_seconds)
+    moves = stop.phase is Phase.SAVING and seen.no_progress_seconds < ATTENTIVE_SECONDS
+    return min(patience, ATTENTIVE_SECONDS) if moves else patience
 
 
 def _without_holder(seen: Observed, stop: Termination) -> Decision:
@@ -74,7 +84,12 @@ def _without_holder(seen: Observed, stop: Termination) -> Decision:
         # Not final: a waiting pod may start between two looks.
         nothing = Saved(note="Nothing to save: the training never started.")
         return transitions.advance(seen, stop, Phase.DELETING, saved=nothing)
-    lost = _loss(seen, Saved(), "The pod ended before anything was saved: the bucket has nothing of this run.")
+    what = (
+        f"The pod ended, and no checkpoint of this run verifies: {seen.refuted[max(seen.refuted)].rstrip('.')}."
+        if seen.refuted
+        else "The pod ended before anything was saved: the bucket has nothing of this run."
+    )
+    lost = _loss(seen, Saved(), what)
     return transitions.advance(seen, stop, Phase.DELETING, saved=Saved(final=True, note=lost), data_loss=lost)
 
 
@@ -92,7 +107,7 @@ def _settle_for(seen: Observed, stop: Termination, proven: Verified) -> Decision
     loss = (
         None
         if saved.final and not _trained_after(seen, proven)
-        else _loss(seen, saved, f"The pod ended before its last files were saved. {nothing_after(saved)}")
+        else _loss(seen, saved, f"The pod ended before its last files were saved. {_nothing_after(saved)}")
     )
     return transitions.advance(seen, stop, Phase.DELETING, saved=saved, data_loss=loss)
 
@@ -106,13 +121,16 @@ def _settle_for_suspended(seen: Observed, stop: Termination, saved: Saved) -> De
     gone = (
         f"The checkpoint of the suspension is no longer in the bucket, or does not verify: {saved.uri or saved.commit}."
     )
-    left = saved_from(found) if found is not None else Saved(final=True, note=gone)
-    return transitions.advance(seen, stop, Phase.DELETING, saved=left, data_loss=gone)
+    gone = f"{gone} {rescue.whereabouts(seen)}".rstrip()
+    left = saved_from(found) if found is not None else Saved(final=True, note=clipped(gone, VERDICT_MAX))
+    return transitions.advance(seen, stop, Phase.DELETING, saved=left, data_loss=clipped(gone, VERDICT_MAX))
 
 
 def _loss(seen: Observed, saved: Saved, sentence: str) -> str:
     """Add to the sentence about a data loss what is missing and where it may have been."""
-    return clipped(" ".join(filter(None, (sentence, missing.after(seen, saved), rescue.gone(seen)))), VERDICT_MAX)
+    return clipped(
+        " ".join(filter(None, (sentence, missing.after(seen, saved), rescue.whereabouts(seen)))), VERDICT_MAX
+    )
 
 
 def _unread(seen: Observed) -> str:
@@ -127,7 +145,7 @@ def _can_save(seen: Observed) -> bool:
 
 def _rescued(seen: Observed, stop: Termination) -> Decision | None:
     """Save what dead pods have left in a claim; None: there is no such claim, or the bucket has everything."""
-    volume = rescue.claim_to_read(seen.run, seen.pods)
+    volume = rescue.volume_to_read(seen.run, seen.pods)
     if volume is None or seen.rescue is None or rescue.gone(seen) or (stop.rescue is None and _has_all(seen)):
         return None
     if why := rescue.impossible(seen, volume):
@@ -135,6 +153,8 @@ def _rescued(seen: Observed, stop: Termination) -> Decision | None:
     if (begun := rescue.intent(seen)) is not None:
         event = RecordEvent("Rescuing", f"{rescue.where(seen)} A rescue Job saves them.", warning=True)
         return transitions.advance(seen, stop, Phase.SAVING, attempt=stop.attempt + 1, rescue=begun, event=event)
+    if (named := rescue.named(seen, stop)) is not None:
+        return named
     pod = rescue.saver(seen)
     holders = [pod] if pod is not None else []
     waits = stop.phase is Phase.HELD and not _cannot_hold(seen)
@@ -168,11 +188,16 @@ def _trained_after(seen: Observed, proven: Verified) -> bool:
     return fell is not None or saved is None or last.step is None or last.step > saved
 
 
-def nothing_after(saved: Saved) -> str:
+def loss_after(seen: Observed, saved: Saved, sentence: str) -> str:
+    """Return the message about a data loss after the last commit: why, what is left, and where the rest is."""
+    return clipped(" ".join(filter(None, (sentence, _nothing_after(saved), rescue.whereabouts(seen)))), VERDICT_MAX)
+
+
+def _nothing_after(saved: Saved) -> str:
     """Return the sentence about what is left after a data loss."""
     if not saved.commit:
         return "The bucket has nothing of this run."
-    return f"The last commit is {saved.uri or saved.commit}; files written after it are lost."
+    return f"The last commit is {saved.uri or saved.commit}; files written after it are not in the bucket."
 
 
 def _hold(seen: Observed, stop: Termination, why: str, holders: list[Pod]) -> Decision:
@@ -180,7 +205,9 @@ def _hold(seen: Observed, stop: Termination, why: str, holders: list[Pod]) -> De
     why = clipped(why, VERDICT_MAX)
     if because := _cannot_hold(seen):
         last = saved_from(seen.verified) if seen.verified is not None else Saved()
-        note = f"Ended without proof ({because}). {why}"
+        known = bool(seen.live_pods) or (seen.rescue is not None and rescue.where(seen) in why)
+        where = "" if known else f" {rescue.whereabouts(seen)}"
+        note = clipped(f"Ended without proof ({because}). {why}{where}".rstrip(), VERDICT_MAX)
         return transitions.advance(
             seen,
             stop,
@@ -252,7 +279,8 @@ def verify(seen: Observed, stop: Termination) -> Decision:
 def _has_to_end_first(seen: Observed, stop: Termination, proven: Verified) -> bool:
     """Whether a pod that started meanwhile is ended by the rescue: what it still writes is saved by its agent, or by the rescue."""
     grace = seen.run.spec.shutdown.grace_seconds + AGENT_GRACE_SECONDS
-    ends = stop.rescue is not None and bool(seen.live_pods) and seen.phase_seconds < grace
+    ending = stop.rescue is not None and rescue.replaces_none(seen)
+    ends = ending and bool(seen.live_pods) and seen.phase_seconds < grace
     return ends and not proven.commit.final
 
 

@@ -205,9 +205,10 @@ def _at_last(seen: Observed, stop: Termination) -> tuple[Saved | None, str | Non
     if saved is None or saved.final or stop.data_loss:
         return saved, None
     if saved.gave_up:
-        return saved.model_copy(update={"note": "", "gave_up": False}), f"{UNSAVED} {proving.nothing_after(saved)}"
+        given_up = saved.model_copy(update={"note": "", "gave_up": False})
+        return given_up, proving.loss_after(seen, saved, UNSAVED)
     if saved.commit and any(pod.lost for pod in seen.pods):
-        return saved, f"The machine was lost before its last files were saved. {proving.nothing_after(saved)}"
+        return saved, proving.loss_after(seen, saved, "The machine was lost before its last files were saved.")
     return saved, None
 
 
@@ -273,8 +274,11 @@ def _release(seen: Observed, stop: Termination) -> Decision:
             else RecordEvent("Finished", f"{stop.status}: {stop.message}")
         )
         return transitions.advance(seen, stop, Phase.DONE, event=event)
-    decision = transitions.wait(seen, *release.next_effects(seen), note="the nodes are released")
-    return replace(decision, again_seconds=transitions.patience(seen, release.seconds_still(seen)))
+    effects = release.next_effects(seen)
+    decision = transitions.wait(seen, *effects, note="the nodes are released")
+    # What a new phase allows needs no event.
+    patience = 0 if release.advances(seen, effects) else transitions.patience(seen, release.seconds_still(seen))
+    return replace(decision, again_seconds=patience)
 
 
 def _settle(seen: Observed) -> Decision:

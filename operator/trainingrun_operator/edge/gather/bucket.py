@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Phase
+from trainingrun_operator.checkpoints.keys import order_of_commit
 from trainingrun_operator.checkpoints.s3 import Access
 from trainingrun_operator.core import identity
-from trainingrun_operator.core.destinations import allowed, layout_of
+from trainingrun_operator.core.destinations import allowed, valid_layout
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.run import Problem
 from trainingrun_operator.core.stop.requests import save_request
+from trainingrun_operator.edge.gather.proofs import Proofs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 PROOF_SECONDS: Final = 300
 """Time for which a proof stays valid, except in Verifying."""
+VERIFYING_SECONDS: Final = 30
+"""Time for which a proof stays valid in Verifying: that of Saving, a moment ago, is of the same commit."""
 _LONGEST: Final = {names.CA: 64 * 1024, names.ACCESS_KEY: 1024, names.SECRET_KEY: 1024, names.SESSION_TOKEN: 16 * 1024}
 """Bytes of the values of a Secret; the API server allows 1 MiB."""
 _SHORTEN: Final = {names.CA: "keep only the certificates that sign the store's"}
@@ -48,24 +53,41 @@ class BucketAnswer:
     """A commit that verified."""
     unverifiable: str = ""
     """Key of a reported commit that does not verify."""
+    refuted: tuple[Mismatch, ...] = ()
+    """Commits that do not verify."""
 
 
 class BucketReader:
     """Reads the bucket of any run, with the run's own credentials, or with the operator's where the list says so."""
 
-    def __init__(self, kube: Reads, store: BucketStore, listed: tuple[Destination, ...] = ()) -> None:
+    def __init__(
+        self,
+        kube: Reads,
+        store: BucketStore,
+        listed: tuple[Destination, ...] = (),
+        *,
+        wake: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """``wake``: called with a run's uid when the proof of a reported commit is made."""
         self._kube, self._store, self._listed = kube, store, listed
+        self._proofs: Proofs[BucketAnswer] = Proofs(wake)
         self._shared: WeakValueDictionary[bytes, Access] = WeakValueDictionary()
         self._reached: dict[str, Access] = {}
         """Last access by run uid: a namespace that is being deleted may lose its Secret before its pods."""
 
     def forget(self, uid: str) -> None:
-        """Drop a run's credentials."""
+        """Drop a run's credentials, and its proof."""
         self._reached.pop(uid, None)
+        self._proofs.forget(uid)
 
     def forget_all(self) -> None:
-        """Drop all credentials."""
+        """Drop all credentials, and all proofs."""
         self._reached.clear()
+        self._proofs.forget_all()
+
+    async def close(self) -> None:
+        """Cancel all proofs; returns when they have ended."""
+        await self._proofs.close()
 
     async def ask(
         self, run: Run, pods: Sequence[Pod], reports: Mapping[int, AgentReport], memory: Memory
@@ -77,7 +99,9 @@ class BucketReader:
         stop = run.status.termination
         if run.spec.checkpoint.mode is CheckpointMode.DISABLED or (stop is not None and stop.phase in _SILENT):
             return BucketAnswer()
-        layout = layout_of(run)
+        layout = valid_layout(run)
+        if isinstance(layout, Problem):
+            return BucketAnswer(Unreachable(layout.reason, layout.message))
         wanted = _wanted(run, pods)
         shipped = _shipped(layout, reports, memory)
         all_gone = stop is not None and stop.phase is Phase.DELETING and all(pod.lost for pod in pods)
@@ -91,12 +115,17 @@ class BucketReader:
             return BucketAnswer(Unreachable(access.reason, access.message))
         self._reached[run.uid] = access
         if wanted is None:
-            return await (self._newest(access, layout) if shipped is None else self._new(access, layout, shipped))
-        # Deletion depends on the proof of Verifying, so it reads everything now. Before that, a recent proof is enough.
+            return await (
+                self._newest(access, layout) if shipped is None else self._beside(run, access, layout, shipped)
+            )
+        self._proofs.forget(run.uid)
+        # Deletion depends on the proof of Verifying. The commit answers this stop, so it is younger than the request.
         fresh = stop is not None and stop.phase is Phase.VERIFYING
-        answer = await self._store.find(access, layout, wanted, max_age_seconds=0 if fresh else PROOF_SECONDS)
+        valid = VERIFYING_SECONDS if fresh else PROOF_SECONDS
+        answer = await self._store.find(access, layout, wanted, max_age_seconds=valid)
         if answer is not None:
-            return BucketAnswer(answer, answer if isinstance(answer, Verified) else None)
+            proven = answer if isinstance(answer, Verified) else None
+            return BucketAnswer(answer, proven, refuted=(answer,) if isinstance(answer, Mismatch) else ())
         return BucketAnswer() if any(pod.holds_files for pod in pods) else await self._newest(access, layout)
 
     async def access(self, run: Run) -> Access | Problem:
@@ -113,7 +142,9 @@ class BucketReader:
         if s3.credentials_secret_name:
             access = access_of(run.spec, await self._kube.secret(run.namespace, s3.credentials_secret_name))
         else:
-            access = Access(endpoint_url=s3.endpoint_url, region=s3.region, own_identity=True)
+            access = Access(
+                endpoint_url=s3.endpoint_url, region=s3.region, requester_pays=s3.requester_pays, own_identity=True
+            )
         if isinstance(access, Problem):
             return access
         access = replace(access, expected_bucket_owner=destination.expected_bucket_owner, owner=run.namespace)
@@ -123,16 +154,30 @@ class BucketReader:
     async def _newest(self, access: Access, layout: Layout) -> BucketAnswer:
         """Return the newest verified commit after the last pod. Only a failure to read the bucket is an answer."""
         found = await self._store.find(access, layout, lambda _: True, fall_back=True)
-        return BucketAnswer(
-            found if isinstance(found, Unreachable) else None, found if isinstance(found, Verified) else None
-        )
+        match found:
+            case Verified():
+                return BucketAnswer(verified=found, refuted=found.passed_over)
+            case Mismatch():
+                return BucketAnswer(refuted=(found,))
+            case _:
+                return BucketAnswer(found)
+
+    async def _beside(self, run: Run, access: Access, layout: Layout, key: str) -> BucketAnswer:
+        """Return the proof of a reported commit, once it is made: until then, what the status records stays true."""
+        recorded = run.status.checkpoint
+        known = recorded is not None and recorded.commit == key and recorded.verified_at is not None
+        prove = partial(self._new, access, layout, key)
+        made = await self._proofs.result(run.uid, run.namespace, prove, known=known)
+        return made if made is not None else BucketAnswer()
 
     async def _new(self, access: Access, layout: Layout, key: str) -> BucketAnswer:
         """Verify a checkpoint while the training runs."""
         found = await self._store.verify(access, layout, key)
         if isinstance(found, Verified):
             return BucketAnswer(verified=found)
-        return BucketAnswer(found, unverifiable=key if isinstance(found, Mismatch) else "")
+        if isinstance(found, Mismatch):
+            return BucketAnswer(found, unverifiable=key, refuted=(found,))
+        return BucketAnswer(found)
 
 
 def access_of(spec: TrainingRunSpec, secret: dict[str, bytes] | None) -> Access | Problem:
@@ -155,6 +200,7 @@ def access_of(spec: TrainingRunSpec, secret: dict[str, bytes] | None) -> Access 
     return Access(
         endpoint_url=s3.endpoint_url,
         region=s3.region,
+        requester_pays=s3.requester_pays,
         access_key=text[names.ACCESS_KEY],
         secret_key=text[names.SECRET_KEY],
         session_token=text.get(names.SESSION_TOKEN, ""),
@@ -171,4 +217,5 @@ def _shipped(layout: Layout, reports: Mapping[int, AgentReport], memory: Memory)
     """Return the key of a reported commit that is not verified yet; None: there is none."""
     known = {memory.verified.key if memory.verified is not None else "", memory.unverifiable}
     keys = (report.commit.key for report in reports.values() if report.commit is not None)
-    return next((key for key in keys if key not in known and layout.owns(key)), None)
+    new = (key for key in keys if key not in known and order_of_commit(key) not in memory.refuted)
+    return next((key for key in new if layout.owns(key)), None)

@@ -33,7 +33,7 @@ from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.edge.workloads import Workloads
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.core.defaults import Defaults
@@ -78,6 +78,7 @@ class Observer:
         recheck_seconds: float,
         relist_seconds: float,
         clock: Clock | None = None,
+        wake: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._kube, self._pages, self._cache, self._defaults = kube, pages, cache, defaults
         self._providers, self._clock = providers, clock or SystemClock()
@@ -86,7 +87,7 @@ class Observer:
         self._owners = Owners(kube, cache)
         self._relist_seconds = relist_seconds
         self._listing_pools = asyncio.Lock()
-        self._bucket_reader = BucketReader(kube, store, defaults.allowed_destinations)
+        self._bucket_reader = BucketReader(kube, store, defaults.allowed_destinations, wake=wake)
         self._preflight = Preflight(self._workloads, store, self._bucket_reader, cache, defaults, recheck_seconds)
         self._rescue = RescueReader(kube, pages, reads_nodes=defaults.release_nodes)
         self._parsed: dict[str, tuple[Json, Run]] = {}
@@ -115,6 +116,10 @@ class Observer:
         """Drop everything: another process observes the runs."""
         self._parsed.clear()
         self._bucket_reader.forget_all()
+
+    async def close(self) -> None:
+        """End what is made beside the looks."""
+        await self._bucket_reader.close()
 
     async def gather(self, stored: Json, memory: Memory, now: float) -> Facts:
         """Read the facts about the run that are due at `now`.
@@ -153,6 +158,7 @@ class Observer:
             answer=said.answer,
             verified=said.verified,
             unverifiable=said.unverifiable,
+            refuted=said.refuted,
             identities=identities,
             nodes=nodes,
             ending_runs=self._cache.ending_runs() if rescue.releases(run.status.termination) else frozenset(),

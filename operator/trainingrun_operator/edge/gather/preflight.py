@@ -115,7 +115,13 @@ class Preflight:
             endpoint_url=origin.endpoint_url,
             region=origin.region,
             expected_bucket_owner=origin.expected_bucket_owner,
+            requester_pays=origin.requester_pays,
         )
+        if origin.commit is not None:
+            # Commits of its generation may be older than those that a search reads.
+            exact = await self.store.verify(there, origin.layout, origin.commit)
+            if isinstance(exact, Verified) and origin.will_do(exact.commit):
+                return origin
         match await self.store.find(there, origin.layout, origin.will_do, depth=ORIGIN_DEPTH, fall_back=True):
             case Verified():
                 return origin
@@ -124,7 +130,7 @@ class Preflight:
             case Mismatch(complaint=complaint):
                 return restoring.nothing_there(run, origin, f"its checkpoints do not verify: {complaint}")
             case None:
-                return restoring.nothing_there(run, origin)
+                return restoring.nothing_there(run, origin, depth=ORIGIN_DEPTH)
 
     def _run(self, namespace: str, name: str) -> Run | None:
         """Return a run from the watch; None: there is none, or this operator does not watch it or cannot read it."""

@@ -1,4 +1,4 @@
-"""Reads of a rescue: the claim with the files of dead pods, the Node with its volume, the rescue Job and its agent."""
+"""Reads of a rescue: the volume with the files of dead pods, the Node that it is on, the rescue Job and its agent."""
 
 from __future__ import annotations
 
@@ -37,20 +37,24 @@ class RescueReader:
         Raises:
             KubeError: the API server refused or did not answer.
         """
-        stop, volume = run.status.termination, rescue.claim_to_read(run, pods)
+        stop, volume = run.status.termination, rescue.volume_to_read(run, pods)
         if stop is None or volume is None:
             return None
-        claim = Claim.of(volume.claim, await self.kube.claim(run.namespace, volume.claim))
+        name = volume.claim
+        claim = Claim.of(name, await self.kube.claim(run.namespace, name)) if name else None
         last = _last_node(run, pods)
+        home, other = await self._home(run, last)
         stored = await self.kube.job(run.namespace, names.rescue_name(run.name))
         job = RescueJob.of(stored) if stored is not None else None
         own = await self._own(run, stop.id, job) if stop.rescue is not None else []
         newest = own[-1] if own else None
         return RescueFacts(
             claim=claim,
-            hosts=await self._hosts(claim),
+            volume=volume,
+            hosts=await self._hosts(claim) if claim is not None else (last,) if volume.on_host and last else (),
             last_node=last,
-            home=await self._home(run, last),
+            home=home,
+            other_machine=other,
             job=job,
             pod=newest,
             report=await self._report(newest),
@@ -78,13 +82,15 @@ class RescueReader:
             return ()
         return bound_to(await self.kube.volume(claim.volume))
 
-    async def _home(self, run: Run, last: str) -> str:
-        """Return the Node of the last pod if it still takes pods and is the same machine."""
+    async def _home(self, run: Run, last: str) -> tuple[str, bool]:
+        """Return the Node of the last pod if it takes pods and is the same machine, and whether it is another machine of this name."""
         found = await self.kube.node(last) if self.reads_nodes and last else None
-        if found is None or not answers(found) or found["spec"].get("unschedulable"):
-            return ""
+        if found is None:
+            return "", False
         recorded = {node.uid for node in run.status.nodes if node.name == last}
-        return last if not recorded or found["metadata"]["uid"] in recorded else ""
+        if recorded and found["metadata"]["uid"] not in recorded:
+            return "", True
+        return last if answers(found) and not found["spec"].get("unschedulable") else "", False
 
 
 def _last_node(run: Run, pods: Sequence[Pod]) -> str:

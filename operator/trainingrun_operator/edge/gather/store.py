@@ -6,14 +6,16 @@ An agent's report is no proof. Every commit, manifest and object is read back he
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
-from trainingrun_operator.checkpoints import s3
-from trainingrun_operator.checkpoints.clients import CALLS_PER_ACCESS, SERVERS, Clients
+from trainingrun_operator.checkpoints import heads, regions, s3
+from trainingrun_operator.checkpoints.clients import SERVERS, Clients
 from trainingrun_operator.checkpoints.documents import (
     COMMIT_MAX_BYTES,
     FILES_MAX,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
+    from trainingrun_operator.checkpoints.clients import Door
     from trainingrun_operator.checkpoints.keys import Layout
 
 __all__ = ["Access", "Store"]
@@ -56,8 +59,8 @@ THREADS: Final = 512
 """Threads for all looks. A dead bucket blocks a thread for 20 s; with fewer threads, dead buckets would delay all proofs. Threads start on demand."""
 REMEMBERED_BYTES: Final = 4 * 2**20
 """Limit of the commits kept, in bytes of their JSON: some 4,000 of one rank. Parsed, they take about six times as much."""
-PARSERS: Final = 2
-"""Threads that parse at once: each of them may keep the event loop waiting for the interpreter's lock, 5 ms."""
+AT_ONCE: Final = 2
+"""Proofs that compute at once: each of them may keep the event loop waiting for the interpreter's lock, 5 ms."""
 REFUSED: Final = frozenset({"TooManyCommits", "AnswerTooLarge"})
 """Codes of a list that would be the same again."""
 REFUSED_SECONDS: Final = 300
@@ -68,13 +71,12 @@ NEWEST: Final = 64
 
 _ADVICE: Final = {
     "NoSuchBucket": "there is no such bucket: create it, or correct spec.checkpoint.destination",
-    "AccessDenied": "these credentials may not read it: allow s3:ListBucket and s3:GetObject on the destination",
+    "AccessDenied": "these credentials may not read it: allow s3:ListBucket and s3:GetObject on the destination, and set"
+    " spec.checkpoint.s3.requesterPays if it is a Requester Pays bucket",
     "InvalidAccessKeyId": "there is no such access key: correct AWS_ACCESS_KEY_ID in the credentials Secret",
     "SignatureDoesNotMatch": "the secret key does not match the access key: correct AWS_SECRET_ACCESS_KEY in the credentials Secret",
     "ExpiredToken": "the session token has expired: renew the credentials Secret",
     "InvalidToken": "the session token is not accepted: correct AWS_SESSION_TOKEN in the credentials Secret",
-    "PermanentRedirect": "it is in another region: correct spec.checkpoint.s3.region",
-    "AuthorizationHeaderMalformed": "it is in another region: correct spec.checkpoint.s3.region",
     "RequestTimeTooSkewed": "the clocks of operator and store differ: correct the one that is wrong",
     "NoCredentials": "there are no credentials: write AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the credentials Secret",
     "CertificateNotTrusted": "the server's certificate is not trusted: put its CA as ca.crt in the credentials Secret",
@@ -89,7 +91,8 @@ _ADVICE: Final = {
     "InternalError": "the store reports an internal error: the request is retried",
 }
 _OWN_ADVICE: Final = {
-    "AccessDenied": "the operator's own role may not read it: allow what kubectl trainingrun policy s3://BUCKET/PREFIX --for operator prints",
+    "AccessDenied": "the operator's own role may not read it: allow what kubectl trainingrun policy s3://BUCKET/PREFIX --for operator prints,"
+    " and set spec.checkpoint.s3.requesterPays if it is a Requester Pays bucket",
     "InvalidAccessKeyId": "the store does not know the operator's own credentials: correct them, or name a Secret in spec.checkpoint.s3.credentialsSecretName",
     "SignatureDoesNotMatch": "the store does not accept the operator's own credentials: correct them",
     "ExpiredToken": "the operator's own session has expired: its role is asked again",
@@ -132,9 +135,9 @@ class Store:
         self, *, threads: int = THREADS, clients: int = SERVERS, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._monotonic = monotonic
-        self._clients = Clients(clients, partial(calls.count_all, api=Api.S3))
+        self._clients = Clients(clients, partial(calls.count_all, api=Api.S3), partial(calls.count, Api.S3))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
-        self._parsing = asyncio.Semaphore(PARSERS)
+        self._turn = threading.BoundedSemaphore(AT_ONCE)
         self._known: FairCache[_Place, _Known] = FairCache(REMEMBERED_BYTES)
         self._refused: FairCache[_Place, tuple[float, Unreachable]] = FairCache(REFUSED_MAX)
         """Lists that were refused, and when."""
@@ -211,6 +214,7 @@ class Store:
         if isinstance(keys, Unreachable):
             return keys
         complaint: Mismatch | None = None
+        over: list[Mismatch] = []
         for key in keys[:depth]:
             found = await self._prove_if(access, layout, key, wanted, max_age_seconds)
             if found is None:
@@ -218,7 +222,8 @@ class Store:
             # An unreadable commit is skipped, and reported only if it is the newest.
             read = _Place.of(access, layout, key) in self._known
             if not isinstance(found, Mismatch) or (read and not fall_back):
-                return found
+                return replace(found, passed_over=tuple(over)) if over and isinstance(found, Verified) else found
+            over.append(found)
             complaint = complaint or (found if read or key == keys[0] else None)
         return complaint
 
@@ -259,7 +264,10 @@ class Store:
             STORE_ERRORS: the bucket cannot be read.
         """
         check_owned(layout, manifest)
-        async for files in self._files(access, layout, ManifestReader(None), manifest):
+        loop = asyncio.get_running_loop()
+        door = await loop.run_in_executor(self._pool, self._clients.door, access)
+        coming = self._files(door, layout, manifest, ManifestReader(None))
+        while (files := await loop.run_in_executor(self._pool, next, coming, None)) is not None:
             yield [file.key for file in files if file.link_target is None]
 
     async def _call(self, access: Access, call: Callable[[S3Client], T]) -> T:
@@ -311,50 +319,58 @@ class Store:
     async def _prove_manifest(
         self, access: Access, layout: Layout, commit: Commit, entry: RankManifest, files_max: int
     ) -> tuple[ManifestHead, int]:
-        """Verify one rank's manifest and its objects, some files at a time. Returns it without its files, and how many it lists."""
+        """Verify one rank's manifest and its objects, in a thread. Returns it without its files, and how many it lists."""
         check_owned(layout, entry.key)
-        reader = ManifestReader(entry, files_max)
-        async for files in self._files(access, layout, reader, entry.key):
-            for file in files:
-                check_restorable(layout, file)
-            await self._prove_files(access, layout, [file for file in files if file.link_target is None])
+        loop = asyncio.get_running_loop()
+        door = await loop.run_in_executor(self._pool, self._clients.door, access)
+        reader, cancelled = ManifestReader(entry, files_max), threading.Event()
+        try:
+            await loop.run_in_executor(self._pool, self._prove_files, door, layout, entry.key, reader, cancelled)
+        finally:
+            cancelled.set()
         if reader.head is None:
             raise BadCommitError(f"the manifest of rank {entry.rank} has no end")
         check_manifest(layout, commit, entry, reader.head, reader.listed)
         check_not_skipped(reader.skipped)
         return reader.head, reader.listed
 
-    async def _files(
-        self, access: Access, layout: Layout, reader: ManifestReader, key: str
-    ) -> AsyncIterator[list[FileEntry]]:
-        """Read a manifest to its end, and yield its files as they are parsed."""
-        loop = asyncio.get_running_loop()
-        door = await loop.run_in_executor(self._pool, self._clients.door, access)
-        ranged = partial(s3.read_range, layout.bucket, key)
-        coming = pieces(lambda start: door.call(partial(ranged, start)), key)
+    def _prove_files(
+        self, door: Door, layout: Layout, key: str, reader: ManifestReader, cancelled: threading.Event
+    ) -> None:
+        """Read a manifest to its end, and verify its objects meanwhile, until cancelled. Blocks."""
+        asked, answered = 0, 0
+
+        def objects() -> Iterator[list[FileEntry]]:
+            nonlocal asked
+            for files in self._objects(door, layout, key, reader):
+                asked += len(files)
+                yield files
+
+        with contextlib.closing(heads.found_of(door, layout.bucket, objects(), self._turn)) as results:
+            for file, found in results:
+                check_object(file, found)
+                answered += 1
+                if cancelled.is_set():
+                    return
+        if answered != asked:
+            raise RuntimeError(f"{answered} of {asked} objects of {key} were verified: this is a bug")
+
+    def _objects(self, door: Door, layout: Layout, key: str, reader: ManifestReader) -> Iterator[list[FileEntry]]:
+        """Yield the files of a manifest that are objects, as they are parsed. Blocks."""
+        for files in self._files(door, layout, key, reader):
+            for file in files:
+                check_restorable(layout, file)
+            yield [file for file in files if file.link_target is None]
+
+    def _files(self, door: Door, layout: Layout, key: str, reader: ManifestReader) -> Iterator[list[FileEntry]]:
+        """Read a manifest to its end, and yield its files as they are parsed. Blocks."""
+        coming = pieces(lambda start: door.call(partial(s3.read_range, layout.bucket, key, start)), key)
         while reader.head is None:
             if reader.wants:
-                async with door.calls:
-                    piece = await loop.run_in_executor(self._pool, next, coming)
-                reader.feed(piece)
-            async with self._parsing:
-                files = await loop.run_in_executor(self._pool, reader.files)
+                reader.feed(next(coming))
+            with self._turn:
+                files = reader.files()
             yield files
-
-    async def _prove_files(self, access: Access, layout: Layout, files: list[FileEntry]) -> None:
-        remaining = iter(files)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(CALLS_PER_ACCESS, len(files))):
-                    group.create_task(self._prove_each(access, layout.bucket, remaining))
-        except ExceptionGroup as errors:
-            # The first failure cancelled the other tasks.
-            raise errors.exceptions[0] from None
-
-    async def _prove_each(self, access: Access, bucket: str, remaining: Iterator[FileEntry]) -> None:
-        for file in remaining:
-            found = await self._call(access, partial(s3.head_object, bucket, file.key))
-            check_object(file, found)
 
 
 def unreachable(access: Access, bucket: str, error: Exception) -> Unreachable:
@@ -362,4 +378,6 @@ def unreachable(access: Access, bucket: str, error: Exception) -> Unreachable:
     code = s3.code_of(error)
     known = _ADVICE | _OWN_ADVICE if access.own_identity else _ADVICE
     advice = known.get(code, "the store refuses: see the code in its documentation")
+    if code in regions.CODES:
+        advice = f"it is in another region{regions.other_region(error)}: correct spec.checkpoint.s3.region, and endpointURL if it names one"
     return Unreachable(code, f"Bucket {bucket} at {access.where} cannot be read ({code}): {advice}.")

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from builders import finished_pod, make_observed, make_workload, pending_pod
+from builders import finished_pod, make_observed, make_pod, make_workload, pending_pod
 from kubelet import LATER, STARTED, disrupted, ended, running, stored_pod, waiting
 
 from trainingrun_operator.api import names
@@ -546,3 +546,8 @@ def test_the_restore_container_says_what_the_training_starts_from(state, step):
 )
 def test_a_restore_container_that_says_nothing_of_use(state):
     assert Pod.of(with_init({"checkpoint_restore": state, "checkpoint_agent": running()})).restored is None
+
+
+@pytest.mark.parametrize(("ip", "host"), [("10.0.0.7", "10.0.0.7"), ("fd00::7", "[fd00::7]"), ("", "")])
+def test_its_address_in_a_url(ip, host):
+    assert make_pod(ip=ip).host == host

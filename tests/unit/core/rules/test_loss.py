@@ -102,6 +102,34 @@ def test_what_is_in_force(written, defaults, threshold, action):
     assert (force.auto_stop_loss, force.auto_stop_action, force.node_pool) == (threshold, action, "")
 
 
+FELL = track_of(
+    (NOW - 150, make_reading(loss=2.0, step=0)),
+    *((NOW - 140 + i * 10, make_reading(loss=1.5, step=1000 + 10 * i)) for i in range(11)),
+    (NOW - 10, make_reading(loss=0.4, step=1085)),
+)
+
+
+@pytest.mark.parametrize(
+    ("track", "reason"),
+    [
+        pytest.param(losses(-3.0, -9.0), "NegativeLoss", id="a negative loss"),
+        pytest.param(losses(0.4, 0.39), "NeverAbove", id="a loss that was below from the first"),
+        pytest.param(losses(2.0, 0.4), "TooFewObservations", id="a loss that fell below it once"),
+        pytest.param(FELL, "StepFell", id="a step below the newest one"),
+    ],
+)
+def test_a_default_threshold_says_why_it_does_not_count(track, reason):
+    found = loss.low_loss(make_observed(run=make_run(spec={"autoStopLoss": None}), track=track))
+    assert (found.reason, found.fires) == (reason, False)
+
+
+@pytest.mark.parametrize(("written", "off"), [(None, False), (0.0, False), (0.3, False), (-1, True), (-0.5, True)])
+def test_only_a_negative_threshold_is_switched_off(written, off):
+    said = loss.switched_off(make_spec(autoStopLoss=written))
+    assert bool(said) == off
+    assert ("not supported yet" in said) == (written == -0.5), "It may be written as a threshold."
+
+
 @pytest.mark.parametrize(
     ("written", "pinned", "threshold", "action"),
     [

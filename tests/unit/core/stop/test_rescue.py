@@ -32,7 +32,7 @@ from builders import (
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AgentError, SaveRequest
-from trainingrun_operator.api.status import NodePhase, Phase, PodStatus, Rescue
+from trainingrun_operator.api.status import NodePhase, Phase, PodStatus, Progress, Rescue
 from trainingrun_operator.api.template import Template
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import (
@@ -42,9 +42,11 @@ from trainingrun_operator.core.effects import (
     DeleteRescue,
     RecordEvent,
     RecordNodes,
+    StartRescue,
     SuspendWorkload,
 )
 from trainingrun_operator.core.facts.rescue import Claim, RescueFacts, RescueJob, bound_to
+from trainingrun_operator.core.kept_volume import kept_volume
 from trainingrun_operator.core.stop import rescue
 
 JOB = "bert-rescue"
@@ -55,6 +57,8 @@ BEGUN = Rescue(claim="checkpoints", node="gpu-1", since=EARLIER)
 ANYWHERE = Rescue(claim="checkpoints", since=EARLIER)
 ITS_JOB = RescueJob(JOB, "rescue-uid", STOP_ID)
 ITS_POD = exited_pod(name=f"{JOB}-a1b2c", uid="rescue-pod", node="cpu-1", exit_code=None)
+WAITING = replace(ITS_JOB, suspended=True, generation=1)
+NAMED = BEGUN.model_copy(update={"job": WAITING.uid})
 LONG = 120.0
 PROCEED = {"onFailure": "Proceed"}
 
@@ -64,6 +68,18 @@ def volume(**source):
     pod = template(volumes=[{"name": "data", **(source or {"persistentVolumeClaim": {"claimName": "checkpoints"}})}])
     pod["spec"]["containers"][0]["volumeMounts"] = mounts
     return pod
+
+
+NFS = {"nfs": {"server": "nfs.example", "path": "/exports/bert"}}
+ON_HOST = {"hostPath": {"path": "/data", "type": "DirectoryOrCreate"}}
+
+
+def inline(source, **fields):
+    """What is read about a volume that the template itself has."""
+    kept = kept_volume(make_run(spec={"template": volume(**source)}))
+    assert kept is not None
+    hosts = ("gpu-1",) if kept.on_host else ()
+    return RescueFacts(None, kept, **{"hosts": hosts, "last_node": "gpu-1", "home": "gpu-1", **fields})
 
 
 def dead(phase=Phase.SAVING, *, stop=None, checkpoint=None, source=None, **fields):
@@ -207,6 +223,94 @@ def test_only_a_volume_whose_every_term_names_hosts_is_bound_to_them(volume, hos
     assert bound_to(volume) == hosts
 
 
+@pytest.mark.parametrize(
+    ("source", "facts", "node", "words"),
+    [
+        pytest.param(NFS, {}, "", "the nfs volume 'data' (server nfs.example, path /exports/bert) of the template", id="a network file system"),
+        pytest.param({"cephfs": {"monitors": ["m:6789"]}}, {}, "", "the cephfs volume 'data' (monitors ['m:6789']) of the template", id="another one"),
+        pytest.param({"iscsi": {"targetPortal": "p:3260"}}, {}, "gpu-1", "the iscsi volume 'data' (targetPortal p:3260) of the template", id="a disk of one Node at a time"),
+        pytest.param({"iscsi": {"targetPortal": "p:3260"}}, {"home": ""}, "", "the iscsi volume 'data' (targetPortal p:3260) of the template", id="such a disk, and its Node is gone"),
+        pytest.param(ON_HOST, {}, "gpu-1", "the hostPath volume 'data' (path /data) of the template", id="a folder of the Node"),
+        pytest.param(ON_HOST, {"home": ""}, "gpu-1", "the hostPath volume 'data' (path /data) of the template", id="a folder of a Node that takes no pods"),
+    ],
+)  # fmt: skip
+def test_a_volume_without_a_claim_is_rescued_where_a_pod_finds_its_files(source, facts, node, words):
+    seen = dead(source=source, rescue=inline(source, **facts))
+    stop = advanced(seen)
+    assert (stop.phase, stop.data_loss) == (Phase.SAVING, None)
+    assert stop.rescue == Rescue(claim="", volume=words, node=node, since=EARLIER)
+    started = begun(source=source, rescued=stop.rescue, facts=inline(source, **facts))
+    (create,) = effects(started)
+    assert isinstance(create, CreateRescue)
+    made = create.manifest["spec"]["template"]["spec"]["volumes"][0]
+    assert made == {"name": "data", **source} | (
+        {"hostPath": {"path": "/data", "type": "Directory"}} if source is ON_HOST else {}
+    )
+    held = advanced(replace(started, no_progress_seconds=LONG))
+    assert held.hold_reason.startswith(f"The files of the dead pod are in {words}.")
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        pytest.param(
+            {"last_node": "", "hosts": ()}, "it is not known on which Node they are", id="no trace of the pod"
+        ),
+        pytest.param({"other_machine": True}, "Node gpu-1 has another uid", id="another machine has its name"),
+    ],
+)
+def test_a_folder_of_a_node_is_not_read_on_another_one(facts, words):
+    """It would be empty there, and its commit would say that nothing was lost."""
+    stop = advanced(dead(source=ON_HOST, rescue=inline(ON_HOST, **facts)))
+    assert (stop.phase, stop.rescue) == (Phase.HELD, None)
+    assert words in stop.hold_reason
+
+
+@pytest.mark.parametrize(
+    ("source", "facts", "words"),
+    [
+        pytest.param({"emptyDir": {}}, None, "Those files were in the emptyDir volume 'data' of the template, which ends with its pod.", id="emptyDir"),
+        pytest.param({"csi": {"driver": "d"}}, None, "Those files were in the csi volume 'data' of the template, which ends with its pod.", id="an inline volume of a driver"),
+        pytest.param({"ephemeral": {}}, None, "Those files were in PersistentVolumeClaim bert-x7k2p-data, which is deleted with its pod.", id="a claim of the pod's own"),
+        pytest.param(ON_HOST, inline(ON_HOST), "The hostPath volume 'data' (path /data) of the template is on gpu-1, whose machine is gone.", id="a folder of the machine"),
+    ],
+)  # fmt: skip
+def test_a_data_loss_says_where_the_files_were(source, facts, words):
+    stop = advanced(dead(source=source, rescue=facts, pods=(make_pod(lost=True),)))
+    assert stop.phase is Phase.DELETING
+    assert stop.data_loss.endswith(words)
+
+
+LATER_LOST = [
+    pytest.param({}, "Those files may still be in PersistentVolumeClaim checkpoints: the operator deletes nothing there.", id="a claim"),
+    pytest.param(NFS, "Those files may still be in the nfs volume 'data' (server nfs.example, path /exports/bert) of the template: the operator deletes nothing there.", id="a network file system"),
+    pytest.param(ON_HOST, "Those files were in the hostPath volume 'data' (path /data) of the template, on the disk of Node gpu-1.", id="a folder of the machine"),
+    pytest.param({"emptyDir": {}}, "Those files were in the emptyDir volume 'data' of the template, which ends with its pod.", id="emptyDir"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "words"), LATER_LOST)
+def test_a_machine_that_is_lost_after_the_proof_leaves_a_word_about_its_last_files(source, words):
+    stop = {"saved": make_saved(final=False)}
+    suspended = make_workload(suspended=True)
+    lost = dead(Phase.DELETING, stop=stop, source=source, rescue=None, pods=(make_pod(lost=True),), workload=suspended)
+    after = advanced(lost)
+    assert after.phase is Phase.RELEASING
+    assert after.data_loss.startswith("The machine was lost before its last files were saved. The last commit is s3://")
+    assert after.data_loss.endswith(f"files written after it are not in the bucket. {words}")
+
+
+def test_a_claim_goes_with_its_namespace():
+    lost = dead(rescue=None, source={}, namespace_ends=True, verified=None)
+    assert "PersistentVolumeClaim checkpoints, which is deleted with its namespace" in rescue.whereabouts(lost)
+
+
+def test_the_checkpoint_of_a_suspension_that_left_the_bucket_may_still_be_in_the_claim():
+    after = advanced(dead(stop={"saved": make_saved(generation=9)}, rescue=None, verified=None))
+    assert after.data_loss.startswith("The checkpoint of the suspension is no longer in the bucket")
+    assert after.data_loss.endswith(LATER_LOST[0].values[1])
+
+
 # -- the order of effects ------------------------------------------------------------------------------------------
 
 
@@ -223,6 +327,55 @@ def test_without_replacements_the_job_is_created(job):
     assert isinstance(create, CreateRescue)
     assert create.termination_id == STOP_ID
     assert create.manifest["metadata"]["name"] == JOB
+
+
+@pytest.mark.parametrize("phase", [Phase.SAVING, Phase.VERIFYING, Phase.HELD])
+@pytest.mark.parametrize("before", ["", "deleted-by-somebody"], ids=["the first", "after one that was deleted"])
+def test_the_status_names_the_job_before_it_starts(phase, before):
+    """Alone, and by a new attempt: no operator that has not seen this Job can go on to the next phase."""
+    rescued = BEGUN.model_copy(update={"job": before})
+    answer = make_verified(final=False) if phase is Phase.VERIFYING else None
+    seen = begun(facts=replace(FACTS, job=WAITING), phase=phase, rescued=rescued, answer=answer)
+    stop = seen.run.status.termination
+    (written,) = decide(seen).effects
+    after = advanced(seen)
+    assert written == Advance(after, phase, 2)
+    assert (after.rescue, after.attempt, after.saved) == (NAMED, 3, None)
+    assert after.phase is (Phase.SAVING if phase is Phase.VERIFYING else phase), "Its commit is of the next attempt."
+    assert after.hold_reason == stop.hold_reason
+    assert decide(seen).again_seconds == 0
+    status = seen.run.status.model_copy(update={"termination": after})
+    named = replace(seen, run=replace(seen.run, status=status), answer=None)
+    assert effects(named) == [StartRescue(JOB, "rescue-uid", 1)]
+    assert decide(named).note.endswith("has not started yet.")
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        pytest.param(replace(WAITING, suspended=False, generation=2), id="it has started"),
+        pytest.param(replace(WAITING, generation=3), id="somebody has suspended it since"),
+        pytest.param(replace(WAITING, deleting=True), id="it is being deleted"),
+        pytest.param(replace(WAITING, termination_id=""), id="it is not the operator's"),
+    ],
+)
+@pytest.mark.parametrize("rescued", [BEGUN, NAMED], ids=["not named", "named"])
+def test_only_a_job_of_the_stop_that_has_not_started_is_named_and_started(job, rescued):
+    assert effects(begun(facts=replace(FACTS, job=job), rescued=rescued)) == []
+
+
+@pytest.mark.parametrize("phase", [Phase.REQUESTED, Phase.DRAINING, Phase.RELEASING, Phase.DONE])
+def test_a_job_that_is_created_late_is_neither_named_nor_started(phase):
+    seen = begun(facts=replace(FACTS, job=WAITING), phase=phase, pods=())
+    assert not [one for one in effects(seen) if isinstance(one, StartRescue)]
+    after = advanced(seen)
+    assert after is None or after.rescue == BEGUN
+
+
+@pytest.mark.parametrize("label", [STOP_ID, "changed-by-somebody"])
+def test_a_stop_does_not_leave_deleting_before_the_job_that_may_run_is_gone(label):
+    seen = begun(facts=replace(FACTS, job=replace(ITS_JOB, termination_id=label)), phase=Phase.DELETING, rescued=NAMED)
+    assert effects(seen) == [DeleteRescue(JOB, "rescue-uid")]
 
 
 def test_a_pod_that_waits_to_start_ends_first():
@@ -275,6 +428,7 @@ def test_a_pod_that_started_meanwhile_ends_before_its_checkpoint_is_the_proof():
     seen = begun(pods=(make_pod(),), answer=proven, phase=Phase.VERIFYING)
     assert advanced(seen) is None
     assert advanced(replace(seen, phase_seconds=10_000.0)).phase is Phase.DELETING
+    assert advanced(replace(seen, workload=make_workload())).phase is Phase.DELETING, "Nothing ends it yet."
     (create,) = effects(begun(pods=(), answer=proven, phase=Phase.VERIFYING))
     assert isinstance(create, CreateRescue)
 
@@ -318,6 +472,9 @@ IN_THE_WAY = [
     pytest.param({"job": replace(ITS_JOB, failed="DeadlineExceeded")}, "failed (DeadlineExceeded). Delete it", id="it failed"),
     pytest.param({"job": replace(ITS_JOB, complete=True)}, "ended before the files were saved", id="it ended"),
     pytest.param({"job": ITS_JOB}, "has no pod yet", id="it makes no pod"),
+    pytest.param(
+        {"job": replace(WAITING, generation=3)}, "is suspended, and not by the operator. Resume it", id="a queue of Jobs or a person has suspended it"
+    ),
     pytest.param(
         {"job": ITS_JOB, "pod": pending_pod(name="p", waiting_reason="Unschedulable", waiting_message="0/3 nodes")},
         "The rescue pod p does not run yet (Unschedulable: 0/3 nodes).",
@@ -391,7 +548,7 @@ def test_the_files_of_several_ranks_are_said_and_held():
 def test_a_template_that_is_refused_names_no_claim():
     seen = dead()
     spec = seen.run.spec.model_copy(update={"template": Template.of({"spec": {"containers": []}})})
-    assert rescue.claim_to_read(replace(seen.run, spec=spec), seen.pods) is None
+    assert rescue.volume_to_read(replace(seen.run, spec=spec), seen.pods) is None
 
 
 def test_a_patient_release_of_nodes_does_not_hold_it():
@@ -421,6 +578,27 @@ def test_what_has_destroyed_the_files_is_a_data_loss(claim, hosts, words, stop):
     assert after.saved.commit == make_verified(final=False).key
 
 
+@pytest.mark.parametrize(
+    ("known", "made", "lost"),
+    [
+        pytest.param({"started": "2026-01-02T03:02:00Z"}, "2026-01-02T03:01:30Z", False, id="a pod that came later has a claim of its own"),
+        pytest.param({"started": "2026-01-02T03:02:00Z"}, "2026-01-02T03:02:30Z", True, id="made again after the last pod had started"),
+        pytest.param({"since": "2026-01-02T03:02:00Z"}, "2026-01-02T03:01:30Z", False, id="the last pod is gone, and the rescue has its start"),
+        pytest.param({"read": "2026-01-02T03:03:00Z"}, "2026-01-02T03:02:30Z", False, id="the training was read after the claim was made"),
+        pytest.param({"read": "2026-01-02T03:03:00Z"}, "2026-01-02T03:03:30Z", True, id="made again after the training was read last"),
+        pytest.param({}, "2026-01-02T03:02:30Z", True, id="only the start of the run is known"),
+    ],
+)  # fmt: skip
+def test_a_claim_has_the_files_if_it_is_older_than_the_last_sign_of_the_training(known, made, lost):
+    """Not of the first pod: one that came later may write to a claim that was made meanwhile."""
+    pods = (replace(finished_pod(137), started_at=known["started"]),) if "started" in known else ()
+    rescued = BEGUN.model_copy(update={"since": known.get("since", "")})
+    seen = begun(facts=replace(FACTS, claim=replace(BOUND, created=made)), pods=pods, rescued=rescued)
+    progress = Progress(step=3, last_observation_time=known["read"]) if "read" in known else None
+    status = seen.run.status.model_copy(update={"start_time": "2026-01-02T03:01:00Z", "progress": progress})
+    assert bool(rescue.gone(replace(seen, run=replace(seen.run, status=status)))) == lost
+
+
 # -- what a look reads ---------------------------------------------------------------------------------------------
 
 
@@ -430,7 +608,7 @@ def test_what_has_destroyed_the_files_is_a_data_loss(claim, hosts, words, stop):
         pytest.param({}, "checkpoints", id="a claim"),
         pytest.param({"ephemeral": {"volumeClaimTemplate": {}}}, "bert-x7k2p-data", id="a claim of the pod's own"),
         pytest.param({"emptyDir": {}}, None, id="a volume of the pod"),
-        pytest.param({"nfs": {"server": "n", "path": "/"}}, None, id="a volume without a claim"),
+        pytest.param({"nfs": {"server": "n", "path": "/"}}, "", id="a volume without a claim"),
     ],
 )
 @pytest.mark.parametrize("known", ["pod", "status"])
@@ -440,12 +618,12 @@ def test_the_claim_is_that_of_the_checkpoint_path(source, claim, known):
     if known == "status":
         run = replace(run, status=run.status.model_copy(update={"pods": (PodStatus(name="bert-x7k2p", uid="u"),)}))
         pods = ()
-    found = rescue.claim_to_read(run, pods)
+    found = rescue.volume_to_read(run, pods)
     assert (found.claim if found is not None else None) == claim
 
 
 def test_without_any_trace_of_a_pod_its_own_claim_is_not_known():
-    assert rescue.claim_to_read(dead(source={"ephemeral": {}}).run, ()) is None
+    assert rescue.volume_to_read(dead(source={"ephemeral": {}}).run, ()) is None
 
 
 @pytest.mark.parametrize(
@@ -460,7 +638,7 @@ def test_without_any_trace_of_a_pod_its_own_claim_is_not_known():
     ],
 )
 def test_nothing_is_read_about_a_claim_that_decides_nothing(seen, reads):
-    assert (rescue.claim_to_read(seen.run, seen.pods) is not None) == reads
+    assert (rescue.volume_to_read(seen.run, seen.pods) is not None) == reads
 
 
 @pytest.mark.parametrize(
@@ -482,9 +660,9 @@ def test_it_is_total_without_what_should_have_been_read():
     stop = seen.run.status.termination
     assert rescue.effects(seen, stop) == ()
     assert (rescue.gone(seen), rescue.end(seen), rescue.saver(seen)) == ("", None, None)
-    assert rescue.waits(seen, stop) == "the claim with the files is read"
-    assert rescue.trouble(seen, stop) == "The claim with the files was not read."
-    assert rescue.where(seen) == "The files of the dead pod are in PersistentVolumeClaim of the run."
+    assert rescue.waits(seen, stop) == "the volume with the files is read"
+    assert rescue.trouble(seen, stop) == "The volume with the files was not read."
+    assert rescue.where(seen) == "The files of the dead pod are in the volume of the run."
     assert rescue.intent(seen) is None
     assert rescue.end(replace(begun(), run=make_run())) is None
 
@@ -504,6 +682,14 @@ def test_it_is_total_without_what_should_have_been_read():
 )  # fmt: skip
 def test_a_job_as_stored(stored, job):
     assert RescueJob.of({"metadata": {"name": "j", "uid": "u"}, "status": stored}) == job
+
+
+@pytest.mark.parametrize(("suspend", "generation", "waits"), [(True, 1, True), (True, 3, False), (False, 2, False)])
+def test_a_stored_job_waits_until_its_first_start(suspend, generation, waits):
+    found = RescueJob.of(
+        {"metadata": {"name": "j", "uid": "u", "generation": generation}, "spec": {"suspend": suspend}}
+    )
+    assert (found.suspended, found.generation, found.waits) == (suspend, generation, waits)
 
 
 def test_a_claim_as_stored():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from builders import (
     POD_UID,
+    RUN_UID,
     STOP_ID,
     WALL,
     checkpoint_spec,
@@ -17,8 +18,10 @@ from builders import (
     make_agent,
     make_mismatch,
     make_node,
+    make_node_facts,
     make_observed,
     make_pod,
+    make_pool,
     make_run,
     make_saved,
     make_status,
@@ -48,6 +51,7 @@ from trainingrun_operator.core.effects import (
     RemoveFinalizer,
     SuspendWorkload,
 )
+from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.rules.finding import Finding
 from trainingrun_operator.core.stop import proving, termination, transitions
 from trainingrun_operator.core.stop.termination import UNSAVED
@@ -259,17 +263,21 @@ def test_a_pod_that_went_before_anybody_saw_it_may_have_trained():
     seen = make_observed(run=make_run(status=NEVER_STARTED), pods=(), agent=None, workload=make_workload(failed=1))
     stop = advanced(seen)
     assert stop.phase is Phase.DELETING
-    assert stop.data_loss == LOST_ALL.removesuffix("; 245 s of training in all.") + "."
+    assert stop.data_loss == LOST_ALL.replace("; 245 s of training in all.", ".")
 
 
+IN_THE_POD = (
+    "Those files were in an emptyDir of the operator (the template mounts no volume at spec.checkpoint.path),"
+    " which ends with its pod."
+)
 LOST_TAIL = (
     "The pod ended before its last files were saved. The last commit is"
-    " s3://bucket/runs/ml/bert/0a1b2c3d-run/r0/i1-g0007-pod/checkpoint-1200; files written after it are lost."
-    " Missing: 100 steps, 1201 to 1300."
+    " s3://bucket/runs/ml/bert/0a1b2c3d-run/r0/i1-g0007-pod/checkpoint-1200; files written after it are not in the bucket."
+    f" Missing: 100 steps, 1201 to 1300. {IN_THE_POD}"
 )
 LOST_ALL = (
     "The pod ended before anything was saved: the bucket has nothing of this run."
-    " Missing: 1300 steps, 1 to 1300; 245 s of training in all."
+    f" Missing: 1300 steps, 1 to 1300; 245 s of training in all. {IN_THE_POD}"
 )
 
 
@@ -432,7 +440,7 @@ def test_a_namespace_that_is_deleted_is_not_held(phase):
     assert stop.phase is Phase.DELETING
     assert stop.data_loss == (
         "Ended without proof (the namespace is being deleted, and the pods in it are gone)."
-        " The bucket cannot be read: s3://bucket answers AccessDenied."
+        f" The bucket cannot be read: s3://bucket answers AccessDenied. {IN_THE_POD}"
     )
     assert stop.saved.commit.endswith("i1-g0007.json"), "What was proven before is named."
     assert ("DataLoss", True) in told(seen)
@@ -679,7 +687,7 @@ def test_a_training_that_started_after_all_is_saved_behind_its_gate():
     assert advanced(stopping_at(Phase.DELETING, **OPEN, stop=nothing, answer=saved)).saved == proving.saved_from(saved)
     given_up = {"saved": Saved(note=UNSAVED, gave_up=True)}
     gone = stopping_at(Phase.DELETING, stop=given_up, workload=make_workload(suspended=True), pods=())
-    assert advanced(gone).data_loss == f"{UNSAVED} The bucket has nothing of this run."
+    assert advanced(gone).data_loss == f"{UNSAVED} The bucket has nothing of this run. {IN_THE_POD}"
 
 
 def test_what_cannot_be_saved_after_the_proof_is_given_up_and_said():
@@ -698,8 +706,10 @@ def test_what_cannot_be_saved_after_the_proof_is_given_up_and_said():
     lost = advanced(stopping_at(Phase.DELETING, **gone))
     assert (lost.saved, lost.data_loss) == (
         make_saved(final=False),
-        f"{UNSAVED} {proving.nothing_after(make_saved())}",
+        proving.loss_after(stopping_at(Phase.DELETING, **gone), make_saved(), UNSAVED),
     )
+    assert lost.data_loss.startswith(f"{UNSAVED} The last commit is s3://")
+    assert lost.data_loss.endswith(f"files written after it are not in the bucket. {IN_THE_POD}")
     assert advanced(stopping_at(Phase.DELETING, **gone, verified=NEWER)).data_loss is None, "The last try did it."
 
 
@@ -843,6 +853,40 @@ def test_the_kubelet_is_nudged_to_look_again(pod, seconds, nudge):
 def test_a_stop_that_waits_is_looked_at_less_and_less(waited, again):
     held = make_status(termination=make_stop(Phase.HELD, hold_reason="The bucket cannot be read."))
     seen = make_observed(run=make_run(status=held), pods=(exited_pod(0),), phase_seconds=waited)
+    assert decide(seen).again_seconds == again
+
+
+@pytest.mark.parametrize(
+    ("waited", "idle", "again"),
+    [
+        pytest.param(20, 0, 2, id="at first as any stop"),
+        pytest.param(600, 0, 5, id="a long upload that moves on is committed at any moment"),
+        pytest.param(600, 4.9, 5, id="also between two looks"),
+        pytest.param(600, 5, 60, id="agents that do nothing are waited for"),
+    ],
+)
+def test_a_commit_is_found_soon_however_long_the_upload_takes(waited, idle, again):
+    saving = make_status(termination=make_stop(Phase.SAVING))
+    seen = make_observed(
+        run=make_run(status=saving), pods=(exited_pod(),), phase_seconds=waited, no_progress_seconds=idle
+    )
+    assert decide(seen).again_seconds == again
+
+
+@pytest.mark.parametrize(
+    ("node", "facts", "again"),
+    [
+        pytest.param(make_node(NodePhase.WAIT_IDLE), make_node_facts(), 0, id="empty, so it is tainted at once"),
+        pytest.param(make_node(NodePhase.CORDONED), make_node_facts(), 1, id="the taint has to be seen by others"),
+        pytest.param(make_node(NodePhase.RELEASING), make_node_facts(instance=Instance.TERMINATING, tainted_by=RUN_UID), 0, id="the machine is on its way"),
+        pytest.param(make_node(NodePhase.VERIFYING), make_node_facts(instance=Instance.TERMINATING, tainted_by=RUN_UID), 1, id="the machine takes its time"),
+        pytest.param(make_node(NodePhase.VERIFYING), make_node_facts(uid=None, instance=Instance.GONE), 0, id="the machine is gone, so the stop goes on"),
+        pytest.param(make_node(NodePhase.WAIT_IDLE), make_node_facts(occupants=None), 1, id="only the message is new"),
+    ],
+)  # fmt: skip
+def test_after_a_new_phase_of_a_node_the_next_step_does_not_wait(node, facts, again):
+    releasing = make_status(termination=make_stop(Phase.RELEASING), nodes=(node,))
+    seen = make_observed(run=make_run(status=releasing), pods=(), nodes=(facts,), pools=(make_pool(),))
     assert decide(seen).again_seconds == again
 
 

@@ -57,6 +57,8 @@ from fakes import (
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import CommitSeen, SaveRequest
 from trainingrun_operator.api.status import NodePhase, Phase
+from trainingrun_operator.checkpoints.documents import RankManifest
+from trainingrun_operator.checkpoints.keys import Order
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.destinations import destinations_of
@@ -109,7 +111,7 @@ class Place:
         self.observer = self.make_observer(Defaults(allowed_destinations=LISTED))
         self.spec = {"metrics": {"port": pages.port}, "pollIntervalSeconds": 10}
 
-    def make_observer(self, defaults, *, agent_timeout_seconds=3.0):
+    def make_observer(self, defaults, *, agent_timeout_seconds=3.0, wake=lambda _: None):
         return Observer(
             self.kube,
             self.store,
@@ -125,6 +127,7 @@ class Place:
             relist_seconds=RELIST_SECONDS,
             providers=lambda _: FakeProvider(),
             clock=self.clock,
+            wake=wake,
         )
 
     def knows(self, **fields):
@@ -410,6 +413,45 @@ async def test_a_new_commit_is_verified_once(place):
     assert (seen.verified, seen.answer) == (make_verified(), None)
 
 
+async def test_a_look_does_not_wait_for_the_proof_of_a_large_checkpoint_and_is_woken_for_it(place):
+    proven, woken, verify = asyncio.Event(), asyncio.Event(), place.store.verify
+
+    async def slow(*asked):
+        await proven.wait()
+        return await verify(*asked)
+
+    place.watched()
+    place.pages.report = make_agent(commit=COMMIT)
+    place.store.commits, place.store.verify = [make_verified()], slow
+    place.observer = place.make_observer(Defaults(allowed_destinations=LISTED), wake=lambda _: woken.set())
+    seen = await place.look()
+    assert (seen.verified, seen.answer) == (None, None)
+    proven.set()
+    await asyncio.wait_for(woken.wait(), 30)
+    assert (await place.look()).verified == make_verified()
+    await place.look()
+    assert place.store.asked == []
+
+
+async def test_a_stop_does_not_wait_behind_the_proof_of_an_older_checkpoint(place):
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def hangs(*_):
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    place.watched()
+    place.pages.report = make_agent(commit=COMMIT)
+    place.store.commits, place.store.verify = [make_verified()], hangs
+    await place.look()
+    assert begun.is_set()
+    assert (await place.look(stop=make_stop(Phase.SAVING))).answer == make_verified()
+    await asyncio.wait_for(cancelled.wait(), 30)
+
+
 async def test_a_commit_that_does_not_verify_is_said_and_not_read_again(place):
     place.watched()
     place.pages.report = make_agent(commit=COMMIT)
@@ -491,7 +533,7 @@ async def test_a_stop_reads_the_metrics_as_long_as_no_step_is_known(place, phase
         pytest.param(Phase.REQUESTED, [], id="nothing before the intent is acted on"),
         pytest.param(Phase.SAVING, ["find max_age=300"], id="saving believes a recent proof"),
         pytest.param(Phase.HELD, ["find max_age=300"], id="held believes a recent proof"),
-        pytest.param(Phase.VERIFYING, ["find max_age=0"], id="verifying reads all of it now"),
+        pytest.param(Phase.VERIFYING, ["find max_age=30"], id="verifying reads all of it now"),
         pytest.param(Phase.DELETING, [], id="deleting with pods asks nothing"),
         pytest.param(Phase.DONE, [], id="done asks nothing"),
     ],
@@ -743,6 +785,52 @@ async def test_a_destination_that_is_not_allowed_any_more_gets_no_request_and_no
     assert "'http://169.254.169.254'" in seen.answer.message
     assert place.store.asked == []
     assert f"GET {SECRET}" not in place.calls
+
+
+async def test_a_job_whose_destination_is_refused_by_now_gets_words_and_no_request(place):
+    place.watched()
+    spec = {"checkpoint": checkpoint_spec(destination="s3://runs--usw2-az1--x-s3/a")}
+    seen = await place.look(spec=spec, stop=make_stop(Phase.SAVING))
+    assert isinstance(seen.answer, Unreachable)
+    assert seen.answer.code == "InvalidDestination"
+    assert "is the name of a directory bucket" in seen.answer.message
+    assert place.store.asked == []
+
+
+async def test_who_pays_is_said_as_the_run_says_it(place):
+    place.watched()
+    for pays in (True, False):
+        s3 = {"credentialsSecretName": "s3-credentials", "requesterPays": pays}
+        await place.look(spec={"checkpoint": checkpoint_spec(s3=s3)}, stop=make_stop(Phase.SAVING))
+        assert place.store.accesses[-1].requester_pays is pays
+
+
+async def test_a_commit_that_does_not_verify_any_more_is_known(place):
+    place.watched()
+    place.store.commits = [make_mismatch()]
+    seen = await place.look(stop=make_stop(Phase.VERIFYING))
+    assert seen.refuted == {Order(1, 7): make_mismatch().complaint}
+
+
+async def test_after_the_last_pod_the_newer_ones_that_do_not_verify_are_known(place):
+    place.api.put(stored_job())
+    older = make_verified(generation=6, termination_id=None)
+
+    async def find(access, layout, wanted, **_):
+        return None if not wanted(older.commit) else replace(older, passed_over=(make_mismatch(),))
+
+    place.store.find = find
+    seen = await place.look(stop=make_stop(Phase.SAVING))
+    assert seen.verified.key == older.key
+    assert list(seen.refuted) == [Order(1, 7)]
+
+    async def none_verifies(access, layout, wanted, **_):
+        return None if not wanted(older.commit) else make_mismatch(key=older.key)
+
+    place.store.find = none_verifies
+    seen = await place.look(stop=make_stop(Phase.SAVING))
+    assert seen.verified is None
+    assert list(seen.refuted) == [Order(1, 6), Order(1, 7)]
 
 
 async def test_the_bucket_must_belong_to_whom_the_list_says(place):
@@ -1183,6 +1271,31 @@ async def test_what_a_run_may_not_start_from_is_not_asked_for(place, restore_fro
     assert (seen.problem.reason, seen.origin) == ("RestoreNotAllowed", None)
     assert OTHER_UID not in seen.problem.message.replace(str(restore_from.get("uri")), "")
     assert place.store.asked == [], "The bucket gets no request."
+
+
+async def test_a_named_generation_may_be_older_than_what_a_search_reads(place):
+    uri = f"s3://bucket/runs/ml/bert-1/{OTHER_UID}"
+    named = "i1-g0007-bert-0"
+    asked = []
+
+    async def verify(access, layout, key):
+        asked.append((layout.base, key))
+        manifest = RankManifest(rank=0, incarnation=1, key=f"{layout.base}r0/{named}.manifest.json", sha256="x")
+        return make_verified(termination_id=None, ranks=(manifest,))
+
+    async def find(access, layout, wanted, **_):
+        return None
+
+    place.store.verify, place.store.find = verify, find
+    seen = await place.look(spec=starting_from(uri=f"{uri}/r0/{named}"))
+    base = f"runs/ml/bert-1/{OTHER_UID}/"
+    assert asked == [(base, f"{base}commits/i1-g0007.json")]
+    assert seen.problem is None
+    assert seen.origin.folder == f"{base}r0/{named}/"
+    place.clock.now += 30
+    other = await place.look(spec=starting_from(uri=f"{uri}/r0/i1-g0003-pod"))
+    assert other.problem.reason == "NothingToRestore", "What is there is of another generation."
+    assert "there is no commit of that checkpoint (the newest 64 commits are read)" in other.problem.message
 
 
 @pytest.mark.parametrize(

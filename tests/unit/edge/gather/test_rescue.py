@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from builders import (
@@ -136,6 +136,27 @@ async def test_a_node_that_takes_no_pods_is_no_home(look, node):
     assert (found.last_node, found.home) == ("gpu-1", "")
 
 
+@pytest.mark.parametrize(
+    "source", [{"nfs": {"server": "n", "path": "/"}}, {"hostPath": {"path": "/data"}}], ids=lambda one: next(iter(one))
+)
+async def test_a_volume_without_a_claim_needs_none(look, source):
+    pod = template(volumes=[{"name": "data", **source}])
+    pod["spec"]["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": "/checkpoints"}]
+    run = a_run()
+    found = await look(run=replace(run, spec=make_run(spec={"template": pod}).spec))
+    assert (found.claim, found.volume.source) == (None, source)
+    assert (found.hosts, found.last_node, found.home) == (("gpu-1",) if "hostPath" in source else (), "gpu-1", "gpu-1")
+    assert not [line for line in look.api.lines() if "persistentvolume" in line]
+
+
+async def test_another_machine_of_the_same_name_is_said_so(look):
+    run = a_run(status={"nodes": (make_node(uid=NODE_UID),)})
+    assert not (await look(run=run)).other_machine
+    assert (await look(stored_node(uid="another"), run=run)).other_machine
+    del look.api.objects["/api/v1/nodes/gpu-1"]
+    assert not (await look(run=run)).other_machine, "It may only be registered again."
+
+
 async def test_the_last_node_is_known_after_its_pods(look):
     run = a_run(status={"pods": (PodStatus(name="p", uid="u", node="gpu-1"),)})
     assert (await look(run=run, pods=())).home == "gpu-1"
@@ -150,7 +171,7 @@ async def test_its_job_and_the_newest_of_its_own_pods(look):
         stored_pod(),
     )
     found = await look(rescue_job(), rescue_pod(phase="Failed"), later, *others, run=a_run(rescue=BEGUN))
-    assert found.job == RescueJob(f"{NAME}-rescue", "rescue-uid", STOP_ID)
+    assert found.job == RescueJob(f"{NAME}-rescue", "rescue-uid", STOP_ID, generation=1)
     assert (found.pod.uid, found.pod.training, found.report.pod_uid) == ("pod-b", Training.EXITED, "pod-b")
     assert (found.left, found.saves) == (True, True)
 

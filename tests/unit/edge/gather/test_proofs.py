@@ -1,0 +1,146 @@
+"""Proofs beside the looks: a look never waits long for one, and none is lost, repeated or in the way of others."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from trainingrun_operator.edge.gather import proofs
+from trainingrun_operator.edge.gather.proofs import Proofs
+
+
+class Slow:
+    """A bucket whose answers come when they are told to."""
+
+    def __init__(self):
+        self.begun, self.cancelled = [], []
+        self.doors = {}
+
+    def proof(self, name):
+        async def prove():
+            self.begun.append(name)
+            self.doors[name] = asyncio.Event()
+            try:
+                await self.doors[name].wait()
+            except asyncio.CancelledError:
+                self.cancelled.append(name)
+                raise
+            return name
+
+        return prove
+
+
+@pytest.fixture
+def slow():
+    return Slow()
+
+
+@pytest.fixture
+def woken():
+    return []
+
+
+@pytest.fixture
+async def beside(woken):
+    made: Proofs[str] = Proofs(woken.append, patience_seconds=0)
+    yield made
+    await made.close()
+
+
+async def settled():
+    """Let every task go as far as it can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_a_look_takes_what_is_proven_at_once_and_is_not_woken(woken):
+    beside: Proofs[str] = Proofs(woken.append, patience_seconds=60)
+
+    async def prove():
+        return "proven"
+
+    assert await beside.result("a", "ml", prove, known=False) == "proven"
+    await settled()
+    assert woken == []
+
+
+async def test_a_look_does_not_wait_and_is_woken_once_for_the_result(beside, slow, woken):
+    assert await beside.result("a", "ml", slow.proof("first"), known=False) is None
+    await settled()
+    assert await beside.result("a", "ml", slow.proof("again"), known=False) is None
+    slow.doors["first"].set()
+    await settled()
+    assert woken == ["a"]
+    assert await beside.result("a", "ml", slow.proof("again"), known=False) == "first"
+    assert slow.begun == ["first"], "A proof that is being made is not made twice."
+
+
+async def test_a_newer_checkpoint_does_not_cancel_the_proof_of_an_older(beside, slow):
+    await beside.result("a", "ml", slow.proof("older"), known=False)
+    await settled()
+    assert await beside.result("a", "ml", slow.proof("newer"), known=False) is None
+    slow.doors["older"].set()
+    await settled()
+    assert await beside.result("a", "ml", slow.proof("newer"), known=False) == "older"
+    assert await beside.result("a", "ml", slow.proof("newer"), known=False) is None
+    await settled()
+    assert slow.begun == ["older", "newer"]
+
+
+async def test_a_proof_that_fails_fails_its_own_look(beside):
+    async def prove():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await beside.result("a", "ml", prove, known=False)
+    with pytest.raises(ZeroDivisionError):
+        await beside.result("a", "ml", prove, known=False)
+
+
+async def test_the_proof_of_a_run_that_is_gone_is_cancelled_and_wakes_nothing(beside, slow, woken):
+    await beside.result("a", "ml", slow.proof("a"), known=False)
+    await settled()
+    beside.forget("a")
+    beside.forget("a")
+    await settled()
+    assert slow.cancelled == ["a"]
+    assert woken == []
+
+
+async def test_all_are_cancelled_when_another_operator_leads(beside, slow, woken):
+    for uid in "abc":
+        await beside.result(uid, "ml", slow.proof(uid), known=False)
+    await settled()
+    beside.forget_all()
+    await settled()
+    assert (slow.cancelled, woken) == (["a", "b", "c"], [])
+
+
+async def test_a_namespace_whose_buckets_hang_leaves_room_for_others(beside, slow):
+    for number in range(100):
+        await beside.result(f"hangs-{number}", "loud", slow.proof(f"hangs-{number}"), known=False)
+    await settled()
+    assert len(slow.begun) == proofs.OF_A_NAMESPACE
+    await beside.result("quiet", "quiet", slow.proof("quiet"), known=False)
+    await settled()
+    assert slow.begun[-1] == "quiet"
+
+
+async def test_so_many_are_made_at_once(beside, slow):
+    for number in range(200):
+        await beside.result(f"{number}", f"ns-{number}", slow.proof(f"{number}"), known=False)
+    await settled()
+    assert len(slow.begun) == proofs.AT_ONCE
+
+
+async def test_what_the_status_records_as_verified_is_proven_again_in_its_turn(beside, slow):
+    """As after a start of the operator: new checkpoints do not wait for all the old ones."""
+    for number in range(50):
+        await beside.result(f"known-{number}", f"ns-{number}", slow.proof(f"known-{number}"), known=True)
+    await beside.result("new", "ns-0", slow.proof("new"), known=False)
+    await settled()
+    assert slow.begun == ["known-0", "known-1", "new"]
+    slow.doors["known-0"].set()
+    await settled()
+    assert slow.begun[-1] == "known-2"
