@@ -60,6 +60,7 @@ ELSEWHERE: Final = {
     "kubectl trainingrun checkpoints": "likewise",
     "kubectl trainingrun explain s3": "tests/integration/edge/test_story.py does, on a real S3 server",
     "kubectl trainingrun plot s3": "likewise",
+    "kubectl trainingrun simulate": "tests/unit/cli/test_simulate.py does, on recorded trainings of every format",
     "kubectl trainingrun inspect": "tests/unit/cli/test_inspect.py does, on folders as writers leave them",
     "helm test": "tests/e2e/test_release.py does",
     "kubectl apply --server-side -f manifests/install.yaml": "over Helm's installation it would meet Helm's fields; `make verify` holds that it is the chart",

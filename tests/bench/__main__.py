@@ -14,6 +14,9 @@ RESULTS: Final = Path(__file__).parents[2] / ".bench" / "results.json"
 EXPORTER: Final = "exporter"
 HOSTILE: Final = "hostile"
 PARSE_LOGS: Final = "parse/logs"
+SCALE: Final = "scale"
+RUNS: Final = (200, 1000, 3000, 10_000)
+"""Of the rows of `SCALE`."""
 
 
 def matching(only: str, names: list[str]) -> list[str]:
@@ -47,6 +50,17 @@ def transfers(names: list[str], rounds: int) -> None:
     console.print(f"kept in {RESULTS}")
 
 
+def scales(names: list[str]) -> None:
+    """Measure an operator among so many runs as the names of the rows say, and keep the results."""
+    from bench import scale  # noqa: PLC0415
+
+    for runs in RUNS:
+        if f"{SCALE}/{runs}" in names:
+            row = scale.row(f"{SCALE}/{runs}", runs)
+            Console().print(row.table())
+            results.keep(RESULTS, [row])
+
+
 def main() -> None:
     """Run the parts that are asked for."""
     from bench.transfers.moving import tasks  # noqa: PLC0415
@@ -62,7 +76,7 @@ def main() -> None:
     asked = parser.parse_args()
     moves = [task.name for task in tasks()]
     try:
-        parts = matching(asked.only, [EXPORTER, HOSTILE, PARSE_LOGS, *moves])
+        parts = matching(asked.only, [EXPORTER, HOSTILE, PARSE_LOGS, *moves, *(f"{SCALE}/{runs}" for runs in RUNS)])
     except ValueError as unknown:
         parser.error(str(unknown))
     if moved := [name for name in parts if name in moves]:
@@ -80,6 +94,7 @@ def main() -> None:
 
         hostile.bench()
         mix.bench(asked.watched, asked.hostile)
+    scales(parts)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from trainingrun_operator.api import names
+from trainingrun_operator.controller import garbage
 
 WORST: Final = 20
 """Callbacks that are named."""
@@ -86,11 +87,13 @@ def _name(handle: asyncio.Handle) -> str:
 
 
 def main() -> int:
-    """Run the operator as the image does. Arguments: the file for the measures, and the port of all agents."""
-    held, path = Held(), Path(sys.argv[1])
+    """Run the operator as the image does. Arguments: the file for the measures, empty to take none; the port of all agents; a file with the memory limit."""
+    held, path = Held(), sys.argv[1]
     names.AGENT_PORT = int(sys.argv[2])  # type: ignore[misc]  # fixed in a cluster, where a pod has an address of its own
-    atexit.register(held.dump, path)
-    held.install()
+    garbage.LIMITS = (Path(sys.argv[3]),)  # type: ignore[misc]  # likewise: of the container
+    if path:
+        atexit.register(held.dump, Path(path))
+        held.install()
     sys.argv[1:] = ["operator"]
     from trainingrun_operator.__main__ import main as operator  # noqa: PLC0415 - after the loop is measured
 

@@ -59,10 +59,10 @@ def measure(runs: int, hostile: int, *, looks: int = 2, deadline_seconds: float 
     """Run an operator until each run was looked at so many times, or often enough for its kind, and the statuses tell it; then end it."""
     with tempfile.TemporaryDirectory() as folder, World.open(runs, hostile) as world:
         place, began = Path(folder), time.monotonic()
-        command = [sys.executable, "-m", "bench.held", str(place / "held"), world.agent_port]
+        command = [sys.executable, "-m", "bench.held", str(place / "held"), world.agent_port, limit_file(place)]
         with (
             (place / "log").open("wb") as log,
-            subprocess.Popen(command, env=_env(place, world.api), stdout=log, stderr=log) as operator,
+            subprocess.Popen(command, env=operator_env(place, world.api), stdout=log, stderr=log) as operator,
         ):
             try:
                 counts = _until(world, operator, looks, began + deadline_seconds)
@@ -90,6 +90,13 @@ def memory_limit_mib() -> float:
     return float(text.removesuffix("Mi"))
 
 
+def limit_file(place: Path) -> str:
+    """Write the limit as a container's cgroup says it; returns the path."""
+    path = place / "memory.max"
+    path.write_text(f"{int(memory_limit_mib() * 2**20)}\n", encoding="ascii")
+    return str(path)
+
+
 def _until(world: World, operator: subprocess.Popen[bytes], looks: int, deadline: float) -> dict[str, Any]:
     while True:
         time.sleep(LOOK_SECONDS)
@@ -115,8 +122,8 @@ class World:
         """Start both; kill them at the end."""
         command = [sys.executable, "-m", "bench.world", str(runs), str(hostile)]
         with contextlib.ExitStack() as stack:
-            s3, agent_port, metrics_port = _started(stack, command)
-            (api,) = _started(stack, [*command, "--s3", s3, "--metrics-port", metrics_port])
+            s3, agent_port, metrics_port = started(stack, command)
+            (api,) = started(stack, [*command, "--s3", s3, "--metrics-port", metrics_port])
             yield cls(kinds_of(runs, hostile), api, s3, agent_port)
 
     def counts(self) -> dict[str, Any]:
@@ -136,7 +143,7 @@ class World:
         return found
 
 
-def _started(stack: contextlib.ExitStack, command: list[str]) -> list[str]:
+def started(stack: contextlib.ExitStack, command: list[str]) -> list[str]:
     """Start a process; returns the words that it prints."""
     process = stack.enter_context(subprocess.Popen(command, env=_python(), stdout=subprocess.PIPE, text=True))
     stack.callback(process.kill)
@@ -148,7 +155,7 @@ def _python() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(TESTS)}
 
 
-def _env(place: Path, api: str) -> dict[str, str]:
+def operator_env(place: Path, api: str) -> dict[str, str]:
     """As the chart sets it, as far as it matters here."""
     config = {
         "apiVersion": "v1",

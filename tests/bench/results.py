@@ -126,11 +126,16 @@ class Row:
 
 
 class Kept(Protocol):
-    """A row of the results' file."""
+    """A row that the results' file keeps."""
 
     @property
-    def name(self) -> str: ...
-    def document(self) -> dict[str, Any]: ...
+    def name(self) -> str:
+        """Its key in the file."""
+        ...
+
+    def document(self) -> dict[str, Any]:
+        """Return its value in the file."""
+        ...
 
 
 def keep(path: Path, rows: Sequence[Kept]) -> None:

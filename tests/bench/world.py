@@ -390,7 +390,7 @@ def _ranged(request: web.Request, body: bytes) -> web.Response:
     )
 
 
-async def _serve(port: int, host: str, *routes: web.RouteDef) -> int:
+async def serve(port: int, host: str, *routes: web.RouteDef) -> int:
     app = web.Application(client_max_size=2**24)
     app.add_routes(routes)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
@@ -402,15 +402,15 @@ async def _serve(port: int, host: str, *routes: web.RouteDef) -> int:
 async def _tenants(world: World) -> None:
     """Serve the pods' pages and the buckets."""
     everywhere = "0.0.0.0"  # noqa: S104 - the addresses of the pods
-    agents = await _serve(0, everywhere, web.get("/progress", world.report))
-    pages = await _serve(0, everywhere, web.get("/metrics", world.page))
-    _say(await _serve(0, "127.0.0.1", _seen(world), web.route("*", "/{path:.*}", world.bucket)), agents, pages)
+    agents = await serve(0, everywhere, web.get("/progress", world.report))
+    pages = await serve(0, everywhere, web.get("/metrics", world.page))
+    say(await serve(0, "127.0.0.1", _seen(world), web.route("*", "/{path:.*}", world.bucket)), agents, pages)
 
 
 async def _api(world: World) -> None:
     """Serve the API server."""
     api = Api(world.members)
-    _say(await _serve(0, "127.0.0.1", _seen(world), web.route("*", "/{path:.*}", api.handle)))
+    say(await serve(0, "127.0.0.1", _seen(world), web.route("*", "/{path:.*}", api.handle)))
     await api.stir([path for path in api.indexed.by_plural[names.RUN_PLURAL] if "/template-" in path])
 
 
@@ -421,7 +421,7 @@ def _seen(world: World) -> web.RouteDef:
     return web.get("/bench/seen", handle)
 
 
-def _say(port: int, *others: int) -> None:
+def say(port: int, *others: int) -> None:
     print(f"http://127.0.0.1:{port}", *others, flush=True)
 
 

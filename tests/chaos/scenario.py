@@ -50,7 +50,8 @@ class Scenario:
     upload_seconds: float = 2
     bucket_away: Span = (0, 0)
     claim: str = ""
-    """The checkpoints are in a claim that every Node can mount (`shared`), one at a time (`one node`), or only the one with its disk (`disk`)."""
+    """The checkpoints are in a claim that every Node can mount (`shared`), one at a time (`one node`), or only the one with its disk (`disk`); or in a
+    volume of the template: on the network (`network`), or a folder of the Node (`folder`)."""
     spoilt: tuple[int, ...] = ()
     """Which commits of the run, counted from 0, do not verify."""
     agent_away: Span = (0, 0)

@@ -50,6 +50,7 @@ def ending(story):
 
 
 CLAIMS = ("shared", "one node", "disk")
+VOLUMES = (*CLAIMS, "network", "folder")
 EVERY_EFFECT = [
     *(pytest.param(Scenario(cause), id=cause) for cause in ENDS),
     pytest.param(Scenario("exit", suspended=(20, 100)), id="suspended and resumed"),
@@ -124,7 +125,7 @@ def test_struck_once_at_every_single_effect_of_an_orphaned_taint():
             assert dict(story.world.releases) == {"i-1": 1}
 
 
-@pytest.mark.parametrize("kind", CLAIMS)
+@pytest.mark.parametrize("kind", VOLUMES)
 @pytest.mark.parametrize("trouble", [
     pytest.param({}, id="none"),
     pytest.param({"agent_away": (43, 300)}, id="its agent is away for a while"),
@@ -134,10 +135,10 @@ def test_struck_once_at_every_single_effect_of_an_orphaned_taint():
     pytest.param({"api_away": (50, 90)}, id="the API server is away"),
     pytest.param({"node_lost_at": 41.0, "evicted_at": 0.0}, id="its machine dies"),
 ])  # fmt: skip
-def test_what_a_dead_pod_has_left_in_a_claim_is_saved(kind, trouble):
+def test_what_a_dead_pod_has_left_in_a_volume_is_saved(kind, trouble):
     story = told(Scenario("user stop", claim=kind, **({"evicted_at": 42.0} | trouble)))
     run, stop = story.world.runs[0], story.world.runs[0].run.status.termination
-    disk_is_gone = kind == "disk" and "node_lost_at" in trouble
+    disk_is_gone = kind in ("disk", "folder") and "node_lost_at" in trouble
     assert run.rescues == (0 if disk_is_gone else 1)
     assert bool(stop.data_loss) == disk_is_gone
     assert stop.saved.step == (max((World.step_of(c) for c in run.bucket), default=0) if disk_is_gone else run.in_claim)

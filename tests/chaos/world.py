@@ -240,7 +240,7 @@ class World:
             "suspend": self.scenario.suspended[0] <= 0 < self.scenario.suspended[1],
         }
         if self.scenario.claim:
-            spec["template"] = with_claim(f"{name}-checkpoints")
+            spec["template"] = with_volume(self.scenario.claim, f"{name}-checkpoints")
         if self.scenario.goes_after is not None:
             spec["ttlSecondsAfterFinished"] = self.scenario.goes_after
         if self.scenario.mode != "Upload":
@@ -612,9 +612,9 @@ class World:
         here = [
             m.id for m in self.machines if m.state is Instance.RUNNING and any(p.machine is m for p in sim.all_pods)
         ]
-        if self.scenario.claim == "shared" and here and not self._release_may_wait(sim):
+        if self.scenario.claim in ("shared", "network") and here and not self._release_may_wait(sim):
             self.complaints.append(f"{sim.name}: a rescue begins before {', '.join(here)} is released")
-        if self.scenario.claim == "disk" and not bound:
+        if self.scenario.claim in ("disk", "folder") and not bound:
             self.complaints.append(f"{sim.name}: a rescue may run where the disk is not")
 
     def start_rescue(self, sim: SimRun) -> None:
@@ -776,15 +776,25 @@ class World:
                 self.complaints.append(f"node {machine.name} keeps the taint of {machine.tainted_by}")
 
 
-def with_claim(claim: str) -> Json:
-    """A pod template with the checkpoints in a claim."""
-    made = template(volumes=[{"name": "data", "persistentVolumeClaim": {"claimName": claim}}])
+INLINE: Final = {
+    "network": {"nfs": {"server": "nfs.example", "path": "/exports"}},
+    "folder": {"hostPath": {"path": "/data"}},
+}
+"""Volumes that the template itself has."""
+
+
+def with_volume(kind: str, claim: str) -> Json:
+    """A pod template with the checkpoints in a volume that outlives its pods."""
+    source = INLINE.get(kind) or {"persistentVolumeClaim": {"claimName": claim}}
+    made = template(volumes=[{"name": "data", **source}])
     made["spec"]["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": "/checkpoints"}]
     return made
 
 
 def _of_claim(pod: Json) -> list[Json]:
-    claims = {volume["name"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume}
+    kinds = {"persistentVolumeClaim", "nfs", "hostPath"}
+    claims = {volume["name"] for volume in pod["volumes"] if kinds.intersection(volume)}
+    assert claims
     mounts = [mount for container in pod["containers"] for mount in container["volumeMounts"]]
     return [mount for mount in mounts if mount["name"] in claims]
 

@@ -435,6 +435,18 @@ def specs(draw):
         "stopReason": draw(st.sampled_from([None, "x" * 1024])),
         "stopMode": draw(st.sampled_from(StopMode)).value,
         "shutdown": {"signal": draw(st.sampled_from(["", "", "SIGTERM"]))},
+        "stopRules": draw(
+            st.sampled_from(
+                [
+                    [],
+                    [{"threshold": {"value": 1}}, {"nonFinite": {}}],
+                    [{"plateau": {"patience": 1}, "action": "Shadow"}],
+                    [{}],
+                ]
+            )
+        ),
+        "autoStopLossSchedule": draw(st.sampled_from([[], [], [{"step": 1, "loss": 1}], [{"step": 1, "loss": 1}] * 2])),
+        "maxDurationSeconds": draw(st.sampled_from([None, None, 1, 3600])),
         "ttlSecondsAfterFinished": draw(st.sampled_from([None, 0, 300])),
         "backoffLimit": draw(st.sampled_from([0, 3])),
         "crash": {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import textwrap
 
 import pytest
 
@@ -162,26 +161,3 @@ def test_what_rides_in_every_training_pod_stays_small(job, module, never):
         for name in loaded.stdout.split()
         if name.startswith(("trainingrun_operator.controller", "trainingrun_operator.edge"))
     }
-
-
-def test_a_full_collection_of_garbage_leaves_out_what_an_operator_has_at_its_start():
-    """It holds the event loop. In a process of its own: what a test process has in memory stays out of its collections for good."""
-    script = """
-        import gc, time
-        from trainingrun_operator.controller.main import keep_for_good
-        from trainingrun_operator.edge.gather.store import Store
-        def collect():
-            began = time.thread_time()
-            gc.collect()
-            return time.thread_time() - began
-        store = Store()
-        store.warm_up()
-        before = min(collect() for _ in range(3))
-        keep_for_good()
-        print(gc.get_freeze_count(), min(collect() for _ in range(3)) / before)
-        store.close()
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, capture_output=True, text=True)
-    frozen, ratio = map(float, done.stdout.split())
-    assert frozen > 50_000
-    assert ratio < 0.1

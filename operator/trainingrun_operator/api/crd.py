@@ -183,6 +183,9 @@ def _member(name: str, node: Schema, defs: Mapping[str, Schema], parent: str, se
     if schema["type"] == "object" and not any(
         schema.get(key) for key in ("properties", "additionalProperties", PRESERVE)
     ):
+        if schema.get("maxProperties") == 0:
+            # Meant to be empty: that it is there is what it says.
+            return schema
         raise SchemaError(f"{path}: an object without members would be stored empty")
     if name.endswith("Seconds") and schema["type"] != "integer":
         raise SchemaError(f"{path}: a duration of type {schema['type']}; use whole seconds")

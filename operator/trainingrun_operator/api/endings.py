@@ -30,6 +30,8 @@ class Ending:
     """Whether the rest of the training is omitted, so that its GPU time counts as saved."""
     complete: bool = False
     """Whether the training was complete: progress is 100 percent."""
+    spoiled: bool = False
+    """Whether what the training saves from now on is worth nothing: the stop waits for no further checkpoint, whatever ``spec.stopMode`` is."""
     by_hand: bool = False
     """Whether a user requested it: then ``spec.stopMode`` selects the checkpoint that the stop waits for."""
 
@@ -45,12 +47,29 @@ class Ending:
 
 
 AUTO_LOW_LOSS: Final = Ending("auto_low_loss", "Succeeded", "Auto-stopped (low loss)", "check", "good", saves=True)
+AUTO_THRESHOLD: Final = Ending("auto_threshold", "Succeeded", "Auto-stopped (threshold)", "check", "good", saves=True)
+AUTO_PLATEAU: Final = Ending("auto_plateau", "Succeeded", "Auto-stopped (plateau)", "check", "good", saves=True)
+AUTO_RISING: Final = Ending("auto_rising", "Succeeded", "Auto-stopped (rising)", "check", "good", saves=True)
+AUTO_NON_FINITE: Final = Ending("auto_non_finite", "Failed", "Failed (not finite)", "cross", "bad", spoiled=True)
 AUTO_COMPLETE: Final = Ending("auto_complete", "Succeeded", "Training complete", "check", "good", complete=True)
 USER_STOP: Final = Ending("user_stop", "Stopped", "Stopped by user", "square", "stopped", saves=True, by_hand=True)
+MAX_DURATION: Final = Ending("max_duration", "Stopped", "Stopped (max duration)", "square", "stopped", saves=True)
 FAILED: Final = Ending("failed", "Failed", "Failed", "cross", "bad")
 DELETED: Final = Ending("deleted", "Stopped", "Deleted", "bin", "quiet")
 
-ENDINGS: Final = {row.status: row for row in (AUTO_LOW_LOSS, AUTO_COMPLETE, USER_STOP, FAILED, DELETED)}
+_ROWS: Final = (
+    AUTO_LOW_LOSS,
+    AUTO_THRESHOLD,
+    AUTO_PLATEAU,
+    AUTO_RISING,
+    AUTO_NON_FINITE,
+    AUTO_COMPLETE,
+    USER_STOP,
+    MAX_DURATION,
+    FAILED,
+    DELETED,
+)
+ENDINGS: Final = {row.status: row for row in _ROWS}
 """All known endings, by ``terminationStatus``."""
 
 _UNKNOWN: Final[dict[str, tuple[FinalPhase, str, str, str]]] = {

@@ -22,6 +22,7 @@ from trainingrun_operator.api.base import (
     Seconds,
     Text,
 )
+from trainingrun_operator.api.rules import STOP_RULES_MAX, LossLimit, StopRule
 from trainingrun_operator.api.status import StopMode, TrainingRunStatus
 
 _LABEL: Final = r'[a-zA-Z_][a-zA-Z0-9_]*="[^"\\\n]*"'
@@ -307,8 +308,17 @@ class TrainingRunSpec(Model):
     crash: Crash = Field(default_factory=Crash)
     """Which crashes are worth another attempt."""
     auto_stop_loss: float | None = None
-    """End the run when its loss is below this value. A negative value disables the rule; a threshold below zero is not supported. If absent, the
+    """End the run when its loss is below this value. A negative value disables the rule; for a threshold below zero write a stop rule. If absent, the
     installation's default applies, once the loss was at or above it: 0.5 in Shadow mode, in which the status only shows when the run would have stopped."""
+    auto_stop_loss_schedule: Annotated[tuple[LossLimit, ...], Field(max_length=16)] = ()
+    """A threshold of the loss that falls as the steps grow: from each step on, its loss takes the place of autoStopLoss. Before the first step,
+    autoStopLoss applies if it is written, else no threshold. Default: none."""
+    max_duration_seconds: Annotated[int, Field(ge=1, le=315_360_000)] | None = None
+    """End the run when its training has run for this many seconds, summed over restarts and suspensions. It is stopped early enough to save:
+    shutdown.graceSeconds and the longest upload so far before the limit, at most a quarter of it. Default absent: no limit."""
+    stop_rules: Annotated[tuple[StopRule, ...], Field(max_length=STOP_RULES_MAX)] = ()
+    """Reasons to end the run by the values that the training shows, in this order; the first that fires decides. They may be changed while the run
+    trains. Default: none."""
     stall_polls: Annotated[int, Field(ge=1, le=10_000)] = 3
     """At the end of the final epoch: number of polls without a new step after which the run is complete, if that is also clearly longer than its
     earlier pauses. Default 3."""
@@ -341,6 +351,11 @@ class TrainingRunSpec(Model):
     ttl_seconds_after_finished: Seconds | None = None
     """Delete the TrainingRun and its Job this many seconds after it has finished; its checkpoints stay in the bucket. Default absent: it is
     kept."""
+
+    @property
+    def further_values(self) -> tuple[str, ...]:
+        """The names of the values that stop rules look at."""
+        return tuple(dict.fromkeys(rule.metric for rule in self.stop_rules))
 
 
 RESOURCE = Resource(

@@ -29,6 +29,7 @@ from trainingrun_operator.api.nodes import RefusalKind as RefusalKind  # noqa: P
 from trainingrun_operator.api.pods import PodStatus as PodStatus  # noqa: PLC0414 - a name of this module for others
 from trainingrun_operator.api.pods import WorkloadRef as WorkloadRef  # noqa: PLC0414 - a name of this module for others
 from trainingrun_operator.api.restored import Restored
+from trainingrun_operator.api.rules import STOP_RULES_MAX, RuleWindow
 
 SUSPENDED: Final = "suspended"
 """``status.termination.status`` of a suspension: the run does not end and can be resumed."""
@@ -93,7 +94,7 @@ class Effective(Model):
     """The settings in force for this run, with the installation's defaults."""
 
     auto_stop_loss: float | None = None
-    """The loss threshold."""
+    """The loss threshold; of a schedule, the one at the present step."""
     auto_stop_action: Word = "Stop"
     """Stop, Shadow or Off."""
     node_pool: ObjectName = ""
@@ -338,6 +339,21 @@ class FindingStatus(Model):
     """Explanation with the values at the time of the status."""
 
 
+class Trained(Model):
+    """How long the training has run."""
+
+    seconds: Seconds
+    """Seconds for which the training's container ran, summed over all pods of the run; the time between two pods does not count."""
+    last_seconds: Seconds = 0
+    """Those since it was started last."""
+    pod_uid: Annotated[Word, Field(alias="podUID")] = ""
+    """UID of the pod that is counted now."""
+    started_at: Timestamp | None = None
+    """When the training was started last in this pod."""
+    warned_at: Timestamp | None = None
+    """When an Event said that the training comes near to spec.maxDurationSeconds."""
+
+
 class Shadow(Model):
     """A rule that is not enforced, and when it would have ended the run."""
 
@@ -349,6 +365,10 @@ class Shadow(Model):
     """The step at that time."""
     value: Word
     """The observed value."""
+    trained_seconds: Seconds | None = None
+    """For how long the training had run then."""
+    saved_gpu_hours: Annotated[float | None, Field(ge=0, le=1e9)] = None
+    """GPU hours that the training has used since: what the rule would have saved."""
 
 
 class PhaseChange(Model):
@@ -384,7 +404,7 @@ class TrainingRunStatus(Model):
     )
 
     conditions: Annotated[tuple[Condition, ...], ListMap("type"), Field(max_length=16)] = ()
-    """Accepted, MetricsAvailable, CheckpointSaved, NodesReleased, Finished, Succeeded, Stalled."""
+    """Accepted, MetricsAvailable, RulesMeasured (with spec.stopRules), CheckpointSaved, NodesReleased, Finished, Succeeded, Stalled."""
     observed_generation: BigCount | None = None
     """The generation of the spec that this status is about."""
     phase: Word | None = None
@@ -404,6 +424,8 @@ class TrainingRunStatus(Model):
     """The settings in force."""
     start_time: Timestamp | None = None
     """When the training's first container started."""
+    trained: Trained | None = None
+    """How long the training has run."""
     completion_time: Timestamp | None = None
     """When the stop was complete."""
     progress: Progress | None = None
@@ -422,7 +444,9 @@ class TrainingRunStatus(Model):
     """The stop in progress, or the stop that ended the run."""
     nodes: Annotated[tuple[NodeStatus, ...], Field(max_length=64)] = ()
     """The nodes that the run used."""
-    shadow: Annotated[tuple[Shadow, ...], Field(max_length=8)] = ()
+    rules: Annotated[tuple[RuleWindow, ...], Field(max_length=STOP_RULES_MAX)] = ()
+    """What has been counted for each of spec.stopRules."""
+    shadow: Annotated[tuple[Shadow, ...], Field(max_length=16)] = ()
     """Rules that are not enforced and would have ended the run."""
     history: Annotated[tuple[PhaseChange, ...], Field(max_length=20)] = ()
     """The last 20 phase changes."""

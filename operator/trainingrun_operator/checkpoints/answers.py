@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 import time
+import traceback
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
     from urllib3 import BaseHTTPResponse
 
@@ -45,8 +48,10 @@ class BoundedAnswers:
     def urlopen(self, *args: Any, **named: Any) -> Any:
         """Send a request."""
         answer: Any = super().urlopen(*args, **named)  # type: ignore[misc]  # of the pool
-        # botocore reads by `stream` what it reads as a whole, and by `read` what its caller reads.
-        answer.stream = lambda *_, **__: whole(answer)
+        # botocore reads by `stream` what it reads as a whole, and by `read` what its caller reads. An answer that referred to itself would stay in
+        # memory until a collection of garbage; botocore keeps it while it reads.
+        itself: Any = weakref.proxy(answer)
+        answer.stream = lambda *_, **__: whole(itself)
         return answer
 
 
@@ -100,6 +105,40 @@ def slim_list(response_dict: dict[str, Any], **_: Any) -> None:
 
 def _elements(fields: dict[bytes, bytes]) -> bytes:
     return b"".join(b"<%b>%b</%b>" % (name, text, name) for name, text in fields.items())
+
+
+def let_go(error: BaseException) -> None:
+    """Release what the frames of a failed call hold: botocore and urllib3 keep an error in a frame of its own traceback.
+
+    Such a cycle stays in memory until a full collection of garbage, with the answer's megabytes, its connection and its certificates.
+    """
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        for frame, _ in traceback.walk_tb(one.__traceback__):
+            _clear(frame)
+        wrapped = getattr(one, "kwargs", {}).get("error")
+        waiting += [one.__cause__, one.__context__, wrapped if isinstance(wrapped, BaseException) else None]
+
+
+def let_go_of_tries(caught_exception: BaseException | None = None, **_: Any) -> None:
+    """Release the frames of a try that failed and may be repeated. A handler of botocore's `needs-retry`."""
+    if caught_exception is not None:
+        let_go(caught_exception)
+
+
+def _clear(frame: FrameType | None) -> None:
+    """Clear a frame that has ended, and those that called it and have ended as well."""
+    while frame is not None:
+        try:
+            frame.clear()
+        except RuntimeError:
+            return
+        frame = frame.f_back
 
 
 def caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:

@@ -25,7 +25,7 @@ from botocore.credentials import CredentialProvider, CredentialResolver, Credent
 from botocore.httpsession import create_urllib3_context, get_cert_path
 
 from trainingrun_operator.checkpoints import bucket_owner, requester_pays, template
-from trainingrun_operator.checkpoints.answers import slim_list
+from trainingrun_operator.checkpoints.answers import let_go, let_go_of_tries, slim_list
 from trainingrun_operator.checkpoints.fair_cache import FairCache
 from trainingrun_operator.checkpoints.metadata_guard import guarded
 from trainingrun_operator.checkpoints.own_identity import own_session
@@ -129,6 +129,9 @@ class Door:
         token = _current.set(self.access)
         try:
             return made(self.client)
+        except Exception as error:
+            let_go(error)
+            raise
         finally:
             _current.reset(token)
 
@@ -234,6 +237,7 @@ class Clients:
         bucket_owner.expect(client.meta.events, access.expected_bucket_owner)
         requester_pays.accept(client.meta.events, pays=access.requester_pays)
         client.meta.events.register("before-parse.s3.ListObjectsV2", slim_list)
+        client.meta.events.register("needs-retry.s3", let_go_of_tries)
         template.watch(client.meta.events)
         if self._watch is not None:
             self._watch(client.meta.events)

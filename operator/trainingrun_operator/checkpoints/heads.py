@@ -24,6 +24,7 @@ from trainingrun_operator.checkpoints.template import Template, watching
 from trainingrun_operator.checkpoints.wire import BadAnswerError, Wire
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Generator, Iterable, Iterator
     from contextlib import AbstractContextManager
 
@@ -85,8 +86,8 @@ def found_of(
     with watching() as sent:
         yield _asked(door, bucket, first)
     template = Template.of(sent[-1], first.key, door.keys()) if sent else None
-    if template is not None and (addresses := _addresses(template)):
-        with _Flight(door, bucket, template, addresses, coming, turn) as flight:
+    if template is not None and (way := _way(door, template)) is not None:
+        with _Flight(door, bucket, template, way, coming, turn) as flight:
             yield from flight.results()
     yield from _by_botocore(door, bucket, coming)
 
@@ -141,13 +142,12 @@ class _Flight:
         door: Door,
         bucket: str,
         template: Template,
-        addresses: list[Address],
+        way: _Way,
         coming: _Coming,
         turn: AbstractContextManager[object],
     ) -> None:
         self._door, self._bucket, self._template, self._coming, self._turn = door, bucket, template, coming, turn
-        self._tls = door.tls() if template.tls else None
-        self._addresses = addresses
+        self._addresses, self._tls = way
         self._at = 0
         """Index of the address to connect to."""
         self._selector = selectors.DefaultSelector()
@@ -353,10 +353,18 @@ class _Flight:
             self._keys, self._signer = keys, self._template.signer(keys)
 
 
-def _addresses(template: Template) -> list[Address]:
-    """Return where to connect to; empty: the name does not resolve any more."""
+class _Way(NamedTuple):
+    """How to connect to the store."""
+
+    addresses: list[Address]
+    tls: ssl.SSLContext | None
+
+
+def _way(door: Door, template: Template) -> _Way | None:
+    """Return how to connect; None: the name does not resolve any more, or the certificates cannot be read."""
     try:
         found = socket.getaddrinfo(template.host, template.port, type=socket.SOCK_STREAM)
+        tls = door.tls() if template.tls else None
     except OSError:
-        return []
-    return [(family, address) for family, _, _, _, address in found]
+        return None
+    return _Way([(family, address) for family, _, _, _, address in found], tls)

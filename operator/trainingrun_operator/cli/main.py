@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from trainingrun_operator import __version__
-from trainingrun_operator.cli import ending, inspect, inspecting, saved, suspending
+from trainingrun_operator.cli import ending, inspect, inspecting, saved, simulate, suspending
 from trainingrun_operator.cli.screen import complain
 from trainingrun_operator.cli.session import where
 from trainingrun_operator.cli.trouble import MEANINGS, Exit, TroubleError
@@ -50,6 +50,7 @@ for command in (
     suspending.resume,
     inspecting.logs,
     inspecting.plot_,
+    simulate.simulate,
     saved.checkpoints,
     inspect.inspect,
     inspecting.policy_,

@@ -11,6 +11,8 @@ from trainingrun_operator.core.words import moment
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from trainingrun_operator.api.status import Shadow
+
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _WEEK = 7 * _DAY
@@ -57,6 +59,12 @@ def ago(stamp: str | None, now: datetime) -> str:
     """` (3m20s ago)` with a leading space, or empty."""
     past = age(stamp, now)
     return f" ({past} ago)" if past else ""
+
+
+def saved_by(shadow: Shadow) -> str:
+    """What a rule that only reports would have saved, as a sentence with a leading space; empty: unknown, or nothing yet."""
+    hours = shadow.saved_gpu_hours
+    return f" That would have saved {hours:g} GPU hours so far." if hours else ""
 
 
 def generation(key: str) -> str:

@@ -14,6 +14,7 @@ from kopf._cogs.clients.errors import APIForbiddenError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.status import ORDER
+from trainingrun_operator.controller.stateless import NoDiffBase, NoMemories, NoProgress
 from trainingrun_operator.edge.apiserver.watched import SlimResponse
 from trainingrun_operator.edge.cache import version
 from trainingrun_operator.edge.kube import KubeError
@@ -45,6 +46,10 @@ def settings(run_selector: str = "") -> kopf.OperatorSettings:
         chosen.watching.label_selectors[names.RUN_PLURAL] = run_selector
     # kopf removes its own finalizer from objects that need no handler; under our finalizer's name it would remove ours.
     chosen.persistence.finalizer = f"{names.GROUP}/not-used"
+    chosen.persistence.diffbase_storage = NoDiffBase()
+    chosen.persistence.progress_storage = NoProgress()
+    # kopf keeps a task for each object for so long after its last event.
+    chosen.queueing.idle_timeout = 0.1
     return chosen
 
 
@@ -149,6 +154,7 @@ async def watch_while(
         await kopf.operator(
             registry=registry,
             settings=settings(run_selector),
+            memories=NoMemories(),
             clusterwide=not namespaces,
             namespaces=namespaces,
             standalone=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import socket
 import time
@@ -18,6 +17,7 @@ from trainingrun_operator import exporter
 from trainingrun_operator.api.notification import EventType
 from trainingrun_operator.controller import front
 from trainingrun_operator.controller.front import Watch
+from trainingrun_operator.controller.garbage import Garbage
 from trainingrun_operator.controller.lease import Lease
 from trainingrun_operator.controller.reconciler import Reconciler
 from trainingrun_operator.controller.scheduler import Scheduler
@@ -84,7 +84,7 @@ async def _run(settings: Settings) -> None:
     info, fields = front.connection()
     cache, telemetry, store = Cache(), exporter.Telemetry(), Store()
     store.warm_up()
-    keep_for_good()
+    Garbage().install()
     connection = Connection(**fields)
     # The Lease has its own connections, so that looks do not delay its renewal; curves and events too, so that they delay no look.
     async with (
@@ -165,15 +165,6 @@ async def _run(settings: Settings) -> None:
         if not leading.cancelled():
             # Only a bug ends this task; raise its exception.
             leading.result()
-
-
-def keep_for_good() -> None:
-    """Take everything that is in memory now out of the collections of garbage: modules and the description of S3 stay until the end.
-
-    A full collection holds the event loop. It would spend most of its time on these objects, 60 ms each time.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def webhook(settings: Settings) -> Webhook | None:

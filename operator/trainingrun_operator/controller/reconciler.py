@@ -52,7 +52,7 @@ class WrittenStatus:
     urgent: tuple[str, ...] = ()
     """Values whose change is written at once: generation, phase, and what a restarted operator needs."""
     shown: tuple[str, ...] = ()
-    """Values whose change is written as soon as the pace of writes allows: message and conditions."""
+    """Values whose change is written as soon as the pace of writes allows: message, conditions and what stop rules count."""
     waits: bool = False
     """Whether such a change is not written yet."""
 
@@ -216,10 +216,19 @@ class Reconciler:
             self.notifier.note(seen, whole)
         if self.story is not None:
             self.story.note(seen, whole)
-        urgent = (str(status.observed_generation), str(status.phase), *_resumable(status.progress))
+        trained = status.trained
+        urgent = (
+            str(status.observed_generation),
+            str(status.phase),
+            *_resumable(status.progress),
+            # Another pod is counted from here, and an Event was recorded.
+            *((str(trained.pod_uid), str(trained.started_at), str(trained.warned_at)) if trained is not None else ()),
+        )
         shown = (
             str(status.termination_message),
             *(f"{c.type}{c.status}{c.reason}" for c in status.conditions),
+            # A restarted operator goes on counting from here.
+            *(f"{one.name} {one.observations}" for one in status.rules),
         )
         same = (urgent, shown) == (before.urgent, before.shown)
         if same and seen.now - before.at < self.status_seconds:

@@ -12,6 +12,7 @@ from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.core import (
     destinations,
     identity,
+    limits,
     log_patterns,
     manifests,
     own_volumes,
@@ -111,6 +112,7 @@ def complaint(
         or _source(run.spec, defaults)
         or _signal(run.spec)
         or patterns(run.spec)
+        or limits.complaint(run.spec)
         or _checkpoint(run, defaults.allowed_destinations)
         or _pool(run, pools, namespace_labels, defaults)
     )
@@ -183,6 +185,11 @@ def _source(spec: TrainingRunSpec, defaults: Defaults) -> Problem | None:
         f"spec.metrics.source is {source!r}, which this operator does not have (it has {', '.join(known)}). Use one of them, or ask the operator's"
         " administrator to install the package that provides it.",
     )
+
+
+def while_running(spec: TrainingRunSpec) -> Problem | None:
+    """Return the problem of a spec that was changed while its run trains; what has it does not count."""
+    return patterns(spec) or limits.complaint(spec)
 
 
 def patterns(spec: TrainingRunSpec) -> Problem | None:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from math import isnan, nan
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.curve import POINTS_MAX, Curve, Point
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from trainingrun_operator.core.observed import Observed
 
 _KEPT_MAX: Final = POINTS_MAX - 2
 """Leaves room for the lowest and the newest. Even, so that the next sample after halving is due."""
 
 
+_PACKED: Final = struct.Struct("<qqddd")
+"""A sample without an epoch has NaN there. A step is a float, as it was read: it may be larger than an integer of 8 bytes."""
+
+
 class Sample(NamedTuple):
-    """One observation with a loss. A tuple, because thousands are in memory."""
+    """One observation with a loss."""
 
     number: int
     """Index among the run's samples, from 0."""
@@ -27,6 +35,15 @@ class Sample(NamedTuple):
     epoch: float | None
     loss: float
 
+    def pack(self) -> bytes:
+        """Return it in 40 bytes."""
+        return _PACKED.pack(self.number, self.at, self.step, nan if self.epoch is None else self.epoch, self.loss)
+
+    @classmethod
+    def unpack(cls, number: int, at: int, step: float, epoch: float, loss: float) -> Self:
+        """Return the sample of `_PACKED`."""
+        return cls(number, at, int(step), None if isnan(epoch) else epoch, loss)
+
 
 @dataclass(frozen=True)
 class Thinned:
@@ -34,14 +51,32 @@ class Thinned:
 
     every: int = 1
     count: int = 0
-    kept: tuple[Sample, ...] = ()
+    packed: bytes = b""
+    """The kept samples. Hundreds of each of thousands of runs are in memory: as objects they take four times as much, and each full collection of
+    garbage visits them."""
     lowest: Sample | None = None
     newest: Sample | None = None
 
     @property
+    def size(self) -> int:
+        """How many samples are kept."""
+        return len(self.packed) // _PACKED.size
+
+    @property
+    def kept(self) -> tuple[Sample, ...]:
+        """The kept samples, oldest first."""
+        return tuple(Sample.unpack(*one) for one in _PACKED.iter_unpack(self.packed))
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Changes when a sample is kept or some are dropped; not with every newest one."""
-        return self.every, len(self.kept)
+        return self.every, self.size
+
+    @property
+    def covered_seconds(self) -> int:
+        """Time from the first sample to the newest."""
+        samples = self.samples
+        return samples[-1].at - samples[0].at if samples else 0
 
     @property
     def samples(self) -> list[Sample]:
@@ -64,13 +99,13 @@ def added(line: Thinned, *, at: int, step: int, epoch: float | None, loss: float
     if line.newest is not None and line.newest.step == step:
         return line
     sample = Sample(line.count, at, step, epoch, loss)
-    kept, every = line.kept, line.every
+    packed, every = line.packed, line.every
     if sample.number % every == 0:
-        if len(kept) == _KEPT_MAX:
-            kept, every = kept[::2], every * 2
-        kept = (*kept, sample)
+        if line.size == _KEPT_MAX:
+            packed, every = _packed(line.kept[::2]), every * 2
+        packed += sample.pack()
     lowest = sample if line.lowest is None or loss < line.lowest.loss else line.lowest
-    return Thinned(every, line.count + 1, kept, lowest, sample)
+    return Thinned(every, line.count + 1, packed, lowest, sample)
 
 
 def resumed(curve: Curve) -> Thinned:
@@ -86,7 +121,7 @@ def resumed(curve: Curve) -> Thinned:
     kept = samples
     if len(kept) > _KEPT_MAX:
         kept, every = kept[::2], every * 2
-    return Thinned(every, len(kept) * every, kept, lowest, newest)
+    return Thinned(every, len(kept) * every, _packed(kept), lowest, newest)
 
 
 def joined(earlier: Thinned, later: Thinned) -> Thinned:
@@ -122,6 +157,10 @@ def config_map(namespace: str, run_name: str, run_uid: str, curve: Curve) -> dic
 def data(curve: Curve) -> dict[str, str]:
     """Build the data of the ConfigMap."""
     return {names.CURVE_KEY: curve.model_dump_json(by_alias=True, exclude_none=True)}
+
+
+def _packed(samples: Iterable[Sample]) -> bytes:
+    return b"".join(sample.pack() for sample in samples)
 
 
 def _seconds(stamp: str) -> int:

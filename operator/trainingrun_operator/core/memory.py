@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, assert_never
 
 from trainingrun_operator.checkpoints.reached import Reached
-from trainingrun_operator.core import refuted
+from trainingrun_operator.core import refuted, watch
 from trainingrun_operator.core.facts.gathered import Source
 from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered, RescueRefused
 from trainingrun_operator.core.facts.rank import LastSaid, Rank
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.nodes import Fate, NodeFacts, Refusal
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.run import Problem
+    from trainingrun_operator.core.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ class Memory:
     """Time of the last read of each source."""
     ranks: Mapping[int, RankMemory] = field(default_factory=dict)
     """By number."""
+    watches: Mapping[str, Watch] = field(default_factory=dict)
+    """By name, what is counted for each of ``spec.stopRules``."""
     next_reading_at: float = 0
     """Time when the metrics are due."""
     verified: Verified | None = None
@@ -135,7 +138,7 @@ class Memory:
 
 def remember(memory: Memory, facts: Facts, now: float) -> tuple[Memory, Observed]:
     """Fold the facts of one look into the memory. Returns the new memory and the input of `decide`."""
-    known = _timed(_with_values(memory, facts, now), facts, now)
+    known = _watched(_timed(_with_values(memory, facts, now), facts, now), facts, now)
     seen = _observed(known, facts, now)
     # Rules compute these two from the rest of the observation.
     is_proven, verdict = disruption.all_proven(seen), completion.inferred(seen)
@@ -195,6 +198,18 @@ def _with_values(memory: Memory, facts: Facts, now: float) -> Memory:
         disruption_budget=facts.disruption_budget if Source.DISRUPTION_BUDGET in read else memory.disruption_budget,
         namespace_labels=(facts.namespace_labels or {}) if Source.NAMESPACE in read else memory.namespace_labels,
     )
+
+
+def _watched(memory: Memory, facts: Facts, now: float) -> Memory:
+    """Fold the reading of rank 0 into what the stop rules count."""
+    spec, status, reading = facts.run.spec, facts.run.status, facts.readings.get(0)
+    if not spec.stop_rules:
+        return memory if not memory.watches else replace(memory, watches={})
+    if reading is None:
+        return memory
+    track, losses = memory.rank(0).track, spec.metrics.names.loss
+    watches = watch.fold(memory.watches, spec.stop_rules, status.rules, track, reading, losses=losses, now=now)
+    return replace(memory, watches=watches)
 
 
 def _unless(found: Verified | None, bad: Mapping[Order, str]) -> Verified | None:
@@ -289,6 +304,7 @@ def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
         wall=facts.wall,
         ranks=tuple(_rank(memory, facts, number, pods, now) for number, pods in enumerate(facts.ranks)),
         next_reading_at=memory.next_reading_at,
+        watches=memory.watches,
         defaults=facts.defaults,
         workload=facts.workload,
         verified=memory.verified,

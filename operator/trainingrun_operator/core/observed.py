@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.workload import Workload
     from trainingrun_operator.core.restoring import Origin
     from trainingrun_operator.core.track import Track
+    from trainingrun_operator.core.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Observed:
     """By number. Rank 0 always exists, and its metrics are the run's."""
     next_reading_at: float = 0
     """Time of the next reading of the metrics."""
+    watches: Mapping[str, Watch] = field(default_factory=dict)
+    """By name, what is counted for each of ``spec.stopRules``."""
     defaults: Defaults = field(default_factory=Defaults)
     workload: Workload | None = None
     verified: Verified | None = None

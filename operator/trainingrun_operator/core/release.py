@@ -67,6 +67,17 @@ def seconds_still(seen: Observed) -> float:
     return min((seen.node_seconds.get(node.uid, 0.0) for node in waiting), default=0.0)
 
 
+def until_settled(seen: Observed) -> float:
+    """Return the seconds until the next tainted node is checked once more; infinite: no node settles."""
+    settle = {pool.name: pool.spec.settle_seconds for pool in seen.pools}
+    left = (
+        settle.get(node.pool, 0) - tainted
+        for node in seen.run.status.nodes
+        if node.phase is NodePhase.CORDONED and (tainted := seen.gate_seconds.get(node.uid, 0)) > 0
+    )
+    return min((seconds for seconds in left if seconds > 0), default=float("inf"))
+
+
 def overdue(seen: Observed) -> tuple[NodeStatus, ...]:
     """Return the nodes whose release takes longer than their pool's `alertAfterSeconds`."""
     pools = {pool.name: pool for pool in seen.pools}

@@ -25,12 +25,12 @@ from trainingrun_operator.api.status import (
     WorkloadRef,
 )
 from trainingrun_operator.checkpoints.keys import order_of_commit
-from trainingrun_operator.core import acceptance, data_loss, identity, progress, refuted, release
+from trainingrun_operator.core import acceptance, data_loss, duration, identity, progress, refuted, release, watch
 from trainingrun_operator.core.bounds import COUNT_MAX, MESSAGE_MAX, TEXT_MAX, WORD_MAX, clipped, counted
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.rank import REPORT_REFUSED
-from trainingrun_operator.core.rules import chain, loss, same_step, workload
+from trainingrun_operator.core.rules import chain, loss, same_step, stop_rules, workload
 from trainingrun_operator.core.stop import furthest
 from trainingrun_operator.core.stop.proving import saved_from
 
@@ -84,12 +84,14 @@ def render(seen: Observed, rules: Sequence[chain.Rule] = chain.RULES) -> Trainin
             update={"node_pool": next((n.pool for n in before.nodes if n.pool), "")}
         ),
         start_time=before.start_time or next((pod.started_at for pod in seen.pods if pod.started_at), None),
+        trained=duration.render(seen),
         progress=progress.render(seen),
         crashes=same_step.row(seen),
         workload=_workload(seen),
         pods=tuple(_pod(pod, stop) for pod in seen.pods[-64:]) if seen.pods else (),
         checkpoint=_checkpoint(seen),
         restored=_restored(seen),
+        rules=watch.stored(seen.watches) if seen.watches else before.rules if seen.run.spec.stop_rules else (),
         shadow=chain.shadows(seen, found),
         history=_history(seen, phase),
     )
@@ -149,6 +151,7 @@ def _facts(seen: Observed) -> tuple[Fact, ...]:
     return (
         accepted,
         _metrics_available(seen),
+        *_rules_measured(seen),
         saved,
         _nodes_released(seen),
         _finished(seen),
@@ -166,7 +169,7 @@ def _facts(seen: Observed) -> tuple[Fact, ...]:
 def _accepted(seen: Observed) -> Fact:
     problem = seen.problem
     if problem is None and seen.run.status.termination is None:
-        problem = acceptance.refusal(seen) if seen.workload is None else acceptance.patterns(seen.run.spec)
+        problem = acceptance.refusal(seen) if seen.workload is None else acceptance.while_running(seen.run.spec)
     if problem is not None:
         return Fact("Accepted", "False", problem.reason, problem.message)
     if seen.workload is None and seen.run.status.termination is None and not seen.run.spec.suspend:
@@ -186,6 +189,24 @@ def _metrics_available(seen: Observed) -> Fact:
         state: Literal["Unknown", "False"] = "Unknown" if trouble.reason == loss.NOT_READ_YET else "False"
         return Fact(kind, state, trouble.reason, " ".join(filter(None, (trouble.message, loss.stage_note(seen)))))
     return Fact(kind, "True", "Fresh", " ".join(filter(None, ("A finite, fresh loss is read.", loss.stage_note(seen)))))
+
+
+def _rules_measured(seen: Observed) -> tuple[Fact, ...]:
+    """Whether the values that the stop rules name are read; no condition without stop rules."""
+    kind = "RulesMeasured"
+    if not seen.run.spec.stop_rules:
+        return ()
+    if all(pod.training is not Training.RUNNING for pod in seen.live_pods):
+        return (_not_running(seen, kind),)
+    lacking = stop_rules.unseen(seen)
+    if lacking:
+        said = (f"{rule.called}: {trouble.message}" for rule, trouble in lacking)
+        known = f" The newest reading has {', '.join(seen.track.names)}." if seen.track.names else ""
+        return (Fact(kind, "False", lacking[0][1].reason, f"{' '.join(said)}{known}"),)
+    watches = [seen.watches.get(rule.called) for rule in seen.run.spec.stop_rules]
+    if any(one is None or one.at is None for one in watches):
+        return (Fact(kind, "Unknown", loss.NOT_READ_YET, "The metrics have not been read yet."),)
+    return (Fact(kind, "True", "Measured", "The value of every stop rule was read in this pod."),)
 
 
 def _not_running(seen: Observed, kind: str) -> Fact:

@@ -35,6 +35,7 @@ _BEHIND: Final = 2
 AT_END_MAX: Final = 0.1
 """Epochs between two logs, up to which a stand before the last log is taken for the end."""
 _REMEMBERED: Final = 16
+_NAMES: Final = 8
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Track:
     epochs: Epochs = field(default_factory=Epochs)
     oddity: Failure | None = None
     """Why rules cannot use the newest reading."""
+    names: tuple[str, ...] = ()
+    """Names of the values in the newest reading, the first few."""
 
     @property
     def newest(self) -> Observation | None:
@@ -211,7 +214,12 @@ def fold(track: Track, reading: Reading | Failure, *, pod_uid: str, now: float) 
     if track.source and reading.source != track.source:
         # What another source has read is not comparable: a gauge's first value, the name of the loss, how steps count.
         track = _next(track, pod_uid, losses=track.losses.carried())
-    track = replace(track, source=reading.source, source_note=reading.source_note)
+    track = replace(
+        track,
+        source=reading.source,
+        source_note=reading.source_note,
+        names=tuple(sorted(reading.values))[:_NAMES],
+    )
     moment = _moment(track, reading, now)
     track = _fold_step(_fold_loss(_fold_fall(track, reading), reading, moment), reading, moment)
     if not track.observations:

@@ -23,7 +23,12 @@ def test_a_conditions_reason_is_the_status_in_camel_case(status, reason):
     ("status", "phase", "succeeds", "saves", "complete", "by_hand"),
     [
         ("auto_low_loss", "Succeeded", True, True, False, False),
+        ("auto_threshold", "Succeeded", True, True, False, False),
+        ("auto_plateau", "Succeeded", True, True, False, False),
+        ("auto_rising", "Succeeded", True, True, False, False),
+        ("auto_non_finite", "Failed", False, False, False, False),
         ("auto_complete", "Succeeded", True, False, True, False),
+        ("max_duration", "Stopped", False, True, False, False),
         ("user_stop", "Stopped", False, True, False, True),
         ("failed", "Failed", False, False, False, False),
         ("deleted", "Stopped", False, False, False, False),
@@ -43,8 +48,16 @@ def test_what_an_ending_counts_as(status, phase, succeeds, saves, complete, by_h
 @pytest.mark.parametrize(
     ("status", "phase", "row"),
     [
-        ("auto_plateau", "Succeeded", Ending("auto_plateau", "Succeeded", "Auto-stopped (plateau)", "check", "good")),
-        ("max_duration", "Stopped", Ending("max_duration", "Stopped", "Stopped (max duration)", "square", "stopped")),
+        (
+            "auto_marginal_gain",
+            "Succeeded",
+            Ending("auto_marginal_gain", "Succeeded", "Auto-stopped (marginal gain)", "check", "good"),
+        ),
+        (
+            "budget_exhausted",
+            "Stopped",
+            Ending("budget_exhausted", "Stopped", "Stopped (budget exhausted)", "square", "stopped"),
+        ),
         ("hung", "Failed", Ending("hung", "Failed", "Failed (hung)", "cross", "bad")),
         ("", "Failed", Ending("", "Failed", "Failed", "cross", "bad")),
     ],

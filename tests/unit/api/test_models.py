@@ -106,7 +106,7 @@ def test_models_are_frozen():
 
 def test_what_is_absent_is_not_dumped():
     assert TrainingRunStatus().dump() == {
-        "conditions": [], "findings": [], "pods": [], "nodes": [], "shadow": [], "history": [], "notified": [],
+        "conditions": [], "findings": [], "pods": [], "nodes": [], "rules": [], "shadow": [], "history": [], "notified": [],
     }  # fmt: skip
 
 

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.exceptions import HTTPClientError
+from urllib3.response import HTTPResponse
 
 from trainingrun_operator.checkpoints import s3
-from trainingrun_operator.checkpoints.answers import TooMuchError, slim_list, whole
+from trainingrun_operator.checkpoints.answers import BoundedAnswers, TooMuchError, slim_list, whole
+from trainingrun_operator.checkpoints.clients import Door, Shared
 from trainingrun_operator.checkpoints.keys import Layout
 from trainingrun_operator.core.facts.bucket import Unreachable
 from trainingrun_operator.edge.gather.store import REFUSED_SECONDS, Access, Store
 
 MIB = 2**20
+ACCESS = Access(endpoint_url="http://127.0.0.1:9", access_key="key", secret_key="secret")
 LAYOUT = Layout("bucket", "ml/llama/1f0c/")
 HEAD = b'<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
 END = b"</ListBucketResult>"
@@ -147,6 +156,41 @@ def test_a_list_that_failed_otherwise_is_requested_again_at_once():
     assert len(asked) == 3
 
 
+class Megabytes:
+    """What a frame holds."""
+
+
+def fail(kept, wrap):
+    """Fail as botocore does: it raises an error that a frame of its traceback holds, and wraps one."""
+    megabytes = Megabytes()
+    kept.append(weakref.ref(megabytes))
+    error = ValueError("it is too long")
+    try:
+        raise error
+    except ValueError as cause:
+        if wrap == "by botocore":
+            wrapping = HTTPClientError(error=cause)
+            raise wrapping from None
+        if wrap == "as its cause":
+            wrapping = HTTPClientError(error="")
+            raise wrapping from cause
+        raise
+
+
+@pytest.mark.parametrize("wrap", ["not at all", "by botocore", "as its cause"])
+def test_of_a_failed_call_nothing_waits_in_memory_for_a_collection_of_garbage(wrap):
+    kept: list[weakref.ref[Megabytes]] = []
+    server: Any = SimpleNamespace(client=None)
+    door = Door(server, ACCESS, Shared(), cast("Any", None), cast("Any", None))
+    gc.disable()
+    try:
+        with pytest.raises((ValueError, HTTPClientError)):
+            door.call(lambda _: fail(kept, wrap))
+        assert [one() for one in kept] == [None]
+    finally:
+        gc.enable()
+
+
 class Trickling:
     """An answer whose bytes come one by one, each after a while."""
 
@@ -161,6 +205,58 @@ class Trickling:
 
     def close(self):
         self.closed = True
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(HEAD + b"<a/>" * (2 * MIB) + END, id="an answer that is too large"),
+        pytest.param(page(keys(1, 1001)), id="a page with too many keys"),
+        pytest.param(page(keys(1, 3)), id="a list"),
+    ],
+)
+def test_of_a_list_no_answer_waits_in_memory_for_a_collection_of_garbage(body):
+    """Also not of the try before the last."""
+    store = Store(threads=1)
+    with serving(body) as (address, _):
+        access = replace(ACCESS, endpoint_url=address)
+        gc.collect()
+        gc.disable()
+        try:
+            asyncio.run(store.commits(access, LAYOUT))
+            # The pool's one thread lets go of a call with the next one.
+            asyncio.run(store.commits(replace(ACCESS, access_key=""), LAYOUT))
+            left = [type(one) for one in gc.get_objects() if type(one) in (AWSResponse, HTTPResponse, TooMuchError)]
+            assert left == []
+        finally:
+            gc.enable()
+            store.close()
+
+
+def test_an_answer_is_gone_with_its_last_reader():
+    """An answer that refers to itself would wait for a collection of garbage."""
+
+    class Answer(Trickling):
+        def read1(self, _):
+            self.seconds -= 1
+            return b"x" * self.seconds
+
+    class Pool:
+        def urlopen(self):
+            return Answer(Clock(), 3)
+
+    class Bounded(BoundedAnswers, Pool):
+        pass
+
+    gc.disable()
+    try:
+        answer = Bounded().urlopen()
+        assert b"".join(answer.stream()) == b"xxx"
+        gone = weakref.ref(answer)
+        del answer
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_an_answer_that_trickles_has_a_deadline(monkeypatch):

@@ -326,6 +326,37 @@ SUSPENDED = {
     "at rest, and deleted": resting(spec={"suspend": True}, meta={"deleting": True}),
 }
 ENDED = {
+    "auto_threshold": ended(
+        "auto_threshold",
+        condition("Succeeded", "True", "AutoThreshold"),
+        actor="target",
+        message="accuracy 0.93 at step 300, above 0.9 in 2 of 2 observations in a row.",
+        stop={
+            "rule": "target",
+            "reason": "Threshold",
+            "evidence": (Evidence(what="accuracy", value="0.93", step=300),),
+        },
+    ),
+    "auto_plateau": ended(
+        "auto_plateau",
+        condition("Succeeded", "True", "AutoPlateau"),
+        actor="plateau",
+        stop={"rule": "plateau", "reason": "Plateau"},
+    ),
+    "auto_rising, and other rules only reported": ended(
+        "auto_rising",
+        condition("Succeeded", "True", "AutoRising"),
+        actor="overfit",
+        stop={"rule": "overfit", "reason": "Rising"},
+        shadow=(
+            Shadow(rule="autoStopLoss", would_stop_at=EARLIER, step=900, value="0.48"),
+            Shadow(rule="flat", would_stop_at=EARLIER, step=950, value="0.7", trained_seconds=100, saved_gpu_hours=1.5),
+        ),
+    ),
+    "auto_non_finite": ended(
+        "auto_non_finite", actor="nan", message="loss nan at step 300.", stop={"rule": "nan", "reason": "NonFinite"}
+    ),
+    "max_duration": ended("max_duration", actor="maxDuration", stop={"rule": "maxDuration", "reason": "LimitReached"}),
     "auto_low_loss": ended(
         "auto_low_loss",
         condition("Succeeded", "True", "AutoLowLoss"),
@@ -471,6 +502,10 @@ def test_an_explanation_names_the_run_first_and_ends_its_sentences(case):
         ("stopping: Draining", "stop bert --namespace ml --mode LastCheckpoint"),
         ("stopping: Draining with a signal", "SIGTERM was not sent to the training: it writes."),
         ("ended: user_stop by a person", "Requested by ada@example.com."),
+        (
+            "ended: auto_rising, and other rules only reported",
+            "flat would have ended the run at step 950 with 0.7. That would have saved 1.5 GPU hours",
+        ),
         ("ended: auto_low_loss without its checkpoint", "does not count as succeeded (DataLoss)"),
     ],
 )

@@ -556,7 +556,10 @@ def test_every_command_that_the_docs_show_is_run_on_the_cluster():
     assert {"list", "explain", "stop", "plot", "checkpoints verify"} <= named
     tests = (Path(__file__).parents[2] / "e2e" / "test_plugin.py").read_text(encoding="utf-8")
     run = set(re.findall(r'space, f?"((?:checkpoints )?[a-z]+)', tests))
-    alone = {"inspect"}  # needs no cluster: test_inspect.py runs it as the page shows it
+    alone = {
+        "inspect",
+        "simulate",
+    }  # need no cluster: test_inspect.py and test_simulate.py run them as the page shows them
     assert named - run == alone
 
 

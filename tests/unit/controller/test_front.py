@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import kopf
 import pytest
@@ -17,6 +17,7 @@ from fakes import ALL_RUNS, RUN, ApiError, Plain, api_server, stored_job, stored
 from trainingrun_operator.api import names
 from trainingrun_operator.controller import front
 from trainingrun_operator.controller.front import Watch
+from trainingrun_operator.controller.stateless import NoMemories
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.kube import Connection, Kube, KubeError
 
@@ -526,9 +527,9 @@ def test_kube_is_reached_as_kopf_is(monkeypatch):
 
 
 @contextlib.asynccontextmanager
-async def kopf_watching(api, noted, selector="", namespaces=(), *, pools=True):
+async def kopf_watching(api, noted, selector="", namespaces=(), *, pools=True, memories=None):
     """Real kopf, with our settings and handlers, on the API server in memory."""
-    cache = Cache()
+    cache, memories = Cache(), memories or NoMemories()
     async with Kube(Plain(api.url)) as kube:
         registry = kopf.OperatorRegistry()
         watch = Watch(cache, noted, noted, kube, selector, namespaces)
@@ -538,6 +539,7 @@ async def kopf_watching(api, noted, selector="", namespaces=(), *, pools=True):
             kopf.operator(
                 registry=registry,
                 settings=front.settings(selector),
+                memories=memories,
                 clusterwide=not namespaces,
                 namespaces=namespaces,
                 standalone=True,
@@ -602,6 +604,24 @@ async def test_kopf_brings_every_kind_and_writes_nothing_not_even_to_take_a_fina
         assert selectors["/api/v1/pods"] == names.RUN_UID_LABEL
         assert selectors["/apis/batch/v1/jobs"] == names.RUN_UID_LABEL
         assert selectors[ALL_RUNS] is None
+
+
+async def test_of_an_object_kopf_keeps_and_compares_nothing():
+    """Neither a copy of each object of each event, nor a record of each object."""
+    memories, compared = NoMemories(), front.settings().persistence
+    async with (
+        api_server(stored_run(), stored_job(), stored_pod()) as api,
+        kopf_watching(api, Noted(), memories=memories) as cache,
+    ):
+        await until(lambda: cache.runs and cache.jobs and cache.pods)
+        await api.tell("MODIFIED", {**api.objects[RUN], "status": {"phase": "Running"}})
+        await until(lambda: cache.runs[RUN_UID].get("status"))
+        assert list(memories.iter_all_memories()) == []
+    body = kopf.Body(cast("Any", api.objects[RUN]))
+    assert compared.diffbase_storage.build(body=body) == {}
+    assert compared.diffbase_storage.fetch(body=body) is None
+    essence = kopf.BodyEssence()
+    assert compared.progress_storage.clear(essence=essence) is essence
 
 
 async def test_only_the_runs_of_the_selector_are_watched_and_listed():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from math import inf, nan
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from trainingrun_operator.api.curve import POINTS_MAX, Curve, Point
-from trainingrun_operator.core.curve import Thinned, added, config_map, joined, observed, resumed
+from trainingrun_operator.core.curve import Sample, Thinned, added, config_map, joined, observed, resumed
 
 AT = 1_767_323_045
 """2026-01-02T03:04:05Z"""
@@ -195,3 +196,17 @@ def test_the_longest_curve_is_a_small_part_of_what_a_config_map_may_hold():
     made = config_map(NAMESPACE, NAME, RUN_UID, line.curve)
     assert len(line.curve.points) == 498
     assert len(made["data"]["curve.json"]) < 64 * 1024
+
+
+@pytest.mark.parametrize("step", [0, 2**53 - 1, 10**20])
+@pytest.mark.parametrize("epoch", [None, 0.0, 1.75])
+def test_a_kept_sample_is_what_was_read(step, epoch):
+    line = added(Thinned(), at=AT, step=step, epoch=epoch, loss=0.1)
+    assert line.kept == (line.newest,) == (Sample(0, AT, step, epoch, 0.1),)
+
+
+def test_a_full_curve_takes_few_bytes_and_no_objects():
+    line = line_of([1.0] * 498)
+    assert line.size == 498
+    assert len(line.packed) < 20_000
+    assert not gc.is_tracked(line.packed)

@@ -361,7 +361,10 @@ WHY = make_stop().message
         pytest.param(done("user_stop"), ("True", "UserStop", WHY), ("False", "UserStop", WHY), "Stopped", id="stopped by hand"),
         pytest.param(done("deleted"), ("True", "Deleted", WHY), ("False", "Deleted", WHY), "Stopped", id="deleted"),
         pytest.param(done("failed"), ("True", "Failed", WHY), ("False", "Failed", WHY), "Failed", id="failed"),
-        pytest.param(done("auto_plateau"), ("True", "AutoPlateau", WHY), ("False", "AutoPlateau", WHY), "Failed", id="a status that this version does not know"),
+        pytest.param(done("auto_plateau"), ("True", "AutoPlateau", WHY), ("True", "AutoPlateau", WHY), "Succeeded", id="a plateau"),
+        pytest.param(done("auto_non_finite"), ("True", "AutoNonFinite", WHY), ("False", "AutoNonFinite", WHY), "Failed", id="a value that is not finite"),
+        pytest.param(done("max_duration"), ("True", "MaxDuration", WHY), ("False", "MaxDuration", WHY), "Stopped", id="at the limit of its time"),
+        pytest.param(done("auto_luck"), ("True", "AutoLuck", WHY), ("False", "AutoLuck", WHY), "Failed", id="a status that this version does not know"),
         pytest.param(done(data_loss=LOSS), ("True", "AutoLowLoss", WHY), ("False", "DataLoss", LOSS), "Failed", id="low loss, but its checkpoint is lost"),
         pytest.param(
             done(saved=EMPTY), ("True", "AutoLowLoss", WHY), ("False", "NothingFound", EMPTY.note), "Failed", id="low loss, but there was no checkpoint"

@@ -16,7 +16,7 @@ from builders import make_reading
 from cpu import quiet_seconds
 
 from trainingrun_operator.api.run import MetricNames
-from trainingrun_operator.core.facts.reading import Failure
+from trainingrun_operator.core.facts.reading import Failure, Reading
 from trainingrun_operator.edge.metrics import prometheus
 from trainingrun_operator.edge.metrics.page import parse
 from trainingrun_operator.edge.metrics.prometheus import make_session, scrape
@@ -153,13 +153,43 @@ async def test_a_gauge_is_read_over_the_wire():
     assert await look_at("training_loss 0.5\ntraining_step 3\n") == make_reading(0.5, 3.0)
 
 
+SPLITS = """training_loss 0.5
+training_step 3
+eval_loss{split="val"} 0.7
+eval_loss{split="test"} 0.9
+accuracy 0.81
+reward_total{quantile="0.5"} 1
+norm NaN
+"""
+
+
+async def test_values_that_stop_rules_name_are_read_beside_loss_and_step():
+    further = ('eval_loss{split="val"}', "accuracy", "norm", "loss", "none")
+    found = await look_at(SPLITS, further=further)
+    assert isinstance(found, Reading)
+    assert repr(found.values) == repr({'eval_loss{split="val"}': 0.7, "accuracy": 0.81, "norm": math.nan, "loss": 0.5})
+    assert found.troubles == {}
+
+
+async def test_a_value_of_a_stop_rule_that_is_ambiguous_keeps_no_other_from_being_read():
+    found = await look_at(SPLITS, further=("eval_loss", "reward_total", "accuracy"))
+    assert isinstance(found, Reading)
+    assert (found.values, found.step) == ({"loss": 0.5, "accuracy": 0.81}, 3)
+    assert {name: one.reason for name, one in found.troubles.items()} == {
+        "eval_loss": "AmbiguousSeries", "reward_total": "AmbiguousSeries",
+    }  # fmt: skip
+    said = found.troubles["eval_loss"].message
+    assert "the metric of the stop rule" in said
+    assert "split" in said
+
+
 @pytest.mark.parametrize(("lines", "beside"), [(0, False), (10_000, True)], ids=["small", "large"])
 async def test_a_large_page_is_parsed_beside_the_event_loop(lines, beside, monkeypatch):
     threads = []
 
-    def spied(text, names):
+    def spied(text, names, further):
         threads.append(threading.current_thread())
-        return parse(text, names)
+        return parse(text, names, further)
 
     monkeypatch.setattr(prometheus, "parse", spied)
     assert await look_at("other 1\n" * lines + "training_loss 0.5\ntraining_step 3\n") == make_reading(0.5, 3.0)

@@ -220,7 +220,10 @@ def test_what_the_operator_does_is_counted(telemetry, samples):
     ("metric", "statuses"),
     [
         ("trainingrun_terminations_total", ENDINGS),
-        ("trainingrun_gpu_seconds_saved_total", ("auto_low_loss", "user_stop")),
+        (
+            "trainingrun_gpu_seconds_saved_total",
+            ("auto_low_loss", "auto_threshold", "auto_plateau", "auto_rising", "user_stop", "max_duration"),
+        ),
     ],
 )
 def test_the_first_event_is_an_increase(samples, metric, statuses):

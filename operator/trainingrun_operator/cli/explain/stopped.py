@@ -10,7 +10,7 @@ from trainingrun_operator.cli import words
 from trainingrun_operator.cli.explain import checkpoint
 from trainingrun_operator.cli.explain.facts import Explanation
 from trainingrun_operator.core.release import unsettled
-from trainingrun_operator.core.rules import people
+from trainingrun_operator.core.rules import loss, people
 from trainingrun_operator.core.stop import suspension
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def ended(facts: Facts, stop: Termination) -> Explanation:
         _by(facts, stop),
         *_evidence(stop),
         *((f"Last lines of its log: {stop.last_log_lines}",) if stop.last_log_lines else ()),
-        *filter(None, (checkpoint.of_an_end(facts), _nodes(facts), _success(facts, stop), _shadow(facts))),
+        *filter(None, (checkpoint.of_an_end(facts), _nodes(facts), _success(facts, stop), *_shadows(facts))),
     )
     return Explanation(f"{facts.name} ended as {stop.status}{when}: {stop.message}", because)
 
@@ -206,8 +206,13 @@ def _success(facts: Facts, stop: Termination) -> str:
     return f"The run does not count as succeeded ({reason})" + ("." if reason == saved else f": {message}")
 
 
-def _shadow(facts: Facts) -> str:
+def _shadows(facts: Facts) -> tuple[str, ...]:
+    """Return when rules that only report would have ended the run."""
+    told = []
     for one in facts.run.status.shadow:
         step = f" at step {one.step}" if one.step is not None else ""
-        return f"If enforced, {one.rule} would have ended the run{step} with loss {one.value}."
-    return ""
+        what = "loss " if one.rule == loss.RULE else ""
+        told.append(
+            f"If enforced, {one.rule} would have ended the run{step} with {what}{one.value}.{words.saved_by(one)}"
+        )
+    return tuple(told)

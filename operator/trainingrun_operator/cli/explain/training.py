@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trainingrun_operator.cli import words
 from trainingrun_operator.cli.explain import checkpoint
 from trainingrun_operator.cli.explain.facts import Explanation
 from trainingrun_operator.core.facts.reading import AUTO
@@ -49,7 +50,7 @@ def _would_have(facts: Facts) -> tuple[str, ...]:
     for one in facts.run.status.shadow:
         step = f" at step {one.step}" if one.step is not None else ""
         told.append(
-            f"{one.rule} only reports: it would have ended the run{step}{facts.ago(one.would_stop_at)}, at {one.value}."
+            f"{one.rule} only reports: it would have ended the run{step}{facts.ago(one.would_stop_at)}, at {one.value}.{words.saved_by(one)}"
         )
     return tuple(told)
 

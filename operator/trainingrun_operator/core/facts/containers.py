@@ -29,6 +29,7 @@ class Ended:
     reason: str = ""
     message: str = ""
     started_at: str = ""
+    ended_at: str = ""
 
     @classmethod
     def of(cls, terminated: Json) -> Ended:
@@ -41,6 +42,7 @@ class Ended:
             terminated.get("reason") or "",
             (terminated.get("message") or "").strip(),
             terminated.get("startedAt") or "",
+            terminated.get("finishedAt") or "",
         )
 
     @property

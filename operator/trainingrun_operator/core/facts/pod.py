@@ -79,6 +79,9 @@ class Pod:
     failure_before_start: str = ""
     """The init container that failed, and how: ``init container fetch ended with exit code 42 (Error: …)``."""
     started_at: str = ""
+    """When the training's container started last."""
+    ended_at: str = ""
+    """When it ended; empty: it runs, or it is unknown."""
     waiting_reason: str = ""
     """``ImagePullBackOff``, ``CreateContainerConfigError``, ``Unschedulable``, …"""
     waiting_message: str = ""
@@ -180,6 +183,7 @@ class Pod:
             failure_before_start=_failure_before_start(containers),
             restored=_restored(containers),
             started_at=started_at,
+            ended_at=ended.ended_at if ended is not None else "",
             waiting_reason=waiting_reason,
             waiting_message=waiting_message,
             stop=_request(StopRequest, annotations.get(names.STOP_ANNOTATION)),

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.status import FindingStatus, Shadow
+from trainingrun_operator.core import duration
 from trainingrun_operator.core.bounds import TEXT_MAX, WORD_MAX, clipped
 from trainingrun_operator.core.observed import Observed
-from trainingrun_operator.core.rules import backup, completion, exits, loss, people, workload
+from trainingrun_operator.core.rules import backup, completion, exits, limit, loss, people, stop_rules, workload
 from trainingrun_operator.core.rules.finding import Finding
 
 if TYPE_CHECKING:
@@ -28,15 +29,17 @@ RULES: Final[tuple[Rule, ...]] = (
     workload.never_started,
     workload.cannot_start,
     loss.low_loss,
+    *stop_rules.RULES,
     completion.marker,
     completion.final_epoch_stall,
+    limit.max_duration,
 )
 AT_REST: Final[tuple[Rule, ...]] = (people.deleted, people.user_stop, workload.job_gone)
 """The rules for a suspended run, which does not train."""
 
 FINDINGS_MAX: Final = 32
 """Bound of ``status.findings`` in the schema."""
-_SHADOWS_MAX: Final = 8
+_SHADOWS_MAX: Final = 16
 """Bound of ``status.shadow`` in the schema."""
 
 
@@ -70,7 +73,14 @@ def shadows(seen: Observed, found: Sequence[Finding]) -> tuple[Shadow, ...]:
     known = seen.run.status.shadow
     recorded = {one.rule for one in known}
     new = (one for one in found if one.fires and not one.enforced and one.rule not in recorded)
-    return (*known, *(_shadow(seen, one) for one in new))[:_SHADOWS_MAX]
+    return (*(_grown(seen, one) for one in known), *(_shadow(seen, one) for one in new))[:_SHADOWS_MAX]
+
+
+def _grown(seen: Observed, one: Shadow) -> Shadow:
+    """Return a recorded rule with what it would have saved by now."""
+    if one.trained_seconds is None:
+        return one
+    return one.model_copy(update={"saved_gpu_hours": duration.saved_gpu_hours(seen, one.trained_seconds)})
 
 
 def _shadow(seen: Observed, one: Finding) -> Shadow:
@@ -80,4 +90,6 @@ def _shadow(seen: Observed, one: Finding) -> Shadow:
         would_stop_at=seen.wall,
         step=last.step if last else None,
         value=clipped(last.value, WORD_MAX) if last else "",
+        trained_seconds=duration.seconds(seen),
+        saved_gpu_hours=0,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from trainingrun_operator.api import endings
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Effective, Evidence
+from trainingrun_operator.core import limits
 from trainingrun_operator.core.bounds import TEXT_MAX, clipped
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.reading import AUTO, Failure
@@ -37,8 +38,11 @@ NOT_READ_YET: Final = "NotReadYet"
 def effective(
     spec: TrainingRunSpec, pinned: Effective | None, defaults: Defaults, track: Track | None = None
 ) -> Effective:
-    """Return the values in force: the spec's, else the installation's defaults when the run began. The track has the source that `AUTO` has taken."""
+    """Return the values in force at the track's step: the spec's, else the installation's defaults when the run began. The track has the source that `AUTO` has taken."""
     kept = {"node_pool": pinned.node_pool if pinned else "", **_source(spec, pinned, track)}
+    if spec.auto_stop_loss_schedule:
+        step = track.step if track is not None else None
+        return Effective(auto_stop_loss=scheduled(spec, step), auto_stop_action=STOP, **kept)
     if spec.auto_stop_loss is not None:
         off = spec.auto_stop_loss < 0
         return Effective(
@@ -47,6 +51,14 @@ def effective(
     if pinned is not None and pinned.auto_stop_action == defaults.auto_stop_action:
         return pinned.model_copy(update=kept)
     return Effective(auto_stop_loss=defaults.auto_stop_loss, auto_stop_action=defaults.auto_stop_action, **kept)
+
+
+def scheduled(spec: TrainingRunSpec, step: int | None) -> float | None:
+    """Return the threshold of the schedule at a step; None: there is none yet. A schedule that is not valid has none."""
+    if limits.complaint(spec) is not None:
+        return None
+    reached = [one.loss for one in spec.auto_stop_loss_schedule if step is not None and one.step <= step]
+    return reached[-1] if reached else spec.auto_stop_loss
 
 
 def _source(spec: TrainingRunSpec, pinned: Effective | None, track: Track | None) -> dict[str, str]:
@@ -81,7 +93,7 @@ def _judged(seen: Observed, force: Effective) -> Finding:
         return _not_low(seen, force)
     below = f"Loss {shown(low[-1].loss)} < {shown(force.auto_stop_loss)} at step {low[-1].step}."
     enforced = force.auto_stop_action == STOP
-    if enforced and not _has_checkpoint(seen):
+    if enforced and not has_checkpoint(seen):
         message = f"{below} The stop waits for the first complete checkpoint."
         return Finding(RULE, "NoCheckpoint", message)
     return Finding(
@@ -99,7 +111,13 @@ def _not_low(seen: Observed, force: Effective) -> Finding:
     """Return why the loss does not count as low."""
     threshold = force.auto_stop_loss
     if threshold is None:
-        return Finding(RULE, "Off", switched_off(seen.run.spec) or "The rule is off.")
+        if (schedule := seen.run.spec.auto_stop_loss_schedule) and (problem := limits.complaint(seen.run.spec)) is None:
+            message = (
+                f"The loss does not end the run before step {schedule[0].step}, the first of autoStopLossSchedule."
+            )
+            return Finding(RULE, "NotScheduledYet", message)
+        said = problem.message if schedule and problem is not None else switched_off(seen.run.spec)
+        return Finding(RULE, "Off", said or "The rule is off.")
     if all(pod.training is not Training.RUNNING for pod in seen.live_pods):
         return Finding(RULE, "NotRunning", "No loss is read: no training is running.")
     if (trouble := unread(seen)) is not None:
@@ -122,7 +140,7 @@ def _not_below(seen: Observed, threshold: float, loss: float, step: int) -> Find
     best, highest = seen.track.best_loss, seen.track.losses.highest
     if loss >= threshold:
         lowest = f"; the lowest so far was {shown(best)}" if best is not None and best < loss else ""
-        message = f"{at} is not below {shown(threshold)} (autoStopLoss){lowest}. {LOW_OBSERVATIONS} observations in a row below it end the run."
+        message = f"{at} is not below {shown(threshold)} ({_field(seen)}){lowest}. {LOW_OBSERVATIONS} observations in a row below it end the run."
         return Finding(RULE, "NotBelow", message)
     if _is_default(seen) and loss < 0:
         message = f"{at} is negative: the installation's default {shown(threshold)} does not apply to it."
@@ -136,7 +154,7 @@ def _not_below(seen: Observed, threshold: float, loss: float, step: int) -> Find
 def _too_few(seen: Observed, threshold: float, loss: float, step: int) -> Finding:
     low = takewhile(lambda one: one.loss is not None and one.loss < threshold, reversed(seen.track.losses.logged))
     message = (
-        f"Loss {shown(loss)} at step {step} is below {shown(threshold)} (autoStopLoss), in {sum(1 for _ in low)} of {LOW_OBSERVATIONS} observations in a"
+        f"Loss {shown(loss)} at step {step} is below {shown(threshold)} ({_field(seen)}), in {sum(1 for _ in low)} of {LOW_OBSERVATIONS} observations in a"
         " row. The same value read again is no second one."
     )
     return Finding(RULE, "TooFewObservations", message)
@@ -157,8 +175,8 @@ def misunderstood(spec: TrainingRunSpec) -> str:
     if spec.auto_stop_loss is None or spec.auto_stop_loss >= 0 or spec.auto_stop_loss == OFF_VALUE:
         return ""
     return (
-        f"The loss does not end the run: a negative autoStopLoss ({spec.auto_stop_loss:g}) switches the rule off, and a threshold below zero is not"
-        " supported yet."
+        f"The loss does not end the run: a negative autoStopLoss ({spec.auto_stop_loss:g}) switches the rule off. For a threshold below zero write a"
+        f" stop rule: stopRules: [{{threshold: {{value: {spec.auto_stop_loss:g}}}}}]."
     )
 
 
@@ -172,7 +190,12 @@ def stage_note(seen: Observed) -> str:
 
 def _is_default(seen: Observed) -> bool:
     """Whether the threshold is the default of the installation: the spec has none."""
-    return seen.run.spec.auto_stop_loss is None
+    return seen.run.spec.auto_stop_loss is None and not seen.run.spec.auto_stop_loss_schedule
+
+
+def _field(seen: Observed) -> str:
+    """Return the field that has the threshold."""
+    return "autoStopLossSchedule" if seen.run.spec.auto_stop_loss_schedule else "autoStopLoss"
 
 
 def _was_above(seen: Observed, threshold: float) -> bool:
@@ -215,7 +238,8 @@ def _low(seen: Observed, threshold: float | None) -> tuple[Logged, ...]:
     return newest if all(one.loss is not None and least <= one.loss < threshold for one in newest) else ()
 
 
-def _has_checkpoint(seen: Observed) -> bool:
+def has_checkpoint(seen: Observed) -> bool:
+    """Whether every rank has a complete checkpoint, or none is to be saved."""
     if seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED:
         return True
     reports = seen.reports

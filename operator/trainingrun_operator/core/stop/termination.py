@@ -62,7 +62,7 @@ def begin(seen: Observed, found: Finding, suspension: Termination | None = None)
         reason=clipped(found.reason, WORD_MAX),
         message=clipped(found.message, VERDICT_MAX),
         actor=clipped(found.actor, ACTOR_MAX),
-        mode=seen.run.spec.stop_mode,
+        mode=StopMode.LAST_CHECKPOINT if found.ending and found.ending.spoiled else seen.run.spec.stop_mode,
         phase=Phase.REQUESTED,
         inferred=found.inferred,
         requested_at=seen.wall,
@@ -109,7 +109,8 @@ def transition(seen: Observed, stop: Termination) -> Decision:
 
 def _drain(seen: Observed, stop: Termination) -> Decision:
     """Ask every running training to exit; advance when none runs, the grace period is over, or the stop mode needs no more."""
-    if stop.mode is not seen.run.spec.stop_mode:
+    spoiled = endings.ending_of(stop.status).spoiled
+    if stop.mode is not seen.run.spec.stop_mode and not spoiled:
         return _change_mode(stop, seen.run.spec.stop_mode)
     grace = seen.run.spec.shutdown.grace_seconds
     running = [pod for pod in seen.live_pods if pod.training is Training.RUNNING]
@@ -256,6 +257,8 @@ def _written_beside(seen: Observed, stop: Termination) -> Decision | None:
 def _improved(seen: Observed, stop: Termination) -> Saved | None:
     """Return the newest proven commit: one made on SIGTERM is newer than the one before deletion."""
     newer = seen.verified
+    if endings.ending_of(stop.status).spoiled:
+        return stop.saved
     if stop.saved is None or newer is None or newer.key == stop.saved.commit or newer.commit.checkpoint is None:
         return stop.saved
     further = Reached.of(newer.commit) > Reached.recorded(stop.saved)
@@ -277,8 +280,10 @@ def _release(seen: Observed, stop: Termination) -> Decision:
     effects = release.next_effects(seen)
     decision = transitions.wait(seen, *effects, note="the nodes are released")
     # What a new phase allows needs no event.
-    patience = 0 if release.advances(seen, effects) else transitions.patience(seen, release.seconds_still(seen))
-    return replace(decision, again_seconds=patience)
+    if release.advances(seen, effects):
+        return replace(decision, again_seconds=0)
+    patience = transitions.patience(seen, release.seconds_still(seen))
+    return replace(decision, again_seconds=min(patience, release.until_settled(seen)))
 
 
 def _settle(seen: Observed) -> Decision:

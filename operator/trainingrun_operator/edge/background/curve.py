@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 AT_ONCE: Final = 4
+AGE_SHARE: Final = 20
+"""A curve is written again after a twentieth of the time that it covers: 30 s more do not show on a picture of an hour."""
+INTERVAL_MAX_SECONDS: Final = 300.0
+"""The longest time between two writes for that reason."""
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +87,7 @@ class CurveWriter:
     def __init__(
         self, kube: Kube, leads: Callable[[], bool], seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`seconds`: minimum time between two writes of a curve. `leads`: whether this process may write."""
+        """`seconds`: minimum time between two writes of a curve, more of a long one. `leads`: whether this process may write."""
         self._kube, self._leads, self._seconds, self._clock = kube, leads, seconds, clock
         self._kept: dict[str, _Kept] = {}
         self._alarm = asyncio.Event()
@@ -159,10 +163,14 @@ class CurveWriter:
             manifest = core.config_map(kept.namespace, kept.name, kept.run_uid, curve)
             kept.uid = (await self._kube.create_config_map(manifest))["metadata"]["uid"]
         kept.written, kept.failures, kept.complaint = line.shape, 0, ""
-        kept.due = self._clock() + self._seconds
+        kept.due = self._clock() + self._interval(line)
         if ended:
             # There are thousands of ended runs: free their curves.
             kept.done, kept.line = True, Thinned()
+
+    def _interval(self, line: Thinned) -> float:
+        """Return the seconds to the next write."""
+        return max(self._seconds, min(INTERVAL_MAX_SECONDS, line.covered_seconds / AGE_SHARE))
 
     async def _find(self, kept: _Kept) -> None:
         """Look up the ConfigMap and merge its points.

@@ -94,7 +94,11 @@ class RescueReader:
 
 
 def _last_node(run: Run, pods: Sequence[Pod]) -> str:
-    named = [*(pod.node for pod in run.status.pods), *(pod.node for pod in pods)]
+    """Return the Node of the last pod; empty: it is not known. The status names a pod only as long as that exists."""
+    stop = run.status.termination
+    begun = stop.rescue.node if stop is not None and stop.rescue is not None else ""
+    only = run.status.nodes[0].name if len(run.status.nodes) == 1 else ""
+    named = [only, begun, *(pod.node for pod in run.status.pods), *(pod.node for pod in pods)]
     return next((node for node in reversed(named) if node), "")
 
 

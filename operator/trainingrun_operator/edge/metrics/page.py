@@ -15,7 +15,7 @@ from trainingrun_operator.core.facts.reading import GRADIENT_NORM, LOSS, Failure
 from trainingrun_operator.edge.metrics import gradient
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from trainingrun_operator.api.run import MetricNames
 
@@ -23,6 +23,8 @@ SERIES_MAX: Final = 64
 """Series of one name that are compared; more are ambiguous."""
 HITS_MAX: Final = 10_000
 """Occurrences of the wanted names on a page that are looked at."""
+STOP_RULE: Final = "stopRules"
+"""The field that asks for a value beside those of `spec.metrics.names`."""
 _LABELS_MAX: Final = 4096
 """Bytes of a series' labels that are read."""
 _INDENT_MAX: Final = 64
@@ -130,10 +132,15 @@ class _Page:
         return before.endswith(b"\n") or (not before and at <= _INDENT_MAX)
 
 
-def parse(page: bytes, names: MetricNames) -> Reading | Failure:
+def parse(page: bytes, names: MetricNames, further: Iterable[str] = ()) -> Reading | Failure:
     """Take the wanted values from a page, loss and step from series whose common labels are equal.
 
     Of several series of one name, the one without labels counts; series with labels must agree.
+
+    Args:
+        page: in Prometheus' text format or OpenMetrics.
+        names: of each list, the first name on the page counts.
+        further: names of other values. One that is ambiguous keeps no other value from being read.
     """
     looked = _Page(page)
     try:
@@ -143,14 +150,30 @@ def parse(page: bytes, names: MetricNames) -> Reading | Failure:
         labels = () if loss is None else [one.labels for one in loss.series]
         if (norm := gradient.not_finite(page, labels)) is not None:
             values[GRADIENT_NORM] = norm
+        others, troubles = _others(looked, [name for name in further if name not in values])
         return Reading(
-            values=values,
+            values=others | values,
+            troubles=troubles,
             step=_beside(loss, looked.find("step", names.step)),
             epoch=_beside(loss, looked.find("epoch", names.epoch)),
             total_epochs=_beside(loss, looked.find("totalEpochs", names.total_epochs)),
         )
     except _PageError as error:
         return error.failure
+
+
+def _others(looked: _Page, names: Sequence[str]) -> tuple[dict[str, float], dict[str, Failure]]:
+    """Return further values by name, and why those that are ambiguous have none."""
+    values: dict[str, float] = {}
+    troubles: dict[str, Failure] = {}
+    for name in names:
+        try:
+            found = looked.find(STOP_RULE, (name,))
+            if found is not None:
+                values[name] = _agreed(found, found.series)
+        except _PageError as error:
+            troubles[name] = error.failure
+    return values, troubles
 
 
 def _beside(loss: _Found | None, found: _Found | None) -> float | None:
@@ -192,9 +215,10 @@ def _ambiguous(field: str, wanted: _Wanted, what: str, series: Sequence[_Series]
     name = wanted.name.decode()
     told = f" (labels: {', '.join(labels)})" if labels else ""
     example = f'{name}{{{labels[0] if labels else "rank"}="…"}}'
+    where = "the metric of the stop rule" if field == STOP_RULE else f"spec.metrics.names.{field}"
     return _PageError(
         "AmbiguousSeries",
-        f"The metrics page is ambiguous: {what}{told}. None of them is used: select one in spec.metrics.names.{field}, as {example}, or show the value"
+        f"The metrics page is ambiguous: {what}{told}. None of them is used: select one in {where}, as {example}, or show the value"
         " without labels.",
     )
 

@@ -60,8 +60,9 @@ class PrometheusSource:
 
     async def read(self, target: Target) -> Reading | Failure:
         """See `MetricSource`."""
-        metrics = target.run.spec.metrics
-        return await scrape(self._session, f"http://{target.pod.host}:{metrics.port}{metrics.path}", metrics.names)
+        spec = target.run.spec
+        url = f"http://{target.pod.host}:{spec.metrics.port}{spec.metrics.path}"
+        return await scrape(self._session, url, spec.metrics.names, further=spec.further_values)
 
 
 async def scrape(
@@ -69,6 +70,7 @@ async def scrape(
     url: str,
     wanted: MetricNames,
     *,
+    further: tuple[str, ...] = (),
     timeout_seconds: float = TIMEOUT_SECONDS,
     cap_bytes: int = CAP_BYTES,
 ) -> Reading | Failure:
@@ -78,6 +80,7 @@ async def scrape(
         session: from `make_session`.
         url: ``http://<pod IP>:<port><path>``.
         wanted: of each list, the first name on the page counts.
+        further: names of other values, of which none has to be there.
         timeout_seconds: for the whole request, body included.
         cap_bytes: limit of the page after decompression.
     """
@@ -94,7 +97,8 @@ async def scrape(
     except (aiohttp.ClientError, OSError, ValueError) as error:
         return _connection_failure(url, error)
     # Parsing holds Python's lock only for short calls: in a thread, a large page does not delay other runs.
-    reading = parse(page, wanted) if len(page) <= _INLINE_BYTES else await asyncio.to_thread(parse, page, wanted)
+    small = len(page) <= _INLINE_BYTES
+    reading = parse(page, wanted, further) if small else await asyncio.to_thread(parse, page, wanted, further)
     if isinstance(reading, Reading) and reading.loss is None and reading.step is None:
         looked_for = ", ".join((*wanted.loss, *wanted.step))
         return Failure(

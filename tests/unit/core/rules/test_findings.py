@@ -28,6 +28,7 @@ from builders import (
     track_of,
 )
 from goldens import assert_golden
+from stop_rules import TIMEOUT, operator, reading, rows
 
 from trainingrun_operator.api.endings import AUTO_COMPLETE, FAILED
 from trainingrun_operator.api.exchange import MarkerSeen
@@ -58,6 +59,14 @@ def quiet(**fields):
 
 def with_spec(spec, **fields):
     return make_observed(run=make_run(spec=spec), **fields)
+
+
+def polled(*given, agent=None):
+    """What is seen after these stop rules and readings."""
+    one = operator(*(rule for rule in given if isinstance(rule, dict)))
+    one.agent = agent or one.agent
+    *_, seen = [one.poll(read) for read in given if not isinstance(read, dict)]
+    return seen
 
 
 CASES = {
@@ -112,6 +121,12 @@ CASES = {
         make_observed(track=track_of((NOW - 10, make_reading(loss=2, step=0)), (NOW, Reading(1, values={LOSS: 0.3, GRADIENT_NORM: nan})))),
         {"autoStopLoss": "GradientNotFinite"},
     ),
+    "its threshold begins at a later step": (
+        with_spec({"autoStopLoss": None, "autoStopLossSchedule": [{"step": 5000, "loss": 1}]}), {"autoStopLoss": "NotScheduledYet"},
+    ),
+    "a schedule of its threshold rises": (
+        with_spec({"autoStopLoss": None, "autoStopLossSchedule": [{"step": 0, "loss": 1}, {"step": 9, "loss": 2}]}), {"autoStopLoss": "Off"},
+    ),
     "a negative threshold may have been meant as one": (with_spec({"autoStopLoss": -15}), {"autoStopLoss": "Off"}),
     "no loss ends it": (with_spec({"autoStopLoss": -1}), {"autoStopLoss": "Off"}),
     "its loss is only watched": (with_spec({"autoStopLoss": None}), {"autoStopLoss": "NotBelow"}),
@@ -142,7 +157,42 @@ CASES = {
 }  # fmt: skip
 
 
+PLATEAU = {"metric": "eval_loss", "plateau": {"patience": 3, "minDelta": 0.01}}
+RULES_OF_ITS_OWN = {
+    "its value never appears": (polled(PLATEAU, *rows(2.0)), {"plateau": "NotSeen"}),
+    "its value has not changed": (polled(PLATEAU, reading(0, eval_loss=2), reading(100, eval_loss=2)), {"plateau": "LossNeverChanged"}),
+    "its step has not advanced": (polled(PLATEAU, reading(0, eval_loss=2)), {"plateau": "NeverAdvanced"}),
+    "its value is NaN": (polled(PLATEAU, *rows(2.0, nan, name="eval_loss")), {"plateau": "NotFinite"}),
+    "it warms up": (polled(PLATEAU | {"warmupSteps": 500}, *rows(2.0, name="eval_loss")), {"plateau": "WarmUp"}),
+    "its value is not below": (polled({"threshold": {"value": 0.5}}, *rows(2.0, 0.4)), {"threshold": "NotYet"}),
+    "its value improves": (polled(PLATEAU, *rows(2.0, 1.9, 1.95, name="eval_loss")), {"plateau": "NotYet"}),
+    "its value has not improved yet": (polled(PLATEAU, *rows(9.5, 9.6, 9.7, 9.8, name="eval_loss")), {"plateau": "NeverImproved"}),
+    "its value rises": (polled({"metric": "eval_loss", "rising": {"observations": 3}}, *rows(2.0, 2.1, 2.2, name="eval_loss")), {"rising": "NotYet"}),
+    "its value is finite": (polled({"nonFinite": {}}, *rows(2.0)), {"nonFinite": "NotYet"}),
+    "its value was NaN once": (polled({"nonFinite": {}}, *rows(2.0, nan)), {"nonFinite": "NotYet"}),
+    "it waits for a checkpoint": (
+        polled({"threshold": {"value": 0.5}}, *rows(2.0, 0.4, 0.3), agent=make_agent(newest=None)), {"threshold": "NoCheckpoint"},
+    ),
+    "it only reports": (polled(PLATEAU | {"action": "Shadow"}, *rows(2.0, 2.1, 2.2, 2.1, name="eval_loss")), {"plateau": "Plateau"}),
+    "it contradicts another": (
+        polled({"threshold": {"value": 0.5}}, {"name": "diverged", "goal": "Maximize", "threshold": {"value": 0.1}}, *rows(2.0)),
+        {"threshold": "InvalidStopRules", "diverged": "InvalidStopRules"},
+    ),
+    "its value went stale": (replace(polled(PLATEAU, *rows(2.0, name="eval_loss")), now=9000.0), {"plateau": "Stale"}),
+    "its step is that of another rank": (polled(PLATEAU, *rows(2.0, 1.9, name="eval_loss"), reading(100, eval_loss=2.0)), {"plateau": "StepFell"}),
+    "its value cannot be read": (polled(PLATEAU, TIMEOUT), {"plateau": "Timeout"}),
+}  # fmt: skip
+CASES |= RULES_OF_ITS_OWN
+
 ENDS = {
+    "its value is below the threshold": (polled({"threshold": {"value": 0.5}}, *rows(2.0, 0.4, 0.3)), {"threshold": "Threshold"}),
+    "its score is above the threshold": (
+        polled({"metric": "accuracy", "goal": "Maximize", "threshold": {"value": 0.9}}, *rows(0.5, 0.91, 0.93, name="accuracy")),
+        {"threshold": "Threshold"},
+    ),
+    "its value is on a plateau": (polled(PLATEAU, *rows(2.0, 1.8, 1.9, 1.85, 1.84, name="eval_loss")), {"plateau": "Plateau"}),
+    "its value rose three times": (polled({"metric": "eval_loss", "rising": {"observations": 3}}, *rows(2.0, 2.1, 2.2, 2.3, name="eval_loss")), {"rising": "Rising"}),
+    "its value is NaN twice": (polled({"nonFinite": {}}, *rows(2.0, nan, nan)), {"nonFinite": "NonFinite"}),
     "it crashed with a fatal exit code": (with_spec({"crash": {"fatalExitCodes": [2]}}, pods=(exited_pod(2),)), {"crashes": "FatalExitCode"}),
     "it crashed with a fatal pattern in its log": (
         with_spec({"crash": {"fatalLogPatterns": ["^CUDA error"]}}, pods=(exited_pod(1),), fatal_pattern="^CUDA error"),
@@ -215,6 +265,6 @@ def test_a_rule_that_is_only_watched_is_kept_with_the_first_time_that_it_fired()
     found = (Finding("a", "A", "a", FAILED, enforced=False), rated, Finding("c", "C", "c", FAILED, enforced=False))
     assert chain.shadows(seen, found) == (
         known,
-        Shadow(rule="b", would_stop_at=WALL, step=9, value="3"),
-        Shadow(rule="c", would_stop_at=WALL, step=None, value=""),
+        Shadow(rule="b", would_stop_at=WALL, step=9, value="3", trained_seconds=245, saved_gpu_hours=0),
+        Shadow(rule="c", would_stop_at=WALL, step=None, value="", trained_seconds=245, saved_gpu_hours=0),
     )

@@ -127,7 +127,7 @@ def test_a_default_threshold_says_why_it_does_not_count(track, reason):
 def test_only_a_negative_threshold_is_switched_off(written, off):
     said = loss.switched_off(make_spec(autoStopLoss=written))
     assert bool(said) == off
-    assert ("not supported yet" in said) == (written == -0.5), "It may be written as a threshold."
+    assert ("write a stop rule" in said) == (written == -0.5), "It may be written as a threshold."
 
 
 @pytest.mark.parametrize(
@@ -151,6 +151,13 @@ def test_the_metric_source_is_the_one_that_is_written_now(written, pinned):
     assert loss.effective(spec, pinned, Defaults()).metrics_source == "Mine"
 
 
+@pytest.mark.parametrize("written", [None, 0.3])
+def test_a_threshold_that_is_written_once_the_run_ends_does_not_bring_the_rule_back(written):
+    status = make_status(termination=make_stop(), effective=Effective(auto_stop_action="Off"))
+    found = loss.low_loss(make_observed(run=make_run(spec={"autoStopLoss": written}, status=status)))
+    assert (found.reason, found.message) == ("Off", "The rule is off.")
+
+
 AUTO = make_spec(metrics={"source": "Auto"})
 TAKEN = Effective(metrics_source="Logs", metrics_source_note="Prometheus was not taken: Timeout.")
 
@@ -171,13 +178,6 @@ def test_what_auto_has_taken_is_in_force_and_stays():
 
 def test_a_source_that_is_written_takes_the_place_of_what_auto_has_taken():
     assert source_in_force(make_spec(metrics={"source": "Prometheus"}), TAKEN, None) == ("Prometheus", "")
-
-
-@pytest.mark.parametrize("written", [None, 0.3])
-def test_a_threshold_that_is_written_once_the_run_ends_does_not_bring_the_rule_back(written):
-    status = make_status(termination=make_stop(), effective=Effective(auto_stop_action="Off"))
-    found = loss.low_loss(make_observed(run=make_run(spec={"autoStopLoss": written}, status=status)))
-    assert (found.reason, found.message) == ("Off", "The rule is off.")
 
 
 LOW = losses(2.0, 0.4, 0.3)
@@ -205,13 +205,43 @@ def test_stopping_never_means_losing_everything(spec, agent, ends):
     assert (ending(seen) is not None) == ends
 
 
+SCHEDULE = {"autoStopLossSchedule": [{"step": 1100, "loss": 1.0}, {"step": 1300, "loss": 0.5}]}
+
+
+@pytest.mark.parametrize(
+    ("spec", "track", "ends"),
+    [
+        pytest.param({"autoStopLoss": None}, losses(0.9, 0.8, first_step=800), None, id="before its first step there is no threshold"),
+        pytest.param({"autoStopLoss": 2}, losses(1.9, 1.8, first_step=800), "Loss 1.8 < 2 at step 1000.", id="before its first step the written one applies"),
+        pytest.param({"autoStopLoss": 2}, losses(1.9, 1.8), None, id="from then on it does not"),
+        pytest.param({"autoStopLoss": None}, losses(0.9, 0.8), "Loss 0.8 < 1 at step 1200.", id="the first threshold"),
+        pytest.param({"autoStopLoss": None}, losses(2.0, 0.9, 0.8), None, id="the second one is lower"),
+        pytest.param({"autoStopLoss": None}, losses(2.0, 0.4, 0.3), "Loss 0.3 < 0.5 at step 1300.", id="below the second one"),
+        pytest.param({"autoStopLoss": None}, losses(-1.0, -2.0, -3.0), "Loss -3 < 0.5 at step 1300.", id="a written schedule acts on any loss"),
+    ],
+)  # fmt: skip
+def test_a_threshold_that_falls_as_the_steps_grow(spec, track, ends):
+    seen = make_observed(run=make_run(spec=SCHEDULE | spec), track=track)
+    found = ending(seen)
+    assert (found and found.message) == ends
+    assert loss.in_force(seen).auto_stop_action == "Stop"
+
+
+def test_a_schedule_that_is_not_valid_ends_nothing_and_says_so():
+    schedule = {"autoStopLossSchedule": [{"step": 0, "loss": 0.5}, {"step": 10, "loss": 1}], "autoStopLoss": None}
+    seen = make_observed(run=make_run(spec=schedule), track=LOW)
+    assert ending(seen) is None
+    assert "must fall" in loss.low_loss(seen).message
+
+
 SHADOWED = {"autoStopLoss": None}
 
 
 def test_a_threshold_that_is_only_watched_says_when_it_would_have_ended_the_run():
     seen = make_observed(run=make_run(spec=SHADOWED), track=LOW)
     assert ending(seen) is None
-    assert shadows(seen) == (Shadow(rule="autoStopLoss", would_stop_at=seen.wall, step=1300, value="0.3"),)
+    trained = {"trained_seconds": 245, "saved_gpu_hours": 0}
+    assert shadows(seen) == (Shadow(rule="autoStopLoss", would_stop_at=seen.wall, step=1300, value="0.3", **trained),)
 
 
 @pytest.mark.parametrize(

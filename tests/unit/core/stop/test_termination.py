@@ -35,7 +35,7 @@ from builders import (
 
 from trainingrun_operator.api import endings, names
 from trainingrun_operator.api.exchange import AgentError, SaveRequest, StopRequest
-from trainingrun_operator.api.status import NodePhase, Phase, PodStatus, Progress, Saved
+from trainingrun_operator.api.status import NodePhase, Phase, PodStatus, Progress, Saved, StopMode
 from trainingrun_operator.checkpoints.documents import Checkpoint
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import (
@@ -890,9 +890,49 @@ def test_after_a_new_phase_of_a_node_the_next_step_does_not_wait(node, facts, ag
     assert decide(seen).again_seconds == again
 
 
+@pytest.mark.parametrize(
+    ("tainted", "again"),
+    [
+        pytest.param(3, 1, id="the taint is checked while it settles"),
+        pytest.param(9.75, 0.25, id="it is looked at when it has settled, and not a second later"),
+    ],
+)
+def test_a_tainted_node_is_looked_at_when_it_has_settled(tainted, again):
+    node, facts = make_node(NodePhase.CORDONED), make_node_facts(tainted_by=RUN_UID)
+    releasing = make_status(termination=make_stop(Phase.RELEASING), nodes=(node,))
+    seen = make_observed(run=make_run(status=releasing), pods=(), nodes=(facts,), pools=(make_pool(settleSeconds=10),))
+    assert decide(replace(seen, gate_seconds={node.uid: tainted})).again_seconds == again
+
+
 def test_a_node_that_moves_on_after_hours_is_looked_at_at_once_again():
     node = make_node(NodePhase.CORDONED)
     releasing = make_status(termination=make_stop(Phase.RELEASING), nodes=(node,))
     fields: dict[str, Any] = {"run": make_run(status=releasing), "pods": (), "phase_seconds": 7200.0}
     assert decide(make_observed(node_seconds={node.uid: 2.0}, **fields)).again_seconds == 1
     assert decide(make_observed(node_seconds={node.uid: 7200.0}, **fields)).again_seconds == 60
+
+
+# -- a value that is not finite -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", StopMode)
+def test_a_training_that_diverged_is_not_asked_for_another_checkpoint(mode):
+    """What it saves now is worth nothing, whatever spec.stopMode is."""
+    run = make_run(spec={"stopMode": mode.value, "stopRules": [{"nonFinite": {}}]})
+    found = Finding("nonFinite", "NonFinite", "loss nan at step 300.", endings.AUTO_NON_FINITE)
+    (begin,) = [one for one in termination.begin(make_observed(run=run), found).effects if isinstance(one, Begin)]
+    assert begin.termination.mode is StopMode.LAST_CHECKPOINT
+    draining = begin.termination.model_copy(update={"phase": Phase.DRAINING})
+    after = advanced(make_observed(run=replace(run, status=make_status(termination=draining))))
+    assert (after.phase, after.mode) == (Phase.SAVING, StopMode.LAST_CHECKPOINT)
+
+
+def test_what_a_diverged_training_saves_while_it_ends_does_not_take_the_place_of_the_last_checkpoint():
+    saved = make_saved(step=1200)
+    later = make_verified(
+        generation=8, checkpoint=Checkpoint(dir="checkpoint-1300", step=1300, complete=True, evidence="x")
+    )
+    gone: dict[str, Any] = {"pods": (), "workload": make_workload(suspended=True), "verified": later, "agent": None}
+    for status, step in (("auto_non_finite", 1200), ("auto_plateau", 1300)):
+        after = advanced(stopping_at(Phase.DELETING, stop={"status": status, "saved": saved}, **gone))
+        assert after.saved.step == step

@@ -61,6 +61,21 @@ def test_what_is_no_json_is_refused_as_by_the_parser(text):
         slim.loads(text)
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        pytest.param({"a": [1.5, None, True, "}]"]}, id="short"),
+        pytest.param({"a": "é" * 100}, id="not ASCII"),
+        pytest.param({"a": "x" * 20_000, "b": [{}]}, id="longer than what is parsed at once"),
+        pytest.param({"a": ["\\", '\\"', '\\\\"']}, id="escapes"),
+        pytest.param({}, id="empty"),
+    ],
+)
+def test_the_text_of_a_template_is_what_its_author_wrote(template):
+    found = slim.loads(sent({"spec": {"template": template, "stop": True}, "status": {"template": 1}}))
+    assert found == {"spec": {"template": sent(template).decode(), "stop": True}, "status": {"template": 1}}
+
+
 def bomb(unit, size=1_400_000):
     many = b",".join([unit] * (size // (len(unit) + 1)))
     return b'{"metadata":{"name":"n"},"spec":{"stop":true,"template":{"x":[' + many + b"]}}}"

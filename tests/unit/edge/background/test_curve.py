@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
-from builders import NAME, NAMESPACE, RUN_UID, losses, make_observed, make_run, make_status, make_stop
+from builders import NAME, NAMESPACE, RUN_UID, WALL, losses, make_observed, make_run, make_status, make_stop
 from fakes import EVENTS, ApiError, Plain, api_server
 
 from trainingrun_operator.api.curve import Curve
@@ -15,12 +16,14 @@ from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.curve import Thinned, added, config_map, observed
 from trainingrun_operator.edge.background import curve as module
 from trainingrun_operator.edge.background import loop as worker
-from trainingrun_operator.edge.background.curve import CurveWriter
+from trainingrun_operator.edge.background.curve import INTERVAL_MAX_SECONDS, CurveWriter
 from trainingrun_operator.edge.kube import Kube
 
 ALL = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
 CURVE = f"{ALL}/{NAME}-curve"
 EVERY = 30
+AT = int(datetime.fromisoformat(WALL).timestamp())
+"""When everything is seen."""
 
 
 @pytest.fixture
@@ -67,6 +70,27 @@ async def test_the_first_observation_is_written_at_once_the_next_after_a_while(p
     await look(place, 2.0, 1.5, 1.2, after=20)
     assert stored(place) == [2.0, 1.5, 1.2]
     assert place.api.lines() == [f"GET {CURVE}", f"POST {ALL}", f"PATCH {CURVE}"]
+
+
+@pytest.mark.parametrize(
+    ("covered", "interval"),
+    [
+        pytest.param(0, EVERY, id="one point"),
+        pytest.param(600, EVERY, id="ten minutes"),
+        pytest.param(3600, 180, id="an hour"),
+        pytest.param(86_400, INTERVAL_MAX_SECONDS, id="a day"),
+    ],
+)
+async def test_the_longer_a_curve_the_less_often_it_is_written(place, covered, interval):
+    line = added(Thinned(), at=AT - covered, step=0, epoch=None, loss=9.0)
+    place.api.put(own(line.curve))
+    values = [5.0]
+    await look(place, *values)
+    assert stored(place)[-1] == 5.0
+    await look(place, *values, 4.0, after=interval - 1)
+    assert stored(place)[-1] == 5.0
+    await look(place, *values, 4.0, 3.0, after=1)
+    assert stored(place)[-1] == 3.0
 
 
 async def test_a_run_that_makes_no_step_costs_nothing(place):

@@ -163,6 +163,21 @@ async def test_the_last_node_is_known_after_its_pods(look):
     assert (await look(pods=())).last_node == ""
 
 
+@pytest.mark.parametrize(
+    ("rescue", "nodes", "last"),
+    [
+        pytest.param(Rescue(node="gpu-1"), (), "gpu-1", id="the rescue has named it"),
+        pytest.param(
+            Rescue(node="gpu-2"), (make_node(),), "gpu-2", id="the rescue knows better than the list of nodes"
+        ),
+        pytest.param(None, (make_node(),), "gpu-1", id="the run has used one node"),
+        pytest.param(None, (make_node(), make_node(name="gpu-2", uid="n2")), "", id="the run has used two"),
+    ],
+)
+async def test_the_last_node_is_known_once_the_status_has_forgotten_the_pod(look, rescue, nodes, last):
+    assert (await look(run=a_run(rescue=rescue, status={"nodes": nodes}), pods=())).last_node == last
+
+
 async def test_its_job_and_the_newest_of_its_own_pods(look):
     later = rescue_pod("b", created="2026-01-02T03:03:00Z")
     others = (

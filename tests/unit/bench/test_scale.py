@@ -1,0 +1,70 @@
+"""The rows `scale/N`: what is kept of them, and that a simulated run looks to the operator like one that trains."""
+
+from __future__ import annotations
+
+import json
+
+from bench.fleet import PAGE_LINES, Fleet, Trainer
+from bench.results import keep
+from bench.scale import Scaled, ScaleRow
+
+from trainingrun_operator.api.exchange import AgentReport
+from trainingrun_operator.api.run import MetricNames
+from trainingrun_operator.core.facts.pod import Pod, Training
+from trainingrun_operator.core.facts.reading import Reading
+from trainingrun_operator.core.facts.run import Run
+from trainingrun_operator.edge.cache import Cache
+from trainingrun_operator.edge.metrics.page import parse
+
+
+def test_a_row_of_scale_is_kept_with_every_figure(tmp_path):
+    path = tmp_path / "results.json"
+    found = Scaled(0.05, 120.5, 130.0, 0.0, 0.1, 0.02, 0.2, 11.0, 4.5, 3.9)
+    keep(path, [ScaleRow("scale/200", found)])
+    assert json.loads(path.read_text(encoding="utf-8"))["scale/200"] == {
+        "cpu_share": 0.05,
+        "rss_mib": 120.5,
+        "peak_mib": 130.0,
+        "late_p50_s": 0.0,
+        "late_p99_s": 0.1,
+        "stop_p50_s": 0.02,
+        "stop_p99_s": 0.2,
+        "api_per_s": 11.0,
+        "start_s": 4.5,
+        "start_cpu_s": 3.9,
+    }
+
+
+def test_a_simulated_run_trains_and_its_objects_are_as_long_as_real_ones():
+    trainer = Trainer(7, "http://127.0.0.1:9", 8000, commits=True)
+    run, job, pod, node = trainer.objects()
+    sizes = {one["kind"]: len(json.dumps(one)) for one in (run, job, pod)}
+    assert sizes["TrainingRun"] > 3_000, sizes
+    assert min(sizes["Job"], sizes["Pod"]) > 10_000, sizes
+    cache = Cache()
+    assert cache.put_run(run)
+    parsed = Run.of(cache.runs[trainer.uid])
+    seen = Pod.of(pod, container=parsed.spec.template.first_container)
+    assert (seen.training, seen.node) == (Training.RUNNING, node["metadata"]["name"])
+    assert cache.put_child("Job", job, deleted=False) == parsed.uid
+
+
+def test_the_pages_of_a_simulated_run_are_read_and_go_on():
+    trainer = Trainer(7, "http://127.0.0.1:9", 8000, commits=True)
+    first, second = (parse(trainer.page(), MetricNames()) for _ in range(2))
+    assert isinstance(first, Reading)
+    assert isinstance(second, Reading)
+    assert first.step is not None
+    assert second.step is not None
+    assert second.step > first.step
+    assert trainer.page().count(b"\n") > PAGE_LINES
+    assert AgentReport.model_validate_json(trainer.report()).commit is not None
+
+
+def test_a_poll_is_late_by_what_it_comes_after_ten_seconds():
+    fleet = Fleet(3, "http://127.0.0.1:9", 8000, commits=False)
+    fleet.trainers[0].polled = [0.0, 10.0, 20.5]
+    fleet.trainers[1].polled = [1.0]
+    assert fleet.polls() == {"never": 1, "late": {"p50": 0.5, "p99": 0.5}, "polls": 2}
+    fleet.clear()
+    assert fleet.polls() == {"never": 1, "late": {}, "polls": 0}
