@@ -32,6 +32,8 @@ VALUES = json.loads((CHART / "values.schema.json").read_text())
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
 FOREIGN = ("kube-prometheus-stack",)
 """Charts of others whose values the docs show, by how a block's title begins."""
+SIMULATED = "rules.yaml"
+"""Title of blocks with fields of a run's spec that `simulate` reads."""
 BASE = {
     "apiVersion": names.API_VERSION,
     "kind": names.RUN_KIND,
@@ -87,6 +89,8 @@ def checked(document, title=""):
         return [] if {"apiVersion", "metadata"} <= document.keys() else ["it has a kind, but no apiVersion or metadata"]
     if isinstance(document, dict) and set(document) == {"spec"}:
         return complaints(merged(BASE, document))
+    if title == SIMULATED:
+        return complaints(merged(BASE, {"spec": document}))
     if title.startswith(FOREIGN):
         return []
     return complaints_about_values(document)
