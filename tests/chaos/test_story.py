@@ -54,7 +54,7 @@ VOLUMES = (*CLAIMS, "network", "folder")
 EVERY_EFFECT = [
     *(pytest.param(Scenario(cause), id=cause) for cause in ENDS),
     pytest.param(Scenario("exit", suspended=(20, 100)), id="suspended and resumed"),
-    pytest.param(Scenario("exit", second_run=("exit", 95.0)), id="another run wants the node that is being released"),
+    pytest.param(Scenario("exit", second_run=("exit", 90.0)), id="another run wants the node that is being released"),
     pytest.param(Scenario("exit", goes_after=5), id="it goes some time after its end"),
     *(
         pytest.param(

@@ -14,6 +14,7 @@ from integration.agent.checkpoints import MIB, hf_checkpoint, safetensors
 from integration.agent.pods import BUCKET, Store, wait_for
 from integration.agent.proxy import Do, Request
 
+from trainingrun_operator.agent.upload import SMALL_THREADS
 from trainingrun_operator.api.exchange import SaveRequest, StopRequest
 
 pytestmark = pytest.mark.s3
@@ -291,7 +292,9 @@ def test_a_final_commit_brings_what_was_skipped_and_the_rest(make_pod, store):
     assert store.content(final) == files | rest
 
 
-@pytest.mark.parametrize(("files", "earlier"), [(1, [100]), (40, [])], ids=["all on its way", "some not begun"])
+@pytest.mark.parametrize(
+    ("files", "earlier"), [(1, [100]), (SMALL_THREADS + 40, [])], ids=["all on its way", "some not begun"]
+)
 def test_sigterm_ends_in_a_final_commit(make_pod, store, proxy, files, earlier):
     begun, heard = threading.Event(), threading.Event()
 
@@ -305,7 +308,7 @@ def test_sigterm_ends_in_a_final_commit(make_pod, store, proxy, files, earlier):
     pod = make_pod(endpoint=proxy.url)
     written = hf_checkpoint(pod.volume, 100)
     for number in range(files):
-        written[path := f"checkpoint-100/shard-{number:02d}"] = content = os.urandom(100)
+        written[path := f"checkpoint-100/shard-{number:03d}"] = content = os.urandom(100)
         (pod.volume / path).write_bytes(content)
     pod.annotate(stop=StopRequest(id="t7"))
     pod.start()
