@@ -41,9 +41,12 @@ def test_a_path_that_is_no_folder_is_reported_and_never_committed_as_empty(make_
     assert words in report.error.message
     assert str(pod.volume) in report.error.message
     assert (report.files, report.temporary_files) == (None, None), "Not known is not none."
+    mended = pod.volume.with_name("mended")
+    mended.mkdir()
+    files = hf_checkpoint(mended, 100)
     pod.volume.unlink()
-    pod.volume.mkdir()
-    files = hf_checkpoint(pod.volume, 100)
+    # An empty folder would be committed as it is: the training has ended.
+    mended.rename(pod.volume)
     commit = wait_for(lambda: next((one for one in store.commits() if one.final), None))
     assert store.commits() == [commit], "Until it could be read, nothing was committed."
     assert store.content(commit) == files
