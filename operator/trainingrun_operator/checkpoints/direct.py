@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from botocore.awsrequest import AWSPreparedRequest
 from botocore.compat import HTTPHeaders
 
 from trainingrun_operator.checkpoints.connections import BrokenError, Connections, TakeError
-from trainingrun_operator.checkpoints.signing import ALGORITHM, UNSIGNED, Signer, path_of, query_of
+from trainingrun_operator.checkpoints.signing import UNSIGNED, Signer, head_of, path_of, query_of, signed_of
 
 if TYPE_CHECKING:
     import socket
@@ -50,7 +49,6 @@ _OWN: Final = frozenset({
 """Headers that each request has for itself, or does without."""
 _FOREIGN: Final = frozenset({"transfer-encoding", "content-encoding", "x-amz-trailer", "x-amz-s3session-token"})
 """Headers of ways to send that are botocore's alone."""
-_CREDENTIAL: Final = re.compile(rf"{ALGORITHM} Credential=[^,]*/\d{{8}}/([^/,]+)/([^/,]+)/aws4_request,")
 
 
 class _BuiltError(Exception):
@@ -100,8 +98,8 @@ class Form:
         """
         url = urlsplit(request.url)
         headers = {name.lower(): _text(value) for name, value in request.headers.items()}
-        found = _CREDENTIAL.match(headers.get("authorization", ""))
-        if not found or not url.path.endswith(f"/{_KEY}") or headers.keys() & _FOREIGN:
+        signed = signed_of(headers.get("authorization", ""))
+        if signed is None or not url.path.endswith(f"/{_KEY}") or headers.keys() & _FOREIGN:
             return None
         query = tuple(one for one in parse_qsl(url.query, keep_blank_values=True) if one[0] not in own)
         return cls(
@@ -112,8 +110,8 @@ class Form:
             query,
             {"host": url.netloc} | {name: value for name, value in headers.items() if name not in _OWN},
             headers.get("user-agent", ""),
-            found[1],
-            found[2],
+            signed.region,
+            signed.service,
             headers.get("x-amz-content-sha256") != UNSIGNED,
         )
 
@@ -136,8 +134,7 @@ class Form:
         headers["user-agent"] = self.agent
         if self.is_write:
             headers["content-length"] = str(len(request.body))
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        return f"{self.method} {path}{'?' if query else ''}{query} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+        return head_of(self.method, f"{path}?{query}" if query else path, headers)
 
 
 @dataclass
@@ -267,7 +264,7 @@ class Direct:
         signer = self._signers.get(which)
         if signer is None:
             self._signers.clear()  # those of keys that were renewed
-            signer = Signer(keys.access_key or "", keys.secret_key or "", keys.token, form.region, form.service)
+            signer = Signer.of(keys, form.region, form.service)
             self._signers[which] = signer
         return signer
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from urllib.parse import quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from botocore.credentials import ReadOnlyCredentials
 
 UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 """Instead of a digest of the body. S3 accepts it over TLS, where the body is protected by the connection."""
@@ -21,6 +24,25 @@ EMPTY: Final = hashlib.sha256(b"").hexdigest()
 """Digest of no body."""
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 _UNRESERVED: Final = "-_.~"
+_AUTHORIZATION: Final = re.compile(
+    rf"{ALGORITHM} Credential=[^,]+/\d{{8}}/(?P<region>[^/,]+)/(?P<service>[^/,]+)/aws4_request,"
+    r" SignedHeaders=(?P<names>[a-z0-9;-]+), Signature=[0-9a-f]{64}"
+)
+
+
+class Signed(NamedTuple):
+    """What a header ``authorization`` says of its signature."""
+
+    region: str
+    service: str
+    names: tuple[str, ...]
+    """Of the headers that are signed."""
+
+
+def signed_of(authorization: str) -> Signed | None:
+    """Parse a header ``authorization``; None: it is of another algorithm."""
+    found = _AUTHORIZATION.fullmatch(authorization)
+    return None if found is None else Signed(found["region"], found["service"], tuple(found["names"].split(";")))
 
 
 def path_of(key: str, bucket: str = "") -> str:
@@ -35,6 +57,12 @@ def query_of(parameters: Iterable[tuple[str, str]]) -> str:
     )
 
 
+def head_of(method: str, target: str, headers: Mapping[str, str]) -> bytes:
+    """Return the head of a request, as it is sent. ``target``: path and query, encoded."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+
+
 class Signer:
     """Signs requests with one set of credentials, in one region. Thread-safe."""
 
@@ -46,6 +74,11 @@ class Signer:
         """The day, its scope and its key."""
         self._second = (-1, "")
         """The newest second of a request, and how it is written."""
+
+    @classmethod
+    def of(cls, keys: ReadOnlyCredentials, region: str, service: str) -> Self:
+        """Make one with botocore's credentials."""
+        return cls(keys.access_key or "", keys.secret_key or "", keys.token, region, service)
 
     def signed(  # the parts of a request
         self,

@@ -6,7 +6,6 @@ repetitions. There is a template only if this signature of that request is botoc
 
 from __future__ import annotations
 
-import re
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from urllib.parse import urlsplit
 
 from botocore.utils import get_environ_proxies
 
-from trainingrun_operator.checkpoints.signing import Signer, path_of
+from trainingrun_operator.checkpoints.signing import Signer, head_of, path_of, signed_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,10 +23,6 @@ if TYPE_CHECKING:
     from botocore.credentials import ReadOnlyCredentials
     from botocore.hooks import BaseEventHooks
 
-_AUTHORIZATION: Final = re.compile(
-    r"AWS4-HMAC-SHA256 Credential=[^,]+/\d{8}/(?P<region>[^/,]+)/(?P<service>[^/,]+)/aws4_request,"
-    r" SignedHeaders=(?P<names>[a-z0-9;-]+), Signature=[0-9a-f]{64}"
-)
 _OF_THE_SIGNATURE: Final = ("x-amz-date", "x-amz-content-sha256", "x-amz-security-token")
 _PORTS: Final = {"http": 80, "https": 443}
 
@@ -76,14 +71,14 @@ class Template:
         """Make a template of the request that botocore sent for `key`; None if it cannot be repeated."""
         url = urlsplit(sent.url)
         headers = {name.lower(): _text(value) for name, value in sent.headers.items()}
-        signed = _AUTHORIZATION.fullmatch(headers.get("authorization", ""))
+        signed = signed_of(headers.get("authorization", ""))
         if sent.method != "HEAD" or url.query or signed is None or get_environ_proxies(sent.url):
             return None
         if url.hostname is None or not url.path.endswith(path_of(key)):
             return None
-        those = {name: headers.get(name, "") for name in signed["names"].split(";")}
+        those = {name: headers.get(name, "") for name in signed.names}
         payload = headers.get("x-amz-content-sha256", "")
-        signer = _signer(keys, signed["region"], signed["service"])
+        signer = Signer.of(keys, signed.region, signed.service)
         moment = headers.get("x-amz-date", "")
         own = signer.authorization("HEAD", url.path, those, query="", payload=payload, moment=moment)
         if own != headers["authorization"]:
@@ -96,24 +91,19 @@ class Template:
             headers={name: value for name, value in those.items() if name not in _OF_THE_SIGNATURE},
             payload=payload,
             agent=headers.get("user-agent", ""),
-            region=signed["region"],
-            service=signed["service"],
+            region=signed.region,
+            service=signed.service,
         )
 
     def signer(self, keys: ReadOnlyCredentials) -> Signer:
         """Return a signer for its requests."""
-        return _signer(keys, self.region, self.service)
+        return Signer.of(keys, self.region, self.service)
 
     def request(self, key: str, signer: Signer) -> bytes:
         """Return the signed request for a key, as it is sent."""
         path = self.prefix + path_of(key)
         headers = signer.signed("HEAD", path, self.headers, payload=self.payload)
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        return f"HEAD {path} HTTP/1.1\r\n{lines}user-agent: {self.agent}\r\n\r\n".encode("latin-1")
-
-
-def _signer(keys: ReadOnlyCredentials, region: str, service: str) -> Signer:
-    return Signer(keys.access_key or "", keys.secret_key or "", keys.token, region, service)
+        return head_of("HEAD", path, {**headers, "user-agent": self.agent})
 
 
 def _text(value: str | bytes) -> str:
