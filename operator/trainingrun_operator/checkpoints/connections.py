@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from urllib3.exceptions import HTTPError
 
+from trainingrun_operator.checkpoints import http_head
+from trainingrun_operator.checkpoints.http_head import END, HEAD_MAX_BYTES, RECEIVE_BYTES, BadHeadError
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
@@ -20,18 +23,14 @@ PIECE_BYTES: Final = 128 << 10
 """Bytes of a body that are sent, and counted, at once."""
 ROOM_BYTES: Final = 256 << 10
 """Of an answer's body, handed over at once: it stays in the processor's cache until it is hashed and written."""
-HEAD_MAX_BYTES: Final = 64 << 10
 BODY_MAX_BYTES: Final = 64 << 10
 """Of an answer that is not asked for a body."""
 INTERIM_MAX: Final = 8
 """Answers before the answer, such as 100 Continue."""
-_RECEIVE_BYTES: Final = 16 << 10
 _OK: Final = range(200, 300)
 _NO_CONTENT: Final = 204
-_STATUS_DIGITS: Final = 3
 _DIGITS_MAX: Final = 18
 """Of a length: int refuses thousands of them."""
-_ONCE: Final = frozenset({"connection", "content-length", "transfer-encoding"})
 
 
 class BrokenError(Exception):
@@ -102,11 +101,11 @@ class Connection:
         """
         received = self._first()
         for _ in range(INTERIM_MAX):
-            while (end := received.find(b"\r\n\r\n")) < 0:
+            while (end := received.find(END)) < 0:
                 if len(received) > HEAD_MAX_BYTES:
                     raise BrokenError("the head of the answer is too large")
                 received += self._more()
-            answer, received = parsed(received[:end]), received[end + 4 :]
+            answer, received = parsed(received[:end]), received[end + len(END) :]
             if answer.status >= _OK.start:
                 self._rest = received
                 return answer
@@ -140,7 +139,7 @@ class Connection:
 
     def _first(self) -> bytes:
         try:
-            first = self._socket.recv(_RECEIVE_BYTES)
+            first = self._socket.recv(RECEIVE_BYTES)
         except ConnectionError as broken:
             raise _UnheardError(type(broken).__name__) from broken
         if not first:
@@ -148,7 +147,7 @@ class Connection:
         return first
 
     def _more(self) -> bytes:
-        if not (more := self._socket.recv(_RECEIVE_BYTES)):
+        if not (more := self._socket.recv(RECEIVE_BYTES)):
             raise BrokenError("the answer is cut")
         return more
 
@@ -287,20 +286,12 @@ def parsed(head: bytes) -> Answer:
     """Parse the head of an answer.
 
     Raises:
-        BrokenError: it is none, or says two things of its length.
+        BrokenError: it is none of HTTP/1.1, or says two things.
     """
-    first, *lines = head.split(b"\r\n")
-    version, _, rest = first.partition(b" ")
-    status = rest[:3]
-    if version != b"HTTP/1.1" or len(status) != _STATUS_DIGITS or not status.isdigit() or rest[3:4] not in {b"", b" "}:
+    try:
+        minor, status, headers = http_head.parsed(head)
+    except BadHeadError as error:
+        raise BrokenError(str(error)) from error
+    if not minor:
         raise BrokenError("the answer is not of HTTP/1.1")
-    headers: dict[str, str] = {}
-    for line in lines:
-        name, colon, value = line.partition(b":")
-        if not colon or not name or name != name.strip():
-            raise BrokenError("the answer has a header that is none")
-        known, text = name.decode("latin-1").lower(), value.strip().decode("latin-1")
-        if known in headers and known in _ONCE:
-            raise BrokenError(f"the answer has {known} twice")
-        headers[known] = text
-    return Answer(int(status), headers)
+    return Answer(status, headers)

@@ -306,13 +306,13 @@ class _Flight:
         self._take(file, said)
 
     def _take(self, file: FileEntry, said: Answer) -> None:
-        size = said.headers.get(b"content-length", b"")
+        size = said.headers.get("content-length", "")
         if said.status in _TOO_MANY:
             self._slow_down(file)
-        elif said.status == _MISSING or (said.status == _OK and size.isdigit()):
+        elif said.status == _MISSING or (said.status == _OK and size.isascii() and size.isdecimal()):
             self._failures = self._pauses = 0
             self._door.pace.answered()
-            crc = said.headers.get(b"x-amz-checksum-crc64nvme", b"").decode("latin-1")
+            crc = said.headers.get("x-amz-checksum-crc64nvme", "")
             self._results.append(Result(file, Found(int(size), crc) if said.status == _OK else None))
         else:
             self._doubtful.append(file)

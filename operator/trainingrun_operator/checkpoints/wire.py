@@ -7,25 +7,20 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import selectors
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from trainingrun_operator.checkpoints import http_head
+from trainingrun_operator.checkpoints.http_head import END, HEAD_MAX_BYTES, RECEIVE_BYTES, BadHeadError
 from trainingrun_operator.checkpoints.metadata_guard import checked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-HEAD_MAX_BYTES: Final = 64 * 2**10
-"""Of an answer's status line and headers."""
-_RECEIVE_BYTES: Final = 2**14
-_STATUS: Final = re.compile(rb"HTTP/1\.([01]) (\d{3})(?: [^\r\n]*)?\r\n")
-_ONCE: Final = frozenset({b"content-length", b"x-amz-checksum-crc64nvme"})
 _FINAL: Final = 200
 """Lower statuses announce another answer."""
-_HEADER: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):[ \t]*+([^\r\n]*+)\r\n")
 
 Address = tuple[socket.AddressFamily, Any]
 """Family and socket address."""
@@ -39,7 +34,7 @@ class Answer(NamedTuple):
     """Status and headers of an answer."""
 
     status: int
-    headers: Mapping[bytes, bytes]
+    headers: Mapping[str, str]
     """By name in lower case."""
     stays: bool
     """Whether the connection takes another request."""
@@ -123,37 +118,30 @@ class Wire:
         self._ready = True
 
     def _receive(self) -> Answer:
-        while b"\r\n\r\n" not in self._in:
-            piece = self.socket.recv(_RECEIVE_BYTES)
+        while END not in self._in:
+            piece = self.socket.recv(RECEIVE_BYTES)
             if not piece:
                 raise ConnectionResetError
             self._in += piece
             if len(self._in) > HEAD_MAX_BYTES:
                 raise BadAnswerError
-        answer = parsed(self._in)
+        answer = _without_body(self._in)
         self.answers += 1
         return answer
 
 
-def parsed(head: bytes) -> Answer:
-    """Parse an answer without a body.
+def _without_body(received: bytes) -> Answer:
+    """Return an answer without a body.
 
     Raises:
-        BadAnswerError: it has another form, or a header twice.
+        BadAnswerError: it has another form, or more has arrived.
     """
-    status = _STATUS.match(head)
-    if status is None:
+    head, _, more = received.partition(END)
+    try:
+        minor, status, headers = http_head.parsed(head)
+    except BadHeadError as error:
+        raise BadAnswerError from error
+    if more or status < _FINAL:
         raise BadAnswerError
-    headers: dict[bytes, bytes] = {}
-    at = status.end()
-    while (found := _HEADER.match(head, at)) is not None:
-        name = found[1].lower()
-        if name in headers and name in _ONCE:
-            raise BadAnswerError
-        headers[name] = found[2].rstrip(b" \t")
-        at = found.end()
-    if head[at:] != b"\r\n" or int(status[2]) < _FINAL:
-        raise BadAnswerError
-    said = headers.get(b"connection", b"").lower()
-    stays = said != b"close" if status[1] == b"1" else said == b"keep-alive"
-    return Answer(int(status[2]), headers, stays)
+    said = headers.get("connection", "").lower()
+    return Answer(status, headers, stays=said != "close" if minor else said == "keep-alive")

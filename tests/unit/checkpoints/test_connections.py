@@ -9,7 +9,6 @@ import threading
 import pytest
 
 from trainingrun_operator.checkpoints.connections import (
-    HEAD_MAX_BYTES,
     ROOM_BYTES,
     Answer,
     BrokenError,
@@ -17,6 +16,7 @@ from trainingrun_operator.checkpoints.connections import (
     TakeError,
     parsed,
 )
+from trainingrun_operator.checkpoints.http_head import HEAD_MAX_BYTES
 
 HEAD = b"PUT /b/k HTTP/1.1\r\nhost: s3\r\ncontent-length: 0\r\n\r\n"
 EMPTY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
