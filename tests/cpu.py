@@ -1,4 +1,4 @@
-"""CPU time in tests. A slow or busy core takes more of it for everything, so it is told in seconds of a quiet core."""
+"""CPU time in tests. A slow or busy core takes more of it for everything, so tests count seconds of a quiet core."""
 
 from __future__ import annotations
 

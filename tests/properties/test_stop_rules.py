@@ -64,19 +64,14 @@ ANY_READING = st.one_of(
 @look
 @given(written(), st.lists(st.one_of(ANY_READING, st.just(RESTART)), max_size=12))
 def test_any_readings_have_a_decision_and_a_status_that_the_api_server_takes(rule, polls):
-    one = operator(rule)
-    seen = None
-    for poll in polls:
-        if poll is RESTART:
-            if seen is not None:
-                one.restart(seen)
-            continue
-        seen = one.poll(poll)
+    def check(seen):
         decide(seen)
         assert [error.message for error in STATUS.iter_errors(render(seen).dump())] == []
         for watch in seen.watches.values():
             assert watch.best is None or isfinite(watch.best.value)
             assert watch.newest is None or watch.newest.step <= (seen.track.step or 2**53)
+
+    first_end(operator(rule), polls, until=check)
 
 
 def series(values):

@@ -99,15 +99,19 @@ def by_manager(manager, way: str, move: Move) -> None:
             one.result()
 
 
-async def by_obstore(move: Move) -> None:
-    """Upload by obstore."""
-    store = S3Store(
+def _store(move: Move) -> S3Store:
+    return S3Store(
         move.bucket,
         endpoint=move.endpoint,
         region=REGION,
         virtual_hosted_style_request=False,
         client_options={"http1_only": True, "pool_max_idle_per_host": str(SMALL_IN_FLIGHT)},
     )
+
+
+async def by_obstore(move: Move) -> None:
+    """Upload by obstore."""
+    store = _store(move)
     files = move.files
     free = asyncio.Semaphore(SMALL_IN_FLIGHT if len(files) >= MANY else IN_FLIGHT)
 
@@ -123,13 +127,7 @@ async def by_obstore(move: Move) -> None:
 
 async def heads_by_obstore(move: Move) -> None:
     """Ask for the size of each object by obstore, which does not tell checksums."""
-    store = S3Store(
-        move.bucket,
-        endpoint=move.endpoint,
-        region=REGION,
-        virtual_hosted_style_request=False,
-        client_options={"http1_only": True, "pool_max_idle_per_host": str(SMALL_IN_FLIGHT)},
-    )
+    store = _store(move)
     free = asyncio.Semaphore(SMALL_IN_FLIGHT)
 
     async def head(key: str) -> None:

@@ -14,8 +14,8 @@ from integration.agent.checkpoints import MIB, hf_checkpoint, safetensors
 from integration.agent.pods import BUCKET, Store, wait_for
 from integration.agent.proxy import Do, Request
 
-from trainingrun_operator.agent.upload import SMALL_THREADS
 from trainingrun_operator.api.exchange import SaveRequest, StopRequest
+from trainingrun_operator.checkpoints.pace import SMALL_THREADS
 
 pytestmark = pytest.mark.s3
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from math import exp, isnan, nan
 
 import pytest
 import yaml
+from event_files import TENSORBOARD
 
 from trainingrun_operator.api.run import MetricNames
 from trainingrun_operator.cli.main import run
@@ -209,16 +209,6 @@ def test_a_log_is_read_with_own_patterns(document):
     log = "".join(f"it={n} objective {3 - n / 2}\n" for n in range(6))
     patterns = {"metrics": {"logs": {"patterns": [r"it=(?P<step>\d+) objective (?P<loss>[\d.]+)"]}}}
     assert document(log, {"autoStopLoss": 1.2, **patterns})["decision"]["step"] == 5
-
-
-TENSORBOARD = base64.b64decode(
-    "SAAAAAAAAAD+kkidCT6TXZNZw9pBGg1icmFpbi5FdmVudDoyUi4KLHRlbnNvcmJvYXJkLnN1bW1hcnkud3JpdGVyLmV2ZW50X2ZpbGVfd3JpdG"
-    "Vyq5J+liAAAAAAAAAAKe2pUAkAAMBrzVXaQRAKKhMKEQoKdHJhaW4vbG9zcxUAAABA1OnMpjkAAAAAAAAAiwc38QkAAMBrzVXaQRAKKiwKKgoP"
-    "dHJhaW4vZ3JhZF9ub3JtQgoIARIAKgQAAIA/SgsKCQoHc2NhbGFyczbfurQgAAAAAAAAACntqVAJAABAbs1V2kEQFCoTChEKCnRyYWluL2xvc3"
-    "MVAADAP4CNp845AAAAAAAAAIsHN/EJAABAbs1V2kEQFCosCioKD3RyYWluL2dyYWRfbm9ybUIKCAESACoEAAAAQEoLCgkKB3NjYWxhcnPTphRj"
-    "HwAAAAAAAABRS0QYCQAAgG7NVdpBEBQqEgoQCglldmFsL2xvc3MVAADAf/KiUIc="
-)
-"""By tensorboard 2.21.0: a loss and a norm at steps 10 and 20, and an evaluation's NaN."""
 
 
 def test_tensorboards_events_are_read(tmp_path):

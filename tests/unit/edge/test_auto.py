@@ -22,7 +22,7 @@ PAGE, LOG = make_reading(0.7, 10), make_reading(0.6, 12)
 
 
 class Answers:
-    """A source that answers as it is told, and counts how often it was asked."""
+    """A source with answers set by the test, which counts its reads."""
 
     def __init__(self, answer):
         self.answer, self.asked = answer, 0

@@ -6,7 +6,7 @@ import os
 import threading
 
 import pytest
-from unit.agent.measure.test_events import TENSORBOARD, TENSORBOARD_X
+from event_files import TENSORBOARD, TENSORBOARD_X
 
 from trainingrun_operator.agent.measure import files as module
 from trainingrun_operator.agent.measure.files import Measures

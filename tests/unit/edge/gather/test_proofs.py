@@ -11,7 +11,7 @@ from trainingrun_operator.edge.gather.proofs import Proofs
 
 
 class Slow:
-    """A bucket whose answers come when they are told to."""
+    """A bucket whose answers the test releases."""
 
     def __init__(self):
         self.begun, self.cancelled = [], []
