@@ -33,6 +33,7 @@ from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.bucket import Bucket, ConflictError, Part, Stored, crc64, crc_of_file, encode
 from trainingrun_operator.checkpoints.documents import FileEntry, Skipped
 from trainingrun_operator.checkpoints.links import leading_out
+from trainingrun_operator.checkpoints.pace import SMALL_BYTES, SMALL_THREADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,9 +43,6 @@ T = TypeVar("T")
 PART_BYTES = 16 << 20
 PARTS_MAX = 10_000
 THREADS = 16
-SMALL_BYTES = 1 << 20
-"""A file up to this size costs a request's time, not a connection's rate: `SMALL_THREADS` of them are under way at once."""
-SMALL_THREADS = 64
 MEMORY_BYTES = 224 << 20
 """Bytes read and not yet sent, of all threads."""
 LINK_SAID_MAX = 200

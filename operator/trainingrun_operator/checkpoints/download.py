@@ -18,6 +18,7 @@ from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.bucket import DamagedError, code_of, combined, crc64, encode
 from trainingrun_operator.checkpoints.in_place import Finding, InPlace, holds, unknown
 from trainingrun_operator.checkpoints.links import folders_of, leading_out
+from trainingrun_operator.checkpoints.pace import SMALL_BYTES, SMALL_THREADS
 from trainingrun_operator.checkpoints.proof import (
     BadCommitError,
     Found,
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 
 RANGE_BYTES = 16 << 20
 THREADS = 12
-SMALL_BYTES = 1 << 20
-"""A file up to this size costs a request's time, not a connection's rate: `SMALL_THREADS` of them are under way at once."""
-SMALL_THREADS = 64
 TRIES = 4
 """Tries for one range: botocore does not retry while it reads a body."""
 LARGE_TRIES = 2

@@ -23,6 +23,7 @@ from trainingrun_operator.checkpoints import bucket_names
 KEY_MAX_BYTES: Final = 1024
 
 _COMMIT = re.compile(r"commits/i(\d+)-g(\d+)\.json\Z")
+_NAME = re.compile(r"i(\d{1,18})-g(\d{1,18})\Z")
 _CLAIM = re.compile(r"/r\d+/incarnations/(\d+)\.json\Z")
 _RANK = re.compile(r"r(\d+)/")
 _FOLDER = re.compile(r"r\d+/i(\d+)-g(\d+)-[^/]+/")
@@ -149,6 +150,12 @@ class Layout:
 def order_of_commit(key: str) -> Order | None:
     """Return the order in a commit's key; None for any other key."""
     match = _COMMIT.search(key)
+    return Order(int(match[1]), int(match[2])) if match else None
+
+
+def order_of_name(name: str) -> Order | None:
+    """Return the order in the name of a generation, such as ``i1-g0003``; None for any other text."""
+    match = _NAME.match(name)
     return Order(int(match[1]), int(match[2])) if match else None
 
 

@@ -1,4 +1,4 @@
-"""How many requests a store takes at once from one set of credentials. All proofs with these credentials share it. Thread-safe."""
+"""How many requests a store takes at once: small files, and the proofs that share one set of credentials. Thread-safe."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 IN_FLIGHT_MAX: Final = 128
 """At 40 ms for each answer, 100,000 objects take 40 s."""
+SMALL_BYTES: Final = 1 << 20
+"""A file up to this size costs a request's time, not a connection's rate: `SMALL_THREADS` of them are under way at once."""
+SMALL_THREADS: Final = 64
 _SLOWED_SECONDS: Final = 0.5
 """Time after which a store that still asks for fewer requests is given half as many again. All that were in flight are answered alike."""
 

@@ -16,7 +16,7 @@ from trainingrun_operator.checkpoints.bucket import Bucket, DamagedError, crc_of
 from trainingrun_operator.checkpoints.clients import Clients
 from trainingrun_operator.checkpoints.documents import COMMIT_MAX_BYTES, Commit
 from trainingrun_operator.checkpoints.download import Download, NoSpaceError
-from trainingrun_operator.checkpoints.keys import Layout, Order
+from trainingrun_operator.checkpoints.keys import Layout, Order, order_of_name
 from trainingrun_operator.checkpoints.manifests import load_manifest
 from trainingrun_operator.checkpoints.proof import (
     BadCommitError,
@@ -50,7 +50,6 @@ LISTED_MAX: Final = 1000
 NAMED: Final = 10
 """Generations to name in the error if one is not found."""
 _URI: Final = re.compile(r"s3://(?P<destination>[^/]+(?:/.*)?)/(?P<namespace>[^/]+)/(?P<run>[^/]+)/(?P<uid>[^/]+)/?\Z")
-_NUMBER: Final = re.compile(r"i(?P<incarnation>\d+)-g(?P<generation>\d+)\Z")
 _YOURS: Final = (
     "boto3 finds them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, in AWS_PROFILE, or takes the machine's own"
 )
@@ -102,11 +101,11 @@ def order_of(name: str) -> Order:
     Raises:
         TroubleError: the name has another form.
     """
-    if (match := _NUMBER.match(name)) is None:
+    if (order := order_of_name(name)) is None:
         raise TroubleError(
             f"{name!r} is not a generation: use a name such as i1-g0003. `checkpoints list` shows them.", Exit.USAGE
         )
-    return Order(int(match["incarnation"]), int(match["generation"]))
+    return order
 
 
 def place_of(run: Run, server: Server) -> Place:

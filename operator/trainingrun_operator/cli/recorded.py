@@ -13,6 +13,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 from trainingrun_operator.agent.measure import events
+from trainingrun_operator.api.names import TRAINER_SUMMARY
 from trainingrun_operator.core.facts.reading import GRADIENT_NORM, LOSS, Reading
 from trainingrun_operator.core.simulation import Row
 from trainingrun_operator.edge.metrics.log.fold import Fold
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from trainingrun_operator.edge.metrics.log.words import Names
 
 BYTES_MAX: Final = 256 << 20
-_SUMMARY: Final = "train_runtime"
-"""Hugging Face's Trainer logs it at the end, beside a loss that is the mean of all steps."""
 _TIMES: Final = ("time", "timestamp", "_timestamp", "wall_time")
 _CHECKPOINT: Final = "checkpointStep"
 _NORM: Final = "grad_norm"
@@ -85,7 +84,7 @@ def _rows(data: bytes, wanted: MetricNames, patterns: Sequence[str]) -> Iterator
     records = _records(text)
     if records is None:
         return _of_log(text, Fold(names(wanted), patterns))
-    return (_row(record, wanted) for record in records if _SUMMARY not in record)
+    return (_row(record, wanted) for record in records if TRAINER_SUMMARY not in record)
 
 
 def _records(text: str) -> Iterator[Mapping[str, Any]] | None:

@@ -17,6 +17,7 @@ from trainingrun_operator.cli.server import Server
 from trainingrun_operator.cli.session import RUN, Session, in_session, where
 from trainingrun_operator.cli.trouble import Exit, TroubleError
 from trainingrun_operator.core.facts.bucket import Mismatch
+from trainingrun_operator.core.past import UNNAMED
 from trainingrun_operator.core.words import size
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def download(session: Session, run: str, generation: str, folder: Path | None, s
             for path, why in left_out.items():
                 note(f"The link {words.address(names.to_text(path))} is left out: {why}.")
         what = one.commit.checkpoint.dir if one.commit.checkpoint is not None else ""
-        inside = target if what in ("", ".") or len(found) > 1 else target / what
+        inside = target if what in UNNAMED or len(found) > 1 else target / what
         session.screen.say(f"{one.commit.total_files} files, {size(one.commit.total_bytes)}, checksums match:")
         session.screen.command(f"    {words.address(str(inside))}")
 

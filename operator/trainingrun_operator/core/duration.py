@@ -77,8 +77,10 @@ def is_near(seen: Observed) -> bool:
 
 def warns(seen: Observed) -> bool:
     """Whether an Event is to say that the limit is near: once."""
+    if not is_near(seen):
+        return False
     now = trained(seen)
-    return now is not None and now.warned_at is None and is_near(seen)
+    return now is not None and now.warned_at is None
 
 
 def render(seen: Observed) -> Trained | None:

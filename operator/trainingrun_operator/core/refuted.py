@@ -5,24 +5,24 @@ They are learned from a proof that fails and from a restore that had to take an 
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.status import Refuted
-from trainingrun_operator.checkpoints.keys import Order, order_of_commit
+from trainingrun_operator.checkpoints.keys import order_of_commit, order_of_name
 from trainingrun_operator.core.bounds import TEXT_MAX, clipped
+from trainingrun_operator.core.past import UNNAMED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from trainingrun_operator.api.status import CheckpointStatus
+    from trainingrun_operator.checkpoints.keys import Order
     from trainingrun_operator.core.facts.bucket import Verified
     from trainingrun_operator.core.facts.gathered import Facts
     from trainingrun_operator.core.facts.pod import Pod
 
 KEPT_MAX: Final = 64
 """Commits of a run that are remembered, the newest ones."""
-_NAME: Final = re.compile(r"i(\d{1,18})-g(\d{1,18})\Z")
 
 
 def folded(known: Mapping[Order, str], facts: Facts, proven: Verified | None, heard: str) -> dict[Order, str]:
@@ -72,7 +72,7 @@ def shown(before: CheckpointStatus | None, refuted: Mapping[Order, str], newest:
 
 def sentence(record: Refuted) -> str:
     """Return the sentence about a checkpoint that does not verify any more."""
-    what = f"Checkpoint {record.dir}" if record.dir not in ("", ".") else "The checkpoint"
+    what = f"Checkpoint {record.dir}" if record.dir not in UNNAMED else "The checkpoint"
     step = f" (step {record.step})" if record.step is not None else ""
     return f"{what}{step} was proven and does not verify any more: {record.why.rstrip('.')}."
 
@@ -92,5 +92,5 @@ def _passed_over(pod: Pod) -> Iterator[tuple[Order, str]]:
     if said is None or said.run:
         return
     for one in said.passed_over:
-        if (match := _NAME.match(one.commit)) is not None:
-            yield Order(int(match[1]), int(match[2])), f"pod {pod.name} could not restore {one.commit}: {one.why}"
+        if (order := order_of_name(one.commit)) is not None:
+            yield order, f"pod {pod.name} could not restore {one.commit}: {one.why}"

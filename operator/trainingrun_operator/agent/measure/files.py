@@ -137,7 +137,7 @@ def _read_events(file: int, read: _Read, deadline: float) -> None:
     while time.monotonic() < deadline:
         data = os.pread(file, PIECE_BYTES, read.at)
         if events.is_damaged(data) and read.at and read.at != read.damaged_at:
-            # Written anew in place, or damaged here: then it is read again up to this place, once.
+            # Rewritten in place, or damaged here: read it again up to this place, once.
             read.values, read.damaged_at, read.at = Values(), read.at, 0
             continue
         end = 0

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 VALUES_MAX: Final = 256
 """Names that are kept: the newest."""
-_SUMMARY: Final = ("train_runtime", "train_loss")
-"""At its end, Hugging Face's Trainer logs the mean of all steps beside the time that they took."""
+_MEAN: Final = "train_loss"
+"""The mean of all steps, beside `names.TRAINER_SUMMARY`."""
 
 
 class Pushed:
@@ -69,6 +69,6 @@ def _row(posted: Any) -> dict[str, float]:
     metrics = status.get("metrics")
     named = [one for one in metrics if isinstance(one, dict)] if isinstance(metrics, list) else []
     row = row_of({str(one.get("name")): one.get("value") for one in named})
-    if _SUMMARY[0] in row:
-        row.pop(_SUMMARY[1], None)
+    if names.TRAINER_SUMMARY in row:
+        row.pop(_MEAN, None)
     return row

@@ -8,6 +8,8 @@ import re
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
+from trainingrun_operator.api.names import TRAINER_SUMMARY
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -82,7 +84,7 @@ def trainer_state(text: str) -> Values:
         return found
     rows = state.get("log_history") if isinstance(state, dict) else None
     for row in rows[-ROWS_MAX:] if isinstance(rows, list) else ():
-        if isinstance(row, dict) and "train_runtime" not in row:
+        if isinstance(row, dict) and TRAINER_SUMMARY not in row:
             found.add_row(row_of(row))
     if found.newest and (total := _number(state.get("num_train_epochs"))) is not None:
         found.add("num_train_epochs", total, None)

@@ -22,6 +22,7 @@ from trainingrun_operator.core.effects import Decision, RecordEvent
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.manifests import AGENT_GRACE_SECONDS
+from trainingrun_operator.core.past import UNNAMED
 from trainingrun_operator.core.stop import failing, missing, nothing, rescue, transitions
 from trainingrun_operator.core.track import Track
 
@@ -320,6 +321,6 @@ def sentence_of(saved: Saved) -> str:
     """Return the sentence about the saved checkpoint."""
     if not saved.files:
         return saved.note
-    what = "Files" if saved.dir in ("", ".") else f"Checkpoint {saved.dir}"
+    what = "Files" if saved.dir in UNNAMED else f"Checkpoint {saved.dir}"
     half = "" if saved.complete else " (incomplete, saved as it was)"
     return f"{what}{half} verified at {saved.uri or saved.commit}.{' ' + saved.note if saved.note else ''}"

@@ -204,7 +204,7 @@ class Story:
             log.info("%s: could not record the Event StoryNotKept: %s", tale.run.key, error.reason)
 
     def _close(self, tale: Tale) -> None:
-        """Drop what is told or given up, and remember that it is."""
+        """Forget a story that is written or given up, and remember the run."""
         uid = tale.run.uid
         if self._tales.get(uid) is tale:
             del self._tales[uid]

@@ -75,8 +75,7 @@ class Proofs(Generic[T]):
     async def close(self) -> None:
         """Cancel all proofs; returns when they have ended."""
         tasks = [proof.task for proof in self._made.values()]
-        for uid in list(self._made):
-            self.forget(uid)
+        self.forget_all()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def forget_all(self) -> None:

@@ -5,6 +5,7 @@ The names are the training's own, so they are judged as in a log: a name or a fo
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -35,8 +36,8 @@ KINDS: Final = ("JSONLines", "TensorBoard", "CSV", STATE)
 """The most prompt first: Lightning writes its CSV every 100 steps, Hugging Face's Trainer its state at each save."""
 
 
-class FileSource:
-    """Implements `MetricSource` for the training's files."""
+class _AgentSource(ABC):
+    """Implements `MetricSource` for numbers that the agent has."""
 
     def __init__(self, tools: Tools, *, port: int = api_names.AGENT_PORT) -> None:
         self._http, self._port = tools.http, port
@@ -46,23 +47,27 @@ class FileSource:
         measured = await _measured(self._http, target, self._port)
         if isinstance(measured, Failure):
             return measured
-        return of_files(measured.files, names(target.run.spec.metrics.names))
+        return self._of(measured, names(target.run.spec.metrics.names))
+
+    @abstractmethod
+    def _of(self, measured: Measured, wanted: Names) -> Reading | Failure:
+        """Return what counts of the agent's answer."""
 
 
-class PushSource:
-    """Implements `MetricSource` for what the training posts."""
+class FileSource(_AgentSource):
+    """Reads the training's files."""
 
-    def __init__(self, tools: Tools, *, port: int = api_names.AGENT_PORT) -> None:
-        self._http, self._port = tools.http, port
+    def _of(self, measured: Measured, wanted: Names) -> Reading | Failure:
+        return of_files(measured.files, wanted)
 
-    async def read(self, target: Target) -> Reading | Failure:
-        """See `MetricSource`."""
-        measured = await _measured(self._http, target, self._port)
-        if isinstance(measured, Failure):
-            return measured
+
+class PushSource(_AgentSource):
+    """Reads what the training posts."""
+
+    def _of(self, measured: Measured, wanted: Names) -> Reading | Failure:
         if measured.pushed is None:
             return Failure("NothingPushed", f"The training has posted nothing to ${api_names.PUSH_ENV} yet.")
-        reading = _reading(measured.pushed, names(target.run.spec.metrics.names))
+        reading = _reading(measured.pushed, wanted)
         if reading is None:
             return Failure(
                 "NoSuchMetric", "The training has posted no loss under any of the names in spec.metrics.names.loss."

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from trainingrun_operator.api.names import TRAINER_SUMMARY
 from trainingrun_operator.edge.metrics import gradient
 from trainingrun_operator.edge.metrics.log.words import Phase, name_of, phase
 
@@ -37,8 +38,6 @@ _FIRST_OF_A_NAME: Final = re.compile(r"[A-Za-z_]")
 _FRAGMENT: Final = re.compile(r"""\s*["'][^"']{1,64}["']\s*:""")
 """A line of an object that goes over several lines."""
 _RANK: Final = re.compile(r"""(?i)(?:(?<!\w)(?:local_|global_)?rank["']?[ :=]{0,3}|\[default)(\d{1,5})(?!\d)""")
-_SUMMARY: Final = "train_runtime"
-"""Hugging Face's Trainer prints it at the end, beside a loss that is the mean of all steps."""
 
 
 class Pair(NamedTuple):
@@ -100,7 +99,7 @@ def of_pairs(found: Sequence[Pair], names: Names, rank: int | None = None) -> Li
     counts: dict[str, Pair] = {}
     norm: float | None = None
     others = 0
-    summary = any(one.name == _SUMMARY for one in found)
+    summary = any(one.name == TRAINER_SUMMARY for one in found)
     for one in found:
         if one.name in names.loss and not summary:
             if one.phase is Phase.EVALUATION:
