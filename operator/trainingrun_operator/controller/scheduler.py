@@ -1,8 +1,8 @@
 """One heap of due times and a bounded number of concurrent observations.
 
 A slow pod occupies one slot and does not delay the loop, and one namespace cannot occupy all slots. A group is the slow runs of a
-namespace, or its other runs. A slow group may hold a third of all slots, any other group half; with several groups, each is limited to
-the same ratio of the slots left. So one slot stays free for a new group, and unresponsive runs wait only for each other.
+namespace, its new runs, or its other runs. A slow group may hold a third of all slots, any other group half; with several groups, each is
+limited to the same ratio of the slots left. So one slot stays free for a new group, and unresponsive runs wait only for each other.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import itertools
 import logging
 import time
 from collections import Counter
+from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -21,12 +23,48 @@ if TYPE_CHECKING:
 SLOTS: Final = 64
 SLOW_SECONDS: Final = 2.5
 """A longer observation waited for something unresponsive."""
+NEW_SECONDS: Final = 20.0
+"""A run is new for so long after its first observation: whether it responds is not known yet."""
+RECENT_SECONDS: Final = 60.0
+"""A slow observation counts for so long."""
+SHORT_IN_A_ROW: Final = 4
+"""And until so many shorter ones have come after it: most observations read neither pod nor bucket, and prove little."""
 _IDLE_SECONDS: Final = 1.0
 
-_Group = tuple[str, bool]
-"""A namespace, and whether the group is its slow runs."""
-
 log = logging.getLogger(__name__)
+
+
+class _Kind(Enum):
+    NEW = 1
+    KNOWN = 2
+    SLOW = 3
+
+
+_Group = tuple[str, _Kind]
+"""Runs of one namespace."""
+
+
+@dataclass
+class _Past:
+    """Of the observations of one run."""
+
+    since: float
+    kind: _Kind = _Kind.NEW
+    slow_at: float = float("-inf")
+    """When the last slow observation ended."""
+    short: int = 0
+    """Observations since then."""
+
+    def add(self, began: float, ended: float) -> None:
+        recent = ended - self.slow_at < RECENT_SECONDS or self.short < SHORT_IN_A_ROW
+        if ended - began > SLOW_SECONDS:
+            # A single slow one of a run that is known may be the API server's fault.
+            self.kind = _Kind.KNOWN if self.kind is _Kind.KNOWN and not recent else _Kind.SLOW
+            self.slow_at, self.short = ended, 0
+            return
+        self.short += 1
+        if not recent and ended - self.since >= NEW_SECONDS:
+            self.kind = _Kind.KNOWN
 
 
 class Scheduler:
@@ -44,10 +82,7 @@ class Scheduler:
         self._slots = slots
         self._heap: list[tuple[float, int, str]] = []
         self._due: dict[str, float] = {}
-        self._slow: set[str] = set()
-        """Runs whose last observation, at least, was slow."""
-        self._excused: set[str] = set()
-        """Runs whose last observation was fast: a single slow one may be the API server's fault."""
+        self._past: dict[str, _Past] = {}
         self._parked: dict[_Group, dict[str, float]] = {}
         """Runs that were due while their group had no slot, and since when."""
         self._taken: Counter[_Group] = Counter()
@@ -68,7 +103,7 @@ class Scheduler:
     async def stop(self) -> None:
         """Stop scheduling and cancel running observations; returns when they have ended."""
         self._started = False
-        for kept in (self._heap, self._due, self._parked, self._woken, self._slow, self._excused):
+        for kept in (self._heap, self._due, self._parked, self._woken, self._past):
             kept.clear()
         looking = tuple(self._looking.values())
         for task in looking:
@@ -95,8 +130,7 @@ class Scheduler:
         """Remove a run from the schedule."""
         self._due.pop(uid, None)
         self._woken.discard(uid)
-        self._slow.discard(uid)
-        self._excused.discard(uid)
+        self._past.pop(uid, None)
         for parked in self._parked.values():
             parked.pop(uid, None)
         # A free slot may have been reserved for it.
@@ -128,7 +162,8 @@ class Scheduler:
             if uid in self._looking:
                 self._woken.add(uid)
                 continue
-            group = self._namespace_of(uid), uid in self._slow
+            past = self._past.get(uid)
+            group = self._namespace_of(uid), past.kind if past is not None else _Kind.NEW
             if not self._may_look(group):
                 self._parked.setdefault(group, {}).setdefault(uid, due)
                 continue
@@ -137,8 +172,8 @@ class Scheduler:
             self._start(uid, group)
 
     def _may_look(self, group: _Group) -> bool:
-        _, slow = group
-        return self._taken[group] * (2 if slow else 1) < self._slots - len(self._looking)
+        _, kind = group
+        return self._taken[group] * (2 if kind is _Kind.SLOW else 1) < self._slots - len(self._looking)
 
     def _unpark(self) -> None:
         """In each group that may take a slot, make the longest-waiting run due again, at its original due time."""
@@ -165,7 +200,7 @@ class Scheduler:
         finally:
             del self._looking[uid]
             self._taken[group] -= 1
-            self._remember(uid, slow=time.monotonic() - began > SLOW_SECONDS, goes_on=again is not None)
+            self._remember(uid, began, goes_on=again is not None)
             self._unpark()
             if uid in self._woken:
                 self._woken.discard(uid)
@@ -174,14 +209,9 @@ class Scheduler:
                 self.wake(uid, again)
             self._alarm.set()
 
-    def _remember(self, uid: str, *, slow: bool, goes_on: bool) -> None:
-        excused = uid in self._excused
-        self._excused.discard(uid)
-        self._slow.discard(uid)
-        if not goes_on:
-            # The run is gone; its UID is not kept.
-            return
-        if not slow:
-            self._excused.add(uid)
-        elif not excused:
-            self._slow.add(uid)
+    def _remember(self, uid: str, began: float, *, goes_on: bool) -> None:
+        if goes_on:
+            self._past.setdefault(uid, _Past(began)).add(began, time.monotonic())
+        else:
+            # The run is gone or needs no more looks; its UID is not kept.
+            self._past.pop(uid, None)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainingrun_operator.controller import scheduler as module
-from trainingrun_operator.controller.scheduler import Scheduler
+from trainingrun_operator.controller.scheduler import NEW_SECONDS, RECENT_SECONDS, Scheduler
 
 pytestmark = pytest.mark.looptime
 
@@ -51,9 +51,11 @@ class World:
         self.now_looking[uid] += 1
         assert self.now_looking[uid] == 1, "two looks at one run at once"
         in_namespace = sum(n for one, n in self.now_looking.items() if self.namespace(one) == self.namespace(uid))
-        # Half by those whose looks are short, and of the other half a third by the slow; of a slot that would be cut, all of it.
-        half = ceil(self.slots / 2)
-        assert in_namespace <= half + ceil((self.slots - half) / 3)
+        # Half by those that respond, half of the rest by the new, and of what is left a third by the slow; of a slot that would be cut, all of it.
+        left = self.slots
+        for part in (2, 2, 3):
+            left -= ceil(left / part)
+        assert in_namespace <= self.slots - left
         self.most = max(self.most, self.now_looking.total())
         assert self.now_looking.total() <= self.slots
         self.began.append((uid, round(now(), 3)))
@@ -218,7 +220,44 @@ async def test_slow_looks_do_not_delay_the_others_of_their_namespace():
     assert world.looks("busy/fine") == list(range(120, 170, 5))
 
 
-async def test_a_run_whose_look_was_slow_once_is_like_the_others_after_a_short_one():
+async def test_new_runs_do_not_delay_those_that_are_known_to_respond():
+    world = World(slots=8, lasts=20)
+    world.lasts = {"busy/fine": 0.1}
+    world.again = {f"busy/{i}": 0 for i in range(20)} | {"busy/fine": 4.9}
+    async with world.running() as scheduler:
+        scheduler.wake("busy/fine")
+        await asyncio.sleep(NEW_SECONDS + 6)
+        for i in range(20):
+            scheduler.wake(f"busy/{i}")
+        await asyncio.sleep(100)
+    assert world.looks("busy/fine") == list(range(0, 126, 5))
+
+
+@pytest.mark.parametrize("short", [1, 3])
+async def test_short_looks_between_slow_ones_do_not_make_a_run_responsive(short):
+    # A look at a run whose bucket never answers is short until the bucket is asked again.
+    world = World(slots=8)
+    world.lasts = {"busy/fine": 0.125}
+    world.again = {f"busy/{i}": 0 for i in range(20)} | {"busy/fine": 4.875}
+    turns = dict.fromkeys(world.again, 0)
+
+    async def look(uid):
+        turns[uid] += 1
+        world.lasts[uid] = 0.125 if uid == "busy/fine" or turns[uid] % (short + 1) else 20
+        return await world.look(uid)
+
+    world.scheduler._look = look
+    async with world.running() as scheduler:
+        for uid in world.again:
+            scheduler.wake(uid)
+        await asyncio.sleep(200)
+        since = now()
+        await asyncio.sleep(100)
+    late = [at for at in world.looks("busy/fine") if at > since]
+    assert max(b - a for a, b in itertools.pairwise(late)) == 5
+
+
+async def test_a_slow_run_is_like_the_others_after_a_minute_of_short_looks():
     world = World(slots=4, lasts=20)
     world.lasts = {"busy/fine": 3}
     world.again = {f"busy/{i}": 0 for i in range(4)} | {"busy/fine": 1}
@@ -226,12 +265,13 @@ async def test_a_run_whose_look_was_slow_once_is_like_the_others_after_a_short_o
         scheduler.wake("busy/fine")
         await asyncio.sleep(2)
         world.lasts["busy/fine"] = 0
-        await asyncio.sleep(8)
+        await asyncio.sleep(RECENT_SECONDS + 5)
+        since = now()
         for i in range(4):
             scheduler.wake(f"busy/{i}")
         await asyncio.sleep(90)
-    looks = world.looks("busy/fine")
-    assert len(looks) > 40, "They are slow, it is not."
+    late = [at for at in world.looks("busy/fine") if at > since]
+    assert max(b - a for a, b in itertools.pairwise(late)) == 1, "They are slow, it is not."
 
 
 async def test_one_slow_look_after_short_ones_is_excused():
@@ -261,9 +301,9 @@ async def test_whoever_was_slow_and_is_gone_is_not_remembered():
         scheduler.forget("a/1")
         await asyncio.sleep(15.5)
         world.lasts["a/1"] = 0
-        assert scheduler._slow == {"a/1"}
+        assert set(scheduler._past) == {"a/1"}
         await asyncio.sleep(60)
-        assert not scheduler._slow | scheduler._excused
+        assert not scheduler._past
 
 
 async def test_a_lone_slot_is_everybodys():
