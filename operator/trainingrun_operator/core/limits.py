@@ -29,6 +29,7 @@ RESERVED: Final = frozenset(
         "marker",
         "finalEpochStall",
         "maxDuration",
+        "hang",
         "suspend",
     }
 )
