@@ -43,3 +43,15 @@ class Quiet(Model):
     """UID of the pod. A restarted operator goes on counting from here."""
     warned_at: Timestamp | None = None
     """When an Event said that the training hangs."""
+
+
+class Budget(Model):
+    """GPU hours that the run may use, over restarts and suspensions."""
+
+    max_gpu_hours: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+    """GPU hours for which the training may run: the time of status.trained, times the GPUs that its pods request. Required."""
+    warn_at_percent: Annotated[int, Field(ge=1, le=100)] = 80
+    """An Event warns when this share of the budget is used, in percent. Default 80."""
+    on_exhausted: LimitAction = LimitAction.STOP
+    """Stop: end the run as budget_exhausted, early enough to save: shutdown.graceSeconds and the longest upload so far before, at most a quarter of the
+    budget. Notify: an Event says that the budget is used. Default Stop."""

@@ -353,6 +353,10 @@ class Trained(Model):
     """When the training was started last in this pod."""
     warned_at: Timestamp | None = None
     """When an Event said that the training comes near to spec.maxDurationSeconds."""
+    gpu_hours: Annotated[float | None, Field(ge=0, le=1e9)] = None
+    """GPU hours that the training has used; only with spec.budget."""
+    budget_told: Word = ""
+    """What an Event has said about spec.budget: Near or Spent; empty: nothing."""
 
 
 class Shadow(Model):

@@ -64,7 +64,7 @@ def _story(seen: Observed, rules: Sequence[Rule]) -> Decision:
         return suspension.begin(seen)
     if crashed := tuple(rank.pod for rank in seen.ranks if rank.pod is not None and rank.crashed):
         return _replace(seen, crashed)
-    said = {"MaxDurationNear": limit.warning(seen), "Hung": hang.warning(seen)}
+    said = {"MaxDurationNear": limit.warning(seen), "Hung": hang.warning(seen)} | dict([limit.budget_warning(seen)])
     warnings = (RecordEvent(reason, message, warning=True) for reason, message in said.items() if message)
     return Decision(
         (*transitions.end_leftovers(seen), *warnings),

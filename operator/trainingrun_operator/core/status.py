@@ -27,8 +27,8 @@ from trainingrun_operator.api.status import (
 from trainingrun_operator.checkpoints.keys import order_of_commit
 from trainingrun_operator.core import (
     acceptance,
+    budget,
     data_loss,
-    duration,
     identity,
     progress,
     quiet,
@@ -94,7 +94,7 @@ def render(seen: Observed, rules: Sequence[chain.Rule] = chain.RULES) -> Trainin
             update={"node_pool": next((n.pool for n in before.nodes if n.pool), "")}
         ),
         start_time=before.start_time or next((pod.started_at for pod in seen.pods if pod.started_at), None),
-        trained=duration.render(seen),
+        trained=budget.render(seen),
         quiet=quiet.render(seen, hung=hang.is_hung(seen)),
         progress=progress.render(seen),
         crashes=same_step.row(seen),

@@ -94,6 +94,12 @@ def reason(seen):
     return found and found.reason
 
 
+def message(seen):
+    found = hang(seen)
+    assert found is not None
+    return found.message
+
+
 @pytest.mark.parametrize(
     ("spec", "until", "expected"),
     [
@@ -134,7 +140,7 @@ def test_progress_and_what_cannot_be_read_begin_the_time_again(reading, agents, 
     one, _ = stands({"hangDetection": {"noProgressSeconds": 300}}, until=100)
     seen = one.look(110, reading, *agents)
     assert seen.quiet.what == what
-    assert not hang(seen).fires
+    assert reason(seen) != "NoProgress"
     after = one.stand(400, since=120)
     assert reason(after) == "Progresses", "it counts from there"
     assert reason(one.stand(430, since=410)) == "NoProgress"
@@ -241,7 +247,7 @@ def test_a_time_that_somebody_wrote_by_hand_is_not_used():
 
 def test_a_longer_time_never_finds_a_hang_earlier():
     seen = [stands({"hangDetection": {"noProgressSeconds": limit}}, 700)[1] for limit in (60, 300, 690, 700, 6000)]
-    assert [hang(one).fires for one in seen] == [True, True, True, False, False]
+    assert [reason(one) == "NoProgress" for one in seen] == [True, True, True, False, False]
 
 
 def events(seen):
@@ -266,7 +272,7 @@ def test_notify_says_so_once_and_ends_nothing():
     assert one.status.condition("Hung").status == "False"
     assert one.status.quiet.warned_at is None
     assert "trainingrun_hung_since_timestamp_seconds" not in series_of("ml", "bert", seen.run.spec, one.status).gauges
-    again = [event for now in range(640, 1300, 10) for event in events(one.look(now, at_step(2)))]
+    again = [event for now in range(640, 2500, 60) for event in events(one.look(now, at_step(2)))]
     assert len(again) == 1, "the next hang is told again"
 
 
@@ -291,21 +297,25 @@ def test_a_stop_takes_the_condition_back():
         seen, run=replace(seen.run, status=one.status.model_copy(update={"termination": make_stop(Phase.DRAINING)}))
     )
     assert next(c for c in render(stopping).conditions if c.type == "Hung").status == "False"
-    assert render(stopping).quiet.warned_at is None
+    quiet = render(stopping).quiet
+    assert quiet is not None
+    assert quiet.warned_at is None
 
 
 def test_what_was_looked_at_is_said():
     one = Training()
     one.look(0, replace(at_step(0), source=LOGS, printed=1))
     seen = one.stand(610, reading=replace(at_step(1), source=LOGS, printed=1))
-    assert "No step, no growing file under /checkpoints and no line in the log for 600 s" in hang(seen).message
+    assert "No step, no growing file under /checkpoints and no line in the log for 600 s" in message(seen)
     unsaved = stands({"checkpoint": {"mode": "Disabled"}})[1]
-    assert hang(unsaved).message.startswith("No step for 690 s")
+    assert message(unsaved).startswith("No step for 690 s")
 
 
 def test_people_and_completion_come_first():
     _, seen = stands({**STOP, "stop": True}, 610)
-    assert chain.why_end(seen).status == "user_stop"
+    found = chain.why_end(seen)
+    assert found is not None
+    assert found.status == "user_stop"
 
 
 def test_it_applies_only_once_something_was_read():

@@ -34,6 +34,7 @@ RULES: Final[tuple[Rule, ...]] = (
     completion.final_epoch_stall,
     hang.hang,
     limit.max_duration,
+    limit.gpu_hours,
 )
 AT_REST: Final[tuple[Rule, ...]] = (people.deleted, people.user_stop, workload.job_gone)
 """The rules for a suspended run, which does not train."""
