@@ -14,14 +14,13 @@ from trainingrun_operator.api.limits import Quiet as Stored
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.core.bounds import WORD_MAX, clipped, counted
 from trainingrun_operator.core.epochs import counts
-from trainingrun_operator.core.facts.reading import Failure
+from trainingrun_operator.core.facts.reading import Failure, Reading
 from trainingrun_operator.core.words import moment
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.core.facts.gathered import Facts
     from trainingrun_operator.core.facts.pod import Pod
-    from trainingrun_operator.core.facts.reading import Reading
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.core.track import Track
 
@@ -92,6 +91,10 @@ def _resumed(facts: Facts, track: Track, pod: Pod, now: float) -> Quiet:
     """Continue from what an earlier operator process has recorded of this pod; else begin now."""
     stored, wall = facts.run.status.quiet, moment(facts.wall)
     at = moment(stored.since) if stored is not None and stored.pod_uid == clipped(pod.uid, WORD_MAX) else None
+    reading = facts.readings[0]
+    if isinstance(reading, Reading) and reading.printed is not None:
+        # It is not known whether the training printed while no operator read its log.
+        at = None
     if stored is None or at is None or wall is None or stored.step != counted(track.step):
         return Quiet(pod.uid, now, facts.wall, now, START, track.step)
     passed = max(0.0, (wall - at).total_seconds())

@@ -234,6 +234,11 @@ def test_a_restart_of_the_operator_changes_nothing():
     assert reason(one.look(610, at_step(1), restart=True)) == "NoProgress"
 
 
+def test_what_was_printed_while_no_operator_read_the_log_is_not_known():
+    one, _ = stands(until=400)
+    assert one.look(610, replace(at_step(1), printed=9), restart=True).quiet.seconds == 0
+
+
 def test_a_step_that_was_made_while_no_operator_ran_is_progress():
     one, _ = stands(until=400)
     assert one.look(610, at_step(2), restart=True).quiet.seconds == 0
