@@ -32,15 +32,15 @@ def example(monkeypatch):
     """The worked example, run as it stands: its ending is a row of the table, its rule the last of the tuple."""
     text = CONTRIBUTING.read_text(encoding="utf-8")
     blocks = re.findall(
-        r'^```python title="(?:api/endings|core/rules/hang)\.py"\n(.*?)^```$', text, re.DOTALL | re.MULTILINE
+        r'^```python title="(?:api/endings|core/rules/pace)\.py"\n(.*?)^```$', text, re.DOTALL | re.MULTILINE
     )
     assert len(blocks) == 2
     made: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, str(CONTRIBUTING), "exec"), made)  # noqa: S102 - the example is what is tested
     example = SimpleNamespace(**made)
-    monkeypatch.setitem(ENDINGS, example.HUNG.status, example.HUNG)
-    return SimpleNamespace(ending=example.HUNG, rules=(*RULES, example.hang))
+    monkeypatch.setitem(ENDINGS, example.TOO_SLOW.status, example.TOO_SLOW)
+    return SimpleNamespace(ending=example.TOO_SLOW, rules=(*RULES, example.pace))
 
 
 def ended(seen, rules):
@@ -61,11 +61,11 @@ def test_without_it_the_run_goes_on(example):
 def test_it_ends_a_run_with_a_status_of_its_own(example):
     run = ended(QUIET, example.rules)
     stop = run.status.termination
-    assert (stop.status, stop.message, stop.actor) == ("hung", "No step for 3600 s, the last one was 1200.", "hang")
+    assert (stop.status, stop.message, stop.actor) == ("too_slow", "No step for 3600 s, the last one was 1200.", "pace")
     assert [(one.what, one.value, one.step) for one in stop.evidence] == [("quietSeconds", "3600", 1200)]
     assert run.status.phase == "Failed"
     conditions = {one.type: (one.status, one.reason) for one in run.status.conditions}
-    assert (conditions["Finished"], conditions["Succeeded"]) == (("True", "Hung"), ("False", "Hung"))
+    assert (conditions["Finished"], conditions["Succeeded"]) == (("True", "TooSlow"), ("False", "TooSlow"))
 
 
 def test_what_comes_first_still_decides(example):
@@ -78,17 +78,17 @@ def test_what_comes_first_still_decides(example):
 def test_explain_says_why_it_has_not_ended_the_run_yet_and_why_it_did(example):
     seen = replace(QUIET, now=NOW - 600)
     run = replace(seen.run, status=render(seen, example.rules))
-    (found,) = [one for one in run.status.findings if one.rule == "hang"]
+    (found,) = [one for one in run.status.findings if one.rule == "pace"]
     assert (found.reason, found.fires) == ("StillAdvances", False)
     said = "The last step was made 3000 s ago: 3600 s without a step end the run."
     assert said in explain(run, TODAY).because
     told = explain(ended(QUIET, example.rules), TODAY)
-    assert "ended as hung" in told.answer
-    assert told.because[:2] == ("Decided by the rule hang (NoStep).", "Evidence: quietSeconds 3600 at step 1200.")
+    assert "ended as too_slow" in told.answer
+    assert told.because[:2] == ("Decided by the rule pace (NoStep).", "Evidence: quietSeconds 3600 at step 1200.")
 
 
 def test_the_dashboard_has_its_words_and_the_metrics_its_series(example):
     run = ended(QUIET, example.rules)
-    assert look(run.status.phase, run.status.termination_status or "hung") == Look("cross", "bad", "Hung")
+    assert look(run.status.phase, run.status.termination_status or "too_slow") == Look("cross", "bad", "Too slow")
     telemetry = Telemetry()
-    assert telemetry.registry.get_sample_value("trainingrun_terminations_total", {"status": "hung"}) == 0
+    assert telemetry.registry.get_sample_value("trainingrun_terminations_total", {"status": "too_slow"}) == 0

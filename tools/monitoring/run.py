@@ -106,8 +106,14 @@ def _training(made: build.Dashboard) -> None:
     made.with_panel(number(
         "Last new step", f"time() - {newest('trainingrun_last_metric_timestamp_seconds')}", "How long ago the step was last seen to advance.", unit="s",
     ))  # fmt: skip
+    made.with_panel(number(
+        "Hangs for", f"time() - {newest('trainingrun_hung_since_timestamp_seconds')}", "How long nothing of the training has moved; empty unless it hangs.", unit="s",
+    ))  # fmt: skip
+    made.with_panel(number(
+        "GPU hours used", newest("trainingrun_budget_used_ratio"), "Used share of spec.budget.maxGpuHours; empty without a budget.", unit="percentunit",
+    ))  # fmt: skip
     made.with_panel(
-        phases("Phase", f"max by (phase) (trainingrun_status_phase{OF})", "Phase of the run.", RUN_PHASES, span=16)
+        phases("Phase", f"max by (phase) (trainingrun_status_phase{OF})", "Phase of the run.", RUN_PHASES, span=8)
     )
 
 

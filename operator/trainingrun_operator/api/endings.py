@@ -54,6 +54,10 @@ AUTO_NON_FINITE: Final = Ending("auto_non_finite", "Failed", "Failed (not finite
 AUTO_COMPLETE: Final = Ending("auto_complete", "Succeeded", "Training complete", "check", "good", complete=True)
 USER_STOP: Final = Ending("user_stop", "Stopped", "Stopped by user", "square", "stopped", saves=True, by_hand=True)
 MAX_DURATION: Final = Ending("max_duration", "Stopped", "Stopped (max duration)", "square", "stopped", saves=True)
+BUDGET_EXHAUSTED: Final = Ending(
+    "budget_exhausted", "Stopped", "Stopped (budget exhausted)", "square", "stopped", saves=True
+)
+HUNG: Final = Ending("hung", "Failed", "Failed (hung)", "cross", "bad")
 FAILED: Final = Ending("failed", "Failed", "Failed", "cross", "bad")
 DELETED: Final = Ending("deleted", "Stopped", "Deleted", "bin", "quiet")
 
@@ -66,6 +70,8 @@ _ROWS: Final = (
     AUTO_COMPLETE,
     USER_STOP,
     MAX_DURATION,
+    BUDGET_EXHAUSTED,
+    HUNG,
     FAILED,
     DELETED,
 )

@@ -22,6 +22,7 @@ from trainingrun_operator.api.base import (
     Seconds,
     Text,
 )
+from trainingrun_operator.api.limits import Budget, HangDetection
 from trainingrun_operator.api.rules import STOP_RULES_MAX, LossLimit, StopRule
 from trainingrun_operator.api.status import StopMode, TrainingRunStatus
 
@@ -316,6 +317,10 @@ class TrainingRunSpec(Model):
     max_duration_seconds: Annotated[int, Field(ge=1, le=315_360_000)] | None = None
     """End the run when its training has run for this many seconds, summed over restarts and suspensions. It is stopped early enough to save:
     shutdown.graceSeconds and the longest upload so far before the limit, at most a quarter of it. Default absent: no limit."""
+    budget: Budget | None = None
+    """GPU hours that the run may use. Default absent: no limit."""
+    hang_detection: HangDetection = Field(default_factory=HangDetection)
+    """What to do about a training that runs and does nothing."""
     stop_rules: Annotated[tuple[StopRule, ...], Field(max_length=STOP_RULES_MAX)] = ()
     """Reasons to end the run by the values that the training shows, in this order; the first that fires decides. They may be changed while the run
     trains. Default: none."""

@@ -23,6 +23,7 @@ from trainingrun_operator.api.base import (
     Word,
 )
 from trainingrun_operator.api.endings import ENDINGS
+from trainingrun_operator.api.limits import Quiet
 from trainingrun_operator.api.nodes import NodePhase as NodePhase  # noqa: PLC0414 - a name of this module for others
 from trainingrun_operator.api.nodes import NodeStatus as NodeStatus  # noqa: PLC0414 - a name of this module for others
 from trainingrun_operator.api.nodes import RefusalKind as RefusalKind  # noqa: PLC0414 - a name of this module for others
@@ -352,6 +353,10 @@ class Trained(Model):
     """When the training was started last in this pod."""
     warned_at: Timestamp | None = None
     """When an Event said that the training comes near to spec.maxDurationSeconds."""
+    gpu_hours: Annotated[float | None, Field(ge=0, le=1e9)] = None
+    """GPU hours that the training has used; only with spec.budget."""
+    budget_told: Word = ""
+    """What an Event has said about spec.budget: Near or Spent; empty: nothing."""
 
 
 class Shadow(Model):
@@ -404,7 +409,7 @@ class TrainingRunStatus(Model):
     )
 
     conditions: Annotated[tuple[Condition, ...], ListMap("type"), Field(max_length=16)] = ()
-    """Accepted, MetricsAvailable, RulesMeasured (with spec.stopRules), CheckpointSaved, NodesReleased, Finished, Succeeded, Stalled."""
+    """Accepted, MetricsAvailable, RulesMeasured (with spec.stopRules), Hung (once the training has hung), CheckpointSaved, NodesReleased, Finished, Succeeded, Stalled."""
     observed_generation: BigCount | None = None
     """The generation of the spec that this status is about."""
     phase: Word | None = None
@@ -426,6 +431,8 @@ class TrainingRunStatus(Model):
     """When the training's first container started."""
     trained: Trained | None = None
     """How long the training has run."""
+    quiet: Quiet | None = None
+    """Since when nothing of the training has moved (hangDetection)."""
     completion_time: Timestamp | None = None
     """When the stop was complete."""
     progress: Progress | None = None

@@ -93,7 +93,9 @@ def why(run: Run) -> str:
         return "not processed yet"
     if run.deleting or run.spec.stop:
         return "deleted" if run.deleting else "stop requested"
-    return _trouble(run) or next((f"{one.rule} would have" for one in status.shadow), "")
+    hung = status.condition("Hung")
+    hangs = "hung" if hung is not None and hung.status == "True" else ""
+    return _trouble(run) or hangs or next((f"{one.rule} would have" for one in status.shadow), "")
 
 
 def _trouble(run: Run) -> str:

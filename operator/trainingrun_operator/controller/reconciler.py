@@ -216,13 +216,18 @@ class Reconciler:
             self.notifier.note(seen, whole)
         if self.story is not None:
             self.story.note(seen, whole)
-        trained = status.trained
+        trained, quiet = status.trained, status.quiet
         urgent = (
             str(status.observed_generation),
             str(status.phase),
             *_resumable(status.progress),
             # Another pod is counted from here, and an Event was recorded.
-            *((str(trained.pod_uid), str(trained.started_at), str(trained.warned_at)) if trained is not None else ()),
+            *(
+                (str(trained.pod_uid), str(trained.started_at), str(trained.warned_at), trained.budget_told)
+                if trained is not None
+                else ()
+            ),
+            str(quiet.warned_at if quiet is not None else None),
         )
         shown = (
             str(status.termination_message),

@@ -113,6 +113,7 @@ def complaint(
         or _signal(run.spec)
         or patterns(run.spec)
         or limits.complaint(run.spec)
+        or limits.budget(run.spec)
         or _checkpoint(run, defaults.allowed_destinations)
         or _pool(run, pools, namespace_labels, defaults)
     )
@@ -189,7 +190,7 @@ def _source(spec: TrainingRunSpec, defaults: Defaults) -> Problem | None:
 
 def while_running(spec: TrainingRunSpec) -> Problem | None:
     """Return the problem of a spec that was changed while its run trains; what has it does not count."""
-    return patterns(spec) or limits.complaint(spec)
+    return patterns(spec) or limits.complaint(spec) or limits.budget(spec)
 
 
 def patterns(spec: TrainingRunSpec) -> Problem | None:

@@ -62,11 +62,14 @@ def seconds(seen: Observed) -> int:
 def ends_after(seen: Observed) -> int | None:
     """Return the seconds of training after which the limit ends the run, early enough to save; None: there is no limit."""
     limit = seen.run.spec.max_duration_seconds
-    if limit is None:
-        return None
+    return None if limit is None else limit - int(reserve(seen, limit))
+
+
+def reserve(seen: Observed, limit: float) -> float:
+    """Return the seconds of training before a limit that are kept for saving."""
     uploads = [one.seconds for report in seen.reports or () for one in report.uploads if 0 <= one.seconds <= limit]
     wanted = seen.run.spec.shutdown.grace_seconds + max(uploads, default=0)
-    return limit - int(min(wanted, limit * RESERVE_SHARE))
+    return min(wanted, limit * RESERVE_SHARE)
 
 
 def is_near(seen: Observed) -> bool:
@@ -94,5 +97,9 @@ def render(seen: Observed) -> Trained | None:
 
 def saved_gpu_hours(seen: Observed, since_seconds: int) -> float:
     """Return the GPU hours that the training has used since it had run for `since_seconds`."""
-    gpus = seen.run.spec.template.gpus * len(seen.ranks)
-    return min(1e9, round(max(0, seconds(seen) - since_seconds) * gpus / 3600, 2))
+    return min(1e9, round(max(0, seconds(seen) - since_seconds) * gpus(seen) / 3600, 2))
+
+
+def gpus(seen: Observed) -> int:
+    """GPUs that all pods of the training request."""
+    return seen.run.spec.template.gpus * len(seen.ranks)

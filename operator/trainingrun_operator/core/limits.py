@@ -29,6 +29,8 @@ RESERVED: Final = frozenset(
         "marker",
         "finalEpochStall",
         "maxDuration",
+        "hang",
+        "budget",
         "suspend",
     }
 )
@@ -39,6 +41,17 @@ def complaint(spec: TrainingRunSpec) -> Problem | None:
     """Return the first problem with what ends the run; None: there is none. The spec of a running run may get one: its stop rules then do not count."""
     said = _rules(spec) or _thresholds(spec) or _schedule(spec)
     return Problem("InvalidStopRules", said) if said else None
+
+
+def budget(spec: TrainingRunSpec) -> Problem | None:
+    """Return what is wrong with the budget; None: nothing, or there is none."""
+    if spec.budget is None or spec.template.gpus:
+        return None
+    return Problem(
+        "InvalidBudget",
+        f"spec.budget.maxGpuHours is {spec.budget.max_gpu_hours:g}, and the template requests no GPU (a limit of a resource whose name ends in /gpu), so that"
+        " nothing would count: remove spec.budget, or set spec.maxDurationSeconds.",
+    )
 
 
 def _rules(spec: TrainingRunSpec) -> str:

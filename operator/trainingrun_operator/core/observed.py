@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.rescue import RescueFacts
     from trainingrun_operator.core.facts.run import Problem, Run
     from trainingrun_operator.core.facts.workload import Workload
+    from trainingrun_operator.core.quiet import Quiet
     from trainingrun_operator.core.restoring import Origin
     from trainingrun_operator.core.track import Track
     from trainingrun_operator.core.watch import Watch
@@ -42,6 +43,8 @@ class Observed:
     """Time of the next reading of the metrics."""
     watches: Mapping[str, Watch] = field(default_factory=dict)
     """By name, what is counted for each of ``spec.stopRules``."""
+    quiet: Quiet | None = None
+    """What of the training moved last; None: nothing was read yet."""
     defaults: Defaults = field(default_factory=Defaults)
     workload: Workload | None = None
     verified: Verified | None = None

@@ -25,12 +25,22 @@ from trainingrun_operator.api.status import (
     WorkloadRef,
 )
 from trainingrun_operator.checkpoints.keys import order_of_commit
-from trainingrun_operator.core import acceptance, data_loss, duration, identity, progress, refuted, release, watch
+from trainingrun_operator.core import (
+    acceptance,
+    budget,
+    data_loss,
+    identity,
+    progress,
+    quiet,
+    refuted,
+    release,
+    watch,
+)
 from trainingrun_operator.core.bounds import COUNT_MAX, MESSAGE_MAX, TEXT_MAX, WORD_MAX, clipped, counted
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.rank import REPORT_REFUSED
-from trainingrun_operator.core.rules import chain, loss, same_step, stop_rules, workload
+from trainingrun_operator.core.rules import chain, hang, loss, same_step, stop_rules, workload
 from trainingrun_operator.core.stop import furthest
 from trainingrun_operator.core.stop.proving import saved_from
 
@@ -84,7 +94,8 @@ def render(seen: Observed, rules: Sequence[chain.Rule] = chain.RULES) -> Trainin
             update={"node_pool": next((n.pool for n in before.nodes if n.pool), "")}
         ),
         start_time=before.start_time or next((pod.started_at for pod in seen.pods if pod.started_at), None),
-        trained=duration.render(seen),
+        trained=budget.render(seen),
+        quiet=quiet.render(seen, hung=hang.is_hung(seen)),
         progress=progress.render(seen),
         crashes=same_step.row(seen),
         workload=_workload(seen),
@@ -152,6 +163,7 @@ def _facts(seen: Observed) -> tuple[Fact, ...]:
         accepted,
         _metrics_available(seen),
         *_rules_measured(seen),
+        *_hung(seen),
         saved,
         _nodes_released(seen),
         _finished(seen),
@@ -207,6 +219,19 @@ def _rules_measured(seen: Observed) -> tuple[Fact, ...]:
     if any(one is None or one.at is None for one in watches):
         return (Fact(kind, "Unknown", loss.NOT_READ_YET, "The metrics have not been read yet."),)
     return (Fact(kind, "True", "Measured", "The value of every stop rule was read in this pod."),)
+
+
+def _hung(seen: Observed) -> tuple[Fact, ...]:
+    """Whether the training hangs; no condition before it did."""
+    kind, before = "Hung", seen.run.status.condition("Hung")
+    found = hang.hang(seen) if seen.run.status.termination is None else None
+    if found is not None and found.fires:
+        return (Fact(kind, "True", found.reason, found.message),)
+    if before is None:
+        return ()
+    if found is None:
+        return (_not_running(seen, kind)._replace(status="False"),)
+    return (Fact(kind, "False", found.reason, found.message),)
 
 
 def _not_running(seen: Observed, kind: str) -> Fact:

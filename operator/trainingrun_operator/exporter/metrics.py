@@ -62,6 +62,14 @@ RUN_METRICS: Final = (
         "trainingrun_last_metric_timestamp_seconds",
         "When the step last advanced; absent after the run ends or is suspended.",
     ),
+    _of_run(
+        "trainingrun_hung_since_timestamp_seconds",
+        "Since when nothing of the training has moved; only while it counts as hung (hangDetection).",
+    ),
+    _of_run(
+        "trainingrun_budget_used_ratio",
+        "Used share of the GPU hours in spec.budget; absent without one, and after the run ends or is suspended.",
+    ),
     _of_run("trainingrun_start_time_seconds", "When the training started."),
     _of_run("trainingrun_completion_time_seconds", "When the run was finished and its node released."),
     _of_run("trainingrun_gpus", "GPUs held by the run's pods; absent while they hold none."),

@@ -127,6 +127,8 @@ def _training(spec: TrainingRunSpec, status: TrainingRunStatus) -> dict[str, flo
     known = {
         "trainingrun_auto_stop_loss": _threshold(spec, status),
         "trainingrun_metrics_available": _BOOL.get(condition.status) if condition is not None else None,
+        "trainingrun_hung_since_timestamp_seconds": _hung_since(status),
+        "trainingrun_budget_used_ratio": _budget_used(spec, status),
     }
     if progress is not None:
         known["trainingrun_eta_seconds"] = progress.eta_seconds
@@ -136,6 +138,16 @@ def _training(spec: TrainingRunSpec, status: TrainingRunStatus) -> dict[str, flo
             known["trainingrun_stall_polls"] = progress.stall_polls
             known["trainingrun_stall_polls_limit"] = spec.stall_polls
     return known
+
+
+def _budget_used(spec: TrainingRunSpec, status: TrainingRunStatus) -> float | None:
+    used = status.trained.gpu_hours if status.trained is not None else None
+    return used / spec.budget.max_gpu_hours if used is not None and spec.budget is not None else None
+
+
+def _hung_since(status: TrainingRunStatus) -> float | None:
+    hung, quiet = status.condition("Hung"), status.quiet
+    return _seconds(quiet.since) if quiet is not None and hung is not None and hung.status == "True" else None
 
 
 def _checkpoint(status: TrainingRunStatus) -> dict[str, float | None]:

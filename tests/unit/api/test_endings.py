@@ -30,6 +30,8 @@ def test_a_conditions_reason_is_the_status_in_camel_case(status, reason):
         ("auto_complete", "Succeeded", True, False, True, False),
         ("max_duration", "Stopped", False, True, False, False),
         ("user_stop", "Stopped", False, True, False, True),
+        ("budget_exhausted", "Stopped", False, True, False, False),
+        ("hung", "Failed", False, False, False, False),
         ("failed", "Failed", False, False, False, False),
         ("deleted", "Stopped", False, False, False, False),
     ],
@@ -54,11 +56,11 @@ def test_what_an_ending_counts_as(status, phase, succeeds, saves, complete, by_h
             Ending("auto_marginal_gain", "Succeeded", "Auto-stopped (marginal gain)", "check", "good"),
         ),
         (
-            "budget_exhausted",
+            "group_superseded",
             "Stopped",
-            Ending("budget_exhausted", "Stopped", "Stopped (budget exhausted)", "square", "stopped"),
+            Ending("group_superseded", "Stopped", "Stopped (group superseded)", "square", "stopped"),
         ),
-        ("hung", "Failed", Ending("hung", "Failed", "Failed (hung)", "cross", "bad")),
+        ("too_slow", "Failed", Ending("too_slow", "Failed", "Failed (too slow)", "cross", "bad")),
         ("", "Failed", Ending("", "Failed", "Failed", "cross", "bad")),
     ],
 )

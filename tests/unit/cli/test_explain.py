@@ -357,6 +357,8 @@ ENDED = {
         "auto_non_finite", actor="nan", message="loss nan at step 300.", stop={"rule": "nan", "reason": "NonFinite"}
     ),
     "max_duration": ended("max_duration", actor="maxDuration", stop={"rule": "maxDuration", "reason": "LimitReached"}),
+    "budget_exhausted": ended("budget_exhausted", actor="budget", stop={"rule": "budget", "reason": "BudgetExhausted"}),
+    "hung": ended("hung", actor="hang", message="No step for 600 s.", stop={"rule": "hang", "reason": "NoProgress"}),
     "auto_low_loss": ended(
         "auto_low_loss",
         condition("Succeeded", "True", "AutoLowLoss"),

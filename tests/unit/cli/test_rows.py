@@ -101,6 +101,10 @@ def test_a_target_says_whether_it_ends_anything(effective, target):
             id="saving is disabled on purpose",
         ),
         pytest.param(
+            {"conditions": false("Hung", "NoProgress", status="True"), "phase": "Running"}, "hung", id="nothing moves"
+        ),
+        pytest.param({"conditions": false("Hung", "Progresses"), "phase": "Running"}, "", id="it moves again"),
+        pytest.param(
             {"shadow": (Shadow(rule="autoStopLoss", would_stop_at=EARLIER, value="0.4"),)},
             "autoStopLoss would have",
             id="only watched, and would have",

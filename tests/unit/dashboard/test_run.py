@@ -261,6 +261,19 @@ async def test_what_a_shadow_threshold_saw_is_told(shown):
     assert "autoStopLoss measured 0.49 at step 900" in words(await shown(run_in(run_status(shadow=seen))))
 
 
+@pytest.mark.parametrize(
+    ("rule", "field"),
+    [
+        ("hang", "Set spec.hangDetection.action to Stop to let it end the run."),
+        ("budget", "Set spec.budget.onExhausted to Stop to let it end the run."),
+        ("plateau", "Set its action to Stop in spec.stopRules to let it end the run."),
+    ],
+)
+async def test_the_field_that_enforces_a_rule_is_named(shown, rule, field):
+    seen = [{"rule": rule, "wouldStopAt": "2026-01-02T03:04:05Z", "value": "600"}]
+    assert field in words(await shown(run_in(run_status(shadow=seen))))
+
+
 async def test_what_was_lost_is_told(shown):
     lost = {"dataLoss": "The machine was lost before its last files were saved."}
     assert "The machine was lost before" in words(await shown(run_in(run_status(checkpoint=lost))))

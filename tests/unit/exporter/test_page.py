@@ -222,7 +222,15 @@ def test_what_the_operator_does_is_counted(telemetry, samples):
         ("trainingrun_terminations_total", ENDINGS),
         (
             "trainingrun_gpu_seconds_saved_total",
-            ("auto_low_loss", "auto_threshold", "auto_plateau", "auto_rising", "user_stop", "max_duration"),
+            (
+                "auto_low_loss",
+                "auto_threshold",
+                "auto_plateau",
+                "auto_rising",
+                "user_stop",
+                "max_duration",
+                "budget_exhausted",
+            ),
         ),
     ],
 )

@@ -44,6 +44,8 @@ class Reading:
     """By name. The loss is `LOSS`, whatever the source calls it; other values have the source's names: ``eval_loss``, ``accuracy``, …"""
     at: float | None = None
     """Time of measurement, on the monotonic clock of this process; None: time of reading."""
+    printed: int | None = None
+    """Characters of the log that were read; None: the source is no log."""
     troubles: Mapping[str, Failure] = field(default_factory=dict)
     """By name, why a value that a stop rule names could not be taken although the source has it."""
     source: str = ""

@@ -9,7 +9,7 @@ from trainingrun_operator.api.status import FindingStatus, Shadow
 from trainingrun_operator.core import duration
 from trainingrun_operator.core.bounds import TEXT_MAX, WORD_MAX, clipped
 from trainingrun_operator.core.observed import Observed
-from trainingrun_operator.core.rules import backup, completion, exits, limit, loss, people, stop_rules, workload
+from trainingrun_operator.core.rules import backup, completion, exits, hang, limit, loss, people, stop_rules, workload
 from trainingrun_operator.core.rules.finding import Finding
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ RULES: Final[tuple[Rule, ...]] = (
     *stop_rules.RULES,
     completion.marker,
     completion.final_epoch_stall,
+    hang.hang,
     limit.max_duration,
+    limit.gpu_hours,
 )
 AT_REST: Final[tuple[Rule, ...]] = (people.deleted, people.user_stop, workload.job_gone)
 """The rules for a suspended run, which does not train."""

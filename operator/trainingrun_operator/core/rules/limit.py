@@ -1,18 +1,20 @@
-"""The limit of the time for which a run may train, `spec.maxDurationSeconds`."""
+"""The limits of what a run may use: `spec.maxDurationSeconds` and `spec.budget`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api import endings
+from trainingrun_operator.api.limits import LimitAction
 from trainingrun_operator.api.status import Evidence
-from trainingrun_operator.core import duration
+from trainingrun_operator.core import budget, duration
 from trainingrun_operator.core.rules.finding import Finding
 
 if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed
 
 RULE: Final = "maxDuration"
+BUDGET: Final = "budget"
 
 
 def max_duration(seen: Observed) -> Finding | None:
@@ -43,3 +45,37 @@ def warning(seen: Observed) -> str:
     end = duration.ends_after(seen) or 0
     left = max(0, end - duration.seconds(seen))
     return f"The run ends in {left} s of training: spec.maxDurationSeconds is {seen.run.spec.max_duration_seconds}. Raise it to let the training go on."
+
+
+def gpu_hours(seen: Observed) -> Finding | None:
+    """The training has used its budget. Does not apply without one, and before the workload exists."""
+    limit = seen.run.spec.budget
+    if limit is None or seen.workload is None:
+        return None
+    used, stops = budget.hours(seen), limit.on_exhausted is LimitAction.STOP
+    kept = budget.reserve_hours(seen) if stops else 0
+    of = f"{used:.2f} of {limit.max_gpu_hours:g} GPU hours (budget.maxGpuHours)"
+    if used < limit.max_gpu_hours - kept:
+        reason = "NearBudget" if budget.stage(seen) else "WithinBudget"
+        end = f" The run ends {kept:.2f} GPU hours before, so that it can save." if kept else ""
+        return Finding(BUDGET, reason, f"The training has used {of}.{end}")
+    return Finding(
+        BUDGET,
+        "BudgetExhausted",
+        f"The training has used {of}{f', {kept:.2f} of which are kept to save' if kept else ''}.",
+        endings.BUDGET_EXHAUSTED,
+        actor=BUDGET,
+        evidence=(Evidence(what="gpuHours", value=f"{used:.2f}", step=seen.track.step),),
+        enforced=stops,
+    )
+
+
+def budget_warning(seen: Observed) -> tuple[str, str]:
+    """Return reason and text of the Event about the budget; empty: nothing now."""
+    limit, news = seen.run.spec.budget, budget.news(seen)
+    if limit is None or not news:
+        return "", ""
+    used = f"The training has used {budget.hours(seen):.2f} of {limit.max_gpu_hours:g} GPU hours (spec.budget)."
+    if limit.on_exhausted is LimitAction.STOP:
+        return "BudgetNear", f"{used} The run ends when they are used. Raise maxGpuHours to let the training go on."
+    return f"Budget{news}", f"{used} It goes on: onExhausted is Notify."

@@ -35,6 +35,7 @@ from trainingrun_operator.api.exchange import MarkerSeen
 from trainingrun_operator.api.status import CrashRow, Evidence, Phase, Progress, Shadow
 from trainingrun_operator.checkpoints.documents import Checkpoint
 from trainingrun_operator.core.facts.reading import GRADIENT_NORM, LOSS, Failure, Reading
+from trainingrun_operator.core.quiet import Quiet
 from trainingrun_operator.core.rules import chain
 from trainingrun_operator.core.rules.finding import Finding
 from trainingrun_operator.core.status import render
@@ -133,6 +134,29 @@ CASES = {
     "its loss is low, and only watched": (with_spec({"autoStopLoss": None}, track=LOW), {"autoStopLoss": "LowLoss"}),
     "it looks for no marker": (with_spec({"completion": {"markerFiles": []}}), {"marker": None}),
     "its agent does not answer": (make_observed(agent=None), {"marker": "NoReport", "finalEpochStall": "NoReport"}),
+    "it moved a minute ago": (make_observed(quiet=Quiet(POD_UID, NOW - 60, WALL, NOW, "File", 1300)), {"hang": "Progresses"}),
+    "it stands still for no longer than twice before": (
+        make_observed(track=losses(2.0, 1.5, every=400), quiet=Quiet(POD_UID, NOW - 700, WALL, NOW, "Step", 1200)),
+        {"hang": "WithinPause"},
+    ),
+    "it stands still, and only a person is told": (
+        make_observed(quiet=Quiet(POD_UID, NOW - 700, WALL, NOW, "Step", 1300)), {"hang": "NoProgress"},
+    ),
+    "it stands still, and its log is read": (
+        make_observed(track=replace(losses(2.0, 1.5), source="Logs"), quiet=Quiet(POD_UID, NOW - 60, WALL, NOW, "Step", 1200)), {"hang": "Progresses"},
+    ),
+    "it cannot be read whether it moves": (
+        make_observed(quiet=Quiet(POD_UID, NOW, WALL, NOW, "ConnectionRefused", 1300)), {"hang": "ConnectionRefused"},
+    ),
+    "it has made no step yet": (make_observed(track=Track(), quiet=Quiet(POD_UID, NOW, WALL, NOW)), {"hang": "NeverAdvanced"}),
+    "it stands still, and looks complete": (
+        make_observed(quiet=Quiet(POD_UID, NOW - 700, WALL, NOW, "Step", 1300), candidate_seconds=20), {"hang": "Completes"},
+    ),
+    "its GPU hours last": (with_spec({"budget": {"maxGpuHours": 10}}), {"budget": "WithinBudget"}),
+    "its GPU hours are nearly used": (with_spec({"budget": {"maxGpuHours": 0.1, "warnAtPercent": 50}}), {"budget": "NearBudget"}),
+    "its GPU hours are used, and only a person is told": (
+        with_spec({"budget": {"maxGpuHours": 0.05, "onExhausted": "Notify"}}), {"budget": "BudgetExhausted"},
+    ),
     "its marker settles": (make_observed(agent=MARKED, candidate_seconds=120), {"marker": "Settling", "finalEpochStall": None}),
     "its stall settles": (quiet(candidate_seconds=120), {"marker": "NotWritten", "finalEpochStall": "Settling"}),
     "it is not in its final epoch": (quiet(track=final_epoch(epoch=1)), {"finalEpochStall": "NotFinalEpoch"}),
@@ -193,6 +217,11 @@ ENDS = {
     "its value is on a plateau": (polled(PLATEAU, *rows(2.0, 1.8, 1.9, 1.85, 1.84, name="eval_loss")), {"plateau": "Plateau"}),
     "its value rose three times": (polled({"metric": "eval_loss", "rising": {"observations": 3}}, *rows(2.0, 2.1, 2.2, 2.3, name="eval_loss")), {"rising": "Rising"}),
     "its value is NaN twice": (polled({"nonFinite": {}}, *rows(2.0, nan, nan)), {"nonFinite": "NonFinite"}),
+    "nothing of it moves": (
+        with_spec({"hangDetection": {"action": "Stop"}}, quiet=Quiet(POD_UID, NOW - 600, WALL, NOW, "Step", 1300)),
+        {"hang": "NoProgress"},
+    ),
+    "its GPU hours are used": (with_spec({"budget": {"maxGpuHours": 0.06}}), {"budget": "BudgetExhausted"}),
     "it crashed with a fatal exit code": (with_spec({"crash": {"fatalExitCodes": [2]}}, pods=(exited_pod(2),)), {"crashes": "FatalExitCode"}),
     "it crashed with a fatal pattern in its log": (
         with_spec({"crash": {"fatalLogPatterns": ["^CUDA error"]}}, pods=(exited_pod(1),), fatal_pattern="^CUDA error"),

@@ -177,3 +177,19 @@ async def test_pods_are_forgotten_when_they_are_too_many(monkeypatch):
     for uid in ("a", "b", "c", "a"):
         await polled.poll("step=1 loss=1.9\n", uid=uid)
     assert [since for *_, since, _ in polled.pod.asked] == [None] * 4
+
+
+async def test_every_new_line_is_counted_once_whatever_it_says():
+    polled = Polled(Pod())
+
+    async def printed(text="", *, after=10.0):
+        reading = await polled.poll(text, after=after)
+        assert isinstance(reading, Reading), reading
+        assert reading.printed is not None
+        return reading.printed
+
+    before = await printed("step=1 loss=1.9\n")
+    assert await printed("evaluating\n") == before + len("evaluating\n")
+    assert await printed(after=2.0) == before + len("evaluating\n"), "the line is asked for again"
+    assert await printed(after=300.0) == before + len("evaluating\n")
+    assert await printed("." * 7) == before + len("evaluating\n") + 7, "a line without an end"

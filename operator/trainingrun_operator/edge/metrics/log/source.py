@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Final
 
@@ -55,6 +55,8 @@ class _Followed:
     """The last text that was read."""
     rest: str = ""
     """The end of it that was no whole line yet."""
+    printed: int = 0
+    """Characters that were read."""
 
     def add(self, text: str, *, cut: bool) -> None:
         """Add the newest text of the log, which may begin with what was read before."""
@@ -67,6 +69,7 @@ class _Followed:
         else:
             # The kubelet gives a long line in parts.
             new = self.rest + text
+        self.printed += len(text) - known
         self.tail = (self.tail + text[known:])[-_TAIL:]
         whole = max(new.rfind("\n"), new.rfind("\r")) + 1
         self.rest = new[whole:][: LINE_MAX + 1]
@@ -107,7 +110,8 @@ class LogSource:
             return Failure("LogUnreadable", f"The log of pod {pod.name} cannot be read: {error}.")
         await self._add(one, piece)
         one.at, one.behind = now, piece.behind
-        return one.fold.reading()
+        reading = one.fold.reading()
+        return replace(reading, printed=one.printed) if isinstance(reading, Reading) else reading
 
     async def _add(self, one: _Followed, piece: LogPiece) -> None:
         text = piece.text.decode(errors="replace")
