@@ -18,6 +18,8 @@ from trainingrun_operator.core.facts.reading import FILES, LOGS, LOSS, PUSH
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
+    from trainingrun_operator.api.rules import StopRule
+    from trainingrun_operator.api.run import TrainingRunSpec
     from trainingrun_operator.core.observed import Observed
 
 _ROOM: Final = VALUE_POINTS_MAX - 4
@@ -119,6 +121,11 @@ def observed(known: ValueLines, seen: Observed) -> ValueLines:
             sample = Sample(0, at, step, track.epoch, fresh[name])
             lines[name] = _added(lines.get(name, Line()), sample)
     return ValueLines(_bounded(lines, rules), track.pod_uid, {name: firsts[name] for name in firsts if name in read})
+
+
+def threshold_of(spec: TrainingRunSpec, name: str) -> StopRule | None:
+    """Return the first stop rule that gives a value a threshold; None: no rule does."""
+    return next((rule for rule in spec.stop_rules if rule.metric == name and rule.threshold is not None), None)
 
 
 def rules_of(seen: Observed) -> frozenset[str]:
