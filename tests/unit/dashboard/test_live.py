@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from typing import Any
 
 import people
 import pytest
@@ -234,7 +235,7 @@ def test_a_curve_that_somebody_else_wrote_is_no_longer_than_one_of_ours():
 
 # -- other values ---------------------------------------------------------------------------------------------
 
-ACCURACY = {
+ACCURACY: dict[str, Any] = {
     "name": "accuracy",
     "points": [{"at": "2026-01-02T03:00:00Z", "step": step, "value": step / 200} for step in (0, 50, 150)],
 }
