@@ -120,7 +120,8 @@ def observed(known: ValueLines, seen: Observed) -> ValueLines:
         if name in fresh:
             sample = Sample(0, at, step, track.epoch, fresh[name])
             lines[name] = _added(lines.get(name, Line()), sample)
-    return ValueLines(_bounded(lines, rules), track.pod_uid, {name: firsts[name] for name in firsts if name in read})
+    shown = {name: first for name, first in firsts.items() if name in track.values}
+    return ValueLines(_bounded(lines, rules), track.pod_uid, shown)
 
 
 def threshold_of(spec: TrainingRunSpec, name: str) -> StopRule | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import inf, nan
 
 import pytest
-from builders import NAME, NAMESPACE, NOW, RUN_UID, WALL, make_observed, make_reading, make_run, track_of
+from builders import NAME, NAMESPACE, NOW, RUN_UID, WALL, make_observed, make_reading, make_run, make_spec, track_of
 
 from trainingrun_operator.api.curve import (
     POINTS_MAX,
@@ -20,7 +20,7 @@ from trainingrun_operator.api.curve import (
 )
 from trainingrun_operator.core.curve import config_map
 from trainingrun_operator.core.facts.reading import AUTO, FILES, LOGS, PROMETHEUS, PUSH, Failure
-from trainingrun_operator.core.value_curves import ValueLines, joined, observed, resumed
+from trainingrun_operator.core.value_curves import ValueLines, joined, observed, resumed, threshold_of
 
 RULES = frozenset[str]()
 
@@ -67,6 +67,10 @@ def test_the_default_of_the_next_pod_is_no_point_either():
 @pytest.mark.parametrize("value", [nan, inf, -inf])
 def test_what_is_not_finite_is_no_point(value):
     assert points(looks(0.5, value, 0.6)) == [(1, 0.5), (3, 0.6)]
+
+
+def test_a_page_that_shows_nan_once_begins_with_no_new_default():
+    assert points(looks(0.0, 0.5, nan, 0.7, source=PROMETHEUS)) == [(2, 0.5), (4, 0.7)]
 
 
 def test_a_negative_and_a_huge_value_are_points_like_others():
@@ -125,6 +129,18 @@ def test_a_value_that_comes_later_and_judges_the_training_takes_the_place_of_one
     assert len(known.stored) == VALUES_MAX
     known = look(known, 2, eval_loss=0.5)
     assert [one.name for one in known.stored] == [*(f"a_speed_{n}" for n in (0, 1, 10, 11, 12, 13, 14)), "eval_loss"]
+
+
+def test_the_threshold_of_a_value_is_that_of_the_first_rule_that_has_one():
+    rules = [
+        {"name": "flat", "metric": "accuracy", "plateau": {}},
+        {"name": "other", "metric": "reward", "threshold": {"value": 1}},
+        {"name": "good", "metric": "accuracy", "threshold": {"value": 2}},
+        {"name": "better", "metric": "accuracy", "threshold": {"value": 3}},
+    ]
+    spec = make_spec(stopRules=rules)
+    found = [threshold_of(spec, name) for name in ("accuracy", "reward", "eval_loss")]
+    assert [rule and rule.called for rule in found] == ["good", "other", None]
 
 
 # -- how large --------------------------------------------------------------------------------------------------
