@@ -52,6 +52,7 @@ def test_a_training_that_only_prints_its_loss_is_ended_by_it(space):
         "prints", "--epochs", "20", "--step-seconds", "0.1", "--save-every", "20", "--gauge", "missing",
         autoStopLoss=0.3, metrics={"source": "Auto"},
     )  # fmt: skip
+    run.wait_training()
     status = run.wait_finished(180)
     assert (status["phase"], status["terminationStatus"]) == ("Succeeded", "auto_low_loss")
     assert status["effective"]["metricsSource"] == "Logs"
