@@ -8,8 +8,8 @@ import click
 from rich.text import Text
 
 from trainingrun_operator.api import names
-from trainingrun_operator.cli import iam, kept, live, policy, words
-from trainingrun_operator.cli.draw import Plot, plot
+from trainingrun_operator.cli import charted, iam, kept, live, policy, words
+from trainingrun_operator.cli.draw import plot
 from trainingrun_operator.cli.explain import explain
 from trainingrun_operator.cli.explain.facts import Explanation
 from trainingrun_operator.cli.rows import read, row_of
@@ -18,9 +18,9 @@ from trainingrun_operator.cli.screen import GAP, note
 from trainingrun_operator.cli.session import RUN, Session, in_session, where
 from trainingrun_operator.cli.trouble import Exit, TroubleError
 from trainingrun_operator.core import manifests
+from trainingrun_operator.core.facts.reading import LOSS
 
 if TYPE_CHECKING:
-    from trainingrun_operator.api.curve import Point
     from trainingrun_operator.cli.screen import Screen
     from trainingrun_operator.cli.server import Server
     from trainingrun_operator.core.facts.run import Run
@@ -158,71 +158,38 @@ def _show(screen: Screen, rule: policy.Rule, first: int, second: int) -> None:
     screen.raw(line + Text(f"{value:<{second}}{'':{GAP}}") + Text(source, style=style))
 
 
-@click.command("plot", short_help="Draw the loss of a run, its threshold and end.")
+@click.command("plot", short_help="Draw the loss of a run, or another value, its threshold and end.")
 @click.argument("run", type=RUN)
 @click.option("--height", type=click.IntRange(4, 100), default=HEIGHT, show_default=True, help="Lines of the plot.")
-@click.option("--log", "logarithmic", is_flag=True, help="Logarithmic loss.")
+@click.option("--log", "logarithmic", is_flag=True, help="Logarithmic axis.")
+@click.option("--value", default=LOSS, show_default=True, metavar="NAME", help="The value, such as eval_loss.")
 @bucket_options
 @where
 @in_session
-def plot_(session: Session, run: str, height: int, server: Server, *, logarithmic: bool) -> None:
-    """Draw the loss of RUN over its steps, with threshold and end.
+def plot_(session: Session, run: str, height: int, value: str, server: Server, *, logarithmic: bool) -> None:
+    """Draw the loss of RUN, or another value, over its steps, with threshold and end.
 
     With s3://bucket/prefix/namespace/run/uid in place of RUN, draw the curve that the operator has kept of an ended run in the bucket, with your own AWS
     credentials. A shorter address is enough if there is only one run below it.
     """
     if run.startswith("s3://"):
         with opened(session, run, server) as there:
-            found, points = kept.run_of(there), kept.curve_of(there)
+            found, curve = kept.run_of(there), kept.curve_of(there)
     else:
         found = session.run(run)
-        points = session.curve(found)
-    if not points:
-        raise TroubleError(_no_curve(found), Exit.NO_SUCH_RUN)
+        curve = session.curve(found)
+    chart = charted.chart(found, curve, value)
     screen = session.screen
-    screen.say(_caption(found, points), "bold")
-    curve = _curve(found, points)
-    lines = plot(curve, screen.width, height, plain=screen.plain, logarithmic=logarithmic)
+    screen.say(chart.caption, "bold")
+    lines = plot(chart.plot, screen.width, height, plain=screen.plain, logarithmic=logarithmic)
     if not lines:
-        raise TroubleError(f"{found.name} has no loss above 0 for a logarithmic plot. Omit --log.")
+        raise TroubleError(f"{found.name} has no {chart.name} above 0 for a logarithmic plot. Omit --log.")
     for line in lines:
         text = Text(line)
         text.highlight_regex("[⠀-⣿*]+", "cyan")
         text.highlight_regex("╌+", "yellow")
         text.highlight_regex("[▲^].*|ended at.*", "magenta")
         screen.raw(text)
-
-
-def _no_curve(run: Run) -> str:
-    if run.status.progress is None:
-        return f"{run.name} has no loss curve: no loss was read yet. See why: {words.explain(run.name)}"
-    return f"{run.name} has no loss curve: its ConfigMap does not exist."
-
-
-def _caption(run: Run, points: tuple[Point, ...]) -> str:
-    last, best = points[-1], min(points, key=lambda point: point.loss)
-    parts = [
-        f"{run.name}: loss {last.loss:.4g} at step {last.step}",
-        f"lowest {best.loss:.4g} at step {best.step}" if best is not last else "the lowest so far",
-    ]
-    force = run.status.effective
-    if force is not None and force.auto_stop_loss is not None:
-        parts.append(
-            f"threshold {force.auto_stop_loss:g}{' (shadow mode)' if force.auto_stop_action != 'Stop' else ''}"
-        )
-    if run.status.termination is not None:
-        parts.append(run.status.termination.status)
-    return ", ".join(parts)
-
-
-def _curve(run: Run, points: tuple[Point, ...]) -> Plot:
-    force, stop = run.status.effective, run.status.termination
-    decided = [one.step for one in stop.evidence if one.step is not None] if stop is not None else []
-    return Plot(
-        [(float(point.step), point.loss) for point in points],
-        force.auto_stop_loss if force is not None else None,
-        stop=float(decided[-1]) if decided else None,
-    )
 
 
 @click.command("logs", short_help="Print the log of the training.")

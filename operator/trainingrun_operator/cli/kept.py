@@ -12,11 +12,10 @@ from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.story import STORY_MAX_BYTES
 
 if TYPE_CHECKING:
-    from trainingrun_operator.api.curve import Point
     from trainingrun_operator.cli.bucket import Checkpoints
 
 CURVE_MAX_BYTES: Final = 256 * 1024
-"""Of `curve.json`: 500 points take a quarter of it."""
+"""Of `curve.json`: more than all points of all values take."""
 _COMMITS: Final = "Its checkpoints are listed by `checkpoints list`."
 
 
@@ -43,8 +42,8 @@ def run_of(there: Checkpoints) -> Run:
     return run
 
 
-def curve_of(there: Checkpoints) -> tuple[Point, ...]:
-    """Read the points of the run's loss curve.
+def curve_of(there: Checkpoints) -> Curve:
+    """Read the run's curves: of its loss, and of other values.
 
     Raises:
         TroubleError: the bucket cannot be read, or holds no curve that can be.
@@ -57,15 +56,15 @@ def curve_of(there: Checkpoints) -> tuple[Point, ...]:
             Exit.NO_SUCH_RUN,
         )
     try:
-        points = Curve.model_validate_json(body).points
+        curve = Curve.model_validate_json(body)
     except ValueError as error:
         raise TroubleError(
             f"{layout.uri(layout.curve)} is not a loss curve that this version reads ({type(error).__name__}).",
             Exit.NOT_PROVEN,
         ) from None
-    if not points:
+    if not curve.points and not curve.values:
         raise TroubleError(f"{layout.uri(layout.curve)} has no points.", Exit.NO_SUCH_RUN)
-    return points
+    return curve
 
 
 def logs_of(there: Checkpoints) -> tuple[str, ...]:

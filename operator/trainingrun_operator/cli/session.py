@@ -12,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from trainingrun_operator.api import names
-from trainingrun_operator.cli.curve import points_of
+from trainingrun_operator.cli.curve import curve_of
 from trainingrun_operator.cli.kubectl import Kubectl
 from trainingrun_operator.cli.screen import Screen
 from trainingrun_operator.cli.trouble import Exit, TroubleError
@@ -21,7 +21,7 @@ from trainingrun_operator.core.facts.run import Run
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trainingrun_operator.api.curve import Point
+    from trainingrun_operator.api.curve import Curve
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,9 +49,9 @@ class Session:
         """
         return parsed(self.kubectl.run(name))
 
-    def curve(self, run: Run) -> tuple[Point, ...]:
-        """The loss curve of a run; empty if none is stored."""
-        return points_of(self.kubectl.config_map(names.curve_name(run.name)), run.uid)
+    def curve(self, run: Run) -> Curve:
+        """The curves of a run; empty if none is stored."""
+        return curve_of(self.kubectl.config_map(names.curve_name(run.name)), run.uid)
 
 
 def parsed(stored: dict[str, Any]) -> Run:

@@ -1,4 +1,4 @@
-"""The loss curve of a run, thinned as it grows: its size is bounded, and it spans the whole run."""
+"""The loss curve of a run, thinned as it grows: its size is bounded, and it spans the whole run. `value_curves` has those of other values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.curve import POINTS_MAX, Curve, Point
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from trainingrun_operator.core.observed import Observed
 
@@ -34,6 +34,7 @@ class Sample(NamedTuple):
     step: int
     epoch: float | None
     loss: float
+    """The loss, or the other value whose curve this is."""
 
     def pack(self) -> bytes:
         """Return it in 40 bytes."""
@@ -56,6 +57,8 @@ class Thinned:
     garbage visits them."""
     lowest: Sample | None = None
     newest: Sample | None = None
+    room: int = _KEPT_MAX
+    """Most samples that are kept; even."""
 
     @property
     def size(self) -> int:
@@ -89,7 +92,7 @@ class Thinned:
         return Curve(
             every=self.every,
             points=tuple(
-                Point(at=_stamp(one.at), step=one.step, epoch=one.epoch, loss=one.loss) for one in self.samples
+                Point(at=stamp(one.at), step=one.step, epoch=one.epoch, loss=one.loss) for one in self.samples
             ),
         )
 
@@ -101,27 +104,32 @@ def added(line: Thinned, *, at: int, step: int, epoch: float | None, loss: float
     sample = Sample(line.count, at, step, epoch, loss)
     packed, every = line.packed, line.every
     if sample.number % every == 0:
-        if line.size == _KEPT_MAX:
+        if line.size >= line.room:
             packed, every = _packed(line.kept[::2]), every * 2
         packed += sample.pack()
     lowest = sample if line.lowest is None or loss < line.lowest.loss else line.lowest
-    return Thinned(every, line.count + 1, packed, lowest, sample)
+    return Thinned(every, line.count + 1, packed, lowest, sample, line.room)
 
 
 def resumed(curve: Curve) -> Thinned:
     """Continue a stored curve. Its lowest and newest samples count as kept."""
-    every = curve.every
+    return refilled(curve.every, [(point.at, point.step, point.epoch, point.loss) for point in curve.points])[0]
+
+
+def refilled(
+    every: int, points: Sequence[tuple[str, int, float | None, float]], room: int = _KEPT_MAX
+) -> tuple[Thinned, Sample | None]:
+    """Continue stored points: time, step, epoch and value of each. Returns also the highest one."""
     samples = tuple(
-        Sample(i * every, _seconds(point.at), point.step, point.epoch, point.loss)
-        for i, point in enumerate(curve.points)
+        Sample(i * every, seconds(at), step, epoch, value) for i, (at, step, epoch, value) in enumerate(points)
     )
     if not samples:
-        return Thinned(every)
-    lowest, newest = min(samples, key=lambda one: one.loss), samples[-1]
-    kept = samples
-    if len(kept) > _KEPT_MAX:
+        return Thinned(every, room=room), None
+    lowest, highest = (extreme(samples, key=lambda one: one.loss) for extreme in (min, max))
+    kept, newest = samples, samples[-1]
+    if len(kept) > room:
         kept, every = kept[::2], every * 2
-    return Thinned(every, len(kept) * every, _packed(kept), lowest, newest)
+    return Thinned(every, len(kept) * every, _packed(kept), lowest, newest, room), highest
 
 
 def joined(earlier: Thinned, later: Thinned) -> Thinned:
@@ -136,7 +144,7 @@ def observed(line: Thinned, seen: Observed) -> Thinned:
     newest = seen.track.newest
     if newest is None or newest.loss is None:
         return line
-    return added(line, at=_seconds(seen.wall), step=newest.step, epoch=seen.track.epoch, loss=newest.loss)
+    return added(line, at=seconds(seen.wall), step=newest.step, epoch=seen.track.epoch, loss=newest.loss)
 
 
 def config_map(namespace: str, run_name: str, run_uid: str, curve: Curve) -> dict[str, Any]:
@@ -156,16 +164,19 @@ def config_map(namespace: str, run_name: str, run_uid: str, curve: Curve) -> dic
 
 def data(curve: Curve) -> dict[str, str]:
     """Build the data of the ConfigMap."""
-    return {names.CURVE_KEY: curve.model_dump_json(by_alias=True, exclude_none=True)}
+    unused = None if curve.values else {"values"}
+    return {names.CURVE_KEY: curve.model_dump_json(by_alias=True, exclude_none=True, exclude=unused)}
 
 
 def _packed(samples: Iterable[Sample]) -> bytes:
     return b"".join(sample.pack() for sample in samples)
 
 
-def _seconds(stamp: str) -> int:
-    return int(datetime.fromisoformat(stamp).timestamp())
+def seconds(at: str) -> int:
+    """Return a stored time in seconds since the epoch."""
+    return int(datetime.fromisoformat(at).timestamp())
 
 
-def _stamp(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def stamp(at: int) -> str:
+    """Return seconds since the epoch as they are stored."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

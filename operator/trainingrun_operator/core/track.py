@@ -20,6 +20,8 @@ from trainingrun_operator.core.losses import Losses
 from trainingrun_operator.core.words import finite
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trainingrun_operator.api.status import Progress
 
 NOT_FINITE: Final = "NotFinite"
@@ -81,6 +83,8 @@ class Track:
     """Why rules cannot use the newest reading."""
     names: tuple[str, ...] = ()
     """Names of the values in the newest reading, the first few."""
+    values: Mapping[str, float] = field(default_factory=dict)
+    """All values of the newest reading; empty if it is not of the newest step, as that of another rank, or if the step has not advanced."""
 
     @property
     def newest(self) -> Observation | None:
@@ -210,7 +214,7 @@ def fold(track: Track, reading: Reading | Failure, *, pod_uid: str, now: float) 
     if track.pod_uid != pod_uid:
         track = _next(track, pod_uid, losses=track.losses.carried())
     if isinstance(reading, Failure):
-        return replace(track, oddity=reading)
+        return replace(track, oddity=reading, values={})
     if track.source and reading.source != track.source:
         # What another source has read is not comparable: a gauge's first value, the name of the loss, how steps count.
         track = _next(track, pod_uid, losses=track.losses.carried())
@@ -223,8 +227,9 @@ def fold(track: Track, reading: Reading | Failure, *, pod_uid: str, now: float) 
     moment = _moment(track, reading, now)
     track = _fold_step(_fold_loss(_fold_fall(track, reading), reading, moment), reading, moment)
     if not track.observations:
-        return track
-    return replace(track, epochs=track.epochs.read(reading, moment))
+        return replace(track, values={})
+    of_step = counts(reading.step) and int(reading.step) == track.step
+    return replace(track, values=reading.values if of_step else {}, epochs=track.epochs.read(reading, moment))
 
 
 def _next(track: Track, pod_uid: str, *, losses: Losses, fell: tuple[int, int] | None = None) -> Track:

@@ -24,7 +24,7 @@ from trainingrun_operator.edge.apiserver.transport import KubeError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Sequence
 
-    from trainingrun_operator.api.curve import Point
+    from trainingrun_operator.api.curve import Point, ValueCurve
     from trainingrun_operator.dashboard.cluster import Person
 
     Pump = Coroutine[Any, Any, None]
@@ -68,13 +68,14 @@ class Fleet:
 
 @dataclass
 class OneRun:
-    """One run and its curve."""
+    """One run and its curves."""
 
     view: RunView | None = None
     error: KubeError | None = None
     gone: str = ""
     """Why it is not shown any more."""
     points: tuple[Point, ...] = ()
+    values: tuple[ValueCurve, ...] = ()
     note: str = ""
     """Why the curve cannot be read."""
     curve_read: bool = False
@@ -276,7 +277,8 @@ async def _read_curve(feed: Feed[OneRun], reader: Reader, namespace: str, name: 
             continue
         finished = now.view.finished
         try:
-            now.points, now.note = curve.points_of(await reader.now().curve(namespace, name)), ""
+            stored = await reader.now().curve(namespace, name)
+            now.points, now.values, now.note = curve.points_of(stored), curve.values_of(stored), ""
         except KubeError as error:
             now.note = trouble(error, f"read ConfigMaps in namespace {namespace}, which hold the curve")
         now.curve_read = True

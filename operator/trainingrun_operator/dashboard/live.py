@@ -136,6 +136,7 @@ class Watched:
             if now.view is None or not now.curve_read:
                 continue
             drawn = curve.drawn(now.points, now.view.status) | ({"summary": now.note} if now.note else {})
+            drawn["values"] = curve.drawn_values(now.values, now.view.spec, now.view.status)
             if drawn != shown:
                 shown = drawn
                 yield Event("curve", drawn)

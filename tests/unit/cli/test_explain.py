@@ -221,6 +221,10 @@ BEFORE = {
 }
 LOW = losses(2.0, 0.4, 0.3)
 WATCHED = {"autoStopLoss": None}
+OWN_RULES = {
+    "autoStopLoss": -1,
+    "stopRules": [{"name": "flat", "plateau": {}}, {"name": "hint", "plateau": {"patience": 5}, "action": "Shadow"}],
+}
 
 
 def written(seen: Observed, **status: Any) -> Run:
@@ -251,6 +255,7 @@ TRAINS_ON = {
     "and bytes are not saved yet": run_with(checkpoint=SAVED.model_copy(update={"lag": Lag(bytes=120_000)})),
     "and what it wrote has no name": run_with(checkpoint=SAVED.model_copy(update={"dir": ".", "step": None})),
     "and its status speaks of an older spec": replace(written(make_observed()), generation=3),
+    "and two of its own rules look at one value": written(make_observed(run=make_run(spec=OWN_RULES), track=LOW)),
     "and an operator without findings looks after it": run_with(),
     "and was restored after one that is damaged": run_with(
         restored=Restored(

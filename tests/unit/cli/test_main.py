@@ -49,10 +49,20 @@ def over(**fields):
     return stopping(Phase.DONE, **{"phase": "Stopped", "conditions": (LOOKED, FINISHED), "pods": (), **fields})
 
 
-def curve(*losses, uid=RUN_UID):
+def curve(*losses, uid=RUN_UID, **values):
     points = [{"at": EARLIER, "step": 10 * place, "loss": loss} for place, loss in enumerate(losses, 1)]
     meta = {"name": "bert-curve", "namespace": "ml", "labels": {"trainingrun.dev/run-uid": uid}}
-    return {"metadata": meta, "data": {"curve.json": json.dumps({"points": points})}}
+    return {"metadata": meta, "data": {"curve.json": json.dumps({"points": points, "values": kept_values(values)})}}
+
+
+def kept_values(values):
+    return [
+        {
+            "name": name,
+            "points": [{"at": EARLIER, "step": 10 * place, "value": one} for place, one in enumerate(all_, 1)],
+        }
+        for name, all_ in values.items()
+    ]
 
 
 # -- where and as whom -----------------------------------------------------------------------------------------
@@ -169,6 +179,70 @@ def test_plot_without_a_curve_says_why(kubectl, plugin, found):
     said = plugin("plot", "bert")
     assert (said.code, said.out) == (Exit.NO_SUCH_RUN, "")
     assert "bert has no loss curve" in said.err
+
+
+RULE = {"name": "good", "metric": "accuracy", "goal": "Maximize", "threshold": {"value": 0.9}}
+
+
+@pytest.mark.parametrize(
+    ("value", "rules", "caption"),
+    [
+        pytest.param(
+            "eval_loss", [], "eval_loss 1.5 at step 20, lowest 1.5 at step 20, highest 2 at step 10", id="a value"
+        ),
+        pytest.param(
+            "accuracy",
+            [RULE],
+            "accuracy 0.6 at step 30, lowest 0.5 at step 10, highest 0.7 at step 20, threshold 0.9 (good)",
+            id="with a threshold",
+        ),
+        pytest.param(
+            "accuracy",
+            [{**RULE, "action": "Shadow"}],
+            "accuracy 0.6 at step 30, lowest 0.5 at step 10, highest 0.7 at step 20, threshold 0.9 (good, shadow mode)",
+            id="with one that only reports",
+        ),
+        pytest.param("loss", [RULE], "loss 1 at step 20, the lowest so far, threshold 0.5", id="the loss"),
+        pytest.param(
+            "train_loss",
+            [],
+            "loss 1 at step 20, the lowest so far, threshold 0.5",
+            id="the loss by another of its names",
+        ),
+    ],
+)
+def test_plot_draws_any_value_that_was_kept(kubectl, plugin, value, rules, caption):
+    kubectl.has(stored(spec={"stopRules": rules}))
+    kubectl.says("get", "configmap", out=curve(2.0, 1.0, eval_loss=[2.0, 1.5], accuracy=[0.5, 0.7, 0.6]))
+    said = plugin("plot", "bert", "--value", value)
+    assert (said.code, said.out.splitlines()[0]) == (0, f"bert: {caption}")
+    if rules and value == "accuracy":
+        assert any(line.strip().startswith("0.9┤╌") for line in said.out.splitlines())
+
+
+@pytest.mark.parametrize("value", ["accuracy", "Eval_loss", ""])
+def test_plot_of_a_value_that_was_not_kept_names_those_that_were(kubectl, plugin, value):
+    kubectl.has(stored())
+    kubectl.says("get", "configmap", out=curve(2.0, eval_loss=[2.0]))
+    said = plugin("plot", "bert", "--value", value)
+    assert (said.code, said.out) == (Exit.NO_SUCH_RUN, "")
+    assert f"no curve of {value!r}, but of: loss, eval_loss." in said.err
+
+
+def test_plot_of_the_loss_where_only_other_values_were_kept_names_them(kubectl, plugin):
+    kubectl.has(stored())
+    kubectl.says("get", "configmap", out=curve(eval_loss=[2.0]))
+    said = plugin("plot", "bert")
+    assert said.code == Exit.NO_SUCH_RUN
+    assert "no curve of 'loss', but of: eval_loss." in said.err
+
+
+def test_a_logarithmic_plot_of_a_value_that_is_never_above_0_says_so(kubectl, plugin):
+    kubectl.has(stored())
+    kubectl.says("get", "configmap", out=curve(2.0, **{"rewards/mean": [-1.0, -2.0]}))
+    said = plugin("plot", "bert", "--value", "rewards/mean", "--log")
+    assert said.code == Exit.FAILED
+    assert "no rewards/mean above 0" in said.err
 
 
 def test_logs_are_those_of_the_container_that_trains(kubectl, plugin):

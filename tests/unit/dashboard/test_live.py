@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
+from typing import Any
 
 import people
 import pytest
-from builders import NAME, NAMESPACE, RUN_UID
+from builders import NAME, NAMESPACE, RUN_UID, make_spec
 from fakes import RUN, ApiError, stored_run
 from people import Someone, curve_map, ended, run_status, stopping
 
-from trainingrun_operator.api.curve import POINTS_MAX
+from trainingrun_operator.api.curve import POINTS_MAX, VALUE_POINTS_MAX, VALUES_MAX
 from trainingrun_operator.api.status import TrainingRunStatus
 from trainingrun_operator.dashboard import feeds, stream
-from trainingrun_operator.dashboard.curve import drawn, points_of
+from trainingrun_operator.dashboard.curve import drawn, drawn_values, points_of, values_of
 from trainingrun_operator.dashboard.stream import Event, merged
 from trainingrun_operator.dashboard.tail import LINE_MAX, LOG_LINES, Tail
 
@@ -229,6 +231,76 @@ def test_a_curve_that_cannot_be_read_is_none(stored):
 
 def test_a_curve_that_somebody_else_wrote_is_no_longer_than_one_of_ours():
     assert len(kept(*((step, 1.0) for step in range(3 * POINTS_MAX)))) == POINTS_MAX
+
+
+# -- other values ---------------------------------------------------------------------------------------------
+
+ACCURACY: dict[str, Any] = {
+    "name": "accuracy",
+    "points": [{"at": "2026-01-02T03:00:00Z", "step": step, "value": step / 200} for step in (0, 50, 150)],
+}
+TARGET = {"name": "good", "metric": "accuracy", "goal": "Maximize", "threshold": {"value": 0.9}}
+
+
+def others(*values):
+    """The ConfigMap with curves of other values."""
+    return {"data": {"curve.json": json.dumps({"points": POINTS, "values": list(values)})}}
+
+
+async def test_the_page_gets_the_curves_of_all_values_that_are_kept(opened, soon):
+    async with opened(stored_run(status=run_status())) as (page, cluster):
+        assert (await page.wait("curve"))["values"] == []
+        cluster.put(curve_map(POINTS) | others(ACCURACY))
+        (value,) = (await page.wait("curve", "accuracy"))["values"]
+    assert (value["name"], value["x"], value["loss"]) == ("accuracy", [0, 50, 150], [0.0, 0.25, 0.75])
+
+
+@pytest.mark.parametrize(
+    ("rule", "threshold", "shadow"),
+    [
+        pytest.param(TARGET, 0.9, False, id="of a rule"),
+        pytest.param({**TARGET, "action": "Shadow"}, 0.9, True, id="of a rule that only reports"),
+        pytest.param({**TARGET, "metric": "eval_accuracy"}, None, False, id="of another value"),
+        pytest.param({"metric": "accuracy", "nonFinite": {}}, None, False, id="none"),
+    ],
+)
+def test_a_value_is_drawn_with_the_threshold(rule, threshold, shadow):
+    (value,) = drawn_values(values_of(others(ACCURACY)), make_spec(stopRules=[rule]), status_of())
+    assert (value["threshold"], value["shadow"]) == (threshold, shadow)
+
+
+def test_the_samples_of_a_value_that_decided_are_drawn_on_its_curve_alone():
+    evidence = [{"what": "accuracy", "value": "0.75", "step": 150}]
+    done = status_of(termination=stopping("Saving", evidence=evidence))
+    (value,) = drawn_values(values_of(others(ACCURACY)), make_spec(stopRules=[TARGET]), done)
+    assert (value["deciding"], value["stop"]) == ([[150, 0.75]], {"at": 150, "words": "decided to stop"})
+    assert drawn(KEPT, done)["deciding"] == []
+    assert value["summary"] == (
+        "accuracy went from 0 at step 0 to 0.75 at step 150; the lowest was 0 at step 0, the highest 0.75 at step 150. The threshold is 0.9."
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        7,
+        {"name": "accuracy"},
+        {"name": "", "points": ACCURACY["points"]},
+        {"name": "loss", "points": ACCURACY["points"]},
+        {"name": "n" * 129, "points": ACCURACY["points"]},
+        {"name": "accuracy", "points": [{"at": "x", "step": 1, "value": "NaN"}]},
+        {"name": "accuracy", "points": ACCURACY["points"] * VALUE_POINTS_MAX},
+    ],
+    ids=["no object", "no points", "no name", "the loss", "a long name", "no number", "too long"],
+)
+def test_a_curve_of_a_value_that_cannot_be_read_hides_no_other(value):
+    assert [one.name for one in values_of(others(value, {**ACCURACY, "name": "reward"}))] == ["reward"]
+
+
+def test_of_two_curves_with_one_name_the_first_counts_and_there_are_no_more_than_ours():
+    twice = others(ACCURACY, {**ACCURACY, "points": ACCURACY["points"][:1]})
+    assert [len(one.points) for one in values_of(twice)] == [3]
+    assert len(values_of(others(*({**ACCURACY, "name": f"v{n}"} for n in range(3 * VALUES_MAX))))) == VALUES_MAX
 
 
 # -- its log --------------------------------------------------------------------------------------------------

@@ -18,12 +18,18 @@ NOTHING_FOUND = "The status has no findings of the rules: an older operator wrot
 
 def trains(facts: Facts) -> Explanation:
     """Explain a run that trains, or whose training has crashed and is being replaced."""
-    found = tuple(one.message for one in facts.run.status.findings) or (NOTHING_FOUND,)
+    found = _findings(facts) or (NOTHING_FOUND,)
     return Explanation(
         f"{facts.name} has not ended: no rule ends it yet.",
         (*found, *_advanced(facts), *_source(facts), *_would_have(facts), checkpoint.of_a_training(facts)),
         (*_last_log(facts), *_enforce(facts), "To end it by hand:", facts.command("stop")),
     )
+
+
+def _findings(facts: Facts) -> tuple[str, ...]:
+    """Return what each rule has found. Of those in `spec.stopRules`, several may look at one value: they are named."""
+    own = {rule.called for rule in facts.run.spec.stop_rules}
+    return tuple(f"{one.rule}: {one.message}" if one.rule in own else one.message for one in facts.run.status.findings)
 
 
 def _advanced(facts: Facts) -> tuple[str, ...]:

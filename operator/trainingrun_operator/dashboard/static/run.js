@@ -90,6 +90,8 @@
   const figure = $("curve");
   const dark = matchMedia("(prefers-color-scheme: dark)");
   let plot = null;
+  /** All curves, and the one that is shown. */
+  let curves = null;
   let drawn = null;
 
   const colour = (variable) => getComputedStyle(document.documentElement).getPropertyValue(variable).trim();
@@ -179,7 +181,7 @@
       return;
     }
     const [when, step, epoch, loss] = drawn.rows[at];
-    summary.textContent = [`Step ${step.toLocaleString("en")}`, epoch === null ? "" : `epoch ${short(epoch)}`, `loss ${short(loss)}`, new Date(when).toLocaleString()].filter(Boolean).join(", ");
+    summary.textContent = [`Step ${step.toLocaleString("en")}`, epoch === null ? "" : `epoch ${short(epoch)}`, `${drawn.name || "loss"} ${short(loss)}`, new Date(when).toLocaleString()].filter(Boolean).join(", ");
   }
 
   function fillTable() {
@@ -197,19 +199,41 @@
     }));
   }
 
-  document.addEventListener("live:curve", ({ detail }) => {
-    drawn = detail;
+  /** Offer the values that have a curve. The choice stays as long as its value has one. */
+  function offer() {
+    const chosen = $("curve-value");
+    const names = curves.values.map((one) => one.name);
+    const known = [...chosen.options].slice(1).map((one) => one.value);
+    if (names.join("\n") !== known.join("\n")) {
+      const was = chosen.value;
+      chosen.replaceChildren(chosen.options[0], ...names.map((name) => new Option(name, name)));
+      chosen.value = names.includes(was) ? was : "";
+    }
+    $("curve-value-label").hidden = !names.length;
+  }
+
+  function show() {
+    drawn = curves.values.find((one) => one.name === $("curve-value").value) || curves;
     const some = drawn.x.length > 0;
     for (const id of ["curve", "curve-data", "curve-legend", "log-scale-label"]) $(id).hidden = !some;
+    $("curve-title").textContent = $("curve-column").textContent = drawn.name || "Loss";
+    $("curve-key").textContent = drawn.name || "loss";
     document.querySelector(".key-threshold").hidden = drawn.threshold === null;
     document.querySelector(".key-deciding").hidden = !drawn.deciding.length;
     document.querySelector(".key-stop").hidden = !drawn.stop;
     if (drawn.stop) document.querySelector(".key-stop").textContent = drawn.stop.words;
-    if (drawn.shadow) document.querySelector(".key-threshold").textContent = "threshold (shadow)";
+    document.querySelector(".key-threshold").textContent = drawn.shadow ? "threshold (shadow)" : "threshold";
     $("curve-summary").textContent = drawn.summary;
     draw();
     fillTable();
+  }
+
+  document.addEventListener("live:curve", ({ detail }) => {
+    curves = detail;
+    offer();
+    show();
   });
+  $("curve-value").addEventListener("change", () => { if (curves) show(); });
   $("curve-data").addEventListener("toggle", fillTable);
   $("log-scale").addEventListener("change", draw);
   dark.addEventListener("change", draw);

@@ -1,4 +1,4 @@
-"""Writes each run's loss curve to a ConfigMap in the background; failed or hanging writes are retried and delay nothing else.
+"""Writes each run's curves, of the loss and of other values, to a ConfigMap in the background; failed or hanging writes are retried and delay nothing else.
 
 No decision uses a curve. Everyone who may write ConfigMaps in the run's namespace can change it; an operator that is killed loses
 at most the points of one interval.
@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any, Final
 from trainingrun_operator.api import names
 from trainingrun_operator.api.curve import Curve
 from trainingrun_operator.core import curve as core
+from trainingrun_operator.core import value_curves
 from trainingrun_operator.core.curve import Thinned
+from trainingrun_operator.core.value_curves import ValueLines
 from trainingrun_operator.edge.background import loop
 from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.kube import KubeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.edge.kube import Kube
@@ -56,11 +58,15 @@ class _Kept:
     name: str
     run_uid: str
     line: Thinned = field(default_factory=Thinned)
+    values: ValueLines = field(default_factory=ValueLines)
+    rules: frozenset[str] = frozenset()
+    """The values that stop rules name."""
     uid: str = ""
     """UID of the ConfigMap; empty while unknown."""
     read: bool = False
     """Whether points stored by an earlier operator are merged."""
-    written: tuple[int, int] | None = None
+    written: Hashable = None
+    """Shape of what is stored."""
     ended: bool = False
     """Whether the run has ended or is suspended: no points are added."""
     done: bool = False
@@ -73,7 +79,12 @@ class _Kept:
     @property
     def changed(self) -> bool:
         """Whether there is enough new data for a write; a single new point is written only at the end."""
-        return not self.done and (self.ended or self.line.shape != self.written)
+        return not self.done and (self.ended or self.shape != self.written)
+
+    @property
+    def shape(self) -> Hashable:
+        """Changes with each point that stays."""
+        return self.line.shape, self.values.shape
 
     @property
     def key(self) -> str:
@@ -107,7 +118,8 @@ class CurveWriter:
         if kept.done:
             return
         kept.line = core.observed(kept.line, seen)
-        if not kept.line.count:
+        kept.values, kept.rules = value_curves.observed(kept.values, seen), value_curves.rules_of(seen)
+        if not kept.line.count and not kept.values.lines:
             return
         self._kept[run.uid] = kept
         if ended and not kept.ended:
@@ -154,19 +166,19 @@ class CurveWriter:
     async def _put(self, kept: _Kept) -> None:
         if not kept.uid:
             await self._find(kept)
-        line, ended = kept.line, kept.ended
-        curve = line.curve
+        line, shape, ended = kept.line, kept.shape, kept.ended
+        curve = line.curve.model_copy(update={"values": kept.values.stored})
         if kept.uid:
             name = names.curve_name(kept.name)
             await self._kube.patch_config_map(kept.namespace, name, kept.uid, {"data": core.data(curve)})
         else:
             manifest = core.config_map(kept.namespace, kept.name, kept.run_uid, curve)
             kept.uid = (await self._kube.create_config_map(manifest))["metadata"]["uid"]
-        kept.written, kept.failures, kept.complaint = line.shape, 0, ""
+        kept.written, kept.failures, kept.complaint = shape, 0, ""
         kept.due = self._clock() + self._interval(line)
         if ended:
             # There are thousands of ended runs: free their curves.
-            kept.done, kept.line = True, Thinned()
+            kept.done, kept.line, kept.values = True, Thinned(), ValueLines()
 
     def _interval(self, line: Thinned) -> float:
         """Return the seconds to the next write."""
@@ -186,7 +198,9 @@ class CurveWriter:
                 raise TakenError(found["metadata"]["name"], leftover=leftover)
             kept.uid = found["metadata"]["uid"]
             if not kept.read:
-                kept.line = core.joined(_written_before(kept, found), kept.line)
+                line, values = _written_before(kept, found)
+                kept.line = core.joined(line, kept.line)
+                kept.values = value_curves.joined(values, kept.values, kept.rules)
         kept.read = True
 
     def _later(self, kept: _Kept, complaint: str) -> None:
@@ -208,13 +222,14 @@ class CurveWriter:
         kept.told = True
 
 
-def _written_before(kept: _Kept, found: Json) -> Thinned:
-    """Points stored in the run's ConfigMap; empty if they are invalid."""
+def _written_before(kept: _Kept, found: Json) -> tuple[Thinned, ValueLines]:
+    """Curves stored in the run's ConfigMap; empty if they are invalid."""
     text = (found.get("data") or {}).get(names.CURVE_KEY)
     if text is None:
-        return Thinned()
+        return Thinned(), ValueLines()
     try:
-        return core.resumed(Curve.model_validate_json(text))
+        stored = Curve.model_validate_json(text)
+        return core.resumed(stored), value_curves.resumed(stored.values)
     except ValueError as error:
         log.warning("%s: the loss curve restarts: the stored points are invalid: %s", kept.key, error)
-        return Thinned()
+        return Thinned(), ValueLines()

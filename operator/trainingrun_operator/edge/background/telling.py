@@ -19,6 +19,7 @@ from trainingrun_operator.api.curve import Curve
 from trainingrun_operator.checkpoints import s3
 from trainingrun_operator.checkpoints import story as objects
 from trainingrun_operator.checkpoints.s3 import STORE_ERRORS
+from trainingrun_operator.core import curve as curves
 from trainingrun_operator.core import manifests
 from trainingrun_operator.core import story as core
 from trainingrun_operator.core.destinations import layout_of
@@ -174,7 +175,7 @@ class Teller:
             return b""
 
     async def _put_curve(self, tale: Tale, access: Access, layout: Layout) -> None:
-        """Keep the loss curve as its ConfigMap has it, if there is one of this run."""
+        """Keep the curves as its ConfigMap has it, if there is one of this run."""
         found = await self._kube.config_map(tale.run.namespace, names.curve_name(tale.run.name))
         owners = {owner.get("uid") for owner in (found or {}).get("metadata", {}).get("ownerReferences") or ()}
         if found is None or tale.run.uid not in owners:
@@ -183,7 +184,7 @@ class Teller:
             curve = Curve.model_validate_json((found.get("data") or {}).get(names.CURVE_KEY) or "")
         except ValueError:
             return
-        body = curve.model_dump_json(by_alias=True, exclude_none=True).encode()
+        body = curves.data(curve)[names.CURVE_KEY].encode()
         await self._put(tale, access, layout, layout.curve, body, "application/json")
 
     async def _put(self, tale: Tale, access: Access, layout: Layout, key: str, body: bytes, kind: str) -> None:

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
-from builders import NAME, NAMESPACE, RUN_UID, WALL, losses, make_observed, make_run, make_status, make_stop
+from builders import (
+    NAME,
+    NAMESPACE,
+    NOW,
+    RUN_UID,
+    WALL,
+    losses,
+    make_observed,
+    make_reading,
+    make_run,
+    make_status,
+    make_stop,
+    track_of,
+)
 from fakes import EVENTS, ApiError, Plain, api_server
 
 from trainingrun_operator.api.curve import Curve
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.curve import Thinned, added, config_map, observed
+from trainingrun_operator.core.facts.reading import LOGS
 from trainingrun_operator.edge.background import curve as module
 from trainingrun_operator.edge.background import loop as worker
 from trainingrun_operator.edge.background.curve import INTERVAL_MAX_SECONDS, CurveWriter
@@ -328,3 +343,46 @@ async def test_what_is_written_can_be_read_by_anybody(place):
     body = json.loads(place.api.objects[CURVE]["data"]["curve.json"])
     assert body["every"] == 1
     assert set(body["points"][0]) == {"at", "step", "loss"}
+
+
+# -- values beside the loss -------------------------------------------------------------------------------------
+
+
+def with_values(step, *, ended=False, **values):
+    """A look at a training whose log has these values, and a loss that does not count yet."""
+    start = replace(make_reading(step=0), source=LOGS)
+    track = track_of((0, start), (NOW, replace(start, step=step, values=values)))
+    status = make_status(termination=make_stop(Phase.DRAINING)) if ended else None
+    return make_observed(run=make_run(status=status), track=track)
+
+
+def values_of(place):
+    curve = Curve.model_validate_json(place.api.objects[CURVE]["data"]["curve.json"])
+    return {one.name: [(point.step, point.value) for point in one.points] for one in curve.values}
+
+
+async def test_values_without_a_loss_are_kept_too(place):
+    place.curves.note(with_values(10, accuracy=0.5))
+    await place.curves.write()
+    assert (stored(place), values_of(place)) == ([], {"accuracy": [(10, 0.5)]})
+
+
+async def test_a_restarted_operator_goes_on_from_the_stored_values(place):
+    place.curves.note(with_values(10, accuracy=0.5))
+    await place.curves.write()
+    place.curves = place.operator()
+    for step, value in ((20, 0.5), (30, 0.7)):
+        place.curves.note(with_values(step, accuracy=value))
+    await place.curves.write()
+    assert values_of(place) == {"accuracy": [(10, 0.5), (30, 0.7)]}
+    place.curves.note(with_values(40, ended=True, accuracy=0.8))
+    await place.curves.write()
+    assert values_of(place) == {"accuracy": [(10, 0.5), (30, 0.7), (40, 0.8)]}
+
+
+async def test_a_value_that_does_not_change_costs_no_write(place):
+    for step in (10, 20, 30):
+        place.now += EVERY
+        place.curves.note(with_values(step, accuracy=0.5))
+        await place.curves.write()
+    assert place.api.lines() == [f"GET {CURVE}", f"POST {ALL}"]
