@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import HTTPClientError
+from botocore.utils import parse_timestamp
 from urllib3.response import HTTPResponse
 
-from trainingrun_operator.checkpoints import s3
-from trainingrun_operator.checkpoints.answers import BoundedAnswers, TooMuchError, slim_list, whole
+from trainingrun_operator.checkpoints import answers, s3
+from trainingrun_operator.checkpoints.answers import BoundedAnswers, TooMuchError, slim_list, time_of, whole
 from trainingrun_operator.checkpoints.clients import Door
 from trainingrun_operator.checkpoints.keys import Layout
 from trainingrun_operator.core.facts.bucket import Unreachable
@@ -105,6 +106,39 @@ def test_a_list_of_several_pages_is_read_whole():
     assert found[0] == f"{LAYOUT.commits}i1-g1005.json"
     assert len(found) == 64
     assert "continuation-token=a%26b" in asked[1], "The token is what XML says, not its bytes."
+
+
+def test_the_times_of_a_list_are_not_read_by_the_slow_parser(monkeypatch):
+    monkeypatch.setattr(answers, "parse_timestamp", None)
+    dated = page(keys(1, 1000)).replace(b"<Size>", b"<LastModified>2026-01-01T00:00:00.000Z</LastModified><Size>")
+    with serving(dated) as (address, _):
+        (found,) = listed(address)
+    assert len(found) == 64
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-01-01T00:00:00.000Z",
+        "2026-01-01T00:00:00.123456789Z",
+        "2026-01-01T02:30:00+02:30",
+        "2026-01-01T00:00:00",
+        "Thu, 01 Jan 2026 00:00:00 GMT",
+        "1767225600",
+        1767225600,
+        1767225600.5,
+    ],
+)
+def test_a_time_is_what_botocore_makes_of_it(text):
+    assert (time_of(text), time_of(text).tzinfo is None) == (
+        (expected := parse_timestamp(text)),
+        expected.tzinfo is None,
+    )
+
+
+def test_what_is_no_time_is_refused():
+    with pytest.raises(ValueError, match="yesterday"):
+        time_of("yesterday")
 
 
 @pytest.mark.parametrize(
