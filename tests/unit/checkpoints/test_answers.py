@@ -7,7 +7,7 @@ import gc
 import threading
 import time
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -182,6 +182,44 @@ def test_a_list_without_end_is_requested_again_only_later(monkeypatch):
         assert len(asked) == 3
         listed(address, times=2, seconds=REFUSED_SECONDS)
         assert len(asked) == 9
+
+
+def test_a_list_of_as_many_pages_as_are_read_is_whole(monkeypatch):
+    monkeypatch.setattr(s3, "LIST_PAGES_MAX", 5)
+    pages = [page(keys(1000 * n, 1000), b"more" if n < 4 else b"") for n in range(5)]
+    with serving(*pages) as (address, asked):
+        (found,) = listed(address)
+    assert len(asked) == 5
+    assert found == tuple(f"{LAYOUT.commits}i1-g{number:04d}.json" for number in range(4999, 4999 - 64, -1))
+
+
+@pytest.mark.parametrize(("others", "at_once"), [("ml", 1), ("vision", 2)])
+def test_a_namespace_reads_one_long_list_at_a_time(others, at_once, monkeypatch):
+    reading, most = [], []
+    both = threading.Barrier(2)
+
+    def read(found, client, pages=None):
+        if pages is not None:
+            return False
+        reading.append(found)
+        most.append(len(reading))
+        with suppress(threading.BrokenBarrierError):
+            # Two that are read at once meet here; of two that are not, the first waits a while for nothing.
+            both.wait(60 if at_once == 2 else 0.3)
+        reading.remove(found)
+        return True
+
+    monkeypatch.setattr(s3.CommitList, "read", read)
+    store = Store(threads=4)
+
+    async def ask():
+        await asyncio.gather(*(store.commits(replace(ACCESS, owner=owner), LAYOUT) for owner in ("ml", others)))
+
+    try:
+        asyncio.run(ask())
+    finally:
+        store.close()
+    assert max(most) == at_once
 
 
 def test_a_list_that_failed_otherwise_is_requested_again_at_once():
