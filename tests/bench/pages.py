@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_late
 from prometheus_client.parser import text_string_to_metric_families
 
 from trainingrun_operator.api.run import MetricNames
-from trainingrun_operator.core.facts.reading import Reading
+from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.edge.metrics.page import parse
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ def read_by_us(text: bytes) -> Numbers:
         ValueError: the page does not have them.
     """
     found = parse(text, MetricNames())
-    if not isinstance(found, Reading):
-        raise ValueError(found.message)
+    if isinstance(found, Failure):
+        raise ValueError(found.message)  # noqa: TRY004 - the page is wrong, not a type
     return _numbers(found.loss, found.step, found.epoch, found.total_epochs)
 
 
