@@ -18,7 +18,17 @@ from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.simulation import simulate
 
 CURVES = Path(__file__).parents[2] / "curves"
-LABELS = json.loads((CURVES / "labels.json").read_text(encoding="utf-8"))
+
+
+def labelled(folder):
+    """The curves of a folder, with their labels."""
+    labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+    return {folder / f"{name}.jsonl": label for name, label in labels.items()}
+
+
+KNOWN = labelled(CURVES)
+HELD_OUT = labelled(CURVES / "held-out")
+"""Recorded after the defaults were chosen."""
 DEFAULTS = {
     "plateau": {"metric": "eval_loss", "plateau": {}},
     "rising": {"metric": "eval_loss", "rising": {}},
@@ -32,7 +42,7 @@ TIGHTER = {
 }
 
 
-def fired(name, rules):
+def fired(path, rules):
     """The step at which each rule fires first."""
     written = [{"name": re.sub(r"\W", "-", f"r-{key}"), **rule} for key, rule in rules.items()]
     spec = TrainingRunSpec.parse(
@@ -44,10 +54,7 @@ def fired(name, rules):
         }
     )
     run = Run("default", "curve", "curve", "1", 1, spec, TrainingRunStatus())
-    found = {
-        one.rule: one.step
-        for one in simulate(run, rows_of(CURVES / f"{name}.jsonl", spec.metrics.names), Defaults()).fired
-    }
+    found = {one.rule: one.step for one in simulate(run, rows_of(path, spec.metrics.names), Defaults()).fired}
     return {key: found.get(one["name"]) for key, one in zip(rules, written, strict=True)}
 
 
@@ -61,9 +68,11 @@ def is_missed(step, label) -> bool:
     return step is None and label["rowsAfterEnough"] * 2 > label["rows"]
 
 
-@pytest.mark.parametrize("name", LABELS)
-def test_no_rule_at_its_defaults_ends_a_training_too_early(name):
-    steps, label = fired(name, DEFAULTS), LABELS[name]
+@pytest.mark.parametrize(
+    ("path", "label"), [pytest.param(*one, id=one[0].stem) for one in (*KNOWN.items(), *HELD_OUT.items())]
+)
+def test_no_rule_at_its_defaults_ends_a_training_too_early(path, label):
+    steps = fired(path, DEFAULTS)
     assert not is_false(steps["plateau"], label)
     assert not is_false(steps["rising"], label)
     broken = label["nonFiniteStep"]
@@ -71,26 +80,35 @@ def test_no_rule_at_its_defaults_ends_a_training_too_early(name):
     assert broken is None or steps["nonFinite"] > broken
 
 
-def test_the_labels_are_those_of_the_criterion():
+@pytest.mark.parametrize(("curves", "least"), [(KNOWN, 30), (HELD_OUT, 10)], ids=["known", "held out"])
+def test_the_labels_are_those_of_the_criterion(curves, least):
     label = runpy.run_path(str(CURVES / "label.py"))["label"]
+    (folder,) = {path.parent for path in curves}
     rows = {
-        path.stem: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        for path in CURVES.glob("*.jsonl")
+        path: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for path in folder.glob("*.jsonl")
     }
-    assert len(rows) >= 30
-    assert {name: label(one) for name, one in rows.items()} == LABELS
+    assert len(rows) >= least
+    assert {path: label(one) for path, one in rows.items()} == curves
 
 
-def test_what_each_setting_stops_and_misses():
-    """The table of docs/training/stop-rules.md."""
+def test_no_curve_that_is_held_out_is_one_of_the_others():
+    known = {path.read_bytes() for path in KNOWN}
+    assert not {path.stem for path in KNOWN} & {path.stem for path in HELD_OUT}
+    assert not any(path.read_bytes() in known for path in HELD_OUT)
+
+
+@pytest.mark.parametrize(("golden", "curves"), [("curves", KNOWN), ("curves-held-out", HELD_OUT)])
+def test_what_each_setting_stops_and_misses(golden, curves):
+    """The tables of docs/training/stop-rules.md."""
     rules = {key: rule for key, rule in (DEFAULTS | TIGHTER).items() if key != "nonFinite"}
-    steps = {name: fired(name, rules) for name in LABELS}
+    steps = {path: fired(path, rules) for path in curves}
     lines = []
     for key in rules:
-        stops = [name for name in LABELS if steps[name][key] is not None]
-        false = [name for name in stops if is_false(steps[name][key], LABELS[name])]
-        missed = [name for name in LABELS if is_missed(steps[name][key], LABELS[name])]
+        stops = [path.stem for path in curves if steps[path][key] is not None]
+        false = [path.stem for path, label in curves.items() if is_false(steps[path][key], label)]
+        missed = [path.stem for path, label in curves.items() if is_missed(steps[path][key], label)]
         lines.append(
             f"{key}: {len(stops)} stops, {len(false)} false ({', '.join(false) or '-'}), {len(missed)} missed ({', '.join(missed) or '-'})"
         )
-    assert_golden("cli/curves.txt", "\n".join(lines) + "\n")
+    assert_golden(f"cli/{golden}.txt", "\n".join(lines) + "\n")
