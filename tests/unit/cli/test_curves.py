@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,16 +69,41 @@ def is_missed(step, label) -> bool:
     return step is None and label["rowsAfterEnough"] * 2 > label["rows"]
 
 
-@pytest.mark.parametrize(
-    ("path", "label"), [pytest.param(*one, id=one[0].stem) for one in (*KNOWN.items(), *HELD_OUT.items())]
+@cache
+def at_defaults(path):
+    return fired(path, DEFAULTS)
+
+
+def every_curve(*, but=(), because=""):
+    """The curves with their labels; those of the names `but` are known to fail, and must."""
+    failing = pytest.mark.xfail(strict=True, reason=because)
+    return pytest.mark.parametrize(
+        ("path", "label"),
+        [
+            pytest.param(path, label, id=path.stem, marks=[failing] if path.stem in but else [])
+            for path, label in (*KNOWN.items(), *HELD_OUT.items())
+        ],
+    )
+
+
+@every_curve()
+def test_a_plateau_at_its_defaults_ends_no_training_too_early(path, label):
+    assert not is_false(at_defaults(path)["plateau"], label)
+
+
+@every_curve(
+    but=["parity-late-drop"],
+    because="its evaluation loss rises five times in a row, by 1 %, before it falls: docs/decisions/0073-curves-that-are-held-out.md",
 )
-def test_no_rule_at_its_defaults_ends_a_training_too_early(path, label):
-    steps = fired(path, DEFAULTS)
-    assert not is_false(steps["plateau"], label)
-    assert not is_false(steps["rising"], label)
-    broken = label["nonFiniteStep"]
-    assert (steps["nonFinite"] is None) == (broken is None)
-    assert broken is None or steps["nonFinite"] > broken
+def test_a_rise_at_its_defaults_ends_no_training_too_early(path, label):
+    assert not is_false(at_defaults(path)["rising"], label)
+
+
+@every_curve()
+def test_not_finite_at_its_defaults_ends_those_trainings_that_are_not_finite_and_no_others(path, label):
+    step, broken = at_defaults(path)["nonFinite"], label["nonFiniteStep"]
+    assert (step is None) == (broken is None)
+    assert broken is None or step > broken
 
 
 @pytest.mark.parametrize(("curves", "least"), [(KNOWN, 30), (HELD_OUT, 10)], ids=["known", "held out"])
