@@ -46,7 +46,9 @@ class Parsed:
 
 def bench(rounds: int) -> Parsed:
     """Measure and print; every other round measures the peer first."""
-    text, ours, theirs = page(LINES), [], []
+    text = page(LINES)
+    ours: list[float] = []
+    theirs: list[float] = []
     for number in range(rounds):
         turns = ((ours, read_by_us), (theirs, read_by_peer))
         for rates, read in turns if number % 2 == 0 else reversed(turns):

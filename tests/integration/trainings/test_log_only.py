@@ -38,13 +38,14 @@ PLACES = {
 def trained(frameworks, tmp_path_factory):
     script = SAMPLE["spec"]["template"]["spec"]["containers"][0]["args"][0]
     for pattern, place in PLACES.items():
-        script, found = re.subn(pattern, lambda _, place=place: place, script)
+        script, found = re.subn(pattern, place, script)
         assert found == 1, pattern
     return Trained(frameworks, tmp_path_factory.mktemp("log-only"), script)
 
 
 def test_every_line_that_it_prints_is_a_loss_at_its_step(trained):
-    fold, read = Fold(NAMES), []
+    fold = Fold(NAMES)
+    read: list[Any] = []
     for line in trained.printed.splitlines():
         fold.add(f"{line}\n")
         read.append(fold.reading())
