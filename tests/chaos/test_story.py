@@ -183,11 +183,11 @@ def test_no_rescue_begins_after_its_stop_however_long_an_operator_stands_still(s
 @pytest.mark.parametrize("kind", VOLUMES)
 @pytest.mark.parametrize("trouble", [
     pytest.param({}, id="none"),
-    pytest.param({"agent_away": (70, 300)}, id="its agent is away for a while"),
-    pytest.param({"bucket_away": (70, 400)}, id="the bucket is away for a while"),
+    pytest.param({"agent_away": (80, 300)}, id="its agent is away for a while"),
+    pytest.param({"bucket_away": (80, 400)}, id="the bucket is away for a while"),
     pytest.param({"cloud_away": (66, 700)}, id="the cloud does not answer"),
     pytest.param({"two_operators": (60, 200)}, id="two operators"),
-    pytest.param({"api_away": (70, 120)}, id="the API server is away"),
+    pytest.param({"api_away": (82, 130)}, id="the API server is away"),
     pytest.param({"spoilt": (3,)}, id="a commit does not verify"),
     pytest.param({"suspended": (40, 300)}, id="the run is being suspended, and is resumed"),
 ])  # fmt: skip
@@ -208,7 +208,7 @@ def test_what_a_pod_wrote_after_the_proof_is_saved_wherever_a_volume_has_it(kind
 @pytest.mark.parametrize("kind", VOLUMES)
 def test_what_cannot_be_saved_after_the_proof_is_given_up_and_said(kind, away):
     """The proof holds all the time, so the phase is not held for ever."""
-    run = told(lost_after_proof(kind, **{away: (68, 9000)})).world.runs[0]
+    run = told(lost_after_proof(kind, **{away: (80, 9000)})).world.runs[0]
     stop = run.run.status.termination
     assert (run.rescues, stop.phase) == (1, "Done")
     assert stop.data_loss
