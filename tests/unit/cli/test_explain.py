@@ -297,6 +297,9 @@ STOPPING = {
     "Deleting with nothing saved": stopping(
         Phase.DELETING, stop={"saved": make_saved(files=0, note="Nothing lay there.")}
     ),
+    "Deleting, with a rescue after the proof": stopping(
+        Phase.DELETING, stop={"saved": make_saved(final=False), "rescue": Rescue(claim="checkpoints", attempt=2)}
+    ),
     "Deleting after a loss": stopping(
         Phase.DELETING, stop={"data_loss": "The pod ended before its last files were saved."}
     ),
