@@ -51,12 +51,14 @@ def ending(story):
 
 CLAIMS = ("shared", "one node", "disk")
 VOLUMES = (*CLAIMS, "network", "folder")
-AFTER_PROOF = {"stop_mode": "LastCheckpoint", "leaves_after": NEVER, "upload_seconds": 20, "saves_when_told": True}
+AFTER_PROOF = Scenario(
+    "user stop", stop_mode="LastCheckpoint", leaves_after=NEVER, upload_seconds=20, saves_when_told=True
+)
 """A training that runs on after its checkpoint was proven, and writes more when its pod is deleted; an upload of that takes longer than the pod has."""
 
 
 def lost_after_proof(kind, how="vanishes", **trouble):
-    return Scenario("user stop", claim=kind, lost_in_deleting=(how, 3.0), **(AFTER_PROOF | trouble))
+    return replace(AFTER_PROOF, claim=kind, lost_in_deleting=(how, 3.0), **trouble)
 
 
 EVERY_EFFECT = [
@@ -215,7 +217,7 @@ def test_what_cannot_be_saved_after_the_proof_is_given_up_and_said(kind, away):
 
 
 def test_a_pod_that_ended_in_order_needs_no_rescue_after_the_proof():
-    run = told(Scenario("user stop", claim="shared", **AFTER_PROOF)).world.runs[0]
+    run = told(replace(AFTER_PROOF, claim="shared")).world.runs[0]
     assert (run.rescues, run.run.status.termination.data_loss) == (0, None)
     assert run.run.status.termination.saved.step == run.in_claim
 

@@ -292,7 +292,7 @@ def a_rescue_after_the_proof_keeps_the_node_with_its_files(seen):
     stop = seen.run.status.termination
     if stop is not None and saves_after_the_proof(stop) and stop.rescue.node:
         assert not effects_of(seen, ReleaseMachine, TaintNode)
-    for effect in effects_of(seen, CreateRescue):
+    for _ in effects_of(seen, CreateRescue):
         if stop.phase is Phase.DELETING:
             assert saves_after_the_proof(stop)
             assert not seen.live_pods, "They may still write."

@@ -42,6 +42,7 @@ from trainingrun_operator.api.status import (
     PhaseChange,
     PodStatus,
     Progress,
+    Rescue,
     Shadow,
     StopMode,
     WorkloadRef,

@@ -297,7 +297,11 @@ class Observer:
         if stop is None:
             matters = gone and not run.deleting
         else:
-            matters = (stop.phase in SAVING or rescues_late(stop)) and (run.deleting or gone) and all(pod.terminal for pod in pods)
+            matters = (
+                (stop.phase in SAVING or rescues_late(stop))
+                and (run.deleting or gone)
+                and all(pod.terminal for pod in pods)
+            )
         return matters and await self._kube.namespace_ends(run.namespace)
 
     async def _namespace_labels(

@@ -124,14 +124,11 @@ def test_what_lost_pods_wrote_after_a_proof_that_is_not_final_is_rescued(fields)
     written, event = decide(seen).effects
     stop = seen.run.status.termination
     assert isinstance(written, Advance)
+    assert isinstance(event, RecordEvent)
     after = written.termination
     assert (after.phase, after.attempt, after.data_loss, after.saved) == (Phase.DELETING, 2, None, stop.saved)
-    assert (after.rescue.claim, after.rescue.node, after.rescue.attempt, after.rescue.over) == (
-        "checkpoints",
-        "gpu-1",
-        2,
-        False,
-    )
+    assert after.rescue is not None
+    assert after.rescue.model_copy(update={"since": ""}) == Rescue(claim="checkpoints", node="gpu-1", attempt=2)
     assert (written.was_phase, written.was_attempt) == (Phase.DELETING, 1)
     assert (event.reason, event.warning) == ("Rescuing", True)
 
@@ -348,6 +345,7 @@ def test_a_folder_on_another_machine_of_this_name_is_not_read():
     on_host = {"hostPath": {"path": "/data"}}
     made = at_last(source=on_host)
     kept = kept_volume(made.run)
+    assert kept is not None
     facts = RescueFacts(None, kept, hosts=("gpu-1",), last_node="gpu-1", other_machine=True)
     after = advanced(begun(source=on_host, facts=facts))
     assert "No rescue Job can save them: Node gpu-1 has another uid" in after.data_loss
