@@ -117,6 +117,9 @@ def events(seen):
         ),
         pytest.param({"stop": {"saved": Saved(note="Nothing to save.")}}, id="it had written nothing before"),
         pytest.param({"stop": {"status": "auto_non_finite"}}, id="it has diverged"),
+        pytest.param(
+            {"pods": (LOST,), "verified": make_verified(pod_uid="an-older-pod")}, id="the last word is an older pod's"
+        ),
     ],
 )
 def test_what_lost_pods_wrote_after_a_proof_that_is_not_final_is_rescued(fields):
