@@ -263,6 +263,10 @@ class Rescue(Model):
     """When the training of the last pod started; empty: not known."""
     job: Word = ""
     """UID of the rescue Job. It is created suspended and starts once it is named here; empty: no Job has started."""
+    attempt: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """The save request with which a rescue in the phase Deleting began: its pods wrote after the proof. 0: it began before that phase."""
+    over: bool = False
+    """A rescue in the phase Deleting has ended: with a proof, or with a data loss."""
 
 
 class Evidence(Model):

@@ -186,7 +186,14 @@ def _releases_no_more(run: Mapping[str, Any]) -> bool:
 def _releases_before_rescue(stop: Mapping[str, Any]) -> bool:
     """Whether a stop releases the run's nodes before its files are saved (`core.stop.rescue.releases_first`)."""
     rescue = stop.get("rescue")
-    return rescue is not None and not rescue.get("node") and stop.get("phase") in SAVING
+    return rescue is not None and not rescue.get("node") and waits_for_rescue(stop)
+
+
+def waits_for_rescue(stop: Mapping[str, Any]) -> bool:
+    """Whether a stop, as stored, is in a phase in which a rescue Job saves: before Deleting, or in it (`core.stop.requests.rescues_late`)."""
+    rescue = stop.get("rescue") or {}
+    late = stop.get("phase") == Phase.DELETING.value and rescue.get("attempt") and not rescue.get("over")
+    return bool(rescue) and bool(stop.get("phase") in SAVING or late)
 
 
 def version(stored: Mapping[str, Any]) -> int:

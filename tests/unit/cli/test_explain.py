@@ -42,6 +42,7 @@ from trainingrun_operator.api.status import (
     PhaseChange,
     PodStatus,
     Progress,
+    Rescue,
     Shadow,
     StopMode,
     WorkloadRef,
@@ -296,6 +297,9 @@ STOPPING = {
     "Deleting": stopping(Phase.DELETING),
     "Deleting with nothing saved": stopping(
         Phase.DELETING, stop={"saved": make_saved(files=0, note="Nothing lay there.")}
+    ),
+    "Deleting, with a rescue after the proof": stopping(
+        Phase.DELETING, stop={"saved": make_saved(final=False), "rescue": Rescue(claim="checkpoints", attempt=2)}
     ),
     "Deleting after a loss": stopping(
         Phase.DELETING, stop={"data_loss": "The pod ended before its last files were saved."}

@@ -20,7 +20,7 @@ from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.memory import remember
 from trainingrun_operator.core.release import unsettled
 from trainingrun_operator.core.stop import rescue
-from trainingrun_operator.core.stop.requests import SAVING
+from trainingrun_operator.core.stop.requests import SAVING, rescues_late
 from trainingrun_operator.edge import waits
 from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.gather import logs, lost, workload
@@ -301,7 +301,11 @@ class Observer:
         if stop is None:
             matters = gone and not run.deleting
         else:
-            matters = stop.phase in SAVING and (run.deleting or gone) and all(pod.terminal for pod in pods)
+            matters = (
+                (stop.phase in SAVING or rescues_late(stop))
+                and (run.deleting or gone)
+                and all(pod.terminal for pod in pods)
+            )
         return matters and await self._kube.namespace_ends(run.namespace)
 
     async def _namespace_labels(

@@ -56,7 +56,7 @@ from fakes import (
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import CommitSeen, SaveRequest
-from trainingrun_operator.api.status import NodePhase, Phase
+from trainingrun_operator.api.status import NodePhase, Phase, Rescue
 from trainingrun_operator.checkpoints.documents import RankManifest
 from trainingrun_operator.checkpoints.keys import Order
 from trainingrun_operator.core.decide import decide
@@ -318,9 +318,16 @@ def stored_namespace(**meta):
     ("meta", "ends"),
     [pytest.param({}, False, id="it stays"), pytest.param({"deletionTimestamp": EARLIER}, True, id="it goes")],
 )
-async def test_whether_the_namespace_goes_is_asked_once_nobody_can_save_any_more(place, meta, ends):
+@pytest.mark.parametrize(
+    "stop",
+    [
+        pytest.param(make_stop(Phase.HELD), id="before the proof"),
+        pytest.param(make_stop(Phase.DELETING, rescue=Rescue(attempt=2)), id="a rescue saves after the proof"),
+    ],
+)
+async def test_whether_the_namespace_goes_is_asked_once_nobody_can_save_any_more(place, stop, meta, ends):
     place.api.put(stored_job(), stored_namespace(**meta))
-    seen = await place.look(stop=make_stop(Phase.HELD), deletionTimestamp=EARLIER)
+    seen = await place.look(stop=stop, deletionTimestamp=EARLIER)
     assert seen.namespace_ends is ends
 
 
