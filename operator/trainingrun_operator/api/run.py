@@ -76,8 +76,14 @@ class Completion(Model):
     )
     """Files in the checkpoint path that the training writes when it is complete; only files newer than the pod count. Default
     training_complete.txt, COMPLETE, done."""
+    final_step: Annotated[int, Field(ge=1, le=2**53 - 1)] | None = None
+    """The step, as the metrics show it, with which the training is complete: the run ends although the training still runs, once every rank has a
+    complete checkpoint of this step or a later one. Before it, a stall is no completion. Default absent."""
+    total_epochs: Annotated[float, Field(gt=0, le=2**53 - 1, allow_inf_nan=False)] | None = None
+    """Number of epochs, for a training whose metrics do not show it. If they show another one, a stall ends nothing. Default absent: read from the
+    metrics."""
     settle_seconds: Seconds = 300
-    """After an inferred completion (marker file, stall in the final epoch): time for the last writes to finish, in seconds.
+    """After an inferred completion (marker file, final step, stall in the final epoch): time for the last writes to finish, in seconds.
     Default 300."""
 
 

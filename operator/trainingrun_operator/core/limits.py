@@ -27,6 +27,7 @@ RESERVED: Final = frozenset(
         "cannotStart",
         "autoStopLoss",
         "marker",
+        "finalStep",
         "finalEpochStall",
         "maxDuration",
         "hang",

@@ -86,6 +86,8 @@ class Observed:
     """uid of the run's PodDisruptionBudget; empty: there is none; None: not known."""
     proven_seconds: float | None = None
     """Time for which everything in the volume has been proven (`disruption.all_proven`); None: it is not."""
+    final_step_seconds: float | None = None
+    """Time for which the present pod has been at ``completion.finalStep`` or beyond it; None: it has not reached it, or none is named."""
     candidate_seconds: float | None = None
     """Time for which a completion has been inferred without interruption; None: it is not."""
 

@@ -31,6 +31,7 @@ RULES: Final[tuple[Rule, ...]] = (
     loss.low_loss,
     *stop_rules.RULES,
     completion.marker,
+    completion.final_step,
     completion.final_epoch_stall,
     hang.hang,
     limit.max_duration,
