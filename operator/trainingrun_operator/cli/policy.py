@@ -83,6 +83,8 @@ def _ends(run: Run) -> Iterator[Rule]:
     yield _rule(run, "marker files", "completion.marker_files")
     if spec.completion.final_step is not None:
         yield _rule(run, "final step", "completion.final_step")
+    if spec.completion.outputs:
+        yield _rule(run, "outputs in the bucket", "completion.outputs")
     yield _rule(run, "stall in the final epoch", "stall_polls", f"{spec.stall_polls} polls without a step")
     yield _rule(run, "hold time of inferred completion", "completion.settle_seconds", settle)
     yield _rule(run, "crashes allowed", "backoff_limit")

@@ -28,6 +28,7 @@ RESERVED: Final = frozenset(
         "autoStopLoss",
         "marker",
         "finalStep",
+        "outputs",
         "finalEpochStall",
         "maxDuration",
         "hang",

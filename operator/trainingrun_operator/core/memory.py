@@ -18,6 +18,7 @@ from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, Job
 from trainingrun_operator.core.facts.rank import LastSaid, Rank
 from trainingrun_operator.core.facts.reading import Reading
 from trainingrun_operator.core.observed import Observed
+from trainingrun_operator.core.outputs import Outputs, uids
 from trainingrun_operator.core.release import Gate, facts_of, gate_of
 from trainingrun_operator.core.rules import completion, final_step, workload
 from trainingrun_operator.core.stop import disruption, rescue
@@ -84,6 +85,8 @@ class Memory:
     """By number."""
     watches: Mapping[str, Watch] = field(default_factory=dict)
     """By name, what is counted for each of ``spec.stopRules``."""
+    outputs: Outputs = field(default_factory=Outputs)
+    """What the bucket shows of ``completion.outputs``."""
     quiet: Quiet | None = None
     """What of the training moved last; None: nothing was read yet."""
     next_reading_at: float = 0
@@ -144,6 +147,9 @@ class Memory:
 def remember(memory: Memory, facts: Facts, now: float) -> tuple[Memory, Observed]:
     """Fold the facts of one look into the memory. Returns the new memory and the input of `decide`."""
     known = _watched(_timed(_with_values(memory, facts, now), facts, now), facts, now)
+    pods = uids(group[-1] for group in facts.ranks if group)
+    outputs = known.outputs.fold(facts.run.spec.completion.outputs, pods, facts.looked, now)
+    known = replace(known, outputs=outputs)
     known = replace(known, quiet=quiet.fold(known.quiet, facts, known.rank(0).track, now))
     seen = _observed(known, facts, now)
     # Rules compute these three from the rest of the observation.
@@ -318,6 +324,7 @@ def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
         ranks=tuple(_rank(memory, facts, number, pods, now) for number, pods in enumerate(facts.ranks)),
         next_reading_at=memory.next_reading_at,
         watches=memory.watches,
+        outputs=memory.outputs,
         quiet=memory.quiet,
         defaults=facts.defaults,
         workload=facts.workload,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.facts.rank import Rank
+from trainingrun_operator.core.outputs import Outputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,6 +44,8 @@ class Observed:
     """Time of the next reading of the metrics."""
     watches: Mapping[str, Watch] = field(default_factory=dict)
     """By name, what is counted for each of ``spec.stopRules``."""
+    outputs: Outputs = field(default_factory=Outputs)
+    """What the bucket shows of ``completion.outputs``."""
     quiet: Quiet | None = None
     """What of the training moved last; None: nothing was read yet."""
     defaults: Defaults = field(default_factory=Defaults)

@@ -32,6 +32,7 @@ RULES: Final[tuple[Rule, ...]] = (
     *stop_rules.RULES,
     completion.marker,
     completion.final_step,
+    completion.outputs,
     completion.final_epoch_stall,
     hang.hang,
     limit.max_duration,
