@@ -115,7 +115,7 @@ def list_ages(bucket: str, prefix: str, client: S3Client) -> Listed:
     """Return the first page of the keys with a prefix, by one request."""
     answer = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=LISTED_MAX)
     now = _server_time(answer["ResponseMetadata"]["HTTPHeaders"].get("date", ""))
-    items = answer.get("Contents", ())[:LISTED_MAX]
+    items = answer.get("Contents", [])[:LISTED_MAX]
     ages = tuple((item["Key"], now - item["LastModified"].timestamp()) for item in items if "LastModified" in item)
     return Listed(ages, more=bool(answer.get("IsTruncated")))
 
