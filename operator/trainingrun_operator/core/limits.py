@@ -27,6 +27,8 @@ RESERVED: Final = frozenset(
         "cannotStart",
         "autoStopLoss",
         "marker",
+        "finalStep",
+        "outputs",
         "finalEpochStall",
         "maxDuration",
         "hang",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.checkpoints.documents import Commit
     from trainingrun_operator.checkpoints.keys import Layout
-    from trainingrun_operator.checkpoints.s3 import Access
+    from trainingrun_operator.checkpoints.s3 import Access, Listed
     from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
     from trainingrun_operator.core.facts.nodes import Pool
     from trainingrun_operator.core.facts.pod import Pod
@@ -111,6 +111,7 @@ class BucketStore(Protocol):
     """The runs' buckets; see `edge.gather.store.Store`."""
 
     async def probe(self, access: Access, layout: Layout) -> Unreachable | None: ...
+    async def ages(self, access: Access, layout: Layout, prefix: str) -> Listed | Unreachable: ...
     async def verify(self, access: Access, layout: Layout, commit_key: str) -> Verified | Mismatch | Unreachable: ...
     async def find(
         self,

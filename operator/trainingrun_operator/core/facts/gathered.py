@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.rescue import RescueFacts
     from trainingrun_operator.core.facts.run import Problem, Run
     from trainingrun_operator.core.facts.workload import Workload
+    from trainingrun_operator.core.outputs import Looked
     from trainingrun_operator.core.restoring import Origin
 
 
@@ -67,6 +68,8 @@ class Facts:
     """Key of a reported commit that did not verify."""
     refuted: tuple[Mismatch, ...] = ()
     """Commits that did not verify at this look."""
+    looked: Looked | None = None
+    """One of ``completion.outputs``, as the bucket shows it; None: none was listed at this look."""
     identities: Mapping[str, NodeFacts] = field(default_factory=dict)
     """The node of each pod, by pod uid: Node names are reused."""
     nodes: tuple[NodeFacts, ...] = ()

@@ -31,6 +31,8 @@ RULES: Final[tuple[Rule, ...]] = (
     loss.low_loss,
     *stop_rules.RULES,
     completion.marker,
+    completion.final_step,
+    completion.outputs,
     completion.final_epoch_stall,
     hang.hang,
     limit.max_duration,

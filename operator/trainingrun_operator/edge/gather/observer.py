@@ -138,6 +138,7 @@ class Observer:
         fates = await self._fates(run, ranks, memory, now, read, heard=reports.keys())
         pods = lost.with_fates(pods, fates)
         said = await self._bucket_reader.ask(run, pods, reports, memory)
+        looked = await self._bucket_reader.look_for(run, ranks, memory, wall, now)
         identities, nodes = await self._nodes(run, pods, fates, memory, now, read)
         labels = await self._namespace_labels(run, owner, nodes, memory, now, read)
         ends = await self._namespace_ends(run, pods, owner)
@@ -160,6 +161,7 @@ class Observer:
             verified=said.verified,
             unverifiable=said.unverifiable,
             refuted=said.refuted,
+            looked=looked,
             identities=identities,
             nodes=nodes,
             ending_runs=self._cache.ending_runs() if rescue.releases(run.status.termination) else frozenset(),

@@ -164,6 +164,13 @@ class Store:
             return unreachable(access, layout.bucket, error)
         return None
 
+    async def ages(self, access: Access, layout: Layout, prefix: str) -> s3.Listed | Unreachable:
+        """Return the first page of the keys with a prefix in the run's folder, and the age of each object."""
+        try:
+            return await self._call(access, partial(s3.list_ages, layout.bucket, prefix))
+        except STORE_ERRORS as error:
+            return unreachable(access, layout.bucket, error)
+
     async def commits(self, access: Access, layout: Layout) -> tuple[str, ...] | Unreachable:
         """Return the keys of the run's newest commits, newest first."""
         place = _Place.of(access, layout, layout.commits)

@@ -22,6 +22,7 @@ from builders import (
     make_run,
     make_status,
     make_stop,
+    make_unreachable,
     make_verified,
     make_workload,
     pending_pod,
@@ -35,6 +36,7 @@ from trainingrun_operator.api.exchange import MarkerSeen
 from trainingrun_operator.api.status import CrashRow, Evidence, Phase, Progress, Shadow
 from trainingrun_operator.checkpoints.documents import Checkpoint
 from trainingrun_operator.core.facts.reading import GRADIENT_NORM, LOSS, Failure, Reading
+from trainingrun_operator.core.outputs import Found, Outputs
 from trainingrun_operator.core.quiet import Quiet
 from trainingrun_operator.core.rules import chain
 from trainingrun_operator.core.rules.finding import Finding
@@ -68,6 +70,14 @@ def polled(*given, agent=None):
     one.agent = agent or one.agent
     *_, seen = [one.poll(read) for read in given if not isinstance(read, dict)]
     return seen
+
+
+WANTED = {"completion": {"outputs": ["final/tokens-*", "final/model.bin"]}}
+
+
+def bucket(shown):
+    """The tokens are there, and the model is so."""
+    return Outputs((POD_UID,), {"final/tokens-*": Found.WRITTEN, "final/model.bin": shown})
 
 
 CASES = {
@@ -178,6 +188,38 @@ CASES = {
         quiet(agent=make_agent(newest=make_found(step=None, age_seconds=600), last_change_seconds=600)), {"finalEpochStall": "OlderCheckpoint"},
     ),
     "nothing of it is saved": (with_spec({"checkpoint": {"mode": "Disabled"}}), {"finalEpochStall": "CheckpointsDisabled"}),
+    "its final step is not reached": (
+        with_spec({"completion": {"finalStep": 2000}}, track=final_epoch()), {"finalStep": "NotReached", "finalEpochStall": "BeforeFinalStep"},
+    ),
+    "its final step is reached without a checkpoint": (
+        with_spec({"completion": {"finalStep": 500}}, track=final_epoch(), agent=make_agent(newest=None)), {"finalStep": "NoCheckpoint"},
+    ),
+    "its final step is reached, with an older checkpoint": (
+        with_spec({"completion": {"finalStep": 500}}, track=final_epoch(), agent=make_agent(newest=make_found(step=400))), {"finalStep": "OlderCheckpoint"},
+    ),
+    "its final step settles": (
+        with_spec({"completion": {"finalStep": 500}}, track=final_epoch(), agent=SAVED, candidate_seconds=120), {"finalStep": "Settling"},
+    ),
+    "nothing of it is saved, and its final step is named": (
+        with_spec({"completion": {"finalStep": 500}, "checkpoint": {"mode": "Disabled"}}), {"finalStep": "CheckpointsDisabled"},
+    ),
+    "its total of epochs is not the one that is named": (
+        with_spec({"completion": {"totalEpochs": 5}}, track=replace(final_epoch(), epochs=final_epoch().epochs.naming(5))),
+        {"finalEpochStall": "TotalsDiffer"},
+    ),
+    "it has more epochs than are named": (
+        quiet(track=replace(final_epoch(epoch=5, total=None), epochs=final_epoch(epoch=5, total=None).epochs.naming(2))),
+        {"finalEpochStall": "BeyondTotal"},
+    ),
+    "its outputs were not looked for": (with_spec(WANTED), {"outputs": "NotListedYet"}),
+    "its outputs are not written": (with_spec(WANTED, outputs=bucket(Found.MISSING)), {"outputs": "NotWritten"}),
+    "its outputs are old": (with_spec(WANTED, outputs=bucket(Found.OLD)), {"outputs": "OldOutput"}),
+    "its outputs are not among the first keys": (with_spec(WANTED, outputs=bucket(Found.TOO_MANY)), {"outputs": "TooManyKeys"}),
+    "its outputs cannot be looked for": (with_spec(WANTED, outputs=bucket(make_unreachable())), {"outputs": "AccessDenied"}),
+    "its outputs are written, and a file grows": (
+        with_spec(WANTED, outputs=bucket(Found.WRITTEN), agent=make_agent(last_change_seconds=1)), {"outputs": "StillWritten"},
+    ),
+    "its outputs settle": (with_spec(WANTED, outputs=bucket(Found.WRITTEN), candidate_seconds=120), {"outputs": "Settling"}),
 }  # fmt: skip
 
 
@@ -209,6 +251,10 @@ RULES_OF_ITS_OWN = {
 CASES |= RULES_OF_ITS_OWN
 
 ENDS = {
+    "it has come to its final step": (
+        with_spec({"completion": {"finalStep": 500}}, track=final_epoch(), agent=SAVED, candidate_seconds=300), {"finalStep": "Reached"},
+    ),
+    "its outputs are written": (with_spec(WANTED, outputs=bucket(Found.WRITTEN), candidate_seconds=300), {"outputs": "Written"}),
     "its value is below the threshold": (polled({"threshold": {"value": 0.5}}, *rows(2.0, 0.4, 0.3)), {"threshold": "Threshold"}),
     "its score is above the threshold": (
         polled({"metric": "accuracy", "goal": "Maximize", "threshold": {"value": 0.9}}, *rows(0.5, 0.91, 0.93, name="accuracy")),

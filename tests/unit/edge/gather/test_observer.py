@@ -59,6 +59,7 @@ from trainingrun_operator.api.exchange import CommitSeen, SaveRequest
 from trainingrun_operator.api.status import NodePhase, Phase, Rescue
 from trainingrun_operator.checkpoints.documents import RankManifest
 from trainingrun_operator.checkpoints.keys import Order
+from trainingrun_operator.checkpoints.s3 import Listed
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.destinations import destinations_of
@@ -71,6 +72,7 @@ from trainingrun_operator.core.facts.rank import RefusedReport
 from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.memory import Memory
 from trainingrun_operator.edge import waits
+from trainingrun_operator.core.outputs import Found
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.gather import lost
@@ -1334,3 +1336,87 @@ async def test_a_run_whose_origin_cannot_be_proven_does_not_start(place, answer,
     seen = await place.look(spec=starting_from(run="bert-1"))
     assert (seen.problem.reason, seen.problem.permanent, seen.origin) == (reason, False, None)
     assert asked == [BASE, f"runs/ml/bert-1/{OTHER_UID}/"]
+
+
+# -- the outputs of a training ------------------------------------------------------------------------------------
+
+OUTPUTS = {"completion": {"outputs": ["final/model.bin", "final/tokens-*"]}}
+OF_RUN = f"runs/{NAMESPACE}/{NAME}/"
+
+
+def listed(*keys, age=10.0):
+    return Listed(tuple((OF_RUN + key, age) for key in keys), more=False)
+
+
+async def test_outputs_are_listed_one_at_a_time_and_only_when_due(place):
+    place.watched()
+    place.store.listed = listed("final/model.bin")
+    seen = await place.look(spec=OUTPUTS)
+    assert place.store.asked == [f"ages {OF_RUN}final/model.bin"]
+    assert seen.outputs.looked == {"final/model.bin": Found.WRITTEN}
+    place.clock.now += 29
+    await place.look(spec=OUTPUTS)
+    assert place.store.asked == []
+    place.clock.now += 1
+    place.store.listed = listed("final/tokens-1", age=246)
+    seen = await place.look(spec=OUTPUTS)
+    assert place.store.asked == [f"ages {OF_RUN}final/tokens-"]
+    assert seen.outputs.looked["final/tokens-*"] is Found.OLD, "The pod began 245 s ago."
+
+
+async def test_a_list_of_outputs_that_fails_is_no_completion(place):
+    place.watched()
+    place.store.always = make_unreachable()
+    seen = await place.look(spec=OUTPUTS)
+    assert seen.outputs.looked == {"final/model.bin": make_unreachable()}
+    assert seen.candidate_seconds is None
+
+
+async def test_outputs_are_listed_with_the_runs_credentials_only_where_the_administrator_allows_it(place):
+    place.watched()
+    elsewhere = checkpoint_spec(s3={"endpointURL": "http://10.0.0.1", "credentialsSecretName": "s3-credentials"})
+    seen = await place.look(spec={**OUTPUTS, "checkpoint": elsewhere})
+    assert place.store.asked == []
+    assert seen.outputs.looked["final/model.bin"].code == "DestinationNotAllowed"
+    place.clock.now += 60
+    await place.look(spec=OUTPUTS)
+    assert [access.access_key for access in place.store.accesses] == ["key"]
+
+
+@pytest.mark.parametrize(
+    ("pods", "run"),
+    [
+        pytest.param((stored_pod(),), {"stop": make_stop(Phase.SAVING)}, id="in a stop"),
+        pytest.param((stored_pod(exit_code=1),), {}, id="after the training has exited"),
+        pytest.param((stored_pod(),), {"spec": {**OUTPUTS, "checkpoint": {"mode": "Disabled"}}}, id="without a bucket"),
+        pytest.param((stored_pod(),), {"spec": {"completion": {"outputs": ["a/../b"]}}}, id="that no object can be"),
+        pytest.param((stored_pod(),), {"spec": {}}, id="that are not named"),
+    ],
+)
+async def test_no_outputs_are_listed(place, pods, run):
+    place.watched(*pods)
+    place.store.always = make_unreachable()
+    await place.look(**{"spec": OUTPUTS, **run})
+    assert not [one for one in place.store.asked if one.startswith("ages")]
+
+
+async def test_a_bucket_that_hangs_holds_up_no_look(place):
+    """The look goes on without the list, and is woken when it is there."""
+    place.watched()
+    woken, opened = asyncio.Event(), asyncio.Event()
+    place.observer = place.make_observer(Defaults(allowed_destinations=LISTED), wake=lambda _: woken.set())
+    answer = place.store.ages
+
+    async def hangs(*asked):
+        await opened.wait()
+        return await answer(*asked)
+
+    place.store.ages = hangs
+    seen = await place.look(spec=OUTPUTS)
+    assert (seen.outputs.looked, seen.runs) == ({}, True)
+    opened.set()
+    place.store.listed = listed("final/model.bin")
+    await woken.wait()
+    seen = await place.look(spec=OUTPUTS)
+    assert seen.outputs.looked == {"final/model.bin": Found.WRITTEN}
+    await place.observer.close()
