@@ -78,6 +78,7 @@ class Settings(Defaults, _Chosen):
     status_seconds: Amount = 60.0
     curve_seconds: Amount = 30.0
     list_seconds: Amount = 300.0
+    gpu_exporter: str = Field(default="", validation_alias=f"{PREFIX}GPU_EXPORTER_URL")
     run_selector: str = ""
     """Label selector of the TrainingRuns that this operator handles; empty: all."""
     watch_namespaces: str = ""
@@ -132,6 +133,13 @@ class Settings(Defaults, _Chosen):
         except ValueError as error:
             said = f" ({error})"
         raise PydanticCustomError(_EXPECTED, "a JSON list of destinations{said}", {"said": said})
+
+    @field_validator("gpu_exporter")
+    @classmethod
+    def _page(cls, value: str) -> str:
+        if value and not (_is_address(value) and value.startswith("http://")):
+            raise PydanticCustomError(_EXPECTED, "the address of a page, http://host:port/path")
+        return value
 
     # Messages never contain address and secret, because logs may be read by others.
 

@@ -30,6 +30,7 @@ RESERVED: Final = frozenset(
         "finalEpochStall",
         "maxDuration",
         "hang",
+        "idle",
         "budget",
         "suspend",
     }

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, assert_never
 
 from trainingrun_operator.checkpoints.reached import Reached
-from trainingrun_operator.core import quiet, refuted, watch
+from trainingrun_operator.core import idle, quiet, refuted, watch
 from trainingrun_operator.core.facts.gathered import Source
 from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered, RescueRefused
 from trainingrun_operator.core.facts.rank import LastSaid, Rank
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.nodes import Fate, NodeFacts, Refusal
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.run import Problem
+    from trainingrun_operator.core.idle import Idle
     from trainingrun_operator.core.quiet import Quiet
     from trainingrun_operator.core.watch import Watch
 
@@ -86,6 +87,8 @@ class Memory:
     """By name, what is counted for each of ``spec.stopRules``."""
     quiet: Quiet | None = None
     """What of the training moved last; None: nothing was read yet."""
+    idle: Idle | None = None
+    """Since when its GPUs have been idle; None: nothing was read yet, or none is to be read."""
     next_reading_at: float = 0
     """Time when the metrics are due."""
     verified: Verified | None = None
@@ -142,7 +145,11 @@ class Memory:
 def remember(memory: Memory, facts: Facts, now: float) -> tuple[Memory, Observed]:
     """Fold the facts of one look into the memory. Returns the new memory and the input of `decide`."""
     known = _watched(_timed(_with_values(memory, facts, now), facts, now), facts, now)
-    known = replace(known, quiet=quiet.fold(known.quiet, facts, known.rank(0).track, now))
+    known = replace(
+        known,
+        quiet=quiet.fold(known.quiet, facts, known.rank(0).track, now),
+        idle=idle.fold(known.idle, facts, now),
+    )
     seen = _observed(known, facts, now)
     # Rules compute these two from the rest of the observation.
     is_proven, verdict = disruption.all_proven(seen), completion.inferred(seen)
@@ -310,6 +317,7 @@ def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
         next_reading_at=memory.next_reading_at,
         watches=memory.watches,
         quiet=memory.quiet,
+        idle=memory.idle,
         defaults=facts.defaults,
         workload=facts.workload,
         verified=memory.verified,
