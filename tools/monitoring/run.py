@@ -110,6 +110,9 @@ def _training(made: build.Dashboard) -> None:
         "Hangs for", f"time() - {newest('trainingrun_hung_since_timestamp_seconds')}", "How long nothing of the training has moved; empty unless it hangs.", unit="s",
     ))  # fmt: skip
     made.with_panel(number(
+        "GPUs idle for", f"time() - {newest('trainingrun_idle_since_timestamp_seconds')}", "How long all GPUs have been idle; empty unless they are.", unit="s",
+    ))  # fmt: skip
+    made.with_panel(number(
         "GPU hours used", newest("trainingrun_budget_used_ratio"), "Used share of spec.budget.maxGpuHours; empty without a budget.", unit="percentunit",
     ))  # fmt: skip
     made.with_panel(
