@@ -78,7 +78,6 @@ class Settings(Defaults, _Chosen):
     status_seconds: Amount = 60.0
     curve_seconds: Amount = 30.0
     list_seconds: Amount = 300.0
-    gpu_exporter: str = Field(default="", validation_alias=f"{PREFIX}GPU_EXPORTER_URL")
     run_selector: str = ""
     """Label selector of the TrainingRuns that this operator handles; empty: all."""
     watch_namespaces: str = ""
