@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from math import inf, nan
+from typing import Any
 
 import pytest
 from builders import (
@@ -55,7 +56,8 @@ class Training:
 
     def __init__(self, spec=None, *, world_size=1, gpus=1, defaults=READS):
         self.spec, self.defaults, self.world_size = {"template": template(gpus)} | (spec or {}), defaults, world_size
-        self.status, self.memory = make_status(), Memory()
+        self.status: Any = make_status()
+        self.memory = Memory()
         self.pods = tuple(
             make_pod(rank=rank, name=f"bert-{rank}", uid=f"{POD_UID}-{rank}") for rank in range(world_size)
         )
@@ -98,6 +100,13 @@ def reason(seen):
     return found and found.reason
 
 
+def fired(seen):
+    """What the rule says, which applies."""
+    found = idle(seen)
+    assert found is not None
+    return found
+
+
 @pytest.mark.parametrize(
     ("spec", "until", "expected"),
     [
@@ -134,14 +143,14 @@ def test_what_is_not_known_to_be_idle_counts_as_busy(shown, expected):
     one = Training(SOON, gpus=2, world_size=2)
     seen = one.rest(120, (IDLE, IDLE), shown)
     assert reason(seen) == expected
-    assert idle(seen).fires == (expected == "IdleGPUs")
+    assert fired(seen).fires == (expected == "IdleGPUs")
 
 
 def test_power_is_not_looked_at_with_a_floor_of_0():
     spec = {"idleDetection": {"forSeconds": 60, "powerBelowWatts": 0}}
     seen = Training(spec).rest(60, Gpu(0.0, None))
     assert reason(seen) == "IdleGPUs"
-    assert [one.what for one in idle(seen).evidence] == ["gpuUtilizationPercent", "idleSeconds"]
+    assert [one.what for one in fired(seen).evidence] == ["gpuUtilizationPercent", "idleSeconds"]
     assert reason(Training(spec).rest(60, Gpu(0.0, 600.0))) == "IdleGPUs"
 
 
@@ -278,7 +287,9 @@ def test_without_a_valid_time_of_the_look_nothing_is_resumed():
         make_run(spec=one.spec, status=one.status), "now", defaults=READS, workload=make_workload(), pods=one.pods,
         gpus={0: Gpus(60, (IDLE,))},
     )  # fmt: skip
-    assert remember(Memory(), facts, 60)[0].idle.seconds == 0
+    known = remember(Memory(), facts, 60)[0].idle
+    assert known is not None
+    assert known.seconds == 0
 
 
 # -- what it does ------------------------------------------------------------------------------------------
@@ -342,7 +353,7 @@ def test_a_stop_takes_the_condition_back():
     stopping = replace(
         seen, run=replace(seen.run, status=one.status.model_copy(update={"termination": make_stop(Phase.DRAINING)}))
     )
-    rendered = render(stopping)
+    rendered: Any = render(stopping)
     assert rendered.condition("Idle").status == "False"
     assert rendered.idle.warned_at is None
 
@@ -358,4 +369,4 @@ def test_how_busy_gpus_are_is_said_only_if_it_is_known():
     one.rest(30)
     seen = one.look(40, restart=True)
     known = replace(one.look(50, IDLE).idle, utilization=None, power=None)
-    assert idle(replace(seen, idle=known)).message.startswith("All GPUs have been idle for 50 of 60 s")
+    assert fired(replace(seen, idle=known)).message.startswith("All GPUs have been idle for 50 of 60 s")

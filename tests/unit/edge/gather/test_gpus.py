@@ -72,7 +72,8 @@ async def exporters(**pages):
     """Exporters at 127.0.0.<number of the keyword>."""
     at = {f"127.0.0.{name.removeprefix('node')}": page for name, page in pages.items()}
     async with prometheus.make_session() as session:
-        app, made = web.Application(), []
+        app = web.Application()
+        made: list[Nodes] = []
 
         async def answer(request):
             return await made[0].answer(request)
