@@ -22,7 +22,7 @@ from trainingrun_operator.api.base import (
     Seconds,
     Text,
 )
-from trainingrun_operator.api.limits import Budget, HangDetection
+from trainingrun_operator.api.limits import Budget, HangDetection, IdleDetection
 from trainingrun_operator.api.rules import STOP_RULES_MAX, LossLimit, StopRule
 from trainingrun_operator.api.status import StopMode, TrainingRunStatus
 
@@ -335,6 +335,8 @@ class TrainingRunSpec(Model):
     """GPU hours that the run may use. Default absent: no limit."""
     hang_detection: HangDetection = Field(default_factory=HangDetection)
     """What to do about a training that runs and does nothing."""
+    idle_detection: IdleDetection = Field(default_factory=IdleDetection)
+    """What to do about a training whose GPUs do nothing. It applies where the installation names a DCGM exporter."""
     stop_rules: Annotated[tuple[StopRule, ...], Field(max_length=STOP_RULES_MAX)] = ()
     """Reasons to end the run by the values that the training shows, in this order; the first that fires decides. They may be changed while the run
     trains. Default: none."""

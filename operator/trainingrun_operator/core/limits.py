@@ -32,6 +32,7 @@ RESERVED: Final = frozenset(
         "finalEpochStall",
         "maxDuration",
         "hang",
+        "idle",
         "budget",
         "suspend",
     }

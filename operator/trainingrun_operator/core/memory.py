@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, assert_never
 
 from trainingrun_operator.checkpoints.reached import Reached
-from trainingrun_operator.core import quiet, refuted, watch
+from trainingrun_operator.core import idle, quiet, refuted, watch
 from trainingrun_operator.core.facts.gathered import Source
 from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered, RescueRefused
 from trainingrun_operator.core.facts.rank import LastSaid, Rank
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.nodes import Fate, NodeFacts, Refusal
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.run import Problem
+    from trainingrun_operator.core.idle import Idle
     from trainingrun_operator.core.quiet import Quiet
     from trainingrun_operator.core.watch import Watch
 
@@ -89,6 +90,8 @@ class Memory:
     """What the bucket shows of ``completion.outputs``."""
     quiet: Quiet | None = None
     """What of the training moved last; None: nothing was read yet."""
+    idle: Idle | None = None
+    """Since when its GPUs have been idle; None: nothing was read yet, or none is to be read."""
     next_reading_at: float = 0
     """Time when the metrics are due."""
     verified: Verified | None = None
@@ -148,9 +151,12 @@ def remember(memory: Memory, facts: Facts, now: float) -> tuple[Memory, Observed
     """Fold the facts of one look into the memory. Returns the new memory and the input of `decide`."""
     known = _watched(_timed(_with_values(memory, facts, now), facts, now), facts, now)
     pods = uids(group[-1] for group in facts.ranks if group)
-    outputs = known.outputs.fold(facts.run.spec.completion.outputs, pods, facts.looked, now)
-    known = replace(known, outputs=outputs)
-    known = replace(known, quiet=quiet.fold(known.quiet, facts, known.rank(0).track, now))
+    known = replace(
+        known,
+        outputs=known.outputs.fold(facts.run.spec.completion.outputs, pods, facts.looked, now),
+        quiet=quiet.fold(known.quiet, facts, known.rank(0).track, now),
+        idle=idle.fold(known.idle, facts, now),
+    )
     seen = _observed(known, facts, now)
     # Rules compute these three from the rest of the observation.
     named, reached = facts.run.spec.completion.final_step, final_step.is_reached(seen)
@@ -326,6 +332,7 @@ def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
         watches=memory.watches,
         outputs=memory.outputs,
         quiet=memory.quiet,
+        idle=memory.idle,
         defaults=facts.defaults,
         workload=facts.workload,
         verified=memory.verified,

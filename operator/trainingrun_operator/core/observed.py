@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.rescue import RescueFacts
     from trainingrun_operator.core.facts.run import Problem, Run
     from trainingrun_operator.core.facts.workload import Workload
+    from trainingrun_operator.core.idle import Idle
     from trainingrun_operator.core.quiet import Quiet
     from trainingrun_operator.core.restoring import Origin
     from trainingrun_operator.core.track import Track
@@ -48,6 +49,8 @@ class Observed:
     """What the bucket shows of ``completion.outputs``."""
     quiet: Quiet | None = None
     """What of the training moved last; None: nothing was read yet."""
+    idle: Idle | None = None
+    """Since when its GPUs have been idle; None: nothing was read yet, or none is to be read."""
     defaults: Defaults = field(default_factory=Defaults)
     workload: Workload | None = None
     verified: Verified | None = None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.checkpoints.keys import Layout
     from trainingrun_operator.checkpoints.s3 import Access, Listed
     from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
+    from trainingrun_operator.core.facts.gpus import Gpus
     from trainingrun_operator.core.facts.nodes import Pool
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.rank import RefusedReport
@@ -134,6 +135,14 @@ class Pages(Protocol):
 
     async def metrics(self, run: Run, pod: Pod) -> Reading | Failure:
         """Return one reading of the training's metrics."""
+        ...
+
+
+class GpuReader(Protocol):
+    """What the DCGM exporters show."""
+
+    async def of(self, namespace: str, pod: str) -> Gpus | Failure:
+        """Return the GPUs of a pod, or why they are not known; never raises."""
         ...
 
 

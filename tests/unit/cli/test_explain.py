@@ -367,6 +367,9 @@ ENDED = {
     ),
     "max_duration": ended("max_duration", actor="maxDuration", stop={"rule": "maxDuration", "reason": "LimitReached"}),
     "budget_exhausted": ended("budget_exhausted", actor="budget", stop={"rule": "budget", "reason": "BudgetExhausted"}),
+    "idle": ended(
+        "idle", actor="idle", message="All GPUs have been idle for 1800 s.", stop={"rule": "idle", "reason": "IdleGPUs"}
+    ),
     "hung": ended("hung", actor="hang", message="No step for 600 s.", stop={"rule": "hang", "reason": "NoProgress"}),
     "auto_low_loss": ended(
         "auto_low_loss",

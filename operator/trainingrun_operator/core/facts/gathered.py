@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.core.facts.bucket import Answer, Mismatch, Verified
+    from trainingrun_operator.core.facts.gpus import Gpus
     from trainingrun_operator.core.facts.log import LogSearch
     from trainingrun_operator.core.facts.nodes import Fate, NodeFacts, Pool
     from trainingrun_operator.core.facts.pod import Pod
@@ -58,6 +59,8 @@ class Facts:
     """By rank, what the newest pods' agents answered instead of a report."""
     readings: Mapping[int, Reading | Failure] = field(default_factory=dict)
     """By rank, readings of the newest pods' metrics; empty: not due."""
+    gpus: Mapping[int, Gpus | Failure] = field(default_factory=dict)
+    """By rank, the GPUs of the newest pods whose training runs; empty: not read."""
     fates: Mapping[str, Fate] = field(default_factory=dict)
     """By pod uid, of silent pods."""
     answer: Answer | None = None

@@ -35,8 +35,10 @@ from trainingrun_operator.api.endings import AUTO_COMPLETE, FAILED
 from trainingrun_operator.api.exchange import MarkerSeen
 from trainingrun_operator.api.status import CrashRow, Evidence, Phase, Progress, Shadow
 from trainingrun_operator.checkpoints.documents import Checkpoint
+from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.facts.reading import GRADIENT_NORM, LOSS, Failure, Reading
 from trainingrun_operator.core.outputs import Found, Outputs
+from trainingrun_operator.core.idle import Idle, digest
 from trainingrun_operator.core.quiet import Quiet
 from trainingrun_operator.core.rules import chain
 from trainingrun_operator.core.rules.finding import Finding
@@ -62,6 +64,17 @@ def quiet(**fields):
 
 def with_spec(spec, **fields):
     return make_observed(run=make_run(spec=spec), **fields)
+
+
+STOPS_IDLE = {"idleDetection": {"action": "Stop"}}
+NO_GPU = {"template": {"spec": {"containers": [{"name": "train", "image": "acme/bert"}]}}}
+
+
+def with_gpus(since, *, what="Busy", spec=None, power=61.5, defaults=None, **fields):
+    """Its GPUs have been idle since then."""
+    read = Idle(digest([make_pod()]), since, WALL, NOW, WALL, what, 0.0, power)
+    exporter = Defaults(gpu_exporter="http://dcgm-exporters.gpu-operator.svc:9400/metrics")
+    return with_spec(spec or {}, idle=read, defaults=exporter if defaults is None else defaults, **fields)
 
 
 def polled(*given, agent=None):
@@ -161,6 +174,16 @@ CASES = {
     "it has made no step yet": (make_observed(track=Track(), quiet=Quiet(POD_UID, NOW, WALL, NOW)), {"hang": "NeverAdvanced"}),
     "it stands still, and looks complete": (
         make_observed(quiet=Quiet(POD_UID, NOW - 700, WALL, NOW, "Step", 1300), candidate_seconds=20), {"hang": "Completes"},
+    ),
+    "its GPUs have been idle for a minute": (with_gpus(NOW - 60), {"idle": "IdleNow"}),
+    "its GPUs are idle, and only a person is told": (with_gpus(NOW - 1800), {"idle": "IdleGPUs"}),
+    "one of its GPUs is busy": (with_gpus(NOW, what="Busy"), {"idle": "Busy"}),
+    "the DCGM exporter does not answer": (with_gpus(NOW, what="Timeout"), {"idle": "Timeout"}),
+    "its GPUs are idle, and it looks complete": (with_gpus(NOW - 1800, candidate_seconds=20), {"idle": "Completes"}),
+    "it asks for idle GPUs, and there is no exporter": (with_gpus(NOW, spec=STOPS_IDLE, defaults=Defaults()), {"idle": "NoExporter"}),
+    "it asks for idle GPUs, and requests none": (with_gpus(NOW, spec=STOPS_IDLE | NO_GPU), {"idle": "NoGPUs"}),
+    "it asks for idle GPUs, and is polled too seldom": (
+        with_gpus(NOW, spec=STOPS_IDLE | {"pollIntervalSeconds": 600}), {"idle": "ReadTooSeldom"},
     ),
     "its GPU hours last": (with_spec({"budget": {"maxGpuHours": 10}}), {"budget": "WithinBudget"}),
     "its GPU hours are nearly used": (with_spec({"budget": {"maxGpuHours": 0.1, "warnAtPercent": 50}}), {"budget": "NearBudget"}),
@@ -266,6 +289,10 @@ ENDS = {
     "nothing of it moves": (
         with_spec({"hangDetection": {"action": "Stop"}}, quiet=Quiet(POD_UID, NOW - 600, WALL, NOW, "Step", 1300)),
         {"hang": "NoProgress"},
+    ),
+    "its GPUs are idle": (with_gpus(NOW - 1800, spec=STOPS_IDLE), {"idle": "IdleGPUs"}),
+    "its GPUs are idle, and power is not looked at": (
+        with_gpus(NOW - 1800, spec={"idleDetection": {"action": "Stop", "powerBelowWatts": 0}}, power=None), {"idle": "IdleGPUs"},
     ),
     "its GPU hours are used": (with_spec({"budget": {"maxGpuHours": 0.06}}), {"budget": "BudgetExhausted"}),
     "it crashed with a fatal exit code": (with_spec({"crash": {"fatalExitCodes": [2]}}, pods=(exited_pod(2),)), {"crashes": "FatalExitCode"}),

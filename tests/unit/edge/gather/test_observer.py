@@ -66,6 +66,7 @@ from trainingrun_operator.core.destinations import destinations_of
 from trainingrun_operator.core.effects import RecordNodes, UntaintNode
 from trainingrun_operator.core.facts.bucket import Unreachable
 from trainingrun_operator.core.facts.gathered import Source
+from trainingrun_operator.core.facts.gpus import Gpu, Gpus
 from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.rank import RefusedReport
@@ -114,7 +115,7 @@ class Place:
         self.observer = self.make_observer(Defaults(allowed_destinations=LISTED))
         self.spec = {"metrics": {"port": pages.port}, "pollIntervalSeconds": 10}
 
-    def make_observer(self, defaults, *, agent_timeout_seconds=3.0, wake=lambda _: None):
+    def make_observer(self, defaults, *, agent_timeout_seconds=3.0, wake=lambda _: None, gpus=None):
         return Observer(
             self.kube,
             self.store,
@@ -131,6 +132,7 @@ class Place:
             providers=lambda _: FakeProvider(),
             clock=self.clock,
             wake=wake,
+            gpus=gpus,
         )
 
     def knows(self, **fields):
@@ -1420,3 +1422,44 @@ async def test_a_bucket_that_hangs_holds_up_no_look(place):
     seen = await place.look(spec=OUTPUTS)
     assert seen.outputs.looked == {"final/model.bin": Found.WRITTEN}
     await place.observer.close()
+# -- GPUs ---------------------------------------------------------------------------------------------------------
+
+
+class Exporter:
+    """Shows one idle GPU of every pod."""
+
+    def __init__(self):
+        self.asked = []
+
+    async def of(self, namespace, pod):
+        self.asked.append((namespace, pod))
+        return Gpus(1000.0, (Gpu(0.0, 61.5),))
+
+
+@pytest.mark.parametrize(
+    ("url", "run", "read"),
+    [
+        pytest.param("http://dcgm.gpu-operator.svc:9400/metrics", {}, True, id="a training runs"),
+        pytest.param("", {}, False, id="the installation names no exporter"),
+        pytest.param(
+            "http://dcgm.gpu-operator.svc:9400/metrics",
+            {"spec": {"idleDetection": {"forSeconds": 0}}},
+            False,
+            id="it is off",
+        ),
+        pytest.param(
+            "http://dcgm.gpu-operator.svc:9400/metrics",
+            {"stop": make_stop(Phase.DRAINING)},
+            False,
+            id="a stop is decided",
+        ),
+    ],
+)
+async def test_the_gpus_of_a_training_are_read_only_where_they_may_decide(place, url, run, read):
+    exporter = Exporter()
+    defaults = Defaults(allowed_destinations=LISTED, gpu_exporter=url)
+    place.observer = place.make_observer(defaults, gpus=exporter)
+    place.watched()
+    seen = await place.look(**run)
+    assert exporter.asked == ([(NAMESPACE, stored_pod()["metadata"]["name"])] if read else [])
+    assert (seen.idle is not None) == read
