@@ -1,6 +1,7 @@
 """Proofs of the checkpoints that agents report, made beside the looks.
 
-A look waits for one only for a moment. It is woken when the proof is made. A stop proves in its own look, because its deletion depends on it.
+A look waits for one only for a moment, and not at all for one that its status already records: after a start of the operator those of all runs are
+made, and every look would wait. It is woken when the proof is made. A stop proves in its own look, because its deletion depends on it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 PATIENCE_SECONDS: Final = 0.25
-"""Time for which a look waits."""
+"""Time for which a look waits for the proof of a new checkpoint."""
 AT_ONCE: Final = 64
 """Proofs of all runs. Each has a thread, which mostly waits."""
 OF_A_NAMESPACE: Final = 8
@@ -59,13 +60,18 @@ class Proofs(Generic[T]):
             task = asyncio.create_task(self._prove(namespace, prove, known=known), name=f"proof {uid}")
             proof = self._made[uid] = _Proof(task)
             task.add_done_callback(lambda _: self._end(uid, proof))
-        done, _ = await asyncio.wait({proof.task}, timeout=self._patience)
-        if not done:
+        if not known:
+            await asyncio.wait({proof.task}, timeout=self._patience)
+        if not proof.task.done():
             proof.waits = True
             return None
         if self._made.get(uid) is proof:
             del self._made[uid]
         return proof.task.result()
+
+    def begun(self, uid: str) -> bool:
+        """Whether a proof of the run is being made, or its result is to be taken."""
+        return uid in self._made
 
     def forget(self, uid: str) -> None:
         """Cancel the proof of a run."""

@@ -65,6 +65,21 @@ async def test_a_look_takes_what_is_proven_at_once_and_is_not_woken(woken):
     assert woken == []
 
 
+async def test_a_look_does_not_wait_at_all_for_what_its_status_already_records(slow, woken):
+    """As after a start of the operator: thousands of looks would wait, a few at a time."""
+    beside: Proofs[str] = Proofs(woken.append, patience_seconds=10_000)
+    assert not beside.begun("a")
+    assert await beside.result("a", "ml", slow.proof("recorded"), known=True) is None
+    assert beside.begun("a")
+    await settled()
+    slow.doors["recorded"].set()
+    await settled()
+    assert woken == ["a"]
+    assert beside.begun("a"), "Its result is to be taken."
+    assert await beside.result("a", "ml", slow.proof("again"), known=True) == "recorded"
+    assert not beside.begun("a")
+
+
 async def test_a_look_does_not_wait_and_is_woken_once_for_the_result(beside, slow, woken):
     assert await beside.result("a", "ml", slow.proof("first"), known=False) is None
     await settled()
