@@ -70,7 +70,7 @@ class BucketReader:
     ) -> None:
         """``wake``: called with a run's uid when the proof of a reported commit is made."""
         self._kube, self._store, self._listed = kube, store, listed
-        self._proofs: Proofs[BucketAnswer] = Proofs(wake)
+        self._proofs: Proofs[BucketAnswer] = Proofs(wake, lambda made: made.verified is not None)
         self._shared: WeakValueDictionary[bytes, Access] = WeakValueDictionary()
         self._reached: dict[str, Access] = {}
         """Last access by run uid: a namespace that is being deleted may lose its Secret before its pods."""
@@ -118,7 +118,7 @@ class BucketReader:
         self._reached[run.uid] = access
         if wanted is None:
             return await (
-                self._newest(access, layout) if shipped is None else self._beside(run, access, layout, shipped)
+                self._newest(access, layout) if shipped is None else self._beside(run, access, layout, shipped, memory)
             )
         self._proofs.forget(run.uid)
         # Deletion depends on the proof of Verifying. The commit answers this stop, so it is younger than the request.
@@ -164,12 +164,14 @@ class BucketReader:
             case _:
                 return BucketAnswer(found)
 
-    async def _beside(self, run: Run, access: Access, layout: Layout, key: str) -> BucketAnswer:
+    async def _beside(self, run: Run, access: Access, layout: Layout, key: str, memory: Memory) -> BucketAnswer:
         """Return the proof of a reported commit, once it is made: until then, what the status records stays true."""
         recorded = run.status.checkpoint
         known = recorded is not None and recorded.commit == key and recorded.verified_at is not None
         prove = partial(self._new, access, layout, key)
-        made = await self._proofs.result(run.uid, run.namespace, prove, known=known)
+        # At the first look, as at a start of the operator, other runs wait to be looked at.
+        first = not memory.read_at
+        made = await self._proofs.result(run.uid, run.namespace, prove, known=known, waits=not first and not known)
         return made if made is not None else BucketAnswer()
 
     async def _new(self, access: Access, layout: Layout, key: str) -> BucketAnswer:

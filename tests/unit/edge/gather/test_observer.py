@@ -413,6 +413,19 @@ async def test_a_new_commit_is_verified_once(place):
     assert (seen.verified, seen.answer) == (make_verified(), None)
 
 
+async def test_the_first_look_at_a_run_waits_for_no_proof(place):
+    """As after a start of the operator, when thousands of runs wait for their first look."""
+    woken = asyncio.Event()
+    place.api.put(stored_job(), stored_pod())
+    place.pages.report = make_agent(commit=COMMIT)
+    place.store.commits = [make_verified()]
+    place.observer = place.make_observer(Defaults(allowed_destinations=LISTED), wake=lambda _: woken.set())
+    seen = await place.look()
+    assert (seen.verified, seen.answer) == (None, None)
+    await asyncio.wait_for(woken.wait(), 30)
+    assert (await place.look()).verified == make_verified()
+
+
 async def test_a_look_does_not_wait_for_the_proof_of_a_large_checkpoint_and_is_woken_for_it(place):
     proven, woken, verify = asyncio.Event(), asyncio.Event(), place.store.verify
 
