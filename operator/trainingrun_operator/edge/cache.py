@@ -114,7 +114,7 @@ class Cache:
     def has_child(self, kind: str, stored: Json) -> bool:
         """Whether a pod or Job is cached as it is here."""
         meta = stored["metadata"]
-        run_uid = (meta.get("labels") or {}).get(names.RUN_UID_LABEL)
+        run_uid = (meta.get("labels") or {}).get(names.RUN_UID_LABEL, "")
         known = self.pods.get(run_uid, {}).get(meta["uid"]) if kind == "Pod" else self.jobs.get(run_uid)
         if known is None or version(known) != version(stored):
             return False

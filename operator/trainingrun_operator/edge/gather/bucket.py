@@ -171,7 +171,7 @@ class BucketReader:
         prove = partial(self._new, access, layout, key)
         # At the first look, as at a start of the operator, other runs wait to be looked at.
         first = not memory.read_at
-        made = await self._proofs.result(run.uid, run.namespace, prove, known=known, waits=not first and not known)
+        made = await self._proofs.result(run.uid, run.namespace, prove, known=known, patient=not first and not known)
         return made if made is not None else BucketAnswer()
 
     async def _new(self, access: Access, layout: Layout, key: str) -> BucketAnswer:

@@ -21,6 +21,7 @@ from trainingrun_operator.core.memory import remember
 from trainingrun_operator.core.release import unsettled
 from trainingrun_operator.core.stop import rescue
 from trainingrun_operator.core.stop.requests import SAVING
+from trainingrun_operator.edge import waits
 from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.gather import logs, lost, workload
 from trainingrun_operator.edge.gather.bucket import BucketReader
@@ -231,10 +232,13 @@ class Observer:
         pods = {rank: group[-1] for rank, group in enumerate(ranks) if group and group[-1].answers}
         due = now >= memory.next_reading_at and _needs_reading(run, memory)
         trains = {rank: pod for rank, pod in pods.items() if due and pod.training is Training.RUNNING}
-        reports, readings = await asyncio.gather(
-            asyncio.gather(*(self._pages.report(pod) for pod in pods.values())),
-            asyncio.gather(*(self._pages.metrics(run, pod) for pod in trains.values())),
-        )
+        if not pods:
+            return {}, {}
+        with waits.for_tenant():
+            reports, readings = await asyncio.gather(
+                asyncio.gather(*(self._pages.report(pod) for pod in pods.values())),
+                asyncio.gather(*(self._pages.metrics(run, pod) for pod in trains.values())),
+            )
         answered = {rank: one for rank, one in zip(pods, reports, strict=True) if one is not None}
         return answered, dict(zip(trains, readings, strict=True))
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from weakref import WeakValueDictionary
 
+from trainingrun_operator.edge import waits
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -67,7 +69,7 @@ class Proofs(Generic[T]):
         self._namespaces: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def result(
-        self, uid: str, namespace: str, prove: Callable[[], Awaitable[T]], *, known: bool, waits: bool
+        self, uid: str, namespace: str, prove: Callable[[], Awaitable[T]], *, known: bool, patient: bool
     ) -> T | None:
         """Return the result of the run's proof, once; None: it is still being made.
 
@@ -76,15 +78,16 @@ class Proofs(Generic[T]):
             namespace: of the run.
             prove: begins a proof. It is not called while an earlier one is being made, whose result comes first.
             known: the run's status already records the checkpoint as verified.
-            waits: wait for it for a moment.
+            patient: wait for it for a moment.
         """
         proof = self._made.get(uid)
         if proof is None:
             task = asyncio.create_task(self._prove(namespace, prove, known=known), name=f"proof {uid}")
             proof = self._made[uid] = _Proof(task, known)
             task.add_done_callback(lambda _: self._end(uid, proof))
-        if waits:
-            await asyncio.wait({proof.task}, timeout=self._patience)
+        if patient:
+            with waits.for_tenant():
+                await asyncio.wait({proof.task}, timeout=self._patience)
         if not proof.task.done():
             proof.waits = True
             return None
