@@ -74,8 +74,8 @@ class BucketReader:
     ) -> None:
         """``wake``: called with a run's uid when the proof of a reported commit is made."""
         self._kube, self._store, self._listed = kube, store, listed
-        self._proofs: Proofs[BucketAnswer] = Proofs(wake)
-        self._lists: Proofs[Looked] = Proofs(wake)
+        self._proofs: Proofs[BucketAnswer] = Proofs(wake, lambda made: made.verified is not None)
+        self._lists: Proofs[Looked] = Proofs(wake, lambda _: False)
         self._shared: WeakValueDictionary[bytes, Access] = WeakValueDictionary()
         self._reached: dict[str, Access] = {}
         """Last access by run uid: a namespace that is being deleted may lose its Secret before its pods."""
@@ -114,7 +114,9 @@ class BucketReader:
         all_gone = stop is not None and stop.phase is Phase.DELETING and all(pod.lost for pod in pods)
         if wanted is None and shipped is None and not all_gone:
             return BucketAnswer()
-        access = await self.access(run)
+        # A proof that is being made has read the Secret: only its result is missing.
+        proving = wanted is None and shipped is not None and self._proofs.begun(run.uid)
+        access = (self._reached.get(run.uid) if proving else None) or await self.access(run)
         if isinstance(access, Problem) and access.reason == "SecretNotFound" and stop is not None:
             # The Secret was probably deleted with its namespace: verify with the last known credentials.
             access = self._reached.get(run.uid, access)
@@ -123,7 +125,7 @@ class BucketReader:
         self._reached[run.uid] = access
         if wanted is None:
             return await (
-                self._newest(access, layout) if shipped is None else self._beside(run, access, layout, shipped)
+                self._newest(access, layout) if shipped is None else self._beside(run, access, layout, shipped, memory)
             )
         self._proofs.forget(run.uid)
         # Deletion depends on the proof of Verifying. The commit answers this stop, so it is younger than the request.
@@ -157,7 +159,7 @@ class BucketReader:
             return None
         running = min(_seconds_between(pod.started_at, wall) for pod in training)
         listed = partial(self._list, run, layout, due, pods, running)
-        return await self._lists.result(run.uid, run.namespace, listed, known=False)
+        return await self._lists.result(run.uid, run.namespace, listed, known=False, patient=True)
 
     async def _list(
         self, run: Run, layout: Layout, output: str, pods: tuple[str, ...], running_seconds: float
@@ -205,12 +207,14 @@ class BucketReader:
             case _:
                 return BucketAnswer(found)
 
-    async def _beside(self, run: Run, access: Access, layout: Layout, key: str) -> BucketAnswer:
+    async def _beside(self, run: Run, access: Access, layout: Layout, key: str, memory: Memory) -> BucketAnswer:
         """Return the proof of a reported commit, once it is made: until then, what the status records stays true."""
         recorded = run.status.checkpoint
         known = recorded is not None and recorded.commit == key and recorded.verified_at is not None
         prove = partial(self._new, access, layout, key)
-        made = await self._proofs.result(run.uid, run.namespace, prove, known=known)
+        # At the first look, as at a start of the operator, other runs wait to be looked at.
+        first = not memory.read_at
+        made = await self._proofs.result(run.uid, run.namespace, prove, known=known, patient=not first and not known)
         return made if made is not None else BucketAnswer()
 
     async def _new(self, access: Access, layout: Layout, key: str) -> BucketAnswer:

@@ -434,6 +434,19 @@ async def test_a_new_commit_is_verified_once(place):
     assert (seen.verified, seen.answer) == (make_verified(), None)
 
 
+async def test_the_first_look_at_a_run_waits_for_no_proof(place):
+    """As after a start of the operator, when thousands of runs wait for their first look."""
+    woken = asyncio.Event()
+    place.api.put(stored_job(), stored_pod())
+    place.pages.report = make_agent(commit=COMMIT)
+    place.store.commits = [make_verified()]
+    place.observer = place.make_observer(Defaults(allowed_destinations=LISTED), wake=lambda _: woken.set())
+    seen = await place.look()
+    assert (seen.verified, seen.answer) == (None, None)
+    await asyncio.wait_for(woken.wait(), 30)
+    assert (await place.look()).verified == make_verified()
+
+
 async def test_a_look_does_not_wait_for_the_proof_of_a_large_checkpoint_and_is_woken_for_it(place):
     proven, woken, verify = asyncio.Event(), asyncio.Event(), place.store.verify
 
@@ -452,6 +465,44 @@ async def test_a_look_does_not_wait_for_the_proof_of_a_large_checkpoint_and_is_w
     assert (await place.look()).verified == make_verified()
     await place.look()
     assert place.store.asked == []
+
+
+async def test_while_a_proof_is_made_the_secret_is_not_read_again(place):
+    proven, woken, verify = asyncio.Event(), asyncio.Event(), place.store.verify
+
+    async def slow(*asked):
+        await proven.wait()
+        return await verify(*asked)
+
+    place.watched()
+    place.pages.report = make_agent(commit=COMMIT)
+    place.store.commits, place.store.verify = [make_verified()], slow
+    place.observer = place.make_observer(Defaults(allowed_destinations=LISTED), wake=lambda _: woken.set())
+    await place.look()
+    assert f"GET {SECRET}" in place.calls
+    await place.look()
+    assert f"GET {SECRET}" not in place.calls
+    proven.set()
+    await asyncio.wait_for(woken.wait(), 30)
+    assert (await place.look()).verified == make_verified()
+    assert f"GET {SECRET}" not in place.calls
+
+
+async def test_a_new_commit_after_a_proof_and_a_stop_during_one_read_the_secret_as_it_is_then(place):
+    async def hangs(*_):
+        await asyncio.Event().wait()
+
+    place.watched()
+    place.pages.report = make_agent(commit=COMMIT)
+    place.store.commits, verify = [make_verified()], place.store.verify
+    assert (await place.look()).verified == make_verified()
+    newer = CommitSeen(key=commit_key(1, 8), incarnation=1, generation=8)
+    place.pages.report, place.store.verify = make_agent(commit=newer), hangs
+    await place.look()
+    assert f"GET {SECRET}" in place.calls
+    place.store.verify = verify
+    await place.look(stop=make_stop(Phase.SAVING))
+    assert f"GET {SECRET}" in place.calls
 
 
 async def test_a_stop_does_not_wait_behind_the_proof_of_an_older_checkpoint(place):
