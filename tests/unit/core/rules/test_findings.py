@@ -37,8 +37,8 @@ from trainingrun_operator.api.status import CrashRow, Evidence, Phase, Progress,
 from trainingrun_operator.checkpoints.documents import Checkpoint
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.facts.reading import GRADIENT_NORM, LOSS, Failure, Reading
-from trainingrun_operator.core.outputs import Found, Outputs
 from trainingrun_operator.core.idle import Idle, digest
+from trainingrun_operator.core.outputs import Found, Outputs
 from trainingrun_operator.core.quiet import Quiet
 from trainingrun_operator.core.rules import chain
 from trainingrun_operator.core.rules.finding import Finding

@@ -72,8 +72,8 @@ from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.rank import RefusedReport
 from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.memory import Memory
-from trainingrun_operator.edge import waits
 from trainingrun_operator.core.outputs import Found
+from trainingrun_operator.edge import waits
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.gather import lost
@@ -1473,6 +1473,8 @@ async def test_a_bucket_that_hangs_holds_up_no_look(place):
     seen = await place.look(spec=OUTPUTS)
     assert seen.outputs.looked == {"final/model.bin": Found.WRITTEN}
     await place.observer.close()
+
+
 # -- GPUs ---------------------------------------------------------------------------------------------------------
 
 
