@@ -143,9 +143,9 @@ class Store:
         self._turn = threading.BoundedSemaphore(AT_ONCE)
         self._known: FairCache[_Place, _Known] = FairCache(REMEMBERED_BYTES)
         self._refused: FairCache[_Place, tuple[float, Unreachable]] = FairCache(REFUSED_MAX)
+        """Lists that were refused, and when."""
         self._long_lists: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """By namespace."""
-        """Lists that were refused, and when."""
 
     def warm_up(self) -> None:
         """Load what all clients share. Blocks."""
