@@ -259,11 +259,11 @@ def _start(rule: StopRule, known: Watch, value: float) -> float:
     """Return the value from which an improvement is measured. The first one in the pod may be a default that is better than any other."""
     if known.start is not None:
         return known.start
-    return (
-        known.first
-        if known.first is not None and isfinite(known.first) and _better(rule, value, known.first, 0)
-        else value
-    )
+    if known.best is not None:
+        # A status of an operator that did not keep the start.
+        return known.best.value
+    first = known.first
+    return first if first is not None and isfinite(first) and _better(rule, value, first, 0) else value
 
 
 def rise(rule: StopRule, watch: Watch) -> float:
@@ -329,8 +329,7 @@ def _window(name: str, watch: Watch) -> RuleWindow:
 
 def resumed(window: RuleWindow, track: Track) -> Watch:
     """Continue a stored window, in the stage that the track is in."""
-    newest, best = _counted(window.value, window.step), _counted(window.best, window.best_step)
-    start = _number(window.start)
+    newest = _counted(window.value, window.step)
     return Watch(
         of=window.of,
         pod_uid=window.pod_uid,
@@ -343,9 +342,8 @@ def resumed(window: RuleWindow, track: Track) -> Watch:
         observations=window.observations,
         newest=newest,
         interval=window.interval,
-        best=best,
-        # A status of before there was a start: an improvement is one over the best value so far.
-        start=best.value if start is None and best is not None else start,
+        best=_counted(window.best, window.best_step),
+        start=_number(window.start),
         moves=tuple(move for move in map(_number, window.moves) if move is not None and move >= 0),
         improved=window.improved,
         without_improvement=window.without_improvement,

@@ -175,6 +175,23 @@ def test_what_is_no_observation_changes_nothing(between):
         assert end(rule, [*before, *between, *after]) == (how, 500)
 
 
+@pytest.mark.parametrize(
+    ("values", "ends"),
+    [
+        pytest.param((5.0, 4.0, 4.5, 3.9, 4.4, 4.0, 4.1, 4.2, 4.3), None, id="a rise within the noise"),
+        pytest.param((5.0, 4.0, 4.5, 3.9, 4.4, 4.0, 4.4, 4.9, 5.5), ("auto_rising", 900), id="a rise beyond it"),
+        pytest.param((9.5, 9.6, 9.4, 9.5, 9.6, 9.7, 9.8), None, id="an improvement within the noise"),
+        pytest.param((1.0, 0.9, 0.8, 0.7, 0.8, 0.9, 1.0), ("auto_rising", 700), id="a smooth rise"),
+    ],
+)
+def test_an_operator_that_is_restarted_at_every_reading_knows_the_usual_move(values, ends):
+    polls = evaluations(*values)
+    # Before the step has advanced, nothing was counted that a restart could lose.
+    restarted = [*polls[:2], *(one for poll in polls[2:] for one in (RESTART, poll))]
+    assert end(RISING, polls) == ends
+    assert end(RISING, restarted) == ends
+
+
 def test_the_gradient_norm_can_be_what_a_rule_looks_at():
     """Where the loss that is shown stands for NaN."""
     polls = [reading(0, loss=3.0, gradientNorm=1.0), *(reading(n, loss=0.0, gradientNorm=nan) for n in (10, 20, 30))]
