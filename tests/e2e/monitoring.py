@@ -9,7 +9,6 @@ import http.server
 import json
 import math
 import queue
-import socket
 import subprocess
 import threading
 import time
@@ -19,6 +18,7 @@ from urllib.parse import urlencode
 
 import yaml
 from e2e.ground import OPERATOR, OPERATOR_NAMESPACE, REPOSITORY
+from ports import free_port
 from waiting import eventually
 
 if TYPE_CHECKING:
@@ -101,14 +101,6 @@ def process(*command: str, log: Path) -> Iterator[None]:
             except subprocess.TimeoutExpired:
                 running.kill()
                 running.wait()
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens at."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from axe_playwright_python.sync_playwright import Axe
 from e2e.ground import OUTPUTS
 from playwright.sync_api import expect, sync_playwright
+from ports import free_port
 from waiting import eventually
 
 if TYPE_CHECKING:
@@ -41,8 +42,7 @@ def chromium() -> str:
 @contextlib.contextmanager
 def served(ground: Ground, folder: Path) -> Iterator[str]:
     """Start the dashboard before the cluster's API server; gives its address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     environ = {**os.environ, "KUBECONFIG": str(ground.kubeconfig), "TRAININGRUN_DASHBOARD_PORT": str(port)}
     environ.pop("KUBERNETES_SERVICE_HOST", None)
     log = folder / "dashboard.log"

@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import signal
-import socket
 import urllib.request
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +15,7 @@ import boto3
 import rights
 from botocore.config import Config
 from integration.agent.processes import Process
+from ports import free_port
 from waiting import eventually
 
 from trainingrun_operator.agent import config
@@ -139,9 +139,7 @@ class Pod:
         for one in (self.volume, self.control, self.podinfo, self.secret):
             one.mkdir(parents=True, exist_ok=True)
         self.keys(self.store.server.secret_key)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.annotations: dict[str, str] = {}
         self.log = self.folder / f"{self.name}.log"
         self.process: Process | None = None

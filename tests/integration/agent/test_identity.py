@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from integration import aws_identity
 from integration.agent.checkpoints import MIB, hf_checkpoint
 from integration.agent.pods import wait_for
 from moto.server import ThreadedMotoServer
+from ports import free_port
 
 from trainingrun_operator.api.exchange import SaveRequest
 
@@ -95,9 +95,7 @@ def test_the_endpoint_of_eks_pod_identity_is_asked_with_the_pods_token_and_again
 
 
 def test_an_endpoint_that_starts_after_the_agent_needs_no_restart(keyless, store, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     pod = keyless(aws_identity.associated(tmp_path, f"http://127.0.0.1:{port}/v1/credentials")).start()
     hf_checkpoint(pod.volume, 100)
     report = pod.reports(lambda report: report.error, LONG_SECONDS)
