@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 HERE: Final = Path(__file__).parent
-FOLDERS: Final = (HERE, HERE / "held-out")
+FOLDERS: Final = (HERE, HERE / "held-out", HERE / "held-out-second")
 WORTH: Final = 0.05
 """Share of all that a training gains; a gain of less is not worth the rest of the training."""
 

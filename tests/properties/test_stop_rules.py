@@ -101,6 +101,21 @@ def test_more_observations_never_end_a_run_earlier(values, threshold, number):
     assert end(number) <= end(number + 1)
 
 
+@look
+@given(VALUES, st.sampled_from(["plateau", "rising"]), st.integers(1, 6), st.integers(-30, 30))
+def test_the_unit_of_a_value_changes_nothing(values, shape, number, power):
+    """What a value usually moves is measured in the value's own unit. A power of two changes no digit."""
+    rule = {"metric": "eval_loss", shape: {"patience" if shape == "plateau" else "observations": number}}
+    # Very small numbers lose digits.
+    given = [0.0 if abs(value) < 1e-100 else value for value in values]
+
+    def end(unit):
+        polls = [reading(1000 + 100 * at, eval_loss=value * unit) for at, value in enumerate(given)]
+        return ended_at(first_end(operator(rule), polls))
+
+    assert end(1.0) == end(2.0**power)
+
+
 @st.composite
 def disturbed(draw):
     """A training, and the same one with failed polls, repeated and older readings, and restarts of the operator."""

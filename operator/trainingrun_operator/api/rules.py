@@ -13,6 +13,7 @@ STOP_RULES_MAX: Final = 8
 SHAPES: Final = ("threshold", "plateau", "rising", "nonFinite")
 """The members of which a rule has exactly one."""
 _LABEL: Final = r'[a-zA-Z_][a-zA-Z0-9_]*="[^"\\\n]*"'
+MOVES_MAX: Final = 16
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Delta = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ValueName = Annotated[
@@ -56,7 +57,8 @@ class Rising(Model):
     """The metric gets worse."""
 
     observations: Observations = 5
-    """Number of observations in a row, each worse than the one before, after which the rule fires. Default 5."""
+    """Number of observations in a row, each worse than the one before, after which the rule fires. Together they must be worse by more than the value
+    usually moves in so many observations without a direction. Default 5."""
     min_delta: Delta = 0
     """An observation counts as worse if it differs from the one before by more than this. Default 0."""
 
@@ -87,9 +89,9 @@ class StopRule(Model):
     threshold: Threshold | None = None
     """The metric has reached a value: the run ends as auto_threshold. Default absent."""
     plateau: Plateau | None = None
-    """The metric no longer improves, after it has improved at least once: the run ends as auto_plateau. Default absent."""
+    """The metric no longer improves, after it has improved by more than it usually moves: the run ends as auto_plateau. Default absent."""
     rising: Rising | None = None
-    """The metric gets worse, after it has improved at least once: the run ends as auto_rising. Default absent."""
+    """The metric gets worse, after it has improved by more than it usually moves: the run ends as auto_rising. Default absent."""
     non_finite: NonFinite | None = None
     """The metric is NaN or infinite: the run ends as auto_non_finite, which is a failure and does not wait for a checkpoint. Default absent."""
     action: Action = Action.STOP
@@ -161,9 +163,15 @@ class RuleWindow(Model):
     """The best value."""
     best_step: BigCount | None = None
     """Its step."""
+    start: Word | None = None
+    """The value from which an improvement is measured: the worse of the first one in the pod and the first one that counted."""
+    moves: Annotated[tuple[Word, ...], Field(max_length=MOVES_MAX)] = ()
+    """How far the newest observations are from those before them, oldest first. Their median is the usual move."""
     improved: bool = False
-    """Whether any value was better than the first one."""
+    """Whether any value was better than that at the start by more than twice the usual move."""
     without_improvement: Count = 0
     """Observations since then."""
     in_a_row: Count = 0
     """Newest observations in a row for which the rule's condition holds."""
+    rose_from: Word | None = None
+    """Of a rise: the observation before the first of these."""

@@ -15,6 +15,7 @@ from math import isfinite, isnan
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.rules import Goal, RuleWindow
+from trainingrun_operator.core import moves
 from trainingrun_operator.core.bounds import FILES_MAX, WORD_MAX, clipped
 from trainingrun_operator.core.epochs import counts
 from trainingrun_operator.core.facts.reading import LOSS, Failure, Reading
@@ -64,10 +65,16 @@ class Watch:
     newest: Counted | None = None
     interval: int | None = None
     best: Counted | None = None
+    start: float | None = None
+    """The value from which an improvement is measured: the worse of the first one in the pod and the first one that counted."""
+    moves: tuple[float, ...] = ()
+    """How far the newest observations are from those before them."""
     improved: bool = False
-    """Whether any value was better than an earlier one, the first one of the pod included."""
+    """Whether any value was clearly better than that at the start."""
     without_improvement: int = 0
     in_a_row: int = 0
+    rose_from: float | None = None
+    """Of a rise: the observation before the first one of those in a row."""
     recent: tuple[Counted, ...] = ()
     """The newest few, as evidence."""
     at: float | None = None
@@ -142,6 +149,7 @@ def _known(rule: StopRule, watches: Mapping[str, Watch], windows: Mapping[str, R
             first_step=None,
             changed=False,
             in_a_row=0,
+            rose_from=None,
             recent=(),
             at=None,
         )
@@ -166,9 +174,8 @@ def _folded(known: Watch, rule: StopRule, track: Track, reading: Reading, value:
     if (trouble := _doubt(rule, track, value, step, changed=read.changed)) is not None:
         broken = trouble.reason == NOT_FINITE
         read = replace(read, repeats=read.repeats or trouble.reason == NEVER_CHANGED)
-        return replace(
-            read, trouble=trouble, in_a_row=0 if broken else read.in_a_row, recent=() if broken else read.recent
-        )
+        read = replace(read, trouble=trouble)
+        return replace(read, in_a_row=0, rose_from=None, recent=()) if broken else read
     return _new(read, rule, value, step)
 
 
@@ -218,16 +225,53 @@ def _new(known: Watch, rule: StopRule, value: float, step: int) -> Watch:
     )
     if not isfinite(value):
         return replace(added, in_a_row=_more(known.in_a_row))
+    return _compared(added, rule, value, last)
+
+
+def _compared(known: Watch, rule: StopRule, value: float, last: Counted | None) -> Watch:
+    """Compare a new observation with the one before, the best one and the one at the start."""
     delta = rule.plateau.min_delta if rule.plateau else 0
     improves = known.best is None or _better(rule, value, known.best.value, delta)
-    before = known.best.value if known.best is not None else known.first
-    return replace(
-        added,
-        best=counted if improves else known.best,
-        improved=known.improved or (before is not None and _better(rule, value, before, delta)),
+    holds = _holds(rule, value, last)
+    compared = replace(
+        known,
+        best=known.newest if improves else known.best,
         without_improvement=0 if improves else _more(known.without_improvement),
-        in_a_row=_more(known.in_a_row) if _holds(rule, value, last) else 0,
+        in_a_row=_more(known.in_a_row) if holds else 0,
     )
+    if rule.plateau is None and rule.rising is None:
+        return compared
+    before = last.value if last is not None else known.first
+    start = _start(rule, known, value)
+    newest = moves.added(known.moves, value, before) if before is not None and isfinite(before) else known.moves
+    clear = max(delta, moves.CLEAR * moves.usual(newest))
+    reached = value if compared.best is None else compared.best.value
+    return replace(
+        compared,
+        start=start,
+        moves=newest,
+        improved=known.improved or _better(rule, reached, start, clear),
+        rose_from=(known.rose_from if known.rose_from is not None else before) if holds else None,
+    )
+
+
+def _start(rule: StopRule, known: Watch, value: float) -> float:
+    """Return the value from which an improvement is measured. The first one in the pod may be a default that is better than any other."""
+    if known.start is not None:
+        return known.start
+    if known.best is not None:
+        # A status of an operator that did not keep the start.
+        return known.best.value
+    first = known.first
+    return first if first is not None and isfinite(first) and _better(rule, value, first, 0) else value
+
+
+def rise(rule: StopRule, watch: Watch) -> float:
+    """Return by how much the observations in a row are worse than the one before them."""
+    if watch.newest is None or watch.rose_from is None:
+        return 0.0
+    grown = watch.newest.value - watch.rose_from
+    return grown if rule.goal is Goal.MINIMIZE else -grown
 
 
 def _holds(rule: StopRule, value: float, last: Counted | None) -> bool:
@@ -274,9 +318,12 @@ def _window(name: str, watch: Watch) -> RuleWindow:
         interval=watch.interval,
         best=_text(best.value) if best else None,
         best_step=best.step if best else None,
+        start=_text(watch.start) if watch.start is not None else None,
+        moves=tuple(_text(move) for move in watch.moves),
         improved=watch.improved,
         without_improvement=watch.without_improvement,
         in_a_row=watch.in_a_row,
+        rose_from=_text(watch.rose_from) if watch.rose_from is not None else None,
     )
 
 
@@ -296,9 +343,12 @@ def resumed(window: RuleWindow, track: Track) -> Watch:
         newest=newest,
         interval=window.interval,
         best=_counted(window.best, window.best_step),
+        start=_number(window.start),
+        moves=tuple(move for move in map(_number, window.moves) if move is not None and move >= 0),
         improved=window.improved,
         without_improvement=window.without_improvement,
         in_a_row=window.in_a_row,
+        rose_from=_number(window.rose_from),
         recent=(newest,) if newest is not None else (),
     )
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Final
 from trainingrun_operator.api import endings
 from trainingrun_operator.api.rules import STOP_RULES_MAX, Action, Goal
 from trainingrun_operator.api.status import Evidence
-from trainingrun_operator.core import limits
+from trainingrun_operator.core import limits, moves
 from trainingrun_operator.core.bounds import WORD_MAX, clipped
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.rules import loss
 from trainingrun_operator.core.rules.finding import Finding
 from trainingrun_operator.core.track import NEVER_ADVANCED, STEP_FELL
-from trainingrun_operator.core.watch import signature
+from trainingrun_operator.core.watch import rise, signature
 from trainingrun_operator.core.words import shown
 
 if TYPE_CHECKING:
@@ -104,9 +104,9 @@ def _compared(seen: Observed, rule: StopRule) -> Finding:
     at = f"{rule.metric} {shown(watch.newest.value)} at step {watch.newest.step}"
     if missing:
         return Finding(rule.called, "NotYet", f"{at}{said}: {missing}.")
-    if (rule.plateau is not None or rule.rising is not None) and not watch.improved:
-        message = f"{at}{said}. No value was better than the first one yet: a training that has not begun to improve is not over."
-        return Finding(rule.called, "NeverImproved", message)
+    if (rule.plateau is not None or rule.rising is not None) and (short := _within_noise(rule, watch)) is not None:
+        reason, why = short
+        return Finding(rule.called, reason, f"{at}{said}. {why}")
     message = f"{at}{said}."
     waits = ending is not endings.AUTO_NON_FINITE and rule.action is Action.STOP
     if waits and not loss.has_checkpoint(seen):
@@ -120,6 +120,21 @@ def _compared(seen: Observed, rule: StopRule) -> Finding:
         actor=rule.called,
         evidence=_with_best(rule, watch, evidence),
     )
+
+
+def _within_noise(rule: StopRule, watch: Watch) -> tuple[str, str] | None:
+    """Return why a plateau or a rise does not count yet, by what the value usually moves between two observations."""
+    usual = moves.usual(watch.moves)
+    if not watch.improved:
+        start = "the first one" if watch.start is None else shown(watch.start)
+        why = f"No value was better than {start} by more than {moves.CLEAR} times its usual move ({shown(usual)}): a training that has not begun to improve is not over."
+        return "NeverImproved", why
+    chance = moves.without_direction(watch.moves, watch.in_a_row)
+    grown = rise(rule, watch)
+    if rule.rising is None or grown > chance:
+        return None
+    why = f"They are worse by {shown(grown)} together; without a direction, so many of its usual moves ({shown(usual)}) lead {shown(chance)} away."
+    return "WithinNoise", why
 
 
 def _with_best(rule: StopRule, watch: Watch, evidence: tuple[Evidence, ...]) -> tuple[Evidence, ...]:

@@ -257,6 +257,7 @@ RULES_OF_ITS_OWN = {
     "its value improves": (polled(PLATEAU, *rows(2.0, 1.9, 1.95, name="eval_loss")), {"plateau": "NotYet"}),
     "its value has not improved yet": (polled(PLATEAU, *rows(9.5, 9.6, 9.7, 9.8, name="eval_loss")), {"plateau": "NeverImproved"}),
     "its value rises": (polled({"metric": "eval_loss", "rising": {"observations": 3}}, *rows(2.0, 2.1, 2.2, name="eval_loss")), {"rising": "NotYet"}),
+    "its value rises by less than noise makes": (polled({"metric": "eval_loss", "rising": {"observations": 3}}, *rows(5.0, 4.0, 4.5, 3.9, 4.4, 4.0, 4.1, 4.2, 4.3, name="eval_loss")), {"rising": "WithinNoise"}),
     "its value is finite": (polled({"nonFinite": {}}, *rows(2.0)), {"nonFinite": "NotYet"}),
     "its value was NaN once": (polled({"nonFinite": {}}, *rows(2.0, nan)), {"nonFinite": "NotYet"}),
     "it waits for a checkpoint": (

@@ -10,6 +10,7 @@ import pytest
 from builders import make_agent, make_pod
 from stop_rules import RESTART, TIMEOUT, Operator, ended_at, first_end, operator, reading, rows
 
+from trainingrun_operator.api.rules import MOVES_MAX
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.reading import Failure, Reading
 from trainingrun_operator.core.rules import chain, stop_rules
@@ -75,14 +76,25 @@ def end(rule, polls, **spec):
         pytest.param(PLATEAU, evaluations(-1.0, -1.0, -1.0, -1.0), ("auto_plateau", 400), id="a negative plateau"),
         pytest.param({**PLATEAU, "forObservations": 3}, evaluations(1.0, 1.1, 1.2, 1.3, 1.2), None, id="it has to hold for longer"),
         pytest.param({**PLATEAU, "goal": "Maximize"}, evaluations(9.5, 9.4, 9.3, 9.2), ("auto_plateau", 400), id="a score that no longer grows"),
-        pytest.param({"metric": "eval_loss", "plateau": {"patience": 1}}, evaluations(1e308, -1e308, 1e308), ("auto_plateau", 300), id="differences beyond any number"),
+        pytest.param({"metric": "eval_loss", "plateau": {"patience": 1}}, evaluations(1e308, *[-1e308] * 4), ("auto_plateau", 500), id="differences beyond any number"),
+        pytest.param({"metric": "eval_loss", "plateau": {"patience": 1}}, evaluations(1e308, -1e308, 1e308), None, id="it moves by the largest numbers all the time"),
         pytest.param(RISING, evaluations(1.0, 1.1, 1.2, 1.3), ("auto_rising", 400), id="three in a row are worse"),
         pytest.param(RISING, evaluations(1.0, 1.1, 1.2, 1.1, 1.2, 1.3), None, id="two are not"),
-        pytest.param({**RISING, "goal": "Maximize"}, evaluations(9.5, 8.0, 7.0, 6.0), ("auto_rising", 400), id="a score that falls"),
+        pytest.param({**RISING, "goal": "Maximize"}, evaluations(20.0, 19.0, 18.0, 17.0), ("auto_rising", 400), id="a score that falls"),
+        pytest.param({**RISING, "goal": "Maximize"}, evaluations(9.5, 8.0, 7.0, 6.0), None, id="a score that fell by more than it had grown"),
         pytest.param({**RISING, "rising": {"observations": 3, "minDelta": 0.5}}, evaluations(1.0, 1.1, 1.2, 1.3, 1.4), None, id="worse by less than minDelta"),
         pytest.param(PLATEAU, evaluations(9.5, 9.6, 9.7, 9.8, 9.9), None, id="a plateau before the first improvement"),
         pytest.param(RISING, evaluations(9.5, 9.6, 9.7, 9.8, 9.9), None, id="a rise before the first improvement"),
-        pytest.param(RISING, evaluations(9.5, 9.6, 9.4, 9.5, 9.6, 9.7), ("auto_rising", 600), id="a rise after it"),
+        pytest.param(RISING, evaluations(9.5, 9.6, 9.2, 9.3, 9.4, 9.5), ("auto_rising", 600), id="a rise after it"),
+        pytest.param(RISING, evaluations(9.5, 9.6, 9.4, 9.5, 9.6, 9.7, 9.8), None, id="a rise after an improvement that is not more than two usual moves"),
+        pytest.param(PLATEAU, evaluations(9.02, 8.98, 9.0, 9.03, 9.01, 8.99, 9.04, 9.0), None, id="a plateau of noise that has never improved"),
+        pytest.param(PLATEAU, evaluations(8.0, 7.0, 7.02, 7.01, 7.02), ("auto_plateau", 500), id="a plateau of noise after a fall"),
+        pytest.param(RISING, evaluations(5.0, 4.0, 4.5, 3.9, 4.4, 4.0, 4.1, 4.2, 4.3), None, id="three in a row are worse by less than noise makes"),
+        pytest.param(RISING, evaluations(5.0, 4.0, 4.5, 3.9, 4.4, 4.0, 4.4, 4.9, 5.5), ("auto_rising", 900), id="three in a row are worse by more than noise makes"),
+        pytest.param(RISING, evaluations(1.0, 1.01, 1.02, 1.03), ("auto_rising", 400), id="a slow rise of a value without noise"),
+        pytest.param(RISING, evaluations(1.0, 99.0, 0.9, 0.8, 0.7, 0.6, 0.7, 0.8, 0.9), ("auto_rising", 900), id="a rise after one jump"),
+        pytest.param(RISING, evaluations(1.0, 1.1, 1.3, 1.9, 3.7), ("auto_rising", 500), id="it diverges faster and faster"),
+        pytest.param(RISING, [reading(0, eval_loss=nan), *rows(1.0, 0.5, 0.6, 0.7, 0.8, name="eval_loss")[1:]], ("auto_rising", 500), id="its first value is NaN"),
         pytest.param(NAN, rows(2.0, nan, nan), ("auto_non_finite", 300), id="NaN twice"),
         pytest.param(NAN, rows(2.0, inf, nan), ("auto_non_finite", 300), id="infinity and NaN"),
         pytest.param(NAN, rows(2.0, nan, 1.9, nan, 1.8), None, id="NaN that passes"),
@@ -161,6 +173,23 @@ def test_what_is_no_observation_changes_nothing(between):
     for rule, how in ((PLATEAU, "auto_plateau"), (RISING, "auto_rising")):
         assert end(rule, [*before, *after]) == (how, 500)
         assert end(rule, [*before, *between, *after]) == (how, 500)
+
+
+@pytest.mark.parametrize(
+    ("values", "ends"),
+    [
+        pytest.param((5.0, 4.0, 4.5, 3.9, 4.4, 4.0, 4.1, 4.2, 4.3), None, id="a rise within the noise"),
+        pytest.param((5.0, 4.0, 4.5, 3.9, 4.4, 4.0, 4.4, 4.9, 5.5), ("auto_rising", 900), id="a rise beyond it"),
+        pytest.param((9.5, 9.6, 9.4, 9.5, 9.6, 9.7, 9.8), None, id="an improvement within the noise"),
+        pytest.param((1.0, 0.9, 0.8, 0.7, 0.8, 0.9, 1.0), ("auto_rising", 700), id="a smooth rise"),
+    ],
+)
+def test_an_operator_that_is_restarted_at_every_reading_knows_the_usual_move(values, ends):
+    polls = evaluations(*values)
+    # Before the step has advanced, nothing was counted that a restart could lose.
+    restarted = [*polls[:2], *(one for poll in polls[2:] for one in (RESTART, poll))]
+    assert end(RISING, polls) == ends
+    assert end(RISING, restarted) == ends
 
 
 def test_the_gradient_norm_can_be_what_a_rule_looks_at():
@@ -320,6 +349,7 @@ def test_a_value_that_went_stale_ends_nothing():
         pytest.param(BELOW, rows(2.0, 0.4), "NotYet", id="once below"),
         pytest.param(PLATEAU, evaluations(1.0, 1.1), "NotYet", id="not patient enough"),
         pytest.param(RISING, evaluations(1.0, 1.1), "NotYet", id="rising once"),
+        pytest.param(RISING, evaluations(5.0, 4.0, 4.5, 3.9, 4.4, 4.0, 4.1, 4.2, 4.3), "WithinNoise", id="rising by less than noise makes"),
         pytest.param(NAN, rows(2.0, 1.0), "NotYet", id="finite"),
         pytest.param(NAN, rows(2.0, nan), "NotYet", id="not finite once"),
         pytest.param(BELOW, [*rows(2.0, 0.4), reading(100, loss=0.4)], "StepFell", id="a step of another rank"),
@@ -401,12 +431,48 @@ def test_without_stop_rules_there_is_no_such_condition():
     assert render(operator().poll(reading(0, loss=2.0))).condition("RulesMeasured") is None
 
 
-@pytest.mark.parametrize("broken", ["x", "", "1e999x"])
+@pytest.mark.parametrize(
+    ("polls", "improved", "step"),
+    [
+        pytest.param(evaluations(2.0, 1.0, 1.1), True, 700, id="it had improved"),
+        pytest.param(evaluations(9.5, 9.6, 9.7), False, None, id="it had not improved"),
+    ],
+)
+def test_a_status_without_the_usual_moves_is_counted_from_and_learns_them(polls, improved, step):
+    """As an operator of before has written it."""
+    one = operator(RISING)
+    seen = [one.poll(poll) for poll in polls][-1]
+    status = render(seen)
+    (window,) = status.rules
+    assert window.improved is improved
+    written = window.dump()
+    old = type(window).parse(
+        {key: value for key, value in written.items() if key not in {"start", "moves", "roseFrom"}}
+    )
+    one.run = replace(one.run, status=status.model_copy(update={"rules": (old,)}))
+    one.memory = type(one.memory)()
+    last = polls[-1].values["eval_loss"]
+    after = [reading(400 + 100 * number, eval_loss=last + 0.1 * (number + 1)) for number in range(8)]
+    found = ended_at(first_end(one, after))
+    assert found == (None if step is None else ("auto_rising", step))
+
+
+def test_the_moves_that_are_kept_are_few_however_long_the_training_is():
+    one = operator(RISING, PLATEAU, BELOW)
+    seen = [one.poll(poll) for poll in evaluations(*(5 - number / 100 for number in range(200)))][-1]
+    rising, plateau, below = render(seen).rules
+    assert len(rising.moves) == len(plateau.moves) == MOVES_MAX
+    assert below.moves == ()
+
+
+@pytest.mark.parametrize("broken", ["x", "", "1e999x", "nan", "-1"])
 def test_a_status_that_somebody_changed_by_hand_is_counted_from_as_far_as_it_goes(broken):
     one = operator(PLATEAU)
     first_end(one, evaluations(1.0, 1.1))
     status = render(one.poll(reading(300, eval_loss=1.2)))
-    window = status.rules[0].model_copy(update={"best": broken, "value": broken, "first": broken})
+    window = status.rules[0].model_copy(
+        update={"best": broken, "value": broken, "first": broken, "start": broken, "moves": (broken,) * 3}
+    )
     one.run = replace(one.run, status=status.model_copy(update={"rules": (window,)}))
     one.memory = type(one.memory)()
     assert first_end(one, rows(1.1, 1.3, 1.2, 1.25, name="eval_loss", first=400)) is not None
