@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.limits import Idle as Stored
+from trainingrun_operator.core import notices
 from trainingrun_operator.core.bounds import WORD_MAX, clipped
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.reading import Failure
@@ -155,11 +156,10 @@ def render(seen: Observed, *, told: bool) -> Stored | None:
         return None
     if one is None:
         return stored
-    warned = stored.warned_at if stored is not None and stored.since == one.wall else None
     return Stored(
         since=one.wall,
         until=one.newest,
         what=clipped(one.what, WORD_MAX),
         pods=one.pods,
-        warned_at=(warned or seen.wall) if told else None,
+        warned_at=(notices.warned_at(stored, one.wall) or seen.wall) if told else None,
     )

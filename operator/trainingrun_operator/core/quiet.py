@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.limits import Quiet as Stored
 from trainingrun_operator.api.run import CheckpointMode
+from trainingrun_operator.core import notices
 from trainingrun_operator.core.bounds import WORD_MAX, clipped, counted
 from trainingrun_operator.core.epochs import counts
 from trainingrun_operator.core.facts.reading import Failure, Reading
@@ -149,16 +150,15 @@ def _age(report: AgentReport) -> float | None:
     return age if age is not None and age >= 0 else None
 
 
-def render(seen: Observed, *, hung: bool) -> Stored | None:
+def render(seen: Observed, *, told: bool) -> Stored | None:
     """Return ``status.quiet``, with the time of the Event if the training hangs now."""
-    one, before = seen.quiet, seen.run.status.quiet
+    one, stored = seen.quiet, seen.run.status.quiet
     if one is None or not one.wall:
-        return before
-    warned = before.warned_at if before is not None and before.since == one.wall else None
+        return stored
     return Stored(
         since=one.wall,
         what=clipped(one.what, WORD_MAX),
         step=counted(one.step),
         pod_uid=clipped(one.pod_uid, WORD_MAX),
-        warned_at=(warned or seen.wall) if hung else None,
+        warned_at=(notices.warned_at(stored, one.wall) or seen.wall) if told else None,
     )

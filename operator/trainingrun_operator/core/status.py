@@ -30,6 +30,7 @@ from trainingrun_operator.core import (
     budget,
     data_loss,
     identity,
+    notices,
     progress,
     quiet,
     refuted,
@@ -96,8 +97,8 @@ def render(seen: Observed, rules: Sequence[chain.Rule] = chain.RULES) -> Trainin
         ),
         start_time=before.start_time or next((pod.started_at for pod in seen.pods if pod.started_at), None),
         trained=budget.render(seen),
-        quiet=quiet.render(seen, hung=hang.is_hung(seen)),
-        idle=idleness.render(seen, told=idle.is_idle(seen)),
+        quiet=quiet.render(seen, told=notices.holds(seen, hang.hang)),
+        idle=idleness.render(seen, told=notices.holds(seen, idle.idle)),
         progress=progress.render(seen),
         crashes=same_step.row(seen),
         workload=_workload(seen),
@@ -227,7 +228,7 @@ def _rules_measured(seen: Observed) -> tuple[Fact, ...]:
 def _limit(seen: Observed, kind: str, rule: chain.Rule) -> tuple[Fact, ...]:
     """Whether the training hangs, or is idle; no condition before it was."""
     before = seen.run.status.condition(kind)
-    found = rule(seen) if seen.run.status.termination is None else None
+    found = notices.present(seen, rule)
     if found is not None and found.fires:
         return (Fact(kind, "True", found.reason, found.message),)
     if before is None:

@@ -8,6 +8,7 @@ from trainingrun_operator.api import endings
 from trainingrun_operator.api.limits import LimitAction
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Evidence
+from trainingrun_operator.core import notices
 from trainingrun_operator.core.facts.reading import LOGS
 from trainingrun_operator.core.quiet import START
 from trainingrun_operator.core.rules.finding import Finding
@@ -51,20 +52,10 @@ def hang(seen: Observed) -> Finding | None:
     )
 
 
-def is_hung(seen: Observed) -> bool:
-    """Whether the training hangs, and no end is decided."""
-    found = hang(seen) if seen.run.status.termination is None else None
-    return found is not None and found.fires
-
-
 def warning(seen: Observed) -> str:
     """Return what an Event says once when the training hangs and nothing ends it; empty: nothing now."""
-    found, stored, quiet = hang(seen), seen.run.status.quiet, seen.quiet
-    if found is None or not found.fires or found.enforced or quiet is None:
-        return ""
-    if stored is not None and stored.since == quiet.wall and stored.warned_at is not None:
-        return ""
-    return f"{found.message} It goes on: hangDetection.action is {LimitAction.NOTIFY.value}."
+    since = seen.quiet.wall if seen.quiet is not None else ""
+    return notices.warning(hang(seen), seen.run.status.quiet, since, "hangDetection")
 
 
 def _nothing(seen: Observed) -> str:

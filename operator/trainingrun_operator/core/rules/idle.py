@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from trainingrun_operator.api import endings
 from trainingrun_operator.api.limits import IdleDetection, LimitAction
 from trainingrun_operator.api.status import Evidence
+from trainingrun_operator.core import notices
 from trainingrun_operator.core.idle import APART_SECONDS, BUSY, digest
 from trainingrun_operator.core.rules.finding import Finding
 
@@ -48,20 +49,10 @@ def idle(seen: Observed) -> Finding | None:
     )
 
 
-def is_idle(seen: Observed) -> bool:
-    """Whether the training is idle, and no end is decided."""
-    found = idle(seen) if seen.run.status.termination is None else None
-    return found is not None and found.fires
-
-
 def warning(seen: Observed) -> str:
     """Return what an Event says once when the training is idle and nothing ends it; empty: nothing now."""
-    found, stored, one = idle(seen), seen.run.status.idle, seen.idle
-    if found is None or not found.fires or found.enforced or one is None:
-        return ""
-    if stored is not None and stored.since == one.wall and stored.warned_at is not None:
-        return ""
-    return f"{found.message} It goes on: idleDetection.action is {LimitAction.NOTIFY.value}."
+    since = seen.idle.wall if seen.idle is not None else ""
+    return notices.warning(idle(seen), seen.run.status.idle, since, "idleDetection")
 
 
 def _lacking(seen: Observed) -> Finding | None:
