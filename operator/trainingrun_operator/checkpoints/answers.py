@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.utils import parse_timestamp
 
+from trainingrun_operator.checkpoints.keys import LISTED_MAX
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
@@ -27,8 +29,6 @@ ERROR_MAX_BYTES: Final = 64 * 2**10
 """Of such an answer that is an error: its XML is parsed as it is."""
 WHOLE_SECONDS: Final = 60.0
 """For such an answer. A connection's own timeout restarts with every byte."""
-KEYS_MAX: Final = 1000
-"""Of a page of a list: no more are asked for."""
 _CHUNK_BYTES: Final = 2**16
 _REFUSED: Final = 300
 """HTTP status from which on an answer is an error."""
@@ -97,8 +97,8 @@ def slim_list(response_dict: dict[str, Any], **_: Any) -> None:
             page[found[2]] = found[3]
         elif items and found[2] in _ITEMS[items[-1][0]]:
             items[-1][1][found[2]] = found[3]
-        if len(items) > KEYS_MAX:
-            message = f"the page has more than {KEYS_MAX} keys"
+        if len(items) > LISTED_MAX:
+            message = f"the page has more than {LISTED_MAX} keys"
             raise TooMuchError(message)
     response_dict["body"] = b"<ListBucketResult>%b%b</ListBucketResult>" % (
         _elements(page),
