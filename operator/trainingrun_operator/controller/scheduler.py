@@ -31,6 +31,7 @@ RECENT_SECONDS: Final = 60.0
 """A slow observation counts for so long, and until the run has responded `ANSWERS` times since."""
 ANSWERS: Final = 3
 LATER: Final = 10
+"""The turn of a run comes later by so many times as its last observation waited."""
 _IDLE_SECONDS: Final = 1.0
 
 log = logging.getLogger(__name__)
@@ -94,8 +95,8 @@ class Scheduler:
         self._heap: list[tuple[float, int, str]] = []
         self._due: dict[str, float] = {}
         self._past: dict[str, _Past] = {}
-        self._parked: dict[_Group, dict[str, float]] = {}
-        """Runs that were due while their group had no slot, and since when."""
+        self._parked: dict[_Group, dict[str, tuple[float, float]]] = {}
+        """Runs that were due while their group had no slot: when their turn is, and since when they are due."""
         self._taken: Counter[_Group] = Counter()
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._woken: set[str] = set()
@@ -175,9 +176,11 @@ class Scheduler:
                 continue
             group = self._namespace_of(uid), self._past.get(uid, _UNKNOWN).kind
             if not self._may_look(group):
-                self._parked.setdefault(group, {}).setdefault(uid, due)
+                # Runs that respond go first.
+                turn = due + LATER * self._past.get(uid, _UNKNOWN).waited
+                self._parked.setdefault(group, {}).setdefault(uid, (turn, due))
                 continue
-            due = self._parked.get(group, {}).pop(uid, due)
+            _, due = self._parked.get(group, {}).pop(uid, (due, due))
             self._on_late(now - due)
             self._start(uid, group)
 
@@ -186,15 +189,13 @@ class Scheduler:
         return self._taken[group] * (2 if kind is _Kind.SLOW else 1) < self._slots - len(self._looking)
 
     def _unpark(self) -> None:
-        """In each group that may take a slot, make the longest-waiting run due again, at its original due time.
-
-        Runs that respond go first: a run counts as due `LATER` times as much later as its last observation waited.
-        """
+        """In each group that may take a slot, make the run whose turn it is due again, at its original due time."""
         self._parked = {group: parked for group, parked in self._parked.items() if parked}
         for group, parked in self._parked.items():
             if self._may_look(group):
-                uid = min(parked, key=lambda one: parked[one] + LATER * self._past.get(one, _UNKNOWN).waited)
-                self._push(uid, parked.pop(uid))
+                uid = min(parked, key=parked.__getitem__)
+                _, due = parked.pop(uid)
+                self._push(uid, due)
 
     def _start(self, uid: str, group: _Group) -> None:
         self._taken[group] += 1
