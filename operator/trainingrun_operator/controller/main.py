@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.settings import Settings
 
+FORGOTTEN_AT_ONCE: Final = 16
+"""Runs whose memory is freed in one turn of the loop."""
 BEAT_MAX_SECONDS: Final = 30
 """Scheduler or Lease candidate count as stuck after this time without a beat."""
 NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -215,6 +217,11 @@ class Term:
     async def end(self) -> None:
         """Stop; returns when no look is running."""
         await self.scheduler.stop()
+        # To free the memory of thousands of runs takes longer than the loop may be held.
+        for number, uid in enumerate(tuple(self.reconciler.known), 1):
+            self.reconciler.forget(uid)
+            if number % FORGOTTEN_AT_ONCE == 0:
+                await asyncio.sleep(0)
         self.reconciler.forget_all()
 
 
