@@ -110,7 +110,13 @@ def pod_template(run: Run, defaults: Defaults, origin: Origin | None = None) -> 
     for container in spec["containers"]:
         _equip(container, run.spec, mounts if container["name"] == main else mounts[1:])
     spec["volumes"] = [*(spec.get("volumes") or []), *_volumes(run.spec, spec, mounts[0]["name"])]
-    own = _own_containers(run, defaults, mounts, restore_from=origin.source if origin is not None else None)
+    own = _own_containers(
+        run,
+        defaults,
+        mounts,
+        restore_from=origin.source if origin is not None else None,
+        host_network=True if spec.get("hostNetwork") else None,
+    )
     spec["initContainers"] = [
         *([own["restore"]] if _uploads(run.spec) else []),
         own["agent"],

@@ -231,12 +231,15 @@ class Observer:
         pods = {rank: group[-1] for rank, group in enumerate(ranks) if group and group[-1].answers}
         due = now >= memory.next_reading_at and _needs_reading(run, memory)
         trains = {rank: pod for rank, pod in pods.items() if due and pod.training is Training.RUNNING}
-        reports, readings = await asyncio.gather(
-            asyncio.gather(*(self._pages.report(pod) for pod in pods.values())),
-            asyncio.gather(*(self._pages.metrics(run, pod) for pod in trains.values())),
+        others = {rank: pod for rank, pod in pods.items() if rank not in trains}
+        polled, reports = await asyncio.gather(
+            asyncio.gather(*(self._pages.poll(run, pod) for pod in trains.values())),
+            asyncio.gather(*(self._pages.report(pod) for pod in others.values())),
         )
-        answered = {rank: one for rank, one in zip(pods, reports, strict=True) if one is not None}
-        return answered, dict(zip(trains, readings, strict=True))
+        said = dict(zip(others, reports, strict=True))
+        said |= {rank: report for rank, (report, _) in zip(trains, polled, strict=True)}
+        answered = {rank: one for rank in pods if (one := said[rank]) is not None}
+        return answered, {rank: reading for rank, (_, reading) in zip(trains, polled, strict=True)}
 
     async def _fates(
         self,
