@@ -78,7 +78,7 @@ class PodPages:
                     body += chunk
                     if len(body) > limit:
                         break
-                whole = len(body) <= limit
+                whole = (length or 0) <= len(body) <= limit
                 if length is None and not whole:
                     return RefusedReport(pod.name, _too_large(answer.content_length)), None
         except (aiohttp.ClientError, TimeoutError, OSError):
