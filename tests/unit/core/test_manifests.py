@@ -11,6 +11,7 @@ import yaml
 from builders import make_run, template
 from goldens import assert_golden
 
+from trainingrun_operator.api.exchange import AGENT_CONFIG_ENV, AgentConfig
 from trainingrun_operator.core import manifests
 from trainingrun_operator.core.acceptance import complaint
 from trainingrun_operator.core.defaults import Defaults
@@ -45,6 +46,16 @@ def test_the_template_that_was_seen_is_not_changed():
 def test_the_agent_has_the_resources_that_the_installation_gives_it():
     pod = manifests.pod_template(make_run(), Defaults(agent_resources=RESOURCES))["spec"]
     assert [c.get("resources") == RESOURCES for c in pod["initContainers"]] == [True, True]
+
+
+@pytest.mark.parametrize("host_network", [True, False])
+def test_an_agent_knows_that_its_pod_has_the_addresses_of_its_node(host_network):
+    """It reads no page there: pods must not reach through it what their node serves."""
+    wanted = template()
+    wanted["spec"]["hostNetwork"] = host_network
+    agent = manifests.pod_template(make_run(spec={"template": wanted}), Defaults())["spec"]["initContainers"][1]
+    (config,) = [one["value"] for one in agent["env"] if one["name"] == AGENT_CONFIG_ENV]
+    assert bool(AgentConfig.model_validate_json(config).host_network) == host_network
 
 
 @pytest.mark.parametrize(
