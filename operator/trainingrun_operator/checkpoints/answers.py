@@ -10,7 +10,10 @@ import re
 import time
 import traceback
 import weakref
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
+
+from botocore.utils import parse_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,6 +108,19 @@ def slim_list(response_dict: dict[str, Any], **_: Any) -> None:
 
 def _elements(fields: dict[bytes, bytes]) -> bytes:
     return b"".join(b"<%b>%b</%b>" % (name, text, name) for name, text in fields.items())
+
+
+def time_of(text: str) -> datetime:
+    """Return a time in an answer. As botocore reads it, which takes 70 µs: a page of a list has a thousand.
+
+    Raises:
+        ValueError: it is in none of the known forms.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return parse_timestamp(text)
+    return found if found.tzinfo is not None else parse_timestamp(text)
 
 
 def let_go(error: BaseException) -> None:

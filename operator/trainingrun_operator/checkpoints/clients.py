@@ -25,7 +25,7 @@ from botocore.credentials import CredentialProvider, CredentialResolver, Credent
 from botocore.httpsession import create_urllib3_context, get_cert_path
 
 from trainingrun_operator.checkpoints import bucket_owner, requester_pays, template
-from trainingrun_operator.checkpoints.answers import let_go, let_go_of_tries, slim_list
+from trainingrun_operator.checkpoints.answers import let_go, let_go_of_tries, slim_list, time_of
 from trainingrun_operator.checkpoints.fair_cache import FairCache
 from trainingrun_operator.checkpoints.metadata_guard import guarded
 from trainingrun_operator.checkpoints.own_identity import own_session
@@ -251,6 +251,7 @@ class Clients:
             else:
                 core = botocore.session.get_session()
                 core.register_component("credential_provider", CredentialResolver([_OfTheCall()]))
+            core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=time_of)
             self._sessions[own_identity] = boto3.session.Session(botocore_session=core)
         return self._sessions[own_identity]
 

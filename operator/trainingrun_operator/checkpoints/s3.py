@@ -18,12 +18,12 @@ from botocore import exceptions
 
 from trainingrun_operator.checkpoints import regions
 from trainingrun_operator.checkpoints.answers import TooMuchError, caused_by
-from trainingrun_operator.checkpoints.keys import Layout, order_of_commit
+from trainingrun_operator.checkpoints.keys import Layout, Order, order_of_commit
 from trainingrun_operator.checkpoints.metadata_guard import ForbiddenAddressError
 from trainingrun_operator.checkpoints.proof import Found
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
@@ -101,29 +101,54 @@ class TooManyError(ValueError):
     """A list has more keys than are read."""
 
 
-def list_commits(layout: Layout, client: S3Client, newest: int | None = None) -> tuple[str, ...]:
-    """Return the keys of all commits, newest first; with `newest`, of so many.
+class CommitList:
+    """The keys of a run's commits, read page by page."""
 
-    Raises:
-        TooManyError: there are more than `LIST_PAGES_MAX` pages.
-        TimeoutError: the list takes more than 60 s.
-    """
-    found = ((order_of_commit(key), key) for key in _keys(layout, client))
-    # Only keys in the agent's form: `i01-g1` has the same order as `i1-g0001`, but the agent does not write it.
-    commits = ((order, key) for order, key in found if order is not None and key == layout.commit(order))
-    kept = sorted(commits, reverse=True) if newest is None else heapq.nlargest(newest, commits)
-    return tuple(key for _, key in kept)
+    def __init__(self, layout: Layout, newest: int | None = None) -> None:
+        """Nothing is read yet. With `newest`, only so many keys are kept."""
+        self._layout, self._newest = layout, newest
+        self._kept: list[tuple[Order, str]] = []
+        self._pages, self._token = 0, ""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Those of the pages read so far, newest first."""
+        return tuple(key for _, key in sorted(self._kept, reverse=True))
+
+    def read(self, client: S3Client, pages: int | None = None) -> bool:
+        """Read the next pages, all that are left if `pages` is None. Returns whether the list is at its end.
+
+        Raises:
+            TooManyError: there are more than `LIST_PAGES_MAX` pages.
+            TimeoutError: these pages take more than 60 s.
+        """
+        deadline, stop_at = time.monotonic() + _LIST_SECONDS, None if pages is None else self._pages + pages
+        while self._pages != stop_at:
+            after: dict[str, str] = {"ContinuationToken": self._token} if self._token else {}
+            page = client.list_objects_v2(Bucket=self._layout.bucket, Prefix=self._layout.commits, **after)  # type: ignore[arg-type]
+            self._add(item["Key"] for item in page.get("Contents", ()))
+            self._pages, self._token = self._pages + 1, page.get("NextContinuationToken", "")
+            if not (page.get("IsTruncated") and self._token):
+                return True
+            if self._pages >= LIST_PAGES_MAX:
+                raise TooManyError
+            if time.monotonic() > deadline:
+                raise TimeoutError(self._layout.commits)
+        return False
+
+    def _add(self, keys: Iterable[str]) -> None:
+        found = ((order_of_commit(key), key) for key in keys)
+        # Only keys in the agent's form: `i01-g1` has the same order as `i1-g0001`, but the agent does not write it.
+        self._kept += [(order, key) for order, key in found if order is not None and key == self._layout.commit(order)]
+        if self._newest is not None:
+            self._kept = heapq.nlargest(self._newest, self._kept)
 
 
-def _keys(layout: Layout, client: S3Client) -> Iterator[str]:
-    deadline = time.monotonic() + _LIST_SECONDS
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=layout.bucket, Prefix=layout.commits)
-    for number, page in enumerate(pages, 1):
-        yield from (item["Key"] for item in page.get("Contents", ()))
-        if number == LIST_PAGES_MAX and page.get("IsTruncated"):
-            raise TooManyError
-        if time.monotonic() > deadline:
-            raise TimeoutError(layout.commits)
+def list_commits(layout: Layout, client: S3Client) -> tuple[str, ...]:
+    """Return the keys of all commits, newest first. Raises what `CommitList.read` raises."""
+    found = CommitList(layout)
+    found.read(client)
+    return found.keys
 
 
 def read_object(bucket: str, key: str, limit: int, client: S3Client) -> bytes | None:

@@ -7,7 +7,7 @@ import gc
 import threading
 import time
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import HTTPClientError
+from botocore.utils import parse_timestamp
 from urllib3.response import HTTPResponse
 
-from trainingrun_operator.checkpoints import s3
-from trainingrun_operator.checkpoints.answers import BoundedAnswers, TooMuchError, slim_list, whole
+from trainingrun_operator.checkpoints import answers, s3
+from trainingrun_operator.checkpoints.answers import BoundedAnswers, TooMuchError, slim_list, time_of, whole
 from trainingrun_operator.checkpoints.clients import Door
 from trainingrun_operator.checkpoints.keys import Layout
 from trainingrun_operator.core.facts.bucket import Unreachable
@@ -107,6 +108,39 @@ def test_a_list_of_several_pages_is_read_whole():
     assert "continuation-token=a%26b" in asked[1], "The token is what XML says, not its bytes."
 
 
+def test_the_times_of_a_list_are_not_read_by_the_slow_parser(monkeypatch):
+    monkeypatch.setattr(answers, "parse_timestamp", None)
+    dated = page(keys(1, 1000)).replace(b"<Size>", b"<LastModified>2026-01-01T00:00:00.000Z</LastModified><Size>")
+    with serving(dated) as (address, _):
+        (found,) = listed(address)
+    assert len(found) == 64
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-01-01T00:00:00.000Z",
+        "2026-01-01T00:00:00.123456789Z",
+        "2026-01-01T02:30:00+02:30",
+        "2026-01-01T00:00:00",
+        "Thu, 01 Jan 2026 00:00:00 GMT",
+        "1767225600",
+        1767225600,
+        1767225600.5,
+    ],
+)
+def test_a_time_is_what_botocore_makes_of_it(text):
+    assert (time_of(text), time_of(text).tzinfo is None) == (
+        (expected := parse_timestamp(text)),
+        expected.tzinfo is None,
+    )
+
+
+def test_what_is_no_time_is_refused():
+    with pytest.raises(ValueError, match="yesterday"):
+        time_of("yesterday")
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -148,6 +182,44 @@ def test_a_list_without_end_is_requested_again_only_later(monkeypatch):
         assert len(asked) == 3
         listed(address, times=2, seconds=REFUSED_SECONDS)
         assert len(asked) == 9
+
+
+def test_a_list_of_as_many_pages_as_are_read_is_whole(monkeypatch):
+    monkeypatch.setattr(s3, "LIST_PAGES_MAX", 5)
+    pages = [page(keys(1000 * n, 1000), b"more" if n < 4 else b"") for n in range(5)]
+    with serving(*pages) as (address, asked):
+        (found,) = listed(address)
+    assert len(asked) == 5
+    assert found == tuple(f"{LAYOUT.commits}i1-g{number:04d}.json" for number in range(4999, 4999 - 64, -1))
+
+
+@pytest.mark.parametrize(("others", "at_once"), [("ml", 1), ("vision", 2)])
+def test_a_namespace_reads_one_long_list_at_a_time(others, at_once, monkeypatch):
+    reading, most = [], []
+    both = threading.Barrier(2)
+
+    def read(found, client, pages=None):
+        if pages is not None:
+            return False
+        reading.append(found)
+        most.append(len(reading))
+        with suppress(threading.BrokenBarrierError):
+            # Two that are read at once meet here; of two that are not, the first waits a while for nothing.
+            both.wait(60 if at_once == 2 else 0.3)
+        reading.remove(found)
+        return True
+
+    monkeypatch.setattr(s3.CommitList, "read", read)
+    store = Store(threads=4)
+
+    async def ask():
+        await asyncio.gather(*(store.commits(replace(ACCESS, owner=owner), LAYOUT) for owner in ("ml", others)))
+
+    try:
+        asyncio.run(ask())
+    finally:
+        store.close()
+    assert max(most) == at_once
 
 
 def test_a_list_that_failed_otherwise_is_requested_again_at_once():

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
+from weakref import WeakValueDictionary
 
 from trainingrun_operator.checkpoints import heads, regions, s3
 from trainingrun_operator.checkpoints.clients import SERVERS, Clients
@@ -66,6 +67,8 @@ REFUSED: Final = frozenset({"TooManyCommits", "AnswerTooLarge"})
 REFUSED_SECONDS: Final = 300
 """Time after which such a list is requested again: it takes seconds of CPU."""
 REFUSED_MAX: Final = 4096
+SHORT_PAGES: Final = 3
+"""Pages of a list that is not long: some 3,000 commits."""
 NEWEST: Final = 64
 """Commits of a run that are considered."""
 
@@ -140,6 +143,8 @@ class Store:
         self._turn = threading.BoundedSemaphore(AT_ONCE)
         self._known: FairCache[_Place, _Known] = FairCache(REMEMBERED_BYTES)
         self._refused: FairCache[_Place, tuple[float, Unreachable]] = FairCache(REFUSED_MAX)
+        self._long_lists: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By namespace."""
         """Lists that were refused, and when."""
 
     def warm_up(self) -> None:
@@ -166,7 +171,7 @@ class Store:
         if refused is not None and self._monotonic() - refused[0] < REFUSED_SECONDS:
             return refused[1]
         try:
-            return await self._call(access, partial(s3.list_commits, layout, newest=NEWEST))
+            return await self._list(access, s3.CommitList(layout, NEWEST))
         except STORE_ERRORS as error:
             failed = unreachable(access, layout.bucket, error)
             if failed.code in REFUSED:
@@ -269,6 +274,14 @@ class Store:
         coming = self._files(door, layout, manifest, ManifestReader(None))
         while (files := await loop.run_in_executor(self._pool, next, coming, None)) is not None:
             yield [file.key for file in files if file.link_target is None]
+
+    async def _list(self, access: Access, found: s3.CommitList) -> tuple[str, ...]:
+        """Read a list. A page takes up to 20 ms of CPU, so a namespace reads one long list at a time."""
+        if not await self._call(access, partial(found.read, pages=SHORT_PAGES)):
+            lock = self._long_lists.setdefault(access.owner, asyncio.Lock())
+            async with lock:
+                await self._call(access, found.read)
+        return found.keys
 
     async def _call(self, access: Access, call: Callable[[S3Client], T]) -> T:
         loop = asyncio.get_running_loop()
