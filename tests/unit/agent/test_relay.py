@@ -33,7 +33,8 @@ def ok(body=PAGE, *headers, length=None):
 @contextmanager
 def training(answer, host="127.0.0.1", *, ends=True):
     """A training whose page is these bytes; gives its port and what it was sent. Without an end the connection stays open."""
-    sent, done = [], threading.Event()
+    sent: list[bytes] = []
+    done = threading.Event()
 
     def answer_all():
         while True:
@@ -244,7 +245,12 @@ def test_an_agent_on_its_nodes_network_reads_no_page():
 
 def test_an_agent_does_not_ask_itself():
     made = []
-    with agent(lambda: made.append(1) or REPORT) as served:
+
+    def page():
+        made.append(REPORT)
+        return REPORT
+
+    with agent(page) as served:
         assert asked(served.port, f"{served.port}/progress") == (200, REPORT.encode(), None)
     assert len(made) == 1
 

@@ -171,8 +171,8 @@ SAID = REPORT.model_dump_json(by_alias=True).encode()
 RELAYED, DIRECT = b"training_loss 0.5\ntraining_step 8\n", "training_loss 0.25\ntraining_step 7\n"
 
 
-def both(body, length=len(SAID), **more):
-    return web.Response(body=body, headers={REPORT_BYTES_HEADER: str(length)}, **more)
+def both(body, length=len(SAID)):
+    return web.Response(body=body, headers={REPORT_BYTES_HEADER: str(length)})
 
 
 class APod:
