@@ -168,10 +168,11 @@ def test_a_report_of_the_longest_length_costs_some_milliseconds(field, unit):
 
 REPORT = AgentReport(pod_uid=POD_UID, files=3)
 SAID = REPORT.model_dump_json(by_alias=True).encode()
+REPORT_BYTES = len(SAID)
 RELAYED, DIRECT = b"training_loss 0.5\ntraining_step 8\n", "training_loss 0.25\ntraining_step 7\n"
 
 
-def both(body, length=len(SAID)):
+def both(body, length=REPORT_BYTES):
     return web.Response(body=body, headers={REPORT_BYTES_HEADER: str(length)})
 
 
