@@ -36,8 +36,8 @@ CHART_CRDS := $(CHART_FILES)/crds
 help:
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-demo: cluster image install  ## Three real trainings ended in three ways, on a kind cluster
-	@echo "demo: three trainings, each watched until its node is released"
+demo: cluster image install  ## Four real trainings ended in three ways, on a kind cluster
+	@echo "demo: four trainings, each watched until its node is released"
 	@$(BIN)/python tools/demo/demo.py
 
 test: check bare cluster unit trainings image install e2e  ## Everything: check, the set-up on bare machines, unit tests, the docs' trainings, then the tests on a kind cluster

@@ -14,6 +14,7 @@ RESULTS: Final = Path(__file__).parents[2] / ".bench" / "results.json"
 EXPORTER: Final = "exporter"
 HOSTILE: Final = "hostile"
 PARSE_LOGS: Final = "parse/logs"
+PARSE_PROMETHEUS: Final = "parse/prometheus"
 SCALE: Final = "scale"
 RUNS: Final = (200, 1000, 3000, 10_000)
 """Of the rows of `SCALE`."""
@@ -76,7 +77,8 @@ def main() -> None:
     asked = parser.parse_args()
     moves = [task.name for task in tasks()]
     try:
-        parts = matching(asked.only, [EXPORTER, HOSTILE, PARSE_LOGS, *moves, *(f"{SCALE}/{runs}" for runs in RUNS)])
+        others = [EXPORTER, HOSTILE, PARSE_LOGS, PARSE_PROMETHEUS]
+        parts = matching(asked.only, [*others, *moves, *(f"{SCALE}/{runs}" for runs in RUNS)])
     except ValueError as unknown:
         parser.error(str(unknown))
     if moved := [name for name in parts if name in moves]:
@@ -85,6 +87,10 @@ def main() -> None:
         from bench import parse  # noqa: PLC0415
 
         results.keep(RESULTS, [parse.bench(asked.rounds)])
+    if PARSE_PROMETHEUS in parts:
+        from bench import pages  # noqa: PLC0415
+
+        results.keep(RESULTS, [pages.bench(asked.rounds)])
     if EXPORTER in parts:
         from bench import metrics_page  # noqa: PLC0415
 

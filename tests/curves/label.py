@@ -1,6 +1,6 @@
 """Labels the recorded curves by the criterion of README.md, from their rows alone: no rule is run.
 
-label.py    writes labels.json beside the curves
+label.py    writes labels.json beside the curves of each folder
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 HERE: Final = Path(__file__).parent
+FOLDERS: Final = (HERE, HERE / "held-out")
 WORTH: Final = 0.05
 """Share of all that a training gains; a gain of less is not worth the rest of the training."""
 
@@ -33,10 +34,11 @@ def label(rows: list[dict[str, float]]) -> dict[str, Any]:
 
 def main() -> None:
     """Write the labels of all curves."""
-    labels = {}
-    for path in sorted(HERE.glob("*.jsonl")):
-        labels[path.stem] = label([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
-    (HERE / "labels.json").write_text(json.dumps(labels, indent=1) + "\n", encoding="utf-8")
+    for folder in FOLDERS:
+        labels = {}
+        for path in sorted(folder.glob("*.jsonl")):
+            labels[path.stem] = label([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+        (folder / "labels.json").write_text(json.dumps(labels, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

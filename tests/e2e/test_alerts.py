@@ -20,6 +20,8 @@ MANY_EPOCHS = ("--epochs", "60", "--batch", "36", "--step-seconds", "0.1")
 """Of four seconds: the first one is seen, and then how long the rest will take."""
 ONE_EPOCH = ("--epochs", "1", "--batch", "2", "--step-seconds", "0.1")
 """The final one from the beginning: a stall would be counted."""
+STEPS = ("--epochs", "3", "--batch", "72", "--step-seconds", "0.1", "--linger", "600")
+"""And then nothing more. Without a number of epochs, nothing says that it is complete."""
 BOARDS = REPOSITORY / "charts" / "trainingrun-operator" / "files" / "dashboards"
 RUNBOOKS = REPOSITORY / "docs" / "runbooks"
 ELSEWHERE = ("aws",)
@@ -66,7 +68,11 @@ def test_a_held_checkpoint_and_an_unreleased_node_are_told_and_every_panel_shows
         alertmanager(tmp_path, address) as sender,
         prometheus(tmp_path, operator_target(tmp_path, space.ground), sender) as metrics,
     ):
-        gpu = space.run("gpu", *MANY_EPOCHS, gpus=8, autoStopLoss=0.001, nodePool=hasty_pool(space))
+        gpu = space.run(
+            "gpu", *MANY_EPOCHS, gpus=8, autoStopLoss=0.001, nodePool=hasty_pool(space), budget={"maxGpuHours": 1000}
+        )
+        endless = {"names": {"totalEpochs": ["no_such_total"]}}
+        hung = space.run("hung", *STEPS, metrics=endless, hangDetection={"noProgressSeconds": 5})
         held = space.run("held", *ONE_EPOCH, checkpoint={"s3": {"endpointURL": s3_proxy.url}})
         held.wait_training()
         held.wait_commits()
@@ -82,6 +88,7 @@ def test_a_held_checkpoint_and_an_unreleased_node_are_told_and_every_panel_shows
         gpu.merge({"spec": {"stop": True}})
         told(notices.wait("CheckpointHeld", space.name, "firing"), held, "critical")
         told(notices.wait("NodeReleaseOverdue", space.name, "firing", 120), gpu, "warning")
+        told(notices.wait("RunHung", space.name, "firing"), hung, "warning")
 
         s3_proxy.mend()
         held.wait_finished()
@@ -91,7 +98,7 @@ def test_a_held_checkpoint_and_an_unreleased_node_are_told_and_every_panel_shows
         notices.wait("NodeReleaseOverdue", space.name, "resolved")
 
         every_rule_could_be_asked(metrics)
-        no_panel_is_empty(metrics, [{"namespace": space.name, "name": run.name} for run in (gpu, held)])
+        no_panel_is_empty(metrics, [{"namespace": space.name, "name": run.name} for run in (gpu, held, hung)])
         ended = 'increase(trainingrun_terminations_total{status="user_stop"}[2m])'
         eventually(lambda: metrics.most(ended) >= 1, "an end is counted")
         saved = 'increase(trainingrun_gpu_seconds_saved_total{status="user_stop"}[2m])'

@@ -16,7 +16,7 @@ from e2e.crowd import SILENT_PORT, Crowd
 from e2e.outputs import tell
 from waiting import eventually
 
-from trainingrun_operator.controller.scheduler import SLOTS
+from trainingrun_operator.controller.scheduler import NEW_SECONDS, SLOTS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -130,8 +130,11 @@ def test_trouble_of_many_delays_nobody_else(space, capsys):
     others = crowd.add("calm", "steady", STEADY, every=EVERY_SECONDS)
     neighbours = crowd.add("troubled", "steady", NEIGHBOURS, every=EVERY_SECONDS)
     eventually(lambda: crowd.counts().get("steady") == STEADY + NEIGHBOURS, "all are polled", 180)
+    polled_at = time.time()
     for run in real:
         run.wait_condition("CheckpointSaved", timeout=180)
+    # By then it is known that they respond.
+    time.sleep(max(0.0, polled_at + NEW_SECONDS + EVERY_SECONDS - time.time()))
     calm_at, calm = time.time(), own.usage()
 
     make_trouble(crowd)

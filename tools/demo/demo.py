@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Three real trainings side by side, ended in three ways; the demo checks every promise before it reports success.
+"""Four real trainings side by side, ended in three ways; the demo checks every promise before it reports success.
 
     make demo           cluster, image, operator, the demo, then the cluster is removed
     KEEP=1 make demo    keeps the cluster
 
-The runs are those of manifests/samples: one ends by its loss, one is stopped by a person, one completes. The exit code is 0 only if each
-ended for its reason, its checkpoint loads from the bucket with the reported numbers, and its node is gone.
+The runs are those of manifests/samples: one ends by its loss, one by its loss although its code does not know the operator, one is stopped by a
+person, one completes. The exit code is 0 only if each ended for its reason, its checkpoint loads from the bucket with the reported numbers, and
+its node is gone.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ Json = dict[str, Any]
 
 SAMPLES = {
     "low-loss": proof.Ending("auto_low_loss", "Succeeded"),
+    "log-only": proof.Ending("auto_low_loss", "Succeeded"),
     "user-stop": proof.Ending("user_stop", "Stopped"),
     "complete": proof.Ending("auto_complete", "Succeeded"),
 }
@@ -48,7 +50,7 @@ TRY_NEXT = f"""
 The cluster stays. What to try next:
 
   . .cluster/env && kubectl config set-context --current --namespace {NAMESPACE}
-  kubectl get trun                          # the three runs; with -o wide also best loss, checkpoint and nodes
+  kubectl get trun                          # the four runs; with -o wide also best loss, checkpoint and nodes
   kubectl describe trun low-loss            # why it ended, where its checkpoint is, the state of its node
   kubectl explain trun.spec                 # every field, explained
 
@@ -77,7 +79,7 @@ class Demo:
         self.prepare()
         look = self.watch(self.start())
         self.view.tell(
-            "demo", "all three are over; now what their statuses say is checked against bucket, cluster and cloud"
+            "demo", "all four are over; now what their statuses say is checked against bucket, cluster and cloud"
         )
         reports = [
             proof.examine(self.base, look.runs[name], ending, self.pace.of(name)) for name, ending in SAMPLES.items()
@@ -131,12 +133,16 @@ class Demo:
         self.began = time.monotonic()
         self.view.tell("$", shlex.join(command), "bold")
         self.base.run(*command)
+        self.view.tell(
+            "log-only",
+            "prints its losses and knows nothing of the operator, which reads them in its log (metrics.source: Logs)",
+        )
         return before
 
     # -- meanwhile ----------------------------------------------------------------------------------------------
 
     def watch(self, before: Look) -> Look:
-        """Show the progress until all three runs are over."""
+        """Show the progress until all runs are over."""
         while True:
             look = self.look()
             self.shared |= bool(look.others)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 CAPACITY_SECONDS = 20.0
 """Time for the cloud to update its capacity after a machine is gone."""
+OF_THE_OPERATOR = ("trainingrun", "stop_training", "prometheus", "http")
+"""Words that a training which knows nothing of the operator does not have in its code."""
 
 
 class Ending(NamedTuple):
@@ -52,7 +54,7 @@ def examine(ground: Ground, run: Json, ending: Ending, seconds_per_step: float |
     saving = None
     if state is not None and seconds_per_step is not None:
         saving = story.Saving(state["max_steps"] - state["step"], seconds_per_step, gpus_of(run))
-    return Report(run, (_ended_as(run, ending), loaded, *_released(ground, run)), saving)
+    return Report(run, (_ended_as(run, ending), *from_its_log(run), loaded, *_released(ground, run)), saving)
 
 
 def _ended_as(run: Json, ending: Ending) -> Check:
@@ -63,6 +65,24 @@ def _ended_as(run: Json, ending: Ending) -> Check:
     return Check(
         true=False, sentence=f"is {found.status}, {found.phase}, but should be {ending.status}, {ending.phase}"
     )
+
+
+def from_its_log(run: Json) -> list[Check]:
+    """Check of a run whose log is read that its code does not know the operator, and that losses in the log ended it; of others, nothing."""
+    if run["spec"].get("metrics", {}).get("source") != "Logs":
+        return []
+    containers = run["spec"]["template"]["spec"]["containers"]
+    code = "\n".join(part for one in containers for part in (*one.get("command", ()), *one.get("args", ()))).lower()
+    if known := [word for word in OF_THE_OPERATOR if word in code]:
+        return [Check(true=False, sentence=f"should know nothing of the operator, but its code has {', '.join(known)}")]
+    status = run.get("status", {})
+    source = status.get("effective", {}).get("metricsSource", "not known")
+    steps = [str(one["step"]) for one in status.get("termination", {}).get("evidence", ()) if one.get("step")]
+    if source != "Logs" or not steps:
+        seen = f"the source is {source}, the steps that decided: {', '.join(steps) or 'none'}"
+        return [Check(true=False, sentence=f"was not ended by losses in its log: {seen}")]
+    right = f"its code does not know the operator; the losses that ended it were read in its log, at steps {' and '.join(steps)}"
+    return [Check(true=True, sentence=right)]
 
 
 def _loads(ground: Ground, run: Json) -> tuple[Check, Json | None]:

@@ -17,18 +17,20 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from trainingrun_operator.edge.waits import Waits, measured
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
 SLOTS: Final = 64
 SLOW_SECONDS: Final = 2.5
-"""A longer observation waited for something unresponsive."""
-NEW_SECONDS: Final = 20.0
-"""A run is new for so long after its first observation: whether it responds is not known yet."""
+"""A longer wait is one for something unresponsive."""
+NEW_SECONDS: Final = 10.0
+"""A run is new for so long after its first wait, because its pod may respond before its bucket is asked, and until it has responded `ANSWERS` times."""
 RECENT_SECONDS: Final = 60.0
-"""A slow observation counts for so long."""
-SHORT_IN_A_ROW: Final = 4
-"""And until so many shorter ones have come after it: most observations read neither pod nor bucket, and prove little."""
+"""A slow observation counts for so long, and until the run has responded `ANSWERS` times since."""
+ANSWERS: Final = 3
+LATER: Final = 10
 _IDLE_SECONDS: Final = 1.0
 
 log = logging.getLogger(__name__)
@@ -46,25 +48,34 @@ _Group = tuple[str, _Kind]
 
 @dataclass
 class _Past:
-    """Of the observations of one run."""
+    """How one run has responded. Observations that waited for neither pod nor bucket do not count."""
 
-    since: float
     kind: _Kind = _Kind.NEW
+    since: float = float("inf")
+    """When the first such observation ended."""
     slow_at: float = float("-inf")
-    """When the last slow observation ended."""
-    short: int = 0
-    """Observations since then."""
+    """When the last slow one ended."""
+    answers: int = 0
+    """Others since then."""
+    waited: float = 0.0
+    """Seconds, in the last one."""
 
-    def add(self, began: float, ended: float) -> None:
-        recent = ended - self.slow_at < RECENT_SECONDS or self.short < SHORT_IN_A_ROW
-        if ended - began > SLOW_SECONDS:
-            # A single slow one of a run that is known may be the API server's fault.
-            self.kind = _Kind.KNOWN if self.kind is _Kind.KNOWN and not recent else _Kind.SLOW
-            self.slow_at, self.short = ended, 0
+    def add(self, waits: Waits, ended: float) -> None:
+        if not waits.number:
             return
-        self.short += 1
-        if not recent and ended - self.since >= NEW_SECONDS:
+        self.since, self.waited = min(self.since, ended), waits.longest
+        if waits.longest > SLOW_SECONDS:
+            recent = ended - self.slow_at < RECENT_SECONDS or self.answers < ANSWERS
+            # A single slow one of a run that is known is no sign yet.
+            self.kind = _Kind.KNOWN if self.kind is _Kind.KNOWN and not recent else _Kind.SLOW
+            self.slow_at, self.answers = ended, 0
+            return
+        self.answers += 1
+        if self.answers >= ANSWERS and ended - self.since >= NEW_SECONDS and ended - self.slow_at >= RECENT_SECONDS:
             self.kind = _Kind.KNOWN
+
+
+_UNKNOWN: Final = _Past()
 
 
 class Scheduler:
@@ -162,8 +173,7 @@ class Scheduler:
             if uid in self._looking:
                 self._woken.add(uid)
                 continue
-            past = self._past.get(uid)
-            group = self._namespace_of(uid), past.kind if past is not None else _Kind.NEW
+            group = self._namespace_of(uid), self._past.get(uid, _UNKNOWN).kind
             if not self._may_look(group):
                 self._parked.setdefault(group, {}).setdefault(uid, due)
                 continue
@@ -176,11 +186,14 @@ class Scheduler:
         return self._taken[group] * (2 if kind is _Kind.SLOW else 1) < self._slots - len(self._looking)
 
     def _unpark(self) -> None:
-        """In each group that may take a slot, make the longest-waiting run due again, at its original due time."""
+        """In each group that may take a slot, make the longest-waiting run due again, at its original due time.
+
+        Runs that respond go first: a run counts as due `LATER` times as much later as its last observation waited.
+        """
         self._parked = {group: parked for group, parked in self._parked.items() if parked}
         for group, parked in self._parked.items():
             if self._may_look(group):
-                uid = min(parked, key=parked.__getitem__)
+                uid = min(parked, key=lambda one: parked[one] + LATER * self._past.get(one, _UNKNOWN).waited)
                 self._push(uid, parked.pop(uid))
 
     def _start(self, uid: str, group: _Group) -> None:
@@ -190,9 +203,10 @@ class Scheduler:
 
     async def _one(self, uid: str, group: _Group) -> None:
         again: float | None = None
-        began = time.monotonic()
+        waited = Waits()
         try:
-            again = await self._look(uid)
+            with measured() as waited:
+                again = await self._look(uid)
         except Exception:
             # `look` handles expected errors; any other is a bug and must affect this run alone.
             log.exception("observation failed", extra={"uid": uid})
@@ -200,7 +214,7 @@ class Scheduler:
         finally:
             del self._looking[uid]
             self._taken[group] -= 1
-            self._remember(uid, began, goes_on=again is not None)
+            self._remember(uid, waited, goes_on=again is not None)
             self._unpark()
             if uid in self._woken:
                 self._woken.discard(uid)
@@ -209,9 +223,9 @@ class Scheduler:
                 self.wake(uid, again)
             self._alarm.set()
 
-    def _remember(self, uid: str, began: float, *, goes_on: bool) -> None:
+    def _remember(self, uid: str, waited: Waits, *, goes_on: bool) -> None:
         if goes_on:
-            self._past.setdefault(uid, _Past(began)).add(began, time.monotonic())
+            self._past.setdefault(uid, _Past()).add(waited, time.monotonic())
         else:
             # The run is gone or needs no more looks; its UID is not kept.
             self._past.pop(uid, None)

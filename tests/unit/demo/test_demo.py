@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ast
+import copy
 import importlib
 import itertools
 import sys
@@ -41,6 +43,11 @@ def story(modules):
 
 
 @pytest.fixture
+def proof(modules):
+    return modules["proof"]
+
+
+@pytest.fixture
 def ground(modules):
     return modules["ground"]
 
@@ -49,7 +56,7 @@ def seen(step, at):
     return {"status": {"progress": {"step": step, "lastObservationTime": at}}}
 
 
-@pytest.mark.parametrize("name", ["low-loss", "user-stop", "complete"])
+@pytest.mark.parametrize("name", ["low-loss", "log-only", "user-stop", "complete"])
 def test_a_sample_differs_from_what_is_applied_only_in_its_places(name, demo):
     sample = (SAMPLES / f"{name}.yaml").read_text()
 
@@ -126,3 +133,61 @@ def test_a_machine_is_told_from_boot_to_end(story, ground):
         "node n is gone from the cluster",
         "desired capacity 1 -> 0",
     ]
+
+
+def test_every_run_of_the_demo_has_its_sample_and_each_sample_but_the_stub_is_shown(demo):
+    assert {path.stem for path in SAMPLES.glob("*.yaml")} - {"stub"} == set(demo.SAMPLES)
+
+
+LOG_ONLY = yaml.safe_load((SAMPLES / "log-only.yaml").read_text())
+
+
+def log_only(*, source="Logs", steps=(90, 100), code=""):
+    """The sample after its end, with these observations as evidence, and this line more in its code."""
+    run = copy.deepcopy(LOG_ONLY)
+    run["spec"]["template"]["spec"]["containers"][0]["args"][0] += code
+    evidence = [{"what": "loss", "value": "0.3", "step": step} for step in steps]
+    run["status"] = {"effective": {"metricsSource": source}, "termination": {"evidence": evidence}}
+    return run
+
+
+def test_the_run_that_only_prints_was_ended_by_losses_of_its_log(proof):
+    (check,) = proof.from_its_log(log_only())
+
+    assert check.true
+    assert "90 and 100" in check.sentence
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"source": "Prometheus"}, "Prometheus"),
+        ({"steps": ()}, "none"),
+        ({"code": "import prometheus_client\n"}, "prometheus"),
+        ({"code": "stop = os.path.exists('/checkpoints/STOP_TRAINING')\n"}, "stop_training"),
+        ({"code": "folder = os.environ['TRAININGRUN_CHECKPOINT_DIR']\n"}, "trainingrun"),
+    ],
+    ids=["another source", "no loss decided", "a metrics page", "a stop file", "a variable of the operator"],
+)
+def test_a_run_that_only_prints_is_no_proof_with(wrong, said, proof):
+    (check,) = proof.from_its_log(log_only(**wrong))
+
+    assert not check.true
+    assert said in check.sentence
+
+
+@pytest.mark.parametrize("name", ["low-loss", "user-stop", "complete"])
+def test_of_a_run_with_a_metrics_page_nothing_is_said_about_its_log(name, proof):
+    assert proof.from_its_log(yaml.safe_load((SAMPLES / f"{name}.yaml").read_text())) == []
+
+
+def test_the_training_that_only_prints_imports_its_library_and_nothing_that_serves_or_listens():
+    """What it imports is all that it can do."""
+    (container,) = LOG_ONLY["spec"]["template"]["spec"]["containers"]
+    nodes = list(ast.walk(ast.parse(container["args"][0])))
+
+    imported = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    assert imported == {"json", "os", "time", "numpy"}
+    assert not any(isinstance(node, ast.ImportFrom) for node in nodes)
+    assert "ports" not in container
+    assert "env" not in container

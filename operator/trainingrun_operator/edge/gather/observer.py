@@ -21,6 +21,7 @@ from trainingrun_operator.core.memory import remember
 from trainingrun_operator.core.release import unsettled
 from trainingrun_operator.core.stop import rescue
 from trainingrun_operator.core.stop.requests import SAVING
+from trainingrun_operator.edge import waits
 from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.gather import logs, lost, workload
 from trainingrun_operator.edge.gather.bucket import BucketReader
@@ -231,11 +232,14 @@ class Observer:
         pods = {rank: group[-1] for rank, group in enumerate(ranks) if group and group[-1].answers}
         due = now >= memory.next_reading_at and _needs_reading(run, memory)
         trains = {rank: pod for rank, pod in pods.items() if due and pod.training is Training.RUNNING}
+        if not pods:
+            return {}, {}
         others = {rank: pod for rank, pod in pods.items() if rank not in trains}
-        polled, reports = await asyncio.gather(
-            asyncio.gather(*(self._pages.poll(run, pod) for pod in trains.values())),
-            asyncio.gather(*(self._pages.report(pod) for pod in others.values())),
-        )
+        with waits.for_tenant():
+            polled, reports = await asyncio.gather(
+                asyncio.gather(*(self._pages.poll(run, pod) for pod in trains.values())),
+                asyncio.gather(*(self._pages.report(pod) for pod in others.values())),
+            )
         said = dict(zip(others, reports, strict=True))
         said |= {rank: report for rank, (report, _) in zip(trains, polled, strict=True)}
         answered = {rank: one for rank in pods if (one := said[rank]) is not None}

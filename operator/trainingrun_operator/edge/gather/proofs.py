@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from weakref import WeakValueDictionary
 
+from trainingrun_operator.edge import waits
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -59,7 +61,8 @@ class Proofs(Generic[T]):
             task = asyncio.create_task(self._prove(namespace, prove, known=known), name=f"proof {uid}")
             proof = self._made[uid] = _Proof(task)
             task.add_done_callback(lambda _: self._end(uid, proof))
-        done, _ = await asyncio.wait({proof.task}, timeout=self._patience)
+        with waits.for_tenant():
+            done, _ = await asyncio.wait({proof.task}, timeout=self._patience)
         if not done:
             proof.waits = True
             return None

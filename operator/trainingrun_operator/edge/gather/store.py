@@ -43,7 +43,7 @@ from trainingrun_operator.checkpoints.proof import (
 )
 from trainingrun_operator.checkpoints.s3 import STORE_ERRORS, Access
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
-from trainingrun_operator.edge import calls
+from trainingrun_operator.edge import calls, waits
 from trainingrun_operator.edge.calls import Api
 
 if TYPE_CHECKING:
@@ -286,8 +286,9 @@ class Store:
     async def _call(self, access: Access, call: Callable[[S3Client], T]) -> T:
         loop = asyncio.get_running_loop()
         door = await loop.run_in_executor(self._pool, self._clients.door, access)
-        async with door.calls:
-            return await loop.run_in_executor(self._pool, door.call, call)
+        with waits.for_tenant():
+            async with door.calls:
+                return await loop.run_in_executor(self._pool, door.call, call)
 
     async def _get(self, access: Access, layout: Layout, key: str, limit: int) -> bytes:
         check_owned(layout, key)
@@ -338,7 +339,8 @@ class Store:
         door = await loop.run_in_executor(self._pool, self._clients.door, access)
         reader, cancelled = ManifestReader(entry, files_max), threading.Event()
         try:
-            await loop.run_in_executor(self._pool, self._prove_files, door, layout, entry.key, reader, cancelled)
+            with waits.for_tenant():
+                await loop.run_in_executor(self._pool, self._prove_files, door, layout, entry.key, reader, cancelled)
         finally:
             cancelled.set()
         if reader.head is None:

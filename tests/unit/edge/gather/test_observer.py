@@ -70,6 +70,7 @@ from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.rank import RefusedReport
 from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.memory import Memory
+from trainingrun_operator.edge import waits
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.gather import lost
@@ -225,6 +226,15 @@ async def test_the_first_look_at_a_training_run_asks_who_its_node_is(place):
     assert place.calls == [f"GET {NODE}", f"GET {BUDGET}", "/metrics", "/progress"]
     assert (seen.ranks[0].pod.training, seen.ranks[0].report, seen.track.step) == (Training.RUNNING, make_agent(), 1200)
     assert [node.provider_id for node in seen.nodes]
+
+
+async def test_a_look_counts_what_it_waits_for_its_pod_and_no_request_to_the_api_server(place):
+    with waits.measured() as without:
+        await place.look()
+    place.watched()
+    with waits.measured() as seen:
+        await place.look()
+    assert (without.number, seen.number) == (0, 1)
 
 
 async def test_where_nodes_are_nobodys_business_neither_nodes_nor_pools_nor_pods_of_others_are_asked_for(place):
