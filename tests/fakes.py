@@ -19,6 +19,7 @@ import builders
 from aiohttp import web
 
 from trainingrun_operator.api import names
+from trainingrun_operator.checkpoints.s3 import Listed
 from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.edge.apiserver.connection import Connection
 
@@ -660,11 +661,17 @@ class FakeStore:
     always: Unreachable | None = None
     asked: list[str] = field(default_factory=list)
     accesses: list[Access] = field(default_factory=list)
+    listed: Listed | None = None
 
     async def probe(self, access: Access, layout: Layout) -> Unreachable | None:
         """Whether the prefix can be listed."""
         self._note(access, "probe")
         return self.always
+
+    async def ages(self, access: Access, layout: Layout, prefix: str) -> Listed | Unreachable:
+        """One page of keys and ages."""
+        self._note(access, f"ages {prefix}")
+        return self.always or self.listed or Listed((), more=False)
 
     async def verify(self, access: Access, layout: Layout, commit_key: str) -> Answer:
         """Prove one commit."""

@@ -133,6 +133,13 @@ class Settings(Defaults, _Chosen):
             said = f" ({error})"
         raise PydanticCustomError(_EXPECTED, "a JSON list of destinations{said}", {"said": said})
 
+    @field_validator("gpu_exporter")
+    @classmethod
+    def _page(cls, value: str) -> str:
+        if value and not (_is_address(value) and value.startswith("http://")):
+            raise PydanticCustomError(_EXPECTED, "the address of a page, http://host:port/path")
+        return value
+
     # Messages never contain address and secret, because logs may be read by others.
 
     @field_validator("webhook_url")

@@ -26,6 +26,7 @@ from chaos.world import STEP_BYTES, World
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AgentReport, CommitSeen, MarkerSeen
+from trainingrun_operator.checkpoints.s3 import Listed
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.facts.pod import Training
@@ -435,6 +436,9 @@ class Bucket:
 
     async def probe(self, access: Access, layout: Layout) -> Unreachable | None:
         return AWAY if self.world.during("bucket_away") else None
+
+    async def ages(self, access: Access, layout: Layout, prefix: str) -> Listed | Unreachable:
+        return AWAY if self.world.during("bucket_away") else Listed((), more=False)
 
     async def verify(self, access: Access, layout: Layout, commit_key: str) -> Verified | Mismatch | Unreachable:
         if self.world.during("bucket_away"):

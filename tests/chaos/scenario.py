@@ -71,6 +71,10 @@ class Scenario:
     """What is left on that pod besides the exit code of its gate: a condition, a reason, or nothing."""
     node_lost_at: float = 0
     """When the machine of the newest pod dies."""
+    lost_in_deleting: tuple[str, float] | None = None
+    """How the newest pod is lost while its stop is in Deleting: it `vanishes`, or its machine `dies`; and how many seconds after that phase began."""
+    saves_when_told: bool = False
+    """A training that runs when its pod is deleted writes another checkpoint then."""
     orphan_taint_at: float = 0
     """When a run that does not exist any more has left its taint on the node of the newest pod."""
     same_name: bool = False
@@ -139,4 +143,10 @@ def drawn(seed: int) -> Scenario:
         told_to_leave_at=moment(0.15, 120),
         trace=chance.choice(("condition", "reason", "none")),
         claim=chance.choice(("", "", "", "shared", "one node", "disk")),
+        saves_when_told=chance.random() < 0.4,
+        lost_in_deleting=(
+            (chance.choice(("vanishes", "dies")), chance.choice((1.0, 2.0, 3.0, 4.0, 8.0, 20.0)))
+            if chance.random() < 0.2
+            else None
+        ),
     )

@@ -51,6 +51,16 @@ def ending(story):
 
 CLAIMS = ("shared", "one node", "disk")
 VOLUMES = (*CLAIMS, "network", "folder")
+AFTER_PROOF = Scenario(
+    "user stop", stop_mode="LastCheckpoint", leaves_after=NEVER, upload_seconds=20, saves_when_told=True
+)
+"""A training that runs on after its checkpoint was proven, and writes more when its pod is deleted; an upload of that takes longer than the pod has."""
+
+
+def lost_after_proof(kind, how="vanishes", **trouble):
+    return replace(AFTER_PROOF, claim=kind, lost_in_deleting=(how, 3.0), **trouble)
+
+
 EVERY_EFFECT = [
     *(pytest.param(Scenario(cause), id=cause) for cause in ENDS),
     pytest.param(Scenario("exit", suspended=(20, 100)), id="suspended and resumed"),
@@ -62,6 +72,7 @@ EVERY_EFFECT = [
         )
         for kind in CLAIMS
     ),
+    pytest.param(lost_after_proof("shared"), id="its pod goes after the proof, its files are in a claim"),
 ]
 
 
@@ -150,6 +161,7 @@ def test_what_a_dead_pod_has_left_in_a_volume_is_saved(kind, trouble):
     "scenario",
     [
         *(pytest.param(Scenario("user stop", claim=kind, evicted_at=42), id=f"stopped: {kind}") for kind in CLAIMS),
+        pytest.param(lost_after_proof("disk"), id="stopped, and lost after the proof"),
         pytest.param(
             Scenario("exit", claim="shared", suspended=(40, 150), evicted_at=42, leaves_after=10),
             id="suspended, and resumed while it stands still",
@@ -164,6 +176,47 @@ def test_no_rescue_begins_after_its_stop_however_long_an_operator_stands_still(s
         if effect in ("Advance", "CreateRescue", "StartRescue", "SuspendWorkload", "DeleteRescue"):
             story = told(replace(scenario, faults=((number, Fault("paused", seconds)),)))
             assert story.faulted["paused"] == 1
+
+
+@pytest.mark.parametrize("how", ["vanishes", "dies"])
+@pytest.mark.parametrize("kind", VOLUMES)
+@pytest.mark.parametrize("trouble", [
+    pytest.param({}, id="none"),
+    pytest.param({"agent_away": (80, 300)}, id="its agent is away for a while"),
+    pytest.param({"bucket_away": (80, 400)}, id="the bucket is away for a while"),
+    pytest.param({"cloud_away": (66, 700)}, id="the cloud does not answer"),
+    pytest.param({"two_operators": (60, 200)}, id="two operators"),
+    pytest.param({"api_away": (82, 130)}, id="the API server is away"),
+    pytest.param({"spoilt": (3,)}, id="a commit does not verify"),
+    pytest.param({"suspended": (40, 300)}, id="the run is being suspended, and is resumed"),
+])  # fmt: skip
+def test_what_a_pod_wrote_after_the_proof_is_saved_wherever_a_volume_has_it(kind, how, trouble):
+    story = told(lost_after_proof(kind, how, **trouble))
+    run = story.world.runs[0]
+    disk_is_gone = kind in ("disk", "folder") and how == "dies"
+    if "suspended" not in trouble:
+        stop, only = run.run.status.termination, run.all_pods[0]
+        assert run.rescues == (0 if disk_is_gone else 1)
+        assert bool(stop.data_loss) == disk_is_gone
+        assert stop.saved.step == only.written or disk_is_gone
+        assert stop.saved.final or disk_is_gone
+    assert story.world.struck >= {"lost_in_deleting"}
+
+
+@pytest.mark.parametrize("away", ["bucket_away", "agent_away"])
+@pytest.mark.parametrize("kind", VOLUMES)
+def test_what_cannot_be_saved_after_the_proof_is_given_up_and_said(kind, away):
+    """The proof holds all the time, so the phase is not held for ever."""
+    run = told(lost_after_proof(kind, **{away: (80, 9000)})).world.runs[0]
+    stop = run.run.status.termination
+    assert (run.rescues, stop.phase) == (1, "Done")
+    assert stop.data_loss
+
+
+def test_a_pod_that_ended_in_order_needs_no_rescue_after_the_proof():
+    run = told(replace(AFTER_PROOF, claim="shared")).world.runs[0]
+    assert (run.rescues, run.run.status.termination.data_loss) == (0, None)
+    assert run.run.status.termination.saved.step == run.in_claim
 
 
 SUSPENDED = [

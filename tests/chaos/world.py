@@ -165,6 +165,8 @@ class SimRun:
     disruption_budget: str = ""
     """uid of its PodDisruptionBudget; empty: there is none."""
     disruption_budgets: int = 0
+    deletes_since: float = NEVER
+    """When its stop came to Deleting."""
     changed: int = 0
     """Counts what a watch would tell."""
     rescue: SimRescue | None = None
@@ -433,7 +435,20 @@ class World:
         if self.once("node_lost_at") and pod.machine is not None:
             self.struck.add("node_lost_at")
             self._gone(pod.machine)
-        return False
+        return self._struck_in_deleting(sim, pod)
+
+    def _struck_in_deleting(self, sim: SimRun, pod: SimPod) -> bool:
+        if self.scenario.lost_in_deleting is None or "lost_in_deleting" in self.struck or pod.machine is None:
+            return False
+        how, seconds = self.scenario.lost_in_deleting
+        if self.now < sim.deletes_since + seconds:
+            return False
+        self.struck.add("lost_in_deleting")
+        if how == "dies":
+            self._gone(pod.machine)
+            return False
+        self._vanish(sim, pod)
+        return True
 
     def _end_from_outside(self, sim: SimRun, pod: SimPod) -> None:
         """The last container of a pod ends that the kubelet ends without a deletion. Its Job does not count it."""
@@ -492,6 +507,9 @@ class World:
         if pod.deleting_since is not None:
             return
         pod.deleting_since = self.now
+        reached = pod.machine is not None and pod.machine.state is not Instance.GONE
+        if self.scenario.saves_when_told and reached and pod.training is Training.RUNNING:
+            pod.written = pod.step
         sim.changed += 1
         if pod.over or pod.machine is None:
             self._vanish(sim, pod)  # the API server waits for no kubelet
@@ -528,9 +546,11 @@ class World:
             pod.upload = (asked if wanted else None, pod.written, self.now + self.scenario.upload_seconds)
 
     def _sigterm(self, sim: SimRun, pod: SimPod) -> None:
-        """The agent's last word, with the grace that the pod has."""
+        """The agent's last word, with the grace that the pod has: it is final, also if nothing was written since the last commit."""
         away = self.during("agent_away") or self.during("bucket_away") or not sim.saves
-        if not away and pod.training is not Training.NOT_STARTED and pod.written > self.covered(sim, pod):
+        newest = pod.newest_commit
+        said = newest is not None and newest.final and pod.written <= self.covered(sim, pod)
+        if not away and pod.training is not Training.NOT_STARTED and not said:
             self._commit(sim, pod, SaveRequest(id="", attempt=0, ended=True), pod.written)
 
     def _commit(self, sim: SimRun, pod: SimPod, asked: SaveRequest | None, step: int) -> None:
@@ -716,8 +736,11 @@ class World:
         if stop.data_loss:
             for pod in sim.all_pods:
                 pod.loss_told = True
+        if stop.phase is Phase.DELETING and was is not None and was.saved != stop.saved:
+            self._check_record(sim, stop)
         if stop.phase is Phase.DELETING and (was is None or was.phase is not Phase.DELETING):
             self._check_record(sim, stop)
+            sim.deletes_since = self.now
             for pod in sim.pods:
                 pod.proven_first = pod.training is Training.RUNNING
 
@@ -739,8 +762,7 @@ class World:
         last = max(sim.all_pods, key=lambda pod: pod.written, default=None)
         if not self.scenario.claim or not sim.saves or last is None or last.loss_told:
             return 0
-        cut_off = last.proven_first or last.trained_when_told or not last.seen
-        return 0 if cut_off else max(0, sim.in_claim - max((self.step_of(c) for c in self.sound(sim)), default=0))
+        return 0 if not last.seen else max(0, sim.in_claim - max((self.step_of(c) for c in self.sound(sim)), default=0))
 
     def _counts(self, sim: SimRun, pod: SimPod) -> bool:
         told = pod.loss_told

@@ -24,6 +24,8 @@ STEPS = ("--epochs", "3", "--batch", "72", "--step-seconds", "0.1", "--linger", 
 """And then nothing more. Without a number of epochs, nothing says that it is complete."""
 BOARDS = REPOSITORY / "charts" / "trainingrun-operator" / "files" / "dashboards"
 RUNBOOKS = REPOSITORY / "docs" / "runbooks"
+WITHOUT_EXPORTER = frozenset({"trainingrun_idle_since_timestamp_seconds"})
+"""No DCGM exporter is on the cluster; `test_idle` has one of its own, for an operator of its own."""
 ELSEWHERE = ("aws",)
 """First words of commands that are for a cloud's account."""
 # Whatever a runbook would change is asked for and not done.
@@ -116,7 +118,7 @@ def no_panel_is_empty(metrics, runs):
     """Each PromQL of the dashboards answers for one of the runs, asked as Grafana does after its own words are filled in."""
     queries = [query for board in sorted(BOARDS.glob("*.json")) for query in every_query(json.loads(board.read_text()))]
     assert len(queries) > 60
-    empty = queries
+    empty = [query for query in queries if not any(name in query.expr for name in WITHOUT_EXPORTER)]
 
     def all_answer():
         empty[:] = [query for query in empty if not any(metrics.series(filled(query.expr, run)) for run in runs)]

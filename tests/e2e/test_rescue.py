@@ -9,6 +9,8 @@ from waiting import eventually
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 LONG = ("--epochs", "200", "--step-seconds", "0.1", "--save-every", "5", "--deaf")
+RUNS_ON = 'trap "" TERM; digits.py "$@" & wait'
+"""The training hears no SIGTERM, and runs on until the end of its pod's grace."""
 VOLUMES = "/api/v1/persistentvolumes"
 
 
@@ -86,3 +88,42 @@ def test_what_a_dead_pod_has_left_in_a_claim_is_saved_by_a_job(space, s3_proxy, 
     assert [job["metadata"]["name"] for job in space.jobs()] == ["rescued"], "The rescue Job is gone."
     claims = space.api.list(f"/api/v1/namespaces/{space.name}/persistentvolumeclaims")
     assert [claim["status"]["phase"] for claim in claims] == ["Bound"], "Nobody has touched it."
+
+
+def test_what_a_pod_could_write_after_its_proof_is_saved_by_a_job(space, s3_proxy, disk):
+    """Its training runs on when its checkpoint is proven, and it is lost before its agent could say the last word."""
+    run = space.run(
+        "rescued-late",
+        *LONG,
+        command=["sh", "-c", RUNS_ON, "sh"],
+        stopMode="LastCheckpoint",
+        shutdown={"graceSeconds": 600},
+        checkpoint={"s3": {"endpointURL": s3_proxy.url}},
+        pod={
+            "securityContext": {"fsGroup": None},
+            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "checkpoints"}}],
+        },
+        container={"volumeMounts": [{"name": "data", "mountPath": "/checkpoints", "subPath": disk}]},
+    )
+    pod = run.wait_training()
+    run.wait_commits()
+    run.merge({"spec": {"stop": True}})
+    deletes = run.wait(lambda s: s.get("termination", {}).get("phase") == "Deleting", "its checkpoint is proven")
+    proven = deletes["termination"]["saved"]
+    s3_proxy.cut()
+    assert proven["commit"]
+    assert not proven.get("final")
+    space.api.delete(f"/api/v1/namespaces/{space.name}/pods/{pod['metadata']['name']}", gracePeriodSeconds=0)
+    assert "after the proof" in run.wait_event("Rescuing")["message"]
+    s3_proxy.mend()
+
+    status = run.wait_finished(240)
+    rescue, saved = status["termination"]["rescue"], status["termination"]["saved"]
+    assert (status["phase"], status["terminationStatus"]) == ("Stopped", "user_stop")
+    assert (rescue["claim"], rescue["node"], rescue["over"]) == ("checkpoints", pod["spec"]["nodeName"], True)
+    assert saved["final"]
+    assert saved["step"] >= proven["step"]
+    assert "dataLoss" not in status["checkpoint"]
+    run.assert_checkpoint_proven(status)
+    run.assert_ended_once()
+    assert [job["metadata"]["name"] for job in space.jobs()] == ["rescued-late"], "The rescue Job is gone."

@@ -467,7 +467,7 @@ SAVED = st.one_of(
 
 
 BEGUN_RESCUES = st.one_of(
-    st.none(), st.builds(Rescue, claim=st.just("checkpoints"), node=st.sampled_from(["", "gpu-1"]), since=st.sampled_from(["", EARLIER]), job=st.sampled_from(["", "u", "earlier"]))
+    st.none(), st.builds(Rescue, claim=st.just("checkpoints"), node=st.sampled_from(["", "gpu-1"]), since=st.sampled_from(["", EARLIER]), job=st.sampled_from(["", "u", "earlier"]), attempt=st.sampled_from([0, 0, 1]), over=BOOLS)
 )  # fmt: skip
 RESCUES = st.one_of(
     st.none(),

@@ -167,7 +167,8 @@ def every_record_of_a_deletion_is_a_proof_or_an_exception_that_is_told(seen):
         assert after.saved is not None
         if stop.phase is Phase.DELETING:
             given_up = after.saved.gave_up and after.saved.note
-            assert given_up or is_proof(seen, after.saved)
+            # The steps of a rescue leave the record as it is.
+            assert given_up or is_proof(seen, after.saved) or (after.saved == stop.saved and after.rescue)
             event("deletes with a later record")
             continue
         origin = origin_of(seen, stop, after)
@@ -272,7 +273,7 @@ def only_a_suspension_that_is_over_is_forgotten(seen):
 def a_rescue_starts_only_if_its_unfinished_stop_has_named_it(seen):
     for effect in effects_of(seen, StartRescue):
         stop, job = seen.run.status.termination, seen.rescue.job
-        assert stop.phase in (Phase.SAVING, Phase.VERIFYING, Phase.HELD)
+        assert stop.phase in (Phase.SAVING, Phase.VERIFYING, Phase.HELD) or saves_after_the_proof(stop)
         assert (stop.id, stop.rescue.job) == (job.termination_id, effect.uid)
         assert (effect.uid, effect.generation) == (job.uid, job.generation)
         event("starts a rescue")
@@ -280,6 +281,22 @@ def a_rescue_starts_only_if_its_unfinished_stop_has_named_it(seen):
         if effect.termination.phase is Phase.RELEASING and effect.termination.rescue and seen.rescue is not None:
             job = seen.rescue.job
             assert job is None or job.uid != effect.termination.rescue.job, "It may run."
+
+
+def saves_after_the_proof(stop) -> bool:
+    rescued = stop.rescue
+    return stop.phase is Phase.DELETING and rescued is not None and rescued.attempt > 0 and not rescued.over
+
+
+def a_rescue_after_the_proof_keeps_the_node_with_its_files(seen):
+    stop = seen.run.status.termination
+    if stop is not None and saves_after_the_proof(stop) and stop.rescue.node:
+        assert not effects_of(seen, ReleaseMachine, TaintNode)
+    for _ in effects_of(seen, CreateRescue):
+        if stop.phase is Phase.DELETING:
+            assert saves_after_the_proof(stop)
+            assert not seen.live_pods, "They may still write."
+            event("rescues after the proof")
 
 
 def intent_comes_before_effect(seen):
@@ -409,6 +426,7 @@ INVARIANTS = (
     why_a_run_ends_never_changes_and_its_phases_only_go_forward,
     only_a_suspension_that_is_over_is_forgotten,
     a_rescue_starts_only_if_its_unfinished_stop_has_named_it,
+    a_rescue_after_the_proof_keeps_the_node_with_its_files,
     intent_comes_before_effect,
     no_decision_from_a_stale_an_odd_or_a_never_advanced_sample,
     a_machine_goes_only_when_it_is_empty_and_ours,

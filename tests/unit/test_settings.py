@@ -44,10 +44,12 @@ GOOD = {
     "webhook_secret": (SECRET, SECRET),
     "webhook_events": ("dev.trainingrun.run.ended", "dev.trainingrun.run.ended"),
     "port": ("9090", 9090),
+    "gpu_exporter": ("http://dcgm.gpu-operator.svc:9400/metrics", "http://dcgm.gpu-operator.svc:9400/metrics"),
     "log_level": ("debug", "DEBUG"),
 }
 
 
+PAGE = "the address of a page, http://host:port/path"
 NAMED_OTHERWISE = {"agent_quiet_seconds": "TRAININGRUN_AGENT_SETTLE_SECONDS"}
 
 
@@ -125,6 +127,9 @@ def test_what_is_no_number_is_refused_with_variable_value_and_what_was_expected(
         pytest.param("auto_stop_action", "Off", "Shadow or Stop", id="an action that does not exist"),
         pytest.param("agent_pull_policy", "Sometimes", "Always, IfNotPresent or Never", id="a pull policy"),
         pytest.param("release_nodes", "yes", "true or false", id="a yes"),
+        pytest.param("gpu_exporter", "dcgm:9400", PAGE, id="an exporter without a scheme"),
+        pytest.param("gpu_exporter", "https://dcgm:9400/metrics", PAGE, id="an exporter with TLS"),
+        pytest.param("gpu_exporter", "http://dcgm:port/", PAGE, id="an exporter with a port that is no number"),
         pytest.param("log_level", "LOUD", "DEBUG, INFO, WARNING, ERROR or CRITICAL", id="a log level"),
     ],
 )

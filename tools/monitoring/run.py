@@ -101,19 +101,22 @@ def _training(made: build.Dashboard) -> None:
     ))  # fmt: skip
     made.with_panel(number(
         "Loss is read", newest("trainingrun_metrics_available"), "1 while the training exports a fresh, finite loss.",
-        thresholds=steps((None, RED), (1, GREEN)),
+        thresholds=steps((None, RED), (1, GREEN)), span=3,
     ))  # fmt: skip
     made.with_panel(number(
-        "Last new step", f"time() - {newest('trainingrun_last_metric_timestamp_seconds')}", "How long ago the step was last seen to advance.", unit="s",
+        "Last new step", f"time() - {newest('trainingrun_last_metric_timestamp_seconds')}", "How long ago the step was last seen to advance.", unit="s", span=3,
     ))  # fmt: skip
     made.with_panel(number(
-        "Hangs for", f"time() - {newest('trainingrun_hung_since_timestamp_seconds')}", "How long nothing of the training has moved; empty unless it hangs.", unit="s",
+        "Hangs for", f"time() - {newest('trainingrun_hung_since_timestamp_seconds')}", "How long nothing of the training has moved; empty unless it hangs.", unit="s", span=3,
     ))  # fmt: skip
     made.with_panel(number(
-        "GPU hours used", newest("trainingrun_budget_used_ratio"), "Used share of spec.budget.maxGpuHours; empty without a budget.", unit="percentunit",
+        "GPUs idle for", f"time() - {newest('trainingrun_idle_since_timestamp_seconds')}", "How long all GPUs have been idle; empty unless they are.", unit="s", span=3,
+    ))  # fmt: skip
+    made.with_panel(number(
+        "GPU hours used", newest("trainingrun_budget_used_ratio"), "Used share of spec.budget.maxGpuHours; empty without a budget.", unit="percentunit", span=3,
     ))  # fmt: skip
     made.with_panel(
-        phases("Phase", f"max by (phase) (trainingrun_status_phase{OF})", "Phase of the run.", RUN_PHASES, span=8)
+        phases("Phase", f"max by (phase) (trainingrun_status_phase{OF})", "Phase of the run.", RUN_PHASES, span=9)
     )
 
 

@@ -55,6 +55,10 @@ If you add a value that can be written wrongly, add its sentence here.
 {{- end -}}
 {{- end -}}
 
+{{- if not (regexMatch "^(http://[^\\s/]+(/\\S*)?)?$" ($v.gpuExporter.url | default "")) -}}
+{{- $said = append $said (printf "gpuExporter.url is %q: expected the address of a page, http://host:port/path" $v.gpuExporter.url) -}}
+{{- end -}}
+
 {{- if not (regexMatch "^(https?://[^\\s/]+(/\\S*)?)?$" ($v.notifications.webhook.url | default "")) -}}
 {{- $said = append $said (printf "notifications.webhook.url is %q: expected https://host, with a port and a path where it has them" $v.notifications.webhook.url) -}}
 {{- end -}}

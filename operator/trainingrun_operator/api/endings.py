@@ -58,6 +58,7 @@ BUDGET_EXHAUSTED: Final = Ending(
     "budget_exhausted", "Stopped", "Stopped (budget exhausted)", "square", "stopped", saves=True
 )
 HUNG: Final = Ending("hung", "Failed", "Failed (hung)", "cross", "bad")
+IDLE: Final = Ending("idle", "Failed", "Failed (idle GPUs)", "cross", "bad")
 FAILED: Final = Ending("failed", "Failed", "Failed", "cross", "bad")
 DELETED: Final = Ending("deleted", "Stopped", "Deleted", "bin", "quiet")
 
@@ -72,6 +73,7 @@ _ROWS: Final = (
     MAX_DURATION,
     BUDGET_EXHAUSTED,
     HUNG,
+    IDLE,
     FAILED,
     DELETED,
 )

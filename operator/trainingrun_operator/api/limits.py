@@ -1,4 +1,4 @@
-"""`spec.hangDetection` and `spec.budget`, and what is remembered for them in ``status.quiet`` and ``status.trained``."""
+"""`spec.hangDetection`, `spec.idleDetection` and `spec.budget`, and what is remembered for the first two in ``status.quiet`` and ``status.idle``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import Field
 from trainingrun_operator.api.base import BigCount, Model, Timestamp, Word
 
 NO_PROGRESS_SECONDS: Final = 600
+IDLE_SECONDS: Final = 1800
 
 
 class LimitAction(StrEnum):
@@ -43,6 +44,35 @@ class Quiet(Model):
     """UID of the pod. A restarted operator goes on counting from here."""
     warned_at: Timestamp | None = None
     """When an Event said that the training hangs."""
+
+
+class IdleDetection(Model):
+    """A training whose GPUs do nothing."""
+
+    gpu_utilization_below_percent: Annotated[int, Field(ge=1, le=100)] = 5
+    """A GPU is idle while its utilization is below this, in percent. Default 5."""
+    power_below_watts: Annotated[int, Field(ge=0, le=100_000)] = 150
+    """A GPU is idle only while it also draws less power than this, in watts. 0: power is not looked at. Default 150."""
+    for_seconds: Annotated[int, Field(ge=0, le=31_536_000)] = IDLE_SECONDS
+    """The training counts as idle after all GPUs of all its pods have been idle for this many seconds. What cannot be read counts as busy. It applies
+    where the installation names a DCGM exporter. 0: off. Default 1800."""
+    action: LimitAction = LimitAction.NOTIFY
+    """Notify: an Event, the condition Idle and the metric of the alert RunIdle. Stop: end the run as idle, with its last checkpoint. Default Notify."""
+
+
+class Idle(Model):
+    """Since when all GPUs of the training have been idle."""
+
+    since: Timestamp
+    """When a GPU was last busy, or could not be read."""
+    until: Timestamp
+    """The newest reading."""
+    what: Word
+    """What was last at since: Busy, Start, or the reason for which a GPU could not be read."""
+    pods: Word
+    """Digest of the UIDs of the newest pods. A restarted operator goes on counting for the same pods."""
+    warned_at: Timestamp | None = None
+    """When an Event said that the training is idle."""
 
 
 class Budget(Model):

@@ -22,7 +22,7 @@ from trainingrun_operator.api.base import (
     Seconds,
     Text,
 )
-from trainingrun_operator.api.limits import Budget, HangDetection
+from trainingrun_operator.api.limits import Budget, HangDetection, IdleDetection
 from trainingrun_operator.api.rules import STOP_RULES_MAX, LossLimit, StopRule
 from trainingrun_operator.api.status import StopMode, TrainingRunStatus
 
@@ -66,6 +66,10 @@ class Crash(Model):
     any crashed attempt has reached. Crashes of which no step was read are not counted. Default 3."""
 
 
+Output = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_=!.'()@+, /*?-]*$", max_length=255)]
+"""The key of an object below a run's folder in the bucket, with * and ?."""
+
+
 class Completion(Model):
     """Conditions for completion besides exit code 0, which always counts."""
 
@@ -76,8 +80,18 @@ class Completion(Model):
     )
     """Files in the checkpoint path that the training writes when it is complete; only files newer than the pod count. Default
     training_complete.txt, COMPLETE, done."""
+    final_step: Annotated[int, Field(ge=1, le=2**53 - 1)] | None = None
+    """The step, as the metrics show it, with which the training is complete: the run ends although the training still runs, once every rank has a
+    complete checkpoint of this step or a later one. Before it, a stall is no completion. Default absent."""
+    total_epochs: Annotated[float, Field(gt=0, le=2**53 - 1, allow_inf_nan=False)] | None = None
+    """Number of epochs, for a training whose metrics do not show it. If they show another one, a stall ends nothing. Default absent: read from the
+    metrics."""
+    outputs: Annotated[tuple[Output, ...], Field(max_length=8)] = ()
+    """Objects that the training itself writes to the bucket when it is complete: keys below <checkpoint.destination>/<namespace>/<run>/, where * stands
+    for anything but /, and ? for one character but /. The run is complete when each of them has an object that is newer than the pods; what the agent
+    writes does not count. The key begins with literal text, by which the bucket is listed: at most 1,000 keys. Default none."""
     settle_seconds: Seconds = 300
-    """After an inferred completion (marker file, stall in the final epoch): time for the last writes to finish, in seconds.
+    """After an inferred completion (marker file, final step, outputs, stall in the final epoch): time for the last writes to finish, in seconds.
     Default 300."""
 
 
@@ -321,6 +335,8 @@ class TrainingRunSpec(Model):
     """GPU hours that the run may use. Default absent: no limit."""
     hang_detection: HangDetection = Field(default_factory=HangDetection)
     """What to do about a training that runs and does nothing."""
+    idle_detection: IdleDetection = Field(default_factory=IdleDetection)
+    """What to do about a training whose GPUs do nothing. It applies where the installation names a DCGM exporter."""
     stop_rules: Annotated[tuple[StopRule, ...], Field(max_length=STOP_RULES_MAX)] = ()
     """Reasons to end the run by the values that the training shows, in this order; the first that fires decides. They may be changed while the run
     trains. Default: none."""

@@ -23,7 +23,7 @@ from trainingrun_operator.api.base import (
     Word,
 )
 from trainingrun_operator.api.endings import ENDINGS
-from trainingrun_operator.api.limits import Quiet
+from trainingrun_operator.api.limits import Idle, Quiet
 from trainingrun_operator.api.nodes import NodePhase as NodePhase  # noqa: PLC0414 - a name of this module for others
 from trainingrun_operator.api.nodes import NodeStatus as NodeStatus  # noqa: PLC0414 - a name of this module for others
 from trainingrun_operator.api.nodes import RefusalKind as RefusalKind  # noqa: PLC0414 - a name of this module for others
@@ -263,6 +263,10 @@ class Rescue(Model):
     """When the training of the last pod started; empty: not known."""
     job: Word = ""
     """UID of the rescue Job. It is created suspended and starts once it is named here; empty: no Job has started."""
+    attempt: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """The save request with which a rescue in the phase Deleting began: its pods wrote after the proof. 0: it began before that phase."""
+    over: bool = False
+    """A rescue in the phase Deleting has ended: with a proof, or with a data loss."""
 
 
 class Evidence(Model):
@@ -409,7 +413,7 @@ class TrainingRunStatus(Model):
     )
 
     conditions: Annotated[tuple[Condition, ...], ListMap("type"), Field(max_length=16)] = ()
-    """Accepted, MetricsAvailable, RulesMeasured (with spec.stopRules), Hung (once the training has hung), CheckpointSaved, NodesReleased, Finished, Succeeded, Stalled."""
+    """Accepted, MetricsAvailable, RulesMeasured (with spec.stopRules), Hung (once the training has hung), Idle (once its GPUs were idle), CheckpointSaved, NodesReleased, Finished, Succeeded, Stalled."""
     observed_generation: BigCount | None = None
     """The generation of the spec that this status is about."""
     phase: Word | None = None
@@ -433,6 +437,8 @@ class TrainingRunStatus(Model):
     """How long the training has run."""
     quiet: Quiet | None = None
     """Since when nothing of the training has moved (hangDetection)."""
+    idle: Idle | None = None
+    """Since when all GPUs of the training have been idle (idleDetection)."""
     completion_time: Timestamp | None = None
     """When the stop was complete."""
     progress: Progress | None = None

@@ -21,6 +21,8 @@ from typing import Final, NamedTuple
 from trainingrun_operator.checkpoints import bucket_names
 
 KEY_MAX_BYTES: Final = 1024
+LISTED_MAX: Final = 1000
+"""Keys of one page of a list."""
 
 _COMMIT = re.compile(r"commits/i(\d+)-g(\d+)\.json\Z")
 _NAME = re.compile(r"i(\d{1,18})-g(\d{1,18})\Z")
@@ -65,6 +67,11 @@ class Layout:
             message = f"destination {destination!r} has an empty, '.' or '..' segment"
             raise ValueError(message)
         return cls(bucket=match["bucket"], base="/".join(filter(None, (prefix, namespace, run, run_uid))) + "/")
+
+    @property
+    def of_run(self) -> str:
+        """Key prefix, ending with a slash, of all runs of this name: a training knows it before its run has a uid."""
+        return self.base.rsplit("/", 2)[0] + "/"
 
     def rank(self, rank: int) -> str:
         """Key prefix, ending with a slash, of all that one rank writes except commits."""

@@ -11,14 +11,15 @@ import heapq
 import re
 import time
 from dataclasses import astuple, dataclass, field
+from email.utils import parsedate_to_datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from botocore import exceptions
 
 from trainingrun_operator.checkpoints import regions
 from trainingrun_operator.checkpoints.answers import TooMuchError, caused_by
-from trainingrun_operator.checkpoints.keys import Layout, Order, order_of_commit
+from trainingrun_operator.checkpoints.keys import LISTED_MAX, Layout, Order, order_of_commit
 from trainingrun_operator.checkpoints.metadata_guard import ForbiddenAddressError
 from trainingrun_operator.checkpoints.proof import Found
 
@@ -99,6 +100,32 @@ def list_one(layout: Layout, client: S3Client) -> None:
 
 class TooManyError(ValueError):
     """A list has more keys than are read."""
+
+
+class Listed(NamedTuple):
+    """One page of a list."""
+
+    ages: tuple[tuple[str, float], ...]
+    """Keys, and how many seconds ago each object was written, by the server's own clock where it shows one."""
+    more: bool
+    """Whether there are keys that were not listed."""
+
+
+def list_ages(bucket: str, prefix: str, client: S3Client) -> Listed:
+    """Return the first page of the keys with a prefix, by one request."""
+    answer = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=LISTED_MAX)
+    now = _server_time(answer["ResponseMetadata"]["HTTPHeaders"].get("date", ""))
+    items = answer.get("Contents", [])[:LISTED_MAX]
+    ages = tuple((item["Key"], now - item["LastModified"].timestamp()) for item in items if "LastModified" in item)
+    return Listed(ages, more=bool(answer.get("IsTruncated")))
+
+
+def _server_time(date: str) -> float:
+    """Return the time of an answer's Date header, or of this process where it has none that can be read."""
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return time.time()
 
 
 class CommitList:

@@ -81,6 +81,10 @@ def _ends(run: Run) -> Iterator[Rule]:
     yield Rule("exit code 0", "complete", "always")
     settle = words.duration(spec.completion.settle_seconds)
     yield _rule(run, "marker files", "completion.marker_files")
+    if spec.completion.final_step is not None:
+        yield _rule(run, "final step", "completion.final_step")
+    if spec.completion.outputs:
+        yield _rule(run, "outputs in the bucket", "completion.outputs")
     yield _rule(run, "stall in the final epoch", "stall_polls", f"{spec.stall_polls} polls without a step")
     yield _rule(run, "hold time of inferred completion", "completion.settle_seconds", settle)
     yield _rule(run, "crashes allowed", "backoff_limit")
@@ -129,6 +133,10 @@ def _measures(run: Run) -> Iterator[Rule]:
     yield _rule(run, "step", "metrics.names.step")
     yield _rule(run, "epoch", "metrics.names.epoch")
     yield _rule(run, "total epochs", "metrics.names.total_epochs")
+    if run.spec.completion.total_epochs is not None:
+        yield _rule(
+            run, "total epochs if not shown", "completion.total_epochs", f"{run.spec.completion.total_epochs:g}"
+        )
     yield _rule(run, "container", "metrics.container", _container(run))
 
 

@@ -93,9 +93,9 @@ def why(run: Run) -> str:
         return "not processed yet"
     if run.deleting or run.spec.stop:
         return "deleted" if run.deleting else "stop requested"
-    hung = status.condition("Hung")
-    hangs = "hung" if hung is not None and hung.status == "True" else ""
-    return _trouble(run) or hangs or next((f"{one.rule} would have" for one in status.shadow), "")
+    limits = ((kind.lower(), status.condition(kind)) for kind in ("Hung", "Idle"))
+    holds = next((word for word, one in limits if one is not None and one.status == "True"), "")
+    return _trouble(run) or holds or next((f"{one.rule} would have" for one in status.shadow), "")
 
 
 def _trouble(run: Run) -> str:

@@ -287,6 +287,9 @@ class Watch:
         self.take_run(run)
 
     def _take_child(self, kind: str, event: Any) -> None:
+        # At a start, a look reads its pods before the watch has listed them; a watch that begins again lists them all.
+        if event["type"] is None and self._cache.has_child(kind, event["object"]):
+            return
         uid = self._cache.put_child(kind, dict(event["object"]), deleted=event["type"] == "DELETED")
         if uid is not None and uid in self._cache.runs:
             self._scheduler.wake(uid)

@@ -32,6 +32,7 @@ from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.execute import Executor
 from trainingrun_operator.edge.gather.bucket import BucketReader
+from trainingrun_operator.edge.gather.gpus import GpuPages
 from trainingrun_operator.edge.gather.observer import Observer
 from trainingrun_operator.edge.gather.owners import Owners
 from trainingrun_operator.edge.gather.pages import PodPages
@@ -99,6 +100,7 @@ async def _run(settings: Settings) -> None:
         lease = candidate(aside, settings)
         telemetry.leads(lease.held)
         telemetry.calls(calls.made)
+        gpus = GpuPages(session, settings.gpu_exporter) if settings.gpu_exporter else None
         observer = Observer(
             kube,
             store,
@@ -109,6 +111,7 @@ async def _run(settings: Settings) -> None:
             recheck_seconds=settings.recheck_seconds,
             relist_seconds=settings.list_seconds,
             wake=lambda uid: scheduler.wake(uid),  # noqa: PLW0108  # it is made below
+            gpus=gpus,
         )
         executor = Executor(kube, cache, lease.held, providers)
         curves = CurveWriter(beside, lease.held, settings.curve_seconds)
@@ -161,6 +164,8 @@ async def _run(settings: Settings) -> None:
             await asyncio.gather(*loops, return_exceptions=True)
             await server.cleanup()
             await observer.close()
+            if gpus is not None:
+                await gpus.close()
             store.close()
         if not leading.cancelled():
             # Only a bug ends this task; raise its exception.

@@ -216,7 +216,7 @@ class Reconciler:
             self.notifier.note(seen, whole)
         if self.story is not None:
             self.story.note(seen, whole)
-        trained, quiet = status.trained, status.quiet
+        trained = status.trained
         urgent = (
             str(status.observed_generation),
             str(status.phase),
@@ -227,7 +227,7 @@ class Reconciler:
                 if trained is not None
                 else ()
             ),
-            str(quiet.warned_at if quiet is not None else None),
+            *(str(told.warned_at if told is not None else None) for told in (status.quiet, status.idle)),
         )
         shown = (
             str(status.termination_message),

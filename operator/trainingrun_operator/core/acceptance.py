@@ -15,6 +15,7 @@ from trainingrun_operator.core import (
     limits,
     log_patterns,
     manifests,
+    outputs,
     own_volumes,
     restoring,
     unwritable,
@@ -112,6 +113,7 @@ def complaint(
         or _source(run.spec, defaults)
         or _signal(run.spec)
         or patterns(run.spec)
+        or _outputs(run.spec)
         or limits.complaint(run.spec)
         or limits.budget(run.spec)
         or _checkpoint(run, defaults.allowed_destinations)
@@ -190,7 +192,7 @@ def _source(spec: TrainingRunSpec, defaults: Defaults) -> Problem | None:
 
 def while_running(spec: TrainingRunSpec) -> Problem | None:
     """Return the problem of a spec that was changed while its run trains; what has it does not count."""
-    return patterns(spec) or limits.complaint(spec) or limits.budget(spec)
+    return patterns(spec) or _outputs(spec) or limits.complaint(spec) or limits.budget(spec)
 
 
 def patterns(spec: TrainingRunSpec) -> Problem | None:
@@ -205,6 +207,20 @@ def patterns(spec: TrainingRunSpec) -> Problem | None:
                     f"spec.{field}[{number}] is {clipped(repr(pattern), 100)}, which is no RE2 pattern that can be used: {clipped(why, 200)}."
                     " Correct it: https://github.com/google/re2/wiki/Syntax.",
                 )
+    return None
+
+
+def _outputs(spec: TrainingRunSpec) -> Problem | None:
+    """Refuse outputs that no object can be, and those of a run that has no access to a bucket."""
+    for number, output in enumerate(spec.completion.outputs):
+        if why := outputs.complaint(output):
+            message = f"spec.completion.outputs[{number}] is {output!r}: {why}. Name a key below the run's folder in the bucket."
+            return Problem("InvalidOutputs", message)
+    if spec.completion.outputs and spec.checkpoint.mode is CheckpointMode.DISABLED:
+        return Problem(
+            "InvalidOutputs",
+            "spec.completion.outputs needs checkpoint.mode: Upload, because a run that saves nothing has no access to a bucket. Remove it.",
+        )
     return None
 
 

@@ -19,7 +19,7 @@ from trainingrun_operator.core.effects import (
     RecordNodes,
 )
 from trainingrun_operator.core.facts.bucket import Mismatch, Verified
-from trainingrun_operator.core.rules import exits, hang, limit, loss
+from trainingrun_operator.core.rules import exits, hang, idle, limit, loss
 from trainingrun_operator.core.rules.chain import AT_REST, RULES, why_end
 from trainingrun_operator.core.stop import disruption, failing, suspension, termination, transitions
 
@@ -64,7 +64,11 @@ def _story(seen: Observed, rules: Sequence[Rule]) -> Decision:
         return suspension.begin(seen)
     if crashed := tuple(rank.pod for rank in seen.ranks if rank.pod is not None and rank.crashed):
         return _replace(seen, crashed)
-    said = {"MaxDurationNear": limit.warning(seen), "Hung": hang.warning(seen)} | dict([limit.budget_warning(seen)])
+    said = {
+        "MaxDurationNear": limit.warning(seen),
+        "Hung": hang.warning(seen),
+        "Idle": idle.warning(seen),
+    } | dict([limit.budget_warning(seen)])
     warnings = (RecordEvent(reason, message, warning=True) for reason, message in said.items() if message)
     return Decision(
         (*transitions.end_leftovers(seen), *warnings),

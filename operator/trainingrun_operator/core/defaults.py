@@ -47,6 +47,8 @@ class Defaults(BaseModel):
     """Allowed checkpoint destinations; empty: any bucket at AWS."""
     release_nodes: bool = True
     """Whether Nodes and GPUNodePools are read and machines released. If false, namespaced permissions suffice."""
+    gpu_exporter: str = ""
+    """Address of the DCGM exporters, which show how busy GPUs are; empty: there is none."""
     metric_sources: tuple[str, ...] = ("Prometheus",)
     """Names of the metric sources: found at startup, not set."""
     installation: str = ""

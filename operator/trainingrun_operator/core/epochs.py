@@ -26,7 +26,10 @@ class Epochs:
     """The epochs of one stage of a training; how they count belongs to the run."""
 
     current: float | None = None
-    total: float | None = None
+    shown: float | None = None
+    """The total that the training shows."""
+    named: float | None = None
+    """The total that the spec names, `completion.totalEpochs`."""
     base: int | None = None
     """Number of the first epoch, 0 or 1. None: unknown."""
     fractional: bool = False
@@ -35,6 +38,16 @@ class Epochs:
     """Time and number of the first epoch seen."""
     at: float = 0
     """Time when the present epoch was first seen."""
+
+    @property
+    def total(self) -> float | None:
+        """The number of epochs: what the training shows, else what the spec names."""
+        return self.shown if self.shown is not None else self.named
+
+    @property
+    def totals_differ(self) -> bool:
+        """Whether the training shows another total than the spec names."""
+        return self.shown is not None and self.named is not None and abs(self.shown - self.named) > ROUNDING
 
     @property
     def beyond_total(self) -> bool:
@@ -77,7 +90,11 @@ class Epochs:
 
     def carried(self) -> Epochs:
         """Return what holds for the next pod or stage of the run: how epochs count."""
-        return Epochs(base=self.base, fractional=self.fractional)
+        return Epochs(named=self.named, base=self.base, fractional=self.fractional)
+
+    def naming(self, total: float | None) -> Epochs:
+        """Return the same with the total that the spec names now."""
+        return self if total == self.named else replace(self, named=total)
 
     def read(self, reading: Reading, now: float) -> Epochs:
         """Add a reading whose pod has advanced."""
@@ -91,7 +108,7 @@ class Epochs:
             self,
             current=reading.epoch,
             # A gauge that is still 0 says no total.
-            total=reading.total_epochs if counts(reading.total_epochs) and reading.total_epochs else self.total,
+            shown=reading.total_epochs if counts(reading.total_epochs) and reading.total_epochs else self.shown,
             base=base,
             fractional=self.fractional or reading.epoch % 1 != 0,
             began=self.began or (now, reading.epoch),

@@ -27,9 +27,12 @@ RESERVED: Final = frozenset(
         "cannotStart",
         "autoStopLoss",
         "marker",
+        "finalStep",
+        "outputs",
         "finalEpochStall",
         "maxDuration",
         "hang",
+        "idle",
         "budget",
         "suspend",
     }

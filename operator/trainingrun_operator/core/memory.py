@@ -12,14 +12,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, assert_never
 
 from trainingrun_operator.checkpoints.reached import Reached
-from trainingrun_operator.core import quiet, refuted, watch
+from trainingrun_operator.core import idle, quiet, refuted, watch
 from trainingrun_operator.core.facts.gathered import Source
 from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered, RescueRefused
 from trainingrun_operator.core.facts.rank import LastSaid, Rank
 from trainingrun_operator.core.facts.reading import Reading
 from trainingrun_operator.core.observed import Observed
+from trainingrun_operator.core.outputs import Outputs, uids
 from trainingrun_operator.core.release import Gate, facts_of, gate_of
-from trainingrun_operator.core.rules import completion, workload
+from trainingrun_operator.core.rules import completion, final_step, workload
 from trainingrun_operator.core.stop import disruption, rescue
 from trainingrun_operator.core.stop.requests import save_request
 from trainingrun_operator.core.track import Track, fold, resumed
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.nodes import Fate, NodeFacts, Refusal
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.run import Problem
+    from trainingrun_operator.core.idle import Idle
     from trainingrun_operator.core.quiet import Quiet
     from trainingrun_operator.core.watch import Watch
 
@@ -84,8 +86,12 @@ class Memory:
     """By number."""
     watches: Mapping[str, Watch] = field(default_factory=dict)
     """By name, what is counted for each of ``spec.stopRules``."""
+    outputs: Outputs = field(default_factory=Outputs)
+    """What the bucket shows of ``completion.outputs``."""
     quiet: Quiet | None = None
     """What of the training moved last; None: nothing was read yet."""
+    idle: Idle | None = None
+    """Since when its GPUs have been idle; None: nothing was read yet, or none is to be read."""
     next_reading_at: float = 0
     """Time when the metrics are due."""
     verified: Verified | None = None
@@ -123,6 +129,8 @@ class Memory:
     """Of `agents`, for the pending save request."""
     agents: Mapping[int, Hashable] = field(default_factory=dict)
     """By rank, what its agent had done when it answered last."""
+    final_step: Stopwatch = field(default_factory=Stopwatch)
+    """Of the pod, the final step that the spec names, and whether it is reached."""
     candidate: Stopwatch = field(default_factory=Stopwatch)
     proven: Stopwatch = field(default_factory=Stopwatch)
     nodes: Mapping[str, Stopwatch] = field(default_factory=dict)
@@ -142,9 +150,18 @@ class Memory:
 def remember(memory: Memory, facts: Facts, now: float) -> tuple[Memory, Observed]:
     """Fold the facts of one look into the memory. Returns the new memory and the input of `decide`."""
     known = _watched(_timed(_with_values(memory, facts, now), facts, now), facts, now)
-    known = replace(known, quiet=quiet.fold(known.quiet, facts, known.rank(0).track, now))
+    pods = uids(group[-1] for group in facts.ranks if group)
+    known = replace(
+        known,
+        outputs=known.outputs.fold(facts.run.spec.completion.outputs, pods, facts.looked, now),
+        quiet=quiet.fold(known.quiet, facts, known.rank(0).track, now),
+        idle=idle.fold(known.idle, facts, now),
+    )
     seen = _observed(known, facts, now)
-    # Rules compute these two from the rest of the observation.
+    # Rules compute these three from the rest of the observation.
+    named, reached = facts.run.spec.completion.final_step, final_step.is_reached(seen)
+    known = replace(known, final_step=known.final_step.at((seen.track.pod_uid, named, reached), now))
+    seen = replace(seen, final_step_seconds=known.final_step.seconds(now) if reached else None)
     is_proven, verdict = disruption.all_proven(seen), completion.inferred(seen)
     completes = (verdict.actor, *(rank.pod and rank.pod.uid for rank in seen.ranks)) if verdict is not None else None
     known = replace(known, proven=known.proven.at(is_proven, now), candidate=known.candidate.at(completes, now))
@@ -281,9 +298,13 @@ def _folded(memory: Memory, facts: Facts, now: float) -> dict[int, RankMemory]:
 def _rank_folded(known: RankMemory, rank: Rank, facts: Facts, now: float) -> RankMemory:
     pod, report, reading = rank.pod, facts.reports.get(rank.number), facts.readings.get(rank.number)
     track, unshipped, unmoved = known.track, known.unshipped, known.unmoved
+    named = facts.run.spec.completion.total_epochs
     if reading is not None and pod is not None:
         if rank.number == 0 and track == Track():
             track = resumed(facts.run.status.progress, pod_uid=pod.uid, now=now)
+            # The recorded total may be the one that the spec names; a training that shows its own does so again.
+            track = replace(track, epochs=replace(track.epochs, shown=None)) if named is not None else track
+        track = replace(track, epochs=track.epochs.naming(named))
         track = fold(track, reading, pod_uid=pod.uid, now=now)
         unmoved = pod.uid if isinstance(reading, Reading) and reading.step == 0 else ""
     if report is not None and report.newest is not None:
@@ -300,7 +321,7 @@ def _rank_folded(known: RankMemory, rank: Rank, facts: Facts, now: float) -> Ran
 
 
 def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
-    """Build the observation, without the two durations that rules compute."""
+    """Build the observation, without the three durations that rules compute."""
     run, stop = facts.run, facts.run.status.termination
     return Observed(
         run=run,
@@ -309,7 +330,9 @@ def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
         ranks=tuple(_rank(memory, facts, number, pods, now) for number, pods in enumerate(facts.ranks)),
         next_reading_at=memory.next_reading_at,
         watches=memory.watches,
+        outputs=memory.outputs,
         quiet=memory.quiet,
+        idle=memory.idle,
         defaults=facts.defaults,
         workload=facts.workload,
         verified=memory.verified,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.facts.rank import Rank
+from trainingrun_operator.core.outputs import Outputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.rescue import RescueFacts
     from trainingrun_operator.core.facts.run import Problem, Run
     from trainingrun_operator.core.facts.workload import Workload
+    from trainingrun_operator.core.idle import Idle
     from trainingrun_operator.core.quiet import Quiet
     from trainingrun_operator.core.restoring import Origin
     from trainingrun_operator.core.track import Track
@@ -43,8 +45,12 @@ class Observed:
     """Time of the next reading of the metrics."""
     watches: Mapping[str, Watch] = field(default_factory=dict)
     """By name, what is counted for each of ``spec.stopRules``."""
+    outputs: Outputs = field(default_factory=Outputs)
+    """What the bucket shows of ``completion.outputs``."""
     quiet: Quiet | None = None
     """What of the training moved last; None: nothing was read yet."""
+    idle: Idle | None = None
+    """Since when its GPUs have been idle; None: nothing was read yet, or none is to be read."""
     defaults: Defaults = field(default_factory=Defaults)
     workload: Workload | None = None
     verified: Verified | None = None
@@ -86,6 +92,8 @@ class Observed:
     """uid of the run's PodDisruptionBudget; empty: there is none; None: not known."""
     proven_seconds: float | None = None
     """Time for which everything in the volume has been proven (`disruption.all_proven`); None: it is not."""
+    final_step_seconds: float | None = None
+    """Time for which the present pod has been at ``completion.finalStep`` or beyond it; None: it has not reached it, or none is named."""
     candidate_seconds: float | None = None
     """Time for which a completion has been inferred without interruption; None: it is not."""
 

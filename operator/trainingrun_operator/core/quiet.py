@@ -7,7 +7,6 @@ source. What cannot be read counts as progress, because it is no evidence. Only 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.limits import Quiet as Stored
@@ -15,7 +14,7 @@ from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.core.bounds import WORD_MAX, clipped, counted
 from trainingrun_operator.core.epochs import counts
 from trainingrun_operator.core.facts.reading import Failure, Reading
-from trainingrun_operator.core.words import moment
+from trainingrun_operator.core.words import before, moment
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.exchange import AgentReport
@@ -84,7 +83,7 @@ def fold(known: Quiet | None, facts: Facts, track: Track, now: float) -> Quiet |
     age = min((one for report in facts.reports.values() if (one := _age(report)) is not None), default=None)
     if age is None or now - age <= known.since + _FILE_CLOCK_SECONDS:
         return known
-    return replace(known, since=now - age, wall=_before(facts.wall, age), what=FILE)
+    return replace(known, since=now - age, wall=before(facts.wall, age), what=FILE)
 
 
 def _resumed(facts: Facts, track: Track, pod: Pod, now: float) -> Quiet:
@@ -148,11 +147,6 @@ def _age(report: AgentReport) -> float | None:
     """Seconds since a file changed; None: there is none, or it is no time."""
     age = report.last_change_seconds
     return age if age is not None and age >= 0 else None
-
-
-def _before(wall: str, seconds: float) -> str:
-    at = moment(wall)
-    return wall if at is None else (at - timedelta(seconds=min(seconds, 1e9))).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def render(seen: Observed, *, hung: bool) -> Stored | None:

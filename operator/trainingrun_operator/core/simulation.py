@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _BEGAN: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _POD: Final = "simulated"
 _BY_VALUES: Final[tuple[Rule, ...]] = (loss.low_loss, *stop_rules.RULES)
-_BY_TIME: Final[tuple[Rule, ...]] = (completion.final_epoch_stall, limit.max_duration)
+_BY_TIME: Final[tuple[Rule, ...]] = (completion.final_step, completion.final_epoch_stall, limit.max_duration)
 """The rules that a recorded training can show, in the order in which they decide."""
 _SECONDS_MAX: Final = 10.0**10
 

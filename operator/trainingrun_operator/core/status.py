@@ -36,11 +36,12 @@ from trainingrun_operator.core import (
     release,
     watch,
 )
+from trainingrun_operator.core import idle as idleness
 from trainingrun_operator.core.bounds import COUNT_MAX, MESSAGE_MAX, TEXT_MAX, WORD_MAX, clipped, counted
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.rank import REPORT_REFUSED
-from trainingrun_operator.core.rules import chain, hang, loss, same_step, stop_rules, workload
+from trainingrun_operator.core.rules import chain, hang, idle, loss, same_step, stop_rules, workload
 from trainingrun_operator.core.stop import furthest
 from trainingrun_operator.core.stop.proving import saved_from
 
@@ -96,6 +97,7 @@ def render(seen: Observed, rules: Sequence[chain.Rule] = chain.RULES) -> Trainin
         start_time=before.start_time or next((pod.started_at for pod in seen.pods if pod.started_at), None),
         trained=budget.render(seen),
         quiet=quiet.render(seen, hung=hang.is_hung(seen)),
+        idle=idleness.render(seen, told=idle.is_idle(seen)),
         progress=progress.render(seen),
         crashes=same_step.row(seen),
         workload=_workload(seen),
@@ -163,7 +165,8 @@ def _facts(seen: Observed) -> tuple[Fact, ...]:
         accepted,
         _metrics_available(seen),
         *_rules_measured(seen),
-        *_hung(seen),
+        *_limit(seen, "Hung", hang.hang),
+        *_limit(seen, "Idle", idle.idle),
         saved,
         _nodes_released(seen),
         _finished(seen),
@@ -221,10 +224,10 @@ def _rules_measured(seen: Observed) -> tuple[Fact, ...]:
     return (Fact(kind, "True", "Measured", "The value of every stop rule was read in this pod."),)
 
 
-def _hung(seen: Observed) -> tuple[Fact, ...]:
-    """Whether the training hangs; no condition before it did."""
-    kind, before = "Hung", seen.run.status.condition("Hung")
-    found = hang.hang(seen) if seen.run.status.termination is None else None
+def _limit(seen: Observed, kind: str, rule: chain.Rule) -> tuple[Fact, ...]:
+    """Whether the training hangs, or is idle; no condition before it was."""
+    before = seen.run.status.condition(kind)
+    found = rule(seen) if seen.run.status.termination is None else None
     if found is not None and found.fires:
         return (Fact(kind, "True", found.reason, found.message),)
     if before is None:

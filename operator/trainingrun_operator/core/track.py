@@ -205,7 +205,7 @@ def resumed(progress: Progress | None, *, pod_uid: str, now: float) -> Track:
         known_epoch_interval=finite(progress.epoch_interval),
         fell=(before, after) if before is not None and after is not None else None,
         losses=replace(of_run.losses, newest=newest, changed=newest is not None),
-        epochs=replace(of_run.epochs, current=finite(progress.epoch), total=progress.total_epochs, at=now),
+        epochs=replace(of_run.epochs, current=finite(progress.epoch), shown=progress.total_epochs, at=now),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from math import isfinite
 from typing import Final
 
@@ -17,6 +17,12 @@ def moment(stamp: str | None) -> datetime | None:
     except ValueError:
         return None
     return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def before(stamp: str, seconds: float) -> str:
+    """Return the time that many seconds before another one; a stamp that is no time is returned as it is."""
+    at = moment(stamp)
+    return stamp if at is None else (at - timedelta(seconds=min(seconds, 1e9))).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def finite(text: str | None) -> float | None:

@@ -111,6 +111,17 @@ class Cache:
             pods[stored["metadata"]["uid"]] = _slim_child(stored)
         return run_uid
 
+    def has_child(self, kind: str, stored: Json) -> bool:
+        """Whether a pod or Job is cached as it is here."""
+        meta = stored["metadata"]
+        run_uid = (meta.get("labels") or {}).get(names.RUN_UID_LABEL, "")
+        known = self.pods.get(run_uid, {}).get(meta["uid"]) if kind == "Pod" else self.jobs.get(run_uid)
+        if known is None or version(known) != version(stored):
+            return False
+        # A cluster that was restored may give a version twice.
+        slim = _slim_child(stored)
+        return all(known.get(part) == slim.get(part) for part in ("metadata", "spec", "status"))
+
     def _names_its_run(self, job: Json, run_uid: str) -> bool:
         """Whether a Job has its run's namespace and name: any user can write the label."""
         run = self.runs.get(run_uid)
@@ -186,7 +197,14 @@ def _releases_no_more(run: Mapping[str, Any]) -> bool:
 def _releases_before_rescue(stop: Mapping[str, Any]) -> bool:
     """Whether a stop releases the run's nodes before its files are saved (`core.stop.rescue.releases_first`)."""
     rescue = stop.get("rescue")
-    return rescue is not None and not rescue.get("node") and stop.get("phase") in SAVING
+    return rescue is not None and not rescue.get("node") and waits_for_rescue(stop)
+
+
+def waits_for_rescue(stop: Mapping[str, Any]) -> bool:
+    """Whether a stop, as stored, is in a phase in which a rescue Job saves: before Deleting, or in it (`core.stop.requests.rescues_late`)."""
+    rescue = stop.get("rescue") or {}
+    late = stop.get("phase") == Phase.DELETING.value and rescue.get("attempt") and not rescue.get("over")
+    return bool(rescue) and bool(stop.get("phase") in SAVING or late)
 
 
 def version(stored: Mapping[str, Any]) -> int:

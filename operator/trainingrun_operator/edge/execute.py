@@ -38,7 +38,7 @@ from trainingrun_operator.core.effects import (
 )
 from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered, RescueRefused
 from trainingrun_operator.core.facts.nodes import NodeRef
-from trainingrun_operator.core.stop.requests import SAVING
+from trainingrun_operator.edge.cache import waits_for_rescue
 from trainingrun_operator.edge.gather.preflight import REFUSED, refused_job
 from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.edge.nodes.provider import ProviderError
@@ -309,7 +309,7 @@ def _waits_for_rescue(stored: Json | None, run_uid: str, termination_id: str) ->
     stop = ((stored or {}).get("status") or {}).get("termination") or {}
     if stored is None or stored["metadata"]["uid"] != run_uid:
         return False
-    return bool(stop.get("id") == termination_id and stop.get("phase") in SAVING and stop.get("rescue"))
+    return bool(stop.get("id") == termination_id and waits_for_rescue(stop))
 
 
 def _stopped(effect: Effect, error: KubeError) -> StaleError | KubeError:

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.checkpoints.documents import Commit
     from trainingrun_operator.checkpoints.keys import Layout
-    from trainingrun_operator.checkpoints.s3 import Access
+    from trainingrun_operator.checkpoints.s3 import Access, Listed
     from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
+    from trainingrun_operator.core.facts.gpus import Gpus
     from trainingrun_operator.core.facts.nodes import Pool
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.rank import RefusedReport
@@ -111,6 +112,7 @@ class BucketStore(Protocol):
     """The runs' buckets; see `edge.gather.store.Store`."""
 
     async def probe(self, access: Access, layout: Layout) -> Unreachable | None: ...
+    async def ages(self, access: Access, layout: Layout, prefix: str) -> Listed | Unreachable: ...
     async def verify(self, access: Access, layout: Layout, commit_key: str) -> Verified | Mismatch | Unreachable: ...
     async def find(
         self,
@@ -133,6 +135,14 @@ class Pages(Protocol):
 
     async def poll(self, run: Run, pod: Pod) -> tuple[AgentReport | RefusedReport | None, Reading | Failure]:
         """Return the report, and one reading of the training's metrics."""
+        ...
+
+
+class GpuReader(Protocol):
+    """What the DCGM exporters show."""
+
+    async def of(self, namespace: str, pod: str) -> Gpus | Failure:
+        """Return the GPUs of a pod, or why they are not known; never raises."""
         ...
 
 

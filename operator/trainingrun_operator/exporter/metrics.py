@@ -67,6 +67,10 @@ RUN_METRICS: Final = (
         "Since when nothing of the training has moved; only while it counts as hung (hangDetection).",
     ),
     _of_run(
+        "trainingrun_idle_since_timestamp_seconds",
+        "Since when all GPUs of the training have been idle; only while it counts as idle (idleDetection).",
+    ),
+    _of_run(
         "trainingrun_budget_used_ratio",
         "Used share of the GPU hours in spec.budget; absent without one, and after the run ends or is suspended.",
     ),

@@ -15,6 +15,7 @@ from trainingrun_operator.core.words import finite, moment
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from trainingrun_operator.api.limits import Idle, Quiet
     from trainingrun_operator.api.run import TrainingRunSpec
 
 _ON_THE_WAY: Final = frozenset({NodePhase.WAIT_IDLE, NodePhase.CORDONED, NodePhase.RELEASING, NodePhase.VERIFYING})
@@ -127,7 +128,8 @@ def _training(spec: TrainingRunSpec, status: TrainingRunStatus) -> dict[str, flo
     known = {
         "trainingrun_auto_stop_loss": _threshold(spec, status),
         "trainingrun_metrics_available": _BOOL.get(condition.status) if condition is not None else None,
-        "trainingrun_hung_since_timestamp_seconds": _hung_since(status),
+        "trainingrun_hung_since_timestamp_seconds": _since(status, "Hung", status.quiet),
+        "trainingrun_idle_since_timestamp_seconds": _since(status, "Idle", status.idle),
         "trainingrun_budget_used_ratio": _budget_used(spec, status),
     }
     if progress is not None:
@@ -145,9 +147,11 @@ def _budget_used(spec: TrainingRunSpec, status: TrainingRunStatus) -> float | No
     return used / spec.budget.max_gpu_hours if used is not None and spec.budget is not None else None
 
 
-def _hung_since(status: TrainingRunStatus) -> float | None:
-    hung, quiet = status.condition("Hung"), status.quiet
-    return _seconds(quiet.since) if quiet is not None and hung is not None and hung.status == "True" else None
+def _since(status: TrainingRunStatus, kind: str, counted: Quiet | Idle | None) -> float | None:
+    """Return since when a condition holds; None: it does not."""
+    condition = status.condition(kind)
+    holds = condition is not None and condition.status == "True"
+    return _seconds(counted.since) if counted is not None and holds else None
 
 
 def _checkpoint(status: TrainingRunStatus) -> dict[str, float | None]:

@@ -588,6 +588,16 @@ async def test_a_bucket_that_can_be_listed_is_fine_though_empty(store, access, l
     assert await store.probe(access, layout) is None
 
 
+async def test_the_age_of_the_objects_with_a_prefix(store, access, layout, client):
+    for name in ("final/model.bin", "final/tokens.json", "finish", "other"):
+        client.put_object(Bucket=layout.bucket, Key=layout.of_run + name, Body=b"x")
+    found = await store.ages(access, layout, layout.of_run + "final/")
+    assert [key.removeprefix(layout.of_run) for key, _ in found.ages] == ["final/model.bin", "final/tokens.json"]
+    assert all(-2 < age < 600 for _, age in found.ages), "Seconds by the server's own clock."
+    assert not found.more
+    assert (await store.ages(access, layout, layout.of_run + "nothing")).ages == ()
+
+
 async def test_the_operators_own_identity_is_used_where_it_is_named(store, access, layout, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", access.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", access.secret_key)

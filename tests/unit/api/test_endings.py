@@ -32,6 +32,7 @@ def test_a_conditions_reason_is_the_status_in_camel_case(status, reason):
         ("user_stop", "Stopped", False, True, False, True),
         ("budget_exhausted", "Stopped", False, True, False, False),
         ("hung", "Failed", False, False, False, False),
+        ("idle", "Failed", False, False, False, False),
         ("failed", "Failed", False, False, False, False),
         ("deleted", "Stopped", False, False, False, False),
     ],

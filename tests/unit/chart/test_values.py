@@ -47,6 +47,7 @@ BY_SENTENCE = [
     ("watchNamespaces={team-*}", 'watchNamespaces has "team-*": expected the name of a namespace; there are no patterns, since a Role is made in each', "a pattern of namespaces"),
     ("networkPolicy.runs.namespaces={team-*}", 'networkPolicy.runs.namespaces has "team-*": expected the name of a namespace; there are no patterns, since a policy is made in each', "a pattern of namespaces with runs"),
     ("runSelector=team = vision and x", 'runSelector is "team = vision and x": expected a label selector as kubectl takes it, for one team=vision or team in (vision\\, nlp)', "a selector in words"),
+    ("gpuExporter.url=https://dcgm:9400/metrics", 'gpuExporter.url is "https://dcgm:9400/metrics": expected the address of a page, http://host:port/path', "an exporter with TLS"),
     ("notifications.webhook.url=ops.example", 'notifications.webhook.url is "ops.example": expected https://host', "a webhook without a scheme"),
     ("notifications.webhook.url=https://ops.example", "notifications.webhook.secretName is needed where notifications.webhook.url is set: events are signed", "a webhook that nothing is signed for"),
     ("serviceAccount.create=false", "serviceAccount.name is needed where serviceAccount.create is false", "an account that is nobody's"),

@@ -42,6 +42,7 @@ from trainingrun_operator.api.status import (
     PhaseChange,
     PodStatus,
     Progress,
+    Rescue,
     Shadow,
     StopMode,
     WorkloadRef,
@@ -297,6 +298,9 @@ STOPPING = {
     "Deleting with nothing saved": stopping(
         Phase.DELETING, stop={"saved": make_saved(files=0, note="Nothing lay there.")}
     ),
+    "Deleting, with a rescue after the proof": stopping(
+        Phase.DELETING, stop={"saved": make_saved(final=False), "rescue": Rescue(claim="checkpoints", attempt=2)}
+    ),
     "Deleting after a loss": stopping(
         Phase.DELETING, stop={"data_loss": "The pod ended before its last files were saved."}
     ),
@@ -363,6 +367,9 @@ ENDED = {
     ),
     "max_duration": ended("max_duration", actor="maxDuration", stop={"rule": "maxDuration", "reason": "LimitReached"}),
     "budget_exhausted": ended("budget_exhausted", actor="budget", stop={"rule": "budget", "reason": "BudgetExhausted"}),
+    "idle": ended(
+        "idle", actor="idle", message="All GPUs have been idle for 1800 s.", stop={"rule": "idle", "reason": "IdleGPUs"}
+    ),
     "hung": ended("hung", actor="hang", message="No step for 600 s.", stop={"rule": "hang", "reason": "NoProgress"}),
     "auto_low_loss": ended(
         "auto_low_loss",

@@ -23,7 +23,13 @@ RUNS = {
             "pollIntervalSeconds": 5,
             "stopMode": "NextCheckpoint",
             "shutdown": {"graceSeconds": 600, "file": "HALT", "signal": "SIGTERM"},
-            "completion": {"markerFiles": [], "settleSeconds": 10},
+            "completion": {
+                "markerFiles": [],
+                "settleSeconds": 10,
+                "finalStep": 500,
+                "totalEpochs": 2.5,
+                "outputs": ["final/model.bin"],
+            },
             "metrics": {
                 "port": 9000,
                 "path": "/m",

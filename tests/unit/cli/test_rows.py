@@ -103,6 +103,10 @@ def test_a_target_says_whether_it_ends_anything(effective, target):
         pytest.param(
             {"conditions": false("Hung", "NoProgress", status="True"), "phase": "Running"}, "hung", id="nothing moves"
         ),
+        pytest.param(
+            {"conditions": false("Idle", "IdleGPUs", status="True"), "phase": "Running"}, "idle", id="its GPUs are idle"
+        ),
+        pytest.param({"conditions": false("Idle", "Busy"), "phase": "Running"}, "", id="its GPUs work again"),
         pytest.param({"conditions": false("Hung", "Progresses"), "phase": "Running"}, "", id="it moves again"),
         pytest.param(
             {"shadow": (Shadow(rule="autoStopLoss", would_stop_at=EARLIER, value="0.4"),)},

@@ -132,6 +132,26 @@ def test_a_completion_by_a_stall_is_simulated_if_the_rows_have_times(document, r
     assert decision is None or decision["step"] == 200
 
 
+WITHOUT_TOTAL = [{key: value for key, value in one.items() if key != "totalEpochs"} for one in stalled()]
+
+
+@pytest.mark.parametrize(
+    ("completion", "rule"),
+    [
+        pytest.param({"totalEpochs": 2}, "finalEpochStall", id="the number of epochs is named"),
+        pytest.param({"finalStep": 200}, "finalStep", id="the final step is named"),
+        pytest.param({"finalStep": 200, "totalEpochs": 2}, "finalStep", id="both are"),
+        pytest.param({"finalStep": 300, "totalEpochs": 2}, None, id="the final step is not reached"),
+        pytest.param({"totalEpochs": 3}, None, id="the last epoch is not reached"),
+        pytest.param({}, None, id="nothing is named"),
+    ],
+)
+def test_what_the_spec_names_is_simulated_by_the_same_fold(document, completion, rule):
+    found = document(WITHOUT_TOTAL, {"autoStopLoss": -1, "completion": completion})
+    assert (found["decision"] and found["decision"]["terminationStatus"]) == (rule and "auto_complete")
+    assert ([one["name"] for one in found["rules"]][:1] or [None]) == [rule]
+
+
 def test_the_limit_of_the_time_is_simulated_if_the_rows_have_times(document):
     found = document(stalled(), {"autoStopLoss": -1, "maxDurationSeconds": 100, "shutdown": {"graceSeconds": 0}})
     assert (found["decision"]["terminationStatus"], found["decision"]["step"], found["decision"]["value"]) == (

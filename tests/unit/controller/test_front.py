@@ -141,6 +141,46 @@ async def test_whatever_happens_to_a_pod_or_job_wakes_its_run(place, kind):
     assert (RUN_UID in place.cache.jobs) == (kind != "DELETED")
 
 
+@pytest.mark.parametrize("kind", [None, "ADDED", "MODIFIED"])
+async def test_what_a_look_has_read_itself_wakes_its_run_only_if_it_is_news(place, kind):
+    """At a start the looks come first. A list repeats what they have read; an event says that something has changed."""
+    await place.watch.on_run(event(run_at(7)))
+    place.cache.put_children(RUN_UID, [stored_pod()], stored_job())
+    place.noted.woken.clear()
+    await place.watch.on_pod(event(stored_pod(), kind))
+    await place.watch.on_job(event(stored_job(), kind))
+    assert place.noted.woken == ([] if kind is None else [RUN_UID, RUN_UID])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"resourceVersion": "8"}, id="a newer version"),
+        pytest.param({"resourceVersion": "6"}, id="an older version, as after a restore"),
+        pytest.param({"status": {"phase": "Failed"}}, id="another status of this version, as after a restore"),
+        pytest.param({"deletionTimestamp": "2026-01-01T00:00:00Z"}, id="other metadata of this version"),
+        pytest.param({"uid": "another"}, id="another object"),
+    ],
+)
+async def test_what_a_list_shows_otherwise_than_a_look_has_read_it_wakes_its_run(place, change):
+    await place.watch.on_run(event(run_at(7)))
+    place.cache.put_children(RUN_UID, [stored_pod()], stored_job(resourceVersion="7"))
+    place.noted.woken.clear()
+    await place.watch.on_pod(event(pod := stored_pod(**change), None))
+    assert place.noted.woken == [RUN_UID]
+    assert place.cache.pods[RUN_UID][pod["metadata"]["uid"]]["status"] == pod["status"]
+    await place.watch.on_job(event(stored_job(**{"resourceVersion": "7"} | change), None))
+    assert place.noted.woken == [RUN_UID, RUN_UID]
+
+
+async def test_listed_pods_and_jobs_that_no_look_has_read_wake_their_run(place):
+    await place.watch.on_run(event(run_at(7)))
+    place.noted.woken.clear()
+    await place.watch.on_pod(event(stored_pod(), None))
+    await place.watch.on_job(event(stored_job(), None))
+    assert place.noted.woken == [RUN_UID, RUN_UID]
+
+
 async def test_a_pod_of_a_run_that_is_not_known_yet_is_kept_and_wakes_nobody(place):
     await place.watch.on_pod(event(stored_pod()))
     assert place.noted.woken == []

@@ -265,6 +265,7 @@ async def test_what_a_shadow_threshold_saw_is_told(shown):
     ("rule", "field"),
     [
         ("hang", "Set spec.hangDetection.action to Stop to let it end the run."),
+        ("idle", "Set spec.idleDetection.action to Stop to let it end the run."),
         ("budget", "Set spec.budget.onExhausted to Stop to let it end the run."),
         ("plateau", "Set its action to Stop in spec.stopRules to let it end the run."),
     ],

@@ -148,6 +148,21 @@ def test_a_pool_is_parsed_and_replaced_as_a_whole(cache):
         pytest.param({"status": {"termination": {"phase": "Deleting"}}}, False, id="one whose pods go will"),
         pytest.param({"status": {"termination": None}}, False, id="one without a stop will"),
         pytest.param(
+            {"status": {"termination": {"phase": "Deleting", "rescue": {"claim": "c", "attempt": 2}}}},
+            True,
+            id="one that releases before a rescue after its proof does not",
+        ),
+        pytest.param(
+            {"status": {"termination": {"phase": "Deleting", "rescue": {"node": "gpu-1", "attempt": 2}}}},
+            False,
+            id="one whose node has the volume of the rescue will",
+        ),
+        pytest.param(
+            {"status": {"termination": {"phase": "Deleting", "rescue": {"claim": "c", "attempt": 2, "over": True}}}},
+            False,
+            id="one whose rescue after the proof is over will",
+        ),
+        pytest.param(
             {"status": {"termination": {"phase": "Releasing"}}}, True, id="one that releases already does not"
         ),
         pytest.param({"status": {"termination": {"phase": "Done"}}}, True, id="one that is done does not"),

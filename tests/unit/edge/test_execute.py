@@ -700,8 +700,17 @@ BEGUN = make_stop(Phase.SAVING, rescue=Rescue(claim="checkpoints")).dump()
 RESCUING = {**STOPPING, "termination": BEGUN}
 
 
-async def test_a_rescue_is_created_for_the_stop_that_waits_for_it(place):
-    place.api.put(stored_run(status=RESCUING))
+def rescuing_late(**fields):
+    """A stop in Deleting with a rescue that began there."""
+    stop = make_stop(Phase.DELETING, rescue=Rescue(claim="checkpoints", attempt=2, **fields))
+    return {**STOPPING, "termination": stop.dump()}
+
+
+@pytest.mark.parametrize(
+    "status", [pytest.param(RESCUING, id="before the proof"), pytest.param(rescuing_late(), id="after the proof")]
+)
+async def test_a_rescue_is_created_for_the_stop_that_waits_for_it(place, status):
+    place.api.put(stored_run(status=status))
     await place.do(CreateRescue(stored_rescue(), STOP_ID))
     assert RESCUE in place.api.objects
     assert place.outcome.learned == ()
@@ -714,6 +723,7 @@ async def test_a_rescue_is_created_for_the_stop_that_waits_for_it(place):
         pytest.param(None, id="the run is gone"),
         pytest.param(STOPPING, id="the stop has no rescue"),
         pytest.param({**RESCUING, "termination": {**BEGUN, "phase": "Deleting"}}, id="everything is proven"),
+        pytest.param(rescuing_late(over=True), id="the rescue after the proof is over"),
         pytest.param({**RESCUING, "termination": {**BEGUN, "id": "suspend-x"}}, id="it is another stop"),
         pytest.param({}, id="there is no stop"),
     ],

@@ -12,6 +12,7 @@ from trainingrun_operator.cli.explain.facts import Explanation
 from trainingrun_operator.core.release import unsettled
 from trainingrun_operator.core.rules import loss, people
 from trainingrun_operator.core.stop import suspension
+from trainingrun_operator.core.stop.requests import rescues_late
 
 if TYPE_CHECKING:
     from trainingrun_operator.api.status import Termination
@@ -106,6 +107,8 @@ def _phase(facts: Facts, stop: Termination) -> str:
             return f"The operator compares the checksum of every file in the bucket{since}.{_trouble(facts)}"
         case Phase.HELD:
             return f"The pod and its data are kept, because the checkpoint cannot be proven{since}: {stop.hold_reason or 'the status does not say why.'}"
+        case Phase.DELETING if rescues_late(stop):
+            return f"The checkpoint is proven; the pod is gone, and a rescue Job saves what it wrote after that{since}."
         case Phase.DELETING:
             proven = (
                 "The checkpoint is proven"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.core.facts.bucket import Answer, Mismatch, Verified
+    from trainingrun_operator.core.facts.gpus import Gpus
     from trainingrun_operator.core.facts.log import LogSearch
     from trainingrun_operator.core.facts.nodes import Fate, NodeFacts, Pool
     from trainingrun_operator.core.facts.pod import Pod
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.facts.rescue import RescueFacts
     from trainingrun_operator.core.facts.run import Problem, Run
     from trainingrun_operator.core.facts.workload import Workload
+    from trainingrun_operator.core.outputs import Looked
     from trainingrun_operator.core.restoring import Origin
 
 
@@ -57,6 +59,8 @@ class Facts:
     """By rank, what the newest pods' agents answered instead of a report."""
     readings: Mapping[int, Reading | Failure] = field(default_factory=dict)
     """By rank, readings of the newest pods' metrics; empty: not due."""
+    gpus: Mapping[int, Gpus | Failure] = field(default_factory=dict)
+    """By rank, the GPUs of the newest pods whose training runs; empty: not read."""
     fates: Mapping[str, Fate] = field(default_factory=dict)
     """By pod uid, of silent pods."""
     answer: Answer | None = None
@@ -67,6 +71,8 @@ class Facts:
     """Key of a reported commit that did not verify."""
     refuted: tuple[Mismatch, ...] = ()
     """Commits that did not verify at this look."""
+    looked: Looked | None = None
+    """One of ``completion.outputs``, as the bucket shows it; None: none was listed at this look."""
     identities: Mapping[str, NodeFacts] = field(default_factory=dict)
     """The node of each pod, by pod uid: Node names are reused."""
     nodes: tuple[NodeFacts, ...] = ()

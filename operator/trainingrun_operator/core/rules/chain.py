@@ -9,7 +9,18 @@ from trainingrun_operator.api.status import FindingStatus, Shadow
 from trainingrun_operator.core import duration
 from trainingrun_operator.core.bounds import TEXT_MAX, WORD_MAX, clipped
 from trainingrun_operator.core.observed import Observed
-from trainingrun_operator.core.rules import backup, completion, exits, hang, limit, loss, people, stop_rules, workload
+from trainingrun_operator.core.rules import (
+    backup,
+    completion,
+    exits,
+    hang,
+    idle,
+    limit,
+    loss,
+    people,
+    stop_rules,
+    workload,
+)
 from trainingrun_operator.core.rules.finding import Finding
 
 if TYPE_CHECKING:
@@ -31,8 +42,11 @@ RULES: Final[tuple[Rule, ...]] = (
     loss.low_loss,
     *stop_rules.RULES,
     completion.marker,
+    completion.final_step,
+    completion.outputs,
     completion.final_epoch_stall,
     hang.hang,
+    idle.idle,
     limit.max_duration,
     limit.gpu_hours,
 )

@@ -1,6 +1,6 @@
-"""Rules for a training that is complete although it still runs: marker file, final-epoch stall.
+"""Rules for a training that is complete although it still runs: marker file, final step, outputs in the bucket, final-epoch stall.
 
-The order is the order of trust: the marker that the training wrote, then the stall. An inferred completion ends the run after it has held for
+The order is the order of trust: the marker that the training wrote, the step and the outputs that a person named, then the stall. An inferred completion ends the run after it has held for
 ``completion.settleSeconds``, so that the last writes finish. Exit codes, which are trusted most, have a module of their own: `exits`.
 """
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from trainingrun_operator.api import endings
 from trainingrun_operator.api.status import Evidence
 from trainingrun_operator.core.bounds import TEXT_MAX, clipped
+from trainingrun_operator.core.rules import final_step as final_steps
+from trainingrun_operator.core.rules import outputs as wanted
 from trainingrun_operator.core.rules import stall
 from trainingrun_operator.core.rules.finding import Finding
 
@@ -32,6 +34,21 @@ def marker(seen: Observed) -> Finding | None:
     return Finding("marker", "NotWritten", f"There is no marker under {path} ({names}: completion.markerFiles).")
 
 
+def final_step(seen: Observed) -> Finding | None:
+    """The training still runs and has come to its final step. Applies while it runs, if a final step is named and no marker is written."""
+    final = seen.run.spec.completion.final_step
+    if final is None or not seen.runs or _written_marker(seen) is not None:
+        return None
+    return final_steps.missing(seen, final) or _settled(seen, final_steps.reached(seen, final))
+
+
+def outputs(seen: Observed) -> Finding | None:
+    """The training still runs and has written its outputs. Applies while it runs, if outputs are named and no marker is written."""
+    if not seen.run.spec.completion.outputs or not seen.runs or _written_marker(seen) is not None:
+        return None
+    return wanted.missing(seen) or _settled(seen, wanted.written(seen))
+
+
 def final_epoch_stall(seen: Observed) -> Finding | None:
     """The step does not advance in the final epoch, with guards against a slow step or a long evaluation.
 
@@ -46,7 +63,22 @@ def inferred(seen: Observed) -> Finding | None:
     """Return the completion inferred now, held long enough or not; its actor identifies it. None: none is inferred."""
     if not seen.runs or seen.reports is None:
         return None
-    return _written_marker(seen) or (None if stall.missing(seen) else stall.stalled(seen))
+    return (
+        _written_marker(seen)
+        or _at_final_step(seen)
+        or _with_outputs(seen)
+        or (None if stall.missing(seen) else stall.stalled(seen))
+    )
+
+
+def _with_outputs(seen: Observed) -> Finding | None:
+    named = seen.run.spec.completion.outputs
+    return None if not named or wanted.missing(seen) else wanted.written(seen)
+
+
+def _at_final_step(seen: Observed) -> Finding | None:
+    final = seen.run.spec.completion.final_step
+    return None if final is None or final_steps.missing(seen, final) else final_steps.reached(seen, final)
 
 
 def _settled(seen: Observed, concluded: Finding) -> Finding:

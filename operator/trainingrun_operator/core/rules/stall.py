@@ -73,19 +73,28 @@ def _unreadable(seen: Observed) -> Finding | None:
 
 def _before_end(seen: Observed) -> Finding | None:
     """The last epoch has not begun or is far from its end, or the epochs do not say so."""
-    track, names = seen.track, seen.run.spec.metrics.names
+    track, names, final = seen.track, seen.run.spec.metrics.names, seen.run.spec.completion.final_step
+    if final is not None and track.step is not None and track.step < final:
+        message = f"No stall counts before the final step: step {track.step} of {final} (completion.finalStep)."
+        return Finding(_STALL, "BeforeFinalStep", message)
     if track.epoch is None or track.total_epochs is None:
         lacking = ", ".join(names.epoch if track.epoch is None else names.total_epochs)
-        return Finding(_STALL, "NoEpoch", f"A stall cannot be detected: the metrics have none of {lacking}.")
+        named = "" if track.epoch is None else ", and the spec names no completion.totalEpochs"
+        return Finding(_STALL, "NoEpoch", f"A stall cannot be detected: the metrics have none of {lacking}{named}.")
+    if track.epochs.totals_differ:
+        message = (
+            f"A stall cannot be detected: the metrics show {track.epochs.shown:g} epochs, completion.totalEpochs is {track.epochs.named:g}. Correct it, or"
+            " remove it."
+        )
+        return Finding(_STALL, "TotalsDiffer", message)
     if track.epoch_base is None:
         message = "A stall cannot be detected: the first epoch was not observed, so it is unknown whether epochs count from 0 or 1."
         return Finding(_STALL, "EpochBaseUnknown", message)
     at = f"epoch {track.epoch:g} of {track.total_epochs:g}"
     if track.epochs.beyond_total:
-        message = (
-            f"A stall cannot be detected: the metrics show {at}, so the total is wrong. Show the total that the training itself uses (of the Hugging Face"
-            " Trainer, state.num_train_epochs)."
-        )
+        from_spec = "Correct completion.totalEpochs." if track.epochs.shown is None else ""
+        advice = "Show the total that the training itself uses (of the Hugging Face Trainer, state.num_train_epochs)."
+        message = f"A stall cannot be detected: the metrics show {at}, so the total is wrong. {from_spec or advice}"
         return Finding(_STALL, "BeyondTotal", message)
     if not track.in_final_epoch:
         last = final_epoch(track.total_epochs, track.epoch_base)
@@ -136,38 +145,53 @@ def _pauses(seen: Observed, quiet: float) -> Finding | None:
 
 def _unwritten(seen: Observed, step: int, quiet: float) -> Finding | None:
     """A rank still writes files, or has no checkpoint as new as the last step."""
-    poll = seen.run.spec.poll_interval_seconds
-    lacking = (_unwritten_by(report, step, quiet, poll) for report in seen.reports or ())
-    return next((found for found in lacking if found is not None), None)
-
-
-def _unwritten_by(agent: AgentReport, step: int, quiet: float, poll: float) -> Finding | None:
-    still = "No step for long enough"
-    if agent.newest is None:
-        return Finding(_STALL, "NoCheckpoint", f"{still}, but the pod has no complete checkpoint.")
-    if agent.unfinished is not None:
-        return Finding(
-            _STALL, "StillWritten", f"{still}, but checkpoint {agent.unfinished.dir} is still being written."
-        )
-    if agent.last_change_seconds is not None and agent.last_change_seconds < poll:
-        message = f"{still}, but a file changed {agent.last_change_seconds:.0f} s ago."
-        return Finding(_STALL, "StillWritten", message)
-    named = agent.newest.step if agent.newest.step is not None and comparable(agent.newest.step, step) else None
-    if named is not None and named >= step:
-        return None
     # The step may have advanced up to one poll before the operator read it.
-    if _written_after(agent, agent.newest, named, quiet + poll):
-        return None
-    if named is None:
-        message = f"{still}, but the newest complete checkpoint is older than that."
-    else:
-        message = f"{still}, but the newest complete checkpoint is of step {named}, the training at {step}."
-    return Finding(_STALL, "OlderCheckpoint", message)
+    seconds = quiet + seen.run.spec.poll_interval_seconds
+    return unwritten(seen, _STALL, "No step for long enough", f"the training at {step}", step, seconds)
 
 
-def _written_after(agent: AgentReport, newest: CheckpointSeen, named: int | None, seconds: float) -> bool:
+def unwritten(
+    seen: Observed, rule: str, words: str, where: str, step: int, seconds: float, *, goes_on: bool = False
+) -> Finding | None:
+    """Return why the files of a rank are not all written; None: each has a complete checkpoint of `step`, and none grows.
+
+    Args:
+        seen: the run. All agents answer.
+        rule: the name of the rule that waits.
+        words: why it would end the run.
+        where: the step that the checkpoint is to have, in words.
+        step: a checkpoint of this step or a later one counts.
+        seconds: so does one without a step that was written in this time.
+        goes_on: the training makes steps and writes, so a file that grows says nothing.
+    """
+    poll, at = seen.run.spec.poll_interval_seconds, seen.track.step or step
+    for report in seen.reports or ():
+        if report.newest is None:
+            return Finding(rule, "NoCheckpoint", f"{words}, but the pod has no complete checkpoint.")
+        if report.unfinished is not None:
+            message = f"{words}, but checkpoint {report.unfinished.dir} is still being written."
+            return Finding(rule, "StillWritten", message)
+        changed = report.last_change_seconds
+        if not goes_on and changed is not None and changed < poll:
+            return Finding(rule, "StillWritten", f"{words}, but a file changed {changed:.0f} s ago.")
+        named = report.newest.step
+        named = named if named is not None and comparable(named, at) else None
+        if named is not None and named >= step:
+            continue
+        if _written_after(report, report.newest, named, seconds, goes_on=goes_on):
+            continue
+        older = "older than that" if named is None else f"of step {named}, {where}"
+        return Finding(rule, "OlderCheckpoint", f"{words}, but the newest complete checkpoint is {older}.")
+    return None
+
+
+def _written_after(
+    agent: AgentReport, newest: CheckpointSeen, named: int | None, seconds: float, *, goes_on: bool
+) -> bool:
     """Whether the newest checkpoint was written in the last `seconds`; if its name has an earlier step, another file, such as the final model."""
     if named is None and newest.age_seconds <= seconds:
         return True
     changed = agent.last_change_seconds
-    return changed is not None and changed + _SAME_WRITE_SECONDS < newest.age_seconds and changed <= seconds
+    if goes_on or changed is None:
+        return False
+    return changed + _SAME_WRITE_SECONDS < newest.age_seconds and changed <= seconds

@@ -147,7 +147,7 @@ def _can_save(seen: Observed) -> bool:
 def _rescued(seen: Observed, stop: Termination) -> Decision | None:
     """Save what dead pods have left in a claim; None: there is no such claim, or the bucket has everything."""
     volume = rescue.volume_to_read(seen.run, seen.pods)
-    if volume is None or seen.rescue is None or rescue.gone(seen) or (stop.rescue is None and _has_all(seen)):
+    if volume is None or seen.rescue is None or rescue.gone(seen) or (stop.rescue is None and has_all(seen)):
         return None
     if why := rescue.impossible(seen, volume):
         return _hold(seen, stop, f"{rescue.where(seen)} No rescue Job can save them: {why}.", [])
@@ -158,14 +158,14 @@ def _rescued(seen: Observed, stop: Termination) -> Decision | None:
         return named
     pod = rescue.saver(seen)
     holders = [pod] if pod is not None else []
-    waits = stop.phase is Phase.HELD and not _cannot_hold(seen)
-    if not waits and not rescue.patient(seen, stop):
+    waits = stop.phase is Phase.HELD and not cannot_hold(seen)
+    if not waits and not rescue.patient(seen, stop, seen.defaults.hold_after_seconds):
         return _hold(seen, stop, _unread(seen) or rescue.trouble(seen, stop), holders)
     doing = (*rescue.effects(seen, stop), *transitions.asks(seen, stop, holders))
     return transitions.wait(seen, *doing, note=rescue.waits(seen, stop))
 
 
-def _has_all(seen: Observed) -> bool:
+def has_all(seen: Observed) -> bool:
     """Whether there is nothing that the bucket lacks."""
     proven = seen.verified
     return _never_started(seen) or (proven is not None and proven.commit.final and not _trained_after(seen, proven))
@@ -204,7 +204,7 @@ def _nothing_after(saved: Saved) -> str:
 def _hold(seen: Observed, stop: Termination, why: str, holders: list[Pod]) -> Decision:
     """Hold the stop: keep everything and ask again; or proceed without proof if the spec allows it."""
     why = clipped(why, VERDICT_MAX)
-    if because := _cannot_hold(seen):
+    if because := cannot_hold(seen):
         last = saved_from(seen.verified) if seen.verified is not None else Saved()
         known = bool(seen.live_pods) or (seen.rescue is not None and rescue.where(seen) in why)
         where = "" if known else f" {rescue.whereabouts(seen)}"
@@ -227,7 +227,7 @@ def _hold_spent(seen: Observed, stop: Termination, wrong: Mismatch) -> Decision:
 
     The commit is verified again at every look, so that the stop continues once it matches. If an upload may still help, one is requested an hour.
     """
-    if wrong.curable and seen.phase_seconds >= failing.RETRY_SECONDS and not _cannot_hold(seen):
+    if wrong.curable and seen.phase_seconds >= failing.RETRY_SECONDS and not cannot_hold(seen):
         return transitions.advance(seen, stop, Phase.HELD, attempt=stop.attempt + 1, hold_reason=stop.hold_reason)
     return _hold(seen, stop, _unproven(stop, wrong), [])
 
@@ -238,7 +238,7 @@ def _unproven(stop: Termination, wrong: Mismatch) -> str:
     return f"The commit does not verify, after {stop.attempt} attempts: {wrong.complaint}"
 
 
-def _cannot_hold(seen: Observed) -> str:
+def cannot_hold(seen: Observed) -> str:
     """Return why the stop cannot be held; empty: it can."""
     if seen.run.spec.checkpoint.on_failure is OnFailure.PROCEED:
         return "spec.checkpoint.onFailure is Proceed"

@@ -4,21 +4,22 @@
 
     Saving: intent → no pod of the run is replaced → its nodes are released → the rescue Job, suspended → its uid in the
             status → the Job starts → its agent saves → Verifying
-    Deleting: the rescue Job is deleted
+    Deleting: the rescue Job is deleted; what pods wrote after the proof is rescued in the same way (`late_rescue`)
 
 The nodes are released first unless the volume is on one of them. Whatever keeps the files from being saved for now holds the stop, because they
 are still there; what has destroyed them is a data loss.
 
-No agent of a rescue runs after its stop. A Job starts only by its uid, after the status of an unfinished stop has named it; and a stop does not
+No agent of a rescue runs after its stop. A Job starts only by its uid, after the status of a stop that rescues has named it; and a stop does not
 leave Deleting before that Job is gone. So a Job that is created late is never started, and a late start finds no Job of this uid.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from trainingrun_operator.api import names
+from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Phase, Rescue
 from trainingrun_operator.core import release, rescue_job
 from trainingrun_operator.core.bounds import TEXT_MAX, clipped
@@ -32,6 +33,7 @@ from trainingrun_operator.core.effects import (
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.kept_volume import ended_volume, kept_volume
 from trainingrun_operator.core.stop import transitions
+from trainingrun_operator.core.stop.requests import SAVING, rescues_late
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,20 +46,32 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.kept_volume import KeptVolume
     from trainingrun_operator.core.observed import Observed
 
-_SAVING: Final = frozenset({Phase.SAVING, Phase.VERIFYING, Phase.HELD})
-
 
 def volume_to_read(run: Run, pods: Sequence[Pod]) -> KeptVolume | None:
     """Return the volume that a look has to read about: a stop is to save, no pod can, and the files may be there. None: there is none."""
     stop = run.status.termination
     if stop is None or stop.phase is Phase.DONE:
         return None
-    if stop.rescue is None and (
-        stop.phase not in _SAVING or stop.saved is not None or any(pod.holds_files for pod in pods)
-    ):
+    wanted = (stop.phase in SAVING and stop.saved is None) or may_lack(run)
+    if stop.rescue is None and (not wanted or any(_still_saves(pod, stop) for pod in pods)):
         return None
     volume = kept_volume(run, last_pod(run, pods))
     return replace(volume, claim=stop.rescue.claim) if volume is not None and stop.rescue is not None else volume
+
+
+def _still_saves(pod: Pod, stop: Termination) -> bool:
+    """Whether a pod may still save its files itself. In Deleting, none does that is silent and was told to go."""
+    given_up = stop.phase is Phase.DELETING and pod.unreachable and pod.deleting
+    return pod.holds_files and not given_up
+
+
+def may_lack(run: Run) -> bool:
+    """Whether a stop in Deleting rests on a proof of less than everything, and no rescue has begun in this phase."""
+    stop = run.status.termination
+    if stop is None or stop.phase is not Phase.DELETING or stop.saved is None or stop.saved.final or stop.data_loss:
+        return False
+    began = stop.rescue is not None and stop.rescue.attempt
+    return not began and run.spec.checkpoint.mode is not CheckpointMode.DISABLED
 
 
 def impossible(seen: Observed, volume: KeptVolume) -> str:
@@ -74,7 +88,9 @@ def impossible(seen: Observed, volume: KeptVolume) -> str:
 
 def releases_first(stop: Termination | None) -> bool:
     """Whether the nodes of the run are being released before its files are saved: the volume is on none of them."""
-    return stop is not None and stop.phase in _SAVING and stop.rescue is not None and not stop.rescue.node
+    if stop is None or stop.rescue is None or stop.rescue.node:
+        return False
+    return stop.phase in SAVING or rescues_late(stop)
 
 
 def releases(stop: Termination | None) -> bool:
@@ -91,8 +107,11 @@ def saver(seen: Observed) -> Pod | None:
 def intent(seen: Observed) -> Rescue | None:
     """Return the rescue to begin; None: one has begun, or there is nothing to rescue from."""
     facts, stop = seen.rescue, seen.run.status.termination
-    if facts is None or stop is None or stop.rescue is not None:
-        return None
+    return None if facts is None or stop is None or stop.rescue is not None else plan(seen, facts)
+
+
+def plan(seen: Observed, facts: RescueFacts) -> Rescue:
+    """Return a rescue of what the facts say: from which volume, and where."""
     # A volume of one Node at a time is easiest mounted where it was; one on a disk of a Node can be mounted nowhere else.
     if len(facts.hosts) == 1:
         node = facts.last_node or facts.hosts[0]
@@ -256,12 +275,12 @@ def _of_pod(facts: RescueFacts, name: str) -> str:
     return f"The rescue pod {pod.name} does not run yet ({why}).{resized}"
 
 
-def patient(seen: Observed, stop: Termination) -> bool:
-    """Whether it is too early to hold the stop for its rescue."""
+def patient(seen: Observed, stop: Termination, seconds: float) -> bool:
+    """Whether it is too early to say that the rescue fails: it has made no progress for less than these seconds."""
     job = seen.rescue.job if seen.rescue is not None else None
     if job is None and _waits_for_release(seen, stop):
         return True
-    return seen.no_progress_seconds < seen.defaults.hold_after_seconds
+    return seen.no_progress_seconds < seconds
 
 
 def end(seen: Observed) -> tuple[Effect, ...] | None:
@@ -281,8 +300,9 @@ def _waits_for_release(seen: Observed, stop: Termination) -> bool:
 
 
 def _still_there(seen: Observed) -> bool:
-    """Whether a pod that has not trained has yet to end."""
-    return any(pod.training is Training.NOT_STARTED for pod in seen.live_pods)
+    """Whether a pod has yet to end: one that has not trained, or, in Deleting, one that is silent."""
+    late = rescues_late(seen.run.status.termination)
+    return any(late or pod.training is Training.NOT_STARTED for pod in seen.live_pods)
 
 
 def last_pod(run: Run, pods: Sequence[Pod]) -> str:

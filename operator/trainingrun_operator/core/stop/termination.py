@@ -36,7 +36,8 @@ from trainingrun_operator.core.effects import (
 )
 from trainingrun_operator.core.facts.bucket import Verified
 from trainingrun_operator.core.facts.pod import Training
-from trainingrun_operator.core.stop import proving, rescue, transitions
+from trainingrun_operator.core.stop import late_rescue, proving, rescue, transitions
+from trainingrun_operator.core.stop.requests import rescues_late
 
 if TYPE_CHECKING:
     from trainingrun_operator.core.facts.pod import Pod
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 ACTOR_MAX: Final = 500
 UNSAVED: Final = "The training exited late, and its last files could not be saved."
+LOST: Final = "The machine was lost before its last files were saved."
 
 
 def begin(seen: Observed, found: Finding, suspension: Termination | None = None) -> Decision:
@@ -158,11 +160,14 @@ def _not_saved(seen: Observed) -> Saved:
 
 def _delete(seen: Observed, stop: Termination) -> Decision:
     """End the pods: by opening the gate if the training has exited and everything is proven, else within their grace period."""
-    if (ends := rescue.end(seen)) is not None:
+    late = rescues_late(stop)
+    if not late and (ends := rescue.end(seen)) is not None:
         return transitions.wait(seen, *ends, note="the rescue Job is deleted")
     workload = seen.workload
     standing = [pod for pod in seen.pods if not _out_of_reach(seen, pod)]
     if not standing and (workload is None or workload.finished or workload.suspended):
+        if (rescued := late_rescue.step(seen, stop) or late_rescue.begin(seen, stop)) is not None:
+            return rescued
         saved, loss = _at_last(seen, stop)
         return transitions.advance(seen, stop, Phase.RELEASING, saved=saved, data_loss=loss)
     terminal = tuple(DeletePod(pod.name, pod.uid) for pod in standing if pod.terminal and not pod.deleting)
@@ -170,8 +175,9 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
         return transitions.wait(
             seen, *(DeletePod(pod.name, pod.uid) for pod in standing if not pod.deleting), note="the pods are deleted"
         )
-    if not workload.suspended and (late := _left_late(seen, stop) or _written_beside(seen, stop)) is not None:
-        return late
+    saves = not workload.suspended and not late
+    if saves and (written := _left_late(seen, stop) or _written_beside(seen, stop)) is not None:
+        return written
     # A pod that never started does not end by an open gate: its training cannot exit.
     exited = bool(standing) and all(_over_but_for_gate(pod) for pod in seen.live_pods)
     through_gate = (
@@ -203,14 +209,15 @@ def _over_but_for_gate(pod: Pod) -> bool:
 def _at_last(seen: Observed, stop: Termination) -> tuple[Saved | None, str | None]:
     """Return what the run has saved now that its pods are gone, and the data loss, if any is not yet recorded."""
     saved = _improved(seen, stop)
-    if saved is None or saved.final or stop.data_loss:
+    if saved is None or saved.final:
         return saved, None
-    if saved.gave_up:
-        given_up = saved.model_copy(update={"note": "", "gave_up": False})
-        return given_up, proving.loss_after(seen, saved, UNSAVED)
-    if saved.commit and any(pod.lost for pod in seen.pods):
-        return saved, proving.loss_after(seen, saved, "The machine was lost before its last files were saved.")
-    return saved, None
+    lost = LOST if saved.commit and any(pod.lost for pod in seen.pods) else ""
+    why = UNSAVED if saved.gave_up else lost
+    known = stop.data_loss or (stop.rescue is not None and stop.rescue.over) or not why
+    settled = saved.model_copy(update={"note": "", "gave_up": False}) if saved.gave_up else saved
+    if known:
+        return settled, None
+    return settled, proving.loss_after(seen, saved, f"{why} {late_rescue.obstacle(seen)}".rstrip())
 
 
 def _out_of_reach(seen: Observed, pod: Pod) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
@@ -12,10 +14,12 @@ from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.checkpoints.keys import order_of_commit
 from trainingrun_operator.checkpoints.s3 import Access
-from trainingrun_operator.core import identity
+from trainingrun_operator.core import identity, outputs
 from trainingrun_operator.core.destinations import allowed, valid_layout
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
+from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.run import Problem
+from trainingrun_operator.core.outputs import Looked
 from trainingrun_operator.core.stop.requests import save_request
 from trainingrun_operator.edge.gather.proofs import Proofs
 
@@ -70,7 +74,8 @@ class BucketReader:
     ) -> None:
         """``wake``: called with a run's uid when the proof of a reported commit is made."""
         self._kube, self._store, self._listed = kube, store, listed
-        self._proofs: Proofs[BucketAnswer] = Proofs(wake)
+        self._proofs: Proofs[BucketAnswer] = Proofs(wake, lambda made: made.verified is not None)
+        self._lists: Proofs[Looked] = Proofs(wake, lambda _: False)
         self._shared: WeakValueDictionary[bytes, Access] = WeakValueDictionary()
         self._reached: dict[str, Access] = {}
         """Last access by run uid: a namespace that is being deleted may lose its Secret before its pods."""
@@ -79,15 +84,17 @@ class BucketReader:
         """Drop a run's credentials, and its proof."""
         self._reached.pop(uid, None)
         self._proofs.forget(uid)
+        self._lists.forget(uid)
 
     def forget_all(self) -> None:
         """Drop all credentials, and all proofs."""
         self._reached.clear()
         self._proofs.forget_all()
+        self._lists.forget_all()
 
     async def close(self) -> None:
-        """Cancel all proofs; returns when they have ended."""
-        await self._proofs.close()
+        """Cancel all proofs and lists; returns when they have ended."""
+        await asyncio.gather(self._proofs.close(), self._lists.close())
 
     async def ask(
         self, run: Run, pods: Sequence[Pod], reports: Mapping[int, AgentReport], memory: Memory
@@ -107,7 +114,9 @@ class BucketReader:
         all_gone = stop is not None and stop.phase is Phase.DELETING and all(pod.lost for pod in pods)
         if wanted is None and shipped is None and not all_gone:
             return BucketAnswer()
-        access = await self.access(run)
+        # A proof that is being made has read the Secret: only its result is missing.
+        proving = wanted is None and shipped is not None and self._proofs.begun(run.uid)
+        access = (self._reached.get(run.uid) if proving else None) or await self.access(run)
         if isinstance(access, Problem) and access.reason == "SecretNotFound" and stop is not None:
             # The Secret was probably deleted with its namespace: verify with the last known credentials.
             access = self._reached.get(run.uid, access)
@@ -116,7 +125,7 @@ class BucketReader:
         self._reached[run.uid] = access
         if wanted is None:
             return await (
-                self._newest(access, layout) if shipped is None else self._beside(run, access, layout, shipped)
+                self._newest(access, layout) if shipped is None else self._beside(run, access, layout, shipped, memory)
             )
         self._proofs.forget(run.uid)
         # Deletion depends on the proof of Verifying. The commit answers this stop, so it is younger than the request.
@@ -127,6 +136,42 @@ class BucketReader:
             proven = answer if isinstance(answer, Verified) else None
             return BucketAnswer(answer, proven, refuted=(answer,) if isinstance(answer, Mismatch) else ())
         return BucketAnswer() if any(pod.holds_files for pod in pods) else await self._newest(access, layout)
+
+    async def look_for(
+        self, run: Run, ranks: Sequence[Sequence[Pod]], memory: Memory, wall: str, now: float
+    ) -> Looked | None:
+        """List one of the run's outputs, beside the look; None: none is due, or its list is still being made.
+
+        Only keys in the run's own folder are listed, with the credentials that prove its checkpoints.
+        """
+        named = run.spec.completion.outputs
+        training = [group[-1] for group in ranks if group]
+        if not named or run.status.termination is not None or any(not pod.started_at for pod in training):
+            return None
+        if run.spec.checkpoint.mode is CheckpointMode.DISABLED or all(
+            pod.training is not Training.RUNNING for pod in training
+        ):
+            return None
+        pods = outputs.uids(training)
+        due = memory.outputs.due(named, pods, now)
+        layout = valid_layout(run)
+        if due is None or outputs.complaint(due) or isinstance(layout, Problem):
+            return None
+        running = min(_seconds_between(pod.started_at, wall) for pod in training)
+        listed = partial(self._list, run, layout, due, pods, running)
+        return await self._lists.result(run.uid, run.namespace, listed, known=False, patient=True)
+
+    async def _list(
+        self, run: Run, layout: Layout, output: str, pods: tuple[str, ...], running_seconds: float
+    ) -> Looked:
+        access = await self.access(run)
+        if isinstance(access, Problem):
+            return Looked(output, pods, Unreachable(access.reason, access.message))
+        listed = await self._store.ages(access, layout, outputs.prefix(layout, output))
+        if isinstance(listed, Unreachable):
+            return Looked(output, pods, listed)
+        found = outputs.found(layout, output, listed.ages, running_seconds, more=listed.more)
+        return Looked(output, pods, found)
 
     async def access(self, run: Run) -> Access | Problem:
         """Return the run's credentials as they are now, so that a corrected Secret takes effect at once.
@@ -162,12 +207,14 @@ class BucketReader:
             case _:
                 return BucketAnswer(found)
 
-    async def _beside(self, run: Run, access: Access, layout: Layout, key: str) -> BucketAnswer:
+    async def _beside(self, run: Run, access: Access, layout: Layout, key: str, memory: Memory) -> BucketAnswer:
         """Return the proof of a reported commit, once it is made: until then, what the status records stays true."""
         recorded = run.status.checkpoint
         known = recorded is not None and recorded.commit == key and recorded.verified_at is not None
         prove = partial(self._new, access, layout, key)
-        made = await self._proofs.result(run.uid, run.namespace, prove, known=known)
+        # At the first look, as at a start of the operator, other runs wait to be looked at.
+        first = not memory.read_at
+        made = await self._proofs.result(run.uid, run.namespace, prove, known=known, patient=not first and not known)
         return made if made is not None else BucketAnswer()
 
     async def _new(self, access: Access, layout: Layout, key: str) -> BucketAnswer:
@@ -206,6 +253,10 @@ def access_of(spec: TrainingRunSpec, secret: dict[str, bytes] | None) -> Access 
         session_token=text.get(names.SESSION_TOKEN, ""),
         ca_pem=text.get(names.CA, ""),
     )
+
+
+def _seconds_between(earlier: str, later: str) -> float:
+    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
 
 
 def _wanted(run: Run, pods: Sequence[Pod]) -> Callable[[Commit], bool] | None:

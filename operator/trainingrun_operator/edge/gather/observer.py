@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.status import NodePhase, Phase
+from trainingrun_operator.core import idle
 from trainingrun_operator.core.facts.gathered import Facts, Source
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.rank import RefusedReport, by_rank
@@ -20,7 +21,7 @@ from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.memory import remember
 from trainingrun_operator.core.release import unsettled
 from trainingrun_operator.core.stop import rescue
-from trainingrun_operator.core.stop.requests import SAVING
+from trainingrun_operator.core.stop.requests import SAVING, rescues_late
 from trainingrun_operator.edge import waits
 from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.gather import logs, lost, workload
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.core.defaults import Defaults
+    from trainingrun_operator.core.facts.gpus import Gpus
     from trainingrun_operator.core.facts.nodes import Fate, NodeFacts
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.reading import Failure, Reading
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.edge.cache import Cache
     from trainingrun_operator.edge.clock import Clock
-    from trainingrun_operator.edge.ports import BucketStore, Pages, Providers, Reads
+    from trainingrun_operator.edge.ports import BucketStore, GpuReader, Pages, Providers, Reads
 
 Json = dict[str, Any]
 
@@ -80,9 +82,10 @@ class Observer:
         relist_seconds: float,
         clock: Clock | None = None,
         wake: Callable[[str], None] = lambda _: None,
+        gpus: GpuReader | None = None,
     ) -> None:
         self._kube, self._pages, self._cache, self._defaults = kube, pages, cache, defaults
-        self._providers, self._clock = providers, clock or SystemClock()
+        self._providers, self._clock, self._gpus = providers, clock or SystemClock(), gpus
         self._workloads = Workloads(kube)
         self._waiting_pods = WaitingPods(kube, cache)
         self._owners = Owners(kube, cache)
@@ -133,11 +136,14 @@ class Observer:
         await self._know_pools(now)
         pods, owner = await self._children(run, memory, now, read)
         ranks = by_rank(pods, owner.world_size if owner is not None else None)
-        answers, readings = await self._ask_pods(run, ranks, memory, now)
+        (answers, readings), gpus = await asyncio.gather(
+            self._ask_pods(run, ranks, memory, now), self._read_gpus(run, ranks)
+        )
         reports = {rank: one for rank, one in answers.items() if not isinstance(one, RefusedReport)}
         fates = await self._fates(run, ranks, memory, now, read, heard=reports.keys())
         pods = lost.with_fates(pods, fates)
         said = await self._bucket_reader.ask(run, pods, reports, memory)
+        looked = await self._bucket_reader.look_for(run, ranks, memory, wall, now)
         identities, nodes = await self._nodes(run, pods, fates, memory, now, read)
         labels = await self._namespace_labels(run, owner, nodes, memory, now, read)
         ends = await self._namespace_ends(run, pods, owner)
@@ -155,11 +161,13 @@ class Observer:
             reports=reports,
             refused={rank: one for rank, one in answers.items() if isinstance(one, RefusedReport)},
             readings=readings,
+            gpus=gpus,
             fates=fates,
             answer=said.answer,
             verified=said.verified,
             unverifiable=said.unverifiable,
             refuted=said.refuted,
+            looked=looked,
             identities=identities,
             nodes=nodes,
             ending_runs=self._cache.ending_runs() if rescue.releases(run.status.termination) else frozenset(),
@@ -245,6 +253,16 @@ class Observer:
         answered = {rank: one for rank in pods if (one := said[rank]) is not None}
         return answered, {rank: reading for rank, (_, reading) in zip(trains, polled, strict=True)}
 
+    async def _read_gpus(self, run: Run, ranks: Sequence[Sequence[Pod]]) -> dict[int, Gpus | Failure]:
+        """Read the GPUs of the pods whose training runs; nothing once a stop is decided."""
+        reader = self._gpus
+        if reader is None or run.status.termination is not None or not idle.is_wanted(run.spec, self._defaults):
+            return {}
+        newest = {rank: group[-1] for rank, group in enumerate(ranks) if group}
+        trains = {rank: pod for rank, pod in newest.items() if pod.training is Training.RUNNING and not pod.lost}
+        read = await asyncio.gather(*(reader.of(run.namespace, pod.name) for pod in trains.values()))
+        return dict(zip(trains, read, strict=True))
+
     async def _fates(
         self,
         run: Run,
@@ -304,7 +322,11 @@ class Observer:
         if stop is None:
             matters = gone and not run.deleting
         else:
-            matters = stop.phase in SAVING and (run.deleting or gone) and all(pod.terminal for pod in pods)
+            matters = (
+                (stop.phase in SAVING or rescues_late(stop))
+                and (run.deleting or gone)
+                and all(pod.terminal for pod in pods)
+            )
         return matters and await self._kube.namespace_ends(run.namespace)
 
     async def _namespace_labels(

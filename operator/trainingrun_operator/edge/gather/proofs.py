@@ -1,6 +1,8 @@
 """Proofs of the checkpoints that agents report, made beside the looks.
 
-A look waits for one only for a moment. It is woken when the proof is made. A stop proves in its own look, because its deletion depends on it.
+A look waits for one only for a moment. The first look at a run does not wait, nor does any look for a checkpoint that the status already records:
+after a start of the operator the proofs of all runs are made, and every look would wait. The run is woken when the proof is made; for one that only
+confirms the status it is woken late, because its next look takes it. A stop proves in its own look, because its deletion depends on it.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ OF_A_NAMESPACE: Final = 8
 """Proofs of the runs of one namespace: its buckets may hang."""
 KNOWN_AT_ONCE: Final = 2
 """Proofs of checkpoints that their status already records as verified: after a start of the operator, all of them are made again."""
+CONFIRMED_SECONDS: Final = 30.0
+"""Time after which a run is woken for a proof that only confirms its status, unless a look has taken it before."""
 
 T = TypeVar("T")
 
@@ -32,6 +36,8 @@ class _Proof(Generic[T]):
     """The proof of one run that is being made, or whose result is to be taken."""
 
     task: asyncio.Task[T]
+    known: bool
+    """Whether the run's status already records the checkpoint as verified."""
     waits: bool = False
     """Whether a look is to be woken."""
 
@@ -39,15 +45,32 @@ class _Proof(Generic[T]):
 class Proofs(Generic[T]):
     """One proof at a time of each run."""
 
-    def __init__(self, wake: Callable[[str], None], *, patience_seconds: float = PATIENCE_SECONDS) -> None:
-        """``wake``: called with the run's uid when a proof is made for which a look has not waited."""
-        self._wake, self._patience = wake, patience_seconds
+    def __init__(
+        self,
+        wake: Callable[[str], None],
+        confirms: Callable[[T], bool],
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        confirmed_seconds: float = CONFIRMED_SECONDS,
+    ) -> None:
+        """Begin none yet.
+
+        Args:
+            wake: called with the run's uid when a proof is made for which a look has not waited.
+            confirms: whether a result says that the checkpoint is verified.
+            patience_seconds: as `PATIENCE_SECONDS`.
+            confirmed_seconds: as `CONFIRMED_SECONDS`.
+        """
+        self._wake, self._confirms = wake, confirms
+        self._patience, self._confirmed_seconds = patience_seconds, confirmed_seconds
         self._made: dict[str, _Proof[T]] = {}
         """By run uid."""
         self._all, self._known = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(KNOWN_AT_ONCE)
         self._namespaces: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-    async def result(self, uid: str, namespace: str, prove: Callable[[], Awaitable[T]], *, known: bool) -> T | None:
+    async def result(
+        self, uid: str, namespace: str, prove: Callable[[], Awaitable[T]], *, known: bool, patient: bool
+    ) -> T | None:
         """Return the result of the run's proof, once; None: it is still being made.
 
         Args:
@@ -55,20 +78,26 @@ class Proofs(Generic[T]):
             namespace: of the run.
             prove: begins a proof. It is not called while an earlier one is being made, whose result comes first.
             known: the run's status already records the checkpoint as verified.
+            patient: wait for it for a moment.
         """
         proof = self._made.get(uid)
         if proof is None:
             task = asyncio.create_task(self._prove(namespace, prove, known=known), name=f"proof {uid}")
-            proof = self._made[uid] = _Proof(task)
+            proof = self._made[uid] = _Proof(task, known)
             task.add_done_callback(lambda _: self._end(uid, proof))
-        with waits.for_tenant():
-            done, _ = await asyncio.wait({proof.task}, timeout=self._patience)
-        if not done:
+        if patient:
+            with waits.for_tenant():
+                await asyncio.wait({proof.task}, timeout=self._patience)
+        if not proof.task.done():
             proof.waits = True
             return None
         if self._made.get(uid) is proof:
             del self._made[uid]
         return proof.task.result()
+
+    def begun(self, uid: str) -> bool:
+        """Whether a proof of the run is being made, or its result is to be taken."""
+        return uid in self._made
 
     def forget(self, uid: str) -> None:
         """Cancel the proof of a run."""
@@ -96,5 +125,15 @@ class Proofs(Generic[T]):
             return await prove()
 
     def _end(self, uid: str, proof: _Proof[T]) -> None:
-        if proof.waits and self._made.get(uid) is proof:
+        if not proof.waits or self._made.get(uid) is not proof:
+            return
+        task = proof.task
+        failed = task.cancelled() or task.exception() is not None
+        if proof.known and not failed and self._confirms(task.result()):
+            asyncio.get_running_loop().call_later(self._confirmed_seconds, self._wake_for, uid, proof)
+        else:
+            self._wake(uid)
+
+    def _wake_for(self, uid: str, proof: _Proof[T]) -> None:
+        if self._made.get(uid) is proof:
             self._wake(uid)

@@ -143,9 +143,9 @@ class Store:
         self._turn = threading.BoundedSemaphore(AT_ONCE)
         self._known: FairCache[_Place, _Known] = FairCache(REMEMBERED_BYTES)
         self._refused: FairCache[_Place, tuple[float, Unreachable]] = FairCache(REFUSED_MAX)
+        """Lists that were refused, and when."""
         self._long_lists: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """By namespace."""
-        """Lists that were refused, and when."""
 
     def warm_up(self) -> None:
         """Load what all clients share. Blocks."""
@@ -163,6 +163,13 @@ class Store:
         except STORE_ERRORS as error:
             return unreachable(access, layout.bucket, error)
         return None
+
+    async def ages(self, access: Access, layout: Layout, prefix: str) -> s3.Listed | Unreachable:
+        """Return the first page of the keys with a prefix in the run's folder, and the age of each object."""
+        try:
+            return await self._call(access, partial(s3.list_ages, layout.bucket, prefix))
+        except STORE_ERRORS as error:
+            return unreachable(access, layout.bucket, error)
 
     async def commits(self, access: Access, layout: Layout) -> tuple[str, ...] | Unreachable:
         """Return the keys of the run's newest commits, newest first."""

@@ -19,6 +19,8 @@ from trainingrun_operator.edge.calls import Api
 from trainingrun_operator.edge.metrics.page import parse
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trainingrun_operator.api.run import MetricNames
     from trainingrun_operator.edge.metrics.source import Target, Tools
 
@@ -87,18 +89,9 @@ async def scrape(
         timeout_seconds: for the whole request, body included.
         cap_bytes: limit of the page after decompression.
     """
-    calls.count(Api.METRICS)
-    try:
-        page = await _fetch(session, url, timeout_seconds, cap_bytes)
-    except _PageError as error:
-        return error.failure
-    except TimeoutError:
-        return Failure(
-            "Timeout",
-            f"{url} did not answer completely within {timeout_seconds:g} s: is the training's metrics thread starved?",
-        )
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        return _connection_failure(url, error)
+    page = await fetch(session, url, timeout_seconds=timeout_seconds, cap_bytes=cap_bytes)
+    if isinstance(page, Failure):
+        return page
     return await _parsed(page, url, wanted, further)
 
 
@@ -115,9 +108,38 @@ async def _parsed(page: bytes, url: str, wanted: MetricNames, further: tuple[str
     return reading
 
 
-async def _fetch(session: aiohttp.ClientSession, url: str, timeout_seconds: float, cap_bytes: int) -> bytes:
+async def fetch(
+    session: aiohttp.ClientSession, url: str, *, timeout_seconds: float, cap_bytes: int, host: str = ""
+) -> bytes | Failure:
+    """Return a page, or why it cannot be used.
+
+    Args:
+        session: from `make_session`.
+        url: of the page.
+        timeout_seconds: for the whole request, body included.
+        cap_bytes: limit of the page after decompression.
+        host: for the header Host; empty: that of the URL.
+    """
+    calls.count(Api.METRICS)
+    headers = {**_HEADERS, "Host": host} if host else _HEADERS
+    try:
+        return await _fetched(session, url, headers, timeout_seconds, cap_bytes)
+    except _PageError as error:
+        return error.failure
+    except TimeoutError:
+        return Failure(
+            "Timeout",
+            f"{url} did not answer completely within {timeout_seconds:g} s: is the training's metrics thread starved?",
+        )
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        return _connection_failure(url, error)
+
+
+async def _fetched(
+    session: aiohttp.ClientSession, url: str, headers: Mapping[str, str], timeout_seconds: float, cap_bytes: int
+) -> bytes:
     timeout = aiohttp.ClientTimeout(total=timeout_seconds)
-    async with session.get(url, headers=_HEADERS, allow_redirects=False, timeout=timeout) as response:
+    async with session.get(url, headers=headers, allow_redirects=False, timeout=timeout) as response:
         status = response.status
         if status in range(300, 400):
             raise _PageError(

@@ -22,6 +22,7 @@ from builders import (
     make_run,
     make_status,
     make_stop,
+    make_unreachable,
     make_verified,
     make_workload,
     pending_pod,
@@ -34,7 +35,10 @@ from trainingrun_operator.api.endings import AUTO_COMPLETE, FAILED
 from trainingrun_operator.api.exchange import MarkerSeen
 from trainingrun_operator.api.status import CrashRow, Evidence, Phase, Progress, Shadow
 from trainingrun_operator.checkpoints.documents import Checkpoint
+from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.facts.reading import GRADIENT_NORM, LOSS, Failure, Reading
+from trainingrun_operator.core.idle import Idle, digest
+from trainingrun_operator.core.outputs import Found, Outputs
 from trainingrun_operator.core.quiet import Quiet
 from trainingrun_operator.core.rules import chain
 from trainingrun_operator.core.rules.finding import Finding
@@ -62,12 +66,31 @@ def with_spec(spec, **fields):
     return make_observed(run=make_run(spec=spec), **fields)
 
 
+STOPS_IDLE = {"idleDetection": {"action": "Stop"}}
+NO_GPU = {"template": {"spec": {"containers": [{"name": "train", "image": "acme/bert"}]}}}
+
+
+def with_gpus(since, *, what="Busy", spec=None, power=61.5, defaults=None, **fields):
+    """Its GPUs have been idle since then."""
+    read = Idle(digest([make_pod()]), since, WALL, NOW, WALL, what, 0.0, power)
+    exporter = Defaults(gpu_exporter="http://dcgm-exporters.gpu-operator.svc:9400/metrics")
+    return with_spec(spec or {}, idle=read, defaults=exporter if defaults is None else defaults, **fields)
+
+
 def polled(*given, agent=None):
     """What is seen after these stop rules and readings."""
     one = operator(*(rule for rule in given if isinstance(rule, dict)))
     one.agent = agent or one.agent
     *_, seen = [one.poll(read) for read in given if not isinstance(read, dict)]
     return seen
+
+
+WANTED = {"completion": {"outputs": ["final/tokens-*", "final/model.bin"]}}
+
+
+def bucket(shown):
+    """The tokens are there, and the model is so."""
+    return Outputs((POD_UID,), {"final/tokens-*": Found.WRITTEN, "final/model.bin": shown})
 
 
 CASES = {
@@ -152,6 +175,16 @@ CASES = {
     "it stands still, and looks complete": (
         make_observed(quiet=Quiet(POD_UID, NOW - 700, WALL, NOW, "Step", 1300), candidate_seconds=20), {"hang": "Completes"},
     ),
+    "its GPUs have been idle for a minute": (with_gpus(NOW - 60), {"idle": "IdleNow"}),
+    "its GPUs are idle, and only a person is told": (with_gpus(NOW - 1800), {"idle": "IdleGPUs"}),
+    "one of its GPUs is busy": (with_gpus(NOW, what="Busy"), {"idle": "Busy"}),
+    "the DCGM exporter does not answer": (with_gpus(NOW, what="Timeout"), {"idle": "Timeout"}),
+    "its GPUs are idle, and it looks complete": (with_gpus(NOW - 1800, candidate_seconds=20), {"idle": "Completes"}),
+    "it asks for idle GPUs, and there is no exporter": (with_gpus(NOW, spec=STOPS_IDLE, defaults=Defaults()), {"idle": "NoExporter"}),
+    "it asks for idle GPUs, and requests none": (with_gpus(NOW, spec=STOPS_IDLE | NO_GPU), {"idle": "NoGPUs"}),
+    "it asks for idle GPUs, and is polled too seldom": (
+        with_gpus(NOW, spec=STOPS_IDLE | {"pollIntervalSeconds": 600}), {"idle": "ReadTooSeldom"},
+    ),
     "its GPU hours last": (with_spec({"budget": {"maxGpuHours": 10}}), {"budget": "WithinBudget"}),
     "its GPU hours are nearly used": (with_spec({"budget": {"maxGpuHours": 0.1, "warnAtPercent": 50}}), {"budget": "NearBudget"}),
     "its GPU hours are used, and only a person is told": (
@@ -178,6 +211,38 @@ CASES = {
         quiet(agent=make_agent(newest=make_found(step=None, age_seconds=600), last_change_seconds=600)), {"finalEpochStall": "OlderCheckpoint"},
     ),
     "nothing of it is saved": (with_spec({"checkpoint": {"mode": "Disabled"}}), {"finalEpochStall": "CheckpointsDisabled"}),
+    "its final step is not reached": (
+        with_spec({"completion": {"finalStep": 2000}}, track=final_epoch()), {"finalStep": "NotReached", "finalEpochStall": "BeforeFinalStep"},
+    ),
+    "its final step is reached without a checkpoint": (
+        with_spec({"completion": {"finalStep": 500}}, track=final_epoch(), agent=make_agent(newest=None)), {"finalStep": "NoCheckpoint"},
+    ),
+    "its final step is reached, with an older checkpoint": (
+        with_spec({"completion": {"finalStep": 500}}, track=final_epoch(), agent=make_agent(newest=make_found(step=400))), {"finalStep": "OlderCheckpoint"},
+    ),
+    "its final step settles": (
+        with_spec({"completion": {"finalStep": 500}}, track=final_epoch(), agent=SAVED, candidate_seconds=120), {"finalStep": "Settling"},
+    ),
+    "nothing of it is saved, and its final step is named": (
+        with_spec({"completion": {"finalStep": 500}, "checkpoint": {"mode": "Disabled"}}), {"finalStep": "CheckpointsDisabled"},
+    ),
+    "its total of epochs is not the one that is named": (
+        with_spec({"completion": {"totalEpochs": 5}}, track=replace(final_epoch(), epochs=final_epoch().epochs.naming(5))),
+        {"finalEpochStall": "TotalsDiffer"},
+    ),
+    "it has more epochs than are named": (
+        quiet(track=replace(final_epoch(epoch=5, total=None), epochs=final_epoch(epoch=5, total=None).epochs.naming(2))),
+        {"finalEpochStall": "BeyondTotal"},
+    ),
+    "its outputs were not looked for": (with_spec(WANTED), {"outputs": "NotListedYet"}),
+    "its outputs are not written": (with_spec(WANTED, outputs=bucket(Found.MISSING)), {"outputs": "NotWritten"}),
+    "its outputs are old": (with_spec(WANTED, outputs=bucket(Found.OLD)), {"outputs": "OldOutput"}),
+    "its outputs are not among the first keys": (with_spec(WANTED, outputs=bucket(Found.TOO_MANY)), {"outputs": "TooManyKeys"}),
+    "its outputs cannot be looked for": (with_spec(WANTED, outputs=bucket(make_unreachable())), {"outputs": "AccessDenied"}),
+    "its outputs are written, and a file grows": (
+        with_spec(WANTED, outputs=bucket(Found.WRITTEN), agent=make_agent(last_change_seconds=1)), {"outputs": "StillWritten"},
+    ),
+    "its outputs settle": (with_spec(WANTED, outputs=bucket(Found.WRITTEN), candidate_seconds=120), {"outputs": "Settling"}),
 }  # fmt: skip
 
 
@@ -209,6 +274,10 @@ RULES_OF_ITS_OWN = {
 CASES |= RULES_OF_ITS_OWN
 
 ENDS = {
+    "it has come to its final step": (
+        with_spec({"completion": {"finalStep": 500}}, track=final_epoch(), agent=SAVED, candidate_seconds=300), {"finalStep": "Reached"},
+    ),
+    "its outputs are written": (with_spec(WANTED, outputs=bucket(Found.WRITTEN), candidate_seconds=300), {"outputs": "Written"}),
     "its value is below the threshold": (polled({"threshold": {"value": 0.5}}, *rows(2.0, 0.4, 0.3)), {"threshold": "Threshold"}),
     "its score is above the threshold": (
         polled({"metric": "accuracy", "goal": "Maximize", "threshold": {"value": 0.9}}, *rows(0.5, 0.91, 0.93, name="accuracy")),
@@ -220,6 +289,10 @@ ENDS = {
     "nothing of it moves": (
         with_spec({"hangDetection": {"action": "Stop"}}, quiet=Quiet(POD_UID, NOW - 600, WALL, NOW, "Step", 1300)),
         {"hang": "NoProgress"},
+    ),
+    "its GPUs are idle": (with_gpus(NOW - 1800, spec=STOPS_IDLE), {"idle": "IdleGPUs"}),
+    "its GPUs are idle, and power is not looked at": (
+        with_gpus(NOW - 1800, spec={"idleDetection": {"action": "Stop", "powerBelowWatts": 0}}, power=None), {"idle": "IdleGPUs"},
     ),
     "its GPU hours are used": (with_spec({"budget": {"maxGpuHours": 0.06}}), {"budget": "BudgetExhausted"}),
     "it crashed with a fatal exit code": (with_spec({"crash": {"fatalExitCodes": [2]}}, pods=(exited_pod(2),)), {"crashes": "FatalExitCode"}),

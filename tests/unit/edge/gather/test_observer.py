@@ -56,20 +56,23 @@ from fakes import (
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import CommitSeen, SaveRequest
-from trainingrun_operator.api.status import NodePhase, Phase
+from trainingrun_operator.api.status import NodePhase, Phase, Rescue
 from trainingrun_operator.checkpoints.documents import RankManifest
 from trainingrun_operator.checkpoints.keys import Order
+from trainingrun_operator.checkpoints.s3 import Listed
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.destinations import destinations_of
 from trainingrun_operator.core.effects import RecordNodes, UntaintNode
 from trainingrun_operator.core.facts.bucket import Unreachable
 from trainingrun_operator.core.facts.gathered import Source
+from trainingrun_operator.core.facts.gpus import Gpu, Gpus
 from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.rank import RefusedReport
 from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.memory import Memory
+from trainingrun_operator.core.outputs import Found
 from trainingrun_operator.edge import waits
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.clock import SystemClock
@@ -112,7 +115,7 @@ class Place:
         self.observer = self.make_observer(Defaults(allowed_destinations=LISTED))
         self.spec = {"metrics": {"port": pages.port}, "pollIntervalSeconds": 10}
 
-    def make_observer(self, defaults, *, agent_timeout_seconds=3.0, wake=lambda _: None):
+    def make_observer(self, defaults, *, agent_timeout_seconds=3.0, wake=lambda _: None, gpus=None):
         return Observer(
             self.kube,
             self.store,
@@ -129,6 +132,7 @@ class Place:
             providers=lambda _: FakeProvider(),
             clock=self.clock,
             wake=wake,
+            gpus=gpus,
         )
 
     def knows(self, **fields):
@@ -318,9 +322,16 @@ def stored_namespace(**meta):
     ("meta", "ends"),
     [pytest.param({}, False, id="it stays"), pytest.param({"deletionTimestamp": EARLIER}, True, id="it goes")],
 )
-async def test_whether_the_namespace_goes_is_asked_once_nobody_can_save_any_more(place, meta, ends):
+@pytest.mark.parametrize(
+    "stop",
+    [
+        pytest.param(make_stop(Phase.HELD), id="before the proof"),
+        pytest.param(make_stop(Phase.DELETING, rescue=Rescue(attempt=2)), id="a rescue saves after the proof"),
+    ],
+)
+async def test_whether_the_namespace_goes_is_asked_once_nobody_can_save_any_more(place, stop, meta, ends):
     place.api.put(stored_job(), stored_namespace(**meta))
-    seen = await place.look(stop=make_stop(Phase.HELD), deletionTimestamp=EARLIER)
+    seen = await place.look(stop=stop, deletionTimestamp=EARLIER)
     assert seen.namespace_ends is ends
 
 
@@ -423,6 +434,19 @@ async def test_a_new_commit_is_verified_once(place):
     assert (seen.verified, seen.answer) == (make_verified(), None)
 
 
+async def test_the_first_look_at_a_run_waits_for_no_proof(place):
+    """As after a start of the operator, when thousands of runs wait for their first look."""
+    woken = asyncio.Event()
+    place.api.put(stored_job(), stored_pod())
+    place.pages.report = make_agent(commit=COMMIT)
+    place.store.commits = [make_verified()]
+    place.observer = place.make_observer(Defaults(allowed_destinations=LISTED), wake=lambda _: woken.set())
+    seen = await place.look()
+    assert (seen.verified, seen.answer) == (None, None)
+    await asyncio.wait_for(woken.wait(), 30)
+    assert (await place.look()).verified == make_verified()
+
+
 async def test_a_look_does_not_wait_for_the_proof_of_a_large_checkpoint_and_is_woken_for_it(place):
     proven, woken, verify = asyncio.Event(), asyncio.Event(), place.store.verify
 
@@ -441,6 +465,44 @@ async def test_a_look_does_not_wait_for_the_proof_of_a_large_checkpoint_and_is_w
     assert (await place.look()).verified == make_verified()
     await place.look()
     assert place.store.asked == []
+
+
+async def test_while_a_proof_is_made_the_secret_is_not_read_again(place):
+    proven, woken, verify = asyncio.Event(), asyncio.Event(), place.store.verify
+
+    async def slow(*asked):
+        await proven.wait()
+        return await verify(*asked)
+
+    place.watched()
+    place.pages.report = make_agent(commit=COMMIT)
+    place.store.commits, place.store.verify = [make_verified()], slow
+    place.observer = place.make_observer(Defaults(allowed_destinations=LISTED), wake=lambda _: woken.set())
+    await place.look()
+    assert f"GET {SECRET}" in place.calls
+    await place.look()
+    assert f"GET {SECRET}" not in place.calls
+    proven.set()
+    await asyncio.wait_for(woken.wait(), 30)
+    assert (await place.look()).verified == make_verified()
+    assert f"GET {SECRET}" not in place.calls
+
+
+async def test_a_new_commit_after_a_proof_and_a_stop_during_one_read_the_secret_as_it_is_then(place):
+    async def hangs(*_):
+        await asyncio.Event().wait()
+
+    place.watched()
+    place.pages.report = make_agent(commit=COMMIT)
+    place.store.commits, verify = [make_verified()], place.store.verify
+    assert (await place.look()).verified == make_verified()
+    newer = CommitSeen(key=commit_key(1, 8), incarnation=1, generation=8)
+    place.pages.report, place.store.verify = make_agent(commit=newer), hangs
+    await place.look()
+    assert f"GET {SECRET}" in place.calls
+    place.store.verify = verify
+    await place.look(stop=make_stop(Phase.SAVING))
+    assert f"GET {SECRET}" in place.calls
 
 
 async def test_a_stop_does_not_wait_behind_the_proof_of_an_older_checkpoint(place):
@@ -1327,3 +1389,130 @@ async def test_a_run_whose_origin_cannot_be_proven_does_not_start(place, answer,
     seen = await place.look(spec=starting_from(run="bert-1"))
     assert (seen.problem.reason, seen.problem.permanent, seen.origin) == (reason, False, None)
     assert asked == [BASE, f"runs/ml/bert-1/{OTHER_UID}/"]
+
+
+# -- the outputs of a training ------------------------------------------------------------------------------------
+
+OUTPUTS = {"completion": {"outputs": ["final/model.bin", "final/tokens-*"]}}
+OF_RUN = f"runs/{NAMESPACE}/{NAME}/"
+
+
+def listed(*keys, age=10.0):
+    return Listed(tuple((OF_RUN + key, age) for key in keys), more=False)
+
+
+async def test_outputs_are_listed_one_at_a_time_and_only_when_due(place):
+    place.watched()
+    place.store.listed = listed("final/model.bin")
+    seen = await place.look(spec=OUTPUTS)
+    assert place.store.asked == [f"ages {OF_RUN}final/model.bin"]
+    assert seen.outputs.looked == {"final/model.bin": Found.WRITTEN}
+    place.clock.now += 29
+    await place.look(spec=OUTPUTS)
+    assert place.store.asked == []
+    place.clock.now += 1
+    place.store.listed = listed("final/tokens-1", age=246)
+    seen = await place.look(spec=OUTPUTS)
+    assert place.store.asked == [f"ages {OF_RUN}final/tokens-"]
+    assert seen.outputs.looked["final/tokens-*"] is Found.OLD, "The pod began 245 s ago."
+
+
+async def test_a_list_of_outputs_that_fails_is_no_completion(place):
+    place.watched()
+    place.store.always = make_unreachable()
+    seen = await place.look(spec=OUTPUTS)
+    assert seen.outputs.looked == {"final/model.bin": make_unreachable()}
+    assert seen.candidate_seconds is None
+
+
+async def test_outputs_are_listed_with_the_runs_credentials_only_where_the_administrator_allows_it(place):
+    place.watched()
+    elsewhere = checkpoint_spec(s3={"endpointURL": "http://10.0.0.1", "credentialsSecretName": "s3-credentials"})
+    seen = await place.look(spec={**OUTPUTS, "checkpoint": elsewhere})
+    assert place.store.asked == []
+    assert seen.outputs.looked["final/model.bin"].code == "DestinationNotAllowed"
+    place.clock.now += 60
+    await place.look(spec=OUTPUTS)
+    assert [access.access_key for access in place.store.accesses] == ["key"]
+
+
+@pytest.mark.parametrize(
+    ("pods", "run"),
+    [
+        pytest.param((stored_pod(),), {"stop": make_stop(Phase.SAVING)}, id="in a stop"),
+        pytest.param((stored_pod(exit_code=1),), {}, id="after the training has exited"),
+        pytest.param((stored_pod(),), {"spec": {**OUTPUTS, "checkpoint": {"mode": "Disabled"}}}, id="without a bucket"),
+        pytest.param((stored_pod(),), {"spec": {"completion": {"outputs": ["a/../b"]}}}, id="that no object can be"),
+        pytest.param((stored_pod(),), {"spec": {}}, id="that are not named"),
+    ],
+)
+async def test_no_outputs_are_listed(place, pods, run):
+    place.watched(*pods)
+    place.store.always = make_unreachable()
+    await place.look(**{"spec": OUTPUTS, **run})
+    assert not [one for one in place.store.asked if one.startswith("ages")]
+
+
+async def test_a_bucket_that_hangs_holds_up_no_look(place):
+    """The look goes on without the list, and is woken when it is there."""
+    place.watched()
+    woken, opened = asyncio.Event(), asyncio.Event()
+    place.observer = place.make_observer(Defaults(allowed_destinations=LISTED), wake=lambda _: woken.set())
+    answer = place.store.ages
+
+    async def hangs(*asked):
+        await opened.wait()
+        return await answer(*asked)
+
+    place.store.ages = hangs
+    seen = await place.look(spec=OUTPUTS)
+    assert (seen.outputs.looked, seen.runs) == ({}, True)
+    opened.set()
+    place.store.listed = listed("final/model.bin")
+    await woken.wait()
+    seen = await place.look(spec=OUTPUTS)
+    assert seen.outputs.looked == {"final/model.bin": Found.WRITTEN}
+    await place.observer.close()
+
+
+# -- GPUs ---------------------------------------------------------------------------------------------------------
+
+
+class Exporter:
+    """Shows one idle GPU of every pod."""
+
+    def __init__(self):
+        self.asked = []
+
+    async def of(self, namespace, pod):
+        self.asked.append((namespace, pod))
+        return Gpus(1000.0, (Gpu(0.0, 61.5),))
+
+
+@pytest.mark.parametrize(
+    ("url", "run", "read"),
+    [
+        pytest.param("http://dcgm.gpu-operator.svc:9400/metrics", {}, True, id="a training runs"),
+        pytest.param("", {}, False, id="the installation names no exporter"),
+        pytest.param(
+            "http://dcgm.gpu-operator.svc:9400/metrics",
+            {"spec": {"idleDetection": {"forSeconds": 0}}},
+            False,
+            id="it is off",
+        ),
+        pytest.param(
+            "http://dcgm.gpu-operator.svc:9400/metrics",
+            {"stop": make_stop(Phase.DRAINING)},
+            False,
+            id="a stop is decided",
+        ),
+    ],
+)
+async def test_the_gpus_of_a_training_are_read_only_where_they_may_decide(place, url, run, read):
+    exporter = Exporter()
+    defaults = Defaults(allowed_destinations=LISTED, gpu_exporter=url)
+    place.observer = place.make_observer(defaults, gpus=exporter)
+    place.watched()
+    seen = await place.look(**run)
+    assert exporter.asked == ([(NAMESPACE, stored_pod()["metadata"]["name"])] if read else [])
+    assert (seen.idle is not None) == read
