@@ -278,10 +278,10 @@ def _ranks(seconds: Any) -> Json:
     return {f"p{part}": round(ordered[min(len(ordered) - 1, len(ordered) * part // 100)], 3) for part in (50, 99)}
 
 
-def answered(trainer: Trainer, head: bytes, *, relays: bool) -> bytes:
-    """An agent's answer to a request: the report, and the training's page behind it if it is asked for and the agent relays it."""
+def answered(trainer: Trainer, head: bytes, relayed: relay.Page | None) -> bytes:
+    """An agent's answer to a request: the report, and the training's page behind it if the one that the agent relays is asked for."""
     report, page, more = trainer.report(), b"", b""
-    if relays and relay.wanted(head) is not None:
+    if relayed is not None and relayed.is_asked_for(head):
         page, more = trainer.page(), b"%b: %d\r\n" % (REPORT_BYTES_HEADER.encode(), len(report))
     return _answer(report + page, more)
 
@@ -317,8 +317,9 @@ async def _pages(fleet: Fleet, made: Callable[[Trainer, bytes], bytes]) -> int:
 
 async def _tenants(fleet: Fleet, *, relays: bool) -> None:
     """Serve the pods' pages and the buckets."""
-    agents = await _pages(fleet, partial(answered, relays=relays))
     pages = await _pages(fleet, lambda trainer, _: _answer(trainer.page()))
+    relayed = relay.page(f"{pages}/metrics") if relays else None
+    agents = await _pages(fleet, partial(answered, relayed=relayed))
 
     async def polls(_: web.Request) -> web.Response:
         return web.json_response(fleet.polls())

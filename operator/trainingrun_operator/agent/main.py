@@ -14,7 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from trainingrun_operator.agent import podinfo, process, serve, stop
+from trainingrun_operator.agent import podinfo, process, relay, serve, stop
 from trainingrun_operator.agent.config import Pace, Paths, PodMemory, Task, began_ns
 from trainingrun_operator.agent.ledger import Ledger
 from trainingrun_operator.agent.measure.files import Measures
@@ -80,7 +80,7 @@ class Agent:
             signal.signal(signum, self._on_signal)
         write_token(self._paths.control)
         config = self._task.config
-        serve.start(config.port, self._page, self._measures.page, self._pushed.take, relays=not config.host_network)
+        serve.start(config.port, self._page, self._measures.page, self._pushed.take, relay.page(config.metrics_page))
         self._start("watch", self._watch)
         self._start("ship", self._shipper.run)
         log.info(

@@ -1,5 +1,8 @@
 """Reads the training's metrics page at the moment at which the operator asks for the report, to answer with both.
 
+Only the page that the agent's configuration names is read. A request's header is compared with it and used for nothing else: any client that reaches the agent's
+port may send one, also where a NetworkPolicy closes the pod's other ports.
+
 What can be read simply and is certainly whole is relayed: a page with its length, not compressed, within a second. Anything else is not, and the operator
 then asks the training itself: it knows more of HTTP, and says what is wrong.
 """
@@ -18,9 +21,9 @@ SECONDS = 1.0
 """For the whole page. The report waits for it, and the operator waits 3 s for both."""
 HEAD_MAX: Final = 8192
 # No query, no escape, no blank: nothing but a plain path can get into the request.
-_WANTED: Final = re.compile(
-    rb"\r\n(?i:%b):[ \t]*([1-9]\d{0,4})(/[A-Za-z0-9._~/-]{0,254})[ \t]*\r\n" % PAGE_HEADER.encode()
-)
+_PAGE: Final = re.compile(r"([1-9][0-9]{0,4})(/[A-Za-z0-9._~/-]{0,254})")
+# One pass over the head, whatever it has: blanks are stripped afterwards.
+_ASKED: Final = re.compile(rb"\r\n(?i:%b):([^\r\n]*)" % PAGE_HEADER.encode())
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] 200(?: [^\r\n]*)?\r\n")
 _LENGTH: Final = re.compile(rb"\r\n(?i:content-length):[ \t]*(\d{1,9})[ \t]*(?=\r\n)")
 _ENCODED: Final = re.compile(rb"\r\n(?i:content-encoding|transfer-encoding|content-length)[ \t]*:")
@@ -28,22 +31,26 @@ _PORT_MAX: Final = 65_535
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The page that the operator asks for."""
+class Page:
+    """A metrics page of this pod."""
 
     port: int
     path: bytes
 
+    def is_asked_for(self, head: bytes) -> bool:
+        """Whether the head of a request asks for this page, and for no other."""
+        return [value.strip(b" \t") for value in _ASKED.findall(head)] == [b"%d%b" % (self.port, self.path)]
 
-def wanted(head: bytes) -> Wanted | None:
-    """Return what the head of a request asks for; None: nothing, or nothing that is read."""
-    found = _WANTED.search(head)
+
+def page(name: str | None) -> Page | None:
+    """Return the page that a configuration names; None: none, or none that is read."""
+    found = _PAGE.fullmatch(name or "")
     if found is None or int(found[1]) > _PORT_MAX:
         return None
-    return Wanted(int(found[1]), found[2])
+    return Page(int(found[1]), found[2].encode())
 
 
-async def read(address: str, page: Wanted) -> bytes | None:
+async def read(address: str, page: Page) -> bytes | None:
     """Return the page that is served at an address of this pod; None: it could not be read to its end."""
     writer = None
     try:
@@ -60,7 +67,7 @@ async def read(address: str, page: Wanted) -> bytes | None:
             writer.transport.abort()
 
 
-def _request(host: str, page: Wanted) -> bytes:
+def _request(host: str, page: Page) -> bytes:
     named = f"[{host}]" if ":" in host else host
     accept = "Accept: text/plain;version=0.0.4, */*;q=0.1\r\nAccept-Encoding: identity\r\n"
     return b"GET %b HTTP/1.1\r\n%b\r\n" % (

@@ -54,12 +54,13 @@ class Served:
         listening: socket.socket,
         pages: Mapping[bytes, Callable[[], str]],
         pushed: Callable[[bytes], bool] | None = None,
-        *,
-        relays: bool = True,
+        relayed: relay.Page | None = None,
     ) -> None:
         self.port: int = listening.getsockname()[1]
         self._listening, self._pages, self._pushed = listening, pages, pushed
-        self._relays = RELAYS if relays else 0
+        # This server would ask itself.
+        self._relayed = relayed if relayed is not None and relayed.port != self.port else None
+        self._relays = RELAYS
         """How many more answers may have a metrics page."""
         self._makers = asyncio.Semaphore(MAKERS)
         self._open: dict[asyncio.Task[None], str] = {}
@@ -116,10 +117,10 @@ class Served:
         path = rest.partition(b" ")[0]
         if method == b"POST" and path == PUSH_PATH and self._pushed is not None:
             status, kind, body = await self._posted(head, reader, writer)
-        elif path == PROGRESS_PATH and (wanted := self._wanted(method, head)) is not None and self._relays:
+        elif (relayed := self._asked_for(method, path, head)) is not None and self._relays:
             self._relays -= 1
             try:
-                await self._answer_with_page(wanted, writer)
+                await self._answer_with_page(relayed, writer)
             finally:
                 self._relays += 1
             return
@@ -127,17 +128,19 @@ class Served:
             status, kind, body = await self._found(method, path)
         await self._write(writer, status, kind, body)
 
-    def _wanted(self, method: bytes, head: bytes) -> relay.Wanted | None:
-        """Return the metrics page that a request asks for beside the report; None: none that is read."""
-        wanted = relay.wanted(head) if method == b"GET" else None
-        return wanted if wanted is None or wanted.port != self.port else None
+    def _asked_for(self, method: bytes, path: bytes, head: bytes) -> relay.Page | None:
+        """Return the metrics page that a request asks for beside the report; None: none, or another one than the agent may read."""
+        relayed = self._relayed
+        if relayed is None or (method, path) != (b"GET", PROGRESS_PATH) or not relayed.is_asked_for(head):
+            return None
+        return relayed
 
-    async def _answer_with_page(self, wanted: relay.Wanted, writer: asyncio.StreamWriter) -> None:
+    async def _answer_with_page(self, relayed: relay.Page, writer: asyncio.StreamWriter) -> None:
         """Answer with the report, and the training's page behind it if it can be read."""
         # Where the operator has come to, it could read the page by itself; what listens on loopback alone stays the pod's own.
         address = writer.get_extra_info("sockname")[0]
         (status, kind, body), page = await asyncio.gather(
-            self._found(b"GET", PROGRESS_PATH), relay.read(address, wanted)
+            self._found(b"GET", PROGRESS_PATH), relay.read(address, relayed)
         )
         if page is None or status is not HTTPStatus.OK:
             await self._write(writer, status, kind, body)
@@ -217,12 +220,11 @@ def start(
     page: Callable[[], str],
     measured: Callable[[], str] | None = None,
     pushed: Callable[[bytes], bool] | None = None,
-    *,
-    relays: bool = True,
+    relayed: relay.Page | None = None,
 ) -> Served:
     """Serve on every address of the pod, IPv4 and IPv6, until the process ends. ``page`` returns the progress as JSON, ``measured`` the training's numbers.
 
-    ``pushed`` takes what the training posts. ``relays``: whether the training's metrics page is read for who asks for it.
+    ``pushed`` takes what the training posts. ``relayed`` is the training's metrics page, for clients that ask for it beside the report.
 
     Raises:
         OSError: the port is in use.
@@ -232,4 +234,4 @@ def start(
     # Every address: the operator asks over the pod network.
     listening = socket.create_server(("", port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     more = {b"/measured": measured} if measured is not None else {}
-    return Served(listening, {PROGRESS_PATH: page, **more}, pushed, relays=relays)
+    return Served(listening, {PROGRESS_PATH: page, **more}, pushed, relayed)

@@ -19,7 +19,8 @@ AGENT_CONFIG_ENV = "TRAININGRUN_AGENT_CONFIG"
 REPORT_MAX_BYTES = 64 * 1024
 """Of an agent's report; a longer one is refused. The longest that an agent writes has 16 markers of 255 characters and three paths."""
 PAGE_HEADER = "Trainingrun-Page"
-"""In a request for `/progress`: port and path of the metrics page that is asked for too, as ``8000/metrics``. An agent of an older release ignores it."""
+"""In a request for `/progress`: port and path of the metrics page that is asked for too, as ``8000/metrics``. An agent ignores any other page than
+`AgentConfig.metrics_page`, and one of an older release ignores the header."""
 REPORT_BYTES_HEADER = "Trainingrun-Report-Bytes"
 """In an answer that has both: the report's length. The rest of the body is the page as the training serves it, whole. Without it the body is the report alone."""
 PAGE_MAX_BYTES = 1 << 20
@@ -111,8 +112,8 @@ class AgentConfig(Model):
     """The attempt of a save request that names files of earlier commits again. Later ones ship every file again: what was there did not verify."""
     world_size: int = 1
     """The workload's number of ranks."""
-    host_network: bool | None = None
-    """Whether the pod has its node's addresses, at which other pages than the training's are served; None: it does not."""
+    metrics_page: str | None = None
+    """The only metrics page that the agent reads for `PAGE_HEADER`, as that names it: any client that reaches the agent may send the header. None: none."""
     restore_from: RestoreSource | None = None
 
 

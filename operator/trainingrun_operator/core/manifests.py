@@ -13,6 +13,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AGENT_CONFIG_ENV, AgentConfig
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.template import gpus_of_container
+from trainingrun_operator.core import relayed
 from trainingrun_operator.core.destinations import Destination, allowed
 from trainingrun_operator.core.facts.reading import AUTO, PUSH
 
@@ -115,7 +116,7 @@ def pod_template(run: Run, defaults: Defaults, origin: Origin | None = None) -> 
         defaults,
         mounts,
         restore_from=origin.source if origin is not None else None,
-        host_network=True if spec.get("hostNetwork") else None,
+        metrics_page=relayed.configured(run.spec.metrics, host_network=bool(spec.get("hostNetwork"))),
     )
     spec["initContainers"] = [
         *([own["restore"]] if _uploads(run.spec) else []),

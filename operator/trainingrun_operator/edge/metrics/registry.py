@@ -7,7 +7,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from trainingrun_operator.api import names
+from trainingrun_operator.core import relayed
 from trainingrun_operator.core.facts.reading import AUTO, FILES, LOGS, PROMETHEUS, PUSH, Failure, Reading
 from trainingrun_operator.edge.doors import opened
 from trainingrun_operator.edge.metrics.auto import AutoSource
@@ -59,10 +59,7 @@ class Sources:
         metrics, known = run.spec.metrics, run.status.effective
         chosen = known is not None and known.metrics_source_note and known.metrics_source
         source = chosen or PROMETHEUS if metrics.source == AUTO else metrics.source
-        # An URL's dots are resolved by who asks: the agent asks for the path as it is.
-        if source != PROMETHEUS or "/." in metrics.path or metrics.port == names.AGENT_PORT:
-            return ""
-        return f"{metrics.port}{metrics.path}"
+        return relayed.page(metrics) if source == PROMETHEUS else ""
 
     async def read(self, target: Target) -> Reading | Failure:
         """Return one reading, or why there is none, within `READ_SECONDS`; never raises."""
