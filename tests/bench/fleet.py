@@ -1,7 +1,7 @@
 """Thousands of runs that train, for `scale`: an API server with their objects, as long as real ones are, and the pages of their pods and buckets.
 
 An API server, and pods and buckets, are a process each. What is simulated: an API server without etcd, admission or latency; pods whose pages are
-answered at once, on loopback; buckets with one checkpoint of one file. Every page closes its connection, as the agent and prometheus_client do.
+answered at once, on loopback, and whose agent answers with the training's page too, as the real one; buckets with one checkpoint of one file. Every page closes its connection, as the agent and prometheus_client do.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import asyncio
 import json
 import time
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
@@ -19,15 +19,16 @@ from bench.world import GOOD, Member
 from builders import WALL
 from fakes import path_of, stored_job, stored_node, stored_pod, stored_pool, stored_run
 
+from trainingrun_operator.agent import relay
 from trainingrun_operator.api import names
-from trainingrun_operator.api.exchange import AgentReport, CheckpointSeen, CommitSeen
+from trainingrun_operator.api.exchange import REPORT_BYTES_HEADER, AgentReport, CheckpointSeen, CommitSeen
 from trainingrun_operator.api.run import TrainingRunSpec
 from trainingrun_operator.core import manifests
 from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from fakes import Sent
 
@@ -277,10 +278,22 @@ def _ranks(seconds: Any) -> Json:
     return {f"p{part}": round(ordered[min(len(ordered) - 1, len(ordered) * part // 100)], 3) for part in (50, 99)}
 
 
+def answered(trainer: Trainer, head: bytes, relayed: relay.Page | None) -> bytes:
+    """An agent's answer to a request: the report, and the training's page behind it if the one that the agent relays is asked for."""
+    report, page, more = trainer.report(), b"", b""
+    if relayed is not None and relayed.is_asked_for(head):
+        page, more = trainer.page(), b"%b: %d\r\n" % (REPORT_BYTES_HEADER.encode(), len(report))
+    return _answer(report + page, more)
+
+
+def _answer(body: bytes, more: bytes = b"") -> bytes:
+    return b"HTTP/1.1 200 OK\r\n%bConnection: close\r\nContent-Length: %d\r\n\r\n" % (more, len(body)) + body
+
+
 class Page(asyncio.Protocol):
     """One request for a page. In plain asyncio: the pages must not take more of the machine than the operator does."""
 
-    def __init__(self, fleet: Fleet, made: Any) -> None:
+    def __init__(self, fleet: Fleet, made: Callable[[Trainer, bytes], bytes]) -> None:
         self._fleet, self._made = fleet, made
         self._head = b""
 
@@ -292,22 +305,21 @@ class Page(asyncio.Protocol):
         self._head += data
         if self._head.endswith(b"\r\n\r\n"):
             *_, high, low = self._transport.get_extra_info("sockname")[0].split(".")
-            body = self._made(self._fleet.trainers[int(high) * 250 + int(low) - 1])
-            self._transport.write(
-                b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-            )
+            self._transport.write(self._made(self._fleet.trainers[int(high) * 250 + int(low) - 1], self._head))
             self._transport.close()
 
 
-async def _pages(fleet: Fleet, made: Any) -> int:
+async def _pages(fleet: Fleet, made: Callable[[Trainer, bytes], bytes]) -> int:
     everywhere = "0.0.0.0"  # noqa: S104 - the addresses of the pods
     server = await asyncio.get_running_loop().create_server(lambda: Page(fleet, made), everywhere, 0, backlog=4096)
     return int(server.sockets[0].getsockname()[1])
 
 
-async def _tenants(fleet: Fleet) -> None:
+async def _tenants(fleet: Fleet, *, relays: bool) -> None:
     """Serve the pods' pages and the buckets."""
-    agents, pages = await _pages(fleet, Trainer.report), await _pages(fleet, Trainer.page)
+    pages = await _pages(fleet, lambda trainer, _: _answer(trainer.page()))
+    relayed = relay.page(f"{pages}/metrics") if relays else None
+    agents = await _pages(fleet, partial(answered, relayed=relayed))
 
     async def polls(_: web.Request) -> web.Response:
         return web.json_response(fleet.polls())
@@ -339,7 +351,7 @@ async def _api(fleet: Fleet) -> None:
 
 async def _main(wanted: argparse.Namespace) -> None:
     fleet = Fleet(wanted.runs, wanted.s3, wanted.metrics_port, commits=wanted.commits)
-    await (_api(fleet) if wanted.s3 else _tenants(fleet))
+    await (_api(fleet) if wanted.s3 else _tenants(fleet, relays=not wanted.older_agents))
     await asyncio.Event().wait()
 
 
@@ -351,6 +363,7 @@ def main() -> None:
         "--s3", default="", help="address of the buckets: serve the API server, otherwise pods and buckets"
     )
     parser.add_argument("--metrics-port", type=int, default=0, help="of the trainings' pages")
+    parser.add_argument("--older-agents", action="store_true", help="agents that answer with their report alone")
     parser.add_argument("--commits", action="store_true", help="each run has a checkpoint in its bucket")
     asyncio.run(_main(parser.parse_args()))
 

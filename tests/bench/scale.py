@@ -153,9 +153,10 @@ class World:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, runs: int, *, commits: bool) -> Iterator[World]:
+    def open(cls, runs: int, *, commits: bool, older_agents: bool = False) -> Iterator[World]:
         """Start both; kill them at the end."""
         command = [sys.executable, "-m", "bench.fleet", str(runs), *(["--commits"] if commits else [])]
+        command += ["--older-agents"] if older_agents else []
         with contextlib.ExitStack() as stack:
             tenants, agent_port, metrics_port = started(stack, command)
             (api,) = started(stack, [*command, "--s3", tenants, "--metrics-port", metrics_port])

@@ -409,7 +409,10 @@ class Pages:
         sim, there = self._serving(pod)
         return None if there is None or self.world.during("agent_away") else _report(sim, there)
 
-    async def metrics(self, run: Run, pod: Pod) -> Reading | Failure:
+    async def poll(self, run: Run, pod: Pod) -> tuple[AgentReport | None, Reading | Failure]:
+        return await self.report(pod), self._reading(pod)
+
+    def _reading(self, pod: Pod) -> Reading | Failure:
         sim, there = self._serving(pod)
         if there is None or there.training is not Training.RUNNING:
             return Failure("Timeout", "The pod does not answer.")

@@ -14,7 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from trainingrun_operator.agent import podinfo, process, serve, stop
+from trainingrun_operator.agent import podinfo, process, relay, serve, stop
 from trainingrun_operator.agent.config import Pace, Paths, PodMemory, Task, began_ns
 from trainingrun_operator.agent.ledger import Ledger
 from trainingrun_operator.agent.measure.files import Measures
@@ -79,10 +79,10 @@ class Agent:
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._on_signal)
         write_token(self._paths.control)
-        serve.start(self._task.config.port, self._page, self._measures.page, self._pushed.take)
+        config = self._task.config
+        serve.start(config.port, self._page, self._measures.page, self._pushed.take, relay.page(config.metrics_page))
         self._start("watch", self._watch)
         self._start("ship", self._shipper.run)
-        config = self._task.config
         log.info(
             "Watching %s of run %s/%s. Destination: %s.",
             config.path,

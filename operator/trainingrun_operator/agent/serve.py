@@ -1,4 +1,4 @@
-"""The agent's HTTP server: ``/progress`` and ``/measured`` for the operator, ``/healthz`` for the kubelet, ``/push`` for the training.
+"""The agent's HTTP server: ``/progress``, with the training's metrics page, and ``/measured`` for the operator, ``/healthz`` for the kubelet, ``/push`` for the training.
 
 Any pod of the cluster may connect. Connections, threads and the time of a request are bounded, and at the bound the address with the most
 connections loses its oldest one: an operator is answered while others hold or reopen connections.
@@ -17,7 +17,9 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+from trainingrun_operator.agent import relay
 from trainingrun_operator.api import names
+from trainingrun_operator.api.exchange import REPORT_BYTES_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,6 +32,7 @@ MAKERS: Final = 2
 """Pages computed at once, one thread each: a page reads marker files, and a volume may hang."""
 REQUEST_SECONDS = 5.0
 """From the accepted connection to the last byte of the answer."""
+PROGRESS_PATH: Final = b"/progress"
 PUSH_PATH: Final = names.PUSH_PATH.encode()
 PUSH_MAX: Final = 64 * 1024
 """Bytes of one post."""
@@ -37,6 +40,8 @@ LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
 _CONTENT_LENGTH: Final = re.compile(rb"\r\n(?i:content-length):[ \t]*(\d{1,9})[ \t]*\r\n")
 HEAD_MAX: Final = 8192
 """Bytes of a request's head."""
+RELAYS: Final = 2
+"""Answers at once that have a metrics page, of up to 1 MiB each. Others have the report alone."""
 BACKLOG: Final = 256
 """Connections that the kernel completes ahead: a full queue delays the operator by a second, when it sends its SYN again."""
 
@@ -49,9 +54,14 @@ class Served:
         listening: socket.socket,
         pages: Mapping[bytes, Callable[[], str]],
         pushed: Callable[[bytes], bool] | None = None,
+        relayed: relay.Page | None = None,
     ) -> None:
         self.port: int = listening.getsockname()[1]
         self._listening, self._pages, self._pushed = listening, pages, pushed
+        # This server would ask itself.
+        self._relayed = relayed if relayed is not None and relayed.port != self.port else None
+        self._relays = RELAYS
+        """How many more answers may have a metrics page."""
         self._makers = asyncio.Semaphore(MAKERS)
         self._open: dict[asyncio.Task[None], str] = {}
         """Address by connection, the oldest first."""
@@ -107,12 +117,45 @@ class Served:
         path = rest.partition(b" ")[0]
         if method == b"POST" and path == PUSH_PATH and self._pushed is not None:
             status, kind, body = await self._posted(head, reader, writer)
+        elif (relayed := self._asked_for(method, path, head)) is not None and self._relays:
+            self._relays -= 1
+            try:
+                await self._answer_with_page(relayed, writer)
+            finally:
+                self._relays += 1
+            return
         else:
             status, kind, body = await self._found(method, path)
+        await self._write(writer, status, kind, body)
+
+    def _asked_for(self, method: bytes, path: bytes, head: bytes) -> relay.Page | None:
+        """Return the metrics page that a request asks for beside the report; None: none, or another one than the agent may read."""
+        relayed = self._relayed
+        if relayed is None or (method, path) != (b"GET", PROGRESS_PATH) or not relayed.is_asked_for(head):
+            return None
+        return relayed
+
+    async def _answer_with_page(self, relayed: relay.Page, writer: asyncio.StreamWriter) -> None:
+        """Answer with the report, and the training's page behind it if it can be read."""
+        # Where the operator has come to, it could read the page by itself; what listens on loopback alone stays the pod's own.
+        address = writer.get_extra_info("sockname")[0]
+        (status, kind, body), page = await asyncio.gather(
+            self._found(b"GET", PROGRESS_PATH), relay.read(address, relayed)
+        )
+        if page is None or status is not HTTPStatus.OK:
+            await self._write(writer, status, kind, body)
+        else:
+            await self._write(
+                writer, status, "application/octet-stream", body + page, f"{REPORT_BYTES_HEADER}: {len(body)}\r\n"
+            )
+
+    async def _write(
+        self, writer: asyncio.StreamWriter, status: HTTPStatus, kind: str, body: bytes, more: str = ""
+    ) -> None:
         # Wait in `drain` for every byte, so that a reader that takes none is within the deadline.
         writer.transport.set_write_buffer_limits(0)
         said = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
-        writer.write(f"{said}Connection: close\r\n\r\n".encode() + body)
+        writer.write(f"{said}{more}Connection: close\r\n\r\n".encode() + body)
         await writer.drain()
         writer.close()
 
@@ -177,10 +220,11 @@ def start(
     page: Callable[[], str],
     measured: Callable[[], str] | None = None,
     pushed: Callable[[bytes], bool] | None = None,
+    relayed: relay.Page | None = None,
 ) -> Served:
     """Serve on every address of the pod, IPv4 and IPv6, until the process ends. ``page`` returns the progress as JSON, ``measured`` the training's numbers.
 
-    ``pushed`` takes what the training posts.
+    ``pushed`` takes what the training posts. ``relayed`` is the training's metrics page, for clients that ask for it beside the report.
 
     Raises:
         OSError: the port is in use.
@@ -190,4 +234,4 @@ def start(
     # Every address: the operator asks over the pod network.
     listening = socket.create_server(("", port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     more = {b"/measured": measured} if measured is not None else {}
-    return Served(listening, {b"/progress": page, **more}, pushed)
+    return Served(listening, {PROGRESS_PATH: page, **more}, pushed, relayed)

@@ -1,7 +1,7 @@
 """The exchange between operator and agent.
 
 Operator to agent: annotations on the pod, read through the downward API, level-triggered. Agent to operator: one JSON page,
-`GET /progress`. Times are ages or durations in seconds by one clock, never times of day, because operator and agent run on
+`GET /progress`, with the training's metrics page behind it where the operator asks for both. Times are ages or durations in seconds by one clock, never times of day, because operator and agent run on
 different machines. The agent's report is advice; only what the operator reads from the bucket is proof.
 """
 
@@ -18,6 +18,13 @@ AGENT_CONFIG_ENV = "TRAININGRUN_AGENT_CONFIG"
 
 REPORT_MAX_BYTES = 64 * 1024
 """Of an agent's report; a longer one is refused. The longest that an agent writes has 16 markers of 255 characters and three paths."""
+PAGE_HEADER = "Trainingrun-Page"
+"""In a request for `/progress`: port and path of the metrics page that is asked for too, as ``8000/metrics``. An agent ignores any other page than
+`AgentConfig.metrics_page`, and one of an older release ignores the header."""
+REPORT_BYTES_HEADER = "Trainingrun-Report-Bytes"
+"""In an answer that has both: the report's length. The rest of the body is the page as the training serves it, whole. Without it the body is the report alone."""
+PAGE_MAX_BYTES = 1 << 20
+"""Of a metrics page; a longer one is not read."""
 PATH_MAX = 4096
 """Characters of a path in the report; the agent cuts longer ones."""
 TROUBLE_MAX = 1024
@@ -105,6 +112,8 @@ class AgentConfig(Model):
     """The attempt of a save request that names files of earlier commits again. Later ones ship every file again: what was there did not verify."""
     world_size: int = 1
     """The workload's number of ranks."""
+    metrics_page: str | None = None
+    """The only metrics page that the agent reads for `PAGE_HEADER`, as that names it: any client that reaches the agent may send the header. None: none."""
     restore_from: RestoreSource | None = None
 
 

@@ -13,6 +13,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AGENT_CONFIG_ENV, AgentConfig
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.template import gpus_of_container
+from trainingrun_operator.core import relayed
 from trainingrun_operator.core.destinations import Destination, allowed
 from trainingrun_operator.core.facts.reading import AUTO, PUSH
 
@@ -110,7 +111,13 @@ def pod_template(run: Run, defaults: Defaults, origin: Origin | None = None) -> 
     for container in spec["containers"]:
         _equip(container, run.spec, mounts if container["name"] == main else mounts[1:])
     spec["volumes"] = [*(spec.get("volumes") or []), *_volumes(run.spec, spec, mounts[0]["name"])]
-    own = _own_containers(run, defaults, mounts, restore_from=origin.source if origin is not None else None)
+    own = _own_containers(
+        run,
+        defaults,
+        mounts,
+        restore_from=origin.source if origin is not None else None,
+        metrics_page=relayed.configured(run.spec.metrics, host_network=bool(spec.get("hostNetwork"))),
+    )
     spec["initContainers"] = [
         *([own["restore"]] if _uploads(run.spec) else []),
         own["agent"],

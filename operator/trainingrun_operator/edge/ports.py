@@ -133,8 +133,8 @@ class Pages(Protocol):
         """Return the report of the pod's agent, or why what it answers is none; None: no answer."""
         ...
 
-    async def metrics(self, run: Run, pod: Pod) -> Reading | Failure:
-        """Return one reading of the training's metrics."""
+    async def poll(self, run: Run, pod: Pod) -> tuple[AgentReport | RefusedReport | None, Reading | Failure]:
+        """Return the report, and one reading of the training's metrics."""
         ...
 
 

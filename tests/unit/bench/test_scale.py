@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
-from bench.fleet import PAGE_LINES, Fleet, Trainer
+import pytest
+from bench.fleet import PAGE_LINES, Fleet, Trainer, answered
 from bench.results import keep
 from bench.scale import Scaled, ScaleRow
 
-from trainingrun_operator.api.exchange import AgentReport
+from trainingrun_operator.agent import relay
+from trainingrun_operator.api.exchange import PAGE_HEADER, REPORT_BYTES_HEADER, AgentReport
 from trainingrun_operator.api.run import MetricNames
 from trainingrun_operator.core.facts.pod import Pod, Training
 from trainingrun_operator.core.facts.reading import Reading
@@ -59,6 +61,28 @@ def test_the_pages_of_a_simulated_run_are_read_and_go_on():
     assert second.step > first.step
     assert trainer.page().count(b"\n") > PAGE_LINES
     assert AgentReport.model_validate_json(trainer.report()).commit is not None
+
+
+@pytest.mark.parametrize(
+    ("head", "relayed", "both"),
+    [
+        pytest.param(f"{PAGE_HEADER}: 8000/metrics\r\n", "8000/metrics", True, id="asked for the page too"),
+        pytest.param(f"{PAGE_HEADER}: 8001/metrics\r\n", "8000/metrics", False, id="asked for another page"),
+        pytest.param("", "8000/metrics", False, id="asked for the report"),
+        pytest.param(f"{PAGE_HEADER}: 8000/metrics\r\n", None, False, id="an agent of an older release"),
+    ],
+)
+def test_a_simulated_agent_answers_with_the_page_as_a_real_one_does(head, relayed, both):
+    trainer = Trainer(7, "http://127.0.0.1:9", 8000, commits=True)
+    said = answered(trainer, f"GET /progress HTTP/1.1\r\n{head}\r\n".encode(), relay.page(relayed))
+    http_head, _, body = said.partition(b"\r\n\r\n")
+    headers = dict(line.split(": ") for line in http_head.decode().split("\r\n")[1:])
+    assert int(headers["Content-Length"]) == len(body)
+    length = int(headers.get(REPORT_BYTES_HEADER, len(body)))
+    assert AgentReport.model_validate_json(body[:length]).commit is not None
+    assert (length < len(body), len(trainer.polled)) == (both, both)
+    if both:
+        assert isinstance(parse(body[length:], MetricNames()), Reading)
 
 
 def test_a_poll_is_late_by_what_it_comes_after_ten_seconds():

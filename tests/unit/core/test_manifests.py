@@ -11,6 +11,8 @@ import yaml
 from builders import make_run, template
 from goldens import assert_golden
 
+from trainingrun_operator.agent import relay
+from trainingrun_operator.api.exchange import AGENT_CONFIG_ENV, AgentConfig
 from trainingrun_operator.core import manifests
 from trainingrun_operator.core.acceptance import complaint
 from trainingrun_operator.core.defaults import Defaults
@@ -31,6 +33,13 @@ def test_golden(case):
     assert_golden(f"children/{case}.output.yaml", made)
 
 
+def config_of(run):
+    """The configuration of the agent in a pod of the run, as the agent reads it."""
+    agent = manifests.pod_template(run, Defaults())["spec"]["initContainers"][1]
+    (config,) = [one["value"] for one in agent["env"] if one["name"] == AGENT_CONFIG_ENV]
+    return json.loads(config)
+
+
 def test_every_output_has_an_input():
     assert sorted(path.name.removesuffix(".output.yaml") for path in GOLDENS.glob("*.output.yaml")) == CASES
 
@@ -45,6 +54,54 @@ def test_the_template_that_was_seen_is_not_changed():
 def test_the_agent_has_the_resources_that_the_installation_gives_it():
     pod = manifests.pod_template(make_run(), Defaults(agent_resources=RESOURCES))["spec"]
     assert [c.get("resources") == RESOURCES for c in pod["initContainers"]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "page"),
+    [
+        pytest.param({}, "8000/metrics", id="the usual page"),
+        pytest.param({"port": 9100, "path": "/a.b/~c"}, "9100/a.b/~c", id="a page of its own"),
+        pytest.param({"path": "/"}, "8000/", id="the root"),
+        pytest.param({"path": "/" + "a" * 254}, "8000/" + "a" * 254, id="the longest path"),
+        pytest.param({"port": 65535}, "65535/metrics", id="the last port"),
+        pytest.param({"source": "Auto"}, "8000/metrics", id="a choice that the page may win"),
+        pytest.param({"source": "Push"}, None, id="what the training posts"),
+        pytest.param({"source": "Files"}, None, id="the training's files"),
+        pytest.param({"source": "Logs"}, None, id="what the training prints"),
+        pytest.param({"source": "third-party"}, None, id="a source of another package"),
+        pytest.param({"path": "/a/../b"}, None, id="a path that a client resolves"),
+        pytest.param({"path": "/.hidden"}, None, id="a name with a dot before"),
+        pytest.param({"port": 18790}, None, id="the agent's own port"),
+    ],
+)
+def test_an_agent_knows_the_one_page_that_it_reads(metrics, page):
+    config = config_of(make_run(spec={"metrics": metrics}))
+    assert config.get("metricsPage") == page
+    assert AgentConfig.parse(config).metrics_page == page
+    assert page is None or relay.page(page) is not None, "The agent reads whatever page the operator names."
+
+
+@pytest.mark.parametrize("host_network", [True, False, None])
+def test_an_agent_on_its_nodes_network_reads_no_page(host_network):
+    """At its address the node serves pages too."""
+    wanted = template()
+    wanted["spec"]["hostNetwork"] = host_network
+    config = config_of(make_run(spec={"template": wanted}))
+    assert config.get("metricsPage") == (None if host_network else "8000/metrics")
+
+
+def test_a_changed_page_is_that_of_the_next_pod():
+    """A resumed run, for example, has a Job of its new spec."""
+    before = make_run()
+    after = make_run(spec={"metrics": {"port": 9100}})
+    assert (config_of(before)["metricsPage"], config_of(after)["metricsPage"]) == ("8000/metrics", "9100/metrics")
+
+
+def test_a_configuration_of_another_release_is_read():
+    config = config_of(make_run())
+    older = {key: value for key, value in config.items() if key != "metricsPage"}
+    assert AgentConfig.parse(older).metrics_page is None
+    assert AgentConfig.parse(config | {"ofALaterRelease": {"a": [1]}}) == AgentConfig.parse(config)
 
 
 @pytest.mark.parametrize(

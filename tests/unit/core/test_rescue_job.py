@@ -98,6 +98,7 @@ def test_its_agent_is_told_what_it_does():
     _, pod = built()
     config = next(json.loads(one["value"]) for one in pod["containers"][0]["env"] if "value" in one)
     assert (config["rescues"], config["rescuesSince"], config["firstAttempt"]) == (True, "2026-01-02T03:00:00Z", 3)
+    assert "metricsPage" not in config, "Nothing trains in its pod."
     assert "restartPolicy" not in pod["containers"][0]
     assert pod["restartPolicy"] == "Never"
 

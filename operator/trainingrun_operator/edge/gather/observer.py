@@ -242,13 +242,16 @@ class Observer:
         trains = {rank: pod for rank, pod in pods.items() if due and pod.training is Training.RUNNING}
         if not pods:
             return {}, {}
+        others = {rank: pod for rank, pod in pods.items() if rank not in trains}
         with waits.for_tenant():
-            reports, readings = await asyncio.gather(
-                asyncio.gather(*(self._pages.report(pod) for pod in pods.values())),
-                asyncio.gather(*(self._pages.metrics(run, pod) for pod in trains.values())),
+            polled, reports = await asyncio.gather(
+                asyncio.gather(*(self._pages.poll(run, pod) for pod in trains.values())),
+                asyncio.gather(*(self._pages.report(pod) for pod in others.values())),
             )
-        answered = {rank: one for rank, one in zip(pods, reports, strict=True) if one is not None}
-        return answered, dict(zip(trains, readings, strict=True))
+        said = dict(zip(others, reports, strict=True))
+        said |= {rank: report for rank, (report, _) in zip(trains, polled, strict=True)}
+        answered = {rank: one for rank in pods if (one := said[rank]) is not None}
+        return answered, {rank: reading for rank, (_, reading) in zip(trains, polled, strict=True)}
 
     async def _read_gpus(self, run: Run, ranks: Sequence[Sequence[Pod]]) -> dict[int, Gpus | Failure]:
         """Read the GPUs of the pods whose training runs; nothing once a stop is decided."""

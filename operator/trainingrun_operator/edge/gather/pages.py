@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -9,13 +10,21 @@ import aiohttp
 from pydantic import ValidationError
 
 from trainingrun_operator.api import names
-from trainingrun_operator.api.exchange import REPORT_MAX_BYTES, AgentReport
+from trainingrun_operator.api.exchange import (
+    PAGE_HEADER,
+    PAGE_MAX_BYTES,
+    REPORT_BYTES_HEADER,
+    REPORT_MAX_BYTES,
+    AgentReport,
+)
 from trainingrun_operator.core.facts.rank import RefusedReport
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.calls import Api
 from trainingrun_operator.edge.metrics.source import Target
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.reading import Failure, Reading
     from trainingrun_operator.core.facts.run import Run
@@ -40,29 +49,65 @@ class PodPages:
 
     async def report(self, pod: Pod) -> AgentReport | RefusedReport | None:
         """Return the report of the pod's agent, or why what it answers is none; None: no answer."""
-        url = f"http://{pod.host}:{self._agent_port}/progress"
-        calls.count(Api.AGENT)
-        try:
-            async with self._session.get(url, timeout=self._agent_timeout, allow_redirects=False) as answer:
-                if answer.status != HTTPStatus.OK:
-                    return None
-                body = bytearray()
-                async for chunk in answer.content.iter_any():
-                    body += chunk
-                    if len(body) > REPORT_MAX_BYTES:
-                        return RefusedReport(pod.name, _too_large(answer.content_length))
-                report = AgentReport.model_validate_json(body)
-        except ValidationError as error:
-            return RefusedReport(pod.name, _invalid(error))
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return None
-        if report.pod_uid != pod.uid:
-            return RefusedReport(pod.name, f"its podUid is not {pod.uid}, the pod's own")
+        report, _ = await self._ask(pod, "")
         return report
 
-    async def metrics(self, run: Run, pod: Pod) -> Reading | Failure:
-        """Return one reading of the training's metrics."""
-        return await self._sources.read(Target(run, pod))
+    async def poll(self, run: Run, pod: Pod) -> tuple[AgentReport | RefusedReport | None, Reading | Failure]:
+        """Return the report, and one reading of the training's metrics: of the same answer, if the agent has read the page too."""
+        wanted = self._sources.page(run)
+        if not wanted:
+            return await asyncio.gather(self.report(pod), self._sources.read(Target(run, pod)))
+        report, page = await self._ask(pod, wanted)
+        return report, await self._sources.read(Target(run, pod, page))
+
+    async def _ask(self, pod: Pod, wanted: str) -> tuple[AgentReport | RefusedReport | None, bytes | None]:
+        """Return the report as `report` does, and the metrics page that is wanted with it; None: the agent has not read it."""
+        url = f"http://{pod.host}:{self._agent_port}/progress"
+        headers = {PAGE_HEADER: wanted} if wanted else None
+        body, length, whole = bytearray(), None, False
+        calls.count(Api.AGENT)
+        try:
+            async with self._session.get(
+                url, headers=headers, timeout=self._agent_timeout, allow_redirects=False
+            ) as answer:
+                if answer.status != HTTPStatus.OK:
+                    return None, None
+                length = _report_bytes(answer.headers) if wanted else None
+                limit = REPORT_MAX_BYTES if length is None else length + PAGE_MAX_BYTES
+                async for chunk in answer.content.iter_any():
+                    body += chunk
+                    if len(body) > limit:
+                        break
+                whole = (length or 0) <= len(body) <= limit
+                if length is None and not whole:
+                    return RefusedReport(pod.name, _too_large(answer.content_length)), None
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            # A page that does not come to its end takes no report with it.
+            if length is None or len(body) < length:
+                return None, None
+        report = _report(pod, body[:length])
+        # What answers for another pod has read another pod's page.
+        mine = length is not None and whole and isinstance(report, AgentReport)
+        return report, bytes(body[length:]) if mine else None
+
+
+def _report_bytes(headers: Mapping[str, str]) -> int | None:
+    """Return how much of an answer is the report; None: all of it, or what no agent says."""
+    said = headers.get(REPORT_BYTES_HEADER, "")
+    # Digits are looked at before they are a number: a long one takes long.
+    if not (said.isascii() and said.isdigit() and len(said) <= len(str(REPORT_MAX_BYTES))):
+        return None
+    return int(said) if int(said) <= REPORT_MAX_BYTES else None
+
+
+def _report(pod: Pod, body: bytearray) -> AgentReport | RefusedReport:
+    try:
+        report = AgentReport.model_validate_json(body)
+    except ValidationError as error:
+        return RefusedReport(pod.name, _invalid(error))
+    if report.pod_uid != pod.uid:
+        return RefusedReport(pod.name, f"its podUid is not {pod.uid}, the pod's own")
+    return report
 
 
 def _too_large(announced: int | None) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
+from trainingrun_operator.api.exchange import PAGE_MAX_BYTES
 from trainingrun_operator.core.facts.reading import Failure, Reading
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.calls import Api
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.edge.metrics.source import Target, Tools
 
 TIMEOUT_SECONDS: Final = 3.0
-CAP_BYTES: Final = 1 << 20
+CAP_BYTES: Final = PAGE_MAX_BYTES
 _INLINE_BYTES: Final = 1 << 16
 
 _HEADERS: Final = {"Accept": "text/plain;version=0.0.4, */*;q=0.1", "Accept-Encoding": "identity"}
@@ -64,6 +65,8 @@ class PrometheusSource:
         """See `MetricSource`."""
         spec = target.run.spec
         url = f"http://{target.pod.host}:{spec.metrics.port}{spec.metrics.path}"
+        if target.page is not None:
+            return await _parsed(target.page, url, spec.metrics.names, spec.further_values)
         return await scrape(self._session, url, spec.metrics.names, further=spec.further_values)
 
 
@@ -89,6 +92,11 @@ async def scrape(
     page = await fetch(session, url, timeout_seconds=timeout_seconds, cap_bytes=cap_bytes)
     if isinstance(page, Failure):
         return page
+    return await _parsed(page, url, wanted, further)
+
+
+async def _parsed(page: bytes, url: str, wanted: MetricNames, further: tuple[str, ...]) -> Reading | Failure:
+    """Take the reading from a page that is within the limit."""
     # Parsing holds Python's lock only for short calls: in a thread, a large page does not delay other runs.
     small = len(page) <= _INLINE_BYTES
     reading = parse(page, wanted, further) if small else await asyncio.to_thread(parse, page, wanted, further)

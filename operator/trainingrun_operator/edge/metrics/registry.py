@@ -7,6 +7,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from trainingrun_operator.core import relayed
 from trainingrun_operator.core.facts.reading import AUTO, FILES, LOGS, PROMETHEUS, PUSH, Failure, Reading
 from trainingrun_operator.edge.doors import opened
 from trainingrun_operator.edge.metrics.auto import AutoSource
@@ -18,6 +19,7 @@ from trainingrun_operator.edge.metrics.source import MetricSource
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from trainingrun_operator.core.facts.run import Run
     from trainingrun_operator.edge.metrics.source import Target, Tools
 
 GROUP: Final = "trainingrun_operator.metric_sources"
@@ -51,6 +53,13 @@ class Sources:
     def names(self) -> tuple[str, ...]:
         """The names for `spec.metrics.source`."""
         return tuple(sorted(self._made))
+
+    def page(self, run: Run) -> str:
+        """Return the metrics page that a reading of the run takes, as `exchange.PAGE_HEADER` names it; empty: none that an agent reads."""
+        metrics, known = run.spec.metrics, run.status.effective
+        chosen = known is not None and known.metrics_source_note and known.metrics_source
+        source = chosen or PROMETHEUS if metrics.source == AUTO else metrics.source
+        return relayed.page(metrics) if source == PROMETHEUS else ""
 
     async def read(self, target: Target) -> Reading | Failure:
         """Return one reading, or why there is none, within `READ_SECONDS`; never raises."""

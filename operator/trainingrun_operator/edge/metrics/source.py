@@ -30,6 +30,8 @@ class Target:
 
     run: Run
     pod: Pod
+    page: bytes | None = None
+    """The page that `Sources.page` names, as the pod's agent has read it for this poll; None: it has not, and the source asks the pod."""
 
 
 @runtime_checkable

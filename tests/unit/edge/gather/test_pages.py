@@ -1,7 +1,8 @@
-"""The report of an agent: what a pod may answer, and what of it is taken."""
+"""The report of an agent and the page that comes with it: what a pod may answer, and what of it is taken."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,13 +10,16 @@ from typing import Any, cast
 import aiohttp
 import pytest
 from aiohttp import web
-from builders import POD_UID
+from builders import POD_UID, make_run, make_status
 from cpu import quiet_seconds
 
 from trainingrun_operator.api.exchange import (
     LAGGING_MAX,
     MARKERS_MAX,
+    PAGE_HEADER,
+    PAGE_MAX_BYTES,
     PATH_MAX,
+    REPORT_BYTES_HEADER,
     REPORT_MAX_BYTES,
     TROUBLE_MAX,
     UPLOADS_MAX,
@@ -27,8 +31,14 @@ from trainingrun_operator.api.exchange import (
     MarkerSeen,
     Upload,
 )
+from trainingrun_operator.api.status import Effective
 from trainingrun_operator.core.facts.rank import RefusedReport
+from trainingrun_operator.core.facts.reading import FILES, LOGS, PROMETHEUS, Failure, Reading
+from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.gather.pages import PodPages
+from trainingrun_operator.edge.metrics.prometheus import make_session
+from trainingrun_operator.edge.metrics.registry import Sources
+from trainingrun_operator.edge.metrics.source import Tools
 
 BIG = 10**30
 
@@ -152,3 +162,196 @@ def test_a_report_of_the_longest_length_costs_some_milliseconds(field, unit):
             AgentReport.model_validate_json(body)
 
     assert quiet_seconds(parsed) < 0.02
+
+
+# -- report and metrics page in one answer ----------------------------------------------------------------------
+
+REPORT = AgentReport(pod_uid=POD_UID, files=3)
+SAID = REPORT.model_dump_json(by_alias=True).encode()
+REPORT_BYTES = len(SAID)
+RELAYED, DIRECT = b"training_loss 0.5\ntraining_step 8\n", "training_loss 0.25\ntraining_step 7\n"
+
+
+def both(body, length=REPORT_BYTES):
+    return web.Response(body=body, headers={REPORT_BYTES_HEADER: str(length)})
+
+
+class APod:
+    """A pod whose agent answers with what `answer` returns, and whose training serves `DIRECT`."""
+
+    def __init__(self, answer, direct=DIRECT):
+        self.answer, self.direct, self.wanted, self.scraped = answer, direct, [], []
+
+    async def _progress(self, request):
+        self.wanted.append(request.headers.get(PAGE_HEADER))
+        answer = self.answer(request)
+        return await answer if asyncio.iscoroutine(answer) else answer
+
+    async def _page(self, request):
+        self.scraped.append(request.path)
+        return self.direct() if callable(self.direct) else web.Response(text=self.direct)
+
+    async def poll(self, *, timeout_seconds=60.0, path="/metrics"):
+        app = web.Application()
+        app.router.add_get("/progress", self._progress)
+        app.router.add_get("/{path:.*}", self._page)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port = runner.addresses[0][1]
+        run = make_run(spec={"metrics": {"port": port, "path": path}})
+        pod: Any = SimpleNamespace(host="127.0.0.1", name="bert-0", uid=POD_UID, rank=0)
+        try:
+            async with make_session() as session:
+                pages = PodPages(
+                    session,
+                    Sources.of(Tools(session, cast("Any", None))),
+                    agent_port=port,
+                    agent_timeout_seconds=timeout_seconds,
+                )
+                return await pages.poll(run, pod)
+        finally:
+            await runner.cleanup()
+
+
+def loss_and_step(reading):
+    assert isinstance(reading, Reading), reading
+    return reading.loss, reading.step
+
+
+async def test_report_and_reading_are_of_one_answer():
+    pod, before = APod(lambda _: both(SAID + RELAYED)), calls.made()
+    report, reading = await pod.poll(path="/a/metrics")
+    assert (report, loss_and_step(reading)) == (REPORT, (0.5, 8.0))
+    assert reading.source == PROMETHEUS
+    assert not pod.scraped
+    assert len(pod.wanted) == 1
+    assert pod.wanted[0].endswith("/a/metrics")
+    assert {api: made - before[api] for api, made in calls.made().items() if made != before[api]} == {"agent": 1}
+
+
+async def test_the_largest_report_and_the_largest_page_fit_in_one_answer():
+    said = longest().model_dump_json(by_alias=True).encode()
+    said += b" " * (REPORT_MAX_BYTES - len(said))
+    page = RELAYED + b"#" * (PAGE_MAX_BYTES - len(RELAYED))
+    pod = APod(lambda _: both(said + page, len(said)))
+    report, reading = await pod.poll()
+    assert (report, loss_and_step(reading), pod.scraped) == (longest(), (0.5, 8.0), [])
+
+
+async def cut(request):
+    """A page of which half comes before the connection ends."""
+    answer = web.StreamResponse(headers={REPORT_BYTES_HEADER: str(len(SAID)), "Content-Length": str(len(SAID) + 1000)})
+    await answer.prepare(request)
+    await answer.write(SAID + RELAYED)
+    request.transport.close()
+    return answer
+
+
+async def endless(request):
+    answer = web.StreamResponse(headers={REPORT_BYTES_HEADER: str(len(SAID))})
+    await answer.prepare(request)
+    with contextlib.suppress(OSError):
+        await answer.write(SAID)
+        while True:
+            await answer.write(RELAYED * 1000)
+    return answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(lambda _: web.Response(body=SAID), id="an agent of an older release, or one that has no page"),
+        pytest.param(lambda _: both(SAID, len(SAID) + 1), id="an answer that is shorter than it says of its report"),
+        pytest.param(cut, id="a page that is cut"),
+        pytest.param(endless, id="a page without end"),
+        pytest.param(lambda _: both(SAID + b"#" * (PAGE_MAX_BYTES + 1)), id="a page that is too large"),
+    ],
+)
+async def test_without_a_whole_page_the_report_counts_and_the_training_is_asked(answer):
+    pod = APod(answer)
+    report, reading = await pod.poll()
+    assert (report, loss_and_step(reading), pod.scraped) == (REPORT, (0.25, 7.0), ["/metrics"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        pytest.param(lambda _: both(SAID + RELAYED, len(SAID) - 1), "its JSON", id="a report that is cut"),
+        pytest.param(lambda _: both(SAID + RELAYED, len(SAID) + 1), "its JSON", id="a page in the report"),
+        pytest.param(lambda _: both(RELAYED, 0), "its JSON", id="no report"),
+        pytest.param(lambda _: both(SAID + RELAYED, "1e2"), "its JSON", id="a length that is no number"),
+        pytest.param(lambda _: both(SAID + RELAYED, "-1"), "its JSON", id="a negative length"),
+        pytest.param(lambda _: both(SAID + RELAYED, "9" * 5000), "its JSON", id="a length of many digits"),
+        pytest.param(lambda _: both(SAID + RELAYED, "\u0663"), "its JSON", id="a digit of another script"),
+        pytest.param(lambda _: both(SAID + RELAYED, REPORT_MAX_BYTES + 1), "its JSON", id="more than a report has"),
+        pytest.param(
+            lambda _: both(SAID.replace(POD_UID.encode(), b"other") + RELAYED, len(SAID) - len(POD_UID) + 5),
+            "podUid is not",
+            id="the report of another pod, with another pod's page",
+        ),
+        pytest.param(lambda _: web.Response(status=500, body=SAID + RELAYED), None, id="an error"),
+    ],
+)
+async def test_a_page_counts_only_behind_a_report_that_counts(answer, why):
+    pod = APod(answer)
+    report, reading = await pod.poll()
+    if why is None:
+        assert not isinstance(report, AgentReport)
+    else:
+        assert isinstance(report, RefusedReport)
+        assert why in report.why
+    assert (loss_and_step(reading), pod.scraped) == ((0.25, 7.0), ["/metrics"])
+
+
+async def test_an_agent_that_hangs_costs_its_time_and_the_training_is_asked():
+    pod = APod(lambda _: asyncio.sleep(3600))
+    report, reading = await pod.poll(timeout_seconds=0.2)
+    assert (report, loss_and_step(reading), pod.scraped) == (None, (0.25, 7.0), ["/metrics"])
+
+
+async def test_a_failure_is_told_as_if_the_agent_had_not_been_asked():
+    pod = APod(lambda _: web.Response(body=SAID), lambda: web.Response(status=503))
+    report, reading = await pod.poll()
+    assert report == REPORT
+    assert isinstance(reading, Failure)
+    assert reading.reason == "HTTPStatus"
+
+
+@pytest.mark.parametrize(
+    ("page", "reason"),
+    [
+        (b"", "NoSuchMetric"),
+        (b"\xff\xfe", "NoSuchMetric"),
+        (b'loss{rank="0"} 1\nloss{rank="1"} 2\n', "AmbiguousSeries"),
+        (b"xloss\n" * 20_000, "TooManySeries"),
+    ],
+)
+async def test_a_page_that_says_nothing_is_told_as_one_that_was_asked_for(page, reason):
+    pod = APod(lambda _: both(SAID + page))
+    _, reading = await pod.poll()
+    assert isinstance(reading, Failure)
+    assert (reading.reason, pod.scraped) == (reason, [])
+
+
+@pytest.mark.parametrize(
+    ("metrics", "wanted"),
+    [
+        pytest.param({}, True, id="the metrics page"),
+        pytest.param({"source": "Auto"}, True, id="a choice that is not made"),
+        pytest.param({"source": "Auto", "chosen": PROMETHEUS}, True, id="the page was chosen"),
+        pytest.param({"source": "Auto", "chosen": LOGS}, False, id="another source was chosen"),
+        pytest.param({"source": FILES}, False, id="the training's files"),
+        pytest.param({"source": "third-party"}, False, id="a source of another package"),
+        pytest.param({"path": "/a/../b"}, False, id="a path that a client resolves"),
+        pytest.param({"path": "/.hidden"}, False, id="a name with a dot before"),
+        pytest.param({"path": "/a.b/metrics.txt"}, True, id="names with dots"),
+        pytest.param({"port": 18790}, False, id="the agent's own port"),
+    ],
+)
+def test_the_page_is_asked_for_where_a_reading_takes_it(metrics, wanted):
+    chosen = metrics.pop("chosen", "")
+    effective = Effective(metrics_source=chosen, metrics_source_note="It is the first.") if chosen else None
+    run = make_run(spec={"metrics": metrics}, status=make_status(effective=effective))
+    page = Sources.of(Tools(cast("Any", None), cast("Any", None))).page(run)
+    assert page == (f"{run.spec.metrics.port}{run.spec.metrics.path}" if wanted else "")

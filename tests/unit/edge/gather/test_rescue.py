@@ -75,7 +75,7 @@ class Pages:
     async def report(self, pod):
         return make_agent(pod_uid=pod.uid)
 
-    async def metrics(self, run, pod):
+    async def poll(self, run, pod):
         raise AssertionError("nothing trains in a rescue pod")
 
 
