@@ -20,8 +20,8 @@ MANY_EPOCHS = ("--epochs", "60", "--batch", "36", "--step-seconds", "0.1")
 """Of four seconds: the first one is seen, and then how long the rest will take."""
 ONE_EPOCH = ("--epochs", "1", "--batch", "2", "--step-seconds", "0.1")
 """The final one from the beginning: a stall would be counted."""
-STEPS = ("--epochs", "3", "--batch", "72", "--step-seconds", "0.1", "--linger", "600")
-"""And then nothing more. Without a number of epochs, nothing says that it is complete."""
+STEPS = ("--epochs", "3", "--batch", "72", "--step-seconds", "0.1", "--reads", "2", "--linger", "600")
+"""And then nothing more, once the operator has read an earlier step. Without a number of epochs, nothing says that it is complete."""
 BOARDS = REPOSITORY / "charts" / "trainingrun-operator" / "files" / "dashboards"
 RUNBOOKS = REPOSITORY / "docs" / "runbooks"
 WITHOUT_EXPORTER = frozenset({"trainingrun_idle_since_timestamp_seconds"})

@@ -6,8 +6,21 @@ import pytest
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-# The operator must have seen it advance. Without a number of epochs, nothing says that it is complete.
-STEPS = ("--epochs", "3", "--batch", "72", "--step-seconds", "0.2", "--save-every", "20", "--linger", "600")
+# Before the last step the operator has read an earlier one. Without a number of epochs, nothing says that it is complete.
+STEPS = (
+    "--epochs",
+    "3",
+    "--batch",
+    "72",
+    "--step-seconds",
+    "0.1",
+    "--save-every",
+    "20",
+    "--reads",
+    "2",
+    "--linger",
+    "600",
+)
 ENDLESS = {"names": {"totalEpochs": ["no_such_total"]}}
 
 

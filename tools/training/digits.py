@@ -188,6 +188,7 @@ class MetricsPage:
     def __init__(self, port: int, fault: str, fault_from: int) -> None:
         self.fault, self.fault_from = fault, fault_from
         self.active = fault if fault_from <= 0 else ""
+        self.reads = 0
         self.registry = CollectorRegistry()
         self.loss = Gauge("training_loss", "Mean cross-entropy over the training set", registry=self.registry)
         self.step = Gauge("training_step", "Optimizer steps taken", registry=self.registry)
@@ -226,6 +227,7 @@ class MetricsPage:
 
     def answer(self) -> bytes:
         """The page as one scrape sees it."""
+        self.reads += 1
         if self.active == "hang":
             time.sleep(3600)
         page = generate_latest(self.registry)
@@ -262,6 +264,8 @@ class Training:
             if self.termination.asked:
                 return self.leave_on_signal()
             time.sleep(self.options.step_seconds)
+            while self.metrics.reads < self.options.reads and step == self.total_steps and not self.stop_requested():
+                time.sleep(0.1)
             take_step(self.weights, self.data.pixels[chosen], self.data.labels[chosen], self.options.learning_rate)
             self.step, self.loss = step, mean_loss(self.weights, self.data)
             self.report()
@@ -378,6 +382,9 @@ def arguments() -> argparse.Namespace:
         "scenarios of the e2e tests", "ways in which other trainings behave or fail; none is needed to train"
     )
     test.add_argument("--linger", type=float, default=0, metavar="SECONDS", help="stay, idle, after the last step")
+    test.add_argument(
+        "--reads", type=int, default=0, metavar="N", help="take the last step once /metrics was read N times"
+    )
     test.add_argument("--exit-code", type=int, default=0, metavar="N", help="leave with N after the last step")
     test.add_argument("--crash-at-step", type=int, metavar="N", help="exit 1 after step N, unless resumed")
     test.add_argument("--marker", metavar="FILE", help="write FILE into the checkpoint directory after the last step")
