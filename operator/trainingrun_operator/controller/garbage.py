@@ -23,8 +23,10 @@ THRESHOLDS: Final = (700, 10, 3)
 """Of `gc.set_threshold`: the first two are Python's. At most 700 x 11 x 4 new objects wait for a full collection; a busy core takes 0.6 us for each."""
 SHORT_OF_MEMORY: Final = 0.85
 """Share of the memory limit above which a full collection visits everything."""
-THAW_SECONDS: Final = 60
-"""Between two of those."""
+GROWTH: Final = 0.05
+"""Share of the memory limit by which memory has grown since the last of those: one that found little garbage is not repeated, as it takes a second."""
+THAW_SECONDS: Final = 600
+"""Between two of those without growth: freed memory is used again before the process grows."""
 UNLIMITED_BYTES: Final = 2**30
 """Taken for the limit of a container that has none."""
 LIMITS: Final[tuple[Path, ...]] = (
@@ -65,6 +67,8 @@ class Garbage:
     resident: Callable[[], int] = resident_bytes
     clock: Callable[[], float] = time.monotonic
     _thawed: float = float("-inf")
+    _resident: int = 0
+    """Memory when everything was last visited; 0: never."""
 
     def install(self) -> None:
         """Collect now, leave out everything that is in memory, and go on so after each full collection."""
@@ -78,10 +82,14 @@ class Garbage:
         if phase != "stop" or info["generation"] != 2:  # noqa: PLR2004 - the oldest
             return
         if self._is_short():
-            self._thawed = self.clock()
             gc.unfreeze()
         elif len(gc.get_objects(generation=2)) > KEPT_MAX:
             gc.freeze()
 
     def _is_short(self) -> bool:
-        return self.resident() > self.limit * SHORT_OF_MEMORY and self.clock() - self._thawed > THAW_SECONDS
+        resident = self.resident()
+        grown = resident >= self._resident + self.limit * GROWTH
+        if resident <= self.limit * SHORT_OF_MEMORY or not (grown or self.clock() - self._thawed >= THAW_SECONDS):
+            return False
+        self._resident, self._thawed = resident, self.clock()
+        return True

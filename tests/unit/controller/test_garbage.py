@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from trainingrun_operator.controller import garbage
-from trainingrun_operator.controller.garbage import KEPT_MAX, THRESHOLDS
+from trainingrun_operator.controller.garbage import KEPT_MAX, THRESHOLDS, Garbage
 
 TESTS = Path(__file__).parents[2]
 NEW_MAX = THRESHOLDS[0] * (THRESHOLDS[1] + 1) * (THRESHOLDS[2] + 1)
@@ -128,6 +128,26 @@ def test_garbage_in_cycles_that_was_left_out_is_freed_before_memory_runs_out():
     """Each turn drops 4 MB in cycles, and has so many objects that full collections leave them out while they live."""
     assert in_a_process(START, CHURN, arguments=("60", "4096")) > 64, "garbage that was left out stays"
     assert in_a_process(START, CHURN, arguments=("400", "64")) < 128
+
+
+def test_everything_is_visited_again_once_memory_has_grown_or_after_a_long_time():
+    """A visit of everything takes a second: one that frees little is not repeated while nothing changes."""
+    limit, memory, now = 1000, 0, 0.0
+    found = Garbage(limit=limit, resident=lambda: memory, clock=lambda: now)
+
+    def visits(used, at):
+        nonlocal memory, now
+        memory, now = used, at
+        return found._is_short()
+
+    assert not visits(850, 0), "There is enough."
+    assert visits(851, 1)
+    assert not visits(851, 599)
+    assert not visits(900, 600)
+    assert visits(901, 600), "It has grown by a twentieth of the limit."
+    assert not visits(860, 1199)
+    assert visits(860, 1200), "Long after."
+    assert not visits(840, 9999)
 
 
 @pytest.mark.parametrize(
