@@ -29,6 +29,8 @@ class Held:
 
     def __init__(self) -> None:
         self.callbacks = 0
+        self.over = False
+        """No run waits for the loop any more."""
         self.worst: list[tuple[float, int, str]] = []
         self._collecting = 0.0
         self._collected = 0.0
@@ -50,11 +52,23 @@ class Held:
 
         asyncio.Handle._run = timed  # type: ignore[method-assign,assignment]
 
+    def until_the_term_ends(self) -> None:
+        """Measure no longer once the operator has stopped looking at runs and gives its Lease back."""
+        from trainingrun_operator.controller.main import Term  # noqa: PLC0415 - after the loop is measured
+
+        end = Term.end
+
+        async def ended(term: Term) -> None:
+            await end(term)
+            self.over = True
+
+        Term.end = ended  # type: ignore[method-assign,assignment]
+
     def note(self, seconds: float, handle: asyncio.Handle) -> None:
         """Keep it if it is one of the longest."""
         self.callbacks += 1
-        if self.callbacks == 1:
-            # It builds the operator: nothing waits for an answer yet.
+        if self.callbacks == 1 or self.over:
+            # It builds the operator, or takes it apart.
             return
         if len(self.worst) < WORST or seconds > self.worst[0][0]:
             kept = (
@@ -94,6 +108,7 @@ def main() -> int:
     if path:
         atexit.register(held.dump, Path(path))
         held.install()
+        held.until_the_term_ends()
     sys.argv[1:] = ["operator"]
     from trainingrun_operator.__main__ import main as operator  # noqa: PLC0415 - after the loop is measured
 

@@ -15,6 +15,7 @@ from kopf._cogs.clients.errors import APIForbiddenError
 from trainingrun_operator.api import names
 from trainingrun_operator.api.status import ORDER
 from trainingrun_operator.controller.stateless import NoDiffBase, NoMemories, NoProgress
+from trainingrun_operator.controller.turns import in_turns
 from trainingrun_operator.edge.apiserver.watched import SlimResponse
 from trainingrun_operator.edge.cache import version
 from trainingrun_operator.edge.kube import KubeError
@@ -311,7 +312,10 @@ class Watch:
             for uid, run in self._cache.runs.items()
             if uid in known and uid not in listed and run["metadata"]["namespace"] not in self._refused
         ]
-        for uid, run in listed.items():
+        async for uid, run in in_turns(listed.items()):
+            if uid in known and uid not in self._cache.runs:
+                # An event has told of its deletion since.
+                continue
             if version(run) < known.get(uid, 0):
                 # A list is at least as new as what was known before the request, unless the whole cluster was restored.
                 log.warning("the API server returned an older state, as after a restore; using the list")

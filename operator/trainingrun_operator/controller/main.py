@@ -21,6 +21,7 @@ from trainingrun_operator.controller.garbage import Garbage
 from trainingrun_operator.controller.lease import Lease
 from trainingrun_operator.controller.reconciler import Reconciler
 from trainingrun_operator.controller.scheduler import Scheduler
+from trainingrun_operator.controller.turns import in_turns
 from trainingrun_operator.core.signature import keys_of
 from trainingrun_operator.edge import calls
 from trainingrun_operator.edge.background.curve import CurveWriter
@@ -50,8 +51,6 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.settings import Settings
 
-FORGOTTEN_AT_ONCE: Final = 16
-"""Runs whose memory is freed in one turn of the loop."""
 BEAT_MAX_SECONDS: Final = 30
 """Scheduler or Lease candidate count as stuck after this time without a beat."""
 NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -218,10 +217,8 @@ class Term:
         """Stop; returns when no look is running."""
         await self.scheduler.stop()
         # To free the memory of thousands of runs takes longer than the loop may be held.
-        for number, uid in enumerate(tuple(self.reconciler.known), 1):
+        async for uid in in_turns(self.reconciler.known):
             self.reconciler.forget(uid)
-            if number % FORGOTTEN_AT_ONCE == 0:
-                await asyncio.sleep(0)
         self.reconciler.forget_all()
 
 

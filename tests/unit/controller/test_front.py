@@ -18,6 +18,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.controller import front
 from trainingrun_operator.controller.front import Watch
 from trainingrun_operator.controller.stateless import NoMemories
+from trainingrun_operator.controller.turns import AT_ONCE
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.kube import Connection, Kube, KubeError
 
@@ -375,6 +376,25 @@ async def test_a_list_that_fails_makes_nobody_ready_and_forgets_nobody(place):
         await place.watch.relist()
     assert not place.watch.listed
     assert RUN_UID in place.cache.runs
+
+
+async def test_a_run_whose_deletion_is_told_during_the_list_is_not_taken_from_it(place):
+    await place.watch.on_run(event(run_at(7)))
+    place.lists.lists = [[run_at(7)]]
+    place.lists.meanwhile = lambda: place.watch.take_run(run_at(8), deleted=True)
+    await place.watch.relist()
+    assert not place.cache.runs
+
+
+async def test_others_have_their_turn_while_many_runs_are_compared(place):
+    place.lists.lists = [[run_at(7, uid=f"uid-{number}") for number in range(200)]]
+    listing, most = asyncio.create_task(place.watch.relist()), 0
+    while not listing.done():
+        before = len(place.cache.runs)
+        await asyncio.sleep(0)
+        most = max(most, len(place.cache.runs) - before)
+    assert len(place.cache.runs) == 200
+    assert most <= AT_ONCE
 
 
 async def test_a_list_finds_a_missed_addition(place):
