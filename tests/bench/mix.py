@@ -169,6 +169,7 @@ def operator_env(place: Path, api: str) -> dict[str, str]:
     return {
         **_python(),
         "KUBECONFIG": str(place / "kubeconfig"),
+        "MALLOC_ARENA_MAX": "2",
         "TRAININGRUN_ALLOWED_DESTINATIONS": json.dumps([{"endpoint": f"{s}://127.0.0.1:*"} for s in ("http", "https")]),
         "TRAININGRUN_RELEASE_NODES": "false",
         "TRAININGRUN_PORT": "0",
