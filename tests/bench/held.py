@@ -44,11 +44,13 @@ class Held:
 
         def timed(handle: asyncio.Handle) -> None:
             self._collected = 0.0
+            # A callback that cancels its own handle leaves no name there.
+            callback = handle._callback  # type: ignore[attr-defined]
             began = time.thread_time()
             try:
                 run(handle)
             finally:
-                self.note(time.thread_time() - began, handle)
+                self.note(time.thread_time() - began, callback)
 
         asyncio.Handle._run = timed  # type: ignore[method-assign,assignment]
 
@@ -64,7 +66,7 @@ class Held:
 
         Term.end = ended  # type: ignore[method-assign,assignment]
 
-    def note(self, seconds: float, handle: asyncio.Handle) -> None:
+    def note(self, seconds: float, callback: object) -> None:
         """Keep it if it is one of the longest."""
         self.callbacks += 1
         if self.callbacks == 1 or self.over:
@@ -74,7 +76,7 @@ class Held:
             kept = (
                 seconds,
                 self.callbacks,
-                f"{_name(handle)}, {self._collected * 1e3:.0f} ms of it collecting garbage",
+                f"{_name(callback)}, {self._collected * 1e3:.0f} ms of it collecting garbage",
             )
             (heapq.heappush if len(self.worst) < WORST else heapq.heapreplace)(self.worst, kept)
 
@@ -94,8 +96,7 @@ class Held:
         path.write_text(json.dumps(said), encoding="utf-8")
 
 
-def _name(handle: asyncio.Handle) -> str:
-    callback = handle._callback  # type: ignore[attr-defined]
+def _name(callback: object) -> str:
     task = getattr(callback, "__self__", None)
     return f"{task.get_name()} {task.get_coro()}" if isinstance(task, asyncio.Task) else repr(callback)
 
