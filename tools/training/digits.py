@@ -41,6 +41,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 HIDDEN = 64  # units of the hidden layer
 TRAINED_ON = 1440  # digits; the other 357 are held out for the accuracy
 STOP_FILE = "STOP_TRAINING"
+ORDERS = Path("/dev/shm")  # noqa: S108 - the only folder that every container may write to; nothing in it is saved
 TERMINATED = 128 + signal.SIGTERM
 FAULTS = ("nan", "inf", "zero", "unset", "filtered", "ranks", "missing", "huge", "hang")
 
@@ -188,7 +189,10 @@ class MetricsPage:
     def __init__(self, port: int, fault: str, fault_from: int) -> None:
         self.fault, self.fault_from = fault, fault_from
         self.active = fault if fault_from <= 0 else ""
-        self.reads = 0
+        # Made once: on a busy machine it takes longer than a scrape may.
+        lines = (b'other_metric{number="%d"} 1\n' % number for number in range(330_000 if fault == "huge" else 0))
+        self.bulk = b"".join(lines)
+        self.published = self.read = 0  # the newest step on the page, and the newest that was read from it
         self.registry = CollectorRegistry()
         self.loss = Gauge("training_loss", "Mean cross-entropy over the training set", registry=self.registry)
         self.step = Gauge("training_step", "Optimizer steps taken", registry=self.registry)
@@ -224,19 +228,20 @@ class MetricsPage:
         self.step.set(step)
         self.epoch.set(epoch)
         self.total_epochs.set(epochs)
+        self.published = step
 
     def answer(self) -> bytes:
         """The page as one scrape sees it."""
-        self.reads += 1
         if self.active == "hang":
             time.sleep(3600)
-        page = generate_latest(self.registry)
+        published, page = self.published, generate_latest(self.registry)
+        self.read = max(self.read, published)
         if self.active == "missing":
             return b"".join(line for line in page.splitlines(keepends=True) if b"training_loss" not in line)
         if self.active == "ranks":
             return page.replace(b"\ntraining_loss ", b'\ntraining_loss{rank="1"} 0.1\ntraining_loss{rank="0"} ')
         if self.active == "huge":
-            return b"".join(b'other_metric{number="%d"} 1\n' % number for number in range(330_000)) + page
+            return self.bulk + page
         return page
 
 
@@ -259,20 +264,20 @@ class Training:
         """Train to the end, or until somebody says stop; the exit code."""
         resumed = self.resume()
         for step, chosen in batches(self.options.seed, self.options.batch, self.step + 1, self.total_steps):
+            while self.must_stay() and not (self.stop_requested() or self.termination.asked):
+                time.sleep(0.05)
             if self.stop_requested():
                 return self.leave_early()
             if self.termination.asked:
                 return self.leave_on_signal()
             time.sleep(self.options.step_seconds)
-            while self.metrics.reads < self.options.reads and step == self.total_steps and not self.stop_requested():
-                time.sleep(0.1)
             take_step(self.weights, self.data.pixels[chosen], self.data.labels[chosen], self.options.learning_rate)
             self.step, self.loss = step, mean_loss(self.weights, self.data)
             self.report()
             if step == self.options.crash_at_step and not resumed:
                 print(f"crash at step {step}, as asked", file=sys.stderr, flush=True)
                 return 1
-            if step % self.options.save_every == 0:
+            if self.is_to_save(step):
                 self.save()
             if step % self.steps_per_epoch == 0 and self.options.evaluate_seconds:
                 print(f"evaluation after epoch {self.epoch}", flush=True)
@@ -302,6 +307,15 @@ class Training:
         if self.step % self.options.log_every == 0 or self.step == self.total_steps:
             progress = f"step {self.step}/{self.total_steps} epoch {self.epoch}/{self.options.epochs}"
             print(f"{progress} loss {self.loss:.4f}", flush=True)
+
+    def must_stay(self) -> bool:
+        """Whether the options ask to make no step further yet."""
+        unread = 0 < self.step <= self.options.reads and self.metrics.read < self.step
+        return unread or (self.step in self.options.hold_at and not ordered("go"))
+
+    def is_to_save(self, step: int) -> bool:
+        """Whether a checkpoint of this step is due."""
+        return ordered("save") if self.options.save_when_told else step % self.options.save_every == 0
 
     def stop_requested(self) -> bool:
         """Whether a stop file lies in one of its two places."""
@@ -349,6 +363,14 @@ class Training:
         return int(self.options.exit_code)
 
 
+def ordered(what: str) -> bool:
+    """Whether a test has written this order. It is taken away, so that it counts once."""
+    with contextlib.suppress(FileNotFoundError):
+        (ORDERS / what).unlink()
+        return True
+    return False
+
+
 def score(folder: Path) -> dict[str, float]:
     """What a checkpoint is worth, recomputed: equals what the training wrote into its trainer_state.json."""
     data = Digits.load()
@@ -383,7 +405,20 @@ def arguments() -> argparse.Namespace:
     )
     test.add_argument("--linger", type=float, default=0, metavar="SECONDS", help="stay, idle, after the last step")
     test.add_argument(
-        "--reads", type=int, default=0, metavar="N", help="take the last step once /metrics was read N times"
+        "--reads", type=int, default=0, metavar="N", help="stay at each of the first N steps until /metrics was read"
+    )
+    test.add_argument(
+        "--hold-at",
+        type=int,
+        nargs="+",
+        default=(),
+        metavar="STEP",
+        help=f"stay at each of these steps until somebody writes {ORDERS}/go",
+    )
+    test.add_argument(
+        "--save-when-told",
+        action="store_true",
+        help=f"save when somebody has written {ORDERS}/save, and at the end, in place of every few steps",
     )
     test.add_argument("--exit-code", type=int, default=0, metavar="N", help="leave with N after the last step")
     test.add_argument("--crash-at-step", type=int, metavar="N", help="exit 1 after step N, unless resumed")
