@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from e2e.api import JSON_PATCH
 from e2e.ground import CLOUD_NAMESPACE, OPERATOR, OPERATOR_NAMESPACE
-from e2e.runs import unique
+from e2e.runs import WAIT_SECONDS, unique
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,33 +18,8 @@ if TYPE_CHECKING:
     from e2e.api import Api, Json
     from e2e.runs import Run, Space
 
-PORT = 9443
-# Bytes pass as they are: TLS is between the two ends, whose certificate names every Service of this namespace.
-# Of the peers in SLOW, each request waits: of what a client sends, only its first record of all, number 22, is none.
-FORWARD = f"""
-import asyncio, os
-SLOW = os.environ["SLOW"].split()
-SECONDS = float(os.environ["SECONDS"])
-async def pour(reader, writer, slow=False):
-    try:
-        while data := await reader.read(65536):
-            if slow and data[0] != 22:
-                await asyncio.sleep(SECONDS)
-            writer.write(data)
-            await writer.drain()
-    except OSError:
-        pass
-    finally:
-        writer.close()
-async def serve(reader, writer):
-    there = await asyncio.open_connection("s3.{CLOUD_NAMESPACE}.svc", 443)
-    slow = writer.get_extra_info("peername")[0] in SLOW
-    await asyncio.gather(pour(reader, there[1], slow), pour(there[0], writer))
-async def main():
-    server = await asyncio.start_server(serve, "0.0.0.0", {PORT})
-    await server.serve_forever()
-asyncio.run(main())
-"""
+SCRIPT = Path(__file__).parent / "in_pod" / "s3_proxy.py"
+PORT, CONTROL_PORT = 9443, 9444
 
 
 @dataclass
@@ -59,11 +36,13 @@ class S3Proxy:
             "metadata": {"name": proxy.name},
             "spec": {"selector": {"e2e-proxy": proxy.name}, "ports": [{"port": 443, "targetPort": PORT}]},
         }
-        space.api.create(f"/api/v1/namespaces/{CLOUD_NAMESPACE}/services", service)
-        space.undo.append(lambda: space.api.delete(f"/api/v1/namespaces/{CLOUD_NAMESPACE}/services/{proxy.name}"))
-        # A second later than the service is enough for the runs' own end: they proceed without a bucket.
-        space.undo.append(proxy.cut)
-        proxy.mend()
+        services = f"/api/v1/namespaces/{CLOUD_NAMESPACE}/services"
+        space.api.create(services, service)
+        space.undo.append(lambda: space.api.delete(f"{services}/{proxy.name}"))
+        # The runs are told before to end without a bucket.
+        space.undo.append(lambda: space.api.delete(proxy._pod, gracePeriodSeconds=0))
+        space.api.create(proxy._pods, proxy._body())
+        proxy._wait_endpoint()
         return proxy
 
     @property
@@ -71,25 +50,33 @@ class S3Proxy:
         """What a run writes as its endpointURL."""
         return f"https://{self.name}.{CLOUD_NAMESPACE}.svc"
 
+    def cut(self) -> None:
+        """End every connection and refuse new ones; returns when it is so."""
+        self._control("cut")
+
+    def slow_down(self, peers: list[str], seconds: float) -> None:
+        """End every connection, and have every request of the clients at these addresses wait for so long; everybody else's pass as they are."""
+        self._control(f"slow?{urlencode({'seconds': seconds, 'peer': peers}, doseq=True)}")
+
+    def mend(self) -> None:
+        """Let bytes through again; returns when it is so."""
+        self._control("open")
+
+    def _control(self, what: str) -> None:
+        self.space.api.call("POST", f"{self._pod}:{CONTROL_PORT}/proxy/{what}")
+
     @property
     def _pods(self) -> str:
         return f"/api/v1/namespaces/{CLOUD_NAMESPACE}/pods"
 
-    def cut(self) -> None:
-        """End every connection and refuse new ones; returns when it is so."""
-        for pod in self.space.api.list(self._pods, labelSelector=f"e2e-proxy={self.name}"):
-            self.space.api.delete(f"{self._pods}/{pod['metadata']['name']}", gracePeriodSeconds=0)
-        self._wait_endpoints(ready=False)
+    @property
+    def _pod(self) -> str:
+        return f"{self._pods}/{self.name}"
 
-    def slow_down(self, peers: list[str], seconds: float) -> None:
-        """Have every request of the clients at these addresses wait for so long; everybody else's pass as they are."""
-        self.cut()
-        self.mend(SLOW=" ".join(peers), SECONDS=str(seconds))
-
-    def mend(self, **env: str) -> None:
-        """Let bytes through again; returns when it is so."""
-        pod = {
-            "metadata": {"name": unique(self.name), "labels": {"e2e-proxy": self.name}},
+    def _body(self) -> Json:
+        env = {"SERVER": f"s3.{CLOUD_NAMESPACE}.svc", "PORT": str(PORT), "CONTROL_PORT": str(CONTROL_PORT)}
+        return {
+            "metadata": {"name": self.name, "labels": {"e2e-proxy": self.name}},
             "spec": {
                 "enableServiceLinks": False,
                 "automountServiceAccountToken": False,
@@ -100,28 +87,25 @@ class S3Proxy:
                         "name": "forward",
                         "image": self.space.ground.training_image,
                         "imagePullPolicy": "IfNotPresent",
-                        "command": ["python3", "-u", "-c", FORWARD],
-                        "env": [
-                            {"name": key, "value": value} for key, value in ({"SLOW": "", "SECONDS": "0"} | env).items()
-                        ],
-                        "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
+                        "command": ["python3", "-u", "-c", SCRIPT.read_text()],
+                        "env": [{"name": key, "value": value} for key, value in env.items()],
+                        # It is ready also while it is cut: clients are refused by it, and by no rule of the network that takes its time.
+                        "readinessProbe": {"tcpSocket": {"port": CONTROL_PORT}, "periodSeconds": 1},
                     }
                 ],
             },
         }
-        self.space.api.create(self._pods, pod)
-        self._wait_endpoints(ready=True)
 
-    def _wait_endpoints(self, *, ready: bool) -> None:
+    def _wait_endpoint(self) -> None:
         def fits(piece: Json | None) -> bool:
             ends = (piece or {}).get("endpoints") or ()
-            return ready == any((end.get("conditions") or {}).get("ready") for end in ends)
+            return any((end.get("conditions") or {}).get("ready") for end in ends)
 
         self.space.api.wait(
             f"/apis/discovery.k8s.io/v1/namespaces/{CLOUD_NAMESPACE}/endpointslices",
             fits,
-            f"the way to S3 is {'open' if ready else 'closed'}",
-            60,
+            "the way to S3 is open",
+            WAIT_SECONDS,
             selector=f"kubernetes.io/service-name={self.name}",
         )
 
@@ -133,14 +117,14 @@ def scale(api: Api, replicas: int) -> None:
     if replicas == 0:
         pods = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods"
         selector = f"app.kubernetes.io/instance={OPERATOR}"
-        api.wait(pods, lambda pod: pod is None, "the operator is gone", 60, selector=selector)
+        api.wait(pods, lambda pod: pod is None, "the operator is gone", WAIT_SECONDS, selector=selector)
         return
 
     def ready(deployment: Json | None) -> bool:
         status = (deployment or {}).get("status") or {}
         return bool(status.get("readyReplicas", 0) == replicas)
 
-    api.wait(deployments, ready, "the operator is ready", 90, name=OPERATOR)
+    api.wait(deployments, ready, "the operator is ready", WAIT_SECONDS, name=OPERATOR)
 
 
 def kill_container(run: Run, container: str) -> None:
@@ -159,7 +143,7 @@ def signal_container(space: Space, pod: Json, container: str, signal: str) -> No
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=WAIT_SECONDS,
     )
     assert done.returncode == 0, f"{signal} did not reach {container} on node {node}: {done.stderr}"
 
