@@ -9,9 +9,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+SECONDS = 120
+"""For what should be so soon; generous, because many tests share two cores."""
 
 
-def eventually(look: Callable[[], T | None], sentence: str, timeout: float = 30, *, every: float = 0.25) -> T:
+def eventually(look: Callable[[], T | None], sentence: str, timeout: float = SECONDS, *, every: float = 0.25) -> T:
     """Look until the answer is true. Returns the answer; times in seconds.
 
     Raises:

@@ -29,8 +29,11 @@ JSON_PATCH = "application/json-patch+json"
 APPLY = "application/apply-patch+yaml"
 
 RUNS = "/apis/trainingrun.dev/v1alpha1"
-LINE_SECONDS = 120
+LINE_SECONDS = 300
 """For a line that a training should write soon; generous, because many tests share two cores."""
+ANSWER_SECONDS = 90
+BUSY, BUSY_SECONDS, TRIES = (429, 500, 503, 504), 1.0, 6
+"""What a busy API server answers; the pause before something is read again, and how often it is read."""
 
 
 class ApiError(Exception):
@@ -46,6 +49,10 @@ class ApiError(Exception):
         self.message = str(said.get("message", ""))
         self.causes = list((said.get("details") or {}).get("causes") or ())
         super().__init__(f"{status} {self.reason}: {self.message}")
+
+
+class TooOldError(Exception):
+    """What came after a resourceVersion is not known any more: a list says what is."""
 
 
 class Api:
@@ -70,7 +77,18 @@ class Api:
     def call(
         self, method: str, path: str, body: Any = None, content_type: str = "application/json", **params: str
     ) -> str:
-        with self._open(method, path, body, content_type, 30, **params) as answer:
+        reads = method == "GET" and not {"proxy", "log"} & set(path.split("/"))
+        for _ in range(TRIES - 1 if reads else 0):
+            try:
+                return self._call(method, path, body, content_type, **params)
+            except ApiError as error:
+                if error.status not in BUSY:
+                    raise
+                time.sleep(BUSY_SECONDS)
+        return self._call(method, path, body, content_type, **params)
+
+    def _call(self, method: str, path: str, body: Any, content_type: str, **params: str) -> str:
+        with self._open(method, path, body, content_type, ANSWER_SECONDS, **params) as answer:
             text = answer.read().decode(errors="replace")
         if answer.status >= 400:
             raise ApiError(answer.status, text)
@@ -127,20 +145,30 @@ class Api:
     # -- waiting -------------------------------------------------------------------------------------------
 
     def watch(self, path: str, version: str, seconds: float, **params: str) -> Iterator[tuple[str, Json]]:
-        """Events after a resourceVersion, until the time is up or the server ends the watch."""
+        """Events after a resourceVersion, until the time is up or the watch ends.
+
+        Raises:
+            TooOldError: the server does not know any more what came after that version.
+        """
         asked = {
             **params,
             "watch": "true",
             "resourceVersion": version,
             "timeoutSeconds": str(max(1, int(seconds))),
         }
-        with self._open("GET", path, None, "application/json", seconds + 10, **asked) as answer:
+        # Whatever breaks it off, also within a line, ends it.
+        with (
+            contextlib.suppress(OSError, http.client.HTTPException, ValueError),
+            self._open("GET", path, None, "application/json", seconds + 10, **asked) as answer,
+        ):
+            if answer.status == 410 or answer.status in BUSY:
+                raise TooOldError
             if answer.status >= 400:
                 raise ApiError(answer.status, answer.read().decode(errors="replace"))
             while line := answer.readline():
                 event = json.loads(line)
                 if event["type"] == "ERROR":
-                    return  # too old: the caller lists again
+                    raise TooOldError
                 yield event["type"], event["object"]
 
     def wait(
@@ -152,34 +180,50 @@ class Api:
         *,
         name: str = "",
         selector: str = "",
+        since: str = "",
     ) -> Json | None:
         """Watch the object of this name (or any object of this label selector) until `fits` of it is true; None stands for its absence.
+
+        With `since`, a resourceVersion, also if it was true at any time after that, and is not any more.
 
         Raises:
             AssertionError: it never was; with the sentence and the object as it was seen last.
         """
         params = {"fieldSelector": f"metadata.name={name}"} if name else {"labelSelector": selector}
-        deadline = time.monotonic() + timeout
         last: Json | None = None
-        while True:
-            listed = self.request("GET", collection, **params)
-            found: list[Json | None] = listed["items"] or [None]
-            for last in found:
-                if fits(last):
-                    return last
-            left = deadline - time.monotonic()
-            if left <= 0:
-                shown = yaml.safe_dump(_readable(last)) if last else "nothing"
-                raise AssertionError(f"{sentence}: not so after {timeout:g} s. Last seen:\n{shown}")
-            with contextlib.suppress(TimeoutError, ConnectionError):
-                for kind, item in self.watch(
-                    collection, listed["metadata"]["resourceVersion"], min(left, 30), **params
-                ):
-                    last = None if kind == "DELETED" else item
-                    if fits(last):
-                        return last
+        for last in self._states(collection, timeout, since, **params):
+            if fits(last):
+                return last
+        raise AssertionError(f"{sentence}: not so after {timeout:g} s. Last seen:\n{_shown(last)}")
+
+    def _states(self, collection: str, timeout: float, since: str, **params: str) -> Iterator[Json | None]:
+        """What there is, or what came after a resourceVersion; every change of it; and what there is when the time is up."""
+        deadline = time.monotonic() + timeout
+        version = since
+        while (left := deadline - time.monotonic()) > 0:
+            if not version:
+                version, found = self._listed(collection, **params)
+                yield from found
+            try:
+                for kind, item in self.watch(collection, version, min(left, 30), **params):
+                    if kind == "DELETED" and "labelSelector" in params:
+                        version = ""  # There may be others.
+                        break
+                    # Whatever comes while nobody watches is told by the next watch.
+                    version = item["metadata"]["resourceVersion"]
+                    yield None if kind == "DELETED" else item
                     if time.monotonic() > deadline:
                         break
+                else:
+                    time.sleep(0.1)  # Should it have broken off, not as fast as it can.
+            except TooOldError:
+                version = ""
+        yield from self._listed(collection, **params)[1]
+
+    def _listed(self, collection: str, **params: str) -> tuple[str, list[Json | None]]:
+        """The resourceVersion of a list, and what is in it; None if nothing is."""
+        listed = self.request("GET", collection, **params)
+        return listed["metadata"]["resourceVersion"], listed["items"] or [None]
 
     # -- logs ----------------------------------------------------------------------------------------------
 
@@ -258,7 +302,7 @@ class Log:
                     )
                 self._changed.wait(left)
 
-    def wait_end(self, timeout: float = 60) -> None:
+    def wait_end(self, timeout: float = LINE_SECONDS) -> None:
         with self._changed:
             assert self._changed.wait_for(lambda: self.ended, timeout), f"The log of {self.pod} has not ended."
 
@@ -276,5 +320,8 @@ def seconds_of(stamp: str) -> float:
         return 0.0
 
 
-def _readable(item: Json) -> Json:
-    return {**item, "metadata": {k: v for k, v in item["metadata"].items() if k != "managedFields"}}
+def _shown(item: Json | None) -> str:
+    if item is None:
+        return "nothing"
+    readable = {**item, "metadata": {k: v for k, v in item["metadata"].items() if k != "managedFields"}}
+    return yaml.safe_dump(readable)

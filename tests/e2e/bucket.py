@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ConnectionClosedError, EndpointConnectionError, SSLError
+from botocore.exceptions import ConnectionError as UnreachableError
+from botocore.exceptions import HTTPClientError
 
 from trainingrun_operator.checkpoints.documents import Commit, Manifest
 from trainingrun_operator.checkpoints.keys import order_of_commit
@@ -34,7 +35,7 @@ TRIES, PAUSE_SECONDS = 6, 2.0
 def again(read: Callable[[], T]) -> T:
     """Read, and once more where the way to the server broke: on a busy machine the mapped port ends handshakes, at times for some seconds."""
     for _ in range(TRIES - 1):
-        with contextlib.suppress(SSLError, ConnectionError, ConnectionClosedError, EndpointConnectionError):
+        with contextlib.suppress(ConnectionError, UnreachableError, HTTPClientError):
             return read()
         time.sleep(PAUSE_SECONDS)
     return read()

@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 
 import yaml
 from e2e.ground import OPERATOR, OPERATOR_NAMESPACE, REPOSITORY
+from e2e.runs import WAIT_SECONDS
 from ports import free_port
 from waiting import eventually
 
@@ -40,7 +41,7 @@ class Notices:
     received: queue.SimpleQueue[Json] = field(default_factory=queue.SimpleQueue)
     seen: list[Json] = field(default_factory=list)
 
-    def wait(self, alert: str, namespace: str, status: str, timeout: float = 90) -> Json:
+    def wait(self, alert: str, namespace: str, status: str, timeout: float = WAIT_SECONDS) -> Json:
         """Return the first notice of this alert about a run of this namespace: ``firing`` or ``resolved``.
 
         Raises:
@@ -181,7 +182,7 @@ def operator_target(folder: Path, ground: Ground) -> Json:
 
 @contextlib.contextmanager
 def prometheus(folder: Path, target: Json, receiver: str) -> Iterator[Prometheus]:
-    """Scrape the target every second, evaluate the rules as often, and send what fires to an Alertmanager."""
+    """Scrape the target every other second, evaluate the rules every second, and send what fires to an Alertmanager."""
     rules = yaml.safe_load(RULES.read_text())
     for group in rules["groups"]:
         group["interval"] = AT_ONCE
@@ -189,7 +190,8 @@ def prometheus(folder: Path, target: Json, receiver: str) -> Iterator[Prometheus
             rule["for"] = AT_ONCE
     (folder / "rules.yml").write_text(yaml.safe_dump(rules))
     config = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        # Prometheus waits for a page no longer than until it reads the next.
+        "global": {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"},
         "rule_files": [str(folder / "rules.yml")],
         "alerting": {"alertmanagers": [{"static_configs": [{"targets": [receiver]}]}]},
         "scrape_configs": [{"job_name": OPERATOR, "honor_labels": True, **target}],
@@ -218,6 +220,6 @@ def _wait_ready(address: str, log: Path) -> None:
             connection.close()
 
     try:
-        eventually(ready, f"{address} is ready", 60)
+        eventually(ready, f"{address} is ready", WAIT_SECONDS)
     except AssertionError as error:
         raise AssertionError(f"{error}\n{log.read_text()}") from None

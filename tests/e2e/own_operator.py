@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from e2e.api import RUNS, ApiError
 from e2e.ground import OPERATOR, OPERATOR_NAMESPACE
-from e2e.runs import unique
+from e2e.runs import WAIT_SECONDS, unique
 from waiting import eventually
 
 from trainingrun_operator.api.names import FINALIZER
@@ -174,7 +174,7 @@ class OwnOperator:
 
     def wait_ready(self) -> None:
         """Until the operator has listed its runs."""
-        eventually(lambda: self.page("readyz") != "", f"the operator of shard {self.shard} is ready", 90)
+        eventually(lambda: self.page("readyz") != "", f"the operator of shard {self.shard} is ready", WAIT_SECONDS)
 
     def page(self, name: str) -> str:
         """What the operator answers at /readyz, /livez or /metrics; empty if it is no success."""

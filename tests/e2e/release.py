@@ -13,7 +13,7 @@ import yaml
 from e2e.api import RUNS, ApiError
 from e2e.ground import OPERATOR, REPOSITORY
 from e2e.own_operator import SHARD_LABEL
-from e2e.runs import merged, unique
+from e2e.runs import WAIT_SECONDS, merged, unique
 
 from trainingrun_operator.api.names import FINALIZER
 
@@ -51,6 +51,7 @@ class Release:
         space.explain.append(release.story)
         space.undo += [release.let_go, release.uninstall]
         release.uninstall()
+        release.since = time.time()
         return release
 
     @property
@@ -100,8 +101,10 @@ class Release:
         )
 
     def uninstall(self) -> None:
-        """Gone already is success."""
-        self.helm("uninstall", OPERATOR, "--ignore-not-found", "--wait", "--timeout=1m")
+        """Returns when its operator has ended, too. Gone already is success."""
+        self.helm("uninstall", OPERATOR, "--ignore-not-found", "--wait", "--timeout=3m")
+        pods, selector = f"/api/v1/namespaces/{NAMESPACE}/pods", f"app.kubernetes.io/instance={OPERATOR}"
+        self.space.api.wait(pods, lambda pod: pod is None, "its operator is gone", WAIT_SECONDS, selector=selector)
 
     def let_go(self) -> None:
         """Take our finalizer off what its operator has not ended: nobody else would."""

@@ -34,8 +34,11 @@ if TYPE_CHECKING:
 SECRET = "s3-credentials"
 PREFIX = "e2e"
 NAMESPACE_LABEL = "trainingrun-e2e"
-WAIT_SECONDS = 150
-"""For anything that a run should do by itself soon; generous, because many tests share two cores."""
+WAIT_SECONDS = 300
+"""For anything that a run should do by itself soon; generous, because many tests share two cores, and some take the operator away for a while."""
+COMMAND_SECONDS = 240
+GRACE_SECONDS = 300
+"""For a training that leaves when it is asked to. The kubelet may tell it late; on time, nothing waits for the end of it."""
 DUMPED_LINES = 40
 
 
@@ -44,7 +47,7 @@ def base_spec(ground: Ground) -> Json:
     return {
         "autoStopLoss": -1,
         "pollIntervalSeconds": 1,
-        "shutdown": {"graceSeconds": 30},
+        "shutdown": {"graceSeconds": GRACE_SECONDS},
         "checkpoint": {
             "destination": f"s3://{ground.bucket}/{PREFIX}",
             "s3": {"endpointURL": ground.s3_in_cluster, "credentialsSecretName": SECRET},
@@ -156,7 +159,7 @@ class Space:
             "spec": spec,
         }
         created = self.api.create(f"{RUNS}/namespaces/{self.name}/trainingruns", body)
-        run = Run(self, name, created["metadata"]["uid"])
+        run = Run(self, name, created["metadata"]["uid"], created["metadata"]["resourceVersion"])
         self.made.append(run)
         return run
 
@@ -173,7 +176,7 @@ class Space:
             self._kubeconfig.write_text(yaml.safe_dump(config))
         return {**os.environ, **self.ground.environ, "KUBECONFIG": str(self._kubeconfig)}
 
-    def shell(self, command: str, *, fails: bool = False, seconds: float = 60) -> str:
+    def shell(self, command: str, *, fails: bool = False, seconds: float = COMMAND_SECONDS) -> str:
         """What a command prints, to both streams.
 
         Raises:
@@ -262,6 +265,8 @@ class Run:
     space: Space
     name: str
     uid: str
+    version: str = ""
+    """Its resourceVersion when the test wrote it last."""
     logs: dict[str, Log] = field(default_factory=dict)
     """Of the training in each pod that was followed, by pod name."""
 
@@ -290,7 +295,9 @@ class Run:
         return dict(stored.get("status") or {})
 
     def merge(self, patch: Json) -> Json:
-        return self.api.merge(self.path, patch)
+        patched = self.api.merge(self.path, patch)
+        self.version = patched["metadata"]["resourceVersion"]
+        return patched
 
     def try_merge(self, patch: Json) -> None:
         try:
@@ -299,15 +306,24 @@ class Run:
             if error.status not in (404, 409, 422):
                 raise
 
-    def wait(self, fits: Callable[[Json], Any], sentence: str, timeout: float = WAIT_SECONDS) -> Json:
+    def wait(
+        self, fits: Callable[[Json], Any], sentence: str, timeout: float = WAIT_SECONDS, *, passes: bool = False
+    ) -> Json:
         """Watch it until `fits` of its status is true; returns the status.
+
+        What `passes` by itself counts also if it has passed already since the test wrote the run last.
 
         Raises:
             AssertionError: it never was.
         """
         collection = f"{RUNS}/namespaces/{self.space.name}/trainingruns"
         found = self.api.wait(
-            collection, lambda run: run is not None and fits(run.get("status") or {}), sentence, timeout, name=self.name
+            collection,
+            lambda run: run is not None and fits(run.get("status") or {}),
+            sentence,
+            timeout,
+            name=self.name,
+            since=self.version if passes else "",
         )
         assert found is not None
         return dict(found["status"])
@@ -315,14 +331,24 @@ class Run:
     def wait_phase(self, phase: str, timeout: float = WAIT_SECONDS) -> Json:
         return self.wait(lambda status: status.get("phase") == phase, f"{self.name} is {phase}", timeout)
 
-    def wait_condition(self, kind: str, state: str = "True", reason: str = "", timeout: float = WAIT_SECONDS) -> Json:
+    def wait_stop(self, phase: str) -> Json:
+        """Until its stop has come to a phase, which it may have left again. Returns the status of then."""
+        return self.wait(
+            lambda status: (status.get("termination") or {}).get("phase") == phase,
+            f"the stop of {self.name} is at {phase}",
+            passes=True,
+        )
+
+    def wait_condition(
+        self, kind: str, state: str = "True", reason: str = "", timeout: float = WAIT_SECONDS, *, passes: bool = False
+    ) -> Json:
         """Returns the condition."""
 
         def fits(status: Json) -> bool:
             condition = condition_of(status, kind)
             return condition.get("status") == state and reason in ("", condition.get("reason"))
 
-        status = self.wait(fits, f"{self.name} has {kind}={state} {reason}", timeout)
+        status = self.wait(fits, f"{self.name} has {kind}={state} {reason}", timeout, passes=passes)
         return condition_of(status, kind)
 
     def wait_step(self, step: int, timeout: float = WAIT_SECONDS) -> Json:
@@ -413,6 +439,10 @@ class Run:
             lambda pod: state_of(pod, "train") == "terminated", f"the training of {self.name} has exited", timeout
         )
 
+    def order(self, what: str, pod: str) -> None:
+        """Tell digits.py in a pod to `go` on from where it holds (`--hold-at`), or to `save` (`--save-when-told`)."""
+        self.space.shell(f"kubectl exec {pod} --container train -- touch /dev/shm/{what}")
+
     @property
     def log(self) -> Log:
         """Of the training in the newest pod that was followed."""
@@ -501,6 +531,14 @@ def started_at(pod: Json, container: str) -> float:
     for one in pod["status"].get("containerStatuses") or ():
         if one["name"] == container:
             return seconds_of(one["state"]["running"]["startedAt"])
+    return 0.0
+
+
+def ended_at(pod: Json, container: str) -> float:
+    """When the exited container exited, to the second before."""
+    for one in pod["status"].get("containerStatuses") or ():
+        if one["name"] == container:
+            return seconds_of(one["state"]["terminated"]["finishedAt"])
     return 0.0
 
 

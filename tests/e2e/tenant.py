@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from e2e.api import Api, ApiError
-from e2e.runs import state_of, unique
+from e2e.runs import WAIT_SECONDS, state_of, unique
 from waiting import eventually
 
 if TYPE_CHECKING:
@@ -157,7 +157,9 @@ class Listener:
             conditions = ((found or {}).get("status") or {}).get("conditions") or ()
             return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
-        found = space.api.wait(f"/api/v1/namespaces/{space.name}/pods", ready, "the listener is ready", 60, name=name)
+        found = space.api.wait(
+            f"/api/v1/namespaces/{space.name}/pods", ready, "the listener is ready", WAIT_SECONDS, name=name
+        )
         assert found is not None
         assert state_of(found, "listen") == "running"
         return cls(space, name, f"{found['status']['podIP']}:8080")

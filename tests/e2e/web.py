@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from e2e.ground import Ground
     from playwright.sync_api import Browser, Page
 
-START_SECONDS = 60
-PAGE_SECONDS = 30
+START_SECONDS = 120
+PAGE_SECONDS = 120
 """For anything that a page should show soon; generous, because many tests share two cores."""
 SCHEMES = ("light", "dark")
 DESK = {"width": 1280, "height": 900}
@@ -62,7 +62,7 @@ def served(ground: Ground, folder: Path) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(START_SECONDS)
     said = log.read_text()
     assert " ERROR " not in said, said
     assert "Traceback" not in said, said
