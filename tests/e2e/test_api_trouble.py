@@ -8,11 +8,13 @@ import pytest
 from e2e.own_operator import OwnOperator
 from waiting import eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 STUB = ("stub-training", "--epochs", "100", "--step-seconds", "0.2", "--save-every", "5")
 LIST_SECONDS = 2
 AWAY_SECONDS = 15
+LIVENESS_SECONDS = 60
+"""The chart's periodSeconds, failureThreshold times."""
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def stopped(run):
 
 
 def assert_ended_well(run):
-    status = run.wait_finished(240)
+    status = run.wait_finished()
     assert (status["phase"], status["terminationStatus"]) == ("Stopped", "user_stop")
     run.assert_checkpoint_proven(status)
     run.assert_ended_once()
@@ -39,7 +41,8 @@ def assert_ended_well(run):
 
 def assert_alive(own):
     """As the kubelet looks: one page that does not come in time is not yet a reason to restart, several in a row are."""
-    eventually(lambda: own.page("livez").startswith("ok"), "a restart would not bring the API server back", 5)
+    told = "a restart would not bring the API server back"
+    eventually(lambda: own.page("livez").startswith("ok"), told, LIVENESS_SECONDS)
 
 
 def test_an_api_server_that_is_away_is_waited_for_and_is_no_reason_to_restart(space, own):
@@ -60,7 +63,7 @@ def test_an_api_server_that_is_away_in_mid_stop_is_waited_for(space, own):
     run = training(space, own)
     halt = own.halt("x", "advance Saving", "after", do="freeze")
     stopped(run)
-    eventually(lambda: own.frozen(halt), "the stop stands in Saving", 60)
+    eventually(lambda: own.frozen(halt), "the stop stands in Saving")
     own.break_api("away")
     own.thaw(halt)
     time.sleep(AWAY_SECONDS)
@@ -88,4 +91,4 @@ def test_a_watch_that_goes_silent_is_made_good_by_lists_and_told_by_liveness(spa
     own.break_api("silent")
     stopped(run)
     assert_ended_well(run)
-    eventually(lambda: own.page("livez") == "", "liveness says that a restart would help", 90)
+    eventually(lambda: own.page("livez") == "", "liveness says that a restart would help")

@@ -7,7 +7,7 @@ import time
 import pytest
 from e2e.runs import base_spec, condition_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 # 20 steps in one epoch, some two seconds.
 SHORT = ("--epochs", "1", "--batch", "72", "--step-seconds", "0.1", "--save-every", "10")
@@ -53,8 +53,8 @@ def test_a_marker_is_complete_although_the_process_lives(space):
 
 
 def test_a_final_epoch_that_stands_still_is_complete_although_the_process_lives(space):
-    # 60 steps in 12 s: the operator must have seen it advance, even on a busy machine. Three epochs: it must have seen an epoch end.
-    steps = ("--epochs", "3", "--batch", "72", "--step-seconds", "0.2", "--save-every", "20")
+    # The first steps are read: the operator has seen it advance in its first epoch, and sees an epoch end.
+    steps = ("--epochs", "3", "--batch", "72", "--step-seconds", "0.1", "--save-every", "20", "--reads", "2")
     run = space.run("stall", *steps, "--linger", "600", completion={"settleSeconds": 2})
     run.wait_training()
     status = run.wait_finished()
@@ -72,7 +72,7 @@ def test_slow_steps_and_a_long_evaluation_are_not_completion(space):
     run = space.run("slow", *slow, stallPolls=3, completion={"settleSeconds": 1})
     run.wait_training()
     evaluating = run.log.wait("evaluation after epoch 1")
-    run.log.wait("Training complete", timeout=60)
+    run.log.wait("Training complete")
     status = run.wait_finished()
     assert status["termination"]["actor"] == "exit code", "Only its own exit ended it, after the evaluation."
     assert run.log.lines[-1].at - evaluating.at > 15, "Nobody interrupted the evaluation."

@@ -8,11 +8,13 @@ import pytest
 from e2e.api import seconds_of
 from e2e.audit import OPERATOR_USER
 from e2e.ground import OPERATOR, OPERATOR_NAMESPACE
+from e2e.runs import WAIT_SECONDS
 from waiting import eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 LONG = ("--epochs", "200", "--step-seconds", "0.05")
+DELETE = "kubectl delete trun x --timeout=230s"
 
 
 def exported(space):
@@ -40,7 +42,7 @@ def test_its_series_are_exported_while_it_is_there_and_vanish_with_it(space):
     checked = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, ""), "promtool has nothing to say."
 
-    space.shell("kubectl delete trun x --timeout=90s", seconds=100)
+    space.shell(DELETE)
     eventually(lambda: mine not in exported(space), "nothing of it is exported any more")
 
 
@@ -48,11 +50,12 @@ def test_foreground_deletion_saves_and_proves_first_and_leaves_nothing_but_the_b
     run = space.run("x", *LONG)
     run.wait_training()
     run.wait_step(10)
-    space.shell("kubectl delete trun x --cascade=foreground --timeout=90s", seconds=100)
+    space.shell(f"{DELETE} --cascade=foreground")
     run.wait_gone()
 
     assert not run.pods()
     assert not [job for job in space.jobs() if job["metadata"]["name"] == "x"], "Its Job went with it."
+    run.log.wait_end()
     saved = int(run.log.text.rsplit("saved checkpoint-", 1)[1].split()[0])
     final = run.commits()[-1]
     assert final.final, "The last commit was made after the training had ended."
@@ -74,9 +77,13 @@ def test_deleting_a_run_that_is_done_takes_its_job_and_leaves_the_bucket_untouch
     run = space.run("x", "--epochs", "1", "--batch", "144", "--step-seconds", "0.05")
     run.wait_finished()
     before = space.bucket.etags(run.layout.base)
-    space.shell("kubectl delete trun x --cascade=foreground --timeout=60s", seconds=70)
+    space.shell(f"{DELETE} --cascade=foreground")
     space.api.wait(
-        f"/apis/batch/v1/namespaces/{space.name}/jobs", lambda job: job is None, "its Job is gone", 60, name="x"
+        f"/apis/batch/v1/namespaces/{space.name}/jobs",
+        lambda job: job is None,
+        "its Job is gone",
+        WAIT_SECONDS,
+        name="x",
     )
     assert space.bucket.etags(run.layout.base) == before, "No object came, went or changed."
 

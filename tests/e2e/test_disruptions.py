@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+
 import pytest
 from e2e.api import ApiError
+from e2e.runs import WAIT_SECONDS
 from waiting import eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-# A checkpoint every 20 s: in between, all of it is proven for a while.
-SELDOM = ("--epochs", "200", "--step-seconds", "0.05", "--save-every", "400")
+# Before it is told to save, nothing of it is proven, and after that, all of it, for as long as it takes.
+TOLD = ("--epochs", "200", "--step-seconds", "0.05", "--save-when-told")
 
 
 def budgets(space):
@@ -22,7 +26,7 @@ def wait_guarded(run):
         budgets(run.space),
         lambda one: one is not None and one["status"].get("expectedPods") == 1,
         f"{run.name} is guarded",
-        60,
+        WAIT_SECONDS,
         name=f"{run.name}-checkpoint",
     )
 
@@ -37,8 +41,26 @@ def refusal_of_eviction(space, pod):
     return None
 
 
+@contextlib.contextmanager
+def begun(space, command):
+    """Let a command run beside what follows; gives the lines that it prints, to both streams, as they come."""
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {command}"],
+        env=space.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process.stdout
+        assert process.wait(WAIT_SECONDS) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_an_eviction_is_refused_while_bytes_are_unsaved_and_costs_only_steps_when_all_is_proven(space):
-    run = space.run("x", *SELDOM, backoffLimit=0)
+    run = space.run("x", *TOLD, backoffLimit=0)
     first = run.wait_training()["metadata"]["name"]
     wait_guarded(run)
     refused = refusal_of_eviction(space, first)
@@ -47,8 +69,10 @@ def test_an_eviction_is_refused_while_bytes_are_unsaved_and_costs_only_steps_whe
     assert "disruption budget" in refused.message
     assert "deletionTimestamp" not in run.pods()[0]["metadata"]
 
+    run.order("save", first)
     run.wait_commits()
-    eventually(lambda: refusal_of_eviction(space, first) is None, "an eviction is granted between two checkpoints", 60)
+    granted = "an eviction is granted between two checkpoints"
+    eventually(lambda: refusal_of_eviction(space, first) is None, granted, WAIT_SECONDS)
     second = run.wait_training(but=(first,))["metadata"]["name"]
     run.log.wait("resumed from checkpoint-")
     wait_guarded(run)
@@ -65,31 +89,30 @@ def test_an_eviction_is_refused_while_bytes_are_unsaved_and_costs_only_steps_whe
 
 
 def test_a_run_without_checkpoints_is_guarded_by_nobody(space):
-    run = space.run("x", *SELDOM, checkpoint={"mode": "Disabled", "destination": None, "s3": None})
+    run = space.run("x", *TOLD, checkpoint={"mode": "Disabled", "destination": None, "s3": None})
     run.wait_training()
     run.wait_step(20)
     assert not run.api.list(budgets(space))
 
 
 def test_a_drain_waits_for_the_checkpoint_and_the_training_goes_on_elsewhere(gpu_nodes, space):
-    run = space.run("x", *SELDOM, gpus=8)
-    pod = run.wait_training(timeout=180)
+    run = space.run("x", *TOLD, gpus=8)
+    pod = run.wait_training()
     first, node = pod["metadata"]["name"], pod["spec"]["nodeName"]
     wait_guarded(run)
     # As on any node, but for pods of others: no test drains those.
     drain = f"kubectl drain {node} --ignore-daemonsets --delete-emptydir-data --pod-selector={run.selector}"
     space.undo.append(lambda: space.shell(f"kubectl uncordon {node} || true"))
-    said = space.shell(f"{drain} --timeout=2s", fails=True)
-    assert "disruption budget" in said
-
-    run.wait_commits()
-    space.shell(f"{drain} --timeout=90s", seconds=100)
-    moved = run.wait_training(but=(first,), timeout=180)
+    with begun(space, f"{drain} --timeout={WAIT_SECONDS}s") as drains:
+        assert any("disruption budget" in line for line in drains), "It is refused, and tries again."
+        run.order("save", first)
+        assert f"{first} evicted" in "".join(drains), "It is granted."
+    moved = run.wait_training(but=(first,))
     assert moved["spec"]["nodeName"] != node
     run.log.wait("resumed from checkpoint-")
 
     run.merge({"spec": {"stop": True}})
-    status = run.wait_finished(180)
+    status = run.wait_finished()
     run.assert_checkpoint_proven(status)
     assert [(one["name"], one["phase"]) for one in status["nodes"]] == [
         (node, "Released"),

@@ -15,10 +15,11 @@ from e2e.api import RUNS
 
 from trainingrun_operator.api import names
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 WATCHED_SECONDS = 3
-FORWARD_SECONDS = 50
+FORWARD_SECONDS = 120
+COMMAND_SECONDS = 240
 READERS = 4
 ASKED = ("kubectl", "helm")
 # A reader's kubectl: what writes is tried and not done, what would never end is watched for a moment.
@@ -100,7 +101,7 @@ class Desk:
             env=self.environ,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=COMMAND_SECONDS,
             check=False,
         )
         return "" if done.returncode == 0 else f"exit {done.returncode}: {done.stdout}{done.stderr}"

@@ -60,7 +60,7 @@ def stop(run):
         run.path.rpartition("/")[0],
         lambda stored: not stored["metadata"].get("finalizers"),
         "nothing protects it",
-        60,
+        SECONDS,
         name=run.name,
     )
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-# Before the last step the operator has read an earlier one. Without a number of epochs, nothing says that it is complete.
+# The operator reads the first steps, and so sees it advance. Without a number of epochs, nothing says that it is complete.
 STEPS = (
     "--epochs",
     "3",

@@ -6,9 +6,10 @@ import pytest
 from bench.mix import memory_limit_mib
 from e2e.crowd import LISTING_PORT, MANIFEST_PORT, Crowd
 from e2e.outputs import tell
+from e2e.runs import WAIT_SECONDS
 from waiting import eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 EACH = 3
 """Hostile runs of each kind."""
@@ -22,7 +23,7 @@ def test_runs_that_are_hostile_in_every_way_at_once_take_nothing_from_a_good_one
     crowd = Crowd.open(space, ["loud"], silent=0, env={"TRAININGRUN_RECHECK_SECONDS": "2"})
     own = crowd.own
     good = space.run("good", *STUB, container={"image": space.ground["TRAININGRUN_IMAGE"]}, labels=own.labels)
-    good.wait_condition("CheckpointSaved", timeout=180)
+    good.wait_condition("CheckpointSaved")
     before = own.usage()
 
     refused = {
@@ -39,14 +40,16 @@ def test_runs_that_are_hostile_in_every_way_at_once_take_nothing_from_a_good_one
     crowd.add("loud", "flips", EACH, every=1, saves=True)
     for reason, runs in refused.items():
         for run in runs:
-            run.wait_condition("Accepted", "False", reason, timeout=180)
+            run.wait_condition("Accepted", "False", reason)
     for run in reports:
-        told = run.wait_condition("CheckpointSaved", "Unknown", "ReportRefused", timeout=180)
+        told = run.wait_condition("CheckpointSaved", "Unknown", "ReportRefused")
         assert "field markers" in told["message"], told
-    eventually(lambda: all(crowd.counts().get(kind, 0) == EACH for kind in ("page", "flips")), "all are polled", 180)
+    eventually(
+        lambda: all(crowd.counts().get(kind, 0) == EACH for kind in ("page", "flips")), "all are polled", WAIT_SECONDS
+    )
 
     good.merge({"spec": {"stop": True}})
-    good.wait_finished(timeout=180)
+    good.wait_finished()
     good.assert_checkpoint_proven(good.status)
     usage = own.usage()
     text = (

@@ -14,11 +14,12 @@ from typing import NamedTuple
 import pytest
 from e2e.crowd import SILENT_PORT, Crowd
 from e2e.outputs import tell
+from e2e.runs import WAIT_SECONDS
 from waiting import eventually
 
 from trainingrun_operator.controller.scheduler import NEW_SECONDS, SLOTS
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 EVERY_SECONDS = 5
 """The healthy are polled so often; the troubled every second, so that they are always being looked at."""
@@ -96,7 +97,7 @@ def make_trouble(crowd):
         counts = crowd.counts()
         return counts.get("big") == BIG and counts["holding"] >= SLOTS // 2
 
-    eventually(is_on, "the trouble is on", 120)
+    eventually(is_on, "the trouble is on", WAIT_SECONDS)
 
 
 def lateness(record, runs, since, until):
@@ -129,10 +130,10 @@ def test_trouble_of_many_delays_nobody_else(space, capsys):
     real = [space.run(f"real-{n}", *STUB, container=image, labels=own.labels) for n in range(REAL)]
     others = crowd.add("calm", "steady", STEADY, every=EVERY_SECONDS)
     neighbours = crowd.add("troubled", "steady", NEIGHBOURS, every=EVERY_SECONDS)
-    eventually(lambda: crowd.counts().get("steady") == STEADY + NEIGHBOURS, "all are polled", 180)
+    eventually(lambda: crowd.counts().get("steady") == STEADY + NEIGHBOURS, "all are polled", WAIT_SECONDS)
     polled_at = time.time()
     for run in real:
-        run.wait_condition("CheckpointSaved", timeout=180)
+        run.wait_condition("CheckpointSaved")
     # By then it is known that they respond.
     time.sleep(max(0.0, polled_at + NEW_SECONDS + EVERY_SECONDS - time.time()))
     calm_at, calm = time.time(), own.usage()

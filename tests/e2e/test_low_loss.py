@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from e2e.runs import condition_of
+from e2e.runs import WAIT_SECONDS, condition_of
 from waiting import eventually
 
 from trainingrun_operator.core.words import shown
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from e2e.api import Json
     from e2e.runs import Space
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+LONG = ("--epochs", "200", "--step-seconds", "0.1")
+"""Longer than any test: whatever ends it is not its last step."""
 
 
 def scored(space: Space, files: list[Path]) -> Json:
@@ -53,7 +56,7 @@ def scored(space: Space, files: list[Path]) -> Json:
         f"{base}/pods",
         lambda pod: pod is not None and pod["status"].get("phase") in ("Succeeded", "Failed"),
         "the checkpoint is scored",
-        60,
+        WAIT_SECONDS,
         name="score",
     )
     score: dict[str, Any] = json.loads(space.api.log(space.name, "score", "score"))
@@ -61,14 +64,14 @@ def scored(space: Space, files: list[Path]) -> Json:
 
 
 def test_a_low_loss_ends_the_run_and_gives_its_machine_back(gpu_nodes, space, tmp_path):
-    run = space.run(
-        "low-loss", "--epochs", "20", "--step-seconds", "0.1", "--save-every", "20", gpus=8, autoStopLoss=0.3
-    )
-    pod = run.wait_training(timeout=180)
+    # The first steps are read: the curve has losses from before.
+    run = space.run("low-loss", *LONG, "--save-every", "20", "--reads", "2", gpus=8, autoStopLoss=0.3)
+    pod = run.wait_training()
     # Before anything else is waited for: on a busy machine the loss may be low soon.
     desired_before, running_before = space.cloud.desired, space.cloud.running()
     node = run.wait(lambda s: s.get("nodes"), "its node is recorded")["nodes"][0]
-    status = run.wait_finished(180)
+    status = run.wait_finished()
+    run.log.wait_end()
 
     # Why it ended, with loss, threshold and step.
     assert (status["phase"], status["terminationStatus"]) == ("Succeeded", "auto_low_loss")
@@ -124,7 +127,8 @@ def test_a_low_loss_ends_the_run_and_gives_its_machine_back(gpu_nodes, space, tm
 
 
 def test_without_a_threshold_the_run_goes_on_and_says_when_it_would_have_stopped(space):
-    run = space.run("shadow", "--epochs", "20", "--step-seconds", "0.1", autoStopLoss=None)
+    # A default counts only for a loss that was seen above it.
+    run = space.run("shadow", *LONG, "--reads", "2", autoStopLoss=None)
     status = run.wait(lambda s: s.get("shadow"), "it says when it would have stopped")
     (shadow,) = status["shadow"]
     assert shadow["rule"] == "autoStopLoss"
@@ -135,7 +139,7 @@ def test_without_a_threshold_the_run_goes_on_and_says_when_it_would_have_stopped
 
 
 def test_a_negative_threshold_is_off_however_low_the_loss(space):
-    run = space.run("off", "--epochs", "20", "--step-seconds", "0.05", autoStopLoss=-1)
+    run = space.run("off", "--epochs", "200", "--step-seconds", "0.05", autoStopLoss=-1)
     status = run.wait(
         lambda s: float((s.get("progress") or {}).get("bestLoss", 9)) < 0.3, "the loss is below all thresholds"
     )
@@ -145,13 +149,21 @@ def test_a_negative_threshold_is_off_however_low_the_loss(space):
 
 
 def test_a_low_loss_waits_for_the_first_checkpoint(space):
-    run = space.run("patient", "--epochs", "20", "--step-seconds", "0.1", "--save-every", "150", autoStopLoss=2.0)
-    run.wait_training()
-    status = run.wait(
-        lambda s: float((s.get("progress") or {}).get("loss", 9)) < 1.5, "the loss is far below the threshold"
+    run = space.run("patient", *LONG, "--save-when-told", autoStopLoss=2.0)
+    pod = run.wait_training()["metadata"]["name"]
+    low = run.wait(
+        lambda s: float((s.get("progress") or {}).get("loss", 9)) < 1.5 and waits_for_checkpoint(s),
+        "the loss is far below the threshold, and that ends nothing",
     )
-    assert "terminationStatus" not in status, "Stopping now would leave the run with nothing."
+    assert "terminationStatus" not in low, "Stopping now would leave the run with nothing."
+    run.order("save", pod)
     status = run.wait_finished()
     assert status["terminationStatus"] == "auto_low_loss"
-    assert status["checkpoint"]["step"] >= 150
+    assert status["checkpoint"]["step"] > low["progress"]["step"]
     eventually(lambda: not run.pods(), "its pod is gone")
+
+
+def waits_for_checkpoint(status: Json) -> bool:
+    """Whether the rule of the loss would end the run, had it a checkpoint."""
+    found = ((one["rule"], one["reason"]) for one in status.get("findings") or ())
+    return ("autoStopLoss", "NoCheckpoint") in found

@@ -7,7 +7,7 @@ from e2e.audit import OPERATOR_USER
 from e2e.own_operator import SHARD_LABEL, OwnOperator
 from e2e.runs import Space, condition_of, unique
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 SHORT = ("--epochs", "1", "--batch", "24", "--step-seconds", "0.2", "--save-every", "20")
 """Sixty steps in twelve seconds."""
@@ -105,7 +105,8 @@ def test_a_run_whose_labels_become_those_of_no_operator_is_ended_by_its_own(spac
 
 
 def test_a_final_epoch_that_stood_still_while_the_operator_was_away_is_complete(space, leaver):
-    steps = ("--epochs", "3", "--batch", "72", "--step-seconds", "0.2", "--save-every", "20")
+    # The first steps are read: the operator has seen it advance in its first epoch.
+    steps = ("--epochs", "3", "--batch", "72", "--step-seconds", "0.2", "--save-every", "20", "--reads", "2")
     run = space.run("stall", *steps, "--linger", "600", completion={"settleSeconds": 2}, labels=leaver.labels)
     run.wait_training()
     run.wait(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 def test_kubectl_reads_well_while_a_run_trains_and_when_it_is_done(space):
-    run = space.run("digits", "--epochs", "20", "--step-seconds", "0.1", "--save-every", "20", autoStopLoss=0.4)
+    run = space.run("digits", "--epochs", "200", "--step-seconds", "0.1", "--save-every", "20", autoStopLoss=0.4)
     run.wait_training()
     run.wait(lambda s: (s.get("checkpoint") or {}).get("uri"), "a first checkpoint is verified")
     assert "running" not in space.captured("get-running", "kubectl get trun").lower().split("\n")[0]
 
+    run.wait_finished()
     assert "condition met" in space.captured("wait", "kubectl wait --for=condition=Finished trun/digits --timeout=120s")
     header, row = table(space.captured("get", "kubectl get trun"))
     assert header == ["NAME", "PHASE", "LOSS", "TARGET", "STEP", "PROGRESS", "REASON", "AGE"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from e2e.bucket import TRIES, again
 from e2e.ground import OUTPUTS
+from e2e.runs import WAIT_SECONDS
 
 from trainingrun_operator.cli.trouble import Exit
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from e2e.runs import Space
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 BIN = Path(sys.executable).parent
 """Where the console scripts are: kubectl finds plugins on PATH."""
@@ -62,7 +63,7 @@ def _called(space: Space, command: str) -> subprocess.CompletedProcess[str]:
     environ = environment(space)
     shell = ["bash", "-c", command]
     return subprocess.run(
-        shell, env=environ, cwd=space.folder, capture_output=True, text=True, timeout=240, check=False
+        shell, env=environ, cwd=space.folder, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False
     )
 
 
@@ -81,10 +82,27 @@ def background(space: Space, arguments: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+def line(process: subprocess.Popen[str]) -> str:
+    """The next that it prints."""
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def rest(process: subprocess.Popen[str]) -> str:
+    """What it prints until it ends by itself."""
+    assert process.stdout is not None
+    said = process.stdout.read()
+    assert process.wait(WAIT_SECONDS) == 0, said
+    return said
+
+
 def test_a_person_looks_at_a_run_stops_it_and_takes_its_checkpoint_home(space, tmp_path):
     run = space.run("digits", *LONG, autoStopLoss=TARGET)
     run.wait_training()
-    run.wait(lambda s: (s.get("checkpoint") or {}).get("uri"), "a first checkpoint is verified")
+    run.wait(
+        lambda s: (s.get("checkpoint") or {}).get("uri") and (s.get("progress") or {}).get("loss"),
+        "a first checkpoint is verified, and a loss is read",
+    )
 
     # While it trains.
     header, row = (line.split() for line in plugin(space, "list", keep="list").splitlines())
@@ -116,9 +134,9 @@ def test_a_person_looks_at_a_run_stops_it_and_takes_its_checkpoint_home(space, t
     # Stopped, in the person's own name; what was followed ends by itself.
     me = space.shell("kubectl auth whoami -o jsonpath='{.status.userInfo.username}'")
     with background(space, "logs digits -f") as logs, background(space, "watch digits") as watch:
+        begun = [line(each) for each in (logs, watch)]
         said = plugin(space, "stop digits --reason 'need the GPU' --wait --timeout 3m", keep="stop")
-        followed, watched = logs.communicate(timeout=60)[0], watch.communicate(timeout=60)[0]
-    assert (logs.returncode, watch.returncode) == (0, 0)
+        followed, watched = (first + rest(each) for first, each in zip(begun, (logs, watch), strict=True))
     assert "stopped at step" in followed
     assert watched.splitlines()[-1].endswith("user_stop")
     assert said.splitlines()[0].startswith("digits will stop")

@@ -8,7 +8,7 @@ import pytest
 from e2e.api import ApiError
 from e2e.runs import Space, base_spec, condition_of, merged, unique
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 LONG = ("--epochs", "200", "--step-seconds", "0.05")
 REFUSED: dict[str, tuple[dict[str, Any], str, list[str]]] = {

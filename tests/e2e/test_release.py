@@ -14,7 +14,7 @@ from e2e.runs import condition_of, unique
 from goldens import CHART_ROWS, GOLDENS
 from waiting import eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 LONG = ("--epochs", "4000", "--step-seconds", "0.05")
 STOP = """kubectl patch trainingrun x --type merge -p '{"spec":{"stop":true}}'"""

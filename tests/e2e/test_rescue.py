@@ -6,7 +6,7 @@ import pytest
 from e2e.runs import unique
 from waiting import eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 LONG = ("--epochs", "200", "--step-seconds", "0.1", "--save-every", "5", "--deaf")
 RUNS_ON = 'trap "" TERM; digits.py "$@" & wait'
@@ -43,13 +43,11 @@ def disk(space):
     }
     claims = f"/api/v1/namespaces/{space.name}/persistentvolumeclaims"
     space.api.create(claims, {"metadata": {"name": "checkpoints"}, "spec": claim})
-    eventually(
-        lambda: space.api.get(f"{claims}/checkpoints")["status"].get("phase") == "Bound", "the claim is bound", 60
-    )
+    eventually(lambda: space.api.get(f"{claims}/checkpoints")["status"].get("phase") == "Bound", "the claim is bound")
     return name
 
 
-def test_what_a_dead_pod_has_left_in_a_claim_is_saved_by_a_job(space, s3_proxy, disk):
+def test_what_a_dead_pod_has_left_in_a_claim_is_saved_by_a_job(steady_operator, space, s3_proxy, disk):
     run = space.run(
         "rescued",
         *LONG,
@@ -76,7 +74,7 @@ def test_what_a_dead_pod_has_left_in_a_claim_is_saved_by_a_job(space, s3_proxy, 
     s3_proxy.mend()
 
     assert "PersistentVolumeClaim checkpoints" in run.wait_event("Rescuing")["message"]
-    status = run.wait_finished(240)
+    status = run.wait_finished()
     assert (status["phase"], status["terminationStatus"]) == ("Stopped", "user_stop")
     assert (status["termination"]["rescue"]["claim"], status["termination"]["saved"]["final"]) == ("checkpoints", True)
     assert status["termination"]["rescue"]["job"], "The Job was named before it started."
@@ -90,7 +88,7 @@ def test_what_a_dead_pod_has_left_in_a_claim_is_saved_by_a_job(space, s3_proxy, 
     assert [claim["status"]["phase"] for claim in claims] == ["Bound"], "Nobody has touched it."
 
 
-def test_what_a_pod_could_write_after_its_proof_is_saved_by_a_job(space, s3_proxy, disk):
+def test_what_a_pod_could_write_after_its_proof_is_saved_by_a_job(steady_operator, space, s3_proxy, disk):
     """Its training runs on when its checkpoint is proven, and it is lost before its agent could say the last word."""
     run = space.run(
         "rescued-late",
@@ -117,7 +115,7 @@ def test_what_a_pod_could_write_after_its_proof_is_saved_by_a_job(space, s3_prox
     assert "after the proof" in run.wait_event("Rescuing")["message"]
     s3_proxy.mend()
 
-    status = run.wait_finished(240)
+    status = run.wait_finished()
     rescue, saved = status["termination"]["rescue"], status["termination"]["saved"]
     assert (status["phase"], status["terminationStatus"]) == ("Stopped", "user_stop")
     assert (rescue["claim"], rescue["node"], rescue["over"]) == ("checkpoints", pod["spec"]["nodeName"], True)

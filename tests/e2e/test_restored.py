@@ -6,9 +6,9 @@ import pytest
 from e2e.api import RUNS
 from e2e.audit import OPERATOR_USER
 from e2e.etcd import Etcd
-from e2e.runs import condition_of
+from e2e.runs import WAIT_SECONDS, condition_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 SHORT = ("--epochs", "1", "--batch", "72", "--step-seconds", "0.1", "--save-every", "10")
 LONG = ("--epochs", "200", "--step-seconds", "0.05")
@@ -24,7 +24,9 @@ def test_a_run_whose_end_the_backup_does_not_know_is_not_trained_again(space):
 
     # Nor does it know of the Job and its pods, which came after it.
     space.api.delete(f"/apis/batch/v1/namespaces/{space.name}/jobs/x", propagationPolicy="Background")
-    space.api.wait(f"/apis/batch/v1/namespaces/{space.name}/jobs", lambda job: job is None, "no Job", 60, name="x")
+    space.api.wait(
+        f"/apis/batch/v1/namespaces/{space.name}/jobs", lambda job: job is None, "no Job", WAIT_SECONDS, name="x"
+    )
     etcd.restore(run, as_created)
     status = run.wait_finished()
 
@@ -50,8 +52,9 @@ def test_a_stop_whose_pods_are_gone_since_the_backup_ends_once_more_and_the_same
         f"{RUNS}/namespaces/{space.name}/trainingruns",
         lambda one: one is not None and one["status"].get("termination", {}).get("phase") == "Saving",
         "the stop is saving",
-        60,
+        WAIT_SECONDS,
         name="x",
+        since=run.version,
     )
     ended = run.wait_settled()
     commits = run.commits()

@@ -8,11 +8,13 @@ import pytest
 from e2e.faults import kill_container
 from e2e.runs import SECRET, condition_of, started_at, state_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 AWAY_SECONDS = (30, pytest.param(90, marks=pytest.mark.exhaustive))
 """Of the outage: six times the pod's grace, or eighteen times. Nothing in between ends anything."""
 SHORT = ("--epochs", "1", "--batch", "72", "--step-seconds", "0.1", "--save-every", "5")
+HELD_AT_5 = (*SHORT, "--hold-at", "5")
+"""Until the bucket is away."""
 # digits.py, and then a digest of every byte it left behind.
 THEN_DIGESTS = ["sh", "-c", 'digits.py "$@" && cd /checkpoints && find . -type f -exec sha256sum {} +', "train"]
 
@@ -25,12 +27,13 @@ def through(proxy):
 def test_no_byte_is_lost_when_s3_is_away_after_the_training_has_exited(seconds, space, s3_proxy):
     # A grace of 5 s and an emptyDir: without the gate, kubelet would have thrown it all away long before S3 is back.
     run = space.run(
-        "away", *SHORT, command=THEN_DIGESTS, checkpoint=through(s3_proxy), pod={"terminationGracePeriodSeconds": 5}
+        "away", *HELD_AT_5, command=THEN_DIGESTS, checkpoint=through(s3_proxy), pod={"terminationGracePeriodSeconds": 5}
     )
-    run.wait_training()
+    pod = run.wait_training()["metadata"]["name"]
     run.log.wait("saved checkpoint-5")
     s3_proxy.cut()
     cut = time.monotonic()
+    run.order("go", pod)
     run.log.wait_end()
     written = {path.removeprefix("./"): digest for digest, path in digests(run.log.text)}
     assert {"checkpoint-20/model.npz", "checkpoint-5/model.npz"} <= written.keys()
@@ -58,10 +61,11 @@ def test_no_byte_is_lost_when_s3_is_away_after_the_training_has_exited(seconds, 
 
 
 def test_an_agent_killed_after_the_training_has_exited_is_restarted_and_commits(space, s3_proxy):
-    run = space.run("killed", *SHORT, checkpoint=through(s3_proxy))
-    run.wait_training()
+    run = space.run("killed", *HELD_AT_5, checkpoint=through(s3_proxy))
+    pod = run.wait_training()["metadata"]["name"]
     run.log.wait("saved checkpoint-5")
     s3_proxy.cut()
+    run.order("go", pod)
     run.wait_exit()
     kill_container(run, "checkpoint-agent")
     run.wait_pod(lambda pod: restarts(pod, "checkpoint-agent") >= 1, "the agent was restarted")
@@ -76,7 +80,7 @@ def test_an_agent_killed_after_the_training_has_exited_is_restarted_and_commits(
 
 def test_a_stop_is_held_while_the_bucket_is_away_and_goes_on_when_it_is_back(space, s3_proxy):
     run = space.run("held", "--epochs", "200", "--step-seconds", "0.05", checkpoint=through(s3_proxy))
-    pod = run.wait_training()
+    pod = run.wait_pod(lambda pod: state_of(pod, "checkpoint-gate") == "running", "its gate runs")
     run.wait_commits()
     s3_proxy.cut()
     run.merge({"spec": {"stop": True}})

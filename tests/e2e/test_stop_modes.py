@@ -8,7 +8,7 @@ from e2e.runs import condition_of
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import AGENT_CONFIG_ENV
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 # A checkpoint every two seconds, for longer than any test.
 LONG = ("--epochs", "200", "--step-seconds", "0.05")
@@ -75,7 +75,7 @@ def test_the_mode_may_be_changed_while_stopping_and_the_last_checkpoint_is_then_
 
 
 def test_a_training_that_knows_only_sigterm_is_sent_it_once_at_half_its_grace_and_saves(space):
-    run = space.run("sigterm", *LONG, "--sigterm-only", shutdown={"graceSeconds": 16, "signal": "SIGTERM"})
+    run = space.run("sigterm", *LONG, "--sigterm-only", shutdown={"graceSeconds": 30, "signal": "SIGTERM"})
     pod = run.wait_training()
     assert pod["spec"]["shareProcessNamespace"]
     run.wait_commits()
@@ -91,6 +91,7 @@ def test_a_training_that_knows_only_sigterm_is_sent_it_once_at_half_its_grace_an
     run.merge({"spec": {"stop": True}})
     run.log.wait("SIGTERM between two steps")
     status = run.wait_settled()
+    run.log.wait_end()
 
     assert run.log.text.count("SIGTERM between") + run.log.text.count("SIGTERM in the middle") == 1, "It was sent once."
     last = saved(run.log)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from e2e.runs import condition_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 SUSPEND = """kubectl patch trainingrun x --type merge -p '{"spec":{"suspend":true}}'"""
 RESUME = SUSPEND.replace("true", "false")
@@ -29,11 +29,11 @@ def assert_suspended(run, status):
 
 def test_a_suspended_run_gives_its_machine_back_and_goes_on_from_its_checkpoint(gpu_nodes, space):
     run = space.run("x", *DIGITS, gpus=8)
-    first = run.wait_training(timeout=180)["metadata"]["name"]
+    first = run.wait_training()["metadata"]["name"]
     run.wait_step(10)
     space.shell(SUSPEND)
 
-    status = run.wait_phase("Suspended", timeout=180)
+    status = run.wait_phase("Suspended")
     assert_suspended(run, status)
     assert status["termination"]["actor"] == "field manager 'kubectl-patch'"
     assert [node["phase"] for node in status["nodes"]] == ["Released"]
@@ -42,7 +42,7 @@ def test_a_suspended_run_gives_its_machine_back_and_goes_on_from_its_checkpoint(
     saved, uri = status["checkpoint"]["step"], status["checkpoint"]["uri"]
 
     space.shell(RESUME)
-    run.wait_training(timeout=180, but=(first,))
+    run.wait_training(but=(first,))
     run.log.wait(f"resumed from checkpoint-{saved} at step {saved}")
     status = run.wait_step(saved + 5)
     assert status["phase"] == "Running"
@@ -50,7 +50,7 @@ def test_a_suspended_run_gives_its_machine_back_and_goes_on_from_its_checkpoint(
     assert run.wait_event("Resumed")["message"] == f"Training resumes from {uri}."
 
     space.shell(STOP)
-    status = run.wait_finished(180)
+    status = run.wait_finished()
     assert (status["phase"], status["terminationStatus"]) == ("Stopped", "user_stop")
     assert status["checkpoint"]["step"] >= saved + 5, "It ended with what it had learnt since."
     run.assert_checkpoint_proven(status)

@@ -13,7 +13,7 @@ from e2e.runs import PREFIX, SECRET, Run, Space, base_spec, condition_of, merged
 from e2e.tenant import Listener, Tenant
 from waiting import eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 GROUP = "trainingrun.dev/v1alpha1"
 NOWHERE = {"nodeSelector": {"nobody": "has-this"}}

@@ -10,14 +10,15 @@ import pytest
 from e2e.audit import OPERATOR_USER
 from e2e.faults import scale, signal_container
 from e2e.ground import OPERATOR, OPERATOR_NAMESPACE, OUTPUTS
+from e2e.runs import WAIT_SECONDS
 from waiting import eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 LONG = ("--epochs", "200", "--step-seconds", "0.05")
 PODS = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods"
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{OPERATOR_NAMESPACE}/leases"
-SLACK_SECONDS = 30
+SLACK_SECONDS = 120
 """Beyond what it should take: many tests share two cores."""
 
 
@@ -34,7 +35,9 @@ def two_operators(api):
 
 def wait_leader(api):
     """Until one of the operators that stay leads. Returns the Lease."""
-    return api.wait(LEASES, lambda lease: holder(lease) in operators(api), "an operator leads", 60, name=OPERATOR)
+    return api.wait(
+        LEASES, lambda lease: holder(lease) in operators(api), "an operator leads", WAIT_SECONDS, name=OPERATOR
+    )
 
 
 def operators(api):
@@ -85,8 +88,11 @@ def test_a_second_replica_takes_over(own_operator, space, capsys, leave):
 
         run.merge({"spec": {"stop": True}})
         begun = run.wait(lambda s: s.get("termination"), "the stop is written down")["termination"]
-        since = time.monotonic()
+        since, held = time.monotonic(), space.api.request("GET", f"{LEASES}/{OPERATOR}")["metadata"]["resourceVersion"]
         leave(space, pods[first])
+        if leave is told_to_leave:
+            nobodys = "it is given back, not waited for"
+            space.api.wait(LEASES, lambda one: not holder(one), nobodys, WAIT_SECONDS, name=OPERATOR, since=held)
         taken = space.api.wait(
             LEASES,
             lambda stored: holder(stored) not in ("", first),
@@ -103,8 +109,6 @@ def test_a_second_replica_takes_over(own_operator, space, capsys, leave):
         sys.stderr.write(f"\n{words}; the Lease is for {lease['spec']['leaseDurationSeconds']} s\n")
     OUTPUTS.mkdir(parents=True, exist_ok=True)
     (OUTPUTS / f"takeover-{leave.__name__}.txt").write_text(words + "\n")
-    if leave is told_to_leave:
-        assert seconds < lease["spec"]["leaseDurationSeconds"], "It was given back, not waited for."
 
     kept = ("id", "status", "message", "requestedAt")
     assert [status["termination"][key] for key in kept] == [begun[key] for key in kept], "It is the same stop."
@@ -124,6 +128,6 @@ def test_a_second_replica_takes_over(own_operator, space, capsys, leave):
 def test_a_lease_that_somebody_deletes_is_made_again_by_its_holder(steady_operator, api):
     before = wait_leader(api)
     api.delete(f"{LEASES}/{OPERATOR}")
-    again = api.wait(LEASES, lambda lease: lease is not None, "there is a Lease again", 60, name=OPERATOR)
+    again = api.wait(LEASES, lambda lease: lease is not None, "there is a Lease again", WAIT_SECONDS, name=OPERATOR)
     assert again["metadata"]["uid"] != before["metadata"]["uid"]
     assert again["spec"]["holderIdentity"] == before["spec"]["holderIdentity"]

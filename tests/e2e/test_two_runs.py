@@ -10,7 +10,7 @@ from e2e.audit import OPERATOR_USER
 from e2e.runs import condition_of
 from waiting import eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 LONG = ("--epochs", "200", "--step-seconds", "0.1")
 FINALIZER = "e2e.trainingrun.dev/look-again"
@@ -18,9 +18,9 @@ FINALIZER = "e2e.trainingrun.dev/look-again"
 
 def test_a_node_stays_until_the_last_run_on_it_has_ended(gpu_nodes, space):
     first = space.run("first", *LONG, gpus=4)
-    node = first.wait_training(timeout=180)["spec"]["nodeName"]
+    node = first.wait_training()["spec"]["nodeName"]
     second = space.run("second", *LONG, gpus=4, pod={"nodeSelector": {"kubernetes.io/hostname": node}})
-    assert second.wait_training(timeout=120)["spec"]["nodeName"] == node
+    assert second.wait_training()["spec"]["nodeName"] == node
     second.wait_commits()
     first.wait_commits()
     instance = second.wait(lambda s: s.get("nodes"), "its node is recorded")["nodes"][0]["providerID"].rpartition("/")[
@@ -50,17 +50,15 @@ def test_a_node_stays_until_the_last_run_on_it_has_ended(gpu_nodes, space):
     second.wait(
         lambda s: (s.get("nodes") or [{}])[0].get("phase") == "Verifying",
         "the machine goes, its Node is waited for",
-        120,
     )
     eventually(
         lambda: [r for r in space.requests(node, '"delete"') if (r.user, r.resource) == (OPERATOR_USER, "nodes")],
         "the operator removes the Node whose machine is gone",
-        90,
     )
     assert condition_of(second.status, "NodesReleased")["status"] == "False", "The machine is gone, the Node is not."
     assert instance not in space.cloud.running()
     let_go()
-    status = second.wait_finished(120)
+    status = second.wait_finished()
     assert [(one["name"], one["phase"]) for one in status["nodes"]] == [(node, "Released")]
     assert condition_of(status, "NodesReleased")["reason"] == "Released"
     assert space.api.get(f"/api/v1/nodes/{node}") is None

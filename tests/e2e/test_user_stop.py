@@ -9,13 +9,13 @@ import pytest
 from e2e.ground import OUTPUTS
 from e2e.runs import condition_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 STOP = """kubectl patch trainingrun x --type merge -p '{"spec":{"stop":true}}'"""
 TAKEN_BACK = STOP.replace("true", "false")
 GOAL_SECONDS = 1.0
-MOST_SECONDS = 5.0
-"""With a step of 50 ms, and tests beside it on two cores."""
+MOST_SECONDS = 30.0
+"""With a step of 50 ms, and tests beside it on two cores. By itself, the kubelet would look after a minute."""
 
 
 def test_a_patch_stops_the_run_and_the_training_saves_and_leaves(steady_operator, space, capsys):
@@ -36,6 +36,7 @@ def test_a_patch_stops_the_run_and_the_training_saves_and_leaves(steady_operator
     assert latency < MOST_SECONDS, words
 
     status = run.wait_finished()
+    run.log.wait_end()
     assert (status["phase"], status["terminationStatus"]) == ("Stopped", "user_stop")
     assert status["terminationMessage"].startswith("Stopped by hand: spec.stop is true.")
     assert status["termination"]["actor"] == "field manager 'kubectl-patch'", "It says by what the stop was written."
@@ -92,23 +93,24 @@ def test_a_training_that_does_not_listen_is_ended_when_its_grace_is_spent(space)
 
 
 FIRST_SAVE = """
+trap 'exit 0' USR1
 mkdir $TRAININGRUN_CHECKPOINT_DIR/.tmp-checkpoint-100
 echo half of it > $TRAININGRUN_CHECKPOINT_DIR/.tmp-checkpoint-100/model.safetensors
 echo begun to save
-sleep 15
+sleep 3600 & wait
 """
 
 
 def test_a_stop_during_the_first_save_of_a_training_without_metrics_waits_for_it_and_keeps_what_is_there(space):
     run = space.run("x", command=["sh", "-c", FIRST_SAVE], shutdown={"graceSeconds": 1})
-    run.wait_training()
+    pod = run.wait_training()["metadata"]["name"]
     run.log.wait("begun to save")
     run.merge({"spec": {"stop": True}})
-    run.wait(lambda status: (status.get("termination") or {}).get("phase") == "Saving", "its grace is over")
-    time.sleep(3)
-    assert run.status["termination"]["phase"] == "Saving", (
-        "That no step could be read does not mean that none was made."
-    )
+    run.wait_stop("Saving")
+    # That no step could be read does not mean that none was made.
+    held = run.wait_phase("Held")
+    assert held["termination"]["holdReason"]
+    space.shell(f"kubectl exec {pod} --container train -- sh -c 'kill -USR1 1'")
     status = run.wait_finished()
     assert (status["terminationStatus"], status["checkpoint"]["complete"]) == ("user_stop", False)
     assert set(space.bucket.files(run.layout.base)) == {".tmp-checkpoint-100/model.safetensors"}

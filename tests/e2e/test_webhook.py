@@ -12,14 +12,14 @@ from e2e.own_operator import Beside, OwnOperator
 from receiving import received
 from waiting import eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 SCRIPT = Path(__file__).parent / "in_pod" / "receiver.py"
 PORT = 9200
 SECRET = base64.b64encode(bytes(range(32))).decode()
 STUB = ("stub-training", "--epochs", "100", "--step-seconds", "0.2")
 NOTHING_TO_SAVE = {"mode": "Disabled", "destination": None, "s3": None}
-SECONDS = 120
+SECONDS = 300
 WRITTEN_DOWN = "patch /status/notified"
 KILLS = {
     "quiet": None,

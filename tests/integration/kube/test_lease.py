@@ -10,10 +10,10 @@ import pytest
 from trainingrun_operator.controller.lease import Lease
 from trainingrun_operator.edge.kube import KubeError
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 SECONDS = 6
-SOON = 30
+SOON = 100
 """Many tests share two cores."""
 
 

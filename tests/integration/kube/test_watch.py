@@ -18,7 +18,7 @@ from trainingrun_operator.edge.cache import Cache
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
 class Woken:
@@ -41,7 +41,7 @@ def watching(kube) -> tuple[Watch, Cache, Woken]:
     return Watch(cache, other, other, kube), cache, woken
 
 
-async def until(fits: Callable[[], Any], sentence: str, seconds: float = 20) -> None:
+async def until(fits: Callable[[], Any], sentence: str, seconds: float = 100) -> None:
     for _ in range(int(seconds / 0.05)):
         if fits():
             return
@@ -143,4 +143,4 @@ async def test_kopf_brings_runs_pools_and_children_and_only_what_is_a_runs(
         assert after in woken.forgotten
     finally:
         stop.set()
-        await asyncio.wait_for(operator, 30)
+        await asyncio.wait_for(operator, 100)
