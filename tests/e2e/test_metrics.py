@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from statistics import median
 
 import pytest
 from e2e.runs import condition_of
+from waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 LONG = ("--epochs", "200", "--step-seconds", "0.1")
+POLLS = 10
 # digits.py, saying when it is scraped.
 TELLING = """
 import http.server, runpy, time
@@ -72,11 +75,9 @@ def test_a_page_of_10_mb_and_one_that_never_ends_delay_nobody(steady_operator, s
     assert "3 s" in hang.wait_condition("MetricsAvailable", "False", "Timeout")["message"]
 
     begun = len(scrapes(well.log.lines))
-    well.log.wait("scraped ", times=begun + 10)
-    gaps = [later - earlier for earlier, later in pairwise(scrapes(well.log.lines)[begun:])]
-    assert sorted(gaps)[len(gaps) // 2] < 1.5, f"Every second, as asked: {gaps}"
-    # Each of the others' polls lasts 3 s: whoever waited for them would always be late. A busy machine may be, once.
-    assert sum(gap >= 3 for gap in gaps) <= 1, f"No poll waited for the others' timeouts: {gaps}"
+    # Each of the others' polls lasts 3 s: whoever waited for them would always be late. A busy machine may be, for a while.
+    in_time = f"of {POLLS} polls in a row, none waited for the others' timeouts"
+    eventually(lambda: any_in_time(scrapes(well.log.lines)[begun:]), in_time)
     for run in (huge, hang):
         assert "terminationStatus" not in run.status
     assert condition_of(well.status, "MetricsAvailable")["status"] == "True"
@@ -90,6 +91,13 @@ def test_a_loss_that_turns_to_nan_half_way_is_never_low(space):
     status = run.wait_step(140)
     assert "terminationStatus" not in status, "The true loss is below the threshold by now, but nobody has read it."
     assert condition_of(status, "MetricsAvailable")["reason"] == "NotFinite", "Its steps are followed all the same."
+
+
+def any_in_time(times):
+    """Whether polls in a row came every second, as asked, but for one."""
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    rows = (gaps[at : at + POLLS - 1] for at in range(len(times) - POLLS + 1))
+    return any(median(row) < 1.5 and sum(gap >= 3 for gap in row) <= 1 for row in rows)
 
 
 def scrapes(lines):
