@@ -9,7 +9,7 @@ from e2e.api import seconds_of
 from e2e.audit import OPERATOR_USER, requests
 from e2e.ground import OPERATOR, OPERATOR_NAMESPACE
 
-pytestmark = [pytest.mark.audit, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.audit, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
