@@ -16,8 +16,8 @@ from waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-MANY_EPOCHS = ("--epochs", "600", "--batch", "36", "--step-seconds", "0.1")
-"""Of four seconds: the first one is seen, and then how long the rest will take."""
+MANY_EPOCHS = ("--epochs", "600", "--batch", "36", "--step-seconds", "0.1", "--reads", "2")
+"""Of four seconds: the operator reads steps of the first one, and then knows how long the rest will take."""
 HELD_AT_41 = (*MANY_EPOCHS, "--save-every", "40", "--hold-at", "41")
 """Nothing changes while files are copied."""
 ONE_EPOCH = ("--epochs", "1", "--batch", "2", "--step-seconds", "0.2", "--save-every", "20")

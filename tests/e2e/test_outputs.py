@@ -8,7 +8,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 def test_kubectl_reads_well_while_a_run_trains_and_when_it_is_done(space):
-    run = space.run("digits", "--epochs", "200", "--step-seconds", "0.1", "--save-every", "20", autoStopLoss=0.4)
+    # The first steps are read: without one of the first epoch, there is no progress to show.
+    trains = ("--epochs", "20", "--step-seconds", "0.1", "--save-every", "20", "--reads", "2")
+    run = space.run("digits", *trains, autoStopLoss=0.4)
     run.wait_training()
     run.wait(lambda s: (s.get("checkpoint") or {}).get("uri"), "a first checkpoint is verified")
     assert "running" not in space.captured("get-running", "kubectl get trun").lower().split("\n")[0]
