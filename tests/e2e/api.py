@@ -18,7 +18,7 @@ from urllib.parse import urlencode, urlsplit
 import yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 Json = dict[str, Any]
@@ -220,7 +220,7 @@ class Api:
                 version = ""
         yield from self._listed(collection, **params)[1]
 
-    def _listed(self, collection: str, **params: str) -> tuple[str, list[Json | None]]:
+    def _listed(self, collection: str, **params: str) -> tuple[str, Sequence[Json | None]]:
         """The resourceVersion of a list, and what is in it; None if nothing is."""
         listed = self.request("GET", collection, **params)
         return listed["metadata"]["resourceVersion"], listed["items"] or [None]
