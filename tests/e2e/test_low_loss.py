@@ -65,10 +65,13 @@ def scored(space: Space, files: list[Path]) -> Json:
 
 def test_a_low_loss_ends_the_run_and_gives_its_machine_back(gpu_nodes, space, tmp_path):
     # The first steps are read: the curve has losses from before.
-    run = space.run("low-loss", *LONG, "--save-every", "20", "--reads", "2", gpus=8, autoStopLoss=0.3)
+    run = space.run(
+        "low-loss", *LONG, "--save-every", "20", "--reads", "2", "--hold-at", "10", gpus=8, autoStopLoss=0.3
+    )
     pod = run.wait_training()
-    # Before anything else is waited for: on a busy machine the loss may be low soon.
+    # Before the loss is low.
     desired_before, running_before = space.cloud.desired, space.cloud.running()
+    run.order("go", pod["metadata"]["name"])
     node = run.wait(lambda s: s.get("nodes"), "its node is recorded")["nodes"][0]
     status = run.wait_finished()
     run.log.wait_end()
