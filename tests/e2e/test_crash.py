@@ -9,16 +9,20 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 # A crash of digits.py is exit code 1; the issue's is 3.
 WITH_3 = ["sh", "-c", 'digits.py "$@" || exit 3', "train"]
-# It shows one page of metrics, at step 0, and crashes. What was read of it is in no status: another operator would not know.
+# It shows its page of metrics, at step 0, and crashes: once the agent has read it for the operator, and again, should that have come too late.
+# What was read of it is in no status: another operator would not know.
 ONE_PAGE = """
 from http.server import BaseHTTPRequestHandler, HTTPServer
+PAGE = b"training_loss 2.5\\ntraining_step 0\\n"
 class Page(BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
+        self.send_header("Content-Length", str(len(PAGE)))
         self.end_headers()
-        self.wfile.write(b"training_loss 2.5\\ntraining_step 0\\n")
+        self.wfile.write(PAGE)
 with HTTPServer(("", 8000), Page) as server:
-    server.handle_request()
+    for _ in range(2):
+        server.handle_request()
 raise SystemExit("no step was made")
 """
 CRASHING = ("--epochs", "1", "--batch", "36", "--step-seconds", "0.1", "--save-every", "10", "--crash-at-step", "15")

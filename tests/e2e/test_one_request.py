@@ -7,10 +7,10 @@ import re
 
 import pytest
 from e2e.own_operator import OwnOperator
-from e2e.runs import condition_of
+from e2e.runs import WAIT_SECONDS
 from waiting import eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 LONG = ("--epochs", "200", "--step-seconds", "0.1")
 POLLS = 10
@@ -31,7 +31,7 @@ ASK = """
 import http.client, json, sys
 said = {}
 for page in sys.argv[2:]:
-    there = http.client.HTTPConnection(sys.argv[1], 18790, timeout=10)
+    there = http.client.HTTPConnection(sys.argv[1], 18790, timeout=120)
     there.request("GET", "/progress", headers={"Trainingrun-Page": page})
     answer = there.getresponse()
     body, length = answer.read(), answer.headers["Trainingrun-Report-Bytes"]
@@ -43,7 +43,8 @@ print(json.dumps(said))
 
 def calls(own, api):
     """The operator's requests so far to the agents, or to the trainings' metrics pages."""
-    found = re.search(rf'^trainingrun_api_calls_total\{{api="{api}"\}} ([0-9.e+]+)$', own.page("metrics"), re.MULTILINE)
+    page = eventually(lambda: own.page("metrics"), "the operator shows its metrics")
+    found = re.search(rf'^trainingrun_api_calls_total\{{api="{api}"\}} ([0-9.e+]+)$', page, re.MULTILINE)
     return float(found[1]) if found else 0.0
 
 
@@ -61,14 +62,15 @@ def test_a_run_is_polled_by_one_request_until_its_page_is_changed(space):
             since.update(now)
         return now["agent"] - since["agent"] >= POLLS
 
-    eventually(polled_by_one, f"{POLLS} polls take no request to the training", 120)
+    eventually(polled_by_one, f"{POLLS} polls take no request to the training", WAIT_SECONDS)
 
     # digits.py answers at any path; its pod keeps the page that it was made with.
     run.merge({"spec": {"metrics": {"path": "/moved"}}})
     moved = calls(own, "metrics")
-    eventually(lambda: calls(own, "metrics") - moved >= POLLS, "the new page is read from the training", 120)
-    status = run.wait_step(run.status["progress"]["step"] + 1)
-    assert condition_of(status, "MetricsAvailable")["status"] == "True"
+    by_itself = "the new page is read from the training"
+    eventually(lambda: calls(own, "metrics") - moved >= POLLS, by_itself, WAIT_SECONDS)
+    run.wait_step(run.status["progress"]["step"] + 1)
+    run.wait_condition("MetricsAvailable")
     assert own.state()["starts"] == 1, "The counts are of one process."
 
 
