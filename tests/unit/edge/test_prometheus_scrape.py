@@ -325,6 +325,19 @@ async def test_no_compression_is_asked_for_and_no_cookie_is_kept():
     assert not any("Cookie" in one for one in seen)
 
 
+async def test_no_connection_is_kept_between_two_polls_though_the_server_would_keep_it():
+    connections = []
+
+    async def show(request):
+        connections.append(request.transport)
+        return web.Response(text="loss 1\n")
+
+    async with page(show) as url, make_session() as session:
+        for _ in range(2):
+            assert await scrape(session, url, NAMES) == make_reading(loss=1.0)
+    assert connections[0] is not connections[1]
+
+
 async def test_a_proxy_in_the_environment_is_not_used(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     assert await look_at("loss 1\n") == make_reading(loss=1.0)

@@ -42,13 +42,14 @@ class _PageError(Exception):
 
 
 def make_session() -> aiohttp.ClientSession:
-    """Return the session of all scrapes: pooled, without cookies, proxies or automatic decompression.
+    """Return the session of all scrapes: without kept connections, cookies, proxies or automatic decompression.
 
     Must be called with the event loop running; the caller closes it.
     """
     return aiohttp.ClientSession(
-        # 256: a pod that hangs holds one connection for the timeout and must not block others.
-        connector=aiohttp.TCPConnector(limit=256, limit_per_host=4, keepalive_timeout=30, force_close=False),
+        # 256: a pod that hangs holds one connection for the timeout and must not block others. That is the bound of connections in use only: kept ones
+        # would be one for each of thousands of pods, and closed in one turn of the loop.
+        connector=aiohttp.TCPConnector(limit=256, limit_per_host=4, force_close=True),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         auto_decompress=False,
