@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from axe_playwright_python.sync_playwright import Axe
 from e2e.ground import OUTPUTS
+from playwright.sync_api import TimeoutError as PageTimeoutError
 from playwright.sync_api import expect, sync_playwright
 from ports import free_port
 from waiting import eventually
@@ -111,10 +112,13 @@ def assert_accessible(page: Page) -> None:
 
 
 def assert_fits(page: Page) -> None:
-    """Nothing of it is wider than the screen."""
-    width = page.evaluate("document.documentElement.scrollWidth")
+    """Nothing of it is wider than the screen, once the curve is drawn for the screen's size."""
     assert page.viewport_size is not None
-    assert width <= page.viewport_size["width"], f"{page.url} is {width} pixels wide."
+    try:
+        page.wait_for_function("most => document.documentElement.scrollWidth <= most", arg=page.viewport_size["width"])
+    except PageTimeoutError as error:
+        width = page.evaluate("document.documentElement.scrollWidth")
+        raise AssertionError(f"{page.url} is {width} pixels wide.") from error
 
 
 @contextlib.contextmanager
