@@ -46,6 +46,7 @@ from trainingrun_operator.core.release import facts_of as facts_of_node
 from trainingrun_operator.core.rules import chain
 from trainingrun_operator.core.status import render
 from trainingrun_operator.core.stop.proving import saved_from
+from trainingrun_operator.core.stop.requests import rescues_late
 from trainingrun_operator.core.track import Track, fold
 from trainingrun_operator.exporter import Telemetry, series_of
 
@@ -167,8 +168,14 @@ def every_record_of_a_deletion_is_a_proof_or_an_exception_that_is_told(seen):
         assert after.saved is not None
         if stop.phase is Phase.DELETING:
             given_up = after.saved.gave_up and after.saved.note
+            # The same record, with what may be missing from it: a container beside the training could still write.
+            told = after.saved.note and after.saved == stop.saved.model_copy(update={"note": after.saved.note})
+            # A commit from before the training's last write: nothing is deleted for it, another save is requested.
+            asks = isinstance(seen.answer, Verified) and after.saved == saved_from(seen.answer)
+            asks = asks and after.attempt > stop.attempt and waits_for_its_last_save(seen, stop)
             # The steps of a rescue leave the record as it is.
-            assert given_up or is_proof(seen, after.saved) or (after.saved == stop.saved and after.rescue)
+            kept = after.saved == stop.saved and after.rescue
+            assert given_up or told or kept or asks or is_proof(seen, after.saved)
             event("deletes with a later record")
             continue
         origin = origin_of(seen, stop, after)
@@ -200,6 +207,25 @@ def origin_of(seen, stop, after) -> str:
         return "no pod, and no commit"
     started = seen.run.status.start_time or any(has_run(pod) for pod in seen.pods)
     return "never started" if saved.note and not saved.final and not started else ""
+
+
+def waits_for_its_last_save(seen, stop) -> bool:
+    """Whether the training has exited by itself in Deleting, and what it wrote at last is not proven."""
+    behind_gate = bool(seen.live_pods) and all(pod.waits_behind_gate for pod in seen.live_pods)
+    record = stop.saved is not None and not (stop.saved.final or stop.saved.gave_up) and stop.data_loss is None
+    works = seen.workload is not None and not (seen.workload.finished or seen.workload.suspended)
+    return behind_gate and record and works and stop.phase is Phase.DELETING and not rescues_late(stop)
+
+
+def what_exited_by_itself_is_saved_before_it_is_deleted(seen):
+    stop = seen.run.status.termination
+    if stop is None or seen.run.spec.checkpoint.mode is CheckpointMode.DISABLED:
+        return
+    if waits_for_its_last_save(seen, stop):
+        event("waits for the last save of what exited by itself")
+        alive = {pod.uid for pod in seen.live_pods}
+        assert not effects_of(seen, SuspendWorkload, DeleteWorkload)
+        assert not any(effect.uid in alive for effect in effects_of(seen, DeletePod))
 
 
 def is_proof(seen, saved) -> bool:
@@ -423,6 +449,7 @@ INVARIANTS = (
     deciding_twice_is_deciding_once_and_changes_nothing_that_was_seen,
     nothing_is_deleted_without_a_record_of_what_was_saved,
     every_record_of_a_deletion_is_a_proof_or_an_exception_that_is_told,
+    what_exited_by_itself_is_saved_before_it_is_deleted,
     why_a_run_ends_never_changes_and_its_phases_only_go_forward,
     only_a_suspension_that_is_over_is_forgotten,
     a_rescue_starts_only_if_its_unfinished_stop_has_named_it,
