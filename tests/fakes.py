@@ -195,6 +195,7 @@ def stored_node(*, spec: Json | None = None, status: Json | None = None, **meta:
         "metadata": said | meta,
         "spec": {"providerID": builders.PROVIDER_ID, **(spec or {})},
         "status": {
+            "capacity": {"cpu": "96", "nvidia.com/gpu": "8"},
             "allocatable": {"nvidia.com/gpu": "8"},
             "conditions": [{"type": "Ready", "status": "True"}],
             **(status or {}),

@@ -162,6 +162,7 @@ def stored_node(machine: Machine, now: float) -> Json:
         },
         "spec": {"providerID": machine.provider_id, "taints": list(machine.taints)},
         "status": {
+            "capacity": {"nvidia.com/gpu": "8"},
             "allocatable": {"nvidia.com/gpu": "8"},
             "conditions": [{"type": "Ready", "status": "Unknown" if dead else "True"}],
         },

@@ -49,7 +49,11 @@ def receiver():
 def hasty_pool(space):
     """The pool of the ground by another name, for this namespace alone, that calls a release overdue after a second."""
     spec = space.api.get(f"{RUNS}/gpunodepools/{POOL}")["spec"]
-    spec |= {"alertAfterSeconds": 1, "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": space.name}}}
+    spec |= {
+        "alertAfterSeconds": 1,
+        "price": {"perNodeHour": 32.77, "currency": "USD"},
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": space.name}},
+    }
     space.api.create(f"{RUNS}/gpunodepools", {"apiVersion": "trainingrun.dev/v1alpha1", "kind": "GPUNodePool", "metadata": {"name": space.name}, "spec": spec})  # fmt: skip
     space.undo.append(lambda: space.api.delete(f"{RUNS}/gpunodepools/{space.name}"))
     return {"ref": space.name}
@@ -73,7 +77,12 @@ def test_a_held_checkpoint_and_an_unreleased_node_are_told_and_every_panel_shows
         prometheus(tmp_path, operator_target(tmp_path, space.ground), sender) as metrics,
     ):
         gpu = space.run(
-            "gpu", *MANY_EPOCHS, gpus=8, autoStopLoss=0.0001, nodePool=hasty_pool(space), budget={"maxGpuHours": 1000}
+            "gpu",
+            *MANY_EPOCHS,
+            gpus=8,
+            autoStopLoss=0.0001,
+            nodePool=hasty_pool(space),
+            budget={"maxGpuHours": 1000, "maxCost": 25000},
         )
         endless = {"names": {"totalEpochs": ["no_such_total"]}}
         hung = space.run("hung", *STEPS, metrics=endless, hangDetection={"noProgressSeconds": 5})

@@ -7,7 +7,7 @@ from typing import Final
 from fleet import MARKS
 from fleet import UID as FLEET
 from grafana_foundation_sdk.builders import dashboard as build
-from grafana_foundation_sdk.models import dashboard
+from grafana_foundation_sdk.models import common, dashboard
 from panels import BLUE, GREEN, GREY, RED, YELLOW, Mark, choice, colour, lines, number, numbered, page, phases, steps
 
 UID: Final = "trainingrun-run"
@@ -113,10 +113,16 @@ def _training(made: build.Dashboard) -> None:
         "GPUs idle for", f"time() - {newest('trainingrun_idle_since_timestamp_seconds')}", "How long all GPUs have been idle; empty unless they are.", unit="s", span=3,
     ))  # fmt: skip
     made.with_panel(number(
-        "GPU hours used", newest("trainingrun_budget_used_ratio"), "Used share of spec.budget.maxGpuHours; empty without a budget.", unit="percentunit", span=3,
+        "Budget used", newest("trainingrun_budget_used_ratio"), "Used share of spec.budget, of GPU hours or cost, whichever is larger; empty without a budget.",
+        unit="percentunit", span=3,
     ))  # fmt: skip
+    cost = number(
+        "Cost", f"max by (currency) (trainingrun_cost{OF})", "What the training has cost so far, as far as prices are known; empty without a price in its GPUNodePools.",
+        unit="none", span=3, decimals=2,
+    )  # fmt: skip
+    made.with_panel(cost.display_name("${__field.labels.currency}").text_mode(common.BigValueTextMode.VALUE_AND_NAME))
     made.with_panel(
-        phases("Phase", f"max by (phase) (trainingrun_status_phase{OF})", "Phase of the run.", RUN_PHASES, span=9)
+        phases("Phase", f"max by (phase) (trainingrun_status_phase{OF})", "Phase of the run.", RUN_PHASES, span=6)
     )
 
 

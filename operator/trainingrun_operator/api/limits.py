@@ -1,4 +1,4 @@
-"""`spec.hangDetection`, `spec.idleDetection` and `spec.budget`, and what is remembered for the first two in ``status.quiet`` and ``status.idle``."""
+"""`spec.hangDetection`, `spec.idleDetection` and `spec.budget`, and what the status remembers for them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from trainingrun_operator.api.base import BigCount, Model, Timestamp, Word
+from trainingrun_operator.api.base import BigCount, Cel, Count, Model, Timestamp, Word
 
 NO_PROGRESS_SECONDS: Final = 600
 IDLE_SECONDS: Final = 1800
+COST_MAX: Final = 1e15
+"""Bound of amounts of money in the status."""
 
 
 class LimitAction(StrEnum):
@@ -76,12 +78,34 @@ class Idle(Model):
 
 
 class Budget(Model):
-    """GPU hours that the run may use, over restarts and suspensions."""
+    """What the run may use, over restarts and suspensions: GPU hours, money or both. The first limit that is used ends it."""
 
-    max_gpu_hours: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
-    """GPU hours for which the training may run: the time of status.trained, times the GPUs that its pods request. Required."""
+    cel_rules = (Cel("has(self.maxGpuHours) || has(self.maxCost)", "a budget needs maxGpuHours, maxCost or both"),)
+
+    max_gpu_hours: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
+    """GPU hours for which the training may run: the time of status.trained, times the GPUs that its pods request. Default absent: no limit."""
+    max_cost: Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)] | None = None
+    """What the training may cost (status.trained.cost): its GPU hours at the prices of their GPUNodePools (spec.price), in the currency of these
+    prices. GPU hours without a known price do not count; a finding and an Event say so. Default absent: no limit."""
     warn_at_percent: Annotated[int, Field(ge=1, le=100)] = 80
-    """An Event warns when this share of the budget is used, in percent. Default 80."""
+    """An Event warns when this share of a limit is used, in percent. Default 80."""
     on_exhausted: LimitAction = LimitAction.STOP
     """Stop: end the run as budget_exhausted, early enough to save: shutdown.graceSeconds and the longest upload so far before, at most a quarter of the
-    budget. Notify: an Event says that the budget is used. Default Stop."""
+    limit. Notify: an Event says that the budget is used. Default Stop."""
+
+
+class Cost(Model):
+    """What the training has cost, as far as prices are known."""
+
+    shown: Word = ""
+    """Amount and currency: `9.83 USD`. It begins with `at least` if the cost of some GPU hours is not known."""
+    amount: Annotated[float, Field(ge=0, le=COST_MAX)] = 0
+    """The amount. It never falls: a price counts for the time in which it holds."""
+    currency: Word = ""
+    """Its currency. Prices in another one do not count."""
+    per_hour: Annotated[float, Field(ge=0, le=COST_MAX)] = 0
+    """What an hour of the training costs now. A changed price counts from the observation that finds it."""
+    priced_gpus: Count = 0
+    """GPUs whose cost is known now. Those of a rank whose pod has no node cost nothing."""
+    priced_gpu_hours: Annotated[float, Field(ge=0, le=1e9)] = 0
+    """GPU hours whose cost is in the amount."""

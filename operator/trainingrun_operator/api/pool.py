@@ -103,6 +103,28 @@ class External(Model):
     """What it needs to know of this pool: up to 32 texts by name, checked by the provider. No secrets. Default nothing."""
 
 
+Amount = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+
+
+class Price(Model):
+    """What a node or a GPU of the pool costs for an hour."""
+
+    cel_rules = (
+        Cel(
+            "has(self.perNodeHour) != has(self.perGpuHour)",
+            "exactly one of perNodeHour and perGpuHour is required",
+        ),
+    )
+
+    per_node_hour: Amount | None = None
+    """Price of a whole node for an hour. A pod costs the share of it that its GPUs are of the GPUs in the Node's capacity; idle GPUs of the node cost no
+    run anything."""
+    per_gpu_hour: Amount | None = None
+    """Price of one GPU for an hour, as pods request GPUs."""
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", max_length=3)]
+    """Currency of the price, three letters: USD. Give all pools that one run may use the same currency."""
+
+
 class GPUNodePoolSpec(Model):
     """The nodes of the pool and their provider."""
 
@@ -132,6 +154,8 @@ class GPUNodePoolSpec(Model):
     """Pods that do not keep a node in use, in addition to DaemonSet pods."""
     alert_after_seconds: Seconds = 900
     """Time after which a release counts as overdue, in seconds. Default 900."""
+    price: Price | None = None
+    """What the nodes cost, for spec.budget.maxCost and status.trained.cost of runs. A change counts from then on. Default absent: not known."""
     aws_auto_scaling: AWSAutoScaling | None = None
     """EC2 Auto Scaling, EKS managed node groups included."""
     external: External | None = None

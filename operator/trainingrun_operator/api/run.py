@@ -332,7 +332,7 @@ class TrainingRunSpec(Model):
     """End the run when its training has run for this many seconds, summed over restarts and suspensions. It is stopped early enough to save:
     shutdown.graceSeconds and the longest upload so far before the limit, at most a quarter of it. Default absent: no limit."""
     budget: Budget | None = None
-    """GPU hours that the run may use. Default absent: no limit."""
+    """GPU hours and money that the run may use. Default absent: no limit."""
     hang_detection: HangDetection = Field(default_factory=HangDetection)
     """What to do about a training that runs and does nothing."""
     idle_detection: IdleDetection = Field(default_factory=IdleDetection)
@@ -402,6 +402,7 @@ RESOURCE = Resource(
         Column("ETA", ".status.progress.etaSeconds", type="integer", wide=True),
         Column("Checkpoint", ".status.checkpoint.uri", wide=True),
         Column("Nodes", ".status.nodes[*].phase", wide=True),
+        Column("Cost", ".status.trained.cost.shown", wide=True),
     ),
     selectable_fields=(".status.phase", ".status.terminationStatus"),
     cel_rules=(

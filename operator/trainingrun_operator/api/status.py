@@ -23,7 +23,7 @@ from trainingrun_operator.api.base import (
     Word,
 )
 from trainingrun_operator.api.endings import ENDINGS
-from trainingrun_operator.api.limits import Idle, Quiet
+from trainingrun_operator.api.limits import COST_MAX, Cost, Idle, Quiet
 from trainingrun_operator.api.nodes import NodePhase as NodePhase  # noqa: PLC0414 - a name of this module for others
 from trainingrun_operator.api.nodes import NodeStatus as NodeStatus  # noqa: PLC0414 - a name of this module for others
 from trainingrun_operator.api.nodes import RefusalKind as RefusalKind  # noqa: PLC0414 - a name of this module for others
@@ -359,8 +359,10 @@ class Trained(Model):
     """When an Event said that the training comes near to spec.maxDurationSeconds."""
     gpu_hours: Annotated[float | None, Field(ge=0, le=1e9)] = None
     """GPU hours that the training has used; only with spec.budget."""
+    cost: Cost | None = None
+    """What the training has cost. Absent: no GPUNodePool that it used has a price (spec.price)."""
     budget_told: Word = ""
-    """What an Event has said about spec.budget: Near or Spent; empty: nothing."""
+    """What an Event has said about spec.budget: Near, Spent, or Unknown (what it costs); empty: nothing."""
 
 
 class Shadow(Model):
@@ -378,6 +380,10 @@ class Shadow(Model):
     """For how long the training had run then."""
     saved_gpu_hours: Annotated[float | None, Field(ge=0, le=1e9)] = None
     """GPU hours that the training has used since: what the rule would have saved."""
+    cost: Annotated[float | None, Field(ge=0, le=COST_MAX)] = None
+    """What the training had cost then; absent if no price was known."""
+    saved_cost: Word = ""
+    """What it has cost since, with the currency."""
 
 
 class PhaseChange(Model):

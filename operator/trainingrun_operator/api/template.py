@@ -144,7 +144,11 @@ def gpus_of(pod: Mapping[str, Any]) -> int:
 def gpus_of_container(container: Mapping[str, Any]) -> int:
     """Return the number of GPUs of any vendor that one container requests."""
     resources = container.get("resources")
-    limits = resources.get("limits") if isinstance(resources, Mapping) else None
-    asked = [str(n) for name, n in limits.items() if name.endswith("/gpu")] if isinstance(limits, Mapping) else []
+    return gpus_in(resources.get("limits") if isinstance(resources, Mapping) else None)
+
+
+def gpus_in(amounts: Any) -> int:
+    """Return the number of GPUs of any vendor in amounts by resource name."""
+    asked = [str(n) for name, n in amounts.items() if name.endswith("/gpu")] if isinstance(amounts, Mapping) else []
     # "1k" is a valid quantity too, but no node has that many.
     return sum(int(amount) for amount in asked if amount.isdecimal() and len(amount) <= _DIGITS_MAX)

@@ -11,7 +11,7 @@ from trainingrun_operator.core.words import moment
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from trainingrun_operator.api.status import Shadow
+    from trainingrun_operator.api.status import Shadow, TrainingRunStatus
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
@@ -64,7 +64,14 @@ def ago(stamp: str | None, now: datetime) -> str:
 def saved_by(shadow: Shadow) -> str:
     """What a rule that only reports would have saved, as a sentence with a leading space; empty: unknown, or nothing yet."""
     hours = shadow.saved_gpu_hours
-    return f" That would have saved {hours:g} GPU hours so far." if hours else ""
+    money = f" ({shadow.saved_cost})" if shadow.saved_cost else ""
+    return f" That would have saved {hours:g} GPU hours{money} so far." if hours else ""
+
+
+def cost(status: TrainingRunStatus) -> tuple[str, ...]:
+    """What the training has cost, as a sentence; empty: no price is known."""
+    known = status.trained.cost if status.trained is not None else None
+    return (f"The training has cost {known.shown}.",) if known is not None else ()
 
 
 def generation(key: str) -> str:

@@ -21,6 +21,7 @@ from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.exporter import series_of
 
 if TYPE_CHECKING:
+    from trainingrun_operator.api.limits import Cost
     from trainingrun_operator.api.status import Progress, TrainingRunStatus
     from trainingrun_operator.core.effects import Decision
     from trainingrun_operator.core.observed import Observed
@@ -221,9 +222,15 @@ class Reconciler:
             str(status.observed_generation),
             str(status.phase),
             *_resumable(status.progress),
-            # Another pod is counted from here, and an Event was recorded.
+            # Another pod or another price is counted from here, and an Event was recorded.
             *(
-                (str(trained.pod_uid), str(trained.started_at), str(trained.warned_at), trained.budget_told)
+                (
+                    str(trained.pod_uid),
+                    str(trained.started_at),
+                    str(trained.warned_at),
+                    trained.budget_told,
+                    _rate(trained.cost),
+                )
                 if trained is not None
                 else ()
             ),
@@ -295,6 +302,11 @@ def _resumable(progress: Progress | None) -> tuple[str, ...]:
         if progress is None
         else (str(progress.pod_uid), str(progress.epoch_base), str(progress.step_interval is None))
     )
+
+
+def _rate(cost: Cost | None) -> str:
+    """Return at which price the time from now on counts; empty: at none."""
+    return f"{cost.per_hour} {cost.currency} {cost.priced_gpus}" if cost is not None else ""
 
 
 def _whole(seen: Observed, derived: TrainingRunStatus) -> TrainingRunStatus:

@@ -116,6 +116,7 @@ def complaint(
         or _outputs(run.spec)
         or limits.complaint(run.spec)
         or limits.budget(run.spec)
+        or limits.unpriced(run.spec, defaults)
         or _checkpoint(run, defaults.allowed_destinations)
         or _pool(run, pools, namespace_labels, defaults)
     )

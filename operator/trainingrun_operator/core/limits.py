@@ -13,6 +13,7 @@ from trainingrun_operator.core.facts.run import Problem
 if TYPE_CHECKING:
     from trainingrun_operator.api.rules import StopRule
     from trainingrun_operator.api.run import TrainingRunSpec
+    from trainingrun_operator.core.defaults import Defaults
 
 RESERVED: Final = frozenset(
     {
@@ -50,10 +51,24 @@ def budget(spec: TrainingRunSpec) -> Problem | None:
     """Return what is wrong with the budget; None: nothing, or there is none."""
     if spec.budget is None or spec.template.gpus:
         return None
+    hours, money = spec.budget.max_gpu_hours, spec.budget.max_cost
+    limits = [f"{name} is {most:g}" for name, most in (("maxGpuHours", hours), ("maxCost", money)) if most is not None]
     return Problem(
         "InvalidBudget",
-        f"spec.budget.maxGpuHours is {spec.budget.max_gpu_hours:g}, and the template requests no GPU (a limit of a resource whose name ends in /gpu), so that"
+        f"spec.budget.{' and '.join(limits)}, and the template requests no GPU (a limit of a resource whose name ends in /gpu), so that"
         " nothing would count: remove spec.budget, or set spec.maxDurationSeconds.",
+    )
+
+
+def unpriced(spec: TrainingRunSpec, defaults: Defaults) -> Problem | None:
+    """Return why no cost can count here, whatever the pools cost; None: it can, or the run has no limit of it."""
+    if spec.budget is None or spec.budget.max_cost is None or defaults.release_nodes:
+        return None
+    return Problem(
+        "InvalidBudget",
+        f"spec.budget.maxCost is {spec.budget.max_cost:g}, and the operator of this namespace reads no GPUNodePools (nodeRelease.enabled of its chart),"
+        " which have the prices, so that nothing would count: remove maxCost, set spec.budget.maxGpuHours, or ask the operator's administrator.",
+        permanent=False,
     )
 
 

@@ -153,6 +153,12 @@ class RunView(Run):
         hours = self.gpus * seconds / 3600
         return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.3g} h"  # noqa: PLR2004 - three digits do
 
+    @property
+    def cost(self) -> str:
+        """What the training has cost, with its currency; empty: no price is known."""
+        trained = self.status.trained
+        return trained.cost.shown if trained is not None and trained.cost is not None else ""
+
     def running_time(self, now: datetime) -> str:
         """Return the time in use as text."""
         seconds = self.seconds_in_use(now)

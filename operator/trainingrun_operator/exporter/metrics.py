@@ -72,7 +72,12 @@ RUN_METRICS: Final = (
     ),
     _of_run(
         "trainingrun_budget_used_ratio",
-        "Used share of the GPU hours in spec.budget; absent without one, and after the run ends or is suspended.",
+        "Used share of spec.budget, of GPU hours or cost, whichever is larger; absent without one, and after the run ends or is suspended.",
+    ),
+    _of_run(
+        "trainingrun_cost",
+        "What the training has cost so far, as far as the prices of its GPUNodePools are known, in this currency; absent without a price.",
+        "currency",
     ),
     _of_run("trainingrun_start_time_seconds", "When the training started."),
     _of_run("trainingrun_completion_time_seconds", "When the run was finished and its node released."),

@@ -77,6 +77,7 @@ def series_of(
             "trainingrun_termination_phase": {stop.phase.value: 1} if stop else {},
             "trainingrun_termination_status": {stop.status: 1} if stop else {},
             "trainingrun_ghost_instances": measured.ghosts,
+            "trainingrun_cost": _cost(status),
             "trainingrun_finding": _findings(status),
         },
     )
@@ -143,8 +144,19 @@ def _training(spec: TrainingRunSpec, status: TrainingRunStatus) -> dict[str, flo
 
 
 def _budget_used(spec: TrainingRunSpec, status: TrainingRunStatus) -> float | None:
-    used = status.trained.gpu_hours if status.trained is not None else None
-    return used / spec.budget.max_gpu_hours if used is not None and spec.budget is not None else None
+    """Return the used share of the limit of which most is used; None: nothing is known, or there is no limit."""
+    trained, limit = status.trained, spec.budget
+    if trained is None or limit is None:
+        return None
+    amount = trained.cost.amount if trained.cost is not None else None
+    used = ((trained.gpu_hours, limit.max_gpu_hours), (amount, limit.max_cost))
+    return max((one / most for one, most in used if one is not None and most is not None), default=None)
+
+
+def _cost(status: TrainingRunStatus) -> dict[str, float]:
+    """Return what the training has cost, by currency."""
+    cost = status.trained.cost if status.trained is not None else None
+    return {cost.currency: cost.amount} if cost is not None else {}
 
 
 def _since(status: TrainingRunStatus, kind: str, counted: Quiet | Idle | None) -> float | None:

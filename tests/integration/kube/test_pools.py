@@ -52,3 +52,31 @@ def test_what_a_pool_says_to_its_provider_is_bounded(api, external):
     with pytest.raises(ApiError) as caught:
         make(api, external=external)
     assert caught.value.status == 422
+
+
+PER_NODE = {"perNodeHour": 32.77, "currency": "USD"}
+
+
+@pytest.mark.parametrize("price", [PER_NODE, {"perGpuHour": 2, "currency": "EUR"}], ids=["of a node", "of a GPU"])
+def test_a_pool_has_a_price(api, price):
+    assert make(api, awsAutoScaling=AWS, price=price)["price"] == price
+
+
+@pytest.mark.parametrize(
+    ("price", "says"),
+    [
+        pytest.param({**PER_NODE, "perGpuHour": 4}, "exactly one of perNodeHour and perGpuHour is required", id="both"),
+        pytest.param({"currency": "USD"}, "exactly one of perNodeHour and perGpuHour is required", id="neither"),
+        pytest.param({**PER_NODE, "perNodeHour": 0}, "should be greater than 0", id="nothing"),
+        pytest.param({**PER_NODE, "perNodeHour": -1}, "should be greater than 0", id="less than nothing"),
+        pytest.param({**PER_NODE, "perNodeHour": 1e308}, "less than or equal to 1e+09", id="more than all money"),
+        pytest.param({**PER_NODE, "perNodeHour": "NaN"}, "must be of type number", id="no number"),
+        pytest.param({"perNodeHour": 32.77}, "price.currency: Required value", id="no currency"),
+        pytest.param({**PER_NODE, "currency": "usd"}, "price.currency", id="a currency that is none"),
+    ],
+)
+def test_a_price_that_says_nothing_is_refused(api, price, says):
+    with pytest.raises(ApiError) as caught:
+        make(api, awsAutoScaling=AWS, price=price)
+    assert caught.value.status == 422
+    assert says in caught.value.message

@@ -76,9 +76,24 @@ def test_a_run_keeps(spec, sentence, runs):
 
 
 @pytest.mark.parametrize(
+    ("budget", "sentence"),
+    [
+        ({"warnAtPercent": 90}, "a budget needs maxGpuHours, maxCost or both"),
+        ({"maxCost": 0}, "spec.budget.maxCost in body should be greater than 0"),
+        ({"maxCost": -25, "maxGpuHours": 4}, "spec.budget.maxCost in body should be greater than 0"),
+    ],
+    ids=["no limit", "nothing", "less than nothing"],
+)
+def test_a_budget_has_a_limit(budget, sentence, runs):
+    runs.make()
+    assert sentence in refusal(change, runs, budget=budget)
+
+
+@pytest.mark.parametrize(
     "spec",
     [
         {"autoStopLoss": 0.1},
+        {"budget": {"maxCost": 25}},
         {"stallPolls": 9},
         {"checkpoint": {"onFailure": "Proceed"}},
         {"pollIntervalSeconds": 60},

@@ -139,6 +139,15 @@ def test_a_stop_is_stored_and_read_back():
         pytest.param("awsAutoScaling", {"region": "us-east-1", "groups": []}, id="no group"),
         pytest.param("minNodes", -1, id="a negative minimum"),
         pytest.param("ignorePods", [{"namespace": "x", "labels": {}}], id="every pod of a namespace"),
+        pytest.param("price", {"perNodeHour": 0, "currency": "USD"}, id="a price of nothing"),
+        pytest.param("price", {"perGpuHour": -2.5, "currency": "USD"}, id="a negative price"),
+        pytest.param("price", {"perGpuHour": float("nan"), "currency": "USD"}, id="a price that is no number"),
+        pytest.param("price", {"perNodeHour": float("inf"), "currency": "USD"}, id="an endless price"),
+        pytest.param("price", {"perNodeHour": 1e308, "currency": "USD"}, id="a price beyond all money"),
+        pytest.param("price", {"perNodeHour": "32.77 USD", "currency": "USD"}, id="a price in words"),
+        pytest.param("price", {"perNodeHour": 32.77}, id="a price without a currency"),
+        pytest.param("price", {"perNodeHour": 32.77, "currency": "$"}, id="a sign instead of a currency"),
+        pytest.param("price", {"perNodeHour": 32.77, "currency": "usd"}, id="a currency in small letters"),
     ],
 )
 def test_a_pool_is_refused(field, value):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from builders import (
     EARLIER,
+    POD_UID,
     checkpoint_spec,
     exited_pod,
     losses,
@@ -29,6 +30,7 @@ from goldens import assert_golden
 
 from trainingrun_operator.api.endings import ENDINGS
 from trainingrun_operator.api.exchange import MarkerSeen
+from trainingrun_operator.api.limits import Cost
 from trainingrun_operator.api.restored import PassedOver, Restored
 from trainingrun_operator.api.status import (
     CheckpointStatus,
@@ -45,6 +47,7 @@ from trainingrun_operator.api.status import (
     Rescue,
     Shadow,
     StopMode,
+    Trained,
     WorkloadRef,
 )
 from trainingrun_operator.cli.explain import explain
@@ -233,6 +236,13 @@ def written(seen: Observed, **status: Any) -> Run:
     return replace(seen.run, status=render(seen).model_copy(update=status))
 
 
+COSTLY = Trained(
+    seconds=3600,
+    last_seconds=3600,
+    cost=Cost(
+        shown="at least 9.83 USD", amount=9.83, currency="USD", per_hour=9.83, priced_gpus=1, priced_gpu_hours=0.9
+    ),
+)
 TRAINS_ON = {
     "and is proven": written(make_observed(verified=make_verified())),
     "and nothing of it is saved": written(
@@ -250,6 +260,15 @@ TRAINS_ON = {
     ),
     "and its marker settles": written(
         make_observed(agent=make_agent(markers=(MarkerSeen(name="done", age_seconds=5),)), candidate_seconds=120)
+    ),
+    "and no rule limits what it costs": written(make_observed(), trained=COSTLY),
+    "and a rule limits what it costs": written(
+        make_observed(
+            run=make_run(
+                spec={"budget": {"maxCost": 25}},
+                status=make_status(trained=COSTLY.model_copy(update={"pod_uid": POD_UID, "started_at": EARLIER})),
+            )
+        )
     ),
     "after a crash": written(make_observed(pods=(exited_pod(3),))),
     "and its checkpoints cannot be saved": written(make_observed(answer=make_unreachable())),
@@ -330,6 +349,7 @@ SUSPENDED = {
     "on its way, and stopped meanwhile": stopping(Phase.SAVING, stop=RESTS, spec={"suspend": True, "stop": True}),
     "at rest": resting(spec={"suspend": True}),
     "at rest with nothing saved": resting(spec={"suspend": True}, stop={"saved": make_saved(files=0)}),
+    "at rest, with a known cost": resting(spec={"suspend": True}, trained=COSTLY),
     "at rest, and resumed": resting(spec={"suspend": False}),
     "at rest, and stopped": resting(spec={"suspend": True, "stop": True}),
     "at rest, and deleted": resting(spec={"suspend": True}, meta={"deleting": True}),
@@ -360,6 +380,16 @@ ENDED = {
         shadow=(
             Shadow(rule="autoStopLoss", would_stop_at=EARLIER, step=900, value="0.48"),
             Shadow(rule="flat", would_stop_at=EARLIER, step=950, value="0.7", trained_seconds=100, saved_gpu_hours=1.5),
+            Shadow(
+                rule="slow",
+                would_stop_at=EARLIER,
+                step=960,
+                value="0.6",
+                trained_seconds=100,
+                saved_gpu_hours=1.5,
+                cost=3,
+                saved_cost="6.00 USD",
+            ),
         ),
     ),
     "auto_non_finite": ended(
@@ -367,6 +397,9 @@ ENDED = {
     ),
     "max_duration": ended("max_duration", actor="maxDuration", stop={"rule": "maxDuration", "reason": "LimitReached"}),
     "budget_exhausted": ended("budget_exhausted", actor="budget", stop={"rule": "budget", "reason": "BudgetExhausted"}),
+    "budget_exhausted, with a known cost": ended(
+        "budget_exhausted", actor="budget", stop={"rule": "budget", "reason": "BudgetExhausted"}, trained=COSTLY
+    ),
     "idle": ended(
         "idle", actor="idle", message="All GPUs have been idle for 1800 s.", stop={"rule": "idle", "reason": "IdleGPUs"}
     ),

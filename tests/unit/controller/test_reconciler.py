@@ -16,6 +16,7 @@ from builders import (
     make_node_facts,
     make_observed,
     make_pod,
+    make_pool,
     make_stop,
     make_workload,
 )
@@ -569,6 +570,18 @@ async def test_a_phase_is_written_at_once_whatever_was_written_before(place):
     place.observer.fields = {"now": NOW + 20, "track": with_oddity(20), "pods": ()}
     await place.look(RUN_UID)
     assert [status["phase"] for status in written(place.api)[before - 1 :]] == ["Running", "Pending"]
+
+
+async def test_a_changed_price_is_written_at_once_because_time_counts_at_it_from_there(place):
+    node, run = make_node_facts(gpus=8), place.observer
+    costs = [{"perGpuHour": price, "currency": "USD"} for price in (4, 4, 5)]
+    for second, price in enumerate(costs):
+        run.fields = {"now": NOW + second, "nodes": (node,), "pools": (make_pool(price=price),)}
+        await place.look(RUN_UID)
+    stored = [
+        status["trained"]["cost"]["perHour"] for status in written(place.api) if status.get("trained", {}).get("cost")
+    ]
+    assert stored == [4, 5]
 
 
 async def test_all_runs_together_are_paced(place):

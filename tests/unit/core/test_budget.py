@@ -1,17 +1,30 @@
-"""How many GPU hours a run has used, and the budget of them."""
+"""How many GPU hours a run has used and what it has cost, and the budget of both."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
-from builders import make_agent, make_observed, make_pod, make_rank, make_run, make_spec, make_status, template
+from builders import (
+    make_agent,
+    make_node,
+    make_node_facts,
+    make_observed,
+    make_pod,
+    make_pool,
+    make_rank,
+    make_run,
+    make_spec,
+    make_status,
+    template,
+)
 from pydantic import ValidationError
 
 from trainingrun_operator.api.exchange import Upload
 from trainingrun_operator.api.status import Trained
 from trainingrun_operator.core import acceptance, budget
 from trainingrun_operator.core.decide import decide
+from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.effects import Begin, RecordEvent
 from trainingrun_operator.core.rules import limit
 from trainingrun_operator.core.status import render
@@ -26,12 +39,23 @@ def gpus(count, name="nvidia.com/gpu"):
     return template(containers=[{"name": "train", "image": "a", "resources": {"limits": {name: count}}}])
 
 
-def seen_after(minutes, hours=4, *, count=4, trained=None, ranks=1, agent=None, spec=None, **limits):
-    """A training that started at midnight, with a budget of GPU hours."""
-    fields = {"template": gpus(count), "budget": {"maxGpuHours": hours, **limits}, **(spec or {})}
-    run = make_run(spec=fields, status=make_status(trained=trained))
+def seen_after(
+    minutes, hours: float | None = 4, *, count=4, trained=None, ranks=1, agent=None, spec=None, price=None, **limits
+):
+    """A training that started at midnight, with a budget of GPU hours, on a node of 8 GPUs."""
+    most = {"maxGpuHours": hours} if hours is not None else {}
+    fields = {"template": gpus(count), "budget": {**most, **limits}, **(spec or {})}
+    run = make_run(spec=fields, status=make_status(trained=trained, nodes=(make_node(),)))
     pods = (make_rank(n, pod=make_pod(rank=n, started_at=at(0)), report=agent or make_agent()) for n in range(ranks))
-    return replace(make_observed(run=run), ranks=tuple(pods), wall=at(minutes))
+    pool = make_pool(price=price)
+    seen = replace(make_observed(run=run), ranks=tuple(pods), wall=at(minutes))
+    return replace(seen, nodes=(make_node_facts(gpus=8),), pools=(pool,))
+
+
+def priced_after(minutes, most=25, hours=None, **fields):
+    """The same with a budget of money: an hour of its 4 GPUs costs 20 USD."""
+    price = {"perNodeHour": 40, "currency": "USD"}
+    return seen_after(minutes, hours, **{"price": price, "maxCost": most, **fields})
 
 
 EARLIER = Trained(seconds=1800, last_seconds=1800, pod_uid="earlier", started_at=at(0))
@@ -74,16 +98,18 @@ def test_gpu_hours_are_time_of_training_times_gpus(seen, used):
     ],
 )  # fmt: skip
 def test_a_budget_of_gpu_hours(seen, reason):
-    found = limit.gpu_hours(seen)
+    found = limit.budgeted(seen)
     assert found is not None
     assert (found.reason, found.fires) == (reason, reason == "BudgetExhausted")
 
 
 def test_it_applies_only_with_a_budget_and_a_workload():
-    assert limit.gpu_hours(make_observed()) is None
-    assert limit.gpu_hours(replace(seen_after(90), workload=None)) is None
+    assert limit.budgeted(make_observed()) is None
+    assert limit.budgeted(replace(seen_after(90), workload=None)) is None
     assert shown(make_observed()) is None
-    assert budget.reserve_hours(make_observed()) == 0
+    assert budget.uses(make_observed()) == ()
+    nothing = seen_after(90, None)
+    assert (limit.budgeted(nothing), budget.stage(nothing)) == (None, "")
     assert (
         render(replace(make_observed(run=make_run(status=make_status())), ranks=(make_rank(pod=None),))).trained is None
     )
@@ -129,7 +155,7 @@ def test_a_budget_that_is_raised_warns_once_more():
     near = seen_after(48)
     raised = later(near, 50, hours=8)
     assert told(raised) == []
-    found = limit.gpu_hours(raised)
+    found = limit.budgeted(raised)
     assert found is not None
     assert found.reason == "WithinBudget"
     assert told(later(raised, 100, hours=8)) == ["BudgetNear"]
@@ -167,9 +193,124 @@ def test_a_template_with_gpus_is_accepted():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{}, {"maxGpuHours": 0}, {"maxGpuHours": -1}, {"maxGpuHours": 1e308}, {"maxGpuHours": float("nan")}, {"maxGpuHours": 1, "warnAtPercent": 101}, {"maxGpuHours": 1, "onExhausted": "Delete"}],
-    ids=["no hours", "zero", "negative", "beyond all", "no number", "more than all", "an unknown action"],
+    [{"maxCost": 0}, {"maxCost": -25}, {"maxCost": 1e308}, {"maxCost": float("nan")}, {"maxGpuHours": 0}, {"maxGpuHours": -1}, {"maxGpuHours": 1e308}, {"maxGpuHours": float("nan")}, {"maxGpuHours": 1, "warnAtPercent": 101}, {"maxGpuHours": 1, "onExhausted": "Delete"}],
+    ids=["no money", "less than none", "more than there is", "money that is no number", "zero", "negative", "beyond all", "no number", "more than all", "an unknown action"],
 )  # fmt: skip
 def test_a_budget_that_says_nothing_is_refused_by_the_schema(wrong):
     with pytest.raises(ValidationError):
         make_spec(budget=wrong)
+
+
+# -- money -----------------------------------------------------------------------------------------------------
+
+UNPRICED = {"price": None}
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason", "says"),
+    [
+        pytest.param(priced_after(30), "WithinBudget", "cost 10.00 of 25 USD (budget.maxCost). The run ends 0.67 USD before", id="less than half of it"),
+        pytest.param(priced_after(60), "NearBudget", "cost 20.00 of 25 USD", id="four fifths of it"),
+        pytest.param(priced_after(60, warnAtPercent=90), "WithinBudget", "cost 20.00", id="four fifths, with a later warning"),
+        pytest.param(priced_after(72), "NearBudget", "cost 24.00", id="a minute before the time to save"),
+        pytest.param(priced_after(74), "BudgetExhausted", "cost 24.67 of 25 USD (budget.maxCost), 0.67 of which are kept to save", id="the time to save before its end"),
+        pytest.param(priced_after(63, agent=SLOW), "BudgetExhausted", "4.00 of which are kept", id="a slow upload before its end"),
+        pytest.param(priced_after(73, onExhausted="Notify"), "NearBudget", "cost 24.33", id="only told, without time to save"),
+        pytest.param(priced_after(75, onExhausted="Notify"), "BudgetExhausted", "cost 25.00 of 25 USD", id="only told"),
+        pytest.param(priced_after(30, hours=10), "WithinBudget", "used 2.00 of 10 GPU hours (budget.maxGpuHours) and cost 10.00 of 25 USD", id="both limits"),
+        pytest.param(priced_after(30, hours=2.4), "NearBudget", "used 2.00 of 2.4 GPU hours", id="near to the other limit"),
+        pytest.param(priced_after(30, hours=2), "BudgetExhausted", "used 2.00 of 2 GPU hours", id="the other limit is used"),
+        pytest.param(priced_after(600, **UNPRICED), "CostUnknown", "cost at least 0.00 of 25 (budget.maxCost). The cost of 40.00 GPU hours is not known and does not count: GPUNodePool 'a100' has no price", id="without a price"),
+        pytest.param(priced_after(0, **UNPRICED), "CostUnknown", "The cost of the training is not known", id="without a price at its start"),
+        pytest.param(priced_after(60, hours=4.5, **UNPRICED), "NearBudget", "GPUNodePool 'a100' has no price", id="without a price, and near to the other limit"),
+        pytest.param(priced_after(60, hours=4, **UNPRICED), "BudgetExhausted", "used 4.00 of 4 GPU hours", id="without a price, and the other limit is used"),
+    ],
+)  # fmt: skip
+def test_a_budget_of_money(seen, reason, says):
+    found = limit.budgeted(seen)
+    assert found is not None
+    assert (found.reason, found.fires) == (reason, reason == "BudgetExhausted")
+    assert says in found.message
+
+
+def test_it_ends_the_run_with_the_cost_as_evidence():
+    (begin,) = effects(priced_after(74), Begin)
+    stop = begin.termination
+    assert (stop.status, stop.rule) == ("budget_exhausted", "budget")
+    assert [(one.what, one.value) for one in stop.evidence] == [("cost", "24.67 USD")]
+
+
+def test_notify_lets_a_run_cost_more():
+    assert effects(priced_after(99, onExhausted="Notify"), Begin) == []
+
+
+def test_a_cost_that_is_not_known_ends_nothing():
+    assert effects(priced_after(1400, **UNPRICED), Begin) == []
+
+
+def test_what_is_known_of_a_cost_ends_the_run_though_not_all_of_it_is():
+    """The true cost is more than what is known of it, and that is the limit."""
+    first = priced_after(30, **UNPRICED)
+    then = priced_after(31, trained=render(first).trained)
+    assert told(first) == ["BudgetUnknown"]
+    found = limit.budgeted(priced_after(105, trained=render(then).trained))
+    assert found is not None
+    assert (found.reason, found.fires) == ("BudgetExhausted", True)
+    assert "at least 24.67 of 25 USD" in found.message
+
+
+@pytest.mark.parametrize(
+    ("action", "at_the_end"), [("Stop", []), ("Notify", ["BudgetSpent"])], ids=["it ends", "it goes on"]
+)
+def test_every_event_about_money_comes_once(action, at_the_end):
+    def later(seen, minutes, **fields):
+        return priced_after(minutes, trained=render(seen).trained, onExhausted=action, **fields)
+
+    begin = priced_after(0, onExhausted=action)
+    unknown = later(begin, 5, **UNPRICED)
+    still = later(unknown, 6, **UNPRICED)
+    known = later(still, 7)
+    near = later(known, 70)
+    again = later(near, 71)
+    spent = later(again, 90)
+    events = [told(one) for one in (begin, unknown, still, known, near, again, spent)]
+    assert events == [[], ["BudgetUnknown"], [], [], ["BudgetNear"], [], at_the_end]
+    assert told(later(spent, 91)) == []
+
+
+def test_a_limit_of_money_that_is_raised_warns_once_more():
+    near = priced_after(60)
+    raised = priced_after(61, 50, trained=render(near).trained)
+    assert told(near) == ["BudgetNear"]
+    assert told(raised) == []
+    assert told(priced_after(120, 50, trained=render(raised).trained)) == ["BudgetNear"]
+
+
+def test_the_larger_share_and_the_cost_are_exported():
+    seen = priced_after(30, hours=10)
+    shown = series_of("ml", "bert", seen.run.spec, render(seen))
+    assert shown.gauges["trainingrun_budget_used_ratio"] == 0.4
+    assert shown.labelled["trainingrun_cost"] == {"USD": 10}
+    unknown = priced_after(30, **UNPRICED)
+    shown = series_of("ml", "bert", unknown.run.spec, render(unknown))
+    assert "trainingrun_budget_used_ratio" not in shown.gauges
+    assert shown.labelled["trainingrun_cost"] == {}
+
+
+def test_money_of_which_nothing_would_count_is_refused():
+    run = make_run(spec={"template": gpus(1, "cpu"), "budget": {"maxCost": 25, "maxGpuHours": 4}})
+    problem = acceptance.complaint(run, (), Defaults())
+    assert problem is not None
+    assert (problem.reason, problem.permanent) == ("InvalidBudget", True)
+    assert "maxGpuHours is 4 and maxCost is 25, and the template requests no GPU" in problem.message
+
+
+def test_money_is_refused_where_no_pools_are_read():
+    run = make_run(spec={"template": gpus(1), "budget": {"maxCost": 25}})
+    assert acceptance.complaint(run, (), Defaults()) is None
+    problem = acceptance.complaint(run, (), Defaults(release_nodes=False))
+    assert problem is not None
+    assert (problem.reason, problem.permanent) == ("InvalidBudget", False)
+    assert "maxCost is 25" in problem.message
+    hours = make_run(spec={"template": gpus(1), "budget": {"maxGpuHours": 4}})
+    assert acceptance.complaint(hours, (), Defaults(release_nodes=False)) is None

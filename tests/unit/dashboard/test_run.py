@@ -85,6 +85,20 @@ async def test_a_run_that_trains_shows_its_numbers(shown):
         assert said in text
 
 
+async def test_a_run_on_a_pool_with_a_price_shows_its_cost(shown):
+    assert "Cost" not in words(await shown(run_in(run_status())))
+    known = {
+        "shown": "at least 9.83 USD",
+        "amount": 9.83,
+        "currency": "USD",
+        "perHour": 4,
+        "pricedGpus": 1,
+        "pricedGpuHours": 2,
+    }
+    text = words(await shown(run_in(run_status(trained={"seconds": 9000, "cost": known}))))
+    assert "Cost at least 9.83 USD of the training so far" in text
+
+
 @pytest.mark.parametrize(("total", "said"), [(3, "of 3 "), (3.0, "of 3 "), (2.5, "of 2.5 "), (0.5, "of 0.5 ")])
 async def test_the_number_of_epochs_may_be_a_fraction(shown, total, said):
     status = run_status()

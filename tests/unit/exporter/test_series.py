@@ -136,6 +136,7 @@ def test_only_the_current_phases_are_present():
     assert make_series().labelled["trainingrun_termination_status"] == {}
     labelled = make_series(status=ENDING, measured=MEASURED).labelled
     assert labelled == {
+        "trainingrun_cost": {},
         "trainingrun_finding": {},
         "trainingrun_status_phase": {"Stopping": 1},
         "trainingrun_termination_phase": {"Held": 1},

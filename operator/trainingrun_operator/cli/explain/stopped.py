@@ -39,7 +39,12 @@ def stopping(facts: Facts, stop: Termination) -> Explanation:
 def suspended(facts: Facts, stop: Termination) -> Explanation:
     """Explain a suspended run."""
     run = facts.run
-    because = (_by(facts, stop), *filter(None, (checkpoint.of_an_end(facts), _nodes(facts))), *_afterwards(facts, stop))
+    because = (
+        _by(facts, stop),
+        *filter(None, (checkpoint.of_an_end(facts), _nodes(facts))),
+        *words.cost(run.status),
+        *_afterwards(facts, stop),
+    )
     if run.spec.stop or run.deleting or not run.spec.suspend:
         return Explanation(
             f"{facts.name} is suspended{facts.lasting(stop.phase_at)} and is about to leave this state.", because
@@ -59,7 +64,16 @@ def ended(facts: Facts, stop: Termination) -> Explanation:
         _by(facts, stop),
         *_evidence(stop),
         *((f"Last lines of its log: {stop.last_log_lines}",) if stop.last_log_lines else ()),
-        *filter(None, (checkpoint.of_an_end(facts), _nodes(facts), _success(facts, stop), *_shadows(facts))),
+        *filter(
+            None,
+            (
+                checkpoint.of_an_end(facts),
+                _nodes(facts),
+                _success(facts, stop),
+                *_shadows(facts),
+                *words.cost(facts.run.status),
+            ),
+        ),
     )
     return Explanation(f"{facts.name} ended as {stop.status}{when}: {stop.message}", because)
 

@@ -19,9 +19,12 @@ NOTHING_FOUND = "The status has no findings of the rules: an older operator wrot
 def trains(facts: Facts) -> Explanation:
     """Explain a run that trains, or whose training has crashed and is being replaced."""
     found = _findings(facts) or (NOTHING_FOUND,)
+    budget = facts.run.spec.budget
+    # The finding of a limit of the cost says it.
+    cost = words.cost(facts.run.status) if budget is None or budget.max_cost is None else ()
     return Explanation(
         f"{facts.name} has not ended: no rule ends it yet.",
-        (*found, *_advanced(facts), *_source(facts), *_would_have(facts), checkpoint.of_a_training(facts)),
+        (*found, *_advanced(facts), *_source(facts), *_would_have(facts), *cost, checkpoint.of_a_training(facts)),
         (*_last_log(facts), *_enforce(facts), "To end it by hand:", facts.command("stop")),
     )
 

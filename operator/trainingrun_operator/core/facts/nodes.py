@@ -69,6 +69,8 @@ class NodeFacts:
     """None: there is no Node of this name and uid."""
     provider_id: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    gpus: int = 0
+    """In the Node's capacity; 0: none is shown."""
     tainted_by: str | None = None
     """The run uid in our taint, if it carries one."""
     taint_orphaned: bool = False

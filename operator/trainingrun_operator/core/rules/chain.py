@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.status import FindingStatus, Shadow
-from trainingrun_operator.core import duration
+from trainingrun_operator.core import cost, duration
 from trainingrun_operator.core.bounds import TEXT_MAX, WORD_MAX, clipped
 from trainingrun_operator.core.observed import Observed
 from trainingrun_operator.core.rules import (
@@ -48,7 +48,7 @@ RULES: Final[tuple[Rule, ...]] = (
     hang.hang,
     idle.idle,
     limit.max_duration,
-    limit.gpu_hours,
+    limit.budgeted,
 )
 AT_REST: Final[tuple[Rule, ...]] = (people.deleted, people.user_stop, workload.job_gone)
 """The rules for a suspended run, which does not train."""
@@ -96,11 +96,12 @@ def _grown(seen: Observed, one: Shadow) -> Shadow:
     """Return a recorded rule with what it would have saved by now."""
     if one.trained_seconds is None:
         return one
-    return one.model_copy(update={"saved_gpu_hours": duration.saved_gpu_hours(seen, one.trained_seconds)})
+    saved = {"saved_gpu_hours": duration.saved_gpu_hours(seen, one.trained_seconds)}
+    return one.model_copy(update={**saved, "saved_cost": cost.since(seen, one.cost)})
 
 
 def _shadow(seen: Observed, one: Finding) -> Shadow:
-    last = one.evidence[-1] if one.evidence else None
+    last, known = one.evidence[-1] if one.evidence else None, cost.of(seen)
     return Shadow(
         rule=clipped(one.rule, WORD_MAX),
         would_stop_at=seen.wall,
@@ -108,4 +109,5 @@ def _shadow(seen: Observed, one: Finding) -> Shadow:
         value=clipped(last.value, WORD_MAX) if last else "",
         trained_seconds=duration.seconds(seen),
         saved_gpu_hours=0,
+        cost=known.amount if known is not None else None,
     )

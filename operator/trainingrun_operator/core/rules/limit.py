@@ -8,9 +8,12 @@ from trainingrun_operator.api import endings
 from trainingrun_operator.api.limits import LimitAction
 from trainingrun_operator.api.status import Evidence
 from trainingrun_operator.core import budget, duration
+from trainingrun_operator.core.cost import money
 from trainingrun_operator.core.rules.finding import Finding
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trainingrun_operator.core.observed import Observed
 
 RULE: Final = "maxDuration"
@@ -47,26 +50,28 @@ def warning(seen: Observed) -> str:
     return f"The run ends in {left} s of training: spec.maxDurationSeconds is {seen.run.spec.max_duration_seconds}. Raise it to let the training go on."
 
 
-def gpu_hours(seen: Observed) -> Finding | None:
+def budgeted(seen: Observed) -> Finding | None:
     """The training has used its budget. Does not apply without one, and before the workload exists."""
-    limit = seen.run.spec.budget
-    if limit is None or seen.workload is None:
+    limit, uses = seen.run.spec.budget, budget.uses(seen)
+    if limit is None or not uses or seen.workload is None:
         return None
-    used, stops = budget.hours(seen), limit.on_exhausted is LimitAction.STOP
-    kept = budget.reserve_hours(seen) if stops else 0
-    of = f"{used:.2f} of {limit.max_gpu_hours:g} GPU hours (budget.maxGpuHours)"
-    if used < limit.max_gpu_hours - kept:
-        reason = "NearBudget" if budget.stage(seen) else "WithinBudget"
-        end = f" The run ends {kept:.2f} GPU hours before, so that it can save." if kept else ""
-        return Finding(BUDGET, reason, f"The training has used {of}.{end}")
+    unknown = budget.not_known(seen)
+    spent = next((one for one in uses if one.used >= one.limit - one.reserve), None)
+    if spent is None:
+        stage = budget.stage(seen)
+        reason = "NearBudget" if stage == budget.NEAR else "CostUnknown" if unknown else "WithinBudget"
+        kept = " or ".join(one.kept for one in uses if one.reserve)
+        end = f" The run ends {kept} before, so that it can save." if kept else ""
+        return Finding(BUDGET, reason, f"{_used(uses)}.{end}{f' {unknown}' if unknown else ''}")
+    kept = f", {money(spent.reserve)} of which are kept to save" if spent.reserve else ""
     return Finding(
         BUDGET,
         "BudgetExhausted",
-        f"The training has used {of}{f', {kept:.2f} of which are kept to save' if kept else ''}.",
+        f"The training has {spent}{kept}.",
         endings.BUDGET_EXHAUSTED,
         actor=BUDGET,
-        evidence=(Evidence(what="gpuHours", value=f"{used:.2f}", step=seen.track.step),),
-        enforced=stops,
+        evidence=(Evidence(what=spent.what, value=spent.value, step=seen.track.step),),
+        enforced=limit.on_exhausted is LimitAction.STOP,
     )
 
 
@@ -75,7 +80,13 @@ def budget_warning(seen: Observed) -> tuple[str, str]:
     limit, news = seen.run.spec.budget, budget.news(seen)
     if limit is None or not news:
         return "", ""
-    used = f"The training has used {budget.hours(seen):.2f} of {limit.max_gpu_hours:g} GPU hours (spec.budget)."
+    used = f"{_used(budget.uses(seen))}."
+    if news == budget.UNKNOWN:
+        return "BudgetUnknown", f"{used} {budget.not_known(seen)}"
     if limit.on_exhausted is LimitAction.STOP:
-        return "BudgetNear", f"{used} The run ends when they are used. Raise maxGpuHours to let the training go on."
+        return "BudgetNear", f"{used} The run ends when a limit is used. Raise it to let the training go on."
     return f"Budget{news}", f"{used} It goes on: onExhausted is Notify."
+
+
+def _used(uses: Sequence[budget.Use]) -> str:
+    return f"The training has {' and '.join(map(str, uses))}"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trainingrun_operator.api import names
+from trainingrun_operator.api.template import gpus_in
 from trainingrun_operator.core.facts.nodes import Instance, NodeFacts, NodeRef
 from trainingrun_operator.edge.gather.occupants import occupant, occupies
 from trainingrun_operator.edge.kube import KubeError
@@ -79,6 +80,7 @@ def _facts(node: Json) -> NodeFacts:
         uid=node["metadata"]["uid"],
         provider_id=node["spec"].get("providerID", ""),
         labels=node["metadata"].get("labels") or {},
+        gpus=gpus_in((node.get("status") or {}).get("capacity")),
         tainted_by=next((taint.get("value", "") for taint in taints if taint["key"] == names.RELEASING_TAINT), None),
     )
 

@@ -16,8 +16,10 @@ from builders import (
     losses,
     make_agent,
     make_found,
+    make_node_facts,
     make_observed,
     make_pod,
+    make_pool,
     make_reading,
     make_run,
     make_status,
@@ -64,6 +66,12 @@ def quiet(**fields):
 
 def with_spec(spec, **fields):
     return make_observed(run=make_run(spec=spec), **fields)
+
+
+def priced(budget, per_gpu: float | None = 4):
+    """Its GPU costs 4 USD an hour."""
+    pool = make_pool(price={"perGpuHour": per_gpu, "currency": "USD"} if per_gpu is not None else None)
+    return with_spec({"budget": budget}, pools=(pool,), nodes=(make_node_facts(gpus=8),))
 
 
 STOPS_IDLE = {"idleDetection": {"action": "Stop"}}
@@ -190,6 +198,9 @@ CASES = {
     "its GPU hours are used, and only a person is told": (
         with_spec({"budget": {"maxGpuHours": 0.05, "onExhausted": "Notify"}}), {"budget": "BudgetExhausted"},
     ),
+    "what it costs is within its budget": (priced({"maxCost": 1, "maxGpuHours": 10}), {"budget": "WithinBudget"}),
+    "what it costs is near to its budget": (priced({"maxCost": 0.4, "warnAtPercent": 50}), {"budget": "NearBudget"}),
+    "what it costs is not known": (priced({"maxCost": 25}, None), {"budget": "CostUnknown"}),
     "its marker settles": (make_observed(agent=MARKED, candidate_seconds=120), {"marker": "Settling", "finalEpochStall": None}),
     "its stall settles": (quiet(candidate_seconds=120), {"marker": "NotWritten", "finalEpochStall": "Settling"}),
     "it is not in its final epoch": (quiet(track=final_epoch(epoch=1)), {"finalEpochStall": "NotFinalEpoch"}),
@@ -296,6 +307,7 @@ ENDS = {
         with_gpus(NOW - 1800, spec={"idleDetection": {"action": "Stop", "powerBelowWatts": 0}}, power=None), {"idle": "IdleGPUs"},
     ),
     "its GPU hours are used": (with_spec({"budget": {"maxGpuHours": 0.06}}), {"budget": "BudgetExhausted"}),
+    "it has cost its budget": (priced({"maxCost": 0.28}), {"budget": "BudgetExhausted"}),
     "it crashed with a fatal exit code": (with_spec({"crash": {"fatalExitCodes": [2]}}, pods=(exited_pod(2),)), {"crashes": "FatalExitCode"}),
     "it crashed with a fatal pattern in its log": (
         with_spec({"crash": {"fatalLogPatterns": ["^CUDA error"]}}, pods=(exited_pod(1),), fatal_pattern="^CUDA error"),

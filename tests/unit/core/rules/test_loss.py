@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import nan
+from typing import Any
 
 import pytest
 from builders import (
@@ -240,7 +241,7 @@ SHADOWED = {"autoStopLoss": None}
 def test_a_threshold_that_is_only_watched_says_when_it_would_have_ended_the_run():
     seen = make_observed(run=make_run(spec=SHADOWED), track=LOW)
     assert ending(seen) is None
-    trained = {"trained_seconds": 245, "saved_gpu_hours": 0}
+    trained: dict[str, Any] = {"trained_seconds": 245, "saved_gpu_hours": 0}
     assert shadows(seen) == (Shadow(rule="autoStopLoss", would_stop_at=seen.wall, step=1300, value="0.3", **trained),)
 
 

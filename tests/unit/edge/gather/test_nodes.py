@@ -57,8 +57,20 @@ def look(kube, provider, waiting_pods):
 async def test_who_a_node_is(api, kube):
     api.put(stored_node(spec={"taints": [GPU, OURS]}))
     assert await identity(kube, "gpu-1") == NodeFacts(
-        name="gpu-1", uid=NODE_UID, provider_id=PROVIDER_ID, labels={"pool": "a100"}, tainted_by=RUN_UID
+        name="gpu-1", uid=NODE_UID, provider_id=PROVIDER_ID, labels={"pool": "a100"}, gpus=8, tainted_by=RUN_UID
     )
+
+
+@pytest.mark.parametrize(
+    ("capacity", "gpus"),
+    [({"amd.com/gpu": "4", "cpu": "8"}, 4), ({"cpu": "8"}, 0), ({"nvidia.com/gpu": "many"}, 0), (None, 0)],
+    ids=["of another vendor", "none", "no number", "nothing is shown"],
+)
+async def test_how_many_gpus_a_node_has(api, kube, capacity, gpus):
+    api.put(stored_node(status={"capacity": capacity}))
+    found = await identity(kube, "gpu-1")
+    assert found is not None
+    assert found.gpus == gpus
 
 
 async def test_a_node_that_is_not_there_is_nobody(kube):
@@ -71,6 +83,7 @@ async def test_an_empty_node_whose_machine_runs(look, provider):
         uid=NODE_UID,
         provider_id=PROVIDER_ID,
         labels={"pool": "a100"},
+        gpus=8,
         occupants=(),
         instance=Instance.RUNNING,
     )
@@ -85,6 +98,7 @@ async def test_without_its_pool_the_node_is_read_all_the_same_and_no_provider_is
         uid=NODE_UID,
         provider_id=PROVIDER_ID,
         labels={"pool": "a100"},
+        gpus=8,
         tainted_by=RUN_UID,
         pool_missing=pool != "",
     )
