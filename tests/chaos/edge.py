@@ -34,6 +34,7 @@ from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.status import WRITTEN_BY_THE_STOP
 from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.edge.nodes.provider import Retryable
+from trainingrun_operator.edge.ports import LogPiece
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -129,6 +130,20 @@ class ApiServer:
 
     async def log_tail(self, namespace: str, name: str, container: str, *, lines: int, most_bytes: int) -> str | None:
         return None if self.world.during("api_away") else "CUDA out of memory"
+
+    async def log_new(
+        self,
+        namespace: str,
+        name: str,
+        container: str,
+        *,
+        since_seconds: int | None,
+        lines: int,
+        most_bytes: int,
+        stamped: bool = False,
+    ) -> LogPiece:
+        self.reach()
+        return LogPiece(b"", cut=False, behind=False)
 
     async def namespace_labels(self, name: str) -> dict[str, str]:
         self.reach()

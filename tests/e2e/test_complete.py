@@ -52,6 +52,20 @@ def test_a_marker_is_complete_although_the_process_lives(space):
     assert status["checkpoint"]["step"] == 20
 
 
+def test_a_line_of_the_log_is_complete_although_the_process_lives(space):
+    # 20 steps in 8 s: the operator must have seen it advance. A stall is not to come first.
+    steps = ("--epochs", "1", "--batch", "72", "--step-seconds", "0.4", "--save-every", "10", "--linger", "600")
+    completion = {"settleSeconds": 2, "logPatterns": ["^Training complete"]}
+    run = space.run("line", *steps, completion=completion, stallPolls=100)
+    run.wait_training()
+    status = run.wait_finished()
+    assert (status["phase"], status["terminationStatus"]) == ("Succeeded", "auto_complete")
+    assert (status["termination"]["rule"], status["termination"]["inferred"]) == ("logPatterns", True)
+    assert [one["value"].startswith("Training complete") for one in status["termination"]["evidence"]] == [True]
+    run.assert_checkpoint_proven(status)
+    assert status["checkpoint"]["step"] == 20
+
+
 def test_a_final_epoch_that_stands_still_is_complete_although_the_process_lives(space):
     # The first steps are read: the operator has seen it advance in its first epoch, and sees an epoch end.
     steps = ("--epochs", "3", "--batch", "72", "--step-seconds", "0.1", "--save-every", "20", "--reads", "2")

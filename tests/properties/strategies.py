@@ -54,11 +54,12 @@ from trainingrun_operator.api.status import (
 )
 from trainingrun_operator.checkpoints.documents import Checkpoint, Commit, RunRef
 from trainingrun_operator.checkpoints.keys import Order
+from trainingrun_operator.core.completion_line import CompletionLine
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.gathered import Facts, Source
 from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered, RescueRefused
-from trainingrun_operator.core.facts.log import LogSearch
+from trainingrun_operator.core.facts.log import LogSearch, Printed
 from trainingrun_operator.core.facts.nodes import Fate, Instance, NodeFacts, Occupant, Refusal
 from trainingrun_operator.core.facts.pod import Pod, Training
 from trainingrun_operator.core.facts.rank import Rank
@@ -411,6 +412,20 @@ TEMPLATES: st.SearchStrategy[Any] = st.one_of(
 
 
 PATTERN = "^CUDA error"
+DONE = "^DONE$"
+COMPLETION_LINES = st.one_of(
+    st.none(),
+    st.builds(
+        CompletionLine,
+        st.sampled_from(POD_UIDS),
+        st.sampled_from(["", EARLIER]),
+        pattern=st.sampled_from(["", DONE, DONE]),
+        line=TEXT.map(lambda text: text[:200]),
+        step=st.sampled_from([None, 0, 1300]),
+        since=SECONDS,
+        taken_back=BOOLS,
+    ),
+)
 
 
 @st.composite
@@ -453,7 +468,10 @@ def specs(draw):
             "fatalLogPatterns": draw(st.sampled_from([[], [PATTERN], ["("]])),
             "sameStepLimit": draw(st.integers(1, 3)),
         },
-        "completion": {"settleSeconds": draw(st.sampled_from([0, 300]))},
+        "completion": {
+            "settleSeconds": draw(st.sampled_from([0, 300])),
+            "logPatterns": draw(st.sampled_from([[], [], [DONE], [DONE, "("]])),
+        },
         "nodePool": draw(st.sampled_from([{}, {"ref": "a100"}, {"ref": "gone"}, {"policy": "Never"}])),
         "metrics": {"container": draw(st.sampled_from(["", "", "train", "none"]))},
     }
@@ -604,6 +622,7 @@ def contradictions(draw):
         pools=draw(st.sampled_from([(), (make_pool("a100"),), (make_pool("a100"), make_pool("spare"))])),
         problem=draw(st.one_of(st.none(), st.none(), st.builds(Problem, TEXT, TEXT, BOOLS))),
         rescue=draw(RESCUES),
+        completion_line=draw(COMPLETION_LINES),
         candidate_seconds=draw(st.sampled_from([None, 0.0, 300.0])),
     )
 
@@ -763,6 +782,17 @@ def looks(draw):
         log_searches=draw(
             st.dictionaries(
                 st.sampled_from(POD_UIDS), st.builds(LogSearch, st.just((PATTERN,)), st.sampled_from(["", PATTERN]))
+            )
+        ),
+        printed=draw(
+            st.sampled_from(
+                [
+                    None,
+                    Failure("LogUnreadable", "x"),
+                    Printed((DONE,), 9),
+                    Printed((DONE,), 9, 1, DONE, "DONE"),
+                    Printed((DONE, "("), 2**60, 2, DONE, "\x00" * 9000),
+                ]
             )
         ),
         disruption_budget=draw(st.sampled_from([None, "", "uid"])),

@@ -66,6 +66,8 @@ class Crash(Model):
     any crashed attempt has reached. Crashes of which no step was read are not counted. Default 3."""
 
 
+LogPattern = Annotated[str, Field(min_length=1, max_length=255)]
+"""An RE2 pattern."""
 Output = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_=!.'()@+, /*?-]*$", max_length=255)]
 """The key of an object below a run's folder in the bucket, with * and ?."""
 
@@ -90,9 +92,13 @@ class Completion(Model):
     """Objects that the training itself writes to the bucket when it is complete: keys below <checkpoint.destination>/<namespace>/<run>/, where * stands
     for anything but /, and ? for one character but /. The run is complete when each of them has an object that is newer than the pods; what the agent
     writes does not count. The key begins with literal text, by which the bucket is listed: at most 1,000 keys. Default none."""
+    log_patterns: Annotated[tuple[LogPattern, ...], Field(max_length=16)] = ()
+    """RE2 patterns, searched in each whole line that the training of rank 0 prints, as in ^Training (complete|finished). The run is complete when a line
+    has one of them, the step stands still after it for clearly longer than in earlier pauses, and every rank has a complete checkpoint of that step. Steps
+    that are made after the line take it back. The log is read at every poll. A pattern that is found in an empty line is refused. Default none."""
     settle_seconds: Seconds = 300
-    """After an inferred completion (marker file, final step, outputs, stall in the final epoch): time for the last writes to finish, in seconds.
-    Default 300."""
+    """After an inferred completion (marker file, final step, outputs, line of the log, stall in the final epoch): time for the last writes to finish, in
+    seconds. Default 300."""
 
 
 class MetricNames(Model):

@@ -22,6 +22,7 @@ from trainingrun_operator.api.base import (
     Uri,
     Word,
 )
+from trainingrun_operator.api.completion_line import CompletionLine
 from trainingrun_operator.api.endings import ENDINGS
 from trainingrun_operator.api.limits import COST_MAX, Cost, Idle, Quiet
 from trainingrun_operator.api.nodes import NodePhase as NodePhase  # noqa: PLC0414 - a name of this module for others
@@ -445,6 +446,8 @@ class TrainingRunStatus(Model):
     """Since when nothing of the training has moved (hangDetection)."""
     idle: Idle | None = None
     """Since when all GPUs of the training have been idle (idleDetection)."""
+    completion_line: CompletionLine | None = None
+    """The line of the log by which the training may be complete (completion.logPatterns)."""
     completion_time: Timestamp | None = None
     """When the stop was complete."""
     progress: Progress | None = None

@@ -198,7 +198,10 @@ def while_running(spec: TrainingRunSpec) -> Problem | None:
 
 def patterns(spec: TrainingRunSpec) -> Problem | None:
     """Refuse a pattern that cannot be searched for. The spec of a running run may get one, too: it is not searched for."""
-    searched = (("crash.fatalLogPatterns", spec.crash.fatal_log_patterns, log_patterns.complaint),)
+    searched = (
+        ("crash.fatalLogPatterns", spec.crash.fatal_log_patterns, log_patterns.complaint),
+        ("completion.logPatterns", spec.completion.log_patterns, log_patterns.complaint_of_line),
+    )
     read = (("metrics.logs.patterns", spec.metrics.logs.patterns, log_patterns.complaint_of_groups),)
     for field, written, complaint_of in (*searched, *read):
         for number, pattern in enumerate(written):

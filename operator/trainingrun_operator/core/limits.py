@@ -30,6 +30,7 @@ RESERVED: Final = frozenset(
         "marker",
         "finalStep",
         "outputs",
+        "logPatterns",
         "finalEpochStall",
         "maxDuration",
         "hang",

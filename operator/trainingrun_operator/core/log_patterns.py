@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import re2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 PROGRAM_MAX: Final = 1000
 """Instructions of one compiled pattern."""
@@ -45,6 +45,22 @@ def complaint_of_groups(pattern: str) -> str:
     if not {"loss", "step"} & _compiled(pattern, _SMALL).groupindex.keys():
         return "it has no group named loss or step, as in loss=(?P<loss>[0-9.]+)"
     return ""
+
+
+@lru_cache(maxsize=4096)
+def complaint_of_line(pattern: str) -> str:
+    """Return why a pattern does not tell one line from others; empty: it may."""
+    if why := complaint(pattern):
+        return why
+    found = _compiled(pattern, _SMALL).search("")
+    return "it is found in an empty line, so that any line has it" if found is not None else ""
+
+
+def last_line(patterns: Iterable[str], lines: Sequence[str]) -> tuple[str, str] | None:
+    """Return the last line that has a pattern, after the first pattern that it has; None: no line has one. Patterns that are refused are not found."""
+    compiled = [(one, _compiled(one, MEMORY_MAX)) for one in patterns if not complaint_of_line(one)]
+    having = ((one, line) for line in reversed(lines) for one, search in compiled if search.search(line) is not None)
+    return next(having, None)
 
 
 def groups(pattern: str, line: str) -> Mapping[str, str] | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, assert_never
 
 from trainingrun_operator.checkpoints.reached import Reached
-from trainingrun_operator.core import idle, quiet, refuted, watch
+from trainingrun_operator.core import completion_line, idle, quiet, refuted, watch
 from trainingrun_operator.core.facts.gathered import Source
 from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered, RescueRefused
 from trainingrun_operator.core.facts.rank import LastSaid, Rank
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from trainingrun_operator.checkpoints.keys import Order
+    from trainingrun_operator.core.completion_line import CompletionLine
     from trainingrun_operator.core.facts.bucket import Verified
     from trainingrun_operator.core.facts.gathered import Facts
     from trainingrun_operator.core.facts.learned import Learned
@@ -88,6 +89,8 @@ class Memory:
     """By name, what is counted for each of ``spec.stopRules``."""
     outputs: Outputs = field(default_factory=Outputs)
     """What the bucket shows of ``completion.outputs``."""
+    completion_line: CompletionLine | None = None
+    """What rank 0 has printed of ``completion.logPatterns``; None: nothing was read yet, or none is named."""
     quiet: Quiet | None = None
     """What of the training moved last; None: nothing was read yet."""
     idle: Idle | None = None
@@ -154,6 +157,7 @@ def remember(memory: Memory, facts: Facts, now: float) -> tuple[Memory, Observed
     known = replace(
         known,
         outputs=known.outputs.fold(facts.run.spec.completion.outputs, pods, facts.looked, now),
+        completion_line=completion_line.fold(known.completion_line, facts, known.rank(0).track, now),
         quiet=quiet.fold(known.quiet, facts, known.rank(0).track, now),
         idle=idle.fold(known.idle, facts, now),
     )
@@ -331,6 +335,7 @@ def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
         next_reading_at=memory.next_reading_at,
         watches=memory.watches,
         outputs=memory.outputs,
+        completion_line=memory.completion_line,
         quiet=memory.quiet,
         idle=memory.idle,
         defaults=facts.defaults,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.checkpoints.keys import Order
+    from trainingrun_operator.core.completion_line import CompletionLine
     from trainingrun_operator.core.facts.bucket import Answer, Verified
     from trainingrun_operator.core.facts.nodes import NodeFacts, Pool
     from trainingrun_operator.core.facts.pod import Pod
@@ -47,6 +48,8 @@ class Observed:
     """By name, what is counted for each of ``spec.stopRules``."""
     outputs: Outputs = field(default_factory=Outputs)
     """What the bucket shows of ``completion.outputs``."""
+    completion_line: CompletionLine | None = None
+    """What rank 0 has printed of ``completion.logPatterns``; None: nothing was read yet, or none is named."""
     quiet: Quiet | None = None
     """What of the training moved last; None: nothing was read yet."""
     idle: Idle | None = None

@@ -28,6 +28,7 @@ from trainingrun_operator.checkpoints.keys import order_of_commit
 from trainingrun_operator.core import (
     acceptance,
     budget,
+    completion_line,
     data_loss,
     identity,
     notices,
@@ -97,6 +98,7 @@ def render(seen: Observed, rules: Sequence[chain.Rule] = chain.RULES) -> Trainin
         ),
         start_time=before.start_time or next((pod.started_at for pod in seen.pods if pod.started_at), None),
         trained=budget.render(seen),
+        completion_line=completion_line.render(seen),
         quiet=quiet.render(seen, told=notices.holds(seen, hang.hang)),
         idle=idleness.render(seen, told=notices.holds(seen, idle.idle)),
         progress=progress.render(seen),

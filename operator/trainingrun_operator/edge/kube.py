@@ -256,16 +256,26 @@ class Kube:
         return bytes(tail[tail.find(b"\n", 0, LINE_MAX) + 1 :] if cut else tail)
 
     async def log_new(
-        self, namespace: str, name: str, container: str, *, since_seconds: int | None, lines: int, most_bytes: int
+        self,
+        namespace: str,
+        name: str,
+        container: str,
+        *,
+        since_seconds: int | None,
+        lines: int,
+        most_bytes: int,
+        stamped: bool = False,
     ) -> LogPiece:
         """Return the end of what a container has printed lately. RBAC: get pods/log.
 
         The time counts by the node's clock, which also stamps the lines; None: since the start. Of a long line, the kubelet counts every 16 KiB as one.
-        At most `LOG_READ_MAX` bytes are read.
+        At most `LOG_READ_MAX` bytes are read. With `stamped`, each line begins with the time at which it was printed, and a space.
         """
         params = {"container": container, "tailLines": str(lines)}
         if since_seconds is not None:
             params["sinceSeconds"] = str(since_seconds)
+        if stamped:
+            params["timestamps"] = "true"
         text, read, cut = bytearray(), 0, False
         async with self._transport.stream(
             _pod(namespace, name) + "/log", params, token=self._token(), accept="*/*", seconds=TIMEOUT_SECONDS

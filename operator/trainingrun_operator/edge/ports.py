@@ -45,7 +45,33 @@ class Runs(Protocol):
     def runs(self, selector: str = "", namespace: str = "") -> AsyncIterator[Json]: ...
 
 
-class Reads(Jobs, Runs, Protocol):
+class LogPiece(NamedTuple):
+    """The newest part of a log."""
+
+    text: bytes
+    cut: bool
+    """Whether there was more before it: the first line may not be whole."""
+    behind: bool
+    """Whether there was more after it, which was not read."""
+
+
+class PodLogs(Protocol):
+    """Reads of what a container prints. Raises `KubeError` if it fails."""
+
+    async def log_new(
+        self,
+        namespace: str,
+        name: str,
+        container: str,
+        *,
+        since_seconds: int | None,
+        lines: int,
+        most_bytes: int,
+        stamped: bool = False,
+    ) -> LogPiece: ...
+
+
+class Reads(Jobs, Runs, PodLogs, Protocol):
     """Reads from the API server. Every call raises `KubeError` if it fails; None: there is no such object."""
 
     async def pods_of(self, namespace: str, run_uid: str) -> list[Json]: ...
@@ -62,24 +88,6 @@ class Reads(Jobs, Runs, Protocol):
     async def pods_on(self, node: str) -> list[Json]: ...
     async def pending_pods(self) -> list[Json]: ...
     async def pools(self) -> list[Json]: ...
-
-
-class LogPiece(NamedTuple):
-    """The newest part of a log."""
-
-    text: bytes
-    cut: bool
-    """Whether there was more before it: the first line may not be whole."""
-    behind: bool
-    """Whether there was more after it, which was not read."""
-
-
-class PodLogs(Protocol):
-    """Reads of what a container prints. Raises `KubeError` if it fails."""
-
-    async def log_new(
-        self, namespace: str, name: str, container: str, *, since_seconds: int | None, lines: int, most_bytes: int
-    ) -> LogPiece: ...
 
 
 class Writes(Jobs, Protocol):

@@ -419,6 +419,17 @@ def test_a_pattern_that_takes_no_loss_and_no_step_from_a_log_is_refused(pattern,
     assert why in said.message
 
 
+@pytest.mark.parametrize(
+    ("pattern", "why"), [("DONE (", "missing )"), ("(?:a?){500}b", "too large"), (".*", "an empty line")]
+)
+def test_a_pattern_that_tells_no_line_from_others_is_refused(pattern, why):
+    said = complaint(make_run(spec={"completion": {"logPatterns": ["^DONE$", pattern]}}), POOLS, DEFAULTS)
+    assert said is not None
+    assert (said.reason, said.permanent) == ("InvalidPattern", True)
+    assert said.message.startswith(f"spec.completion.logPatterns[1] is {pattern!r}, ")
+    assert why in said.message
+
+
 def test_a_run_that_trains_says_that_it_has_been_given_a_wrong_pattern_and_goes_on():
     seen = make_observed(run=make_run(spec=BROKEN))
     accepted = render(seen).condition("Accepted")

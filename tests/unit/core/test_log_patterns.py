@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainingrun_operator.core.log_patterns import complaint, first_found, groups
+from trainingrun_operator.core.log_patterns import complaint, complaint_of_line, first_found, groups, last_line
 
 LOG = "step 1/9\rstep 2/9\rCUDA error: device-side assert triggered\r\nTraceback (most recent call last):\n  File x\nRuntimeError: NCCL\n"
 
@@ -87,3 +87,36 @@ def test_any_pattern_and_any_text_have_an_answer(pattern, text):
 )
 def test_named_groups_of_a_line(pattern, line, found):
     assert groups(pattern, line) == found
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        pytest.param("^DONE$", "", id="a whole line"),
+        pytest.param("Training (complete|finished)", "", id="part of a line"),
+        pytest.param(".", "", id="any line but an empty one"),
+        pytest.param("(", "missing ): (", id="no pattern"),
+        *(
+            pytest.param(one, "it is found in an empty line, so that any line has it", id=f"{one} is found in an empty line")
+            for one in ("^", "^$", "x*", "(DONE)?", "DONE|", r"\z", "(?i)")
+        ),
+    ],
+)  # fmt: skip
+def test_a_pattern_tells_one_line_from_others(pattern, why):
+    assert complaint_of_line(pattern) == why
+    assert why == "" or last_line([pattern], ["", "DONE"]) is None
+
+
+@pytest.mark.parametrize(
+    ("patterns", "found"),
+    [
+        (["^a", "b$"], ("b$", "c b")),
+        (["b$", "^a"], ("b$", "c b")),
+        (["^a"], ("^a", "a 2")),
+        ([r"\Aa 1\z"], (r"\Aa 1\z", "a 1")),
+        (["a 1.*c b", "(?s)1.a"], None),
+        ([], None),
+    ],
+)
+def test_the_last_line_with_a_pattern(patterns, found):
+    assert last_line(patterns, ["a 1", "a 2", "c b", "d"]) == found

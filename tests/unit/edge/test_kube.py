@@ -313,6 +313,8 @@ async def test_what_was_printed_lately_is_asked_for_by_the_node_s_clock(api, kub
     piece = await kube.log_new(NAMESPACE, f"{NAME}-x7k2p", "train", since_seconds=15, lines=7, most_bytes=20)
     assert piece == (b"one\ntwo\n", False, False)
     assert api.sent[-1].query == {"container": "train", "tailLines": "7", "sinceSeconds": "15"}
+    await kube.log_new(NAMESPACE, f"{NAME}-x7k2p", "train", since_seconds=15, lines=7, most_bytes=20, stamped=True)
+    assert api.sent[-1].query == {"container": "train", "tailLines": "7", "sinceSeconds": "15", "timestamps": "true"}
 
 
 async def test_the_end_of_what_was_printed_since_the_start_is_kept(api, kube, monkeypatch):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.core.facts.bucket import Answer, Mismatch, Verified
     from trainingrun_operator.core.facts.gpus import Gpus
-    from trainingrun_operator.core.facts.log import LogSearch
+    from trainingrun_operator.core.facts.log import LogSearch, Printed
     from trainingrun_operator.core.facts.nodes import Fate, NodeFacts, Pool
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.facts.rank import RefusedReport
@@ -73,6 +73,8 @@ class Facts:
     """Commits that did not verify at this look."""
     looked: Looked | None = None
     """One of ``completion.outputs``, as the bucket shows it; None: none was listed at this look."""
+    printed: Printed | Failure | None = None
+    """What rank 0 has printed, searched for ``completion.logPatterns``; None: it was not read at this look."""
     identities: Mapping[str, NodeFacts] = field(default_factory=dict)
     """The node of each pod, by pod uid: Node names are reused."""
     nodes: tuple[NodeFacts, ...] = ()

@@ -13,3 +13,19 @@ class LogSearch:
     """``crash.fatalLogPatterns`` at that time."""
     found: str = ""
     """The first of them that is in the log; empty: none is."""
+
+
+@dataclass(frozen=True)
+class Printed:
+    """What one container of the training of rank 0 has printed, as far as this process has read its log."""
+
+    patterns: tuple[str, ...]
+    """``completion.logPatterns`` at that time."""
+    lines: int = 0
+    """Lines that were read."""
+    found: int = 0
+    """Reads that have found a whole line with a pattern."""
+    pattern: str = ""
+    """The first pattern that `line` has; empty: no line has one."""
+    line: str = ""
+    """The last such line."""

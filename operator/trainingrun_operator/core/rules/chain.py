@@ -44,6 +44,7 @@ RULES: Final[tuple[Rule, ...]] = (
     completion.marker,
     completion.final_step,
     completion.outputs,
+    completion.log_line,
     completion.final_epoch_stall,
     hang.hang,
     idle.idle,

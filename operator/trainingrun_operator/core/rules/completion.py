@@ -1,6 +1,6 @@
-"""Rules for a training that is complete although it still runs: marker file, final step, outputs in the bucket, final-epoch stall.
+"""Rules for a training that is complete although it still runs: marker file, final step, outputs in the bucket, line of the log, final-epoch stall.
 
-The order is the order of trust: the marker that the training wrote, the step and the outputs that a person named, then the stall. An inferred completion ends the run after it has held for
+The order is the order of trust: the marker that the training wrote, the step and the outputs that a person named, the line that the training printed, then the stall. An inferred completion ends the run after it has held for
 ``completion.settleSeconds``, so that the last writes finish. Exit codes, which are trusted most, have a module of their own: `exits`.
 """
 
@@ -12,6 +12,7 @@ from trainingrun_operator.api import endings
 from trainingrun_operator.api.status import Evidence
 from trainingrun_operator.core.bounds import TEXT_MAX, clipped
 from trainingrun_operator.core.rules import final_step as final_steps
+from trainingrun_operator.core.rules import log_line as lines
 from trainingrun_operator.core.rules import outputs as wanted
 from trainingrun_operator.core.rules import stall
 from trainingrun_operator.core.rules.finding import Finding
@@ -49,6 +50,17 @@ def outputs(seen: Observed) -> Finding | None:
     return wanted.missing(seen) or _settled(seen, wanted.written(seen))
 
 
+def log_line(seen: Observed) -> Finding | None:
+    """Rank 0 still runs and has printed a line that says that it is complete. Applies while it runs, if patterns are named and no marker is written.
+
+    A training that has exited is judged by its exit code, whatever it has printed.
+    """
+    if not seen.run.spec.completion.log_patterns or not seen.ranks[0].runs or _written_marker(seen) is not None:
+        return None
+    found = lines.found(seen)
+    return _settled(seen, found) if found.fires else found
+
+
 def final_epoch_stall(seen: Observed) -> Finding | None:
     """The step does not advance in the final epoch, with guards against a slow step or a long evaluation.
 
@@ -67,6 +79,7 @@ def inferred(seen: Observed) -> Finding | None:
         _written_marker(seen)
         or _at_final_step(seen)
         or _with_outputs(seen)
+        or _with_line(seen)
         or (None if stall.missing(seen) else stall.stalled(seen))
     )
 
@@ -74,6 +87,12 @@ def inferred(seen: Observed) -> Finding | None:
 def _with_outputs(seen: Observed) -> Finding | None:
     named = seen.run.spec.completion.outputs
     return None if not named or wanted.missing(seen) else wanted.written(seen)
+
+
+def _with_line(seen: Observed) -> Finding | None:
+    if not seen.run.spec.completion.log_patterns or not seen.ranks[0].runs:
+        return None
+    return found if (found := lines.found(seen)).fires else None
 
 
 def _at_final_step(seen: Observed) -> Finding | None:

@@ -29,6 +29,7 @@ from trainingrun_operator.edge.gather.bucket import BucketReader
 from trainingrun_operator.edge.gather.nodes import gather, identity
 from trainingrun_operator.edge.gather.owners import Owners
 from trainingrun_operator.edge.gather.preflight import Preflight
+from trainingrun_operator.edge.gather.printed import PrintedLines
 from trainingrun_operator.edge.gather.rescue import RescueReader
 from trainingrun_operator.edge.gather.waiting import WaitingPods
 from trainingrun_operator.edge.kube import KubeError
@@ -93,6 +94,7 @@ class Observer:
         self._listing_pools = asyncio.Lock()
         self._bucket_reader = BucketReader(kube, store, defaults.allowed_destinations, wake=wake)
         self._preflight = Preflight(self._workloads, store, self._bucket_reader, cache, defaults, recheck_seconds)
+        self._printed = PrintedLines(kube)
         self._rescue = RescueReader(kube, pages, reads_nodes=defaults.release_nodes)
         self._parsed: dict[str, tuple[Json, Run]] = {}
         """By uid, the stored and the parsed run."""
@@ -119,6 +121,7 @@ class Observer:
     def forget_all(self) -> None:
         """Drop everything: another process observes the runs."""
         self._parsed.clear()
+        self._printed.forget_all()
         self._bucket_reader.forget_all()
 
     async def close(self) -> None:
@@ -150,6 +153,8 @@ class Observer:
         checked = await self._preflight.check(run, owner, memory, now, labels)
         if checked.read:
             read.add(Source.PREFLIGHT)
+        # After the numbers: what was printed before them has its step by then.
+        printed = await self._printed.read(run, ranks[0][-1], wall, now) if 0 in readings else None
         log_tails, log_searches = await logs.of_crashed(self._kube, run, ranks, memory)
         return Facts(
             run=run,
@@ -178,6 +183,7 @@ class Observer:
             origin=checked.origin,
             log_tails=log_tails,
             log_searches=log_searches,
+            printed=printed,
             disruption_budget=await self._disruption_budget(run, owner, memory, now, read),
             rescue=await self._rescue.look(run, pods),
             read=frozenset(read),

@@ -37,6 +37,7 @@ from trainingrun_operator.api.endings import AUTO_COMPLETE, FAILED
 from trainingrun_operator.api.exchange import MarkerSeen
 from trainingrun_operator.api.status import CrashRow, Evidence, Phase, Progress, Shadow
 from trainingrun_operator.checkpoints.documents import Checkpoint
+from trainingrun_operator.core.completion_line import CompletionLine
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.facts.reading import GRADIENT_NORM, LOSS, Failure, Reading
 from trainingrun_operator.core.idle import Idle, digest
@@ -99,6 +100,20 @@ WANTED = {"completion": {"outputs": ["final/tokens-*", "final/model.bin"]}}
 def bucket(shown):
     """The tokens are there, and the model is so."""
     return Outputs((POD_UID,), {"final/tokens-*": Found.WRITTEN, "final/model.bin": shown})
+
+
+LINES = {"completion": {"logPatterns": ["^DONE$", "^Training (complete|finished)"]}}
+
+
+def line(**fields):
+    """It has printed the line five minutes ago, and stands still since then."""
+    said = CompletionLine(POD_UID, make_pod().started_at, pattern="^DONE$", line="DONE", step=500, since=NOW - 300)
+    return replace(said, **fields)
+
+
+def printed(said, **fields):
+    """Its last epoch is over, and its checkpoint is written."""
+    return with_spec(LINES, **{"track": final_epoch(epoch=3), "agent": SAVED, "completion_line": said, **fields})
 
 
 CASES = {
@@ -253,6 +268,25 @@ CASES = {
     "its outputs are written, and a file grows": (
         with_spec(WANTED, outputs=bucket(Found.WRITTEN), agent=make_agent(last_change_seconds=1)), {"outputs": "StillWritten"},
     ),
+    "its log was not read yet": (printed(None), {"logPatterns": "NotReadYet"}),
+    "it has printed no line that is named": (printed(line(pattern="")), {"logPatterns": "NotPrinted"}),
+    "its log cannot be read": (
+        printed(line(pattern="", trouble=Failure("LogUnreadable", "The log of pod bert cannot be read: 403 Forbidden."))), {"logPatterns": "LogUnreadable"},
+    ),
+    "it made steps after its line": (printed(line(pattern="", taken_back=True)), {"logPatterns": "GoesOn"}),
+    "it has just printed its line": (printed(line(since=NOW)), {"logPatterns": "JustPrinted"}),
+    "it has printed its line, and pauses": (printed(line(since=NOW - 15)), {"logPatterns": "WithinPause"}),
+    "it has printed its line in its first epoch": (printed(line(), track=final_epoch(epoch=0.9, total=5)), {"logPatterns": "PauseUnknown"}),
+    "it has printed its line before its first step": (printed(line(), track=track_of((NOW, make_reading(loss=2, step=500)))), {"logPatterns": "NeverAdvanced"}),
+    "it has printed its line, and its agent is silent": (printed(line(), agent=None), {"logPatterns": "NoReport"}),
+    "it has printed its line, and its last steps are in no checkpoint": (
+        printed(line(), agent=make_agent(newest=make_found(step=400, age_seconds=90), last_change_seconds=90)), {"logPatterns": "OlderCheckpoint"},
+    ),
+    "it has printed its line without any step, and has the checkpoint of its restore": (
+        printed(line(), track=Track(), agent=make_agent(newest=make_found(age_seconds=9000), last_change_seconds=9000)), {"logPatterns": "OlderCheckpoint"},
+    ),
+    "its line settles": (printed(line(), candidate_seconds=120), {"logPatterns": "Settling"}),
+    "nothing of it is saved, and lines of its log are named": (with_spec({**LINES, "checkpoint": {"mode": "Disabled"}}), {"logPatterns": "CheckpointsDisabled"}),
     "its outputs settle": (with_spec(WANTED, outputs=bucket(Found.WRITTEN), candidate_seconds=120), {"outputs": "Settling"}),
 }  # fmt: skip
 
@@ -290,6 +324,7 @@ ENDS = {
         with_spec({"completion": {"finalStep": 500}}, track=final_epoch(), agent=SAVED, candidate_seconds=300), {"finalStep": "Reached"},
     ),
     "its outputs are written": (with_spec(WANTED, outputs=bucket(Found.WRITTEN), candidate_seconds=300), {"outputs": "Written"}),
+    "it has printed its line": (printed(line(), candidate_seconds=300), {"logPatterns": "Printed"}),
     "its value is below the threshold": (polled({"threshold": {"value": 0.5}}, *rows(2.0, 0.4, 0.3)), {"threshold": "Threshold"}),
     "its score is above the threshold": (
         polled({"metric": "accuracy", "goal": "Maximize", "threshold": {"value": 0.9}}, *rows(0.5, 0.91, 0.93, name="accuracy")),

@@ -1475,6 +1475,63 @@ async def test_a_bucket_that_hangs_holds_up_no_look(place):
     await place.observer.close()
 
 
+# -- the line that completes a training ---------------------------------------------------------------------------
+
+PRINTED = "2026-01-02T03:04:05.000000001Z DONE\n"
+LOG_LINES = {"completion": {"logPatterns": ["^DONE$"], "settleSeconds": 0}}
+
+
+async def test_the_log_is_searched_at_every_poll_and_only_where_patterns_are_named(place):
+    place.watched()
+    place.api.objects[POD]["log"] = PRINTED
+    assert (await place.look()).completion_line is None
+    assert f"GET {POD}/log" not in place.calls
+    place.clock.now += 10
+    seen = await place.look(spec=LOG_LINES)
+    assert (seen.completion_line.pattern, seen.completion_line.line) == ("^DONE$", "DONE")
+    place.clock.now += 5
+    assert (await place.look(spec=LOG_LINES)).completion_line == seen.completion_line
+    assert f"GET {POD}/log" not in place.calls, "No poll is due."
+    place.clock.now += 5
+    seen = await place.look(spec=LOG_LINES)
+    assert f"GET {POD}/log" in place.calls
+    assert seen.now - seen.completion_line.since == 10, "The line is not found again."
+
+
+async def test_a_line_is_not_lost_with_the_look_that_has_read_it(place):
+    """What is read after the log may fail, and then nothing of the look is remembered."""
+    place.watched()
+    place.api.objects[POD]["log"] = PRINTED
+    await place.look(spec=LOG_LINES)
+    place.memory = Memory()
+    place.watched()
+    assert (await place.look(spec=LOG_LINES)).completion_line.line == "DONE"
+
+
+async def test_a_log_that_may_not_be_read_is_said(place):
+    place.watched()
+    place.api.refuse(f"GET {POD}/log", ApiError(403, "Forbidden"))
+    seen = await place.look(spec=LOG_LINES)
+    assert seen.completion_line.trouble.reason == "LogUnreadable"
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+async def test_the_log_of_a_training_that_has_exited_completes_nothing(place, exit_code):
+    place.watched(stored_pod(exit_code=exit_code))
+    place.api.objects[POD]["log"] = PRINTED
+    assert (await place.look(spec=LOG_LINES)).completion_line is None
+
+
+async def test_another_process_that_leads_forgets_what_was_read(place):
+    place.watched()
+    place.api.objects[POD]["log"] = PRINTED
+    await place.look(spec=LOG_LINES)
+    place.observer.forget_all()
+    place.api.objects[POD]["log"] = PRINTED.replace("DONE", "starts")
+    place.knows(completion_line=None, next_reading_at=0)
+    assert (await place.look(spec=LOG_LINES)).completion_line.pattern == ""
+
+
 # -- GPUs ---------------------------------------------------------------------------------------------------------
 
 

@@ -37,6 +37,13 @@ _TERMINAL: Final = re.compile(
 """Colours and other sequences for terminals, and the backspaces before Keras' bars."""
 
 
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text, without what is for terminals. A carriage return ends a line, as in the output of bars."""
+    if "\x1b" in text or "\x08" in text or "\x00" in text:
+        text = _TERMINAL.sub("", text)
+    return text.replace("\r", "\n").split("\n")
+
+
 class Fold:
     """The newest numbers of one pod's log."""
 
@@ -54,10 +61,8 @@ class Fold:
         self.lines = self.long = self.fragments = self.evaluations = 0
 
     def add(self, text: str) -> None:
-        """Add the next piece of the log, oldest line first. A carriage return ends a line, as in the output of bars."""
-        if "\x1b" in text or "\x08" in text or "\x00" in text:
-            text = _TERMINAL.sub("", text)
-        for one in self._candidates(text.replace("\r", "\n").split("\n")):
+        """Add the next piece of the log, oldest line first."""
+        for one in self._candidates(lines_of(text)):
             self._add(one)
 
     def _candidates(self, lines: list[str]) -> Iterator[str]:
