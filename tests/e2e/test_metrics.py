@@ -51,18 +51,24 @@ def test_no_run_is_stopped_by_a_loss_that(args, spec, reason, words, space):
 
 
 def test_a_training_that_only_prints_its_loss_is_ended_by_it(space):
-    run = space.run(
-        "prints", "--epochs", "20", "--step-seconds", "0.1", "--save-every", "20", "--gauge", "missing",
-        autoStopLoss=0.3, metrics={"source": "Auto"},
-    )  # fmt: skip
-    run.wait_training()
-    status = run.wait_finished()
-    run.log.wait_end()
-    assert (status["phase"], status["terminationStatus"]) == ("Succeeded", "auto_low_loss")
-    assert status["effective"]["metricsSource"] == "Logs"
-    assert "NoSuchMetric" in status["effective"]["metricsSourceNote"]
-    for one in status["termination"]["evidence"]:
-        assert f"step {one['step']}/" in run.log.text, "It was decided by lines of the log."
+    saves = ("--step-seconds", "0.1", "--save-every", "20")
+    runs = {
+        "NoSuchMetric": space.run(
+            "prints", "--epochs", "20", *saves, "--gauge", "missing", autoStopLoss=0.3, metrics={"source": "Auto"}
+        ),
+        # Nothing listens where its page would be, and its spec names no source: a page is waited for a minute longer.
+        "ConnectionRefused": space.run("unnamed", "--epochs", "200", *saves, "--port", "8001", autoStopLoss=0.3),
+    }
+    for run in runs.values():
+        run.wait_training()
+    for reason, run in runs.items():
+        status = run.wait_finished()
+        run.log.wait_end()
+        assert (status["phase"], status["terminationStatus"]) == ("Succeeded", "auto_low_loss")
+        assert status["effective"]["metricsSource"] == "Logs"
+        assert reason in status["effective"]["metricsSourceNote"]
+        for one in status["termination"]["evidence"]:
+            assert f"step {one['step']}/" in run.log.text, "It was decided by lines of the log."
 
 
 def test_a_page_of_10_mb_and_one_that_never_ends_delay_nobody(steady_operator, space):

@@ -130,10 +130,10 @@ class LogLines(Model):
 class Metrics(Model):
     """Where the run's numbers are read from."""
 
-    source: PluginName = "Prometheus"
+    source: PluginName | None = None
     """What reads them: Prometheus, the pod's endpoint; Push, what the training posts to $TRAININGRUN_PUSH_URL; Files, TensorBoard's event files,
     trainer_state.json, metrics.csv or *.jsonl under the checkpoint path; Logs, the lines that the training prints; Auto, the first of these that has loss and step, for the whole run; or a source that a package
-    brings to the operator. Default Prometheus."""
+    brings to the operator. Default absent: Prometheus if port, path or names are set, or if an earlier release began the run; else as Auto, but without Push, and no other source is taken once something answers at the endpoint."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000
     """Port of the endpoint. Default 8000."""
     path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._~/-]*$", max_length=255)] = "/metrics"

@@ -102,9 +102,9 @@ class Effective(Model):
     node_pool: ObjectName = ""
     """The GPUNodePool of the run's nodes, once known."""
     metrics_source: Word = "Prometheus"
-    """The source of loss and step: with spec.metrics.source: Auto, the one that was taken, or Auto as long as none was."""
+    """The source of loss and step: of Auto, the one that was taken, or Auto as long as none was. A run whose spec names no source keeps it."""
     metrics_source_note: Text = ""
-    """Why Auto has taken this source, and not a preferred one. Empty: spec.metrics.source names it."""
+    """Why Auto has taken this source, and not a preferred one. Empty: Auto has not taken it."""
 
 
 class Progress(Model):

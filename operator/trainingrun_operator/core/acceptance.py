@@ -182,7 +182,7 @@ def _containers(spec: TrainingRunSpec) -> Problem | None:
 
 def _source(spec: TrainingRunSpec, defaults: Defaults) -> Problem | None:
     source, known = spec.metrics.source, defaults.metric_sources
-    if source in known:
+    if source is None or source in known:
         return None
     return Problem(
         "UnknownMetricSource",

@@ -28,6 +28,8 @@ class Epochs:
     current: float | None = None
     shown: float | None = None
     """The total that the training shows."""
+    of_bar: bool = False
+    """Whether it is said by a progress bar alone, as far as is known."""
     named: float | None = None
     """The total that the spec names, `completion.totalEpochs`."""
     base: int | None = None
@@ -104,11 +106,13 @@ class Epochs:
         if base is None and self.began is None and reading.epoch <= 1:
             # Exactly 1.0 may also be the end of a fractional epoch 0; counting from 1 then only delays a stall.
             base = 0 if reading.epoch < 1 else 1
+        # A gauge that is still 0 says no total.
+        says = counts(reading.total_epochs) and reading.total_epochs > 0
         return replace(
             self,
             current=reading.epoch,
-            # A gauge that is still 0 says no total.
-            shown=reading.total_epochs if counts(reading.total_epochs) and reading.total_epochs else self.shown,
+            shown=reading.total_epochs if says else self.shown,
+            of_bar=reading.total_of_bar if says else self.of_bar,
             base=base,
             fractional=self.fractional or reading.epoch % 1 != 0,
             began=self.began or (now, reading.epoch),

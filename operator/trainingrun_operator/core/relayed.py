@@ -30,6 +30,6 @@ def configured(metrics: Metrics, *, host_network: bool) -> str | None:
         metrics: of the spec that the pod is built from.
         host_network: whether the pod has its node's addresses, at which the node serves pages too.
     """
-    if host_network or metrics.source not in (PROMETHEUS, AUTO):
+    if host_network or metrics.source not in (None, PROMETHEUS, AUTO):
         return None
     return page(metrics) or None

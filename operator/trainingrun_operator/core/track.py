@@ -205,7 +205,8 @@ def resumed(progress: Progress | None, *, pod_uid: str, now: float) -> Track:
         known_epoch_interval=finite(progress.epoch_interval),
         fell=(before, after) if before is not None and after is not None else None,
         losses=replace(of_run.losses, newest=newest, changed=newest is not None),
-        epochs=replace(of_run.epochs, current=finite(progress.epoch), shown=progress.total_epochs, at=now),
+        # What has said the total is not recorded, so it counts as a bar's until it is read again.
+        epochs=replace(of_run.epochs, current=finite(progress.epoch), shown=progress.total_epochs, of_bar=True, at=now),
     )
 
 

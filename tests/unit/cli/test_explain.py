@@ -665,9 +665,33 @@ def test_a_run_of_another_generation_is_explained_by_what_was_seen():
         ),
         ("Auto", Effective(auto_stop_loss=0.5, metrics_source="Auto"), "no source is taken yet"),
         ("Logs", Effective(auto_stop_loss=0.5, metrics_source="Logs"), ""),
+        (
+            None,
+            Effective(auto_stop_loss=0.5, metrics_source="Logs", metrics_source_note="Prometheus: ConnectionRefused."),
+            "Auto reads loss and step from Logs: Prometheus: ConnectionRefused.",
+        ),
+        (None, Effective(auto_stop_loss=0.5, metrics_source="Auto"), ""),
+        (None, Effective(auto_stop_loss=0.5, metrics_source="Prometheus"), ""),
     ],
 )  # fmt: skip
 def test_which_source_auto_has_taken_is_told_while_it_trains(source, effective, told):
-    said = text_of(run_with(spec={"metrics": {"source": source}}, effective=effective))
+    metrics = {"source": source} if source else {}
+    said = text_of(run_with(spec={"metrics": metrics}, effective=effective))
     assert told in said
     assert ("Auto" in said) == bool(told)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "effective", "told"),
+    [
+        ({}, Effective(metrics_source="Auto"), "spec.metrics.source is not set, and no source is taken yet."),
+        ({}, Effective(metrics_source="Prometheus"), "from Prometheus alone, because the run keeps the source that was recorded first."),
+        ({"port": 9090}, Effective(metrics_source="Prometheus"), "from Prometheus alone, because the spec says where on its page they are."),
+        ({"source": "Prometheus"}, Effective(metrics_source="Prometheus"), ""),
+    ],
+)  # fmt: skip
+def test_from_where_a_run_without_a_loss_is_read_is_told_if_its_spec_does_not_say_it(metrics, effective, told):
+    refused = condition("MetricsAvailable", "False", "ConnectionRefused", "Nothing listens.")
+    said = text_of(run_with(refused, spec={"metrics": metrics}, effective=effective))
+    assert told in said
+    assert ("spec.metrics.source" in said) == bool(told)

@@ -65,6 +65,7 @@ def test_the_agent_has_the_resources_that_the_installation_gives_it():
         pytest.param({"path": "/" + "a" * 254}, "8000/" + "a" * 254, id="the longest path"),
         pytest.param({"port": 65535}, "65535/metrics", id="the last port"),
         pytest.param({"source": "Auto"}, "8000/metrics", id="a choice that the page may win"),
+        pytest.param({"source": "Prometheus"}, "8000/metrics", id="the page, named"),
         pytest.param({"source": "Push"}, None, id="what the training posts"),
         pytest.param({"source": "Files"}, None, id="the training's files"),
         pytest.param({"source": "Logs"}, None, id="what the training prints"),
@@ -146,7 +147,7 @@ def test_the_first_volume_that_the_agent_mounts_is_that_of_the_checkpoints():
 def variables(source, **container):
     pod = template()
     pod["spec"]["containers"][0] |= container
-    run = make_run(spec={"template": pod, "metrics": {"source": source}})
+    run = make_run(spec={"template": pod, "metrics": {"source": source} if source else {}})
     made = manifests.job(run, Defaults())["spec"]["template"]["spec"]["containers"][0]["env"]
     return {one["name"]: one["value"] for one in made}
 
@@ -164,6 +165,6 @@ def test_a_training_that_posts_to_kubeflow_goes_on_doing_so():
     assert "KUBEFLOW_TRAINER_SERVER_TOKEN" not in variables("Auto", env=[theirs])
 
 
-@pytest.mark.parametrize("source", ["Prometheus", "Logs", "Files"])
+@pytest.mark.parametrize("source", ["Prometheus", "Logs", "Files", None])
 def test_a_training_whose_posts_are_not_read_is_not_told_to_post(source):
     assert not {name for name in variables(source) if "PUSH" in name or "KUBEFLOW" in name}

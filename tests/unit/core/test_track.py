@@ -249,6 +249,30 @@ def test_an_operator_that_starts_goes_on_where_the_one_before_it_was():
     assert still.newest == Observation(200, None, 1000), "The quiet is measured from here, and no loss is taken over."
 
 
+@pytest.mark.parametrize(
+    ("readings", "of_bar"),
+    [
+        pytest.param((), True, id="nothing has said it again"),
+        pytest.param((S(loss=1, step=201, epoch=2),), True, id="a reading without it"),
+        pytest.param((S(loss=1, step=201, epoch=2, total_epochs=3),), False, id="the training has"),
+        pytest.param((S(loss=1, step=201, epoch=2, total_epochs=0),), True, id="a gauge that is still 0"),
+        pytest.param((S(loss=1, step=201, epoch=2, total_epochs=nan),), True, id="no number"),
+        pytest.param((replace(S(loss=1, step=201, epoch=2, total_epochs=3), total_of_bar=True),), True, id="a bar has"),
+        pytest.param(
+            (S(loss=1, step=201, epoch=2, total_epochs=3), replace(S(loss=1, step=202, epoch=2, total_epochs=5), total_of_bar=True)),
+            True,
+            id="a bar with another total",
+        ),
+    ],
+)  # fmt: skip
+def test_a_total_that_was_written_is_a_bar_s_until_the_training_says_it(readings, of_bar):
+    track = resumed(WRITTEN, pod_uid=POD_UID, now=0)
+    for at, reading in enumerate(readings, 1):
+        track = fold(track, reading, pod_uid=POD_UID, now=10.0 * at)
+    assert track.epochs.of_bar is of_bar
+    assert not fold(track, S(loss=1, step=1), pod_uid="next", now=99).epochs.of_bar, "The next pod says its own."
+
+
 def test_what_is_measured_anew_is_believed_more_than_what_was_written():
     track = resumed(WRITTEN, pod_uid=POD_UID, now=1000)
     for i in (1, 2):

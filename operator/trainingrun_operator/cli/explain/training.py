@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 from trainingrun_operator.cli import words
 from trainingrun_operator.cli.explain import checkpoint
 from trainingrun_operator.cli.explain.facts import Explanation
+from trainingrun_operator.core import metric_source
 from trainingrun_operator.core.facts.reading import AUTO
 from trainingrun_operator.core.rules.loss import SHADOW
 
 if TYPE_CHECKING:
     from trainingrun_operator.cli.explain.facts import Facts
 
+MEASURED = "MetricsAvailable"
+"""The condition that a loss is read."""
 NOTHING_FOUND = "The status has no findings of the rules: an older operator wrote it."
 
 
@@ -44,13 +47,23 @@ def _advanced(facts: Facts) -> tuple[str, ...]:
 
 
 def _source(facts: Facts) -> tuple[str, ...]:
-    """Return which source `spec.metrics.source: Auto` has taken, and why."""
-    force = facts.run.status.effective
-    if force is None or facts.run.spec.metrics.source != AUTO:
+    """Return which source `Auto` has taken, and why; or from where a run has no loss whose spec names no source."""
+    run = facts.run
+    force, unnamed, measured = run.status.effective, run.spec.metrics.source is None, run.status.condition(MEASURED)
+    if force is None:
         return ()
-    if not force.metrics_source_note:
+    source = metric_source.of(run)
+    if source == AUTO and metric_source.has_choice(force):
+        return (f"Auto reads loss and step from {force.metrics_source}: {force.metrics_source_note}",)
+    if source == AUTO and not unnamed:
         return ("spec.metrics.source is Auto, and no source is taken yet.",)
-    return (f"Auto reads loss and step from {force.metrics_source}: {force.metrics_source_note}",)
+    if not unnamed or (measured is not None and measured.status == "True"):
+        return ()
+    if source == AUTO:
+        return ("spec.metrics.source is not set, and no source is taken yet.",)
+    page = metric_source.names_page(run.spec.metrics)
+    why = "the spec says where on its page they are" if page else "the run keeps the source that was recorded first"
+    return (f"spec.metrics.source is not set: loss and step are read from {source} alone, because {why}.",)
 
 
 def _would_have(facts: Facts) -> tuple[str, ...]:

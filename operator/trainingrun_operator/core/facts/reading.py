@@ -51,7 +51,9 @@ class Reading:
     source: str = ""
     """The metric source that has read it, as in `spec.metrics.source`; empty: not known."""
     source_note: str = ""
-    """Why `AUTO` has taken this source; empty: the spec names it."""
+    """Why `AUTO` has taken this source; empty: it has not."""
+    total_of_bar: bool = False
+    """Whether `total_epochs` is said by a progress bar alone, which may be one of several that the training shows."""
 
     @property
     def loss(self) -> float | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from trainingrun_operator.api import endings
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Effective, Evidence
-from trainingrun_operator.core import limits
+from trainingrun_operator.core import limits, metric_source
 from trainingrun_operator.core.bounds import TEXT_MAX, clipped
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.reading import AUTO, Failure
@@ -36,10 +36,24 @@ NOT_READ_YET: Final = "NotReadYet"
 
 
 def effective(
-    spec: TrainingRunSpec, pinned: Effective | None, defaults: Defaults, track: Track | None = None
+    spec: TrainingRunSpec,
+    pinned: Effective | None,
+    defaults: Defaults,
+    track: Track | None = None,
+    *,
+    is_known: bool = False,
 ) -> Effective:
-    """Return the values in force at the track's step: the spec's, else the installation's defaults when the run began. The track has the source that `AUTO` has taken."""
-    kept = {"node_pool": pinned.node_pool if pinned else "", **_source(spec, pinned, track)}
+    """Return the values in force at the track's step: the spec's, else the installation's defaults when the run began.
+
+    Args:
+        spec: of the run.
+        pinned: the values as last recorded.
+        defaults: of the installation.
+        track: it has the source that `AUTO` has taken.
+        is_known: whether an operator has observed the run before.
+    """
+    source = metric_source.named(spec.metrics, pinned, is_known=is_known)
+    kept = {"node_pool": pinned.node_pool if pinned else "", **_source(source, pinned, track)}
     if spec.auto_stop_loss_schedule:
         step = track.step if track is not None else None
         return Effective(auto_stop_loss=scheduled(spec, step), auto_stop_action=STOP, **kept)
@@ -61,10 +75,10 @@ def scheduled(spec: TrainingRunSpec, step: int | None) -> float | None:
     return reached[-1] if reached else spec.auto_stop_loss
 
 
-def _source(spec: TrainingRunSpec, pinned: Effective | None, track: Track | None) -> dict[str, str]:
+def _source(source: str, pinned: Effective | None, track: Track | None) -> dict[str, str]:
     """Return the metric source in force; what `AUTO` has taken stays."""
-    source, note = spec.metrics.source, ""
-    if source == AUTO and pinned is not None and pinned.metrics_source_note:
+    note = ""
+    if source == AUTO and pinned is not None and metric_source.has_choice(pinned):
         source, note = pinned.metrics_source, pinned.metrics_source_note
     elif source == AUTO and track is not None and track.source_note:
         source, note = track.source, track.source_note
@@ -76,14 +90,19 @@ def in_force(seen: Observed) -> Effective:
     if seen.run.status.termination is not None and seen.run.status.effective is not None:
         return seen.run.status.effective
     track = seen.track if seen.ranks else None
-    return effective(seen.run.spec, seen.run.status.effective, seen.defaults, track)
+    status = seen.run.status
+    return effective(seen.run.spec, status.effective, seen.defaults, track, is_known=metric_source.is_known(status))
 
 
 def low_loss(seen: Observed) -> Finding:
     """The loss is below the threshold in enough observations; an enforced stop also waits for the first complete checkpoint."""
     force = in_force(seen)
+    if force.auto_stop_action == STOP and _is_default(seen) and metric_source.is_unasked(seen.run, seen.track.source):
+        force = force.model_copy(update={"auto_stop_action": SHADOW})
+        shadow = " This rule only reports: the spec names neither autoStopLoss nor metrics.source."
+    else:
+        shadow = " This rule only reports: spec.autoStopLoss is not set." if force.auto_stop_action == SHADOW else ""
     found = _judged(seen, force)
-    shadow = " This rule only reports: spec.autoStopLoss is not set." if force.auto_stop_action == SHADOW else ""
     return replace(found, message=f"{found.message}{shadow}")
 
 

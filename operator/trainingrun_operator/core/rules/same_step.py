@@ -1,6 +1,6 @@
 """Crashes in a row without a step forward, counted in ``status.crashes``.
 
-A crash of which no step was read neither counts nor ends the row: if that attempt got further, the next one begins at a higher step.
+A crash of which no step was read, or none from a source that the spec names or a page, neither counts nor ends the row: if that attempt got further, the next one begins at a higher step.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.status import CrashRow
+from trainingrun_operator.core import metric_source
 from trainingrun_operator.core.track import resumed
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ def row(seen: Observed) -> CrashRow | None:
     # After a stop nothing more is counted; but the crash that has led to it is.
     if crashed is None or counted or (stop is not None and stop.reason != NO_STEP_FORWARD):
         return before
-    return _with(before, crashed, track_of_attempt(seen))
+    track = track_of_attempt(seen)
+    # A count that nobody has set must not end a run by a step that nobody has chosen.
+    return before if metric_source.is_unasked(seen.run, track.source) else _with(before, crashed, track)
 
 
 def _with(before: CrashRow | None, crashed: Pod, track: Track) -> CrashRow | None:

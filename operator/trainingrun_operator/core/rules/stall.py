@@ -8,6 +8,7 @@ from trainingrun_operator.api import endings
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Evidence
 from trainingrun_operator.core.epochs import final_epoch
+from trainingrun_operator.core.facts.reading import LOGS
 from trainingrun_operator.core.rules.finding import Finding
 from trainingrun_operator.core.track import STEP_FELL, comparable
 
@@ -87,6 +88,12 @@ def _before_end(seen: Observed) -> Finding | None:
             " remove it."
         )
         return Finding(_STALL, "TotalsDiffer", message)
+    if _is_total_of_bar(seen):
+        message = (
+            f"A stall cannot be detected: the total of {track.total_epochs:g} epochs is that of a progress bar, which may be one of several, in a log that"
+            " the spec does not name as the source. Set completion.totalEpochs, or spec.metrics.source: Logs."
+        )
+        return Finding(_STALL, "TotalOfBar", message)
     if track.epoch_base is None:
         message = "A stall cannot be detected: the first epoch was not observed, so it is unknown whether epochs count from 0 or 1."
         return Finding(_STALL, "EpochBaseUnknown", message)
@@ -103,6 +110,13 @@ def _before_end(seen: Observed) -> Finding | None:
     if not track.may_be_at_end:
         return Finding(_STALL, "NotAtEnd", f"The final epoch is not near its end: {at}.")
     return None
+
+
+def _is_total_of_bar(seen: Observed) -> bool:
+    """Whether nothing but a progress bar says how many epochs there are, of a run whose source nobody has named."""
+    track = seen.track
+    unnamed = track.source == LOGS and seen.run.spec.metrics.source != LOGS
+    return unnamed and track.epochs.named is None and track.epochs.of_bar
 
 
 def _advances(seen: Observed, quiet: float) -> Finding | None:

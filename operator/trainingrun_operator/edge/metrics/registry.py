@@ -7,7 +7,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from trainingrun_operator.core import relayed
+from trainingrun_operator.core import metric_source, relayed
 from trainingrun_operator.core.facts.reading import AUTO, FILES, LOGS, PROMETHEUS, PUSH, Failure, Reading
 from trainingrun_operator.edge.doors import opened
 from trainingrun_operator.edge.metrics.auto import AutoSource
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class Sources:
-    """Reads a run's metrics from the source that `spec.metrics.source` names."""
+    """Reads a run's metrics from its source (`metric_source`)."""
 
     def __init__(self, made: Mapping[str, MetricSource]) -> None:
         self._made = made
@@ -56,14 +56,11 @@ class Sources:
 
     def page(self, run: Run) -> str:
         """Return the metrics page that a reading of the run takes, as `exchange.PAGE_HEADER` names it; empty: none that an agent reads."""
-        metrics, known = run.spec.metrics, run.status.effective
-        chosen = known is not None and known.metrics_source_note and known.metrics_source
-        source = chosen or PROMETHEUS if metrics.source == AUTO else metrics.source
-        return relayed.page(metrics) if source == PROMETHEUS else ""
+        return relayed.page(run.spec.metrics) if metric_source.taken(run) in (PROMETHEUS, AUTO) else ""
 
     async def read(self, target: Target) -> Reading | Failure:
         """Return one reading, or why there is none, within `READ_SECONDS`; never raises."""
-        name = target.run.spec.metrics.source
+        name = metric_source.of(target.run)
         source = self._made.get(name)
         if source is None:
             known = ", ".join(self.names)

@@ -39,6 +39,13 @@ def stalled(**fields):
     return make_observed(**{**made, **fields})
 
 
+def told_by(source, *, of_bar=False, **spec):
+    """The same, of a run that is measured by a source; a total that the spec names is known."""
+    named = spec.get("completion", {}).get("totalEpochs")
+    epochs = replace(QUIET.epochs, of_bar=of_bar, named=named)
+    return stalled(run=make_run(spec=spec), track=replace(QUIET, source=source, epochs=epochs))
+
+
 def agent(**fields):
     return SAVED.model_copy(update=fields)
 
@@ -78,6 +85,13 @@ def written_down(**fields):
         pytest.param(stalled(track=final_epoch(polls=2)), "StillAdvances", id="too few polls without a step"),
         pytest.param(stalled(track=final_epoch(then=(make_reading(loss=1, step=399, epoch=2, total_epochs=3),))), "StepFell", id="another rank, or a new stage, answers"),
         pytest.param(stalled(track=final_epoch(total=2, epoch=5)), "BeyondTotal", id="the epoch is beyond the total"),
+        pytest.param(told_by("Logs"), "Settling", id="the total is printed by the training itself"),
+        pytest.param(told_by("Logs", of_bar=True), "TotalOfBar", id="the total is that of a bar, in a log that nobody has named"),
+        pytest.param(told_by("Logs", of_bar=True, metrics={"source": "Auto"}), "TotalOfBar", id="the same with Auto"),
+        pytest.param(told_by("Logs", of_bar=True, metrics={"source": "Logs"}), "Settling", id="the log is named, and so is what its bars say"),
+        pytest.param(told_by("Logs", of_bar=True, completion={"totalEpochs": 3}), "Settling", id="the spec has the same total as the bar"),
+        pytest.param(told_by("Logs", of_bar=True, completion={"totalEpochs": 4}), "TotalsDiffer", id="the spec has another total than the bar"),
+        pytest.param(told_by("Prometheus", of_bar=True), "Settling", id="a page has no bars"),
         pytest.param(stalled(track=replace(QUIET, longest_epoch_pause=None)), "PauseUnknown", id="no pause at the end of an epoch was seen"),
         pytest.param(stalled(track=replace(QUIET, longest_epoch_pause=100.0)), "WithinPause", id="an evaluation took longer before"),
         pytest.param(stalled(track=final_epoch(epoch=1)), "NotFinalEpoch", id="not the last epoch"),

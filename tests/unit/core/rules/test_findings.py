@@ -256,6 +256,10 @@ CASES = {
         with_spec({"completion": {"totalEpochs": 5}}, track=replace(final_epoch(), epochs=final_epoch().epochs.naming(5))),
         {"finalEpochStall": "TotalsDiffer"},
     ),
+    "its total of epochs is that of a bar": (
+        quiet(track=replace(final_epoch(), source="Logs", epochs=replace(final_epoch().epochs, of_bar=True))),
+        {"finalEpochStall": "TotalOfBar"},
+    ),
     "it has more epochs than are named": (
         quiet(track=replace(final_epoch(epoch=5, total=None), epochs=final_epoch(epoch=5, total=None).epochs.naming(2))),
         {"finalEpochStall": "BeyondTotal"},

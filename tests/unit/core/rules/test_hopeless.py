@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from builders import (
     NOW,
@@ -21,7 +23,7 @@ from builders import (
 from pydantic import ValidationError
 
 from trainingrun_operator.api.exchange import MarkerSeen
-from trainingrun_operator.api.status import CrashRow, Phase, Progress
+from trainingrun_operator.api.status import CrashRow, Effective, Phase, Progress
 from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.rules import exits
 from trainingrun_operator.core.rules.chain import why_end
@@ -114,6 +116,8 @@ def fell(uid):
 
 STUCK = "NoStepForward"
 ONCE = {"crash": {"sameStepLimit": 1}}
+ROW = CrashRow(pod_uid=POD_UID, step=15, without_step=2)
+OTHER = CrashRow(pod_uid="before", step=15, without_step=2)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +143,34 @@ def test_crashes_in_a_row_without_a_step_forward_end_the_run(tracks, spec, expec
     assert attempts(*tracks, spec=spec) == expected
 
 
+@pytest.mark.parametrize(
+    ("spec", "source", "expected"),
+    [
+        pytest.param({}, "Logs", None, id="a log that nobody has chosen"),
+        pytest.param({}, "Files", None, id="files that nobody has chosen"),
+        pytest.param({}, "Prometheus", (4, STUCK), id="a page"),
+        pytest.param({"metrics": {"source": "Logs"}}, "Logs", (4, STUCK), id="a log that the spec names"),
+        pytest.param({"metrics": {"source": "Auto"}}, "Logs", (4, STUCK), id="a log that Auto has taken"),
+    ],
+)
+def test_only_steps_of_a_source_that_was_chosen_or_of_a_page_are_counted(spec, source, expected):
+    def read(uid):
+        return replace(steps(0, 10, uid=uid), source=source)
+
+    assert attempts(*[read] * 9, spec=spec) == expected
+
+
+def test_after_a_restart_the_recorded_source_says_whether_a_crash_is_counted():
+    taken = Effective(metrics_source="Logs", metrics_source_note="why")
+    status = make_status(crashes=OTHER, progress=Progress(step=15, pod_uid=POD_UID), effective=taken)
+    crashed = {"pods": (exited_pod(1),), "track": Track()}
+    assert render(make_observed(run=make_run(status=status), **crashed)).crashes == OTHER
+    by_page = status.model_copy(update={"effective": Effective()})
+    counted = render(make_observed(run=make_run(status=by_page), **crashed)).crashes
+    assert counted is not None
+    assert counted.without_step == OTHER.without_step + 1
+
+
 def test_a_crash_without_a_step_forward_says_so_with_its_numbers():
     row = CrashRow(pod_uid="before", step=15, without_step=2)
     seen = make_observed(
@@ -155,10 +187,6 @@ def test_a_crash_without_a_step_forward_says_so_with_its_numbers():
     once = exits.crashed(make_observed(run=alone, pods=(exited_pod(3),), track=steps(10, 15)))
     assert once is not None
     assert "crashed once without" in once.message
-
-
-ROW = CrashRow(pod_uid=POD_UID, step=15, without_step=2)
-OTHER = CrashRow(pod_uid="before", step=15, without_step=2)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,31 @@ def test_a_default_threshold_says_why_it_does_not_count(track, reason):
     assert (found.reason, found.fires) == (reason, False)
 
 
+ENFORCED = Defaults(auto_stop_action="Stop")
+
+
+@pytest.mark.parametrize(
+    ("spec", "source", "ends"),
+    [
+        pytest.param({}, "Prometheus", True, id="a page"),
+        pytest.param({}, "", True, id="what tells no source"),
+        pytest.param({}, "Logs", False, id="a log that nobody has chosen"),
+        pytest.param({}, "Files", False, id="files that nobody has chosen"),
+        pytest.param({"metrics": {"source": "Auto"}}, "Logs", True, id="a log that Auto has taken"),
+        pytest.param({"metrics": {"source": "Logs"}}, "Logs", True, id="a log that the spec names"),
+        pytest.param({"autoStopLoss": 0.5}, "Logs", True, id="a threshold of the spec"),
+        pytest.param({"autoStopLossSchedule": [{"step": 1, "loss": 0.5}]}, "Logs", True, id="a schedule of the spec"),
+    ],
+)  # fmt: skip
+def test_a_default_that_the_installation_enforces_ends_no_run_by_numbers_that_nobody_has_chosen(spec, source, ends):
+    run = make_run(spec={"autoStopLoss": None, **spec})
+    found = loss.low_loss(
+        make_observed(run=run, track=replace(losses(2.0, 0.4, 0.3), source=source), defaults=ENFORCED)
+    )
+    assert (found.reason, found.fires, found.enforced) == ("LowLoss", True, ends)
+    assert ("neither autoStopLoss nor metrics.source" in found.message) is not ends
+
+
 @pytest.mark.parametrize(("written", "off"), [(None, False), (0.0, False), (0.3, False), (-1, True), (-0.5, True)])
 def test_only_a_negative_threshold_is_switched_off(written, off):
     said = loss.switched_off(make_spec(autoStopLoss=written))

@@ -337,7 +337,10 @@ async def test_a_page_that_says_nothing_is_told_as_one_that_was_asked_for(page, 
 @pytest.mark.parametrize(
     ("metrics", "wanted"),
     [
-        pytest.param({}, True, id="the metrics page"),
+        pytest.param({}, True, id="no source, and no choice yet"),
+        pytest.param({"source": PROMETHEUS}, True, id="the metrics page"),
+        pytest.param({"chosen": PROMETHEUS}, True, id="no source, and the page was chosen"),
+        pytest.param({"chosen": LOGS}, False, id="no source, and another one was chosen"),
         pytest.param({"source": "Auto"}, True, id="a choice that is not made"),
         pytest.param({"source": "Auto", "chosen": PROMETHEUS}, True, id="the page was chosen"),
         pytest.param({"source": "Auto", "chosen": LOGS}, False, id="another source was chosen"),

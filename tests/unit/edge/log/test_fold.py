@@ -246,3 +246,41 @@ def test_own_patterns_give_epochs_too():
 
 def test_a_pattern_that_is_not_valid_is_not_found():
     assert isinstance(folded("step=7 loss=0.1", patterns=(r"loss=(?P<loss>[",)), Failure)
+
+
+# -- who says how many epochs there are ------------------------------------------------------------------------------------
+
+
+LIGHTNING = bar(50, 100, title="Epoch 2/3: ", postfix=", loss=0.5")
+KERAS = "\r\x1b[1m32/32\x1b[0m \x1b[32m━━━━━━━━━━━━━━━━━━━━\x1b[0m \x1b[1m1s\x1b[0m 5ms/step - loss: 0.3012"
+
+
+@pytest.mark.parametrize(
+    ("lines", "total", "of_bar"),
+    [
+        pytest.param(("Epoch [2/3], Step [50/100], Loss: 0.5",), 3, False, id="a line"),
+        pytest.param(("epoch 2/3 step 150 loss 0.5",), 3, False, id="a plain line"),
+        pytest.param(('{"epoch": 2, "num_epochs": 3, "step": 5, "loss": 0.5}',), 3, False, id="JSON"),
+        pytest.param((LIGHTNING,), 3, True, id="a bar of tqdm"),
+        pytest.param(("Epoch 2/3", KERAS), 3, True, id="Keras' header"),
+        pytest.param(("Epoch 2/3", "32/32 - 1s - 30ms/step - loss: 0.5"), 3, True, id="Keras' header without a bar"),
+        pytest.param(("Epoch 2/3 ━━━━━━╸━━━━ 60/100 0:00:01 loss: 0.5",), 3, True, id="a bar of rich"),
+        pytest.param(("epoch 2/3 [=====>....] step 60 loss 0.5",), 3, True, id="a bar of another program"),
+        pytest.param(("epoch 2/3 ####------ step 60 loss 0.5",), 3, True, id="a bar of hashes"),
+        pytest.param(("epoch 2/3 ███▌ step 60 loss 0.5",), 3, True, id="a bar of blocks"),
+        pytest.param(("epoch 2/3 step 60 loss 0.5", "Epoch 1/2", KERAS), 2, True, id="a line, then another total"),
+        pytest.param(("epoch 2/3 step 60 loss 0.5", LIGHTNING), 3, False, id="a line, then a bar with the same total"),
+        pytest.param((LIGHTNING, "epoch 2/3 step 60 loss 0.5"), 3, False, id="a bar, then a line"),
+        pytest.param((LIGHTNING, "epoch 2/5 step 60 loss 0.5"), 5, False, id="a bar, then a line with another total"),
+        pytest.param(("epoch 2 step 60 loss 0.5",), None, False, id="nothing says it"),
+    ],
+)
+def test_a_total_of_epochs_is_the_training_s_own_only_if_a_line_without_a_bar_says_it(lines, total, of_bar):
+    found = reads(*lines)
+    assert (found.total_epochs, found.total_of_bar) == (total, of_bar)
+
+
+def test_a_total_that_a_pattern_of_the_spec_takes_is_no_bar_s():
+    own = (r"(?P<epoch>\d+)/(?P<totalEpochs>\d+) =+> L(?P<loss>\S+)", r"S(?P<step>\d+)")
+    found = reads("2/3 =====> L0.5", "S12", patterns=own)
+    assert (found.total_epochs, found.total_of_bar) == (3, False)

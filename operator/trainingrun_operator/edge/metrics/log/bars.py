@@ -22,6 +22,8 @@ _TQDM: Final = re.compile(
 _KERAS: Final = re.compile(r"[ ]{0,16}(?P<n>\d{1,15})/(?P<total>\d{1,15})[ ](?:\[[=>.]|━|-[ ]\d{1,8}(?:s|ms)[ ]-)")
 _HEADER: Final = re.compile(r"[ ]{0,8}Epoch:?[ ]{1,8}(?P<epoch>\d{1,9})[ ]{0,4}/[ ]{0,4}(?P<total>\d{1,9})[ ]{0,8}")
 _EPOCH: Final = re.compile(r"(?i)epoch[ :]{0,4}(?P<epoch>\d{1,9})(?:[ ]{0,4}/[ ]{0,4}(?P<total>\d{1,9}))?")
+_DRAWN: Final = re.compile(r"[\u2500-\u259f]|\d%\||[=#*>]{4}")
+"""Boxes and blocks of Unicode, tqdm's beginning, and what draws other bars."""
 _RATES: Final = re.compile(r"(?:it|step|steps|batch|batches)/s|s/(?:it|step|steps|batch|batches)")
 _WORDS: Final = re.compile(r"[^\W\d_]{1,64}")
 _OF_A_TRAINING: Final = frozenset(
@@ -55,6 +57,11 @@ def header(text: str) -> tuple[int, int] | None:
     """Return epoch and total of a line that has only these: ``Epoch 1/10``."""
     match = _HEADER.fullmatch(text)
     return (int(match["epoch"]), int(match["total"])) if match is not None else None
+
+
+def is_drawn(text: str) -> bool:
+    """Whether a line may be a progress bar of any program, also of one that `find` does not know."""
+    return _DRAWN.search(text) is not None
 
 
 def find(text: str) -> Bar | None:

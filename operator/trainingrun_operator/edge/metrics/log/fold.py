@@ -104,13 +104,13 @@ class Fold:
         self.evaluations += said.evaluation_losses
         if said.losses or said.evaluation_losses or bar is not None or "{" in text:
             self._keep(said)
-        self._take(said, bar)
+        self._take(said, bar, drawn=bar is not None or bars.is_drawn(text))
 
-    def _take(self, said: Line, bar: Bar | None) -> None:
+    def _take(self, said: Line, bar: Bar | None, *, drawn: bool = False) -> None:
         """Take loss, step and epoch of a line."""
         if self._patterns:
             self._keep(said)
-        self._steps.read(bar, said, own=bool(self._patterns))
+        self._steps.read(bar, said, own=bool(self._patterns), drawn=drawn)
         name = self._name(said)
         if name in said.losses:
             self._loss, self._norm = said.losses[name], said.gradient_norm
@@ -171,7 +171,8 @@ class Fold:
         values = {**self._values, LOSS: self._loss}
         if self._norm is not None:
             values[GRADIENT_NORM] = self._norm
-        return Reading(self._steps.step, self._steps.epoch, self._steps.total_epochs, values)
+        steps = self._steps
+        return Reading(steps.step, steps.epoch, steps.total_epochs, values, total_of_bar=steps.total_of_bar)
 
     def _nothing(self) -> str:
         told = [f"The log has no loss of the training in a known format, in {self.lines} lines that were read"]
@@ -193,6 +194,8 @@ class _Steps:
         self.step: float | None = None
         self.epoch: float | None = None
         self.total_epochs: float | None = None
+        self._printed: float | None = None
+        """The total that a line without a bar has said last."""
         self._own = False
         """Whether lines with a loss have a step: then no bar gives one."""
         self._from_0 = False
@@ -206,6 +209,11 @@ class _Steps:
         """Epoch and step of the last line that has ``100/600``."""
         self._per_epoch: bool | None = None
         """Whether such steps begin again in every epoch; None: not known."""
+
+    @property
+    def total_of_bar(self) -> bool:
+        """Whether only bars, or their headers, say this total."""
+        return self.total_epochs != self._printed
 
     def header(self, epoch: int, total: int) -> None:
         self._header, self._keras = epoch, 0
@@ -228,9 +236,11 @@ class _Steps:
             self._keras = bar.total
         return True
 
-    def read(self, bar: Bar | None, said: Line, *, own: bool) -> None:
+    def read(self, bar: Bar | None, said: Line, *, own: bool, drawn: bool) -> None:
         if own or said.losses or said.evaluation_losses or (bar is not None and bar.epoch is not None):
             self._set_epoch(said.epoch, said.total_epochs)
+            if not drawn and said.total_epochs is not None:
+                self._printed = said.total_epochs
         if bar is None:
             if said.step is not None and (said.losses or own):
                 self._own = True
