@@ -123,6 +123,8 @@ def make_pod(**fields: Any) -> Pod:
         ip="10.0.0.7",
         phase="Running",
         training=Training.RUNNING,
+        trains_alone=True,
+        grace_seconds=420,
         started_at=EARLIER,
         created=EARLIER,
     )

@@ -25,7 +25,7 @@ from chaos.objects import (
 from chaos.world import STEP_BYTES, World
 
 from trainingrun_operator.api import names
-from trainingrun_operator.api.exchange import AgentReport, CommitSeen, MarkerSeen
+from trainingrun_operator.api.exchange import AgentReport, CommitSeen, MarkerSeen, Upload
 from trainingrun_operator.checkpoints.s3 import Listed
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.nodes import Instance
@@ -333,12 +333,12 @@ class ApiServer:
 
         await self._write("Annotate", annotate)
 
-    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+    async def delete_pod(self, namespace: str, name: str, uid: str, grace_seconds: int | None = None) -> None:
         def delete() -> None:
             sim, pod = self._pod(uid)
             if pod is not None and pod.deleting_since is None:
                 self._ended_by_us(pod)
-                self.world.tell_to_go(sim, pod)
+                self.world.tell_to_go(sim, pod, grace_seconds)
                 if pod.told_to_leave_at is None:
                     self.world.deletions[uid] += 1
 
@@ -535,9 +535,10 @@ def _made(sim: SimRun, pod: SimPod, commit: Commit | None, *, marked: bool) -> A
     return make_agent(
         pod_uid=pod.uid,
         unsaved_bytes=(pod.written - (World.step_of(commit) if commit else pod.restored)) * STEP_BYTES,
-        newest=make_found(step=pod.written, dir=f"checkpoint-{pod.written}") if pod.written else None,
+        newest=make_found(step=pod.written, dir=f"checkpoint-{pod.written}", bytes=STEP_BYTES) if pod.written else None,
         files=3 if pod.written else 0,
         temporary_files=0,
+        uploads=(Upload(incarnation=1, generation=1, bytes=STEP_BYTES, seconds=pod.upload_took),) if commit else (),
         markers=(MarkerSeen(name="done", age_seconds=1),) if marked else (),
         commit=CommitSeen(
             key=sim.layout.commit(commit.order),

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+POD_GRACE_SECONDS = 330
+"""What the operator gives the pods of a run: the grace of the training, and 300 s for the agent."""
 SILENT_SECONDS = 5.0
 """A Node is no longer Ready so long after its machine has died."""
 CONTAINERS = [{"name": "train", "resources": {"limits": {"nvidia.com/gpu": 1}}}, {"name": names.GATE_CONTAINER}]
@@ -111,7 +113,8 @@ def stored_pod(sim: SimRun, pod: SimPod, trace: str) -> Json:
     }
     if pod.deleting_since is not None:
         meta["deletionTimestamp"] = pod.created
-    spec: Json = {"containers": CONTAINERS} | ({"nodeName": pod.machine.name} if pod.machine else {})
+    spec: Json = {"containers": CONTAINERS, "terminationGracePeriodSeconds": POD_GRACE_SECONDS}
+    spec |= {"nodeName": pod.machine.name} if pod.machine else {}
     status: Json = {"phase": pod.phase} | ({"podIP": "10.0.0.7"} if pod.machine else {})
     if (state := _state(sim, pod)) is not None:
         status["containerStatuses"] = [{"name": "train", "state": state}]

@@ -75,6 +75,10 @@ class Scenario:
     """How the newest pod is lost while its stop is in Deleting: it `vanishes`, or its machine `dies`; and how many seconds after that phase began."""
     saves_when_told: bool = False
     """A training that runs when its pod is deleted writes another checkpoint then."""
+    saves_for: float = 0
+    """Seconds that it takes for that, until it has left; the grace is 30."""
+    ignores_sigterm: bool = False
+    """A training that runs when its pod is deleted runs until the grace is over: it is process 1 of its container and has no handler."""
     orphan_taint_at: float = 0
     """When a run that does not exist any more has left its taint on the node of the newest pod."""
     same_name: bool = False
@@ -149,4 +153,6 @@ def drawn(seed: int) -> Scenario:
             if chance.random() < 0.2
             else None
         ),
+        ignores_sigterm=chance.random() < 0.3,
+        saves_for=chance.choice((0, 0, 10, 29, 30)),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from chaos.__main__ import story_seed
-from chaos.scenario import Fault, Scenario, drawn
+from chaos.scenario import NEVER, Fault, Scenario, drawn
 from chaos.story import Account, Story
 from chaos.tally import Tally
 
@@ -18,7 +18,7 @@ from trainingrun_operator.core import decide as deciding
 from trainingrun_operator.core import release
 from trainingrun_operator.core.facts.bucket import Verified
 from trainingrun_operator.core.facts.pod import Pod
-from trainingrun_operator.core.stop import proving, termination
+from trainingrun_operator.core.stop import ending, proving, termination
 
 pytestmark = pytest.mark.timeout(900)
 """Many examples: on a busy machine they take minutes."""
@@ -107,6 +107,34 @@ def test_deleting_without_reading_back_is_complained_of(monkeypatch):
     monkeypatch.setattr(proving, "verify", believe)
     complaints = Story(scenario).tell().complaints
     assert any("without a proven checkpoint" in complaint for complaint in complaints)
+
+
+@pytest.mark.parametrize(
+    ("broken", "complaint"),
+    [
+        pytest.param({"_training_seconds": lambda seen: 0, "AGENT_LEAST_SECONDS": 20, "UPLOADS": 0}, "while it saved", id="the training's time"),
+        pytest.param({"AGENT_LEAST_SECONDS": 5, "UPLOADS": 0}, "while its last checkpoint was sent", id="the agent's"),
+    ],
+)  # fmt: skip
+def test_a_grace_that_cuts_off_a_save_is_complained_of(monkeypatch, broken, complaint):
+    scenario = Scenario(
+        "user stop",
+        stop_mode="LastCheckpoint",
+        leaves_after=NEVER,
+        saves_when_told=True,
+        saves_for=30,
+        upload_seconds=20,
+    )
+    assert Story(scenario).tell().good
+    for name, value in broken.items():
+        monkeypatch.setattr(ending, name, value)
+    assert any(complaint in said for said in Story(scenario).tell().complaints)
+
+
+def test_trainings_that_ignore_sigterm_and_that_save_on_it_are_among_the_stories():
+    scenarios = [drawn(story_seed(1, number)) for number in range(100)]
+    assert sum(one.ignores_sigterm for one in scenarios) > 15
+    assert sum(one.saves_when_told and one.saves_for > 0 and not one.ignores_sigterm for one in scenarios) > 5
 
 
 def test_a_machine_that_goes_under_a_guest_is_complained_of(monkeypatch):

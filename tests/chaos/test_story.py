@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import get_args
 
 import pytest
+from chaos.objects import POD_GRACE_SECONDS
 from chaos.scenario import ENDS, NEVER, Fault, Scenario
 from chaos.story import Story
-from chaos.world import World
+from chaos.world import TRAINING_GRACE_SECONDS, World
 
 from trainingrun_operator.core.effects import Effect
 
@@ -57,6 +58,10 @@ AFTER_PROOF = Scenario(
 """A training that runs on after its checkpoint was proven, and writes more when its pod is deleted; an upload of that takes longer than the pod has."""
 
 
+DEAF = Scenario("user stop", leaves_after=NEVER, ignores_sigterm=True)
+"""A training that does not react to its stop file, and is process 1 of its container without a handler for SIGTERM."""
+
+
 def lost_after_proof(kind, how="vanishes", **trouble):
     return replace(AFTER_PROOF, claim=kind, lost_in_deleting=(how, 3.0), **trouble)
 
@@ -73,6 +78,7 @@ EVERY_EFFECT = [
         for kind in CLAIMS
     ),
     pytest.param(lost_after_proof("shared"), id="its pod goes after the proof, its files are in a claim"),
+    pytest.param(DEAF, id="its training is process 1 and ignores SIGTERM"),
 ]
 
 
@@ -217,6 +223,53 @@ def test_a_pod_that_ended_in_order_needs_no_rescue_after_the_proof():
     run = told(replace(AFTER_PROOF, claim="shared")).world.runs[0]
     assert (run.rescues, run.run.status.termination.data_loss) == (0, None)
     assert run.run.status.termination.saved.step == run.in_claim
+
+
+@pytest.mark.parametrize(("scenario", "seconds"), [
+    pytest.param(DEAF, 30 + 30, id="stopped: its grace once more, and the least for the agent"),
+    pytest.param(replace(DEAF, mode="Disabled"), 30, id="it saves nothing: its grace once more"),
+    pytest.param(replace(DEAF, stop_mode="LastCheckpoint"), 30 + 30, id="with its last checkpoint"),
+    pytest.param(replace(DEAF, upload_seconds=20), 30 + 60, id="its uploads take long: the agent has three times as long"),
+    pytest.param(Scenario("marker", leaves_after=NEVER, ignores_sigterm=True, suspended=(12, 300)), 30 + 30, id="suspended"),
+    pytest.param(replace(DEAF, two_operators=(60, 400)), 30 + 30, id="two operators"),
+    pytest.param(replace(DEAF, upload_seconds=100), POD_GRACE_SECONDS, id="its uploads take as long as its own grace: that"),
+])  # fmt: skip
+def test_a_training_that_ignores_sigterm_runs_for_its_grace_once_more_and_as_long_as_its_agent_needs(scenario, seconds):
+    story = told(scenario)
+    first = story.world.runs[0].all_pods[0]
+    assert (first.grace_seconds, story.world.deletions[first.uid]) == (seconds, 1)
+
+
+SAVES = Scenario("user stop", stop_mode="LastCheckpoint", leaves_after=NEVER, saves_when_told=True)
+"""A training that begins to save on SIGTERM, and not before."""
+
+
+@pytest.mark.parametrize("upload_seconds", [1, 5, 20, 60])
+@pytest.mark.parametrize("saves_for", [pytest.param(s, id=f"{s} s") for s in (1, 29, TRAINING_GRACE_SECONDS)])
+def test_a_training_that_saves_on_sigterm_has_its_whole_grace_for_that_and_its_agent_enough_to_send_it(
+    saves_for, upload_seconds
+):
+    run = told(replace(SAVES, saves_for=saves_for, upload_seconds=upload_seconds)).world.runs[0]
+    (pod,), stop = run.all_pods, run.run.status.termination
+    assert pod.grace_seconds < POD_GRACE_SECONDS
+    assert pod.exit_code == 143, "It has left by itself."
+    assert (stop.saved.step, stop.saved.final) == (pod.written, True)
+
+
+@pytest.mark.parametrize("seconds", [pytest.param(s, id=f"away for {s} s") for s in (15, 70, 120, 400)])
+@pytest.mark.parametrize("scenario", [pytest.param(DEAF, id="ignores SIGTERM"), pytest.param(SAVES, id="reacts to it")])
+def test_a_pod_that_ends_before_its_job_is_suspended_is_replaced_by_one_that_the_stop_ends_as_well(scenario, seconds):
+    """Its operator is away for so long between the two requests. No GPU is held longer than by a pod that has its own grace when it is back."""
+    undisturbed = told(scenario)
+    number = undisturbed.effects.index("DeletePod")
+    assert undisturbed.effects[number + 1] == "SuspendWorkload"
+    story = told(replace(scenario, faults=((number, Fault("killed after", seconds)),)))
+    assert ending(story) == ending(undisturbed), "Each pod was deleted once, and what is recorded is proven."
+    pods = story.world.runs[0].all_pods
+    assert len(pods) == (2 if seconds > pods[0].grace_seconds or scenario is SAVES else 1)
+    assert all(pod.restored > 0 for pod in pods[1:]), "It goes on from the proven checkpoint."
+    gone, would_be = (max(one.gone_at for one in it.world.machines) for it in (story, undisturbed))
+    assert gone - would_be <= seconds + POD_GRACE_SECONDS
 
 
 SUSPENDED = [

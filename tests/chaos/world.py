@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from builders import NAMESPACE, checkpoint_spec, make_run, template
-from chaos.objects import tainted_by
+from chaos.objects import POD_GRACE_SECONDS, tainted_by
 from chaos.scenario import NEVER, Scenario
 from fakes import stored_run
 
@@ -31,7 +31,11 @@ Json = dict[str, Any]
 STEP_SECONDS: Final = 5.0
 CHECKPOINT_STEPS: Final = 4
 STEP_BYTES: Final = 1000
-POD_GRACE_SECONDS: Final = 5.0
+TRAINING_GRACE_SECONDS: Final = 30
+LAST_SECONDS: Final = 2.0
+"""What a kubelet leaves a sidecar behind containers that have used up the grace."""
+LEAVING_SECONDS: Final = 5.0
+"""From the deletion of a pod until all its containers have ended on SIGTERM."""
 ENDING_SECONDS: Final = 4.0
 """From the SIGTERM of a kubelet to the end of the last container."""
 MACHINE_SECONDS: Final = 15.0
@@ -86,9 +90,12 @@ class SimPod:
     """Step of the newest complete checkpoint in the volume."""
     training: Training = Training.NOT_STARTED
     exit_code: int | None = None
+    exited_at: float = NEVER
     phase: str = "Pending"
     counted: bool = False
     deleting_since: float | None = None
+    grace_seconds: int = POD_GRACE_SECONDS
+    """Of its deletion. A kubelet that has begun to end a pod does not look at it again."""
     told_to_leave_at: float | None = None
     """When the kubelet has begun to end it."""
     ended_by_us: bool = False
@@ -111,6 +118,8 @@ class SimPod:
     upload: tuple[SaveRequest | None, int, float] | None = None
     """What it is for, the step that it is of, when it is done."""
     newest_commit: Commit | None = None
+    upload_took: float = 0
+    """Seconds of its last upload."""
     said: tuple[Any, AgentReport] | None = None
     """What its agent has said last, and about what."""
     gate_open: bool = False
@@ -237,7 +246,7 @@ class World:
     def _new_run(self, name: str, cause: str, created_at: float) -> SimRun:
         spec: dict[str, Any] = {
             "completion": {"settleSeconds": 20},
-            "shutdown": {"graceSeconds": 30},
+            "shutdown": {"graceSeconds": TRAINING_GRACE_SECONDS},
             "stopMode": self.scenario.stop_mode,
             "suspend": self.scenario.suspended[0] <= 0 < self.scenario.suspended[1],
         }
@@ -407,9 +416,41 @@ class World:
         if pod.training is Training.EXITED and pod.gate_open and not pod.over:
             pod.phase = "Failed" if pod.exit_code else "Succeeded"
             sim.changed += 1
-        if pod.deleting_since is not None and self.now >= pod.deleting_since + POD_GRACE_SECONDS:
+        if pod.deleting_since is not None and self._has_left(sim, pod, pod.deleting_since):
             self._sigterm(sim, pod)
             self._vanish(sim, pod)
+
+    def _has_left(self, sim: SimRun, pod: SimPod, told_at: float) -> bool:
+        """Let a deleted pod end as its kubelet does: its training on SIGTERM, then its agent, and what still runs when the grace is over."""
+        if pod.over or not (self.scenario.ignores_sigterm or self._saves_slowly):
+            return self.now >= told_at + LEAVING_SECONDS
+        if self._saves_slowly and pod.training is Training.RUNNING and self.now >= told_at + self.scenario.saves_for:
+            self._exit(sim, pod, 143)
+        if self.now >= told_at + pod.grace_seconds:
+            self._check_grace(sim, pod, told_at)
+            return True
+        exited = pod.training is not Training.RUNNING
+        newest = self.step_of(pod.newest_commit) if pod.newest_commit else pod.restored
+        saved = not sim.saves or (pod.upload is None and pod.written <= newest)
+        return exited and saved and self.now >= told_at + LEAVING_SECONDS
+
+    @property
+    def _saves_slowly(self) -> bool:
+        return self.scenario.saves_when_told and self.scenario.saves_for > 0 and not self.scenario.ignores_sigterm
+
+    def _check_grace(self, sim: SimRun, pod: SimPod, told_at: float) -> None:
+        """No grace cuts off a save that the training begins on SIGTERM, or its upload."""
+        if self.scenario.ignores_sigterm or pod.training is Training.NOT_STARTED:
+            return
+        if pod.training is Training.RUNNING:
+            self.complaints.append(
+                f"{sim.name}: {pod.uid} was killed while it saved, {pod.grace_seconds} s after SIGTERM"
+            )
+        spans = [self.scenario.agent_away, self.scenario.bucket_away]
+        away = any(start < self.now and end > told_at for start, end in spans)
+        in_time = pod.exited_at <= told_at + TRAINING_GRACE_SECONDS + 1
+        if sim.saves and not away and in_time:
+            self.complaints.append(f"{sim.name}: {pod.uid} was killed while its last checkpoint was sent")
 
     def _struck_by_others(self, sim: SimRun, pod: SimPod) -> bool:
         if sim is not self.runs[0] or pod is not sim.pods[-1]:
@@ -425,7 +466,7 @@ class World:
         if self.once("told_to_leave_at") and pod.machine is not None and not pod.over:
             self.struck.add("told_to_leave_at")
             pod.told_to_leave_at = self.now
-            if pod.training is Training.RUNNING:
+            if pod.training is Training.RUNNING and not self.scenario.ignores_sigterm:
                 self._exit(sim, pod, self.scenario.leaves_with)
             sim.changed += 1
         if self.once("orphan_taint_at") and pod.machine is not None and not pod.machine.tainted_by:
@@ -453,6 +494,8 @@ class World:
     def _end_from_outside(self, sim: SimRun, pod: SimPod) -> None:
         """The last container of a pod ends that the kubelet ends without a deletion. Its Job does not count it."""
         self._sigterm(sim, pod)
+        if pod.training is Training.RUNNING:
+            pod.training, pod.exit_code = Training.EXITED, 137
         pod.phase, pod.counted = "Failed", True
         sim.changed += 1
         if (missing := pod.written - self.covered(sim, pod)) > 0 and sim.saves and not self.scenario.claim:
@@ -481,7 +524,7 @@ class World:
 
     def _exit(self, sim: SimRun, pod: SimPod, code: int) -> None:
         pod.written = pod.step
-        pod.training, pod.exit_code = Training.EXITED, code
+        pod.training, pod.exit_code, pod.exited_at = Training.EXITED, code, self.now
         sim.changed += 1
 
     def _vanish(self, sim: SimRun, pod: SimPod) -> None:
@@ -502,13 +545,15 @@ class World:
         ):
             sim.lost.append((pod, missing))
 
-    def tell_to_go(self, sim: SimRun, pod: SimPod) -> None:
-        """Delete a pod, with its grace if anything of it may run."""
+    def tell_to_go(self, sim: SimRun, pod: SimPod, grace_seconds: int | None = None) -> None:
+        """Delete a pod, with its grace if anything of it may run, or with another one."""
         if pod.deleting_since is not None:
             return
         pod.deleting_since = self.now
+        pod.grace_seconds = pod.grace_seconds if grace_seconds is None else grace_seconds
         reached = pod.machine is not None and pod.machine.state is not Instance.GONE
-        if self.scenario.saves_when_told and reached and pod.training is Training.RUNNING:
+        at_once = self.scenario.saves_when_told and not (self.scenario.ignores_sigterm or self._saves_slowly)
+        if at_once and reached and pod.training is Training.RUNNING:
             pod.written = pod.step
         sim.changed += 1
         if pod.over or pod.machine is None:
@@ -546,11 +591,16 @@ class World:
             pod.upload = (asked if wanted else None, pod.written, self.now + self.scenario.upload_seconds)
 
     def _sigterm(self, sim: SimRun, pod: SimPod) -> None:
-        """The agent's last word, with the grace that the pod has: it is final, also if nothing was written since the last commit."""
+        """The agent's last word, with the grace that the pod has: it is final, also if nothing was written since the last commit.
+
+        Behind a training that ignores SIGTERM little of the grace is left.
+        """
         away = self.during("agent_away") or self.during("bucket_away") or not sim.saves
         newest = pod.newest_commit
         said = newest is not None and newest.final and pod.written <= self.covered(sim, pod)
-        if not away and pod.training is not Training.NOT_STARTED and not said:
+        behind = self.scenario.ignores_sigterm and pod.training is Training.RUNNING
+        late = behind and self.scenario.upload_seconds > LAST_SECONDS and pod.written > self.covered(sim, pod)
+        if not away and pod.training is not Training.NOT_STARTED and not said and not late:
             self._commit(sim, pod, SaveRequest(id="", attempt=0, ended=True), pod.written)
 
     def _commit(self, sim: SimRun, pod: SimPod, asked: SaveRequest | None, step: int) -> None:
@@ -569,6 +619,7 @@ class World:
         )
         sim.bucket.append(pod.newest_commit)
         pod.upload, pod.answered = None, asked or pod.answered
+        pod.upload_took = self.scenario.upload_seconds
 
     # -- Job ---------------------------------------------------------------------------------------------------
 
@@ -685,9 +736,11 @@ class World:
         sim.changed += 1
 
     def annotate(self, sim: SimRun, pod: SimPod, key: str, value: str) -> None:
-        """Tell agent and gate something."""
+        """Tell agent and gate something. The kubelet projects nothing any more into a pod that is being deleted."""
         pod.annotations[key] = value
         sim.changed += 1
+        if pod.deleting_since is not None:
+            return
         match key:
             case names.STOP_ANNOTATION:
                 pod.stop_at = self.now if pod.stop is None else pod.stop_at

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from e2e.audit import OPERATOR_USER
 from e2e.ground import OUTPUTS
 from e2e.runs import condition_of
 
@@ -90,6 +91,37 @@ def test_a_training_that_does_not_listen_is_ended_when_its_grace_is_spent(space)
     assert status["checkpoint"]["step"] >= before.step
     assert "dataLoss" not in status["checkpoint"]
     run.assert_checkpoint_proven(status)
+
+
+IGNORES_EVERYTHING = """
+import os, time
+for step in range(1, 10000):
+    if step == 20:
+        folder = os.environ["TRAININGRUN_CHECKPOINT_DIR"] + "/checkpoint-20"
+        os.makedirs(folder)
+        with open(folder + "/trainer_state.json", "w") as file:
+            file.write('{"step": 20}')
+    print("step", step, "loss", 2.0, flush=True)
+    time.sleep(0.1)
+"""
+"""Process 1 of its container, without a handler: the kernel drops SIGTERM."""
+
+
+def test_a_training_that_ignores_sigterm_as_well_has_its_grace_once_more_and_not_that_of_the_agent(space):
+    grace, agent = 3, 30
+    command = ["python3", "-u", "-c", IGNORES_EVERYTHING]
+    run = space.run("x", command=command, metrics={"source": "Logs"}, shutdown={"graceSeconds": grace})
+    pod = run.wait_training()["metadata"]["name"]
+    run.wait_condition("CheckpointSaved")
+    asked = time.monotonic()
+    run.merge({"spec": {"stop": True}})
+    status = run.wait_settled()
+    assert time.monotonic() - asked < 100, "The 300 s for an agent's last commit are not waited for."
+    run.assert_checkpoint_proven(status)
+    assert status["checkpoint"]["step"] == 20
+    deletes = [one.body for one in space.audit("delete", "pods") if one.name == pod and one.user == OPERATOR_USER]
+    assert [body["gracePeriodSeconds"] for body in deletes] == [grace + agent]
+    assert run.log.text.count("step 20 ") == 1, "No other pod has trained."
 
 
 FIRST_SAVE = """

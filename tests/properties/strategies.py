@@ -188,7 +188,7 @@ AGENTS = st.builds(
             incarnation=COUNTS,
             generation=COUNTS,
             bytes=COUNTS,
-            seconds=st.sampled_from([0.0, -1.0, 1e300, float("nan"), float("inf")]),
+            seconds=st.sampled_from([0.0, 20.0, -1.0, 1e300, float("nan"), float("inf")]),
         ),
         max_size=2,
     ).map(tuple),
@@ -279,6 +279,8 @@ PODS = st.builds(
     ignored=BOOLS,
     beside_ran=BOOLS,
     writers=st.sampled_from([(), (), ("writer",)]),
+    trains_alone=BOOLS,
+    grace_seconds=st.sampled_from([0, 30, 150, 420]),
     exit_reason=st.sampled_from(["", "OOMKilled", "StartError: " + "x" * 500]),
     starts_again=st.sampled_from([False, False, True]),
     failure_before_start=st.sampled_from(["", "init container fetch ended with exit code 42"]),
@@ -449,7 +451,10 @@ def specs(draw):
         "suspend": draw(st.sampled_from([None, None, True, False])),
         "stopReason": draw(st.sampled_from([None, "x" * 1024])),
         "stopMode": draw(st.sampled_from(StopMode)).value,
-        "shutdown": {"signal": draw(st.sampled_from(["", "", "SIGTERM"]))},
+        "shutdown": {
+            "signal": draw(st.sampled_from(["", "", "SIGTERM"])),
+            "graceSeconds": draw(st.sampled_from([0, 120, 400])),
+        },
         "stopRules": draw(
             st.sampled_from(
                 [

@@ -151,6 +151,23 @@ def nothing_is_deleted_without_a_record_of_what_was_saved(seen):
         )
 
 
+def a_grace_that_a_stop_gives_is_shorter_than_the_pods_own_and_leaves_the_training_all_of_its_own(seen):
+    for effect in effects_of(seen, DeletePod):
+        if effect.grace_seconds is None:
+            continue
+        pod = next(pod for pod in seen.pods if pod.uid == effect.uid)
+        # Without any grace, the API server would forget a pod that still runs.
+        assert max(1, seen.run.spec.shutdown.grace_seconds) <= effect.grace_seconds < pod.grace_seconds
+        assert not pod.deleting
+        if pod.training is Training.RUNNING:
+            assert pod.trains_alone
+            assert all(report.temporary_files == 0 and report.unfinished is None for report in seen.reports)
+        else:
+            assert pod.gate_left
+            assert not pod.writers
+        event(f"shortens the grace of a pod whose training is {pod.training.value}")
+
+
 def files_stay_in_their_claim(seen, stop, destroying) -> bool:
     """A rescue lets go of what has no files: pods that never trained, and nodes without the volume. The claim itself is never touched."""
     assert not any(has_run(pod) for pod in seen.live_pods)
@@ -449,6 +466,7 @@ INVARIANTS = (
     whatever_is_seen_can_be_counted_and_shown,
     deciding_twice_is_deciding_once_and_changes_nothing_that_was_seen,
     nothing_is_deleted_without_a_record_of_what_was_saved,
+    a_grace_that_a_stop_gives_is_shorter_than_the_pods_own_and_leaves_the_training_all_of_its_own,
     every_record_of_a_deletion_is_a_proof_or_an_exception_that_is_told,
     what_exited_by_itself_is_saved_before_it_is_deleted,
     why_a_run_ends_never_changes_and_its_phases_only_go_forward,

@@ -21,7 +21,7 @@ from trainingrun_operator.core.effects import (
 from trainingrun_operator.core.facts.bucket import Mismatch, Verified
 from trainingrun_operator.core.rules import exits, hang, idle, limit, loss
 from trainingrun_operator.core.rules.chain import AT_REST, RULES, why_end
-from trainingrun_operator.core.stop import disruption, failing, suspension, termination, transitions
+from trainingrun_operator.core.stop import disruption, ending, failing, suspension, termination, transitions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +71,7 @@ def _story(seen: Observed, rules: Sequence[Rule]) -> Decision:
     } | dict([limit.budget_warning(seen)])
     warnings = (RecordEvent(reason, message, warning=True) for reason, message in said.items() if message)
     return Decision(
-        (*transitions.end_leftovers(seen), *warnings),
+        (*ending.leftovers(seen), *warnings),
         again_seconds=seen.run.spec.poll_interval_seconds,
         note="watching",
     )

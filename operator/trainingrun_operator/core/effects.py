@@ -110,6 +110,8 @@ class DeletePod:
 
     name: str
     uid: str
+    grace_seconds: int | None = None
+    """At least 1; None: the pod's own."""
 
 
 @dataclass(frozen=True)

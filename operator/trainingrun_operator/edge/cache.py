@@ -241,8 +241,16 @@ def _slim_child(stored: Json) -> Json:
     meta = {key: value for key, value in stored["metadata"].items() if key in _READ_METADATA}
     spec = {key: value for key, value in (stored.get("spec") or {}).items() if key in _READ_SPEC}
     for name in _CONTAINERS & spec.keys():
-        spec[name] = [{key: one[key] for key in _READ_CONTAINER if key in one} for one in spec[name] or ()]
+        spec[name] = [_slim_container(one) for one in spec[name] or ()]
     return {**stored, "metadata": meta, "spec": spec}
+
+
+def _slim_container(stored: Json) -> Json:
+    """Keep of a container what is read of it; of its hooks, that there are any: users can fill them with anything."""
+    kept: Json = {key: stored[key] for key in _READ_CONTAINER if key in stored}
+    if hooks := stored.get("lifecycle"):
+        kept["lifecycle"] = {name: {} for name in hooks}
+    return kept
 
 
 def _request(fields: Json) -> Json:

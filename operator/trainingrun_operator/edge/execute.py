@@ -173,8 +173,8 @@ class Executor:
                 await workload.delete(run, name, uid)
             case Annotate(pod, uid, key, value):
                 await kube.annotate_pod(space, pod, uid, key, value)
-            case DeletePod(name, uid):
-                await kube.delete_pod(space, name, uid)
+            case DeletePod(name, uid, grace_seconds):
+                await kube.delete_pod(space, name, uid, grace_seconds)
             case CreateRescue():
                 return await self._create_rescue(run, effect)
             case StartRescue(name, uid, generation):

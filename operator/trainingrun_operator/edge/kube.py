@@ -215,9 +215,9 @@ class Kube:
         """RBAC: patch pods."""
         await self._patch(_pod(namespace, name), of_uid(uid, {"metadata": {"annotations": {key: value}}}), MERGE)
 
-    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
-        """RBAC: delete pods."""
-        await self._delete(_pod(namespace, name), uid)
+    async def delete_pod(self, namespace: str, name: str, uid: str, grace_seconds: int | None = None) -> None:
+        """Delete a pod, with its own grace unless another is given. RBAC: delete pods."""
+        await self._delete(_pod(namespace, name), uid, grace_seconds=grace_seconds)
 
     async def log_tail(self, namespace: str, name: str, container: str, *, lines: int, most_bytes: int) -> str | None:
         """Return the last lines of a container's log; empty: there is none; None: it could not be read. RBAC: get pods/log."""
@@ -374,14 +374,16 @@ class Kube:
     async def _patch(self, path: str, body: Any, content_type: str, params: Mapping[str, str] | None = None) -> Json:
         return await self.call("PATCH", path, body, content_type, params or {"fieldManager": OPERATOR})
 
-    async def _delete(self, path: str, uid: str, resource_version: str = "") -> None:
+    async def _delete(
+        self, path: str, uid: str, resource_version: str = "", *, grace_seconds: int | None = None
+    ) -> None:
         """Delete with preconditions. Already gone or replaced by another uid is success; a changed resourceVersion is a conflict."""
         body = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "preconditions": {"uid": uid} | ({"resourceVersion": resource_version} if resource_version else {}),
             "propagationPolicy": "Background",
-        }
+        } | ({} if grace_seconds is None else {"gracePeriodSeconds": grace_seconds})
         try:
             await self.call("DELETE", path, body)
         except KubeError as error:

@@ -223,13 +223,20 @@ def test_of_a_pod_only_what_is_read_of_it_is_kept(cache):
     pod["spec"] |= {
         "volumes": [{"name": "x"}] * 1000,
         "containers": [
-            {"name": "train", "env": [{"name": "x"}] * 1000, "resources": {"limits": {"nvidia.com/gpu": "1"}}}
+            {
+                "name": "train",
+                "env": [{"name": "x"}] * 1000,
+                "resources": {"limits": {"nvidia.com/gpu": "1"}},
+                "lifecycle": {"preStop": {"httpGet": {"httpHeaders": [{"name": "x"}] * 1000}}},
+            }
         ],
         "initContainers": None,
     }
     cache.put_child("Pod", pod, deleted=False)
     (kept,) = cache.pods[RUN_UID].values()
-    assert kept["spec"]["containers"] == [{"name": "train", "resources": {"limits": {"nvidia.com/gpu": "1"}}}]
+    assert kept["spec"]["containers"] == [
+        {"name": "train", "resources": {"limits": {"nvidia.com/gpu": "1"}}, "lifecycle": {"preStop": {}}}
+    ]
     assert not kept["spec"].keys() & {"volumes"}
     assert "managedFields" not in kept["metadata"]
     assert kept["status"] == pod["status"]
@@ -244,6 +251,7 @@ def test_a_pod_says_the_same_as_it_is_kept_as_when_it_was_read(cache):
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [137]}}],
     }
+    first["lifecycle"] = {"preStop": {"exec": {"command": ["sync"]}}}
     second["volumeMounts"] = stored["spec"]["initContainers"][1]["volumeMounts"] = volume
     whole = Pod.of(stored)
     assert (whole.writers, whole.starts_again, whole.exit_reason) == (("writer",), True, "OOMKilled")

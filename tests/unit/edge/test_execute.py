@@ -261,6 +261,13 @@ def delete_options(uid, **preconditions):
             id="a pod is deleted by its uid",
         ),
         pytest.param(
+            DeletePod(POD_NAME, POD_UID, 150),
+            f"DELETE {POD}",
+            PLAIN,
+            {**delete_options(POD_UID), "gracePeriodSeconds": 150},
+            id="a pod is deleted with another grace than its own",
+        ),
+        pytest.param(
             DeleteWorkload(NAME, JOB_UID),
             f"DELETE {JOB}",
             PLAIN,

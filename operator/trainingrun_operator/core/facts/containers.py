@@ -186,6 +186,15 @@ class Containers:
         return tuple(one for one in running if volume is None or one.mounts(volume))
 
     @property
+    def trains_alone(self) -> bool:
+        """Whether nothing but the training uses up the grace of a deletion before the agent's turn.
+
+        The agent's SIGTERM waits for every other container, and the training's for its preStop hook.
+        """
+        over = all(one.ended is not None and not one.starts_again for one in self.beside)
+        return over and bool(self.trains.spec) and "preStop" not in (self.trains.spec.get("lifecycle") or {})
+
+    @property
     def failed_init(self) -> tuple[Container, Ended] | None:
         """The init container that keeps failing or has failed, with its last end; None: there is none.
 

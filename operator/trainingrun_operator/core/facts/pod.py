@@ -70,6 +70,10 @@ class Pod:
     """Whether another container of the author's has run, native sidecars included."""
     writers: tuple[str, ...] = ()
     """The author's containers beside the training that run and can write to the volume of the checkpoints."""
+    trains_alone: bool = False
+    """Whether nothing but its training uses up the grace of its deletion before the agent's turn (`containers.Containers`)."""
+    grace_seconds: int = 0
+    """Of a deletion that names no other grace; 0: not known."""
     exit_code: int | None = None
     """Of the container that trains, from its last run; None: it has none, or it is unknown."""
     exit_reason: str = ""
@@ -177,6 +181,8 @@ class Pod:
             training=training,
             beside_ran=any(one.ran for one in containers.beside),
             writers=tuple(one.name for one in containers.writers) if phase not in _OVER else (),
+            trains_alone=containers.trains_alone,
+            grace_seconds=spec.get("terminationGracePeriodSeconds") or 0,
             exit_code=ended.code if ended is not None else None,
             exit_reason=clipped(ended.why, WHY_MAX) if ended is not None else "",
             starts_again=containers.trains.starts_again and phase not in _OVER,

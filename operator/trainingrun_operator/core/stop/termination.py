@@ -36,7 +36,7 @@ from trainingrun_operator.core.effects import (
 )
 from trainingrun_operator.core.facts.bucket import Verified
 from trainingrun_operator.core.facts.pod import Training
-from trainingrun_operator.core.stop import late_rescue, proving, rescue, transitions
+from trainingrun_operator.core.stop import ending, late_rescue, proving, rescue, transitions
 from trainingrun_operator.core.stop.requests import rescues_late
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
     terminal = tuple(DeletePod(pod.name, pod.uid) for pod in standing if pod.terminal and not pod.deleting)
     if workload is None or workload.finished:
         return transitions.wait(
-            seen, *(DeletePod(pod.name, pod.uid) for pod in standing if not pod.deleting), note="the pods are deleted"
+            seen, *(ending.delete(seen, pod) for pod in standing if not pod.deleting), note="the pods are deleted"
         )
     saves = not workload.suspended and not late
     if saves and (written := _left_late(seen, stop) or _written_beside(seen, stop)) is not None:
@@ -184,8 +184,10 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
         stop.saved is not None and stop.saved.final and exited and not workload.suspended and not stop.suspends
     )
     if not through_gate or seen.phase_seconds >= seen.defaults.terminal_pod_seconds:
+        # Suspended, the workload deletes its pods with their own grace: those that need less are deleted before that.
         return transitions.wait(
             seen,
+            *(() if workload.suspended else ending.deletions(seen)),
             *(() if workload.suspended else (SuspendWorkload(workload.uid, workload.generation),)),
             *terminal,
             note="the pods end within their grace period",
@@ -195,7 +197,7 @@ def _delete(seen: Observed, stop: Termination) -> Decision:
     opens = tuple(
         Annotate(pod.name, pod.uid, names.OPEN_GATE_ANNOTATION, stop.id) for pod in seen.live_pods if not pod.gate_open
     )
-    return transitions.wait(seen, *opens, *transitions.end_leftovers(seen), note="the gate is open, the Job finishes")
+    return transitions.wait(seen, *opens, *ending.leftovers(seen), note="the gate is open, the Job finishes")
 
 
 def _over_but_for_gate(pod: Pod) -> bool:

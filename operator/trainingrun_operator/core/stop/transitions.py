@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.core.effects import Advance, Annotate, Decision, DeletePod, Effect, RecordEvent
+from trainingrun_operator.core.effects import Advance, Annotate, Decision, Effect, RecordEvent
 from trainingrun_operator.core.facts.pod import Training
 
 if TYPE_CHECKING:
@@ -90,15 +90,6 @@ def ask_to_save(pod: Pod, request: SaveRequest) -> Annotate | None:
         None
         if pod.save == request
         else Annotate(pod.name, pod.uid, names.SAVE_ANNOTATION, request.model_dump_json(by_alias=True))
-    )
-
-
-def end_leftovers(seen: Observed) -> tuple[DeletePod, ...]:
-    """Delete pods that run only because of another container after training and gate have exited."""
-    return tuple(
-        DeletePod(pod.name, pod.uid)
-        for pod in seen.live_pods
-        if pod.gate_open and pod.gate_left and pod.training is Training.EXITED and not pod.deleting
     )
 
 

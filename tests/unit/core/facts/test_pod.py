@@ -510,6 +510,38 @@ def test_a_container_beside_the_training_may_write_where_the_agents_mounts_are_n
     assert Pod.of(stored).writers == ("second",)
 
 
+ALONE = stored_pod(train=running(), checkpoint_gate=running())
+
+
+@pytest.mark.parametrize(
+    ("stored", "alone"),
+    [
+        pytest.param(ALONE, True, id="only agent and gate are beside it"),
+        pytest.param(with_rules(stored_pod(train=running()), lifecycle={"postStart": {}}), True, id="a hook at its start"),
+        pytest.param(with_init(DONE | {"fetch": ended(0)}, train=running()), True, id="an init container was before it"),
+        pytest.param(stored_pod(authors=("train", "second"), train=running(), second=ended(0)), True, id="another has ended"),
+        pytest.param(with_rules(stored_pod(train=running()), lifecycle={"preStop": {"sleep": {"seconds": 60}}}), False, id="its SIGTERM waits for a hook"),
+        pytest.param(stored_pod(authors=("train", "second"), train=running(), second=running()), False, id="another runs"),
+        pytest.param(stored_pod(authors=("train", "second"), train=running(), second=waiting("ImagePullBackOff")), False, id="another is still to start"),
+        pytest.param(with_last_state(stored_pod(authors=("train", "second"), train=running(), second=BACK_OFF), container="second", code=1), False, id="another is started again"),
+        pytest.param(with_sidecar(stored_pod(train=running()), running()), False, id="a native sidecar, which ends after it and before the agent"),
+        pytest.param(with_sidecar(stored_pod(train=running()), ended(1)), False, id="a native sidecar that is started again"),
+        pytest.param({**ALONE, "spec": {}}, False, id="its spec is not known"),
+    ],
+)  # fmt: skip
+def test_what_uses_up_the_grace_of_a_pod_before_its_agent_ends_it(stored, alone):
+    assert Pod.of(stored).trains_alone is alone
+
+
+@pytest.mark.parametrize(
+    ("spec", "seconds"), [pytest.param({"terminationGracePeriodSeconds": 420}, 420, id="its own"), pytest.param({}, 0, id="not known")]
+)  # fmt: skip
+def test_the_grace_of_a_pod(spec, seconds):
+    stored = stored_pod(train=running())
+    stored["spec"] |= spec
+    assert Pod.of(stored).grace_seconds == seconds
+
+
 def test_a_started_time_survives_a_restart():
     assert Pod.of(with_last_state(stored_pod(train=BACK_OFF), code=1)).started_at == STARTED
 
