@@ -39,7 +39,7 @@ from trainingrun_operator.core.effects import (
     TaintNode,
     UntaintNode,
 )
-from trainingrun_operator.core.facts.bucket import Unreachable, Verified
+from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.release import facts_of as facts_of_node
@@ -142,11 +142,12 @@ def nothing_is_deleted_without_a_record_of_what_was_saved(seen):
         assert stop.saved is not None
         assert stop.saved.final
     if releasing and stop is None:
-        spec = seen.run.spec.checkpoint
+        spec, useless = seen.run.spec.checkpoint, isinstance(seen.answer, Mismatch) and not seen.answer.curable
+        given_up = useless or seen.save_failing_seconds >= seen.defaults.hold_after_seconds
         assert (
             (isinstance(seen.answer, Verified) and seen.answer.commit.final)
             or spec.mode is CheckpointMode.DISABLED
-            or (spec.on_failure is OnFailure.PROCEED and seen.save_failing_seconds >= seen.defaults.hold_after_seconds)
+            or (spec.on_failure is OnFailure.PROCEED and given_up)
         )
 
 
