@@ -53,8 +53,8 @@ def test_a_marker_is_complete_although_the_process_lives(space):
 
 
 def test_a_line_of_the_log_is_complete_although_the_process_lives(space):
-    # 20 steps in 8 s: the operator must have seen it advance. A stall is not to come first.
-    steps = ("--epochs", "1", "--batch", "72", "--step-seconds", "0.4", "--save-every", "10", "--linger", "600")
+    # The first steps are read: the operator has seen it advance. A stall is not to come first.
+    steps = (*SHORT, "--reads", "2", "--linger", "600")
     completion = {"settleSeconds": 2, "logPatterns": ["^Training complete"]}
     run = space.run("line", *steps, completion=completion, stallPolls=100)
     run.wait_training()
@@ -62,6 +62,21 @@ def test_a_line_of_the_log_is_complete_although_the_process_lives(space):
     assert (status["phase"], status["terminationStatus"]) == ("Succeeded", "auto_complete")
     assert (status["termination"]["rule"], status["termination"]["inferred"]) == ("logPatterns", True)
     assert [one["value"].startswith("Training complete") for one in status["termination"]["evidence"]] == [True]
+    run.assert_checkpoint_proven(status)
+    assert status["checkpoint"]["step"] == 20
+
+
+def test_outputs_in_the_bucket_are_complete_although_the_process_lives(space):
+    completion = {"settleSeconds": 2, "outputs": ["exported/*.onnx"]}
+    run = space.run("outputs", *SHORT, "--linger", "600", completion=completion, stallPolls=100)
+    run.wait_training()
+    run.log.wait("Training complete")
+    of_the_run = run.layout.base.rsplit("/", 2)[0]
+    space.bucket.client.put_object(Bucket=space.bucket.name, Key=f"{of_the_run}/exported/model.onnx", Body=b"weights")
+    status = run.wait_finished()
+    assert (status["phase"], status["terminationStatus"]) == ("Succeeded", "auto_complete")
+    assert status["terminationMessage"].startswith("Training wrote its outputs to the bucket: exported/*.onnx")
+    assert status["termination"]["inferred"] is True
     run.assert_checkpoint_proven(status)
     assert status["checkpoint"]["step"] == 20
 
