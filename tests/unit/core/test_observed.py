@@ -104,6 +104,7 @@ def test_everything_else_of_a_pod():
         host_network=True,
         deleting=True,
         training=Training.RUNNING,
+        trains_alone=True,
         started_at=STARTED,
         stop=stop,
         save=save,
