@@ -24,7 +24,7 @@ def test_kubectl_reads_well_while_a_run_trains_and_when_it_is_done(space):
     assert (row[3], row[6]) == ("0.4", "auto_low_loss")
 
     header, row = table(space.captured("get-wide", "kubectl get trun -o wide"))
-    assert header[8:] == ["BEST", "ETA", "CHECKPOINT", "NODES"]
+    assert header[8:] == ["BEST", "ETA", "CHECKPOINT", "NODES", "COST"]
     cells = dict(zip(header, row, strict=False))
     assert float(cells["BEST"]) < 0.4
     assert any(cell.startswith("s3://") and "checkpoint-" in cell for cell in row), (
