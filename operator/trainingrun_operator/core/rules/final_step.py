@@ -37,14 +37,11 @@ def missing(seen: Observed, final: int) -> Finding | None:
         return Finding(RULE, "NotReached", f"Step {track.newest.step} of {final} (completion.finalStep).")
     if track.below:
         return Finding(RULE, STEP_FELL, f"The step is below {track.step}, the newest one.")
-    if seen.reports is None:
-        return Finding(RULE, "NoReport", f"{_words(seen, final)}, but the agent in the pod does not answer.")
-    if crashed := crashed_rank(seen):
-        return Finding(RULE, "RankCrashed", f"{_words(seen, final)}, but {crashed}.")
+    words = _words(seen, final)
     seconds = (seen.final_step_seconds or 0) + seen.run.spec.poll_interval_seconds
     goes_on = track.newest.step > final + _OFF_BY_ONE
-    return stall.unwritten(
-        seen, RULE, _words(seen, final), f"the final step is {final}", final, seconds, goes_on=goes_on
+    return stall.refuted(seen, RULE, words) or stall.unwritten(
+        seen, RULE, words, f"the final step is {final}", final, seconds, goes_on=goes_on
     )
 
 
@@ -58,14 +55,6 @@ def reached(seen: Observed, final: int) -> Finding:
         actor=RULE,
         evidence=(Evidence(what="step", value=str(seen.track.step), step=seen.track.step),),
         inferred=True,
-    )
-
-
-def crashed_rank(seen: Observed) -> str:
-    """Say which rank's training has exited with an error; empty: none has."""
-    return next(
-        (f"rank {rank.number} ended with {rank.pod.exit_words}" for rank in seen.ranks if rank.pod and rank.pod.result),
-        "",
     )
 
 

@@ -10,7 +10,6 @@ from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import Evidence
 from trainingrun_operator.core.epochs import ROUNDING
 from trainingrun_operator.core.rules import stall
-from trainingrun_operator.core.rules.final_step import crashed_rank
 from trainingrun_operator.core.rules.finding import Finding
 
 if TYPE_CHECKING:
@@ -69,11 +68,7 @@ def _refuted(seen: Observed, said: CompletionLine) -> Finding | None:
     """The line is none of a training that is complete, or not all ranks are known to be."""
     if seen.track.step is not None and seen.track.newest is None:
         return Finding(RULE, "NeverAdvanced", f"{_words(said)}, but the step has not advanced yet.")
-    if seen.reports is None:
-        return Finding(RULE, "NoReport", f"{_words(said)}, but the agent in the pod does not answer.")
-    if crashed := crashed_rank(seen):
-        return Finding(RULE, "RankCrashed", f"{_words(said)}, but {crashed}.")
-    return None
+    return stall.refuted(seen, RULE, _words(said))
 
 
 def _goes_on(seen: Observed, said: CompletionLine) -> Finding | None:

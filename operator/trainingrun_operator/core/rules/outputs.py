@@ -11,7 +11,6 @@ from trainingrun_operator.checkpoints.keys import LISTED_MAX
 from trainingrun_operator.core.bounds import TEXT_MAX, clipped
 from trainingrun_operator.core.outputs import Found
 from trainingrun_operator.core.rules import stall
-from trainingrun_operator.core.rules.final_step import crashed_rank
 from trainingrun_operator.core.rules.finding import Finding
 
 if TYPE_CHECKING:
@@ -32,12 +31,8 @@ def missing(seen: Observed) -> Finding | None:
     if lacking:
         return _lacking(seen, lacking[0], f"{len(named) - len(lacking)} of {len(named)} outputs")
     words = "All outputs are in the bucket"
-    if seen.reports is None:
-        return Finding(RULE, "NoReport", f"{words}, but the agent in the pod does not answer.")
-    if crashed := crashed_rank(seen):
-        return Finding(RULE, "RankCrashed", f"{words}, but {crashed}.")
     # Any complete checkpoint will do: the outputs are what the training was for.
-    return stall.unwritten(seen, RULE, words, "", 0, inf)
+    return stall.refuted(seen, RULE, words) or stall.unwritten(seen, RULE, words, "", 0, inf)
 
 
 def written(seen: Observed) -> Finding:

@@ -164,6 +164,22 @@ def _unwritten(seen: Observed, step: int, quiet: float) -> Finding | None:
     return unwritten(seen, _STALL, "No step for long enough", f"the training at {step}", step, seconds)
 
 
+def refuted(seen: Observed, rule: str, words: str) -> Finding | None:
+    """Return why a completion is not known to be one: an agent is silent, or a rank has crashed; None: nothing speaks against it.
+
+    Args:
+        seen: the run.
+        rule: the name of the rule that would end it.
+        words: why it would end the run.
+    """
+    if seen.reports is None:
+        return Finding(rule, "NoReport", f"{words}, but the agent in the pod does not answer.")
+    for rank in seen.ranks:
+        if rank.pod is not None and rank.pod.result:
+            return Finding(rule, "RankCrashed", f"{words}, but rank {rank.number} ended with {rank.pod.exit_words}.")
+    return None
+
+
 def unwritten(
     seen: Observed, rule: str, words: str, where: str, step: int, seconds: float, *, goes_on: bool = False
 ) -> Finding | None:
