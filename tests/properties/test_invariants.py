@@ -304,7 +304,8 @@ def only_its_note(stop, after) -> bool:
     if stop.saved is None or after.saved is None or stop.saved.note == after.saved.note:
         return False
     said = {"note": after.saved.note, "gave_up": after.saved.gave_up}
-    return after == stop.model_copy(update={"saved": stop.saved.model_copy(update=said), "phase_at": after.phase_at})
+    told = stop.model_copy(update={"saved": stop.saved.model_copy(update=said), "phase_at": after.phase_at})
+    return bool(after == told)
 
 
 def rests(stop):
