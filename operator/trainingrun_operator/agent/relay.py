@@ -13,9 +13,11 @@ import asyncio
 import ipaddress
 import re
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 from trainingrun_operator.api.exchange import PAGE_HEADER, PAGE_MAX_BYTES
+from trainingrun_operator.checkpoints import http_head
 
 SECONDS = 1.0
 """For the whole page. The report waits for it, and the operator waits 3 s for both."""
@@ -24,9 +26,7 @@ HEAD_MAX: Final = 8192
 _PAGE: Final = re.compile(r"([1-9][0-9]{0,4})(/[A-Za-z0-9._~/-]{0,254})")
 # One pass over the head, whatever it has: blanks are stripped afterwards.
 _ASKED: Final = re.compile(rb"\r\n(?i:%b):([^\r\n]*)" % PAGE_HEADER.encode())
-_STATUS: Final = re.compile(rb"HTTP/1\.[01] 200(?: [^\r\n]*)?\r\n")
-_LENGTH: Final = re.compile(rb"\r\n(?i:content-length):[ \t]*(\d{1,9})[ \t]*(?=\r\n)")
-_ENCODED: Final = re.compile(rb"\r\n(?i:content-encoding|transfer-encoding|content-length)[ \t]*:")
+_LENGTH: Final = re.compile(r"[0-9]{1,9}")
 _PORT_MAX: Final = 65_535
 
 
@@ -84,9 +84,11 @@ def _plain(address: str) -> str:
 
 def _length(head: bytes) -> int | None:
     """Return the page's length; None: what was answered is no page, or its end cannot be known for certain."""
-    length = _LENGTH.search(head)
-    # The one length, and neither chunks nor compression: a page that ends early would end in a number that is too short.
-    plain = length is not None and len(_ENCODED.findall(head)) == 1
-    if not plain or length is None or _STATUS.match(head) is None or int(length[1]) > PAGE_MAX_BYTES:
+    try:
+        _, status, headers = http_head.parsed(head.removesuffix(http_head.END))
+    except http_head.BadHeadError:
         return None
-    return int(length[1])
+    length = headers.get("content-length", "")
+    # A length, and neither chunks nor compression: a page that ends early would end in a number that is too short.
+    plain = _LENGTH.fullmatch(length) and not headers.keys() & {"content-encoding", "transfer-encoding"}
+    return int(length) if status == HTTPStatus.OK and plain and int(length) <= PAGE_MAX_BYTES else None
