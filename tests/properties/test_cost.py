@@ -22,8 +22,9 @@ from properties.strategies import POD_UIDS, WALL, contradictions
 
 from trainingrun_operator.api.limits import Budget, Cost
 from trainingrun_operator.api.status import Trained, TrainingRunStatus
-from trainingrun_operator.core.budget import hours, render, stage
+from trainingrun_operator.core.budget import render, stage
 from trainingrun_operator.core.decide import decide
+from trainingrun_operator.core.duration import gpu_hours
 from trainingrun_operator.core.status import render as status_of
 
 look = settings(deadline=None, suppress_health_check=list(HealthCheck))
@@ -88,7 +89,7 @@ def test_what_is_stored_never_falls_and_is_never_more_than_the_hours_at_the_high
     amount, priced = 0.0, 0.0
     for look, _, seen, made in told(looks):
         known = made.cost or Cost()
-        used = hours(seen)
+        used = gpu_hours(seen)
         assert known.amount <= used * 4.0 + 1e-6
         assert known.priced_gpu_hours <= used + 1e-6
         assert Cost.parse(known.dump()) == known

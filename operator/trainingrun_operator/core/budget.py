@@ -61,7 +61,9 @@ def uses(seen: Observed) -> tuple[Use, ...]:
     found, stops = [], limit.on_exhausted is LimitAction.STOP
     if limit.max_gpu_hours is not None:
         kept = _reserve(seen, limit.max_gpu_hours, duration.gpus(seen)) if stops else 0
-        found.append(Use("maxGpuHours", "gpuHours", "used", "GPU hours", hours(seen), limit.max_gpu_hours, kept))
+        found.append(
+            Use("maxGpuHours", "gpuHours", "used", "GPU hours", duration.gpu_hours(seen), limit.max_gpu_hours, kept)
+        )
     if limit.max_cost is not None:
         known = cost.of(seen)
         kept = _reserve(seen, limit.max_cost, known.per_hour if known is not None else 0) if stops else 0
@@ -69,11 +71,6 @@ def uses(seen: Observed) -> tuple[Use, ...]:
         amount, unit = (known.amount, known.currency) if known is not None else (0.0, "")
         found.append(Use("maxCost", "cost", "cost", unit, amount, limit.max_cost, kept, at_least=least))
     return tuple(found)
-
-
-def hours(seen: Observed) -> float:
-    """GPU hours that the training has used."""
-    return duration.seconds(seen) * duration.gpus(seen) / 3600
 
 
 def _reserve(seen: Observed, limit: float, per_hour: float) -> float:
@@ -110,7 +107,7 @@ def render(seen: Observed) -> Trained | None:
     now = duration.render(seen)
     if now is None:
         return None
-    used = None if seen.run.spec.budget is None else min(cost.HOURS_MAX, round(hours(seen), 3))
+    used = None if seen.run.spec.budget is None else min(cost.HOURS_MAX, round(duration.gpu_hours(seen), 3))
     return now.model_copy(update={"gpu_hours": used, "cost": cost.of(seen), "budget_told": stage(seen)})
 
 

@@ -78,7 +78,7 @@ def since(seen: Observed, amount: float | None) -> str:
 
 def unpriced_hours(seen: Observed, cost: Cost | None) -> float:
     """Return the GPU hours whose cost is not known; 0 as well if they are too few to be shown."""
-    hours = duration.seconds(seen) * duration.gpus(seen) / 3600 - (cost.priced_gpu_hours if cost is not None else 0)
+    hours = duration.gpu_hours(seen) - (cost.priced_gpu_hours if cost is not None else 0)
     return hours if hours >= _SHOWN_HOURS else 0
 
 

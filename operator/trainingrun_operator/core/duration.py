@@ -95,6 +95,11 @@ def render(seen: Observed) -> Trained | None:
     return now.model_copy(update={"warned_at": now.warned_at or seen.wall})
 
 
+def gpu_hours(seen: Observed) -> float:
+    """GPU hours that the training has used."""
+    return seconds(seen) * gpus(seen) / 3600
+
+
 def saved_gpu_hours(seen: Observed, since_seconds: int) -> float:
     """Return the GPU hours that the training has used since it had run for `since_seconds`."""
     return min(1e9, round(max(0, seconds(seen) - since_seconds) * gpus(seen) / 3600, 2))

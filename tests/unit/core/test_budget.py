@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from trainingrun_operator.api.exchange import Upload
 from trainingrun_operator.api.status import Trained
-from trainingrun_operator.core import acceptance, budget
+from trainingrun_operator.core import acceptance, budget, duration
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.effects import Begin, RecordEvent
@@ -78,7 +78,7 @@ def shown(seen):
     ],
 )
 def test_gpu_hours_are_time_of_training_times_gpus(seen, used):
-    assert budget.hours(seen) == used
+    assert duration.gpu_hours(seen) == used
     assert shown(seen) == used
 
 
