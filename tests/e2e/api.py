@@ -209,7 +209,7 @@ class Api:
                     if kind == "DELETED" and "labelSelector" in params:
                         version = ""  # There may be others.
                         break
-                    # Whatever comes while nobody watches is told by the next watch.
+                    # The next watch begins after this event, so none is missed.
                     version = item["metadata"]["resourceVersion"]
                     yield None if kind == "DELETED" else item
                     if time.monotonic() > deadline:

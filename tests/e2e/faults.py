@@ -39,7 +39,7 @@ class S3Proxy:
         services = f"/api/v1/namespaces/{CLOUD_NAMESPACE}/services"
         space.api.create(services, service)
         space.undo.append(lambda: space.api.delete(f"{services}/{proxy.name}"))
-        # The runs are told before to end without a bucket.
+        # By then, the specs of the runs allow an end without a bucket.
         space.undo.append(lambda: space.api.delete(proxy._pod, gracePeriodSeconds=0))
         space.api.create(proxy._pods, proxy._body())
         proxy._wait_endpoint()

@@ -12,7 +12,7 @@ from waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-# Before it is told to save, nothing of it is proven, and after that, all of it, for as long as it takes.
+# Nothing of it is proven before the test orders a save, and everything is proven after that.
 TOLD = ("--epochs", "200", "--step-seconds", "0.05", "--save-when-told")
 
 

@@ -81,7 +81,7 @@ def test_a_page_of_10_mb_and_one_that_never_ends_delay_nobody(steady_operator, s
     assert "3 s" in hang.wait_condition("MetricsAvailable", "False", "Timeout")["message"]
 
     begun = len(scrapes(well.log.lines))
-    # Each of the others' polls lasts 3 s: whoever waited for them would always be late. A busy machine may be, for a while.
+    # Each of the others' polls lasts 3 s: a run that waited for them would be late at every poll. On a busy machine, some polls are late.
     in_time = f"of {POLLS} polls in a row, none waited for the others' timeouts"
     eventually(lambda: any_in_time(scrapes(well.log.lines)[begun:]), in_time)
     for run in (huge, hang):

@@ -32,7 +32,7 @@ def row(seen: Observed) -> CrashRow | None:
     if crashed is None or counted or (stop is not None and stop.reason != NO_STEP_FORWARD):
         return before
     track = track_of_attempt(seen)
-    # A count that nobody has set must not end a run by a step that nobody has chosen.
+    # The limit has a default: it ends no run by steps of a source that the spec does not name.
     return before if metric_source.is_unasked(seen.run, track.source) else _with(before, crashed, track)
 
 

@@ -113,7 +113,7 @@ def _before_end(seen: Observed) -> Finding | None:
 
 
 def _is_total_of_bar(seen: Observed) -> bool:
-    """Whether nothing but a progress bar says how many epochs there are, of a run whose source nobody has named."""
+    """Whether only a progress bar says how many epochs there are, in a log that the spec does not name as the source."""
     track = seen.track
     unnamed = track.source == LOGS and seen.run.spec.metrics.source != LOGS
     return unnamed and track.epochs.named is None and track.epochs.of_bar
