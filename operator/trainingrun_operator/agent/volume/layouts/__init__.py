@@ -15,6 +15,7 @@ from trainingrun_operator.agent.volume.layouts.nemo import NeMo
 from trainingrun_operator.agent.volume.layouts.numbered import NumberedFiles
 from trainingrun_operator.agent.volume.layouts.orbax import Orbax
 from trainingrun_operator.agent.volume.layouts.tensorflow import TensorFlow
+from trainingrun_operator.agent.volume.layouts.together import with_parts
 from trainingrun_operator.agent.volume.layouts.unknown import Files
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ def recognize(tree: Tree, pinned: str = "") -> list[Recognized]:
         if layout is UNKNOWN and any(whole.tops[one.found.members[0]].folder for one in recognized):
             tree = tree.without(top.name for top in tree.files)
         found = [Recognized(layout.name, one) for one in layout.find(tree)]
+        if layout is not UNKNOWN:
+            taken = {name for one in found for name in one.found.members}
+            others = [top for top in tree.files if top.name not in taken]
+            found = [one._replace(found=with_parts(one.found, others, tree)) for one in found]
         recognized += found
         tree = tree.without(name for one in found for name in one.found.members)
     return recognized

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from trainingrun_operator.agent.volume.layouts import pointers
 from trainingrun_operator.agent.volume.layouts.reading import read, stem_of, without_dates
+from trainingrun_operator.agent.volume.layouts.together import part_stem, series_of
 from trainingrun_operator.agent.volume.layouts.tree import Found
 
 if TYPE_CHECKING:
@@ -68,14 +69,62 @@ class Files:
     name = "Files"
 
     def find(self, tree: Tree) -> Iterator[Found]:
-        """Return numbered folders; without any, numbered files, those of one number together; without any, a series of files."""
+        """Return numbered folders and the files of their numbers; without any, numbered files; without any, a series of files."""
         if folders := list(_folders(tree.folders)):
-            yield from folders
+            yield from _with_files(folders, tree)
         elif files := list(_files(tree.files)):
-            for found in files:
+            for found in _with_folders(files, tree):
                 yield found._replace(pending=pointers.still_names_another(tree, found.members))
         else:
             yield from _series(tree)
+
+
+Key = tuple[int | None, int | None] | tuple[str, tuple[int, ...]]
+"""What names of one checkpoint share: what their words say, else the name's series and its numbers."""
+
+
+def _key(stem: str) -> Key | None:
+    if (said := read(stem)).known:
+        return said.step, said.epoch
+    shape = shape_of(stem)
+    return (series_of(shape.text), shape.numbers) if shape.numbers else None
+
+
+def _with_files(folders: list[Found], tree: Tree) -> Iterator[Found]:
+    """Return numbered folders, each with the files of its number.
+
+    Other files beside are checkpoints, each without its folder, only if a file of the same kind has one.
+    """
+    of_key: dict[Key | None, list[str]] = defaultdict(list)
+    shapes = {}
+    for top in tree.files:
+        stem, suffix = stem_of(top.name)
+        named = stem if suffix and not _SHARD.search(stem) else part_stem(top.name)
+        if named is not None and (key := _key(named)):
+            of_key[key].append(top.name)
+            shapes[top.name] = f"{shape_of(named).text}{suffix}"
+    joined: set[str] = set()
+    for found in folders:
+        # Of several folders of a number, each could be the one of the files: the first one has them.
+        files = of_key.pop(_key(found.members[0]), [])
+        joined |= {shapes[name] for name in files}
+        yield found._replace(members=(*sorted(files), *found.members))
+    for names in of_key.values():
+        if any(shapes[name] in joined for name in names):
+            reading = read(stem_of(names[0])[0])
+            value = None if reading.known else shape_of(stem_of(names[0])[0]).numbers[-1]
+            yield Found(tuple(sorted(names)), reading.step, reading.epoch, value)
+
+
+def _with_folders(files: list[Found], tree: Tree) -> Iterator[Found]:
+    """Return numbered files, each with the folder of its number, such as ``model_1000.pt`` with the only folder ``model_1000_state``."""
+    of_key: dict[Key | None, list[str]] = defaultdict(list)
+    for top in tree.folders:
+        of_key[_key(top.name)].append(top.name)
+    for found in files:
+        key = _key(stem_of(found.members[0])[0])
+        folders = of_key.pop(key, []) if key else []
+        yield found._replace(members=(*found.members, *sorted(folders)))
 
 
 def _series(tree: Tree) -> Iterator[Found]:
@@ -93,46 +142,69 @@ def _series(tree: Tree) -> Iterator[Found]:
 
 
 def _folders(folders: Iterable[Top]) -> Iterator[Found]:
+    together: dict[tuple[object, ...], Found] = {}
     unsaid: dict[str, list[tuple[Top, Shape]]] = defaultdict(list)
     for top in folders:
+        shape = shape_of(top.name)
         if (said := read(top.name)).known:
-            yield Found((top.name,), said.step, said.epoch)
-        elif (shape := shape_of(top.name)).numbers:
+            _join(together, (*said, series_of(shape.text)), Found((top.name,), said.step, said.epoch))
+        elif shape.numbers:
             unsaid[shape.text].append((top, shape))
+    rising = {text: _rising(lot) for text, lot in unsaid.items()}
+    # One folder with a number in its name is as likely an experiment. Of digits alone it is a checkpoint.
+    counted = {text for text, lot in unsaid.items() if text == "#" or (rising[text] and len(lot) > 1)}
+    series = {series_of(text) for text in counted if text != "#"}
     for text, lot in unsaid.items():
-        values = _rising(lot)
-        # One folder with a number in its name is as likely an experiment. Of digits alone it is a checkpoint.
-        if text == "#" or (values and len(lot) > 1):
-            for at, (top, _) in enumerate(lot):
-                yield Found((top.name,), value=values[at] if values else None)
+        if text in counted or series_of(text) in series:
+            values = rising[text]
+            for at, (top, shape) in enumerate(lot):
+                found = Found((top.name,), value=values[at] if values else None)
+                _join(together, (series_of(text), shape.numbers), found)
+    yield from together.values()
+
+
+def _join(together: dict[tuple[object, ...], Found], key: tuple[object, ...], found: Found) -> None:
+    """Add a name to the checkpoint of its key."""
+    known = together.get(key)
+    together[key] = found if known is None else known._replace(members=tuple(sorted((*known.members, *found.members))))
 
 
 def _files(files: Iterable[Top]) -> Iterator[Found]:
     said: dict[tuple[int | None, int | None], list[str]] = defaultdict(list)
     unsaid: dict[str, list[tuple[Top, Shape]]] = defaultdict(list)
+    parts: list[tuple[Key, str]] = []
     for top in files:
         stem, suffix = stem_of(top.name)
-        if not suffix or _SHARD.search(stem):
+        if not suffix:
+            if (named := part_stem(top.name)) and (key := _key(named)):
+                parts.append((key, top.name))
+            continue
+        if _SHARD.search(stem):
             continue
         reading = read(stem)
         if reading.known:
             said[reading].append(top.name)
         elif (shape := shape_of(stem)).numbers and not _PART_OF_SOMETHING.match(stem):
             unsaid[f"{shape.text}{suffix}"].append((top, shape))
-    for (step, epoch), names in said.items():
-        yield Found(tuple(sorted(names)), step, epoch)
-    yield from _unsaid(unsaid)
+    found = [Found(tuple(sorted(names)), step, epoch) for (step, epoch), names in said.items()]
+    for one in (*found, *_unsaid(unsaid)):
+        keys = {_key(stem_of(name)[0]) for name in one.members}
+        more = tuple(sorted(name for key, name in parts if key in keys))
+        yield one._replace(members=(*one.members, *more))
 
 
 def _unsaid(shapes: dict[str, list[tuple[Top, Shape]]]) -> Iterator[Found]:
     together: dict[int, list[str]] = defaultdict(list)
+    alike: dict[tuple[object, ...], Found] = {}
     for lot in shapes.values():
         values = _rising(lot)
         if not values:
-            yield from (Found((top.name,)) for top, _ in lot)
+            for top, shape in lot:
+                _join(alike, (series_of(shape.text), shape.numbers), Found((top.name,)))
             continue
         for value, (top, _) in zip(values, lot, strict=True):
             together[value].append(top.name)
+    yield from alike.values()
     for value, names in together.items():
         yield Found(tuple(sorted(names)), value=value)
 

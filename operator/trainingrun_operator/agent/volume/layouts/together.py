@@ -1,0 +1,66 @@
+"""Which names of one number are parts of one checkpoint: ``step_100.pt`` and ``step_100_optim/``, ``epoch_2.pt`` and ``epoch_2.opt``."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from trainingrun_operator.agent.volume.layouts.reading import stem_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from trainingrun_operator.agent.volume.layouts.tree import Found, Top, Tree
+
+_PART = re.compile(
+    r"(?<![a-z])(?:models?|weights?|params?|network|net|optim(?:izers?)?|opts?|states?|(?:lr[-_]?)?sched(?:ulers?)?|scaler|ema|rng|"
+    r"(?:training|trainer|train)[-_]?states?|actor|critic|policy|value|generator|discriminator|gen|disc|encoder|decoder|[gd]|unet|vae|"
+    r"text[-_]?encoder|lora|adapter|head|backbone|buffer|replay[-_]?buffer|dataloader|sampler|extra|meta)(?![a-z])",
+    re.IGNORECASE,
+)
+"""Words for a part of what a training saves."""
+_BETWEEN = re.compile(r"[-_.=]+")
+_NO_PART = frozenset(
+    {
+        "png", "jpg", "jpeg", "gif", "bmp", "webp", "svg", "pdf", "mp4", "avi", "mov", "webm", "wav", "mp3", "flac", "txt", "md", "html", "rst",
+        "log", "out", "err", "csv", "tsv", "jsonl", "json", "yaml", "yml", "toml", "ini", "cfg", "py", "sh", "lock", "done", "sha256", "md5",
+    }
+)  # fmt: skip
+"""Suffixes of pictures, texts and settings that a training writes about a checkpoint: none of them is a part of it."""
+
+
+def series_of(text: str) -> str:
+    """Return a name, without its numbers, and without the words for a part: equal for the parts of one checkpoint."""
+    return _BETWEEN.sub("_", _PART.sub("", text)).strip("_").lower()
+
+
+def part_stem(name: str) -> str | None:
+    """Return the stem of a file with a suffix that is in no list; None: no part of a checkpoint has such a name."""
+    if stem_of(name)[1] or name.startswith("events.out."):
+        return None
+    stem, dot, suffix = name.rpartition(".")
+    if not dot or not stem or suffix.isdecimal():
+        return name
+    return None if suffix.lower() in _NO_PART else stem
+
+
+def with_parts(found: Found, others: Iterable[Top], tree: Tree) -> Found:
+    """Return a known layout's checkpoint with the files beside that have its name.
+
+    Those are files of its stem with a suffix that is in no list, and the file whose name a folder has, with the word for a part behind it.
+    """
+    stems = {stem_of(name)[0] for name in found.members if not tree.tops[name].folder}
+    folders = [name for name in found.members if tree.tops[name].folder]
+    first, last = [], []
+    for top in others:
+        stem, suffix = stem_of(top.name)
+        if not suffix and part_stem(top.name) in stems:
+            last.append(top.name)
+        elif suffix and any(_is_part(name, stem) for name in folders):
+            first.append(top.name)
+    return found._replace(members=(*sorted(first), *found.members, *sorted(last))) if first or last else found
+
+
+def _is_part(name: str, stem: str) -> bool:
+    behind = name.removeprefix(stem)
+    return behind != name and behind[:1] in {"-", "_", "."} and bool(_PART.fullmatch(behind[1:]))

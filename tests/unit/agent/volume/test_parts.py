@@ -1,0 +1,107 @@
+"""Which names of one number are parts of one checkpoint, and when one of them is missing."""
+
+from __future__ import annotations
+
+import pytest
+import trees
+
+from trainingrun_operator.agent.plan import Wish, next_job
+from trainingrun_operator.agent.volume.look import Watcher
+from trainingrun_operator.api.exchange import AgentConfig
+
+BIG = b"\x80\x02" + bytes(2 << 20) + b"."
+"""More than what is shipped beside a checkpoint anyway."""
+
+
+class EmptyBucket:
+    def earlier(self, path, entry):
+        return None
+
+    def covers(self, unit):
+        return False
+
+    def manifest_of(self, unit, *, complete):
+        return None
+
+
+def planned(root, files, *, ended=False) -> tuple[str, ...]:
+    """Return what is shipped next, without what is small enough to lie beside any checkpoint."""
+    trees.write(root, *((one, BIG) if not one.endswith((".safetensors", ".pt")) else one for one in files))
+    config = AgentConfig(namespace="n", run="r", run_uid="u", path=str(root), destination="s3://b")
+    job = next_job(Watcher(config, "STOP_TRAINING").look(ended=ended), EmptyBucket(), Wish(ended=ended), 0)
+    return tuple(sorted(one.path for one in job.files)) if job else ()
+
+
+def of_one(root, files) -> list[set[str]]:
+    """Return the files of each checkpoint."""
+    trees.write(root, *files)
+    config = AgentConfig(namespace="n", run="r", run_uid="u", path=str(root), destination="s3://b")
+    return [set(one.unit.files) for one in Watcher(config, "STOP_TRAINING").look().seen]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("step_{}.pt", "step_{}_optim/x.bin"),
+        ("lora_step{}.safetensors", "lora_step{}_state/x.bin"),
+        ("lora_step{}.safetensors", "lora_step{}_state/random_states_0.pkl"),
+        ("step_{}_optim/x.bin", "step_{}.pt"),
+        ("epoch_{}.ckpt.pt", "epoch_{}-state/a/b.bin"),
+        ("ckpt_{}/shard.bin", "ckpt_{}.optim.pt"),
+        ("model_step_{}/w.bin", "optimizer_step_{}/o.bin"),
+        ("model_{}/w.bin", "optimizer_{}/o.bin"),
+        ("step_{}/w.bin", "step_{}_optimizer/o.bin"),
+        ("actor_step_{}/w.bin", "critic_step_{}/w.bin"),
+        ("model_{}.pt", "model_{}_state/x.bin"),
+        ("weights-{}.pt", "scheduler-{}/s.bin", "optimizer-{}/o.bin"),
+        ("{}/w.bin", "{}.pt"),
+        ("step_{}.pt", "step_{}_ema/e.bin", "step_{}_optim/o.bin"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_files_and_folders_of_one_number_are_one_checkpoint(tmp_path, names):
+    files = [name.format(step) for step in (100, 200) for name in names]
+    assert of_one(tmp_path, files) == [{name.format(step) for name in names} for step in (100, 200)]
+
+
+def test_a_folder_of_a_number_does_not_hide_the_file_of_it(tmp_path):
+    files = ["step_100.pt", "step_100_optim/x.bin", "step_200.pt", "step_200_optim/x.bin"]
+    assert planned(tmp_path, files) == ("step_200.pt", "step_200_optim/x.bin")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [["step_100/model.pt", "step_100_merged/model.pt"], ["step_100/model.pt", "best_step_100/model.pt"]],
+    ids=["a merged model", "a copy of the best"],
+)
+def test_a_folder_made_from_another_is_a_checkpoint_of_its_own(tmp_path, files):
+    assert of_one(tmp_path, files) == [{file} for file in sorted(files, reverse=True)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("epoch_{}.pt", "epoch_{}.opt"),
+        ("epoch_{}.pt", "epoch_{}.optim"),
+        ("epoch_{}.pdparams", "epoch_{}.pdopt", "epoch_{}.pdstates"),
+        ("step_{}.safetensors", "step_{}.state"),
+        ("step_{}.safetensors", "step_{}"),
+        ("model_{}.pt", "model_{}.rng"),
+        ("model_{}.pt", "optimizer_{}.opt"),
+        ("step_{}_model.pt", "step_{}_trainer.dat"),
+        ("{:02d}.keras", "{:02d}.opt"),
+        ("epoch={}.ckpt", "epoch={}.optim"),
+        ("model_{:07d}.pth", "model_{:07d}.ema"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_suffix_in_no_list_belongs_to_the_checkpoint_of_its_number(tmp_path, names):
+    files = [name.format(number) for number in (1, 2) for name in names]
+    assert of_one(tmp_path, files) == [{name.format(number) for name in names} for number in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    "name", ["step_2.png", "step_2.txt", "step_2.log", "step_2.yaml", "eval_step_2.jsonl", "step_2.mp4"]
+)
+def test_what_is_written_about_a_checkpoint_is_no_part_of_it(tmp_path, name):
+    assert of_one(tmp_path, ["step_1.pt", "step_2.pt", name]) == [{"step_1.pt"}, {"step_2.pt"}]
