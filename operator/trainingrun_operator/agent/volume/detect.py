@@ -13,7 +13,7 @@ from trainingrun_operator.agent.volume.layouts.unknown import Files
 from trainingrun_operator.agent.volume.units import is_log, place
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from trainingrun_operator.agent.volume.formats import Probe
     from trainingrun_operator.agent.volume.units import Unit
@@ -25,7 +25,13 @@ MARKED_QUIET_SECONDS = 1.0
 WRITING_SECONDS = 120.0
 """An incomplete unit that has not changed for this long is no longer being written."""
 SIBLINGS = 2
-"""So many other units must have a file before it is missing in one that has not."""
+"""So many other units must have a file before it is missing in one that is older than they are, or that has files of its own."""
+_ABOUT_IT = re.compile(
+    r"(?<![a-z])(?:best|final|last|latest|samples?|previews?|plots?|figures?|images?|reports?|results?|metrics?|eval\w*|val|test|readme|merged|export\w*)"
+    r"(?![a-z])|\.(?:png|jpe?g|gif|svg|pdf|mp4|wav|txt|md|html)\Z",
+    re.IGNORECASE,
+)
+"""Names of what a writer adds to some of its checkpoints."""
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<index>\d+)-of-(?P<count>\d+)(?P<suffix>\.[^/]*)?", re.DOTALL)
 _SHARDS_MAX = 100_000
 INDEX = ".index.json"
@@ -208,31 +214,54 @@ def judge(unit: Unit, probes: Mapping[str, Probe], about: Circumstances) -> Verd
     )
 
 
-def shape_of(unit: Unit) -> frozenset[str]:
-    """Return the names of a unit's files, without digits and logs."""
-    return frozenset(_DIGITS.sub("#", name) for name in unit.within() if not is_log(name))
+def shape_of(unit: Unit, *, full: bool = False) -> frozenset[str]:
+    """Return the names of a unit's files, inside the unit or in full, without digits and logs."""
+    paths = unit.files if full else unit.within()
+    return frozenset(_DIGITS.sub("#", name) for name in paths if not is_log(name))
+
+
+def _lots(units: Sequence[Unit]) -> Iterator[tuple[list[Unit], bool]]:
+    """Yield the units that are comparable, and whether by the full names of their files.
+
+    In a layout of any names, the first file's name says nothing about a unit: of one that is being written, another file may be the first.
+    """
+    parted = {unit.layout for unit in units if unit.layout in _OPEN_NAMES and unit.name != unit.dir}
+    lots: dict[tuple[str, ...], list[Unit]] = {}
+    for unit in units:
+        kind = "step" if unit.step is not None else "epoch" if unit.epoch is not None else "number"
+        key: tuple[str, ...] = (
+            (unit.layout, "", kind) if unit.layout in parted else (unit.layout, _DIGITS.sub("#", unit.name))
+        )
+        lots.setdefault(key, []).append(unit)
+    for key, lot in lots.items():
+        yield lot, key[0] in parted
 
 
 def compared(units: Sequence[Unit]) -> dict[str, tuple[str, bool]]:
     """Return by name of each unit what it lacks although the others have it, and whether an older one has the same files."""
-    shapes = {unit.name: shape_of(unit) for unit in units}
     found: dict[str, tuple[str, bool]] = {}
-    lots: dict[tuple[str, str], list[Unit]] = {}
-    for unit in units:
-        lots.setdefault((unit.layout, _DIGITS.sub("#", unit.name)), []).append(unit)
-    for lot in lots.values():
-        counts: dict[str, int] = {}
-        for unit in lot:
-            for name in shapes[unit.name]:
-                counts[name] = counts.get(name, 0) + 1
+    for lot, full in _lots(units):
         by_time = sorted(lot, key=lambda unit: unit.mtime_ns)
-        known: set[frozenset[str]] = set()
-        for unit in by_time:
-            own, others = shapes[unit.name], len(lot) - 1
-            absent = [name for name, count in counts.items() if name not in own and count == others]
-            found[unit.name] = (min(absent, default="") if others >= SIBLINGS else "", own in known)
-            known.add(own)
+        shapes = [shape_of(unit, full=full) for unit in by_time]
+        for at, unit in enumerate(by_time):
+            found[unit.name] = (_lacking(shapes, at), shapes[at] in shapes[:at])
     return found
+
+
+def _lacking(shapes: Sequence[frozenset[str]], at: int) -> str:
+    """Return what one of several units, in the order of their times, has not and the others have: all others, or all before it.
+
+    The newest one may still be written, so it says nothing about another. What only one or two have proves something only about a unit
+    that has nothing but files of theirs, as a save that has begun.
+    """
+    own, others = shapes[at], [*shapes[:at], *shapes[at + 1 :]]
+    if len(others) >= SIBLINGS and (absent := frozenset.intersection(*others) - own):
+        return min(absent)
+    before = shapes[:at]
+    if not before or len(others[at:]) > 1:
+        return ""
+    parts = [name for name in frozenset.intersection(*before) - own if not _ABOUT_IT.search(name)]
+    return min(parts, default="") if own and own < frozenset.union(*before) else ""
 
 
 def format_of(unit: Unit) -> str:

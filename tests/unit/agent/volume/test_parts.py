@@ -6,6 +6,7 @@ import pytest
 import trees
 
 from trainingrun_operator.agent.plan import Wish, next_job
+from trainingrun_operator.agent.volume.inspection import inspect
 from trainingrun_operator.agent.volume.look import Watcher
 from trainingrun_operator.api.exchange import AgentConfig
 
@@ -105,3 +106,64 @@ def test_a_suffix_in_no_list_belongs_to_the_checkpoint_of_its_number(tmp_path, n
 )
 def test_what_is_written_about_a_checkpoint_is_no_part_of_it(tmp_path, name):
     assert of_one(tmp_path, ["step_1.pt", "step_2.pt", name]) == [{"step_1.pt"}, {"step_2.pt"}]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("step_{}.pt", "step_{}_optim/x.bin"), ("step_{}_optim/x.bin", "step_{}.pt"), ("model_step_{}/w.bin", "optimizer_step_{}/o.bin")],
+    ids=["the file first", "the folder first", "two folders"],
+)  # fmt: skip
+@pytest.mark.parametrize("ended", [False, True], ids=["while it trains", "after the end"])
+def test_half_of_a_number_is_no_checkpoint(tmp_path, names, ended):
+    trees.write(tmp_path, *(name.format(100) for name in names), names[0].format(200))
+    seen = inspect(tmp_path, ended=ended)
+    assert [(one["step"], one["complete"]) for one in seen["checkpoints"]] == [(100, True), (200, False)]
+
+
+@pytest.mark.parametrize(
+    ("names", "before"),
+    [
+        (("model_step_{}.pt", "optimizer_step_{}.pt"), 1),
+        (("optimizer_step_{}.pt", "model_step_{}.pt"), 1),
+        (("model_{}.pt", "optimizer_{}.pt"), 2),
+        (("model_{}/w.bin", "optimizer_{}/o.bin"), 2),
+        (("model_step_{}/w.bin", "optimizer_step_{}/o.bin"), 1),
+        (("epoch_{}.pdparams", "epoch_{}.pdopt"), 1),
+        (("epoch_{}.pdparams", "epoch_{}.pdopt"), 3),
+        (("epoch_{}.pdopt", "epoch_{}.pdparams"), 3),
+        (("epoch_{}.pt", "epoch_{}.opt"), 1),
+        (("generator_step_{}.pt", "discriminator_step_{}.pt"), 1),
+        (("step_{}/model.pt", "step_{}/optimizer.pt"), 1),
+        (("ckpt_{}/a.bin", "ckpt_{}/b.bin", "ckpt_{}/c.bin"), 1),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("ended", [False, True], ids=["while it trains", "after the end"])
+def test_one_checkpoint_before_it_shows_what_belongs_to_the_next(tmp_path, names, before, ended):
+    whole = [name.format(number) for number in range(1, before + 1) for name in names]
+    trees.write(tmp_path, *whole, names[0].format(before + 1))
+    seen = inspect(tmp_path, ended=ended)["checkpoints"]
+    assert [one["complete"] for one in seen] == [True] * before + [False]
+    assert "is missing, which the others have" in seen[-1]["why"]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["step_1/model.pt", "step_1/best.pt", "step_2/model.pt"],
+        ["step_1/model.pt", "step_1/eval_results.json", "step_2/model.pt"],
+        ["model_step_1.pt", "best_step_1.pt", "model_step_2.pt"],
+        ["step_1/w.bin", "step_2/w.bin", "step_2/extra.bin"],
+        ["step_1/a1b2c3.bin", "step_2/d4e5f6.bin"],
+        ["step_1/model.pt", "step_1/ema.pt", "step_2/model.pt", "step_3/model.pt"],
+    ],
+    ids=["the best", "an evaluation", "the best as a file", "the next has more", "names of their own", "no longer written"],
+)  # fmt: skip
+def test_a_checkpoint_that_lacks_nothing_of_its_own_kind_is_the_newest(tmp_path, files):
+    trees.write(tmp_path, *files)
+    seen = inspect(tmp_path, ended=True)
+    assert seen["newest"] == seen["checkpoints"][-1]["name"]
+
+
+def test_what_lacks_a_part_at_the_end_is_saved_beside_the_whole_one(tmp_path):
+    files = ["model_step_1.pt", "optimizer_step_1.pt", "model_step_2.pt"]
+    assert planned(tmp_path, files, ended=True) == tuple(sorted(files))
