@@ -18,7 +18,7 @@ from prometheus_client import REGISTRY
 
 from trainingrun_operator.agent.volume.layouts.reading import read, stem_of
 from trainingrun_operator.api.run import MetricNames
-from trainingrun_operator.checkpoints.names import is_temporary
+from trainingrun_operator.checkpoints.names import is_set_aside, is_temporary
 
 GUIDE = ROOT / "docs" / "training"
 
@@ -185,6 +185,9 @@ def test_a_name_is_read_as_the_guide_says(name, said):
     if said.startswith("unfinished"):
         assert is_temporary(name.replace("*", "1200"))
         assert is_temporary(f"{name.replace('*', '1200')}/model.safetensors"), "so is everything in such a folder"
+    elif said.startswith("set aside"):
+        assert is_set_aside(name)
+        assert not is_temporary(name), "it is restored"
     elif said.startswith("step"):
         assert f"step {found.step}" == said
     elif said.startswith("epoch"):

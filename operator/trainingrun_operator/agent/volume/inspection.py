@@ -107,9 +107,10 @@ def _about(path: str, kind: Kind) -> tuple[str, str]:
         return path, "neither a file nor a link"
     if is_log(path):
         return path, "a log: no checkpoint waits for it"
-    return path.split("/", 1)[
-        0
-    ], "in no checkpoint: its name has no number that orders it, or numbered folders are beside it"
+    top = path.split("/", 1)[0]
+    if names.is_set_aside(top):
+        return top, "in no checkpoint: its name marks what is set aside, such as a copy of an earlier save"
+    return top, "in no checkpoint: its name has no number that orders it, or numbered folders are beside it"
 
 
 def _parents(path: str) -> Iterator[str]:

@@ -146,7 +146,8 @@ def test_a_number_that_lacks_a_file_of_its_writer_is_incomplete(tmp_path, files,
     [
         "step2000-tmp", "tmp_step_2000", "checkpoint_2000.tmp-1699999999", "checkpoint-2000-tmp", "tmp-checkpoint-2000", ".tmp-step-2000",
         "step_2000.tmp", "step_2000.partial", "step_2000_incomplete", "unfinished-step_2000", "2000.orbax-checkpoint-tmp-7", "checkpoint_tmp",
-        "temp_step_2000", "step2000.tmp.17", "tmpab12cd_3",
+        "temp_step_2000", "step2000.tmp.17", "tmpab12cd_3", "step_2000__tmp__", "step_2000.__tmp__", "step_2000.__incomplete__", "__tmp__step_2000",
+        "step_2000.saving", "step_2000_writing", "step_2000_staging", "step_2000.pending", "saving-step_2000", "step_2000-in_progress_", ".writing_step_2000",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("ended", [False, True], ids=["while it trains", "after the end"])
@@ -154,6 +155,32 @@ def test_a_writers_name_for_what_is_not_there_yet_is_no_checkpoint(tmp_path, nam
     seen = found(tmp_path, ["step1000/train/rank0.pt", "step1000/model.pt", f"{name}/train/rank0.pt"], ended=ended)
     assert (seen["newest"], [one["name"] for one in seen["checkpoints"]]) == ("step1000", ["step1000"])
     assert [one["path"] for one in seen["ignored"]] == [name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["step_2000.bak", "step_2000.old", "step_2000_old", "step_2000-backup", "step_2000.bak.1", "step_2000~", "old_step_2000", "step_2000.orig", "step_2000_prev", "step_2000.tmp.pt"],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["{}", "{}/w.bin"], ids=["a file", "a folder"])
+@pytest.mark.parametrize("ended", [False, True], ids=["while it trains", "after the end"])
+def test_what_is_kept_of_an_earlier_save_is_no_checkpoint(tmp_path, name, kind, ended):
+    seen = found(tmp_path, ["step_1000.pt" if kind == "{}" else "step_1000/w.bin", kind.format(name)], ended=ended)
+    assert [one["step"] for one in seen["checkpoints"]] == [1000]
+    assert [one["path"] for one in seen["ignored"]] == [name], "it is saved at the end, and no checkpoint waits for it"
+
+
+@pytest.mark.parametrize(
+    "name", ["bold_step_2000", "step_2000_gold", "household-2000", "threshold_step_2000", "manifold-step_2000"]
+)
+def test_a_word_that_only_ends_like_that_is_a_name(tmp_path, name):
+    assert [
+        one["name"]
+        for one in found(tmp_path, [f"{name}/w.bin", f"{name.replace('2000', '3000')}/w.bin"])["checkpoints"]
+    ] != ["."]
+
+
+def test_a_copy_that_is_older_inside_of_a_checkpoint_does_not_keep_it_open(tmp_path):
+    assert found(tmp_path, ["step_1/model.pt", "step_1/config.yaml.bak"])["newest"] == "step_1"
 
 
 def test_a_left_over_temporary_folder_hides_no_bundle(tmp_path):

@@ -58,7 +58,7 @@ def test_a_path_is_temporary(path):
     assert is_temporary(path)
 
 
-@pytest.mark.parametrize("path", ["w.pt", "tmp", "tmp/w.pt", "x-tmp-1", "a.tmp.pt", "a.partial.pt", "temperature.json", "checkpoint-1/.metadata"])  # fmt: skip
+@pytest.mark.parametrize("path", ["w.pt", "tmp", "tmp/w.pt", "x-tmp-1", "a.tmp.pt", "a.partial.pt", "temperature.json", "checkpoint-1/.metadata", "data_staging/w.pt", "pending/w.pt", "step_1/config.yaml.bak", "model.old"])  # fmt: skip
 def test_a_path_is_not_temporary(path):
     assert not is_temporary(path)
 

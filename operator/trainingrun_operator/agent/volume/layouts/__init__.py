@@ -17,6 +17,7 @@ from trainingrun_operator.agent.volume.layouts.orbax import Orbax
 from trainingrun_operator.agent.volume.layouts.tensorflow import TensorFlow
 from trainingrun_operator.agent.volume.layouts.together import with_parts
 from trainingrun_operator.agent.volume.layouts.unknown import Files
+from trainingrun_operator.checkpoints.names import is_set_aside
 
 if TYPE_CHECKING:
     from trainingrun_operator.agent.volume.layouts.tree import Found, Layout, Tree
@@ -57,8 +58,9 @@ class Recognized(NamedTuple):
 def recognize(tree: Tree, pinned: str = "") -> list[Recognized]:
     """Return the checkpoints directly under the path. Each name belongs to at most one.
 
-    Beside numbered folders, files of an unknown layout are no checkpoints.
+    Beside numbered folders, files of an unknown layout are no checkpoints. What is set aside, such as ``step_100.bak``, is none either.
     """
+    tree = tree.without(name for name in tree.tops if is_set_aside(name))
     recognized: list[Recognized] = []
     whole = tree
     for layout in LAYOUTS[pinned]:
