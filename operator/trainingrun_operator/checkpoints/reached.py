@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import total_ordering
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from trainingrun_operator.checkpoints.keys import Order, order_of_commit
@@ -14,8 +16,13 @@ UNKNOWN = -1
 """Takes the place of a step or an epoch that is not known: every known one is higher."""
 
 
-class Moment(NamedTuple):
-    """How far a training had come: by its step, else by its epoch. It compares as a tuple."""
+@total_ordering
+@dataclass(frozen=True)
+class Moment:
+    """How far a training had come: by its step, else by its epoch. Of two with both, the epoch decides first.
+
+    Some trainings count the steps of each epoch from 0 (`epoch2_iter100.pth` follows `epoch1_iter500.pth`). Where the steps go on, both agree.
+    """
 
     step: int
     epoch: int
@@ -25,12 +32,20 @@ class Moment(NamedTuple):
         """Return the moment of a step and an epoch, either of which may be unknown."""
         return cls(UNKNOWN if step is None else step, UNKNOWN if epoch is None else epoch)
 
+    def __lt__(self, other: object) -> bool:
+        """Whether the other moment is further."""
+        if not isinstance(other, Moment):
+            return NotImplemented
+        if UNKNOWN not in (self.step, self.epoch, other.step, other.epoch):
+            return (self.epoch, self.step) < (other.epoch, other.step)
+        return (self.step, self.epoch) < (other.step, other.epoch)
+
 
 class Reached(NamedTuple):
     """The place of a commit among all commits of its run; the highest is the one to resume from. It compares as a tuple.
 
     What is whole comes before what is not. What the run wrote itself comes before what an earlier run had left in the volume. Then the
-    step decides, else the epoch, else the time: the writer's incarnation and generation, because clocks of machines differ.
+    moment decides (`Moment`), else the time: the writer's incarnation and generation, because clocks of machines differ.
     """
 
     complete: bool

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import trees
 from builders import commit_key, make_commit, make_saved
 
 from trainingrun_operator.agent.restore import candidates
+from trainingrun_operator.agent.volume.inspection import inspect
 from trainingrun_operator.checkpoints.documents import Checkpoint, Commit, ManifestHead, PodRef, RankManifest, RunRef
 from trainingrun_operator.checkpoints.keys import Layout, Order
 from trainingrun_operator.checkpoints.proof import uri_of
@@ -33,6 +35,12 @@ def manifest(number: int) -> RankManifest:
         pytest.param(commit(2, epoch=12), commit(1, step=5), id="a step is known better than an epoch"),
         pytest.param(commit(2), commit(1, epoch=0), id="the epoch 0 is one"),
         pytest.param(commit(2, step=5), commit(1, step=5, epoch=1), id="of one step, the epoch decides"),
+        pytest.param(commit(2, step=500, epoch=1), commit(1, step=100, epoch=2), id="steps that begin again with each epoch: the epoch decides"),
+        pytest.param(commit(2, step=100, epoch=2), commit(1, step=500, epoch=2), id="of one epoch, the step decides"),
+        pytest.param(commit(2, step=1000, epoch=1), commit(1, step=1500), id="a step without an epoch is compared by the step"),
+        pytest.param(commit(2, step=1500), commit(1, step=2000, epoch=2), id="and the other way round"),
+        pytest.param(commit(2, epoch=9), commit(1, step=100, epoch=2), id="an epoch without a step comes before both"),
+        pytest.param(commit(2, step=0, epoch=0), commit(1, step=0, epoch=1), id="also of the step 0"),
         pytest.param(commit(1, step=5), commit(2, step=5), id="of one step, the later one"),
         pytest.param(commit(2, step=99, complete=False), commit(1), id="what is whole comes before what is not"),
         pytest.param(commit(2, step=2000, inherited=True), commit(1, step=100), id="what the run wrote comes before what an earlier run had left"),
@@ -93,3 +101,34 @@ def test_the_address_of_a_checkpoint_is_its_object_or_its_folder(checkpoint, add
     )  # fmt: skip
     assert uri_of(layout, head) == f"s3://bucket/{folder}{address}"
     assert uri_of(layout, head.model_copy(update={"checkpoint": None})) == ""
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ("epoch1_iter500.pth", "epoch2_iter100.pth"),
+        ("epoch_1_step_900.pt", "epoch_2_step_0.pt"),
+        ("ckpt-epoch9-batch70.pt", "ckpt-epoch10-batch3.pt"),
+        ("step_900_epoch_1.pt", "step_100_epoch_2.pt"),
+        ("epoch-1-step-900/w.bin", "epoch-2-step-100/w.bin"),
+        ("epoch=1-step=900.ckpt", "epoch=2-step=1800.ckpt"),
+        ("epoch=9-step=90.ckpt", "epoch=10-step=100.ckpt"),
+        ("ep0-ba100-rank0.pt", "ep1-ba200-rank0.pt"),
+        ("checkpoint_3_5000.pt", "checkpoint_3_10000.pt"),
+        ("step_900.pt", "step_1000.pt"),
+        ("epoch_9.pt", "epoch_10.pt"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "swapped", [False, True], ids=["in the order of their times", "an evaluator wrote into the earlier one"]
+)
+def test_the_volume_and_the_bucket_have_one_order(tmp_path, earlier, later, swapped):
+    trees.write(tmp_path, *((later, earlier) if swapped else (earlier, later)))
+    seen = inspect(tmp_path, ended=True)
+    places = {
+        one["name"]: Reached.of(commit(number, step=one["step"], epoch=one["epoch"]))
+        for number, one in enumerate(reversed(seen["checkpoints"]))
+    }
+    assert max(places, key=lambda name: places[name]) == later.split("/")[0]
+    assert [one["name"] for one in seen["checkpoints"]] == [earlier.split("/")[0], later.split("/")[0]]
+    assert swapped or seen["newest"] == later.split("/")[0]
