@@ -32,6 +32,8 @@ _ABOUT_IT = re.compile(
     re.IGNORECASE,
 )
 """Names of what a writer adds to some of its checkpoints."""
+_HASH = re.compile(r"(?<![a-z#])(?:[a-z]+#[a-z]+#|#[a-z]+#[a-z]*)[a-z#]*(?![a-z#])", re.IGNORECASE)
+"""Hashes, without their digits: no two checkpoints have the same."""
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<index>\d+)-of-(?P<count>\d+)(?P<suffix>\.[^/]*)?", re.DOTALL)
 _SHARDS_MAX = 100_000
 INDEX = ".index.json"
@@ -260,8 +262,11 @@ def _lacking(shapes: Sequence[frozenset[str]], at: int) -> str:
     before = shapes[:at]
     if not before or len(others[at:]) > 1:
         return ""
-    parts = [name for name in frozenset.intersection(*before) - own if not _ABOUT_IT.search(name)]
-    return min(parts, default="") if own and own < frozenset.union(*before) else ""
+    parts = [
+        name for name in frozenset.intersection(*before) - own if not (_ABOUT_IT.search(name) or _HASH.search(name))
+    ]
+    known = frozenset.union(*before)
+    return min(parts, default="") if own and all(name in known or _HASH.search(name) for name in own) else ""
 
 
 def format_of(unit: Unit) -> str:

@@ -71,12 +71,19 @@ class Files:
     def find(self, tree: Tree) -> Iterator[Found]:
         """Return numbered folders and the files of their numbers; without any, numbered files; without any, a series of files."""
         if folders := list(_folders(tree.folders)):
-            yield from _with_files(folders, tree)
+            lot = list(_with_files(folders, tree))
         elif files := list(_files(tree.files)):
-            for found in _with_folders(files, tree):
-                yield found._replace(pending=pointers.still_names_another(tree, found.members))
+            lot = [
+                found._replace(pending=pointers.still_names_another(tree, found.members))
+                for found in _with_folders(files, tree)
+            ]
         else:
             yield from _series(tree)
+            return
+        unnamed, why = pointers.not_named_yet(tree, lot)
+        for found in lot:
+            # Of single files, each is whole by its format; their pointer is only awaited.
+            yield found._replace(missing=why) if found.members[0] == unnamed and not found.pending else found
 
 
 Key = tuple[int | None, int | None] | tuple[str, tuple[int, ...]]
