@@ -57,6 +57,9 @@ def of_one(root, files) -> list[set[str]]:
         ("weights-{}.pt", "scheduler-{}/s.bin", "optimizer-{}/o.bin"),
         ("{}/w.bin", "{}.pt"),
         ("step_{}.pt", "step_{}_ema/e.bin", "step_{}_optim/o.bin"),
+        ("step_{}/__0_0.distcp", "step_{}/.metadata", "step_{}_optim.pt"),
+        ("step-{}_model/__0_0.distcp", "step-{}_model/.metadata", "step-{}.pt"),
+        ("step_{}/optimizer.bin", "step_{}/random_states_0.pkl", "step_{}_ema.pt"),
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -68,6 +71,12 @@ def test_files_and_folders_of_one_number_are_one_checkpoint(tmp_path, names):
 def test_a_folder_of_a_number_does_not_hide_the_file_of_it(tmp_path):
     files = ["step_100.pt", "step_100_optim/x.bin", "step_200.pt", "step_200_optim/x.bin"]
     assert planned(tmp_path, files) == ("step_200.pt", "step_200_optim/x.bin")
+
+
+@pytest.mark.parametrize("archive", ["step_100.zip", "step_100.tar"])
+def test_an_archive_of_a_folder_is_no_part_of_it(tmp_path, archive):
+    trees.write(tmp_path, "step_100/w.bin", archive, "step_200/w.bin")
+    assert inspect(tmp_path, ended=True)["newest"] == "step_200"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ _PART = re.compile(
     re.IGNORECASE,
 )
 """Words for a part of what a training saves."""
+ARCHIVES = frozenset({".zip", ".tar"})
 _BETWEEN = re.compile(r"[-_.=]+")
 _NO_PART = frozenset(
     {
@@ -47,7 +48,8 @@ def part_stem(name: str) -> str | None:
 def with_parts(found: Found, others: Iterable[Top], tree: Tree) -> Found:
     """Return a known layout's checkpoint with the files beside that have its name.
 
-    Those are files of its stem with a suffix that is in no list, and the file whose name a folder has, with the word for a part behind it.
+    Those are files of its stem with a suffix that is in no list. Beside a folder, those are the files of its name, where the one or the other has the
+    word for a part behind it: ``step_100_state/`` and ``step_100.pt``, ``step_100/`` and ``step_100_optim.pt``. A marker in the folder says nothing of them.
     """
     stems = {stem_of(name)[0] for name in found.members if not tree.tops[name].folder}
     folders = [name for name in found.members if tree.tops[name].folder]
@@ -58,7 +60,11 @@ def with_parts(found: Found, others: Iterable[Top], tree: Tree) -> Found:
             last.append(top.name)
         elif suffix and any(_is_part(name, stem) for name in folders):
             first.append(top.name)
-    return found._replace(members=(*sorted(first), *found.members, *sorted(last))) if first or last else found
+        elif suffix and any(_is_part(stem, name) for name in folders):
+            last.append(top.name)
+    if not (first or last):
+        return found
+    return found._replace(members=(*sorted(first), *found.members, *sorted(last)), marker="")
 
 
 def _is_part(name: str, stem: str) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from trainingrun_operator.agent.volume.layouts import pointers
 from trainingrun_operator.agent.volume.layouts.reading import read, stem_of, without_dates
-from trainingrun_operator.agent.volume.layouts.together import part_stem, series_of
+from trainingrun_operator.agent.volume.layouts.together import ARCHIVES, part_stem, series_of
 from trainingrun_operator.agent.volume.layouts.tree import Found
 
 if TYPE_CHECKING:
@@ -104,8 +104,11 @@ def _with_files(folders: list[Found], tree: Tree) -> Iterator[Found]:
     """
     of_key: dict[Key | None, list[str]] = defaultdict(list)
     shapes = {}
+    names_of_folders = {name for found in folders for name in found.members}
     for top in tree.files:
         stem, suffix = stem_of(top.name)
+        if suffix in ARCHIVES and stem in names_of_folders:
+            continue  # made from the folder
         named = stem if suffix and not _SHARD.search(stem) else part_stem(top.name)
         if named is not None and (key := _key(named)):
             of_key[key].append(top.name)
