@@ -246,18 +246,19 @@ def compared(units: Sequence[Unit]) -> dict[str, tuple[str, bool]]:
         by_time = sorted(lot, key=lambda unit: unit.mtime_ns)
         shapes = [shape_of(unit, full=full) for unit in by_time]
         for at, unit in enumerate(by_time):
-            found[unit.name] = (_lacking(shapes, at), shapes[at] in shapes[:at])
+            found[unit.name] = (_lacking(shapes, at, full=full), shapes[at] in shapes[:at])
     return found
 
 
-def _lacking(shapes: Sequence[frozenset[str]], at: int) -> str:
+def _lacking(shapes: Sequence[frozenset[str]], at: int, *, full: bool) -> str:
     """Return what one of several units, in the order of their times, has not and the others have: all others, or all before it.
 
     The newest one may still be written, so it says nothing about another. What only one or two have proves something only about a unit
     that has nothing but files of theirs, as a save that has begun.
     """
     own, others = shapes[at], [*shapes[:at], *shapes[at + 1 :]]
-    if len(others) >= SIBLINGS and (absent := frozenset.intersection(*others) - own):
+    absent = frozenset.intersection(*others) - own if len(others) >= SIBLINGS else frozenset()
+    if absent := frozenset(name for name in absent if not (full and _ABOUT_IT.search(name))):
         return min(absent)
     before = shapes[:at]
     if not before or len(others[at:]) > 1:

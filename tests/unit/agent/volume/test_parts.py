@@ -119,8 +119,17 @@ def test_what_is_written_about_a_checkpoint_is_no_part_of_it(tmp_path, name):
 
 @pytest.mark.parametrize(
     "names",
-    [("step_{}.pt", "step_{}_optim/x.bin"), ("step_{}_optim/x.bin", "step_{}.pt"), ("model_step_{}/w.bin", "optimizer_step_{}/o.bin")],
-    ids=["the file first", "the folder first", "two folders"],
+    [
+        ("step_{}.pt", "step_{}_optim/x.bin"),
+        ("step_{}_optim/x.bin", "step_{}.pt"),
+        ("model_step_{}/w.bin", "optimizer_step_{}/o.bin"),
+        ("lora_step{}.safetensors", "lora_step{}_state/random_states_0.pkl"),
+        ("lora_step{}_state/random_states_0.pkl", "lora_step{}.safetensors"),
+        ("step_{}/random_states_0.pkl", "step_{}_ema.pt"),
+        ("step-{}.pt", "step-{}_state/.metadata"),
+        ("step-{}_state/.metadata", "step-{}.pt"),
+    ],
+    ids=" ".join,
 )  # fmt: skip
 @pytest.mark.parametrize("ended", [False, True], ids=["while it trains", "after the end"])
 def test_half_of_a_number_is_no_checkpoint(tmp_path, names, ended):
@@ -161,16 +170,23 @@ def test_one_checkpoint_before_it_shows_what_belongs_to_the_next(tmp_path, names
         ["step_1/model.pt", "step_1/best.pt", "step_2/model.pt"],
         ["step_1/model.pt", "step_1/eval_results.json", "step_2/model.pt"],
         ["model_step_1.pt", "best_step_1.pt", "model_step_2.pt"],
+        [*(f"{name}epoch_{number}.pt" for number in (1, 2, 3) for name in ("", "best_")), "epoch_4.pt"],
         ["step_1/w.bin", "step_2/w.bin", "step_2/extra.bin"],
         ["step_1/a1b2c3.bin", "step_2/d4e5f6.bin"],
         ["step_1/model.pt", "step_1/ema.pt", "step_2/model.pt", "step_3/model.pt"],
     ],
-    ids=["the best", "an evaluation", "the best as a file", "the next has more", "names of their own", "no longer written"],
+    ids=["the best", "an evaluation", "the best as a file", "the best of three", "the next has more", "names of their own", "no longer written"],
 )  # fmt: skip
 def test_a_checkpoint_that_lacks_nothing_of_its_own_kind_is_the_newest(tmp_path, files):
     trees.write(tmp_path, *files)
     seen = inspect(tmp_path, ended=True)
     assert seen["newest"] == seen["checkpoints"][-1]["name"]
+
+
+def test_a_part_that_is_no_longer_written_is_not_awaited(tmp_path):
+    state = "lora_step1_state/random_states_0.pkl"
+    trees.write(tmp_path, "lora_step1.safetensors", state, "lora_step2.safetensors", "lora_step3.safetensors")
+    assert inspect(tmp_path, ended=True)["newest"] == "lora_step3.safetensors"
 
 
 def test_what_lacks_a_part_at_the_end_is_saved_beside_the_whole_one(tmp_path):

@@ -15,7 +15,7 @@ from trainingrun_operator.agent.volume.layouts.nemo import NeMo
 from trainingrun_operator.agent.volume.layouts.numbered import NumberedFiles
 from trainingrun_operator.agent.volume.layouts.orbax import Orbax
 from trainingrun_operator.agent.volume.layouts.tensorflow import TensorFlow
-from trainingrun_operator.agent.volume.layouts.together import with_parts
+from trainingrun_operator.agent.volume.layouts.together import half_of_pair, with_parts
 from trainingrun_operator.agent.volume.layouts.unknown import Files
 from trainingrun_operator.checkpoints.names import is_set_aside
 
@@ -73,4 +73,10 @@ def recognize(tree: Tree, pinned: str = "") -> list[Recognized]:
             found = [one._replace(found=with_parts(one.found, others, tree)) for one in found]
         recognized += found
         tree = tree.without(name for one in found for name in one.found.members)
-    return recognized
+    unpaired, why = half_of_pair([one.found for one in recognized], whole)
+    return [
+        one._replace(found=one.found._replace(missing=one.found.missing or why))
+        if one.found.members[0] == unpaired
+        else one
+        for one in recognized
+    ]

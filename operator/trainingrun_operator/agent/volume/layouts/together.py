@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trainingrun_operator.agent.volume.layouts.reading import stem_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from trainingrun_operator.agent.volume.layouts.tree import Found, Top, Tree
 
@@ -20,6 +20,7 @@ _PART = re.compile(
 )
 """Words for a part of what a training saves."""
 ARCHIVES = frozenset({".zip", ".tar"})
+_DIGITS = re.compile(r"\d+")
 _BETWEEN = re.compile(r"[-_.=]+")
 _NO_PART = frozenset(
     {
@@ -70,3 +71,26 @@ def with_parts(found: Found, others: Iterable[Top], tree: Tree) -> Found:
 def _is_part(name: str, stem: str) -> bool:
     behind = name.removeprefix(stem)
     return behind != name and behind[:1] in {"-", "_", "."} and bool(_PART.fullmatch(behind[1:]))
+
+
+def half_of_pair(found: Sequence[Found], tree: Tree) -> tuple[str, str]:
+    """Return which checkpoint is only the file or only the folder of what an earlier one has both of, and what it lacks; empty: none.
+
+    The layouts may differ: a folder with Accelerate's state has its layout, and a file that still is alone has none. If two later ones are alone, the
+    writer no longer writes the other part.
+    """
+
+    def kinds(one: Found) -> frozenset[str]:
+        return frozenset(_DIGITS.sub("#", name) for name in one.members)
+
+    def written_ns(one: Found) -> int:
+        return max(tree.tops[name].mtime_ns for name in one.members)
+
+    pairs = [one for one in found if len({tree.tops[name].folder for name in one.members}) > 1]
+    if not pairs:
+        return "", ""
+    last = max(pairs, key=written_ns)
+    halves = [one for one in found if kinds(one) < kinds(last) and written_ns(one) > written_ns(last)]
+    if len(halves) != 1:
+        return "", ""
+    return halves[0].members[0], f"{min(kinds(last) - kinds(halves[0]))} is missing, which the one before it has"
