@@ -34,7 +34,7 @@ from trainingrun_operator.core.effects import (
     RemoveFinalizer,
     SuspendWorkload,
 )
-from trainingrun_operator.core.facts.bucket import Verified
+from trainingrun_operator.core.facts.bucket import Unreachable, Verified
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.stop import ending, late_rescue, proving, rescue, transitions
 from trainingrun_operator.core.stop.requests import rescues_late
@@ -213,7 +213,11 @@ def _at_last(seen: Observed, stop: Termination) -> tuple[Saved | None, str | Non
     saved = _improved(seen, stop)
     if saved is None or saved.final:
         return saved, None
-    lost = LOST if saved.commit and any(pod.lost for pod in seen.pods) else ""
+    lost = ""
+    if saved.commit and any(pod.lost for pod in seen.pods):
+        lost = LOST
+    elif saved.commit and not seen.pods and not proving.has_all(seen) and not isinstance(seen.answer, Unreachable):
+        lost = late_rescue.ENDED
     why = UNSAVED if saved.gave_up else lost
     known = stop.data_loss or (stop.rescue is not None and stop.rescue.over) or not why
     settled = saved.model_copy(update={"note": "", "gave_up": False}) if saved.gave_up else saved

@@ -51,6 +51,7 @@ from trainingrun_operator.core.effects import (
     RemoveFinalizer,
     SuspendWorkload,
 )
+from trainingrun_operator.core.facts.bucket import Unreachable
 from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.rules.finding import Finding
 from trainingrun_operator.core.stop import proving, termination, transitions
@@ -659,6 +660,26 @@ def test_what_a_machine_took_with_it_after_the_proof_is_said(pod, saved, loss):
     job = make_workload(suspended=True)
     stop = advanced(stopping_at(Phase.DELETING, stop={"saved": saved}, pods=(pod,), workload=job, phase_seconds=300))
     assert (stop.data_loss or "").startswith("The machine was lost before its last files were saved.") == loss
+
+
+@pytest.mark.parametrize(
+    ("fields", "loss"),
+    [
+        pytest.param({"verified": make_verified(final=False)}, True, id="an eviction left it no time"),
+        pytest.param({"verified": make_verified(final=True)}, False, id="its last commit came"),
+        pytest.param({"verified": make_verified(final=False), "answer": Unreachable("Timeout", "No answer.")}, False, id="the bucket was not read"),
+        pytest.param({"verified": make_verified(final=False), "pods": (make_pod(unreachable=True, deleting=True),)}, False, id="it may still be there"),
+    ],
+)  # fmt: skip
+def test_what_a_pod_wrote_after_the_proof_and_did_not_save_is_said(fields, loss):
+    stop, job = {"saved": make_saved(final=False)}, make_workload(suspended=True)
+    seen = stopping_at(Phase.DELETING, stop=stop, workload=job, phase_seconds=300, **{"pods": (), **fields})
+    after = advanced(seen)
+    assert after.phase is Phase.RELEASING
+    assert (after.data_loss or "").startswith(
+        "The pod ended before its last files were saved. The last commit is"
+    ) == loss
+    assert bool(after.data_loss) == loss
 
 
 def test_a_loss_that_was_told_before_the_machine_was_seen_to_be_gone_is_not_told_again():
