@@ -160,7 +160,7 @@ class RuleWindow(Model):
     interval: BigCount | None = None
     """Most steps between two observations with different values."""
     best: Word | None = None
-    """The best value."""
+    """The best value; of a nonFinite rule, the last finite one."""
     best_step: BigCount | None = None
     """Its step."""
     start: Word | None = None

@@ -231,7 +231,8 @@ def _new(known: Watch, rule: StopRule, value: float, step: int) -> Watch:
 def _compared(known: Watch, rule: StopRule, value: float, last: Counted | None) -> Watch:
     """Compare a new observation with the one before, the best one and the one at the start."""
     delta = rule.plateau.min_delta if rule.plateau else 0
-    improves = known.best is None or _better(rule, value, known.best.value, delta)
+    # Not finite is worse than any value: what a rule about that compares with is the last finite one.
+    improves = known.best is None or rule.non_finite is not None or _better(rule, value, known.best.value, delta)
     holds = _holds(rule, value, last)
     compared = replace(
         known,

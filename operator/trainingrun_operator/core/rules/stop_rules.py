@@ -138,11 +138,12 @@ def _within_noise(rule: StopRule, watch: Watch) -> tuple[str, str] | None:
 
 
 def _with_best(rule: StopRule, watch: Watch, evidence: tuple[Evidence, ...]) -> tuple[Evidence, ...]:
-    """Put the best value before the newest ones, where it decides."""
+    """Put the best value before the newest ones, where it decides; of values that are not finite, the last one that was."""
     if watch.best is None or rule.threshold is not None:
         return evidence
+    which = "best" if rule.non_finite is None else "last finite"
     return (
-        Evidence(what=clipped(f"best {rule.metric}", WORD_MAX), value=shown(watch.best.value), step=watch.best.step),
+        Evidence(what=clipped(f"{which} {rule.metric}", WORD_MAX), value=shown(watch.best.value), step=watch.best.step),
         *evidence,
     )
 

@@ -116,6 +116,12 @@ def test_the_finding_has_the_values_that_decided():
     ]  # fmt: skip
 
 
+def test_values_that_are_not_finite_are_told_with_the_last_one_that_was_and_not_with_the_best():
+    found = first_end(operator(NAN), rows(0.3, 1e10, nan, inf))
+    assert "the last finite one was 1e+10 at step 200" in found.message
+    assert [(one.what, one.step) for one in found.evidence][:1] == [("last finite loss", 200)]
+
+
 def test_the_first_rule_that_fires_decides():
     polls = rows(2.0, 0.4, 0.3)
     first, second = {"name": "a", "threshold": {"value": 0.45}}, {"name": "b", "threshold": {"value": 0.5}}
