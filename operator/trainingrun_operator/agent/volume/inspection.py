@@ -90,11 +90,11 @@ def _inspected(seen: Seen) -> Inspected:
 
 
 def _ignored(view: View, seen: list[Seen]) -> Iterator[Ignored]:
-    counted = {path for one in seen for path in one.unit.files}
+    counted = {at for one in seen for path in one.unit.files for at in _parents(path)}
     others: dict[str, str] = {}
     for path, entry in view.scan.entries.items():
         if path not in counted:
-            others.setdefault(*_about(path, entry.kind))
+            others.setdefault(*_about(path, next(at for at in _parents(path) if at not in counted), entry.kind))
     for path in view.scan.temporary:
         name = next(part for part in _parents(path) if names.is_temporary(part.rsplit("/", 1)[-1]))
         others.setdefault(name, "a temporary name: unfinished")
@@ -102,12 +102,12 @@ def _ignored(view: View, seen: list[Seen]) -> Iterator[Ignored]:
         yield {"path": names.to_text(path), "why": why}
 
 
-def _about(path: str, kind: Kind) -> tuple[str, str]:
+def _about(path: str, top: str, kind: Kind) -> tuple[str, str]:
+    """Return what to name, and why it is no checkpoint, of a file and of the highest path to it that has no checkpoint."""
     if kind is Kind.OTHER:
         return path, "neither a file nor a link"
     if is_log(path):
         return path, "a log: no checkpoint waits for it"
-    top = path.split("/", 1)[0]
     if names.is_set_aside(top):
         return top, "in no checkpoint: its name marks what is set aside, such as a copy of an earlier save"
     return top, "in no checkpoint: its name has no number that orders it, or numbered folders are beside it"

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from trainingrun_operator.agent.volume.layouts import TREE, recognize
+from trainingrun_operator.agent.volume.layouts.reading import read, stem_of
 from trainingrun_operator.agent.volume.layouts.tree import tree_of
 from trainingrun_operator.agent.volume.scan import Kind
 from trainingrun_operator.checkpoints.documents import WHOLE
@@ -174,18 +175,38 @@ def _units(
 _NESTED = re.compile(r"(?:[^/]+/){0,3}checkpoints/")
 """A folder that the writer itself adds below the path: Accelerate's automatic names (accelerate/accelerator.py, `save_state`: `checkpoints/checkpoint_0`),
 Lightning's default (`lightning_logs/version_0/checkpoints/`)."""
+_DEPTH_MAX = 4
 
 
 def _nested(entries: Mapping[str, Entry], temporary: tuple[str, ...], text: ReadText, pinned: str) -> list[Unit]:
-    """Return what the layouts recognize in a folder `checkpoints` below the path. Several such folders are several trainings: nothing."""
-    folders = {match[0] for path in entries if (match := _NESTED.match(path))}
-    if len(folders) != 1:
-        return []
-    (folder,) = folders
-    inside = {path.removeprefix(folder): entry for path, entry in entries.items() if path.startswith(folder)}
-    unfinished = [path.removeprefix(folder) for path in temporary if path.startswith(folder)]
-    tree = tree_of(inside, unfinished, lambda path: text(folder + path))
-    return [_below(folder, _unit(one, tree)) for one in recognize(tree, pinned)]
+    """Return what the layouts recognize in the only folder below the path that has checkpoints. Several are several trainings: nothing."""
+
+    def inside(folder: str) -> list[Unit]:
+        files = {path.removeprefix(folder): entry for path, entry in entries.items() if path.startswith(folder)}
+        unfinished = [path.removeprefix(folder) for path in temporary if path.startswith(folder)]
+        tree = tree_of(files, unfinished, lambda path: text(folder + path))
+        return [_below(folder, _unit(one, tree)) for one in recognize(tree, pinned)]
+
+    folders = {match[0] for path in entries if (match := _NESTED.match(path))} or _that_count(entries)
+    return inside(folders.pop()) if len(folders) == 1 else []
+
+
+def _that_count(entries: Iterable[str]) -> set[str]:
+    """Return the folders below the path in which all saved files are, if the names in them say a step or an epoch.
+
+    ultralytics: `weights/epoch10.pt`. nerfstudio: `nerfstudio_models/step-000002000.ckpt`. A Trainer whose `output_dir` is below the path:
+    `outputs/checkpoint-100`. A number without such a word may be that of a part, such as a layer. Of a saved file elsewhere, such as `ckpt.pt` beside
+    `samples/step_100.npz`, it is not known which of the two is the checkpoint.
+    """
+    saved = [path for path in entries if stem_of(path)[1] or path.endswith(".distcp")]
+    counting: set[str] = set()
+    for path in saved:
+        *folders, name = path.split("/")
+        words = [*folders, stem_of(name)[0]][: _DEPTH_MAX + 1]
+        at = next((at for at, word in enumerate(words) if read(word).known), 0)
+        counting.add("".join(f"{one}/" for one in folders[:at]))
+    counting.discard("")
+    return counting if all(path.startswith(tuple(counting)) for path in saved) else set()
 
 
 def _below(folder: str, unit: Unit) -> Unit:

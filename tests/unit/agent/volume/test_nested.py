@@ -34,7 +34,16 @@ def found(root, *files, ended=True):
         (("a/checkpoints/step_1.pt", "b/checkpoints/step_2.pt"), ".", None),
         (("checkpoint-100/checkpoints/step_900.pt",), "checkpoint-100", 100),
         (("a/b/c/d/checkpoints/step_1.pt",), ".", None),
-        (("my-checkpoints/step_1/w.pt",), ".", None),
+        (("my-checkpoints/step_1/w.pt",), "my-checkpoints/step_1", 1),
+        (("weights/epoch0.pt", "weights/epoch10.pt", "weights/last.pt", "args.yaml"), "weights/epoch10.pt", None),
+        (("nerfstudio_models/step-000002000.ckpt", "config.yml"), "nerfstudio_models/step-000002000.ckpt", 2000),
+        (("ckpts/ckpt_6999_rank0.pt", "stats/val_step6999.json", "r/step_9/x.png"), "ckpts/ckpt_6999_rank0.pt", 6999),
+        (("dcp/step-10/.metadata", "dcp/step-10/w.bin", "dcp/step-20/w.bin"), "dcp/step-20", 20),
+        (("sft/checkpoint-100/w.pt", "dpo/checkpoint-50/w.pt"), ".", None),
+        (("ckpt.pt", "samples/step_100.npz"), ".", None),
+        (("model/layer_0.pt", "model/layer_1.pt"), ".", None),
+        (("models/model_0.pth", "models/model_1.pth", "export.pkl"), ".", None),
+        (("a/step_1/epoch_2/w.pt", "a/step_2/epoch_3/w.pt"), "a/step_2", 2),
     ],
     ids=[
         "Accelerate's automatic names",
@@ -43,11 +52,20 @@ def found(root, *files, ended=True):
         "two such folders are two trainings",
         "inside a checkpoint it is part of it",
         "deeper than a writer makes it",
-        "a folder of another name is the whole checkpoint",
+        "a folder of another name, if a name in it says a step",
+        "or an epoch: ultralytics",
+        "nerfstudio",
+        "texts and pictures of a step are no checkpoints",
+        "folders of steps",
+        "two folders of steps are two trainings",
+        "a saved file elsewhere may be the checkpoint",
+        "numbers that may be those of parts",
+        "numbers that may be anything",
+        "the outer of two numbers",
     ],
 )
 @pytest.mark.parametrize("ended", [False, True], ids=["trains", "ended"])
-def test_a_folder_checkpoints_below_the_path_is_looked_into(tmp_path, files, newest, step, ended):
+def test_the_only_folder_of_checkpoints_below_the_path_is_looked_into(tmp_path, files, newest, step, ended):
     name, seen = found(tmp_path, *files, ended=ended)
     assert name == newest
     assert (seen[name]["dir"], seen[name]["step"], seen[name]["complete"]) == (newest, step, True)
@@ -93,3 +111,12 @@ def test_a_distributed_checkpoint_that_is_saved_again_is_incomplete_until_its_me
     assert name is None
     assert "__1_0.distcp" in seen["step_100"]["why"]
     assert found(tmp_path, *data, metadata, ended=ended)[0] == "step_100"
+
+
+def test_what_is_beside_the_checkpoints_in_such_a_folder_is_named_by_its_path(tmp_path):
+    trees.write(tmp_path, "weights/epoch0.pt", "weights/last.pt", "weights/x/a.txt", "weights/x/b.txt", "args.yaml")
+    assert [one["path"] for one in inspect(tmp_path, ended=True)["ignored"]] == [
+        "args.yaml",
+        "weights/last.pt",
+        "weights/x",
+    ]

@@ -102,6 +102,10 @@ def test_a_folder_made_from_another_is_a_checkpoint_of_its_own(tmp_path, files):
         ("{:02d}.keras", "{:02d}.opt"),
         ("epoch={}.ckpt", "epoch={}.optim"),
         ("model_{:07d}.pth", "model_{:07d}.ema"),
+        ("model_{:06d}.pt", "meta_{:06d}.json", "optim_{:06d}_rank0.pt"),
+        ("epoch_{}.pt", "trainer_state_epoch_{}.json"),
+        ("step_{}.pt", "step_{}_config.yaml"),
+        ("step_{}/w.bin", "step_{}_rng.json"),
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -111,7 +115,17 @@ def test_a_suffix_in_no_list_belongs_to_the_checkpoint_of_its_number(tmp_path, n
 
 
 @pytest.mark.parametrize(
-    "name", ["step_2.png", "step_2.txt", "step_2.log", "step_2.yaml", "eval_step_2.jsonl", "step_2.mp4"]
+    "name",
+    [
+        "step_2.png",
+        "step_2.txt",
+        "step_2.log",
+        "step_2.yaml",
+        "eval_step_2.jsonl",
+        "eval_step_2.json",
+        "step_2_metrics.json",
+        "step_2.mp4",
+    ],
 )
 def test_what_is_written_about_a_checkpoint_is_no_part_of_it(tmp_path, name):
     assert of_one(tmp_path, ["step_1.pt", "step_2.pt", name]) == [{"step_1.pt"}, {"step_2.pt"}]

@@ -22,13 +22,19 @@ _PART = re.compile(
 ARCHIVES = frozenset({".zip", ".tar"})
 _DIGITS = re.compile(r"\d+")
 _BETWEEN = re.compile(r"[-_.=]+")
+_SETTINGS = frozenset({"json", "yaml", "yml"})
+_OF_A_SAVE = re.compile(
+    r"(?<![a-z])(?:meta(?:data)?|states?|config|args|h?params|(?:lr[-_]?)?sched(?:ulers?)?|rng|sampler|dataloader)(?![a-z])",
+    re.IGNORECASE,
+)
+"""Words for what a training needs besides the weights. nanochat: `meta_000100.json` beside `model_000100.pt`, which its `load_checkpoint` reads."""
 _NO_PART = frozenset(
     {
         "png", "jpg", "jpeg", "gif", "bmp", "webp", "svg", "pdf", "mp4", "avi", "mov", "webm", "wav", "mp3", "flac", "txt", "md", "html", "rst",
-        "log", "out", "err", "csv", "tsv", "jsonl", "json", "yaml", "yml", "toml", "ini", "cfg", "py", "sh", "lock", "done", "sha256", "md5",
+        "log", "out", "err", "csv", "tsv", "jsonl", "toml", "ini", "cfg", "py", "sh", "lock", "done", "sha256", "md5",
     }
 )  # fmt: skip
-"""Suffixes of pictures, texts and settings that a training writes about a checkpoint: none of them is a part of it."""
+"""Suffixes of pictures and texts that a training writes about a checkpoint: none of them is a part of it."""
 
 
 def series_of(text: str) -> str:
@@ -43,6 +49,8 @@ def part_stem(name: str) -> str | None:
     stem, dot, suffix = name.rpartition(".")
     if not dot or not stem or suffix.isdecimal():
         return name
+    if suffix.lower() in _SETTINGS:
+        return stem if _OF_A_SAVE.search(stem) else None
     return None if suffix.lower() in _NO_PART else stem
 
 
