@@ -147,6 +147,17 @@ def test_a_name_that_a_job_of_somebody_else_has_is_refused(space):
     assert left["metadata"]["uid"] == created["metadata"]["uid"], "It is left alone."
 
 
+@pytest.mark.parametrize("below", ["", "/r0/incarnations", "/r0/i1-g0001-first-x/checkpoint-1"])
+def test_a_destination_in_the_folder_of_another_run_is_refused(below, space):
+    first = space.run("first", *LONG)
+    first.wait_condition("Accepted", "True")
+    folder = f"{first.read()['spec']['checkpoint']['destination']}/{space.name}/first/{first.read()['metadata']['uid']}"
+    run = space.run("second", *LONG, checkpoint={"destination": f"{folder}{below}"})
+    condition = run.wait_condition("Accepted", "False", "DestinationOverlaps")
+    assert "TrainingRun first" in condition["message"]
+    assert [job["metadata"]["name"] for job in space.jobs()] == ["first"]
+
+
 @pytest.mark.parametrize(
     ("spec", "words"),
     [

@@ -124,7 +124,8 @@ class Ledger:
             NoChecksumsError: nothing in the bucket can be proven.
             ClientError, BotoCoreError: a call to the bucket failed.
         """
-        commits = {order: key for key, _ in self._bucket.keys(self.layout.commits) if (order := order_of_commit(key))}
+        listed = self._bucket.keys(self.layout.commits, flat=True)
+        commits = {order: key for key, _ in listed if (order := order_of_commit(key))}
         above = max((order.incarnation for order in commits), default=0) if self.rank == 0 else 0
         incarnation = self._memory.incarnation or self._claim(above)
         self._memory.remember_incarnation(incarnation)
@@ -148,7 +149,7 @@ class Ledger:
         )
 
     def _claims(self) -> list[int]:
-        keys = self._bucket.keys(self.layout.claims(self.rank))
+        keys = self._bucket.keys(self.layout.claims(self.rank), flat=True)
         return [claim for key, _ in keys if (claim := incarnation_of_claim(key))]
 
     def _claim(self, above: int) -> int:

@@ -173,7 +173,7 @@ class Peers:
 
     def _of(self, rank: int) -> tuple[Held, ...]:
         layout = self._task.layout
-        claims = (incarnation_of_claim(key) for key, _ in self._bucket.keys(layout.claims(rank)))
+        claims = (incarnation_of_claim(key) for key, _ in self._bucket.keys(layout.claims(rank), flat=True))
         incarnation = max((claim for claim in claims if claim), default=None)
         if incarnation is None:
             return ()

@@ -131,6 +131,22 @@ def test_of_two_agents_the_older_is_fenced_and_commits_nothing_more(make_pod, st
     assert [(commit.incarnation, commit.checkpoint.step) for commit in store.commits()] == [(1, 100), (2, 150)]
 
 
+def test_documents_of_another_run_below_ones_own_fence_and_count_for_nothing(make_pod, store):
+    """A folder of another run in the places where this one keeps its claims and its commits."""
+    foreign = "vision/resnet/6f2a1c9e-0000-4000-8000-00000000000b/"
+    for key in (
+        f"{store.layout.claims(0)}{foreign}r0/incarnations/7.json",
+        f"{store.layout.commits}{foreign}commits/i9-g0009.json",
+    ):
+        store.s3.put_object(Bucket=BUCKET, Key=key, Body=b"{}")
+    pod = make_pod().start()
+    hf_checkpoint(pod.volume, 100)
+    report = pod.reports(lambda report: report.commit)
+    assert (report.incarnation, report.commit.generation, report.error) == (1, 1, None)
+    hf_checkpoint(pod.volume, 200)
+    pod.reports(lambda report: report.commit and report.commit.generation == 2)
+
+
 def test_a_save_request_outlasts_a_store_that_is_away(make_pod, store, proxy):
     proxy.rule = lambda _: Do.REFUSE
     pod = make_pod(endpoint=proxy.url)

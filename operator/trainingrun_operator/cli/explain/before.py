@@ -10,7 +10,7 @@ from trainingrun_operator.core.commands import command
 if TYPE_CHECKING:
     from trainingrun_operator.cli.explain.facts import Facts
 
-UNCHANGEABLE: Final = frozenset({"InvalidTemplate", "InvalidDestination"})
+UNCHANGEABLE: Final = frozenset({"InvalidTemplate", "InvalidDestination", "DestinationOverlaps"})
 """Reasons that concern immutable fields: only a new run can correct them."""
 
 

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.core import acceptance, manifests, restoring
+from trainingrun_operator.checkpoints.s3 import Listed
+from trainingrun_operator.core import acceptance, manifests, overlaps, restoring
 from trainingrun_operator.core.destinations import layout_of
 from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verified
 from trainingrun_operator.core.facts.gathered import Source
@@ -87,6 +88,8 @@ class Preflight:
         pools = tuple(self.cache.pools.values())
         if found := acceptance.complaint(run, pools, self.defaults, namespace_labels):
             return Checked(found, read=True)
+        if found := overlaps.with_runs(run, self.cache.runs.values()):
+            return Checked(found, read=True)
         before, origin = None, None
         if run.spec.checkpoint.mode is not CheckpointMode.DISABLED:
             access = await self.bucket_reader.access(run)
@@ -94,6 +97,8 @@ class Preflight:
                 return Checked(access, read=True)
             if (refusal := await self.store.probe(access, layout_of(run))) is not None:
                 return Checked(Problem(refusal.code, refusal.message, permanent=False), read=True)
+            if (found := await self._in_a_folder(run, access)) is not None:
+                return Checked(found, read=True)
             ended = await self._ended_before(run, access)
             if isinstance(ended, Problem):
                 return Checked(ended, read=True)
@@ -103,6 +108,16 @@ class Preflight:
                 return Checked(found_origin, read=True)
             origin = found_origin
         return Checked(await self._dry_run(run, origin), before, origin, read=True)
+
+    async def _in_a_folder(self, run: Run, access: Access) -> Problem | None:
+        """Return the problem of a destination in a run's folder, also of a run that the cluster does not have any more."""
+        for folder in overlaps.folders_around(run):
+            claims = replace(layout_of(run), base=folder).claims(0)
+            # What these credentials may not list is not known to be a run's.
+            listed = await self.store.ages(access, layout_of(run), claims)
+            if isinstance(listed, Listed) and listed.ages:
+                return overlaps.with_folder(run, folder)
+        return None
 
     async def _origin(self, run: Run, access: Access) -> Origin | Problem | None:
         """Return the other run from which this one starts, once it has a proven checkpoint."""

@@ -1294,6 +1294,32 @@ def test_the_wall_clock_is_what_the_api_server_writes():
     assert SystemClock().wall().endswith("Z")
 
 
+OTHERS_FOLDER = "runs/vision/resnet/6f2a1c9e-0000-4000-8000-00000000000c/"
+
+
+async def test_a_destination_in_the_folder_of_a_run_that_is_gone_is_a_problem(place):
+    spec = {"checkpoint": checkpoint_spec(destination=f"s3://bucket/{OTHERS_FOLDER}r0/i1-g0001-x/checkpoint-100")}
+    place.store.listed = Listed(((f"{OTHERS_FOLDER}r0/incarnations/1.json", 9.0),), more=False)
+    problem = (await place.look(spec=spec)).problem
+    assert (problem.reason, problem.permanent) == ("DestinationOverlaps", False)
+    assert f"s3://bucket/{OTHERS_FOLDER}, the folder of run vision/resnet" in problem.message
+    assert place.store.asked == ["probe", f"ages {OTHERS_FOLDER}r0/incarnations/"]
+    assert not [sent for sent in place.api.sent if sent.method == "POST"], "Nothing is created, nor tried."
+
+
+async def test_a_folder_with_a_uid_in_its_name_that_no_run_has_written_is_a_destination(place):
+    spec = {"checkpoint": checkpoint_spec(destination=f"s3://bucket/{OTHERS_FOLDER}")}
+    assert (await place.look(spec=spec)).problem is None
+
+
+async def test_a_destination_in_the_folder_of_a_run_of_the_cluster_is_a_problem_before_any_request(place):
+    ended = {"termination": {"phase": "Done"}}
+    place.cache.put_run(stored_run(name="resnet", uid="6f2a1c9e", namespace="vision", status=ended))
+    spec = {"checkpoint": checkpoint_spec(destination="s3://bucket/runs/vision/resnet/6f2a1c9e/commits")}
+    assert (await place.look(spec=spec)).problem.reason == "DestinationOverlaps"
+    assert place.store.asked == []
+
+
 # -- a run that starts from another -------------------------------------------------------------------------------
 
 OTHER_UID = "6f2a1c9e-0000-4000-8000-00000000000b"
