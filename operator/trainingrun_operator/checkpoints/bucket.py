@@ -9,6 +9,7 @@ import re
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
 import boto3
 from awscrt import checksums
@@ -17,7 +18,7 @@ from botocore.config import Config
 from urllib3.exceptions import HTTPError
 
 from trainingrun_operator.api import names
-from trainingrun_operator.checkpoints import bucket_owner, regions, requester_pays, s3
+from trainingrun_operator.checkpoints import bucket_owner, certificates, regions, requester_pays, s3
 from trainingrun_operator.checkpoints.copies import PartCopies
 from trainingrun_operator.checkpoints.credentials import secret_session
 from trainingrun_operator.checkpoints.direct import EXISTS, Direct
@@ -51,6 +52,12 @@ _GIVE_IDENTITY = (
     " name a Secret in spec.checkpoint.s3.credentialsSecretName of a new run"
 )
 _CORRECT_REGION = "correct spec.checkpoint.s3.region, and endpointURL if it names one, of a new run"
+_CA_FIELD = "ca.crt in the Secret of spec.checkpoint.s3.credentialsSecretName"
+_TLS = certificates.OF_THE_SERVER | {
+    certificates.NOT_TRUSTED: "the server's certificate is not signed by a CA that the pod trusts: put the certificate of that CA as"
+    f" {_CA_FIELD}; a running agent reads it within two minutes. A run without a Secret has to name one in a new run",
+    certificates.BAD_CA: f"{_CA_FIELD} is not a PEM certificate: correct it",
+}
 _EXISTS = frozenset({"PreconditionFailed", "412"})
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _GONE = frozenset({"NoSuchUpload", "404", "NoSuchKey", "NotFound"})
@@ -133,7 +140,7 @@ def code_of(failure: BaseException) -> str:
     if isinstance(failure, _NO_CREDENTIALS):
         return "NoCredentials"
     if isinstance(failure, exceptions.SSLError):
-        return "CertificateNotTrusted"
+        return certificates.code_of(failure)
     if isinstance(failure, _UNREACHABLE):
         return "Unreachable"
     return re.sub(r"(Error)?$", "", type(failure).__name__, count=1)
@@ -154,6 +161,9 @@ def describe(failure: BaseException) -> str:
         return f"the pod's own AWS identity gives no credentials ({dict(failure.kwargs).get('error_msg')}): {_GIVE_IDENTITY}"
     if isinstance(failure, exceptions.NoCredentialsError):
         return f"the pod has no AWS identity of its own: {_GIVE_IDENTITY}"
+    if isinstance(failure, exceptions.SSLError):
+        url = urlsplit(str(dict(failure.kwargs).get("endpoint_url")))
+        return f"{url.scheme}://{url.netloc}: {_TLS[certificates.code_of(failure)]}"
     if isinstance(failure, _UNREACHABLE):
         return f"the store does not answer ({type(failure).__name__})"
     return f"{type(failure).__name__}: {failure}"
@@ -175,7 +185,6 @@ def client(config: AgentConfig) -> S3Client:
         "s3",
         endpoint_url=endpoint,
         region_name=region,
-        verify=str(secret / names.CA) if secret and (secret / names.CA).exists() else None,
         config=Config(
             s3={"addressing_style": "path" if endpoint else "auto", "payload_signing_enabled": not secure},
             request_checksum_calculation="when_required",
@@ -187,6 +196,8 @@ def client(config: AgentConfig) -> S3Client:
             tcp_keepalive=True,
         ),
     )
+    if secret:
+        certificates.trust(made, secret / names.CA)
     bucket_owner.expect(made.meta.events, config.expected_bucket_owner)
     requester_pays.accept(made.meta.events, pays=config.requester_pays)
     return made

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from botocore import exceptions
 
-from trainingrun_operator.checkpoints import regions
+from trainingrun_operator.checkpoints import certificates, regions
 from trainingrun_operator.checkpoints.answers import TooMuchError, caused_by
 from trainingrun_operator.checkpoints.keys import LISTED_MAX, Layout, Order, order_of_commit
 from trainingrun_operator.checkpoints.metadata_guard import ForbiddenAddressError
@@ -265,12 +265,7 @@ def code_of(error: Exception) -> str:
     if isinstance(error, TooManyError):
         return "TooManyCommits"
     if isinstance(error, exceptions.SSLError):
-        # OpenSSL reports a file without a certificate like this. The same class also reports an untrusted certificate.
-        return (
-            "BadCertificate"
-            if "NO_CERTIFICATE_OR_CRL" in str(error) or "PEM" in str(error)
-            else "CertificateNotTrusted"
-        )
+        return certificates.code_of(error)
     if isinstance(error, exceptions.ConnectTimeoutError | exceptions.ReadTimeoutError | TimeoutError):
         return "Timeout"
     return "InvalidEndpoint" if isinstance(error, ValueError) else "Unreachable"

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.run import CheckpointMode
-from trainingrun_operator.checkpoints import bucket_names, names, regions, s3, story
+from trainingrun_operator.checkpoints import bucket_names, certificates, names, regions, s3, story
 from trainingrun_operator.checkpoints.bucket import Bucket, DamagedError, crc_of_file, encode
 from trainingrun_operator.checkpoints.clients import Clients
 from trainingrun_operator.checkpoints.documents import COMMIT_MAX_BYTES, Commit
@@ -63,7 +63,9 @@ _ADVICE: Final = {
     "NoCredentials": f"you have no AWS credentials: {_YOURS}",
     **dict.fromkeys(regions.CODES, "the bucket is in another region: set --region, and --endpoint-url if it names one"),
     "RequestTimeTooSkewed": "your clock and the store's differ",
-    "CertificateNotTrusted": "the store's certificate is not trusted: set AWS_CA_BUNDLE to the CA's file",
+    **certificates.OF_THE_SERVER,
+    "CertificateNotTrusted": "the server's certificate is not signed by a CA that this machine trusts: set AWS_CA_BUNDLE to a file with the certificate of"
+    " that CA (ca.crt in the run's credentials Secret)",
     "BadCertificate": "the file in AWS_CA_BUNDLE has no PEM certificate",
     "Timeout": "the store does not answer in time. If the address is internal to the cluster, set --endpoint-url to one that you can reach",
     "Unreachable": "the store does not answer. If the address is internal to the cluster, set --endpoint-url to one that you can reach",

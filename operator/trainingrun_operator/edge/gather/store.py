@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 from weakref import WeakValueDictionary
 
-from trainingrun_operator.checkpoints import heads, regions, s3
+from trainingrun_operator.checkpoints import certificates, heads, regions, s3
 from trainingrun_operator.checkpoints.clients import SERVERS, Clients
 from trainingrun_operator.checkpoints.documents import (
     COMMIT_MAX_BYTES,
@@ -82,7 +82,9 @@ _ADVICE: Final = {
     "InvalidToken": "the session token is not accepted: correct AWS_SESSION_TOKEN in the credentials Secret",
     "RequestTimeTooSkewed": "the clocks of operator and store differ: correct the one that is wrong",
     "NoCredentials": "there are no credentials: write AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the credentials Secret",
-    "CertificateNotTrusted": "the server's certificate is not trusted: put its CA as ca.crt in the credentials Secret",
+    **certificates.OF_THE_SERVER,
+    "CertificateNotTrusted": "the server's certificate is not signed by a CA that the operator trusts: put the certificate of that CA as ca.crt in the"
+    " credentials Secret (spec.checkpoint.s3.credentialsSecretName)",
     "BadCertificate": "ca.crt in the credentials Secret is not a PEM certificate: correct it",
     "Timeout": "the server does not answer in time: is it up, and does a NetworkPolicy block the operator?",
     "Unreachable": "nothing answers there: is spec.checkpoint.s3.endpointURL right, and does a NetworkPolicy block the operator?",
@@ -102,7 +104,8 @@ _OWN_ADVICE: Final = {
     "InvalidToken": "the store does not accept the operator's own session: does it know the operator's account?",
     "NoCredentials": "the operator has no AWS identity of its own: associate a role with its ServiceAccount, or name a Secret in"
     " spec.checkpoint.s3.credentialsSecretName",
-    "CertificateNotTrusted": "the server's certificate is not trusted: name a Secret with its CA as ca.crt, or have the administrator set AWS_CA_BUNDLE",
+    "CertificateNotTrusted": "the server's certificate is not signed by a CA that the operator trusts: name a Secret with the certificate of that CA as"
+    " ca.crt in spec.checkpoint.s3.credentialsSecretName, or have the administrator set AWS_CA_BUNDLE",
 }
 """Where the operator reads with its own identity, and not with a Secret."""
 
