@@ -21,6 +21,8 @@ from typing import Final, NamedTuple
 from trainingrun_operator.checkpoints import bucket_names
 
 KEY_MAX_BYTES: Final = 1024
+ROOM_BYTES: Final = 160
+"""Of a key, for what follows ``base``: rank, generation, pod, and the name that a file gets whose own is too long (`names.to_key`)."""
 LISTED_MAX: Final = 1000
 """Keys of one page of a list."""
 
@@ -31,7 +33,9 @@ _RANK = re.compile(r"r(\d+)/")
 _FOLDER = re.compile(r"r\d+/i(\d+)-g(\d+)-[^/]+/")
 _MANIFEST = re.compile(r"/r\d+/i(\d+)-g(\d+)-[^/]+\.manifest\.json\Z")
 _LOG = re.compile(r"log(?:-([1-9]\d{0,5}))?\.txt\.gz")
-_DESTINATION = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[A-Za-z0-9!_.*'()/-]*))?\Z")
+_DESTINATION = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*))?\Z", re.DOTALL)
+_FOREIGN = re.compile(r"[^A-Za-z0-9!_.*'()/-]")
+"""Characters that S3 or its clients treat in different ways."""
 
 
 class Order(NamedTuple):
@@ -64,7 +68,12 @@ class Layout:
             raise ValueError(message)
         prefix = (match["prefix"] or "").strip("/")
         if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:
-            message = f"destination {destination!r} has an empty, '.' or '..' segment"
+            message = f"destination {destination!r} has an empty, '.' or '..' segment: remove it"
+            raise ValueError(message)
+        if foreign := _FOREIGN.search(prefix):
+            message = (
+                f"destination {destination!r} has {foreign[0]!r} in its prefix: use letters, digits and !_.*'()/- only"
+            )
             raise ValueError(message)
         return cls(bucket=match["bucket"], base="/".join(filter(None, (prefix, namespace, run, run_uid))) + "/")
 

@@ -254,7 +254,12 @@ def _checkpoint(run: Run, listed: tuple[Destination, ...]) -> Problem | None:
         return None
     if isinstance(answer := destinations.allowed(run, listed), Problem):
         return answer
-    return identity.missing(run, answer) or restoring.complaint(run, listed) or unwritable.complaint(run)
+    return (
+        destinations.too_long(run)
+        or identity.missing(run, answer)
+        or restoring.complaint(run, listed)
+        or unwritable.complaint(run)
+    )
 
 
 def _pool(

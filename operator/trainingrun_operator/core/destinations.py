@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from trainingrun_operator.api.base import Model
 from trainingrun_operator.checkpoints.addresses import Address, is_metadata
-from trainingrun_operator.checkpoints.keys import Layout
+from trainingrun_operator.checkpoints.keys import KEY_MAX_BYTES, ROOM_BYTES, Layout
 from trainingrun_operator.core.facts.run import Problem
 
 if TYPE_CHECKING:
@@ -167,6 +167,18 @@ def valid_layout(run: Run) -> Layout | Problem:
         return layout_of(run)
     except ValueError as error:
         return Problem("InvalidDestination", f"spec.checkpoint: {error}.")
+
+
+def too_long(run: Run) -> Problem | None:
+    """Refuse a valid destination that leaves no room in a key for the names of files."""
+    over = len(layout_of(run).base.encode()) + ROOM_BYTES - KEY_MAX_BYTES
+    if over <= 0:
+        return None
+    return Problem(
+        "InvalidDestination",
+        f"spec.checkpoint.destination is {run.spec.checkpoint.destination!r}: the keys of this run begin with {KEY_MAX_BYTES - ROOM_BYTES + over} bytes, and"
+        f" at most {KEY_MAX_BYTES - ROOM_BYTES} of the {KEY_MAX_BYTES} of a key leave room for the names of files. Shorten it by {over}.",
+    )
 
 
 def allowed(run: Run, listed: tuple[Destination, ...]) -> Destination | Problem:

@@ -28,7 +28,7 @@ _ASK: Final = "Change it, or ask the operator's administrator to"
 _URI: Final = re.compile(
     r"(?P<destination>s3://[^/]+(?:/[^/]+)*?)/(?P<namespace>[a-z0-9-]+)/(?P<run>[a-z0-9-]+)/(?P<uid>[A-Za-z0-9-]+)"
     r"(?:/(?P<generation>r\d+/i\d+-g\d+-[^/]+)(?:/.*)?)?/?\Z",
-    re.DOTALL,
+    re.DOTALL | re.ASCII,
 )
 
 

@@ -65,7 +65,7 @@ def test_a_bucket_without_a_prefix_is_meant_whole():
 @pytest.mark.parametrize(
     ("uri", "key", "said"),
     [
-        ("s3://my-bucket/a//b", "", "destination 's3://my-bucket/a//b' has an empty, '.' or '..' segment."),
+        ("s3://my-bucket/a//b", "", "destination 's3://my-bucket/a//b' has an empty, '.' or '..' segment: remove it."),
         ("s3://MY/x", "", "destination 's3://MY/x' does not have the form s3://bucket/prefix."),
         ("s3://mine.mrap/x", "", f"destination 's3://mine.mrap/x': {bucket_names.complaint('mine.mrap')}."),
         ("s3://my-bucket/x", "*", "'*' is not the ARN of a KMS key: expected arn:aws:kms:…"),

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from builders import checkpoint_spec, make_observed, make_pool, make_run, pending_pod, stopping_at, template
+from builders import (
+    checkpoint_spec,
+    make_observed,
+    make_pool,
+    make_run,
+    pending_pod,
+    stopping_at,
+    template,
+)
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.status import Phase
+from trainingrun_operator.checkpoints.keys import Layout, Order
+from trainingrun_operator.checkpoints.names import to_key
 from trainingrun_operator.core.acceptance import complaint
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
@@ -172,7 +182,7 @@ EMPTY = "spec.template.spec.containers is empty: give it at least one container 
         pytest.param(
             {"checkpoint": checkpoint_spec(destination="s3://bucket/a//b")},
             "InvalidDestination",
-            "spec.checkpoint: destination 's3://bucket/a//b' has an empty, '.' or '..' segment.",
+            "spec.checkpoint: destination 's3://bucket/a//b' has an empty, '.' or '..' segment: remove it.",
             id="a destination with an empty segment",
         ),
         pytest.param(
@@ -257,6 +267,79 @@ def test_a_destination_that_is_not_listed_is_refused():
     assert problem.reason == "DestinationNotAllowed"
     seen = make_observed(run=run, workload=None, pods=(), agent=None, defaults=Defaults(allowed_destinations=elsewhere))
     assert decide(seen).effects == ()
+
+
+@pytest.mark.parametrize("prefix", ["..", "a/../b", "a/..", ".", "./a", "a/./b", "a//b", "a///b", "a/..//", "../"])
+def test_a_destination_with_a_segment_that_leads_elsewhere_is_refused(prefix):
+    run = make_run(spec={"checkpoint": checkpoint_spec(destination=f"s3://bucket/{prefix}")})
+    problem = complaint(run, POOLS, DEFAULTS)
+    assert problem is not None
+    assert problem.reason == "InvalidDestination"
+    assert problem.message == (
+        f"spec.checkpoint: destination 's3://bucket/{prefix}' has an empty, '.' or '..' segment: remove it."
+    )
+
+
+@pytest.mark.parametrize(
+    ("prefix", "shown"),
+    [
+        ("%2e%2e/a", "'%'"),
+        ("a/%2E%2E", "'%'"),
+        ("a%2fb", "'%'"),
+        ("a\\..\\b", r"'\\'"),
+        ("a\x00b", r"'\x00'"),
+        ("a b", "' '"),
+        ("a?versionId=1", "'?'"),
+        ("a#b", "'#'"),
+        ("a/\u2025/b", "'\u2025'"),
+        ("a/\uff0e\uff0e/b", "'\uff0e'"),
+        ("modèle", "'è'"),
+        ("a\u202e", r"'\u202e'"),
+        ("{namespace}", "'{'"),
+    ],
+)
+def test_a_destination_with_a_character_that_clients_read_in_two_ways_is_refused(prefix, shown):
+    run = make_run(spec={"checkpoint": checkpoint_spec(destination=f"s3://bucket/{prefix}")})
+    problem = complaint(run, POOLS, DEFAULTS)
+    assert problem is not None
+    assert problem.reason == "InvalidDestination"
+    assert problem.message.startswith(
+        f"spec.checkpoint: destination {f's3://bucket/{prefix}'!r} has {shown} in its prefix"
+    )
+    assert problem.message.endswith("use letters, digits and !_.*'()/- only.")
+    assert problem.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "/", "a", "a/", "a//", "/a", "...", "a/...b", "..a", "a..", ".a/b.", "!_.*'()-"]
+)
+def test_slashes_around_a_prefix_and_dots_in_a_name_are_fine(prefix):
+    run = make_run(spec={"checkpoint": checkpoint_spec(destination=f"s3://bucket/{prefix}")})
+    assert complaint(run, POOLS, DEFAULTS) is None
+
+
+@pytest.mark.parametrize("over", [0, 1, 40])
+def test_a_destination_that_leaves_no_room_for_the_names_of_files_is_refused(over):
+    namespace, name, uid = "n" * 63, "r" * 52, "u" * 36
+    destination = f"s3://bucket/{'p' * (864 - len(f'/{namespace}/{name}/{uid}/') + over)}"
+    spec = {"checkpoint": checkpoint_spec(destination=destination)}
+    run = make_run(spec=spec, namespace=namespace, name=name, uid=uid)
+    problem = complaint(run, POOLS, DEFAULTS)
+    assert (problem is None) == (over == 0)
+    if problem is not None:
+        assert problem.reason == "InvalidDestination"
+        assert destination in problem.message
+        assert problem.message.endswith(
+            f": the keys of this run begin with {864 + over} bytes, and at most 864 of the 1024 of a key leave room for the names of files."
+            f" Shorten it by {over}."
+        )
+
+
+def test_the_longest_destination_leaves_room_for_every_file():
+    layout = Layout("bucket", "p" * (1024 - 160 - 1) + "/")
+    folder = layout.folder(1023, Order(9999, 99_999), "p" * 63)
+    assert len(to_key(folder, "x" * 2000).encode()) <= 1024
+    assert len(layout.manifest(1023, Order(9999, 99_999), "p" * 63).encode()) <= 1024
 
 
 def test_what_is_not_uploaded_needs_no_destination_that_is_allowed():

@@ -99,6 +99,23 @@ def test_a_run_without_the_field_starts_from_no_other():
         pytest.param(wanting("http://user@x", uri=folder()), [], "may not read there", id="no server at all"),
         pytest.param(wanting(uri="s3://bucket/model"), [], "does not have the form s3://bucket/prefix/namespace/run/uid", id="no folder of a run"),
         pytest.param(wanting(uri=f"s3://bucket/runs/../{NAMESPACE}/bert-1/{UID}"), [], "has an empty, '.' or '..' segment", id="a way out by dots"),
+        *(
+            pytest.param(wanting(uri=folder(prefix=prefix)), [], words, id=f"a prefix of {prefix!r}")
+            for prefix, words in (
+                (".", "has an empty, '.' or '..' segment: remove it"),
+                ("a/../b", "has an empty, '.' or '..' segment: remove it"),
+                ("%2e%2e", "has '%' in its prefix: use letters, digits"),
+                ("a\\..", r"has '\\' in its prefix: use letters, digits"),
+                ("a\x00", r"has '\x00' in its prefix: use letters, digits"),
+                ("\uff0e\uff0e", "has '\uff0e' in its prefix: use letters, digits"),
+                ("a//b", "uri is 's3://bucket/a//b/"),
+            )
+        ),
+        *(
+            pytest.param(wanting(uri=f"{folder()}{tail}"), [], "does not have the form s3://bucket/prefix/namespace/run/uid", id=f"with {tail!r} behind it")
+            for tail in ("/..", "/../x", "//", "/%2e%2e", "\\", "\x00", "/r\u0661/i1-g0001-x", "?versionId=1")
+        ),
+        pytest.param(wanting(uri=f"{folder()}/../vision/resnet/{UID}"), [], "has an empty, '.' or '..' segment: remove it", id="a way out by dots, into another folder"),
         pytest.param(wanting(uri=folder(bucket="runs--usw2-az1--x-s3")), [], "is the name of a directory bucket", id="a directory bucket"),
         pytest.param(wanting(uri=f"s3://bucket/runs/{NAMESPACE}/bert-1/{UID}/commits/i1-g0001.json"), [], "uri is", id="a commit's address"),
     ],
