@@ -42,6 +42,39 @@ REFUSED: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "NoSuchBucket",
         ["no-such-bucket", "create it, or correct spec.checkpoint.destination"],
     ),
+    "whose destination leads out of its prefix": (
+        {"checkpoint": {"destination": "s3://runs/team/../other"}},
+        "InvalidDestination",
+        ["'s3://runs/team/../other'", "'..' segment: remove it"],
+    ),
+    "whose destination is percent-encoded": (
+        {"checkpoint": {"destination": "s3://runs/team/%2e%2e/other"}},
+        "InvalidDestination",
+        ["has '%' in its prefix"],
+    ),
+    "that starts from a folder outside of the prefix": (
+        {"checkpoint": {"restoreFrom": {"uri": "s3://runs/../ml/bert/0a1b"}}},
+        "InvalidRestoreFrom",
+        ["spec.checkpoint.restoreFrom.uri", "'..' segment: remove it"],
+    ),
+    "whose checkpoint path is mounted read-only": (
+        {
+            "template": {
+                "spec": {
+                    "volumes": [{"name": "data", "emptyDir": {}}],
+                    "containers": [
+                        {
+                            "name": "train",
+                            "image": "x",
+                            "volumeMounts": [{"name": "data", "mountPath": "/checkpoints", "readOnly": True}],
+                        }
+                    ],
+                }
+            }
+        },
+        "InvalidTemplate",
+        ["'/checkpoints' in volume 'data'", "has readOnly: true", "Make it writable"],
+    ),
     "whose S3 server is nowhere": (
         {"checkpoint": {"s3": {"endpointURL": "https://nowhere.trainingrun-cloud.svc"}}},
         "Unreachable",
@@ -163,9 +196,19 @@ def test_a_destination_in_the_folder_of_another_run_is_refused(below, space):
     [
         ({"checkpoint": {"destination": None}}, "checkpoint.destination is required (s3://bucket/prefix)"),
         ({"checkpoint": {"destination": "https://bucket/runs"}}, "spec.checkpoint.destination"),
+        ({"checkpoint": {"destination": "s3://bucket/runs\n"}}, "spec.checkpoint.destination"),
+        ({"checkpoint": {"destination": f"s3://bucket/{'p' * 768}"}}, "spec.checkpoint.destination"),
+        ({"checkpoint": {"restoreFrom": {"uri": "s3://bucket/a\n/ml/bert/0a1b"}}}, "spec.checkpoint.restoreFrom.uri"),
         ({"pollIntervalSeconds": 0}, "spec.pollIntervalSeconds"),
     ],
-    ids=["without a destination", "with a destination that is none", "that polls without a pause"],
+    ids=[
+        "without a destination",
+        "with a destination that is none",
+        "with a destination of two lines",
+        "with a destination that is too long",
+        "that starts from an address of two lines",
+        "that polls without a pause",
+    ],
 )
 def test_the_api_server_itself_refuses_a_run(spec, words, space):
     with pytest.raises(ApiError) as refusal:

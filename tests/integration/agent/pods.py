@@ -9,9 +9,11 @@ import os
 import signal
 import urllib.request
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
+import read_only
 import rights
 from botocore.config import Config
 from integration.agent.processes import Process
@@ -27,7 +29,6 @@ from trainingrun_operator.checkpoints.keys import Layout, order_of_commit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
     from s3server import S3Server
@@ -51,6 +52,25 @@ def run_agent_of_a_user(podinfo: Path, control: Path) -> int:
     """Likewise, with the rights of a user, also if the test runs as root."""
     with rights.of_a_user():
         return run_agent(podinfo, control)
+
+
+def _with_a_read_only_volume() -> None:
+    """Mount the volume read-only, unless it is so already."""
+    volume = Path(json.loads(os.environ[exchange.AGENT_CONFIG_ENV])["path"])
+    if not os.statvfs(volume).f_flag & os.ST_RDONLY:
+        read_only.mount(volume)
+
+
+def run_agent_on_a_read_only_volume(podinfo: Path, control: Path) -> int:
+    """Be the agent of a pod that mounts its volume read-only."""
+    _with_a_read_only_volume()
+    return run_agent(podinfo, control)
+
+
+def run_restore_on_a_read_only_volume(podinfo: Path, control: Path) -> int:
+    """Likewise, the restore."""
+    _with_a_read_only_volume()
+    return run_restore(podinfo, control)
 
 
 def run_restore(podinfo: Path, control: Path) -> int:
@@ -130,6 +150,8 @@ class Pod:
     options: dict[str, Any] = field(default_factory=dict)
     environ: dict[str, str] = field(default_factory=dict)
     """More variables, as a webhook adds them to the container."""
+    read_only: bool = False
+    """Whether its processes have the volume mounted read-only."""
 
     def __post_init__(self) -> None:
         self.volume = self.folder / "checkpoints"
@@ -172,12 +194,13 @@ class Pod:
         return Process(run, (self.podinfo, self.control), self.environment(), self.log)
 
     def start(self, *, of_a_user: bool = False) -> Pod:
-        self.process = self._spawn(run_agent_of_a_user if of_a_user else run_agent)
+        on_volume = run_agent_on_a_read_only_volume if self.read_only else run_agent
+        self.process = self._spawn(run_agent_of_a_user if of_a_user else on_volume)
         return self
 
     def start_restore(self) -> Process:
         (self.control / "termination-log").write_bytes(b"")
-        return self._spawn(run_restore)
+        return self._spawn(run_restore_on_a_read_only_volume if self.read_only else run_restore)
 
     def restore(self) -> int:
         return self.start_restore().wait(timeout=20)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import read_only
 from integration.agent.checkpoints import hf_checkpoint
 from integration.agent.pods import wait_for
 
-from trainingrun_operator.api.exchange import SaveRequest
+from trainingrun_operator.api.exchange import SaveRequest, StopRequest
 
 pytestmark = pytest.mark.s3
 
@@ -63,6 +64,40 @@ def test_a_restore_into_a_path_that_is_no_folder_ends_with_words(make_pod, store
     assert other.restore() == 1
     assert other.said().startswith("Cannot write ")
     assert words in other.said()
+
+
+@pytest.fixture
+def read_only_pod(make_pod, tmp_path):
+    """A pod whose empty volume is mounted read-only, by itself or by the container's runtime."""
+    pod = make_pod("llm-1", folder="another")
+    if read_only.can_be_mounted(tmp_path):
+        pod.read_only = True
+    else:
+        pod.volume = read_only.of_the_runtime()
+    return pod
+
+
+def test_a_read_only_mount_is_reported_while_nothing_lies_in_it(read_only_pod, store):
+    error = read_only_pod.start().reports(lambda report: report.error).error
+    assert (error.code, error.message) == (
+        "ReadOnly",
+        f"{read_only_pod.volume}: its file system is read-only: mount the volume for writing",
+    )
+    read_only_pod.annotate(stop=StopRequest(id="t1"))
+    wait_for((read_only_pod.control / "STOP_TRAINING").exists)
+    assert not (read_only_pod.volume / "STOP_TRAINING").exists(), "It cannot be written there, and that ends nothing."
+    assert store.commits() == []
+    assert read_only_pod.report().error.code == "ReadOnly"
+
+
+def test_a_restore_into_a_read_only_mount_ends_with_words(make_pod, store, read_only_pod):
+    pod = make_pod().start()
+    hf_checkpoint(pod.volume, 100)
+    wait_for(store.commits)
+    pod.kill()
+    assert read_only_pod.restore() == 1
+    assert read_only_pod.said().startswith(f"Cannot write {read_only_pod.volume}")
+    assert "its file system is read-only: mount the volume for writing" in read_only_pod.said()
 
 
 def test_links_in_a_circle_below_the_path_keep_nothing_from_being_saved_or_restored(make_pod, store):
