@@ -184,7 +184,7 @@ def _nested(entries: Mapping[str, Entry], temporary: tuple[str, ...], text: Read
     def inside(folder: str) -> list[Unit]:
         files = {path.removeprefix(folder): entry for path, entry in entries.items() if path.startswith(folder)}
         unfinished = [path.removeprefix(folder) for path in temporary if path.startswith(folder)]
-        tree = tree_of(files, unfinished, lambda path: text(folder + path))
+        tree = tree_of(files, unfinished, lambda path: text(folder + path), folder)
         return [_below(folder, _unit(one, tree)) for one in recognize(tree, pinned)]
 
     folders = {match[0] for path in entries if (match := _NESTED.match(path))} or _that_count(entries)

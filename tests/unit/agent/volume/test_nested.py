@@ -92,6 +92,50 @@ def test_accelerate_has_not_finished_before_its_random_states(tmp_path, where, c
     assert not seen[f"{where}9"]["complete"]
 
 
+WEIGHTS = [
+    ("model.safetensors",),
+    ("pytorch_model.bin",),
+    ("model.safetensors", "model_1.safetensors"),
+    ("pytorch_model.bin", "pytorch_model_1.bin"),
+    ("pytorch_model_fsdp.bin",),
+    ("pytorch_model_fsdp_0/__0_0.distcp", "pytorch_model_fsdp_0/.metadata"),
+]
+
+
+@pytest.mark.parametrize("names", WEIGHTS, ids=" and ".join)
+@pytest.mark.parametrize("ended", [False, True], ids=["trains", "ended"])
+@pytest.mark.parametrize(
+    "number", [0, 7], ids=["the first save", "a later one, where total_limit has removed the others"]
+)
+def test_accelerates_first_save_is_unfinished_while_it_has_weights_alone(tmp_path, names, ended, number):
+    where = f"checkpoints/checkpoint_{number}"
+    name, seen = found(tmp_path, *folder(where, names), ended=ended)
+    assert name is None
+    assert "no random_states_0.pkl, which Accelerate writes last" in seen[where]["why"]
+    name, seen = found(tmp_path, *folder(where, SAVED[1:]), ended=ended)
+    assert name == where
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(folder("checkpoints/checkpoint_0", ("config.json", "model.safetensors")), id="save_pretrained"),
+        pytest.param(folder("checkpoints/checkpoint_0", ("weights.safetensors",)), id="another name of the file"),
+        pytest.param(folder("checkpoints/step_100", SAVED[:1]), id="another name of the folder"),
+        pytest.param(folder("checkpoint_0", SAVED[:1]), id="not in a folder that Accelerate adds"),
+        pytest.param(
+            (*folder("checkpoints/checkpoint_0", SAVED[:1]), *folder("checkpoints/checkpoint_1", SAVED[:1])),
+            id="two that never get random states",
+        ),
+    ],
+)
+@pytest.mark.parametrize("ended", [False, True], ids=["trains", "ended"])
+def test_weights_alone_are_a_checkpoint_of_other_writers(tmp_path, files, ended):
+    name, seen = found(tmp_path, *files, ended=ended)
+    assert name == files[-1].rpartition("/")[0]
+    assert all(one["complete"] for one in seen.values())
+
+
 @pytest.mark.parametrize("ended", [False, True], ids=["trains", "ended"])
 def test_accelerate_writes_registered_objects_after_the_random_states(tmp_path, ended):
     whole = (*SAVED, "custom_checkpoint_0.pkl")

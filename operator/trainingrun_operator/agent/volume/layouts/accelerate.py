@@ -2,7 +2,11 @@
 
 accelerate/checkpointing.py, ``save_accelerator_state``: weights, ``optimizer.bin``, ``scheduler.bin``, ``sampler.bin``, ``scaler.pt``, and the
 random states of each process last. accelerate/accelerator.py, ``save_state``: registered objects (``custom_checkpoint_0.pkl``) come after those;
-automatic names ``checkpoint_0``, ``checkpoint_1`` count saves.
+automatic names ``checkpoints/checkpoint_0``, ``checkpoint_1`` count saves. ``total_limit`` removes earlier ones before a save begins.
+
+Nothing is written before the weights, and other writers have folders of weights alone. Of a first save, only the automatic name tells whose it is: one
+folder ``checkpoints/checkpoint_N`` with nothing but weights, named as ``save_accelerator_state`` names them, is unfinished. Two such folders are of a writer
+without random states.
 diffusers/examples: ``checkpoint-500`` counts steps; ``step_500`` and ``epoch_3`` are those of accelerate/examples.
 """
 
@@ -24,6 +28,8 @@ _RANDOM = re.compile(r"random_states_\d+\.pkl")
 _DIGITS = re.compile(r"\d+")
 _CUSTOM = re.compile(r"custom_checkpoint_\d+\.pkl")
 _STATES = frozenset({"optimizer.bin", "scheduler.bin", "sampler.bin", "optimizer_0"})
+_WEIGHTS = re.compile(r"(?:model|pytorch_model|pytorch_model_fsdp)(?:_\d+)?(?:\.safetensors|\.bin)?")
+_AUTOMATIC = "checkpoints/"
 _OF_KOHYA = "-state"
 """The state beside a file of sd-scripts: `numbered` puts the two together."""
 _SAVE = re.compile(r"checkpoint_(\d+)")
@@ -42,9 +48,10 @@ class Accelerate:
         registered = {name for top in tops for name in top.firsts if _CUSTOM.fullmatch(name)}
         # The weights come first: of a folder that has nothing else, the others of its name say what it is.
         shapes = {_shape(top) for top in tops if _has_random_states(top)}
+        first = _first_save(tree)
         for top in tops:
             random = _has_random_states(top)
-            if not (random or top.firsts & _STATES or _is_begun(top) or _shape(top) in shapes):
+            if not (random or top.firsts & _STATES or _is_begun(top) or _shape(top) in shapes or top.name == first):
                 continue
             last = random and registered <= top.firsts
             marker = "random_states_0.pkl, which Accelerate writes last, is there" if last else ""
@@ -58,6 +65,14 @@ class Accelerate:
 
 def _has_random_states(top: Top) -> bool:
     return any(_RANDOM.fullmatch(name) for name in top.firsts)
+
+
+def _first_save(tree: Tree) -> str:
+    """Return the folder with an automatic name that has weights alone, if it is the only one with such a name; empty: there is none."""
+    named = [top for top in tree.folders if _SAVE.fullmatch(top.name)]
+    if not tree.within.endswith(_AUTOMATIC) or len(named) != 1:
+        return ""
+    return named[0].name if all(_WEIGHTS.fullmatch(name) for name in named[0].firsts) else ""
 
 
 def _shape(top: Top) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -71,6 +71,8 @@ class Tree:
     unfinished: frozenset[str] = frozenset()
     """Temporary names directly under the checkpoint path."""
     text: ReadText = field(default=lambda _: "")
+    within: str = ""
+    """Folder below the checkpoint path that all of this is in, ending with a slash; empty: none."""
 
     @cached_property
     def folders(self) -> tuple[Top, ...]:
@@ -85,7 +87,7 @@ class Tree:
     def without(self, names: Iterable[str]) -> Tree:
         """Return the tree without some names."""
         gone = frozenset(names)
-        return Tree({name: top for name, top in self.tops.items() if name not in gone}, self.unfinished, self.text)
+        return replace(self, tops={name: top for name, top in self.tops.items() if name not in gone})
 
 
 class Layout(Protocol):
@@ -99,7 +101,12 @@ class Layout(Protocol):
         """Return the checkpoints of this layout. Looks at names, and at the text of small files."""
 
 
-def tree_of(entries: Mapping[str, Entry], temporary: Iterable[str] = (), text: ReadText = lambda _: "") -> Tree:
+def tree_of(
+    entries: Mapping[str, Entry],
+    temporary: Iterable[str] = (),
+    text: ReadText = lambda _: "",
+    within: str = "",
+) -> Tree:
     """Sort the files by their first names."""
     inside: dict[str, dict[str, Entry]] = defaultdict(dict)
     folders = set()
@@ -109,4 +116,4 @@ def tree_of(entries: Mapping[str, Entry], temporary: Iterable[str] = (), text: R
         if slash:
             folders.add(top)
     tops = {name: Top(name, name in folders, files) for name, files in inside.items()}
-    return Tree(tops, frozenset(path.split("/", 1)[0] for path in temporary), text)
+    return Tree(tops, frozenset(path.split("/", 1)[0] for path in temporary), text, within)
