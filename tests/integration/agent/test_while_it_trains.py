@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,8 +32,8 @@ def committed(store, count=1, seconds=90):
     return wait_for(lambda: found if len(found := store.commits()) >= count else None, seconds)
 
 
-def final(store):
-    return wait_for(lambda: next((commit for commit in store.commits() if commit.final), None), 90)
+def final(store, seconds=90):
+    return wait_for(lambda: next((commit for commit in store.commits() if commit.final), None), seconds)
 
 
 def write(root: Path, **files: bytes) -> dict[str, bytes]:
@@ -253,6 +255,33 @@ def test_many_small_files_travel_once_with_a_log_that_grows_beside_them(make_pod
     assert manifest.skipped == ()
     puts = [one.path for one in proxy.seen if one.method == "PUT" and "/shards/" in one.path]
     assert len(puts) == len(set(puts)) == 300, "None is sent twice."
+
+
+@pytest.mark.timeout(420)
+def test_five_thousand_small_files_travel_once_and_one_that_changes_meanwhile_is_saved_as_it_is_then(make_pod, store):
+    pod = make_pod()
+    files = hf_checkpoint(pod.volume, 100)
+    files |= write(pod.volume, **{f"checkpoint-100/shards/{n:04d}.bin": b"%04d" % n * 1024 for n in range(5000)})
+    pod.start()
+    arrived = store.server.folder / BUCKET / store.layout.rank(0)
+    wait_for(lambda: next(arrived.glob("i*-llm-0/checkpoint-100/shards/*.bin"), None), 90)
+    changed = "checkpoint-100/shards/4999.bin"
+    files |= write(pod.volume, **{changed: b"anew" * 1024})
+    pod.annotate(save=ENDED)
+    manifest = store.manifest(final(store, 300))
+    assert {file.path: file.crc64nvme for file in manifest.files} == {
+        path: encode(crc64(content)) for path, content in files.items()
+    }
+    assert manifest.skipped == ()
+    pod.kill()
+    arrived_at = re.findall(
+        r" \| PUT \| /runs/(\S+/shards/\S+)", (store.server.folder.parent / "server.log").read_text()
+    )
+    twice = {key for key, count in Counter(arrived_at).items() if count > 1}
+    assert len(arrived_at) > 4900, "The server tears some lines of its log."
+    assert twice <= {key for key in arrived_at if key.endswith(changed)}
+    sent = sum(int(count) for count in re.findall(r" (\d+) bytes sent and", pod.log.read_text()))
+    assert sent <= sum(map(len, files.values())) + 4096, "Nor is another one sent under another key."
 
 
 # -- restarts and the end of the pod ------------------------------------------------------------------------------
