@@ -373,6 +373,35 @@ def test_an_object_over_the_limit_of_one_copy_is_copied_in_parts(server, store, 
     assert store.read(f"{base}three") == content
 
 
+@pytest.mark.exhaustive
+@pytest.mark.timeout(900)
+def test_a_file_over_the_stores_own_limit_of_one_copy_is_sent_once_and_copied_in_parts(make_pod, store):
+    pod = make_pod()
+    size, path = buckets.COPY_MAX_BYTES + MIB, "step_100/weights.dat"
+    small = write(pod.volume, **{"step_100/notes.txt": b"first"})
+    with (pod.volume / path).open("wb") as sparse:
+        sparse.seek(size - 1)
+        sparse.write(b"1")
+    try:
+        pod.start()
+        (first, *_) = committed(store, 1, 400)
+        small |= write(pod.volume, **{"step_100/notes.txt": b"second"})
+        (_, second, *_) = committed(store, 2, 400)
+        sent, copied = (
+            next(file for file in store.manifest(commit).files if file.path == path) for commit in (first, second)
+        )
+        assert (sent.size, copied.size, copied.crc64nvme) == (size, size, sent.crc64nvme)
+        assert sent.key != copied.key
+        assert copied.part_size == copies.PART_BYTES
+        assert store.s3.head_object(Bucket=BUCKET, Key=copied.key)["ContentLength"] == size
+        wait_for(lambda: f" {len(b'second')} bytes sent and {size} kept " in pod.log.read_text())
+    finally:
+        pod.kill()
+        (pod.volume / path).unlink()
+        for key in store.keys("r0/"):
+            store.s3.delete_object(Bucket=BUCKET, Key=key)
+
+
 def test_a_copy_in_parts_with_other_bytes_than_expected_is_none(server, store, monkeypatch):
     monkeypatch.setattr(buckets, "COPY_MAX_BYTES", MIB)
     bucket = Bucket(client(server), BUCKET)
