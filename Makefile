@@ -158,6 +158,7 @@ lock:
 	@tools/uv pip compile pyproject.toml --output-file requirements.lock --python-version 3.11 $(LOCK_FLAGS)
 	@tools/uv pip compile pyproject.toml --group dev --constraint requirements.lock --output-file requirements-dev.lock --python-version 3.11 $(LOCK_FLAGS)
 	@tools/uv pip compile $(FRAMEWORKS)/requirements.in --override $(FRAMEWORKS)/overrides.txt --output-file $(FRAMEWORKS)/requirements.lock --python-version 3.13 $(LOCK_FLAGS)
+	@tools/uv pip compile $(FRAMEWORKS)/tensorflow.in --no-deps --output-file $(FRAMEWORKS)/tensorflow.lock --python-version 3.13 $(LOCK_FLAGS)
 	@for each in tools/cluster/python tools/cluster/cloud/requirements tools/bench/requirements; do \
 		tools/uv pip compile $$each.in --output-file $$each.lock --python-version 3.11 $(LOCK_FLAGS); \
 	done
@@ -167,7 +168,7 @@ lock:
 FRAMEWORKS := tools/frameworks
 # Packages that hold a program: what else they name is for others.
 PROGRAMS := tools/bootstrap tools/cluster/go tools/cluster/helm
-LOCKS := requirements.lock requirements-dev.lock $(FRAMEWORKS)/requirements.lock tools/cluster/python.lock tools/cluster/cloud/requirements.lock \
+LOCKS := requirements.lock requirements-dev.lock $(FRAMEWORKS)/requirements.lock $(FRAMEWORKS)/tensorflow.lock tools/cluster/python.lock tools/cluster/cloud/requirements.lock \
 	tools/bench/requirements.lock \
 	$(PROGRAMS:=.lock)
 LOCK_FLAGS := --quiet --universal --generate-hashes --no-emit-index-url \

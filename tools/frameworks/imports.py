@@ -1,7 +1,11 @@
-"""Imports what the trainings of docs and tests import, and says what it is: a name and a version a line."""
+"""Imports what the trainings of docs and tests import, and says what it is: a name and a version a line.
+
+Its argument is `all`, or `tensorflow`, which other libraries must not find.
+"""
 
 import importlib
 import platform
+import sys
 from importlib.metadata import version
 
 IMPORTS = {
@@ -19,11 +23,15 @@ IMPORTS = {
     "safetensors": ("safetensors.torch",),
     "stable-baselines3": ("stable_baselines3",),
     "prometheus-client": ("prometheus_client",),
+    "tensorboard": ("torch.utils.tensorboard",),
+    "tensorboardx": ("tensorboardX",),
 }
-importlib.import_module("mfusepy")  # of the tests: no training imports it
+TENSORFLOW = {"tensorflow-cpu" if platform.machine() == "x86_64" else "tensorflow": ("tensorflow",)}
 
-print("Python", platform.python_version())
-for distribution, modules in IMPORTS.items():
+if sys.argv[1] == "all":
+    importlib.import_module("mfusepy")  # of the tests: no training imports it
+    print("Python", platform.python_version())
+for distribution, modules in (IMPORTS if sys.argv[1] == "all" else TENSORFLOW).items():
     for module in modules:
         importlib.import_module(module)
-    print(distribution, version(distribution))
+    print(distribution.removesuffix("-cpu"), version(distribution))
