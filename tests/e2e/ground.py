@@ -67,6 +67,20 @@ class Ground:
         return self["TRAININGRUN_TRAINING_IMAGE"]
 
     @property
+    def frameworks(self) -> str:
+        """Where the control plane has the libraries that `tools/frameworks` installs.
+
+        Raises:
+            NoGroundError: it was made before there were any.
+        """
+        found = self.environ.get("TRAININGRUN_FRAMEWORKS_IN_CLUSTER", "")
+        if not found:
+            raise NoGroundError(
+                "This cluster was made without a mount of the libraries: run `make cluster-down cluster image install`."
+            )
+        return found
+
+    @property
     def bucket(self) -> str:
         """Name of the bucket."""
         return self["TRAININGRUN_BUCKET"]

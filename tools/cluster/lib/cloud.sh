@@ -71,6 +71,7 @@ export TRAININGRUN_IMAGE=$OPERATOR_IMAGE
 export TRAININGRUN_TRAINING_IMAGE=$TRAINING_IMAGE
 export TRAININGRUN_AUDIT_LOG='$LOCAL/audit/audit.log'
 ENV
+  if has_frameworks; then echo "export TRAININGRUN_FRAMEWORKS_IN_CLUSTER=$FRAMEWORKS_IN_CLUSTER"; fi
   if [ "$ENGINE" = own ]; then printf "export DOCKER_HOST='%s'\n" "$DOCKER_HOST"; fi
 }
 

@@ -50,6 +50,7 @@ nodes:
   - {hostPath: "$LOCAL/audit-policy", containerPath: /etc/kubernetes/audit}
   - {hostPath: "$LOCAL/audit", containerPath: /var/log/kubernetes/audit}
   - {hostPath: "$LOCAL/images", containerPath: /images}
+  - {hostPath: "$FRAMEWORKS_DIR", containerPath: $FRAMEWORKS_IN_CLUSTER, readOnly: true}
   extraPortMappings:
   - {containerPort: $S3_NODE_PORT, listenAddress: 127.0.0.1}
   - {containerPort: $CLOUD_NODE_PORT, listenAddress: 127.0.0.1}
@@ -62,6 +63,9 @@ cluster_stands() {
     [ "$(cut -d ' ' -f 1 "$LOCAL/created")" = "$(docker inspect -f '{{.Id}}' "$CONTROL_PLANE")" ]
 }
 
+# Clusters that older scripts made have no such folder.
+has_frameworks() { docker inspect -f '{{range .Mounts}}{{.Destination}} {{end}}' "$CONTROL_PLANE" | grep -qw -- "$FRAMEWORKS_IN_CLUSTER"; }
+
 # A running cluster is not thrown away because a script changed.
 mention_older_image() {
   [ "$(cut -d ' ' -f 2 "$LOCAL/created")" = "$NODE_IMAGE" ] || say 'its node image is not the one these scripts make: down and up renew it'
@@ -71,7 +75,7 @@ create_nodes() {
   rm -f "$LOCAL/created"
   remove_machines "$CLUSTER"
   rm -rf "$LOCAL/audit" "$LOCAL/images"
-  mkdir -p "$LOCAL/audit" "$LOCAL/audit-policy" "$LOCAL/images"
+  mkdir -p "$LOCAL/audit" "$LOCAL/audit-policy" "$LOCAL/images" "$FRAMEWORKS_DIR"
   cp "$HERE/audit-policy.yaml" "$LOCAL/audit-policy/policy.yaml"
   kind_config > "$LOCAL/kind.yaml"
   kind create cluster --name "$CLUSTER" --image "$NODE_IMAGE" --config "$LOCAL/kind.yaml" --kubeconfig "$LOCAL/kubeconfig" --wait 0s

@@ -5,6 +5,8 @@ CHECKOUT=$(cd "$HERE/../.." && pwd -P)
 LOCAL=$CHECKOUT/.cluster                                    # this checkout's cluster; git-ignored
 STEP_LOGS=$LOCAL/log
 ENGINE_DIR=$CACHE/engine
+FRAMEWORKS_DIR=$CACHE/frameworks                            # what tools/frameworks installs; nodes see it
+FRAMEWORKS_IN_CLUSTER=/frameworks
 
 # required MODULE   Its version in kubernetes/go.mod, without the v.
 required() { awk -v module="$1" '$1 == module && $2 ~ /^v/ {print substr($2, 2); exit}' "$HERE/kubernetes/go.mod"; }
