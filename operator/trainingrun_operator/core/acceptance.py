@@ -199,7 +199,7 @@ def while_running(spec: TrainingRunSpec) -> Problem | None:
 def patterns(spec: TrainingRunSpec) -> Problem | None:
     """Refuse a pattern that cannot be searched for. The spec of a running run may get one, too: it is not searched for."""
     searched = (
-        ("crash.fatalLogPatterns", spec.crash.fatal_log_patterns, log_patterns.complaint),
+        ("crash.fatalLogPatterns", spec.crash.fatal_log_patterns, log_patterns.complaint_of_line),
         ("completion.logPatterns", spec.completion.log_patterns, log_patterns.complaint_of_line),
     )
     read = (("metrics.logs.patterns", spec.metrics.logs.patterns, log_patterns.complaint_of_groups),)

@@ -74,13 +74,14 @@ def groups(pattern: str, line: str) -> Mapping[str, str] | None:
 
 
 def first_found(patterns: Iterable[str], text: str) -> str:
-    r"""Return the first pattern that is found in a text; empty: none is. Patterns that are not valid are not found.
+    r"""Return the first pattern that is found in a text; empty: none is. Patterns that are refused are not found.
 
     ``^`` and ``$`` match at every line. A carriage return ends a line, as in the output of progress bars.
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n")
     return next(
-        (one for one in patterns if not complaint(one) and _compiled(one, MEMORY_MAX).search(lines) is not None), ""
+        (one for one in patterns if not complaint_of_line(one) and _compiled(one, MEMORY_MAX).search(lines) is not None),
+        "",
     )
 
 

@@ -477,7 +477,9 @@ def test_a_checkpoint_path_beside_the_operators_mounts_is_accepted(path, mounts)
 BROKEN = {"crash": {"fatalLogPatterns": ["CUDA error", "a(?=b)"]}}
 
 
-@pytest.mark.parametrize("pattern", ["(", "a(?=b)", r"(a)\1", "(?:a?){500}b", r"\pL{200}x", "a{1001}"])
+@pytest.mark.parametrize(
+    "pattern", ["(", "a(?=b)", r"(a)\1", "(?:a?){500}b", r"\pL{200}x", "a{1001}", ".*", "OOM|", "(?i)(cuda)?", "^$"]
+)
 def test_a_pattern_that_cannot_be_searched_for_is_refused(pattern):
     said = complaint(make_run(spec={"crash": {"fatalLogPatterns": ["CUDA error", pattern]}}), POOLS, DEFAULTS)
     assert said is not None

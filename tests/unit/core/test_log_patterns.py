@@ -69,6 +69,14 @@ def test_the_first_pattern_of_the_list_that_is_found_counts():
     assert first_found([], LOG) == ""
 
 
+@pytest.mark.parametrize("pattern", [".*", "out of memory|", "(NCCL)?", "^$", r"\s*", "$"])
+def test_a_pattern_that_every_log_has_names_no_crash(pattern):
+    assert complaint(pattern) == ""
+    assert "an empty line" in complaint_of_line(pattern)
+    assert first_found([pattern], LOG) == ""
+    assert first_found([pattern, "NCCL"], LOG) == "NCCL"
+
+
 @given(st.text(max_size=255), st.text(max_size=200))
 def test_any_pattern_and_any_text_have_an_answer(pattern, text):
     found = first_found([pattern], text)
