@@ -5,6 +5,8 @@ RE2 takes linear time and no more memory than given. Patterns whose program is l
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +20,8 @@ PROGRAM_MAX: Final = 1000
 MEMORY_MAX: Final = 1 << 20
 """Bytes that RE2 may use for one search."""
 _LINES: Final = "(?m)"
+_GROUP: Final = re.compile(r"(?s)\\Q.*?(?:\\E|$)|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?P?<(?P<name>\w+)>")
+"""A group with a name, or what may contain something that looks like one: a literal, an escape, a class."""
 _SMALL: Final = 1 << 16
 """Bytes in which a pattern must compile: RE2 gives up a larger one within milliseconds."""
 
@@ -44,7 +48,10 @@ def complaint_of_groups(pattern: str) -> str:
         return why
     if not {"loss", "step"} & _compiled(pattern, _SMALL).groupindex.keys():
         return "it has no group named loss or step, as in loss=(?P<loss>[0-9.]+)"
-    return ""
+    # RE2 accepts it, and returns what the first of them has found.
+    named = Counter(one["name"] for one in _GROUP.finditer(pattern) if one["name"] is not None)
+    twice = next((name for name, times in named.items() if times > 1), "")
+    return f"it has more than one group named {twice}, so that only the first is read: write two patterns" if twice else ""
 
 
 @lru_cache(maxsize=4096)

@@ -493,6 +493,7 @@ def test_a_pattern_that_cannot_be_searched_for_is_refused(pattern):
         ("loss=(?P<loss>[", "missing"),
         ("loss=([0-9.]+)", "no group named loss or step"),
         ("(?P<accuracy>[0-9.]+)", "no group named loss or step"),
+        (r"train (?P<loss>\S+)|ce (?P<loss>\S+)", "more than one group named loss"),
     ],
 )
 def test_a_pattern_that_takes_no_loss_and_no_step_from_a_log_is_refused(pattern, why):

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainingrun_operator.core.log_patterns import complaint, complaint_of_line, first_found, groups, last_line
+from trainingrun_operator.core.log_patterns import (
+    complaint,
+    complaint_of_groups,
+    complaint_of_line,
+    first_found,
+    groups,
+    last_line,
+)
 
 LOG = "step 1/9\rstep 2/9\rCUDA error: device-side assert triggered\r\nTraceback (most recent call last):\n  File x\nRuntimeError: NCCL\n"
 
@@ -95,6 +102,27 @@ def test_any_pattern_and_any_text_have_an_answer(pattern, text):
 )
 def test_named_groups_of_a_line(pattern, line, found):
     assert groups(pattern, line) == found
+
+
+TWICE = "it has more than one group named loss, so that only the first is read: write two patterns"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        pytest.param(r"(?P<loss>\S+) (?P<step>\d+)", "", id="two groups"),
+        pytest.param(r"a (?P<loss>\S+)|b (?P<loss>\S+)", TWICE, id="a name in both alternatives"),
+        pytest.param(r"(?<loss>a)(?P<loss>b)", TWICE, id="a name in both ways to write it"),
+        pytest.param(r"((?P<step>a)(?P<step>b))", TWICE.replace("loss", "step"), id="another name, in a group"),
+        pytest.param(r"\(?P<loss>(?P<loss>\S+)", "", id="an escaped parenthesis"),
+        pytest.param(r"[](?P<loss>](?P<loss>\S+)", "", id="a class of the same signs"),
+        pytest.param(r"[^\](?P<loss>](?P<loss>\S+)", "", id="what is not in such a class"),
+        pytest.param(r"\Q(?P<loss>\E(?P<loss>\S+)", "", id="a literal"),
+        pytest.param(r"(?P<loss>\S+)\Q(?P<loss>", "", id="a literal to the end"),
+    ],
+)
+def test_a_name_stands_for_one_group(pattern, why):
+    assert complaint_of_groups(pattern) == why
 
 
 @pytest.mark.parametrize(
