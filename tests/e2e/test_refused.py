@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from e2e.api import ApiError
+from e2e.api import RUNS, ApiError
+from e2e.ground import POOL
 from e2e.runs import Space, base_spec, condition_of, merged, unique
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -105,7 +106,32 @@ REFUSED: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "InvalidTemplate",
         ["activeDeadlineSeconds is 60"],
     ),
-}
+    "with a pattern that does not compile": (
+        {"crash": {"fatalLogPatterns": ["CUDA error", "out of (memory"]}},
+        "InvalidPattern",
+        ["spec.crash.fatalLogPatterns[1] is 'out of (memory'", "missing )", "Correct it"],
+    ),
+    "with a pattern that every log has": (
+        {"crash": {"fatalLogPatterns": ["OOM|"]}},
+        "InvalidPattern",
+        ["spec.crash.fatalLogPatterns[0] is 'OOM|'", "an empty line", "Correct it"],
+    ),
+    "with limits that contradict each other": (
+        {"stopRules": [{"threshold": {"value": 0.5}}, {"name": "high", "goal": "Maximize", "threshold": {"value": 0.4}}]},
+        "InvalidStopRules",
+        ["'threshold'", "below 0.5", "'high'", "above 0.4", "Correct one of them"],
+    ),
+    "whose schedule rises": (
+        {"autoStopLoss": None, "autoStopLossSchedule": [{"step": 0, "loss": 1}, {"step": 100, "loss": 2}]},
+        "InvalidStopRules",
+        ["spec.autoStopLossSchedule[1].loss is 2", "the one before is 1", "losses must fall"],
+    ),
+    "whose budget nothing would count in": (
+        {"budget": {"maxGpuHours": 10}},
+        "InvalidBudget",
+        ["maxGpuHours is 10", "requests no GPU", "remove spec.budget"],
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +226,11 @@ def test_a_destination_in_the_folder_of_another_run_is_refused(below, space):
         ({"checkpoint": {"destination": f"s3://bucket/{'p' * 768}"}}, "spec.checkpoint.destination"),
         ({"checkpoint": {"restoreFrom": {"uri": "s3://bucket/a\n/ml/bert/0a1b"}}}, "spec.checkpoint.restoreFrom.uri"),
         ({"pollIntervalSeconds": 0}, "spec.pollIntervalSeconds"),
+        ({"crash": {"fatalLogPatterns": ["x" * 256]}}, "spec.crash.fatalLogPatterns[0]"),
+        ({"stopRules": [{"plateau": {}, "rising": {}}]}, "a stop rule has exactly one of threshold, plateau"),
+        ({"autoStopLossSchedule": [{"step": 1, "loss": -1}]}, "spec.autoStopLossSchedule[0].loss"),
+        ({"budget": {"maxCost": -25}}, "spec.budget.maxCost"),
+        ({"budget": {}}, "a budget needs maxGpuHours, maxCost or both"),
     ],
     ids=[
         "without a destination",
@@ -208,6 +239,11 @@ def test_a_destination_in_the_folder_of_another_run_is_refused(below, space):
         "with a destination that is too long",
         "that starts from an address of two lines",
         "that polls without a pause",
+        "with a pattern that is too long",
+        "with a rule of two shapes",
+        "with a negative loss in its schedule",
+        "that may cost less than nothing",
+        "with an empty budget",
     ],
 )
 def test_the_api_server_itself_refuses_a_run(spec, words, space):
@@ -215,3 +251,13 @@ def test_the_api_server_itself_refuses_a_run(spec, words, space):
         space.run("refused", **spec)
     assert refusal.value.status == 422
     assert words in refusal.value.message
+
+
+def test_the_api_server_itself_refuses_a_pool_of_a_price_below_nothing(space):
+    spec = space.api.get(f"{RUNS}/gpunodepools/{POOL}")["spec"]
+    body = {"apiVersion": "trainingrun.dev/v1alpha1", "kind": "GPUNodePool", "metadata": {"name": space.name}}
+    with pytest.raises(ApiError) as refusal:
+        space.api.create(f"{RUNS}/gpunodepools", {**body, "spec": {**spec, "price": {"perGpuHour": -2.5, "currency": "USD"}}})  # fmt: skip
+    assert refusal.value.status == 422
+    assert "spec.price.perGpuHour" in refusal.value.message
+    assert "greater than" in refusal.value.message

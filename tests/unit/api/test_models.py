@@ -75,6 +75,21 @@ def test_names_that_people_and_clouds_write_their_own_way():
         pytest.param("metrics", {"names": {"step": ['{__name__="step"}']}}, id="labels without a name"),
         pytest.param("metrics", {"names": {"loss": ['loss{a="\\n"}']}}, id="a label with an escape"),
         pytest.param("metrics", {"names": {"loss": ['loss{a="' + "x" * 256 + '"}']}}, id="a label that is too long"),
+        pytest.param("crash", {"fatalLogPatterns": ["x" * 256]}, id="a pattern of a crash that is too long"),
+        pytest.param("crash", {"fatalLogPatterns": [""]}, id="a pattern of a crash without a character"),
+        pytest.param("crash", {"fatalLogPatterns": ["x"] * 17}, id="too many patterns of a crash"),
+        pytest.param("metrics", {"logs": {"patterns": ["(?P<loss>" + "x" * 256 + ")"]}}, id="a pattern of a log that is too long"),
+        pytest.param("metrics", {"logs": {"patterns": [""]}}, id="a pattern of a log without a character"),
+        pytest.param("completion", {"logPatterns": ["x" * 256]}, id="a pattern of a last line that is too long"),
+        pytest.param("completion", {"logPatterns": [""]}, id="a pattern of a last line without a character"),
+        pytest.param("autoStopLossSchedule", [{"step": -1, "loss": 1}], id="a schedule from a step before the first"),
+        pytest.param("autoStopLossSchedule", [{"step": 1, "loss": -1}], id="a schedule of a negative loss"),
+        pytest.param("autoStopLossSchedule", [{"step": 1, "loss": float("nan")}], id="a schedule of no number"),
+        pytest.param("maxDurationSeconds", 0, id="no time at all"),
+        pytest.param("maxDurationSeconds", -3600, id="a negative time"),
+        pytest.param("hangDetection", {"noProgressSeconds": -1}, id="a negative time without progress"),
+        pytest.param("idleDetection", {"gpuUtilizationBelowPercent": 101}, id="a share beyond the whole"),
+        pytest.param("idleDetection", {"powerBelowWatts": -150}, id="a negative power"),
         pytest.param("shutdown", {"file": "a/b"}, id="a stop file in a folder"),
         pytest.param("shutdown", {"graceSeconds": 86_401}, id="more than a day of grace"),
         pytest.param("completion", {"markerFiles": ["/done"]}, id="an absolute marker"),
@@ -98,7 +113,7 @@ def test_names_that_people_and_clouds_write_their_own_way():
         pytest.param("nodePool", {"ref": "a/b"}, id="a pool with a slash"),
         pytest.param("stoppedBy", "", id="nobody as the one who stopped it"),
     ],
-)
+)  # fmt: skip
 def test_refused(path, value):
     with pytest.raises(ValidationError):
         TrainingRunSpec.parse({**LEAST, path: value})
