@@ -15,6 +15,7 @@ EXPORTER: Final = "exporter"
 HOSTILE: Final = "hostile"
 PARSE_LOGS: Final = "parse/logs"
 PARSE_PROMETHEUS: Final = "parse/prometheus"
+PARSE_EVENTS: Final = "parse/events"
 SCALE: Final = "scale"
 RUNS: Final = (200, 1000, 3000, 10_000)
 """Of the rows of `SCALE`."""
@@ -77,7 +78,7 @@ def main() -> None:
     asked = parser.parse_args()
     moves = [task.name for task in tasks()]
     try:
-        others = [EXPORTER, HOSTILE, PARSE_LOGS, PARSE_PROMETHEUS]
+        others = [EXPORTER, HOSTILE, PARSE_LOGS, PARSE_PROMETHEUS, PARSE_EVENTS]
         parts = matching(asked.only, [*others, *moves, *(f"{SCALE}/{runs}" for runs in RUNS)])
     except ValueError as unknown:
         parser.error(str(unknown))
@@ -91,6 +92,10 @@ def main() -> None:
         from bench import pages  # noqa: PLC0415
 
         results.keep(RESULTS, [pages.bench(asked.rounds)])
+    if PARSE_EVENTS in parts:
+        from bench import scalars  # noqa: PLC0415
+
+        results.keep(RESULTS, [scalars.bench(asked.rounds)])
     if EXPORTER in parts:
         from bench import metrics_page  # noqa: PLC0415
 
