@@ -14,7 +14,7 @@ DATA = """
 import torch
 torch.manual_seed(0)
 x = torch.randn(8000, 4)
-y = x.sum(1, keepdim=True)
+y = x.sum(1, keepdim=True) + 0.3 * torch.randn(8000, 1)
 """
 HUGGING_FACE = (
     DATA
