@@ -11,10 +11,11 @@ from e2e.ground import REPOSITORY
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 DATA = """
+import time
 import torch
 torch.manual_seed(0)
-x = torch.randn(8000, 4)
-y = x.sum(1, keepdim=True) + 0.3 * torch.randn(8000, 1)
+x = torch.randn(2400, 4)
+y = x.sum(1, keepdim=True) + 0.3 * torch.randn(2400, 1)
 """
 HUGGING_FACE = (
     DATA
@@ -27,11 +28,12 @@ class Model(torch.nn.Module):
         self.layer = torch.nn.Linear(4, 1)
 
     def forward(self, x=None, labels=None):
+        time.sleep(0.01)  # as a larger model
         predicted = self.layer(x)
         return {"loss": ((predicted - labels) ** 2).mean(), "logits": predicted}
 
 arguments = TrainingArguments(
-    "/checkpoints", num_train_epochs=1000, per_device_train_batch_size=8, learning_rate=0.01, logging_steps=20, save_steps=1000, save_total_limit=3,
+    "/checkpoints", num_train_epochs=1000, per_device_train_batch_size=8, learning_rate=0.01, logging_steps=20, save_steps=300, save_total_limit=3,
     report_to="none", use_cpu=True,
 )
 Trainer(model=Model(), args=arguments, train_dataset=[{"x": a, "labels": b} for a, b in zip(x, y)]).train()
@@ -50,6 +52,7 @@ class Model(lightning.LightningModule):
         self.layer = torch.nn.Linear(4, 1)
 
     def training_step(self, batch, _):
+        time.sleep(0.01)  # as a larger model
         loss = ((self.layer(batch[0]) - batch[1]) ** 2).mean()
         self.log("train_loss", loss)
         return loss
