@@ -51,7 +51,9 @@ def complaint_of_groups(pattern: str) -> str:
     # RE2 accepts it, and returns what the first of them has found.
     named = Counter(one["name"] for one in _GROUP.finditer(pattern) if one["name"] is not None)
     twice = next((name for name, times in named.items() if times > 1), "")
-    return f"it has more than one group named {twice}, so that only the first is read: write two patterns" if twice else ""
+    return (
+        f"it has more than one group named {twice}, so that only the first is read: write two patterns" if twice else ""
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -87,7 +89,11 @@ def first_found(patterns: Iterable[str], text: str) -> str:
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n")
     return next(
-        (one for one in patterns if not complaint_of_line(one) and _compiled(one, MEMORY_MAX).search(lines) is not None),
+        (
+            one
+            for one in patterns
+            if not complaint_of_line(one) and _compiled(one, MEMORY_MAX).search(lines) is not None
+        ),
         "",
     )
 
