@@ -78,7 +78,7 @@ def next_job(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job | N
     if wish.ended:
         # What is unfinished is shipped now: no writer is left to finish it.
         return _final(view, covered, wish, since_ns)
-    newest = detect.newest(_checkpoints(view), since_ns)
+    newest = detect.newest(view.seen, since_ns)
     if newest is None:
         return None
     pointed = _is_pointed_at(newest.unit, view, covered)
@@ -104,9 +104,8 @@ def _is_pointed_at(unit: Unit, view: View, covered: Covered) -> bool:
 
 def _final(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job:
     """Return the last job: every file that no commit covers."""
-    checkpoints = _checkpoints(view)
-    whole = detect.newest(checkpoints, since_ns)
-    partial = detect.newest(checkpoints, since_ns, complete=False)
+    whole = detect.newest(view.seen, since_ns)
+    partial = detect.newest(view.seen, since_ns, complete=False)
     about = whole or partial
     left = Unit(TEMPORARY, WHOLE, view.scan.temporary) if view.scan.temporary else None
     everything = [one.unit for one in reversed(view.seen)] + [one for one in (view.rest, left) if one]
@@ -130,11 +129,6 @@ def _not_shipped(view: View) -> tuple[Skipped, ...]:
         *(Skipped(path=names.to_text(path), reason=why, regular=True) for path, why in unread.items()),
         *(Skipped(path=names.to_text(path), reason=what, regular=False) for path, what in view.scan.left_out.items()),
     )
-
-
-def _checkpoints(view: View) -> list[Seen]:
-    """Return the units that may be a checkpoint: those with a file other than logs."""
-    return [one for one in view.seen if not all(is_log(path) for path in one.unit.files)]
 
 
 def _without_logs(unit: Unit) -> Unit:

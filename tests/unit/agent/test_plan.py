@@ -204,13 +204,15 @@ def test_what_cannot_be_listed_is_recorded_as_skipped():
     assert [(one.path, one.reason, one.regular) for one in job.skipped] == [("tmp-x", "Permission denied", True)]
 
 
-def test_logs_alone_are_shipped_but_are_no_checkpoint():
-    unit = units.Unit(".", ".", {"train.log": Entry(1, 1, 1, 0o644)})
+@pytest.mark.parametrize("name", ["train.log", "lightning_logs/version_0/hparams.yaml", "curve.png"])
+def test_logs_settings_and_pictures_alone_are_shipped_but_are_no_checkpoint(name):
+    unit = units.Unit(".", ".", {name: Entry(1, 1, 1, 0o644)})
     volume = View(Scan(unit.files), (detect.Seen(unit, detect.Verdict(complete=True, evidence="")),))
     job = plan.next_job(volume, Bucket(), FINAL, since_ns=0)
     assert job
     assert job.checkpoint is None
-    assert [one.path for one in job.files] == ["train.log"]
+    assert [one.path for one in job.files] == [name]
+    assert plan.next_job(volume, Bucket(), Wish(), since_ns=0) is None
 
 
 # -- beside a checkpoint ------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from trainingrun_operator.agent.volume.about import is_about
 from trainingrun_operator.agent.volume.formats import State
 from trainingrun_operator.agent.volume.layouts import TREE
 from trainingrun_operator.agent.volume.layouts.dcp import DATA, METADATA
@@ -275,6 +276,14 @@ def format_of(unit: Unit) -> str:
     return unit.layout
 
 
+def is_checkpoint(seen: Seen) -> bool:
+    """Whether a unit is a checkpoint, or one that is not finished: no training resumes from logs, or from a whole of settings, code and pictures."""
+    files = [path for path in seen.unit.files if not is_log(path)]
+    if not files:
+        return False
+    return not seen.complete or seen.unit.evidence.said or not all(is_about(path) for path in files)
+
+
 def newest(seen: Sequence[Seen], since_ns: int, *, complete: bool = True) -> Seen | None:
     """Return the furthest unit among those written since the pod started, else among all.
 
@@ -282,7 +291,7 @@ def newest(seen: Sequence[Seen], since_ns: int, *, complete: bool = True) -> See
     newer than those of the furthest is of a later stage, whose numbers began again. Units of an earlier pod count only
     until this pod has written one.
     """
-    fitting = [one for one in seen if one.complete is complete]
+    fitting = [one for one in seen if one.complete is complete and is_checkpoint(one)]
     own = [one for one in fitting if one.unit.mtime_ns >= since_ns]
     found = _furthest(own or fitting)
     while found and (later := [one for one in own if _is_later(one.unit, found.unit)]):

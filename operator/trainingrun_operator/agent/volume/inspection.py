@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from trainingrun_operator.agent.stop import inside
 from trainingrun_operator.agent.volume import detect
+from trainingrun_operator.agent.volume.about import is_about
 from trainingrun_operator.agent.volume.look import Watcher
 from trainingrun_operator.agent.volume.scan import Kind
 from trainingrun_operator.agent.volume.units import is_log
@@ -65,7 +66,7 @@ def inspect(folder: Path, *, ended: bool, saved_file: Path | None = None) -> Ins
         raise OSError(f"{folder} has more than {FILES_MAX} files")
     if view.error:
         raise OSError(view.error)
-    seen = [one for one in view.seen if not all(is_log(path) for path in one.unit.files)]
+    seen = [one for one in view.seen if detect.is_checkpoint(one)]
     newest = detect.newest(seen, 0)
     return {
         "checkpoints": [_inspected(one) for one in seen],
@@ -108,6 +109,8 @@ def _about(path: str, top: str, kind: Kind) -> tuple[str, str]:
         return path, "neither a file nor a link"
     if is_log(path):
         return path, "a log: no checkpoint waits for it"
+    if is_about(path):
+        return path, "settings, code or a picture: no checkpoint without other files"
     if names.is_set_aside(top):
         return top, "in no checkpoint: its name marks what is set aside, such as a copy of an earlier save"
     return top, "in no checkpoint: its name has no number that orders it, or numbered folders are beside it"
