@@ -126,7 +126,8 @@ def libraries(frameworks, space):
 
 def test_unchanged_trainings_are_ended_by_what_they_post_and_by_what_they_write_for_tensorboard(libraries, space):
     low = {"name": "low", "threshold": {"value": 0.5}}
-    watched = {"name": "watched", "action": "Shadow", "threshold": {"value": 1000}}
+    # One observation earlier than the other.
+    watched = {"name": "watched", "action": "Shadow", "threshold": {"value": 1000}, "forObservations": 1}
     runs = {
         source: space.run(
             source.lower(),
@@ -153,4 +154,4 @@ def test_unchanged_trainings_are_ended_by_what_they_post_and_by_what_they_write_
         run.assert_checkpoint_proven(status)
         assert status["checkpoint"]["step"] > 0
         formats[source] = status["checkpoint"]["format"]
-    assert formats == {"Push": "HuggingFace", "Files": "Lightning"}
+    assert formats == {"Push": "HFTrainer", "Files": "Lightning"}
