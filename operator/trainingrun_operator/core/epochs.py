@@ -126,8 +126,8 @@ def counts(value: float | None) -> TypeGuard[float]:
 
 
 def is_beyond(epoch: float, total: float, base: int | None, *, fractional: bool) -> bool:
-    """Whether `epoch` is beyond `total`. A fraction that counts from 1 ends one later; a whole number never does."""
-    return epoch > total + (base or 0) * fractional + ROUNDING
+    """Whether `epoch` is beyond `total`. A fraction that counts from 1 ends one later; a whole number never does, and the third of 2.37 is called 3."""
+    return epoch > (total + (base or 0) if fractional else ceil(total)) + ROUNDING
 
 
 def is_final_epoch(epoch: float | None, total: float | None, base: int | None, *, fractional: bool = False) -> bool:

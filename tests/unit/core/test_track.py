@@ -180,6 +180,27 @@ def test_the_count_of_epochs_is_taken_from_the_first_one_seen(pairs, base, final
 
 
 @pytest.mark.parametrize(
+    ("pairs", "final", "percent"),
+    [
+        pytest.param([(0, 0), (1, 0.01), (2, 1.99)], False, 83, id="a fraction of the second"),
+        pytest.param([(0, 0), (1, 0.01), (2, 2.1)], True, 88, id="a fraction of the third, which is not whole"),
+        pytest.param([(0, 0), (1, 0.01), (2, 2.37)], True, 100, id="the end"),
+        pytest.param([(0, 0), (1, 0.01), (2, 2.41)], True, 100, id="the end, a batch later"),
+        pytest.param([(0, 0), (1, 0.01), (2, 2.43)], False, None, id="beyond it, so that the total is wrong"),
+        pytest.param([(0, 0), (1, 0), (2, 1)], False, 42, id="from 0 the second in whole numbers"),
+        pytest.param([(0, 0), (1, 0), (2, 2)], True, 84, id="from 0 the third"),
+        pytest.param([(0, 1), (1, 1), (2, 2)], False, 42, id="from 1 the second"),
+        pytest.param([(0, 1), (1, 1), (2, 3)], True, 84, id="from 1 the third"),
+        pytest.param([(0, 1), (1, 1), (2, 4)], False, None, id="a fourth, so that the total is wrong"),
+        pytest.param([(0, 1), (1, 1), (2, 3.3)], True, 97, id="fractions from 1"),
+    ],
+)
+def test_of_2_37_epochs_the_third_is_the_last(pairs, final, percent):
+    track = epochs(*pairs, total=2.37)
+    assert (track.in_final_epoch, track.percent) == (final, percent)
+
+
+@pytest.mark.parametrize(
     "total",
     [
         pytest.param(None, id="without a total"),
