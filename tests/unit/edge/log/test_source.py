@@ -95,6 +95,42 @@ async def test_a_line_that_is_written_in_parts_is_read_when_it_is_whole():
     assert numbers(await polled.poll(".85 lr=0.1\n", after=60)) == (1.85, 2)
 
 
+@pytest.mark.parametrize(
+    ("first", "lost", "then", "found"),
+    [
+        pytest.param("", "", "", (1.9, 1), id="the new file is empty"),
+        pytest.param("", "", "step=2 loss=1.8\n", (1.8, 2), id="the new file goes on"),
+        pytest.param("", "step=2 loss=1.8\n", "step=3 loss=1.7\n", (1.7, 3), id="lines that were rotated away before they were read"),
+        pytest.param("", "", "step=1 loss=1.9\nstep=2 loss=1.8\n", (1.8, 2), id="copied and truncated: the last line once more"),
+        pytest.param("step=2 loss=1", "", "5 epochs to go\n", (1.9, 1), id="the beginning of a line, and then another line"),
+        pytest.param("step=2 loss=1", "", "1 epoch to go\n", (1.9, 1), id="which begins with the last character that was read"),
+        pytest.param("step=2 loss=1", "", ".85 lr=0.1\n", (1.9, 1), id="the end of that line: it cannot be told from another"),
+        pytest.param("step=2 loss=1", "", ".85\nstep=3 loss=1.7\n", (1.7, 3), id="and the lines after it"),
+        pytest.param("step=2 loss=1", ".85\n", "step=3 loss=1.7\nstep=4 loss=1.6\n", (1.6, 4), id="its end was rotated away"),
+        pytest.param("\r 10%|   | 10/100 [00:12<01:30]", "", "\r 11%|  | 11/100 [00:12<01:30]\rstep=5 loss=1.5\n", (1.5, 5), id="a bar"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("after", [3.0, 60.0])
+async def test_a_rotated_log_is_read_on(first, lost, then, found, after):
+    polled = Polled(Pod())
+    await polled.poll("step=1 loss=1.9\n")
+    await polled.poll(first)
+    polled.pod.prints(lost)
+    # Renamed and created anew, or copied and truncated: the kubelet serves the newest file alone.
+    polled.pod.records = ()
+    assert numbers(await polled.poll(then, after=after)) == found
+    assert numbers(await polled.poll("step=9 loss=0.9\n", after=after)) == (0.9, 9)
+
+
+async def test_the_end_of_a_line_that_was_begun_long_before_the_last_read_is_given_up():
+    polled = Polled(Pod())
+    await polled.poll("step=1 loss=1.9\n")
+    polled.pod.now += 30
+    polled.pod.prints("step=2 loss=1")
+    await polled.poll(after=30)
+    assert numbers(await polled.poll("5 lr=0.1\nstep=3 loss=1.7\n", after=60)) == (1.7, 3)
+
+
 async def test_a_restarted_container_is_read_on():
     polled = Polled(Pod())
     await polled.poll("step=100 loss=1.9\n")

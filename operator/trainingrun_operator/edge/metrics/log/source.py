@@ -1,7 +1,8 @@
 """The metric source Logs: reads what the training container of rank 0 prints, through the API server.
 
-Each read asks for the lines since the last one, by the node's clock, and a few seconds more; what was read before is recognized by its text. So a
-rotated log and a restarted container need no care: the numbers that were read stay until newer ones are printed.
+Each read asks for the lines since the last one, by the node's clock, and a few seconds more; what was read before is recognized by its text. After a
+rotation, or a restart of the container, the numbers that were read stay until newer ones are printed. A line of which only the beginning was read is
+then given up: what comes next may be its end, or another line.
 """
 
 from __future__ import annotations
@@ -63,11 +64,10 @@ class _Followed:
         known = self._known(text)
         if known:
             new = self.rest + text[known:]
-        elif cut or self.behind:
-            # The first line may not be whole.
+        elif text and (cut or self.behind or self.rest):
+            # The first line may not be whole, or it may be the end of one whose beginning is no longer in the log.
             new = _after_first_end(text)
         else:
-            # The kubelet gives a long line in parts.
             new = self.rest + text
         self.printed += len(text) - known
         self.tail = (self.tail + text[known:])[-_TAIL:]
@@ -76,11 +76,12 @@ class _Followed:
         self.fold.add(new[:whole])
 
     def _known(self, text: str) -> int:
-        """Return how many characters of a text were read before."""
+        """Return how many characters of a text were read before. A part of an unfinished line alone is no proof that any were."""
         at = text.rfind(self.tail) if self.tail else -1
         if at >= 0:
             return at + len(self.tail)
-        return next((size for size in range(len(self.tail), 0, -1) if text.startswith(self.tail[-size:])), 0)
+        least = max(len(self.rest), 1)
+        return next((size for size in range(len(self.tail), least - 1, -1) if text.startswith(self.tail[-size:])), 0)
 
 
 class LogSource:
