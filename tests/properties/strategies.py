@@ -34,6 +34,7 @@ from trainingrun_operator.api.exchange import (
     StopRequest,
     Upload,
 )
+from trainingrun_operator.api.saves import SaveInterval, SaveTimes, StopWait
 from trainingrun_operator.api.status import (
     SUSPENDED,
     CheckpointStatus,
@@ -523,6 +524,32 @@ RESCUES = st.one_of(
 )  # fmt: skip
 
 
+SAVE_TIMES = st.builds(
+    SaveTimes,
+    pod_uid=st.sampled_from([*POD_UIDS, ""]),
+    at=st.sampled_from([None, EARLIER, WALL, "soon"]),
+    step=st.sampled_from([None, 0, 3, 2**53 - 1]),
+    intervals=st.lists(
+        st.builds(
+            SaveInterval, seconds=st.sampled_from([0, 60, 10**8]), steps=st.sampled_from([None, 1, 100, 2**53 - 1])
+        ),
+        max_size=8,
+    ).map(tuple),
+)
+WAITS = st.one_of(
+    st.none(),
+    st.none(),
+    st.builds(
+        StopWait,
+        predicted_seconds=st.sampled_from([None, 40]),
+        rolled_back_seconds=st.sampled_from([None, 60]),
+        newest_at=st.sampled_from([None, EARLIER, WALL]),
+        until=st.sampled_from([None, EARLIER, WALL, "2099-01-01T00:00:00Z"]),
+        message=st.just("It waits."),
+    ),
+)
+
+
 @st.composite
 def stops(draw):
     phase = draw(st.sampled_from(Phase))
@@ -531,6 +558,7 @@ def stops(draw):
         phase,
         id="stop-run-a",
         mode=draw(st.sampled_from(StopMode)),
+        wait=draw(WAITS),
         status=draw(st.sampled_from([*ENDINGS, "auto_plateau", SUSPENDED])),
         attempt=draw(st.sampled_from([1, 2, 99])),
         # A stop of a suspended run brings its record along from the beginning.
@@ -577,6 +605,7 @@ def statuses(draw):
         completion_time=draw(st.sampled_from([None, EARLIER, WALL])),
         progress=draw(st.sampled_from([None, Progress(step=3, best_loss="0.3", last_observation_time=WALL)])),
         checkpoint=draw(st.sampled_from([None, CheckpointStatus(digest="d", verified_at=WALL)])),
+        save_times=draw(st.one_of(st.none(), SAVE_TIMES)),
         crashes=draw(st.sampled_from([None, CrashRow(pod_uid="p0", step=3, without_step=2)])),
         effective=draw(st.sampled_from([None, Effective(auto_stop_loss=0.5, auto_stop_action="Shadow")])),
         workload=draw(st.sampled_from([None, WorkloadRef(api_version="batch/v1", kind="Job", name="bert", uid="job")])),
@@ -627,6 +656,7 @@ def contradictions(draw):
         pools=draw(st.sampled_from([(), (make_pool("a100"),), (make_pool("a100"), make_pool("spare"))])),
         problem=draw(st.one_of(st.none(), st.none(), st.builds(Problem, TEXT, TEXT, BOOLS))),
         rescue=draw(RESCUES),
+        saves=draw(st.one_of(st.none(), SAVE_TIMES)),
         completion_line=draw(COMPLETION_LINES),
         candidate_seconds=draw(st.sampled_from([None, 0.0, 300.0])),
     )

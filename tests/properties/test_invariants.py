@@ -292,8 +292,15 @@ def why_a_run_ends_never_changes_and_its_phases_only_go_forward(seen):
         assert (effect.was_phase, effect.was_attempt) == (stop.phase, stop.attempt)
         mode = seen.run.spec.stop_mode
         only_its_mode = after != stop and after == stop.model_copy(update={"mode": mode})
+        only_a_wait = (
+            stop.wait is None and after.wait is not None and after == stop.model_copy(update={"wait": after.wait})
+        )
         assert (
-            after.phase is not stop.phase or after.attempt > stop.attempt or only_its_mode or only_its_note(stop, after)
+            after.phase is not stop.phase
+            or after.attempt > stop.attempt
+            or only_its_mode
+            or only_a_wait
+            or only_its_note(stop, after)
         )
         assert RANK[after.phase] >= RANK[stop.phase]
         assert after.attempt >= stop.attempt

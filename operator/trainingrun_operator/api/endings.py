@@ -32,6 +32,8 @@ class Ending:
     """Whether the training was complete: progress is 100 percent."""
     spoiled: bool = False
     """Whether what the training saves from now on is worth nothing: the stop waits for no further checkpoint, whatever ``spec.stopMode`` is."""
+    saves_again: bool = False
+    """Whether the training was in the middle of its work: a stop with ``spec.stopMode`` Auto may wait for its next checkpoint beyond the grace."""
     by_hand: bool = False
     """Whether a user requested it: then ``spec.stopMode`` selects the checkpoint that the stop waits for."""
 
@@ -46,13 +48,23 @@ class Ending:
         return "".join(word.capitalize() for word in self.status.split("_"))
 
 
-AUTO_LOW_LOSS: Final = Ending("auto_low_loss", "Succeeded", "Auto-stopped (low loss)", "check", "good", saves=True)
-AUTO_THRESHOLD: Final = Ending("auto_threshold", "Succeeded", "Auto-stopped (threshold)", "check", "good", saves=True)
-AUTO_PLATEAU: Final = Ending("auto_plateau", "Succeeded", "Auto-stopped (plateau)", "check", "good", saves=True)
-AUTO_RISING: Final = Ending("auto_rising", "Succeeded", "Auto-stopped (rising)", "check", "good", saves=True)
+AUTO_LOW_LOSS: Final = Ending(
+    "auto_low_loss", "Succeeded", "Auto-stopped (low loss)", "check", "good", saves=True, saves_again=True
+)
+AUTO_THRESHOLD: Final = Ending(
+    "auto_threshold", "Succeeded", "Auto-stopped (threshold)", "check", "good", saves=True, saves_again=True
+)
+AUTO_PLATEAU: Final = Ending(
+    "auto_plateau", "Succeeded", "Auto-stopped (plateau)", "check", "good", saves=True, saves_again=True
+)
+AUTO_RISING: Final = Ending(
+    "auto_rising", "Succeeded", "Auto-stopped (rising)", "check", "good", saves=True, saves_again=True
+)
 AUTO_NON_FINITE: Final = Ending("auto_non_finite", "Failed", "Failed (not finite)", "cross", "bad", spoiled=True)
 AUTO_COMPLETE: Final = Ending("auto_complete", "Succeeded", "Training complete", "check", "good", complete=True)
-USER_STOP: Final = Ending("user_stop", "Stopped", "Stopped by user", "square", "stopped", saves=True, by_hand=True)
+USER_STOP: Final = Ending(
+    "user_stop", "Stopped", "Stopped by user", "square", "stopped", saves=True, saves_again=True, by_hand=True
+)
 MAX_DURATION: Final = Ending("max_duration", "Stopped", "Stopped (max duration)", "square", "stopped", saves=True)
 BUDGET_EXHAUSTED: Final = Ending(
     "budget_exhausted", "Stopped", "Stopped (budget exhausted)", "square", "stopped", saves=True

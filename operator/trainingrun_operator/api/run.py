@@ -362,8 +362,9 @@ class TrainingRunSpec(Model):
     """true saves and proves the checkpoint, deletes the pod and releases its node, like a stop; false resumes from that checkpoint. A suspension that
     has begun is completed first. On a suspended run, stop ends it with that checkpoint. Default absent."""
     stop_mode: StopMode = StopMode.AUTO
-    """Which checkpoint a stop waits for. Auto: the training is asked to save and exit. NextCheckpoint: the same, but its next complete checkpoint is
-    enough. LastCheckpoint: the last complete checkpoint is enough and the stop does not wait; if there is none, as Auto. May be changed while
+    """Which checkpoint a stop waits for. Auto: the training is asked to save and exit; if it has not within its grace, its next checkpoint is waited
+    for only if the predicted wait is shorter than the work that would be rolled back. NextCheckpoint: it is asked as well, but its next complete
+    checkpoint is enough. LastCheckpoint: the last complete checkpoint is enough and the stop does not wait; if there is none, as Auto. May be changed while
     the stop waits for the training. Default Auto."""
     shutdown: Shutdown = Field(default_factory=Shutdown)
     """How the training is asked to stop."""

@@ -32,6 +32,7 @@ from trainingrun_operator.api.pods import PodStatus as PodStatus  # noqa: PLC041
 from trainingrun_operator.api.pods import WorkloadRef as WorkloadRef  # noqa: PLC0414 - a name of this module for others
 from trainingrun_operator.api.restored import Restored
 from trainingrun_operator.api.rules import STOP_RULES_MAX, RuleWindow
+from trainingrun_operator.api.saves import SaveTimes, StopWait
 
 SUSPENDED: Final = "suspended"
 """``status.termination.status`` of a suspension: the run does not end and can be resumed."""
@@ -54,7 +55,8 @@ class StopMode(StrEnum):
     """Which checkpoint a stop waits for."""
 
     AUTO = "Auto"
-    """Ask the training to save and exit; wait until it exits or the grace period ends."""
+    """Ask the training to save and exit; wait until it exits or the grace period ends. Then wait for its next complete checkpoint, if the predicted
+    wait is shorter than the work that the last one lacks."""
     NEXT_CHECKPOINT = "NextCheckpoint"
     """Like Auto, but the next complete checkpoint ends the wait too."""
     LAST_CHECKPOINT = "LastCheckpoint"
@@ -298,6 +300,8 @@ class Termination(Model):
     """Who or what requested the stop: a user as in spec.stoppedBy, a rule, or the program that wrote the field, as ``field manager '…'``."""
     mode: StopMode = StopMode.AUTO
     """The checkpoint that the stop waits for: spec.stopMode as last applied."""
+    wait: StopWait | None = None
+    """Of stopMode Auto, once the training has not exited within its grace: whether the stop waits for its next checkpoint."""
     phase: Phase
     """Phase of the stop."""
     attempt: Annotated[int, Field(ge=1, le=100_000)] = 1
@@ -460,6 +464,8 @@ class TrainingRunStatus(Model):
     """The run's pods."""
     checkpoint: CheckpointStatus | None = None
     """The newest verified checkpoint."""
+    save_times: SaveTimes | None = None
+    """When the training has saved. Absent: no complete checkpoint was seen."""
     restored: Restored | None = None
     """What the training of the newest pod starts from."""
     termination: Termination | None = None

@@ -113,7 +113,7 @@ def _threshold(run: Run) -> Rule:
 
 def _stops(run: Run) -> Iterator[Rule]:
     modes = {
-        StopMode.AUTO: "Auto: the training saves and exits",
+        StopMode.AUTO: "Auto: the training saves and exits, or its next checkpoint if that is worth the wait",
         StopMode.NEXT_CHECKPOINT: "NextCheckpoint: its next complete checkpoint",
         StopMode.LAST_CHECKPOINT: "LastCheckpoint: its last complete checkpoint",
     }

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, assert_never
 
 from trainingrun_operator.checkpoints.reached import Reached
-from trainingrun_operator.core import completion_line, idle, quiet, refuted, watch
+from trainingrun_operator.core import completion_line, idle, quiet, refuted, saves, watch
 from trainingrun_operator.core.facts.gathered import Source
 from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered, RescueRefused
 from trainingrun_operator.core.facts.rank import LastSaid, Rank
@@ -28,6 +28,7 @@ from trainingrun_operator.core.track import Track, fold, resumed
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
+    from trainingrun_operator.api.saves import SaveTimes
     from trainingrun_operator.checkpoints.keys import Order
     from trainingrun_operator.core.completion_line import CompletionLine
     from trainingrun_operator.core.facts.bucket import Verified
@@ -95,6 +96,8 @@ class Memory:
     """What of the training moved last; None: nothing was read yet."""
     idle: Idle | None = None
     """Since when its GPUs have been idle; None: nothing was read yet, or none is to be read."""
+    saves: SaveTimes | None = None
+    """When the training has saved; None: no complete checkpoint was seen."""
     next_reading_at: float = 0
     """Time when the metrics are due."""
     verified: Verified | None = None
@@ -160,6 +163,7 @@ def remember(memory: Memory, facts: Facts, now: float) -> tuple[Memory, Observed
         completion_line=completion_line.fold(known.completion_line, facts, known.rank(0).track, now),
         quiet=quiet.fold(known.quiet, facts, known.rank(0).track, now),
         idle=idle.fold(known.idle, facts, now),
+        saves=saves.fold(known.saves, facts),
     )
     seen = _observed(known, facts, now)
     # Rules compute these three from the rest of the observation.
@@ -338,6 +342,7 @@ def _observed(memory: Memory, facts: Facts, now: float) -> Observed:
         completion_line=memory.completion_line,
         quiet=memory.quiet,
         idle=memory.idle,
+        saves=memory.saves,
         defaults=facts.defaults,
         workload=facts.workload,
         verified=memory.verified,

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trainingrun_operator.api.exchange import AgentReport
+    from trainingrun_operator.api.limits import Cost
+    from trainingrun_operator.api.saves import SaveTimes
     from trainingrun_operator.checkpoints.keys import Order
     from trainingrun_operator.core.completion_line import CompletionLine
+    from trainingrun_operator.core.cost import Rate
     from trainingrun_operator.core.facts.bucket import Answer, Verified
     from trainingrun_operator.core.facts.nodes import NodeFacts, Pool
     from trainingrun_operator.core.facts.pod import Pod
@@ -54,6 +57,8 @@ class Observed:
     """What of the training moved last; None: nothing was read yet."""
     idle: Idle | None = None
     """Since when its GPUs have been idle; None: nothing was read yet, or none is to be read."""
+    saves: SaveTimes | None = None
+    """When the training has saved; None: no complete checkpoint was seen."""
     defaults: Defaults = field(default_factory=Defaults)
     workload: Workload | None = None
     verified: Verified | None = None

@@ -106,6 +106,7 @@ def render(seen: Observed, rules: Sequence[chain.Rule] = chain.RULES) -> Trainin
         workload=_workload(seen),
         pods=tuple(_pod(pod, stop) for pod in seen.pods[-64:]) if seen.pods else (),
         checkpoint=_checkpoint(seen),
+        save_times=seen.saves or before.save_times,
         restored=_restored(seen),
         rules=watch.stored(seen.watches) if seen.watches else before.rules if seen.run.spec.stop_rules else (),
         shadow=chain.shadows(seen, found),
@@ -139,7 +140,8 @@ def _phase_of_run(seen: Observed) -> str:
 
 
 def _sentence(seen: Observed, stop: Termination) -> str:
-    parts = [stop.message, _checkpoint_sentence(seen, stop), _nodes_sentence(seen.run.status.nodes)]
+    waits = stop.wait.message if stop.wait is not None and stop.saved is None else ""
+    parts = [stop.message, waits, _checkpoint_sentence(seen, stop), _nodes_sentence(seen.run.status.nodes)]
     return clipped(" ".join(part for part in parts if part), MESSAGE_MAX)
 
 

@@ -32,6 +32,7 @@ from trainingrun_operator.api.endings import ENDINGS
 from trainingrun_operator.api.exchange import MarkerSeen
 from trainingrun_operator.api.limits import Cost
 from trainingrun_operator.api.restored import PassedOver, Restored
+from trainingrun_operator.api.saves import StopWait
 from trainingrun_operator.api.status import (
     CheckpointStatus,
     Condition,
@@ -293,6 +294,21 @@ TRAINS_ON = {
         )
     ),
 }
+WAIT = StopWait(
+    predicted_seconds=40,
+    rolled_back_seconds=600,
+    rolled_back_steps=120,
+    newest_at=EARLIER,
+    until=SOON,
+    message="The training has not exited within its grace. Its next checkpoint is expected in 40 s, and 600 s of training (120 steps) since the last one"
+    " would be lost: the stop waits for it, at most 80 s (stopMode Auto).",
+)
+TAKEN = StopWait(
+    rolled_back_seconds=600,
+    newest_at=EARLIER,
+    message="The training has not exited within its grace. Its last checkpoint is taken (stopMode Auto): 600 s of training since the last one would be"
+    " lost, but it is not known when it saves next: it is overdue: the only interval that was seen is shorter.",
+)
 STOPPING = {
     "Requested": stopping(Phase.REQUESTED),
     "Draining": stopping(
@@ -301,6 +317,8 @@ STOPPING = {
     ),
     "Draining for its next checkpoint": stopping(Phase.DRAINING, spec={"stopMode": "NextCheckpoint"}),
     "Draining for its last checkpoint": stopping(Phase.DRAINING, spec={"stopMode": "LastCheckpoint"}),
+    "Draining after the grace, for its next checkpoint": stopping(Phase.DRAINING, stop={"wait": WAIT}),
+    "Saving, its last checkpoint was taken": stopping(Phase.SAVING, stop={"wait": TAKEN}),
     "Draining with a signal": stopping(
         Phase.DRAINING,
         spec={"shutdown": {"signal": "SIGTERM"}},

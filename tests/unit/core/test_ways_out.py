@@ -5,14 +5,17 @@ from __future__ import annotations
 import pytest
 from builders import (
     NODE_UID,
+    POD_UID,
     RUN_UID,
     WALL,
+    exited_pod,
     losses,
     make_agent,
     make_found,
     make_node,
     make_node_facts,
     make_observed,
+    make_pod,
     make_run,
     make_status,
     make_stop,
@@ -23,6 +26,7 @@ from builders import (
 )
 
 from trainingrun_operator.api import names
+from trainingrun_operator.api.saves import SaveInterval, SaveTimes, StopWait
 from trainingrun_operator.api.status import Effective, NodePhase, Phase, StopMode
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import (
@@ -38,6 +42,7 @@ from trainingrun_operator.core.effects import (
 from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.facts.run import Run
 from trainingrun_operator.core.status import render
+from trainingrun_operator.core.words import before
 
 NEXT, LAST = StopMode.NEXT_CHECKPOINT, StopMode.LAST_CHECKPOINT
 DISABLED = {"mode": "Disabled"}
@@ -112,6 +117,131 @@ def test_a_mode_that_changes_is_written_and_told_before_it_is_followed():
 def test_once_the_training_is_waited_for_no_longer_the_mode_does_not_matter(phase):
     decision = decide(stopping_at(phase, spec={"stopMode": "LastCheckpoint"}))
     assert "StopModeChanged" not in [effect.reason for effect in decision.effects if isinstance(effect, RecordEvent)]
+
+
+# -- spec.stopMode Auto, once the grace is over --------------------------------------------------------------------
+
+LATE = 120.0
+"""Seconds in Draining: the grace is over."""
+
+
+def deaf(*, since=60.0, every=(100,), step=None, stop=None, spec=None, **fields):
+    """A training that has not exited within its grace. Its newest checkpoint is so many seconds old, those before it came in these intervals."""
+    times = None
+    if since is not None:
+        intervals = tuple(SaveInterval(seconds=seconds) for seconds in every)
+        times = SaveTimes(pod_uid=POD_UID, at=before(WALL, since), step=step, intervals=intervals)
+    pods = (make_pod(started_at=before(WALL, 10_000)),)
+    seen = {"phase_seconds": LATE, "pods": pods, "saves": times, **fields}
+    return stopping_at(Phase.DRAINING, stop={"mode": StopMode.AUTO, **(stop or {})}, spec=spec, **seen)
+
+
+def events(seen):
+    return [(one.reason, one.message) for one in decide(seen).effects if isinstance(one, RecordEvent)]
+
+
+@pytest.mark.parametrize(
+    ("seen", "figures", "longest"),
+    [
+        pytest.param(deaf(since=60, every=(100, 100)), (40, 60), 60, id="the wait is shorter than the work: it waits, at most as long as that work"),
+        pytest.param(deaf(since=600, every=(610, 610)), (10, 600), 20, id="at most twice as long as predicted"),
+        pytest.param(deaf(since=40, every=(100, 100)), (60, 40), None, id="the wait is longer than the work"),
+        pytest.param(deaf(since=50, every=(100, 100)), (50, 50), None, id="as long as the work"),
+        pytest.param(deaf(since=600, every=()), (None, 600), None, id="one checkpoint: its interval is not known"),
+        pytest.param(deaf(since=600, every=(500, 400)), (None, 600), None, id="overdue"),
+        pytest.param(deaf(since=None), (None, None), None, id="none"),
+        pytest.param(deaf(since=60, agent=None), (None, None), None, id="the agent does not answer"),
+        pytest.param(deaf(since=60, stop={"status": "user_stop"}), (40, 60), 60, id="a user's stop"),
+        pytest.param(deaf(since=60, stop={"status": "suspended"}), (40, 60), 60, id="a suspension"),
+    ],
+)  # fmt: skip
+def test_auto_compares_the_predicted_wait_with_the_work_that_would_be_rolled_back(seen, figures, longest):
+    written = advanced(seen)
+    assert written is not None
+    assert written.phase is (Phase.DRAINING if longest is not None else Phase.SAVING), (
+        "A wait is written before it begins."
+    )
+    wait = written.wait
+    assert wait is not None
+    assert (wait.predicted_seconds, wait.rolled_back_seconds) == figures
+    assert wait.until == (before(WALL, -longest) if longest is not None else None)
+    assert events(seen) == [("WaitsForCheckpoint" if longest is not None else "TakesLastCheckpoint", wait.message)]
+
+
+def waiting_for(seconds, *, since=60.0, newest_at=None, **fields):
+    """A stop that waits for the next checkpoint for so many more seconds; `newest_at` is that of the checkpoint at its choice."""
+    wait = StopWait(
+        predicted_seconds=40,
+        rolled_back_seconds=60,
+        newest_at=newest_at or before(WALL, since),
+        until=before(WALL, -seconds) if seconds is not None else None,
+        message="It waits.",
+    )
+    stop = {"wait": wait, **fields.pop("stop", {})}
+    return deaf(since=since, stop=stop, **fields)
+
+
+@pytest.mark.parametrize(
+    ("seen", "phase"),
+    [
+        pytest.param(waiting_for(30), None, id="it waits"),
+        pytest.param(waiting_for(30, phase_seconds=1), None, id="also after a restart of the operator"),
+        pytest.param(waiting_for(30, since=61, newest_at=before(WALL, 60)), None, id="the same checkpoint, its age exact to a look"),
+        pytest.param(waiting_for(30, since=2, newest_at=before(WALL, 60)), Phase.SAVING, id="a checkpoint came: the wait ends"),
+        pytest.param(waiting_for(0), Phase.SAVING, id="longer than it may: the wait ends"),
+        pytest.param(waiting_for(-500, phase_seconds=1), Phase.SAVING, id="it ended while no operator ran"),
+        pytest.param(waiting_for(30, pods=(exited_pod(),)), Phase.SAVING, id="the training exits: the wait ends"),
+        pytest.param(waiting_for(30, pods=()), Phase.SAVING, id="the pod is gone"),
+        pytest.param(waiting_for(30, stop={"mode": LAST}, spec={"stopMode": "LastCheckpoint"}), Phase.SAVING, id="the mode was changed"),
+        pytest.param(waiting_for(None), Phase.SAVING, id="it was chosen not to wait"),
+    ],
+)  # fmt: skip
+def test_a_wait_for_the_next_checkpoint_ends(seen, phase):
+    stop = advanced(seen)
+    assert (stop.phase if stop else None) == phase
+
+
+def test_the_next_look_is_not_after_the_end_of_the_wait():
+    seen = waiting_for(3, phase_seconds=1000)
+    assert decide(seen).again_seconds == 3
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        pytest.param(deaf(phase_seconds=119), id="within the grace"),
+        pytest.param(deaf(pods=(exited_pod(),), phase_seconds=20), id="the training exits"),
+    ],
+)
+def test_within_the_grace_auto_waits_for_the_trainings_exit_alone(seen):
+    stop = advanced(seen)
+    assert stop is None or stop.wait is None
+    assert "WaitsForCheckpoint" not in [reason for reason, _ in events(seen)]
+
+
+@pytest.mark.parametrize(
+    "status",
+    ["max_duration", "budget_exhausted", "hung", "idle", "auto_complete", "auto_non_finite", "failed", "deleted"],
+)
+def test_a_training_that_would_not_go_on_gets_its_grace_and_no_more(status):
+    stop = advanced(deaf(stop={"status": status}))
+    assert stop is not None
+    assert (stop.phase, stop.wait) == (Phase.SAVING, None)
+
+
+def test_where_nothing_is_saved_there_is_nothing_to_wait_for():
+    stop = advanced(deaf(spec={"checkpoint": DISABLED}))
+    assert stop is not None
+    assert stop.phase is Phase.DELETING
+
+
+def test_the_status_says_both_figures_while_nothing_is_proven():
+    wait = StopWait(message="Expected in 40 s, and 60 s of training would be lost.", until=before(WALL, -60))
+    shown = [
+        render(stopping_at(phase, stop={"wait": wait})).termination_message
+        for phase in (Phase.DRAINING, Phase.SAVING, Phase.DELETING)
+    ]
+    assert [wait.message in (message or "") for message in shown] == [True, True, False]
 
 
 # -- the annotation that abandons a release -----------------------------------------------------------------------

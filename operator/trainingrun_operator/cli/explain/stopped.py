@@ -29,6 +29,7 @@ def stopping(facts: Facts, stop: Termination) -> Explanation:
         _by(facts, stop),
         *_evidence(stop),
         _phase(facts, stop),
+        *_wait(stop),
         facts.run.status.signal_trouble or "",
         *_data_loss(stop),
         *_afterwards(facts, stop),
@@ -63,6 +64,7 @@ def ended(facts: Facts, stop: Termination) -> Explanation:
     because = (
         _by(facts, stop),
         *_evidence(stop),
+        *_wait(stop),
         *((f"Last lines of its log: {stop.last_log_lines}",) if stop.last_log_lines else ()),
         *filter(
             None,
@@ -102,6 +104,11 @@ def _evidence(stop: Termination) -> tuple[str, ...]:
     return (f"Evidence: {words.listed(told)}.",) if told else ()
 
 
+def _wait(stop: Termination) -> tuple[str, ...]:
+    """Return what a stop with stopMode Auto chose after the grace, with both figures."""
+    return (stop.wait.message,) if stop.wait is not None else ()
+
+
 # -- how far --------------------------------------------------------------------------------------------------
 
 
@@ -111,7 +118,7 @@ def _phase(facts: Facts, stop: Termination) -> str:
         case Phase.REQUESTED:
             return "The stop is decided and recorded. Next, the training is asked to save and exit."
         case Phase.DRAINING:
-            return _draining(facts, since)
+            return _draining(facts, stop, since)
         case Phase.SAVING:
             since = since.replace("(", f"(attempt {stop.attempt}, ") if stop.attempt > 1 else since
             return (
@@ -138,7 +145,9 @@ def _phase(facts: Facts, stop: Termination) -> str:
             assert_never(never)
 
 
-def _draining(facts: Facts, since: str) -> str:
+def _draining(facts: Facts, stop: Termination, since: str) -> str:
+    if stop.wait is not None and stop.wait.until is not None:
+        return f"The training was asked to save and exit{since}, and the stop waits for its next checkpoint until {stop.wait.until} at the latest."
     shutdown = facts.run.spec.shutdown
     asked = f"The training is asked to save and exit{since}, by the file {shutdown.file}"
     if shutdown.signal:

@@ -36,7 +36,7 @@ from trainingrun_operator.core.effects import (
 )
 from trainingrun_operator.core.facts.bucket import Unreachable, Verified
 from trainingrun_operator.core.facts.pod import Training
-from trainingrun_operator.core.stop import ending, late_rescue, proving, rescue, transitions
+from trainingrun_operator.core.stop import ending, late_rescue, proving, rescue, transitions, waiting
 from trainingrun_operator.core.stop.requests import rescues_late
 
 if TYPE_CHECKING:
@@ -116,7 +116,14 @@ def _drain(seen: Observed, stop: Termination) -> Decision:
         return _change_mode(stop, seen.run.spec.stop_mode)
     grace = seen.run.spec.shutdown.grace_seconds
     running = [pod for pod in seen.live_pods if pod.training is Training.RUNNING]
-    if not running or seen.phase_seconds >= grace or _mode_satisfied(seen, stop):
+    over = seen.phase_seconds >= grace or stop.wait is not None
+    if running and over and waiting.applies(seen, stop):
+        if stop.wait is None:
+            return _choose(seen, stop)
+        if (left := waiting.left(seen, stop.wait)) > 0:
+            waits = transitions.wait(seen, note="waiting for the training's next checkpoint")
+            return replace(waits, again_seconds=min(waits.again_seconds or left, left))
+    if not running or over or _mode_satisfied(seen, stop):
         return transitions.advance(
             seen,
             stop,
@@ -126,6 +133,17 @@ def _drain(seen: Observed, stop: Termination) -> Decision:
     ask = StopRequest(id=stop.id, grace_seconds=grace).model_dump_json(by_alias=True)
     asks = tuple(Annotate(pod.name, pod.uid, names.STOP_ANNOTATION, ask) for pod in running if pod.stop is None)
     return transitions.wait(seen, *asks, note="waiting for the training to exit")
+
+
+def _choose(seen: Observed, stop: Termination) -> Decision:
+    """Write whether the stop waits for the training's next checkpoint, before it does."""
+    wait = waiting.choose(seen)
+    chosen = stop.model_copy(update={"wait": wait})
+    if wait.until is None:
+        event = RecordEvent("TakesLastCheckpoint", wait.message)
+        return transitions.advance(seen, chosen, Phase.SAVING, event=event)
+    event = RecordEvent("WaitsForCheckpoint", wait.message)
+    return Decision((Advance(chosen, stop.phase, stop.attempt), event), again_seconds=0)
 
 
 def _mode_satisfied(seen: Observed, stop: Termination) -> bool:
