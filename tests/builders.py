@@ -340,6 +340,7 @@ RANK_FIELDS = frozenset(
         "track",
         "log_tail",
         "fatal_pattern",
+        "crash_cause",
         "waiting_seconds",
         "unshipped_seconds",
         "unmoved",

@@ -139,6 +139,7 @@ def a_rank(draw, number, track):
         track=track,
         log_tail=draw(TEXT),
         fatal_pattern=draw(st.sampled_from(["", "", PATTERN])),
+        crash_cause=draw(st.sampled_from(["", "", "CUDA out of memory"])),
         waiting_seconds=draw(SECONDS),
         unshipped_seconds=draw(SECONDS),
         unmoved=draw(BOOLS),

@@ -9,7 +9,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import SaveRequest
 from trainingrun_operator.api.run import CheckpointMode, OnFailure
 from trainingrun_operator.api.status import Phase
-from trainingrun_operator.core import acceptance, manifests, node_pools, release, restoring
+from trainingrun_operator.core import acceptance, crash_causes, manifests, node_pools, release, restoring
 from trainingrun_operator.core.effects import (
     AddFinalizer,
     Annotate,
@@ -143,10 +143,11 @@ def _request_id(crashed: Sequence[Pod]) -> str:
 def _open_gates(seen: Observed, crashed: Sequence[Pod]) -> Decision:
     opens = (Annotate(pod.name, pod.uid, names.OPEN_GATE_ANNOTATION, _request_id(crashed)) for pod in crashed)
     count, limit = exits.crashes(seen), seen.run.spec.backoff_limit
+    causes = {rank.pod.uid: crash_causes.sentence(rank) for rank in seen.ranks if rank.pod is not None}
     events = (
         RecordEvent(
             "Restarting",
-            f"Training ended with {pod.exit_words}; its files are saved, and pod {pod.name} is replaced ({count} of {limit} restarts).",
+            f"Training ended with {pod.exit_words}; its files are saved, and pod {pod.name} is replaced ({count} of {limit} restarts).{causes[pod.uid]}",
             warning=True,
         )
         for pod in crashed

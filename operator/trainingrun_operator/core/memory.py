@@ -375,6 +375,7 @@ def _rank(memory: Memory, facts: Facts, number: int, pods: Sequence[Pod], now: f
     return replace(
         rank,
         fatal_pattern=searched.found if searched is not None else "",
+        crash_cause=searched.cause if searched is not None else "",
         log_tail=memory.log_tails.get(rank.pod.uid, "") if rank.pod is not None else "",
         waiting_seconds=known.waiting.seconds(now),
         unshipped_seconds=known.unshipped.seconds(now),

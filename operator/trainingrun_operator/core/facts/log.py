@@ -13,6 +13,8 @@ class LogSearch:
     """``crash.fatalLogPatterns`` at that time."""
     found: str = ""
     """The first of them that is in the log; empty: none is."""
+    cause: str = ""
+    """What the log says about CUDA, NCCL and memory (`core.crash_causes`); empty: nothing."""
 
 
 @dataclass(frozen=True)

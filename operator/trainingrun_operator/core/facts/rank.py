@@ -80,6 +80,8 @@ class Rank:
     """The last lines of the newest pod's log, if its training crashed."""
     fatal_pattern: str = ""
     """The first of ``crash.fatalLogPatterns`` that is in the end of this log; empty: none is, or it could not be read."""
+    crash_cause: str = ""
+    """What the end of this log says about CUDA, NCCL and memory, in words of ours; empty: nothing, or it could not be read."""
     waiting_seconds: float = 0
     """Time for which the newest pod has lacked the same thing (`rules.workload.lacks`)."""
     unshipped_seconds: float = 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api import endings
 from trainingrun_operator.api.status import Evidence
+from trainingrun_operator.core import crash_causes
 from trainingrun_operator.core.epochs import is_short
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.rules import same_step, workload
@@ -116,30 +117,30 @@ def crashed(seen: Observed) -> Finding | None:
     pod = rank.pod if rank is not None else None
     last = f", last with {pod.exit_words}" if pod is not None else ""
     over = f" {said}" if pod is not None and (said := _trained_to_the_end(seen)) else ""
+    cause = crash_causes.sentence(rank) if rank is not None else ""
     if rank is not None and pod is not None and count > limit:
-        message = f"Training crashed {times} (backoffLimit {limit}){last}.{over}"
+        message = f"Training crashed {times} (backoffLimit {limit}){last}.{cause}{over}"
         return _failed("BackoffLimitExceeded", message, _evidence(pod))
     if (stuck := _stuck(seen)) is not None:
         return stuck
     if not count or (pod is None and workload.last_failure_before_start(seen)):
         return None
-    message = f"Training crashed {times}{last}: more than {limit} crashes (spec.backoffLimit) end it. Each crashed pod is saved, then replaced.{over}"
+    message = f"Training crashed {times}{last}: more than {limit} crashes (spec.backoffLimit) end it. Each crashed pod is saved, then replaced.{cause}{over}"
     return Finding("crashes", "RestartsLeft", message)
 
 
 def _fatal(seen: Observed) -> Finding | None:
     """The training crashed with one of ``crash.fatalExitCodes``, or its log has one of ``crash.fatalLogPatterns``, and it wrote no marker."""
     codes, patterns = seen.run.spec.crash.fatal_exit_codes, seen.run.spec.crash.fatal_log_patterns
-    for pod, pattern in _crashed_pods(seen):
+    for pod, rank in _crashed_pods(seen):
+        pattern, cause = rank.fatal_pattern, crash_causes.sentence(rank)
         if pod.result in codes:
-            message = (
-                f"Training crashed with {pod.exit_words}, which spec.crash.fatalExitCodes names: it is not tried again."
-            )
+            message = f"Training crashed with {pod.exit_words}, which spec.crash.fatalExitCodes names: it is not tried again.{cause}"
             return _failed("FatalExitCode", message, _evidence(pod))
         if pattern in patterns:
             message = (
                 f"Training crashed with {pod.exit_words}, and the end of its log has {pattern!r}, a pattern of spec.crash.fatalLogPatterns: it is not"
-                " tried again."
+                f" tried again.{cause}"
             )
             return _failed("FatalLogPattern", message, (*_evidence(pod), Evidence(what="logPattern", value=pattern)))
     return None
@@ -148,24 +149,24 @@ def _fatal(seen: Observed) -> Finding | None:
 def _stuck(seen: Observed) -> Finding | None:
     """The training crashed ``crash.sameStepLimit`` times in a row without a step forward, and wrote no marker."""
     row, limit = same_step.row(seen), seen.run.spec.crash.same_step_limit
-    pod = next((pod for pod, _ in _crashed_pods(seen)), None)
-    if pod is None or row is None or row.without_step < limit:
+    pod, rank = next(iter(_crashed_pods(seen)), (None, None))
+    if pod is None or rank is None or row is None or row.without_step < limit:
         return None
     times = "once" if row.without_step == 1 else f"{row.without_step} times in a row"
     message = (
         f"Training crashed {times} without a step forward (spec.crash.sameStepLimit {limit}), last with {pod.exit_words}: no attempt got further than"
-        f" step {row.step}."
+        f" step {row.step}.{crash_causes.sentence(rank)}"
     )
     return _failed(
         same_step.NO_STEP_FORWARD, message, (*_evidence(pod), Evidence(what="step", value=str(row.step), step=row.step))
     )
 
 
-def _crashed_pods(seen: Observed) -> list[tuple[Pod, str]]:
-    """Return the pods whose crash counts, and the fatal pattern of each one's log; none after a marker."""
+def _crashed_pods(seen: Observed) -> list[tuple[Pod, Rank]]:
+    """Return the pods whose crash counts, and their ranks; none after a marker."""
     if marker_of(seen) is not None:
         return []
-    return [(rank.pod, rank.fatal_pattern) for rank in seen.ranks if rank.pod is not None and _judged(rank)]
+    return [(rank.pod, rank) for rank in seen.ranks if rank.pod is not None and _judged(rank)]
 
 
 def _failed(reason: str, message: str, evidence: tuple[Evidence, ...]) -> Finding:

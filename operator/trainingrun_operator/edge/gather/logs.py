@@ -1,4 +1,4 @@
-"""Reads the end of a crashed training's log: its last lines for people, and a search for the patterns that make the crash fatal.
+"""Reads the end of a crashed training's log: its last lines for people, and a search for known causes and for the patterns that make the crash fatal.
 
 A search may take half a second of a hostile pattern, so it is made in a thread; RE2 does not hold Python's lock.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from trainingrun_operator.core import log_patterns, manifests
+from trainingrun_operator.core import crash_causes, log_patterns, manifests
 from trainingrun_operator.core.facts.log import LogSearch
 from trainingrun_operator.core.facts.pod import Training
 
@@ -45,16 +45,16 @@ async def of_crashed(
         known = memory.log_searches.get(pod.uid)
         if known is not None and known.patterns == patterns:
             tails[pod.uid], searches[pod.uid] = memory.log_tails.get(pod.uid, ""), known
-        elif (log := await _end_of(kube, run, pod, search=bool(patterns))) is not None:
+        elif (log := await _end_of(kube, run, pod)) is not None:
             found = await asyncio.to_thread(log_patterns.first_found, patterns, log) if patterns else ""
-            tails[pod.uid], searches[pod.uid] = _last_lines(log), LogSearch(patterns, found)
+            tails[pod.uid] = _last_lines(log)
+            searches[pod.uid] = LogSearch(patterns, found, crash_causes.in_log(log))
     return tails, searches
 
 
-async def _end_of(kube: Reads, run: Run, pod: Pod, *, search: bool) -> str | None:
-    lines, size = (SEARCHED_LINES, SEARCHED_BYTES) if search else (LINES, BYTES)
+async def _end_of(kube: Reads, run: Run, pod: Pod) -> str | None:
     container = manifests.main_container(run.spec)
-    return await kube.log_tail(run.namespace, pod.name, container, lines=lines, most_bytes=size)
+    return await kube.log_tail(run.namespace, pod.name, container, lines=SEARCHED_LINES, most_bytes=SEARCHED_BYTES)
 
 
 def _last_lines(log: str) -> str:

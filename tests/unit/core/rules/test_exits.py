@@ -205,12 +205,18 @@ def test_exit_code_0_of_a_training_that_lacked_memory_is_complete_and_told():
     assert [(e.what, e.value) for e in found.evidence] == [("exitCode", "0"), ("exitReason", "OOMKilled")]
 
 
-@pytest.mark.parametrize("reason", ["OOMKilled", "StartError: exec: pyhton: executable file not found in $PATH"])
-def test_a_crash_is_told_with_the_kubelets_reason(reason):
+@pytest.mark.parametrize(
+    ("reason", "more"),
+    [
+        ("OOMKilled", " It used more host memory than its limit allows."),
+        ("StartError: exec: pyhton: executable file not found in $PATH", ""),
+    ],
+)
+def test_a_crash_is_told_with_the_kubelets_reason(reason, more):
     run = make_run(spec={"backoffLimit": 0})
     found = exited(make_observed(run=run, pods=(exited_pod(137, exit_reason=reason),)))
     assert found is not None
-    assert found.message == f"Training crashed once (backoffLimit 0), last with exit code 137 ({reason})."
+    assert found.message == f"Training crashed once (backoffLimit 0), last with exit code 137 ({reason}).{more}"
     assert [(e.what, e.value) for e in found.evidence] == [("exitCode", "137"), ("exitReason", reason)]
     saved = make_observed(
         pods=(exited_pod(137, exit_reason=reason),), answer=make_verified(termination_id=f"crash-{POD_UID}")

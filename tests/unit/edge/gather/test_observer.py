@@ -1251,6 +1251,16 @@ async def test_a_fatal_pattern_is_searched_for_once_in_more_of_the_log_than_peop
     assert f"GET {POD}/log" in place.calls, "Without the patterns the log is read again."
 
 
+async def test_a_cause_is_searched_for_in_more_of_the_log_than_people_see_also_without_patterns(place):
+    place.watched(stored_pod(exit_code=1))
+    place.api.objects[POD]["log"] = "RuntimeError: CUDA error: device-side assert triggered\n" + "frame\n" * 50
+    seen = await place.look()
+    assert seen.ranks[0].crash_cause == "CUDA error: device-side assert triggered"
+    assert "CUDA" not in seen.ranks[0].log_tail
+    assert (await place.look()).ranks[0] == seen.ranks[0]
+    assert f"GET {POD}/log" not in place.calls
+
+
 async def test_a_log_that_could_not_be_read_is_read_again(place):
     place.watched(stored_pod(exit_code=1))
     place.api.objects[POD]["log"] = "CUDA error: assert"
