@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import runpy
+from dataclasses import replace
 from functools import cache
+from math import isfinite
 from pathlib import Path
 
 import pytest
@@ -45,19 +47,33 @@ TIGHTER = {
 }
 
 
+def run_of(**fields):
+    """A run with these fields in its spec, besides those that it needs."""
+    needed = {
+        "template": {"spec": {"containers": [{"name": "train", "image": "none"}]}},
+        "checkpoint": {"destination": "s3://bucket/runs"},
+    }
+    return Run("default", "curve", "curve", "1", 1, TrainingRunSpec.parse({**needed, **fields}), TrainingRunStatus())
+
+
+EVERY_SECONDS = 60
+"""Between two rows, for the rules that need times."""
+
+
+@cache
+def by_a_spec_without_rules(path):
+    """What the operator does with a run whose spec has no rule at all: the default threshold, the stall, and all the others."""
+    run = run_of()
+    rows = rows_of(path, run.spec.metrics.names)
+    timed = [replace(row, time=float(number * EVERY_SECONDS)) for number, row in enumerate(rows)]
+    return simulate(run, timed, Defaults())
+
+
 def fired(path, rules):
     """The step at which each rule fires first."""
     written = [{"name": re.sub(r"\W", "-", f"r-{key}"), **rule} for key, rule in rules.items()]
-    spec = TrainingRunSpec.parse(
-        {
-            "template": {"spec": {"containers": [{"name": "train", "image": "none"}]}},
-            "checkpoint": {"destination": "s3://bucket/runs"},
-            "autoStopLoss": -1,
-            "stopRules": written,
-        }
-    )
-    run = Run("default", "curve", "curve", "1", 1, spec, TrainingRunStatus())
-    found = {one.rule: one.step for one in simulate(run, rows_of(path, spec.metrics.names), Defaults()).fired}
+    run = run_of(autoStopLoss=-1, stopRules=written)
+    found = {one.rule: one.step for one in simulate(run, rows_of(path, run.spec.metrics.names), Defaults()).fired}
     return {key: found.get(one["name"]) for key, one in zip(rules, written, strict=True)}
 
 
@@ -99,6 +115,25 @@ def test_a_rise_at_its_defaults_ends_no_training_too_early(path, label):
 
 
 @every_curve()
+def test_a_spec_without_any_rule_ends_no_training_too_early(path, label):
+    found = by_a_spec_without_rules(path)
+    assert found.rows == label["rows"]
+    assert found.decision is None or not is_false(found.decision.step, label)
+    assert [one.rule for one in found.fired if one.rule == "autoStopLoss" and one.enforced] == [], "It only reports."
+
+
+def test_the_default_threshold_is_reported_of_those_trainings_that_come_below_it():
+    told = {
+        path.stem
+        for path in (*KNOWN, *HELD_OUT, *SECOND)
+        for one in by_a_spec_without_rules(path).fired
+        if one.rule == "autoStopLoss"
+    }
+    assert {"good-usual-rate", "cnn-adam", "parity-adam"} <= told, "It is judged at all."
+    assert not {"never-learns", "transformer", "variational-autoencoder"} & told
+
+
+@every_curve()
 def test_not_finite_at_its_defaults_ends_those_trainings_that_are_not_finite_and_no_others(path, label):
     step, broken = at_defaults(path)["nonFinite"], label["nonFiniteStep"]
     assert (step is None) == (broken is None)
@@ -125,6 +160,40 @@ def test_no_curve_that_is_held_out_is_one_of_the_others():
     assert len({path.read_bytes() for path in every}) == len(every)
 
 
+def default_threshold(path):
+    """The step at which the default threshold would end a training, if the installation enforced it."""
+    return next((one.step for one in by_a_spec_without_rules(path).fired if one.rule == "autoStopLoss"), None)
+
+
+def longest(path):
+    """The longest rows of evaluations without a new best value, and of rises, of the finite ones."""
+    best, since, without, rising, rises, before = None, 0, 0, 0, 0, None
+    for line in path.read_text(encoding="utf-8").splitlines():
+        value = json.loads(line)["eval_loss"]
+        if not isfinite(value):
+            continue
+        better = best is None or value < best
+        best, since = (value, 0) if better else (best, since + 1)
+        rising = rising + 1 if before is not None and value > before else 0
+        without, rises, before = max(without, since), max(rises, rising), value
+    return {"plateau": without, "rising": rises}
+
+
+def test_every_training_that_is_held_out_and_missed_is_explained():
+    """The table of README.md: each with the longest row of evaluations that its rule counts, by the rows alone."""
+    told = re.findall(
+        r"(?m)^\| `([\w-]+)` \| (plateau|rising) \| (\d+) \| (\S.*\S) \|$",
+        (CURVES / "README.md").read_text(encoding="utf-8"),
+    )
+    missed = [
+        (path.stem, rule, str(longest(path)[rule]))
+        for rule in ("plateau", "rising")
+        for path, label in (*HELD_OUT.items(), *SECOND.items())
+        if is_missed(at_defaults(path)[rule], label)
+    ]
+    assert [row[:3] for row in told] == missed
+
+
 @pytest.mark.parametrize(
     ("golden", "curves"), [("curves", KNOWN), ("curves-held-out", HELD_OUT), ("curves-held-out-second", SECOND)]
 )
@@ -140,4 +209,11 @@ def test_what_each_setting_stops_and_misses(golden, curves):
         lines.append(
             f"{key}: {len(stops)} stops, {len(false)} false ({', '.join(false) or '-'}), {len(missed)} missed ({', '.join(missed) or '-'})"
         )
+    shadow = {path: default_threshold(path) for path in curves}
+    false = [path.stem for path, label in curves.items() if is_false(shadow[path], label)]
+    missed = [path.stem for path, label in curves.items() if is_missed(shadow[path], label)]
+    reported = sum(step is not None for step in shadow.values())
+    lines.append(
+        f"autoStopLoss, only reported: {reported} stops, {len(false)} false ({', '.join(false) or '-'}), {len(missed)} missed ({', '.join(missed) or '-'})"
+    )
     assert_golden(f"cli/{golden}.txt", "\n".join(lines) + "\n")
