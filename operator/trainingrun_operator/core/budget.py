@@ -65,7 +65,7 @@ def uses(seen: Observed) -> tuple[Use, ...]:
             Use("maxGpuHours", "gpuHours", "used", "GPU hours", duration.gpu_hours(seen), limit.max_gpu_hours, kept)
         )
     if limit.max_cost is not None:
-        known = cost.of(seen)
+        known = seen.cost
         kept = _reserve(seen, limit.max_cost, known.per_hour if known is not None else 0) if stops else 0
         least = cost.unpriced_hours(seen, known) > 0
         amount, unit = (known.amount, known.currency) if known is not None else (0.0, "")
@@ -83,7 +83,7 @@ def not_known(seen: Observed) -> str:
     limit = seen.run.spec.budget
     if limit is None or limit.max_cost is None:
         return ""
-    now, past = cost.rate(seen).unknown, cost.unpriced_hours(seen, cost.of(seen))
+    now, past = seen.rate.unknown, cost.unpriced_hours(seen, seen.cost)
     if not now and not past:
         return ""
     what = f"The cost of {past:.2f} GPU hours is not known" if past else "The cost of the training is not known"
@@ -108,7 +108,7 @@ def render(seen: Observed) -> Trained | None:
     if now is None:
         return None
     used = None if seen.run.spec.budget is None else min(cost.HOURS_MAX, round(duration.gpu_hours(seen), 3))
-    return now.model_copy(update={"gpu_hours": used, "cost": cost.of(seen), "budget_told": stage(seen)})
+    return now.model_copy(update={"gpu_hours": used, "cost": seen.cost, "budget_told": stage(seen)})
 
 
 def news(seen: Observed) -> Stage:

@@ -44,12 +44,12 @@ class Rate:
 
 
 def of(seen: Observed) -> Cost | None:
-    """Return ``status.trained.cost``; None: no price was known yet."""
+    """Reckon ``status.trained.cost``; None: no price was known yet. `Observed.cost` has it."""
     before, trained = seen.run.status.trained, duration.trained(seen)
     known = before.cost if before is not None else None
     if trained is None or (known is None and all(pool.spec.price is None for pool in seen.pools)):
         return None
-    now = rate(seen)
+    now = seen.rate
     if known is None and not now.currency:
         return None
     last = known or Cost()
@@ -70,7 +70,7 @@ def of(seen: Observed) -> Cost | None:
 
 def since(seen: Observed, amount: float | None) -> str:
     """Return what the training has cost since it had cost `amount`; empty: nothing that is known."""
-    now = of(seen)
+    now = seen.cost
     if amount is None or now is None or now.amount <= amount:
         return ""
     return f"{money(now.amount - amount)} {now.currency}"
@@ -92,7 +92,7 @@ def money(amount: float) -> str:
 
 
 def rate(seen: Observed) -> Rate:
-    """Return what an hour of the training costs now. As for GPU hours, all ranks count as long as rank 0 trains."""
+    """Reckon what an hour of the training costs now; `Observed.rate` has it. As for GPU hours, all ranks count as long as rank 0 trains."""
     nodes = {node.name: node for node in node_pools.recorded(seen)}
     gpus, before = seen.run.spec.template.gpus, seen.run.status.trained
     known = before.cost if before is not None else None

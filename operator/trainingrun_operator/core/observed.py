@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+from trainingrun_operator.core import cost
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.facts.rank import Rank
 from trainingrun_operator.core.outputs import Outputs
@@ -130,6 +132,16 @@ class Observed:
         """Reports of all ranks' agents, by rank; None: at least one did not answer."""
         reports = tuple(rank.report for rank in self.ranks if rank.report is not None)
         return reports if len(reports) == len(self.ranks) else None
+
+    @cached_property
+    def cost(self) -> Cost | None:
+        """What the training has cost, as in ``status.trained.cost``; None: no price was known yet."""
+        return cost.of(self)
+
+    @cached_property
+    def rate(self) -> Rate:
+        """What an hour of the training costs now."""
+        return cost.rate(self)
 
     def seconds_since(self, stamp: str) -> float:
         """Seconds since a stored time, by the wall clock."""

@@ -102,7 +102,7 @@ def _grown(seen: Observed, one: Shadow) -> Shadow:
 
 
 def _shadow(seen: Observed, one: Finding) -> Shadow:
-    last, known = one.evidence[-1] if one.evidence else None, cost.of(seen)
+    last, known = one.evidence[-1] if one.evidence else None, seen.cost
     return Shadow(
         rule=clipped(one.rule, WORD_MAX),
         would_stop_at=seen.wall,

@@ -18,6 +18,8 @@ from trainingrun_operator.core.rules import stall
 from trainingrun_operator.core.rules.finding import Finding
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trainingrun_operator.core.observed import Observed
 
 
@@ -37,17 +39,12 @@ def marker(seen: Observed) -> Finding | None:
 
 def final_step(seen: Observed) -> Finding | None:
     """The training still runs and has come to its final step. Applies while it runs, if a final step is named and no marker is written."""
-    final = seen.run.spec.completion.final_step
-    if final is None or not seen.runs or _written_marker(seen) is not None:
-        return None
-    return final_steps.missing(seen, final) or _settled(seen, final_steps.reached(seen, final))
+    return _applied(seen, _at_final_step)
 
 
 def outputs(seen: Observed) -> Finding | None:
     """The training still runs and has written its outputs. Applies while it runs, if outputs are named and no marker is written."""
-    if not seen.run.spec.completion.outputs or not seen.runs or _written_marker(seen) is not None:
-        return None
-    return wanted.missing(seen) or _settled(seen, wanted.written(seen))
+    return _applied(seen, _with_outputs)
 
 
 def log_line(seen: Observed) -> Finding | None:
@@ -55,10 +52,7 @@ def log_line(seen: Observed) -> Finding | None:
 
     A training that has exited is judged by its exit code, whatever it has printed.
     """
-    if not seen.run.spec.completion.log_patterns or not seen.ranks[0].runs or _written_marker(seen) is not None:
-        return None
-    found = lines.found(seen)
-    return _settled(seen, found) if found.fires else found
+    return _applied(seen, _with_line)
 
 
 def final_epoch_stall(seen: Observed) -> Finding | None:
@@ -66,38 +60,40 @@ def final_epoch_stall(seen: Observed) -> Finding | None:
 
     Does not apply while no training runs, or once the marker is written, which is better evidence.
     """
-    if not seen.runs or _written_marker(seen) is not None:
-        return None
-    return stall.missing(seen) or _settled(seen, stall.stalled(seen))
+    return _applied(seen, _in_stall)
 
 
 def inferred(seen: Observed) -> Finding | None:
     """Return the completion inferred now, held long enough or not; its actor identifies it. None: none is inferred."""
     if not seen.runs or seen.reports is None:
         return None
-    return (
-        _written_marker(seen)
-        or _at_final_step(seen)
-        or _with_outputs(seen)
-        or _with_line(seen)
-        or (None if stall.missing(seen) else stall.stalled(seen))
-    )
+    found = (judge(seen) for judge in (_written_marker, _at_final_step, _with_outputs, _with_line, _in_stall))
+    return next((one for one in found if one is not None and one.fires), None)
 
 
-def _with_outputs(seen: Observed) -> Finding | None:
-    named = seen.run.spec.completion.outputs
-    return None if not named or wanted.missing(seen) else wanted.written(seen)
-
-
-def _with_line(seen: Observed) -> Finding | None:
-    if not seen.run.spec.completion.log_patterns or not seen.ranks[0].runs:
+def _applied(seen: Observed, judge: Callable[[Observed], Finding | None]) -> Finding | None:
+    """Return the finding of a rule that applies while the training runs and has written no marker, which is better evidence."""
+    if not seen.runs or _written_marker(seen) is not None:
         return None
-    return found if (found := lines.found(seen)).fires else None
+    found = judge(seen)
+    return _settled(seen, found) if found is not None and found.fires else found
 
 
 def _at_final_step(seen: Observed) -> Finding | None:
     final = seen.run.spec.completion.final_step
-    return None if final is None or final_steps.missing(seen, final) else final_steps.reached(seen, final)
+    return None if final is None else final_steps.missing(seen, final) or final_steps.reached(seen, final)
+
+
+def _with_outputs(seen: Observed) -> Finding | None:
+    return None if not seen.run.spec.completion.outputs else wanted.missing(seen) or wanted.written(seen)
+
+
+def _with_line(seen: Observed) -> Finding | None:
+    return lines.found(seen) if seen.run.spec.completion.log_patterns and seen.ranks[0].runs else None
+
+
+def _in_stall(seen: Observed) -> Finding | None:
+    return stall.missing(seen) or stall.stalled(seen)
 
 
 def _settled(seen: Observed, concluded: Finding) -> Finding:
