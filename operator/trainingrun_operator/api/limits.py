@@ -99,6 +99,8 @@ class Cost(Model):
 
     shown: Word = ""
     """Amount and currency: `9.83 USD`. It begins with `at least` if the cost of some GPU hours is not known."""
+    projected: Word = ""
+    """What the training will have cost at the end of its last epoch, at its present pace and price: `25.10 USD`. Empty: its end or its price is not known."""
     amount: Annotated[float, Field(ge=0, le=COST_MAX)] = 0
     """The amount. It never falls: a price counts for the time in which it holds."""
     currency: Word = ""

@@ -424,7 +424,7 @@ class TrainingRunStatus(Model):
     )
 
     conditions: Annotated[tuple[Condition, ...], ListMap("type"), Field(max_length=16)] = ()
-    """Accepted, MetricsAvailable, RulesMeasured (with spec.stopRules), Hung (once the training has hung), Idle (once its GPUs were idle), CheckpointSaved, NodesReleased, Finished, Succeeded, Stalled."""
+    """Accepted, MetricsAvailable, RulesMeasured (with spec.stopRules), LossPlateaued (with a plateau rule), Hung (once the training has hung), Idle (once its GPUs were idle), CheckpointSaved, NodesReleased, Finished, Succeeded, Stalled."""
     observed_generation: BigCount | None = None
     """The generation of the spec that this status is about."""
     phase: Word | None = None

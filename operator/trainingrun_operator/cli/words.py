@@ -71,7 +71,10 @@ def saved_by(shadow: Shadow) -> str:
 def cost(status: TrainingRunStatus) -> tuple[str, ...]:
     """What the training has cost, as a sentence; empty: no price is known."""
     known = status.trained.cost if status.trained is not None else None
-    return (f"The training has cost {known.shown}.",) if known is not None else ()
+    if known is None:
+        return ()
+    end = f", and will have cost {known.projected} at the end of its last epoch" if known.projected else ""
+    return (f"The training has cost {known.shown}{end}.",)
 
 
 def generation(key: str) -> str:

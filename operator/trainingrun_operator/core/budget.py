@@ -108,7 +108,8 @@ def render(seen: Observed) -> Trained | None:
     if now is None:
         return None
     used = None if seen.run.spec.budget is None else min(cost.HOURS_MAX, round(duration.gpu_hours(seen), 3))
-    return now.model_copy(update={"gpu_hours": used, "cost": seen.cost, "budget_told": stage(seen)})
+    spent = cost.projected(seen, seen.cost)
+    return now.model_copy(update={"gpu_hours": used, "cost": spent, "budget_told": stage(seen)})
 
 
 def news(seen: Observed) -> Stage:

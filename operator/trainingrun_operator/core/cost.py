@@ -86,6 +86,15 @@ def _shown(cost: Cost, unpriced: float) -> str:
     return f"{'at least ' if unpriced else ''}{money(cost.amount)} {cost.currency}"
 
 
+def projected(seen: Observed, cost: Cost | None) -> Cost | None:
+    """Add to a cost what the training will have cost at the end of its last epoch, at its present pace and price."""
+    eta = None if seen.run.status.termination is not None or not seen.runs else seen.track.eta_seconds(seen.now)
+    if cost is None or eta is None or not cost.per_hour:
+        return cost
+    at_the_end = cost.model_copy(update={"amount": cost.amount + eta / 3600 * cost.per_hour})
+    return cost.model_copy(update={"projected": _shown(at_the_end, unpriced_hours(seen, cost))})
+
+
 def money(amount: float) -> str:
     """Format an amount with two decimal places, or with two digits if it is less than a cent."""
     return f"{amount:.2g}" if 0 < amount < _CENT else f"{amount:.2f}"

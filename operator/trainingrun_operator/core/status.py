@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from trainingrun_operator.api import names
+from trainingrun_operator.api import endings, names
 from trainingrun_operator.api.endings import ending_of
 from trainingrun_operator.api.run import CheckpointMode
 from trainingrun_operator.api.status import (
@@ -170,6 +170,7 @@ def _facts(seen: Observed) -> tuple[Fact, ...]:
         accepted,
         _metrics_available(seen),
         *_rules_measured(seen),
+        *_plateaued(seen),
         *_limit(seen, "Hung", hang.hang),
         *_limit(seen, "Idle", idle.idle),
         saved,
@@ -227,6 +228,25 @@ def _rules_measured(seen: Observed) -> tuple[Fact, ...]:
     if any(one is None or one.at is None for one in watches):
         return (Fact(kind, "Unknown", loss.NOT_READ_YET, "The metrics have not been read yet."),)
     return (Fact(kind, "True", "Measured", "The value of every stop rule was read in this pod."),)
+
+
+def _plateaued(seen: Observed) -> tuple[Fact, ...]:
+    """Whether a plateau rule holds, also one that only reports; no condition without such a rule. A stop keeps what it was."""
+    kind, stop = "LossPlateaued", seen.run.status.termination
+    numbers = [number for number, rule in enumerate(seen.run.spec.stop_rules) if rule.plateau is not None]
+    if not numbers:
+        return ()
+    if stop is not None:
+        if stop.status == endings.AUTO_PLATEAU.status:
+            return (Fact(kind, "True", "Plateau", stop.message),)
+        before = seen.run.status.condition(kind)
+        return (Fact(kind, before.status, before.reason, before.message) if before else _not_running(seen, kind),)
+    found = [one for number in numbers if (one := stop_rules.judged(number, seen)) is not None]
+    if holding := [one for one in found if one.fires or one.reason == "NoCheckpoint"]:
+        return (Fact(kind, "True", "Plateau", " ".join(f"{one.rule}: {one.message}" for one in holding)),)
+    unread = all(one.reason in (loss.NOT_READ_YET, "NotRunning") for one in found)
+    said = " ".join(f"{one.rule}: {one.message}" for one in found)
+    return (Fact(kind, "Unknown" if unread else "False", found[0].reason, said),)
 
 
 def _limit(seen: Observed, kind: str, rule: chain.Rule) -> tuple[Fact, ...]:

@@ -244,6 +244,9 @@ COSTLY = Trained(
         shown="at least 9.83 USD", amount=9.83, currency="USD", per_hour=9.83, priced_gpus=1, priced_gpu_hours=0.9
     ),
 )
+PROJECTED = COSTLY.model_copy(
+    update={"cost": Cost(shown="9.83 USD", projected="25.10 USD", amount=9.83, currency="USD", per_hour=9.83)}
+)
 TRAINS_ON = {
     "and is proven": written(make_observed(verified=make_verified())),
     "and nothing of it is saved": written(
@@ -263,6 +266,7 @@ TRAINS_ON = {
         make_observed(agent=make_agent(markers=(MarkerSeen(name="done", age_seconds=5),)), candidate_seconds=120)
     ),
     "and no rule limits what it costs": written(make_observed(), trained=COSTLY),
+    "and what it will have cost is known": written(make_observed(), trained=PROJECTED),
     "and a rule limits what it costs": written(
         make_observed(
             run=make_run(

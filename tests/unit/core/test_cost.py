@@ -7,22 +7,30 @@ from typing import Any
 
 import pytest
 from builders import (
+    NOW,
+    exited_pod,
+    losses,
     make_node,
     make_node_facts,
     make_observed,
     make_pod,
     make_pool,
     make_rank,
+    make_reading,
     make_run,
     make_status,
+    make_stop,
     template,
+    track_of,
+    with_rank,
 )
 
 from trainingrun_operator.api.endings import AUTO_PLATEAU
 from trainingrun_operator.api.limits import Cost
 from trainingrun_operator.api.pool import Price
-from trainingrun_operator.api.status import Trained
+from trainingrun_operator.api.status import Phase, Trained
 from trainingrun_operator.core import cost
+from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.rules import chain
@@ -97,6 +105,72 @@ class Training8:
 )
 def test_half_an_hour_of_training_costs_half_of_an_hours_price(training, shown):
     assert training.costs(30) == shown
+
+
+EPOCHS = track_of(
+    *((NOW - 3600 + 1200 * n, make_reading(loss=1, step=100 * n, epoch=0.5 * n, total_epochs=3)) for n in range(4))
+)
+"""Half an epoch in 20 minutes; 1.5 of 3 epochs are done."""
+
+
+def test_what_it_will_have_cost_is_projected_by_its_pace_and_its_present_price():
+    training = Training8(PER_NODE)
+    training.look(30)
+    seen = with_rank(training.observed(30), track=EPOCHS)
+    assert EPOCHS.eta_seconds(NOW) == 3600
+    found = render(seen).trained
+    assert found is not None
+    assert found.cost is not None
+    assert (found.cost.shown, found.cost.projected) == ("16.00 USD", "48.00 USD")
+
+
+@pytest.mark.parametrize(
+    ("training", "fields"),
+    [
+        pytest.param(Training8(PER_NODE), {"track": losses(1, 1)}, id="its end is not known"),
+        pytest.param(Training8(PER_NODE), {"track": EPOCHS, "pods": (exited_pod(started_at=at(0), node="gpu-0"),)}, id="it does not run"),
+        pytest.param(Training8(PER_NODE), {"track": EPOCHS, "pods": (make_pod(started_at=at(0), node=""),)}, id="it costs nothing now"),
+    ],
+)  # fmt: skip
+def test_where_end_or_price_is_not_known_nothing_is_projected(training, fields):
+    training.look(30)
+    found = render(with_rank(training.observed(30), **fields)).trained
+    assert found is not None
+    assert found.cost is not None
+    assert found.cost.projected == ""
+
+
+def test_a_run_that_ends_has_no_projection():
+    training = Training8(PER_NODE)
+    training.look(30)
+    training.status = training.status.model_copy(update={"termination": make_stop(Phase.DRAINING)})
+    found = render(with_rank(training.observed(30), track=EPOCHS)).trained
+    assert found is not None
+    assert found.cost is not None
+    assert found.cost.projected == ""
+
+
+def test_a_look_reckons_the_cost_once(monkeypatch):
+    reckoned = []
+
+    def counted(name):
+        known = getattr(cost, name)
+
+        def reckon(seen):
+            reckoned.append(name)
+            return known(seen)
+
+        return reckon
+
+    for name in ("of", "rate"):
+        monkeypatch.setattr(cost, name, counted(name))
+    training = Training8(PER_NODE)
+    seen = training.observed(30)
+    run = make_run(spec={"template": gpus(8), "budget": {"maxCost": 20, "maxGpuHours": 9}}, status=training.status)
+    seen = replace(seen, run=run)
+    render(seen)
+    decide(seen)
+    assert sorted(reckoned) == ["of", "rate"]
 
 
 def test_many_statuses_add_up_to_the_same():

@@ -7,10 +7,12 @@ from math import inf, nan
 from typing import Any
 
 import pytest
-from builders import make_agent, make_pod
+from builders import make_agent, make_pod, make_stop
 from stop_rules import RESTART, TIMEOUT, Operator, ended_at, first_end, operator, reading, rows
 
+from trainingrun_operator.api.exchange import AgentReport
 from trainingrun_operator.api.rules import MOVES_MAX
+from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.reading import Failure, Reading
 from trainingrun_operator.core.rules import chain, stop_rules
@@ -23,6 +25,7 @@ NEGATIVE = {"threshold": {"value": -15}}
 PLATEAU = {"metric": "eval_loss", "plateau": {"patience": 3, "minDelta": 0.01}}
 RISING = {"metric": "eval_loss", "rising": {"observations": 3}}
 NAN: dict[str, Any] = {"nonFinite": {}}
+WHY = "It no longer improves."
 
 
 def accuracy(*values):
@@ -431,6 +434,58 @@ def test_the_condition_names_the_rule_its_metric_and_what_is_there():
     assert "plateau" in message
     assert "eval_loss" in message
     assert "accuracy, loss" in message
+
+
+STANDS = evaluations(2.0, 1.0, 1.0, 1.1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("rules", "polls", "expected"),
+    [
+        pytest.param([BELOW, RISING], STANDS, None, id="no plateau rule"),
+        pytest.param([PLATEAU], evaluations(2.0, 1.0), ("False", "NotYet"), id="it improves"),
+        pytest.param([PLATEAU], STANDS, ("True", "Plateau"), id="it holds"),
+        pytest.param([{**PLATEAU, "action": "Shadow"}], STANDS, ("True", "Plateau"), id="it holds, and only reports"),
+        pytest.param([PLATEAU], [make_agent(newest=None), *STANDS], ("True", "Plateau"), id="it holds, and waits for a checkpoint"),
+        pytest.param([{**PLATEAU, "action": "Shadow"}], [*STANDS, reading(600, eval_loss=0.1)], ("False", "NotYet"), id="it improves again"),
+        pytest.param([{**PLATEAU, "name": "a", "metric": "other"}, {**PLATEAU, "name": "b"}], STANDS, ("True", "Plateau"), id="one of two holds"),
+        pytest.param([PLATEAU], [None], ("Unknown", "NotReadYet"), id="nothing was read yet"),
+        pytest.param([PLATEAU], [TIMEOUT], ("False", "Timeout"), id="it cannot be read"),
+    ],
+)  # fmt: skip
+def test_a_plateau_is_a_condition_of_the_run(rules, polls, expected):
+    one, seen = operator(*rules), None
+    for poll in polls:
+        if isinstance(poll, AgentReport):
+            one.agent = poll
+        else:
+            seen = one.poll(poll)
+    assert seen is not None
+    found = render(seen).condition("LossPlateaued")
+    assert (None if found is None else (found.status, found.reason)) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "before", "expected"),
+    [
+        pytest.param("auto_plateau", STANDS[:3], ("True", "Plateau", WHY), id="the plateau has ended it"),
+        pytest.param("user_stop", STANDS, ("True", "Plateau", None), id="it held before"),
+        pytest.param("user_stop", STANDS[:3], ("False", "NotYet", None), id="it did not hold before"),
+        pytest.param(
+            "user_stop", (), ("False", "NotRunning", "No training is running."), id="nothing was known before"
+        ),
+    ],
+)
+def test_a_stop_keeps_whether_it_was_a_plateau(status, before, expected):
+    one = operator({**PLATEAU, "action": "Shadow"})
+    for poll in before:
+        one.run = replace(one.run, status=render(one.poll(poll)))
+    stop = make_stop(Phase.DRAINING, status=status, message=WHY)
+    one.run = replace(one.run, status=one.run.status.model_copy(update={"termination": stop}))
+    found = render(one.poll(None)).condition("LossPlateaued")
+    assert found is not None
+    assert (found.status, found.reason) == expected[:2]
+    assert expected[2] in (None, found.message)
 
 
 def test_without_stop_rules_there_is_no_such_condition():
