@@ -72,6 +72,11 @@ def test_each_training_is_ended_by_the_rule_that_holds_for_its_numbers(steady_op
     assert all(what == "eval_accuracy" and value > 0.6 for what, value in evidence["writes"][-2:])
     assert evidence["flat"][0][0] == "best loss"
     assert math.isnan(evidence["nan"][-1][1])
+    saved, spoiled = (ended["nan"]["termination"][name] for name in ("saved", "spoiled"))
+    assert spoiled["step"] >= 80, "The training shows NaN from then on."
+    assert saved["finite"] is (saved["step"] < spoiled["step"]), (
+        "The agent has published one from before, if there is one."
+    )
     assert ended["posts"]["effective"]["metricsSource"] == "Push"
     assert ended["writes"]["effective"]["metricsSource"] == "Files"
 

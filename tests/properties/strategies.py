@@ -35,6 +35,7 @@ from trainingrun_operator.api.exchange import (
     Upload,
 )
 from trainingrun_operator.api.saves import SaveInterval, SaveTimes, StopWait
+from trainingrun_operator.api.spoiled import Spoiled
 from trainingrun_operator.api.status import (
     SUSPENDED,
     CheckpointStatus,
@@ -560,6 +561,7 @@ def stops(draw):
         id="stop-run-a",
         mode=draw(st.sampled_from(StopMode)),
         wait=draw(WAITS),
+        spoiled=draw(st.sampled_from([None, None, Spoiled(), Spoiled(step=300, finite_step=200, written_us=7)])),
         status=draw(st.sampled_from([*ENDINGS, "auto_plateau", SUSPENDED])),
         attempt=draw(st.sampled_from([1, 2, 99])),
         # A stop of a suspended run brings its record along from the beginning.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import ValidationError
 
 from trainingrun_operator.agent.cargo import Sent
+from trainingrun_operator.agent.finite import is_before
 from trainingrun_operator.agent.ranks import HELD_MAX, Held, Written
 from trainingrun_operator.agent.volume.scan import Kind
 from trainingrun_operator.api.exchange import CommitSeen, ManifestSeen
@@ -20,6 +21,7 @@ from trainingrun_operator.checkpoints.bucket import Bucket, ConflictError, NoChe
 from trainingrun_operator.checkpoints.documents import (
     COMMIT_MAX_BYTES,
     MANIFEST_MAX_BYTES,
+    WHOLE,
     Claim,
     Commit,
     Manifest,
@@ -29,6 +31,7 @@ from trainingrun_operator.checkpoints.documents import (
 from trainingrun_operator.checkpoints.keys import Order, incarnation_of_claim, order_of_commit, order_of_manifest
 from trainingrun_operator.checkpoints.manifests import load_head, load_manifest, read_manifest
 from trainingrun_operator.checkpoints.proof import BadCommitError, load_commit
+from trainingrun_operator.checkpoints.reached import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from trainingrun_operator.agent.volume.scan import Entry
     from trainingrun_operator.agent.volume.units import Unit
     from trainingrun_operator.api.exchange import SaveRequest
+    from trainingrun_operator.api.spoiled import Spoiled
+    from trainingrun_operator.checkpoints.documents import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +75,15 @@ class Known:
     """Directory, and whether it was complete."""
     files: Mapping[str, tuple[int, int]]
     """Size and modification time by path."""
+    about: Checkpoint | None = None
+    """The checkpoint, as the manifest has it."""
+
+    @property
+    def written_us(self) -> int:
+        """Modification time of the checkpoint's newest file."""
+        name = self.checkpoint[0] if self.checkpoint else WHOLE
+        own = [at for path, (_, at) in self.files.items() if name in (WHOLE, path) or path.startswith(f"{name}/")]
+        return max(own, default=0) // 1000
 
 
 def now() -> str:
@@ -253,7 +267,7 @@ class Ledger:
                 self._sent[path] = Sent(file.size, file.mtime_ns, file.key, file.crc64nvme)
         checkpoint = manifest.checkpoint
         about = (names.from_text(checkpoint.dir), checkpoint.complete) if checkpoint else None
-        known = Known(ref, about, files)
+        known = Known(ref, about, files, checkpoint)
         if ref not in [one.ref for one in self._known]:
             self._known = [known, *self._known] if over else [*self._known, known]
         del self._known[HISTORY_MAX:]
@@ -307,6 +321,20 @@ class Ledger:
             ):
                 return known.ref
         return None
+
+    def finite(self, spoiled: Spoiled) -> tuple[RankManifest, Checkpoint] | None:
+        """Return the furthest complete checkpoint from before the values ceased to be finite, and its newest manifest; None: there is none."""
+        found = [
+            (known.ref, known.about)
+            for known in reversed(self._known)
+            if known.about is not None
+            and known.about.complete
+            and known.files
+            and is_before(known.about.step, known.about.epoch, known.written_us, spoiled)
+        ]
+        # Of equal ones the last, which is the newest, is taken.
+        best = sorted(found, key=lambda one: (not one[1].inherited, Moment.of(one[1].step, one[1].epoch)))
+        return best[-1] if best else None
 
     def totals_of(self, ref: RankManifest) -> tuple[int, int]:
         """Return the number of files and of bytes of a known manifest."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from trainingrun_operator.agent import finite
 from trainingrun_operator.agent.cargo import Sent, Wanted
 from trainingrun_operator.agent.ledger import Request
 from trainingrun_operator.agent.volume import detect
@@ -12,11 +13,13 @@ from trainingrun_operator.agent.volume.pointers import names_unit
 from trainingrun_operator.agent.volume.units import Unit, is_log
 from trainingrun_operator.checkpoints import names
 from trainingrun_operator.checkpoints.documents import WHOLE, Checkpoint, Skipped
+from trainingrun_operator.checkpoints.reached import Moment
 
 if TYPE_CHECKING:
     from trainingrun_operator.agent.volume.detect import Seen
     from trainingrun_operator.agent.volume.look import View
     from trainingrun_operator.agent.volume.scan import Entry
+    from trainingrun_operator.api.spoiled import Spoiled
     from trainingrun_operator.checkpoints.documents import RankManifest
 
 TEMPORARY = "files under temporary names"
@@ -38,6 +41,9 @@ class Covered(Protocol):
     def manifest_of(self, unit: Unit, *, complete: bool) -> RankManifest | None:
         """Return the newest manifest of a unit that holds every file of it in its current state."""
 
+    def finite(self, spoiled: Spoiled) -> tuple[RankManifest, Checkpoint] | None:
+        """Return the furthest complete checkpoint from before, and a manifest of it; None: there is none."""
+
 
 class Wish(NamedTuple):
     """What the agent has to ship now, and why."""
@@ -51,6 +57,8 @@ class Wish(NamedTuple):
     """The operator could not verify the previous attempt: ship every file again, name and copy nothing."""
     status: str | None = None
     """Why the run ends."""
+    spoiled: Spoiled | None = None
+    """From where on the training's values are not finite; None: they are."""
     inherited_ns: int = 0
     """Checkpoints without a newer file than this were left by an earlier run."""
 
@@ -75,10 +83,12 @@ def next_job(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job | N
     """Return the next job; None if nothing is complete or nothing is new."""
     if view.scan.error or view.scan.too_many:
         return None
+    if wish.spoiled is not None and not wish.afresh and (job := _finite(view, covered, wish, since_ns)) is not None:
+        return job
     if wish.ended:
         # What is unfinished is shipped now: no writer is left to finish it.
         return _final(view, covered, wish, since_ns)
-    newest = detect.newest(view.seen, since_ns)
+    newest = _newest(view, wish, since_ns)
     if newest is None:
         return None
     pointed = _is_pointed_at(newest.unit, view, covered)
@@ -93,6 +103,58 @@ def next_job(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job | N
     return Job(wish, checkpoint, files, detect.format_of(newest.unit), moment=newest.unit.name in view.moments)
 
 
+def _newest(view: View, wish: Wish, since_ns: int) -> Seen | None:
+    """Return the newest complete checkpoint: that from before the values ceased to be finite, if there is one."""
+    before = finite.of_volume(view.seen, wish.spoiled) if wish.spoiled is not None else []
+    return detect.newest(before, since_ns) or detect.newest(view.seen, since_ns)
+
+
+def _finite(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job | None:
+    """Return the job that publishes the newest checkpoint from before the values ceased to be finite; None: there is none.
+
+    Its manifest lists no later checkpoint, so that a restore brings none back. At the end, the later ones and all other files are committed before it,
+    in answer to nothing.
+    """
+    spoiled = wish.spoiled
+    if spoiled is None:
+        return None
+    again: RankManifest | None
+    unit: Unit | None
+    there = detect.newest(finite.of_volume(view.seen, spoiled), since_ns)
+    known = covered.finite(spoiled)
+    if known is not None and (there is None or Moment.of(known[1].step, known[1].epoch) > there.unit.moment):
+        target, again, unit = finite.told(known[1], spoiled, finite=True), known[0], None
+    elif there is not None and (about := _about(there, wish)) is not None:
+        target, again, unit = about, covered.manifest_of(there.unit, complete=True), there.unit
+    else:
+        return None
+    if wish.ended and (others := _others(view, covered, unit)):
+        return _aside(view, covered, wish, others, since_ns)
+    if again is not None or unit is None:
+        return Job(wish, target, again=again)
+    beside = _small(view.rest, covered, wish) if view.rest else []
+    # A pointer file to a later checkpoint would lead a restored training nowhere.
+    fitting = [one for one in beside if one.path not in view.texts or names_unit(view.texts[one.path], unit)]
+    return Job(wish, target, (*_wanted(unit, covered, wish), *fitting), detect.format_of(unit))
+
+
+def _aside(view: View, covered: Covered, wish: Wish, others: list[Unit], since_ns: int) -> Job:
+    """Return the job that commits everything but the published checkpoint, in answer to nothing."""
+    aside = wish._replace(reason="checkpoint", request=Request(), status=None)
+    newest = detect.newest([one for one in view.seen if one.unit in others], since_ns)
+    files = tuple(one for unit in others for one in _wanted(unit, covered, aside))
+    said = _about(newest, aside) or Checkpoint(dir=WHOLE, complete=False, evidence="files beside the checkpoints")
+    form = detect.format_of(newest.unit) if newest else "Files"
+    return Job(aside, said, files, form, _not_shipped(view))
+
+
+def _others(view: View, covered: Covered, chosen: Unit | None) -> list[Unit]:
+    """Return everything in the volume that no commit covers, but the chosen unit."""
+    left = Unit(TEMPORARY, WHOLE, view.scan.temporary) if view.scan.temporary else None
+    everything = [*(one.unit for one in view.seen), *(one for one in (view.rest, left) if one)]
+    return [unit for unit in everything if unit is not chosen and not covered.covers(unit)]
+
+
 def _is_pointed_at(unit: Unit, view: View, covered: Covered) -> bool:
     """Whether a pointer that no commit has in its current state names a unit."""
     beside = view.rest.files if view.rest else {}
@@ -104,7 +166,7 @@ def _is_pointed_at(unit: Unit, view: View, covered: Covered) -> bool:
 
 def _final(view: View, covered: Covered, wish: Wish, since_ns: int) -> Job:
     """Return the last job: every file that no commit covers."""
-    whole = detect.newest(view.seen, since_ns)
+    whole = _newest(view, wish, since_ns)
     partial = detect.newest(view.seen, since_ns, complete=False)
     about = whole or partial
     left = Unit(TEMPORARY, WHOLE, view.scan.temporary) if view.scan.temporary else None
@@ -142,7 +204,7 @@ def _about(seen: Seen | None, wish: Wish, beside: Seen | None = None) -> Checkpo
     evidence = seen.verdict.evidence
     if beside and beside.unit.mtime_ns > seen.unit.mtime_ns:
         evidence += f"; the newer {beside.unit.name} is incomplete ({beside.verdict.evidence})"
-    return Checkpoint(
+    found = Checkpoint(
         dir=names.to_text(seen.unit.dir),
         file=seen.unit.single,
         step=seen.unit.step,
@@ -152,6 +214,10 @@ def _about(seen: Seen | None, wish: Wish, beside: Seen | None = None) -> Checkpo
         complete=seen.complete,
         evidence=names.to_text(evidence),
     )
+    if wish.spoiled is None:
+        return found
+    before = seen.complete and bool(finite.of_volume([seen], wish.spoiled))
+    return finite.told(found, wish.spoiled, finite=before)
 
 
 def _with(left: Unit | None, checkpoint: Checkpoint | None) -> Checkpoint | None:

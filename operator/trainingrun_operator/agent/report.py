@@ -180,5 +180,6 @@ def _found(seen: Seen | None, wall: float) -> CheckpointSeen | None:
         step=unit.step,
         complete=seen.complete,
         age_seconds=age,
+        written_us=unit.mtime_ns // 1000,
         bytes=unit.bytes,
     )

@@ -209,7 +209,10 @@ class Restore:
         if local is None:
             return False
         unit, left_ns = local.unit, self._left_ns()
-        if place.run:
+        if best.checkpoint is not None and best.checkpoint.finite and not place.run:
+            # Later checkpoints of this run, on the volume too, may hold values that are not finite.
+            further = False
+        elif place.run:
             further = left_ns is not None and unit.mtime_ns > left_ns
         else:
             reached = Reached.of(best)

@@ -293,12 +293,15 @@ class Shipper:
             pending = True
         if self._terminating:
             request = Request(save.id, save.attempt) if save else Request(self._stop_id)
-            status = save.status if save else None
+            status, spoiled = (save.status, save.spoiled) if save else (None, None)
             afresh = pending and request.attempt > first
-            return plan.Wish("sigterm", ended=True, request=request, afresh=afresh, status=status)
+            return plan.Wish("sigterm", ended=True, request=request, afresh=afresh, status=status, spoiled=spoiled)
         if save is not None and pending:
             request = Request(save.id, save.attempt)
-            return plan.Wish("save", ended=save.ended, request=request, afresh=save.attempt > first, status=save.status)
+            afresh = save.attempt > first
+            return plan.Wish(
+                "save", ended=save.ended, request=request, afresh=afresh, status=save.status, spoiled=save.spoiled
+            )
         return plan.Wish()
 
     def _is_said_already(self, job: Job) -> bool:

@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import FailFast, Field
 
 from trainingrun_operator.api.base import Model, Reported, Step
+from trainingrun_operator.api.spoiled import Spoiled
 
 AGENT_CONFIG_ENV = "TRAININGRUN_AGENT_CONFIG"
 """`AgentConfig` as JSON, in the environment of agent and restore."""
@@ -58,6 +59,8 @@ class SaveRequest(Model):
     ended: bool
     status: str | None = None
     """The run's ``terminationStatus``, kept in the commit. None: the run does not end."""
+    spoiled: Spoiled | None = None
+    """The values of the training were no longer finite: commit the newest checkpoint from before. None: they were, or it is not known."""
 
 
 class RestoreSource(Model):
@@ -126,6 +129,9 @@ class CheckpointSeen(Model):
     complete: bool
     age_seconds: float
     """Seconds since the newest file was written."""
+    written_us: Reported | None = None
+    """Modification time of the newest file, in microseconds by the clock of the volume's server; None: an agent of an older release. Only agents
+    compare it."""
     bytes: Reported = 0
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 from pydantic import ConfigDict, Field
 
 from trainingrun_operator.api.base import BigCount, Cel, Count, Model, Word
+from trainingrun_operator.api.spoiled import Spoiled
 
 STOP_RULES_MAX: Final = 8
 SHAPES: Final = ("threshold", "plateau", "rising", "nonFinite")
@@ -175,3 +176,5 @@ class RuleWindow(Model):
     """Newest observations in a row for which the rule's condition holds."""
     rose_from: Word | None = None
     """Of a rise: the observation before the first of these."""
+    spoiled: Spoiled | None = None
+    """Of a nonFinite rule: the first of the newest readings in a row that are not finite. Absent: the newest one is finite."""

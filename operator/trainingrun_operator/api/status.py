@@ -33,6 +33,7 @@ from trainingrun_operator.api.pods import WorkloadRef as WorkloadRef  # noqa: PL
 from trainingrun_operator.api.restored import Restored
 from trainingrun_operator.api.rules import STOP_RULES_MAX, RuleWindow
 from trainingrun_operator.api.saves import SaveTimes, StopWait
+from trainingrun_operator.api.spoiled import Spoiled
 
 SUSPENDED: Final = "suspended"
 """``status.termination.status`` of a suspension: the run does not end and can be resumed."""
@@ -202,6 +203,9 @@ class CheckpointStatus(Model):
     """The layout that the agent has recognized, or spec.checkpoint.format."""
     inherited: bool = False
     """An earlier run had left it in the volume: it counts less than all that this run has written."""
+    finite: bool | None = None
+    """Of a run that ended because its values were not finite: whether the checkpoint is from before the first such value. A restore takes it then,
+    though a later one is in the bucket. Absent: the question did not arise, or the agent did not answer it."""
     digest: Word = ""
     """SHA-256 of the commit."""
     bytes: BigCount = 0
@@ -239,6 +243,9 @@ class Saved(Model):
     """The layout that the agent has recognized, or spec.checkpoint.format."""
     inherited: bool = False
     """An earlier run had left it in the volume: it counts less than all that this run has written."""
+    finite: bool | None = None
+    """Of a run that ended because its values were not finite: whether the checkpoint is from before the first such value. A restore takes it then,
+    though a later one is in the bucket. Absent: the question did not arise, or the agent did not answer it."""
     bytes: BigCount = 0
     """Total size."""
     files: Count = 0
@@ -316,6 +323,8 @@ class Termination(Model):
     """What was proven before the deletion."""
     evidence: Annotated[tuple[Evidence, ...], Field(max_length=8)] = ()
     """The observations that decided."""
+    spoiled: Spoiled | None = None
+    """Of a run that ends because its values are not finite: from where on its checkpoints are spoiled."""
     last_log_lines: Message = ""
     """The last lines of the training's log, if it failed. Not part of any message, Event or notification: a training may print secrets."""
     rescue: Rescue | None = None

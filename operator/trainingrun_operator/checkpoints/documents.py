@@ -74,6 +74,8 @@ class Checkpoint(Model):
     """The layout that the agent has recognized, as in ``spec.checkpoint.format``, for display."""
     inherited: bool = False
     """An earlier run had left it in the volume: it counts less than all that this run has written."""
+    finite: bool | None = None
+    """Of a run that ends because its values are not finite: whether the checkpoint is from before the first such value. None: nothing was asked."""
     complete: bool
     evidence: str
     """Why it counts as complete or not, for display. It differs between ranks."""

@@ -44,11 +44,13 @@ class Moment:
 class Reached(NamedTuple):
     """The place of a commit among all commits of its run; the highest is the one to resume from. It compares as a tuple.
 
-    What is whole comes before what is not. What the run wrote itself comes before what an earlier run had left in the volume. Then the
+    What is whole comes before what is not. What a run that was no longer finite has published as its result comes before its later checkpoints. What
+    the run wrote itself comes before what an earlier run had left in the volume. Then the
     moment decides (`Moment`), else the time: the writer's incarnation and generation, because clocks of machines differ.
     """
 
     complete: bool
+    result: bool
     own: bool
     moment: Moment
     written: Order
@@ -58,13 +60,17 @@ class Reached(NamedTuple):
         """Return the place of a commit. A commit without a checkpoint is incomplete."""
         found = commit.checkpoint
         if found is None or not commit.total_files:
-            return cls(complete=False, own=False, moment=Moment.of(None, None), written=commit.order)
-        return cls(found.complete, not found.inherited, Moment.of(found.step, found.epoch), commit.order)
+            return cls(complete=False, result=False, own=False, moment=Moment.of(None, None), written=commit.order)
+        return cls(
+            found.complete, found.finite is True, not found.inherited, Moment.of(found.step, found.epoch), commit.order
+        )
 
     @classmethod
     def recorded(cls, record: Saved | CheckpointStatus) -> Self:
         """Return the place of a commit of which the status has a record. A record without a commit is before all others."""
         written = order_of_commit(record.commit) or Order(0, 0)
         if not record.files:
-            return cls(complete=False, own=False, moment=Moment.of(None, None), written=written)
-        return cls(record.complete, not record.inherited, Moment.of(record.step, record.epoch), written)
+            return cls(complete=False, result=False, own=False, moment=Moment.of(None, None), written=written)
+        return cls(
+            record.complete, record.finite is True, not record.inherited, Moment.of(record.step, record.epoch), written
+        )

@@ -21,7 +21,7 @@ from trainingrun_operator.core.observed import Observed
 from trainingrun_operator.core.outputs import Outputs, uids
 from trainingrun_operator.core.release import Gate, facts_of, gate_of
 from trainingrun_operator.core.rules import completion, final_step, workload
-from trainingrun_operator.core.stop import disruption, rescue
+from trainingrun_operator.core.stop import disruption, published, rescue
 from trainingrun_operator.core.stop.requests import save_request
 from trainingrun_operator.core.track import Track, fold, resumed
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from trainingrun_operator.api.saves import SaveTimes
+    from trainingrun_operator.api.spoiled import Spoiled
     from trainingrun_operator.checkpoints.keys import Order
     from trainingrun_operator.core.completion_line import CompletionLine
     from trainingrun_operator.core.facts.bucket import Verified
@@ -204,7 +205,9 @@ def _with_values(memory: Memory, facts: Facts, now: float) -> Memory:
     bad = refuted.folded(memory.refuted, facts, memory.verified, memory.restore_heard)
     heard = refuted.restored_pod(facts)
     new, last = _unless(facts.verified, bad), _unless(memory.verified, bad)
-    newer = new is not None and (last is None or new.commit.order >= last.commit.order)
+    stop = facts.run.status.termination
+    spoiled = stop.spoiled if stop is not None else None
+    newer = new is not None and (last is None or _later(new, last, spoiled))
     checked = Source.PREFLIGHT in read
     return replace(
         memory,
@@ -237,8 +240,37 @@ def _watched(memory: Memory, facts: Facts, now: float) -> Memory:
     if reading is None:
         return memory
     track, losses = memory.rank(0).track, spec.metrics.names.loss
-    watches = watch.fold(memory.watches, spec.stop_rules, status.rules, track, reading, losses=losses, now=now)
+    watches = watch.fold(
+        memory.watches,
+        spec.stop_rules,
+        status.rules,
+        track,
+        reading,
+        losses=losses,
+        written_us=_written_us(facts),
+        now=now,
+    )
     return replace(memory, watches=watches)
+
+
+def _written_us(facts: Facts) -> int | None:
+    """Return the modification time of the newest complete checkpoint, by the volume's clock; 0: there is none; None: an agent does not say."""
+    reports = [facts.reports.get(number) for number in range(len(facts.ranks))]
+    times = [
+        0 if one.newest is None else one.newest.written_us
+        for one in reports
+        if one is not None and one.files is not None
+    ]
+    known = [one for one in times if one is not None]
+    return max(known) if known and len(known) == len(reports) else None
+
+
+def _later(new: Verified, last: Verified, spoiled: Spoiled | None) -> bool:
+    """Whether a commit takes the place of the newest one. Of values that are no longer finite, one from before comes before those after."""
+    if spoiled is None:
+        return new.commit.order >= last.commit.order
+    one, other = ((published.is_from_before(found.commit, spoiled), found.commit.order) for found in (new, last))
+    return one >= other
 
 
 def _unless(found: Verified | None, bad: Mapping[Order, str]) -> Verified | None:

@@ -34,6 +34,8 @@ class Kept:
     """Keys of its ranks' manifests."""
     inherited: bool = False
     """An earlier run had left the checkpoint in the volume: a restore prefers every one that this run wrote."""
+    result: bool = False
+    """What a run that was no longer finite has published: a restore prefers it to later ones."""
 
     @classmethod
     def of(cls, key: str, commit: Commit) -> Kept:
@@ -46,6 +48,7 @@ class Kept:
             complete=found is not None and found.complete and commit.total_files > 0,
             advance=(known[0], known[1]),
             manifests=frozenset(entry.key for entry in commit.ranks),
+            result=found is not None and found.finite is True,
             inherited=found is not None and found.inherited,
         )
 
@@ -80,7 +83,8 @@ def older(commits: Sequence[Kept], proven: Sequence[str], keep_last: int) -> tup
         return ()
     first_kept = min(*counted.values(), last.order)
     furthest = max(
-        (one for one in commits if one.complete), key=lambda one: (not one.inherited, one.advance, one.order)
+        (one for one in commits if one.complete),
+        key=lambda one: (one.result, not one.inherited, one.advance, one.order),
     )
     stay = {furthest.key, *proven}
     return tuple(one for one in reversed(newest_first) if one.order < first_kept and one.key not in stay)

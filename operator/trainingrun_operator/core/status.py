@@ -44,7 +44,7 @@ from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.rank import REPORT_REFUSED
 from trainingrun_operator.core.rules import chain, hang, idle, loss, same_step, stop_rules, workload
-from trainingrun_operator.core.stop import furthest
+from trainingrun_operator.core.stop import furthest, published
 from trainingrun_operator.core.stop.proving import saved_from
 
 if TYPE_CHECKING:
@@ -149,7 +149,8 @@ def _checkpoint_sentence(seen: Observed, stop: Termination) -> str:
     if stop.data_loss and (stop.saved is None or not stop.saved.files):
         return stop.data_loss
     if stop.saved is not None:
-        return " ".join(filter(None, (furthest.sentence(seen, stop.saved), stop.data_loss)))
+        said = (furthest.sentence(seen, stop.saved), published.sentence(stop), stop.data_loss)
+        return " ".join(filter(None, said))
     return f"Held: {stop.hold_reason}" if stop.hold_reason else ""
 
 
@@ -290,8 +291,9 @@ def _checkpoint_saved(seen: Observed) -> Fact:
     if (lost := data_loss.of(seen)) is not None and (stop is None or stop.phase is not Phase.HELD):
         return Fact(kind, "False", "DataLoss", lost)
     if stop is not None and stop.saved is not None:
+        said = " ".join(filter(None, (furthest.sentence(seen, stop.saved), published.sentence(stop))))
         return (
-            Fact(kind, "True", "Verified", furthest.sentence(seen, stop.saved))
+            Fact(kind, "True", "Verified", said)
             if stop.saved.files
             else Fact(kind, "False", "NothingFound", stop.saved.note)
         )
@@ -463,6 +465,7 @@ def _checkpoint(seen: Observed) -> CheckpointStatus | None:
         epoch=saved.epoch,
         format=saved.format,
         inherited=saved.inherited,
+        finite=saved.finite,
         digest=saved.digest,
         bytes=saved.bytes,
         files=saved.files,

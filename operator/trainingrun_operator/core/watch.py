@@ -15,8 +15,9 @@ from math import isfinite, isnan
 from typing import TYPE_CHECKING, Final
 
 from trainingrun_operator.api.rules import Goal, RuleWindow
+from trainingrun_operator.api.spoiled import Spoiled
 from trainingrun_operator.core import moves
-from trainingrun_operator.core.bounds import FILES_MAX, WORD_MAX, clipped
+from trainingrun_operator.core.bounds import FILES_MAX, WORD_MAX, clipped, counted
 from trainingrun_operator.core.epochs import counts
 from trainingrun_operator.core.facts.reading import LOSS, Failure, Reading
 from trainingrun_operator.core.losses import GRADIENT_NOT_FINITE, NEVER_CHANGED
@@ -77,6 +78,8 @@ class Watch:
     """Of a rise: the observation before the first one of those in a row."""
     recent: tuple[Counted, ...] = ()
     """The newest few, as evidence."""
+    spoiled: Spoiled | None = None
+    """Of a nonFinite rule: the first of the newest readings in a row that are not finite; None: the newest is finite."""
     at: float | None = None
     """Time when the metric was last read, finite or not."""
     trouble: Failure | None = None
@@ -92,7 +95,7 @@ def signature(rule: StopRule) -> str:
     return sha256(" ".join(of).encode()).hexdigest()[:16]
 
 
-def fold(
+def fold(  # noqa: PLR0913 - what one reading is compared with, each by its name
     watches: Mapping[str, Watch],
     rules: Sequence[StopRule],
     stored: Iterable[RuleWindow],
@@ -100,6 +103,7 @@ def fold(
     reading: Reading | Failure,
     *,
     losses: Collection[str] = (),
+    written_us: int | None = None,
     now: float,
 ) -> dict[str, Watch]:
     """Add one reading to the watch of every rule.
@@ -111,6 +115,7 @@ def fold(
         track: of the pod, with this reading.
         reading: of rank 0.
         losses: names that mean the loss, as in ``spec.metrics.names.loss``.
+        written_us: modification time of the newest complete checkpoint at the reading, by the volume's clock; 0: there is none; None: not known.
         now: the time of the reading.
     """
     windows = {one.name: one for one in stored}
@@ -118,7 +123,28 @@ def fold(
         return dict(watches)
     known = {rule.called: _known(rule, watches, windows, track) for rule in rules}
     values = {rule.called: _value(rule, reading, losses) for rule in rules}
-    return {rule.called: _folded(known[rule.called], rule, track, reading, values[rule.called], now) for rule in rules}
+    folded = {
+        rule.called: _folded(known[rule.called], rule, track, reading, values[rule.called], now) for rule in rules
+    }
+    return {
+        rule.called: _spoiled(folded[rule.called], reading, values[rule.called], written_us)
+        if rule.non_finite is not None
+        else folded[rule.called]
+        for rule in rules
+    }
+
+
+def _spoiled(watch: Watch, reading: Reading, value: float | Failure, written_us: int | None) -> Watch:
+    """Remember the first reading that is not finite, until a finite one follows. The first value of a pod does not count: it may be a default."""
+    if isinstance(value, Failure):
+        return watch
+    if isfinite(value):
+        return replace(watch, spoiled=None) if watch.changed else watch
+    if watch.spoiled is not None:
+        return watch
+    step = counted(int(reading.step)) if counts(reading.step) else None
+    last = counted(watch.best.step) if watch.best is not None else None
+    return replace(watch, spoiled=Spoiled(step=step, finite_step=last, written_us=counted(written_us)))
 
 
 def _value(rule: StopRule, reading: Reading, losses: Collection[str]) -> float | Failure:
@@ -325,6 +351,7 @@ def _window(name: str, watch: Watch) -> RuleWindow:
         without_improvement=watch.without_improvement,
         in_a_row=watch.in_a_row,
         rose_from=_text(watch.rose_from) if watch.rose_from is not None else None,
+        spoiled=watch.spoiled,
     )
 
 
@@ -350,6 +377,7 @@ def resumed(window: RuleWindow, track: Track) -> Watch:
         without_improvement=window.without_improvement,
         in_a_row=window.in_a_row,
         rose_from=_number(window.rose_from),
+        spoiled=window.spoiled,
         recent=(newest,) if newest is not None else (),
     )
 

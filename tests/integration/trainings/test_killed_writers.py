@@ -45,6 +45,9 @@ class EmptyBucket:
     def manifest_of(self, unit, *, complete):
         return None
 
+    def finite(self, spoiled):
+        return None
+
 
 class Committed(NamedTuple):
     """What a commit would hold as a complete checkpoint."""

@@ -13,8 +13,10 @@ from trainingrun_operator.agent.plan import Wish
 from trainingrun_operator.agent.volume import detect, units
 from trainingrun_operator.agent.volume.look import View
 from trainingrun_operator.agent.volume.scan import Entry, Scan
-from trainingrun_operator.checkpoints.documents import RankManifest
+from trainingrun_operator.api.spoiled import Spoiled
+from trainingrun_operator.checkpoints.documents import Checkpoint, RankManifest
 
+EARLIER = RankManifest(rank=0, incarnation=1, key="earlier", sha256="1")
 REF = RankManifest(rank=0, incarnation=1, key="manifest", sha256="0")
 SAVE = Wish("save", ended=False, request=Request("t1", 1))
 FINAL = Wish("save", ended=True, request=Request("t1", 1))
@@ -24,9 +26,10 @@ AFRESH = Wish("save", ended=True, request=Request("t1", 2), afresh=True)
 class Bucket:
     """Covers some paths; holds one manifest about some directory."""
 
-    def __init__(self, *paths: str, about: str = "") -> None:
+    def __init__(self, *paths: str, about: str = "", before: Checkpoint | None = None) -> None:
         self.paths = paths
         self.about = about
+        self.before = before
 
     def earlier(self, path, entry):
         return Sent(entry.size, entry.mtime_ns, path, "crc") if path in self.paths else None
@@ -36,6 +39,9 @@ class Bucket:
 
     def manifest_of(self, unit, *, complete):
         return REF if complete and unit.dir == self.about else None
+
+    def finite(self, spoiled):
+        return None if self.before is None else (EARLIER, self.before)
 
 
 def view(
@@ -294,3 +300,68 @@ def test_a_job_says_that_its_checkpoint_is_whole_only_now():
     volume = replace(view(1, 2), moments=frozenset({"step_2"}))
     assert job_of(volume, Bucket(), Wish(), 0).moment
     assert not job_of(replace(volume, moments=frozenset({"step_1"})), Bucket(), Wish(), 0).moment
+
+
+# -- a training whose values are no longer finite --------------------------------------------------------------------
+
+SPOILED = Spoiled(step=3)
+"""The first value that is not finite is of step 3."""
+NAN = SAVE._replace(status="auto_non_finite", spoiled=SPOILED)
+ENDED = FINAL._replace(status="auto_non_finite", spoiled=SPOILED)
+TERMINATED = ENDED._replace(reason="sigterm")
+
+
+def of_bucket(step):
+    """A complete checkpoint from before, which an earlier commit has."""
+    return Checkpoint(dir=f"step_{step}", step=step, complete=True, evidence="so it was")
+
+
+def shipped(job):
+    """What a job ships, what it is about, and whether that is said to be from before the first value that is not finite."""
+    if job is None:
+        return None
+    what = job.again.key if job.again else sorted({wanted.path.split("/")[0] for wanted in job.files})
+    return what, job.checkpoint.dir, job.checkpoint.finite, job.wish.request.id
+
+
+@pytest.mark.parametrize(
+    ("volume", "bucket", "wish", "expected"),
+    [
+        pytest.param(view(1, 2, 3, 4), Bucket(), NAN, (["step_2"], "step_2", True, "t1"), id="the newest from before it, though later ones are there"),
+        pytest.param(view(1, 2, 3, 4), Bucket("step_4/w"), NAN, (["step_2"], "step_2", True, "t1"), id="also if the bucket has a later one"),
+        pytest.param(view(1, 2, 3), Bucket("step_2/w", about="step_2"), NAN, ("manifest", "step_2", True, "t1"), id="it is named again if the bucket has it"),
+        pytest.param(view(3, 4), Bucket(before=of_bucket(2)), NAN, ("earlier", "step_2", True, "t1"), id="only the bucket has it: the training has removed it"),
+        pytest.param(view(1, 4), Bucket(before=of_bucket(2)), NAN, ("earlier", "step_2", True, "t1"), id="the bucket has a later one than the volume"),
+        pytest.param(view(2, 4), Bucket(before=of_bucket(1)), NAN, (["step_2"], "step_2", True, "t1"), id="the volume has a later one than the bucket"),
+        pytest.param(view(4, half=(2,)), Bucket(), NAN, (["step_4"], "step_4", False, "t1"), id="one that is not whole is none"),
+        pytest.param(view(3, 4), Bucket(), NAN, (["step_4"], "step_4", False, "t1"), id="none is from before it: the newest, and it says so"),
+        pytest.param(view(), Bucket(), NAN, None, id="an empty volume"),
+        pytest.param(view(1, 2, 4), Bucket(), ENDED, (["step_1", "step_4"], "step_4", False, None), id="at the end, the others go first, in answer to nothing"),
+        pytest.param(view(1, 2, 4), Bucket("step_1/w", "step_4/w"), ENDED, (["step_2"], "step_2", True, "t1"), id="and then it alone: no restore brings a later one back"),
+        pytest.param(view(1, 2, 4, rest=("config",)), Bucket(), NAN, (["config", "step_2"], "step_2", True, "t1"), id="with the small files beside it"),
+        pytest.param(view(1, 2, 4, rest=("config", "latest"), pointers=("latest",)), Bucket(), NAN, (["config", "step_2"], "step_2", True, "t1"), id="but no pointer to another one"),
+        pytest.param(view(1, 4, rest=("latest",), pointers=("latest",)), Bucket(), NAN, (["latest", "step_1"], "step_1", True, "t1"), id="a pointer to it is one"),
+        pytest.param(view(1, 2, rest=("log",)), Bucket("step_1/w"), ENDED, (["log"], ".", None, None), id="only other files are missing"),
+        pytest.param(view(1, 2, temporary=("tmp-x/w",)), Bucket("step_1/w", "step_2/w", about="step_2"), TERMINATED, (["tmp-x"], ".", None, None), id="only files under temporary names are missing"),
+        pytest.param(view(2, 4), Bucket("step_2/w", "step_4/w", about="step_2"), TERMINATED, ("manifest", "step_2", True, "t1"), id="the last commit names it again"),
+        pytest.param(view(4), Bucket(before=of_bucket(2)), TERMINATED, (["step_4"], "step_4", False, None), id="what only the volume has is saved before the pod ends"),
+        pytest.param(view(4), Bucket("step_4/w", before=of_bucket(2)), TERMINATED, ("earlier", "step_2", True, "t1"), id="and then the last finite one is named"),
+        pytest.param(view(3, 4), Bucket(), ENDED, (["step_3", "step_4"], "step_4", False, "t1"), id="at the end, none is from before it"),
+        pytest.param(view(1, 2, 4), Bucket("step_2/w", about="step_2", before=of_bucket(2)), NAN._replace(afresh=True), (["step_2"], "step_2", True, "t1"), id="what did not verify is sent afresh"),
+        pytest.param(view(4), Bucket(before=of_bucket(2)), NAN._replace(afresh=True), (["step_4"], "step_4", False, "t1"), id="what did not verify and is gone from the volume is given up"),
+        pytest.param(view(1, 4), Bucket(), NAN._replace(spoiled=Spoiled()), (["step_4"], "step_4", False, "t1"), id="nothing is known of the moment"),
+    ],
+)  # fmt: skip
+def test_the_newest_checkpoint_from_before_is_published(volume, bucket, wish, expected):
+    assert shipped(plan.next_job(volume, bucket, wish, since_ns=0)) == expected
+
+
+def test_the_published_checkpoint_says_from_before_what_it_is():
+    job = plan.next_job(view(1, 2, 4), Bucket(), NAN, since_ns=0)
+    assert job is not None
+    assert job.checkpoint is not None
+    assert job.checkpoint.evidence == "so it is; the newest from before step 3, the first one that is not finite"
+    none = plan.next_job(view(4), Bucket(), NAN._replace(spoiled=Spoiled()), since_ns=0)
+    assert none is not None
+    assert none.checkpoint is not None
+    assert none.checkpoint.evidence == "so it is; none is known to be from before the first value that is not finite"

@@ -17,6 +17,7 @@ from trainingrun_operator.api.exchange import (
     SaveRequest,
     StopRequest,
 )
+from trainingrun_operator.api.spoiled import Spoiled
 
 REPORT = AgentReport(
     pod_uid="p-1",
@@ -52,8 +53,13 @@ def test_what_is_said_is_understood(said):
 
 
 def test_the_words_on_the_wire():
-    said = '{"id":"s","attempt":1,"ended":false,"status":"failed"}'
+    said = '{"id":"s","attempt":1,"ended":false,"status":"failed","spoiled":null}'
     assert SaveRequest(id="s", ended=False, status="failed").model_dump_json(by_alias=True) == said
+    spoiled = (
+        '{"id":"s","attempt":1,"ended":false,"status":"failed","spoiled":{"step":300,"finiteStep":null,"writtenUs":7}}'
+    )
+    asked = SaveRequest(id="s", ended=False, status="failed", spoiled=Spoiled(step=300, written_us=7))
+    assert asked.model_dump_json(by_alias=True) == spoiled
     assert StopRequest(id="s").model_dump_json(by_alias=True) == '{"id":"s","graceSeconds":120}'
 
 

@@ -44,6 +44,11 @@ def manifest(number: int) -> RankManifest:
         pytest.param(commit(1, step=5), commit(2, step=5), id="of one step, the later one"),
         pytest.param(commit(2, step=99, complete=False), commit(1), id="what is whole comes before what is not"),
         pytest.param(commit(2, step=2000, inherited=True), commit(1, step=100), id="what the run wrote comes before what an earlier run had left"),
+        pytest.param(commit(2, step=300), commit(1, step=200, finite=True), id="what is published as the last finite one comes before later ones"),
+        pytest.param(commit(2, step=300, finite=False), commit(1, step=100, finite=True), id="also before one that is known not to be finite"),
+        pytest.param(commit(2, step=300), commit(1, step=200, finite=True, inherited=True), id="also if an earlier run had left it"),
+        pytest.param(commit(1, step=200, finite=False), commit(2, step=300), id="a checkpoint that is not known to be finite has its usual place"),
+        pytest.param(commit(2, step=200, finite=True, complete=False), commit(1, step=100), id="if it is whole"),
         pytest.param(commit(1, step=100, inherited=True), commit(2, step=2000, inherited=True), id="what was left is in the same order"),
     ],
 )  # fmt: skip
@@ -52,11 +57,21 @@ def test_one_commit_is_further_than_another(less, more):
 
 
 def test_a_record_of_the_status_has_the_place_of_its_commit():
-    for one in (commit(1, step=60), commit(2, epoch=3), commit(3), commit(1, step=9, inherited=True)):
+    for one in (
+        commit(1, step=60),
+        commit(2, epoch=3),
+        commit(3),
+        commit(1, step=9, inherited=True),
+        commit(1, step=9, finite=True),
+    ):
         found = one.checkpoint
         assert found is not None
         record = make_saved(
-            commit=commit_key(*one.order), step=found.step, epoch=found.epoch, inherited=found.inherited
+            commit=commit_key(*one.order),
+            step=found.step,
+            epoch=found.epoch,
+            inherited=found.inherited,
+            finite=found.finite,
         )
         assert Reached.recorded(record) == Reached.of(one)
 

@@ -27,7 +27,9 @@ from builders import (
 )
 
 from trainingrun_operator.api.exchange import CommitSeen, MarkerSeen, SaveRequest
+from trainingrun_operator.api.spoiled import Spoiled
 from trainingrun_operator.api.status import NodePhase, Phase
+from trainingrun_operator.checkpoints.documents import Checkpoint
 from trainingrun_operator.core.facts.gathered import Facts, Source
 from trainingrun_operator.core.facts.learned import DisruptionBudgetChanged, JobRefused, ProviderAnswered, RescueRefused
 from trainingrun_operator.core.facts.nodes import Instance
@@ -365,3 +367,28 @@ def test_a_rescue_makes_progress_with_its_job_its_pod_and_its_bytes():
         assert seen.no_progress_seconds == 0
         _, seen = after((10 * number + 5, facts), memory=memory)
         assert seen.no_progress_seconds == 5
+
+
+# -- a training that is no longer finite -----------------------------------------------------------------------------
+
+
+def of_step(step, generation):
+    about = Checkpoint(dir=f"checkpoint-{step}", step=step, complete=True, evidence="x")
+    return make_verified(generation=generation, checkpoint=about)
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "verified", "generation"),
+    [
+        pytest.param(None, (of_step(400, 4), of_step(200, 2)), 4, id="the newer one counts"),
+        pytest.param(None, (of_step(200, 2), of_step(400, 4)), 4, id="in whatever order they are proven"),
+        pytest.param(Spoiled(step=300), (of_step(400, 4), of_step(200, 2)), 2, id="one from before it, though it is older"),
+        pytest.param(Spoiled(step=300), (of_step(200, 2), of_step(400, 4)), 2, id="no later one takes its place"),
+        pytest.param(Spoiled(step=300), (of_step(100, 1), of_step(200, 2)), 2, id="of two from before it, the newer one"),
+        pytest.param(Spoiled(step=300), (of_step(400, 4), of_step(500, 5)), 5, id="of two from after it, the newer one"),
+    ],
+)  # fmt: skip
+def test_the_proven_commit_of_a_run_that_is_no_longer_finite_is_one_from_before(spoiled, verified, generation):
+    run = stopping(Phase.SAVING, status="auto_non_finite", spoiled=spoiled)
+    _, seen = after(*((number * 10.0, make_facts(run=run, verified=one)) for number, one in enumerate(verified)))
+    assert seen.verified.commit.generation == generation

@@ -19,11 +19,13 @@ def manifest(generation, rank=0, incarnation=1, pod="pod"):
     return LAYOUT.manifest(rank, Order(incarnation, generation), pod)
 
 
-def kept(generation, *, complete=True, step=None, incarnation=1, manifests=None, ranks=1, inherited=False):
+def kept(
+    generation, *, complete=True, step=None, incarnation=1, manifests=None, ranks=1, inherited=False, result=False
+):
     order = Order(incarnation, generation)
     named = [manifest(generation, rank, incarnation) for rank in range(ranks)]
     advance = (generation if step is None else step, -1)
-    return Kept(LAYOUT.commit(order), order, complete, advance, frozenset(manifests or named), inherited)
+    return Kept(LAYOUT.commit(order), order, complete, advance, frozenset(manifests or named), inherited, result)
 
 
 def key(generation, incarnation=1):
@@ -55,6 +57,7 @@ FIVE = [kept(n) for n in range(1, 6)]
         pytest.param([kept(1), kept(2, complete=False), kept(3), kept(4)], [key(4)], 2, [1, 2], id="an incomplete one between goes with the older ones"),
         pytest.param([kept(1), kept(2, manifests=[manifest(1)]), kept(3)], [key(3)], 2, [1], id="two of the same manifests are one"),
         pytest.param([kept(1), kept(2, step=900), kept(3), kept(4)], [key(4)], 1, [1, 3], id="the furthest stays, though a later attempt saved less"),
+        pytest.param([kept(1), kept(2, result=True), kept(3, step=900), kept(4), kept(5)], [key(5)], 1, [1, 3, 4], id="what a run that was no longer finite has published stays"),
         pytest.param([kept(1, step=9000, inherited=True), kept(2, step=900), kept(3), kept(4)], [key(4)], 1, [1, 3], id="the furthest of the run's own stays, though an earlier run had come further"),
         pytest.param([kept(n, step=-1) for n in (1, 2, 3)], [key(3)], 1, [1, 2], id="without steps the newest is the furthest"),
         pytest.param([kept(9), kept(1, incarnation=2, step=10), kept(2, incarnation=2, step=11)], [key(2, 2)], 1, [9, 1], id="an earlier incarnation is older, whatever its generation"),

@@ -57,6 +57,7 @@ def _of(before: CheckpointStatus) -> Saved:
         epoch=before.epoch,
         format=before.format,
         inherited=before.inherited,
+        finite=before.finite,
         bytes=before.bytes,
         files=before.files,
         complete=before.complete,

@@ -303,6 +303,7 @@ def saved_from(proven: Verified) -> Saved:
         epoch=counted(commit.checkpoint.epoch) if commit.checkpoint else None,
         format=clipped(commit.checkpoint.format, WORD_MAX) if commit.checkpoint else "",
         inherited=commit.checkpoint is not None and commit.checkpoint.inherited,
+        finite=commit.checkpoint.finite if commit.checkpoint else None,
         bytes=min(max(commit.total_bytes, 0), COUNT_MAX),
         files=files,
         complete=commit.checkpoint.complete if commit.checkpoint else True,

@@ -40,6 +40,7 @@ from trainingrun_operator.core.stop import ending, late_rescue, proving, rescue,
 from trainingrun_operator.core.stop.requests import rescues_late
 
 if TYPE_CHECKING:
+    from trainingrun_operator.api.spoiled import Spoiled
     from trainingrun_operator.core.facts.pod import Pod
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.core.rules.finding import Finding
@@ -70,6 +71,7 @@ def begin(seen: Observed, found: Finding, suspension: Termination | None = None)
         requested_at=seen.wall,
         phase_at=seen.wall,
         evidence=found.evidence,
+        spoiled=_spoiled_from(seen, found),
         last_log_lines=clipped(_last_log_lines(seen), MESSAGE_MAX) if found.ending is endings.FAILED else "",
         saved=suspension.saved if suspension else None,
         data_loss=suspension.data_loss if suspension else None,
@@ -78,6 +80,14 @@ def begin(seen: Observed, found: Finding, suspension: Termination | None = None)
     if found.warning:
         events.append(RecordEvent("CompletedWithError", found.warning, warning=True))
     return Decision((Begin(termination), *events), again_seconds=0)
+
+
+def _spoiled_from(seen: Observed, found: Finding) -> Spoiled | None:
+    """Return from where on the checkpoints of a run are spoiled that ends because its values are not finite."""
+    watch = seen.watches.get(found.rule)
+    if found.ending is None or not found.ending.spoiled or watch is None:
+        return None
+    return watch.spoiled
 
 
 def _last_log_lines(seen: Observed) -> str:

@@ -80,7 +80,9 @@ def nudges(seen: Observed, what: str, seconds: float) -> tuple[Annotate, ...]:
 
 def asks(seen: Observed, stop: Termination, holders: Sequence[Pod], attempt: int | None = None) -> tuple[Annotate, ...]:
     """Ask each pod's agent to save, for the stop's attempt or for the given one."""
-    request = SaveRequest(id=stop.id, attempt=attempt or stop.attempt, ended=ended(seen), status=stop.status)
+    request = SaveRequest(
+        id=stop.id, attempt=attempt or stop.attempt, ended=ended(seen), status=stop.status, spoiled=stop.spoiled
+    )
     return tuple(ask for pod in holders if (ask := ask_to_save(pod, request)))
 
 

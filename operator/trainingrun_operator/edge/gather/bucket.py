@@ -20,6 +20,7 @@ from trainingrun_operator.core.facts.bucket import Mismatch, Unreachable, Verifi
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.run import Problem
 from trainingrun_operator.core.outputs import Looked
+from trainingrun_operator.core.stop import published
 from trainingrun_operator.core.stop.requests import save_request
 from trainingrun_operator.edge.gather.proofs import Proofs
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.api.run import TrainingRunSpec
+    from trainingrun_operator.api.spoiled import Spoiled
     from trainingrun_operator.checkpoints.documents import Commit
     from trainingrun_operator.checkpoints.keys import Layout
     from trainingrun_operator.core.destinations import Destination
@@ -41,6 +43,8 @@ PROOF_SECONDS: Final = 300
 """Time for which a proof stays valid, except in Verifying."""
 VERIFYING_SECONDS: Final = 30
 """Time for which a proof stays valid in Verifying: that of Saving, a moment ago, is of the same commit."""
+FINITE_DEPTH: Final = 64
+"""Newest commits among which one from before the first value that is not finite is looked for."""
 _LONGEST: Final = {names.CA: 64 * 1024, names.ACCESS_KEY: 1024, names.SECRET_KEY: 1024, names.SESSION_TOKEN: 16 * 1024}
 """Bytes of the values of a Secret; the API server allows 1 MiB."""
 _SHORTEN: Final = {names.CA: "keep only the certificates that sign the store's"}
@@ -123,9 +127,12 @@ class BucketReader:
         if isinstance(access, Problem):
             return BucketAnswer(Unreachable(access.reason, access.message))
         self._reached[run.uid] = access
+        spoiled = stop.spoiled if stop is not None else None
         if wanted is None:
             return await (
-                self._newest(access, layout) if shipped is None else self._beside(run, access, layout, shipped, memory)
+                self._newest(access, layout, spoiled)
+                if shipped is None
+                else self._beside(run, access, layout, shipped, memory)
             )
         self._proofs.forget(run.uid)
         # Deletion depends on the proof of Verifying. The commit answers this stop, so it is younger than the request.
@@ -135,7 +142,7 @@ class BucketReader:
         if answer is not None:
             proven = answer if isinstance(answer, Verified) else None
             return BucketAnswer(answer, proven, refuted=(answer,) if isinstance(answer, Mismatch) else ())
-        return BucketAnswer() if any(pod.holds_files for pod in pods) else await self._newest(access, layout)
+        return BucketAnswer() if any(pod.holds_files for pod in pods) else await self._newest(access, layout, spoiled)
 
     async def look_for(
         self, run: Run, ranks: Sequence[Sequence[Pod]], memory: Memory, wall: str, now: float
@@ -196,8 +203,16 @@ class BucketReader:
         # Runs with the same credentials share one object, because certificates may be long.
         return self._shared.setdefault(access.digest, access)
 
-    async def _newest(self, access: Access, layout: Layout) -> BucketAnswer:
-        """Return the newest verified commit after the last pod. Only a failure to read the bucket is an answer."""
+    async def _newest(self, access: Access, layout: Layout, spoiled: Spoiled | None) -> BucketAnswer:
+        """Return the newest verified commit after the last pod. Only a failure to read the bucket is an answer.
+
+        ``spoiled``: the values of the training were no longer finite: the newest one from before comes first.
+        """
+        if spoiled is not None:
+            wanted = partial(published.is_from_before, spoiled=spoiled)
+            before = await self._store.find(access, layout, wanted, depth=FINITE_DEPTH, fall_back=True)
+            if isinstance(before, Verified):
+                return BucketAnswer(verified=before, refuted=before.passed_over)
         found = await self._store.find(access, layout, lambda _: True, fall_back=True)
         match found:
             case Verified():

@@ -24,6 +24,9 @@ class EmptyBucket:
     def manifest_of(self, unit, *, complete):
         return None
 
+    def finite(self, spoiled):
+        return None
+
 
 def planned(root, files, *, ended=False) -> tuple[str, ...]:
     """Return what is shipped next, without what is small enough to lie beside any checkpoint."""

@@ -7,11 +7,12 @@ from math import inf, nan
 from typing import Any
 
 import pytest
-from builders import make_agent, make_pod, make_stop
+from builders import make_agent, make_found, make_pod, make_stop
 from stop_rules import RESTART, TIMEOUT, Operator, ended_at, first_end, operator, reading, rows
 
 from trainingrun_operator.api.exchange import AgentReport
 from trainingrun_operator.api.rules import MOVES_MAX
+from trainingrun_operator.api.spoiled import Spoiled
 from trainingrun_operator.api.status import Phase
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.reading import Failure, Reading
@@ -41,6 +42,59 @@ def judged(seen):
     found = stop_rules.judged(0, seen)
     assert found is not None
     return found
+
+
+def spoiled(polls, rule=NAN, agent=None, **spec):
+    """What is remembered of the first value that is not finite, after these polls."""
+    one = operator(rule, **spec)
+    one.agent = agent
+    seen: Any = None
+    for poll in polls:
+        if isinstance(poll, AgentReport):
+            one.agent = poll
+        elif poll is RESTART:
+            one.restart(seen)
+        elif isinstance(poll, str):
+            one.pod_uid = poll
+        else:
+            seen = one.poll(poll)
+    assert seen is not None
+    return next(iter(seen.watches.values())).spoiled
+
+
+def at_time(written_us, **fields):
+    """A report of an agent whose newest checkpoint was written then."""
+    newest = None if written_us is None else make_found(written_us=written_us)
+    return make_agent(newest=newest, **fields)
+
+
+@pytest.mark.parametrize(
+    ("polls", "expected"),
+    [
+        pytest.param(rows(2.0, 1.0), None, id="all are finite"),
+        pytest.param(rows(2.0, nan), Spoiled(step=200, finite_step=100), id="the step of the first one"),
+        pytest.param(rows(2.0, nan, inf, nan), Spoiled(step=200, finite_step=100), id="of several in a row"),
+        pytest.param(rows(2.0, nan, 1.0), None, id="a finite one after it"),
+        pytest.param(rows(2.0, nan, 1.0, nan), Spoiled(step=400, finite_step=300), id="and not finite once more"),
+        pytest.param(rows(2.0, nan, 2.0), None, id="the same finite one as before"),
+        pytest.param([*rows(2.0, nan), TIMEOUT, reading(300, other=1.0)], Spoiled(step=200, finite_step=100), id="nothing was read after it"),
+        pytest.param([*rows(2.0, nan), RESTART, reading(300, loss=nan)], Spoiled(step=200, finite_step=100), id="the operator is restarted between"),
+        pytest.param([*rows(2.0, nan), "pod-2", reading(210, loss=9.0), reading(220, loss=nan)], Spoiled(step=200, finite_step=100), id="a new pod shows its default, and is not finite again"),
+        pytest.param([*rows(2.0, nan), "pod-2", reading(210, loss=9.0), reading(220, loss=8.0)], None, id="a new pod is finite"),
+        pytest.param([reading(0, loss=nan), reading(100, loss=nan)], Spoiled(step=0), id="from the beginning"),
+        pytest.param([Reading(step=None, values={"loss": nan})], Spoiled(), id="a reading without a step"),
+        pytest.param([at_time(5), *rows(2.0), at_time(7), reading(200, loss=nan), at_time(9), reading(300, loss=nan)], Spoiled(step=200, finite_step=100, written_us=7), id="with the time of the checkpoint that was the newest then"),
+        pytest.param([at_time(None), *rows(2.0, nan)], Spoiled(step=200, finite_step=100, written_us=0), id="there was no checkpoint"),
+        pytest.param([at_time(None, files=None), *rows(2.0, nan)], Spoiled(step=200, finite_step=100), id="the agent has not read the volume yet"),
+        pytest.param([make_agent(), *rows(2.0, nan)], Spoiled(step=200, finite_step=100), id="an agent of an older release does not say"),
+    ],
+)  # fmt: skip
+def test_the_first_value_that_is_not_finite_is_remembered_until_a_finite_one_follows(polls, expected):
+    assert spoiled(polls) == expected
+
+
+def test_only_a_rule_about_it_remembers_it():
+    assert spoiled(rows(2.0, nan), rule=BELOW) is None
 
 
 def measured(seen):

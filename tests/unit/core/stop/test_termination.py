@@ -12,10 +12,12 @@ from builders import (
     STOP_ID,
     WALL,
     checkpoint_spec,
+    commit_key,
     exited_pod,
     finished_pod,
     losses,
     make_agent,
+    make_commit,
     make_mismatch,
     make_node,
     make_node_facts,
@@ -35,6 +37,7 @@ from builders import (
 
 from trainingrun_operator.api import endings, names
 from trainingrun_operator.api.exchange import AgentError, SaveRequest, StopRequest
+from trainingrun_operator.api.spoiled import Spoiled
 from trainingrun_operator.api.status import NodePhase, Phase, PodStatus, Progress, Saved, StopMode
 from trainingrun_operator.checkpoints.documents import Checkpoint
 from trainingrun_operator.core.decide import decide
@@ -54,9 +57,11 @@ from trainingrun_operator.core.effects import (
 from trainingrun_operator.core.facts.bucket import Unreachable
 from trainingrun_operator.core.facts.nodes import Instance
 from trainingrun_operator.core.rules.finding import Finding
-from trainingrun_operator.core.stop import proving, termination, transitions
+from trainingrun_operator.core.status import render
+from trainingrun_operator.core.stop import proving, published, termination, transitions
 from trainingrun_operator.core.stop.termination import UNSAVED
 from trainingrun_operator.core.track import Track
+from trainingrun_operator.core.watch import Watch
 
 DISABLED = {"checkpoint": {"mode": "Disabled"}}
 PROCEED = {"checkpoint": checkpoint_spec(onFailure="Proceed")}
@@ -946,6 +951,107 @@ def test_a_training_that_diverged_is_not_asked_for_another_checkpoint(mode):
     draining = begin.termination.model_copy(update={"phase": Phase.DRAINING})
     after = advanced(make_observed(run=replace(run, status=make_status(termination=draining))))
     assert (after.phase, after.mode) == (Phase.SAVING, StopMode.LAST_CHECKPOINT)
+
+
+SPOILED = Spoiled(step=300, finite_step=200, written_us=7)
+
+
+def diverged(phase=Phase.SAVING, *, saved=None, spoiled=SPOILED, **fields):
+    stop = {
+        "status": "auto_non_finite",
+        "rule": "nan",
+        "mode": StopMode.LAST_CHECKPOINT,
+        "saved": saved,
+        "spoiled": spoiled,
+    }
+    return stopping_at(phase, stop=stop, **fields)
+
+
+def test_a_stop_remembers_from_where_on_the_checkpoints_are_spoiled():
+    watch = Watch("of", spoiled=SPOILED)
+    seen = make_observed(run=make_run(spec={"stopRules": [{"name": "nan", "nonFinite": {}}]}), watches={"nan": watch})
+    for ending, expected in ((endings.AUTO_NON_FINITE, SPOILED), (endings.AUTO_PLATEAU, None), (None, None)):
+        (begin,) = [
+            one for one in termination.begin(seen, Finding("nan", "X", "x.", ending)).effects if isinstance(one, Begin)
+        ]
+        assert begin.termination.spoiled == expected
+
+
+def test_the_agents_are_told_from_where_on_the_checkpoints_are_spoiled():
+    (ask,) = [one for one in effects(diverged()) if isinstance(one, Annotate) and one.key == names.SAVE_ANNOTATION]
+    assert SaveRequest.model_validate_json(ask.value).spoiled == SPOILED
+    (other,) = [
+        one
+        for one in effects(stopping_at(Phase.SAVING))
+        if isinstance(one, Annotate) and one.key == names.SAVE_ANNOTATION
+    ]
+    assert SaveRequest.model_validate_json(other.value).spoiled is None
+
+
+FIRST = "step 300, the first one whose value is not finite"
+
+
+@pytest.mark.parametrize(
+    ("saved", "spoiled", "said"),
+    [
+        pytest.param(make_saved(step=200, finite=True), SPOILED, f"It is the newest from before {FIRST}.", id="from before"),
+        pytest.param(make_saved(step=250, finite=True), SPOILED, f"It is the newest from before {FIRST}. The last finite value was read at step 200, so that what came between is not known.", id="from between the two readings"),
+        pytest.param(make_saved(step=None, finite=True), Spoiled(written_us=7), "It is the newest from before the first value that is not finite.", id="by its time"),
+        pytest.param(make_saved(step=400, finite=False), SPOILED, f"No complete checkpoint is known to be from before {FIRST}: this one is from after it, and may hold values that are not finite.", id="from after"),
+        pytest.param(make_saved(step=200), SPOILED, f"It is the newest from before {FIRST}.", id="the agent does not say: by the steps"),
+        pytest.param(make_saved(step=300), SPOILED, f"No complete checkpoint is known to be from before {FIRST}: this one is from after it, and may hold values that are not finite.", id="and later"),
+        pytest.param(make_saved(step=200, epoch=1), SPOILED, f"Whether it is from before {FIRST} is not known: it may hold values that are not finite.", id="a step that may be of an epoch"),
+        pytest.param(make_saved(step=None), SPOILED, f"Whether it is from before {FIRST} is not known: it may hold values that are not finite.", id="nothing is known of it"),
+        pytest.param(make_saved(step=200, finite=True), None, "", id="nothing was asked"),
+        pytest.param(make_saved(files=0, commit="", note="Nothing."), SPOILED, "", id="nothing was saved"),
+    ],
+)  # fmt: skip
+def test_the_status_says_whether_the_published_checkpoint_is_from_before(saved, spoiled, said):
+    seen = diverged(Phase.DELETING, saved=saved, spoiled=spoiled)
+    stop = seen.run.status.termination
+    assert stop is not None
+    assert published.sentence(stop) == said
+    shown = render(seen)
+    condition = shown.condition("CheckpointSaved")
+    assert said in (shown.termination_message or "")
+    assert condition is not None
+    assert said in condition.message
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "before"),
+    [
+        pytest.param({"step": 200}, True, id="of an earlier step"),
+        pytest.param({"step": 300}, False, id="of the step"),
+        pytest.param({"step": 400, "finite": True}, True, id="the agent has said so"),
+        pytest.param({"step": 200, "finite": False}, False, id="the agent has said that it is not"),
+        pytest.param({"step": 200, "complete": False}, False, id="it is not whole"),
+        pytest.param({"step": 200, "epoch": 3}, False, id="a step that may be of an epoch"),
+        pytest.param({"step": 400, "epoch": 3}, False, id="a later step"),
+        pytest.param({}, False, id="without a step"),
+        pytest.param(None, False, id="no checkpoint"),
+    ],
+)
+def test_a_commit_is_known_to_be_from_before(checkpoint, before):
+    about = None if checkpoint is None else Checkpoint(**{"dir": "d", "complete": True, "evidence": "x", **checkpoint})
+    assert published.is_from_before(make_commit(checkpoint=about, total_files=3), SPOILED) is before
+    assert not published.is_from_before(make_commit(checkpoint=about, total_files=0), SPOILED)
+
+
+def test_the_published_checkpoint_is_the_runs_though_a_later_one_was_proven():
+    later = make_verified(
+        generation=9, checkpoint=Checkpoint(dir="checkpoint-400", step=400, complete=True, evidence="x")
+    )
+    saved = make_saved(commit=commit_key(1, 10), step=200, dir="checkpoint-200", finite=True)
+    seen = diverged(Phase.DELETING, saved=saved, furthest=later, verified=later)
+    shown = render(seen).checkpoint
+    assert shown is not None
+    assert (shown.dir, shown.finite) == ("checkpoint-200", True)
+    without = render(
+        diverged(Phase.DELETING, saved=saved.model_copy(update={"finite": None}), furthest=later)
+    ).checkpoint
+    assert without is not None
+    assert without.dir == "checkpoint-400", "Otherwise the furthest counts."
 
 
 def test_what_a_diverged_training_saves_while_it_ends_does_not_take_the_place_of_the_last_checkpoint():

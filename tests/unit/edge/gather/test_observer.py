@@ -56,14 +56,15 @@ from fakes import (
 
 from trainingrun_operator.api import names
 from trainingrun_operator.api.exchange import CommitSeen, SaveRequest
+from trainingrun_operator.api.spoiled import Spoiled
 from trainingrun_operator.api.status import NodePhase, Phase, Rescue
-from trainingrun_operator.checkpoints.documents import RankManifest
+from trainingrun_operator.checkpoints.documents import Checkpoint, RankManifest
 from trainingrun_operator.checkpoints.keys import Order
 from trainingrun_operator.checkpoints.s3 import Listed
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.destinations import destinations_of
-from trainingrun_operator.core.effects import RecordNodes, UntaintNode
+from trainingrun_operator.core.effects import Advance, RecordNodes, UntaintNode
 from trainingrun_operator.core.facts.bucket import Unreachable
 from trainingrun_operator.core.facts.gathered import Source
 from trainingrun_operator.core.facts.gpus import Gpu, Gpus
@@ -624,6 +625,30 @@ async def test_once_no_pod_is_left_the_newest_of_the_bucket_counts(place):
     seen = await place.look(stop=make_stop(Phase.DELETING))
     assert place.store.asked == ["find max_age=300 fall back"]
     assert seen.verified.commit.generation == 7
+
+
+def of_step(step, generation):
+    """A commit of this step that no request has asked for."""
+    about = Checkpoint(dir=f"checkpoint-{step}", step=step, complete=True, evidence="x")
+    return make_verified(generation=generation, termination_id=None, attempt=0, checkpoint=about)
+
+
+@pytest.mark.parametrize(
+    ("steps", "generation"),
+    [
+        pytest.param((400, 200, 100), 2, id="the newest from before the first value that is not finite"),
+        pytest.param((400, 300), 2, id="none is from before it: the newest"),
+    ],
+)
+async def test_with_nobody_left_to_save_a_training_that_is_no_longer_finite(place, steps, generation):
+    place.api.put(stored_job())
+    place.store.commits = [of_step(step, len(steps) - number) for number, step in enumerate(steps)]
+    stop = make_stop(Phase.SAVING, status="auto_non_finite", spoiled=Spoiled(step=300))
+    seen = await place.look(stop=stop)
+    assert seen.verified.commit.generation == generation
+    written = next(one.termination for one in decide(seen).effects if isinstance(one, Advance))
+    assert written.saved is not None
+    assert written.saved.step == place.store.commits[len(steps) - generation].commit.checkpoint.step
 
 
 async def test_with_nobody_left_to_save_anything_the_newest_of_the_bucket_counts(place):
