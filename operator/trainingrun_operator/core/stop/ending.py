@@ -78,8 +78,10 @@ def _if_less(pod: Pod, seconds: int) -> int | None:
 
 def _training_seconds(seen: Observed) -> int:
     """Return the seconds that a training has after SIGTERM: `shutdown.graceSeconds`, or more if the author's template says so."""
-    of_template = seen.run.spec.template["spec"].get("terminationGracePeriodSeconds") or 0
-    return max(seen.run.spec.shutdown.grace_seconds, of_template)
+    # A template that was refused may have anything in it, or nothing: its pods are another client's.
+    pod = seen.run.spec.template.get("spec")
+    of_template = pod.get("terminationGracePeriodSeconds") if isinstance(pod, dict) else None
+    return max(seen.run.spec.shutdown.grace_seconds, of_template if isinstance(of_template, int) else 0)
 
 
 def _agent_seconds(seen: Observed) -> int | None:

@@ -24,6 +24,7 @@ from builders import (
 
 from trainingrun_operator.api.exchange import AgentError, Upload
 from trainingrun_operator.api.status import Phase, Saved
+from trainingrun_operator.api.template import Template
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.effects import DeletePod, SuspendWorkload
 from trainingrun_operator.core.stop import ending
@@ -167,3 +168,20 @@ def test_what_is_left_beside_a_training_that_has_ended_has_the_grace_of_the_trai
     assert ending.leftovers(crashed) == (DeletePod(left.name, left.uid, seconds),)
     writing = make_observed(pods=(replace(left, writers=("ema",)),), run=seen.run)
     assert ending.leftovers(writing) == (DeletePod(left.name, left.uid),), "The agent saves what it writes."
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        pytest.param({}, id="empty, as of one that is too large"),
+        pytest.param({"spec": None}, id="without a spec"),
+        pytest.param({"spec": "none"}, id="no object"),
+        pytest.param({"spec": {"terminationGracePeriodSeconds": "long"}}, id="a grace in words"),
+    ],
+)
+def test_of_a_template_that_is_refused_the_pods_of_another_client_end_all_the_same(written):
+    left = exited_pod(0, gate_open=True, gate_left=True)
+    seen = make_observed(pods=(left,))
+    spec = seen.run.spec.model_copy(update={"template": Template.of(written)})
+    (ended,) = ending.leftovers(replace(seen, run=replace(seen.run, spec=spec)))
+    assert ended.uid == left.uid
