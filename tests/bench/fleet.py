@@ -107,7 +107,8 @@ class Trainer(Member):
     def page(self) -> bytes:
         """The training's page: the loss falls from poll to poll, and each run is at another step."""
         self.polled.append(time.monotonic())
-        step = 100 + self.number + STEPS_PER_POLL * len(self.polled)
+        self.asked["page"] += 1
+        step = 100 + self.number + STEPS_PER_POLL * self.asked["page"]
         return b"training_loss %.5f\ntraining_step %d\n%b" % (1.0 + 1000 / step, step, _other_lines())
 
 
@@ -232,6 +233,11 @@ class Fleet(world.World):
         for one in self.trainers:
             del one.polled[:-1]
 
+    def forget(self) -> None:
+        """Count each run as never polled."""
+        for one in self.trainers:
+            one.polled.clear()
+
 
 class Api(world.Api):
     """The API server, which also tells a run to stop, and when the operator's answer reaches the pod."""
@@ -328,7 +334,16 @@ async def _tenants(fleet: Fleet, *, relays: bool) -> None:
         fleet.clear()
         return web.Response()
 
-    routes = web.get("/bench/polls", polls), web.post("/bench/clear", clear), web.route("*", "/{path:.*}", fleet.bucket)
+    async def forget(_: web.Request) -> web.Response:
+        fleet.forget()
+        return web.Response()
+
+    routes = (
+        web.get("/bench/polls", polls),
+        web.post("/bench/clear", clear),
+        web.post("/bench/forget", forget),
+        web.route("*", "/{path:.*}", fleet.bucket),
+    )
     world.say(await world.serve(0, "127.0.0.1", *routes), agents, pages)
 
 

@@ -52,6 +52,9 @@ class Scaled:
     """From the start of the process until each run was polled once."""
     start_cpu_s: float
     """CPU time until then."""
+    again_s: float
+    """The same for an operator that is started again, or takes over: the statuses are written."""
+    again_cpu_s: float
 
 
 @dataclass(frozen=True)
@@ -95,22 +98,37 @@ def measure(
         place = Path(folder)
         command = [sys.executable, "-m", "bench.held", "", world.agent_port, limit_file(place)]
         env = operator_env(place, world.api) | {"TRAININGRUN_RELEASE_NODES": "true"} | (environment or {})
-        began = time.monotonic()
-        with (place / "log").open("wb") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as operator:
-            try:
-                return _measured(world, operator, began, settle_seconds, window_seconds, min(stops, runs))
-            except Exception:
-                print((place / "log").read_text(encoding="utf-8")[-5000:])
-                raise
-            finally:
-                operator.terminate()
+        with _started(place, command, env) as operator:
+            start = _until_polled(world, operator)
+            working = _working(world, operator, settle_seconds, window_seconds)
+        world.forget()
+        with _started(place, command, env) as operator:
+            again = _until_polled(world, operator)
+            time.sleep(settle_seconds)
+            return _scaled(working, start, again, _stopped(world, operator, min(stops, runs)))
 
 
-def _measured(
-    world: World, operator: subprocess.Popen[bytes], began: float, settle: float, window: float, stops: int
-) -> Scaled:
+@contextlib.contextmanager
+def _started(place: Path, command: list[str], env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Start an operator; end it as the kubelet does, so that it gives back its Lease."""
+    with (place / "log").open("wb") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as operator:
+        try:
+            yield operator
+        except Exception:
+            print((place / "log").read_text(encoding="utf-8")[-5000:])
+            raise
+        finally:
+            operator.terminate()
+
+
+def _until_polled(world: World, operator: subprocess.Popen[bytes]) -> tuple[float, float]:
+    """Return the seconds until each run was polled once, and the CPU time until then."""
+    began = time.monotonic()
     _until(operator, lambda: not world.polls()["never"], POLLED_SECONDS, "polled each run")
-    start, start_cpu = time.monotonic() - began, _cpu_seconds(operator.pid)
+    return round(time.monotonic() - began, 1), round(_cpu_seconds(operator.pid), 1)
+
+
+def _working(world: World, operator: subprocess.Popen[bytes], settle: float, window: float) -> dict[str, float]:
     time.sleep(settle)
     world.clear()
     requests, cpu, since = world.counts()["requests"], _cpu_seconds(operator.pid), time.monotonic()
@@ -118,21 +136,28 @@ def _measured(
     seconds, late = time.monotonic() - since, world.polls()["late"]
     share = (_cpu_seconds(operator.pid) - cpu) / seconds
     asked, rss = (world.counts()["requests"] - requests) / seconds, _memory_mib(operator.pid, "VmRSS")
+    return {
+        "cpu_share": round(share, 3),
+        "rss_mib": round(rss, 1),
+        "peak_mib": round(_memory_mib(operator.pid, "VmHWM"), 1),
+        "late_p50_s": late["p50"],
+        "late_p99_s": late["p99"],
+        "api_per_s": round(asked, 1),
+    }
+
+
+def _stopped(world: World, operator: subprocess.Popen[bytes], stops: int) -> dict[str, float]:
     world.stop(stops)
     _until(operator, lambda: world.counts()["heard"] >= stops, HEARD_SECONDS, "stopped each run that was to stop")
     heard = world.counts()["stop"]
-    return Scaled(
-        cpu_share=round(share, 3),
-        rss_mib=round(rss, 1),
-        peak_mib=round(_memory_mib(operator.pid, "VmHWM"), 1),
-        late_p50_s=late["p50"],
-        late_p99_s=late["p99"],
-        stop_p50_s=heard["p50"],
-        stop_p99_s=heard["p99"],
-        api_per_s=round(asked, 1),
-        start_s=round(start, 1),
-        start_cpu_s=round(start_cpu, 1),
-    )
+    return {"stop_p50_s": heard["p50"], "stop_p99_s": heard["p99"]}
+
+
+def _scaled(
+    working: dict[str, float], start: tuple[float, float], again: tuple[float, float], heard: dict[str, float]
+) -> Scaled:
+    starts = {"start_s": start[0], "start_cpu_s": start[1], "again_s": again[0], "again_cpu_s": again[1]}
+    return Scaled(**working, **heard, **starts)
 
 
 def _until(operator: subprocess.Popen[bytes], so: Any, seconds: float, what: str) -> None:
@@ -169,6 +194,10 @@ class World:
     def clear(self) -> None:
         """Count polls from now on."""
         _ask(f"{self.tenants}/bench/clear", method="POST")
+
+    def forget(self) -> None:
+        """As of `fleet.Fleet.forget`."""
+        _ask(f"{self.tenants}/bench/forget", method="POST")
 
     def counts(self) -> dict[str, Any]:
         """As of `fleet.Api.counts`."""

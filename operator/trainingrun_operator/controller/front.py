@@ -16,7 +16,7 @@ from trainingrun_operator.api import names
 from trainingrun_operator.api.status import ORDER
 from trainingrun_operator.controller.stateless import NoDiffBase, NoMemories, NoProgress
 from trainingrun_operator.controller.turns import in_turns
-from trainingrun_operator.edge.apiserver.watched import SlimResponse
+from trainingrun_operator.edge.apiserver.watched import taken_by
 from trainingrun_operator.edge.cache import version
 from trainingrun_operator.edge.kube import KubeError
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from trainingrun_operator.controller.reconciler import Reconciler
     from trainingrun_operator.controller.scheduler import Scheduler
+    from trainingrun_operator.edge.apiserver.watched import Take
     from trainingrun_operator.edge.cache import Cache
     from trainingrun_operator.edge.kube import Kube
 
@@ -79,13 +80,14 @@ def connection() -> tuple[kopf.ConnectionInfo, dict[str, Any]]:
 
 
 class SlimSession(kopf.AiohttpSession):
-    """Makes kopf's HTTP sessions, whose answers are slim. kopf closes them, and asks for another one afterwards."""
+    """Makes kopf's HTTP sessions, whose answers are slim, and whose lists `take` gets. kopf closes them, and asks for another one afterwards."""
 
-    def __init__(self, info: kopf.ConnectionInfo) -> None:
+    def __init__(self, info: kopf.ConnectionInfo, take: Take) -> None:
         # The dataclass would store one session.
         for field in ("server", "default_namespace", "priority", "expiration"):
             object.__setattr__(self, field, getattr(info, field))
         object.__setattr__(self, "_info", info)
+        object.__setattr__(self, "_responses", taken_by(take))
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__
@@ -99,7 +101,7 @@ class SlimSession(kopf.AiohttpSession):
             headers=info.as_http_headers(),
             proxy=info.proxy_url,
             trust_env=info.trust_env,
-            response_class=SlimResponse,
+            response_class=self._responses,  # type: ignore[attr-defined]
         )
 
 
@@ -204,12 +206,35 @@ class Watch:
         pools: bool = True,
     ) -> None:
         """Register all handlers; the one for GPUNodePools only if `pools`, because reading them needs an extra right."""
-        kopf.on.login(registry=registry)(lambda **known: SlimSession(login(**known)))
+        kopf.on.login(registry=registry)(lambda **known: SlimSession(login(**known), self.on_list))
         kopf.on.event(names.GROUP, names.VERSION, names.RUN_PLURAL, registry=registry)(self.on_run)
         if pools:
             kopf.on.event(names.GROUP, names.VERSION, names.POOL_PLURAL, registry=registry)(self.on_pool)
         kopf.on.event("", "v1", "pods", registry=registry)(self.on_pod)
         kopf.on.event("batch", "v1", "jobs", registry=registry)(self.on_job)
+        self._cache.listed.expects((namespace, plural) for plural in ("pods", "jobs") for namespace in self._namespaces)
+
+    async def on_list(self, path: str, listed: list[Json], more: bool) -> bool:  # noqa: FBT001 - as `watched.Take` calls it
+        """Handle a page of a list in the place of kopf. Returns whether it is one of the watches'."""
+        namespace, plural = _listed_of(path)
+        handle = {
+            names.RUN_PLURAL: self.on_run,
+            names.POOL_PLURAL: self.on_pool,
+            "pods": self.on_pod,
+            "jobs": self.on_job,
+        }.get(plural)
+        if handle is None:
+            return False
+        for stored in listed:
+            try:
+                await handle({"type": None, "object": stored})
+            except Exception:
+                # A bug, which must affect this object alone.
+                log.exception("a listed object cannot be handled: %s", path)
+            # Users write the objects, and a page of large ones would hold the event loop.
+            await asyncio.sleep(0)
+        self._cache.listed.page((namespace, plural), more=more)
+        return True
 
     async def on_run(self, event: Any, **_: Any) -> None:
         """Handle a listed, added, changed or deleted TrainingRun."""
@@ -356,6 +381,12 @@ class Watch:
     def _behind(self, uid: str, run: Json) -> bool:
         at, asked = self._told.get(uid, (0, ()))
         return at < version(run) and asked != _asked(run)
+
+
+def _listed_of(path: str) -> tuple[str, str]:
+    """Return the namespace and the plural of a list; without a namespace, it is of all."""
+    *_, before, namespace, plural = path.rsplit("/", 3)
+    return (namespace if before == "namespaces" else "", plural)
 
 
 def _in_progress(run: Json, uid: str) -> bool:

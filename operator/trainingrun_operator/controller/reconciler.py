@@ -7,6 +7,7 @@ import json
 import logging
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
+from zlib import crc32
 
 from pydantic import ValidationError
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.api.limits import Cost
     from trainingrun_operator.api.status import Progress, TrainingRunStatus
     from trainingrun_operator.core.effects import Decision
+    from trainingrun_operator.core.facts.run import Run
     from trainingrun_operator.core.observed import Observed
     from trainingrun_operator.edge.background.curve import CurveWriter
     from trainingrun_operator.edge.background.story import Story
@@ -210,38 +212,15 @@ class Reconciler:
 
     async def _write_status(self, seen: Observed, known: KnownRun) -> WrittenStatus:
         """Write the derived status: at once on a transition, soon on another change, else at intervals. Returns the last written status."""
-        status, before = render(seen), known.written
+        status = render(seen)
         run, whole = seen.run, _whole(seen, status)
         self._show(seen, whole)
         if self.notifier is not None:
             self.notifier.note(seen, whole)
         if self.story is not None:
             self.story.note(seen, whole)
-        trained = status.trained
-        urgent = (
-            str(status.observed_generation),
-            str(status.phase),
-            *_resumable(status.progress),
-            # Another pod or another price is counted from here, and an Event was recorded.
-            *(
-                (
-                    str(trained.pod_uid),
-                    str(trained.started_at),
-                    str(trained.warned_at),
-                    trained.budget_told,
-                    _rate(trained.cost),
-                )
-                if trained is not None
-                else ()
-            ),
-            *(str(told.warned_at if told is not None else None) for told in (status.quiet, status.idle)),
-        )
-        shown = (
-            str(status.termination_message),
-            *(f"{c.type}{c.status}{c.reason}" for c in status.conditions),
-            # A restarted operator goes on counting from here.
-            *(f"{one.name} {one.observations}" for one in status.rules),
-        )
+        before = known.written if known.written.digest else self._stored(run, seen.now)
+        urgent, shown = _urgent(status), _shown(status)
         same = (urgent, shown) == (before.urgent, before.shown)
         if same and seen.now - before.at < self.status_seconds:
             return replace(before, waits=False)
@@ -266,6 +245,21 @@ class Reconciler:
             raise
         self.cache.put_run(written)
         return WrittenStatus(digest, seen.now, urgent, shown)
+
+    def _stored(self, run: Run, now: float) -> WrittenStatus:
+        """Return what the stored status says, as if this process had written it within the last interval.
+
+        After a start of the operator most statuses still hold, and to write all of them would delay the first polls.
+        """
+        if not run.status.conditions:
+            return WrittenStatus()
+        share = crc32(run.uid.encode()) / 2**32
+        return WrittenStatus(
+            digest="stored",
+            at=now - share * self.status_seconds,
+            urgent=_urgent(run.status),
+            shown=_shown(run.status),
+        )
 
     # -- failing -------------------------------------------------------------------------------
 
@@ -293,6 +287,38 @@ class Reconciler:
     def _name(self, uid: str) -> str:
         meta = self.cache.runs.get(uid, {}).get("metadata", {})
         return f"{meta.get('namespace')}/{meta.get('name')}"
+
+
+def _urgent(status: TrainingRunStatus) -> tuple[str, ...]:
+    trained = status.trained
+    return (
+        str(status.observed_generation),
+        str(status.phase),
+        str(status.operator),
+        *_resumable(status.progress),
+        # Another pod or another price is counted from here, and an Event was recorded.
+        *(
+            (
+                str(trained.pod_uid),
+                str(trained.started_at),
+                str(trained.warned_at),
+                trained.budget_told,
+                _rate(trained.cost),
+            )
+            if trained is not None
+            else ()
+        ),
+        *(str(told.warned_at if told is not None else None) for told in (status.quiet, status.idle)),
+    )
+
+
+def _shown(status: TrainingRunStatus) -> tuple[str, ...]:
+    return (
+        str(status.termination_message),
+        *(f"{c.type}{c.status}{c.reason}" for c in status.conditions),
+        # A restarted operator goes on counting from here.
+        *(f"{one.name} {one.observations}" for one in status.rules),
+    )
 
 
 def _resumable(progress: Progress | None) -> tuple[str, ...]:

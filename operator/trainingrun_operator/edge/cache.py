@@ -15,6 +15,7 @@ from trainingrun_operator.api.status import NodePhase, Phase
 from trainingrun_operator.api.template import Template
 from trainingrun_operator.core.facts.nodes import Pool
 from trainingrun_operator.core.stop.requests import SAVING
+from trainingrun_operator.edge.listed import Listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,6 +82,8 @@ class Cache:
     """By name."""
     pools_at: float = float("-inf")
     """Time of the last list of all pools; before the first, the cache may lack existing pools."""
+    listed: Listed = field(default_factory=Listed)
+    """Whether the watch's first lists have brought all pods and Jobs."""
 
     def put_run(self, stored: Json) -> bool:
         """Store a run unless the cached one is newer. Returns whether it was stored."""
@@ -121,6 +124,12 @@ class Cache:
         # A cluster that was restored may give a version twice.
         slim = _slim_child(stored)
         return all(known.get(part) == slim.get(part) for part in ("metadata", "spec", "status"))
+
+    def lists_children(self, run_uid: str) -> bool:
+        """Whether a run's pods and Job are as the watch's first lists have brought them, a moment ago."""
+        job = self.jobs.get(run_uid)
+        # Any user can write the label, and a list may have brought the Job before its run.
+        return job is not None and self.listed.is_fresh() and self._names_its_run(job, run_uid)
 
     def _names_its_run(self, job: Json, run_uid: str) -> bool:
         """Whether a Job has its run's namespace and name: any user can write the label."""

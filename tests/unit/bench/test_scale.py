@@ -21,7 +21,7 @@ from trainingrun_operator.edge.metrics.page import parse
 
 def test_a_row_of_scale_is_kept_with_every_figure(tmp_path):
     path = tmp_path / "results.json"
-    found = Scaled(0.05, 120.5, 130.0, 0.0, 0.1, 0.02, 0.2, 11.0, 4.5, 3.9)
+    found = Scaled(0.05, 120.5, 130.0, 0.0, 0.1, 0.02, 0.2, 11.0, 4.5, 3.9, 2.5, 1.9)
     keep(path, [ScaleRow("scale/200", found)])
     assert json.loads(path.read_text(encoding="utf-8"))["scale/200"] == {
         "cpu_share": 0.05,
@@ -34,6 +34,8 @@ def test_a_row_of_scale_is_kept_with_every_figure(tmp_path):
         "api_per_s": 11.0,
         "start_s": 4.5,
         "start_cpu_s": 3.9,
+        "again_s": 2.5,
+        "again_cpu_s": 1.9,
     }
 
 

@@ -666,6 +666,75 @@ async def test_kopf_brings_every_kind_and_writes_nothing_not_even_to_take_a_fina
         assert selectors[ALL_RUNS] is None
 
 
+class CountedMemories(NoMemories):
+    """Counts the objects that kopf handles."""
+
+    recalled = 0
+
+    async def recall(self, *args, **kwargs):
+        self.recalled += 1
+        return await super().recall(*args, **kwargs)
+
+
+async def test_kopf_handles_no_listed_object_and_each_event(caplog):
+    """It would make a task for each of thousands of objects at a start."""
+    stored = stored_run(), stored_job(), stored_pod(), stored_pool()
+    memories, noted = CountedMemories(), Noted()
+    async with api_server(*stored) as api, kopf_watching(api, noted, memories=memories) as cache:
+        await until(lambda: cache.listed.is_fresh() and cache.runs and cache.pools)
+        assert list(cache.pods[RUN_UID]) == [POD_UID]
+        assert RUN_UID in cache.jobs
+        assert RUN_UID in noted.woken
+        assert memories.recalled == 0
+        await until(lambda: {sent.path for sent in api.sent if "watch" in sent.query} >= {ALL_RUNS, "/api/v1/pods"})
+        await api.tell("MODIFIED", {**api.objects[RUN], "status": {"phase": "Running"}})
+        await until(lambda: cache.runs[RUN_UID].get("status"))
+        assert memories.recalled == 1
+    assert caplog.messages == []
+
+
+async def test_lists_of_named_namespaces_are_complete_once_each_has_come():
+    async with api_server(stored_run(), stored_job()) as api:
+        async with kopf_watching(api, Noted(), namespaces=(NAMESPACE, "elsewhere")) as cache:
+            await until(cache.listed.is_fresh)
+        listed = {sent.path for sent in api.sent if "limit" in sent.query}
+        assert f"/api/v1/namespaces/{NAMESPACE}/pods" in listed
+        assert "/apis/batch/v1/namespaces/elsewhere/jobs" in listed
+
+
+@pytest.mark.parametrize(
+    ("path", "of"),
+    [
+        pytest.param("/api/v1/pods", ("", "pods"), id="of all namespaces"),
+        pytest.param("/api/v1/namespaces/ml/pods", ("ml", "pods"), id="of one namespace"),
+        pytest.param("/apis/batch/v1/namespaces/ml/jobs", ("ml", "jobs"), id="of a named group"),
+        pytest.param("/k8s/clusters/c-1/api/v1/pods", ("", "pods"), id="behind a proxy with a path"),
+        pytest.param(
+            "/apis/batch/v1/namespaces/pods/jobs", ("pods", "jobs"), id="of a namespace with a misleading name"
+        ),
+    ],
+)
+async def test_a_page_of_a_list_counts_for_its_kind_and_namespace(place, path, of):
+    place.cache.listed.expects([of])
+    assert await place.watch.on_list(path, [stored_pod()] if of[1] == "pods" else [stored_job()], True)
+    assert not place.cache.listed.is_fresh()
+    assert await place.watch.on_list(path, [], False)
+    assert place.cache.listed.is_fresh()
+
+
+async def test_the_list_of_another_kind_is_left_to_kopf(place):
+    assert not await place.watch.on_list("/api/v1/namespaces", [{"metadata": {"name": "ml"}}], False)
+
+
+async def test_a_listed_object_that_cannot_be_handled_keeps_out_no_other(place, caplog):
+    await place.watch.on_run(event(run_at(7)))
+    assert await place.watch.on_list(
+        "/api/v1/pods", [{"metadata": {}}, {"metadata": {"labels": 7}}, stored_pod()], False
+    )
+    assert list(place.cache.pods[RUN_UID]) == [POD_UID]
+    assert "a listed object cannot be handled: /api/v1/pods" in caplog.text
+
+
 async def test_of_an_object_kopf_keeps_and_compares_nothing():
     """Neither a copy of each object of each event, nor a record of each object."""
     memories, compared = NoMemories(), front.settings().persistence

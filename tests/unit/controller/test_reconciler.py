@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -119,6 +120,55 @@ async def test_what_was_written_is_what_is_known(place):
 async def test_looking_again_at_the_same_writes_nothing(place):
     for _ in range(5):
         await place.look(RUN_UID)
+    assert len(written(place.api)) == 1
+
+
+def starts_again(place):
+    """Another process goes on from what is stored."""
+    place.reconciler.forget_all()
+    place.api.sent.clear()
+
+
+async def test_a_status_that_says_the_same_after_a_start_is_written_within_a_minute_and_not_at_once(place):
+    place.observer.fields = {"track": losses(2.0, 1.5, until=NOW, first_step=1000)}
+    await place.look(RUN_UID)
+    starts_again(place)
+    written_at = []
+    for seconds in range(0, 61, 10):
+        now = NOW + seconds
+        place.observer.fields = {"now": now, "track": losses(2.0, 1.5, until=now, first_step=1000 + 10 * seconds)}
+        await place.look(RUN_UID)
+        written_at += [seconds] * len(written(place.api))
+        place.api.sent.clear()
+    assert len(written_at) == 1
+    assert written_at[0] > 0
+
+
+async def test_after_a_start_not_all_statuses_are_written_at_the_same_time(place):
+    await place.look(RUN_UID)
+    run = Run.of(place.api.objects[RUN])
+    at = {round(place.reconciler._stored(replace(run, uid=f"run-{number}"), NOW).at) for number in range(100)}
+    assert len(at) > 30
+    assert NOW - 60 <= min(at) <= max(at) <= NOW
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        pytest.param({"phase": "Pending"}, id="another phase"),
+        pytest.param({"observedGeneration": 0}, id="another generation"),
+        pytest.param({"operator": "elsewhere/operator"}, id="another operator"),
+        pytest.param({"terminationMessage": "It ends."}, id="another message"),
+        pytest.param({"conditions": []}, id="nothing, as of a cluster that was restored"),
+    ],
+)
+async def test_a_status_that_says_anything_else_after_a_start_is_written_at_once(place, stored):
+    await place.look(RUN_UID)
+    starts_again(place)
+    status = {**place.api.objects[RUN]["status"], **stored}
+    place.api.put({**place.api.objects[RUN], "status": status})
+    place.cache.put_run(place.api.objects[RUN])
+    await place.look(RUN_UID)
     assert len(written(place.api)) == 1
 
 

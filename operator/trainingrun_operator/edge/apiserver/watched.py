@@ -11,8 +11,11 @@ from trainingrun_operator.edge.apiserver import slim
 from trainingrun_operator.edge.apiserver.transport import LONG_BYTES, lines
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from typing import Self
+
+    Take = Callable[[str, list[dict[str, Any]], bool], Awaitable[bool]]
+    """Takes a page of a list: its path, its objects, and whether more pages follow. Returns whether it has: otherwise kopf handles them."""
 
 
 class SlimResponse(aiohttp.ClientResponse):
@@ -28,6 +31,24 @@ class SlimResponse(aiohttp.ClientResponse):
         """Return the parsed answer."""
         body = await self.read()
         return await asyncio.to_thread(slim.loads, body) if len(body) > LONG_BYTES else slim.loads(body)
+
+
+def taken_by(take: Take) -> type[SlimResponse]:
+    """Return the class of answers whose lists are taken. kopf then gets empty lists: it makes a task for each object, and does not tell when a list is complete."""
+
+    class TakenResponse(SlimResponse):
+        """An answer whose list is taken."""
+
+        async def json(self, **_: Any) -> Any:
+            """Return the parsed answer, without the objects that are taken."""
+            answer = await super().json()
+            if self.ok and isinstance(answer, dict) and isinstance(answer.get("items"), list):
+                more = bool((answer.get("metadata") or {}).get("continue"))
+                if await take(self.url.path, answer["items"], more):
+                    answer["items"] = []
+            return answer
+
+    return TakenResponse
 
 
 class _SlimLines:

@@ -106,6 +106,8 @@ class Observer:
             KubeError: the API server refused or did not answer.
             pydantic.ValidationError: this version does not understand the stored run.
         """
+        if not memory.read_at and not (stored.get("status") or {}).get("termination"):
+            await self._cache.listed.wait()
         now = self._clock.monotonic()
         return remember(memory, await self.gather(stored, memory, now), now)
 
@@ -218,8 +220,14 @@ class Observer:
     # -- workload ----------------------------------------------------------------------------------------
 
     async def _children(self, run: Run, memory: Memory, now: float, read: set[Source]) -> workload.Children:
-        """Return pods and workload: from the watch, or at intervals and in every stop from the API server."""
+        """Return pods and workload: from the watch, or at intervals and in every stop from the API server.
+
+        A first look takes what the watch's first lists have just brought: the same answers of the API server, in fewer requests.
+        """
         recent = run.uid in self._cache.jobs and memory.age(Source.CHILDREN, now) < self._relist_seconds
+        if not recent:
+            read.add(Source.CHILDREN)
+            recent = not memory.read_at and self._cache.lists_children(run.uid)
         if run.status.termination is None and not run.deleting and recent:
             return workload.watched(self._workloads.of(run), run, self._cache)
         read.add(Source.CHILDREN)
@@ -228,8 +236,11 @@ class Observer:
     async def _disruption_budget(
         self, run: Run, owner: Workload | None, memory: Memory, now: float, read: set[Source]
     ) -> str | None:
-        """Return the disruption budget's uid. Read at long intervals: only the operator changes it."""
+        """Return the disruption budget's uid; None: not known. Read at long intervals: only the operator changes it."""
         if owner is None or names.FINALIZER not in run.finalizers:
+            return None
+        if not memory.read_at and run.status.termination is None:
+            # The first look after a start: other runs wait for theirs, and the next look at this one reads it.
             return None
         believed = self._relist_seconds if memory.disruption_budget is not None else DISRUPTION_BUDGET_RETRY_SECONDS
         if memory.age(Source.DISRUPTION_BUDGET, now) < believed:

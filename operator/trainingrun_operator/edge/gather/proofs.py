@@ -1,7 +1,8 @@
 """Proofs of the checkpoints that agents report, made beside the looks.
 
 A look waits for one only for a moment. The first look at a run does not wait, nor does any look for a checkpoint that the status already records:
-after a start of the operator the proofs of all runs are made, and every look would wait. The run is woken when the proof is made; for one that only
+after a start of the operator the proofs of all runs are made, and every look would wait. Nor do these proofs begin before the first looks are over:
+both take the same CPU, and looks are what a run waits for. The run is woken when the proof is made; for one that only
 confirms the status it is woken late, because its next look takes it. A stop proves in its own look, because its deletion depends on it.
 """
 
@@ -25,6 +26,10 @@ OF_A_NAMESPACE: Final = 8
 """Proofs of the runs of one namespace: its buckets may hang."""
 KNOWN_AT_ONCE: Final = 2
 """Proofs of checkpoints that their status already records as verified: after a start of the operator, all of them are made again."""
+QUIET_SECONDS: Final = 1.0
+"""Time without another such proof asked for, after which they begin: after a start, first looks ask for many of them in a row."""
+QUIET_MAX_SECONDS: Final = 60.0
+"""The longest time for which they wait for that."""
 CONFIRMED_SECONDS: Final = 30.0
 """Time after which a run is woken for a proof that only confirms its status, unless a look has taken it before."""
 
@@ -52,6 +57,7 @@ class Proofs(Generic[T]):
         *,
         patience_seconds: float = PATIENCE_SECONDS,
         confirmed_seconds: float = CONFIRMED_SECONDS,
+        quiet_seconds: float = QUIET_SECONDS,
     ) -> None:
         """Begin none yet.
 
@@ -60,9 +66,16 @@ class Proofs(Generic[T]):
             confirms: whether a result says that the checkpoint is verified.
             patience_seconds: as `PATIENCE_SECONDS`.
             confirmed_seconds: as `CONFIRMED_SECONDS`.
+            quiet_seconds: as `QUIET_SECONDS`.
         """
         self._wake, self._confirms = wake, confirms
-        self._patience, self._confirmed_seconds = patience_seconds, confirmed_seconds
+        self._patience, self._confirmed_seconds, self._quiet_seconds = (
+            patience_seconds,
+            confirmed_seconds,
+            quiet_seconds,
+        )
+        self._asked_at, self._burst_at = float("-inf"), float("-inf")
+        """When a proof of a recorded checkpoint was last asked for, and the first one of those in a row."""
         self._made: dict[str, _Proof[T]] = {}
         """By run uid."""
         self._all, self._known = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(KNOWN_AT_ONCE)
@@ -82,6 +95,8 @@ class Proofs(Generic[T]):
         """
         proof = self._made.get(uid)
         if proof is None:
+            if known:
+                self._note_burst()
             task = asyncio.create_task(self._prove(namespace, prove, known=known), name=f"proof {uid}")
             proof = self._made[uid] = _Proof(task, known)
             task.add_done_callback(lambda _: self._end(uid, proof))
@@ -119,10 +134,24 @@ class Proofs(Generic[T]):
         of_namespace = self._namespaces.setdefault(namespace, asyncio.Semaphore(OF_A_NAMESPACE))
         # A known one waits for its turn before it takes the place of a new one.
         if known:
-            async with self._known, of_namespace, self._all:
-                return await prove()
+            async with self._known:
+                await self._quiet()
+                async with of_namespace, self._all:
+                    return await prove()
         async with of_namespace, self._all:
             return await prove()
+
+    def _note_burst(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._asked_at >= self._quiet_seconds:
+            self._burst_at = now
+        self._asked_at = now
+
+    async def _quiet(self) -> None:
+        """Wait until the looks ask for no more proofs of recorded checkpoints."""
+        now = asyncio.get_running_loop().time
+        while now() - self._asked_at < self._quiet_seconds and now() - self._burst_at < QUIET_MAX_SECONDS:  # noqa: ASYNC110 - each proof that is asked for moves the end
+            await asyncio.sleep(self._asked_at + self._quiet_seconds - now())
 
     def _end(self, uid: str, proof: _Proof[T]) -> None:
         if not proof.waits or self._made.get(uid) is not proof:

@@ -60,7 +60,7 @@ from trainingrun_operator.api.spoiled import Spoiled
 from trainingrun_operator.api.status import NodePhase, Phase, Rescue
 from trainingrun_operator.checkpoints.documents import Checkpoint, RankManifest
 from trainingrun_operator.checkpoints.keys import Order
-from trainingrun_operator.checkpoints.s3 import Listed
+from trainingrun_operator.checkpoints.s3 import Listed as ListedKeys
 from trainingrun_operator.core.decide import decide
 from trainingrun_operator.core.defaults import Defaults
 from trainingrun_operator.core.destinations import destinations_of
@@ -82,6 +82,7 @@ from trainingrun_operator.edge.gather import observer as module
 from trainingrun_operator.edge.gather.observer import Observer
 from trainingrun_operator.edge.gather.pages import PodPages
 from trainingrun_operator.edge.kube import Kube, KubeError
+from trainingrun_operator.edge.listed import FRESH_SECONDS, Listed
 from trainingrun_operator.edge.metrics import prometheus
 from trainingrun_operator.edge.metrics.registry import Sources
 from trainingrun_operator.edge.metrics.source import Tools
@@ -104,6 +105,18 @@ class Clock:
 
     def wall(self):
         return WALL
+
+
+class Listing(Listed):
+    """The watch's first lists, which know whether a look waits for them."""
+
+    def __init__(self, monotonic):
+        super().__init__(monotonic)
+        self.waiting = asyncio.Event()
+
+    async def wait(self):
+        self.waiting.set()
+        await super().wait()
 
 
 class Place:
@@ -188,6 +201,83 @@ async def place():
 # -- what a look costs --------------------------------------------------------------------------------------------
 
 
+def lists(place, *, job=None, children=("pods", "jobs")):
+    """The watch's first lists bring these now."""
+    place.cache.listed = Listing(place.clock.monotonic)
+    place.cache.listed.expects([("", "pods"), ("", "jobs")])
+    place.api.put(stored_pod(), stored_job())
+    for kind, stored in (("Pod", stored_pod()), ("Job", job or stored_job())):
+        place.cache.put_child(kind, stored, deleted=False)
+    for of in children:
+        place.cache.listed.page(("", of), more=False)
+
+
+def of_the_children(place):
+    return [call for call in place.api.lines() if call.split()[1] in (PODS, JOB)]
+
+
+async def test_a_first_look_after_the_watchs_lists_reads_neither_pods_nor_job(place):
+    lists(place)
+    seen = await place.look()
+    assert [pod.uid for pod in seen.pods] == [POD_UID]
+    assert seen.workload is not None
+    assert seen.workload.uid == JOB_UID
+    assert of_the_children(place) == []
+    place.clock.now += 10
+    await place.look()
+    assert of_the_children(place) == []
+    place.clock.now += RELIST_SECONDS
+    await place.look()
+    assert of_the_children(place), "A list is as good as a read, and no better."
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        pytest.param({"stop": make_stop(Phase.DELETING)}, id="a stop"),
+        pytest.param({"deletionTimestamp": WALL, "finalizers": [names.FINALIZER]}, id="a deletion"),
+    ],
+)
+async def test_a_first_look_on_which_a_deletion_hangs_takes_nothing_from_a_list(place, about):
+    lists(place)
+    await place.look(**about)
+    assert len(of_the_children(place)) == 2
+
+
+async def test_lists_of_long_ago_spare_a_first_look_no_request(place):
+    lists(place)
+    place.clock.now += FRESH_SECONDS
+    await place.look()
+    assert len(of_the_children(place)) == 2
+
+
+async def test_a_job_of_another_name_that_carries_the_label_of_a_run_takes_no_place_of_its_job(place):
+    """Any user can write the label. The list brings such a Job before the watch knows the run."""
+    lists(place, job=stored_job(name="of-a-user", uid="of-a-user"))
+    stored = place.stored()
+    place.cache.put_run(stored)
+    seen = await place.look_at(stored)
+    assert seen.workload is not None
+    assert seen.workload.uid == JOB_UID
+    assert [pod.uid for pod in seen.pods] == [POD_UID]
+
+
+async def test_a_first_look_waits_for_lists_that_are_on_their_way(place):
+    lists(place, children=["pods"])
+    looking = asyncio.create_task(place.look())
+    await place.cache.listed.waiting.wait()
+    assert place.calls == []
+    place.cache.listed.page(("", "jobs"), more=False)
+    assert [pod.uid for pod in (await looking).pods] == [POD_UID]
+    assert of_the_children(place) == []
+
+
+async def test_a_first_look_at_a_stop_waits_for_no_list(place):
+    lists(place, children=["pods"])
+    await place.look(stop=make_stop(Phase.DELETING))
+    assert not place.cache.listed.waiting.is_set()
+
+
 async def test_a_missed_event_is_made_good_by_a_read_now_and_then(place):
     place.watched()
     place.cache.pods.clear()  # the watch never told of the pod
@@ -269,6 +359,21 @@ async def test_the_budget_is_looked_for_once_and_then_seldom(place):
     place.api.put(stored_budget())
     place.clock.now += RELIST_SECONDS
     assert (await place.look()).disruption_budget == "budget-uid"
+
+
+async def test_after_a_start_the_budget_is_looked_for_by_the_second_look(place):
+    """Other runs wait for their first looks."""
+    lists(place)
+    place.api.put(stored_budget())
+    assert (await place.look()).disruption_budget is None
+    assert f"GET {BUDGET}" not in place.calls
+    assert (await place.look()).disruption_budget == "budget-uid"
+
+
+async def test_after_a_start_the_budget_of_a_stop_is_looked_for_at_once(place):
+    lists(place)
+    place.api.put(stored_budget())
+    assert (await place.look(stop=make_stop(Phase.DELETING))).disruption_budget == "budget-uid"
 
 
 async def test_a_budget_that_cannot_be_read_keeps_nobody_from_being_looked_at(place, caplog):
@@ -1459,7 +1564,7 @@ OF_RUN = f"runs/{NAMESPACE}/{NAME}/"
 
 
 def listed(*keys, age=10.0):
-    return Listed(tuple((OF_RUN + key, age) for key in keys), more=False)
+    return ListedKeys(tuple((OF_RUN + key, age) for key in keys), more=False)
 
 
 async def test_outputs_are_listed_one_at_a_time_and_only_when_due(place):

@@ -47,7 +47,7 @@ def woken():
 
 @pytest.fixture
 async def beside(woken):
-    made: Proofs[str] = Proofs(woken.append, confirms, patience_seconds=0)
+    made: Proofs[str] = Proofs(woken.append, confirms, patience_seconds=0, quiet_seconds=0)
     yield made
     await made.close()
 
@@ -71,7 +71,7 @@ async def test_a_look_takes_what_is_proven_at_once_and_is_not_woken(woken):
 
 async def test_a_look_does_not_wait_at_all_for_what_its_status_already_records(slow, woken):
     """As after a start of the operator: thousands of looks would wait, a few at a time."""
-    beside: Proofs[str] = Proofs(woken.append, confirms, patience_seconds=10_000, confirmed_seconds=0)
+    beside: Proofs[str] = Proofs(woken.append, confirms, patience_seconds=10_000, confirmed_seconds=0, quiet_seconds=0)
     assert not beside.begun("a")
     assert await beside.result("a", "ml", slow.proof("recorded"), known=True, patient=False) is None
     assert beside.begun("a")
@@ -85,7 +85,7 @@ async def test_a_look_does_not_wait_at_all_for_what_its_status_already_records(s
 
 
 async def test_a_proof_that_confirms_the_status_waits_for_a_look(slow, woken):
-    beside: Proofs[str] = Proofs(woken.append, confirms, confirmed_seconds=10_000)
+    beside: Proofs[str] = Proofs(woken.append, confirms, confirmed_seconds=10_000, quiet_seconds=0)
     await beside.result("a", "ml", slow.proof("confirmed"), known=True, patient=False)
     await settled()
     slow.doors["confirmed"].set()
@@ -95,7 +95,7 @@ async def test_a_proof_that_confirms_the_status_waits_for_a_look(slow, woken):
 
 
 async def test_no_run_is_woken_for_a_result_that_a_look_has_taken(slow, woken):
-    beside: Proofs[str] = Proofs(woken.append, confirms, confirmed_seconds=0)
+    beside: Proofs[str] = Proofs(woken.append, confirms, confirmed_seconds=0, quiet_seconds=0)
     await beside.result("a", "ml", slow.proof("confirmed"), known=True, patient=False)
     await settled()
     slow.doors["confirmed"].set()
@@ -107,13 +107,62 @@ async def test_no_run_is_woken_for_a_result_that_a_look_has_taken(slow, woken):
     assert woken == []
 
 
+@pytest.mark.looptime
+async def test_proofs_of_recorded_checkpoints_begin_after_the_first_looks(woken):
+    """After a start of the operator, looks at thousands of runs ask for one each."""
+    now, begun = asyncio.get_running_loop().time, []
+    beside: Proofs[str] = Proofs(woken.append, confirms)
+    start = now()
+
+    async def prove():
+        begun.append(now() - start)
+        return "confirmed"
+
+    for number in range(40):
+        await beside.result(f"run-{number}", f"ns-{number}", prove, known=True, patient=False)
+        await asyncio.sleep(0.5)
+    assert begun == []
+    await asyncio.sleep(1)
+    assert begun == [pytest.approx(19.5 + proofs.QUIET_SECONDS)] * 40
+    await beside.close()
+
+
+@pytest.mark.looptime
+async def test_looks_that_never_pause_delay_proofs_of_recorded_checkpoints_no_longer_than_this(woken):
+    now, begun = asyncio.get_running_loop().time, []
+    beside: Proofs[str] = Proofs(woken.append, confirms)
+    start = now()
+
+    async def prove():
+        begun.append(now() - start)
+        return "confirmed"
+
+    for number in range(300):
+        await beside.result(f"run-{number}", f"ns-{number}", prove, known=True, patient=False)
+        await asyncio.sleep(0.5)
+    assert proofs.QUIET_MAX_SECONDS <= begun[0] <= proofs.QUIET_MAX_SECONDS + proofs.QUIET_SECONDS
+    await beside.close()
+
+
+@pytest.mark.looptime
+async def test_the_proof_of_a_new_checkpoint_waits_for_no_looks(woken):
+    beside: Proofs[str] = Proofs(woken.append, confirms)
+
+    async def prove():
+        return "proven"
+
+    await beside.result("recorded", "ml", prove, known=True, patient=False)
+    assert await beside.result("new", "ml", prove, known=False, patient=True) == "proven"
+    await beside.close()
+
+
 async def fails():
     raise ZeroDivisionError
 
 
 @pytest.mark.parametrize("known", [True, False])
 async def test_what_contradicts_the_status_or_is_new_wakes_the_run_at_once(slow, woken, known):
-    beside: Proofs[str] = Proofs(woken.append, confirms, patience_seconds=0, confirmed_seconds=10_000)
+    beside: Proofs[str] = Proofs(woken.append, confirms, patience_seconds=0, confirmed_seconds=10_000, quiet_seconds=0)
     await beside.result("refuted", "ml", slow.proof("refuted"), known=known, patient=not known)
     await beside.result("failed", "dl", fails, known=True, patient=False)
     await beside.result("new", "rl", slow.proof("new"), known=False, patient=True)
