@@ -62,6 +62,9 @@ class Process:
             relist_seconds=RELIST_SECONDS,
             providers=lambda _: cloud,
             clock=world,
+            wake=self.due.wake,
+            # In a story no second passes while looks are made.
+            quiet_seconds=0,
         )
         executor = Executor(self.api, self.cache, leads, lambda _: cloud)
         # Nobody writes the curves: they are the background's, and no part of a story.

@@ -18,6 +18,7 @@ from trainingrun_operator.core.memory import Memory, remember_effects
 from trainingrun_operator.core.status import observed_fields, render
 from trainingrun_operator.edge.clock import SystemClock
 from trainingrun_operator.edge.execute import NotLeadingError, StaleError
+from trainingrun_operator.edge.gather.stop_proofs import ProvingError
 from trainingrun_operator.edge.kube import KubeError
 from trainingrun_operator.exporter import series_of
 
@@ -42,6 +43,8 @@ Json = dict[str, Any]
 STEPS_AT_ONCE: Final = 12
 """Limit of decisions in one look, so that other runs get their turn."""
 BACKOFF_MAX_SECONDS: Final = 60.0
+PROVING_SECONDS: Final = 60.0
+"""Time after which a run is looked at again while a proof is made that its stop depends on, if nothing wakes it before."""
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +103,9 @@ class Reconciler:
         began = self.clock.monotonic()
         try:
             again = await self._look(uid)
+        except ProvingError:
+            # The end of the proof wakes the run.
+            return PROVING_SECONDS
         except StaleError as stale:
             log.debug("stale: %s", stale)
             return await self._reread(uid)

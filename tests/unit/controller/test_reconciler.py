@@ -24,7 +24,7 @@ from builders import (
 from fakes import EVENTS, RUN, ApiError, Plain, api_server, stored_job, stored_pod, stored_run
 
 from trainingrun_operator.api.status import Phase
-from trainingrun_operator.controller.reconciler import BACKOFF_MAX_SECONDS, Reconciler
+from trainingrun_operator.controller.reconciler import BACKOFF_MAX_SECONDS, PROVING_SECONDS, Reconciler
 from trainingrun_operator.core.facts.pod import Training
 from trainingrun_operator.core.facts.reading import Failure
 from trainingrun_operator.core.facts.run import Run
@@ -32,6 +32,7 @@ from trainingrun_operator.core.status import WRITTEN_BY_THE_STOP
 from trainingrun_operator.edge.background.curve import CurveWriter
 from trainingrun_operator.edge.cache import Cache
 from trainingrun_operator.edge.execute import Executor
+from trainingrun_operator.edge.gather.stop_proofs import ProvingError
 from trainingrun_operator.edge.kube import Kube, KubeError
 from trainingrun_operator.edge.nodes.registry import Registry
 from trainingrun_operator.exporter import Telemetry
@@ -523,6 +524,36 @@ async def test_the_backoff_grows_to_a_minute_and_a_success_resets_it(place):
     assert await place.look(RUN_UID) == 10
     place.observer.trouble = KubeError(503, "ServiceUnavailable", "away")
     assert await place.look(RUN_UID) == 1
+
+
+async def test_a_look_that_a_proof_puts_off_writes_nothing_and_is_no_failure(place):
+    place.observer.trouble = ProvingError()
+    for _ in range(3):
+        assert await place.look(RUN_UID) == PROVING_SECONDS
+    assert place.api.sent == []
+    assert count(place.telemetry, "reconcile_errors_total") == 0
+    place.observer.trouble = None
+    assert await place.look(RUN_UID) == 10
+    assert len(written(place.api)) == 1
+
+
+async def test_a_proof_after_an_effect_puts_off_the_status_and_not_the_effect(place):
+    """The look goes on from what it has written, and asks the bucket again."""
+    place.observer.fields = {"track": losses(2.0, 0.4, 0.3)}
+    observe, looks = place.observer.observe, place.observer
+
+    async def proving_after_the_first(stored, memory):
+        if looks.looks:
+            raise ProvingError
+        return await observe(stored, memory)
+
+    place.observer.observe = proving_after_the_first
+    assert await place.look(RUN_UID) == PROVING_SECONDS
+    assert place.cache.runs[RUN_UID]["status"]["terminationStatus"] == "auto_low_loss"
+    assert written(place.api) == []
+    place.observer.observe = observe
+    await place.look(RUN_UID)
+    assert len(written(place.api)) == 1
 
 
 async def test_the_failures_of_one_run_are_not_anothers(place):

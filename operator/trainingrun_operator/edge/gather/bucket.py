@@ -22,7 +22,8 @@ from trainingrun_operator.core.facts.run import Problem
 from trainingrun_operator.core.outputs import Looked
 from trainingrun_operator.core.stop import published
 from trainingrun_operator.core.stop.requests import save_request
-from trainingrun_operator.edge.gather.proofs import Proofs
+from trainingrun_operator.edge.gather.proofs import QUIET_SECONDS, Proofs
+from trainingrun_operator.edge.gather.stop_proofs import StopProofs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.api.run import TrainingRunSpec
     from trainingrun_operator.api.spoiled import Spoiled
-    from trainingrun_operator.checkpoints.documents import Commit
     from trainingrun_operator.checkpoints.keys import Layout
     from trainingrun_operator.core.destinations import Destination
     from trainingrun_operator.core.facts.bucket import Answer
@@ -75,10 +75,14 @@ class BucketReader:
         listed: tuple[Destination, ...] = (),
         *,
         wake: Callable[[str], None] = lambda _: None,
+        quiet_seconds: float = QUIET_SECONDS,
     ) -> None:
-        """``wake``: called with a run's uid when the proof of a reported commit is made."""
+        """``wake``: called with a run's uid when a proof is made for which no look waits. ``quiet_seconds``: as in `Proofs`."""
         self._kube, self._store, self._listed = kube, store, listed
-        self._proofs: Proofs[BucketAnswer] = Proofs(wake, lambda made: made.verified is not None)
+        self._proofs: Proofs[BucketAnswer] = Proofs(
+            wake, lambda made: made.verified is not None, quiet_seconds=quiet_seconds
+        )
+        self._stops: StopProofs[BucketAnswer] = StopProofs(wake)
         self._lists: Proofs[Looked] = Proofs(wake, lambda _: False)
         self._shared: WeakValueDictionary[bytes, Access] = WeakValueDictionary()
         self._reached: dict[str, Access] = {}
@@ -88,17 +92,19 @@ class BucketReader:
         """Drop a run's credentials, and its proof."""
         self._reached.pop(uid, None)
         self._proofs.forget(uid)
+        self._stops.forget(uid)
         self._lists.forget(uid)
 
     def forget_all(self) -> None:
         """Drop all credentials, and all proofs."""
         self._reached.clear()
         self._proofs.forget_all()
+        self._stops.forget_all()
         self._lists.forget_all()
 
     async def close(self) -> None:
         """Cancel all proofs and lists; returns when they have ended."""
-        await asyncio.gather(self._proofs.close(), self._lists.close())
+        await asyncio.gather(self._proofs.close(), self._stops.close(), self._lists.close())
 
     async def ask(
         self, run: Run, pods: Sequence[Pod], reports: Mapping[int, AgentReport], memory: Memory
@@ -106,6 +112,9 @@ class BucketReader:
         """Return the answer to the pending save request, or the verification of a newly reported commit.
 
         Makes no call if the agents report nothing new.
+
+        Raises:
+            ProvingError: a proof that a deletion depends on is still being made.
         """
         stop = run.status.termination
         if run.spec.checkpoint.mode is CheckpointMode.DISABLED or (stop is not None and stop.phase in _SILENT):
@@ -113,7 +122,7 @@ class BucketReader:
         layout = valid_layout(run)
         if isinstance(layout, Problem):
             return BucketAnswer(Unreachable(layout.reason, layout.message))
-        wanted = _wanted(run, pods)
+        wanted = save_request(run, pods)
         shipped = _shipped(layout, reports, memory)
         all_gone = stop is not None and stop.phase is Phase.DELETING and all(pod.lost for pod in pods)
         if wanted is None and shipped is None and not all_gone:
@@ -127,22 +136,19 @@ class BucketReader:
         if isinstance(access, Problem):
             return BucketAnswer(Unreachable(access.reason, access.message))
         self._reached[run.uid] = access
-        spoiled = stop.spoiled if stop is not None else None
-        if wanted is None:
-            return await (
-                self._newest(access, layout, spoiled)
-                if shipped is None
-                else self._beside(run, access, layout, shipped, memory)
-            )
+        if wanted is None and shipped is not None:
+            return await self._beside(run, access, layout, shipped, memory)
         self._proofs.forget(run.uid)
         # Deletion depends on the proof of Verifying. The commit answers this stop, so it is younger than the request.
         fresh = stop is not None and stop.phase is Phase.VERIFYING
         valid = VERIFYING_SECONDS if fresh else PROOF_SECONDS
-        answer = await self._store.find(access, layout, wanted, max_age_seconds=valid)
-        if answer is not None:
-            proven = answer if isinstance(answer, Verified) else None
-            return BucketAnswer(answer, proven, refuted=(answer,) if isinstance(answer, Mismatch) else ())
-        return BucketAnswer() if any(pod.holds_files for pod in pods) else await self._newest(access, layout, spoiled)
+        # Of bytes that a pod still has, no older commit is the answer.
+        last = wanted is None or not any(pod.holds_files for pod in pods)
+        spoiled = stop.spoiled if stop is not None else None
+        # Not the keys: some are renewed every few minutes, and a proof that began with the old ones holds.
+        question = (wanted, valid, last, layout, access.endpoint_url, _saved_by(pods), spoiled)
+        prove = partial(self._of_stop, access, layout, wanted, valid, last=last, spoiled=spoiled)
+        return await self._stops.answer(run.uid, run.namespace, question, prove)
 
     async def look_for(
         self, run: Run, ranks: Sequence[Sequence[Pod]], memory: Memory, wall: str, now: float
@@ -202,6 +208,26 @@ class BucketReader:
         access = replace(access, expected_bucket_owner=destination.expected_bucket_owner, owner=run.namespace)
         # Runs with the same credentials share one object, because certificates may be long.
         return self._shared.setdefault(access.digest, access)
+
+    async def _of_stop(
+        self,
+        access: Access,
+        layout: Layout,
+        wanted: tuple[str, int] | None,
+        valid: float,
+        *,
+        last: bool,
+        spoiled: Spoiled | None,
+    ) -> BucketAnswer:
+        """Return the commit that answers a save request; without one, the newest of all, if nothing newer can come."""
+        if wanted is not None:
+            answer = await self._store.find(
+                access, layout, lambda commit: (commit.termination_id, commit.attempt) == wanted, max_age_seconds=valid
+            )
+            if answer is not None:
+                proven = answer if isinstance(answer, Verified) else None
+                return BucketAnswer(answer, proven, refuted=(answer,) if isinstance(answer, Mismatch) else ())
+        return await self._newest(access, layout, spoiled) if last else BucketAnswer()
 
     async def _newest(self, access: Access, layout: Layout, spoiled: Spoiled | None) -> BucketAnswer:
         """Return the newest verified commit after the last pod. Only a failure to read the bucket is an answer.
@@ -274,9 +300,12 @@ def _seconds_between(earlier: str, later: str) -> float:
     return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
 
 
-def _wanted(run: Run, pods: Sequence[Pod]) -> Callable[[Commit], bool] | None:
-    request = save_request(run, pods)
-    return None if request is None else lambda commit: (commit.termination_id, commit.attempt) == request
+def _saved_by(pods: Sequence[Pod]) -> tuple[tuple[str, bool, bool], ...]:
+    """Return which pods have run and which are over, as it was before the bucket was asked: what a pod that is over has not saved counts as lost.
+
+    What agents report is no part of it: while a pod lives, a commit that is found one look later delays a stop and loses nothing.
+    """
+    return tuple((pod.uid, pod.ran, pod.terminal) for pod in pods)
 
 
 def _shipped(layout: Layout, reports: Mapping[int, AgentReport], memory: Memory) -> str | None:

@@ -30,6 +30,7 @@ from trainingrun_operator.edge.gather.nodes import gather, identity
 from trainingrun_operator.edge.gather.owners import Owners
 from trainingrun_operator.edge.gather.preflight import Preflight
 from trainingrun_operator.edge.gather.printed import PrintedLines
+from trainingrun_operator.edge.gather.proofs import QUIET_SECONDS
 from trainingrun_operator.edge.gather.rescue import RescueReader
 from trainingrun_operator.edge.gather.waiting import WaitingPods
 from trainingrun_operator.edge.kube import KubeError
@@ -84,6 +85,7 @@ class Observer:
         clock: Clock | None = None,
         wake: Callable[[str], None] = lambda _: None,
         gpus: GpuReader | None = None,
+        quiet_seconds: float = QUIET_SECONDS,
     ) -> None:
         self._kube, self._pages, self._cache, self._defaults = kube, pages, cache, defaults
         self._providers, self._clock, self._gpus = providers, clock or SystemClock(), gpus
@@ -92,7 +94,9 @@ class Observer:
         self._owners = Owners(kube, cache)
         self._relist_seconds = relist_seconds
         self._listing_pools = asyncio.Lock()
-        self._bucket_reader = BucketReader(kube, store, defaults.allowed_destinations, wake=wake)
+        self._bucket_reader = BucketReader(
+            kube, store, defaults.allowed_destinations, wake=wake, quiet_seconds=quiet_seconds
+        )
         self._preflight = Preflight(self._workloads, store, self._bucket_reader, cache, defaults, recheck_seconds)
         self._printed = PrintedLines(kube)
         self._rescue = RescueReader(kube, pages, reads_nodes=defaults.release_nodes)
@@ -105,6 +109,7 @@ class Observer:
         Raises:
             KubeError: the API server refused or did not answer.
             pydantic.ValidationError: this version does not understand the stored run.
+            ProvingError: a proof that a deletion depends on is still being made; the run is woken when it ends.
         """
         if not memory.read_at and not (stored.get("status") or {}).get("termination"):
             await self._cache.listed.wait()
@@ -136,6 +141,7 @@ class Observer:
         Raises:
             KubeError: the API server refused or did not answer.
             pydantic.ValidationError: this version does not understand the stored run.
+            ProvingError: a proof that a deletion depends on is still being made; the run is woken when it ends.
         """
         run, wall, read = self._run(stored), self._clock.wall(), set[Source]()
         await self._know_pools(now)

@@ -3,7 +3,7 @@
 A look waits for one only for a moment. The first look at a run does not wait, nor does any look for a checkpoint that the status already records:
 after a start of the operator the proofs of all runs are made, and every look would wait. Nor do these proofs begin before the first looks are over:
 both take the same CPU, and looks are what a run waits for. The run is woken when the proof is made; for one that only
-confirms the status it is woken late, because its next look takes it. A stop proves in its own look, because its deletion depends on it.
+confirms the status it is woken late, because its next look takes it. The proofs that a stop depends on are those of `stop_proofs`.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class Proofs(Generic[T]):
         patience_seconds: float = PATIENCE_SECONDS,
         confirmed_seconds: float = CONFIRMED_SECONDS,
         quiet_seconds: float = QUIET_SECONDS,
+        at_once: int = AT_ONCE,
+        of_a_namespace: int = OF_A_NAMESPACE,
     ) -> None:
         """Begin none yet.
 
@@ -67,6 +69,8 @@ class Proofs(Generic[T]):
             patience_seconds: as `PATIENCE_SECONDS`.
             confirmed_seconds: as `CONFIRMED_SECONDS`.
             quiet_seconds: as `QUIET_SECONDS`.
+            at_once: as `AT_ONCE`.
+            of_a_namespace: as `OF_A_NAMESPACE`.
         """
         self._wake, self._confirms = wake, confirms
         self._patience, self._confirmed_seconds, self._quiet_seconds = (
@@ -78,7 +82,8 @@ class Proofs(Generic[T]):
         """When a proof of a recorded checkpoint was last asked for, and the first one of those in a row."""
         self._made: dict[str, _Proof[T]] = {}
         """By run uid."""
-        self._all, self._known = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(KNOWN_AT_ONCE)
+        self._all, self._known = asyncio.Semaphore(at_once), asyncio.Semaphore(KNOWN_AT_ONCE)
+        self._of_a_namespace = of_a_namespace
         self._namespaces: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def result(
@@ -131,7 +136,7 @@ class Proofs(Generic[T]):
             self.forget(uid)
 
     async def _prove(self, namespace: str, prove: Callable[[], Awaitable[T]], *, known: bool) -> T:
-        of_namespace = self._namespaces.setdefault(namespace, asyncio.Semaphore(OF_A_NAMESPACE))
+        of_namespace = self._namespaces.setdefault(namespace, asyncio.Semaphore(self._of_a_namespace))
         # A known one waits for its turn before it takes the place of a new one.
         if known:
             async with self._known:

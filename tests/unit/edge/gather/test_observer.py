@@ -81,6 +81,7 @@ from trainingrun_operator.edge.gather import lost
 from trainingrun_operator.edge.gather import observer as module
 from trainingrun_operator.edge.gather.observer import Observer
 from trainingrun_operator.edge.gather.pages import PodPages
+from trainingrun_operator.edge.gather.stop_proofs import ProvingError, StopProofs
 from trainingrun_operator.edge.kube import Kube, KubeError
 from trainingrun_operator.edge.listed import FRESH_SECONDS, Listed
 from trainingrun_operator.edge.metrics import prometheus
@@ -628,6 +629,168 @@ async def test_a_stop_does_not_wait_behind_the_proof_of_an_older_checkpoint(plac
     assert begun.is_set()
     assert (await place.look(stop=make_stop(Phase.SAVING))).answer == make_verified()
     await asyncio.wait_for(cancelled.wait(), 30)
+
+
+class SlowProof:
+    """A proof that a stop depends on, which ends when the test says so, and the looks that it puts off."""
+
+    def __init__(self, place):
+        self.place, self.woken, self.begun = place, asyncio.Event(), 0
+        self.cancelled_now = asyncio.Event()
+        self.ends, self.cancelled, self._find = asyncio.Event(), 0, place.store.find
+        place.store.find = self._slow
+        self.observer = self.start()
+
+    def start(self):
+        """Let an operator start that knows nothing."""
+        place = self.place
+        place.memory = Memory()
+        observer = place.observer = place.make_observer(Defaults(allowed_destinations=LISTED))
+        observer._bucket_reader._stops = StopProofs(lambda _: self.woken.set(), patience_seconds=0)
+        return observer
+
+    async def _slow(self, *asked, **how):
+        self.begun += 1
+        there = [*self.place.store.commits]
+        try:
+            await self.ends.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            self.cancelled_now.set()
+            raise
+        # A bucket is listed when its proof begins.
+        now, self.place.store.commits = self.place.store.commits, there
+        try:
+            return await self._find(*asked, **how)
+        finally:
+            self.place.store.commits = now
+
+    async def put_off(self, phase=Phase.SAVING):
+        memory = self.place.memory
+        with pytest.raises(ProvingError):
+            await self.place.look(stop=make_stop(phase))
+        assert self.place.memory is memory, "A look that is put off remembers nothing."
+
+    async def answered(self, phase=Phase.SAVING):
+        await asyncio.wait_for(self.woken.wait(), 30)
+        return await self.place.look(stop=make_stop(phase))
+
+
+async def test_the_look_of_a_stop_is_put_off_during_a_long_proof_and_woken_at_its_end(place):
+    place.watched()
+    place.store.commits = [make_verified()]
+    slow = SlowProof(place)
+    for _ in range(3):
+        await slow.put_off()
+    slow.ends.set()
+    assert (await slow.answered()).answer == make_verified()
+    assert slow.begun == 1
+
+
+async def test_a_stop_whose_pod_ends_during_the_proof_is_not_told_what_the_bucket_lacked_before(place):
+    """What no pod can save any more and the bucket lacks is a data loss: the pod has saved before it ended."""
+    place.watched()
+    slow = SlowProof(place)
+    await slow.put_off()
+    place.store.commits = [make_verified()]
+    place.api.put(stored_pod(status={"phase": "Succeeded"}, exit_code=0))
+    await slow.put_off()
+    slow.ends.set()
+    assert (await slow.answered()).answer == make_verified()
+    assert (slow.begun, slow.cancelled) == (2, 1)
+
+
+async def test_a_pod_that_starts_saves_and_ends_during_the_proof_is_not_overlooked(place):
+    """Neither before nor after could any pod save."""
+    place.watched(stored_pod(status={"phase": "Pending", "containerStatuses": []}))
+    slow = SlowProof(place)
+    await slow.put_off()
+    place.store.commits = [make_verified()]
+    place.api.put(stored_pod(status={"phase": "Succeeded"}, exit_code=0))
+    await slow.put_off()
+    slow.ends.set()
+    assert (await slow.answered()).answer == make_verified()
+    assert (slow.begun, slow.cancelled) == (2, 1)
+
+
+async def test_what_an_agent_reports_begins_no_other_proof(place):
+    """A training may commit more often than a slow bucket answers."""
+    place.watched()
+    slow = SlowProof(place)
+    for number in range(3):
+        commit = CommitSeen(key=commit_key(1, number), incarnation=1, generation=number)
+        place.pages.report = make_agent(uploaded_bytes=number, commit=commit)
+        await slow.put_off()
+    slow.ends.set()
+    assert (await slow.answered()).answer is None
+    assert (slow.begun, slow.cancelled) == (1, 0)
+    place.store.commits = [make_verified()]
+    slow.woken.clear()
+    slow.ends.clear()
+    await slow.put_off()
+    slow.ends.set()
+    assert (await slow.answered()).answer == make_verified(), "The next look finds what came meanwhile."
+
+
+async def test_keys_that_are_renewed_during_the_proof_begin_no_other(place):
+    place.watched()
+    place.store.commits = [make_verified()]
+    slow = SlowProof(place)
+    for token in ("b25l", "dHdv"):
+        place.api.put(stored_secret(AWS_ACCESS_KEY_ID=token, AWS_SECRET_ACCESS_KEY=token))
+        await slow.put_off()
+    slow.ends.set()
+    assert (await slow.answered()).answer == make_verified()
+    assert (slow.begun, slow.cancelled) == (1, 0)
+
+
+async def test_another_server_in_the_spec_begins_another_proof(place):
+    place.watched()
+    slow = SlowProof(place)
+    await slow.put_off()
+    place.spec = {
+        **place.spec,
+        "checkpoint": checkpoint_spec(
+            s3={"credentialsSecretName": "s3-credentials", "endpointURL": "https://s3.example"}
+        ),
+    }
+    await slow.put_off()
+    assert (slow.begun, slow.cancelled) == (2, 1)
+    await slow.observer.close()
+
+
+async def test_the_proof_of_saving_is_no_answer_in_verifying(place):
+    place.watched()
+    place.store.commits = [make_verified()]
+    slow = SlowProof(place)
+    await slow.put_off()
+    await slow.put_off(Phase.VERIFYING)
+    assert (slow.begun, slow.cancelled) == (2, 1)
+    slow.ends.set()
+    assert (await slow.answered(Phase.VERIFYING)).answer == make_verified()
+
+
+async def test_an_operator_that_starts_during_the_proof_of_a_stop_begins_it_again(place):
+    place.watched()
+    place.store.commits = [make_verified()]
+    slow = SlowProof(place)
+    await slow.put_off(Phase.VERIFYING)
+    await slow.observer.close()
+    slow.start()
+    await slow.put_off(Phase.VERIFYING)
+    assert (slow.begun, slow.cancelled) == (2, 1)
+    slow.ends.set()
+    assert (await slow.answered(Phase.VERIFYING)).answer == make_verified()
+
+
+async def test_a_run_that_is_gone_ends_the_proof_of_its_stop(place):
+    place.watched()
+    slow = SlowProof(place)
+    await slow.put_off()
+    slow.observer.forget(RUN_UID)
+    await slow.observer.close()
+    await asyncio.wait_for(slow.cancelled_now.wait(), 30)
+    assert not slow.woken.is_set()
 
 
 async def test_a_commit_that_does_not_verify_is_said_and_not_read_again(place):
