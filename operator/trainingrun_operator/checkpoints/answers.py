@@ -32,12 +32,19 @@ WHOLE_SECONDS: Final = 60.0
 _CHUNK_BYTES: Final = 2**16
 _REFUSED: Final = 300
 """HTTP status from which on an answer is an error."""
+_NO_ANSWER: Final = 500
+"""HTTP status that botocore gives an answer of success that is no XML: it asks again."""
+_TRUTHS: Final = (b"true", b"false")
 
 _READ: Final = re.compile(
     rb"<(Contents|CommonPrefixes)>|<(IsTruncated|NextContinuationToken|EncodingType|Key|LastModified|Prefix)>([^<]*+)</"
 )
 """What is read of a list: of each object key and time, of each folder its prefix."""
 _ITEMS: Final = {b"Contents": (b"Key", b"LastModified"), b"CommonPrefixes": (b"Prefix",)}
+_LIST: Final = re.compile(
+    rb"\s*+(?:<\?[^>]*+>\s*+)?<(?:\w++:)?ListBucketResult(?:\s[^>]*+)?(?:/>|>.*</(?:\w++:)?ListBucketResult\s*+>)\s*+",
+    re.DOTALL,
+)
 _OF_THE_PAGE: Final = (b"IsTruncated", b"NextContinuationToken", b"EncodingType")
 
 
@@ -80,12 +87,21 @@ def whole(answer: BaseHTTPResponse) -> Iterator[bytes]:
         yield chunk
 
 
+def refuse_no_list(response_dict: dict[str, Any], **_: Any) -> None:
+    """Have botocore ask again for a page of a list that is none, such as an empty body: it would be an empty list. A handler of its `before-parse`."""
+    if response_dict["status_code"] < _REFUSED and _LIST.fullmatch(response_dict["body"]) is None:
+        _make_error(response_dict)
+
+
 def slim_list(response_dict: dict[str, Any], **_: Any) -> None:
     """Keep of a page of a list only what is read, before botocore parses it. A handler of botocore's `before-parse`.
+
+    A page that is none is refused as in `refuse_no_list`.
 
     Raises:
         TooMuchError: the page has more keys than were asked for.
     """
+    refuse_no_list(response_dict)
     if response_dict["status_code"] >= _REFUSED:
         return
     page: dict[bytes, bytes] = {}
@@ -100,10 +116,17 @@ def slim_list(response_dict: dict[str, Any], **_: Any) -> None:
         if len(items) > LISTED_MAX:
             message = f"the page has more than {LISTED_MAX} keys"
             raise TooMuchError(message)
+    if page.get(b"IsTruncated", b"false") not in _TRUTHS:
+        _make_error(response_dict)
+        return
     response_dict["body"] = b"<ListBucketResult>%b%b</ListBucketResult>" % (
         _elements(page),
         b"".join(b"<%b>%b</%b>" % (item, _elements(fields), item) for item, fields in items if fields),
     )
+
+
+def _make_error(response_dict: dict[str, Any]) -> None:
+    response_dict |= {"status_code": _NO_ANSWER, "body": b""}
 
 
 def _elements(fields: dict[bytes, bytes]) -> bytes:

@@ -19,6 +19,7 @@ from urllib3.exceptions import HTTPError
 
 from trainingrun_operator.api import names
 from trainingrun_operator.checkpoints import bucket_owner, certificates, regions, requester_pays, s3
+from trainingrun_operator.checkpoints.answers import refuse_no_list
 from trainingrun_operator.checkpoints.copies import PartCopies
 from trainingrun_operator.checkpoints.credentials import secret_session
 from trainingrun_operator.checkpoints.direct import EXISTS, Direct
@@ -26,6 +27,7 @@ from trainingrun_operator.checkpoints.meter import Meter
 from trainingrun_operator.checkpoints.own_identity import own_session
 from trainingrun_operator.checkpoints.proof import is_full_object
 from trainingrun_operator.checkpoints.regions import other_region
+from trainingrun_operator.checkpoints.whole_answers import whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -198,9 +200,10 @@ def client(config: AgentConfig) -> S3Client:
     )
     if secret:
         certificates.trust(made, secret / names.CA)
+    made.meta.events.register("before-parse.s3.ListObjectsV2", refuse_no_list)
     bucket_owner.expect(made.meta.events, config.expected_bucket_owner)
     requester_pays.accept(made.meta.events, pays=config.requester_pays)
-    return made
+    return whole(made)
 
 
 class Bucket:

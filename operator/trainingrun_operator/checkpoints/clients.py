@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from botocore.hooks import BaseEventHooks
     from mypy_boto3_s3 import S3Client
 
+CONNECT_SECONDS: Final = 3.0
+ANSWER_SECONDS: Final = 10.0
 CALLS_PER_ACCESS: Final = 8
 """Calls in flight with one set of credentials, so that a store that hangs does not occupy every thread."""
 CONNECTIONS: Final = 32
@@ -218,8 +220,8 @@ class Clients:
             region_name=access.region or DEFAULT_REGION,
             verify=ca_file,
             config=Config(
-                connect_timeout=3,
-                read_timeout=10,
+                connect_timeout=CONNECT_SECONDS,
+                read_timeout=ANSWER_SECONDS,
                 retries={"mode": "standard", "total_max_attempts": 2},
                 s3={  # type: ignore[arg-type]  # the stubs lack the second
                     "addressing_style": "path" if access.endpoint_url else "auto",

@@ -66,6 +66,8 @@ class ManifestReader:
         """Its name in complaints."""
         self._digest = hashlib.sha256()
         self._ended = False
+        self.matches = False
+        """Whether it is read to its end, and is the one that the commit names."""
         self._text, self._at = b"", 0
         self._list, self._fresh = "", False
         """The list that is being read: `files`, `skipped`, or empty outside of both; and whether none of its entries is read."""
@@ -97,6 +99,7 @@ class ManifestReader:
         self._ended = piece.last
         if piece.last and self._entry is not None:
             check_digest(self._entry, self.digest)
+            self.matches = True
         self._text, self._at, self.wants = self._text[self._at :] + piece.body, 0, False
 
     def files(self) -> list[FileEntry]:

@@ -12,7 +12,7 @@ from trainingrun_operator.checkpoints import s3
 from trainingrun_operator.checkpoints.bucket import DamagedError, crc64, encode
 from trainingrun_operator.checkpoints.documents import MANIFEST_MAX_BYTES, SCHEMA, Manifest
 from trainingrun_operator.checkpoints.manifest_reader import ManifestReader, Piece
-from trainingrun_operator.checkpoints.proof import BadCommitError, check_manifest, check_owned, said
+from trainingrun_operator.checkpoints.proof import BadCommitError, check_manifest, check_owned, is_full_object, said
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,13 +95,18 @@ def read_head(
     try:
         return _read_head(bucket, key, entry, each)
     except BadCommitError:
-        if entry is not None and _is_damaged_on_its_way(bucket, key, entry):
+        if entry is not None and damaged_on_its_way(bucket, key, entry):
             raise DamagedError(key=key) from None
         raise
 
 
-def _is_damaged_on_its_way(bucket: Ranges, key: str, entry: RankManifest) -> bool:
-    """Read an object again: whether it is the one that the commit names, or not what the store holds."""
+def damaged_on_its_way(bucket: Ranges, key: str, entry: RankManifest) -> bool:
+    """Read a manifest again after a complaint about it. Return whether it is the one that the commit names, or not what the store holds.
+
+    Raises:
+        BadCommitError: it is missing or too large.
+        ClientError, BotoCoreError: a call to the bucket failed.
+    """
     digest, crc, size = hashlib.sha256(), 0, 0
     for piece in pieces(lambda start: bucket.read_range(key, start), key):
         digest.update(piece.body)
@@ -109,7 +114,9 @@ def _is_damaged_on_its_way(bucket: Ranges, key: str, entry: RankManifest) -> boo
     if digest.hexdigest() == entry.sha256:
         return True
     stored = bucket.head(key)
-    return stored is not None and (stored.size, stored.crc) != (size, encode(crc))
+    if stored is None or not is_full_object(stored.crc):
+        return False
+    return (stored.size, stored.crc) != (size, encode(crc))
 
 
 def _read_head(

@@ -6,12 +6,17 @@ before a byte is sent, and not the name or an earlier lookup.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from botocore.awsrequest import AWSHTTPConnection, AWSHTTPConnectionPool, AWSHTTPSConnection, AWSHTTPSConnectionPool
+from typing import TYPE_CHECKING
 
 from trainingrun_operator.checkpoints.addresses import is_metadata
 from trainingrun_operator.checkpoints.answers import BoundedAnswers
+from trainingrun_operator.checkpoints.whole_answers import (
+    WholeConnection,
+    WholePool,
+    WholeTLSConnection,
+    WholeTLSPool,
+    pooled,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -37,26 +42,24 @@ def checked(connected: socket.socket) -> socket.socket:
     return connected
 
 
-class _Connection(AWSHTTPConnection):
+class _Connection(WholeConnection):
     def _new_conn(self) -> socket.socket:
         return checked(super()._new_conn())
 
 
-class _TLSConnection(AWSHTTPSConnection):
+class _TLSConnection(WholeTLSConnection):
     def _new_conn(self) -> socket.socket:
         return checked(super()._new_conn())
 
 
-class _Pool(BoundedAnswers, AWSHTTPConnectionPool):
+class _Pool(BoundedAnswers, WholePool):
     ConnectionCls = _Connection
 
 
-class _TLSPool(BoundedAnswers, AWSHTTPSConnectionPool):
+class _TLSPool(BoundedAnswers, WholeTLSPool):
     ConnectionCls = _TLSConnection
 
 
 def guarded(client: S3Client) -> S3Client:
-    """Make a client check the peer of each of its connections, and bound its answers. Connections through a proxy are not checked."""
-    endpoint: Any = client._endpoint  # type: ignore[attr-defined]  # noqa: SLF001 - botocore has no public access to its connections
-    endpoint.http_session._manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}  # noqa: SLF001
-    return client
+    """Make a client check the peer of each of its connections, bound its answers and refuse cut ones. Connections through a proxy are not checked."""
+    return pooled(client, _Pool, _TLSPool)

@@ -89,6 +89,10 @@ class Access:
         return hashlib.sha256(repr(astuple(self)).encode()).digest()
 
 
+class BadAnswerError(ValueError):
+    """An answer of the server is damaged, or no answer of S3."""
+
+
 class TooLargeError(Exception):
     """An object is larger than its limit."""
 
@@ -147,6 +151,7 @@ class CommitList:
 
         Raises:
             TooManyError: there are more than `LIST_PAGES_MAX` pages.
+            BadAnswerError: a page has keys that were not asked for.
             TimeoutError: these pages take more than 60 s.
         """
         deadline, stop_at = time.monotonic() + _LIST_SECONDS, None if pages is None else self._pages + pages
@@ -164,7 +169,9 @@ class CommitList:
         return False
 
     def _add(self, keys: Iterable[str]) -> None:
-        found = ((order_of_commit(key), key) for key in keys)
+        found = [(order_of_commit(key), key) for key in keys]
+        if any(not key.startswith(self._layout.commits) for _, key in found):
+            raise BadAnswerError("the list has keys that were not asked for")
         # Only keys in the agent's form: `i01-g1` has the same order as `i1-g0001`, but the agent does not write it.
         self._kept += [(order, key) for order, key in found if order is not None and key == self._layout.commit(order)]
         if self._newest is not None:
@@ -184,9 +191,10 @@ def read_object(bucket: str, key: str, limit: int, client: S3Client) -> bytes | 
     Raises:
         TooLargeError: it has more than `limit` bytes.
         TimeoutError: the read takes more than 60 s. botocore's own timeout restarts with every byte.
+        botocore.exceptions.FlexibleChecksumError: it arrives with other bytes than the store has, if the store keeps a checksum of it.
     """
     try:
-        answer = client.get_object(Bucket=bucket, Key=key)
+        answer = client.get_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
     except exceptions.ClientError as error:
         if _is_missing(error):
             return None
@@ -229,13 +237,19 @@ def _body(answer: GetObjectOutputTypeDef, key: str, limit: int) -> bytes:
 
 
 def head_object(bucket: str, key: str, client: S3Client) -> Found | None:
-    """Return size and checksum of an object; None if there is none."""
+    """Return size and checksum of an object; None if there is none.
+
+    Raises:
+        BadAnswerError: the answer says no size.
+    """
     try:
         answer = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
     except exceptions.ClientError as error:
         if _is_missing(error):
             return None
         raise
+    if "ContentLength" not in answer:
+        raise BadAnswerError("the answer says no size")
     return Found(answer["ContentLength"], answer.get("ChecksumCRC64NVME", ""))
 
 
@@ -264,6 +278,8 @@ def code_of(error: Exception) -> str:
         return "AnswerTooLarge"
     if isinstance(error, TooManyError):
         return "TooManyCommits"
+    if isinstance(error, BadAnswerError | exceptions.FlexibleChecksumError):
+        return "BadAnswer"
     if isinstance(error, exceptions.SSLError):
         return certificates.code_of(error)
     if isinstance(error, exceptions.ConnectTimeoutError | exceptions.ReadTimeoutError | TimeoutError):

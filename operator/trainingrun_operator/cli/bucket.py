@@ -71,6 +71,7 @@ _ADVICE: Final = {
     "Unreachable": "the store does not answer. If the address is internal to the cluster, set --endpoint-url to one that you can reach",
     "InvalidEndpoint": "the address is not valid: correct --endpoint-url",
     "AnswerTooLarge": "the server sends more than an S3 server does: is the address right?",
+    "BadAnswer": "what the server sends is damaged, or no answer of S3: try again, or correct the address",
     "TooManyCommits": "there are more than 100,000 objects below commits/: remove those that are no commits",
 }
 _CLOSED: Final = frozenset(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
+import socket
+import struct
 import threading
 import time
 from dataclasses import dataclass, field
@@ -43,15 +46,64 @@ class Do(Enum):
     LOSE_ANSWER = "lose"
     """The server has done it; nobody hears of it."""
     CUT_REQUEST = "cut request"
-    """Closed after the server has half of the body."""
+    """Closed after the server has a piece of it; see `Cut`."""
     CUT_ANSWER = "cut answer"
-    """Closed after the client has half of the body."""
+    """Closed after the client has a piece of it; see `Cut`."""
+    RESET = "reset"
+    """Likewise, and reset."""
+    HANG = "hang"
+    """Never answered: over once the client closes its connection."""
+
+
+class Cut(Enum):
+    """Where a request or an answer is cut."""
+
+    FIRST_LINE = "in its first line"
+    HEAD = "in its head"
+    """Between two headers."""
+    HEAD_END = "before the end of its head"
+    """All headers are there."""
+    AT_0 = "at byte 0"
+    AT_1 = "at byte 1"
+    HALF = "at half"
+    LAST = "one byte short"
+
+    def of(self, head: bytes, body: bytes) -> bytes:
+        """The piece that is passed on."""
+        lines = head.splitlines(keepends=True)
+        pieces = {
+            Cut.FIRST_LINE: lines[0][:-4],
+            Cut.HEAD: b"".join(lines[: len(lines) // 2]),
+            Cut.HEAD_END: head[:-2],
+            Cut.AT_0: head,
+            Cut.AT_1: head + body[:1],
+            Cut.HALF: head + body[: len(body) // 2],
+            Cut.LAST: head + body[:-1],
+        }
+        return pieces[self]
+
+
+class Strikes:
+    """Whether a fault strikes a request: the first ones of a kind, or all of them. It keeps those that it has struck."""
+
+    def __init__(self, fits: Callable[[Request], bool], times: int | None = None) -> None:
+        self._fits, self._times, self._lock = fits, times, threading.Lock()
+        self.requests: list[Request] = []
+
+    def __call__(self, request: Request) -> bool:
+        with self._lock:
+            if not self._fits(request) or (self._times is not None and len(self.requests) >= self._times):
+                return False
+            self.requests.append(request)
+            return True
 
 
 @dataclass
 class Proxy:
     target: str
     rule: Callable[[Request], Do] = lambda _: Do.PASS
+    cut: Callable[[Request], Cut] = lambda _: Cut.HALF
+    """Where a request is cut, or its answer."""
     delay: Callable[[Request], float] = lambda _: 0.0
     lost: Callable[[], None] = lambda: None
     """Called when the server has answered and the answer is about to be lost."""
@@ -102,8 +154,12 @@ class _Handler(BaseHTTPRequestHandler):
         if do is Do.REFUSE:
             self.close_connection = True
             return
+        if do is Do.HANG:
+            self.connection.recv(1)
+            self.close_connection = True
+            return
         if do is Do.CUT_REQUEST:
-            self.forward(body, half=True)
+            self.forward(body, cut=self.proxy.cut(request))
             self.close_connection = True
             return
         status, headers, content = 0, list[tuple[str, str]](), b""
@@ -123,14 +179,25 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         if self.command != "HEAD":
             self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if do is Do.CUT_ANSWER:
-            self.wfile.write(content[: len(content) // 2])
-            self.close_connection = True
+        else:
+            content = b""
+        if do in (Do.CUT_ANSWER, Do.RESET):
+            self.break_off(request, content, do)
             return
+        self.end_headers()
         self.wfile.write(content)
 
-    def forward(self, body: bytes, *, half: bool = False) -> tuple[int, list[tuple[str, str]], bytes]:
+    def break_off(self, request: Request, content: bytes, do: Do) -> None:
+        """End the connection after a piece of the answer whose headers are written."""
+        buffer: list[bytes] = vars(self).pop("_headers_buffer")
+        self.wfile.write(self.proxy.cut(request).of(b"".join([*buffer, b"\r\n"]), content))
+        if do is Do.RESET:
+            # Closed without waiting for what is sent, a connection is reset.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            os.close(self.connection.detach())
+        self.close_connection = True
+
+    def forward(self, body: bytes, *, cut: Cut | None = None) -> tuple[int, list[tuple[str, str]], bytes]:
         host = urlsplit(self.proxy.target).netloc
         with contextlib.closing(http.client.HTTPConnection(host, timeout=30)) as server:
             server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -141,8 +208,10 @@ class _Handler(BaseHTTPRequestHandler):
             for name, value in asked:
                 if name.lower() not in HOP_BY_HOP | {"expect"}:
                     server.putheader(name, value)
-            if half:
-                server.endheaders(body[: len(body) // 2])
+            if cut is not None:
+                head = b"\r\n".join([*server._buffer, b"", b""])  # type: ignore[attr-defined]  # of http.client
+                server.connect()
+                server.send(cut.of(head, body))
                 return 0, [], b""
             server.endheaders(body or None)
             answer = server.getresponse()

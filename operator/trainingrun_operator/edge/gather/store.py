@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 from weakref import WeakValueDictionary
 
 from trainingrun_operator.checkpoints import certificates, heads, regions, s3
+from trainingrun_operator.checkpoints.bucket import Stored
 from trainingrun_operator.checkpoints.clients import SERVERS, Clients
 from trainingrun_operator.checkpoints.documents import (
     COMMIT_MAX_BYTES,
@@ -27,7 +28,7 @@ from trainingrun_operator.checkpoints.documents import (
 )
 from trainingrun_operator.checkpoints.fair_cache import FairCache
 from trainingrun_operator.checkpoints.manifest_reader import ManifestReader
-from trainingrun_operator.checkpoints.manifests import pieces
+from trainingrun_operator.checkpoints.manifests import damaged_on_its_way, pieces
 from trainingrun_operator.checkpoints.proof import (
     BadCommitError,
     IncurableError,
@@ -38,6 +39,7 @@ from trainingrun_operator.checkpoints.proof import (
     check_owned,
     check_restorable,
     checked_commit,
+    complaint_about,
     said,
     uri_of,
 )
@@ -92,6 +94,7 @@ _ADVICE: Final = {
     "InvalidEndpoint": "it is not the address of a server: correct spec.checkpoint.s3.endpointURL",
     "TooManyCommits": "there are more than 100,000 objects below commits/ of this run: remove those that are no commits",
     "AnswerTooLarge": "the server sends more than an S3 server does: is spec.checkpoint.s3.endpointURL right?",
+    "BadAnswer": "what the server sends is damaged, or no answer of S3: it is requested again; is spec.checkpoint.s3.endpointURL right?",
     "SlowDown": "the store throttles requests: they are retried",
     "InternalError": "the store reports an internal error: the request is retried",
 }
@@ -132,6 +135,21 @@ class _Known:
     read: ReadCommit
     verified: Verified | None = None
     at: float = 0
+
+
+@dataclass(frozen=True)
+class _Ranges:
+    """A bucket to read manifests from, piece by piece. Blocks."""
+
+    door: Door
+    bucket: str
+
+    def read_range(self, key: str, start: int) -> tuple[bytes, int] | None:
+        return self.door.call(partial(s3.read_range, self.bucket, key, start))
+
+    def head(self, key: str) -> Stored | None:
+        found = self.door.call(partial(s3.head_object, self.bucket, key))
+        return Stored(found.size, found.crc64nvme) if found is not None else None
 
 
 class Store:
@@ -351,6 +369,12 @@ class Store:
         try:
             with waits.for_tenant():
                 await loop.run_in_executor(self._pool, self._prove_files, door, layout, entry.key, reader, cancelled)
+        except BadCommitError:
+            # Bytes that were damaged on their way are no reason for another upload.
+            again = partial(damaged_on_its_way, _Ranges(door, layout.bucket), entry.key, entry)
+            if not reader.matches and await loop.run_in_executor(self._pool, again):
+                raise s3.BadAnswerError(f"the bytes of {entry.key} arrive damaged") from None
+            raise
         finally:
             cancelled.set()
         if reader.head is None:
@@ -373,7 +397,9 @@ class Store:
 
         with contextlib.closing(heads.found_of(door, layout.bucket, objects(), self._turn)) as results:
             for file, found in results:
-                check_object(file, found)
+                if complaint_about(file, found):
+                    # An answer has no checksum of its own.
+                    check_object(file, door.call(partial(s3.head_object, layout.bucket, file.key)))
                 answered += 1
                 if cancelled.is_set():
                     return
@@ -389,7 +415,8 @@ class Store:
 
     def _files(self, door: Door, layout: Layout, key: str, reader: ManifestReader) -> Iterator[list[FileEntry]]:
         """Read a manifest to its end, and yield its files as they are parsed. Blocks."""
-        coming = pieces(lambda start: door.call(partial(s3.read_range, layout.bucket, key, start)), key)
+        ranges = _Ranges(door, layout.bucket)
+        coming = pieces(partial(ranges.read_range, key), key)
         while reader.head is None:
             if reader.wants:
                 reader.feed(next(coming))
