@@ -65,6 +65,13 @@ def temporary_only(server: S3Server, account: str = "") -> Iterator[Gate]:
         yield gate
 
 
+def key_of(headers: list[tuple[str, str]]) -> str:
+    """The access key that signed a request."""
+    signed = _SIGNED.search(dict(headers)["Authorization"])
+    assert signed is not None
+    return signed["key"]
+
+
 def _signed_again(server: S3Server, method: str, path: str, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
     # The server's buckets belong to no account of twelve digits: the gate has compared the owner.
     dropped = {"authorization", "x-amz-security-token", "x-amz-date", "host"}
