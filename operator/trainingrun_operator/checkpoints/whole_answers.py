@@ -107,9 +107,11 @@ class WholeTLSPool(_WholeBodies, AWSHTTPSConnectionPool):
 
 
 def pooled(client: S3Client, plain: type[WholePool], tls: type[WholeTLSPool]) -> S3Client:
-    """Make a client use these pools, except for connections through a proxy."""
+    """Make a client use these pools, and through a proxy those that only refuse cut answers."""
     endpoint: Any = client._endpoint  # type: ignore[attr-defined]  # noqa: SLF001 - botocore has no public access to its connections
-    endpoint.http_session._manager.pool_classes_by_scheme = {"http": plain, "https": tls}  # noqa: SLF001
+    session = endpoint.http_session
+    session._manager.pool_classes_by_scheme = {"http": plain, "https": tls}  # noqa: SLF001
+    session._pool_classes_by_scheme = {"http": WholePool, "https": WholeTLSPool}  # noqa: SLF001  # of proxies, made when they are needed
     return client
 
 

@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 from awscrt import checksums
@@ -21,6 +22,11 @@ from trainingrun_operator.checkpoints.clients import Clients
 from trainingrun_operator.checkpoints.keys import Layout
 from trainingrun_operator.checkpoints.proof import Found
 from trainingrun_operator.checkpoints.s3 import STORE_ERRORS, Access
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trainingrun_operator.checkpoints.clients import Door
 
 LAYOUT = Layout("runs", "ml/llama/1f0c/")
 KEY = LAYOUT.commits + "i1-g0001.json"
@@ -68,23 +74,30 @@ def server():
     made.socket.close()
 
 
+def of_operator(url: str) -> Door:
+    return Clients(1).door(Access(endpoint_url=url, access_key="key", secret_key="secret"))
+
+
+def of_agent(url: str, folder: Path) -> bucket.Bucket:
+    (folder / "AWS_ACCESS_KEY_ID").write_text("key")
+    (folder / "AWS_SECRET_ACCESS_KEY").write_text("secret")
+    config = AgentConfig(
+        namespace="ml", run="llama", run_uid="1f0c", path="/", destination="s3://runs", endpoint_url=url, port=1,
+        secret_dir=str(folder),
+    )  # fmt: skip
+    return bucket.Bucket(bucket.client(config), "runs")
+
+
 @pytest.fixture(scope="module")
 def door(server):
     """The operator's."""
-    return Clients(1).door(Access(endpoint_url=server.url, access_key="key", secret_key="secret"))
+    return of_operator(server.url)
 
 
 @pytest.fixture(scope="module")
 def mine(server, tmp_path_factory):
     """The agent's bucket."""
-    folder = tmp_path_factory.mktemp("secret")
-    (folder / "AWS_ACCESS_KEY_ID").write_text("key")
-    (folder / "AWS_SECRET_ACCESS_KEY").write_text("secret")
-    config = AgentConfig(
-        namespace="ml", run="llama", run_uid="1f0c", path="/", destination="s3://runs", endpoint_url=server.url, port=1,
-        secret_dir=str(folder),
-    )  # fmt: skip
-    return bucket.Bucket(bucket.client(config), "runs")
+    return of_agent(server.url, tmp_path_factory.mktemp("secret"))
 
 
 OPERATORS = {
@@ -202,3 +215,18 @@ def test_what_is_no_answer_of_http_is_told_as_such(server, door):
     server.sent = b"<Error/>\r\n\r\n"
     with pytest.raises(ConnectionClosedError):
         door.call(partial(s3.list_commits, LAYOUT))
+
+
+@pytest.mark.parametrize("cut", [0, 1, 60], ids="{} bytes short".format)
+def test_nor_is_one_taken_that_is_cut_on_its_way_through_a_proxy(server, tmp_path, monkeypatch, cut):
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    door, mine = of_operator("http://s3.example"), of_agent("http://s3.example", tmp_path)
+    server.sent = LIST[: len(LIST) - len(LISTED) - cut] if cut else LIST
+    if cut:
+        with pytest.raises(STORE_ERRORS):
+            door.call(partial(s3.list_commits, LAYOUT))
+        with pytest.raises(StoreError):
+            list(mine.keys(LAYOUT.base))
+    else:
+        assert door.call(partial(s3.list_commits, LAYOUT)) == (KEY,)
+        assert list(mine.keys(LAYOUT.base)) == [(KEY, 8)]
