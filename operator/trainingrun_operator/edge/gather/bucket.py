@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from trainingrun_operator.api.exchange import AgentReport
     from trainingrun_operator.api.run import TrainingRunSpec
     from trainingrun_operator.api.spoiled import Spoiled
+    from trainingrun_operator.api.status import Termination
     from trainingrun_operator.checkpoints.keys import Layout
     from trainingrun_operator.core.destinations import Destination
     from trainingrun_operator.core.facts.bucket import Answer
@@ -142,13 +143,15 @@ class BucketReader:
         # Deletion depends on the proof of Verifying. The commit answers this stop, so it is younger than the request.
         fresh = stop is not None and stop.phase is Phase.VERIFYING
         valid = VERIFYING_SECONDS if fresh else PROOF_SECONDS
+        can_save = any(pod.holds_files for pod in pods)
         # Of bytes that a pod still has, no older commit is the answer.
-        last = wanted is None or not any(pod.holds_files for pod in pods)
+        last = wanted is None or not can_save
         spoiled = stop.spoiled if stop is not None else None
         # Not the keys: some are renewed every few minutes, and a proof that began with the old ones holds.
         question = (wanted, valid, last, layout, access.endpoint_url, _saved_by(pods), spoiled)
         prove = partial(self._of_stop, access, layout, wanted, valid, last=last, spoiled=spoiled)
-        return await self._stops.answer(run.uid, run.namespace, question, prove)
+        found = await self._stops.answer(run.uid, run.namespace, question, prove)
+        return BucketAnswer() if can_save and _has_counted(stop, found.answer, memory) else found
 
     async def look_for(
         self, run: Run, ranks: Sequence[Sequence[Pod]], memory: Memory, wall: str, now: float
@@ -306,6 +309,19 @@ def _saved_by(pods: Sequence[Pod]) -> tuple[tuple[str, bool, bool], ...]:
     What agents report is no part of it: while a pod lives, a commit that is found one look later delays a stop and loses nothing.
     """
     return tuple((pod.uid, pod.ran, pod.terminal) for pod in pods)
+
+
+def _has_counted(stop: Termination | None, answer: Answer | None, memory: Memory) -> bool:
+    """Whether the answer is a commit that cannot be read, such as another run's, for which this stop has asked for another save already.
+
+    It lies there for ever. Counted again, it would be the answer to every further request, before the agents could give one.
+    """
+    if stop is None or stop.phase not in (Phase.SAVING, Phase.HELD):
+        return False
+    if not isinstance(answer, Mismatch) or answer.id is not None:
+        return False
+    order = order_of_commit(answer.key)
+    return order is not None and order in memory.refuted
 
 
 def _shipped(layout: Layout, reports: Mapping[int, AgentReport], memory: Memory) -> str | None:
