@@ -7,15 +7,19 @@ import itertools
 import json
 import os
 import signal
+import time
 import urllib.request
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
 import read_only
 import rights
+from botocore.compat import get_current_datetime
 from botocore.config import Config
+from botocore.crt import auth
 from integration.agent.processes import Process
 from ports import free_port
 from waiting import eventually
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BUCKET = "runs"
+CLOCK = "clock"
+"""File in the control folder: by how many seconds the clock of a process is wrong."""
 SOON_SECONDS = 45
 """For anything that an agent should do soon; generous, because a busy machine may let it wait."""
 _uids = itertools.count()
@@ -71,6 +77,29 @@ def run_restore_on_a_read_only_volume(podinfo: Path, control: Path) -> int:
     """Likewise, the restore."""
     _with_a_read_only_volume()
     return run_restore(podinfo, control)
+
+
+class _Clock:
+    """The time of a process whose clock is wrong by the seconds in a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.off = lambda: float(file.read_text())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def time(self) -> float:
+        return time.time() + self.off()
+
+
+def run_agent_with_a_clock(podinfo: Path, control: Path) -> int:
+    """Likewise, with a clock of its own, by which requests are signed."""
+    from trainingrun_operator.checkpoints import signing  # noqa: PLC0415 - likewise
+
+    clock = _Clock(control / CLOCK)
+    vars(signing)["time"] = clock
+    vars(auth)["get_current_datetime"] = lambda **how: get_current_datetime(**how) + timedelta(seconds=clock.off())
+    return run_agent(podinfo, control)
 
 
 def run_restore(podinfo: Path, control: Path) -> int:
@@ -193,10 +222,17 @@ class Pod:
     def _spawn(self, run: Callable[..., int]) -> Process:
         return Process(run, (self.podinfo, self.control), self.environment(), self.log)
 
-    def start(self, *, of_a_user: bool = False) -> Pod:
+    def start(self, *, of_a_user: bool = False, has_clock: bool = False) -> Pod:
         on_volume = run_agent_on_a_read_only_volume if self.read_only else run_agent
-        self.process = self._spawn(run_agent_of_a_user if of_a_user else on_volume)
+        run = run_agent_with_a_clock if has_clock else run_agent_of_a_user if of_a_user else on_volume
+        self.process = self._spawn(run)
         return self
+
+    def set_clock(self, seconds: float) -> None:
+        """By how much the clock of a process that has one is wrong."""
+        fresh = self.control / "fresh-clock"
+        fresh.write_text(str(seconds))
+        fresh.replace(self.control / CLOCK)
 
     def start_restore(self) -> Process:
         (self.control / "termination-log").write_bytes(b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from integration.agent.checkpoints import MIB, hf_checkpoint
 from integration.agent.pods import wait_for
-from integration.agent.proxy import Do
+from integration.agent.proxy import Cut, Do, Strikes
 from integration.agent.test_restore import checkpoint, prove, save, tree
 
 from trainingrun_operator.core.facts.bucket import Verified
@@ -25,6 +26,10 @@ TIMES = 6
 """More than one call: twice without the SDK if its connection was a kept one, then three times by the SDK."""
 
 
+PLACES = (Cut.HEAD, Cut.AT_0, Cut.AT_1, Cut.HALF, Cut.LAST)
+"""Where requests and answers are cut, one after the other."""
+
+
 @dataclass
 class Fault:
     """Happens to the first requests of a kind."""
@@ -34,16 +39,9 @@ class Fault:
     flips: bool = False
 
     def put(self, proxy: Proxy, fits: Callable[[Request], bool]) -> list[Request]:
-        """Put it between; returns the list of the requests to which it has happened."""
-        happened: list[Request] = []
-        lock = threading.Lock()
-
-        def now(request: Request) -> bool:
-            with lock:
-                if not fits(request) or len(happened) >= TIMES:
-                    return False
-                happened.append(request)
-                return True
+        """Put it between; returns the list of the requests to which it has happened. Each is cut at another place."""
+        now, cuts = Strikes(fits, TIMES), itertools.cycle(PLACES)
+        proxy.cut = lambda _: next(cuts)
 
         def flipped(request: Request, body: bytes) -> bytes:
             return bytes([body[0] ^ 1]) + body[1:] if body and now(request) else body
@@ -54,7 +52,12 @@ class Fault:
             proxy.answer = lambda request: self.answer if now(request) else None
         else:
             proxy.rule = lambda request: self.do if now(request) else Do.PASS
-        return happened
+        return now.requests
+
+    @property
+    def least(self) -> int:
+        """How often it must happen for a test to be one."""
+        return len(PLACES) if self.do in (Do.CUT_REQUEST, Do.CUT_ANSWER) else 1
 
 
 ANSWERS = {
@@ -71,6 +74,8 @@ WRITES = ANSWERS | {
     "an answer that is lost": Fault(Do.LOSE_ANSWER),
     "a closed connection": Fault(Do.REFUSE),
 }
+ALWAYS = {("an answer that is cut", what) for what in ("the list", "the commit", "the manifest", "a file")}
+"""Read as whole, they would be no checkpoint, or another one."""
 READS = ANSWERS | {
     "a flipped bit": Fault(flips=True),
     "an answer that is cut": Fault(Do.CUT_ANSWER),
@@ -87,6 +92,7 @@ WRITTEN = {
 READ = {
     "a file": lambda request: request.path.endswith("weights.dat"),
     "the manifest": lambda request: request.path.endswith(".manifest.json"),
+    "the list": lambda request: "list-type" in request.query,
     "the commit": lambda request: "/commits/" in request.path,
 }
 
@@ -95,7 +101,10 @@ def pairs(faults, objects):
     """Every fault with every object. `make test` has each fault once and each object several times; `make exhaustive` has all."""
     return [
         pytest.param(
-            happens, about, id=f"{fault}-{what}", marks=() if at == number % len(objects) else pytest.mark.exhaustive
+            happens,
+            about,
+            id=f"{fault}-{what}",
+            marks=() if at == number % len(objects) or (fault, what) in ALWAYS else pytest.mark.exhaustive,
         )
         for number, (fault, happens) in enumerate(faults.items())
         for at, (what, about) in enumerate(objects.items())
@@ -117,11 +126,11 @@ def test_a_fault_while_it_is_saved_costs_time_and_no_byte(make_pod, store, proxy
     files = hf_checkpoint(pod.volume, 100, size)
     pod.start()
     (commit,) = wait_for(store.commits)
-    assert len(happened) >= 1
     assert store.content(commit) == files
     assert isinstance(prove(store), Verified)
     assert deletions(proxy) == 0
     pod.reports(lambda report: report.commit and report.error is None)
+    assert len(happened) >= fault.least
 
 
 @pytest.mark.parametrize(("fault", "fits"), pairs(READS, READ))
@@ -134,7 +143,7 @@ def test_a_fault_while_it_is_restored_costs_time_and_no_byte(make_pod, store, pr
     happened = fault.put(proxy, lambda request: request.method == "GET" and fits(request))
     other = make_pod("llm-1", folder="other-node", endpoint=proxy.url)
     assert other.restore() == 0
-    assert happened
+    assert len(happened) >= fault.least
     assert tree(other.volume) == tree(pod.volume)
     assert deletions(proxy) == 0
 
@@ -163,3 +172,20 @@ def test_a_store_that_hangs_keeps_the_report_from_nobody(make_pod, store, proxy,
     assert store.content(commit) == files
     assert isinstance(prove(store), Verified)
     assert deletions(proxy) == 0
+
+
+def test_a_clock_that_is_wrong_is_said_and_all_is_saved_once_it_is_right(make_pod, store, proxy):
+    """The store itself refuses the agent's requests: they are signed 16 minutes late."""
+    pod = make_pod(endpoint=proxy.url)
+    files = hf_checkpoint(pod.volume, 100, 17 * MIB)
+    pod.set_clock(-16 * 60)
+    pod.start(has_clock=True)
+    report = pod.reports(lambda report: report.error)
+    assert report.error.code == "RequestTimeTooSkewed"
+    assert store.keys() == []
+    pod.set_clock(0)
+    (commit,) = wait_for(store.commits)
+    assert store.content(commit) == files
+    assert isinstance(prove(store), Verified)
+    assert deletions(proxy) == 0
+    pod.reports(lambda report: report.commit and report.error is None)
