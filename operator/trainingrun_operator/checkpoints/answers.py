@@ -42,7 +42,7 @@ _READ: Final = re.compile(
 """What is read of a list: of each object key and time, of each folder its prefix."""
 _ITEMS: Final = {b"Contents": (b"Key", b"LastModified"), b"CommonPrefixes": (b"Prefix",)}
 _LIST: Final = re.compile(
-    rb"\s*+(?:<\?[^>]*+>\s*+)?<(?:\w++:)?ListBucketResult(?:\s[^>]*+)?(?:/>|>.*</(?:\w++:)?ListBucketResult\s*+>)\s*+",
+    rb"(?:\xef\xbb\xbf)?\s*+(?:<\?[^>]*+>\s*+)*<ListBucketResult(?:\s[^>]*)?(?:/>|>.*</ListBucketResult\s*+>)\s*+",
     re.DOTALL,
 )
 _OF_THE_PAGE: Final = (b"IsTruncated", b"NextContinuationToken", b"EncodingType")

@@ -150,6 +150,13 @@ def test_the_agent_takes_no_answer_that_is_cut(server, mine, sent, ask, whole):
     [
         pytest.param(b"", id="nothing"),
         pytest.param(b"<html><body>Log in</body></html>", id="another document"),
+        pytest.param(
+            LISTED.replace(b"<", b"<s3:")
+            .replace(b"<s3:/", b"</s3:")
+            .replace(b"<s3:?", b"<?")
+            .replace(b"xmlns=", b"xmlns:s3="),
+            id="a list in another spelling, whose keys would not be found",
+        ),
         pytest.param(LISTED[:-20], id="half of a list, of a gateway that says its length"),
         pytest.param(LISTED.replace(b"false", b"falsd"), id="a list of which it is not known whether it is whole"),
     ],
@@ -169,7 +176,9 @@ def test_a_page_that_is_no_list_is_no_empty_list(server, door, mine, body):
     [
         pytest.param(PAGE % b"", id="as S3 sends it"),
         pytest.param(b"<ListBucketResult/>\n", id="without a declaration"),
+        pytest.param(b'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/" />', id="in one tag"),
         pytest.param(b"<ListBucketResult></ListBucketResult>", id="with nothing in it"),
+        pytest.param(b"\xef\xbb\xbf" + PAGE % b"", id="behind a mark of its encoding"),
     ],
 )
 def test_a_list_without_keys_is_empty(server, door, mine, page):
