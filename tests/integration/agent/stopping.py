@@ -24,6 +24,7 @@ from fakes import (
 from integration.agent.pods import BUCKET, SOON_SECONDS, wait_for
 
 from trainingrun_operator.api import names
+from trainingrun_operator.api.exchange import SaveRequest
 from trainingrun_operator.api.status import Phase, Termination
 from trainingrun_operator.controller.reconciler import Reconciler
 from trainingrun_operator.core.defaults import Defaults
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
 
 NAMESPACE, NAME = "team", "llm"
 JOB_UID = "the-job"
-ANSWERS = frozenset({Phase.SAVING, Phase.VERIFYING, Phase.HELD})
 AFTER_PROOF = frozenset({Phase.DELETING, Phase.RELEASING, Phase.DONE})
 REQUESTS = (names.STOP_ANNOTATION, names.SAVE_ANNOTATION)
 
@@ -83,30 +83,47 @@ class Stopping:
             sent.body["reason"] for sent in self.api.sent if sent.method == "POST" and sent.path.endswith("/events")
         ]
 
+    @property
+    def asked(self) -> int:
+        """The attempt of the save request on the pod; 0: there is none."""
+        text = self._annotations().get(names.SAVE_ANNOTATION)
+        return SaveRequest.model_validate_json(text).attempt if text else 0
+
+    def _annotations(self) -> dict[str, str]:
+        found: dict[str, str] = self.api.objects[self.pod_path]["metadata"].get("annotations", {})
+        return found
+
     async def look(self) -> None:
-        """Look at the run once, and have the kubelet hand the pod's annotations to the agent."""
+        """Look at the run once."""
         await self.reconciler.look(self.store.uid)
-        annotations = self.api.objects[self.pod_path]["metadata"].get("annotations", {})
+
+    def hand_over(self) -> None:
+        """Have the kubelet hand the pod's annotations to the agent."""
+        annotations = self._annotations()
         known = {name: text for name, text in annotations.items() if name in REQUESTS}
         if known != self.pod.annotations:
             self.pod.annotations = {}
             self.pod.annotate(**{name.removeprefix(f"{names.GROUP}/"): text for name, text in known.items()})
 
-    async def until(self, fits: Callable[[Termination], Any], what: str) -> Termination:
-        """Look until the stop is so."""
+    async def until(self, fits: Callable[[Termination], Any], what: str, *, hands_over: bool = True) -> Termination:
+        """Look until the stop is so, with a kubelet that hands over to the agent what each look asks."""
         deadline = time.monotonic() + SOON_SECONDS
         while (stop := self.stop) is None or not fits(stop):
             assert time.monotonic() < deadline, f"{what}: {stop}\n{self.pod.log.read_text()}"
             await self.look()
+            if hands_over:
+                self.hand_over()
             await asyncio.sleep(0.05)
         return stop
 
+    async def asks(self, attempt: int) -> Termination:
+        """Look until the pod has this save request, which the agent does not know yet."""
+        return await self.until(lambda _: self.asked == attempt, f"attempt {attempt}", hands_over=False)
+
     async def committed(self, attempt: int) -> Commit:
         """The agent's answer to a save request, which the operator has not read yet: it does not look meanwhile."""
-        stop = await self.until(
-            lambda stop: stop.phase is Phase.SAVING and stop.attempt == attempt, f"attempt {attempt}"
-        )
-        await self.look()
+        stop = await self.asks(attempt)
+        self.hand_over()
 
         def answer() -> Commit | None:
             asked = (stop.id, attempt)

@@ -79,12 +79,19 @@ HARM = {
 }
 
 
+def left_behind(pod):
+    """Every file of the newest checkpoint in the volume."""
+    return {str(file.relative_to(pod.volume)): file.read_bytes() for file in (pod.volume / "checkpoint-200").iterdir()}
+
+
 @pytest.fixture
 async def stop(make_pod, store, proxy):
-    """An agent with a proven checkpoint of step 100, and an exited training that has left another one of step 200."""
+    """An agent that has saved two checkpoints, and a training that has exited."""
     pod = make_pod(endpoint=proxy.url).start()
     hf_checkpoint(pod.volume, 100)
     wait_for(store.commits)
+    hf_checkpoint(pod.volume, 200)
+    wait_for(lambda: len(store.commits()) == 2)
     async with stopping(pod, store, proxy.url) as stop:
         yield stop
         await stop.look()
@@ -96,9 +103,9 @@ async def stop(make_pod, store, proxy):
 
 @pytest.mark.parametrize("harm", HARM.values(), ids=HARM)
 async def test_a_commit_that_was_harmed_is_found_and_saved_again(stop, store, harm):
-    files = hf_checkpoint(stop.pod.volume, 200)
+    files = left_behind(stop.pod)
     harm(store, await stop.committed(1))
-    await stop.until(lambda stop: stop.attempt == 2, "another save is asked for")
+    await stop.asks(2)
     assert "CheckpointMismatch" in stop.events
     proven = await stop.proven()
     assert (proven.attempt, proven.final) == (2, True)
@@ -107,7 +114,7 @@ async def test_a_commit_that_was_harmed_is_found_and_saved_again(stop, store, ha
 
 async def test_commits_that_are_always_harmed_are_held_until_the_bytes_are_right(stop, store, monkeypatch):
     monkeypatch.setattr(failing, "ATTEMPTS_MAX", ATTEMPTS)
-    files = hf_checkpoint(stop.pod.volume, 200)
+    files = left_behind(stop.pod)
     right = {}
     for attempt in range(1, ATTEMPTS + 1):
         key = weights(store, await stop.committed(attempt))
@@ -125,13 +132,13 @@ async def test_commits_that_are_always_harmed_are_held_until_the_bytes_are_right
     assert files.items() <= store.content(proven).items()
 
 
-@pytest.mark.parametrize("order", [Order(1, 2), Order(9, 1)], ids=["the agent's next", "above all of the agent's"])
+@pytest.mark.parametrize("order", [Order(1, 3), Order(9, 1)], ids=["the agent's next", "above all of the agent's"])
 async def test_a_commit_of_somebody_else_is_neither_taken_nor_written_over(stop, store, order):
     """It says that it answers this stop."""
-    files = hf_checkpoint(stop.pod.volume, 200)
-    (mine,) = store.commits()
-    assert mine.order == Order(1, 1)
-    asked = await stop.until(lambda stop: stop.phase is Phase.SAVING, "a save is asked for")
+    files = left_behind(stop.pod)
+    mine = store.commits()[-1]
+    assert mine.order == Order(1, 2)
+    asked = await stop.asks(1)
     key = store.layout.commit(order)
     theirs = mine.model_copy(
         update={
@@ -152,7 +159,7 @@ async def test_a_commit_of_somebody_else_is_neither_taken_nor_written_over(stop,
 
 
 async def test_a_commit_whose_answer_was_lost_is_found_and_proven(stop, store, proxy):
-    files = hf_checkpoint(stop.pod.volume, 200)
+    files = left_behind(stop.pod)
     lost = Strikes(lambda request: request.method == "PUT" and "/commits/" in request.path, times=6)
     proxy.rule = lambda request: Do.LOSE_ANSWER if lost(request) else Do.PASS
     proven = await stop.proven()
