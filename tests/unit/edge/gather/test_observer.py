@@ -1602,7 +1602,7 @@ OTHERS_FOLDER = "runs/vision/resnet/6f2a1c9e-0000-4000-8000-00000000000c/"
 
 async def test_a_destination_in_the_folder_of_a_run_that_is_gone_is_a_problem(place):
     spec = {"checkpoint": checkpoint_spec(destination=f"s3://bucket/{OTHERS_FOLDER}r0/i1-g0001-x/checkpoint-100")}
-    place.store.listed = Listed(((f"{OTHERS_FOLDER}r0/incarnations/1.json", 9.0),), more=False)
+    place.store.listed = ListedKeys(((f"{OTHERS_FOLDER}r0/incarnations/1.json", 9.0),), more=False)
     problem = (await place.look(spec=spec)).problem
     assert (problem.reason, problem.permanent) == ("DestinationOverlaps", False)
     assert f"s3://bucket/{OTHERS_FOLDER}, the folder of run vision/resnet" in problem.message
