@@ -556,6 +556,7 @@ WAITS = st.one_of(
 def stops(draw):
     phase = draw(st.sampled_from(Phase))
     proven = draw(SAVED)
+    recorded = phase in (Phase.DELETING, Phase.RELEASING, Phase.DONE)
     return make_stop(
         phase,
         id="stop-run-a",
@@ -565,10 +566,9 @@ def stops(draw):
         status=draw(st.sampled_from([*ENDINGS, "auto_plateau", SUSPENDED])),
         attempt=draw(st.sampled_from([1, 2, 99])),
         # A stop of a suspended run brings its record along from the beginning.
-        saved=proven
-        if phase in (Phase.DELETING, Phase.RELEASING, Phase.DONE) or draw(st.integers(0, 4)) == 0
-        else None,
-        rescue=draw(BEGUN_RESCUES),
+        saved=proven if recorded or draw(st.integers(0, 4)) == 0 else None,
+        # With uploads disabled, nothing is recorded, and nothing rescued.
+        rescue=None if recorded and proven is None else draw(BEGUN_RESCUES),
         hold_reason=draw(st.sampled_from([None, "x" * 2000])),
         data_loss=draw(st.sampled_from([None, "Lost."])),
     )
