@@ -99,13 +99,16 @@ def test_a_crash_before_any_checkpoint_does_not_hold_the_run(space):
 
 
 def test_a_fatal_pattern_in_its_log_is_not_tried_again(space):
-    said = ["sh", "-c", "echo 'CUDA error: device-side assert triggered' >&2; exit 1"]
+    said = ["sh", "-c", "echo 'CUDA error: device-side assert triggered, token=hunter2' >&2; exit 1"]
     run = space.run("fatal", command=said, crash={"fatalLogPatterns": ["out of memory", "^CUDA error"]})
     status = run.wait_finished()
     assert (status["phase"], status["terminationStatus"]) == ("Failed", "failed")
     assert status["termination"]["reason"] == "FatalLogPattern"
     assert status["termination"]["evidence"][-1] == {"what": "logPattern", "value": "^CUDA error"}
-    assert "device-side" not in status["terminationMessage"], "The log is not quoted."
+    assert "CUDA error: device-side assert triggered" in status["terminationMessage"], (
+        "Words for it are the operator's."
+    )
+    assert "hunter2" not in status["terminationMessage"], "The log is not quoted."
     assert len(space.audit("create", "pods")) == 1, "No other attempt."
 
 

@@ -142,7 +142,8 @@ def test_a_stop_during_the_first_save_of_a_training_without_metrics_waits_for_it
     # That no step could be read does not mean that none was made.
     held = run.wait_phase("Held")
     assert held["termination"]["holdReason"]
-    space.shell(f"kubectl exec {pod} --container train -- sh -c 'kill -USR1 1'")
+    # After the command has returned: it would be killed with its container.
+    space.shell(f"kubectl exec {pod} --container train -- sh -c '(sleep 1; kill -USR1 1) > /dev/null 2>&1 &'")
     status = run.wait_finished()
     assert (status["terminationStatus"], status["checkpoint"]["complete"]) == ("user_stop", False)
     assert set(space.bucket.files(run.layout.base)) == {".tmp-checkpoint-100/model.safetensors"}

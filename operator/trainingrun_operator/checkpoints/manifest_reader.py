@@ -65,6 +65,8 @@ class ManifestReader:
         self.where = f"the manifest of rank {entry.rank}" if entry is not None else "it"
         """Its name in complaints."""
         self._digest = hashlib.sha256()
+        self.bytes_read = 0
+        """Size of the pieces read so far."""
         self._ended = False
         self.matches = False
         """Whether it is read to its end, and is the one that the commit names."""
@@ -96,6 +98,7 @@ class ManifestReader:
             BadCommitError: it is the last one, and the manifest has another digest than the commit says.
         """
         self._digest.update(piece.body)
+        self.bytes_read += len(piece.body)
         self._ended = piece.last
         if piece.last and self._entry is not None:
             check_digest(self._entry, self.digest)

@@ -92,37 +92,44 @@ def read_head(
         DamagedError: so did what arrived, and the object is another.
         ClientError, BotoCoreError: a call to the bucket failed.
     """
+    reader = ManifestReader(entry, keeps_skipped=True)
     try:
-        return _read_head(bucket, key, entry, each)
+        return _read_head(bucket, key, reader, each)
     except BadCommitError:
-        if entry is not None and damaged_on_its_way(bucket, key, entry):
+        if entry is not None and damaged_on_its_way(bucket, key, entry, reader):
             raise DamagedError(key=key) from None
         raise
 
 
-def damaged_on_its_way(bucket: Ranges, key: str, entry: RankManifest) -> bool:
-    """Read a manifest again after a complaint about it. Return whether it is the one that the commit names, or not what the store holds.
+def damaged_on_its_way(bucket: Ranges, key: str, entry: RankManifest, reader: ManifestReader) -> bool:
+    """Read a manifest again after a complaint about it. Return whether its bytes were damaged on their way, now or before.
+
+    They were if others arrive now, which are those that the commit names, or if what arrives is not what the store holds.
+
+    Args:
+        bucket: holds it.
+        key: of the manifest.
+        entry: how the commit names it.
+        reader: has read it, as far as the complaint.
 
     Raises:
         BadCommitError: it is missing or too large.
         ClientError, BotoCoreError: a call to the bucket failed.
     """
-    digest, crc, size = hashlib.sha256(), 0, 0
+    digest, before, crc, size = hashlib.sha256(), hashlib.sha256(), 0, 0
     for piece in pieces(lambda start: bucket.read_range(key, start), key):
         digest.update(piece.body)
+        before.update(piece.body[: max(0, reader.bytes_read - size)])
         crc, size = crc64(piece.body, crc), size + len(piece.body)
     if digest.hexdigest() == entry.sha256:
-        return True
+        return before.hexdigest() != reader.digest
     stored = bucket.head(key)
     if stored is None or not is_full_object(stored.crc):
         return False
     return (stored.size, stored.crc) != (size, encode(crc))
 
 
-def _read_head(
-    bucket: Ranges, key: str, entry: RankManifest | None, each: Callable[[list[FileEntry]], object]
-) -> ReadHead:
-    reader = ManifestReader(entry, keeps_skipped=True)
+def _read_head(bucket: Ranges, key: str, reader: ManifestReader, each: Callable[[list[FileEntry]], object]) -> ReadHead:
     coming = pieces(lambda start: bucket.read_range(key, start), key)
     while reader.head is None:
         if reader.wants:

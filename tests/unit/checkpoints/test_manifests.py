@@ -99,6 +99,22 @@ def test_what_is_damaged_on_its_way_is_no_complaint_about_the_manifest(times):
     assert manifests.read_manifest(line, KEY, named(body)).manifest == written()
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        pytest.param(dumped(written()).replace(b'"schema":2', b'"schema":3'), "has schema 3", id="another schema"),
+        pytest.param(dumped(written()).replace(b'"path"', b'"pa"'), "does not parse", id="files without a path"),
+        pytest.param(dumped(written(5000))[:-9], "does not parse", id="no end"),
+        pytest.param(
+            dumped(written(5000)).replace(b'"k/9"', b'[["k/9"]]'), "does not parse", id="an entry in the middle"
+        ),
+    ],
+)
+def test_a_complaint_about_the_very_bytes_that_the_commit_names_is_no_damage(body, said):
+    with pytest.raises(BadCommitError, match=said):
+        manifests.read_manifest(Stored(body), KEY, named(body))
+
+
 def test_files_come_in_pieces_and_the_head_without_them():
     body, sizes = dumped(written(5000)), []
     read = manifests.read_head(Stored(body), KEY, None, lambda files: sizes.append(len(files)))

@@ -371,7 +371,7 @@ class Store:
                 await loop.run_in_executor(self._pool, self._prove_files, door, layout, entry.key, reader, cancelled)
         except BadCommitError:
             # Bytes that were damaged on their way are no reason for another upload.
-            again = partial(damaged_on_its_way, _Ranges(door, layout.bucket), entry.key, entry)
+            again = partial(damaged_on_its_way, _Ranges(door, layout.bucket), entry.key, entry, reader)
             if not reader.matches and await loop.run_in_executor(self._pool, again):
                 raise s3.BadAnswerError(f"the bytes of {entry.key} arrive damaged") from None
             raise
