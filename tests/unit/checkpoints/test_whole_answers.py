@@ -38,7 +38,7 @@ LISTED = PAGE % b"<Contents><Key>%b</Key><Size>8</Size></Contents>" % KEY.encode
 
 def answer(body: bytes, *headers: bytes, length: int | None = None) -> bytes:
     size = len(body) if length is None else length
-    return b"\r\n".join([b"HTTP/1.1 200 OK", b"Content-Length: %d" % size, *headers, b"", body])
+    return b"\r\n".join([b"HTTP/1.1 200 OK", b"Connection: close", b"Content-Length: %d" % size, *headers, b"", body])
 
 
 LIST = answer(LISTED, b"Content-Type: application/xml")
@@ -47,7 +47,7 @@ HEAD = answer(b"", b'ETag: "1"', b"x-amz-checksum-crc64nvme: " + CRC, length=len
 
 
 class Server:
-    """Sends the same bytes to each request, and closes the connection."""
+    """Sends the same bytes to each request, and nothing more."""
 
     def __init__(self) -> None:
         self.sent = b""
@@ -58,9 +58,21 @@ class Server:
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = self.socket.accept()
-                with connection:
-                    connection.recv(1 << 16)
-                    connection.sendall(self.sent)
+                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(10)
+            asked = b""
+            while b"\r\n\r\n" not in asked:
+                if not (piece := connection.recv(1 << 16)):
+                    return
+                asked += piece
+            connection.sendall(self.sent)
+            connection.shutdown(socket.SHUT_WR)
+            # Until the client closes it: bytes that nobody has read would reset the connection, and take the answer with them.
+            while connection.recv(1 << 16):
+                pass
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +221,7 @@ def test_an_answer_to_head_that_says_no_size_is_none(server, door):
 
 @pytest.mark.parametrize("cut", [0, 3, 40], ids="{} bytes short".format)
 def test_so_is_an_answer_before_the_body_of_a_request_was_sent(server, door, cut):
-    early = b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: "1"\r\nx-amz-request-id: 1\r\n\r\n'
+    early = b'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\nETag: "1"\r\nx-amz-request-id: 1\r\n\r\n'
     server.sent = early[: len(early) - cut]
     # botocore has a body that it reads wait for the server's word.
     put = partial(door.client.put_object, Bucket="runs", Key=KEY)
