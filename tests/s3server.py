@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import boto3
+from botocore.config import Config
 from ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from mypy_boto3_s3 import S3Client
 
 ACCESS_KEY = "test-access"
 SECRET_KEY = "test-secret"
@@ -37,6 +41,17 @@ class S3Server:
     @property
     def port(self) -> int:
         return int(self.endpoint_url.rpartition(":")[2])
+
+    def client(self) -> S3Client:
+        """A client of its account; it sends only the checksums that are asked for."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            region_name=self.region,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required"),
+        )
 
 
 def find_binary() -> Path:

@@ -7,10 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import boto3
 import pytest
 import s3server
-from botocore.config import Config
 from builders import checkpoint_spec, make_status
 from fakes import stored_run
 from shipment import FILES, RUN, Shipment
@@ -78,14 +76,7 @@ class Bucket:
 @pytest.fixture
 def there(server, monkeypatch, request):
     """An empty bucket, and a person who may read it."""
-    client = boto3.client(
-        "s3",
-        endpoint_url=server.endpoint_url,
-        region_name=server.region,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-        config=Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required"),
-    )
+    client = server.client()
     name = f"cli-{hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16]}"
     client.create_bucket(Bucket=name)
     for variable in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE"):

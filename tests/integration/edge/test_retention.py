@@ -9,10 +9,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
 import s3server
-from botocore.config import Config
 from botocore.exceptions import ClientError
 from retaining import Place, seen_of
 from shipment import RUN, Shipment
@@ -41,14 +39,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(server):
-    made = boto3.client(
-        "s3",
-        endpoint_url=server.endpoint_url,
-        region_name=server.region,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-        config=Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required"),
-    )
+    made = server.client()
     yield made
     made.close()
 

@@ -10,13 +10,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 
-import boto3
 import pytest
 import s3server
 from aiohttp import web
 from awscrt import checksums
 from botocore.client import BaseClient
-from botocore.config import Config
 from cpu import quiet_seconds
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -46,14 +44,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(server):
-    made = boto3.client(
-        "s3",
-        endpoint_url=server.endpoint_url,
-        region_name=server.region,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-        config=Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required"),
-    )
+    made = server.client()
     yield made
     made.close()
 

@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import boto3
 import pytest
 import s3server
 from botocore.compat import get_current_datetime
-from botocore.config import Config
 from botocore.crt import auth
 from integration.agent.proxy import Cut, Do, Strikes, between
 from shipment import RUN, Shipment
@@ -70,14 +68,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(server):
-    made = boto3.client(
-        "s3",
-        endpoint_url=server.endpoint_url,
-        region_name=server.region,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-        config=Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required"),
-    )
+    made = server.client()
     made.create_bucket(Bucket=BUCKET)
     yield made
     made.close()

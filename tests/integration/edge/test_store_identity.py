@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, cast
 
-import boto3
 import pytest
 import s3server
-from botocore.config import Config
 from builders import NAMESPACE, checkpoint_spec, make_agent, make_run
 from integration import aws_identity
 from moto.server import ThreadedMotoServer
@@ -67,14 +65,7 @@ def gate(server):
 @pytest.fixture(scope="module")
 def shipped(server):
     """A commit of 40 files in the bucket."""
-    client = boto3.client(
-        "s3",
-        endpoint_url=server.endpoint_url,
-        region_name=server.region,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-        config=Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required"),
-    )
+    client = server.client()
     client.create_bucket(Bucket=BUCKET)
     layout = Layout.of(f"s3://{BUCKET}/team", NAMESPACE, RUN.name, RUN.uid)
     shipment = Shipment(client, layout, files={f"checkpoint-1200/{n}.safetensors": b"x" * n for n in range(40)})

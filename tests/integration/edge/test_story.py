@@ -9,10 +9,8 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-import boto3
 import pytest
 import s3server
-from botocore.config import Config
 from botocore.exceptions import ClientError
 from builders import checkpoint_spec, exited_pod, make_observed, make_run, make_saved, make_status, make_stop
 from retaining import Events, Reader
@@ -46,14 +44,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(server):
-    made = boto3.client(
-        "s3",
-        endpoint_url=server.endpoint_url,
-        region_name=server.region,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-        config=Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required"),
-    )
+    made = server.client()
     yield made
     made.close()
 
