@@ -70,7 +70,7 @@ class Server:
                 asked += piece
             connection.sendall(self.sent)
             connection.shutdown(socket.SHUT_WR)
-            # Until the client closes it: bytes that nobody has read would reset the connection, and take the answer with them.
+            # Read on until the client closes the connection: closing it with unread bytes would reset it, and the answer would be lost.
             while connection.recv(1 << 16):
                 pass
 

@@ -642,7 +642,7 @@ class SlowProof:
         self.observer = self.start()
 
     def start(self):
-        """Let an operator start that knows nothing."""
+        """Start an operator that remembers nothing."""
         place = self.place
         place.memory = Memory()
         observer = place.observer = place.make_observer(Defaults(allowed_destinations=LISTED))

@@ -116,7 +116,7 @@ async def test_a_rotated_log_is_read_on(first, lost, then, found, after):
     await polled.poll("step=1 loss=1.9\n")
     await polled.poll(first)
     polled.pod.prints(lost)
-    # Renamed and created anew, or copied and truncated: the kubelet serves the newest file alone.
+    # After a rotation, by a rename or by a copy and a truncation, the kubelet serves only the newest file.
     polled.pod.records = ()
     assert numbers(await polled.poll(then, after=after)) == found
     assert numbers(await polled.poll("step=9 loss=0.9\n", after=after)) == (0.9, 9)
